@@ -1,0 +1,2 @@
+//! The authpi program: an emulator to run, events to trigger.
+fn main() {}

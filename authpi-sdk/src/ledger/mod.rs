@@ -1,0 +1,228 @@
+//! What has been handled: one record per event and endpoint, and its state machine.
+//!
+//! ```text
+//! pending -> claimed(lease, token) -> handled | dead(reason, bytes)
+//!    ^--------- retry_at -------------'
+//! ```
+//!
+//! The receiver never asks "seen before?" and marks later, which lets two workers through. It *claims* an event, which
+//! either commits and grants a lease, or says who was first. Whoever holds the lease renews it while it works, and ends it
+//! with [`complete`](Ledger::complete) or [`release`](Ledger::release). A worker that dies gives its lease back by expiry; a
+//! worker that was too slow finds that its token is no longer the record's ([`Held::Lost`]).
+//!
+//! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead letters in a file. Any
+//! implementation of [`Ledger`] that passes the conformance suite (feature `testing`) will do.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+/// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery
+/// and a reconciled copy are the same record).
+///
+/// The endpoint is part of the key, so that two senders' ids never collide.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventKey {
+    endpoint: Arc<str>,
+    event_id: Arc<str>,
+}
+
+impl EventKey {
+    /// Names a record by hand, as an operator's tool does to [`forget`](Ledger::forget) one. Receivers take the id from a
+    /// verified event only.
+    pub fn new(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
+        Self { endpoint: endpoint.into(), event_id: event_id.into() }
+    }
+
+    /// The endpoint's name, as given to the receiver.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The event's id.
+    pub fn event_id(&self) -> &str {
+        &self.event_id
+    }
+}
+
+/// SHA-256 of the event's bytes as they were delivered: another content under a known id shows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Hashes `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// Proof of a claim: the attempt's number and 64 random bits, compared for equality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// What tells this holder from any other with the same attempt number (after a `forget`, say).
+    pub nonce: u64,
+}
+
+/// What a claim found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Claim {
+    /// The caller holds the record now, and must complete, release or lose it.
+    Granted {
+        /// Needed for every further step.
+        token: Token,
+        /// The digest that the first claim of this id brought.
+        first_digest: Digest,
+    },
+    /// Somebody else holds it, for at most `lease_left` longer unless renewed.
+    InFlight {
+        /// On the store's clock.
+        lease_left: Duration,
+    },
+    /// An earlier attempt asked for a pause, which lasts `wait` longer.
+    NotYet {
+        /// On the store's clock.
+        wait: Duration,
+    },
+    /// It has been handled.
+    Handled {
+        /// The digest that the first claim of this id brought.
+        first_digest: Digest,
+    },
+    /// It was given up and lies among the dead letters.
+    Dead {
+        /// The digest that the first claim of this id brought.
+        first_digest: Digest,
+    },
+}
+
+/// How a claimed event ended.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Completion {
+    /// Its effect has taken place.
+    Handled,
+    /// It will not be tried again; kept for people to look at.
+    Dead {
+        /// Why, in a line for the log (no payload).
+        reason: String,
+        /// The delivery's body, byte for byte.
+        body: bytes::Bytes,
+    },
+}
+
+impl fmt::Debug for Completion {
+    /// Leaves the body out: payloads do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handled => f.write_str("Handled"),
+            Self::Dead { reason, body } => {
+                f.debug_struct("Dead").field("reason", reason).field("bytes", &body.len()).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// Whether the caller's token was still the record's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a lost lease means that somebody else may be at work on the same event"]
+pub enum Held {
+    /// It was, and the step took place.
+    Yes,
+    /// It was not: the lease ran out and another took over, or the record was forgotten. Nothing was changed.
+    Lost,
+}
+
+/// A store of records. Every step is atomic and, for durable stores, durable when its future resolves with `Ok`.
+///
+/// Leases run on the store's clock, so that hosts with differing clocks can share one. A future may be dropped at any
+/// point: the step has then taken place as a whole or not at all.
+///
+/// # Errors
+/// Each step fails with [`LedgerError`] when the store cannot be reached or refuses; nothing is known then of the record.
+pub trait Ledger: Send + Sync + 'static {
+    /// Claims the record for `lease`: makes it if there is none, takes it over if its lease ran out or its pause is over.
+    fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Claim, LedgerError>> + Send;
+
+    /// Extends the holder's lease to `lease` from now.
+    fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
+
+    /// Ends the claim for good. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters) is false drops the body of
+    /// a dead one.
+    fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
+
+    /// Gives the claim back, to be claimed again by anyone once `pause` is over (zero: at once). The attempt still counts.
+    fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
+
+    /// Forgets the record in whatever state, so that a redelivery is handled afresh. Says whether there was one.
+    fn forget(&self, key: &EventKey) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+
+    /// Whether dead letters survive, bytes and all: only then may a receiver acknowledge what it gave up.
+    fn keeps_dead_letters(&self) -> bool;
+
+    /// How long a handled or dead record is remembered. Deliveries signed longer ago than this are not handled, so that an
+    /// old capture cannot come back after its record is gone.
+    fn retention(&self) -> Duration;
+}
+
+/// The default of [`Ledger::retention`]: 30 days.
+pub const DEFAULT_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The store failed; its own error is the [`source`](std::error::Error::source).
+#[derive(Debug)]
+pub struct LedgerError {
+    step: &'static str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl LedgerError {
+    /// `step` names what was tried (`claim`, `open`, …).
+    pub fn new(step: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { step, source: source.into() }
+    }
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the ledger failed to {}", self.step)
+    }
+}
+
+impl std::error::Error for LedgerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

@@ -1,0 +1,129 @@
+//! Time as AuthPI writes it, and time as a parameter.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+/// A point in time in Unix milliseconds, the unit of AuthPI's API (`created_at`, `after`, …).
+///
+/// AuthPI documents integers for resources and a `number` for events, so a number with a fraction is read too; the fraction
+/// is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(transparent)]
+pub struct UnixMillis(pub i64);
+
+impl UnixMillis {
+    /// The same point in time as a [`jiff::Timestamp`].
+    ///
+    /// # Errors
+    /// When the number lies outside of the years −9999 to 9999, which jiff can hold.
+    pub fn timestamp(self) -> Result<Timestamp, jiff::Error> {
+        Timestamp::from_millisecond(self.0)
+    }
+}
+
+impl From<Timestamp> for UnixMillis {
+    fn from(at: Timestamp) -> Self {
+        Self(at.as_millisecond())
+    }
+}
+
+impl fmt::Display for UnixMillis {
+    /// RFC 3339, or the bare number where the calendar ends.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.timestamp() {
+            Ok(at) => at.fmt(f),
+            Err(_) => self.0.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UnixMillis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl de::Visitor<'_> for Number {
+            type Value = UnixMillis;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of milliseconds since 1970")
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<UnixMillis, E> {
+                Ok(UnixMillis(n))
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<UnixMillis, E> {
+                i64::try_from(n).map(UnixMillis).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(n), &self))
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the range is checked, the fraction is dropped on purpose"
+            )]
+            fn visit_f64<E: de::Error>(self, n: f64) -> Result<UnixMillis, E> {
+                if n.is_finite() && n.abs() < 9.0e18 {
+                    Ok(UnixMillis(n as i64))
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Float(n), &self))
+                }
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+/// Where the SDK reads the time; the system's clock unless a test says otherwise.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self(Arc::new(Timestamp::now))
+    }
+
+    /// A clock that asks `now` each time.
+    pub fn from_fn(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+
+    /// How long ago `then` was; zero for a time to come.
+    pub fn since(&self, then: Timestamp) -> Duration {
+        Duration::try_from(self.now().duration_since(then)).unwrap_or(Duration::ZERO)
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unix_millis_are_read_from_integers_and_from_fractions() {
+        assert_eq!(serde_json::from_str::<UnixMillis>("1709139600000").unwrap(), UnixMillis(1_709_139_600_000));
+        assert_eq!(serde_json::from_str::<UnixMillis>("1709139600000.75").unwrap(), UnixMillis(1_709_139_600_000));
+        for bad in ["1e300", "18446744073709551615", "\"1709139600000\"", "null"] {
+            assert!(serde_json::from_str::<UnixMillis>(bad).is_err(), "{bad} was read as a time");
+        }
+    }
+
+    #[test]
+    fn a_time_past_the_calendar_prints_as_a_number() {
+        assert_eq!(UnixMillis(0).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(UnixMillis(i64::MAX).to_string(), i64::MAX.to_string());
+    }
+}
