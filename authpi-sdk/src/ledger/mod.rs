@@ -13,7 +13,15 @@
 //! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead letters in a file. Any
 //! implementation of [`Ledger`] that passes the conformance suite (feature `testing`) will do.
 
+#[allow(dead_code, reason = "the receiver's")]
+mod erased;
+mod memory;
+
 use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+#[allow(unused_imports, reason = "the receiver's")]
+pub(crate) use erased::AnyLedger;
+pub use memory::Memory;
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery
 /// and a reconciled copy are the same record).
@@ -148,6 +156,9 @@ pub enum Held {
 
 /// A store of records. Every step is atomic and, for durable stores, durable when its future resolves with `Ok`.
 ///
+/// A token is the record's from the claim that granted it until the claim ends or another one is granted: a lease that ran
+/// out unnoticed can still be renewed, completed or released by its holder, since nobody else is at work.
+///
 /// Leases run on the store's clock, so that hosts with differing clocks can share one. A future may be dropped at any
 /// point: the step has then taken place as a whole or not at all.
 ///
@@ -170,7 +181,8 @@ pub trait Ledger: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
 
-    /// Ends the claim for good. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters) is false drops the body of
+    /// Ends the claim for good. Asking once more with the same token and the same kind of completion is `Yes` again and changes
+    /// nothing, so that a caller whose connection broke need not know how far it came. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters) is false drops the body of
     /// a dead one.
     fn complete(
         &self,
@@ -193,13 +205,43 @@ pub trait Ledger: Send + Sync + 'static {
     /// Whether dead letters survive, bytes and all: only then may a receiver acknowledge what it gave up.
     fn keeps_dead_letters(&self) -> bool;
 
-    /// How long a handled or dead record is remembered. Deliveries signed longer ago than this are not handled, so that an
+    /// How long a handled or dead record is remembered, at least; once twice that is over, a claim is a fresh one. Deliveries signed longer ago than this are not handled, so that an
     /// old capture cannot come back after its record is gone.
     fn retention(&self) -> Duration;
 }
 
+impl<L: Ledger> Ledger for Arc<L> {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        L::claim(self, key, digest, lease).await
+    }
+
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        L::renew(self, key, token, lease).await
+    }
+
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        L::complete(self, key, token, completion).await
+    }
+
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        L::release(self, key, token, pause).await
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        L::forget(self, key).await
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        L::keeps_dead_letters(self)
+    }
+
+    fn retention(&self) -> Duration {
+        L::retention(self)
+    }
+}
+
 /// The default of [`Ledger::retention`]: 30 days.
-pub const DEFAULT_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// The store failed; its own error is the [`source`](std::error::Error::source).
 #[derive(Debug)]

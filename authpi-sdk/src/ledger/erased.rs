@@ -1,0 +1,123 @@
+//! Any ledger behind one type, so that a receiver does not carry it as a parameter.
+
+use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use super::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Token};
+
+/// A [`Ledger`] of whatever kind; clones share it. The memory ledger, whose steps are shorter than an allocation, is called
+/// directly; a step of any other is one boxed future.
+#[derive(Clone)]
+pub(crate) enum AnyLedger {
+    Memory(Memory),
+    Other(Arc<dyn Erased>),
+}
+
+impl AnyLedger {
+    pub(crate) fn new(ledger: impl Ledger) -> Self {
+        match as_any(&ledger).downcast_ref::<Memory>() {
+            Some(memory) => Self::Memory(memory.clone()),
+            None => Self::Other(Arc::new(ledger)),
+        }
+    }
+
+    pub(crate) async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::claim(ledger, key, digest, lease).await,
+            Self::Other(ledger) => ledger.claim(key, digest, lease).await,
+        }
+    }
+
+    pub(crate) async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::renew(ledger, key, token, lease).await,
+            Self::Other(ledger) => ledger.renew(key, token, lease).await,
+        }
+    }
+
+    pub(crate) async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::complete(ledger, key, token, completion).await,
+            Self::Other(ledger) => ledger.complete(key, token, completion).await,
+        }
+    }
+
+    pub(crate) async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::release(ledger, key, token, pause).await,
+            Self::Other(ledger) => ledger.release(key, token, pause).await,
+        }
+    }
+
+    pub(crate) async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::forget(ledger, key).await,
+            Self::Other(ledger) => ledger.forget(key).await,
+        }
+    }
+
+    pub(crate) fn keeps_dead_letters(&self) -> bool {
+        match self {
+            Self::Memory(ledger) => Ledger::keeps_dead_letters(ledger),
+            Self::Other(ledger) => ledger.keeps_dead_letters(),
+        }
+    }
+
+    pub(crate) fn retention(&self) -> Duration {
+        match self {
+            Self::Memory(ledger) => Ledger::retention(ledger),
+            Self::Other(ledger) => ledger.retention(),
+        }
+    }
+}
+
+fn as_any<T: Any>(value: &T) -> &dyn Any {
+    value
+}
+
+type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
+
+/// [`Ledger`] with its futures boxed.
+pub(crate) trait Erased: Send + Sync {
+    fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim>;
+    fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held>;
+    fn complete<'a>(&'a self, key: &'a EventKey, token: Token, completion: Completion) -> Step<'a, Held>;
+    fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held>;
+    fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool>;
+    fn keeps_dead_letters(&self) -> bool;
+    fn retention(&self) -> Duration;
+}
+
+impl<L: Ledger> Erased for L {
+    fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim> {
+        Box::pin(Ledger::claim(self, key, digest, lease))
+    }
+
+    fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held> {
+        Box::pin(Ledger::renew(self, key, token, lease))
+    }
+
+    fn complete<'a>(&'a self, key: &'a EventKey, token: Token, completion: Completion) -> Step<'a, Held> {
+        Box::pin(Ledger::complete(self, key, token, completion))
+    }
+
+    fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held> {
+        Box::pin(Ledger::release(self, key, token, pause))
+    }
+
+    fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool> {
+        Box::pin(Ledger::forget(self, key))
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        Ledger::keeps_dead_letters(self)
+    }
+
+    fn retention(&self) -> Duration {
+        Ledger::retention(self)
+    }
+}
