@@ -1,0 +1,218 @@
+use std::{borrow::Cow, ops::Range};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{EventType, Inner, ParseError};
+use crate::UnixMillis;
+
+/// The CloudEvents attributes of one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    id: String,
+    source: String,
+    event_type: String,
+    time: Option<Timestamp>,
+}
+
+impl Envelope {
+    /// Reads the attributes of a structured delivery and leaves `data` alone: what a router needs, and nothing more.
+    ///
+    /// # Errors
+    /// When the body is no CloudEvents 1.0 envelope in JSON.
+    pub fn from_json(body: &[u8]) -> Result<Self, ParseError> {
+        parse::<Wire<'_>>(utf8(body)?, "")?.envelope("")
+    }
+
+    /// Reads the `ce-*` headers of a delivery in binary mode.
+    ///
+    /// They are outside of the signature: use them for logs at most.
+    ///
+    /// # Errors
+    /// When an attribute is missing or cannot be read.
+    pub fn from_unsigned_headers(headers: &HeaderMap) -> Result<Self, ParseError> {
+        let optional = |name: &'static str| {
+            let text = headers.get(name).map(|value| value.to_str().map(str::to_owned)).transpose();
+            text.map_err(|_| ParseError::wrong(name, "visible ASCII"))
+        };
+        let required = |name| optional(name)?.ok_or_else(|| ParseError::missing(name));
+        if required("ce-specversion")? != "1.0" {
+            return Err(ParseError::wrong("ce-specversion", "1.0"));
+        }
+        let time = optional("ce-time")?.map(|text| text.parse()).transpose();
+        Ok(Self {
+            id: required("ce-id")?,
+            source: required("ce-source")?,
+            event_type: required("ce-type")?,
+            time: time.map_err(|_| ParseError::wrong("ce-time", "an RFC 3339 time"))?,
+        })
+    }
+
+    /// The envelope's own id; another one than the event's.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where the delivery comes from: `com.authpi.webhooks/v1/<webhook id>` in AuthPI's guide.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The id of the webhook that this was delivered for, where the source has the form of AuthPI's guide.
+    pub fn webhook_id(&self) -> Option<&str> {
+        self.source.strip_prefix("com.authpi.webhooks/v1/").filter(|id| !id.is_empty() && !id.contains('/'))
+    }
+
+    /// The envelope's `type`: `event` in AuthPI's guide. What happened is [`Event::event_type`](super::Event::event_type).
+    pub fn envelope_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// The envelope's `time`, if it has one.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.time
+    }
+}
+
+/// Whether the body is a JSON array, which is what a CloudEvents batch is.
+pub fn is_batch(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'[')
+}
+
+/// An envelope on the wire; without `specversion` it could be the event itself (binary mode).
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow)]
+    specversion: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data_base64: Option<&'a RawValue>,
+}
+
+/// AuthPI's event on the wire. What routing does not need is read leniently, so that it cannot make an event fail.
+#[derive(Deserialize)]
+struct WireEvent<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    trace: Option<&'a RawValue>,
+    #[serde(borrow)]
+    source: Option<&'a RawValue>,
+    #[serde(borrow)]
+    subject: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+impl Wire<'_> {
+    fn envelope(&self, at: &str) -> Result<Envelope, ParseError> {
+        let member = |name: &str| format!("{at}{name}");
+        if self.specversion.as_deref() != Some("1.0") {
+            return Err(ParseError::wrong(member("specversion"), "1.0"));
+        }
+        if self.id.is_empty() {
+            return Err(ParseError::wrong(member("id"), "a string that is not empty"));
+        }
+        let time = self.time.as_deref().map(str::parse).transpose();
+        Ok(Envelope {
+            id: self.id.clone().into_owned(),
+            source: self.source.as_deref().ok_or_else(|| ParseError::missing(member("source")))?.to_owned(),
+            event_type: self.event_type.clone().into_owned(),
+            time: time.map_err(|_| ParseError::wrong(member("time"), "an RFC 3339 time"))?,
+        })
+    }
+}
+
+/// Reads the one delivery that `body` is.
+pub(super) fn read(body: &Bytes) -> Result<Inner, ParseError> {
+    let text = utf8(body)?;
+    if is_batch(body) {
+        return Err(ParseError::batch());
+    }
+    read_one(body, text, "")
+}
+
+/// Reads each delivery of a batch.
+pub(super) fn read_batch(body: &Bytes) -> Result<Vec<Inner>, ParseError> {
+    let parts: Vec<&RawValue> = parse(utf8(body)?, "")?;
+    parts.iter().enumerate().map(|(n, part)| read_one(body, part.get(), &format!("[{n}]."))).collect()
+}
+
+fn read_one(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {
+    let wire: Wire<'_> = parse(text, at)?;
+    if wire.specversion.is_none() {
+        // Binary mode: the body is the event, and has to bring its own time.
+        return read_event(body, text, at, None);
+    }
+    let envelope = wire.envelope(at)?;
+    if wire.data_base64.is_some() {
+        return Err(ParseError::wrong(format!("{at}data_base64"), "absent: AuthPI's data is JSON"));
+    }
+    let data = given(wire.data).ok_or_else(|| ParseError::missing(format!("{at}data")))?;
+    read_event(body, data.get(), &format!("{at}data."), Some(envelope))
+}
+
+fn read_event(body: &Bytes, text: &str, at: &str, envelope: Option<Envelope>) -> Result<Inner, ParseError> {
+    let event: WireEvent<'_> = parse(text, at)?;
+    for (name, value) in [("id", &event.id), ("type", &event.event_type)] {
+        if value.is_empty() {
+            return Err(ParseError::wrong(format!("{at}{name}"), "a string that is not empty"));
+        }
+    }
+    let own_time = given(event.timestamp).and_then(lenient::<UnixMillis>).and_then(|millis| millis.timestamp().ok());
+    let time = own_time.or_else(|| envelope.as_ref()?.time).ok_or_else(|| {
+        ParseError::missing(if envelope.is_some() { at.replace("data.", "time") } else { format!("{at}timestamp") })
+    })?;
+    Ok(Inner {
+        event: place(body, text),
+        data: given(event.data).map(|raw| place(body, raw.get())),
+        envelope,
+        id: event.id.into(),
+        event_type: EventType::from(&*event.event_type),
+        subject: given(event.subject).and_then(lenient).unwrap_or_default(),
+        trace: given(event.trace).and_then(lenient),
+        source: given(event.source).and_then(lenient),
+        time,
+        body: body.clone(),
+    })
+}
+
+/// Where `part`, a slice of `body`, lies in it.
+fn place(body: &Bytes, part: &str) -> Range<usize> {
+    let start = part.as_ptr() as usize - body.as_ptr() as usize;
+    start..start + part.len()
+}
+
+/// A member that is there and not null.
+fn given(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+fn lenient<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn utf8(body: &[u8]) -> Result<&str, ParseError> {
+    std::str::from_utf8(body).map_err(|_| ParseError::not_utf8())
+}
+
+/// Parses fast, and again with its path when that fails.
+fn parse<'a, T: Deserialize<'a>>(text: &'a str, at: &str) -> Result<T, ParseError> {
+    serde_json::from_str(text).map_err(|error| ParseError::locate::<T>(text, at, &error))
+}

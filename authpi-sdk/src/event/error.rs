@@ -1,0 +1,103 @@
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::error::Category;
+
+/// The body is not a readable event. It names the place and what belongs there, and never shows content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseError {
+    path: String,
+    problem: Problem,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Problem {
+    NotUtf8,
+    NotJson { line: usize, column: usize },
+    Batch,
+    Missing,
+    Wrong { wanted: &'static str },
+    Shape { line: usize, column: usize },
+}
+
+impl ParseError {
+    /// The path of the member at fault, as in `data.type`; empty where the whole body is.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn not_utf8() -> Self {
+        Self { path: String::new(), problem: Problem::NotUtf8 }
+    }
+
+    pub(super) fn batch() -> Self {
+        Self { path: String::new(), problem: Problem::Batch }
+    }
+
+    pub(super) fn missing(path: impl Into<String>) -> Self {
+        Self { path: path.into(), problem: Problem::Missing }
+    }
+
+    pub(super) fn wrong(path: impl Into<String>, wanted: &'static str) -> Self {
+        Self { path: path.into(), problem: Problem::Wrong { wanted } }
+    }
+
+    /// Parses once more to learn where the error lies. serde's own text is not kept: it quotes what it found.
+    pub(super) fn locate<'a, T: Deserialize<'a>>(text: &'a str, at: &str, error: &serde_json::Error) -> Self {
+        let (line, column) = (error.line(), error.column());
+        let here = at.trim_end_matches('.').to_owned();
+        if error.classify() != Category::Data {
+            return Self { path: here, problem: Problem::NotJson { line, column } };
+        }
+        // serde tells a missing member only in words; the name in them is one of ours, not the sender's.
+        if let Some(name) = error.to_string().strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+            return Self::missing(format!("{at}{name}"));
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let path = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+            Err(error) if error.path().iter().next().is_some() => format!("{at}{}", error.path()),
+            _ => here,
+        };
+        Self { path, problem: Problem::Shape { line, column } }
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.path.is_empty() { "the body" } else { &self.path };
+        match self.problem {
+            Problem::NotUtf8 => f.write_str("the body is not UTF-8"),
+            Problem::NotJson { line, column } => write!(f, "{path} is not JSON (line {line}, column {column})"),
+            Problem::Batch => f.write_str("the body is a batch, which AuthPI is not known to send"),
+            Problem::Missing => write!(f, "{path} is missing"),
+            Problem::Wrong { wanted } => write!(f, "{path} is not {wanted}"),
+            Problem::Shape { line, column } => {
+                write!(f, "{path} has another shape than an AuthPI event (line {line}, column {column})")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// `data` is not of the shape that was asked for. It names the place, never the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataError {
+    line: usize,
+    column: usize,
+}
+
+impl DataError {
+    pub(super) fn new(error: &serde_json::Error) -> Self {
+        Self { line: error.line(), column: error.column() }
+    }
+}
+
+impl fmt::Display for DataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, column } = self;
+        write!(f, "the event's data has another shape than was asked for (its line {line}, column {column})")
+    }
+}
+
+impl std::error::Error for DataError {}

@@ -1,0 +1,238 @@
+//! What a delivery holds: a CloudEvents [`Envelope`], and in it AuthPI's [`Event`].
+//!
+//! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what routing needs (id, type,
+//! subject, time) and keeps every byte; `data` stays raw until [`Event::data`] or [`Event::decode`] asks for it. What members
+//! `data` has is deduced from AuthPI's API, not documented: a member of another shape than deduced lands in
+//! [`Extra`], and no event fails for it.
+//!
+//! [`EventType`] is open: a type that this version of the SDK does not know is received, routed and kept byte-exact like any
+//! other. A handler's argument says which type it wants: `Event<UserCreated>` for a marker of [`types`], plain `Event` for all.
+
+mod envelope;
+mod error;
+mod subject;
+
+use std::{fmt, marker::PhantomData, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+pub use self::{
+    envelope::{Envelope, is_batch},
+    error::{DataError, ParseError},
+    subject::Subject,
+};
+pub use crate::generated::events::{EventData, EventType, UnknownEventType, payload, types};
+
+/// What a handler's argument may say about its event's type: a marker of [`types`], or [`AnyEvent`].
+pub trait EventKind: Send + Sync + 'static {}
+
+/// One type of event that this version of the SDK knows; implemented by the markers of [`types`].
+pub trait KnownEvent: EventKind {
+    /// The type's name.
+    const TYPE: EventType;
+    /// What its `data` holds, as far as that could be deduced.
+    type Data: DeserializeOwned + Serialize + Send + 'static;
+}
+
+/// No particular type of event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnyEvent {}
+
+impl EventKind for AnyEvent {}
+
+/// One AuthPI event as it was delivered. Cheap to clone; keeps every byte.
+pub struct Event<K: EventKind = AnyEvent> {
+    inner: Arc<Inner>,
+    kind: PhantomData<fn() -> K>,
+}
+
+struct Inner {
+    /// The whole delivery; checked to be UTF-8.
+    body: Bytes,
+    /// Where in it AuthPI's event lies.
+    event: Range<usize>,
+    /// Where the event's `data` lies.
+    data: Option<Range<usize>>,
+    envelope: Option<Envelope>,
+    id: Arc<str>,
+    event_type: EventType,
+    subject: Subject,
+    trace: Option<String>,
+    source: Option<String>,
+    time: Timestamp,
+}
+
+impl Event {
+    /// Reads the body of a delivery: a CloudEvents 1.0 envelope in structured mode, or (binary mode) the event alone.
+    ///
+    /// Which of them it is shows in the body itself (`specversion`), so that nothing depends on headers, which are outside
+    /// of the signature. `data` is left raw.
+    ///
+    /// # Errors
+    /// When the body is not UTF-8 or not JSON, when it is a batch (see [`from_batch`](Self::from_batch)), or when a member that
+    /// routing needs is missing or of the wrong shape. The error names the member's path and never shows content.
+    pub fn from_json(body: impl Into<Bytes>) -> Result<Self, ParseError> {
+        envelope::read(&body.into()).map(Self::new)
+    }
+
+    /// Reads a batch (`application/cloudevents-batch+json`): a JSON array of envelopes.
+    ///
+    /// AuthPI is not known to send batches, and a receiver refuses them.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json); the path begins with the place in the array.
+    pub fn from_batch(body: impl Into<Bytes>) -> Result<Vec<Self>, ParseError> {
+        Ok(envelope::read_batch(&body.into())?.into_iter().map(Self::new).collect())
+    }
+
+    fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner), kind: PhantomData }
+    }
+
+    /// The event as one of type `K`, or itself again where it is of another type.
+    ///
+    /// # Errors
+    /// Gives the event back.
+    pub fn downcast<K: KnownEvent>(self) -> Result<Event<K>, Self> {
+        if self.inner.event_type == K::TYPE { Ok(self.assume_kind()) } else { Err(self) }
+    }
+
+    pub(crate) fn assume_kind<K: EventKind>(self) -> Event<K> {
+        Event { inner: self.inner, kind: PhantomData }
+    }
+}
+
+impl<K: EventKind> Event<K> {
+    /// AuthPI's id of the event (`evt_…`), the same on every delivery of it.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    pub(crate) fn shared_id(&self) -> Arc<str> {
+        self.inner.id.clone()
+    }
+
+    /// What happened.
+    pub fn event_type(&self) -> &EventType {
+        &self.inner.event_type
+    }
+
+    /// Whom it happened to.
+    pub fn subject(&self) -> &Subject {
+        &self.inner.subject
+    }
+
+    /// When it happened: the event's own `timestamp` where it has one (AuthPI's event log has), else the envelope's `time`.
+    ///
+    /// Deliveries may come out of order: compare this before an older event overwrites what a newer one wrote.
+    pub fn time(&self) -> Timestamp {
+        self.inner.time
+    }
+
+    /// When the delivery was made, as far as the signed body tells: the envelope's `time`, else [`time`](Self::time).
+    pub fn delivered_at(&self) -> Timestamp {
+        self.inner.envelope.as_ref().and_then(Envelope::time).unwrap_or(self.inner.time)
+    }
+
+    /// AuthPI's trace id, if it sent one.
+    pub fn trace(&self) -> Option<&str> {
+        self.inner.trace.as_deref()
+    }
+
+    /// The part of AuthPI that the event comes from (`com.authpi/v1`), if it said.
+    pub fn source(&self) -> Option<&str> {
+        self.inner.source.as_deref()
+    }
+
+    /// The envelope; none in binary mode, where its attributes are headers outside of the signature.
+    pub fn envelope(&self) -> Option<&Envelope> {
+        self.inner.envelope.as_ref()
+    }
+
+    /// The event's JSON, byte for byte as it was delivered.
+    pub fn raw(&self) -> &str {
+        self.inner.slice(&self.inner.event)
+    }
+
+    /// The JSON of `data`, byte for byte, if there is one.
+    pub fn raw_data(&self) -> Option<&str> {
+        self.inner.data.as_ref().map(|range| self.inner.slice(range))
+    }
+
+    /// The whole delivery, byte for byte.
+    pub fn body(&self) -> &Bytes {
+        &self.inner.body
+    }
+
+    /// `data` as a type of one's own.
+    ///
+    /// # Errors
+    /// When `data` is not of that shape; an event without `data` reads as `{}`.
+    pub fn data_as<T: DeserializeOwned>(&self) -> Result<T, DataError> {
+        serde_json::from_str(self.raw_data().unwrap_or("{}")).map_err(|error| DataError::new(&error))
+    }
+
+    /// `data` as the payload of whatever type the event is of.
+    ///
+    /// # Errors
+    /// When `data` is not a JSON object.
+    pub fn decode(&self) -> Result<EventData, DataError> {
+        serde_json::from_str::<&RawValue>(self.raw_data().unwrap_or("{}"))
+            .and_then(|raw| EventData::decode(self.event_type(), raw))
+            .map_err(|error| DataError::new(&error))
+    }
+
+    /// The same event without what is known of its type.
+    pub fn into_any(self) -> Event {
+        Event { inner: self.inner, kind: PhantomData }
+    }
+}
+
+impl<K: KnownEvent> Event<K> {
+    /// What `data` holds, as far as that could be deduced; the rest is in its `extra`.
+    ///
+    /// # Errors
+    /// When `data` is not a JSON object. A member of another shape than deduced is no error, see [`Extra`].
+    pub fn data(&self) -> Result<K::Data, DataError> {
+        self.data_as()
+    }
+}
+
+impl Inner {
+    #[expect(clippy::expect_used, reason = "ranges come from the parser, which has checked that the body is UTF-8")]
+    fn slice(&self, range: &Range<usize>) -> &str {
+        std::str::from_utf8(&self.body[range.clone()]).expect("the body was checked to be UTF-8 when it was parsed")
+    }
+}
+
+impl<K: EventKind> Clone for Event<K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), kind: PhantomData }
+    }
+}
+
+impl<K: EventKind> Serialize for Event<K> {
+    /// As the whole delivery, byte for byte, which [`Event::from_json`] reads back.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let whole = 0..self.inner.body.len();
+        let raw: &RawValue = serde_json::from_str(self.inner.slice(&whole)).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+impl<K: EventKind> fmt::Debug for Event<K> {
+    /// Leaves `data` out: payloads do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("id", &self.inner.id)
+            .field("type", &self.inner.event_type)
+            .field("time", &self.inner.time)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+use super::{types::UserCreated, *};
+
+/// The delivery that AuthPI's guide shows (authpi.com/docs/guides/webhooks), with the JavaScript around it made JSON.
+const GUIDE: &str = include_str!("guide-delivery.json");
+
+fn error(body: impl Into<Bytes>) -> String {
+    Event::from_json(body).unwrap_err().to_string()
+}
+
+#[test]
+fn the_guides_delivery_is_read_as_it_stands() {
+    let event = Event::from_json(GUIDE).unwrap();
+    assert_eq!(event.event_type(), &EventType::UserCreated);
+    assert_eq!(event.time().to_string(), "2024-01-01T03:21:36Z");
+    assert_eq!(event.source(), Some("com.authpi/v1"));
+    assert!(event.trace().is_some() && event.subject().user_id().is_some());
+    let envelope = event.envelope().unwrap();
+    assert_eq!(envelope.envelope_type(), "event");
+    assert_eq!(envelope.webhook_id(), envelope.source().rsplit('/').next());
+    assert!(event.downcast::<UserCreated>().is_ok());
+}
+
+#[test]
+fn every_byte_of_the_event_is_kept() {
+    let data = r#"{ "n":12345678901234567890123, "b":1.0, "a":"\u00e9", "a":2 }"#;
+    let inner = format!(r#"{{"type":"user.teleported","id":"evt_1", "data":{data} ,"timestamp":1}}"#);
+    let body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"event","data":{inner} }}"#);
+    let event = Event::from_json(body.clone()).unwrap();
+    assert_eq!(event.raw(), inner);
+    assert_eq!(event.raw_data(), Some(data));
+    assert_eq!(event.event_type().as_str(), "user.teleported");
+    let written = serde_json::to_string(&event).unwrap();
+    assert_eq!(written, body);
+    assert_eq!(Event::from_json(written).unwrap().id(), "evt_1");
+}
+
+#[test]
+fn escapes_in_what_is_routed_by_are_decoded() {
+    let body = r#"{"specversion":"1.0","id":"a\n","source":"s\u00e9","type":"event","time":"2024-01-01T00:00:00Z",
+        "data":{"id":"evt\u005f1","type":"user\u002ecreated","subject":{"user\u005fid":"u\"1"}}}"#;
+    let event = Event::from_json(body).unwrap();
+    assert_eq!((event.id(), event.event_type()), ("evt_1", &EventType::UserCreated));
+    assert_eq!(event.subject().user_id(), Some("u\"1"));
+}
+
+#[test]
+fn the_events_own_timestamp_goes_before_the_envelopes_time() {
+    let body = |timestamp: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"1","source":"s","type":"event","time":"2024-01-02T00:00:00Z",
+            "data":{{"id":"e","type":"t","timestamp":{timestamp}}}}}"#
+        )
+    };
+    let event = Event::from_json(body("1704067200000")).unwrap();
+    assert_eq!(event.time().to_string(), "2024-01-01T00:00:00Z");
+    assert_eq!(event.delivered_at().to_string(), "2024-01-02T00:00:00Z");
+    for lenient in ["null", "\"yesterday\"", "1e300", "{}"] {
+        assert_eq!(Event::from_json(body(lenient)).unwrap().time().to_string(), "2024-01-02T00:00:00Z");
+    }
+}
+
+#[test]
+fn what_routing_does_not_need_never_fails_an_event() {
+    for member in [
+        r#""subject":"u""#,
+        r#""subject":[1]"#,
+        r#""subject":{"user_id":7}"#,
+        r#""trace":{}"#,
+        r#""source":1"#,
+        r#""data":7"#,
+    ] {
+        let body = format!(
+            r#"{{"specversion":"1.0","id":"1","source":"s","type":"event","time":"2024-01-01T00:00:00Z","data":{{"id":"e","type":"t",{member}}}}}"#
+        );
+        let event = Event::from_json(body).unwrap();
+        assert_eq!(event.subject().user_id(), None);
+    }
+}
+
+#[test]
+fn errors_name_the_path_and_show_no_content() {
+    let envelope = |data: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"1","source":"s","type":"event","time":"2024-01-01T00:00:00Z","data":{data}}}"#
+        )
+    };
+    for (body, said) in [
+        ("".to_owned(), "the body is not JSON (line 1, column 0)"),
+        ("{".to_owned(), "the body is not JSON (line 1, column 1)"),
+        (r#"{"specversion":"1.0","type":"event"}"#.to_owned(), "id is missing"),
+        (r#"{"specversion":"0.3","id":"1","type":"event"}"#.to_owned(), "specversion is not 1.0"),
+        (r#"{"specversion":"1.0","id":"1","type":"event"}"#.to_owned(), "source is missing"),
+        (r#"{"specversion":"1.0","id":"1","source":"s","type":"event"}"#.to_owned(), "data is missing"),
+        (envelope("null"), "data is missing"),
+        (envelope("{}"), "data.id is missing"),
+        (envelope(r#"{"id":"e"}"#), "data.type is missing"),
+        (envelope(r#"{"id":"","type":"t"}"#), "data.id is not a string that is not empty"),
+        ("[]".to_owned(), "the body is a batch, which AuthPI is not known to send"),
+        (
+            r#"{"specversion":"1.0","id":"1","source":"s","type":"event","time":"hush-hush","data":{}}"#.to_owned(),
+            "time is not an RFC 3339 time",
+        ),
+        (
+            r#"{"specversion":"1.0","id":"1","source":"s","type":"event","data":{"id":"e","type":"t"}}"#.to_owned(),
+            "time is missing",
+        ),
+    ] {
+        assert_eq!(error(body), said);
+    }
+    let shape = error(envelope(r#"{"id":"e","type":["hush-hush"]}"#));
+    assert!(shape.starts_with("data.type has another shape"), "{shape}");
+    let text = error(envelope("\"hush-hush\""));
+    assert!(text.starts_with("data has another shape") && !text.contains("hush"), "{text}");
+    assert_eq!(error(&b"\xff"[..]), "the body is not UTF-8");
+}
+
+#[test]
+fn binary_mode_is_told_by_the_body_alone_and_needs_a_time_of_its_own() {
+    let event = Event::from_json(r#"{"id":"evt_1","type":"user.created","timestamp":1704067200000}"#).unwrap();
+    assert!(event.envelope().is_none());
+    assert_eq!(event.time().to_string(), "2024-01-01T00:00:00Z");
+    assert_eq!(error(r#"{"id":"evt_1","type":"user.created"}"#), "timestamp is missing");
+}
+
+#[test]
+fn headers_of_binary_mode_are_read_and_bad_ones_named() {
+    let mut headers = http::HeaderMap::new();
+    for (name, value) in [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "s"), ("ce-type", "event")] {
+        assert!(Envelope::from_unsigned_headers(&headers).unwrap_err().path().starts_with("ce-"));
+        headers.insert(name, value.parse().unwrap());
+    }
+    assert_eq!(Envelope::from_unsigned_headers(&headers).unwrap().id(), "1");
+    headers.insert("ce-time", http::HeaderValue::from_bytes(b"\xff").unwrap());
+    assert_eq!(Envelope::from_unsigned_headers(&headers).unwrap_err().path(), "ce-time");
+}
+
+#[test]
+fn a_batch_is_parsed_and_its_errors_name_the_place() {
+    let batch = format!("[{GUIDE},{GUIDE}]");
+    let events = Event::from_batch(batch).unwrap();
+    assert_eq!((events.len(), events[1].id()), (2, Event::from_json(GUIDE).unwrap().id()));
+    assert_eq!(Event::from_batch(format!("[{GUIDE},{{\"id\":1}}]")).unwrap_err().path(), "[1].id");
+}
+
+#[test]
+fn the_envelope_alone_can_be_read() {
+    let envelope = Envelope::from_json(GUIDE.as_bytes()).unwrap();
+    assert_eq!(&envelope, Event::from_json(GUIDE).unwrap().envelope().unwrap());
+}
+
+#[test]
+fn debug_shows_neither_data_nor_ids_of_people() {
+    let event = Event::from_json(GUIDE).unwrap();
+    let user = event.subject().user_id().unwrap();
+    let shown = format!("{event:?} {:?}", event.subject());
+    assert!(shown.contains("UserCreated") && !shown.contains(user), "{shown}");
+}

@@ -1,0 +1,121 @@
+use std::{error::Error, fmt, time::Duration};
+
+/// What a handler returns.
+pub type Result<T = ()> = std::result::Result<T, HandlerError>;
+
+/// Why a handler failed, and whether another try is worth it.
+///
+/// Any error becomes a retryable one through `?`. (For that, this type is not an [`Error`] itself; its cause is
+/// [`cause`](Self::cause).)
+pub struct HandlerError {
+    cause: Box<dyn Error + Send + Sync>,
+    terminal: bool,
+    retry_after: Option<Duration>,
+}
+
+impl HandlerError {
+    /// An error that another try may cure.
+    pub fn retryable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { cause: cause.into(), terminal: false, retry_after: None }
+    }
+
+    /// An error that no further try will cure; the event becomes a dead letter.
+    pub fn terminal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { terminal: true, ..Self::retryable(cause) }
+    }
+
+    /// Asks that the next try come no sooner than after `pause`.
+    #[must_use]
+    pub fn after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
+    }
+
+    /// Whether no further try is wanted.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// The pause that was asked for, if any.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// What went wrong.
+    pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
+        self.cause.as_ref()
+    }
+
+    /// The whole chain of causes on one line.
+    pub(crate) fn chain(&self) -> String {
+        let mut line = self.cause.to_string();
+        let mut cause = self.cause.source();
+        while let Some(error) = cause {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            cause = error.source();
+        }
+        line
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(cause: E) -> Self {
+        Self::retryable(cause)
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerError")
+            .field("terminal", &self.terminal)
+            .field("retry_after", &self.retry_after)
+            .field("cause", &self.cause)
+            .finish()
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+/// Marks the error of a `Result` as one that no further try will cure.
+///
+/// ```
+/// use authpi_sdk::handlers::Terminal as _;
+///
+/// fn age(text: &str) -> authpi_sdk::Result<u8> {
+///     text.parse::<u8>().terminal()
+/// }
+/// assert!(age("old").unwrap_err().is_terminal());
+/// ```
+pub trait Terminal<T> {
+    /// See the trait.
+    ///
+    /// # Errors
+    /// The same error, marked.
+    fn terminal(self) -> Result<T>;
+}
+
+impl<T, E: Into<HandlerError>> Terminal<T> for std::result::Result<T, E> {
+    fn terminal(self) -> Result<T> {
+        self.map_err(|error| HandlerError { terminal: true, ..error.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_error_is_retryable_through_the_question_mark_unless_marked() {
+        fn parse(text: &str) -> Result<i32> {
+            Ok(text.parse::<i32>()?)
+        }
+        assert!(!parse("x").unwrap_err().is_terminal());
+        assert!(parse("x").terminal().unwrap_err().is_terminal());
+        let later = HandlerError::retryable("busy").after(Duration::from_secs(9));
+        assert_eq!((later.retry_after(), later.to_string().as_str()), (Some(Duration::from_secs(9)), "busy"));
+    }
+}

@@ -1,0 +1,38 @@
+//! Which code handles which event, and how it went.
+//!
+//! [`Handlers`] is the registry: one handler per event, chosen by exact type, else by the longest prefix, else the fallback.
+//! A handler is an async function of an [`Event`] and a [`Context`]; the event's type is taken from its argument. It answers
+//! with [`Result`]: any error is worth another try, [`Terminal::terminal`] marks the other kind, a panic counts as an error.
+//!
+//! ```
+//! use authpi_sdk::event::{Event, types::UserCreated};
+//! use authpi_sdk::handlers::{Context, Handlers};
+//!
+//! struct App;
+//!
+//! async fn greet(event: Event<UserCreated>, _cx: Context<App>) -> authpi_sdk::Result {
+//!     println!("hello, {}", event.data()?.name.unwrap_or_default());
+//!     Ok(())
+//! }
+//!
+//! let handlers = Handlers::new(App)
+//!     .on(greet)
+//!     .prefix("organization.", async |event: Event, _cx| {
+//!         println!("{} happened", event.event_type());
+//!         Ok(())
+//!     });
+//! ```
+
+mod context;
+mod error;
+mod registry;
+mod run;
+
+pub use context::Context;
+pub use error::{HandlerError, Result, Terminal};
+pub use registry::{Handlers, HandlersError};
+pub use run::Outcome;
+
+pub(crate) use context::Work;
+pub(crate) use registry::{AnyHandlers, Route};
+pub(crate) use run::{DEFAULT_DEADLINE, run};

@@ -1,0 +1,97 @@
+//! One attempt: the handler under its deadline, with its panics caught.
+
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{HandlerError, Handlers, Result, Route, Work, registry::AnyHandlers as _};
+use crate::{event::Event, ledger::EventKey, signature::Verified};
+
+/// How an attempt at an event went.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The handler is done.
+    Handled,
+    /// Nobody handles this type of event.
+    Unhandled,
+    /// The handler failed; the error says whether another try is worth it.
+    Failed(HandlerError),
+    /// The handler panicked, which counts as a retryable error.
+    Panicked(String),
+    /// The handler did not finish by its deadline, and was dropped.
+    TimedOut,
+}
+
+/// How long a handler may take, unless set: 10 seconds.
+pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs the handler to its end, its panic or its deadline.
+pub(crate) async fn run(
+    route: &dyn Route,
+    event: &Event,
+    key: EventKey,
+    attempt: u32,
+    received_at: Timestamp,
+    deadline: Duration,
+) -> Outcome {
+    let deadline = Instant::now() + deadline;
+    let (_until_the_end, ended) = watch::channel(());
+    let work = Work { key, attempt, received_at, deadline, trace: event.trace().map(str::to_owned), ended };
+    let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::new(work)).await }));
+    match timeout_at(deadline, started).await {
+        Err(_) => Outcome::TimedOut,
+        Ok(Err(panic)) => Outcome::Panicked(panic),
+        Ok(Ok(Err(error))) => Outcome::Failed(error),
+        Ok(Ok(Ok(()))) => Outcome::Handled,
+    }
+}
+
+/// The future's result, or what it panicked with.
+async fn caught(future: AssertUnwindSafe<impl Future<Output = Result>>) -> std::result::Result<Result, String> {
+    let mut future = pin!(future.0);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
+        Err(panic) => Poll::Ready(Err(message(&*panic))),
+    })
+    .await
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("the panic carried no text").to_owned()
+}
+
+impl<S: Send + Sync + 'static> Handlers<S> {
+    /// Handles one event here and now: no HTTP, no ledger, attempt 1, the default deadline of 10 s. For tests of handlers.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use authpi_sdk::event::{Event, types::UserCreated};
+    /// use authpi_sdk::handlers::{Handlers, Outcome};
+    ///
+    /// let handlers = Handlers::new(()).on(async |_event: Event<UserCreated>, _cx| Ok(()));
+    /// let event = authpi_sdk::testing::fixture::<UserCreated>();
+    /// assert!(matches!(handlers.dispatch(event).await, Outcome::Handled));
+    /// # }) }
+    /// ```
+    pub async fn dispatch(&self, event: Verified<Event>) -> Outcome {
+        let Some(route) = self.route(event.event_type()) else { return Outcome::Unhandled };
+        let key = EventKey::new("dispatch", event.shared_id());
+        run(&*route, &event, key, 1, Timestamp::now(), DEFAULT_DEADLINE).await
+    }
+}

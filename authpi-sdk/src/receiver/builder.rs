@@ -1,0 +1,207 @@
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use super::{Receiver, Settings, Shared};
+use crate::{
+    Clock,
+    handlers::{DEFAULT_DEADLINE, Handlers, HandlersError},
+    ledger::AnyLedger,
+    signature::{KeyRingError, Verifier},
+};
+
+/// What to do with a delivery when the ledger cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StoreFailure {
+    /// Refuse it with 503, so that it is sent again.
+    #[default]
+    Refuse,
+    /// Handle it without a claim, and say so in the log: an effect may then take place twice.
+    HandleAnyway,
+}
+
+/// Settings of a receiver; made by [`Receiver::inline`].
+#[must_use]
+pub struct InlineBuilder {
+    endpoint: Arc<str>,
+    verifier: Verifier,
+    ledger: AnyLedger,
+    handlers: Box<dyn super::AnyHandlers>,
+    handlers_check: Result<(), HandlersError>,
+    max_in_flight: usize,
+    settings: Settings,
+}
+
+impl InlineBuilder {
+    pub(super) fn new<S: Send + Sync + 'static>(
+        endpoint: Arc<str>,
+        verifier: Verifier,
+        ledger: AnyLedger,
+        handlers: Handlers<S>,
+    ) -> Self {
+        Self {
+            endpoint,
+            verifier,
+            ledger,
+            handlers_check: handlers.check(),
+            handlers: Box::new(handlers),
+            max_in_flight: 256,
+            settings: Settings {
+                body_timeout: Duration::from_secs(10),
+                deadline: DEFAULT_DEADLINE,
+                lease: Duration::from_secs(30),
+                patience: Duration::from_secs(5),
+                retry_after: Duration::from_secs(5),
+                max_in_flight: 0,
+                store_failure: StoreFailure::default(),
+                drop_terminal: false,
+                clock: Clock::system(),
+            },
+        }
+    }
+
+    /// How long a handler may take before it is dropped, which counts as a retryable error. Default 10 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// How long a claim lasts unless renewed, and so how long an event of a crashed process is held up. Renewed at each third.
+    /// Default 30 s.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// How many authentic deliveries may be worked on at once; those beyond are answered with 503. Default 256.
+    pub fn max_in_flight(mut self, deliveries: usize) -> Self {
+        self.max_in_flight = deliveries;
+        self
+    }
+
+    /// How long a body may take to arrive. Default 10 s.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.body_timeout = timeout;
+        self
+    }
+
+    /// How long to wait for the outcome when another worker is on the same event. Default 5 s.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.settings.patience = patience;
+        self
+    }
+
+    /// The `Retry-After` of a 503 where nothing else is known, in whole seconds rounded up. Default 5 s.
+    ///
+    /// Whether AuthPI heeds it is not documented.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.settings.retry_after = wait;
+        self
+    }
+
+    /// What to do when the ledger cannot be reached. Default: refuse.
+    pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
+        self.settings.store_failure = policy;
+        self
+    }
+
+    /// Acknowledges events that a handler gave up although the ledger cannot keep dead letters: they are lost.
+    ///
+    /// Without this they are answered with 503 there, so that they stay with AuthPI.
+    pub fn drop_terminal_failures(mut self) -> Self {
+        self.settings.drop_terminal = true;
+        self
+    }
+
+    /// Reads the time elsewhere than from the system. (The verifier has a clock of its own.)
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Makes the receiver.
+    ///
+    /// # Errors
+    /// When the endpoint has no name, the secrets or handlers are not usable, or a setting is zero or out of range.
+    pub fn build(self) -> Result<Receiver, BuildError> {
+        if self.endpoint.is_empty() {
+            return Err(BuildError::NoEndpoint);
+        }
+        self.verifier.check().map_err(BuildError::Secrets)?;
+        self.handlers_check.map_err(BuildError::Handlers)?;
+        let mut settings = self.settings;
+        for (name, duration) in
+            [("body_timeout", settings.body_timeout), ("deadline", settings.deadline), ("lease", settings.lease)]
+        {
+            // The upper bound keeps sums with the clock far from overflow.
+            if duration.is_zero() || duration > Duration::from_secs(365 * 24 * 60 * 60) {
+                return Err(BuildError::Setting(name));
+            }
+        }
+        settings.max_in_flight = u32::try_from(self.max_in_flight)
+            .ok()
+            .filter(|&n| n > 0 && n as usize <= Semaphore::MAX_PERMITS)
+            .ok_or(BuildError::Setting("max_in_flight"))?;
+        Ok(Receiver {
+            shared: Arc::new(Shared {
+                endpoint: self.endpoint,
+                verifier: self.verifier,
+                ledger: self.ledger,
+                handlers: self.handlers,
+                in_flight: Arc::new(Semaphore::new(settings.max_in_flight as usize)),
+                draining: AtomicBool::new(false),
+                settings,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for InlineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InlineBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("verifier", &self.verifier)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a receiver could not be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The endpoint's name is empty.
+    NoEndpoint,
+    /// The secrets are not usable.
+    Secrets(KeyRingError),
+    /// Two handlers want the same place.
+    Handlers(HandlersError),
+    /// This setting is zero, or larger than can be.
+    Setting(&'static str),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoEndpoint => f.write_str("the endpoint needs a name"),
+            Self::Secrets(_) => f.write_str("the verifier's secrets cannot be used"),
+            Self::Handlers(_) => f.write_str("the handlers contradict each other"),
+            Self::Setting(name) => write!(f, "{name} is zero or out of range"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Secrets(error) => Some(error),
+            Self::Handlers(error) => Some(error),
+            Self::NoEndpoint | Self::Setting(_) => None,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The HTTP side: the method, the body within its bounds, authenticity; then over to the detached work.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Full};
+use tokio::time::timeout;
+
+use super::{Receiver, Shared, answer::Answer};
+use crate::signature::{Verified, VerifyError};
+
+impl Receiver {
+    /// Takes one request and answers it.
+    pub async fn receive<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body,
+    {
+        let answer = match self.shared.authentic(request).await {
+            Ok(body) => self.work(body).await,
+            Err(answer) => answer,
+        };
+        self.shared.count(answer);
+        answer.response()
+    }
+
+    /// Runs the work in a task of its own, so that whoever waits for the answer may go away.
+    async fn work(&self, body: Verified<Bytes>) -> Answer {
+        let shared = &self.shared;
+        let retry_after = shared.settings.retry_after;
+        if shared.draining.load(Ordering::Acquire) {
+            return Answer::Draining { retry_after };
+        }
+        let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
+            return Answer::TooMany { retry_after };
+        };
+        let task = tokio::spawn({
+            let shared = Arc::clone(shared);
+            async move {
+                let answer = shared.take(body).await;
+                drop(permit);
+                answer
+            }
+        });
+        task.await.unwrap_or_else(|error| {
+            // Handlers' panics are caught where they run; this is the runtime's end, or a bug of ours.
+            tracing::error!(endpoint = %shared.endpoint, %error, "the work on a delivery did not finish");
+            Answer::Failed { retry_after }
+        })
+    }
+}
+
+impl Shared {
+    /// The body of an authentic delivery, or how the request is answered.
+    async fn authentic<B: Body>(&self, request: Request<B>) -> Result<Verified<Bytes>, Answer> {
+        if request.method() != Method::POST {
+            return Err(Answer::NotPost);
+        }
+        let (head, body) = request.into_parts();
+        if announced_length(&head.headers).is_some_and(|length| length > self.verifier.body_limit() as u64) {
+            return Err(Answer::TooLarge);
+        }
+        let refuse = |error| self.refuse(&error);
+        let mut verifying = self.verifier.begin(&head.headers).map_err(refuse)?;
+        let mut body = std::pin::pin!(body);
+        let whole = async {
+            while let Some(frame) = body.frame().await {
+                // The framework's own error says no more than that the body did not arrive.
+                let frame = frame.map_err(|_| Answer::Interrupted)?;
+                if let Ok(mut data) = frame.into_data() {
+                    verifying.update(data.copy_to_bytes(data.remaining())).map_err(refuse)?;
+                }
+            }
+            Ok(())
+        };
+        timeout(self.settings.body_timeout, whole).await.unwrap_or(Err(Answer::TooSlow))?;
+        verifying.finish().map_err(refuse)
+    }
+
+    fn refuse(&self, error: &VerifyError) -> Answer {
+        let (endpoint, reason) = (&self.endpoint, error.reason());
+        match error {
+            VerifyError::TooLarge { .. } => Answer::TooLarge,
+            VerifyError::NoUsableSecret => {
+                tracing::error!(%endpoint, reason, %error, "no delivery can be verified");
+                Answer::NoSecret
+            }
+            _ => {
+                tracing::warn!(%endpoint, reason, %error, "a delivery was refused");
+                Answer::Unauthorized
+            }
+        }
+    }
+
+    fn count(&self, answer: Answer) {
+        let outcome = answer.outcome();
+        metrics::counter!("authpi_deliveries_total", "endpoint" => Arc::clone(&self.endpoint), "outcome" => outcome)
+            .increment(1);
+        tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery");
+    }
+}
+
+fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+impl<B> tower_service::Service<Request<B>> for Receiver
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Send,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Always: what is too much is answered, with 503.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let receiver = self.clone();
+        Box::pin(async move { Ok(receiver.receive(request).await) })
+    }
+}

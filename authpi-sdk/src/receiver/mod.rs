@@ -1,0 +1,110 @@
+//! From an HTTP request to the answer that AuthPI wants.
+//!
+//! ```text
+//! request -> cap and body timeout -> hash while it streams in -> authentic? -> envelope -> which handler?
+//!         -> claim (commits) -> handler -> complete -> 200
+//! ```
+//!
+//! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`: with axum it is a `route_service`, and any other
+//! framework that speaks `http` types can call [`Receiver::receive`]. Only authentic deliveries get past the verifier, and
+//! handlers, ledger keys and logs see nothing else.
+//!
+//! **Work is detached.** From the claim on, it runs in a task of its own: a sender that hangs up never cancels it. So a
+//! receiver needs a running tokio runtime with its timer enabled, and [`Receiver::drain`] waits for what still runs.
+//!
+//! **The answer** says whose turn it is: 200, exactly, means that we have taken responsibility; 5xx means send it again; 4xx
+//! means that sending it again cannot help. The table is `answer.rs`. A peer never learns why its signature was refused; the
+//! log always does.
+
+mod answer;
+mod builder;
+mod http;
+mod work;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    Clock,
+    handlers::{AnyHandlers, Handlers},
+    ledger::{AnyLedger, Ledger},
+    signature::Verifier,
+};
+
+pub use builder::{BuildError, InlineBuilder, StoreFailure};
+
+/// Receives AuthPI's deliveries for one endpoint. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Receiver {
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a receiver and its running work share.
+struct Shared {
+    endpoint: Arc<str>,
+    verifier: Verifier,
+    ledger: AnyLedger,
+    handlers: Box<dyn AnyHandlers>,
+    settings: Settings,
+    in_flight: Arc<Semaphore>,
+    draining: AtomicBool,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    body_timeout: Duration,
+    deadline: Duration,
+    lease: Duration,
+    patience: Duration,
+    retry_after: Duration,
+    max_in_flight: u32,
+    store_failure: StoreFailure,
+    drop_terminal: bool,
+    clock: Clock,
+}
+
+impl Receiver {
+    /// A receiver that handles a delivery first and answers then.
+    ///
+    /// `endpoint` names the endpoint in ledger keys, logs and metrics; two endpoints that share a ledger need two names.
+    pub fn inline<S: Send + Sync + 'static>(
+        endpoint: impl Into<Arc<str>>,
+        verifier: Verifier,
+        ledger: impl Ledger,
+        handlers: Handlers<S>,
+    ) -> InlineBuilder {
+        InlineBuilder::new(endpoint.into(), verifier, AnyLedger::new(ledger), handlers)
+    }
+
+    /// The endpoint's name.
+    pub fn endpoint(&self) -> &str {
+        &self.shared.endpoint
+    }
+
+    /// Takes no new work (it is answered with 503) and waits for what runs. For after the server's own graceful shutdown.
+    pub async fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+        if let Ok(all) = self.shared.in_flight.acquire_many(self.shared.settings.max_in_flight).await {
+            all.forget();
+            self.shared.in_flight.close();
+        }
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver")
+            .field("endpoint", &self.shared.endpoint)
+            .field("verifier", &self.shared.verifier)
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,213 @@
+//! The detached side: which handler, the claim, the handler under its lease, and what the ledger is told at the end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::time::{Instant, interval_at, sleep};
+
+use super::{Shared, StoreFailure, answer::Answer};
+use crate::{
+    event::Event,
+    handlers::{Outcome, Route, run},
+    ledger::{Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
+    signature::Verified,
+};
+
+/// Between two looks at an event that another worker is on: from the first to the second.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+impl Shared {
+    /// Takes an authentic delivery as far as it goes.
+    pub(super) async fn take(&self, body: Verified<Bytes>) -> Answer {
+        let received_at = self.settings.clock.now();
+        let event = match body.event() {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(endpoint = %self.endpoint, %error, "an authentic delivery is not a readable event");
+                let digest = Digest::of(&body);
+                let key = self.key(format!("unreadable:{digest}").into());
+                return self.bury(&key, digest, error.to_string(), body.into_inner(), Answer::Unreadable).await;
+            }
+        };
+        let Some(route) = self.handlers.route(event.event_type()) else {
+            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
+            return Answer::Unhandled;
+        };
+        let key = self.key(event.shared_id());
+        let digest = Digest::of(event.raw().as_bytes());
+        if self.settings.clock.since(event.delivered_at()) > self.ledger.retention() {
+            tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "a delivery is older than records are kept");
+            let reason = "the delivery was signed longer ago than records are kept".to_owned();
+            return self.bury(&key, digest, reason, event.body().clone(), Answer::Expired).await;
+        }
+        match self.claim(&key, digest).await {
+            Ok(Ok(token)) => self.handle(&*route, &event, &key, token, received_at).await,
+            Ok(Err(answer)) => answer,
+            Err(error) => match self.settings.store_failure {
+                StoreFailure::Refuse => self.store_down(&error),
+                StoreFailure::HandleAnyway => {
+                    self.store_down(&error);
+                    tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "handled without a claim: it may be handled twice");
+                    let outcome = run(&*route, &event, key.clone(), 0, received_at, self.settings.deadline).await;
+                    self.answer_unclaimed(&key, outcome)
+                }
+            },
+        }
+    }
+
+    fn key(&self, event_id: std::sync::Arc<str>) -> EventKey {
+        EventKey::new(self.endpoint.clone(), event_id)
+    }
+
+    /// The token, or the answer of whoever was first; waits for that one as long as patience lasts.
+    async fn claim(&self, key: &EventKey, digest: Digest) -> Result<Result<Token, Answer>, LedgerError> {
+        let give_up = Instant::now() + self.settings.patience;
+        let mut pause = LOOKS.0;
+        loop {
+            let retry_after = match self.ledger.claim(key, digest, self.settings.lease).await? {
+                Claim::Granted { token, first_digest } => {
+                    self.compare(key, digest, first_digest);
+                    return Ok(Ok(token));
+                }
+                Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
+                    self.compare(key, digest, first_digest);
+                    return Ok(Err(Answer::Duplicate));
+                }
+                Claim::InFlight { .. } => self.settings.retry_after,
+                Claim::NotYet { wait } => wait,
+            };
+            if Instant::now() + pause > give_up {
+                return Ok(Err(Answer::InFlight { retry_after }));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOKS.1);
+        }
+    }
+
+    /// Another content under a known id is for people to look at; the first one counts.
+    fn compare(&self, key: &EventKey, digest: Digest, first: Digest) {
+        if digest != first {
+            metrics::counter!("authpi_content_differs_total", "endpoint" => self.endpoint.clone()).increment(1);
+            tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), %digest, %first, "an event came again with another content");
+        }
+    }
+
+    async fn handle(
+        &self,
+        route: &dyn Route,
+        event: &Event,
+        key: &EventKey,
+        token: Token,
+        received_at: Timestamp,
+    ) -> Answer {
+        let running = run(route, event, key.clone(), token.attempt, received_at, self.settings.deadline);
+        let outcome = tokio::select! {
+            outcome = running => outcome,
+            () = self.lose(key, token) => return self.lease_lost(key),
+        };
+        let retry_after = self.settings.retry_after;
+        let (answer, settled) = match outcome {
+            Outcome::Handled => (Answer::Handled, self.ledger.complete(key, token, Completion::Handled).await),
+            Outcome::Failed(error) if error.is_terminal() => {
+                let reason = error.chain();
+                tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), attempt = token.attempt, error = %reason, "a handler gave up");
+                let answer = if self.ledger.keeps_dead_letters() {
+                    Answer::DeadLetter
+                } else if self.settings.drop_terminal {
+                    Answer::Dropped
+                } else {
+                    Answer::CannotKeep { retry_after }
+                };
+                let settled = match answer {
+                    Answer::CannotKeep { .. } => self.ledger.release(key, token, Duration::ZERO).await,
+                    _ => {
+                        let body = event.body().clone();
+                        self.ledger.complete(key, token, Completion::Dead { reason, body }).await
+                    }
+                };
+                (answer, settled)
+            }
+            retryable => {
+                let pause = self.log_failure(key, token.attempt, &retryable);
+                let answer = Answer::Failed { retry_after: pause.unwrap_or(retry_after) };
+                (answer, self.ledger.release(key, token, pause.unwrap_or_default()).await)
+            }
+        };
+        match settled {
+            Ok(Held::Yes) => answer,
+            Ok(Held::Lost) => self.lease_lost(key),
+            Err(error) => self.store_down(&error),
+        }
+    }
+
+    /// Renews the lease at each third of it; resolves when it is lost.
+    async fn lose(&self, key: &EventKey, token: Token) {
+        let third = (self.settings.lease / 3).max(Duration::from_millis(1));
+        let mut ticks = interval_at(Instant::now() + third, third);
+        loop {
+            ticks.tick().await;
+            match self.ledger.renew(key, token, self.settings.lease).await {
+                Ok(Held::Yes) => {}
+                Ok(Held::Lost) => return,
+                // The store may be back before the lease runs out; completing will tell.
+                Err(error) => {
+                    self.store_down(&error);
+                }
+            }
+        }
+    }
+
+    /// Logs a failure that another try may cure, and says what pause was asked for.
+    fn log_failure(&self, key: &EventKey, attempt: u32, outcome: &Outcome) -> Option<Duration> {
+        let (problem, pause) = match outcome {
+            Outcome::Failed(error) => (error.chain(), error.retry_after()),
+            Outcome::Panicked(message) => (format!("it panicked: {message}"), None),
+            Outcome::TimedOut => ("it was not done by its deadline".to_owned(), None),
+            Outcome::Handled | Outcome::Unhandled => return None,
+        };
+        tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), attempt, error = %problem, "a handler failed");
+        pause
+    }
+
+    /// Without a claim nothing can be kept, and nothing is settled.
+    fn answer_unclaimed(&self, key: &EventKey, outcome: Outcome) -> Answer {
+        let retry_after = self.settings.retry_after;
+        match outcome {
+            Outcome::Handled => Answer::Handled,
+            Outcome::Failed(error) if error.is_terminal() && self.settings.drop_terminal => Answer::Dropped,
+            retryable => {
+                let pause = self.log_failure(key, 0, &retryable);
+                Answer::Failed { retry_after: pause.unwrap_or(retry_after) }
+            }
+        }
+    }
+
+    /// Puts a delivery that will not be handled among the dead letters, once; `otherwise` where there is no place for them.
+    async fn bury(&self, key: &EventKey, digest: Digest, reason: String, body: Bytes, otherwise: Answer) -> Answer {
+        if !self.ledger.keeps_dead_letters() {
+            return otherwise;
+        }
+        let token = match self.claim(key, digest).await {
+            Ok(Ok(token)) => token,
+            Ok(Err(answer)) => return answer,
+            Err(error) => return self.store_down(&error),
+        };
+        match self.ledger.complete(key, token, Completion::Dead { reason, body }).await {
+            Ok(Held::Yes) => Answer::DeadLetter,
+            Ok(Held::Lost) => self.lease_lost(key),
+            Err(error) => self.store_down(&error),
+        }
+    }
+
+    fn lease_lost(&self, key: &EventKey) -> Answer {
+        tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), "the lease was lost: another worker has taken over");
+        Answer::LeaseLost { retry_after: self.settings.retry_after }
+    }
+
+    fn store_down(&self, error: &LedgerError) -> Answer {
+        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        tracing::error!(endpoint = %self.endpoint, %error, source, "the ledger failed");
+        Answer::StoreDown { retry_after: self.settings.retry_after }
+    }
+}

@@ -1,0 +1,340 @@
+use std::{fmt, fmt::Write as _};
+
+use hmac::Mac as _;
+use http::{HeaderMap, HeaderName};
+use subtle::ConstantTimeEq as _;
+
+use super::{
+    Encoding, KeyForm, Secret, SignatureScheme, SignedContent, Syntax, Verifier,
+    scheme::{Seconds, Signature, update_all},
+};
+
+/// What a captured delivery tells about how it was signed; its `Display` is meant for people.
+///
+/// It holds no secret and nothing of the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Diagnosis {
+    /// The scheme that fits, if any.
+    pub scheme: Option<SignatureScheme>,
+    /// Which bytes fitted instead of the delivered ones, when the body was changed on its way to us.
+    pub body_was: Option<&'static str>,
+    /// The headers that hold something like a signature.
+    pub candidates: Vec<HeaderName>,
+    /// What else was found, a line each.
+    pub remarks: Vec<String>,
+}
+
+/// Finds out how one real delivery, captured with all its headers and the exact bytes of its body, was signed with `secret`.
+///
+/// Tries every header that holds something like a signature, with the body alone, with each timestamp and each id among the
+/// headers before it, and with every form of the key. When nothing fits it also tries what a well-meaning proxy or
+/// framework makes of a body: JSON written anew, a line break more or less. It takes a few thousand hashes, so keep it to tools and logs.
+pub fn diagnose(headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis {
+    let mut candidates: Vec<HeaderName> = Vec::new();
+    let mut remarks = Vec::new();
+    let mut found = None;
+    'bodies: for (body_was, body) in bodies(body) {
+        for (header, value) in headers {
+            for (syntax, encoding, signature, paired) in signatures_in(value.as_bytes()) {
+                if !candidates.contains(header) {
+                    candidates.push(header.clone());
+                }
+                for (content, prefix) in contents(headers, header, paired.as_ref()) {
+                    for key in
+                        [KeyForm::Whole, KeyForm::AfterPrefix, KeyForm::Base64AfterPrefix, KeyForm::HexAfterPrefix]
+                    {
+                        let Some(mut mac) = key.hmac(secret) else { continue };
+                        update_all(&mut mac, &[&prefix, &body]);
+                        let ours: Signature = mac.finalize().into_bytes().into();
+                        if bool::from(ours.ct_eq(&signature)) {
+                            let scheme = SignatureScheme::authpi()
+                                .header(header.clone())
+                                .syntax(syntax)
+                                .content(content)
+                                .encoding(encoding)
+                                .key(key);
+                            found = Some((scheme, body_was));
+                            break 'bodies;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if candidates.is_empty() {
+        remarks.push("no header holds 64 hexadecimal digits or 32 bytes of base64".to_owned());
+    } else if found.is_none() {
+        remarks.push(
+            "the signature fits this secret in no way that is known here: is it another webhook's secret?".to_owned(),
+        );
+    }
+    let secret = secret.expose();
+    if secret.trim() != secret {
+        remarks.push("the secret begins or ends in white space".to_owned());
+    }
+    let (scheme, body_was) = found.map_or((None, None), |(scheme, was)| (Some(scheme), was));
+    Diagnosis { scheme, body_was, candidates, remarks }
+}
+
+impl Verifier {
+    /// Says why a delivery failed to verify: for the log or a tool, never for the peer.
+    ///
+    /// Each secret of the ring is tried by itself, also those out of their window.
+    pub fn diagnose(&self, headers: &HeaderMap, body: &[u8]) -> Vec<String> {
+        let mut lines = match self.verify(headers, bytes::Bytes::copy_from_slice(body)) {
+            Ok(verified) => return vec![format!("it is authentic (secret {:?})", verified.key_name())],
+            Err(error) => vec![error.to_string()],
+        };
+        let Some((scheme, ring)) = self.scheme_and_ring() else { return lines };
+        for key in ring.keys().iter() {
+            let diagnosis = diagnose(headers, body, &key.secret);
+            let name = &key.name;
+            match (&diagnosis.scheme, diagnosis.body_was) {
+                (Some(_), Some(was)) => {
+                    lines.push(format!(
+                        "the secret {name:?} fits {was}: the body was changed on its way to the verifier"
+                    ));
+                }
+                (Some(found), None) if found.signs_as(scheme) => {
+                    lines.push(format!(
+                        "the secret {name:?} fits; look at its window, at the bearer token and at the clock"
+                    ));
+                }
+                (Some(found), None) => {
+                    lines.push(format!("the secret {name:?} fits another scheme: {}", found.to_rust()));
+                }
+                (None, _) => lines.extend(diagnosis.remarks.iter().map(|remark| format!("{name:?}: {remark}"))),
+            }
+        }
+        lines
+    }
+}
+
+/// The body as delivered, then as it may have been before somebody touched it.
+fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
+    let mut bodies = vec![(None, body.to_vec())];
+    if let Some(rest) = body.strip_suffix(b"\n") {
+        bodies.push((Some("the body without its last line break"), rest.strip_suffix(b"\r").unwrap_or(rest).to_vec()));
+    } else {
+        bodies.push((Some("the body with a line break behind it"), [body, b"\n"].concat()));
+    }
+    if let Some(rest) = body.strip_prefix(b"\xef\xbb\xbf") {
+        bodies.push((Some("the body without its byte order mark"), rest.to_vec()));
+    }
+    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) {
+        bodies
+            .extend(serde_json::to_vec(&value).ok().map(|compact| (Some("the same JSON written compactly"), compact)));
+        bodies.extend(serde_json::to_vec_pretty(&value).ok().map(|pretty| (Some("the same JSON, indented"), pretty)));
+    }
+    bodies
+}
+
+type Found = (Syntax, Encoding, Signature, Option<Seconds>);
+
+/// Everything in a header's value that could be a signature.
+fn signatures_in(value: &[u8]) -> Vec<Found> {
+    let readings = [
+        (Syntax::Pairs, Encoding::Hex),
+        (Syntax::Pairs, Encoding::Base64),
+        (Syntax::List, Encoding::Hex),
+        (Syntax::List, Encoding::Base64),
+    ];
+    let mut found = Vec::new();
+    let Ok(header_value) = http::HeaderValue::from_bytes(value) else { return found };
+    let name = HeaderName::from_static("x");
+    let headers = HeaderMap::from_iter([(name.clone(), header_value)]);
+    for (syntax, encoding) in readings {
+        let scheme = SignatureScheme::authpi().header(name.clone()).syntax(syntax).encoding(encoding);
+        let Ok(presented) = scheme.read_header(&headers) else { continue };
+        // Pairs without a time would be a list.
+        if (syntax == Syntax::Pairs) != presented.timestamp.is_some() {
+            continue;
+        }
+        found.extend(presented.signatures.into_iter().map(|it| (syntax, encoding, it, presented.timestamp.clone())));
+    }
+    found
+}
+
+/// What may have been signed before the body, with the content that says so.
+fn contents(headers: &HeaderMap, signature: &HeaderName, paired: Option<&Seconds>) -> Vec<(SignedContent, Vec<u8>)> {
+    let mut contents = vec![(SignedContent::Body, Vec::new())];
+    if let Some(at) = paired {
+        contents.push((SignedContent::PairedTimestampAndBody, [&at.written[..], b"."].concat()));
+    }
+    for (timestamp, at) in headers {
+        // Ten digits are a second between the years 2001 and 2286.
+        if at.len() != 10 || Seconds::read(at.as_bytes()).is_none() {
+            continue;
+        }
+        let prefix = [at.as_bytes(), b"."].concat();
+        contents.push((SignedContent::TimestampAndBody { timestamp: timestamp.clone() }, prefix.clone()));
+        for (id, value) in headers.iter().filter(|(name, value)| *name != signature && value.len() <= 256) {
+            let content = SignedContent::IdTimestampAndBody { id: id.clone(), timestamp: timestamp.clone() };
+            contents.push((content, [value.as_bytes(), b".", &prefix].concat()));
+        }
+    }
+    contents
+}
+
+impl SignatureScheme {
+    /// Whether a signature of this scheme is one of `other` too.
+    fn signs_as(&self, other: &Self) -> bool {
+        let encoding = self.encoding == other.encoding || other.encoding == Encoding::HexOrBase64;
+        encoding
+            && (&self.header, self.syntax, &self.content, self.key)
+                == (&other.header, other.syntax, &other.content, other.key)
+    }
+
+    /// The scheme as a line of Rust that makes it.
+    pub fn to_rust(&self) -> String {
+        let presets = [
+            ("authpi", Self::authpi()),
+            ("timestamped", Self::timestamped()),
+            ("standard_webhooks", Self::standard_webhooks()),
+        ];
+        if let Some((name, _)) = presets.iter().find(|(_, preset)| self.signs_as(preset)) {
+            return format!("SignatureScheme::{name}()");
+        }
+        let name = |header: &HeaderName| format!("HeaderName::from_static({:?})", header.as_str());
+        let mut line = "SignatureScheme::authpi()".to_owned();
+        let base = Self::authpi();
+        // Writing to a string cannot fail.
+        if self.header != base.header {
+            let _ = write!(line, ".header({})", name(&self.header));
+        }
+        if self.syntax != base.syntax {
+            let _ = write!(line, ".syntax(Syntax::{:?})", self.syntax);
+        }
+        let _ = match &self.content {
+            SignedContent::Body => Ok(()),
+            SignedContent::PairedTimestampAndBody => {
+                write!(line, ".content(SignedContent::PairedTimestampAndBody)")
+            }
+            SignedContent::TimestampAndBody { timestamp } => {
+                write!(line, ".content(SignedContent::TimestampAndBody {{ timestamp: {} }})", name(timestamp))
+            }
+            SignedContent::IdTimestampAndBody { id, timestamp } => write!(
+                line,
+                ".content(SignedContent::IdTimestampAndBody {{ id: {}, timestamp: {} }})",
+                name(id),
+                name(timestamp)
+            ),
+        };
+        let _ = write!(line, ".encoding(Encoding::{:?})", self.encoding);
+        if self.key != base.key {
+            let _ = write!(line, ".key(KeyForm::{:?})", self.key);
+        }
+        line
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scheme {
+            Some(scheme) => writeln!(f, "it fits: {}", scheme.to_rust())?,
+            None => writeln!(f, "no scheme fits")?,
+        }
+        if let Some(was) = self.body_was {
+            writeln!(f, "but only {was} fits: the body was changed after it was signed")?;
+        }
+        let names: Vec<_> = self.candidates.iter().map(HeaderName::as_str).collect();
+        if !names.is_empty() {
+            writeln!(f, "headers that look like a signature: {}", names.join(", "))?;
+        }
+        self.remarks.iter().try_for_each(|remark| writeln!(f, "{remark}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{super::KeyRing, *};
+
+    const BODY: &[u8] = br#"{"b":1,"a":2}"#;
+
+    fn signed(scheme: &SignatureScheme, secret: &Secret, body: &[u8]) -> HeaderMap {
+        scheme.sign(secret, "msg_1", Timestamp::now(), body).unwrap()
+    }
+
+    #[test]
+    fn every_combination_that_can_be_signed_is_found_and_verifies() {
+        let secret = Secret::new("whs_abcdef012345");
+        let stamp = HeaderName::from_static("x-webhook-timestamp");
+        let id = HeaderName::from_static("x-webhook-id");
+        let contents = [
+            (Syntax::List, SignedContent::Body),
+            (Syntax::Pairs, SignedContent::PairedTimestampAndBody),
+            (Syntax::List, SignedContent::TimestampAndBody { timestamp: stamp.clone() }),
+            (Syntax::List, SignedContent::IdTimestampAndBody { id, timestamp: stamp }),
+        ];
+        for (syntax, content) in contents {
+            for encoding in [Encoding::Hex, Encoding::Base64] {
+                for key in [KeyForm::Whole, KeyForm::AfterPrefix, KeyForm::Base64AfterPrefix, KeyForm::HexAfterPrefix] {
+                    let scheme =
+                        SignatureScheme::authpi().syntax(syntax).content(content.clone()).encoding(encoding).key(key);
+                    let headers = signed(&scheme, &secret, BODY);
+                    let diagnosis = diagnose(&headers, BODY, &secret);
+                    let found = diagnosis.scheme.unwrap_or_else(|| panic!("not found: {scheme:?}"));
+                    let verifier = Verifier::new(found, KeyRing::new().with("k", secret.clone()));
+                    assert!(verifier.verify(&headers, BODY).is_ok(), "found another scheme than {scheme:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_line_of_rust_is_short_for_a_preset_and_whole_for_others() {
+        let secret = Secret::new("whs_c2VjcmV0");
+        for (scheme, line) in [
+            (SignatureScheme::authpi(), "SignatureScheme::authpi()"),
+            (SignatureScheme::timestamped(), "SignatureScheme::timestamped()"),
+            (SignatureScheme::standard_webhooks(), "SignatureScheme::standard_webhooks()"),
+            (
+                SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).key(KeyForm::AfterPrefix),
+                r#"SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).encoding(Encoding::Hex).key(KeyForm::AfterPrefix)"#,
+            ),
+        ] {
+            let diagnosis = diagnose(&signed(&scheme, &secret, BODY), BODY, &secret);
+            assert_eq!(diagnosis.to_string().lines().next().unwrap(), format!("it fits: {line}"));
+        }
+    }
+
+    #[test]
+    fn a_body_that_was_written_anew_is_recognised() {
+        let secret = Secret::new("whs_s");
+        let scheme = SignatureScheme::authpi();
+        let compact = br#"{"a":2,"b":1}"#;
+        let headers = signed(&scheme, &secret, compact);
+        let delivered = b"{ \"a\": 2, \"b\": 1 }";
+        assert_eq!(diagnose(&headers, delivered, &secret).body_was, Some("the same JSON written compactly"));
+        let lines = Verifier::authpi(KeyRing::new().with("k", secret)).diagnose(&headers, delivered);
+        assert!(lines.iter().any(|line| line.contains("the body was changed")), "{lines:?}");
+    }
+
+    #[test]
+    fn a_failure_is_explained_by_the_secret_the_scheme_or_the_clock() {
+        let secret = Secret::new("whs_s");
+        let explain = |verifier: Verifier, headers: &HeaderMap| verifier.diagnose(headers, BODY).join("\n");
+        let ring = KeyRing::new().with("k", secret.clone());
+        let timestamped = signed(&SignatureScheme::timestamped(), &secret, BODY);
+        let another = explain(Verifier::authpi(ring.clone()), &timestamped);
+        assert!(another.contains("another scheme: SignatureScheme::timestamped()"), "{another}");
+        let wrong = explain(
+            Verifier::authpi(KeyRing::new().with("k", "whs_t")),
+            &signed(&SignatureScheme::authpi(), &secret, BODY),
+        );
+        assert!(wrong.contains("another webhook's secret"), "{wrong}");
+        let late = crate::Clock::from_fn(|| Timestamp::now() + jiff::SignedDuration::from_hours(1));
+        let stale = explain(Verifier::new(SignatureScheme::timestamped(), ring).clock(late), &timestamped);
+        assert!(stale.contains("s ago") && stale.contains("clock"), "{stale}");
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let secret = Secret::new("whs_topsecret ");
+        let shown = format!("{}", diagnose(&signed(&SignatureScheme::authpi(), &"x".into(), BODY), BODY, &secret));
+        assert!(shown.contains("white space") && !shown.contains("topsecret"), "{shown}");
+    }
+}

@@ -1,0 +1,201 @@
+use std::{
+    fmt,
+    ops::{Bound, RangeBounds},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use jiff::Timestamp;
+
+use super::Secret;
+
+/// How many secrets a ring may hold: each one costs a hash of every delivery.
+pub const MAX_KEYS: usize = 4;
+
+/// The secrets that a delivery may be signed with, each under a name that says in the log which one matched.
+///
+/// Clones share one ring, so [`replace`](KeyRing::replace) changes the secrets of a running receiver. During a rotation hold the
+/// old and the new secret; with [`with_during`](KeyRing::with_during) a secret comes and goes by itself.
+#[derive(Clone)]
+pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
+
+/// One state of a ring; replaced as a whole.
+#[derive(Clone, Default)]
+pub(super) struct Keys(Vec<Key>);
+
+#[derive(Clone)]
+pub(super) struct Key {
+    pub(super) name: Arc<str>,
+    pub(super) secret: Secret,
+    window: (Bound<Timestamp>, Bound<Timestamp>),
+}
+
+impl Key {
+    pub(super) fn is_valid_at(&self, now: Timestamp) -> bool {
+        self.window.contains(&now)
+    }
+}
+
+impl Keys {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.0.iter()
+    }
+
+    fn check(&self) -> Result<(), KeyRingError> {
+        if self.0.len() > MAX_KEYS {
+            return Err(KeyRingError::TooMany { held: self.0.len() });
+        }
+        for (at, key) in self.0.iter().enumerate() {
+            if self.0[..at].iter().any(|other| other.name == key.name) {
+                return Err(KeyRingError::NameTwice { name: key.name.to_string() });
+            }
+            if key.secret.expose().is_empty() {
+                return Err(KeyRingError::EmptySecret { name: key.name.to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KeyRing {
+    /// A ring without secrets; a receiver refuses to be built on it.
+    pub fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Adds a secret that is valid at any time.
+    ///
+    /// What is wrong with the ring as a whole (more than [`MAX_KEYS`] secrets, a name used twice, an empty secret) is told by
+    /// [`check`](Self::check), which building a receiver calls.
+    #[must_use]
+    pub fn with(self, name: impl Into<Arc<str>>, secret: impl Into<Secret>) -> Self {
+        self.with_during(name, secret, ..)
+    }
+
+    /// Adds a secret that is valid only at times within `window`: `start..` for not-before, `..end` for not-after.
+    #[must_use]
+    pub fn with_during(
+        self,
+        name: impl Into<Arc<str>>,
+        secret: impl Into<Secret>,
+        window: impl RangeBounds<Timestamp>,
+    ) -> Self {
+        let window = (window.start_bound().cloned(), window.end_bound().cloned());
+        let mut keys = Keys::clone(&self.keys());
+        keys.0.push(Key { name: name.into(), secret: secret.into(), window });
+        // A ring of its own: adding to a clone must not change what a running receiver trusts.
+        Self(Arc::new(RwLock::new(Arc::new(keys))))
+    }
+
+    /// Puts the secrets of `next` in the place of these, for every clone of this ring at once.
+    ///
+    /// # Errors
+    /// When `next` does not pass [`check`](Self::check) or is empty; the ring is unchanged then.
+    pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
+        let keys = next.keys();
+        if keys.0.is_empty() {
+            return Err(KeyRingError::Empty);
+        }
+        keys.check()?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// Says what is wrong with the ring, if anything.
+    ///
+    /// # Errors
+    /// More than [`MAX_KEYS`] secrets, a name used twice, or an empty secret.
+    pub fn check(&self) -> Result<(), KeyRingError> {
+        self.keys().check()
+    }
+
+    /// Whether the ring holds no secret.
+    pub fn is_empty(&self) -> bool {
+        self.keys().0.is_empty()
+    }
+
+    /// The names of its secrets, in the order they were added.
+    pub fn names(&self) -> Vec<String> {
+        self.keys().iter().map(|key| key.name.to_string()).collect()
+    }
+
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Default for KeyRing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeyRing").field(&self.names()).finish()
+    }
+}
+
+/// What is wrong with a [`KeyRing`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyRingError {
+    /// It holds no secret.
+    Empty,
+    /// It holds more than [`MAX_KEYS`].
+    TooMany {
+        /// How many it holds.
+        held: usize,
+    },
+    /// Two secrets go by one name.
+    NameTwice {
+        /// That name.
+        name: String,
+    },
+    /// A secret is the empty string, which everybody knows.
+    EmptySecret {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl fmt::Display for KeyRingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the key ring holds no secret"),
+            Self::TooMany { held } => write!(f, "the key ring holds {held} secrets, and may hold {MAX_KEYS}"),
+            Self::NameTwice { name } => write!(f, "the key ring holds two secrets named {name:?}"),
+            Self::EmptySecret { name } => write!(f, "the secret named {name:?} is empty"),
+        }
+    }
+}
+
+impl std::error::Error for KeyRingError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_cannot_be_right_says_why() {
+        let five = (0..5).fold(KeyRing::new(), |ring, n| ring.with(n.to_string(), "s"));
+        assert_eq!(five.check(), Err(KeyRingError::TooMany { held: 5 }));
+        let twice = KeyRing::new().with("a", "s").with("a", "t");
+        assert_eq!(twice.check(), Err(KeyRingError::NameTwice { name: "a".into() }));
+        assert_eq!(KeyRing::new().with("a", "").check(), Err(KeyRingError::EmptySecret { name: "a".into() }));
+    }
+
+    #[test]
+    fn replacing_reaches_every_clone_and_refuses_what_is_wrong() {
+        let ring = KeyRing::new().with("old", "s");
+        let clone = ring.clone();
+        ring.replace(&KeyRing::new().with("new", "t")).unwrap();
+        assert_eq!(clone.names(), ["new"]);
+        assert_eq!(ring.replace(&KeyRing::new()), Err(KeyRingError::Empty));
+        assert_eq!(clone.names(), ["new"]);
+    }
+
+    #[test]
+    fn debug_shows_names_only() {
+        assert_eq!(format!("{:?}", KeyRing::new().with("2026-11", "whs_secret")), r#"KeyRing(["2026-11"])"#);
+    }
+}

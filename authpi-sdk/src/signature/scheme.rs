@@ -1,0 +1,473 @@
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+
+use base64::{
+    Engine as _,
+    engine::{
+        DecodePaddingMode,
+        general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
+    },
+};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+use sha2::Sha256;
+
+use super::Secret;
+
+pub(super) type HmacSha256 = Hmac<Sha256>;
+pub(super) type Signature = [u8; 32];
+
+/// At most this many signatures in one delivery are looked at; a sender in the midst of a rotation sends two.
+pub(super) const MAX_SIGNATURES: usize = 16;
+/// A signature header longer than this (in bytes) is refused unread.
+const MAX_HEADER: usize = 4096;
+
+/// How a delivery is signed, as a small value. It is configuration, and never chosen by the request.
+///
+/// Three presets: [`authpi`](Self::authpi), [`timestamped`](Self::timestamped), [`standard_webhooks`](Self::standard_webhooks);
+/// by `FromStr` also `"authpi"`, `"timestamped"`, `"standard-webhooks"`. Each part can be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignatureScheme {
+    pub(super) header: HeaderName,
+    pub(super) syntax: Syntax,
+    pub(super) content: SignedContent,
+    pub(super) encoding: Encoding,
+    pub(super) key: KeyForm,
+    pub(super) tolerance: Duration,
+}
+
+/// How the signature header is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Syntax {
+    /// One signature or several, parted by commas or spaces, each bare or after `sha256=`, `v1=` or `v1,`.
+    List,
+    /// `t=<seconds>,v1=<signature>`, with as many `v1` as there are keys.
+    Pairs,
+}
+
+/// Which bytes are signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SignedContent {
+    /// The raw body alone.
+    Body,
+    /// `<t>.<body>`, where `t` (Unix seconds) stands in the signature header ([`Syntax::Pairs`]).
+    PairedTimestampAndBody,
+    /// `<timestamp>.<body>`, where the timestamp (Unix seconds) stands in a header of its own.
+    TimestampAndBody {
+        /// That header.
+        timestamp: HeaderName,
+    },
+    /// `<id>.<timestamp>.<body>`, both in headers of their own.
+    IdTimestampAndBody {
+        /// The message id's header.
+        id: HeaderName,
+        /// The timestamp's header (Unix seconds).
+        timestamp: HeaderName,
+    },
+}
+
+/// How the 32 bytes of a signature are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// 64 hexadecimal digits, in either case.
+    Hex,
+    /// Base64, with or without padding.
+    Base64,
+    /// Either of them is read (their lengths differ, so neither can be taken for the other); hex is written.
+    HexOrBase64,
+}
+
+/// Which bytes of the secret are the HMAC key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyForm {
+    /// The whole secret, prefix and all, as UTF-8.
+    Whole,
+    /// What follows the prefix (`whs_`, `whsec_`: all up to the first underscore), as UTF-8.
+    AfterPrefix,
+    /// What follows the prefix (if there is one), decoded as base64.
+    Base64AfterPrefix,
+    /// What follows the prefix (if there is one), decoded as hexadecimal digits.
+    HexAfterPrefix,
+}
+
+impl SignatureScheme {
+    /// Our reading of AuthPI's signature: `X-Webhook-Signature`, HMAC-SHA256 of the raw body.
+    ///
+    /// The header and the algorithm are documented (AuthPI's webhooks reference). **Assumed**, since nothing is documented: that
+    /// the raw body is what is signed, that the whole secret as UTF-8 is the key, and that there is no timestamp. The
+    /// encoding is not documented either, so hex and base64 are both read, with or without `sha256=` or `v1=`.
+    /// [`diagnose`](super::diagnose) tells from one real delivery whether this holds.
+    pub fn authpi() -> Self {
+        Self {
+            header: HeaderName::from_static("x-webhook-signature"),
+            syntax: Syntax::List,
+            content: SignedContent::Body,
+            encoding: Encoding::HexOrBase64,
+            key: KeyForm::Whole,
+            tolerance: Duration::from_secs(300),
+        }
+    }
+
+    /// `X-Webhook-Signature: t=<seconds>,v1=<hex>` over `<t>.<body>`; tolerance five minutes.
+    pub fn timestamped() -> Self {
+        Self {
+            syntax: Syntax::Pairs,
+            content: SignedContent::PairedTimestampAndBody,
+            encoding: Encoding::Hex,
+            ..Self::authpi()
+        }
+    }
+
+    /// The [Standard Webhooks](https://www.standardwebhooks.com) scheme: `webhook-id`, `webhook-timestamp`, and
+    /// `webhook-signature: v1,<base64>` over `<id>.<timestamp>.<body>`; tolerance five minutes.
+    pub fn standard_webhooks() -> Self {
+        Self {
+            header: HeaderName::from_static("webhook-signature"),
+            syntax: Syntax::List,
+            content: SignedContent::IdTimestampAndBody {
+                id: HeaderName::from_static("webhook-id"),
+                timestamp: HeaderName::from_static("webhook-timestamp"),
+            },
+            encoding: Encoding::Base64,
+            key: KeyForm::Base64AfterPrefix,
+            tolerance: Duration::from_secs(300),
+        }
+    }
+
+    /// Reads the signature from another header.
+    #[must_use]
+    pub fn header(self, header: HeaderName) -> Self {
+        Self { header, ..self }
+    }
+
+    /// Reads that header in another way.
+    #[must_use]
+    pub fn syntax(self, syntax: Syntax) -> Self {
+        Self { syntax, ..self }
+    }
+
+    /// Takes other bytes for signed.
+    #[must_use]
+    pub fn content(self, content: SignedContent) -> Self {
+        Self { content, ..self }
+    }
+
+    /// Reads signatures in another encoding.
+    #[must_use]
+    pub fn encoding(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
+    }
+
+    /// Takes the key from the secret in another way.
+    #[must_use]
+    pub fn key(self, key: KeyForm) -> Self {
+        Self { key, ..self }
+    }
+
+    /// Sets how far the signed timestamp may lie from now, to either side (default five minutes). Without effect where no
+    /// timestamp is signed.
+    #[must_use]
+    pub fn tolerance(self, tolerance: Duration) -> Self {
+        Self { tolerance, ..self }
+    }
+
+    /// The headers that a sender puts on a delivery of `body`.
+    ///
+    /// `message_id` and `at` are used where the scheme signs them. Hex or base64 is written bare, except that
+    /// [`Syntax::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes `v1,…`.
+    ///
+    /// # Errors
+    /// When the secret is not of the form that the scheme needs, or `message_id` cannot stand in a header.
+    pub fn sign(&self, secret: &Secret, message_id: &str, at: Timestamp, body: &[u8]) -> Result<HeaderMap, SignError> {
+        let seconds = at.as_second().to_string();
+        let mut mac = self.key.hmac(secret).ok_or(SignError::Secret(self.key))?;
+        let mut headers = HeaderMap::new();
+        match &self.content {
+            SignedContent::Body => {}
+            SignedContent::PairedTimestampAndBody => {
+                update_all(&mut mac, &[seconds.as_bytes(), b"."]);
+            }
+            SignedContent::TimestampAndBody { timestamp } => {
+                update_all(&mut mac, &[seconds.as_bytes(), b"."]);
+                headers.insert(timestamp, header_value(&seconds)?);
+            }
+            SignedContent::IdTimestampAndBody { id, timestamp } => {
+                update_all(&mut mac, &[message_id.as_bytes(), b".", seconds.as_bytes(), b"."]);
+                headers.insert(id, header_value(message_id)?);
+                headers.insert(timestamp, header_value(&seconds)?);
+            }
+        }
+        mac.update(body);
+        let signature: Signature = mac.finalize().into_bytes().into();
+        let written = match self.encoding {
+            Encoding::Hex | Encoding::HexOrBase64 => hex(&signature),
+            Encoding::Base64 => STANDARD.encode(signature),
+        };
+        let value = match (self.syntax, &self.content) {
+            (Syntax::Pairs, _) => format!("t={seconds},v1={written}"),
+            (Syntax::List, SignedContent::IdTimestampAndBody { .. }) => format!("v1,{written}"),
+            (Syntax::List, _) => written,
+        };
+        headers.insert(&self.header, header_value(&value)?);
+        Ok(headers)
+    }
+
+    /// All signatures in the header, and the timestamp that stands beside them in [`Syntax::Pairs`].
+    pub(super) fn read_header(&self, headers: &HeaderMap) -> Result<Presented, Unread> {
+        let mut presented = Presented { signatures: Vec::new(), timestamp: None };
+        let mut seen = false;
+        for value in headers.get_all(&self.header) {
+            seen = true;
+            if value.len() > MAX_HEADER {
+                return Err(Unread::Malformed);
+            }
+            for item in value.as_bytes().split(|byte| matches!(byte, b',' | b' ' | b'\t')) {
+                let (name, signature) = match item.iter().position(|&byte| byte == b'=') {
+                    // Base64 ends in `=` and a name never does, so an `=` with nothing but padding behind it parts nothing.
+                    Some(at) if item[at..].iter().any(|&byte| byte != b'=') => (&item[..at], &item[at + 1..]),
+                    _ => (&b""[..], item),
+                };
+                match name {
+                    b"t" if self.syntax == Syntax::Pairs => {
+                        // Two different times would leave open which one was signed.
+                        if presented.timestamp.replace(Seconds::read(signature).ok_or(Unread::Malformed)?).is_some() {
+                            return Err(Unread::Malformed);
+                        }
+                    }
+                    b"v1" => self.collect(signature, &mut presented)?,
+                    b"" | b"sha256" if self.syntax == Syntax::List => self.collect(signature, &mut presented)?,
+                    _ => {}
+                }
+            }
+        }
+        match (seen, presented.signatures.is_empty()) {
+            (false, _) => Err(Unread::Missing),
+            (true, true) => Err(Unread::Malformed),
+            (true, false) => Ok(presented),
+        }
+    }
+
+    fn collect(&self, written: &[u8], presented: &mut Presented) -> Result<(), Unread> {
+        if let Some(signature) = self.encoding.decode(written) {
+            if presented.signatures.len() == MAX_SIGNATURES {
+                return Err(Unread::Malformed);
+            }
+            presented.signatures.push(signature);
+        }
+        Ok(())
+    }
+}
+
+/// What the signature header of a delivery presents.
+pub(super) struct Presented {
+    pub(super) signatures: Vec<Signature>,
+    pub(super) timestamp: Option<Seconds>,
+}
+
+/// Why a signature header could not be read.
+pub(super) enum Unread {
+    Missing,
+    Malformed,
+}
+
+/// A timestamp as the sender wrote it (that is what is signed) and as a number.
+#[derive(Clone)]
+pub(super) struct Seconds {
+    pub(super) written: Vec<u8>,
+    pub(super) value: i64,
+}
+
+impl Seconds {
+    /// One to eleven digits: past the year 5000 and far from any overflow.
+    pub(super) fn read(written: &[u8]) -> Option<Self> {
+        if written.is_empty() || written.len() > 11 || !written.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let value = written.iter().fold(0_i64, |n, digit| n * 10 + i64::from(digit - b'0'));
+        Some(Self { written: written.to_vec(), value })
+    }
+}
+
+const LENIENT_BASE64: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const BASE64: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::STANDARD, LENIENT_BASE64);
+const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::URL_SAFE, LENIENT_BASE64);
+
+impl Encoding {
+    fn decode(self, written: &[u8]) -> Option<Signature> {
+        match (self, written.len()) {
+            (Self::Hex | Self::HexOrBase64, 64) => unhex(written)?.try_into().ok(),
+            (Self::Base64 | Self::HexOrBase64, 43 | 44) => {
+                BASE64.decode(written).or_else(|_| BASE64_URL.decode(written)).ok()?.try_into().ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+impl KeyForm {
+    /// The HMAC of this form of the secret, or none where the secret has not that form.
+    pub(super) fn hmac(self, secret: &Secret) -> Option<HmacSha256> {
+        let secret = secret.expose();
+        let after_prefix = secret.split_once('_').map(|(_, rest)| rest);
+        let bytes = match self {
+            Self::Whole => Cow::Borrowed(secret.as_bytes()),
+            Self::AfterPrefix => Cow::Borrowed(after_prefix?.as_bytes()),
+            Self::Base64AfterPrefix => Cow::Owned(BASE64.decode(after_prefix.unwrap_or(secret)).ok()?),
+            Self::HexAfterPrefix => Cow::Owned(unhex(after_prefix.unwrap_or(secret).as_bytes())?),
+        };
+        // An empty key would be one that everybody knows.
+        (!bytes.is_empty()).then(|| HmacSha256::new_from_slice(&bytes).ok())?
+    }
+}
+
+pub(super) fn update_all(mac: &mut HmacSha256, parts: &[&[u8]]) {
+    for part in parts {
+        mac.update(part);
+    }
+}
+
+fn header_value(text: &str) -> Result<HeaderValue, SignError> {
+    HeaderValue::from_str(text).map_err(|_| SignError::MessageId)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let nibble = |digit: u8| (digit as char).to_digit(16).and_then(|n| u8::try_from(n).ok());
+    digits.chunks_exact(2).map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?)).collect()
+}
+
+impl FromStr for SignatureScheme {
+    type Err = UnknownScheme;
+
+    fn from_str(name: &str) -> Result<Self, UnknownScheme> {
+        match name {
+            "authpi" => Ok(Self::authpi()),
+            "timestamped" => Ok(Self::timestamped()),
+            "standard-webhooks" => Ok(Self::standard_webhooks()),
+            _ => Err(UnknownScheme(name.to_owned())),
+        }
+    }
+}
+
+/// No preset goes by that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownScheme(String);
+
+impl fmt::Display for UnknownScheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no signature scheme is called {:?}; there are authpi, timestamped and standard-webhooks", self.0)
+    }
+}
+
+impl std::error::Error for UnknownScheme {}
+
+/// Why a delivery could not be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SignError {
+    /// The secret is not of this form, or empty.
+    Secret(KeyForm),
+    /// The message id cannot stand in a header.
+    MessageId,
+}
+
+impl fmt::Display for SignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(form) => write!(f, "the secret does not have the form {form:?}, or is empty"),
+            Self::MessageId => f.write_str("the message id cannot stand in a header"),
+        }
+    }
+}
+
+impl std::error::Error for SignError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4231, test cases 1, 2, 3, 4, 6 and 7 (5 is truncated).
+    #[test]
+    fn hmac_sha256_agrees_with_rfc_4231() {
+        let long_key = "aa".repeat(131);
+        let cases: [(&str, Vec<u8>, &str); 6] = [
+            (
+                &"0b".repeat(20),
+                b"Hi There".to_vec(),
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+            ),
+            (
+                "4a656665",
+                b"what do ya want for nothing?".to_vec(),
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (&"aa".repeat(20), vec![0xdd; 50], "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
+            (
+                "0102030405060708090a0b0c0d0e0f10111213141516171819",
+                vec![0xcd; 50],
+                "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b",
+            ),
+            (
+                &long_key,
+                b"Test Using Larger Than Block-Size Key - Hash Key First".to_vec(),
+                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+            ),
+            (
+                &long_key,
+                b"This is a test using a larger than block-size key and a larger than block-size data. The key needs to \
+                  be hashed before being used by the HMAC algorithm."
+                    .to_vec(),
+                "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+            ),
+        ];
+        let scheme = SignatureScheme::authpi().key(KeyForm::HexAfterPrefix);
+        for (key, body, expected) in cases {
+            let headers = scheme.sign(&Secret::new(key), "", Timestamp::UNIX_EPOCH, &body).unwrap();
+            assert_eq!(headers["x-webhook-signature"], expected);
+        }
+    }
+
+    #[test]
+    fn the_presets_go_by_their_names() {
+        for (name, scheme) in [
+            ("authpi", SignatureScheme::authpi()),
+            ("timestamped", SignatureScheme::timestamped()),
+            ("standard-webhooks", SignatureScheme::standard_webhooks()),
+        ] {
+            assert_eq!(name.parse::<SignatureScheme>(), Ok(scheme));
+        }
+        assert!("Authpi".parse::<SignatureScheme>().unwrap_err().to_string().contains("standard-webhooks"));
+    }
+
+    #[test]
+    fn a_timestamp_that_could_overflow_is_not_read() {
+        for bad in ["", "-1", "+1", "1e3", "123456789012", "99999999999999999999999", "１"] {
+            assert!(Seconds::read(bad.as_bytes()).is_none(), "{bad:?} was read");
+        }
+        assert_eq!(Seconds::read(b"00000000012").unwrap().value, 12);
+    }
+
+    #[test]
+    fn a_secret_of_another_form_cannot_sign() {
+        let error =
+            SignatureScheme::standard_webhooks().sign(&"whsec_not base64!".into(), "m", Timestamp::UNIX_EPOCH, b"");
+        assert_eq!(error.unwrap_err(), SignError::Secret(KeyForm::Base64AfterPrefix));
+        assert!(SignatureScheme::authpi().sign(&"".into(), "m", Timestamp::UNIX_EPOCH, b"").is_err());
+    }
+}

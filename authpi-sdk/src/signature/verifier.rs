@@ -1,0 +1,601 @@
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use bytes::{Bytes, BytesMut};
+use hmac::Mac as _;
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use jiff::Timestamp;
+use subtle::ConstantTimeEq as _;
+
+use super::{
+    KeyRing, KeyRingError, SignatureScheme, SignedContent, Verified,
+    key_ring::Keys,
+    scheme::{HmacSha256, Seconds, Signature, Unread, update_all},
+};
+use crate::Clock;
+
+/// The largest body that is accepted unless [`Verifier::max_body`] says otherwise: 1 MiB (1,048,576 bytes).
+pub const DEFAULT_MAX_BODY: usize = 1 << 20;
+
+/// Proves that deliveries are authentic. Cheap to clone; does no I/O.
+#[derive(Clone)]
+pub struct Verifier {
+    signature: Option<Arc<SignatureCheck>>,
+    bearer: Option<KeyRing>,
+    max_body: usize,
+    clock: Clock,
+}
+
+struct SignatureCheck {
+    scheme: SignatureScheme,
+    ring: KeyRing,
+    /// The ring's keys made ready for hashing; made again when the ring's content is another.
+    ready: RwLock<Arc<ReadyKeys>>,
+}
+
+struct ReadyKeys {
+    made_from: Arc<Keys>,
+    macs: Vec<Option<HmacSha256>>,
+}
+
+impl Verifier {
+    /// Verifies AuthPI's signature (webhooks with auth `signature`) by [`SignatureScheme::authpi`], which see for what it
+    /// assumes.
+    pub fn authpi(keys: KeyRing) -> Self {
+        Self::new(SignatureScheme::authpi(), keys)
+    }
+
+    /// Verifies signatures of `scheme`.
+    pub fn new(scheme: SignatureScheme, keys: KeyRing) -> Self {
+        let ready = RwLock::new(Arc::new(ReadyKeys::new(&scheme, keys.keys())));
+        Self {
+            signature: Some(Arc::new(SignatureCheck { scheme, ring: keys, ready })),
+            ..Self::accept_anybody_dangerously()
+        }
+    }
+
+    /// Verifies the bearer token alone (webhooks with auth `bearer`): nothing proves then that the body is whole.
+    pub fn bearer(tokens: KeyRing) -> Self {
+        Self { bearer: Some(tokens), ..Self::accept_anybody_dangerously() }
+    }
+
+    /// Wants a bearer token as well (webhooks with auth `bearer+signature`).
+    #[must_use]
+    pub fn and_bearer(self, tokens: KeyRing) -> Self {
+        Self { bearer: Some(tokens), ..self }
+    }
+
+    /// Believes whoever finds the URL (webhooks with auth `none`, which AuthPI means for testing only).
+    pub fn accept_anybody_dangerously() -> Self {
+        Self { signature: None, bearer: None, max_body: DEFAULT_MAX_BODY, clock: Clock::system() }
+    }
+
+    /// Sets the largest body in bytes; [`DEFAULT_MAX_BODY`] unless set.
+    #[must_use]
+    pub fn max_body(self, bytes: usize) -> Self {
+        Self { max_body: bytes, ..self }
+    }
+
+    /// Reads the time elsewhere than from the system.
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Says what is wrong with the secrets, if anything.
+    ///
+    /// # Errors
+    /// When a ring is empty or does not pass [`KeyRing::check`].
+    pub fn check(&self) -> Result<(), KeyRingError> {
+        let rings = [self.signature.as_ref().map(|check| &check.ring), self.bearer.as_ref()];
+        for ring in rings.into_iter().flatten() {
+            if ring.is_empty() {
+                return Err(KeyRingError::Empty);
+            }
+            ring.check()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn body_limit(&self) -> usize {
+        self.max_body
+    }
+
+    pub(super) fn scheme_and_ring(&self) -> Option<(&SignatureScheme, &KeyRing)> {
+        self.signature.as_ref().map(|check| (&check.scheme, &check.ring))
+    }
+
+    /// Reads what the headers say, and gets ready to hash the body.
+    ///
+    /// # Errors
+    /// All that can be told without the body: the signature or bearer token is missing, malformed, wrong (bearer) or too old,
+    /// or there is no secret to verify with.
+    pub fn begin(&self, headers: &HeaderMap) -> Result<Verifying, VerifyError> {
+        let now = self.clock.now();
+        let bearer = self.bearer.as_ref().map(|ring| check_bearer(ring, headers, now)).transpose()?;
+        let signature = self.signature.as_ref().map(|check| check.begin(headers, now)).transpose()?;
+        Ok(Verifying { signature, bearer, body: Body::Empty, length: 0, max_body: self.max_body })
+    }
+
+    /// Verifies a delivery whose body is there already.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin), and [`VerifyError::TooLarge`] or [`VerifyError::Mismatch`].
+    pub fn verify(&self, headers: &HeaderMap, body: impl Into<Bytes>) -> Result<Verified<Bytes>, VerifyError> {
+        let mut verifying = self.begin(headers)?;
+        verifying.update(body.into())?;
+        verifying.finish()
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("signature", &self.scheme_and_ring())
+            .field("bearer", &self.bearer)
+            .field("max_body", &self.max_body)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ReadyKeys {
+    fn new(scheme: &SignatureScheme, keys: Arc<Keys>) -> Self {
+        Self { macs: keys.iter().map(|key| scheme.key.hmac(&key.secret)).collect(), made_from: keys }
+    }
+}
+
+impl SignatureCheck {
+    fn ready(&self) -> Arc<ReadyKeys> {
+        let keys = self.ring.keys();
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if Arc::ptr_eq(&ready.made_from, &keys) {
+            return ready;
+        }
+        let ready = Arc::new(ReadyKeys::new(&self.scheme, keys));
+        *self.ready.write().unwrap_or_else(PoisonError::into_inner) = ready.clone();
+        ready
+    }
+
+    fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Hashing, VerifyError> {
+        let scheme = &self.scheme;
+        // Our own fault first: a sender must not be told that it is wrong while we have nothing to judge it by.
+        let ready = self.ready();
+        let mut macs: Vec<_> = ready
+            .made_from
+            .iter()
+            .zip(&ready.macs)
+            .filter(|(key, _)| key.is_valid_at(now))
+            .filter_map(|(key, mac)| Some((key.name.clone(), mac.clone()?)))
+            .collect();
+        if macs.is_empty() {
+            return Err(VerifyError::NoUsableSecret);
+        }
+        let presented = scheme.read_header(headers).map_err(|unread| match unread {
+            Unread::Missing => VerifyError::Missing { header: scheme.header.clone() },
+            Unread::Malformed => VerifyError::Malformed { header: scheme.header.clone() },
+        })?;
+        let (id, timestamp) = match &scheme.content {
+            SignedContent::Body => (None, None),
+            SignedContent::PairedTimestampAndBody => {
+                let malformed = || VerifyError::Malformed { header: scheme.header.clone() };
+                (None, Some(presented.timestamp.ok_or_else(malformed)?))
+            }
+            SignedContent::TimestampAndBody { timestamp } => (None, Some(timestamp_in(headers, timestamp)?)),
+            SignedContent::IdTimestampAndBody { id, timestamp } => {
+                (Some(only_value(headers, id)?), Some(timestamp_in(headers, timestamp)?))
+            }
+        };
+        if let Some(at) = &timestamp {
+            // At most eleven digits (see `Seconds`): the difference cannot overflow.
+            let skew = at.value - now.as_second();
+            if skew.unsigned_abs() > scheme.tolerance.as_secs() {
+                return Err(VerifyError::Stale { skew_seconds: skew });
+            }
+        }
+        for (_, mac) in &mut macs {
+            if let Some(id) = id {
+                update_all(mac, &[id, b"."]);
+            }
+            if let Some(at) = &timestamp {
+                update_all(mac, &[&at.written, b"."]);
+            }
+        }
+        Ok(Hashing { macs, presented: presented.signatures })
+    }
+}
+
+/// The header's value where it is there exactly once: of two, the sender signed one and we might read the other.
+fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], VerifyError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Err(VerifyError::Missing { header: name.clone() }),
+        (Some(value), None) => Ok(value.as_bytes()),
+        (Some(_), Some(_)) => Err(VerifyError::Malformed { header: name.clone() }),
+    }
+}
+
+fn timestamp_in(headers: &HeaderMap, name: &HeaderName) -> Result<Seconds, VerifyError> {
+    Seconds::read(only_value(headers, name)?).ok_or_else(|| VerifyError::Malformed { header: name.clone() })
+}
+
+fn check_bearer(ring: &KeyRing, headers: &HeaderMap, now: Timestamp) -> Result<Arc<str>, VerifyError> {
+    let keys = ring.keys();
+    let mut usable = keys.iter().filter(|key| key.is_valid_at(now) && !key.secret.expose().is_empty()).peekable();
+    if usable.peek().is_none() {
+        return Err(VerifyError::NoUsableSecret);
+    }
+    let value = only_value(headers, &AUTHORIZATION)?;
+    let token = match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
+        _ => return Err(VerifyError::Malformed { header: AUTHORIZATION }),
+    };
+    // Every key is compared, so that the time taken does not tell which one is close.
+    usable
+        .fold(None, |found, key| {
+            let same = bool::from(key.secret.expose().as_bytes().ct_eq(token));
+            found.or_else(|| same.then(|| key.name.clone()))
+        })
+        .ok_or(VerifyError::Mismatch)
+}
+
+/// A delivery whose body is still coming in.
+#[must_use = "nothing is proven before `finish`"]
+pub struct Verifying {
+    signature: Option<Hashing>,
+    bearer: Option<Arc<str>>,
+    body: Body,
+    length: usize,
+    max_body: usize,
+}
+
+struct Hashing {
+    macs: Vec<(Arc<str>, HmacSha256)>,
+    presented: Vec<Signature>,
+}
+
+/// One frame is kept as it came; only a body of several is put together.
+enum Body {
+    Empty,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Verifying {
+    /// Takes the next frame of the body.
+    ///
+    /// # Errors
+    /// [`VerifyError::TooLarge`] as soon as the body is over the cap; the frame is neither hashed nor kept then.
+    pub fn update(&mut self, frame: Bytes) -> Result<(), VerifyError> {
+        if frame.is_empty() {
+            return Ok(());
+        }
+        if frame.len() > self.max_body - self.length {
+            return Err(VerifyError::TooLarge { limit: self.max_body });
+        }
+        self.length += frame.len();
+        for (_, mac) in self.signature.iter_mut().flat_map(|hashing| &mut hashing.macs) {
+            mac.update(&frame);
+        }
+        self.body = match std::mem::replace(&mut self.body, Body::Empty) {
+            Body::Empty => Body::One(frame),
+            Body::One(first) => {
+                let mut whole = BytesMut::with_capacity((first.len() + frame.len()).next_power_of_two());
+                whole.extend_from_slice(&first);
+                whole.extend_from_slice(&frame);
+                Body::Many(whole)
+            }
+            Body::Many(mut whole) => {
+                whole.extend_from_slice(&frame);
+                Body::Many(whole)
+            }
+        };
+        Ok(())
+    }
+
+    /// Compares, in constant time, every signature that was presented with every key's.
+    ///
+    /// # Errors
+    /// [`VerifyError::Mismatch`] when none fits.
+    pub fn finish(self) -> Result<Verified<Bytes>, VerifyError> {
+        let key = match self.signature {
+            Some(hashing) => Some(hashing.finish().ok_or(VerifyError::Mismatch)?),
+            None => self.bearer,
+        };
+        let body = match self.body {
+            Body::Empty => Bytes::new(),
+            Body::One(frame) => frame,
+            Body::Many(whole) => whole.freeze(),
+        };
+        Ok(Verified::new(body, key))
+    }
+}
+
+impl Hashing {
+    fn finish(self) -> Option<Arc<str>> {
+        let mut matched = None;
+        for (name, mac) in self.macs {
+            let ours: Signature = mac.finalize().into_bytes().into();
+            let same = self.presented.iter().fold(false, |same, theirs| same | bool::from(ours.ct_eq(theirs)));
+            matched = matched.or_else(|| same.then_some(name));
+        }
+        matched
+    }
+}
+
+/// Why a delivery is not taken for authentic. For the log; the peer never learns the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VerifyError {
+    /// A header that the scheme needs is not there.
+    Missing {
+        /// That header.
+        header: HeaderName,
+    },
+    /// A header cannot be read, or is there twice where once is allowed.
+    Malformed {
+        /// That header.
+        header: HeaderName,
+    },
+    /// The signature or token fits none of the ring's secrets.
+    Mismatch,
+    /// The signed timestamp lies too far from now.
+    Stale {
+        /// Its distance from now in seconds; negative: in the past.
+        skew_seconds: i64,
+    },
+    /// The body is over the cap.
+    TooLarge {
+        /// The cap in bytes.
+        limit: usize,
+    },
+    /// There is no secret to verify with: the ring is empty, all its secrets are out of their window, or none has the form
+    /// that the scheme needs. Our own fault, never the sender's.
+    NoUsableSecret,
+}
+
+impl VerifyError {
+    /// A short constant name, for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "missing",
+            Self::Malformed { .. } => "malformed",
+            Self::Mismatch => "mismatch",
+            Self::Stale { .. } => "stale",
+            Self::TooLarge { .. } => "too_large",
+            Self::NoUsableSecret => "no_usable_secret",
+        }
+    }
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { header } => write!(f, "the header {header} is missing"),
+            Self::Malformed { header } => write!(f, "the header {header} cannot be read"),
+            Self::Mismatch => f.write_str("no secret of the ring fits"),
+            Self::Stale { skew_seconds: skew @ ..=0 } => write!(f, "the signed time is {} s ago", skew.unsigned_abs()),
+            Self::Stale { skew_seconds } => write!(f, "the signed time is {skew_seconds} s ahead"),
+            Self::TooLarge { limit } => write!(f, "the body is larger than {limit} bytes"),
+            Self::NoUsableSecret => f.write_str("no secret can be used to verify with"),
+        }
+    }
+}
+
+impl std::error::Error for VerifyError {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+
+    use super::*;
+
+    const BODY: &[u8] = br#"{"id":"1"}"#;
+
+    fn now() -> Timestamp {
+        "2026-11-23T12:00:00Z".parse().unwrap()
+    }
+
+    fn verifier(scheme: SignatureScheme, keys: KeyRing) -> Verifier {
+        Verifier::new(scheme, keys).clock(Clock::from_fn(now))
+    }
+
+    fn ring() -> KeyRing {
+        KeyRing::new().with("only", "whs_c2VjcmV0")
+    }
+
+    fn every_scheme() -> [SignatureScheme; 3] {
+        [SignatureScheme::authpi(), SignatureScheme::timestamped(), SignatureScheme::standard_webhooks()]
+    }
+
+    fn signed(scheme: &SignatureScheme, secret: &str) -> HeaderMap {
+        scheme.sign(&secret.into(), "msg_1", now(), BODY).unwrap()
+    }
+
+    #[test]
+    fn what_sign_writes_verify_accepts_and_names_the_key() {
+        for scheme in every_scheme() {
+            let headers = signed(&scheme, "whs_c2VjcmV0");
+            let keys = KeyRing::new().with("old", "whs_b2xk").with("new", "whs_c2VjcmV0");
+            let verified = verifier(scheme, keys).verify(&headers, BODY).unwrap();
+            assert_eq!(&verified[..], BODY);
+            assert_eq!(verified.key_name(), Some("new"));
+        }
+    }
+
+    #[test]
+    fn the_body_may_arrive_in_any_frames() {
+        let scheme = SignatureScheme::timestamped();
+        let headers = signed(&scheme, "whs_c2VjcmV0");
+        let verifier = verifier(scheme, ring());
+        for size in 1..=BODY.len() {
+            let mut verifying = verifier.begin(&headers).unwrap();
+            for frame in BODY.chunks(size) {
+                verifying.update(Bytes::copy_from_slice(frame)).unwrap();
+            }
+            assert_eq!(&verifying.finish().unwrap()[..], BODY);
+        }
+    }
+
+    #[test]
+    fn a_changed_body_a_wrong_secret_and_a_wrong_signature_are_refused() {
+        for scheme in every_scheme() {
+            let headers = signed(&scheme, "whs_c2VjcmV0");
+            let verifier = verifier(scheme.clone(), ring());
+            assert_eq!(verifier.verify(&headers, &b"{\"id\":\"2\"}"[..]).unwrap_err(), VerifyError::Mismatch);
+            let other = signed(&scheme, "whs_b3RoZXI=");
+            assert_eq!(verifier.verify(&other, BODY).unwrap_err(), VerifyError::Mismatch);
+            assert!(matches!(verifier.verify(&HeaderMap::new(), BODY), Err(VerifyError::Missing { .. })));
+        }
+    }
+
+    #[test]
+    fn every_signature_in_the_header_is_tried() {
+        let scheme = SignatureScheme::authpi();
+        let right = signed(&scheme, "whs_c2VjcmV0")["x-webhook-signature"].to_str().unwrap().to_owned();
+        let wrong = "0".repeat(64);
+        let verifier = verifier(scheme, ring());
+        for value in [
+            format!("{right},{wrong}"),
+            format!("{wrong}, {right}"),
+            format!("v1={wrong} v1={right}"),
+            format!("sha256={right}"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-webhook-signature", value.parse().unwrap());
+            assert!(verifier.verify(&headers, BODY).is_ok(), "refused {value}");
+        }
+        let mut twice = HeaderMap::new();
+        twice.append("x-webhook-signature", wrong.parse().unwrap());
+        twice.append("x-webhook-signature", right.parse().unwrap());
+        assert!(verifier.verify(&twice, BODY).is_ok(), "the second of two headers was not read");
+    }
+
+    #[test]
+    fn our_assumed_scheme_reads_hex_and_base64() {
+        let verifier = verifier(SignatureScheme::authpi(), ring());
+        let base64 = SignatureScheme::authpi().encoding(super::super::Encoding::Base64);
+        for scheme in [SignatureScheme::authpi(), base64] {
+            let mut headers = signed(&scheme, "whs_c2VjcmV0");
+            assert!(verifier.verify(&headers, BODY).is_ok());
+            let bare = headers["x-webhook-signature"].to_str().unwrap().trim_end_matches('=').to_owned();
+            for prefixed in [format!("sha256={bare}"), format!("v1={bare}"), format!("v1,{bare}"), bare.to_uppercase()]
+            {
+                let hex_or_prefixed = prefixed.len() == 64 || prefixed.contains(['=', ',']);
+                headers.insert("x-webhook-signature", prefixed.parse().unwrap());
+                assert!(!hex_or_prefixed || verifier.verify(&headers, BODY).is_ok(), "refused {prefixed}");
+            }
+        }
+    }
+
+    #[test]
+    fn headers_that_are_not_ascii_are_refused_and_never_panic() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-webhook-signature", HeaderValue::from_bytes(b"t=\xff\xfe,v1=\xc3\xa9").unwrap());
+        headers.insert("authorization", HeaderValue::from_bytes(b"Bearer \xff").unwrap());
+        for scheme in every_scheme() {
+            assert!(verifier(scheme, ring()).verify(&headers, BODY).is_err());
+        }
+        assert_eq!(Verifier::bearer(ring()).verify(&headers, BODY).unwrap_err(), VerifyError::Mismatch);
+    }
+
+    #[test]
+    fn a_body_that_is_not_utf_8_is_hashed_like_any_other() {
+        let body = b"\xff\xfe\x00";
+        let scheme = SignatureScheme::authpi();
+        let headers = scheme.sign(&"s".into(), "", now(), body).unwrap();
+        assert!(verifier(scheme, KeyRing::new().with("k", "s")).verify(&headers, &body[..]).is_ok());
+    }
+
+    #[test]
+    fn a_time_out_of_tolerance_is_stale_and_an_absurd_one_is_malformed() {
+        let scheme = SignatureScheme::timestamped();
+        let later = |seconds: i64| Clock::from_fn(move || now() + jiff::SignedDuration::from_secs(seconds));
+        let headers = signed(&scheme, "whs_c2VjcmV0");
+        let at = |seconds| Verifier::new(scheme.clone(), ring()).clock(later(seconds)).verify(&headers, BODY);
+        assert!(at(300).is_ok());
+        assert_eq!(at(301).unwrap_err(), VerifyError::Stale { skew_seconds: -301 });
+        assert_eq!(at(-301).unwrap_err(), VerifyError::Stale { skew_seconds: 301 });
+        for absurd in ["9223372036854775807", "-9223372036854775808", "99999999999999999999"] {
+            let mut headers = headers.clone();
+            headers.insert("x-webhook-signature", format!("t={absurd},v1={}", "0".repeat(64)).parse().unwrap());
+            assert!(matches!(
+                verifier(scheme.clone(), ring()).verify(&headers, BODY),
+                Err(VerifyError::Malformed { .. })
+            ));
+        }
+        let wide = scheme.clone().tolerance(Duration::MAX);
+        assert!(Verifier::new(wide, ring()).clock(later(9_999_999)).verify(&headers, BODY).is_ok());
+    }
+
+    #[test]
+    fn two_times_or_two_ids_are_refused() {
+        let scheme = SignatureScheme::standard_webhooks();
+        let mut headers = signed(&scheme, "whs_c2VjcmV0");
+        headers.append("webhook-id", "msg_2".parse().unwrap());
+        assert!(matches!(verifier(scheme, ring()).verify(&headers, BODY), Err(VerifyError::Malformed { .. })));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-webhook-signature", format!("t=1,t=2,v1={}", "0".repeat(64)).parse().unwrap());
+        assert!(matches!(
+            verifier(SignatureScheme::timestamped(), ring()).begin(&headers),
+            Err(VerifyError::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn a_body_over_the_cap_is_refused_at_the_frame_that_crosses_it() {
+        let verifier = Verifier::accept_anybody_dangerously().max_body(4);
+        let mut verifying = verifier.begin(&HeaderMap::new()).unwrap();
+        verifying.update(Bytes::from_static(b"1234")).unwrap();
+        assert_eq!(verifying.update(Bytes::from_static(b"5")).unwrap_err(), VerifyError::TooLarge { limit: 4 });
+    }
+
+    #[test]
+    fn having_no_secret_is_our_fault_even_when_the_sender_is_wrong_too() {
+        let past = now() - jiff::SignedDuration::from_secs(1);
+        let rings = [KeyRing::new(), KeyRing::new().with_during("gone", "whs_c2VjcmV0", ..past)];
+        for ring in rings {
+            for verifier in
+                [verifier(SignatureScheme::authpi(), ring.clone()), Verifier::bearer(ring).clock(Clock::from_fn(now))]
+            {
+                assert_eq!(verifier.verify(&HeaderMap::new(), BODY).unwrap_err(), VerifyError::NoUsableSecret);
+            }
+        }
+        let not_base64 = KeyRing::new().with("bad", "whsec_!!!");
+        let verifier = verifier(SignatureScheme::standard_webhooks(), not_base64);
+        assert_eq!(verifier.verify(&HeaderMap::new(), BODY).unwrap_err(), VerifyError::NoUsableSecret);
+    }
+
+    #[test]
+    fn secrets_can_be_replaced_while_running() {
+        let scheme = SignatureScheme::authpi();
+        let keys = KeyRing::new().with("old", "old");
+        let verifier = verifier(scheme.clone(), keys.clone());
+        assert_eq!(verifier.verify(&signed(&scheme, "new"), BODY).unwrap_err(), VerifyError::Mismatch);
+        keys.replace(&KeyRing::new().with("new", "new")).unwrap();
+        assert_eq!(verifier.verify(&signed(&scheme, "new"), BODY).unwrap().key_name(), Some("new"));
+        assert_eq!(verifier.verify(&signed(&scheme, "old"), BODY).unwrap_err(), VerifyError::Mismatch);
+    }
+
+    #[test]
+    fn bearer_and_signature_are_both_needed_where_both_are_asked_for() {
+        let scheme = SignatureScheme::authpi();
+        let verifier = verifier(scheme.clone(), ring()).and_bearer(KeyRing::new().with("token", "t0k3n"));
+        let mut headers = signed(&scheme, "whs_c2VjcmV0");
+        assert_eq!(verifier.verify(&headers, BODY).unwrap_err(), VerifyError::Missing { header: AUTHORIZATION });
+        headers.insert(AUTHORIZATION, "Bearer t0k3".parse().unwrap());
+        assert_eq!(verifier.verify(&headers, BODY).unwrap_err(), VerifyError::Mismatch);
+        headers.insert(AUTHORIZATION, "Basic t0k3n".parse().unwrap());
+        assert_eq!(verifier.verify(&headers, BODY).unwrap_err(), VerifyError::Malformed { header: AUTHORIZATION });
+        headers.insert(AUTHORIZATION, "bearer t0k3n".parse().unwrap());
+        assert_eq!(verifier.verify(&headers, BODY).unwrap().key_name(), Some("only"));
+    }
+
+    #[test]
+    fn debug_of_a_verifier_shows_no_secret() {
+        let shown = format!("{:?}", verifier(SignatureScheme::authpi(), ring()).and_bearer(ring()));
+        assert!(shown.contains("only") && !shown.contains("c2VjcmV0"), "{shown}");
+    }
+}

@@ -1,0 +1,148 @@
+use bytes::Bytes;
+use http::{Method, Request, header::CONTENT_TYPE};
+use http_body_util::Full;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    UnixMillis,
+    event::{Event, EventType, KnownEvent},
+    signature::{Secret, SignError, SignatureScheme, Verified},
+};
+
+/// A delivery to make: AuthPI's guide's example, with an event of the wanted type in it.
+///
+/// The same fixture is the same bytes each time; its event id is `evt_` and the type's name.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Fixture {
+    event_type: EventType,
+    id: String,
+    time: Timestamp,
+    subject: Map<String, Value>,
+    data: Value,
+}
+
+/// A verified event of type `K`, as [`Fixture::of`] makes it.
+pub fn fixture<K: KnownEvent>() -> Verified<Event> {
+    Fixture::of::<K>().verified()
+}
+
+impl Fixture {
+    /// An event of type `K`.
+    pub fn of<K: KnownEvent>() -> Self {
+        Self::new(K::TYPE)
+    }
+
+    /// An event of any type, known or not, with plausible data and a subject; its time is now, to the second.
+    pub fn new(event_type: impl Into<EventType>) -> Self {
+        let event_type = event_type.into();
+        let name = event_type.as_str().to_owned();
+        let about = name.split('.').next().unwrap_or_default();
+        let (member, prefix) = match about {
+            "user" | "auth" | "email" => ("user_id", "usr"),
+            "session" => ("session_id", "ses"),
+            "organization" => ("org_id", "org"),
+            "client" | "machine" => ("client_id", "c"),
+            "issuer" => ("issuer_id", "i"),
+            "api-key" => ("key_id", "key"),
+            "agent" => ("agent_id", "agt"),
+            "webhook" => ("webhook_id", "wh"),
+            _ => ("account_id", "acc"),
+        };
+        let id = format!("{prefix}_0123456789abcdefghijklmno");
+        let data = match about {
+            "user" => json!({ "id": id, "name": "Ada Lovelace", "email": "ada@example.com", "status": "active" }),
+            _ => json!({ "id": id, "name": "Example", "status": "active" }),
+        };
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        Self {
+            id: format!("evt_{name}"),
+            event_type,
+            time: now,
+            subject: Map::from_iter([(member.to_owned(), id.into())]),
+            data,
+        }
+    }
+
+    /// Gives the event another id.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Lets it have happened, and be delivered, at another time.
+    pub fn time(mut self, time: Timestamp) -> Self {
+        self.time = time;
+        self
+    }
+
+    /// Sets a member of its subject.
+    pub fn subject(mut self, member: impl Into<String>, id: impl Into<String>) -> Self {
+        self.subject.insert(member.into(), Value::String(id.into()));
+        self
+    }
+
+    /// Gives it another `data`.
+    pub fn data(mut self, data: Value) -> Self {
+        self.data = data;
+        self
+    }
+
+    /// The body of the delivery.
+    pub fn body(&self) -> Bytes {
+        let delivery = json!({
+            "id": format!("delivery-of-{}", self.id),
+            "specversion": "1.0",
+            "source": "com.authpi.webhooks/v1/wh_fixture",
+            "type": "event",
+            "datacontenttype": "application/json",
+            "time": self.time.to_string(),
+            "data": {
+                "id": self.id,
+                "type": self.event_type.as_str(),
+                "trace": "trace-of-a-fixture",
+                "source": "com.authpi/v1",
+                "timestamp": UnixMillis::from(self.time),
+                "subject": self.subject,
+                "data": self.data,
+            },
+        });
+        delivery.to_string().into()
+    }
+
+    /// The event, as if it had come through a verifier.
+    ///
+    /// # Panics
+    /// When the fixture was given an empty id or type, which no event has.
+    #[expect(clippy::expect_used, reason = "for tests, which are told so")]
+    pub fn verified(&self) -> Verified<Event> {
+        let event = Event::from_json(self.body()).expect("a fixture with an id and a type is a readable event");
+        Verified::new(event, Some("fixture".into()))
+    }
+
+    /// The delivery as a signed POST of `/`.
+    ///
+    /// # Errors
+    /// When the secret is not of the form that the scheme needs.
+    pub fn request(&self, scheme: &SignatureScheme, secret: &Secret) -> Result<Request<Full<Bytes>>, SignError> {
+        signed_request(scheme, secret, self.body())
+    }
+}
+
+/// A signed POST of `/` with any body, event or not.
+///
+/// # Errors
+/// When the secret is not of the form that the scheme needs.
+pub fn signed_request(
+    scheme: &SignatureScheme,
+    secret: &Secret,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, SignError> {
+    let signature = scheme.sign(secret, "msg_fixture", Timestamp::now(), &body)?;
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    request.headers_mut().extend(signature);
+    request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/cloudevents+json"));
+    Ok(request)
+}
