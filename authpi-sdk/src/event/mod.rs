@@ -10,6 +10,7 @@
 
 mod envelope;
 mod error;
+pub(crate) mod extra;
 mod subject;
 
 use std::{fmt, marker::PhantomData, ops::Range, sync::Arc};
@@ -22,6 +23,7 @@ use serde_json::value::RawValue;
 pub use self::{
     envelope::{Envelope, is_batch},
     error::{DataError, ParseError},
+    extra::Extra,
     subject::Subject,
 };
 pub use crate::generated::events::{EventData, EventType, UnknownEventType, payload, types};
@@ -35,6 +37,12 @@ pub trait KnownEvent: EventKind {
     const TYPE: EventType;
     /// What its `data` holds, as far as that could be deduced.
     type Data: DeserializeOwned + Serialize + Send + 'static;
+
+    /// Reads `data` as [`Self::Data`]; the markers of [`types`] do it without a detour over serde's data model.
+    #[doc(hidden)]
+    fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        serde_json::from_str(data.get())
+    }
 }
 
 /// No particular type of event.
@@ -180,9 +188,11 @@ impl<K: EventKind> Event<K> {
     /// # Errors
     /// When `data` is not a JSON object.
     pub fn decode(&self) -> Result<EventData, DataError> {
-        serde_json::from_str::<&RawValue>(self.raw_data().unwrap_or("{}"))
-            .and_then(|raw| EventData::decode(self.event_type(), raw))
-            .map_err(|error| DataError::new(&error))
+        self.read_data(|data| EventData::decode(self.event_type(), data))
+    }
+
+    fn read_data<T>(&self, read: impl FnOnce(&RawValue) -> Result<T, serde_json::Error>) -> Result<T, DataError> {
+        serde_json::from_str(self.raw_data().unwrap_or("{}")).and_then(read).map_err(|error| DataError::new(&error))
     }
 
     /// The same event without what is known of its type.
@@ -197,7 +207,7 @@ impl<K: KnownEvent> Event<K> {
     /// # Errors
     /// When `data` is not a JSON object. A member of another shape than deduced is no error, see [`Extra`].
     pub fn data(&self) -> Result<K::Data, DataError> {
-        self.data_as()
+        self.read_data(K::read)
     }
 }
 

@@ -1,0 +1,281 @@
+//! What a payload holds beyond what was deduced.
+//!
+//! AuthPI does not document the members of an event's `data`; ours are deduced. So a payload is read member by member: one of
+//! another shape than deduced, or unknown, is kept raw in [`Extra`], and never makes the event fail.
+
+use std::{
+    collections::{BTreeMap, btree_map},
+    fmt,
+};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, Error as _},
+};
+use serde_json::value::RawValue;
+
+use crate::{RawJson, UnixMillis, json::members};
+
+/// Members of a JSON object that have no field: unknown ones, and those of another shape than deduced.
+///
+/// They are kept raw, so that writing the object gives them back as they came. `Debug` shows their names only.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Extra {
+    members: BTreeMap<String, RawJson>,
+    misfits: usize,
+}
+
+impl Extra {
+    /// The member called `name`, raw.
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.members.get(name).map(RawJson::as_raw_value)
+    }
+
+    /// The member called `name`, read as a `T`; `None` when there is no such member.
+    ///
+    /// # Errors
+    /// When the member has another shape than `T`.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, serde_json::Error> {
+        self.members.get(name).map(RawJson::read).transpose()
+    }
+
+    /// Adds or replaces a member, and gives back the former one.
+    pub fn insert(&mut self, name: impl Into<String>, value: RawJson) -> Option<RawJson> {
+        self.members.insert(name.into(), value)
+    }
+
+    /// The members by name, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.members.iter().map(|(name, json)| (name.as_str(), json.as_raw_value()))
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is no member.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// How many members have a field but did not fit it, because their shape was deduced wrongly.
+    ///
+    /// More than zero says that the deduced schema of this payload wants correcting; nothing is lost.
+    pub fn misfits(&self) -> usize {
+        self.misfits
+    }
+
+    pub(crate) fn keep(&mut self, name: &str, raw: &RawValue) {
+        self.members.insert(name.to_owned(), raw.to_owned().into());
+    }
+}
+
+impl IntoIterator for Extra {
+    type Item = (String, RawJson);
+    type IntoIter = btree_map::IntoIter<String, RawJson>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.members.into_iter()
+    }
+}
+
+impl fmt::Debug for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.members.keys()).finish()
+    }
+}
+
+impl Serialize for Extra {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.members.serialize(serializer)
+    }
+}
+
+#[cfg(feature = "schemars")]
+impl schemars::JsonSchema for Extra {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Extra".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "object", "additionalProperties": true })
+    }
+}
+
+/// What became of a member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    Fits,
+    Misfit,
+    Unknown,
+}
+
+/// A generated payload: it knows its members by name.
+pub(crate) trait Payload: Default {
+    /// Puts `raw` into the field for the member `name`, if there is one and it fits.
+    fn take(&mut self, name: &str, raw: &RawValue) -> Fit;
+
+    /// Where the others go.
+    fn extra_mut(&mut self) -> &mut Extra;
+}
+
+/// The part of [`Payload`] that works behind a pointer, so that the reading loop exists once and not once per payload.
+trait Sink {
+    fn put(&mut self, name: &str, raw: &RawValue);
+}
+
+impl<P: Payload> Sink for P {
+    fn put(&mut self, name: &str, raw: &RawValue) {
+        match self.take(name, raw) {
+            Fit::Fits => return,
+            Fit::Misfit => self.extra_mut().misfits += 1,
+            Fit::Unknown => {}
+        }
+        self.extra_mut().keep(name, raw);
+    }
+}
+
+fn fill(sink: &mut dyn Sink, data: &RawValue) -> Result<(), serde_json::Error> {
+    members(data, &mut |name, raw| {
+        sink.put(name, raw);
+        Ok(())
+    })
+}
+
+/// Reads a payload; fails only when `data` is neither an object nor `null`.
+pub(crate) fn read<P: Payload>(data: &RawValue) -> Result<P, serde_json::Error> {
+    let mut payload = P::default();
+    fill(&mut payload, data)?;
+    Ok(payload)
+}
+
+/// Reads a payload from any deserializer.
+pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(deserializer: D) -> Result<P, D::Error> {
+    let data = Box::<RawValue>::deserialize(deserializer)?;
+    read(&data).map_err(D::Error::custom)
+}
+
+/// A field's type, read from the JSON text of one member.
+pub(crate) trait Field: Sized {
+    fn from_json(text: &str) -> Option<Self>;
+}
+
+/// Puts a member into its field; `null` empties it.
+pub(crate) fn fit<T: Field>(field: &mut Option<T>, raw: &RawValue) -> Fit {
+    let text = raw.get();
+    if text == "null" {
+        *field = None;
+        return Fit::Fits;
+    }
+    match T::from_json(text) {
+        Some(value) => {
+            *field = Some(value);
+            Fit::Fits
+        }
+        None => Fit::Misfit,
+    }
+}
+
+impl Field for String {
+    /// A raw value is known to be valid JSON, so a string without escapes is what stands between the quotes.
+    fn from_json(text: &str) -> Option<Self> {
+        let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+        if inner.contains('\\') { serde_json::from_str(text).ok() } else { Some(inner.to_owned()) }
+    }
+}
+
+impl Field for i64 {
+    fn from_json(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Field for bool {
+    fn from_json(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+macro_rules! field_by_serde {
+    ($($field:ty),*) => {$(
+        impl Field for $field {
+            fn from_json(text: &str) -> Option<Self> {
+                serde_json::from_str(text).ok()
+            }
+        }
+    )*};
+}
+field_by_serde!(f64, UnixMillis, Vec<String>, RawJson, Vec<RawJson>, BTreeMap<String, RawJson>, BTreeMap<String, String>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default, PartialEq, Debug, Serialize)]
+    struct Sample {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<i64>,
+        #[serde(flatten)]
+        extra: Extra,
+    }
+
+    impl Payload for Sample {
+        fn take(&mut self, name: &str, raw: &RawValue) -> Fit {
+            match name {
+                "id" => fit(&mut self.id, raw),
+                "count" => fit(&mut self.count, raw),
+                _ => Fit::Unknown,
+            }
+        }
+        fn extra_mut(&mut self) -> &mut Extra {
+            &mut self.extra
+        }
+    }
+
+    fn sample(json: &str) -> Sample {
+        read(serde_json::from_str(json).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_member_of_another_shape_is_kept_raw_and_counted() {
+        let read = sample(r#"{"id": {"of": 1.00}, "count": "7", "new": [1,  2]}"#);
+        assert_eq!((read.id, read.count), (None, None));
+        assert_eq!(read.extra.misfits(), 2);
+        assert_eq!(read.extra.get("id").unwrap().get(), r#"{"of": 1.00}"#);
+        assert_eq!(read.extra.get("new").unwrap().get(), "[1,  2]");
+        assert_eq!(read.extra.read::<i64>("absent").unwrap(), None);
+    }
+
+    #[test]
+    fn a_payload_that_is_written_reads_back_equal() {
+        for json in [
+            r#"{"id":"a","count":3}"#,
+            r#"{"id":"\u00e9\n","count":null,"x":12345678901234567890123}"#,
+            r#"{"id":1,"count":1.5,"\u0061":{}}"#,
+            r#"{"id":1,"id":"twice"}"#,
+            "{}",
+        ] {
+            let first = sample(json);
+            assert_eq!(sample(&serde_json::to_string(&first).unwrap()), first, "{json}");
+        }
+    }
+
+    #[test]
+    fn null_is_an_empty_payload_and_anything_but_an_object_is_an_error() {
+        assert_eq!(sample("null"), Sample::default());
+        for bad in ["[]", "1", "\"x\"", "true"] {
+            assert!(read::<Sample>(serde_json::from_str(bad).unwrap()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn extra_shows_names_and_never_values() {
+        let read = sample(r#"{"id":"a","pin":"4711"}"#);
+        assert_eq!(format!("{:?}", read.extra), r#"{"pin"}"#);
+    }
+}
