@@ -1,8 +1,11 @@
 //! SDK
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod event;
 mod generated;
 pub mod handlers;
+mod json;
 pub mod ledger;
 pub mod receiver;
 pub mod signature;
@@ -11,4 +14,5 @@ pub mod testing;
 mod time;
 
 pub use handlers::Result;
+pub use json::RawJson;
 pub use time::{Clock, UnixMillis};

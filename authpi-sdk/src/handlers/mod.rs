@@ -11,7 +11,7 @@
 //! struct App;
 //!
 //! async fn greet(event: Event<UserCreated>, _cx: Context<App>) -> authpi_sdk::Result {
-//!     println!("hello, {}", event.data()?.name.unwrap_or_default());
+//!     println!("hello, {}", event.data()?.username.unwrap_or_default());
 //!     Ok(())
 //! }
 //!

@@ -1,0 +1,174 @@
+//! The typed client: progenitor writes a method per operation, from a poorer document than ours.
+//!
+//! progenitor reads OpenAPI 3.0, knows one kind of error per operation, and writes types that fail on what a service may
+//! add. So it gets a 3.0 document made here in memory: parameters of plain types, bodies that are only names (the types of
+//! those names are ours, see `types`), one `2XX` answer per operation and no other. Whatever else a server answers comes
+//! out of its methods as `UnexpectedResponse`, with status, headers and body intact.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use proc_macro2::TokenStream;
+use progenitor_impl::{GenerationSettings, Generator, HooksMode};
+use quote::{ToTokens, quote};
+use serde_json::{Map, Value, json};
+use syn::visit_mut::{self, VisitMut};
+
+use super::{
+    model::{Shape, Type},
+    naming::ident,
+    operations::{Operation, Parameter},
+    types,
+};
+
+/// The lowered document, and the names in it with the Rust types that stand for them.
+pub(crate) fn lower(operations: &[Operation], version: &str) -> (Value, Vec<(String, String)>) {
+    let mut names = BTreeSet::new();
+    let mut paths = Map::new();
+    for operation in operations {
+        let mut lowered = json!({
+            "operationId": operation.rust,
+            "parameters": operation.parameters.iter().map(parameter).collect::<Vec<_>>(),
+            "responses": { "2XX": answer(operation.answer.as_ref(), &mut names) },
+        });
+        if let Some(summary) = &operation.summary {
+            lowered["summary"] = json!(summary);
+        }
+        if let Some(description) = &operation.description {
+            lowered["description"] = json!(description);
+        }
+        if let Some(body) = &operation.body {
+            lowered["requestBody"] =
+                json!({ "required": true, "content": { "application/json": { "schema": reference(body, &mut names) } } });
+        }
+        let item = paths.entry(&operation.path).or_insert_with(|| json!({}));
+        item[&operation.method] = lowered;
+    }
+    let schemas: Map<String, Value> = names.iter().map(|(name, _)| (name.clone(), json!({ "type": "object" }))).collect();
+    let document = json!({
+        "openapi": "3.0.3",
+        "info": { "title": "AuthPI", "version": version },
+        "paths": paths,
+        "components": { "schemas": schemas },
+    });
+    (document, names.into_iter().collect())
+}
+
+fn parameter(parameter: &Parameter) -> Value {
+    let mut schema = json!({ "type": parameter.kind });
+    if parameter.kind == "integer" {
+        schema["format"] = json!("int64");
+    }
+    if parameter.repeated {
+        schema = json!({ "type": "array", "items": schema });
+    }
+    let mut lowered = json!({
+        "name": parameter.name,
+        "in": parameter.location,
+        "required": parameter.required || parameter.location == "path",
+        "schema": schema,
+    });
+    if let Some(description) = &parameter.description {
+        lowered["description"] = json!(description.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+    lowered
+}
+
+fn answer(body: Option<&Type>, names: &mut BTreeSet<(String, String)>) -> Value {
+    match body {
+        Some(body) => json!({
+            "description": "",
+            "content": { "application/json": { "schema": reference(body, names) } },
+        }),
+        None => json!({ "description": "" }),
+    }
+}
+
+/// A name for `ty` that progenitor replaces by the type itself.
+fn reference(ty: &Type, names: &mut BTreeSet<(String, String)>) -> Value {
+    let (name, rust) = match &ty.shape {
+        Shape::Named(name) => (name.clone(), format!("types::{}", ident(name))),
+        other => (format!("Body{}", names.len()), types::shape(other).to_string()),
+    };
+    let known = names.iter().find(|(_, of)| *of == rust).map(|(name, _)| name.clone());
+    let name = known.unwrap_or_else(|| {
+        names.insert((name.clone(), rust));
+        name
+    });
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// The code of the client, without types.
+pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenStream> {
+    let (document, names) = lower(operations, version);
+    let document: openapiv3::OpenAPI =
+        serde_json::from_value(document).context("the lowered document is no OpenAPI 3.0; this is a bug in xtask")?;
+    let mut settings = GenerationSettings::new();
+    settings.with_hooks(HooksMode::Expected).with_inner_type(quote! { crate::client::Connection });
+    for (name, rust) in names {
+        settings.with_replacement(name, rust, std::iter::empty());
+    }
+    let tokens = Generator::new(&settings).generate_tokens(&document).context("progenitor cannot write the client")?;
+    let mut file: syn::File = syn::parse2(tokens).context("progenitor wrote something that is no Rust")?;
+    Trim.visit_file_mut(&mut file);
+    Ok(file.into_token_stream())
+}
+
+/// Takes out of progenitor's code what we do not want.
+struct Trim;
+
+impl VisitMut for Trim {
+    fn visit_file_mut(&mut self, file: &mut syn::File) {
+        file.items.retain(|item| match item {
+            // The types are ours, and nobody needs a prelude inside of a private module.
+            syn::Item::Mod(module) => module.ident != "types" && module.ident != "prelude",
+            _ => true,
+        });
+        for item in &mut file.items {
+            // Its `Debug` prints the inner state, credentials and all.
+            if let syn::Item::Struct(client) = item {
+                for attribute in &mut client.attrs {
+                    if attribute.path().is_ident("derive") {
+                        *attribute = syn::parse_quote! { #[derive(Clone)] };
+                    }
+                }
+                client.attrs.retain(|attribute| !attribute.path().is_ident("doc"));
+                client.attrs.insert(0, syn::parse_quote! { #[doc = " One method per operation; the facade in `crate::client` is what users see."] });
+            }
+        }
+        visit_mut::visit_file_mut(self, file);
+    }
+
+    fn visit_item_impl_mut(&mut self, item: &mut syn::ItemImpl) {
+        // `new` panics where there is no TLS or no CA certificate, and has a timeout of its own.
+        item.items.retain(|item| !matches!(item, syn::ImplItem::Fn(function) if function.sig.ident == "new"));
+        visit_mut::visit_item_impl_mut(self, item);
+    }
+
+    fn visit_block_mut(&mut self, block: &mut syn::Block) {
+        // AuthPI knows no such header.
+        block.stmts.retain(|statement| !matches!(statement, syn::Stmt::Expr(syn::Expr::MethodCall(call), _)
+            if call.method == "append" && call.to_token_stream().to_string().contains("\"api-version\"")));
+        visit_mut::visit_block_mut(self, block);
+    }
+
+    /// progenitor's doc comments hold descriptions, which are ours to make safe.
+    fn visit_impl_item_fn_mut(&mut self, function: &mut syn::ImplItemFn) {
+        let mut text = String::new();
+        for attribute in &function.attrs {
+            if let syn::Meta::NameValue(pair) = &attribute.meta
+                && pair.path.is_ident("doc")
+                && let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(line), .. }) = &pair.value
+            {
+                text.push_str(&line.value());
+                text.push('\n');
+            }
+        }
+        function.attrs.retain(|attribute| !attribute.path().is_ident("doc"));
+        for line in super::docs::lines(&text) {
+            let line = if line.is_empty() { line } else { format!(" {line}") };
+            function.attrs.push(syn::parse_quote! { #[doc = #line] });
+        }
+        visit_mut::visit_impl_item_fn_mut(self, function);
+    }
+}

@@ -1,0 +1,144 @@
+//! Descriptions as doc comments.
+//!
+//! Two things in a description would hurt: code blocks, which rustdoc compiles as tests, and brackets, which it takes for
+//! links to items. Lines are broken where the repository's code is.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+const WIDTH: usize = 116;
+
+/// `#[doc]` attributes for `text`, each line of it one.
+pub(crate) fn attributes(text: &str) -> TokenStream {
+    let lines = lines(text).into_iter().map(|line| if line.is_empty() { line } else { format!(" {line}") });
+    quote! { #(#[doc = #lines])* }
+}
+
+/// `text` in lines that are safe in a doc comment.
+pub(crate) fn lines(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut fence: Option<&str> = None;
+    let mut indented = false;
+    let mut after_blank = true;
+    let mut paragraph = String::new();
+    for line in text.trim_end().lines() {
+        let (line, bare) = (line.trim_end(), line.trim_start());
+        if let Some(mark) = fence {
+            if bare.starts_with(mark) {
+                fence = None;
+            }
+            out.push(line.to_owned());
+            continue;
+        }
+        let code = line.starts_with("    ") || line.starts_with('\t');
+        if indented && !code && !line.is_empty() {
+            out.push("```".to_owned());
+            indented = false;
+        }
+        if indented {
+            out.push(line.strip_prefix("    ").unwrap_or(bare).to_owned());
+        } else if code && after_blank {
+            flush(&mut paragraph, &mut out);
+            out.extend(["```text".to_owned(), line.strip_prefix("    ").unwrap_or(bare).to_owned()]);
+            indented = true;
+        } else if let Some(mark) = ["```", "~~~"].into_iter().find(|mark| bare.starts_with(mark)) {
+            flush(&mut paragraph, &mut out);
+            fence = Some(mark);
+            // Rust's own attributes (`no_run`, `should_panic`, …) would also make it a test, so no language is kept.
+            out.push(format!("{mark}text"));
+        } else if line.is_empty() {
+            flush(&mut paragraph, &mut out);
+            if out.last().is_some_and(|last| !last.is_empty()) {
+                out.push(String::new());
+            }
+        } else if bare.starts_with(['-', '*', '|', '#', '>']) || bare.starts_with(|c: char| c.is_ascii_digit()) {
+            flush(&mut paragraph, &mut out);
+            out.push(escape(line));
+        } else {
+            if !paragraph.is_empty() {
+                paragraph.push(' ');
+            }
+            paragraph.push_str(bare);
+        }
+        after_blank = line.is_empty();
+    }
+    flush(&mut paragraph, &mut out);
+    if indented || fence.is_some() {
+        out.push(fence.unwrap_or("```").to_owned());
+    }
+    while out.last().is_some_and(String::is_empty) {
+        out.pop();
+    }
+    out
+}
+
+fn flush(paragraph: &mut String, out: &mut Vec<String>) {
+    let text = escape(&std::mem::take(paragraph));
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            out.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if !line.is_empty() {
+        out.push(line);
+    }
+}
+
+/// Outside of `code`: brackets that are no Markdown link, angle brackets that are no tag, and bare addresses.
+fn escape(text: &str) -> String {
+    let mut out = String::new();
+    for (n, piece) in text.split('`').enumerate() {
+        if n > 0 {
+            out.push('`');
+        }
+        if n % 2 == 1 {
+            out.push_str(piece);
+        } else if piece.contains("](") {
+            out.push_str(&piece.replace('<', "\\<"));
+        } else {
+            let piece = piece.replace('[', "\\[").replace(']', "\\]").replace('<', "\\<");
+            let words: Vec<_> = piece.split(' ').map(link).collect();
+            out.push_str(&words.join(" "));
+        }
+    }
+    out
+}
+
+fn link(word: &str) -> String {
+    let Some(start) = word.find("https://").or_else(|| word.find("http://")) else { return word.to_owned() };
+    let end = word.trim_end_matches(['.', ',', ')', ';', ':']).len();
+    if start >= end { word.to_owned() } else { format!("{}<{}>{}", &word[..start], &word[start..end], &word[end..]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_in_a_description_is_never_a_doctest() {
+        let text = "Call:\n\n```\npanic!()\n```\n\n```rust,no_run\nx\n```\n\nor\n\n    let x = boom();\n\n    more\n\nend";
+        let lines = lines(text);
+        assert_eq!(lines.iter().filter(|line| *line == "```text").count(), 3, "{lines:#?}");
+        assert!(lines.iter().all(|line| !line.contains("rust") && !line.starts_with("    ")), "{lines:#?}");
+        assert_eq!(lines.last().map(String::as_str), Some("end"));
+    }
+
+    #[test]
+    fn an_unclosed_block_is_closed() {
+        assert_eq!(lines("```\nx"), ["```text", "x", "```"]);
+        assert_eq!(lines("a\n\n    x"), ["a", "", "```text", "x", "```"]);
+    }
+
+    #[test]
+    fn brackets_and_addresses_are_no_broken_links() {
+        assert_eq!(
+            lines("see [seen: X], `a[0]`, Vec<T> and https://authpi.com/docs."),
+            ["see \\[seen: X\\], `a[0]`, Vec\\<T> and <https://authpi.com/docs>."]
+        );
+    }
+}

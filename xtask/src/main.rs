@@ -1,0 +1,42 @@
+//! `cargo xtask`: every maintenance job of this repository. One file per subcommand; `cargo xtask --help` lists them.
+
+mod codegen;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+/// Maintenance jobs of the AuthPI Rust SDK.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    Codegen(codegen::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().job {
+        Job::Codegen(args) => codegen::run(&args, &repository()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root; jobs work there whatever directory they are started in.
+fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
