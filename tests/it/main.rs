@@ -1,1 +1,5 @@
 //! The integration suite: one binary, a module per subject.
+
+mod answers;
+mod golden;
+mod over_http;

@@ -67,10 +67,10 @@ impl AnyLedger {
         }
     }
 
-    pub(crate) fn retention(&self) -> Duration {
+    pub(crate) fn remembers_for(&self) -> Duration {
         match self {
-            Self::Memory(ledger) => Ledger::retention(ledger),
-            Self::Other(ledger) => ledger.retention(),
+            Self::Memory(ledger) => Ledger::remembers_for(ledger),
+            Self::Other(ledger) => ledger.remembers_for(),
         }
     }
 }
@@ -89,7 +89,7 @@ pub(crate) trait Erased: Send + Sync {
     fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held>;
     fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool>;
     fn keeps_dead_letters(&self) -> bool;
-    fn retention(&self) -> Duration;
+    fn remembers_for(&self) -> Duration;
 }
 
 impl<L: Ledger> Erased for L {
@@ -117,7 +117,7 @@ impl<L: Ledger> Erased for L {
         Ledger::keeps_dead_letters(self)
     }
 
-    fn retention(&self) -> Duration {
-        Ledger::retention(self)
+    fn remembers_for(&self) -> Duration {
+        Ledger::remembers_for(self)
     }
 }

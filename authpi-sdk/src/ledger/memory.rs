@@ -136,7 +136,7 @@ impl Ledger for Memory {
         false
     }
 
-    fn retention(&self) -> Duration {
+    fn remembers_for(&self) -> Duration {
         self.lock().retention
     }
 }

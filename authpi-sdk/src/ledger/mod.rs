@@ -207,7 +207,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// How long a handled or dead record is remembered, at least; once twice that is over, a claim is a fresh one. Deliveries signed longer ago than this are not handled, so that an
     /// old capture cannot come back after its record is gone.
-    fn retention(&self) -> Duration;
+    fn remembers_for(&self) -> Duration;
 }
 
 impl<L: Ledger> Ledger for Arc<L> {
@@ -235,12 +235,12 @@ impl<L: Ledger> Ledger for Arc<L> {
         L::keeps_dead_letters(self)
     }
 
-    fn retention(&self) -> Duration {
-        L::retention(self)
+    fn remembers_for(&self) -> Duration {
+        L::remembers_for(self)
     }
 }
 
-/// The default of [`Ledger::retention`]: 30 days.
+/// The default of [`Ledger::remembers_for`]: 30 days.
 pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// The store failed; its own error is the [`source`](std::error::Error::source).

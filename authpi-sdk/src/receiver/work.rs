@@ -36,7 +36,7 @@ impl Shared {
         };
         let key = self.key(event.shared_id());
         let digest = Digest::of(event.raw().as_bytes());
-        if self.settings.clock.since(event.delivered_at()) > self.ledger.retention() {
+        if self.settings.clock.since(event.delivered_at()) > self.ledger.remembers_for() {
             tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "a delivery is older than records are kept");
             let reason = "the delivery was signed longer ago than records are kept".to_owned();
             return self.bury(&key, digest, reason, event.body().clone(), Answer::Expired).await;
@@ -75,7 +75,11 @@ impl Shared {
                     return Ok(Err(Answer::Duplicate));
                 }
                 Claim::InFlight { .. } => self.settings.retry_after,
-                Claim::NotYet { wait } => wait,
+                // How long is known, so there is no use in looking before.
+                Claim::NotYet { wait } => {
+                    pause = pause.max(wait);
+                    wait
+                }
             };
             if Instant::now() + pause > give_up {
                 return Ok(Err(Answer::InFlight { retry_after }));

@@ -1,0 +1,481 @@
+//! Every row of the table of answers that inline mode can give, as golden files.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use authpi_sdk::{
+    event::{
+        Event,
+        types::{UserCreated, UserUpdated},
+    },
+    handlers::{Context, HandlerError, Handlers, Terminal as _},
+    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Token},
+    receiver::{InlineBuilder, Receiver, StoreFailure},
+    signature::{KeyRing, SignatureScheme, Verifier},
+    testing::{Fixture, ManualClock, signed_request},
+};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt as _, Full};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::golden::assert_golden;
+
+const SECRET: &str = "whs_test";
+
+fn verifier() -> Verifier {
+    Verifier::authpi(KeyRing::new().with("test", SECRET))
+}
+
+fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
+    fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+}
+
+fn created() -> Request<Full<Bytes>> {
+    request(&Fixture::of::<UserCreated>())
+}
+
+fn signed(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    signed_request(&SignatureScheme::authpi(), &SECRET.into(), body.into()).unwrap()
+}
+
+fn inline(ledger: impl Ledger, handlers: Handlers<()>) -> InlineBuilder {
+    Receiver::inline("users", verifier(), ledger, handlers)
+}
+
+/// A receiver whose only handler answers every `user.created` with what `result` makes.
+fn answering(ledger: impl Ledger, result: impl Fn() -> authpi_sdk::Result + Send + Sync + 'static) -> InlineBuilder {
+    let result = Arc::new(result);
+    inline(
+        ledger,
+        Handlers::new(()).on(move |_: Event<UserCreated>, _: Context<()>| {
+            let result = Arc::clone(&result);
+            async move { result() }
+        }),
+    )
+}
+
+async fn text(response: Response<Full<Bytes>>) -> String {
+    let (head, body) = response.into_parts();
+    let mut text = format!("{}\n", head.status);
+    for (name, value) in &head.headers {
+        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+    }
+    let body = body.collect().await.unwrap().to_bytes();
+    text.push_str(&format!("\n{}\n", std::str::from_utf8(&body).unwrap()));
+    text
+}
+
+async fn assert_answer<B: Body>(receiver: &Receiver, request: Request<B>, golden: &str) {
+    assert_golden(&format!("answers/{golden}.txt"), &text(receiver.receive(request).await).await);
+}
+
+/// A memory ledger that says it keeps dead letters, and keeps them.
+#[derive(Clone, Default)]
+struct Keeping {
+    memory: Memory,
+    dead: Arc<Mutex<Vec<(String, Bytes)>>>,
+}
+
+impl Ledger for Keeping {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        self.memory.claim(key, digest, lease).await
+    }
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        self.memory.renew(key, token, lease).await
+    }
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        if let Completion::Dead { reason, body } = &completion {
+            self.dead.lock().unwrap().push((reason.clone(), body.clone()));
+        }
+        self.memory.complete(key, token, completion).await
+    }
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        self.memory.release(key, token, pause).await
+    }
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        self.memory.forget(key).await
+    }
+    fn keeps_dead_letters(&self) -> bool {
+        true
+    }
+    fn remembers_for(&self) -> Duration {
+        self.memory.remembers_for()
+    }
+}
+
+/// A ledger whose claims do as they are told, and whose other steps fail.
+struct Scripted(Mutex<VecDeque<Claim>>);
+
+impl Scripted {
+    fn failing() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+fn broken<T>(step: &'static str) -> Result<T, LedgerError> {
+    Err(LedgerError::new(step, "connection refused"))
+}
+
+impl Ledger for Scripted {
+    async fn claim(&self, _: &EventKey, _: Digest, _: Duration) -> Result<Claim, LedgerError> {
+        let next = self.0.lock().unwrap().pop_front();
+        next.map_or_else(|| broken("claim"), Ok)
+    }
+    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+        broken("renew")
+    }
+    async fn complete(&self, _: &EventKey, _: Token, _: Completion) -> Result<Held, LedgerError> {
+        broken("complete")
+    }
+    async fn release(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+        broken("release")
+    }
+    async fn forget(&self, _: &EventKey) -> Result<bool, LedgerError> {
+        broken("forget")
+    }
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+    fn remembers_for(&self) -> Duration {
+        authpi_sdk::ledger::DEFAULT_RETENTION
+    }
+}
+
+#[tokio::test]
+async fn a_handled_event_is_200_and_its_duplicate_too_and_runs_once() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let receiver = answering(Memory::new(), move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let receiver = receiver.build().unwrap();
+    assert_answer(&receiver, created(), "handled").await;
+    assert_answer(&receiver, created(), "duplicate").await;
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_handles_is_200_and_not_remembered() {
+    let ledger = Memory::new();
+    let receiver = answering(ledger.clone(), || Ok(())).build().unwrap();
+    let updated = request(&Fixture::of::<UserUpdated>());
+    assert_answer(&receiver, updated.clone(), "unhandled").await;
+    let later = inline(ledger, Handlers::new(()).on(async |_: Event<UserUpdated>, _| Ok(()))).build().unwrap();
+    assert_answer(&later, updated, "handled").await;
+}
+
+#[tokio::test]
+async fn a_retryable_error_is_503_and_the_next_delivery_runs_again() {
+    let runs = AtomicUsize::new(0);
+    let receiver = answering(Memory::new(), move || match runs.fetch_add(1, Ordering::SeqCst) {
+        0 => Err("busy".parse::<u8>().unwrap_err().into()),
+        _ => Ok(()),
+    });
+    let receiver = receiver.build().unwrap();
+    assert_answer(&receiver, created(), "failed").await;
+    assert_answer(&receiver, created(), "handled").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_the_handler_asks_for_is_the_answers_retry_after() {
+    let receiver =
+        answering(Memory::new(), || Err(HandlerError::retryable("busy").after(Duration::from_millis(61_500))));
+    let receiver = receiver.build().unwrap();
+    assert_answer(&receiver, created(), "failed-with-a-pause").await;
+    let early = receiver.receive(created()).await;
+    assert_eq!(early.status(), 503);
+    let wait: u64 = early.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((50..=62).contains(&wait), "an early delivery is told to wait {wait} s");
+}
+
+#[tokio::test]
+async fn a_panic_is_503_and_the_receiver_lives_on() {
+    let runs = AtomicUsize::new(0);
+    let receiver = answering(Memory::new(), move || {
+        assert!(runs.fetch_add(1, Ordering::SeqCst) > 0, "the first attempt panics");
+        Ok(())
+    });
+    let receiver = receiver.build().unwrap();
+    assert_answer(&receiver, created(), "failed").await;
+    assert_answer(&receiver, created(), "handled").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_past_its_deadline_is_dropped_and_503() {
+    let dropped = Arc::new(Notify::new());
+    let told = Arc::clone(&dropped);
+    let handlers = Handlers::new(()).on(move |_: Event<UserCreated>, cx: Context<()>| {
+        let told = Arc::clone(&told);
+        async move {
+            tokio::spawn({
+                let cx = cx.clone();
+                async move {
+                    cx.cancelled().await;
+                    told.notify_one();
+                }
+            });
+            std::future::pending().await
+        }
+    });
+    let receiver = inline(Memory::new(), handlers).build().unwrap();
+    assert_answer(&receiver, created(), "failed").await;
+    dropped.notified().await;
+}
+
+#[tokio::test]
+async fn a_terminal_error_is_200_where_it_is_kept() {
+    let ledger = Keeping::default();
+    let receiver = answering(ledger.clone(), || "x".parse::<u8>().map(drop).terminal()).build().unwrap();
+    assert_answer(&receiver, created(), "dead-letter").await;
+    assert_answer(&receiver, created(), "duplicate").await;
+    let dead = ledger.dead.lock().unwrap();
+    let body = Fixture::of::<UserCreated>().body();
+    assert_eq!(dead.len(), 1);
+    assert!(dead[0].0.contains("invalid digit") && dead[0].1.len() == body.len());
+}
+
+#[tokio::test]
+async fn a_terminal_error_that_cannot_be_kept_is_503_unless_dropping_is_chosen() {
+    let terminal = || Err(HandlerError::terminal("no such user"));
+    let receiver = answering(Memory::new(), terminal).build().unwrap();
+    assert_answer(&receiver, created(), "cannot-keep").await;
+    let receiver = answering(Memory::new(), terminal).drop_terminal_failures().build().unwrap();
+    assert_answer(&receiver, created(), "dropped").await;
+    assert_answer(&receiver, created(), "duplicate").await;
+}
+
+/// A receiver whose handler waits for a permit, and says when it has started.
+fn waiting(ledger: impl Ledger) -> (InlineBuilder, Arc<Notify>, Arc<Semaphore>) {
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let builder = inline(ledger, {
+        let (started, go) = (Arc::clone(&started), Arc::clone(&go));
+        Handlers::new(()).on(move |_: Event<UserCreated>, _: Context<()>| {
+            let (started, go) = (Arc::clone(&started), Arc::clone(&go));
+            async move {
+                started.notify_one();
+                go.acquire().await?.forget();
+                Ok(())
+            }
+        })
+    });
+    (builder, started, go)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_another_worker_is_on_waits_for_its_outcome() {
+    let (builder, started, go) = waiting(Memory::new());
+    let receiver = builder.build().unwrap();
+    let first = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(created()).await }
+    });
+    started.notified().await;
+    assert_answer(&receiver, created(), "in-flight").await;
+    let second = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(created()).await }
+    });
+    tokio::task::yield_now().await;
+    go.add_permits(1);
+    assert_golden("answers/handled.txt", &text(first.await.unwrap()).await);
+    assert_golden("answers/duplicate.txt", &text(second.await.unwrap()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
+    let ledger = Memory::new();
+    let (builder, started, _go) = waiting(ledger.clone());
+    let receiver = builder.deadline(Duration::from_secs(60)).build().unwrap();
+    let answer = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(created()).await }
+    });
+    started.notified().await;
+    assert!(ledger.forget(&EventKey::new("users", "evt_user.created")).await.unwrap());
+    assert_golden("answers/lease-lost.txt", &text(answer.await.unwrap()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_handler_keeps_its_lease() {
+    let (builder, started, go) = waiting(Memory::new());
+    let receiver = builder.deadline(Duration::from_secs(600)).lease(Duration::from_secs(3)).build().unwrap();
+    let answer = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(created()).await }
+    });
+    started.notified().await;
+    // The memory ledger's lease runs on the system's clock, which does not stand still: many renewals, no loss.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    go.add_permits(1);
+    assert_golden("answers/handled.txt", &text(answer.await.unwrap()).await);
+}
+
+#[tokio::test]
+async fn too_much_in_flight_and_draining_are_503_and_drain_waits_for_what_runs() {
+    let (builder, started, go) = waiting(Memory::new());
+    let receiver = builder.max_in_flight(1).build().unwrap();
+    let running = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(created()).await }
+    });
+    started.notified().await;
+    let other = request(&Fixture::of::<UserCreated>().id("evt_other"));
+    assert_answer(&receiver, other.clone(), "too-many").await;
+    let drained = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.drain().await }
+    });
+    tokio::task::yield_now().await;
+    assert_answer(&receiver, other.clone(), "draining").await;
+    assert!(!drained.is_finished(), "drain did not wait for the running handler");
+    go.add_permits(1);
+    drained.await.unwrap();
+    assert_golden("answers/handled.txt", &text(running.await.unwrap()).await);
+    assert_answer(&receiver, other, "draining").await;
+}
+
+#[tokio::test]
+async fn an_unreachable_store_is_503_unless_told_to_handle_anyway() {
+    let receiver = answering(Scripted::failing(), || Ok(())).build().unwrap();
+    assert_answer(&receiver, created(), "store-down").await;
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&attempts);
+    let handlers = Handlers::new(()).on(move |_: Event<UserCreated>, cx: Context<()>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            seen.lock().unwrap().push(cx.attempt());
+            Ok(())
+        }
+    });
+    let anyway = inline(Scripted::failing(), handlers).on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    assert_answer(&anyway, created(), "handled").await;
+    assert_eq!(*attempts.lock().unwrap(), [0], "an attempt without a claim has no number");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_at_the_end_is_503() {
+    let granted = Claim::Granted { token: Token { attempt: 1, nonce: 7 }, first_digest: Digest::of(b"") };
+    let receiver = answering(Scripted(Mutex::new([granted].into())), || Ok(())).build().unwrap();
+    assert_answer(&receiver, created(), "store-down").await;
+}
+
+#[tokio::test]
+async fn an_authentic_body_that_is_no_event_is_kept_or_400() {
+    for body in ["not json", "[]", "{}", r#"{"specversion":"1.0","id":"1","source":"s","type":"event"}"#] {
+        let receiver = answering(Memory::new(), || Ok(())).build().unwrap();
+        assert_answer(&receiver, signed(body), "unreadable").await;
+        let ledger = Keeping::default();
+        let receiver = answering(ledger.clone(), || Ok(())).build().unwrap();
+        assert_answer(&receiver, signed(body), "dead-letter").await;
+        assert_answer(&receiver, signed(body), "duplicate").await;
+        assert_eq!(ledger.dead.lock().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
+    let clock = ManualClock::at("2024-01-01T03:21:36Z".parse().unwrap());
+    let guide: &[u8] = include_bytes!("../../authpi-sdk/src/event/guide-delivery.json");
+    let fresh = answering(Memory::new(), || Ok(())).clock(clock.clock()).build().unwrap();
+    assert_answer(&fresh, signed(guide), "handled").await;
+    clock.advance(Memory::new().remembers_for() + Duration::from_secs(1));
+    let never = || panic!("an expired delivery reached a handler");
+    let receiver = answering(Memory::new(), never).clock(clock.clock()).build().unwrap();
+    assert_answer(&receiver, signed(guide), "expired").await;
+    let keeping = answering(Keeping::default(), never).clock(clock.clock()).build().unwrap();
+    assert_answer(&keeping, signed(guide), "dead-letter").await;
+}
+
+#[tokio::test]
+async fn what_is_not_authentic_is_401_and_told_nothing() {
+    let receiver = answering(Memory::new(), || panic!("a forged delivery reached a handler")).build().unwrap();
+    let mut forged = created();
+    *forged.body_mut() = Full::new(Fixture::of::<UserCreated>().id("evt_forged").body());
+    let mut unsigned = created();
+    unsigned.headers_mut().clear();
+    for request in [forged, unsigned] {
+        assert_answer(&receiver, request, "unauthorized").await;
+    }
+}
+
+#[tokio::test]
+async fn only_post_is_allowed() {
+    let receiver = answering(Memory::new(), || Ok(())).build().unwrap();
+    let mut request = created();
+    *request.method_mut() = Method::GET;
+    assert_answer(&receiver, request, "not-post").await;
+}
+
+/// A body of frames, with an error or nothing at all behind them.
+struct Frames {
+    frames: VecDeque<Bytes>,
+    end: End,
+}
+
+enum End {
+    Stall,
+    HangUp,
+    Whole,
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        match (self.frames.pop_front(), &self.end) {
+            (Some(frame), _) => Poll::Ready(Some(Ok(Frame::data(frame)))),
+            (None, End::Stall) => Poll::Pending,
+            (None, End::HangUp) => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))),
+            (None, End::Whole) => Poll::Ready(None),
+        }
+    }
+}
+
+fn in_frames(size: usize, end: End) -> Request<Frames> {
+    let fixture = Fixture::of::<UserCreated>();
+    let (head, _) = request(&fixture).into_parts();
+    let frames = fixture.body().chunks(size).map(Bytes::copy_from_slice).collect();
+    Request::from_parts(head, Frames { frames, end })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_in_time_is_408_and_a_broken_one_400() {
+    let receiver = answering(Memory::new(), || Ok(())).build().unwrap();
+    assert_answer(&receiver, in_frames(7, End::Stall), "too-slow").await;
+    assert_answer(&receiver, in_frames(7, End::HangUp), "interrupted").await;
+    assert_answer(&receiver, in_frames(7, End::Whole), "handled").await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_cap_is_413_announced_or_not() {
+    let verifier = verifier().max_body(100);
+    let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("an oversized delivery was handled"));
+    let receiver = Receiver::inline("users", verifier, Memory::new(), handlers).build().unwrap();
+    assert_answer(&receiver, in_frames(64, End::Stall), "too-large").await;
+    let mut announced = in_frames(1, End::Stall);
+    announced.headers_mut().insert("content-length", 101.into());
+    assert_answer(&receiver, announced, "too-large").await;
+}
+
+#[tokio::test]
+async fn having_no_usable_secret_is_500_and_never_401() {
+    let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
+    let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
+    let receiver = Receiver::inline("users", Verifier::authpi(expired), Memory::new(), handlers).build().unwrap();
+    assert_answer(&receiver, created(), "no-secret").await;
+}

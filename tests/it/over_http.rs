@@ -1,0 +1,218 @@
+//! The receiver behind a real server, against senders that misbehave on the wire.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use authpi_sdk::{
+    event::{Event, types::UserCreated},
+    handlers::{Context, Handlers},
+    ledger::Memory,
+    receiver::Receiver,
+    signature::{KeyRing, SignatureScheme, Verifier},
+    testing::Fixture,
+};
+use axum::Router;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
+
+const SECRET: &str = "whs_test";
+
+/// A receiver behind axum. Its handler says that it has started, waits to be let go, and counts.
+struct Service {
+    address: SocketAddr,
+    receiver: Receiver,
+    started: Arc<Notify>,
+    go: Arc<Semaphore>,
+    handled: Arc<AtomicUsize>,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+        let handled = Arc::new(AtomicUsize::new(0));
+        let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&handled))).on(
+            async |_: Event<UserCreated>, cx: Context<(Arc<Notify>, Arc<Semaphore>, Arc<AtomicUsize>)>| {
+                let (started, go, handled) = &*cx.state;
+                started.notify_one();
+                go.acquire().await?.forget();
+                handled.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            },
+        );
+        let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET)).max_body(4096);
+        let receiver = Receiver::inline("users", verifier, Memory::new(), handlers)
+            .body_timeout(Duration::from_millis(200))
+            .build()
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().route_service("/hooks/authpi", receiver.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { address, receiver, started, go, handled }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    fn handled(&self) -> usize {
+        self.handled.load(Ordering::SeqCst)
+    }
+
+    /// Writes `request` and reads the answer's first line.
+    async fn exchange(&self, request: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request).await.unwrap();
+        status_line(&mut stream).await
+    }
+}
+
+async fn status_line(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.windows(2).any(|end| end == b"\r\n") {
+            if stream.read_buf(&mut answer).await.unwrap() == 0 {
+                break;
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), read).await.expect("no answer within ten seconds");
+    String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+}
+
+fn body() -> Vec<u8> {
+    Fixture::of::<UserCreated>().body().to_vec()
+}
+
+fn signature(body: &[u8]) -> String {
+    let headers = SignatureScheme::authpi().sign(&SECRET.into(), "", jiff::Timestamp::now(), body).unwrap();
+    headers["x-webhook-signature"].to_str().unwrap().to_owned()
+}
+
+/// A whole request, with these headers beside `Host` and `Content-Length`.
+fn post(headers: &[(&str, &[u8])], body: &[u8]) -> Vec<u8> {
+    let mut request = b"POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\n".to_vec();
+    for (name, value) in headers {
+        request.extend_from_slice(name.as_bytes());
+        request.extend_from_slice(b": ");
+        request.extend_from_slice(value);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+    request.extend_from_slice(body);
+    request
+}
+
+fn signed_post(body: &[u8]) -> Vec<u8> {
+    post(&[("x-webhook-signature", signature(body).as_bytes())], body)
+}
+
+#[tokio::test]
+async fn a_delivery_is_handled_over_http() {
+    let service = Service::start().await;
+    service.go.add_permits(1);
+    assert_eq!(service.exchange(&signed_post(&body())).await, "HTTP/1.1 200 OK");
+    assert_eq!(service.handled(), 1);
+}
+
+#[tokio::test]
+async fn a_sender_that_hangs_up_half_way_is_not_handled() {
+    let service = Service::start().await;
+    service.go.add_permits(2);
+    let request = signed_post(&body());
+    let mut stream = service.connect().await;
+    stream.write_all(&request[..request.len() - 10]).await.unwrap();
+    drop(stream);
+    assert_eq!(service.exchange(&request).await, "HTTP/1.1 200 OK");
+    service.receiver.drain().await;
+    assert_eq!(service.handled(), 1);
+}
+
+#[tokio::test]
+async fn a_sender_that_hangs_up_while_a_handler_runs_does_not_cancel_it() {
+    let service = Service::start().await;
+    let mut stream = service.connect().await;
+    stream.write_all(&signed_post(&body())).await.unwrap();
+    service.started.notified().await;
+    // An abortive close: the server sees the reset at once and drops the request.
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    service.go.add_permits(1);
+    service.receiver.drain().await;
+    assert_eq!(service.handled(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_408() {
+    let service = Service::start().await;
+    let request = signed_post(&body());
+    let mut stream = service.connect().await;
+    stream.write_all(&request[..request.len() - 10]).await.unwrap();
+    assert_eq!(status_line(&mut stream).await, "HTTP/1.1 408 Request Timeout");
+    assert_eq!(service.handled(), 0);
+}
+
+#[tokio::test]
+async fn a_body_over_the_cap_is_413_whether_it_says_its_length_or_not() {
+    let service = Service::start().await;
+    let large = vec![b' '; 5000];
+    assert_eq!(service.exchange(&signed_post(&large)).await, "HTTP/1.1 413 Payload Too Large");
+    let mut chunked = format!(
+        "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nx-webhook-signature: {}\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n",
+        signature(&large)
+    )
+    .into_bytes();
+    chunked.extend_from_slice(&large);
+    assert_eq!(service.exchange(&chunked).await, "HTTP/1.1 413 Payload Too Large");
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_is_handled_like_any_other() {
+    let service = Service::start().await;
+    service.go.add_permits(1);
+    let body = body();
+    let mut request = format!(
+        "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nx-webhook-signature: {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        signature(&body)
+    )
+    .into_bytes();
+    for chunk in body.chunks(9) {
+        request.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        request.extend_from_slice(chunk);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    assert_eq!(service.exchange(&request).await, "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn headers_that_are_not_ascii_or_come_twice_are_judged_and_never_fatal() {
+    let service = Service::start().await;
+    service.go.add_permits(1);
+    let body = body();
+    let right = signature(&body);
+    let not_ascii = post(&[("x-webhook-signature", b"v1=\xc3\xa9\xff")], &body);
+    assert_eq!(service.exchange(&not_ascii).await, "HTTP/1.1 401 Unauthorized");
+    let wrong = "0".repeat(64);
+    let twice = post(&[("x-webhook-signature", wrong.as_bytes()), ("x-webhook-signature", right.as_bytes())], &body);
+    assert_eq!(service.exchange(&twice).await, "HTTP/1.1 200 OK");
+    let stray = post(&[("x-webhook-signature", right.as_bytes()), ("traceparent", b"\xff\xfe")], &body);
+    assert_eq!(service.exchange(&stray).await, "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn a_reader_of_the_answer_need_not_send_more_requests() {
+    let service = Service::start().await;
+    let get = b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    assert_eq!(service.exchange(get).await, "HTTP/1.1 405 Method Not Allowed");
+}
