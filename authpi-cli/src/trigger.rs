@@ -1,0 +1,80 @@
+//! `authpi trigger`: makes an event happen in a running emulator.
+
+use std::error::Error;
+
+use authpi_emulator::{NewEvent, RemoteEmulator};
+use clap::Args;
+use serde_json::{Map, Value};
+
+/// Make an event happen in a running emulator.
+///
+/// Where it runs and with which key is taken from the environment, as `authpi emulate` prints it, or from the options. Prints the
+/// event as JSON.
+#[derive(Args)]
+#[expect(clippy::doc_markdown, reason = "the program prints these texts as they stand")]
+pub(crate) struct Trigger {
+    /// The type of event, such as user.created
+    event_type: String,
+
+    /// Whom and what it is about, such as user_id=usr_1; an example unless given
+    #[arg(long, value_name = "ID=VALUE", num_args = 1.., value_parser = parse_member)]
+    subject: Vec<(String, String)>,
+
+    /// What it carries, as a JSON object; an example unless given
+    #[arg(long, value_name = "JSON", value_parser = parse_data)]
+    data: Option<Value>,
+
+    /// How often to deliver it to each webhook
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    copies: u32,
+
+    /// Where the emulator listens
+    #[arg(long, value_name = "URL", env = "AUTHPI_BASE_URL")]
+    base_url: String,
+
+    /// The id of its API key
+    #[arg(long, value_name = "ID", env = "AUTHPI_KEY_ID")]
+    key_id: String,
+
+    /// The secret of its API key; better left in the environment, since others can see a program's arguments
+    #[arg(long, value_name = "SECRET", env = "AUTHPI_KEY_SECRET", hide_env_values = true)]
+    key_secret: String,
+
+    /// The account that the emulator must have; not checked unless given
+    #[arg(long, value_name = "ID", env = "AUTHPI_ACCOUNT_ID")]
+    account_id: Option<String>,
+}
+
+impl Trigger {
+    pub(crate) async fn run(self) -> Result<(), Box<dyn Error>> {
+        let mut emulator = RemoteEmulator::new(&self.base_url, &self.key_id, &self.key_secret)?;
+        if let Some(account_id) = self.account_id {
+            emulator = emulator.account(account_id);
+        }
+        let mut event = NewEvent::new(self.event_type).copies(self.copies);
+        if !self.subject.is_empty() {
+            let members = self.subject.into_iter().map(|(name, value)| (name, Value::String(value)));
+            event = event.subject(Value::Object(members.collect::<Map<_, _>>()));
+        }
+        if let Some(data) = self.data {
+            event = event.data(data);
+        }
+        println!("{}", emulator.trigger(event).await?);
+        Ok(())
+    }
+}
+
+fn parse_member(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be of the form user_id=usr_1".to_owned()),
+    }
+}
+
+fn parse_data(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(members)) => Ok(Value::Object(members)),
+        Ok(_) => Err("must be a JSON object".to_owned()),
+        Err(error) => Err(format!("is not JSON: {error}")),
+    }
+}

@@ -1,0 +1,55 @@
+//! The body of a delivery: a CloudEvents envelope in structured mode.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::store::Event;
+
+/// Members and order of the delivery that AuthPI's guide shows.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    id: &'a str,
+    specversion: &'a str,
+    source: String,
+    r#type: &'a str,
+    datacontenttype: &'a str,
+    time: String,
+    data: &'a RawValue,
+}
+
+pub(super) fn write(id: &str, webhook_id: &str, event: &Event) -> Vec<u8> {
+    let envelope = Envelope {
+        id,
+        specversion: "1.0",
+        source: format!("com.authpi.webhooks/v1/{webhook_id}"),
+        r#type: "event",
+        datacontenttype: "application/json",
+        // The emulator's clock cannot leave the calendar.
+        time: Timestamp::from_millisecond(event.timestamp).unwrap_or(Timestamp::MAX).to_string(),
+        data: &event.delivered,
+    };
+    serde_json::to_vec(&envelope).expect("strings and JSON are always JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_envelope_reads_as_the_one_in_authpis_guide() {
+        let subject = json!({"user_id": "usr_1"});
+        let event =
+            Event::new("evt_1".into(), "user.created", 1_704_079_296_000, "test", subject, json!({"id": "usr_1"}));
+        let written = String::from_utf8(write("0a-1b", "wh_1", &event)).unwrap();
+        let expected = [
+            r#"{"id":"0a-1b","specversion":"1.0","source":"com.authpi.webhooks/v1/wh_1","type":"event","#,
+            r#""datacontenttype":"application/json","time":"2024-01-01T03:21:36Z","data":{"#,
+            r#""id":"evt_1","type":"user.created","trace":"TRACE","source":"com.authpi/v1","#,
+            r#""subject":{"user_id":"usr_1"},"data":{"id":"usr_1"}}}"#,
+        ];
+        assert_eq!(written, expected.concat().replace("TRACE", &event.trace));
+    }
+}

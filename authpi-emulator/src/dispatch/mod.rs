@@ -1,0 +1,123 @@
+//! Sends deliveries: the queue's when they are due, and those that a redelivery asks for.
+//!
+//! One task owns all attempts. It takes from the store what is due, sends it, writes down how it went, and sleeps until
+//! the emulator's clock shows the next retry. An attempt belongs to this task, never to the call that asked for it, so a
+//! client that hangs up cancels nothing.
+
+mod envelope;
+mod send;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use crate::{
+    ids,
+    store::{Attempted, WebhookStatus},
+    world::World,
+};
+pub(crate) use send::{Outgoing, Sender};
+
+/// Attempts under way at once; what is due beyond that waits for its turn.
+const AT_ONCE: usize = 256;
+
+/// A redelivery that somebody waits for.
+pub(crate) struct AskedFor {
+    pub(crate) delivery_id: String,
+    /// Answered with whether the receiver took it.
+    pub(crate) outcome: oneshot::Sender<bool>,
+}
+
+/// Runs until it is dropped.
+pub(crate) async fn run(world: Arc<World>, mut asked_for: mpsc::UnboundedReceiver<AskedFor>) {
+    let mut attempts = JoinSet::new();
+    let mut changed = world.changes();
+    loop {
+        changed.mark_unchanged();
+        let next_due = {
+            let mut store = world.store();
+            while attempts.len() < AT_ONCE
+                && let Some(delivery_id) = store.take_due()
+            {
+                attempts.spawn(attempt(world.clone(), delivery_id, None));
+            }
+            if attempts.len() < AT_ONCE { store.next_due() } else { None }
+        };
+        tokio::select! {
+            // The store or the clock's owner has news.
+            _ = changed.changed() => {}
+            () = sleep_until(&world, next_due) => {}
+            Some(_) = attempts.join_next() => {}
+            asked = asked_for.recv() => match asked {
+                // Not held back by a full house: somebody waits, and is waited for by nobody else.
+                Some(asked) => drop(attempts.spawn(attempt(world.clone(), asked.delivery_id, Some(asked.outcome)))),
+                None => std::future::pending().await,
+            },
+        }
+    }
+}
+
+async fn sleep_until(world: &World, at: Option<i64>) {
+    match at {
+        Some(at) => world.clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One attempt, from the bytes to the record.
+async fn attempt(world: Arc<World>, delivery_id: String, outcome: Option<oneshot::Sender<bool>>) {
+    let at = world.clock.millis();
+    let answered = match prepare(&world, &delivery_id) {
+        Ok(outgoing) => world.sender.send(outgoing).await,
+        Err(why) => Err(why),
+    };
+    let (status, error) = match answered {
+        Ok(200) => (Some(200), None),
+        Ok(status) => (Some(status), Some(format!("the receiver answered {status}; only 200 is a receipt"))),
+        Err(why) => (None, Some(why)),
+    };
+    let received = error.is_none();
+    let asked_for = outcome.is_some();
+    world.store().attempted(&delivery_id, Attempted { at, asked_for, status, error });
+    world.changed();
+    if let Some(outcome) = outcome {
+        // Nobody may be waiting any more; the attempt is in the record all the same.
+        let _ = outcome.send(received);
+    }
+}
+
+/// The request of an attempt, or why there can be none.
+fn prepare(world: &World, delivery_id: &str) -> Result<Outgoing, String> {
+    let mut store = world.store();
+    let store = &mut *store;
+    let delivery = store.deliveries.get_mut(delivery_id).ok_or("the delivery is gone")?;
+    let webhook = store.webhooks.get(&delivery.webhook_id).ok_or("the webhook is gone")?;
+    if webhook.status == WebhookStatus::Deleted {
+        return Err("the webhook is deleted".to_owned());
+    }
+    // The same bytes at each attempt, until the delivery is over.
+    let (envelope_id, body) = delivery.envelope.get_or_insert_with(|| {
+        let id = ids::uuid();
+        let body = envelope::write(&id, &webhook.id, &delivery.event);
+        (id, Bytes::from(body))
+    });
+    let mut headers = match &webhook.auth.secret {
+        Some(secret) => store
+            .settings
+            .scheme
+            .sign(secret, envelope_id, store.clock.now(), body)
+            .map_err(|error| format!("the delivery cannot be signed: {error}"))?,
+        None => http::HeaderMap::new(),
+    };
+    if let Some(token) = &webhook.auth.token {
+        let value = http::HeaderValue::try_from(format!("Bearer {}", token.expose()));
+        let mut value = value.map_err(|_| "the bearer token cannot stand in a header")?;
+        value.set_sensitive(true);
+        headers.insert(http::header::AUTHORIZATION, value);
+    }
+    Ok(Outgoing { url: webhook.url.clone(), headers, body: body.clone() })
+}

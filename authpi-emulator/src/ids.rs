@@ -1,0 +1,86 @@
+//! Ids and secrets in AuthPI's form: a prefix, and characters without meaning.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+/// Makes ids that sort in the order in which they were made, so that a list in the order of ids is one in the order of time.
+#[derive(Default)]
+pub(crate) struct Ids {
+    last: Mutex<u128>,
+}
+
+impl Ids {
+    /// A fresh id such as `wh_0…`: the prefix and 25 characters of 0-9a-z.
+    pub(crate) fn fresh(&self, prefix: &str, now_millis: i64) -> String {
+        let noise = u128::from_be_bytes(random::<16>()) >> 56;
+        let by_time = (u128::from(now_millis.max(0).unsigned_abs()) << 72) | noise;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two ids of one millisecond, or of a clock set back.
+        *last = if by_time > *last { by_time } else { *last + 1 + (noise >> 48) };
+        format!("{prefix}{}", base36::<25>(*last))
+    }
+}
+
+/// `N` bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // std's own HashMap rests on the same source and panics too where there is none.
+    getrandom::fill(&mut bytes).expect("the operating system has random bytes");
+    bytes
+}
+
+/// A prefix and 40 random characters of 0-9a-z.
+pub(crate) fn secret(prefix: &str) -> String {
+    let [a, b] = [random::<16>(), random::<16>()].map(u128::from_be_bytes);
+    format!("{prefix}{}{}", base36::<20>(a), base36::<20>(b))
+}
+
+/// A prefix and `N` random bytes in hexadecimal.
+pub(crate) fn hex<const N: usize>(prefix: &str) -> String {
+    use std::fmt::Write as _;
+    random::<N>().iter().fold(prefix.to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A random id in the form of a UUID of version 4.
+pub(crate) fn uuid() -> String {
+    let mut bytes = random::<16>();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let n = u128::from_be_bytes(bytes);
+    let part = |shift: u32, digits: u32| (n >> shift) & ((1 << (4 * digits)) - 1);
+    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", part(96, 8), part(80, 4), part(64, 4), part(48, 4), part(0, 12))
+}
+
+fn base36<const N: usize>(mut n: u128) -> String {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[usize::try_from(n % 36).unwrap_or(0)];
+        n /= 36;
+    }
+    digits.iter().copied().map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_in_the_order_in_which_they_were_made() {
+        let ids = Ids::default();
+        let times = [1_700_000_000_000, 1_700_000_000_000, 1_700_000_000_001, 1_600_000_000_000, 1_900_000_000_000];
+        let made: Vec<_> = times.iter().map(|at| ids.fresh("evt_", *at)).collect();
+        assert!(made.is_sorted_by(|a, b| a < b), "{made:?}");
+        assert!(made.iter().all(|id| id.len() == 29));
+    }
+
+    #[test]
+    fn a_uuid_has_its_version_and_variant() {
+        let id = uuid();
+        assert_eq!(id.len(), 36, "{id}");
+        assert_eq!(&id[14..15], "4", "{id}");
+        assert!("89ab".contains(&id[19..20]), "{id}");
+    }
+}

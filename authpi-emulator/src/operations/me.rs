@@ -1,0 +1,10 @@
+//! Who is calling.
+
+use http::StatusCode;
+
+use super::Request;
+use crate::{server::Answer, world::World};
+
+pub(super) fn get(world: &World, request: &Request<'_>) -> Answer {
+    Answer::resource(StatusCode::OK, world.account.shown(request.caller))
+}

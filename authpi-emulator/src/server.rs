@@ -1,0 +1,208 @@
+//! HTTP in, HTTP out: connections, and a request's way through the rules.
+//!
+//! ```text
+//! request -> body (capped) -> operation -> credentials -> account -> idempotency key -> parameters, body -> operation -> answer
+//! ```
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::{assumptions, idempotency::Claim, operations, problem::Problem, world::World};
+
+/// How long a stopping server waits for requests that are being answered.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// An answer before it is an HTTP response.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// As JSON for the description to check; `bytes` is what is sent.
+    body: Option<Value>,
+    bytes: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn empty(status: StatusCode) -> Self {
+        Self { status, headers: HeaderMap::new(), body: None, bytes: Bytes::new() }
+    }
+
+    pub(crate) fn json(status: StatusCode, body: Value) -> Self {
+        Self::empty(status).with_body(body)
+    }
+
+    /// A single resource, in its envelope.
+    pub(crate) fn resource(status: StatusCode, resource: Value) -> Self {
+        // Not json!, which would copy the resource.
+        Self::json(status, Value::Object([("data".to_owned(), resource)].into_iter().collect()))
+    }
+
+    /// What was answered before.
+    pub(crate) fn replay(status: StatusCode, headers: &HeaderMap, bytes: Bytes) -> Self {
+        let replayed = Self { status, headers: headers.clone(), body: None, bytes };
+        replayed.with_header(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"))
+    }
+
+    pub(crate) fn with_body(self, body: Value) -> Self {
+        let bytes = Bytes::from(body.to_string());
+        let headers = self.headers;
+        let answer = Self { status: self.status, headers, body: Some(body), bytes };
+        answer.with_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+    }
+
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub(crate) fn with_etag(self, etag: &str) -> Self {
+        match HeaderValue::from_str(etag) {
+            Ok(etag) => self.with_header(header::ETAG, etag),
+            Err(_) => self,
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.bytes));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// Serves until told to stop; then waits a moment for what is being answered, and cuts off the rest.
+pub(crate) async fn run(world: Arc<World>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let for_connections = stop.clone();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Small answers should not wait for an acknowledgement; without this they are merely slower.
+                    let _ = stream.set_nodelay(true);
+                    connections.spawn(serve(world.clone(), TokioIo::new(stream), for_connections.clone()));
+                }
+                // The process has no file descriptor left, or the peer is gone already: the next one may fare better.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
+            Some(_) = connections.join_next() => {}
+            () = told_to_stop(&mut stop) => break,
+        }
+    }
+    drop(listener);
+    let all_over = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(GRACE, all_over).await;
+}
+
+/// Also when nobody is left who could tell.
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn serve(world: Arc<World>, io: TokioIo<tokio::net::TcpStream>, mut stop: watch::Receiver<bool>) {
+    let service = service_fn(move |request| {
+        let world = world.clone();
+        async move { Ok::<_, Infallible>(handle(world, request).await.into_response()) }
+    });
+    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(io, service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = told_to_stop(&mut stop) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    // A peer that breaks off is its own affair.
+    let _ = connection.await;
+}
+
+async fn handle(world: Arc<World>, request: Request<Incoming>) -> Answer {
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, assumptions::MAX_REQUEST).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let text = format!("a body may have {} bytes", assumptions::MAX_REQUEST);
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", text).into();
+        }
+        Err(_) => return Problem::malformed("the body broke off", Vec::new()).into(),
+    };
+    // In a task of its own: a caller that hangs up does not leave its call half-done.
+    match tokio::spawn(async move { answer(&world, &parts, body).await }).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(problem)) => problem.into(),
+        Err(_) => Problem::internal("the emulator has a defect: the operation panicked").into(),
+    }
+}
+
+async fn answer(world: &Arc<World>, parts: &request::Parts, body: Bytes) -> Result<Answer, Problem> {
+    let path = parts.uri.path();
+    if path == operations::control::PATH {
+        return operations::control::answer(world, parts, &body);
+    }
+    let (operation, path_parameters) = world.description.find(&parts.method, path)?;
+    let answer = match within(world, parts, operation, path_parameters, body).await {
+        Ok(answer) => answer,
+        Err(problem) => problem.into(),
+    };
+    // The emulator must not teach its callers what AuthPI would never say. (A replay was checked when it was new.)
+    let replayed = answer.headers.contains_key("idempotent-replayed");
+    match operation.check_answer(answer.status, answer.body.as_ref()) {
+        Some(defect) if !replayed => Err(Problem::internal(format!("the emulator has a defect: {defect}"))),
+        _ => Ok(answer),
+    }
+}
+
+async fn within(
+    world: &Arc<World>,
+    parts: &request::Parts,
+    operation: &crate::description::Operation,
+    path: std::collections::BTreeMap<String, String>,
+    body: Bytes,
+) -> Result<Answer, Problem> {
+    let caller = world.account.authenticate(&parts.headers)?;
+    if let Some(account_id) = path.get("account_id") {
+        world.account.check_account(account_id)?;
+    }
+    operation.check_headers(&parts.headers)?;
+    let key = match parts.headers.get("idempotency-key") {
+        Some(key) if operation.takes_idempotency_key() => Some(String::from_utf8_lossy(key.as_bytes()).into_owned()),
+        _ => None,
+    };
+    let ticket = match key {
+        None => None,
+        Some(key) => match world.replays.claim(&key, parts.uri.path(), &body, world.clock.millis())? {
+            Claim::Run(ticket) => Some(ticket),
+            Claim::Replay(answer) => return Ok(answer),
+        },
+    };
+    let request = operations::Request {
+        caller,
+        query: operation.check_query(parts.uri.query().unwrap_or_default())?,
+        body: operation.check_body(&parts.headers, &body)?,
+        headers: &parts.headers,
+        path,
+    };
+    let answer = operations::perform(world, operation.call, request).await?;
+    if let Some(ticket) = ticket {
+        ticket.answered(&answer);
+    }
+    Ok(answer)
+}

@@ -1,0 +1,22 @@
+//! What a user of the emulator can set.
+
+use std::time::Duration;
+
+use authpi_sdk::signature::SignatureScheme;
+
+/// Set by [`Builder`](crate::Builder).
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) retry_delays: Vec<Duration>,
+    pub(crate) delivery_timeout: Duration,
+    pub(crate) failing_after: u32,
+    pub(crate) keep: usize,
+    pub(crate) scheme: SignatureScheme,
+}
+
+impl Settings {
+    /// The first attempt, and one after each delay.
+    pub(crate) fn attempt_budget(&self) -> u32 {
+        u32::try_from(self.retry_delays.len()).unwrap_or(u32::MAX).saturating_add(1)
+    }
+}

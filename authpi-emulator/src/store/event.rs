@@ -1,0 +1,80 @@
+//! An event of the log.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::{assumptions, ids};
+
+/// What happened, as the events API shows it.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// Version of the event's form.
+    pub spec: &'static str,
+    /// Id of the event, the same in each of its deliveries.
+    pub id: String,
+    /// Such as `user.created`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// Where the event came from.
+    pub source: &'static str,
+    /// When it happened, in Unix milliseconds.
+    pub timestamp: i64,
+    /// The trace that it belongs to.
+    pub trace: String,
+    /// What made it happen.
+    pub trigger: String,
+    /// Whom and what it is about, as ids.
+    pub subject: Value,
+    /// What it carries.
+    pub data: Value,
+    /// The event as deliveries carry it: written once, so that each delivery has the same bytes.
+    #[serde(skip)]
+    pub(crate) delivered: Arc<RawValue>,
+}
+
+impl Event {
+    pub(crate) fn new(
+        id: String,
+        event_type: &str,
+        timestamp: i64,
+        trigger: &str,
+        subject: Value,
+        data: Value,
+    ) -> Self {
+        /// Members and order of the delivery that AuthPI's guide shows.
+        #[derive(Serialize)]
+        struct Delivered<'a> {
+            id: &'a str,
+            r#type: &'a str,
+            trace: &'a str,
+            source: &'a str,
+            subject: &'a Value,
+            data: &'a Value,
+        }
+        let (trace, source) = (ids::hex::<16>(""), "com.authpi/v1");
+        let delivered = serde_json::value::to_raw_value(&Delivered {
+            id: &id,
+            r#type: event_type,
+            trace: &trace,
+            source,
+            subject: &subject,
+            data: &data,
+        })
+        .expect("strings and JSON values are always JSON");
+        Self {
+            spec: assumptions::EVENT_SPEC,
+            id,
+            event_type: event_type.to_owned(),
+            source,
+            timestamp,
+            trace,
+            trigger: trigger.to_owned(),
+            subject,
+            data,
+            delivered: delivered.into(),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Pages: newest first, continued behind the id of the last item.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use serde_json::{Value, json};
+
+use crate::{
+    description::Parameters,
+    problem::{Field, Problem},
+};
+
+/// Which page is asked for.
+pub(crate) struct Page {
+    limit: usize,
+    cursor: Option<String>,
+}
+
+impl Page {
+    /// From `limit` (50 unless told) and `cursor`.
+    pub(crate) fn of(query: &Parameters) -> Self {
+        let limit = query.get("limit").and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
+        Self { limit: limit.unwrap_or(50), cursor: query.get("cursor").and_then(Value::as_str).map(str::to_owned) }
+    }
+
+    /// The page's items that `wanted` lets through, shown by `show`; 400 for a cursor that is no id of this list.
+    pub(crate) fn read<T>(
+        &self,
+        all: &BTreeMap<String, T>,
+        wanted: impl Fn(&T) -> bool,
+        show: impl Fn(&T) -> Value,
+    ) -> Result<Value, Problem> {
+        let before = match &self.cursor {
+            None => Bound::Unbounded,
+            Some(cursor) if all.contains_key(cursor) => Bound::Excluded(cursor.as_str()),
+            Some(_) => {
+                let message = "is not a cursor of this list";
+                return Err(Problem::malformed(
+                    format!("cursor: {message}"),
+                    vec![Field::new("cursor", "invalid_value", message)],
+                ));
+            }
+        };
+        let mut rest = all.range::<str, _>((Bound::Unbounded, before)).rev().filter(|(_, item)| wanted(item));
+        let items: Vec<_> = rest.by_ref().take(self.limit).collect();
+        let has_more = rest.next().is_some();
+        let next_cursor = items.last().filter(|_| has_more).map(|(id, _)| id.as_str());
+        Ok(json!({
+            "data": items.iter().map(|(_, item)| show(item)).collect::<Vec<_>>(),
+            "has_more": has_more,
+            "next_cursor": next_cursor,
+        }))
+    }
+}

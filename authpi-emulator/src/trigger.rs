@@ -1,0 +1,166 @@
+//! Events that are made to happen: here, or in an emulator that runs elsewhere.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::operations::control::PATH;
+
+/// An event to happen.
+///
+/// ```
+/// use authpi_emulator::NewEvent;
+/// use serde_json::json;
+///
+/// let event = NewEvent::new("user.created").subject(json!({"user_id": "usr_1"})).copies(2);
+/// ```
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub(crate) event_type: String,
+    pub(crate) subject: Option<Value>,
+    pub(crate) data: Option<Value>,
+    pub(crate) copies: u32,
+}
+
+impl NewEvent {
+    /// An event of this type, which must be one of the catalogue's 106, such as `user.created`.
+    ///
+    /// Its subject and data are the examples of `openapi/events`, until they are set.
+    pub fn new(event_type: impl Into<String>) -> Self {
+        Self { event_type: event_type.into(), subject: None, data: None, copies: 1 }
+    }
+
+    /// Sets whom and what it is about: a JSON object of ids.
+    #[must_use]
+    pub fn subject(self, subject: Value) -> Self {
+        Self { subject: Some(subject), ..self }
+    }
+
+    /// Sets what it carries: a JSON object.
+    #[must_use]
+    pub fn data(self, data: Value) -> Self {
+        Self { data: Some(data), ..self }
+    }
+
+    /// Has it delivered so many times to each webhook, 1 to 1000 (default 1), as a sender does that is not sure of its first attempt.
+    #[must_use]
+    pub fn copies(self, copies: u32) -> Self {
+        Self { copies, ..self }
+    }
+}
+
+impl<T: Into<String>> From<T> for NewEvent {
+    fn from(event_type: T) -> Self {
+        Self::new(event_type)
+    }
+}
+
+/// Why an event did not happen.
+#[derive(Debug)]
+pub struct TriggerError {
+    what: String,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl TriggerError {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), cause: None }
+    }
+
+    fn caused(what: impl Into<String>, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what: what.into(), cause: Some(cause.into()) }
+    }
+}
+
+impl fmt::Display for TriggerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for TriggerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// An emulator in another process, reached over plain HTTP.
+pub struct RemoteEmulator {
+    base_url: Url,
+    authorization: HeaderValue,
+    account_id: Option<String>,
+}
+
+impl RemoteEmulator {
+    /// The emulator at `base_url`, with the key that it was started with.
+    ///
+    /// # Errors
+    /// When `base_url` is no `http` URL, as AuthPI's own is none: no event can be made to happen there.
+    pub fn new(base_url: &str, key_id: &str, key_secret: &str) -> Result<Self, TriggerError> {
+        let url = Url::parse(base_url).map_err(|error| TriggerError::caused(format!("{base_url} is no URL"), error))?;
+        if url.scheme() != "http" {
+            return Err(TriggerError::new(format!("{base_url} is no emulator: it speaks plain http only")));
+        }
+        let mut authorization =
+            HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{key_id}:{key_secret}"))))
+                .map_err(|error| TriggerError::caused("the key cannot stand in a header", error))?;
+        authorization.set_sensitive(true);
+        Ok(Self { base_url: url, authorization, account_id: None })
+    }
+
+    /// Has the emulator check that it is the one with this account.
+    #[must_use]
+    pub fn account(self, account_id: impl Into<String>) -> Self {
+        Self { account_id: Some(account_id.into()), ..self }
+    }
+
+    /// Makes an event happen; answers with the event, as the events API shows it.
+    ///
+    /// # Errors
+    /// When the emulator cannot be reached or refuses: its own words, then.
+    pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Value, TriggerError> {
+        let event = event.into();
+        let mut url = self.base_url.clone();
+        url.set_path(&format!("{}{PATH}", self.base_url.path().trim_end_matches('/')));
+        if let Some(account_id) = &self.account_id {
+            url.query_pairs_mut().append_pair("account_id", account_id);
+        }
+        let mut body = Map::new();
+        body.insert("type".to_owned(), event.event_type.into());
+        body.insert("copies".to_owned(), event.copies.into());
+        body.extend(event.subject.map(|subject| ("subject".to_owned(), subject)));
+        body.extend(event.data.map(|data| ("data".to_owned(), data)));
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(url.as_str())
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(Value::Object(body).to_string())))
+            .map_err(|error| TriggerError::caused("the emulator's address cannot be called", error))?;
+        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+        let answer = client.request(request).await.map_err(|error| {
+            TriggerError::caused(format!("the emulator at {} cannot be reached", self.base_url), error)
+        })?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), 16 * 1024 * 1024).collect().await;
+        let body = body.map_err(|error| TriggerError::caused("the emulator broke off its answer", error))?.to_bytes();
+        let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match (status, body["error_description"].as_str()) {
+            (StatusCode::CREATED, _) => Ok(body["data"].take()),
+            (_, Some(told)) => Err(TriggerError::new(format!("the emulator refuses ({status}): {told}"))),
+            (_, None) => Err(TriggerError::new(format!("{} answers {status}; is it an emulator?", self.base_url))),
+        }
+    }
+}
+
+impl fmt::Debug for RemoteEmulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteEmulator").field("base_url", &self.base_url.as_str()).finish_non_exhaustive()
+    }
+}
