@@ -555,6 +555,7 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     use super::*;
+    use crate::ledger::conformance;
 
     /// A ledger whose time stands still until told.
     fn at_rest() -> (Memory, Arc<AtomicI64>) {
@@ -576,6 +577,27 @@ mod tests {
             panic!("event {n} was not granted");
         };
         assert_eq!(ledger.complete(&key(n), token, Completion::Handled).await.unwrap(), Held::Yes);
+    }
+
+    struct Memories(Arc<AtomicI64>, Clock);
+
+    impl conformance::Harness for Memories {
+        type Ledger = Memory;
+
+        async fn fresh(&self) -> Memory {
+            Memory::new().clock(self.1.clone())
+        }
+
+        async fn advance(&self, _: &Memory, by: Duration) {
+            self.0.fetch_add(by.as_millis().try_into().unwrap(), Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_conforms() {
+        let (ledger, time) = at_rest();
+        let clock = ledger.lock().clock.clone();
+        conformance::run(&Memories(time, clock)).await;
     }
 
     #[tokio::test]

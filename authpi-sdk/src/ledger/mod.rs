@@ -13,15 +13,21 @@
 //! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead letters in a file. Any
 //! implementation of [`Ledger`] that passes the conformance suite (feature `testing`) will do.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 #[allow(dead_code, reason = "the receiver's")]
 mod erased;
 mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 #[allow(unused_imports, reason = "the receiver's")]
 pub(crate) use erased::AnyLedger;
 pub use memory::Memory;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{DeadLetter, Sqlite, SqliteOptions};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery
 /// and a reconciled copy are the same record).
