@@ -2,4 +2,5 @@
 
 mod answers;
 mod golden;
+mod ledger;
 mod over_http;

@@ -406,7 +406,7 @@ cases! {
     /// A finished event is remembered for the whole retention, and forgotten when twice that is over.
     async fn finished_events_are_remembered_for_the_retention(harness) {
         let ledger = harness.fresh().await;
-        let retention = Duration::from_secs(ledger.retention().as_secs());
+        let retention = Duration::from_secs(ledger.remembers_for().as_secs());
         assert!(retention >= Duration::from_hours(24), "the suite needs a ledger with a retention of a day or more");
         let (token, _) = granted(&ledger, &key("handled")).await;
         assert_eq!(complete(&ledger, &key("handled"), token).await, Held::Yes);
@@ -446,7 +446,7 @@ cases! {
     async fn random_histories_agree_with_the_model(harness) {
         for seed in 0..8 {
             let ledger = harness.fresh().await;
-            let mut history = History::new(seed, ledger.retention());
+            let mut history = History::new(seed, ledger.remembers_for());
             for _ in 0..150 {
                 history.step(harness, &ledger).await;
             }

@@ -168,7 +168,7 @@ impl Ledger for Sqlite {
         true
     }
 
-    fn retention(&self) -> Duration {
+    fn remembers_for(&self) -> Duration {
         self.retention
     }
 }
