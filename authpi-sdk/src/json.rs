@@ -158,6 +158,21 @@ mod api {
         serde_json::from_str(value.get()).map_err(|error| at(name, &error))
     }
 
+    /// What the object `{"data": …}` holds; anything else than an object with that one member is no envelope, and holds itself.
+    pub(crate) fn without_envelope<T: DeserializeOwned>(json: &RawValue) -> Result<T, serde_json::Error> {
+        let (mut data, mut others) = (None, 0);
+        members(json, &mut |name, value| {
+            if name == "data" {
+                data = Some(value);
+            } else {
+                others += 1;
+            }
+            Ok(())
+        })?;
+        let inner = data.filter(|_| others == 0).unwrap_or(json);
+        serde_json::from_str(inner.get())
+    }
+
     /// A member that must be there.
     pub(crate) fn required<T>(name: &str, value: Option<T>) -> Result<T, serde_json::Error> {
         value.ok_or_else(|| serde_json::Error::custom(format_args!("missing member `{name}`")))
@@ -167,21 +182,39 @@ mod api {
         serde_json::Error::custom(format_args!("`{name}`: {error}"))
     }
 
+    /// The schema of a union: its cases, and if it is open any object with the tag.
+    #[cfg(feature = "schemars")]
+    pub(crate) fn union_schema(tag: &str, open: bool, mut cases: Vec<schemars::Schema>) -> schemars::Schema {
+        if open {
+            cases.push(schemars::json_schema!({ "type": "object", "required": [tag] }));
+        }
+        schemars::json_schema!({ "anyOf": cases })
+    }
+
     /// Adds to an object's schema a member that always has the same text.
     #[cfg(feature = "schemars")]
-    pub(crate) fn add_constant(schema: &mut schemars::Schema, name: &str, value: &str) {
+    pub(crate) fn constant(name: &'static str, value: &'static str) -> impl FnMut(&mut schemars::Schema) {
         use serde_json::{Value, json};
-        let object = schema.ensure_object();
-        if let Value::Object(properties) = object.entry("properties").or_insert_with(|| json!({})) {
-            properties.insert(name.to_owned(), json!({ "type": "string", "const": value }));
-        }
-        if let Value::Array(required) = object.entry("required").or_insert_with(|| json!([])) {
-            required.push(json!(name));
+        move |schema| {
+            let object = schema.ensure_object();
+            if let Value::Object(properties) = object.entry("properties").or_insert_with(|| json!({})) {
+                properties.insert(name.to_owned(), json!({ "type": "string", "const": value }));
+            }
+            if let Value::Array(required) = object.entry("required").or_insert_with(|| json!([])) {
+                required.push(json!(name));
+            }
         }
     }
 }
 #[cfg(feature = "client")]
 pub(crate) use api::*;
+
+/// The schema of an enumeration that may grow: the known values, then any string.
+#[cfg(feature = "schemars")]
+pub(crate) fn open_enum_schema<'a>(values: impl Iterator<Item = &'a str>) -> schemars::Schema {
+    let values: Vec<_> = values.collect();
+    schemars::json_schema!({ "anyOf": [{ "type": "string", "enum": values }, { "type": "string" }] })
+}
 
 /// Reads a string and makes something of it.
 pub(crate) struct Text<F>(pub(crate) F);

@@ -3,12 +3,14 @@
 
 //! The typed client for AuthPI's API: types of what is sent and received, a method per operation, and a table of the
 //! operations.
+
 /// What is sent and received.
 pub mod types {
     use crate::{RawJson, client::Patch, event::Extra, json::members};
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _};
     use serde_json::value::RawValue;
     use std::fmt;
+
     /// Why a call failed.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -66,6 +68,7 @@ pub mod types {
     impl AuthType {
         /// The known values, in the order of the description.
         pub const ALL: &'static [Self] = &[Self::None, Self::Bearer, Self::Signature, Self::BearerSignature];
+
         /// The value as it is written.
         pub fn as_str(&self) -> &str {
             match self {
@@ -145,10 +148,7 @@ pub mod types {
         }
 
         fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [{ "type" : "string", "enum" : Self::ALL.iter()
-                .map(Self::as_str).collect:: < Vec < _ >> () }, { "type" : "string" }] }
-            )
+            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
         }
     }
 
@@ -157,10 +157,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "bearer")
-        )
+        schemars(transform = crate::json::constant("type", "bearer"))
     )]
     #[non_exhaustive]
     pub struct BearerAuth {
@@ -214,10 +211,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "bearer")
-        )
+        schemars(transform = crate::json::constant("type", "bearer"))
     )]
     #[non_exhaustive]
     pub struct BearerAuthWithSecret {
@@ -280,14 +274,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(
-                schema,
-                "type",
-                "bearer+signature"
-            )
-        )
+        schemars(transform = crate::json::constant("type", "bearer+signature"))
     )]
     #[non_exhaustive]
     pub struct BearerSignatureAuth {
@@ -359,14 +346,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(
-                schema,
-                "type",
-                "bearer+signature"
-            )
-        )
+        schemars(transform = crate::json::constant("type", "bearer+signature"))
     )]
     #[non_exhaustive]
     pub struct BearerSignatureAuthWithSecrets {
@@ -515,6 +495,7 @@ pub mod types {
     impl CallerType {
         /// The known values, in the order of the description.
         pub const ALL: &'static [Self] = &[Self::ApiKey, Self::User, Self::PersonalToken];
+
         /// The value as it is written.
         pub fn as_str(&self) -> &str {
             match self {
@@ -592,10 +573,7 @@ pub mod types {
         }
 
         fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [{ "type" : "string", "enum" : Self::ALL.iter()
-                .map(Self::as_str).collect:: < Vec < _ >> () }, { "type" : "string" }] }
-            )
+            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
         }
     }
 
@@ -684,12 +662,13 @@ pub mod types {
         }
 
         fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [generator.subschema_for:: < CreateNoneAuth > (), generator
-                .subschema_for:: < CreateBearerAuth > (), generator.subschema_for:: <
-                CreateSignatureAuth > (), generator.subschema_for:: <
-                CreateBearerSignatureAuth > (),] }
-            )
+            let cases = vec![
+                generator.subschema_for::<CreateNoneAuth>(),
+                generator.subschema_for::<CreateBearerAuth>(),
+                generator.subschema_for::<CreateSignatureAuth>(),
+                generator.subschema_for::<CreateBearerSignatureAuth>(),
+            ];
+            crate::json::union_schema("type", false, cases)
         }
     }
 
@@ -698,10 +677,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "bearer")
-        )
+        schemars(transform = crate::json::constant("type", "bearer"))
     )]
     #[non_exhaustive]
     pub struct CreateBearerAuth {
@@ -755,14 +731,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(
-                schema,
-                "type",
-                "bearer+signature"
-            )
-        )
+        schemars(transform = crate::json::constant("type", "bearer+signature"))
     )]
     #[non_exhaustive]
     pub struct CreateBearerSignatureAuth {
@@ -825,10 +794,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "none")
-        )
+        schemars(transform = crate::json::constant("type", "none"))
     )]
     #[non_exhaustive]
     pub struct CreateNoneAuth {
@@ -873,10 +839,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "signature")
-        )
+        schemars(transform = crate::json::constant("type", "signature"))
     )]
     #[non_exhaustive]
     pub struct CreateSignatureAuth {
@@ -1092,13 +1055,13 @@ pub mod types {
         }
 
         fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [generator.subschema_for:: < NoneAuth > (), generator
-                .subschema_for:: < BearerAuthWithSecret > (), generator.subschema_for:: <
-                SignatureAuthWithSecret > (), generator.subschema_for:: <
-                BearerSignatureAuthWithSecrets > (), { "type" : "object", "required" :
-                ["type"] },] }
-            )
+            let cases = vec![
+                generator.subschema_for::<NoneAuth>(),
+                generator.subschema_for::<BearerAuthWithSecret>(),
+                generator.subschema_for::<SignatureAuthWithSecret>(),
+                generator.subschema_for::<BearerSignatureAuthWithSecrets>(),
+            ];
+            crate::json::union_schema("type", true, cases)
         }
     }
 
@@ -1135,6 +1098,7 @@ pub mod types {
     impl DeliveryStatus {
         /// The known values, in the order of the description.
         pub const ALL: &'static [Self] = &[Self::Pending, Self::Succeeded, Self::Failed];
+
         /// The value as it is written.
         pub fn as_str(&self) -> &str {
             match self {
@@ -1212,10 +1176,7 @@ pub mod types {
         }
 
         fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [{ "type" : "string", "enum" : Self::ALL.iter()
-                .map(Self::as_str).collect:: < Vec < _ >> () }, { "type" : "string" }] }
-            )
+            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
         }
     }
 
@@ -1274,6 +1235,7 @@ pub mod types {
             Self::Conflict,
             Self::PreconditionFailed,
         ];
+
         /// The value as it is written.
         pub fn as_str(&self) -> &str {
             match self {
@@ -1363,10 +1325,7 @@ pub mod types {
         }
 
         fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [{ "type" : "string", "enum" : Self::ALL.iter()
-                .map(Self::as_str).collect:: < Vec < _ >> () }, { "type" : "string" }] }
-            )
+            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
         }
     }
 
@@ -1418,12 +1377,20 @@ pub mod types {
     }
 
     /// Counts of events, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct EventAggregateResponse {
         /// `data`.
         pub data: EventAggregate,
+    }
+
+    impl<'de> Deserialize<'de> for EventAggregateResponse {
+        /// With or without the envelope.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let data = crate::json::without_envelope::<EventAggregate>(&Box::<RawValue>::deserialize(deserializer)?);
+            Ok(Self { data: data.map_err(D::Error::custom)? })
+        }
     }
 
     /// A page of events.
@@ -1444,12 +1411,20 @@ pub mod types {
     }
 
     /// An event, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct EventResponse {
         /// `data`.
         pub data: Event,
+    }
+
+    impl<'de> Deserialize<'de> for EventResponse {
+        /// With or without the envelope.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let data = crate::json::without_envelope::<Event>(&Box::<RawValue>::deserialize(deserializer)?);
+            Ok(Self { data: data.map_err(D::Error::custom)? })
+        }
     }
 
     /// What is wrong with one member of a request.
@@ -1489,7 +1464,7 @@ pub mod types {
     }
 
     /// The caller, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct MeResponse {
@@ -1497,15 +1472,20 @@ pub mod types {
         pub data: Me,
     }
 
+    impl<'de> Deserialize<'de> for MeResponse {
+        /// With or without the envelope.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let data = crate::json::without_envelope::<Me>(&Box::<RawValue>::deserialize(deserializer)?);
+            Ok(Self { data: data.map_err(D::Error::custom)? })
+        }
+    }
+
     /// Deliveries without authentication.
     #[derive(Clone, Debug, Default, PartialEq)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "none")
-        )
+        schemars(transform = crate::json::constant("type", "none"))
     )]
     #[non_exhaustive]
     pub struct NoneAuth {
@@ -1607,12 +1587,21 @@ pub mod types {
     }
 
     /// How a redelivery in bulk went, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct RedeliverFailedResultResponse {
         /// `data`.
         pub data: RedeliverFailedResult,
+    }
+
+    impl<'de> Deserialize<'de> for RedeliverFailedResultResponse {
+        /// With or without the envelope.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let data =
+                crate::json::without_envelope::<RedeliverFailedResult>(&Box::<RawValue>::deserialize(deserializer)?);
+            Ok(Self { data: data.map_err(D::Error::custom)? })
+        }
     }
 
     /// The record of a delivery after it was sent again on request.
@@ -1663,12 +1652,22 @@ pub mod types {
     }
 
     /// A delivery that was sent again, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct RedeliveredWebhookDeliveryResponse {
         /// `data`.
         pub data: RedeliveredWebhookDelivery,
+    }
+
+    impl<'de> Deserialize<'de> for RedeliveredWebhookDeliveryResponse {
+        /// With or without the envelope.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let data = crate::json::without_envelope::<RedeliveredWebhookDelivery>(&Box::<RawValue>::deserialize(
+                deserializer,
+            )?);
+            Ok(Self { data: data.map_err(D::Error::custom)? })
+        }
     }
 
     /// A signature algorithm that a caller may ask for.
@@ -1684,6 +1683,7 @@ pub mod types {
     impl SettableSignatureAlgorithm {
         /// All values, in the order of the description.
         pub const ALL: &'static [Self] = &[Self::HmacSha256];
+
         /// The value as it is written.
         pub const fn as_str(self) -> &'static str {
             match self {
@@ -1714,6 +1714,7 @@ pub mod types {
     impl SettableWebhookStatus {
         /// All values, in the order of the description.
         pub const ALL: &'static [Self] = &[Self::Active, Self::Disabled];
+
         /// The value as it is written.
         pub const fn as_str(self) -> &'static str {
             match self {
@@ -1758,6 +1759,7 @@ pub mod types {
     impl SignatureAlgorithm {
         /// The known values, in the order of the description.
         pub const ALL: &'static [Self] = &[Self::HmacSha256];
+
         /// The value as it is written.
         pub fn as_str(&self) -> &str {
             match self {
@@ -1831,10 +1833,7 @@ pub mod types {
         }
 
         fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [{ "type" : "string", "enum" : Self::ALL.iter()
-                .map(Self::as_str).collect:: < Vec < _ >> () }, { "type" : "string" }] }
-            )
+            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
         }
     }
 
@@ -1843,10 +1842,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "signature")
-        )
+        schemars(transform = crate::json::constant("type", "signature"))
     )]
     #[non_exhaustive]
     pub struct SignatureAuth {
@@ -1909,10 +1905,7 @@ pub mod types {
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[cfg_attr(
         feature = "schemars",
-        schemars(
-            transform = |schema:&mut
-            schemars::Schema|crate::json::add_constant(schema, "type", "signature")
-        )
+        schemars(transform = crate::json::constant("type", "signature"))
     )]
     #[non_exhaustive]
     pub struct SignatureAuthWithSecret {
@@ -2065,12 +2058,13 @@ pub mod types {
         }
 
         fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [generator.subschema_for:: < CreateNoneAuth > (), generator
-                .subschema_for:: < CreateBearerAuth > (), generator.subschema_for:: <
-                CreateSignatureAuth > (), generator.subschema_for:: <
-                CreateBearerSignatureAuth > (),] }
-            )
+            let cases = vec![
+                generator.subschema_for::<CreateNoneAuth>(),
+                generator.subschema_for::<CreateBearerAuth>(),
+                generator.subschema_for::<CreateSignatureAuth>(),
+                generator.subschema_for::<CreateBearerSignatureAuth>(),
+            ];
+            crate::json::union_schema("type", false, cases)
         }
     }
 
@@ -2277,12 +2271,13 @@ pub mod types {
         }
 
         fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [generator.subschema_for:: < NoneAuth > (), generator
-                .subschema_for:: < BearerAuth > (), generator.subschema_for:: <
-                SignatureAuth > (), generator.subschema_for:: < BearerSignatureAuth > (),
-                { "type" : "object", "required" : ["type"] },] }
-            )
+            let cases = vec![
+                generator.subschema_for::<NoneAuth>(),
+                generator.subschema_for::<BearerAuth>(),
+                generator.subschema_for::<SignatureAuth>(),
+                generator.subschema_for::<BearerSignatureAuth>(),
+            ];
+            crate::json::union_schema("type", true, cases)
         }
     }
 
@@ -2404,12 +2399,20 @@ pub mod types {
     }
 
     /// A webhook, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct WebhookResponse {
         /// `data`.
         pub data: Webhook,
+    }
+
+    impl<'de> Deserialize<'de> for WebhookResponse {
+        /// With or without the envelope.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let data = crate::json::without_envelope::<Webhook>(&Box::<RawValue>::deserialize(deserializer)?);
+            Ok(Self { data: data.map_err(D::Error::custom)? })
+        }
     }
 
     /// The state of a webhook.
@@ -2447,6 +2450,7 @@ pub mod types {
     impl WebhookStatus {
         /// The known values, in the order of the description.
         pub const ALL: &'static [Self] = &[Self::Active, Self::Disabled, Self::Failing, Self::Deleted];
+
         /// The value as it is written.
         pub fn as_str(&self) -> &str {
             match self {
@@ -2526,10 +2530,7 @@ pub mod types {
         }
 
         fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            schemars::json_schema!(
-                { "anyOf" : [{ "type" : "string", "enum" : Self::ALL.iter()
-                .map(Self::as_str).collect:: < Vec < _ >> () }, { "type" : "string" }] }
-            )
+            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
         }
     }
 
@@ -2592,18 +2593,28 @@ pub mod types {
     }
 
     /// A webhook with its secrets, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct WebhookWithSecretsResponse {
         /// `data`.
         pub data: WebhookWithSecrets,
     }
+
+    impl<'de> Deserialize<'de> for WebhookWithSecretsResponse {
+        /// With or without the envelope.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let data =
+                crate::json::without_envelope::<WebhookWithSecrets>(&Box::<RawValue>::deserialize(deserializer)?);
+            Ok(Self { data: data.map_err(D::Error::custom)? })
+        }
+    }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
     use std::ops::RangeInclusive;
+
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
@@ -2638,8 +2649,9 @@ pub mod operations {
         path: "/v1/me",
         idempotency_key: false,
         if_match: false,
-        errors: &[401u16..=401u16, 429u16..=429u16, 500u16..=599u16],
+        errors: &[401..=401, 429..=429, 500..=599],
     };
+
     /// `GET /v1/accounts/{account_id}/webhooks`
     pub const WEBHOOKS_LIST: Operation = Operation {
         id: "webhooks.list",
@@ -2648,16 +2660,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/webhooks",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 422..=422, 429..=429, 500..=599],
     };
+
     /// `POST /v1/accounts/{account_id}/webhooks`
     pub const WEBHOOKS_CREATE: Operation = Operation {
         id: "webhooks.create",
@@ -2666,18 +2671,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/webhooks",
         idempotency_key: true,
         if_match: false,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            409u16..=409u16,
-            415u16..=415u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 409..=409, 415..=415, 422..=422, 429..=429, 500..=599],
     };
+
     /// `GET /v1/accounts/{account_id}/webhooks/{webhook_id}`
     pub const WEBHOOKS_GET: Operation = Operation {
         id: "webhooks.get",
@@ -2686,8 +2682,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}",
         idempotency_key: false,
         if_match: false,
-        errors: &[400u16..=400u16, 401u16..=401u16, 403u16..=403u16, 404u16..=404u16, 429u16..=429u16, 500u16..=599u16],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 429..=429, 500..=599],
     };
+
     /// `PATCH /v1/accounts/{account_id}/webhooks/{webhook_id}`
     pub const WEBHOOKS_UPDATE: Operation = Operation {
         id: "webhooks.update",
@@ -2697,18 +2694,19 @@ pub mod operations {
         idempotency_key: true,
         if_match: true,
         errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            409u16..=409u16,
-            412u16..=412u16,
-            415u16..=415u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
+            400..=400,
+            401..=401,
+            403..=403,
+            404..=404,
+            409..=409,
+            412..=412,
+            415..=415,
+            422..=422,
+            429..=429,
+            500..=599,
         ],
     };
+
     /// `DELETE /v1/accounts/{account_id}/webhooks/{webhook_id}`
     pub const WEBHOOKS_DELETE: Operation = Operation {
         id: "webhooks.delete",
@@ -2717,16 +2715,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}",
         idempotency_key: false,
         if_match: true,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            412u16..=412u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 412..=412, 429..=429, 500..=599],
     };
+
     /// `GET /v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries`
     pub const WEBHOOKS_LIST_DELIVERIES: Operation = Operation {
         id: "webhooks.listDeliveries",
@@ -2735,16 +2726,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 422..=422, 429..=429, 500..=599],
     };
+
     /// `POST /v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver`
     pub const WEBHOOKS_REDELIVER: Operation = Operation {
         id: "webhooks.redeliver",
@@ -2753,18 +2737,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
         idempotency_key: true,
         if_match: true,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            409u16..=409u16,
-            412u16..=412u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 409..=409, 412..=412, 422..=422, 429..=429, 500..=599],
     };
+
     /// `POST /v1/accounts/{account_id}/webhooks/{webhook_id}/redeliver`
     pub const WEBHOOKS_REDELIVER_FAILED: Operation = Operation {
         id: "webhooks.redeliverFailed",
@@ -2773,18 +2748,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}/redeliver",
         idempotency_key: true,
         if_match: false,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            409u16..=409u16,
-            415u16..=415u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 409..=409, 415..=415, 422..=422, 429..=429, 500..=599],
     };
+
     /// `GET /v1/accounts/{account_id}/events`
     pub const EVENTS_LIST: Operation = Operation {
         id: "events.list",
@@ -2793,16 +2759,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/events",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 422..=422, 429..=429, 500..=599],
     };
+
     /// `GET /v1/accounts/{account_id}/events/aggregate`
     pub const EVENTS_AGGREGATE: Operation = Operation {
         id: "events.aggregate",
@@ -2811,16 +2770,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/events/aggregate",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400u16..=400u16,
-            401u16..=401u16,
-            403u16..=403u16,
-            404u16..=404u16,
-            422u16..=422u16,
-            429u16..=429u16,
-            500u16..=599u16,
-        ],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 422..=422, 429..=429, 500..=599],
     };
+
     /// `GET /v1/accounts/{account_id}/events/{event_id}`
     pub const EVENTS_GET: Operation = Operation {
         id: "events.get",
@@ -2829,8 +2781,9 @@ pub mod operations {
         path: "/v1/accounts/{account_id}/events/{event_id}",
         idempotency_key: false,
         if_match: false,
-        errors: &[400u16..=400u16, 401u16..=401u16, 403u16..=403u16, 404u16..=404u16, 429u16..=429u16, 500u16..=599u16],
+        errors: &[400..=400, 401..=401, 403..=403, 404..=404, 429..=429, 500..=599],
     };
+
     /// All operations, in the order of the description.
     pub const ALL: &[Operation] = &[
         ME_GET,
@@ -2850,8 +2803,10 @@ pub mod operations {
 
 #[allow(unused_imports)]
 pub use progenitor_client::{ByteStream, ClientInfo, Error, ResponseValue};
+
 #[allow(unused_imports)]
 use progenitor_client::{ClientHooks, OperationInfo, RequestBuilderExt, encode_path};
+
 /// One method per operation; the facade in `crate::client` is what users see.
 #[derive(Clone)]
 pub struct Client {
@@ -2896,6 +2851,7 @@ const _: () = {
     {
     }
 };
+
 #[allow(clippy::all)]
 impl Client {
     /// Tells who the caller is
@@ -2915,6 +2871,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "me_get" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -2954,6 +2911,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "webhooks_list" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -2997,6 +2955,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "webhooks_create" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3034,6 +2993,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "webhooks_get" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3072,6 +3032,7 @@ impl Client {
         #[allow(unused_mut)]
         let mut request = self.client.delete(url).headers(header_map).build()?;
         let info = OperationInfo { operation_id: "webhooks_delete" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3126,6 +3087,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "webhooks_update" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3181,6 +3143,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "webhooks_list_deliveries" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3236,6 +3199,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "webhooks_redeliver" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3285,6 +3249,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "webhooks_redeliver_failed" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3339,6 +3304,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "events_list" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3399,6 +3365,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "events_aggregate" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;
@@ -3436,6 +3403,7 @@ impl Client {
             .headers(header_map)
             .build()?;
         let info = OperationInfo { operation_id: "events_get" };
+
         self.pre(&mut request, &info).await?;
         let result = self.exec(request, &info).await;
         self.post(&result, &info).await?;

@@ -2,10 +2,12 @@
 // generator in `xtask/src/codegen`, and run it again.
 
 //! The events of AuthPI: their types, what they carry, and which carries what.
+
 use crate::event::extra;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::fmt;
+
 /// Names of the events that AuthPI delivers to webhooks, exact and without wildcards; a receiver must expect others
 /// too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -353,6 +355,7 @@ impl EventType {
         Self::AuthFlowReplayAttempt,
         Self::AuthFlowDeviceMismatch,
     ];
+
     /// The known values in the order of their texts.
     const SORTED: &'static [Self] = &[
         Self::AccountCreated,
@@ -462,6 +465,7 @@ impl EventType {
         Self::WebhookResumed,
         Self::WebhookUpdated,
     ];
+
     /// The value as it is written.
     pub fn as_str(&self) -> &str {
         match self {
@@ -637,10 +641,7 @@ impl schemars::JsonSchema for EventType {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!(
-            { "anyOf" : [{ "type" : "string", "enum" : Self::ALL.iter().map(Self::as_str)
-            .collect:: < Vec < _ >> () }, { "type" : "string" }] }
-        )
+        crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
     }
 }
 
@@ -982,6 +983,7 @@ pub mod types {
     use super::{EventType, payload};
     use crate::event::{EventKind, KnownEvent, extra};
     use serde_json::value::RawValue;
+
     /// `session.created`: A session was opened.
     #[derive(Clone, Copy, Debug)]
     pub enum SessionCreated {}
@@ -2267,6 +2269,7 @@ pub mod payload {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap as _};
     use serde_json::value::RawValue;
     use std::fmt;
+
     /// An AuthPI account.
     #[derive(Clone, Default, PartialEq)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]

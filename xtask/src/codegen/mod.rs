@@ -8,11 +8,13 @@
 mod client;
 mod docs;
 mod document;
+mod drift;
 mod events;
 mod model;
 mod naming;
 mod operations;
 mod output;
+mod published;
 mod types;
 
 use std::{
@@ -33,44 +35,88 @@ use self::{
 /// Write the Rust code that follows from the description in `openapi/`.
 ///
 /// Reads openapi/authpi.yaml and openapi/events/, and writes api.rs (the typed client) and events.rs (event types and
-/// payloads) in authpi-sdk/src/generated/. What cannot be turned into code is an error that names its place.
+/// payloads) in authpi-sdk/src/generated/, then tells what changed and whether users notice. What cannot be turned into code is
+/// an error that names its place by file and JSON pointer.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Write nothing; fail if the code that is checked in is not what the description says, and tell what differs.
+    /// Write nothing; fail if the code that is checked in is not what the description says.
     #[arg(long)]
     check: bool,
+    /// Take AuthPI's own OpenAPI document (JSON or YAML) in place of ours, and list what of ours it contradicts.
+    ///
+    /// Only operations under `webhooks`, `events` and `me` are looked at. api.rs is written from that document, events.rs stays
+    /// as it is; with --check nothing is written, and contradictions are the failure.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
-    let description = repository.join("openapi/authpi.yaml");
+    let ours = Documents::load(&repository.join("openapi/authpi.yaml"))?;
     let generated = repository.join("authpi-sdk/src/generated");
-    let files = [
-        ("api.rs", output::file(api(&Documents::load(&description)?, false)?, repository)?),
-        ("events.rs", output::file(events::generate(&Catalogue::load(&repository.join("openapi/events"))?), repository)?),
-    ];
-    for (name, new) in &files {
-        let path: PathBuf = generated.join(name);
+    let mut files = Vec::new();
+    if let Some(published) = &args.from {
+        let theirs = Documents::load(published)?;
+        let contradictions = published::contradictions(&ours, &theirs, &published::event_types(&repository.join("openapi/events"))?);
+        println!("{}", published::report(&contradictions));
         if args.check {
-            if std::fs::read_to_string(&path).ok().as_ref() != Some(new) {
-                bail!("{} is not what the description says", path.display());
+            anyhow::ensure!(contradictions.is_empty(), "{} contradicts our description", published.display());
+            return Ok(());
+        }
+        files.push(("api.rs", output::file(api(&theirs, Dialect::Published)?, repository)?));
+    } else {
+        files.push(("api.rs", output::file(api(&ours, Dialect::Ours)?, repository)?));
+        let catalogue = Catalogue::load(&repository.join("openapi/events"))?;
+        files.push(("events.rs", output::file(events::generate(&catalogue), repository)?));
+    }
+
+    let mut changes = Vec::new();
+    let mut stale = Vec::new();
+    for (name, new) in &files {
+        let path = generated.join(name);
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        if old != *new {
+            stale.push(*name);
+            changes.extend(drift::changes(&old, new).unwrap_or_else(|error| vec![drift::Change::unreadable(name, &error)]));
+            if !args.check {
+                std::fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
             }
-        } else {
-            std::fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let report = drift::report(&changes);
+    if args.check {
+        bail!(
+            "{} in authpi-sdk/src/generated {} not what the description says:\n{report}\nRun `cargo xtask codegen` and check its \
+             output in.",
+            stale.join(" and "),
+            if stale.len() == 1 { "is" } else { "are" }
+        );
+    }
+    println!("wrote {} in authpi-sdk/src/generated:\n{report}", stale.join(" and "));
     Ok(())
 }
 
+/// Whose document it is, which says how much of it is read and how strictly.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// Every operation; what is received must be open.
+    Ours,
+    /// The operations of interest; closed enums and unions in answers are read as open.
+    Published,
+}
+
 /// The code of the typed client and its types.
-fn api(documents: &Documents, forgiving: bool) -> Result<TokenStream> {
+fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
     let version = documents.root()["info"]["version"].as_str().unwrap_or("0").to_owned();
     let openapi = documents.root()["openapi"].as_str().unwrap_or_default();
-    if !openapi.starts_with("3.1.") {
+    if dialect == Dialect::Ours && !openapi.starts_with("3.1.") {
         let here = documents.root_place().at("openapi");
         bail!(Problems(vec![here.problem(format!("the description must be OpenAPI 3.1, not {openapi:?}"))]));
     }
-    let mut reader = Reader::new(documents, forgiving);
-    let operations = operations::read(&mut reader, documents, &|_| true);
+    let mut reader = Reader::new(documents, dialect == Dialect::Published);
+    let operations = operations::read(&mut reader, documents, &|path| dialect == Dialect::Ours || published::is_of_interest(path));
 
     let received = reader.reached(operations.iter().flat_map(|operation| operation.answer.iter().chain(&operation.error_bodies)));
     reader.open_what_is_received(&received);

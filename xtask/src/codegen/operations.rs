@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Literal, TokenStream};
 use quote::{format_ident, quote};
 use serde_json::Value;
 
@@ -284,7 +284,10 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
         let doc = format!(" `{} {}`", operation.method.to_uppercase(), operation.path);
         let (id, rust, path) = (&operation.id, &operation.rust, &operation.path);
         let (idempotency_key, if_match) = (operation.takes_header("Idempotency-Key"), operation.takes_header("If-Match"));
-        let errors = operation.errors.iter().collect::<BTreeSet<_>>().into_iter().map(|(first, last)| quote! { #first..=#last });
+        let errors = operation.errors.iter().collect::<BTreeSet<_>>().into_iter().map(|(first, last)| {
+            let (first, last) = (Literal::u16_unsuffixed(*first), Literal::u16_unsuffixed(*last));
+            quote! { #first..=#last }
+        });
         quote! {
             #[doc = #doc]
             pub const #name: Operation = Operation {

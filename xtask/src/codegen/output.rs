@@ -22,15 +22,19 @@ pub(crate) fn file(tokens: TokenStream, repository: &Path) -> Result<String> {
     rustfmt(&format!("{HEADER}{pretty}"), repository)
 }
 
-/// A blank line after each item and each method, as people write them.
+/// Blank lines where people put them: after an item or a method, after imports and inner docs.
 fn space_out(code: &str) -> String {
     let mut out = String::with_capacity(code.len() + code.len() / 20);
     let mut lines = code.lines().peekable();
     while let Some(line) = lines.next() {
         out.push_str(line);
         out.push('\n');
-        let ends_item = line.trim_start() == "}" && line.len() <= 9;
-        if ends_item && lines.peek().is_some_and(|next| !next.is_empty() && !next.trim_start().starts_with(['}', ')', ']'])) {
+        let Some(next) = lines.peek().map(|next| next.trim_start()) else { break };
+        let (bare, shallow) = (line.trim_start(), line.len() - line.trim_start().len() <= 8);
+        let ends_something = bare == "}" || bare.ends_with("};") && !next.starts_with("use ") || bare.ends_with(';') && next.starts_with("///");
+        let ends_imports = bare.starts_with("use ") && bare.ends_with(';') && !next.starts_with("use ");
+        let ends_docs = bare.starts_with("//!") && !next.starts_with("//!");
+        if shallow && (ends_something || ends_imports || ends_docs) && !next.is_empty() && !next.starts_with(['}', ')', ']']) {
             out.push('\n');
         }
     }

@@ -48,6 +48,8 @@ impl<'a> Context<'a> {
     /// An object whose unknown members nobody needs.
     fn plain_object(&self, definition: &Definition, object: &Object, name: &Ident, docs: &TokenStream) -> TokenStream {
         let default = default_derive(object);
+        let deserialize = is_envelope(object).then(|| envelope(object, name));
+        let derive_deserialize = deserialize.is_none().then(|| quote! { , Deserialize });
         let is_patch = self.patches.contains(&definition.name);
         let fields = object.members.iter().map(|member| {
             let (field, docs) = (ident(&member.rust), member_docs(member));
@@ -70,11 +72,12 @@ impl<'a> Context<'a> {
         let new = self.sent.contains(&definition.name).then(|| constructor(object, name, is_patch)).flatten();
         quote! {
             #docs
-            #[derive(Clone, Debug, #default PartialEq, Serialize, Deserialize)]
+            #[derive(Clone, Debug, #default PartialEq, Serialize #derive_deserialize)]
             #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
             #[non_exhaustive]
             pub struct #name { #(#fields)* }
             #new
+            #deserialize
         }
     }
 
@@ -90,10 +93,7 @@ impl<'a> Context<'a> {
             quote! { #docs #rename pub #field: #ty, }
         });
         let transforms = object.constants.iter().map(|(name, value)| {
-            quote! {
-                #[cfg_attr(feature = "schemars", schemars(transform =
-                    |schema: &mut schemars::Schema| crate::json::add_constant(schema, #name, #value)))]
-            }
+            quote! { #[cfg_attr(feature = "schemars", schemars(transform = crate::json::constant(#name, #value)))] }
         });
         let new = self.sent.contains(&definition.name).then(|| constructor(object, name, false)).flatten();
 
@@ -213,7 +213,6 @@ impl<'a> Context<'a> {
         });
         let unknown_tag = open.then(|| quote! { Self::Unknown(other) => &other.tag, });
         let unknown_write = open.then(|| quote! { Self::Unknown(other) => other.json.serialize(serializer), });
-        let unknown_schema = open.then(|| quote! { { "type": "object", "required": [#tag] }, });
         let unknown_read = if open {
             quote! { Ok(tag) => Ok(Self::Unknown(#unknown { tag: tag.into_owned(), json: raw.to_owned().into() })), }
         } else {
@@ -275,8 +274,28 @@ impl<'a> Context<'a> {
                     stringify!(#name).into()
                 }
                 fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                    schemars::json_schema!({ "anyOf": [#(generator.subschema_for::<#types>(),)* #unknown_schema] })
+                    let cases = vec![#(generator.subschema_for::<#types>()),*];
+                    crate::json::union_schema(#tag, #open, cases)
                 }
+            }
+        }
+    }
+}
+
+/// AuthPI wraps single resources in an object whose only member is `data`.
+fn is_envelope(object: &Object) -> bool {
+    matches!(object.members.as_slice(), [only] if only.name == "data" && only.required && !only.ty.nullable)
+}
+
+/// AuthPI's guide shows such answers without their envelope, and its SDK reads both; so do we.
+fn envelope(object: &Object, name: &Ident) -> TokenStream {
+    let ty = object.members.iter().map(|member| shape(&member.ty.shape));
+    quote! {
+        impl<'de> Deserialize<'de> for #name {
+            /// With or without the envelope.
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let data = crate::json::without_envelope::<#(#ty)*>(&Box::<RawValue>::deserialize(deserializer)?);
+                Ok(Self { data: data.map_err(D::Error::custom)? })
             }
         }
     }
@@ -502,9 +521,7 @@ pub(crate) fn open_enum(name: &Ident, docs: &TokenStream, values: &[Named]) -> T
                 stringify!(#name).into()
             }
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({
-                    "anyOf": [{ "type": "string", "enum": Self::ALL.iter().map(Self::as_str).collect::<Vec<_>>() }, { "type": "string" }]
-                })
+                crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
             }
         }
     }
