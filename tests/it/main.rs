@@ -1,6 +1,8 @@
 //! The integration suite: one binary, a module per subject.
 
 mod answers;
+mod events;
 mod golden;
+mod handlers;
 mod ledger;
 mod over_http;

@@ -216,3 +216,26 @@ async fn a_reader_of_the_answer_need_not_send_more_requests() {
     let get = b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\n\r\n";
     assert_eq!(service.exchange(get).await, "HTTP/1.1 405 Method Not Allowed");
 }
+
+#[tokio::test]
+async fn an_extractor_hands_out_authentic_events_only() {
+    async fn hook(event: authpi_sdk::signature::Verified<Event>) -> String {
+        format!("{} by {:?}", event.id(), event.key_name())
+    }
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let app = Router::new().route("/hooks/authpi", axum::routing::post(hook)).with_state(verifier);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let body = body();
+    let forged = post(&[("x-webhook-signature", "0".repeat(64).as_bytes())], &body);
+    for (request, status) in [
+        (signed_post(&body), "HTTP/1.1 200 OK"),
+        (forged, "HTTP/1.1 401 Unauthorized"),
+        (signed_post(b"{}"), "HTTP/1.1 400 Bad Request"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&request).await.unwrap();
+        assert_eq!(status_line(&mut stream).await, status);
+    }
+}

@@ -73,6 +73,11 @@ impl<S: Send + Sync + 'static> Handlers<S> {
         self
     }
 
+    /// What was given to [`new`](Self::new).
+    pub fn state(&self) -> Arc<S> {
+        Arc::clone(&self.state)
+    }
+
     /// Says what is wrong with the registry, if anything.
     ///
     /// # Errors

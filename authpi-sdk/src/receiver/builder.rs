@@ -6,7 +6,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{Receiver, Settings, Shared};
+use super::{DEFAULT_BODY_TIMEOUT, Receiver, Settings, Shared};
 use crate::{
     Clock,
     handlers::{DEFAULT_DEADLINE, Handlers, HandlersError},
@@ -52,7 +52,7 @@ impl InlineBuilder {
             handlers: Box::new(handlers),
             max_in_flight: 256,
             settings: Settings {
-                body_timeout: Duration::from_secs(10),
+                body_timeout: DEFAULT_BODY_TIMEOUT,
                 deadline: DEFAULT_DEADLINE,
                 lease: Duration::from_secs(30),
                 patience: Duration::from_secs(5),

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -15,7 +16,7 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::time::timeout;
 
 use super::{Receiver, Shared, answer::Answer};
-use crate::signature::{Verified, VerifyError};
+use crate::signature::{Verified, Verifier, VerifyError};
 
 impl Receiver {
     /// Takes one request and answers it.
@@ -23,7 +24,8 @@ impl Receiver {
     where
         B: Body,
     {
-        let answer = match self.shared.authentic(request).await {
+        let shared = &self.shared;
+        let answer = match authentic(&shared.verifier, shared.settings.body_timeout, &shared.endpoint, request).await {
             Ok(body) => self.work(body).await,
             Err(answer) => answer,
         };
@@ -57,48 +59,54 @@ impl Receiver {
     }
 }
 
+/// The body of an authentic delivery, or how the request is answered.
+pub(super) async fn authentic<B: Body>(
+    verifier: &Verifier,
+    body_timeout: Duration,
+    endpoint: &str,
+    request: Request<B>,
+) -> Result<Verified<Bytes>, Answer> {
+    if request.method() != Method::POST {
+        return Err(Answer::NotPost);
+    }
+    let (head, body) = request.into_parts();
+    if announced_length(&head.headers).is_some_and(|length| length > verifier.body_limit() as u64) {
+        return Err(Answer::TooLarge);
+    }
+    let refuse = |error| refuse(endpoint, &error);
+    let mut verifying = verifier.begin(&head.headers).map_err(refuse)?;
+    let mut body = std::pin::pin!(body);
+    let whole = async {
+        while let Some(frame) = body.frame().await {
+            // The framework's own error says no more than that the body did not arrive.
+            let frame = frame.map_err(|_| Answer::Interrupted)?;
+            if let Ok(mut data) = frame.into_data() {
+                verifying.update(data.copy_to_bytes(data.remaining())).map_err(refuse)?;
+            }
+        }
+        Ok(())
+    };
+    timeout(body_timeout, whole).await.unwrap_or(Err(Answer::TooSlow))?;
+    verifying.finish().map_err(refuse)
+}
+
+/// The log learns the reason, the peer does not.
+fn refuse(endpoint: &str, error: &VerifyError) -> Answer {
+    let reason = error.reason();
+    match error {
+        VerifyError::TooLarge { .. } => Answer::TooLarge,
+        VerifyError::NoUsableSecret => {
+            tracing::error!(endpoint, reason, %error, "no delivery can be verified");
+            Answer::NoSecret
+        }
+        _ => {
+            tracing::warn!(endpoint, reason, %error, "a delivery was refused");
+            Answer::Unauthorized
+        }
+    }
+}
+
 impl Shared {
-    /// The body of an authentic delivery, or how the request is answered.
-    async fn authentic<B: Body>(&self, request: Request<B>) -> Result<Verified<Bytes>, Answer> {
-        if request.method() != Method::POST {
-            return Err(Answer::NotPost);
-        }
-        let (head, body) = request.into_parts();
-        if announced_length(&head.headers).is_some_and(|length| length > self.verifier.body_limit() as u64) {
-            return Err(Answer::TooLarge);
-        }
-        let refuse = |error| self.refuse(&error);
-        let mut verifying = self.verifier.begin(&head.headers).map_err(refuse)?;
-        let mut body = std::pin::pin!(body);
-        let whole = async {
-            while let Some(frame) = body.frame().await {
-                // The framework's own error says no more than that the body did not arrive.
-                let frame = frame.map_err(|_| Answer::Interrupted)?;
-                if let Ok(mut data) = frame.into_data() {
-                    verifying.update(data.copy_to_bytes(data.remaining())).map_err(refuse)?;
-                }
-            }
-            Ok(())
-        };
-        timeout(self.settings.body_timeout, whole).await.unwrap_or(Err(Answer::TooSlow))?;
-        verifying.finish().map_err(refuse)
-    }
-
-    fn refuse(&self, error: &VerifyError) -> Answer {
-        let (endpoint, reason) = (&self.endpoint, error.reason());
-        match error {
-            VerifyError::TooLarge { .. } => Answer::TooLarge,
-            VerifyError::NoUsableSecret => {
-                tracing::error!(%endpoint, reason, %error, "no delivery can be verified");
-                Answer::NoSecret
-            }
-            _ => {
-                tracing::warn!(%endpoint, reason, %error, "a delivery was refused");
-                Answer::Unauthorized
-            }
-        }
-    }
-
     fn count(&self, answer: Answer) {
         let outcome = answer.outcome();
         metrics::counter!("authpi_deliveries_total", "endpoint" => Arc::clone(&self.endpoint), "outcome" => outcome)

@@ -17,6 +17,8 @@
 //! log always does.
 
 mod answer;
+#[cfg(feature = "axum")]
+mod axum;
 mod builder;
 mod http;
 mod work;
@@ -40,6 +42,9 @@ use crate::{
 };
 
 pub use builder::{BuildError, InlineBuilder, StoreFailure};
+
+/// How long a body may take to arrive, unless set.
+const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Receives AuthPI's deliveries for one endpoint. Cheap to clone; clones share everything.
 #[derive(Clone)]

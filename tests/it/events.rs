@@ -1,0 +1,73 @@
+//! Every event type there is, there and back.
+
+use std::sync::{Arc, Mutex};
+
+use authpi_sdk::{
+    event::{Event, EventData, EventType},
+    handlers::{Context, Handlers},
+    ledger::Memory,
+    receiver::Receiver,
+    signature::{KeyRing, SignatureScheme, Verifier},
+    testing::Fixture,
+};
+
+/// The names in the description, in its order.
+fn described() -> Vec<String> {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../openapi/events/event-type.json")).unwrap();
+    serde_json::from_value(schema["enum"].clone()).unwrap()
+}
+
+#[test]
+fn all_106_types_are_there_in_the_descriptions_order() {
+    let names: Vec<_> = EventType::ALL.iter().map(|event_type| event_type.as_str().to_owned()).collect();
+    assert_eq!(names.len(), 106);
+    assert_eq!(names, described());
+}
+
+#[test]
+fn every_type_reads_back_as_it_was_written() {
+    for event_type in EventType::ALL {
+        assert_eq!(&EventType::from(event_type.as_str()), event_type);
+        let written = serde_json::to_string(event_type).unwrap();
+        assert_eq!(&serde_json::from_str::<EventType>(&written).unwrap(), event_type);
+
+        let event = Event::from_json(Fixture::new(event_type.clone()).body()).unwrap();
+        assert_eq!(event.event_type(), event_type);
+        let data = event.decode().unwrap();
+        assert!(!matches!(data, EventData::Unknown(_)), "{event_type} has no payload type");
+        let again = serde_json::value::to_raw_value(&data).unwrap();
+        let again = EventData::decode(event_type, &again).unwrap();
+        let (data, again) = (serde_json::to_value(&data).unwrap(), serde_json::to_value(&again).unwrap());
+        assert_eq!(data, again, "{event_type} does not read back as written");
+        assert_eq!(data, serde_json::from_str::<serde_json::Value>(event.raw_data().unwrap()).unwrap());
+    }
+}
+
+#[test]
+fn an_unknown_type_keeps_its_name_and_every_byte_of_its_data() {
+    let data = r#"{"b": 12345678901234567890123 ,"a":1.00}"#;
+    let body = format!(r#"{{"id":"evt_1","type":"user.teleported","timestamp":1,"data":{data}}}"#);
+    let event = Event::from_json(body).unwrap();
+    assert_eq!(event.event_type().as_str(), "user.teleported");
+    assert!(matches!(event.decode().unwrap(), EventData::Unknown(raw) if raw.get() == data));
+}
+
+#[tokio::test]
+async fn every_type_and_an_unknown_one_reaches_a_handler() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let handlers =
+        Handlers::new(Arc::clone(&seen)).otherwise(async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
+            cx.state.lock().unwrap().push(event.event_type().to_string());
+            Ok(())
+        });
+    assert!(handlers.unhandled().is_empty());
+    let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
+    let receiver = Receiver::inline("all", verifier, Memory::new(), handlers).build().unwrap();
+    let mut names = described();
+    names.push("user.teleported".to_owned());
+    for name in &names {
+        let request = Fixture::new(name.as_str()).request(&SignatureScheme::authpi(), &"whs_test".into()).unwrap();
+        assert_eq!(receiver.receive(request).await.status(), 200, "{name}");
+    }
+    assert_eq!(*seen.lock().unwrap(), names);
+}

@@ -1,0 +1,115 @@
+//! Which handler gets which event, and how handlers are tested without HTTP.
+
+use std::sync::Mutex;
+
+use authpi_sdk::{
+    event::{
+        Event, EventType,
+        types::{OrganizationCreated, UserCreated, UserDeleted},
+    },
+    handlers::{Context, Handlers, HandlersError, Outcome},
+    ledger::Memory,
+    receiver::{BuildError, Receiver},
+    signature::{KeyRing, Verifier},
+    testing::{Fixture, fixture},
+};
+
+type Log = Mutex<Vec<&'static str>>;
+
+fn note(what: &'static str) -> impl Fn(Event, Context<Log>) -> std::future::Ready<authpi_sdk::Result> {
+    move |_, cx| {
+        cx.state.lock().unwrap().push(what);
+        std::future::ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallback() {
+    let handlers = Handlers::new(Log::default())
+        .prefix("user.", note("user."))
+        .prefix("user.email.", note("user.email."))
+        .on(async |_: Event<UserCreated>, cx: Context<Log>| {
+            cx.state.lock().unwrap().push("user.created");
+            Ok(())
+        })
+        .on_type("user.teleported", note("user.teleported"))
+        .on(async |event: Event<UserDeleted>, cx: Context<Log>| {
+            let what = if event.subject().user_id().is_some() { "user.deleted" } else { "nobody deleted" };
+            cx.state.lock().unwrap().push(what);
+            assert_eq!((cx.attempt(), cx.endpoint()), (1, "dispatch"));
+            assert_eq!(cx.idempotency_key(), format!("dispatch:{}", event.id()));
+            Ok(())
+        })
+        .otherwise(note("otherwise"));
+    let log = handlers.state();
+    for name in [
+        "user.created",
+        "user.updated",
+        "user.email.changed",
+        "user.teleported",
+        "user.deleted",
+        "session.created",
+        "usher.in",
+    ] {
+        assert!(matches!(handlers.dispatch(Fixture::new(name).verified()).await, Outcome::Handled));
+    }
+    assert_eq!(
+        *log.lock().unwrap(),
+        ["user.created", "user.", "user.email.", "user.teleported", "user.deleted", "otherwise", "otherwise"]
+    );
+}
+
+#[tokio::test]
+async fn how_a_handler_went_is_told_by_its_outcome() {
+    let handlers = Handlers::new(())
+        .on(async |_: Event<UserCreated>, _| Err("x".parse::<u8>().unwrap_err().into()))
+        .on(async |_: Event<UserDeleted>, _| panic!("boo"));
+    assert!(matches!(handlers.dispatch(fixture::<OrganizationCreated>()).await, Outcome::Unhandled));
+    let failed = handlers.dispatch(fixture::<UserCreated>()).await;
+    assert!(matches!(failed, Outcome::Failed(error) if !error.is_terminal()));
+    let panicked = handlers.dispatch(fixture::<UserDeleted>()).await;
+    assert!(matches!(panicked, Outcome::Panicked(text) if text == "boo"));
+}
+
+#[test]
+fn two_handlers_for_one_place_are_an_error_of_build() {
+    let twice = |handlers: Handlers<Log>| {
+        let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
+        Receiver::inline("users", verifier, Memory::new(), handlers).build().unwrap_err()
+    };
+    let new = || Handlers::new(Log::default());
+    assert_eq!(
+        twice(new().on_type("user.created", note("a")).on(async |_: Event<UserCreated>, _| Ok(()))),
+        BuildError::Handlers(HandlersError::TypeTwice(EventType::UserCreated))
+    );
+    assert_eq!(
+        twice(new().prefix("user.", note("a")).prefix("user.", note("b"))),
+        BuildError::Handlers(HandlersError::PrefixTwice("user.".into()))
+    );
+    assert_eq!(
+        twice(new().otherwise(note("a")).otherwise(note("b"))),
+        BuildError::Handlers(HandlersError::FallbackTwice)
+    );
+}
+
+#[test]
+fn a_receiver_that_cannot_work_is_not_built() {
+    let build = |endpoint: &str, keys: KeyRing, in_flight: usize| {
+        Receiver::inline(endpoint, Verifier::authpi(keys), Memory::new(), Handlers::new(()))
+            .max_in_flight(in_flight)
+            .build()
+    };
+    let keys = || KeyRing::new().with("test", "whs_test");
+    assert!(build("users", keys(), 1).is_ok());
+    assert_eq!(build("", keys(), 1).unwrap_err(), BuildError::NoEndpoint);
+    assert!(matches!(build("users", KeyRing::new(), 1), Err(BuildError::Secrets(_))));
+    assert_eq!(build("users", keys(), 0).unwrap_err(), BuildError::Setting("max_in_flight"));
+}
+
+#[test]
+fn the_types_that_nobody_handles_are_reported() {
+    let handlers = Handlers::new(Log::default()).prefix("user.", note("a")).on_type("session.created", note("b"));
+    let unhandled = handlers.unhandled();
+    assert_eq!(unhandled.len(), 106 - 36 - 1);
+    assert!(unhandled.contains(&EventType::SessionUpdated) && !unhandled.contains(&EventType::UserCreated));
+}
