@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Write as _,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -68,10 +69,10 @@ async fn text(response: Response<Full<Bytes>>) -> String {
     let (head, body) = response.into_parts();
     let mut text = format!("{}\n", head.status);
     for (name, value) in &head.headers {
-        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+        writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
     }
     let body = body.collect().await.unwrap().to_bytes();
-    text.push_str(&format!("\n{}\n", std::str::from_utf8(&body).unwrap()));
+    writeln!(text, "\n{}", std::str::from_utf8(&body).unwrap()).unwrap();
     text
 }
 
@@ -296,7 +297,7 @@ async fn a_delivery_that_another_worker_is_on_waits_for_its_outcome() {
 async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
     let ledger = Memory::new();
     let (builder, started, _go) = waiting(ledger.clone());
-    let receiver = builder.deadline(Duration::from_secs(60)).build().unwrap();
+    let receiver = builder.deadline(Duration::from_mins(1)).build().unwrap();
     let answer = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(created()).await }
@@ -309,14 +310,14 @@ async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_long_handler_keeps_its_lease() {
     let (builder, started, go) = waiting(Memory::new());
-    let receiver = builder.deadline(Duration::from_secs(600)).lease(Duration::from_secs(3)).build().unwrap();
+    let receiver = builder.deadline(Duration::from_mins(10)).lease(Duration::from_secs(3)).build().unwrap();
     let answer = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(created()).await }
     });
     started.notified().await;
     // The memory ledger's lease runs on the system's clock, which does not stand still: many renewals, no loss.
-    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::advance(Duration::from_mins(1)).await;
     go.add_permits(1);
     assert_golden("answers/handled.txt", &text(answer.await.unwrap()).await);
 }

@@ -85,7 +85,7 @@ fn errors_name_the_path_and_show_no_content() {
         )
     };
     for (body, said) in [
-        ("".to_owned(), "the body is not JSON (line 1, column 0)"),
+        (String::new(), "the body is not JSON (line 1, column 0)"),
         ("{".to_owned(), "the body is not JSON (line 1, column 1)"),
         (r#"{"specversion":"1.0","type":"event"}"#.to_owned(), "id is missing"),
         (r#"{"specversion":"0.3","id":"1","type":"event"}"#.to_owned(), "specversion is not 1.0"),

@@ -139,7 +139,7 @@ impl InlineBuilder {
             [("body_timeout", settings.body_timeout), ("deadline", settings.deadline), ("lease", settings.lease)]
         {
             // The upper bound keeps sums with the clock far from overflow.
-            if duration.is_zero() || duration > Duration::from_secs(365 * 24 * 60 * 60) {
+            if duration.is_zero() || duration > Duration::from_hours(8760) {
                 return Err(BuildError::Setting(name));
             }
         }

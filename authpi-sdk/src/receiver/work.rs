@@ -123,12 +123,11 @@ impl Shared {
                 } else {
                     Answer::CannotKeep { retry_after }
                 };
-                let settled = match answer {
-                    Answer::CannotKeep { .. } => self.ledger.release(key, token, Duration::ZERO).await,
-                    _ => {
-                        let body = event.body().clone();
-                        self.ledger.complete(key, token, Completion::Dead { reason, body }).await
-                    }
+                let settled = if let Answer::CannotKeep { .. } = answer {
+                    self.ledger.release(key, token, Duration::ZERO).await
+                } else {
+                    let body = event.body().clone();
+                    self.ledger.complete(key, token, Completion::Dead { reason, body }).await
                 };
                 (answer, settled)
             }

@@ -108,7 +108,7 @@ impl SignatureScheme {
             content: SignedContent::Body,
             encoding: Encoding::HexOrBase64,
             key: KeyForm::Whole,
-            tolerance: Duration::from_secs(300),
+            tolerance: Duration::from_mins(5),
         }
     }
 
@@ -134,7 +134,7 @@ impl SignatureScheme {
             },
             encoding: Encoding::Base64,
             key: KeyForm::Base64AfterPrefix,
-            tolerance: Duration::from_secs(300),
+            tolerance: Duration::from_mins(5),
         }
     }
 
@@ -232,11 +232,12 @@ impl SignatureScheme {
                     _ => (&b""[..], item),
                 };
                 match name {
+                    // Two times would leave open which one was signed.
+                    b"t" if self.syntax == Syntax::Pairs && presented.timestamp.is_some() => {
+                        return Err(Unread::Malformed);
+                    }
                     b"t" if self.syntax == Syntax::Pairs => {
-                        // Two different times would leave open which one was signed.
-                        if presented.timestamp.replace(Seconds::read(signature).ok_or(Unread::Malformed)?).is_some() {
-                            return Err(Unread::Malformed);
-                        }
+                        presented.timestamp = Some(Seconds::read(signature).ok_or(Unread::Malformed)?);
                     }
                     b"v1" => self.collect(signature, &mut presented)?,
                     b"" | b"sha256" if self.syntax == Syntax::List => self.collect(signature, &mut presented)?,
