@@ -1,6 +1,8 @@
 //! `cargo xtask`: every maintenance job of this repository. One file per subcommand; `cargo xtask --help` lists them.
 
 mod codegen;
+mod run;
+mod test;
 
 use std::{
     path::{Path, PathBuf},
@@ -20,11 +22,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Job {
     Codegen(codegen::Args),
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().job {
         Job::Codegen(args) => codegen::run(&args, &repository()),
+        Job::Test(args) => test::test(&args, &repository()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,174 @@
+//! `cargo xtask test`: everything that has to hold before a change lands, from a clean clone with only a Rust toolchain.
+//!
+//! It consists of named [`Part`]s. Each is run, whatever became of those before it; at the end a table tells which passed, which
+//! failed and which could not be run here, and why. What a part needs of the system is installed where that is possible
+//! (`system.rs`). With `CI=true` a part that was not run is a failure.
+
+mod budgets;
+mod features;
+mod graph;
+mod package;
+mod system;
+
+use std::{
+    env::consts::EXE_SUFFIX,
+    fmt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::run::{cargo, program, run};
+
+/// Tests everything, part by part
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only these parts, as `--only unit,features`
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Numbers of crates, their licences, the Rust version they need
+    Budgets,
+    /// The description in openapi/, by validators that are not ours
+    Description,
+    /// Unit, documentation and integration tests of the workspace
+    Unit,
+    /// Tests of this program, above all of the generator
+    Codegen,
+    /// Every feature of authpi-sdk alone, and pairs that matter, without a warning
+    Features,
+    /// What `cargo package` packs: complete, and it builds
+    Package,
+    /// AuthPI's own Python SDK drives the emulator
+    Peer,
+    /// The quickstart example tells what it should
+    Quickstart,
+}
+
+/// Why a part did not pass.
+enum Stopped {
+    /// Something does not hold.
+    Failed(anyhow::Error),
+    /// Something is missing here, and could not be installed.
+    NotRun(String),
+}
+
+impl From<anyhow::Error> for Stopped {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+pub(crate) fn test(args: &Args, root: &Path) -> Result<()> {
+    let wanted = |part: &&Part| args.only.is_empty() || args.only.contains(part);
+    let rows: Vec<Row> = Part::value_variants().iter().filter(wanted).map(|part| Row::of(*part, root)).collect();
+
+    println!("\n{:<12} {:<8} {:>6}", "part", "result", "time");
+    for row in &rows {
+        println!("{row}");
+    }
+    let count = |result| rows.iter().filter(|row| row.result() == result).count();
+    let (failed, not_run) = (count(FAILED), count(NOT_RUN));
+    println!("parts: {} passed; {failed} failed; {not_run} not run", count(PASSED));
+
+    if failed > 0 {
+        bail!("{failed} of {} parts failed", rows.len());
+    }
+    if not_run > 0 && std::env::var("CI").is_ok_and(|ci| ci == "true") {
+        bail!("{not_run} of {} parts were not run, and CI=true asks for all", rows.len());
+    }
+    Ok(())
+}
+
+impl Part {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn run(self, root: &Path) -> Result<(), Stopped> {
+        match self {
+            Self::Budgets => budgets::hold(root)?,
+            Self::Description => peer(root, &["validate_openapi.py"])?,
+            Self::Unit => unit(root)?,
+            Self::Codegen => run(&mut cargo(
+                root,
+                // As the alias `cargo xtask` builds it, so that its dependencies are built once.
+                ["test", "--release", "--manifest-path", "xtask/Cargo.toml", "--target-dir", "target/xtask"],
+            ))?,
+            Self::Features => features::compile(root)?,
+            Self::Package => package::pack(root)?,
+            Self::Peer => {
+                run(&mut cargo(root, ["build", "--package", "authpi-cli"]))?;
+                let authpi = graph::Metadata::read(root)?.target_directory.join(format!("debug/authpi{EXE_SUFFIX}"));
+                let authpi = authpi.to_string_lossy();
+                let emulate = ["emulate", "--json", "--listen", "127.0.0.1:0", "--retry-delays", "50ms,50ms"];
+                peer(root, &[&["agree.py", "--", &authpi], &emulate[..]].concat())?;
+            }
+            Self::Quickstart => run(&mut cargo(root, ["run", "--example", "quickstart"]))?,
+        }
+        Ok(())
+    }
+}
+
+/// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that needs it; the part
+/// `features` tells of that.
+fn unit(root: &Path) -> Result<()> {
+    let mut test = cargo(root, ["test", "--workspace"]);
+    match system::openssl(root) {
+        Ok(()) => test.arg("--all-features"),
+        Err(_) => test.arg("--features").arg(graph::Metadata::read(root)?.features_but("native-tls").join(",")),
+    };
+    run(&mut test)
+}
+
+/// One of the Python programs in `tests/peer`.
+fn peer(root: &Path, args: &[&str]) -> Result<(), Stopped> {
+    system::python(root)?;
+    Ok(run(&mut program(root, "python3", [&["tests/peer/run.py"], args].concat()))?)
+}
+
+const PASSED: &str = "passed";
+const FAILED: &str = "FAILED";
+const NOT_RUN: &str = "NOT RUN";
+
+/// What became of a part.
+struct Row {
+    part: Part,
+    took: Duration,
+    end: Result<(), Stopped>,
+}
+
+impl Row {
+    fn of(part: Part, root: &Path) -> Self {
+        println!("\n== {} ==", part.name());
+        let started = Instant::now();
+        let end = part.run(root);
+        let row = Self { part, took: started.elapsed(), end };
+        println!("{row}");
+        row
+    }
+
+    fn result(&self) -> &'static str {
+        match self.end {
+            Ok(()) => PASSED,
+            Err(Stopped::Failed(_)) => FAILED,
+            Err(Stopped::NotRun(_)) => NOT_RUN,
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<12} {:<8} {:>4} s", self.part.name(), self.result(), self.took.as_secs())?;
+        match &self.end {
+            Ok(()) => Ok(()),
+            Err(Stopped::Failed(error)) => write!(f, "  {error:#}"),
+            Err(Stopped::NotRun(why)) => write!(f, "  {why}"),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What parts need besides a Rust toolchain. On Debian, as root, what is missing is installed; elsewhere it is named.
+
+use std::path::Path;
+
+use super::Stopped;
+use crate::run::{program, run, succeeds};
+
+/// Python 3.11 or newer, able to make virtual environments with pip.
+pub(super) fn python(root: &Path) -> Result<(), Stopped> {
+    let check = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))";
+    provide(root, "Python 3.11 with venv and pip", &["python3", "python3-venv"], || {
+        succeeds(&mut program(root, "python3", ["-c", check]))
+    })
+}
+
+/// OpenSSL's headers, which the feature `native-tls` needs on Linux.
+pub(super) fn openssl(root: &Path) -> Result<(), Stopped> {
+    provide(root, "OpenSSL's headers, found by pkg-config,", &["pkg-config", "libssl-dev"], || {
+        !cfg!(target_os = "linux")
+            || std::env::var_os("OPENSSL_DIR").is_some()
+            || succeeds(&mut program(root, "pkg-config", ["--exists", "openssl"]))
+    })
+}
+
+/// Installs `packages` of Debian if `there` denies, and asks it again.
+fn provide(root: &Path, what: &str, packages: &[&str], there: impl Fn() -> bool) -> Result<(), Stopped> {
+    let can_install = || {
+        succeeds(&mut program(root, "apt-get", ["--version"]))
+            && succeeds(&mut program(root, "sh", ["-c", r#"test "$(id -u)" = 0"#]))
+    };
+    if there() {
+        return Ok(());
+    }
+    if can_install() {
+        let mut install = program(root, "apt-get", ["install", "--yes", "--quiet", "--no-install-recommends"]);
+        install.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+        // Fails only where a package source does not answer; whether that matters shows in what is there afterwards.
+        let done = run(&mut program(root, "apt-get", ["update", "--quiet"])).and_then(|()| run(&mut install));
+        if there() {
+            return Ok(());
+        }
+        done?;
+    }
+    Err(Stopped::NotRun(format!("{what} is not here; on Debian: apt-get install {}", packages.join(" "))))
+}
