@@ -34,6 +34,7 @@ pub(super) fn compile(root: &Path) -> Result<(), Stopped> {
 
 /// As `cargo check` does it; by `cargo rustc`, so that warnings become errors in this crate alone and nothing else is built anew.
 fn check(root: &Path, features: &[&str]) -> Result<(), Stopped> {
+    let features = format!("--features={}", features.join(","));
     let choice = ["--quiet", "--package=authpi-sdk", "--lib", "--no-default-features", &features];
     let args = [&["rustc", "--profile=check"], &choice[..], &["--", "-D", "warnings"]].concat();
     Ok(run(&mut cargo(root, args))?)
