@@ -48,7 +48,8 @@ pub(crate) struct Trigger {
 impl Trigger {
     pub(crate) async fn run(self) -> Result<(), Box<dyn Error>> {
         let mut emulator = RemoteEmulator::new(&self.base_url, &self.key_id, &self.key_secret)?;
-        if let Some(account_id) = self.account_id {
+        // A variable that is set to nothing is a variable that is not set.
+        if let Some(account_id) = self.account_id.filter(|id| !id.is_empty()) {
             emulator = emulator.account(account_id);
         }
         let mut event = NewEvent::new(self.event_type).copies(self.copies);

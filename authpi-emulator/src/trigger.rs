@@ -1,6 +1,6 @@
 //! Events that are made to happen: here, or in an emulator that runs elsewhere.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::operations::control::PATH;
 ///
 /// let event = NewEvent::new("user.created").subject(json!({"user_id": "usr_1"})).copies(2);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NewEvent {
     pub(crate) event_type: String,
     pub(crate) subject: Option<Value>,
@@ -52,6 +52,14 @@ impl NewEvent {
     #[must_use]
     pub fn copies(self, copies: u32) -> Self {
         Self { copies, ..self }
+    }
+}
+
+impl fmt::Debug for NewEvent {
+    /// Without subject and data, which may be personal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { event_type, copies, .. } = self;
+        f.debug_struct("NewEvent").field("type", event_type).field("copies", copies).finish_non_exhaustive()
     }
 }
 
@@ -90,6 +98,9 @@ impl std::error::Error for TriggerError {
     }
 }
 
+/// How long an emulator elsewhere may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// An emulator in another process, reached over plain HTTP.
 pub struct RemoteEmulator {
     base_url: Url,
@@ -123,7 +134,7 @@ impl RemoteEmulator {
     /// Makes an event happen; answers with the event, as the events API shows it.
     ///
     /// # Errors
-    /// When the emulator cannot be reached or refuses: its own words, then.
+    /// When the emulator cannot be reached, does not answer within 30 seconds, or refuses: its own words, then.
     pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Value, TriggerError> {
         let event = event.into();
         let mut url = self.base_url.clone();
@@ -143,6 +154,17 @@ impl RemoteEmulator {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(Value::Object(body).to_string())))
             .map_err(|error| TriggerError::caused("the emulator's address cannot be called", error))?;
+        let answered = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
+        let (status, mut body) =
+            answered.map_err(|late| TriggerError::caused(format!("{} does not answer", self.base_url), late))??;
+        match (status, body["error_description"].as_str()) {
+            (StatusCode::CREATED, _) => Ok(body["data"].take()),
+            (_, Some(told)) => Err(TriggerError::new(format!("the emulator refuses ({status}): {told}"))),
+            (_, None) => Err(TriggerError::new(format!("{} answers {status}; is it an emulator?", self.base_url))),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Value), TriggerError> {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
         let answer = client.request(request).await.map_err(|error| {
             TriggerError::caused(format!("the emulator at {} cannot be reached", self.base_url), error)
@@ -150,12 +172,7 @@ impl RemoteEmulator {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), 16 * 1024 * 1024).collect().await;
         let body = body.map_err(|error| TriggerError::caused("the emulator broke off its answer", error))?.to_bytes();
-        let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        match (status, body["error_description"].as_str()) {
-            (StatusCode::CREATED, _) => Ok(body["data"].take()),
-            (_, Some(told)) => Err(TriggerError::new(format!("the emulator refuses ({status}): {told}"))),
-            (_, None) => Err(TriggerError::new(format!("{} answers {status}; is it an emulator?", self.base_url))),
-        }
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 }
 

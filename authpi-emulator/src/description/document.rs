@@ -29,7 +29,15 @@ pub(super) fn load() -> Result<Description, Failure> {
         schemas.insert((*name).to_owned(), schema);
     }
     let reader = Reader { document: &document, registry: registry.prepare()? };
-    Ok(Description { operations: reader.operations()?, events: catalogue(&schemas)? })
+    Ok(Description {
+        operations: reader.operations()?,
+        events: catalogue(&schemas)?,
+        #[cfg(test)]
+        delivery: {
+            let media_type = escape(crate::assumptions::DELIVERY_CONTENT_TYPE);
+            reader.schema(&format!("/webhooks/delivery/post/requestBody/content/{media_type}/schema"))?
+        },
+    })
 }
 
 struct Reader<'a> {
@@ -106,7 +114,7 @@ impl Reader<'_> {
             name: parameter["name"].as_str().ok_or("a parameter without a name")?.to_owned(),
             required: parameter["required"].as_bool().unwrap_or(false),
             list,
-            reads: Reads { numbers: is(item, "integer") || is(item, "number"), null: is(item, "null") },
+            reads: Reads { integers: is(item, "integer"), numbers: is(item, "number"), null: is(item, "null") },
             schema: self.schema(&format!("{at}/schema"))?,
         })
     }

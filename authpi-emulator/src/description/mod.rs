@@ -24,6 +24,9 @@ use parameter::Parameter;
 pub(crate) struct Description {
     operations: Vec<Operation>,
     pub(crate) events: EventCatalogue,
+    /// What a delivery's body must be; the emulator's tests hold it against its own.
+    #[cfg(test)]
+    delivery: Validator,
 }
 
 /// The operations that the emulator implements; a test compares them with the document.
@@ -114,6 +117,14 @@ impl Description {
         } else {
             Err(Problem::method_not_allowed(&allowed.join(", ")))
         }
+    }
+}
+
+#[cfg(test)]
+impl Description {
+    /// What is wrong with the body of a delivery.
+    pub(crate) fn check_delivery(&self, body: &Value) -> Vec<Field> {
+        check::mistakes(&self.delivery, body)
     }
 }
 

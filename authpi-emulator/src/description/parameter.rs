@@ -49,6 +49,7 @@ pub(super) fn check_all(
 /// The types of a parameter's schema that are not text.
 #[derive(Clone, Copy)]
 pub(super) struct Reads {
+    pub(super) integers: bool,
     pub(super) numbers: bool,
     pub(super) null: bool,
 }
@@ -70,6 +71,11 @@ impl Parameter {
     fn typed(&self, text: &str) -> Value {
         if self.reads.null && text == "null" {
             return Value::Null;
+        }
+        if self.reads.integers
+            && let Ok(number) = text.parse::<i64>()
+        {
+            return Value::from(number);
         }
         match text.parse::<serde_json::Number>() {
             Ok(number) if self.reads.numbers => Value::Number(number),

@@ -72,6 +72,7 @@ fn a_query_that_breaks_its_schema_is_400_and_names_the_parameter() {
         ("limit=ten", "limit invalid_type"),
         ("limit=", "limit invalid_type"),
         ("limit=1.5", "limit invalid_type"),
+        ("limit=1e1", "limit invalid_type"),
         ("limit=1&limit=2", "limit repeated"),
         ("status=failing", "status invalid_value"),
         ("cursor=", "cursor too_short"),

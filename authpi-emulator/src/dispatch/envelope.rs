@@ -37,6 +37,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::description::Description;
 
     #[test]
     fn an_envelope_reads_as_the_one_in_authpis_guide() {
@@ -51,5 +52,17 @@ mod tests {
             r#""subject":{"user_id":"usr_1"},"data":{"id":"usr_1"}}}"#,
         ];
         assert_eq!(written, expected.concat().replace("TRACE", &event.trace));
+    }
+    #[test]
+    fn the_delivery_of_each_event_type_is_one_by_the_description() {
+        let description = Description::get();
+        for name in &description.events.types {
+            let subject = description.events.example_subject(name, &json!("acc_1"));
+            let data = description.events.example_data(name, &subject, &json!("acc_1"));
+            let event = Event::new("evt_1".into(), name, 1_704_079_296_000, "test", subject, data);
+            let written = serde_json::from_slice(&write("0a-1b", "wh_1", &event)).unwrap();
+            assert_eq!(description.check_delivery(&written), [], "{name}");
+        }
+        assert_ne!(description.check_delivery(&json!({"specversion": "1.0"})), []);
     }
 }

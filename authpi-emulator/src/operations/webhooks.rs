@@ -25,6 +25,7 @@ pub(super) fn create(world: &World, request: &Request<'_>) -> Result<Answer, Pro
     let body = &request.body;
     let url = body.get("url").and_then(Value::as_str).unwrap_or_default();
     check_url(url)?;
+    check_token(body.get("auth"))?;
     let mut store = world.store();
     let now = world.clock.millis();
     let id = store.ids.fresh("wh_", now);
@@ -64,6 +65,7 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
     if !nulls.is_empty() {
         return Err(Problem::invalid(nulls));
     }
+    check_token(body.get("auth"))?;
     if let Some(url) = body.get("url").and_then(Value::as_str) {
         check_url(url)?;
         url.clone_into(&mut webhook.url);
@@ -170,4 +172,15 @@ fn check_url(text: &str) -> Result<(), Problem> {
     }
     let message = "must be an absolute http or https URL without credentials";
     Err(Problem::invalid(vec![Field::new("url", "invalid_format", message)]))
+}
+
+/// A bearer token of the caller's own must be able to stand in a header.
+fn check_token(auth: Option<&Value>) -> Result<(), Problem> {
+    match auth.and_then(|auth| auth["bearer_token"].as_str()) {
+        Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            let message = "must be visible ASCII without spaces";
+            Err(Problem::invalid(vec![Field::new("auth.bearer_token", "invalid_format", message)]))
+        }
+        _ => Ok(()),
+    }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Delivery {
     updated_at: Option<i64>,
     /// An attempt is under way.
     pub(crate) under_way: bool,
+    /// It stands in the store's list of deliveries that are over.
+    pub(super) noted_as_over: bool,
     /// The envelope's id and bytes, kept from the first attempt to the last.
     pub(crate) envelope: Option<(String, Bytes)>,
 }
@@ -90,12 +92,9 @@ impl Delivery {
             created_at: now,
             updated_at: None,
             under_way: false,
+            noted_as_over: false,
             envelope: None,
         }
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.next_attempt_at.is_none() && !self.under_way
     }
 
     pub(super) fn attempted(&mut self, attempted: Attempted, delays: &[Duration], now: i64) -> Verdict {

@@ -11,7 +11,7 @@ mod page;
 mod webhook;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -35,6 +35,8 @@ pub(crate) struct Store {
     pub(crate) deliveries: BTreeMap<String, Delivery>,
     /// Deliveries that wait for an attempt: when it is due, and which.
     queue: BTreeSet<(i64, String)>,
+    /// Deliveries that are over, in the order in which they ended.
+    over: VecDeque<String>,
     /// How many attempts are under way.
     under_way: usize,
 }
@@ -50,6 +52,7 @@ impl Store {
             events: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             queue: BTreeSet::new(),
+            over: VecDeque::new(),
             under_way: 0,
         }
     }
@@ -98,12 +101,12 @@ impl Store {
         while self.events.len() > self.settings.keep {
             self.events.pop_first();
         }
-        let excess = self.deliveries.len().saturating_sub(self.settings.keep);
-        if excess > 0 {
-            let over: Vec<_> =
-                self.deliveries.values().filter(|d| d.is_over()).take(excess).map(|d| d.id.clone()).collect();
-            for id in over {
-                self.deliveries.remove(&id);
+        for _ in self.settings.keep..self.over.len() {
+            let Some(id) = self.over.pop_front() else { return };
+            match self.deliveries.get(&id) {
+                // It is being sent again; its turn comes when that is over.
+                Some(delivery) if delivery.under_way => self.over.push_back(id),
+                _ => drop(self.deliveries.remove(&id)),
             }
         }
     }
@@ -146,8 +149,9 @@ impl Store {
         self.under_way = self.under_way.saturating_sub(1);
         let Some(delivery) = self.deliveries.get_mut(delivery_id) else { return };
         let verdict = delivery.attempted(attempted, &self.settings.retry_delays, now);
-        if let Some(at) = delivery.next_attempt_at {
-            self.queue.insert((at, delivery.id.clone()));
+        match delivery.next_attempt_at {
+            Some(at) => drop(self.queue.insert((at, delivery.id.clone()))),
+            None => note_over(delivery, &mut self.over),
         }
         let webhook_id = delivery.webhook_id.clone();
         let Some(webhook) = self.webhooks.get_mut(&webhook_id) else { return };
@@ -165,6 +169,7 @@ impl Store {
             if let Some(at) = delivery.next_attempt_at {
                 self.queue.remove(&(at, delivery.id.clone()));
                 delivery.give_up(why, now);
+                note_over(delivery, &mut self.over);
             }
         }
     }
@@ -173,5 +178,122 @@ impl Store {
     pub(crate) fn is_quiet(&self, retries: bool) -> bool {
         let due = if retries { i64::MAX } else { self.clock.millis() };
         self.under_way == 0 && self.next_due().is_none_or(|at| at > due)
+    }
+}
+
+/// Once per delivery, however often it is sent again.
+fn note_over(delivery: &mut Delivery, over: &mut VecDeque<String>) {
+    if !std::mem::replace(&mut delivery.noted_as_over, true) {
+        over.push_back(delivery.id.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use authpi_sdk::signature::SignatureScheme;
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+
+    fn store(keep: usize) -> Store {
+        let settings = Settings {
+            retry_delays: vec![Duration::from_secs(5)],
+            delivery_timeout: Duration::from_secs(1),
+            failing_after: 2,
+            keep,
+            scheme: SignatureScheme::authpi(),
+        };
+        let mut store = Store::new("acc_1".to_owned(), EmulatorClock::manual(Timestamp::UNIX_EPOCH), settings);
+        for id in ["wh_1", "wh_2"] {
+            let mut webhook = Webhook::new(id.into(), "acc_1".into(), id.into(), "http://localhost".into(), 0);
+            webhook.events = vec!["user.created".into(), "webhook.paused".into(), "webhook.resumed".into()];
+            store.webhooks.insert(id.to_owned(), webhook);
+        }
+        store
+    }
+
+    fn happen(store: &mut Store) {
+        store.record("user.created", json!({}), json!({}), "test", 1);
+    }
+
+    fn attempt(store: &mut Store, status: u16) -> Option<String> {
+        let id = store.take_due()?;
+        let error = (status != 200).then(|| "no".to_owned());
+        store.attempted(&id, Attempted { at: 0, asked_for: false, status: Some(status), error });
+        Some(id)
+    }
+
+    #[test]
+    fn each_webhook_that_wants_an_event_gets_one_delivery_per_copy() {
+        let mut store = store(10);
+        store.record("user.created", json!({}), json!({}), "test", 3);
+        assert_eq!(store.deliveries.len(), 6);
+        while attempt(&mut store, 200).is_some() {}
+        assert!(store.is_quiet(true));
+    }
+
+    #[test]
+    fn what_is_to_be_retried_is_quiet_until_its_time_has_come() {
+        let mut store = store(10);
+        happen(&mut store);
+        assert!(!store.is_quiet(false), "it is due at once");
+        while attempt(&mut store, 500).is_some() {}
+        assert!(store.is_quiet(false) && !store.is_quiet(true));
+        store.clock.advance(Duration::from_secs(5));
+        assert!(!store.is_quiet(false));
+        while attempt(&mut store, 500).is_some() {}
+        assert!(store.is_quiet(true));
+        assert!(store.deliveries.values().all(|delivery| delivery.status == DeliveryStatus::Failed));
+    }
+
+    #[test]
+    fn a_webhook_that_starts_failing_is_told_to_the_others_and_not_to_itself() {
+        let mut store = store(100);
+        store.webhooks.get_mut("wh_2").unwrap().events.retain(|name| name != "user.created");
+        for _ in 0..2 {
+            happen(&mut store);
+        }
+        while attempt(&mut store, 500).is_some() {}
+        store.clock.advance(Duration::from_secs(5));
+        for _ in 0..2 {
+            attempt(&mut store, 500);
+        }
+        assert_eq!(store.webhooks["wh_1"].status, WebhookStatus::Failing);
+        let paused: Vec<_> = store.deliveries.values().filter(|d| d.event.event_type == "webhook.paused").collect();
+        assert_eq!(paused.iter().map(|delivery| delivery.webhook_id.as_str()).collect::<Vec<_>>(), ["wh_2"]);
+        happen(&mut store);
+        assert_eq!(store.queue.len(), 1, "a failing webhook got a new delivery");
+    }
+
+    #[test]
+    fn the_oldest_events_and_the_oldest_deliveries_that_are_over_are_forgotten() {
+        let mut store = store(3);
+        let first = {
+            happen(&mut store);
+            attempt(&mut store, 200).unwrap()
+        };
+        for _ in 0..9 {
+            happen(&mut store);
+        }
+        assert_eq!((store.events.len(), store.deliveries.len()), (3, 20), "what is still to be sent is kept");
+        while attempt(&mut store, 200).is_some() {}
+        happen(&mut store);
+        assert_eq!(store.deliveries.len(), 3 + 2);
+        assert!(!store.deliveries.contains_key(&first));
+    }
+
+    #[test]
+    fn what_is_given_up_while_it_is_under_way_is_not_retried() {
+        let mut store = store(10);
+        happen(&mut store);
+        let id = store.take_due().unwrap();
+        let webhook_id = store.deliveries[&id].webhook_id.clone();
+        store.give_up(&webhook_id, "the webhook is deleted");
+        store.attempted(&id, Attempted { at: 0, asked_for: false, status: None, error: Some("no".into()) });
+        assert_eq!(store.deliveries[&id].status, DeliveryStatus::Failed);
+        assert_eq!(store.queue.len(), 1, "only the other webhook's delivery is left");
     }
 }
