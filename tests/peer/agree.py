@@ -221,6 +221,7 @@ async def credentials(a: Agreement) -> None:
 
     async def fresh() -> dict[str, str]:
         asked.append(1)
+        await asyncio.sleep(0.2)  # long enough for the other call to be refused, too
         return {"access_token": a.service.access_token}
 
     async with a.admin(access_token="stale", on_token_expired=fresh) as admin:
