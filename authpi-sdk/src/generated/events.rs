@@ -3531,10 +3531,10 @@ pub mod payload {
         pub operation: Option<String>,
         /// Change of the balance, in millionths of a US dollar.
         #[cfg_attr(feature = "schemars", schemars(rename = "amount_μusd"))]
-        pub amount_usd: Option<i64>,
+        pub amount_micro_usd: Option<i64>,
         /// Balance after the change, in millionths of a US dollar.
         #[cfg_attr(feature = "schemars", schemars(rename = "balance_μusd"))]
-        pub balance_usd: Option<i64>,
+        pub balance_micro_usd: Option<i64>,
         /// Whether the credits are used up.
         pub credits_run_out: Option<bool>,
         /// When these credits end, in Unix milliseconds.
@@ -3553,8 +3553,8 @@ pub mod payload {
                 "entry_id" => fit(&mut self.entry_id, raw),
                 "type" => fit(&mut self.r#type, raw),
                 "operation" => fit(&mut self.operation, raw),
-                "amount_μusd" => fit(&mut self.amount_usd, raw),
-                "balance_μusd" => fit(&mut self.balance_usd, raw),
+                "amount_μusd" => fit(&mut self.amount_micro_usd, raw),
+                "balance_μusd" => fit(&mut self.balance_micro_usd, raw),
                 "credits_run_out" => fit(&mut self.credits_run_out, raw),
                 "expires_at" => fit(&mut self.expires_at, raw),
                 "created_at" => fit(&mut self.created_at, raw),
@@ -3594,10 +3594,10 @@ pub mod payload {
             if let Some(value) = &self.operation {
                 map.serialize_entry("operation", value)?;
             }
-            if let Some(value) = &self.amount_usd {
+            if let Some(value) = &self.amount_micro_usd {
                 map.serialize_entry("amount_μusd", value)?;
             }
-            if let Some(value) = &self.balance_usd {
+            if let Some(value) = &self.balance_micro_usd {
                 map.serialize_entry("balance_μusd", value)?;
             }
             if let Some(value) = &self.credits_run_out {

@@ -281,8 +281,9 @@ impl<'a> Reader<'a> {
                 ty.shape = Shape::Secret;
             }
             let description = property["description"].as_str().map(str::to_owned);
-            let member =
-                Member { name: name.clone(), rust: String::new(), description, required: required.contains(name.as_str()), ty };
+            // The name in Rust that the schema asks for; what it becomes is settled with the whole object at hand.
+            let rust = property["x-rust-name"].as_str().unwrap_or(name).to_owned();
+            let member = Member { name: name.clone(), rust, description, required: required.contains(name.as_str()), ty };
             match object.members.iter_mut().find(|other| other.name == *name) {
                 Some(other) => *other = member,
                 None => object.members.push(member),
@@ -302,7 +303,7 @@ impl<'a> Reader<'a> {
             scope.take("extra", place, naming::snake)?;
         }
         for member in &mut object.members {
-            member.rust = scope.take(&member.name, &place.at("properties").at(&member.name), naming::snake)?;
+            member.rust = scope.take(&member.rust, &place.at("properties").at(&member.name), naming::snake)?;
         }
         Ok(Kind::Object(object))
     }
