@@ -6,3 +6,4 @@ mod golden;
 mod handlers;
 mod ledger;
 mod over_http;
+mod types;

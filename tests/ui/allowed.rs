@@ -1,0 +1,27 @@
+//! What the other programs here do wrong, done right: this one compiles.
+
+use authpi_sdk::{
+    event::{Event, EventType, types::UserCreated},
+    handlers::{Context, Handlers},
+    ledger::Memory,
+    receiver::Receiver,
+    signature::{KeyRing, Secret, Verified, Verifier},
+};
+
+async fn welcome(event: Event<UserCreated>, context: Context<String>) -> authpi_sdk::Result {
+    println!("{} {:?}", context.state, event.data()?.id);
+    Ok(())
+}
+
+fn event_of(body: Verified<Vec<u8>>) -> Vec<u8> {
+    body.into_inner()
+}
+
+fn main() {
+    let keys = KeyRing::new().with("2026-11", Secret::new("whs_0123456789abcdef0123456789abcdef"));
+    let handlers = Handlers::new(String::new()).on(welcome).prefix("organization.", async |_: Event, _| Ok(()));
+    let receiver = Receiver::inline("users", Verifier::authpi(keys), Memory::new(), handlers).build();
+    let unknown = EventType::from("moon.landed");
+    println!("{} {}", receiver.is_ok(), matches!(&unknown, EventType::Unknown(name) if name.as_str() == "moon.landed"));
+    let _ = event_of;
+}

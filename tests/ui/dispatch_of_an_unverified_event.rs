@@ -1,0 +1,9 @@
+//! Handlers take no event that nobody verified.
+
+use authpi_sdk::{event::Event, handlers::Handlers};
+
+fn main() {
+    let handlers = Handlers::new(()).otherwise(async |_: Event, _| Ok(()));
+    let forged = Event::from_json("{}").unwrap();
+    let _outcome = handlers.dispatch(forged); //~ E0308
+}

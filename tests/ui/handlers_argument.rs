@@ -1,0 +1,32 @@
+//! A handler's argument is an event of a type that AuthPI has, and its answer is the SDK's `Result`.
+
+use authpi_sdk::{
+    event::{Event, payload::User},
+    handlers::{Context, Handlers},
+};
+
+struct MoonLanded;
+
+async fn of_my_own(_: Event<MoonLanded>, _: Context<()>) -> authpi_sdk::Result { //~ E0277
+    Ok(())
+}
+
+async fn of_a_payload(_: User, _: Context<()>) -> authpi_sdk::Result {
+    Ok(())
+}
+
+async fn of_any(_: Event, _: Context<()>) -> authpi_sdk::Result {
+    Ok(())
+}
+
+async fn of_another_state(_: Event, _: Context<String>) -> authpi_sdk::Result {
+    Ok(())
+}
+
+fn main() {
+    let _ = of_my_own;
+    let _ = Handlers::new(()).on(of_a_payload); //~ E0631
+    let _ = Handlers::new(()).on(of_any); //~ E0277
+    let _ = Handlers::new(()).otherwise(of_another_state); //~ E0631
+    let _ = Handlers::new(()).otherwise(async |_: Event, _| 42); //~ E0308
+}

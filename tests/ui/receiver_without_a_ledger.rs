@@ -1,0 +1,15 @@
+//! A receiver that answers after handling needs somewhere to remember what it handled, and a verifier.
+
+use std::collections::HashSet;
+
+use authpi_sdk::{
+    handlers::Handlers,
+    ledger::Memory,
+    receiver::Receiver,
+    signature::{KeyRing, Verifier},
+};
+
+fn main() {
+    let _ = Receiver::inline("users", Verifier::authpi(KeyRing::new()), HashSet::<String>::new(), Handlers::new(())); //~ E0277
+    let _ = Receiver::inline("users", KeyRing::new(), Memory::new(), Handlers::new(())); //~ E0308
+}

@@ -1,0 +1,25 @@
+//! A type that this version does not know cannot be made or matched by its name, so naming it later breaks nobody.
+
+use authpi_sdk::event::{EventType, UnknownEventType};
+
+fn make() -> EventType {
+    EventType::Unknown(UnknownEventType("moon.landed".into())) //~ E0423
+}
+
+fn matches(event_type: &EventType) -> bool {
+    match event_type {
+        EventType::Unknown("moon.landed") => true, //~ E0308
+        _ => false,
+    }
+}
+
+fn every_one(event_type: &EventType) -> bool {
+    match event_type { //~ E0004
+        EventType::UserCreated => true,
+        EventType::Unknown(_) => false,
+    }
+}
+
+fn main() {
+    let _ = (make, matches, every_one);
+}

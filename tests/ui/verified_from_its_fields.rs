@@ -1,0 +1,11 @@
+//! Only a verifier makes something verified; its fields are nobody else's.
+
+use authpi_sdk::signature::Verified;
+
+fn promote(body: Vec<u8>) -> Verified<Vec<u8>> {
+    Verified { value: body, key: None } //~ E0451
+}
+
+fn main() {
+    let _ = promote;
+}
