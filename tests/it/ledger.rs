@@ -83,7 +83,7 @@ const FILE: &str = "AUTHPI_IT_LEDGER_FILE";
 
 /// Claims and completes what it can get of the events in the file, and says which those were.
 async fn handle_all(file: &Path) -> Vec<usize> {
-    let ledger = Sqlite::options().busy_timeout(Duration::from_secs(60)).open(file).await.unwrap();
+    let ledger = Sqlite::options().busy_timeout(Duration::from_mins(1)).open(file).await.unwrap();
     let mut handled = Vec::new();
     for n in 0..EVENTS {
         let key = EventKey::new("users", format!("evt_{n}"));

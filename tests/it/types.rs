@@ -49,14 +49,15 @@ fn project(programs: &[PathBuf]) -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let project = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ui");
     fs::create_dir_all(project.join("src")).unwrap();
-    let mut manifest = format!(
+    let quoted = |path: &Path| Value::from(path.to_string_lossy()).to_string();
+    let example =
+        |program: &PathBuf| format!("\n[[example]]\nname = \"{}\"\npath = {}\n", stem(program), quoted(program));
+    let manifest = format!(
         "[package]\nname = \"ui\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
-         authpi-sdk = {{ path = {:?}, default-features = false }}\n",
-        tests.with_file_name("authpi-sdk")
+         authpi-sdk = {{ path = {}, default-features = false }}\n{}",
+        quoted(&tests.with_file_name("authpi-sdk")),
+        programs.iter().map(example).collect::<String>()
     );
-    for program in programs {
-        manifest += &format!("\n[[example]]\nname = {:?}\npath = {program:?}\n", stem(program));
-    }
     fs::write(project.join("Cargo.toml"), manifest).unwrap();
     fs::write(project.join("src/lib.rs"), "").unwrap();
     fs::copy(tests.with_file_name("Cargo.lock"), project.join("Cargo.lock")).unwrap();

@@ -7,9 +7,7 @@ use authpi_sdk::{
 
 struct MoonLanded;
 
-async fn of_my_own(_: Event<MoonLanded>, _: Context<()>) -> authpi_sdk::Result { //~ E0277
-    Ok(())
-}
+fn of_my_own(_: Event<MoonLanded>) {} //~ E0277
 
 async fn of_a_payload(_: User, _: Context<()>) -> authpi_sdk::Result {
     Ok(())

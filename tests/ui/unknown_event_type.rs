@@ -13,11 +13,8 @@ fn matches(event_type: &EventType) -> bool {
     }
 }
 
-fn every_one(event_type: &EventType) -> bool {
-    match event_type { //~ E0004
-        EventType::UserCreated => true,
-        EventType::Unknown(_) => false,
-    }
+fn every_one(event_type: &EventType) {
+    let (EventType::UserCreated | EventType::Unknown(_)) = event_type; //~ E0005
 }
 
 fn main() {
