@@ -221,7 +221,6 @@ async def credentials(a: Agreement) -> None:
 
     async def fresh() -> dict[str, str]:
         asked.append(1)
-        await asyncio.sleep(0.2)  # long enough for the other call to be refused, too
         return {"access_token": a.service.access_token}
 
     async with a.admin(access_token="stale", on_token_expired=fresh) as admin:
@@ -520,6 +519,27 @@ async def deliveries(a: Agreement) -> None:
         await admin.webhooks.delete(hook.id)
 
 
+async def every_type(a: Agreement) -> None:
+    """each type of event, to a webhook that was made by the guide's older call"""
+    path = "/every"
+    catalogue = {e["properties"]["type"]["const"]: e["properties"]["data"]["$ref"] for e in a.description.events["catalogue.json"]["oneOf"]}
+    async with a.admin() as admin:
+        hook = await admin.webhooks.create({"name": "every", "url": a.receiver.url(path)})  # type: ignore[typeddict-item]
+        for event_type in WebhookEventType:
+            await a.trigger(event_type)
+        came = await a.receiver.wait(path, lambda all_: len({d.event_id for d in all_}) >= len(catalogue))
+        by_type = {d.envelope["data"]["type"]: d for d in came}
+        a.check("a webhook without `events` gets every type", set(by_type) >= set(catalogue), set(catalogue) - set(by_type))
+        a.check("a webhook without `auth` gets no signature and no token", not any({"authorization", "x-webhook-signature"} & set(d.headers) for d in came))
+        wrong = []
+        for event_type, delivery in by_type.items():
+            data = delivery.envelope["data"].get("data")
+            wrong += a.description.mistakes("events/envelope.json", delivery.envelope)
+            wrong += a.description.mistakes(f"events/{catalogue[event_type]}", data)
+        a.check("each is as envelope.json and the schema of its payload have it", not wrong, wrong)
+        await admin.webhooks.delete(hook.id)
+
+
 async def own_events(a: Agreement) -> None:
     """events about webhooks"""
     async with a.admin() as admin:
@@ -702,6 +722,7 @@ CHECKS = [
     changes,
     lists,
     deliveries,
+    every_type,
     own_events,
     redelivery,
     bulk_redelivery,
