@@ -13,6 +13,9 @@ const CLIENTS: &[&str] = &["reqwest", "progenitor-client", "hyper", "hyper-util"
 /// Crates of HTTP servers and databases.
 const SERVERS: &[&str] = &["axum", "axum-core", "sqlx", "sqlx-core", "libsqlite3-sys"];
 
+/// Tells which dependencies show in the public API, and which stay inside.
+const PUBLIC: &str = "docs/public-dependencies.md";
+
 /// What one choice of features may bring in.
 struct Budget {
     /// Features of authpi-sdk, its default ones off.
@@ -38,6 +41,7 @@ pub(super) fn hold(root: &Path) -> Result<()> {
     }
     let metadata = Metadata::read(root)?;
     broken.extend(rust_versions(&metadata)?);
+    broken.extend(undecided(&metadata, &std::fs::read_to_string(root.join(PUBLIC))?)?);
     broken.extend(licences(&metadata, &std::fs::read_to_string(root.join("deny.toml"))?)?);
     ensure!(broken.is_empty(), "{}", broken.join("; "));
     Ok(())
@@ -85,6 +89,13 @@ fn rust_versions(metadata: &Metadata) -> Result<BTreeSet<String>> {
     let [major, minor, patch] = metadata.member("authpi-sdk")?.rust_version.unwrap_or_default();
     println!("Rust {major}.{minor}.{patch} is declared, and no dependency needs a newer one: {}", broken.is_empty());
     Ok(broken)
+}
+
+/// Dependencies of which nobody said whether they may show in the public API.
+fn undecided(metadata: &Metadata, decided: &str) -> Result<Vec<String>> {
+    let sdk = metadata.member("authpi-sdk")?;
+    let missing = sdk.dependencies.iter().filter(|name| !decided.contains(&format!("`{name}`")));
+    Ok(missing.map(|name| format!("{PUBLIC} does not tell of {name}")).collect())
 }
 
 /// Packages whose licence `deny.toml` does not allow.

@@ -27,6 +27,8 @@ pub(super) struct Package {
     /// The oldest Rust that it says to compile with; major, minor, patch.
     pub(super) rust_version: Option<[u32; 3]>,
     pub(super) features: Vec<String>,
+    /// The names of what its manifest asks for, but for tests and at build time.
+    pub(super) dependencies: Vec<String>,
 }
 
 impl Metadata {
@@ -78,6 +80,10 @@ impl Package {
             license: text(&package["license"]),
             rust_version: package["rust_version"].as_str().and_then(version),
             features: package["features"].as_object()?.keys().cloned().collect(),
+            dependencies: {
+                let normal = package["dependencies"].as_array()?.iter().filter(|needed| needed["kind"].is_null());
+                normal.map(|needed| text(&needed["name"])).collect::<Option<_>>()?
+            },
         })
     }
 }
