@@ -1,0 +1,99 @@
+//! Where webhooks point to: an endpoint that answers as it is told and remembers what came.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{Router, body::Bytes, extract::State, http::HeaderMap, response::Response};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::Notify};
+
+/// A receiver of deliveries on a port of its own.
+pub(super) struct Endpoint {
+    pub(super) url: String,
+    state: Arc<Script>,
+}
+
+#[derive(Default)]
+struct Script {
+    answers: Mutex<VecDeque<Reply>>,
+    received: Mutex<Vec<Received>>,
+    arrived: Notify,
+}
+
+/// What an endpoint does with a delivery.
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Status(u16),
+    /// 302 to this address.
+    Redirect(String),
+    /// Answers when it is told to.
+    HoldUntil(Arc<Notify>),
+    Never,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Received {
+    pub(super) fn envelope(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(super) fn event_type(&self) -> String {
+        self.envelope()["data"]["type"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Endpoint {
+    /// Answers 200 to each delivery.
+    pub(super) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+        let state = Arc::new(Script::default());
+        let app = Router::new().fallback(receive).with_state(Arc::clone(&state));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { url, state }
+    }
+
+    /// What to do with the next deliveries; 200 to those after them.
+    pub(super) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
+        self.state.answers.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
+    }
+
+    pub(super) fn received(&self) -> Vec<Received> {
+        self.state.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until so many deliveries have come.
+    pub(super) async fn until(&self, count: usize) {
+        loop {
+            let arrived = self.state.arrived.notified();
+            if self.received().len() >= count {
+                return;
+            }
+            arrived.await;
+        }
+    }
+}
+
+async fn receive(State(script): State<Arc<Script>>, headers: HeaderMap, body: Bytes) -> Response {
+    script.received.lock().unwrap_or_else(PoisonError::into_inner).push(Received { headers, body });
+    let reply = script.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    script.arrived.notify_waiters();
+    let answer = |status: u16| Response::builder().status(status);
+    let answer = match reply.unwrap_or(Reply::Status(200)) {
+        Reply::Status(status) => answer(status),
+        Reply::Redirect(to) => answer(302).header("location", to),
+        Reply::HoldUntil(told) => {
+            told.notified().await;
+            answer(200)
+        }
+        Reply::Never => std::future::pending().await,
+    };
+    answer.body("said by the endpoint".into()).unwrap()
+}
