@@ -25,8 +25,8 @@ use crate::Clock;
 ///   handled (or given up) longest ago makes room, so a duplicate of that event would be handled again; where none is
 ///   finished, one that waits for its next attempt goes (its attempts are counted from 1 again), then one whose lease ran
 ///   out. A record under a running lease is never evicted: if there are only those, a claim fails.
-/// - **Small.** About 165 bytes per remembered event with ids of 30 bytes.
-/// - **Flat.** A step takes well under a microsecond, however many records there are.
+/// - **Small.** About 155 bytes per remembered event with ids of 30 bytes (measured from 10³ to 10⁷ of them).
+/// - **Flat.** A step takes about a microsecond at most, however many records there are.
 ///
 /// Its clock is monotonic: setting the system's time neither ends nor prolongs a lease.
 #[derive(Clone)]

@@ -1,0 +1,111 @@
+//! What the memory ledger takes for each event that it remembers: bytes, and the time of a claim and its completion, however
+//! many it remembers already.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use authpi_sdk::ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Memory};
+use benches::{Made, quick, table, write_json};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Figures {
+    made: Made,
+    memory: Vec<Remembered>,
+}
+
+#[derive(Serialize)]
+struct Remembered {
+    ids: usize,
+    /// What the process grew by, over the number of ids of 30 bytes.
+    bytes_per_id: f64,
+    /// Claim, then completion, of a new event, beside so many others.
+    cycle_ns: f64,
+    /// A claim of an event that was handled.
+    duplicate_ns: f64,
+}
+
+fn main() {
+    // A process per size: memory that one has freed would be given to the next.
+    let sizes = if quick() { 3..=6 } else { 3..=7 };
+    if let Some(at) = std::env::args().position(|argument| argument == "remember") {
+        let ids = std::env::args().nth(at + 1).and_then(|ids| ids.parse().ok()).expect("a number");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let remembered = runtime.block_on(remember(ids));
+        println!("{}", serde_json::to_string(&remembered).expect("figures"));
+        return;
+    }
+    let made = Made::here(&["authpi-sdk"]);
+    println!("{made}");
+    let mut cells = vec![["ids", "bytes each", "claim + complete ns", "duplicate ns"].map(String::from).to_vec()];
+    let mut memory = Vec::new();
+    for ids in sizes.map(|exponent| 10_usize.pow(exponent)) {
+        let mut program = std::process::Command::new(std::env::current_exe().expect("this program"));
+        let output = program.args(["remember", &ids.to_string()]).output().expect("this program runs");
+        let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("figures");
+        let figure = |name: &str| figures[name].as_f64().expect("a number");
+        let remembered = Remembered {
+            ids,
+            bytes_per_id: figure("bytes_per_id"),
+            cycle_ns: figure("cycle_ns"),
+            duplicate_ns: figure("duplicate_ns"),
+        };
+        cells.push(vec![
+            ids.to_string(),
+            format!("{:.0}", remembered.bytes_per_id),
+            format!("{:.0}", remembered.cycle_ns),
+            format!("{:.0}", remembered.duplicate_ns),
+        ]);
+        memory.push(remembered);
+    }
+    println!("{}", table(&cells));
+    write_json("ledger", &Figures { made, memory });
+}
+
+const LEASE: Duration = Duration::from_secs(30);
+const TIMED: usize = 20_000;
+
+async fn remember(ids: usize) -> Remembered {
+    let ledger = Memory::new().capacity(ids + TIMED);
+    let before = resident();
+    for n in 0..ids {
+        handle(&ledger, &key(n)).await;
+    }
+    let bytes_per_id = resident().saturating_sub(before) as f64 / ids as f64;
+
+    let keys: Vec<_> = (ids..ids + TIMED).map(key).collect();
+    let started = Instant::now();
+    for key in &keys {
+        handle(&ledger, key).await;
+    }
+    let cycle_ns = started.elapsed().as_nanos() as f64 / TIMED as f64;
+
+    // From all over what is remembered.
+    let keys: Vec<_> = (0..TIMED).map(|n| key(n * 7919 % ids)).collect();
+    let started = Instant::now();
+    for key in &keys {
+        let claim = ledger.claim(key, Digest([0; 32]), LEASE).await;
+        assert!(matches!(black_box(claim), Ok(Claim::Handled { .. })));
+    }
+    let duplicate_ns = started.elapsed().as_nanos() as f64 / TIMED as f64;
+    Remembered { ids, bytes_per_id, cycle_ns, duplicate_ns }
+}
+
+fn key(n: usize) -> EventKey {
+    EventKey::new("users", format!("evt_{n:026}"))
+}
+
+async fn handle(ledger: &Memory, key: &EventKey) {
+    let claim = ledger.claim(key, Digest([0; 32]), LEASE).await.expect("memory");
+    let Claim::Granted { token, .. } = claim else { panic!("not granted") };
+    assert_eq!(ledger.complete(key, token, Completion::Handled).await.expect("memory"), Held::Yes);
+}
+
+/// The process's resident memory in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a process on Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+}
