@@ -13,6 +13,8 @@ pub mod signature;
 pub mod testing;
 mod time;
 
+#[cfg(feature = "client")]
+pub use client::Client;
 pub use handlers::Result;
 pub use json::RawJson;
 pub use time::{Clock, UnixMillis};

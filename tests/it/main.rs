@@ -1,6 +1,7 @@
 //! The integration suite: one binary, a module per subject.
 
 mod answers;
+mod client;
 mod emulator;
 mod events;
 mod golden;

@@ -1,16 +1,29 @@
-//! What the generated client carries from call to call.
+//! What the generated client carries from call to call: the credential, and a place where one exchange is written down.
+//!
+//! The generated code gives back a value or an error without status, headers and body. So each call has an [`Exchange`] of
+//! its own, in which the hook that sends the request writes down how far it came and what was answered.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, header};
 use progenitor_client::{ClientHooks, Error, OperationInfo};
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use serde_json::value::RawValue;
 
-use crate::generated::api;
+use super::answer::Answer;
+use crate::{generated::api, json::members};
 
-/// The credential that each request is sent with.
+/// The longest answer that is read, in bytes. A page of 100 events is far below it.
+pub(super) const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
+
+/// What one call is sent with, and where its exchange is written down.
 #[derive(Clone)]
-pub struct Connection {
-    authorization: HeaderValue,
+pub(crate) struct Connection {
+    pub(super) authorization: HeaderValue,
+    pub(super) exchange: Arc<Exchange>,
 }
 
 impl fmt::Debug for Connection {
@@ -19,9 +32,137 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// How far a request came.
+pub(super) struct Exchange {
+    /// The member by which a bare resource is told from one in its `{data}` envelope; none for lists.
+    envelope: Envelope,
+    progress: Mutex<Progress>,
+}
+
+/// What the body of a success looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Envelope {
+    /// As it is: a page, or nothing.
+    None,
+    /// A single resource in `{data}`. AuthPI's SDK also takes it bare, as AuthPI's guide shows it; a bare one has this member.
+    Single(&'static str),
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Progress {
+    /// The request was given to the transport.
+    pub(super) sent: bool,
+    /// Status and headers came; and the body, unless it broke off.
+    pub(super) answer: Option<Answer>,
+    /// The body is longer than we read.
+    pub(super) too_large: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(envelope: Envelope) -> Self {
+        Self { envelope, progress: Mutex::default() }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
 impl ClientHooks<Connection> for api::Client {
     async fn pre<E>(&self, request: &mut reqwest::Request, _: &OperationInfo) -> Result<(), Error<E>> {
-        request.headers_mut().insert(AUTHORIZATION, self.inner.authorization.clone());
+        request.headers_mut().insert(header::AUTHORIZATION, self.inner.authorization.clone());
         Ok(())
+    }
+
+    /// Sends the request and reads the whole answer, at most [`LONGEST_ANSWER`] bytes of it.
+    async fn exec(&self, request: reqwest::Request, _: &OperationInfo) -> reqwest::Result<reqwest::Response> {
+        let exchange = &*self.inner.exchange;
+        exchange.note(|progress| progress.sent = true);
+        let mut response = self.client.execute(request).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        exchange.note(|progress| progress.answer = Some(Answer { status, headers, body: Bytes::new() }));
+
+        let (body, end) = read(&mut response).await;
+        exchange.note(|progress| {
+            progress.too_large = matches!(end, End::TooLarge);
+            if let Some(answer) = &mut progress.answer {
+                answer.body = body.clone();
+            }
+        });
+        let body = match end {
+            // Of a refusal the status says enough, even where its body broke off.
+            End::Broken(error) if status.is_success() => return Err(error),
+            End::TooLarge => Bytes::new(),
+            _ if status.is_success() => enveloped(exchange.envelope, body),
+            _ => body,
+        };
+        Ok(rebuilt(status, body))
+    }
+}
+
+/// How the reading of a body ended.
+enum End {
+    Whole,
+    TooLarge,
+    Broken(reqwest::Error),
+}
+
+async fn read(response: &mut reqwest::Response) -> (Bytes, End) {
+    let mut body = BytesMut::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return (body.freeze(), End::Whole),
+            Ok(Some(chunk)) if body.len() + chunk.len() > LONGEST_ANSWER => return (body.freeze(), End::TooLarge),
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Err(error) => return (body.freeze(), End::Broken(error)),
+        }
+    }
+}
+
+/// What the generated code decodes: it wants each single resource in its envelope.
+fn enveloped(envelope: Envelope, body: Bytes) -> Bytes {
+    let Envelope::Single(mark) = envelope else { return body };
+    let Ok(raw) = serde_json::from_slice::<&RawValue>(&body) else { return body };
+    let (mut marked, mut wrapped) = (false, false);
+    let object = members(raw, &mut |name, _| {
+        marked |= name == mark;
+        wrapped |= name == "data";
+        Ok(())
+    });
+    // Not the other way round: a member added beside `data` must not break a client, and an event has a `data` of its own.
+    let bare = object.is_ok() && raw.get() != "null" && (marked || !wrapped);
+    if bare { format!(r#"{{"data":{}}}"#, raw.get()).into() } else { body }
+}
+
+fn rebuilt(status: StatusCode, body: Bytes) -> reqwest::Response {
+    let mut response = http::Response::new(body);
+    *response.status_mut() = status;
+    response.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_resource_is_put_into_its_envelope_and_a_wrapped_one_is_left() {
+        let single = Envelope::Single("id");
+        for (body, decoded) in [
+            (r#"{"data":{"id":"wh_1"}}"#, r#"{"data":{"id":"wh_1"}}"#),
+            (r#"{"data":{"id":"wh_1"},"meta":{}}"#, r#"{"data":{"id":"wh_1"},"meta":{}}"#),
+            (r#"{"id":"wh_1","name":"n"}"#, r#"{"data":{"id":"wh_1","name":"n"}}"#),
+            (r#"{"id":"evt_1","data":{}}"#, r#"{"data":{"id":"evt_1","data":{}}}"#),
+            ("[1]", "[1]"),
+            ("null", "null"),
+            ("", ""),
+            ("<html>", "<html>"),
+        ] {
+            assert_eq!(enveloped(single, body.into()), decoded);
+            assert_eq!(enveloped(Envelope::None, body.into()), body);
+        }
     }
 }

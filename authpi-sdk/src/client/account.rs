@@ -1,0 +1,88 @@
+//! Who the caller is, and on which account it acts.
+
+use tokio::time::Instant;
+
+use super::{
+    Call, Client, Me, Operation,
+    call::{Attempt, Failed, Reply, sealed::Sends},
+    connection::Envelope,
+    error::Error,
+    ids,
+};
+use crate::generated::api::{operations, types::MeResponse};
+
+/// `GET /v1/me`: see [`Client::whoami`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WhoAmI {}
+
+impl Operation for WhoAmI {
+    type Output = Me;
+}
+
+impl Sends for WhoAmI {
+    type Wire = MeResponse;
+    const OPERATION: operations::Operation = operations::ME_GET;
+    const ENVELOPE: Envelope = Envelope::Single("accounts");
+
+    async fn send(&self, attempt: &Attempt<'_>) -> Result<MeResponse, Failed> {
+        Ok(attempt.api.me_get().await?.into_inner())
+    }
+
+    fn read(reply: Reply<MeResponse>) -> Me {
+        reply.value.data
+    }
+}
+
+impl Client {
+    /// Tells who the caller is: the kind of credential, and the accounts and organizations it can act on.
+    pub fn whoami(&self) -> Call<WhoAmI> {
+        Call::new(self, WhoAmI {})
+    }
+
+    /// The account that calls act on: the one that was given, else the credential's only one.
+    ///
+    /// In the second case AuthPI is asked once, whichever call needs it first, and the answer is kept for this client and
+    /// its clones.
+    ///
+    /// # Errors
+    /// When AuthPI cannot be asked, or the credential belongs to no account or to several
+    /// ([`Error::is_configuration`]; the message lists them).
+    pub async fn account_id(&self) -> Result<&str, Error> {
+        self.account_by(Instant::now() + self.settings().timeout).await
+    }
+
+    pub(super) async fn account_by(&self, deadline: Instant) -> Result<&str, Error> {
+        let account = self.settings().account.get_or_try_init(|| async {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let me = self.whoami().timeout(left).await?;
+            only_account(&me)
+        });
+        // A waiter has its own deadline, which may be sooner than that of the call that is asking.
+        match tokio::time::timeout_at(deadline, account).await {
+            Ok(account) => account.map(|account| &**account).map_err(Error::before_the_call),
+            Err(_) => {
+                Err(Error::new(super::error::Kind::Timeout { connecting: false }, false).during(operations::ME_GET.id))
+            }
+        }
+    }
+}
+
+fn only_account(me: &Me) -> Result<Box<str>, Error> {
+    match &*me.accounts {
+        [] => Err(Error::configuration("the credential can act on no account")),
+        [one] => {
+            ids::check("account", &one.account_id)?;
+            Ok((*one.account_id).into())
+        }
+        several => {
+            let listed: Vec<_> =
+                several.iter().map(|account| account.account_id.escape_default().to_string()).collect();
+            Err(Error::configuration(format!(
+                "the credential can act on {} accounts, so say which: {}",
+                several.len(),
+                listed.join(", ")
+            )))
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! A client and its settings, all checked before the first call.
+
+use std::{env, error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use base64::Engine as _;
+use http::HeaderValue;
+use tokio::sync::OnceCell;
+use url::{Host, Url};
+
+use super::{ids, tls};
+use crate::signature::Secret;
+
+/// Where AuthPI's API is.
+pub const DEFAULT_BASE_URL: &str = "https://api.authpi.com";
+
+/// How long a call may take unless told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long to try for a connection, at most; a call's own deadline may be sooner.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The start of every API key's id.
+const KEY_PREFIX: &str = "key_";
+
+/// Calls AuthPI's API.
+///
+/// Cheap to clone; clones share connections, and the account once it is known. It needs a Tokio runtime to call, not to be
+/// built.
+#[derive(Clone)]
+pub struct Client(Arc<Settings>);
+
+pub(super) struct Settings {
+    /// Without a slash at its end.
+    pub(super) base_url: String,
+    pub(super) authorization: HeaderValue,
+    pub(super) account: OnceCell<Box<str>>,
+    pub(super) timeout: Duration,
+    pub(super) http: reqwest::Client,
+    credential: &'static str,
+}
+
+impl Client {
+    /// A client to be, with nothing set but the defaults.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// A client as the environment describes it: see [`ClientBuilder::from_env`].
+    ///
+    /// # Errors
+    /// When a variable is missing or one of the settings is wrong.
+    pub fn from_env() -> Result<Self, BuildError> {
+        ClientBuilder::from_env()?.build()
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("base_url", &self.0.base_url)
+            .field("credential", &self.0.credential)
+            .field("account", &self.0.account.get())
+            .field("timeout", &self.0.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of a [`Client`]; [`ClientBuilder::build`] checks them.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ClientBuilder {
+    api_key: Option<(String, Secret)>,
+    access_token: Option<Secret>,
+    account: Option<String>,
+    base_url: Option<String>,
+    plain_http: bool,
+    timeout: Option<Duration>,
+    user_agent: Option<String>,
+}
+
+impl ClientBuilder {
+    /// Takes the settings from the environment: `AUTHPI_KEY_ID` and `AUTHPI_KEY_SECRET`, and where they are set and not empty
+    /// `AUTHPI_ACCOUNT_ID` and `AUTHPI_BASE_URL`. What is set afterwards goes before.
+    ///
+    /// The first two names are those of AuthPI's documents; the other two are ours. An access token is not taken from the
+    /// environment: it is good for a short time only.
+    ///
+    /// # Errors
+    /// When the key's id or secret is not there, or a variable is not Unicode.
+    pub fn from_env() -> Result<Self, BuildError> {
+        let key_id = variable("AUTHPI_KEY_ID")?
+            .ok_or_else(|| BuildError::new("the environment variable AUTHPI_KEY_ID is not set"))?;
+        let secret = Secret::from_env("AUTHPI_KEY_SECRET")
+            .map_err(|error| BuildError::new("no API key in the environment").caused_by(error))?;
+        let mut builder = Self::default().api_key(key_id, secret);
+        builder.account = variable("AUTHPI_ACCOUNT_ID")?;
+        builder.base_url = variable("AUTHPI_BASE_URL")?;
+        Ok(builder)
+    }
+
+    /// Calls with an API key: its id (`key_…`) and its secret. It acts on one account.
+    pub fn api_key(mut self, key_id: impl Into<String>, secret: impl Into<Secret>) -> Self {
+        self.api_key = Some((key_id.into(), secret.into()));
+        self
+    }
+
+    /// Calls with an access token or a personal token, instead of an API key.
+    pub fn access_token(mut self, token: impl Into<Secret>) -> Self {
+        self.access_token = Some(token.into());
+        self
+    }
+
+    /// The account (`acc_…`) that calls act on. If not given, the credential must belong to exactly one, which is found
+    /// through `GET /v1/me` by the first call that needs it.
+    pub fn account(mut self, account_id: impl Into<String>) -> Self {
+        self.account = Some(account_id.into());
+        self
+    }
+
+    /// Where the API is; [`DEFAULT_BASE_URL`] if not given. An `https` address, or an `http` one on this machine, with or
+    /// without a path, and with no user, query or fragment.
+    pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
+        self.base_url = Some(base_url.into());
+        self
+    }
+
+    /// Lets the base URL be a plain `http` address on another machine, for an emulator in a container network. The
+    /// credential travels unencrypted then.
+    pub fn allow_plain_http(mut self) -> Self {
+        self.plain_http = true;
+        self
+    }
+
+    /// How long a call may take in all; [`DEFAULT_TIMEOUT`] (30 s) if not given. [`Call::timeout`](super::Call::timeout) sets
+    /// it for one call. Connecting may take at most 10 s of it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// What to add to the user agent `authpi-sdk-rust/<version> (<system>; <architecture>)`, such as `billing/2.1`.
+    pub fn user_agent(mut self, suffix: impl Into<String>) -> Self {
+        self.user_agent = Some(suffix.into());
+        self
+    }
+
+    /// Checks the settings and sets up TLS. Nothing is sent.
+    ///
+    /// # Errors
+    /// - not exactly one of API key and access token, or one that cannot be right: an id that does not start with `key_`, its
+    ///   two halves swapped, an empty one, one that does not go into a header;
+    /// - a base URL, account id or user agent that cannot be used, or a timeout of zero;
+    /// - an `https` address, and this crate was built with neither of the features `rustls` and `native-tls`;
+    /// - an `https` address, and the system has no CA certificates.
+    pub fn build(self) -> Result<Client, BuildError> {
+        let (authorization, credential) = match (&self.api_key, &self.access_token) {
+            (Some((key_id, secret)), None) => (basic(key_id, secret)?, "api key"),
+            (None, Some(token)) => (bearer(token)?, "access token"),
+            (Some(_), Some(_)) => {
+                return Err(BuildError::new("an API key and an access token were given; one is wanted"));
+            }
+            (None, None) => return Err(BuildError::new("neither an API key nor an access token was given")),
+        };
+        if let Some(problem) = self.account.as_deref().and_then(ids::problem) {
+            return Err(BuildError::new(format!("the account id {problem}")));
+        }
+        let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        if timeout.is_zero() {
+            return Err(BuildError::new("the timeout is zero"));
+        }
+        let base_url = base_url(self.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL), self.plain_http)?;
+
+        let mut http = reqwest::Client::builder()
+            // A redirect would take the credential to an address that nobody configured.
+            .redirect(reqwest::redirect::Policy::none())
+            // Repeating is decided where errors are typed, never below.
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+            .user_agent(user_agent(self.user_agent.as_deref())?);
+        if base_url.scheme() == "http" {
+            // An emulator on this machine is not reached through the company's proxy.
+            http = http.no_proxy();
+        } else {
+            http = http.https_only(true);
+        }
+        let http = tls::set_up(http, base_url.scheme() == "https")?
+            .build()
+            .map_err(|error| BuildError::new("the HTTP client cannot be set up").caused_by(error))?;
+        Ok(Client(Arc::new(Settings {
+            base_url: base_url.as_str().trim_end_matches('/').to_owned(),
+            authorization,
+            account: OnceCell::new_with(self.account.map(Into::into)),
+            timeout,
+            http,
+            credential,
+        })))
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>, BuildError> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => {
+            Err(BuildError::new(format!("the environment variable {name} is not Unicode")))
+        }
+    }
+}
+
+fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
+    let secret = secret.expose();
+    if key_id.is_empty() || secret.is_empty() {
+        return Err(BuildError::new("an API key has two halves, its id and its secret; one is empty"));
+    }
+    if !key_id.starts_with(KEY_PREFIX) {
+        // The id is not repeated: it may be the secret.
+        return Err(BuildError::new(if secret.starts_with(KEY_PREFIX) {
+            "the halves of the API key are swapped: the one that starts with key_ is its id"
+        } else {
+            "the id of an API key starts with key_"
+        }));
+    }
+    if let Some(problem) = ids::problem(key_id) {
+        return Err(BuildError::new(format!("the API key's id {problem}")));
+    }
+    if key_id.contains(':') {
+        return Err(BuildError::new("the API key's id holds a colon"));
+    }
+    if secret.chars().any(char::is_control) {
+        return Err(BuildError::new("the API key's secret holds a line break or another control character"));
+    }
+    let pair = zeroize::Zeroizing::new(format!("{key_id}:{secret}"));
+    let encoded = zeroize::Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()));
+    authorization("Basic", &encoded)
+}
+
+fn bearer(token: &Secret) -> Result<HeaderValue, BuildError> {
+    let token = token.expose();
+    if token.is_empty() {
+        return Err(BuildError::new("the access token is empty"));
+    }
+    if token.starts_with(KEY_PREFIX) {
+        return Err(BuildError::new("the access token is the id of an API key, which needs its secret too"));
+    }
+    if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(BuildError::new("the access token holds white space or what is not ASCII"));
+    }
+    authorization("Bearer", token)
+}
+
+fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, BuildError> {
+    let text = zeroize::Zeroizing::new(format!("{scheme} {credential}"));
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|error| BuildError::new("the credential does not go into a header").caused_by(error))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn base_url(text: &str, plain_http: bool) -> Result<Url, BuildError> {
+    // The text is not repeated: it may hold a password.
+    let url = Url::parse(text).map_err(|error| BuildError::new("the base URL cannot be read").caused_by(error))?;
+    let wrong = if !matches!(url.scheme(), "http" | "https") {
+        "is neither http nor https"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "holds a user or a password"
+    } else if url.query().is_some() || url.fragment().is_some() {
+        "holds a query or a fragment"
+    } else if url.scheme() == "http" && !plain_http && !is_loopback(&url) {
+        "is plain http to another machine, which would show the credential to everyone on the way; \
+         `allow_plain_http` lets it be"
+    } else {
+        return Ok(url);
+    };
+    Err(BuildError::new(format!("the base URL {wrong}")))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        // Names that by RFC 6761 never leave the machine.
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn user_agent(suffix: Option<&str>) -> Result<HeaderValue, BuildError> {
+    let mut text =
+        format!("authpi-sdk-rust/{} ({}; {})", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+    if let Some(suffix) = suffix.map(str::trim).filter(|suffix| !suffix.is_empty()) {
+        text.push(' ');
+        text.push_str(suffix);
+    }
+    if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err(BuildError::new("the user agent holds a control character or what is not ASCII"));
+    }
+    HeaderValue::from_str(&text)
+        .map_err(|error| BuildError::new("the user agent does not go into a header").caused_by(error))
+}
+
+/// Why a client cannot be built; see [`ClientBuilder::build`]. It repeats no part of a credential.
+pub struct BuildError {
+    why: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl BuildError {
+    pub(super) fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), source: None }
+    }
+
+    pub(super) fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuildError").field("why", &self.why).field("source", &self.source).finish()
+    }
+}
+
+impl StdError for BuildError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local() -> ClientBuilder {
+        Client::builder().base_url("http://127.0.0.1:1")
+    }
+
+    fn refusal(builder: ClientBuilder) -> String {
+        let error = builder.build().unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("very_secret"), "{shown}");
+        shown
+    }
+
+    #[test]
+    fn exactly_one_credential_is_wanted() {
+        assert!(refusal(local()).contains("neither"));
+        assert!(refusal(local().api_key("key_1", "very_secret").access_token("very_secret")).contains("one is wanted"));
+        local().api_key("key_1", "s").build().unwrap();
+        local().access_token("eyJ.e.s").build().unwrap();
+    }
+
+    #[test]
+    fn swapped_and_missing_halves_of_an_api_key_are_refused() {
+        assert!(refusal(local().api_key("very_secret", "key_1")).contains("swapped"));
+        assert!(refusal(local().api_key("very_secret", "very_secret")).contains("starts with key_"));
+        assert!(refusal(local().api_key("key_1", "")).contains("empty"));
+        assert!(refusal(local().api_key("", "very_secret")).contains("empty"));
+        assert!(refusal(local().api_key("key_:1", "very_secret")).contains("colon"));
+        assert!(refusal(local().api_key("key_1", "very_secret\n")).contains("line break"));
+        assert!(refusal(local().access_token("very_secret\n")).contains("white space"));
+        assert!(refusal(local().access_token("")).contains("empty"));
+        assert!(refusal(local().access_token("key_1")).contains("id of an API key"));
+    }
+
+    #[test]
+    fn a_base_url_is_normalised_and_one_that_leaks_or_misleads_is_refused() {
+        let built =
+            |url: &str| local().base_url(url).api_key("key_1", "s").build().map(|c| c.settings().base_url.clone());
+        assert_eq!(built("http://LOCALHOST:8080").unwrap(), "http://localhost:8080");
+        assert_eq!(built("http://[::1]:80/").unwrap(), "http://[::1]");
+        assert_eq!(built("http://127.8.8.8/a/b//").unwrap(), "http://127.8.8.8/a/b");
+        for bad in [
+            "",
+            "api.authpi.com",
+            "ftp://localhost",
+            "http://user:very_secret@localhost",
+            "http://localhost?x=very_secret",
+            "http://localhost#f",
+            "http://example.com",
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://",
+        ] {
+            refusal(local().base_url(bad).api_key("key_1", "s"));
+        }
+        local().base_url("http://emulator:4010").allow_plain_http().api_key("key_1", "s").build().unwrap();
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let keyed = || local().api_key("key_1", "very_secret");
+        for id in ["", "..", "a/b"] {
+            refusal(keyed().account(id));
+        }
+        refusal(keyed().timeout(Duration::ZERO));
+        refusal(keyed().user_agent("naïve"));
+        refusal(keyed().user_agent("a\r\nx: y"));
+        keyed().timeout(Duration::MAX).user_agent("billing/2.1").build().unwrap();
+    }
+
+    #[test]
+    fn mistake_5_no_credential_is_in_the_debug_output_of_a_client_or_its_builder() {
+        let builder = local().api_key("key_1", "very_secret");
+        let shown =
+            format!("{builder:?}{:?}{:?}", builder.clone().build().unwrap(), local().access_token("very_secret"));
+        let basic = base64::engine::general_purpose::STANDARD.encode("key_1:very_secret");
+        assert!(!shown.contains("very_secret") && !shown.contains(&basic), "{shown}");
+    }
+
+    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+    #[test]
+    fn an_https_address_without_a_tls_feature_is_refused_and_the_features_are_named() {
+        let shown = refusal(Client::builder().api_key("key_1", "very_secret"));
+        assert!(shown.contains("rustls") && shown.contains("native-tls"), "{shown}");
+    }
+
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    #[test]
+    fn a_client_for_authpi_itself_is_built_with_tls() {
+        Client::builder().api_key("key_1", "s").build().unwrap();
+    }
+}

@@ -1,0 +1,376 @@
+//! Why a call failed, and whether the server may have acted.
+
+use std::{error::Error as StdError, fmt, time::Duration};
+
+use http::{HeaderMap, StatusCode};
+
+use super::{
+    ETag, ErrorCode, FieldError,
+    answer::{Answer, Complaint},
+};
+
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Why a call failed.
+///
+/// It is opaque: the predicates tell the cases apart, so that a new case breaks nobody. [`Error::may_have_run`] says whether
+/// the server may have acted, which is what decides whether repeating the call is safe. Neither `Debug` nor `Display` shows
+/// a header or a body; what AuthPI itself says of the failure (code, description, fields, reference) is shown.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    operation: Option<&'static str>,
+    kind: Kind,
+    may_have_run: bool,
+    answer: Option<Answer>,
+    complaint: Complaint,
+    source: Option<Cause>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The call was not sent, because an argument is wrong.
+    InvalidArgument(String),
+    /// The call was not sent, because it is not clear on which account.
+    Configuration(String),
+    /// No connection came about.
+    Connect,
+    /// No whole answer in time.
+    Timeout { connecting: bool },
+    /// The connection broke.
+    Transport,
+    /// AuthPI, or something on the way to it, refused or failed.
+    Refused,
+    /// A redirect, which is not followed.
+    Redirect,
+    /// Success by its status, but not the answer that is due.
+    Malformed(String),
+}
+
+impl Error {
+    pub(super) fn new(kind: Kind, may_have_run: bool) -> Self {
+        Self(Box::new(Inner {
+            operation: None,
+            kind,
+            may_have_run,
+            answer: None,
+            complaint: Complaint::default(),
+            source: None,
+        }))
+    }
+
+    pub(super) fn invalid_argument(why: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidArgument(why.into()), false)
+    }
+
+    pub(super) fn configuration(why: impl Into<String>) -> Self {
+        Self::new(Kind::Configuration(why.into()), false)
+    }
+
+    /// An answer whose status is no success.
+    pub(super) fn refused(answer: Answer) -> Self {
+        let kind = if answer.status.is_redirection() { Kind::Redirect } else { Kind::Refused };
+        Self::new(kind, may_have_run(answer.status)).answered(answer)
+    }
+
+    pub(super) fn malformed(why: impl Into<String>, answer: Answer) -> Self {
+        Self::new(Kind::Malformed(why.into()), true).answered(answer)
+    }
+
+    pub(super) fn caused_by(mut self, source: impl Into<Cause>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Adds what is known of the answer. A refusal says for itself whether the server may have acted.
+    pub(super) fn answered(mut self, answer: Answer) -> Self {
+        if !answer.status.is_success() {
+            self.0.complaint = Complaint::read(&answer.body);
+            self.0.may_have_run = may_have_run(answer.status);
+        }
+        self.0.answer = Some(answer);
+        self
+    }
+
+    pub(super) fn during(mut self, operation: &'static str) -> Self {
+        self.0.operation.get_or_insert(operation);
+        self
+    }
+
+    /// For a call that failed before it was sent, because another that it needs failed.
+    pub(super) fn before_the_call(mut self) -> Self {
+        self.0.may_have_run = false;
+        self
+    }
+
+    /// Whether the server may have acted on the call.
+    ///
+    /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong argument, no connection), or it was
+    /// refused with a status that says so (any 4xx but the two below). `true`: it may have. The call was sent and no whole
+    /// answer came, the answer is not what is due, or its status is a redirect, 408, 409 (the same call may be on its way
+    /// under the same idempotency key) or a 5xx.
+    pub fn may_have_run(&self) -> bool {
+        self.0.may_have_run
+    }
+
+    /// The status of the answer, if one came.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.0.answer.as_ref().map(|answer| answer.status)
+    }
+
+    fn has_status(&self, status: StatusCode) -> bool {
+        self.status() == Some(status)
+    }
+
+    /// The id of the operation that failed, as AuthPI's description names it (`webhooks.create`).
+    ///
+    /// It is `me.get` where another call needed the account and asking for it failed.
+    pub fn operation(&self) -> Option<&'static str> {
+        self.0.operation
+    }
+
+    /// No whole answer came before the call's deadline.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.kind, Kind::Timeout { .. })
+    }
+
+    /// No connection came about (name not found, refused, TLS, or not in time); nothing was sent.
+    pub fn is_connect(&self) -> bool {
+        matches!(self.0.kind, Kind::Connect | Kind::Timeout { connecting: true })
+    }
+
+    /// The call was not sent because one of its arguments is wrong, for example an id that is no id.
+    pub fn is_invalid_argument(&self) -> bool {
+        matches!(self.0.kind, Kind::InvalidArgument(_))
+    }
+
+    /// The call was not sent because no single account belongs to the credential; see [`ClientBuilder::account`].
+    ///
+    /// [`ClientBuilder::account`]: super::ClientBuilder::account
+    pub fn is_configuration(&self) -> bool {
+        matches!(self.0.kind, Kind::Configuration(_))
+    }
+
+    /// The status says success, but the answer is not the one that is due: not JSON, another shape, empty, too large.
+    pub fn is_malformed_response(&self) -> bool {
+        matches!(self.0.kind, Kind::Malformed(_))
+    }
+
+    /// The answer is a redirect. It is not followed, so that the credential goes nowhere else; the base URL is wrong.
+    pub fn is_redirect(&self) -> bool {
+        self.0.kind == Kind::Redirect
+    }
+
+    /// 400 or 422: the request is wrong; [`Error::fields`] may say where.
+    pub fn is_validation(&self) -> bool {
+        self.has_status(StatusCode::BAD_REQUEST) || self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
+    }
+
+    /// 401: the credential is not accepted.
+    pub fn is_unauthorized(&self) -> bool {
+        self.has_status(StatusCode::UNAUTHORIZED)
+    }
+
+    /// 403: the credential may not do this.
+    pub fn is_forbidden(&self) -> bool {
+        self.has_status(StatusCode::FORBIDDEN)
+    }
+
+    /// 404: there is no such thing, or not for this credential.
+    pub fn is_not_found(&self) -> bool {
+        self.has_status(StatusCode::NOT_FOUND)
+    }
+
+    /// 409: something else is on its way, such as a call with the same idempotency key.
+    pub fn is_conflict(&self) -> bool {
+        self.has_status(StatusCode::CONFLICT)
+    }
+
+    /// 412: the resource has another state than `If-Match` asked for; [`Error::current_etag`] may say which.
+    pub fn is_precondition_failed(&self) -> bool {
+        self.has_status(StatusCode::PRECONDITION_FAILED)
+    }
+
+    /// 429: too many calls; [`Error::retry_after`] may say how long to wait.
+    pub fn is_rate_limited(&self) -> bool {
+        self.has_status(StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    /// 5xx: AuthPI, or a gateway before it, failed.
+    pub fn is_server_error(&self) -> bool {
+        self.status().is_some_and(|status| status.is_server_error())
+    }
+
+    /// How long to wait before the next try: what the body says, else the `Retry-After` header (seconds or a date).
+    pub fn retry_after(&self) -> Option<Duration> {
+        let answer = self.0.answer.as_ref()?;
+        self.0.complaint.retry_after.or_else(|| answer.retry_after_header())
+    }
+
+    /// AuthPI's word for what is wrong.
+    pub fn code(&self) -> Option<&ErrorCode> {
+        self.0.complaint.code.as_ref()
+    }
+
+    /// AuthPI's sentence on what is wrong.
+    pub fn description(&self) -> Option<&str> {
+        self.0.complaint.description.as_deref()
+    }
+
+    /// What to quote to AuthPI's support.
+    pub fn reference(&self) -> Option<&str> {
+        self.0.complaint.reference.as_deref()
+    }
+
+    /// Whether AuthPI says that the same call may succeed later, if it says anything.
+    pub fn retryable(&self) -> Option<bool> {
+        self.0.complaint.retryable
+    }
+
+    /// What is wrong with which members of the request.
+    pub fn fields(&self) -> &[FieldError] {
+        &self.0.complaint.fields
+    }
+
+    /// The ETag that the resource has now, from the body of a 412.
+    pub fn current_etag(&self) -> Option<&ETag> {
+        self.0.complaint.current_etag.as_ref()
+    }
+
+    /// The answer's headers, if one came. They may hold what belongs in no log.
+    pub fn headers(&self) -> Option<&HeaderMap> {
+        self.0.answer.as_ref().map(|answer| &answer.headers)
+    }
+
+    /// The first 4096 characters of the answer's body, if it is text. **It may hold secrets**: a malformed answer to a
+    /// create call is one.
+    pub fn body(&self) -> Option<&str> {
+        self.0.answer.as_ref()?.text()
+    }
+}
+
+/// What a status that is no success says of the call.
+fn may_have_run(status: StatusCode) -> bool {
+    !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::CONFLICT
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { operation, kind, complaint, .. } = &*self.0;
+        if let Some(operation) = operation {
+            write!(f, "{operation}: ")?;
+        }
+        match kind {
+            Kind::InvalidArgument(why) | Kind::Configuration(why) => f.write_str(why)?,
+            Kind::Connect => f.write_str("no connection")?,
+            Kind::Timeout { connecting: true } => f.write_str("no connection in time")?,
+            Kind::Timeout { connecting: false } => f.write_str("no whole answer in time")?,
+            Kind::Transport => f.write_str("the connection broke")?,
+            Kind::Refused => f.write_str("refused")?,
+            Kind::Redirect => f.write_str("redirected, which is not followed; is the base URL right?")?,
+            Kind::Malformed(why) => write!(f, "malformed response: {why}")?,
+        }
+        if let Some(status) = self.status() {
+            write!(f, " [{}", status.as_u16())?;
+            if let Some(code) = &complaint.code {
+                write!(f, " {}", OneLine(code.as_str()))?;
+            }
+            f.write_str("]")?;
+        }
+        if let Some(description) = &complaint.description {
+            write!(f, " {}", OneLine(description))?;
+        }
+        for FieldError { field, code, message } in &complaint.fields {
+            write!(f, "; {}: {} {}", OneLine(field), OneLine(code), OneLine(message))?;
+        }
+        if let Some(reference) = &complaint.reference {
+            write!(f, " (reference {})", OneLine(reference))?;
+        }
+        Ok(())
+    }
+}
+
+/// Text from outside in a message of one line: no control characters, and not without end.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 300;
+        for c in self.0.chars().take(LONGEST) {
+            fmt::Write::write_char(f, if c.is_control() { ' ' } else { c })?;
+        }
+        if self.0.chars().nth(LONGEST).is_some() {
+            f.write_str("…")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { operation, kind, may_have_run, answer, complaint, source } = &*self.0;
+        let mut debug = f.debug_struct("Error");
+        debug.field("operation", operation).field("kind", kind).field("may_have_run", may_have_run);
+        if let Some(answer) = answer {
+            debug.field("answer", answer).field("complaint", complaint);
+        }
+        debug.field("source", source).finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, body: &'static str) -> Error {
+        let status = StatusCode::from_u16(status).unwrap();
+        Error::refused(Answer { status, body: body.into(), ..Answer::default() }).during("webhooks.create")
+    }
+
+    #[test]
+    fn each_status_says_whether_the_server_may_have_acted() {
+        for status in [400, 401, 402, 403, 404, 412, 415, 422, 429] {
+            assert!(!refused(status, "").may_have_run(), "{status}");
+        }
+        for status in [302, 307, 408, 409, 500, 502, 503, 504] {
+            assert!(refused(status, "").may_have_run(), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_message_says_what_authpi_says_in_one_line() {
+        let error = refused(
+            422,
+            r#"{"error":"invalid_request","error_description":"bad\r\nrequest","fields":[{"field":"url","code":"invalid","message":"no address"}],"reference":"req_1"}"#,
+        );
+        assert_eq!(
+            error.to_string(),
+            "webhooks.create: refused [422 invalid_request] bad  request; url: invalid no address (reference req_1)"
+        );
+        assert_eq!(refused(502, "<html>").to_string(), "webhooks.create: refused [502]");
+    }
+
+    #[test]
+    fn mistake_5_a_body_is_in_neither_debug_nor_display() {
+        let mut headers = HeaderMap::new();
+        headers.insert("set-cookie", http::HeaderValue::from_static("session=very_secret"));
+        let body = r#"{"data":{"signature_secret_plain":"very_secret"}"#.into();
+        let error = Error::malformed("not JSON", Answer { status: StatusCode::CREATED, headers, body });
+        assert!(error.body().unwrap().contains("very_secret"));
+        let shown = format!("{error} {error:?} {error:#?}");
+        assert!(!shown.contains("very_secret"), "{shown}");
+    }
+
+    #[test]
+    fn an_error_can_cross_threads() {
+        fn crosses<T: Send + Sync + 'static>() {}
+        crosses::<Error>();
+    }
+}

@@ -1,0 +1,268 @@
+//! The account's event log: list, get, count.
+
+use jiff::Timestamp;
+
+use super::{
+    Call, Client, EventAggregate, LoggedEvent, Operation, Page, Paged, Tagged,
+    call::{
+        Attempt, Failed, Reply, check_ids,
+        sealed::{Sends, Windowed},
+    },
+    connection::Envelope,
+    error::Error,
+    spec::millis,
+};
+use crate::{
+    event::EventType,
+    generated::api::{
+        operations,
+        types::{EventAggregateResponse, EventPage, EventResponse},
+    },
+};
+
+/// The event log of an account: see [`Client::events`].
+#[derive(Clone, Debug)]
+pub struct Events {
+    client: Client,
+}
+
+impl Client {
+    /// The account's event log: also of events that no webhook delivered. How long AuthPI keeps it is not documented.
+    pub fn events(&self) -> Events {
+        Events { client: self.clone() }
+    }
+}
+
+impl Events {
+    /// Lists events, a page at a time. In which order is not documented.
+    pub fn list(&self) -> Call<ListEvents> {
+        Call::new(&self.client, ListEvents { filter: Filter::default(), limit: None, cursor: None })
+    }
+
+    /// Returns one event.
+    pub fn get(&self, event_id: impl Into<String>) -> Call<GetEvent> {
+        Call::new(&self.client, GetEvent { event_id: event_id.into() })
+    }
+
+    /// Counts events: one total, a time series with [`interval`](Call::interval), groups with [`group_by`](Call::group_by).
+    pub fn aggregate(&self) -> Call<AggregateEvents> {
+        let filter = Filter::default();
+        Call::new(&self.client, AggregateEvents { filter, group_by: None, interval: None, count_unique: None })
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Filter {
+    issuer_id: Option<String>,
+    user_id: Option<String>,
+    client_id: Option<String>,
+    event_types: Vec<EventType>,
+    after: Option<Timestamp>,
+    before: Option<Timestamp>,
+}
+
+impl Filter {
+    fn check(&self) -> Result<(), Error> {
+        if self.event_types.iter().any(|event_type| event_type.as_str().contains(',')) {
+            return Err(Error::invalid_argument("an event type holds a comma"));
+        }
+        Ok(())
+    }
+
+    fn event_types(&self) -> Option<String> {
+        (!self.event_types.is_empty())
+            .then(|| self.event_types.iter().map(EventType::as_str).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// Both ways to ask for events are narrowed down alike.
+macro_rules! filters {
+    ($operation:ty) => {
+        impl Call<$operation> {
+            /// Only events about this issuer.
+            pub fn issuer(mut self, issuer_id: impl Into<String>) -> Self {
+                self.operation.filter.issuer_id = Some(issuer_id.into());
+                self
+            }
+
+            /// Only events about this user.
+            pub fn user(mut self, user_id: impl Into<String>) -> Self {
+                self.operation.filter.user_id = Some(user_id.into());
+                self
+            }
+
+            /// Only events about this client.
+            pub fn client(mut self, client_id: impl Into<String>) -> Self {
+                self.operation.filter.client_id = Some(client_id.into());
+                self
+            }
+
+            /// Only events of these types; all if there are none.
+            pub fn event_types(mut self, event_types: impl IntoIterator<Item = EventType>) -> Self {
+                self.operation.filter.event_types = event_types.into_iter().collect();
+                self
+            }
+
+            /// Only events after this time, to the millisecond. That the time itself is left out is assumed.
+            pub fn after(mut self, after: Timestamp) -> Self {
+                self.operation.filter.after = Some(after);
+                self
+            }
+
+            /// Only events before this time, to the millisecond. That the time itself is left out is assumed.
+            pub fn before(mut self, before: Timestamp) -> Self {
+                self.operation.filter.before = Some(before);
+                self
+            }
+        }
+    };
+}
+
+filters!(ListEvents);
+filters!(AggregateEvents);
+
+/// `GET /events`: see [`Events::list`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListEvents {
+    filter: Filter,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+impl Operation for ListEvents {
+    type Output = Page<LoggedEvent>;
+}
+
+impl Paged for ListEvents {}
+
+impl Windowed for ListEvents {
+    fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {
+        (&mut self.limit, &mut self.cursor)
+    }
+}
+
+impl Sends for ListEvents {
+    type Wire = EventPage;
+    const OPERATION: operations::Operation = operations::EVENTS_LIST;
+    const ENVELOPE: Envelope = Envelope::None;
+
+    fn check(&self) -> Result<(), Error> {
+        self.filter.check()
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<EventPage, Failed> {
+        let types = self.filter.event_types();
+        let page = at.api.events_list(
+            at.account,
+            millis(self.filter.after),
+            millis(self.filter.before),
+            self.filter.client_id.as_deref(),
+            self.cursor.as_deref(),
+            types.as_deref(),
+            self.filter.issuer_id.as_deref(),
+            self.limit.map(i64::from),
+            self.filter.user_id.as_deref(),
+        );
+        Ok(page.await?.into_inner())
+    }
+
+    fn read(reply: Reply<EventPage>) -> Page<LoggedEvent> {
+        let page = reply.value;
+        Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
+    }
+}
+
+/// `GET /events/{event_id}`: see [`Events::get`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GetEvent {
+    event_id: String,
+}
+
+impl Operation for GetEvent {
+    type Output = Tagged<LoggedEvent>;
+}
+
+impl Sends for GetEvent {
+    type Wire = EventResponse;
+    const OPERATION: operations::Operation = operations::EVENTS_GET;
+    const ENVELOPE: Envelope = Envelope::Single("id");
+
+    fn check(&self) -> Result<(), Error> {
+        check_ids([("event", &*self.event_id)])
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<EventResponse, Failed> {
+        Ok(at.api.events_get(at.account, &self.event_id).await?.into_inner())
+    }
+
+    fn read(reply: Reply<EventResponse>) -> Tagged<LoggedEvent> {
+        reply.tagged(|response| response.data)
+    }
+}
+
+/// `GET /events/aggregate`: see [`Events::aggregate`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AggregateEvents {
+    filter: Filter,
+    group_by: Option<String>,
+    interval: Option<String>,
+    count_unique: Option<String>,
+}
+
+impl Call<AggregateEvents> {
+    /// What to group by. The values are not documented; assumed are names such as `type` or `user_id`.
+    pub fn group_by(mut self, member: impl Into<String>) -> Self {
+        self.operation.group_by = Some(member.into());
+        self
+    }
+
+    /// The length of a bucket. The values are not documented; assumed are words such as `hour` or `day`.
+    pub fn interval(mut self, interval: impl Into<String>) -> Self {
+        self.operation.interval = Some(interval.into());
+        self
+    }
+
+    /// What to count distinct values of. The values are not documented; assumed are names such as `user_id`.
+    pub fn count_unique(mut self, member: impl Into<String>) -> Self {
+        self.operation.count_unique = Some(member.into());
+        self
+    }
+}
+
+impl Operation for AggregateEvents {
+    type Output = EventAggregate;
+}
+
+impl Sends for AggregateEvents {
+    type Wire = EventAggregateResponse;
+    const OPERATION: operations::Operation = operations::EVENTS_AGGREGATE;
+    const ENVELOPE: Envelope = Envelope::Single("buckets");
+
+    fn check(&self) -> Result<(), Error> {
+        self.filter.check()
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<EventAggregateResponse, Failed> {
+        let types = self.filter.event_types();
+        let counts = at.api.events_aggregate(
+            at.account,
+            millis(self.filter.after),
+            millis(self.filter.before),
+            self.filter.client_id.as_deref(),
+            self.count_unique.as_deref(),
+            types.as_deref(),
+            self.group_by.as_deref(),
+            self.interval.as_deref(),
+            self.filter.issuer_id.as_deref(),
+            self.filter.user_id.as_deref(),
+        );
+        Ok(counts.await?.into_inner())
+    }
+
+    fn read(reply: Reply<EventAggregateResponse>) -> EventAggregate {
+        reply.value.data
+    }
+}

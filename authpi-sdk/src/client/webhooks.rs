@@ -1,0 +1,353 @@
+//! Webhook endpoints: list, create, get, update, delete.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::{
+    Call, Client, Conditional, ETag, Keyed, Operation, Page, Paged, Tagged, Webhook, WebhookAuth, WebhookListItem,
+    WebhookPatch, WebhookSpec, WebhookStatus,
+    answer::Answer,
+    call::{
+        Attempt, Failed, Reply, check_ids,
+        sealed::{Sends, Windowed},
+    },
+    connection::Envelope,
+    error::Error,
+};
+use crate::{
+    event::Extra,
+    generated::api::{
+        operations,
+        types::{CreateWebhookResponseAuth as WithSecrets, WebhookPage, WebhookResponse, WebhookWithSecretsResponse},
+    },
+    json::members,
+    signature::Secret,
+};
+
+/// The webhooks of an account: see [`Client::webhooks`].
+#[derive(Clone, Debug)]
+pub struct Webhooks {
+    pub(super) client: Client,
+}
+
+impl Client {
+    /// Webhook endpoints and their deliveries.
+    pub fn webhooks(&self) -> Webhooks {
+        Webhooks { client: self.clone() }
+    }
+}
+
+impl Webhooks {
+    /// Lists the account's webhooks, a page at a time. Deleted ones may be among them.
+    pub fn list(&self) -> Call<ListWebhooks> {
+        Call::new(&self.client, ListWebhooks { status: None, limit: None, cursor: None })
+    }
+
+    /// Creates a webhook. Its secrets are in the answer, this once.
+    pub fn create(&self, spec: &WebhookSpec) -> Call<CreateWebhook> {
+        Call::new(&self.client, CreateWebhook { spec: spec.clone() })
+    }
+
+    /// Returns one webhook with its ETag.
+    pub fn get(&self, webhook_id: impl Into<String>) -> Call<GetWebhook> {
+        Call::new(&self.client, GetWebhook { webhook_id: webhook_id.into() })
+    }
+
+    /// Changes a webhook and leaves alone what the patch does not name.
+    pub fn update(&self, webhook_id: impl Into<String>, patch: &WebhookPatch) -> Call<UpdateWebhook> {
+        Call::new(&self.client, UpdateWebhook { webhook_id: webhook_id.into(), patch: patch.clone() })
+    }
+
+    /// Deletes a webhook.
+    pub fn delete(&self, webhook_id: impl Into<String>) -> Call<DeleteWebhook> {
+        Call::new(&self.client, DeleteWebhook { webhook_id: webhook_id.into() })
+    }
+}
+
+/// A webhook that was just created.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Created {
+    /// The webhook, without secrets.
+    pub webhook: Webhook,
+    /// The secret that its deliveries are signed with, if they are. **AuthPI shows it this once.**
+    pub secret: Option<Secret>,
+    /// The token that its deliveries carry, if they carry one. **AuthPI shows it this once.**
+    pub bearer_token: Option<Secret>,
+    /// The state; what [`Call::if_match`] takes.
+    pub etag: Option<ETag>,
+    /// Whether this is the stored answer to an earlier call under the same idempotency key. The webhook may have been changed
+    /// or deleted since.
+    pub replayed: bool,
+}
+
+/// A webhook that was just changed.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Updated {
+    /// The webhook as it is now, without secrets.
+    pub webhook: Webhook,
+    /// The new secret that its deliveries are signed with, if the change made one. **AuthPI shows it this once.**
+    pub secret: Option<Secret>,
+    /// The new token that its deliveries carry, if the change made one. **AuthPI shows it this once.**
+    pub bearer_token: Option<Secret>,
+    /// The new state; what [`Call::if_match`] takes.
+    pub etag: Option<ETag>,
+}
+
+/// `GET /webhooks`: see [`Webhooks::list`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListWebhooks {
+    status: Option<WebhookStatus>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+impl Call<ListWebhooks> {
+    /// Only webhooks of this status. AuthPI documents `active`, `disabled` and `deleted` for it.
+    pub fn status(mut self, status: WebhookStatus) -> Self {
+        self.operation.status = Some(status);
+        self
+    }
+}
+
+impl Operation for ListWebhooks {
+    type Output = Page<WebhookListItem>;
+}
+
+impl Paged for ListWebhooks {}
+
+impl Windowed for ListWebhooks {
+    fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {
+        (&mut self.limit, &mut self.cursor)
+    }
+}
+
+impl Sends for ListWebhooks {
+    type Wire = WebhookPage;
+    const OPERATION: operations::Operation = operations::WEBHOOKS_LIST;
+    const ENVELOPE: Envelope = Envelope::None;
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookPage, Failed> {
+        let status = self.status.as_ref().map(WebhookStatus::as_str);
+        let page = at.api.webhooks_list(at.account, self.cursor.as_deref(), self.limit.map(i64::from), status);
+        Ok(page.await?.into_inner())
+    }
+
+    fn read(reply: Reply<WebhookPage>) -> Page<WebhookListItem> {
+        let page = reply.value;
+        Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
+    }
+}
+
+/// `POST /webhooks`: see [`Webhooks::create`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CreateWebhook {
+    spec: WebhookSpec,
+}
+
+impl Operation for CreateWebhook {
+    type Output = Created;
+}
+
+impl Keyed for CreateWebhook {}
+
+impl Sends for CreateWebhook {
+    type Wire = WebhookWithSecretsResponse;
+    const OPERATION: operations::Operation = operations::WEBHOOKS_CREATE;
+    const ENVELOPE: Envelope = Envelope::Single("id");
+
+    fn check(&self) -> Result<(), Error> {
+        self.spec.check()
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookWithSecretsResponse, Failed> {
+        Ok(at.api.webhooks_create(at.account, at.idempotency_key, &self.spec.to_input()).await?.into_inner())
+    }
+
+    fn read(reply: Reply<WebhookWithSecretsResponse>) -> Created {
+        let (etag, replayed) = (ETag::of(&reply.headers), Answer::replayed(&reply.headers));
+        let Parted { webhook, secret, bearer_token } = part(reply.value);
+        Created { webhook, secret, bearer_token, etag, replayed }
+    }
+}
+
+/// `GET /webhooks/{webhook_id}`: see [`Webhooks::get`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GetWebhook {
+    webhook_id: String,
+}
+
+impl Operation for GetWebhook {
+    type Output = Tagged<Webhook>;
+}
+
+impl Sends for GetWebhook {
+    type Wire = WebhookResponse;
+    const OPERATION: operations::Operation = operations::WEBHOOKS_GET;
+    const ENVELOPE: Envelope = Envelope::Single("id");
+
+    fn check(&self) -> Result<(), Error> {
+        check_ids([("webhook", &*self.webhook_id)])
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookResponse, Failed> {
+        Ok(at.api.webhooks_get(at.account, &self.webhook_id).await?.into_inner())
+    }
+
+    fn read(reply: Reply<WebhookResponse>) -> Tagged<Webhook> {
+        reply.tagged(|response| response.data)
+    }
+}
+
+/// `PATCH /webhooks/{webhook_id}`: see [`Webhooks::update`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UpdateWebhook {
+    webhook_id: String,
+    patch: WebhookPatch,
+}
+
+impl Operation for UpdateWebhook {
+    type Output = Updated;
+}
+
+impl Conditional for UpdateWebhook {}
+
+impl Sends for UpdateWebhook {
+    type Wire = WebhookWithSecretsResponse;
+    const OPERATION: operations::Operation = operations::WEBHOOKS_UPDATE;
+    const ENVELOPE: Envelope = Envelope::Single("id");
+
+    fn check(&self) -> Result<(), Error> {
+        check_ids([("webhook", &*self.webhook_id)])
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookWithSecretsResponse, Failed> {
+        let body = self.patch.as_input();
+        let webhook = at.api.webhooks_update(at.account, &self.webhook_id, at.idempotency_key, at.if_match, body);
+        Ok(webhook.await?.into_inner())
+    }
+
+    fn read(reply: Reply<WebhookWithSecretsResponse>) -> Updated {
+        let etag = ETag::of(&reply.headers);
+        let Parted { webhook, secret, bearer_token } = part(reply.value);
+        Updated { webhook, secret, bearer_token, etag }
+    }
+}
+
+/// `DELETE /webhooks/{webhook_id}`: see [`Webhooks::delete`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeleteWebhook {
+    webhook_id: String,
+}
+
+impl Operation for DeleteWebhook {
+    type Output = ();
+}
+
+impl Conditional for DeleteWebhook {}
+
+impl Sends for DeleteWebhook {
+    type Wire = ();
+    const OPERATION: operations::Operation = operations::WEBHOOKS_DELETE;
+    const ENVELOPE: Envelope = Envelope::None;
+
+    fn check(&self) -> Result<(), Error> {
+        check_ids([("webhook", &*self.webhook_id)])
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<(), Failed> {
+        at.api.webhooks_delete(at.account, &self.webhook_id, at.if_match).await?;
+        Ok(())
+    }
+
+    fn read(_: Reply<()>) {}
+}
+
+/// A webhook apart from its one-time secrets.
+struct Parted {
+    webhook: Webhook,
+    secret: Option<Secret>,
+    bearer_token: Option<Secret>,
+}
+
+/// AuthPI's guide shows the secrets at the top level, its SDK only has room for them under `auth`: both are looked at, `auth`
+/// first.
+fn part(response: WebhookWithSecretsResponse) -> Parted {
+    let from = response.data;
+    let secret = under_auth(&from.auth, "signature_secret_plain").or(from.signature_secret_plain);
+    let bearer_token = under_auth(&from.auth, "bearer_token_plain").or(from.bearer_token_plain);
+    let webhook = Webhook {
+        id: from.id,
+        account_id: from.account_id,
+        name: from.name,
+        description: from.description,
+        url: from.url,
+        status: from.status,
+        status_at: from.status_at,
+        status_reason: from.status_reason,
+        status_by: from.status_by,
+        auth: without_secrets(&from.auth),
+        events: from.events,
+        subjects: from.subjects,
+        retry: from.retry,
+        circuit_breaker: from.circuit_breaker,
+        metadata: from.metadata,
+        created_at: from.created_at,
+        updated_at: from.updated_at,
+    };
+    Parted { webhook, secret, bearer_token }
+}
+
+/// A one-time secret by the name of its member, also where this kind of authentication is unknown or has no such field.
+fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
+    let extra = |extra: &Extra| extra.read::<Secret>(name).ok().flatten();
+    let (field, extra) = match auth {
+        WithSecrets::None(auth) => (None, extra(&auth.extra)),
+        WithSecrets::Bearer(auth) => (auth.bearer_token_plain.as_ref().filter(|_| name == BEARER), extra(&auth.extra)),
+        WithSecrets::Signature(auth) => {
+            (auth.signature_secret_plain.as_ref().filter(|_| name == SIGNATURE), extra(&auth.extra))
+        }
+        WithSecrets::BearerSignature(auth) => {
+            let field = if name == BEARER { &auth.bearer_token_plain } else { &auth.signature_secret_plain };
+            (field.as_ref(), extra(&auth.extra))
+        }
+        WithSecrets::Unknown(other) => {
+            let mut found = None;
+            let _ = members(other.json().as_raw_value(), &mut |member, value| {
+                if member == name {
+                    found = serde_json::from_str(value.get()).ok();
+                }
+                Ok(())
+            });
+            (None, found)
+        }
+    };
+    field.cloned().or(extra)
+}
+
+const SIGNATURE: &str = "signature_secret_plain";
+const BEARER: &str = "bearer_token_plain";
+
+/// The same authentication as `get` would show it.
+fn without_secrets(auth: &WithSecrets) -> WebhookAuth {
+    let read = || {
+        let json = serde_json::value::to_raw_value(auth)?;
+        let mut kept = BTreeMap::<String, &RawValue>::new();
+        members(&json, &mut |name, value| {
+            if !name.ends_with("_plain") {
+                kept.insert(name.to_owned(), value);
+            }
+            Ok(())
+        })?;
+        serde_json::from_str(&serde_json::to_string(&kept)?)
+    };
+    // What was an object with a `type` a moment ago still is one.
+    read().unwrap_or_else(|_: serde_json::Error| WebhookAuth::None(super::NoneAuth::default()))
+}

@@ -1,0 +1,3 @@
+//! The client against the emulator, and against servers that answer as AuthPI never should.
+
+mod emulator;
