@@ -38,13 +38,13 @@ pub(crate) fn lower(operations: &[Operation], version: &str) -> (Value, Vec<(Str
             lowered["description"] = json!(description);
         }
         if let Some(body) = &operation.body {
-            lowered["requestBody"] =
-                json!({ "required": true, "content": { "application/json": { "schema": reference(body, &mut names) } } });
+            lowered["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": reference(body, &mut names) } } });
         }
         let item = paths.entry(&operation.path).or_insert_with(|| json!({}));
         item[&operation.method] = lowered;
     }
-    let schemas: Map<String, Value> = names.iter().map(|(name, _)| (name.clone(), json!({ "type": "object" }))).collect();
+    let schemas: Map<String, Value> =
+        names.iter().map(|(name, _)| (name.clone(), json!({ "type": "object" }))).collect();
     let document = json!({
         "openapi": "3.0.3",
         "info": { "title": "AuthPI", "version": version },
@@ -147,8 +147,10 @@ impl VisitMut for Trim {
 
     fn visit_block_mut(&mut self, block: &mut syn::Block) {
         // AuthPI knows no such header.
-        block.stmts.retain(|statement| !matches!(statement, syn::Stmt::Expr(syn::Expr::MethodCall(call), _)
-            if call.method == "append" && call.to_token_stream().to_string().contains("\"api-version\"")));
+        block.stmts.retain(|statement| {
+            !matches!(statement, syn::Stmt::Expr(syn::Expr::MethodCall(call), _)
+            if call.method == "append" && call.to_token_stream().to_string().contains("\"api-version\""))
+        });
         visit_mut::visit_block_mut(self, block);
     }
 

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn code_in_a_description_is_never_a_doctest() {
-        let text = "Call:\n\n```\npanic!()\n```\n\n```rust,no_run\nx\n```\n\nor\n\n    let x = boom();\n\n    more\n\nend";
+        let text =
+            "Call:\n\n```\npanic!()\n```\n\n```rust,no_run\nx\n```\n\nor\n\n    let x = boom();\n\n    more\n\nend";
         let lines = lines(text);
         assert_eq!(lines.iter().filter(|line| *line == "```text").count(), 3, "{lines:#?}");
         assert!(lines.iter().all(|line| !line.contains("rust") && !line.starts_with("    ")), "{lines:#?}");

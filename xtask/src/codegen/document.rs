@@ -145,7 +145,7 @@ fn parse(text: &str) -> Result<Value> {
     if text.trim_start().starts_with('{') {
         return Ok(serde_json::from_str(text)?);
     }
-    Ok(serde_yaml_ng::from_str(text)?)
+    Ok(serde_norway::from_str(text)?)
 }
 
 fn external_references(value: &Value, found: &mut dyn FnMut(&str)) {

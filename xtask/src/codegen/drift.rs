@@ -62,7 +62,11 @@ pub(crate) fn changes(old: &str, new: &str) -> Result<Vec<Change>> {
         }
     }
     if changes.is_empty() && old.rest != new.rest {
-        changes.push(Change { subject: "generator".into(), what: "other code for the same description".into(), breaking: false });
+        changes.push(Change {
+            subject: "generator".into(),
+            what: "other code for the same description".into(),
+            breaking: false,
+        });
     }
     Ok(changes)
 }
@@ -75,12 +79,18 @@ fn compare(old: &Subject, new: &Subject, add: &mut dyn FnMut(String, bool)) {
             (None, Some(part)) if part.required => add(format!("new required {name}"), true),
             (None, Some(_)) => add(format!("new {name}"), false),
             (Some(_), None) => add(format!("{name} removed or renamed"), true),
-            (Some(old), Some(new)) if old.text != new.text => add(format!("{name} was {}, is {}", old.text, new.text), true),
+            (Some(old), Some(new)) if old.text != new.text => {
+                add(format!("{name} was {}, is {}", old.text, new.text), true)
+            }
             _ => {}
         }
     }
     if before.0 == &new.parts && before.1 != &new.code {
-        let what = if old.code_without_docs == new.code_without_docs { "description reworded" } else { "other code for the same shape" };
+        let what = if old.code_without_docs == new.code_without_docs {
+            "description reworded"
+        } else {
+            "other code for the same shape"
+        };
         add(what.to_owned(), false);
     }
 }
@@ -117,13 +127,17 @@ impl Surface {
                 Item::Mod(module) if module.ident == "payload" => surface.types("payload", items(module)),
                 Item::Mod(module) if module.ident == "types" && is_markers(module) => surface.events(module),
                 Item::Mod(module) if module.ident == "types" => surface.types("schema", items(module)),
-                Item::Impl(client) if name_of(&client.self_ty) == "Client" && client.trait_.is_none() => surface.methods(client),
+                Item::Impl(client) if name_of(&client.self_ty) == "Client" && client.trait_.is_none() => {
+                    surface.methods(client)
+                }
                 _ => {}
             }
         }
         surface.types("schema", &file.items);
         // The values of `EventType` are the events themselves, told of by their markers, and `EventData` follows from them.
-        surface.subjects.retain(|name, _| !["schema EventType", "schema EventData", "schema Client"].contains(&name.as_str()));
+        surface
+            .subjects
+            .retain(|name, _| !["schema EventType", "schema EventData", "schema Client"].contains(&name.as_str()));
         Ok(surface)
     }
 
@@ -144,7 +158,8 @@ impl Surface {
                 Item::Struct(of) => {
                     let subject = format!("{kind} {}", of.ident);
                     if let Fields::Named(fields) = &of.fields {
-                        for field in fields.named.iter().filter(|field| matches!(field.vis, syn::Visibility::Public(_))) {
+                        for field in fields.named.iter().filter(|field| matches!(field.vis, syn::Visibility::Public(_)))
+                        {
                             let ty = text(&field.ty);
                             let rename = field.attrs.iter().map(text).find(|attribute| attribute.contains("rename="));
                             let ty = rename.map_or(ty.clone(), |rename| format!("{ty} {rename}"));
@@ -158,7 +173,8 @@ impl Surface {
                 Item::Enum(of) => {
                     let subject = format!("{kind} {}", of.ident);
                     for variant in &of.variants {
-                        let means = if variant.fields.is_empty() { wire_name(&variant.attrs) } else { text(&variant.fields) };
+                        let means =
+                            if variant.fields.is_empty() { wire_name(&variant.attrs) } else { text(&variant.fields) };
                         self.part(&subject, format!("value `{}`", variant.ident), means, false);
                     }
                     self.code(&subject, item);
@@ -208,7 +224,8 @@ impl Surface {
                 field.map(|field| text(&field.expr).trim_matches('"').to_owned()).unwrap_or_default()
             };
             let subject = format!("operation {}", value("id"));
-            for (part, value) in [("method", value("method")), ("path", value("path")), ("name in Rust", value("name"))] {
+            for (part, value) in [("method", value("method")), ("path", value("path")), ("name in Rust", value("name"))]
+            {
                 self.part(&subject, part.to_owned(), value, false);
             }
             self.code(&subject, item);

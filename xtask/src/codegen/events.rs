@@ -46,10 +46,8 @@ impl Catalogue {
     pub(crate) fn read(names: &Value, documents: &Documents) -> Result<Self> {
         let mut reader = Reader::new(documents, false);
         let mut problems = Vec::new();
-        let mut scope = Scope::new("event type");
+        let mut scope = Scope::new("event type").without(&["Unknown"]);
         let names_place = Place::of("event-type.json").at("enum");
-        // `Unknown` is the case for every other.
-        scope.take("unknown", &names_place, naming::pascal).ok();
 
         let mut entries = entries(documents, &mut problems);
         let mut types = Vec::new();
@@ -101,7 +99,13 @@ fn entries<'d>(documents: &'d Documents, problems: &mut Vec<Problem>) -> BTreeMa
     entries
 }
 
-fn one(reader: &mut Reader<'_>, scope: &mut Scope, wire: &str, entry: &Value, place: &Place) -> Result<EventType, Problem> {
+fn one(
+    reader: &mut Reader<'_>,
+    scope: &mut Scope,
+    wire: &str,
+    entry: &Value,
+    place: &Place,
+) -> Result<EventType, Problem> {
     let rust = scope.take(wire, place, naming::pascal)?;
     if let Some(title) = entry["title"].as_str().filter(|title| *title != rust) {
         return Err(place.at("title").problem(format!("{title:?}, but {wire:?} is called `{rust}` in Rust")));
@@ -118,7 +122,11 @@ fn one(reader: &mut Reader<'_>, scope: &mut Scope, wire: &str, entry: &Value, pl
 /// A payload's members are plain, so that each can be kept raw when it is not as deduced.
 fn check(definition: &Definition) -> Vec<Problem> {
     let Kind::Object(object) = &definition.kind else {
-        return vec![definition.place.problem("payloads are objects of plain members; leave what has a shape of its own an open object")];
+        return vec![
+            definition
+                .place
+                .problem("payloads are objects of plain members; leave what has a shape of its own an open object"),
+        ];
     };
     let here = definition.place.at("properties");
     let mut problems = Vec::new();
@@ -127,7 +135,9 @@ fn check(definition: &Definition) -> Vec<Problem> {
             problems.push(here.at(&member.name).problem("members of payloads are deduced, so none can be required"));
         }
         if field(member).is_none() {
-            problems.push(here.at(&member.name).problem("only text, numbers, flags, open objects, and lists of text or objects"));
+            problems.push(
+                here.at(&member.name).problem("only text, numbers, flags, open objects, and lists of text or objects"),
+            );
         }
         if member.rust == "extra" {
             problems.push(here.at(&member.name).problem("`extra` is the field for members that have no field"));

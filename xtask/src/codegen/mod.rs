@@ -10,6 +10,8 @@ mod docs;
 mod document;
 mod drift;
 mod events;
+#[cfg(test)]
+mod golden;
 mod model;
 mod naming;
 mod operations;
@@ -56,7 +58,8 @@ pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
     let mut files = Vec::new();
     if let Some(published) = &args.from {
         let theirs = Documents::load(published)?;
-        let contradictions = published::contradictions(&ours, &theirs, &published::event_types(&repository.join("openapi/events"))?);
+        let contradictions =
+            published::contradictions(&ours, &theirs, &published::event_types(&repository.join("openapi/events"))?);
         println!("{}", published::report(&contradictions));
         if args.check {
             anyhow::ensure!(contradictions.is_empty(), "{} contradicts our description", published.display());
@@ -76,7 +79,9 @@ pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         if old != *new {
             stale.push(*name);
-            changes.extend(drift::changes(&old, new).unwrap_or_else(|error| vec![drift::Change::unreadable(name, &error)]));
+            changes.extend(
+                drift::changes(&old, new).unwrap_or_else(|error| vec![drift::Change::unreadable(name, &error)]),
+            );
             if !args.check {
                 std::fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
             }
@@ -116,10 +121,13 @@ fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
         bail!(Problems(vec![here.problem(format!("the description must be OpenAPI 3.1, not {openapi:?}"))]));
     }
     let mut reader = Reader::new(documents, dialect == Dialect::Published);
-    let operations = operations::read(&mut reader, documents, &|path| dialect == Dialect::Ours || published::is_of_interest(path));
+    let operations =
+        operations::read(&mut reader, documents, &|path| dialect == Dialect::Ours || published::is_of_interest(path));
 
-    let received = reader.reached(operations.iter().flat_map(|operation| operation.answer.iter().chain(&operation.error_bodies)));
+    let received =
+        reader.reached(operations.iter().flat_map(|operation| operation.answer.iter().chain(&operation.error_bodies)));
     reader.open_what_is_received(&received);
+    reader.check();
     if !reader.problems.is_empty() {
         let mut problems = std::mem::take(&mut reader.problems);
         problems.sort_by(|a, b| (&a.place, &a.message).cmp(&(&b.place, &b.message)));
@@ -134,8 +142,11 @@ fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
         .collect();
     let used: BTreeSet<String> = received.union(&sent).cloned().collect();
     let context = types::Context::new(&reader.definitions, sent, patches);
-    let definitions =
-        reader.definitions.values().filter(|definition| used.contains(&definition.name)).map(|definition| context.definition(definition));
+    let definitions = reader
+        .definitions
+        .values()
+        .filter(|definition| used.contains(&definition.name))
+        .map(|definition| context.definition(definition));
 
     let client = client::generate(&operations, &version)?;
     let table = operations::table(&operations);

@@ -118,14 +118,52 @@ type Read<T> = Result<T, Problem>;
 
 /// Words that say something to people or to a server, and nothing about shape.
 const WITHOUT_SHAPE: &[&str] = &[
-    "title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "externalDocs", "xml",
-    "$schema", "$id", "$comment", "$anchor", "$defs", "minLength", "maxLength", "pattern", "minimum", "maximum",
-    "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems", "minProperties",
-    "maxProperties", "contentEncoding", "contentMediaType",
+    "title",
+    "description",
+    "default",
+    "example",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "externalDocs",
+    "xml",
+    "$schema",
+    "$id",
+    "$comment",
+    "$anchor",
+    "$defs",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "minProperties",
+    "maxProperties",
+    "contentEncoding",
+    "contentMediaType",
 ];
 const WITH_SHAPE: &[&str] = &[
-    "$ref", "type", "format", "enum", "const", "properties", "required", "additionalProperties", "items", "anyOf", "oneOf",
-    "allOf", "discriminator", "nullable",
+    "$ref",
+    "type",
+    "format",
+    "enum",
+    "const",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "discriminator",
+    "nullable",
 ];
 
 impl<'a> Reader<'a> {
@@ -133,7 +171,7 @@ impl<'a> Reader<'a> {
         Self {
             documents,
             forgiving,
-            scope: Scope::new("schema"),
+            scope: Scope::new("schema").without(naming::OF_MODULES),
             known: BTreeMap::new(),
             definitions: BTreeMap::new(),
             problems: Vec::new(),
@@ -152,12 +190,16 @@ impl<'a> Reader<'a> {
         }
         let Some(members) = schema.as_object() else { return Err(place.problem("a schema must be an object")) };
         for word in members.keys() {
-            if !WITHOUT_SHAPE.contains(&word.as_str()) && !WITH_SHAPE.contains(&word.as_str()) && !word.starts_with("x-") {
+            if !WITHOUT_SHAPE.contains(&word.as_str())
+                && !WITH_SHAPE.contains(&word.as_str())
+                && !word.starts_with("x-")
+            {
                 return Err(place.at(word).problem(format!("`{word}` is not among the constructs that codegen knows")));
             }
         }
         if let Some(reference) = members.get("$ref") {
-            let reference = reference.as_str().ok_or_else(|| place.at("$ref").problem("a reference must be a string"))?;
+            let reference =
+                reference.as_str().ok_or_else(|| place.at("$ref").problem("a reference must be a string"))?;
             if let Some(word) = members.keys().find(|word| *word != "$ref" && WITH_SHAPE.contains(&word.as_str())) {
                 return Err(place.at(word).problem(format!("`{word}` beside `$ref`; use `allOf` to combine them")));
             }
@@ -179,9 +221,9 @@ impl<'a> Reader<'a> {
         let (kind, nullable) = type_of(schema, place)?;
         let nullable = nullable || schema["nullable"] == true;
         let shape = match kind {
-            "string" if members.contains_key("enum") => self.named(schema, place, hint, |_, _| {
-                Self::enumeration(&schema["enum"], &place.at("enum"), false)
-            })?,
+            "string" if members.contains_key("enum") => {
+                self.named(schema, place, hint, |_, _| Self::enumeration(&schema["enum"], &place.at("enum"), false))?
+            }
             _ if members.contains_key("enum") => {
                 return Err(place.at("enum").problem("only strings can be enumerated"));
             }
@@ -209,7 +251,9 @@ impl<'a> Reader<'a> {
         match self.known.get(target) {
             Some(Known::Type(ty)) => return Ok(ty.clone()),
             Some(Known::Unreadable(problem)) => return Err(problem.clone()),
-            Some(Known::Pending(name)) if self.definitions.contains_key(name) => return Ok(Shape::Named(name.clone()).into()),
+            Some(Known::Pending(name)) if self.definitions.contains_key(name) => {
+                return Ok(Shape::Named(name.clone()).into());
+            }
             Some(Known::Pending(_)) => return Err(from.problem("`$ref`s that lead in a circle")),
             None => {}
         }
@@ -270,7 +314,8 @@ impl<'a> Reader<'a> {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let here = place.at("properties").at(name);
             if let Some(constant) = property.get("const") {
-                let constant = constant.as_str().ok_or_else(|| here.at("const").problem("only a string can be a constant"))?;
+                let constant =
+                    constant.as_str().ok_or_else(|| here.at("const").problem("only a string can be a constant"))?;
                 object.members.retain(|member| member.name != *name);
                 object.constants.push((name.clone(), constant.to_owned()));
                 continue;
@@ -283,7 +328,8 @@ impl<'a> Reader<'a> {
             let description = property["description"].as_str().map(str::to_owned);
             // The name in Rust that the schema asks for; what it becomes is settled with the whole object at hand.
             let rust = property["x-rust-name"].as_str().unwrap_or(name).to_owned();
-            let member = Member { name: name.clone(), rust, description, required: required.contains(name.as_str()), ty };
+            let member =
+                Member { name: name.clone(), rust, description, required: required.contains(name.as_str()), ty };
             match object.members.iter_mut().find(|other| other.name == *name) {
                 Some(other) => *other = member,
                 None => object.members.push(member),
@@ -299,8 +345,7 @@ impl<'a> Reader<'a> {
         object.keeps_extra |= !object.constants.is_empty();
         let mut scope = Scope::new("member");
         if object.keeps_extra {
-            // The field for the others; a member of that name must step aside.
-            scope.take("extra", place, naming::snake)?;
+            scope = scope.without(&["extra"]);
         }
         for member in &mut object.members {
             member.rust = scope.take(&member.rust, &place.at("properties").at(&member.name), naming::snake)?;
@@ -332,7 +377,8 @@ impl<'a> Reader<'a> {
             } else {
                 (part.clone(), here)
             };
-            let alike = part.get("properties").is_some() || part.get("allOf").is_some() || part.get("required").is_some();
+            let alike =
+                part.get("properties").is_some() || part.get("allOf").is_some() || part.get("required").is_some();
             if !alike || part.get("anyOf").is_some() || part.get("oneOf").is_some() {
                 return Err(here.problem("only objects with `properties` can be combined by `allOf`"));
             }
@@ -365,7 +411,8 @@ impl<'a> Reader<'a> {
                     Shape::EventType.into()
                 } else {
                     let place_of_values = values_place.at("enum");
-                    self.named(schema, place, hint, |_, _| Self::enumeration(&values["enum"], &place_of_values, true))?.into()
+                    self.named(schema, place, hint, |_, _| Self::enumeration(&values["enum"], &place_of_values, true))?
+                        .into()
                 }
             }
             _ => return Err(here.problem("a choice that only its shape tells apart; give it a `discriminator`")),
@@ -375,8 +422,7 @@ impl<'a> Reader<'a> {
     }
 
     fn enumeration(values: &Value, place: &Place, open: bool) -> Read<Kind> {
-        let mut scope = Scope::new("enum value");
-        scope.take("unknown", place, naming::pascal)?;
+        let mut scope = Scope::new("enum value").without(&["Unknown"]);
         let mut named = Vec::new();
         for (n, value) in values.as_array().into_iter().flatten().enumerate() {
             if value.is_null() {
@@ -402,8 +448,7 @@ impl<'a> Reader<'a> {
             .as_str()
             .ok_or_else(|| discriminator.problem("`propertyName` is missing"))?;
         self.named(schema, place, hint, |reader, name| {
-            let mut scope = Scope::new("union case");
-            scope.take("unknown", place, naming::pascal)?;
+            let mut scope = Scope::new("union case").without(&["Unknown"]);
             let (mut variants, mut open) = (Vec::new(), false);
             for (position, &(n, option)) in options.iter().enumerate() {
                 let here = options_place.at(n);
@@ -447,6 +492,38 @@ impl<'a> Reader<'a> {
                 )));
             }
         }
+    }
+
+    /// Checks what only shows when everything is read: the names of unknown cases, and types that hold themselves.
+    pub(crate) fn check(&mut self) {
+        for definition in self.definitions.values() {
+            if let Kind::Enum { open: true, .. } | Kind::Union { open: true, .. } = &definition.kind
+                && let Some(other) = self.definitions.get(&format!("Unknown{}", definition.name))
+            {
+                self.problems.push(other.place.problem(format!(
+                    "the schema would be called `{}` in Rust, as the unknown case of {} is",
+                    other.name, definition.place
+                )));
+            }
+            if self.holds(&definition.name, &definition.name, &mut BTreeSet::new()) {
+                self.problems.push(definition.place.problem("an object that holds itself, and not in a list or a map"));
+            }
+        }
+    }
+
+    /// Whether a value of the definition `outer` has a value of `inner` in it, without a list or map between them.
+    fn holds(&self, outer: &str, inner: &str, seen: &mut BTreeSet<String>) -> bool {
+        let Some(definition) = self.definitions.get(outer) else { return false };
+        let within: Vec<&str> = match &definition.kind {
+            Kind::Object(object) => object
+                .members
+                .iter()
+                .filter_map(|member| if let Shape::Named(name) = &member.ty.shape { Some(name.as_str()) } else { None })
+                .collect(),
+            Kind::Union { variants, .. } => variants.iter().map(|variant| variant.definition.as_str()).collect(),
+            Kind::Enum { .. } => Vec::new(),
+        };
+        within.into_iter().any(|name| name == inner || seen.insert(name.to_owned()) && self.holds(name, inner, seen))
     }
 
     /// The definitions that are reached from `roots`.
@@ -503,7 +580,9 @@ fn number(kind: &str, schema: &Value, place: &Place) -> Read<Shape> {
         (_, Some("unix-ms")) => Ok(Shape::UnixMillis),
         ("integer", None | Some("int32" | "int64")) => Ok(Shape::Integer),
         ("number", None | Some("float" | "double")) => Ok(Shape::Number),
-        (_, Some(format)) => Err(place.at("format").problem(format!("{format:?} is no format of a number that codegen knows"))),
+        (_, Some(format)) => {
+            Err(place.at("format").problem(format!("{format:?} is no format of a number that codegen knows")))
+        }
         (_, None) => Err(place.problem("no number")),
     }
 }
@@ -533,6 +612,10 @@ fn name_of(place: &Place, schema: Option<&Value>) -> String {
 /// what a caller may choose (`signature_secret`, `bearer_token`).
 pub(crate) fn is_secret(member: &str) -> bool {
     ["secret", "token", "password"].iter().any(|word| {
-        member.strip_suffix("_plain").unwrap_or(member).strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with('_'))
+        member
+            .strip_suffix("_plain")
+            .unwrap_or(member)
+            .strip_suffix(word)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('_'))
     })
 }

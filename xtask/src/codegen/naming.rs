@@ -26,6 +26,8 @@ pub(crate) fn snake(name: &str) -> Option<String> {
     match words.chars().next() {
         None => None,
         Some(first) if first.is_ascii_digit() => Some(format!("n{words}")),
+        // The keywords that cannot be written raw.
+        Some(_) if ["self", "super", "crate"].contains(&words.as_str()) => Some(format!("{words}_")),
         Some(_) => Some(words),
     }
 }
@@ -43,23 +45,24 @@ fn words(name: &str) -> String {
 
 /// `name` as an identifier, raw when it is a keyword.
 pub(crate) fn ident(name: &str) -> Ident {
-    match name {
-        // The keywords that cannot be written raw.
-        "self" | "super" | "crate" | "_" => format_ident!("{name}_"),
-        _ if syn::parse_str::<Ident>(name).is_ok() => format_ident!("{name}"),
-        _ => format_ident!("r#{name}"),
-    }
+    if syn::parse_str::<Ident>(name).is_ok() { format_ident!("{name}") } else { format_ident!("r#{name}") }
 }
 
 /// Names of one kind in one scope, each with the place it came from.
 pub(crate) struct Scope {
     kind: &'static str,
     taken: BTreeMap<String, (String, Place)>,
+    reserved: &'static [&'static str],
 }
 
 impl Scope {
     pub(crate) fn new(kind: &'static str) -> Self {
-        Self { kind, taken: BTreeMap::new() }
+        Self { kind, taken: BTreeMap::new(), reserved: &[] }
+    }
+
+    /// The same without the Rust names that generated code uses itself.
+    pub(crate) fn without(self, reserved: &'static [&'static str]) -> Self {
+        Self { reserved, ..self }
     }
 
     /// Takes the Rust name that `mangle` makes of `name`; an error names both places when it is taken.
@@ -71,6 +74,12 @@ impl Scope {
     ) -> Result<String, Problem> {
         let rust = mangle(name)
             .ok_or_else(|| place.problem(format!("the {} {name:?} has no letter or digit to name it by", self.kind)))?;
+        if self.reserved.contains(&rust.as_str()) {
+            return Err(place.problem(format!(
+                "the {} {name:?} would be called `{rust}` in Rust, which generated code needs for itself",
+                self.kind
+            )));
+        }
         if let Some((other, at)) = self.taken.get(&rust) {
             return Err(place.problem(format!(
                 "the {kind} {name:?} and the {kind} {other:?} ({at}) would both be called `{rust}` in Rust",
@@ -81,6 +90,34 @@ impl Scope {
         Ok(rust)
     }
 }
+
+/// What generated modules import or define, beside the schemas' own names.
+pub(crate) const OF_MODULES: &[&str] = &[
+    "Box",
+    "Clone",
+    "Debug",
+    "Default",
+    "Deserialize",
+    "Deserializer",
+    "EventType",
+    "Extra",
+    "Fit",
+    "From",
+    "None",
+    "Ok",
+    "Option",
+    "PartialEq",
+    "Patch",
+    "Payload",
+    "RawJson",
+    "RawValue",
+    "Result",
+    "Serialize",
+    "Serializer",
+    "Some",
+    "String",
+    "Vec",
+];
 
 #[cfg(test)]
 mod tests {
@@ -102,7 +139,7 @@ mod tests {
         assert_eq!(pascal("+"), None);
         assert_eq!(snake("webhooks.listDeliveries").as_deref(), Some("webhooks_list_deliveries"));
         assert_eq!(snake("Idempotency-Key").as_deref(), Some("idempotency_key"));
+        assert_eq!(snake("crate").as_deref(), Some("crate_"));
         assert_eq!(ident("type").to_string(), "r#type");
-        assert_eq!(ident("crate").to_string(), "crate_");
     }
 }

@@ -14,11 +14,28 @@ use super::{
 
 pub(crate) const METHODS: &[&str] = &["get", "post", "put", "patch", "delete", "head", "options", "trace"];
 const OPERATION_WORDS: &[&str] = &[
-    "operationId", "summary", "description", "tags", "parameters", "requestBody", "responses", "security", "deprecated",
+    "operationId",
+    "summary",
+    "description",
+    "tags",
+    "parameters",
+    "requestBody",
+    "responses",
+    "security",
+    "deprecated",
     "externalDocs",
 ];
 const PARAMETER_WORDS: &[&str] = &[
-    "name", "in", "description", "required", "schema", "style", "explode", "deprecated", "example", "examples",
+    "name",
+    "in",
+    "description",
+    "required",
+    "schema",
+    "style",
+    "explode",
+    "deprecated",
+    "example",
+    "examples",
     "allowEmptyValue",
 ];
 
@@ -77,7 +94,8 @@ pub(crate) fn read(reader: &mut Reader<'_>, documents: &Documents, wanted: &dyn 
                     Err(problem) => reader.problems.push(problem),
                 }
             } else if !["parameters", "summary", "description"].contains(&word.as_str()) && !word.starts_with("x-") {
-                let problem = here.at(word).problem(format!("`{word}` of a path is not among the constructs that codegen knows"));
+                let problem =
+                    here.at(word).problem(format!("`{word}` of a path is not among the constructs that codegen knows"));
                 reader.problems.push(problem);
             }
         }
@@ -95,7 +113,9 @@ fn one(
     let here = item_place.at(method);
     for word in operation.as_object().into_iter().flatten().map(|(word, _)| word) {
         if !OPERATION_WORDS.contains(&word.as_str()) && !word.starts_with("x-") {
-            return Err(here.at(word).problem(format!("`{word}` of an operation is not among the constructs that codegen knows")));
+            return Err(here
+                .at(word)
+                .problem(format!("`{word}` of an operation is not among the constructs that codegen knows")));
         }
     }
     let Some(id) = operation["operationId"].as_str() else {
@@ -165,12 +185,14 @@ fn answers(
         let (response, response_place) = documents.resolve(response, &here)?;
         let schema = json_schema(response, &response_place)?;
         let is_success = status.starts_with('2');
-        let name = if is_success { format!("{hint}Response") } else { format!("{hint}{}Error", naming::pascal(status).unwrap_or_default()) };
+        let name = if is_success { format!("{hint}Response") } else { format!("{hint}Error{status}") };
         let body = schema.map(|(schema, place)| reader.read(schema, &place, &name)).transpose()?;
         if is_success {
             match &success {
                 Some((other, at)) if *other != body => {
-                    return Err(here.problem(format!("answers otherwise than {at}; a call can have one kind of success")));
+                    return Err(
+                        here.problem(format!("answers otherwise than {at}; a call can have one kind of success"))
+                    );
                 }
                 _ => success = Some((body, here)),
             }
@@ -190,7 +212,9 @@ fn range(status: &str, place: &Place) -> Result<Option<(u16, u16)>, Problem> {
     if status == "default" {
         return Ok(None);
     }
-    if let Some(class) = status.strip_suffix("XX").and_then(|class| class.parse::<u16>().ok()).filter(|class| *class < 10) {
+    if let Some(class) =
+        status.strip_suffix("XX").and_then(|class| class.parse::<u16>().ok()).filter(|class| *class < 10)
+    {
         return Ok(Some((class * 100, class * 100 + 99)));
     }
     let status = status.parse().map_err(|_| place.problem("is no HTTP status"))?;
@@ -209,13 +233,18 @@ fn json_schema<'s>(body: &'s Value, place: &Place) -> Result<Option<(&'s Value, 
         return Err(here.problem("only JSON bodies are known"));
     };
     let here = here.at(kind);
-    media.get("schema").map(|schema| Some((schema, here.at("schema")))).ok_or_else(|| here.problem("content without a schema"))
+    media
+        .get("schema")
+        .map(|schema| Some((schema, here.at("schema"))))
+        .ok_or_else(|| here.problem("content without a schema"))
 }
 
 fn parameter(reader: &mut Reader<'_>, parameter: &Value, place: &Place) -> Result<Parameter, Problem> {
     for word in parameter.as_object().into_iter().flatten().map(|(word, _)| word) {
         if !PARAMETER_WORDS.contains(&word.as_str()) && !word.starts_with("x-") {
-            return Err(place.at(word).problem(format!("`{word}` of a parameter is not among the constructs that codegen knows")));
+            return Err(place
+                .at(word)
+                .problem(format!("`{word}` of a parameter is not among the constructs that codegen knows")));
         }
     }
     let text = |word: &str| parameter[word].as_str();
@@ -263,8 +292,10 @@ impl Reader<'_> {
     fn parameter_type(&mut self, schema: &Value, place: &Place) -> Result<Type, Problem> {
         let (schema, place) = self.documents().resolve(schema, place)?;
         if schema.get("enum").is_some() || schema.get("anyOf").is_some() && !schema["anyOf"][1]["type"].is_null() {
-            let text = |schema: &Value| schema["type"] == "string" || schema["type"] == "null" || schema.get("$ref").is_some();
-            if schema["type"] == "string" || schema["anyOf"].as_array().is_some_and(|options| options.iter().all(text)) {
+            let text =
+                |schema: &Value| schema["type"] == "string" || schema["type"] == "null" || schema.get("$ref").is_some();
+            if schema["type"] == "string" || schema["anyOf"].as_array().is_some_and(|options| options.iter().all(text))
+            {
                 return Ok(Shape::Text.into());
             }
         }
@@ -283,7 +314,8 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
         let method = format_ident!("{}", operation.method.to_uppercase());
         let doc = format!(" `{} {}`", operation.method.to_uppercase(), operation.path);
         let (id, rust, path) = (&operation.id, &operation.rust, &operation.path);
-        let (idempotency_key, if_match) = (operation.takes_header("Idempotency-Key"), operation.takes_header("If-Match"));
+        let (idempotency_key, if_match) =
+            (operation.takes_header("Idempotency-Key"), operation.takes_header("If-Match"));
         let errors = operation.errors.iter().collect::<BTreeSet<_>>().into_iter().map(|(first, last)| {
             let (first, last) = (Literal::u16_unsuffixed(*first), Literal::u16_unsuffixed(*last));
             quote! { #first..=#last }
@@ -301,7 +333,8 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
             };
         }
     });
-    let names = operations.iter().map(|operation| format_ident!("{}", naming::shouty(&operation.id).unwrap_or_default()));
+    let names =
+        operations.iter().map(|operation| format_ident!("{}", naming::shouty(&operation.id).unwrap_or_default()));
     quote! {
         /// What the description says about each operation beyond its types.
         pub mod operations {

@@ -17,7 +17,8 @@ const HEADER: &str = "\
 
 /// Formats `tokens` as a whole file.
 pub(crate) fn file(tokens: TokenStream, repository: &Path) -> Result<String> {
-    let file: syn::File = syn::parse2(tokens).context("codegen wrote something that is no Rust; this is a bug in xtask")?;
+    let file: syn::File =
+        syn::parse2(tokens).context("codegen wrote something that is no Rust; this is a bug in xtask")?;
     let pretty = space_out(&prettyplease::unparse(&file));
     rustfmt(&format!("{HEADER}{pretty}"), repository)
 }
@@ -31,10 +32,16 @@ fn space_out(code: &str) -> String {
         out.push('\n');
         let Some(next) = lines.peek().map(|next| next.trim_start()) else { break };
         let (bare, shallow) = (line.trim_start(), line.len() - line.trim_start().len() <= 8);
-        let ends_something = bare == "}" || bare.ends_with("};") && !next.starts_with("use ") || bare.ends_with(';') && next.starts_with("///");
+        let ends_something = bare == "}"
+            || bare.ends_with("};") && !next.starts_with("use ")
+            || bare.ends_with(';') && next.starts_with("///");
         let ends_imports = bare.starts_with("use ") && bare.ends_with(';') && !next.starts_with("use ");
         let ends_docs = bare.starts_with("//!") && !next.starts_with("//!");
-        if shallow && (ends_something || ends_imports || ends_docs) && !next.is_empty() && !next.starts_with(['}', ')', ']']) {
+        if shallow
+            && (ends_something || ends_imports || ends_docs)
+            && !next.is_empty()
+            && !next.starts_with(['}', ')', ']'])
+        {
             out.push('\n');
         }
     }

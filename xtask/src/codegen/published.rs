@@ -113,7 +113,8 @@ fn compare((ours, our): (&Side<'_>, &Operation), (theirs, their): (&Side<'_>, &O
                 found.push(format!("{id}: {name} is not in ours{}", if *required { ", and required" } else { "" }));
             }
             (Some(our), Some(their)) if our != their => {
-                let tell = |(required, kind): &(bool, String)| format!("{}{kind}", if *required { "required " } else { "" });
+                let tell =
+                    |(required, kind): &(bool, String)| format!("{}{kind}", if *required { "required " } else { "" });
                 found.push(format!("{id}: {name} is {} in ours, {} in theirs", tell(our), tell(their)));
             }
             _ => {}
@@ -160,19 +161,11 @@ impl Pairs<'_, '_> {
             (Shape::Named(our), Shape::Named(their)) => self.definitions(at, our, their),
             (our, their) if kind(our) == kind(their) => {}
             (our, their) => {
-                let (our, their) = (self.tell(self.ours, our), self.tell(self.theirs, their));
+                let (our, their) = (tell(self.ours, our), tell(self.theirs, their));
                 if our != their {
                     self.found.push(format!("{at}: {our} in ours, {their} in theirs"));
                 }
             }
-        }
-    }
-
-    fn tell(&self, side: &Side<'_>, shape: &Shape) -> String {
-        match shape {
-            // Text of which some values are known is text.
-            Shape::Named(name) if side.definition(name).is_some_and(|of| matches!(of.kind, Kind::Enum { .. })) => "text".to_owned(),
-            other => kind(other).to_owned(),
         }
     }
 
@@ -184,7 +177,9 @@ impl Pairs<'_, '_> {
         match (our.kind.clone(), their.kind.clone()) {
             (Kind::Object(our), Kind::Object(their)) => self.objects(at, &our, &their),
             (Kind::Enum { values: our, .. }, Kind::Enum { values: their, .. }) => {
-                let set = |values: &[super::model::Named]| values.iter().map(|value| value.wire.clone()).collect::<BTreeSet<_>>();
+                let set = |values: &[super::model::Named]| {
+                    values.iter().map(|value| value.wire.clone()).collect::<BTreeSet<_>>()
+                };
                 self.sets(at, "value", &set(&our), &set(&their));
             }
             (Kind::Union { variants: our, .. }, Kind::Union { variants: their, .. }) => {
@@ -222,12 +217,18 @@ impl Pairs<'_, '_> {
             let find = |object: &Object| object.members.iter().find(|member| member.name == name).cloned();
             match (find(our), find(their)) {
                 (Some(_), None) => self.found.push(format!("{here}: not in theirs")),
-                (None, Some(member)) if member.required => self.found.push(format!("{here}: not in ours, and required")),
+                (None, Some(member)) if member.required => {
+                    self.found.push(format!("{here}: not in ours, and required"))
+                }
                 (None, Some(_)) => self.found.push(format!("{here}: not in ours")),
                 (Some(our), Some(their)) => {
                     let word = |required: bool| if required { "required" } else { "optional" };
                     if our.required != their.required {
-                        self.found.push(format!("{here}: {} in ours, {} in theirs", word(our.required), word(their.required)));
+                        self.found.push(format!(
+                            "{here}: {} in ours, {} in theirs",
+                            word(our.required),
+                            word(their.required)
+                        ));
                     }
                     if our.ty.nullable != their.ty.nullable {
                         let word = |nullable: bool| if nullable { "may be null" } else { "is never null" };
@@ -239,6 +240,14 @@ impl Pairs<'_, '_> {
                 (None, None) => {}
             }
         }
+    }
+}
+
+fn tell(side: &Side<'_>, shape: &Shape) -> &'static str {
+    match shape {
+        // Text of which some values are known is text.
+        Shape::Named(name) if side.definition(name).is_some_and(|of| matches!(of.kind, Kind::Enum { .. })) => "text",
+        other => kind(other),
     }
 }
 

@@ -82,7 +82,13 @@ impl<'a> Context<'a> {
     }
 
     /// An object that survives a round trip whole: it may be a case of a union that has grown.
-    fn keeping_object(&self, definition: &Definition, object: &Object, name: &Ident, docs: &TokenStream) -> TokenStream {
+    fn keeping_object(
+        &self,
+        definition: &Definition,
+        object: &Object,
+        name: &Ident,
+        docs: &TokenStream,
+    ) -> TokenStream {
         let default = default_derive(object);
         let fields = object.members.iter().map(|member| {
             let (field, docs, ty) = (ident(&member.rust), member_docs(member), field_type(member, false));
@@ -167,12 +173,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn union(
-        &self,
-        (tag, variants, open): (&str, &[Variant], bool),
-        name: &Ident,
-        docs: &TokenStream,
-    ) -> TokenStream {
+    fn union(&self, (tag, variants, open): (&str, &[Variant], bool), name: &Ident, docs: &TokenStream) -> TokenStream {
         let cases: Vec<_> = variants.iter().map(|variant| ident(&variant.tag.rust)).collect();
         let types: Vec<_> = variants.iter().map(|variant| ident(&variant.definition)).collect();
         let tags: Vec<_> = variants.iter().map(|variant| &variant.tag.wire).collect();
@@ -327,7 +328,11 @@ fn field_type(member: &Member, in_patch: bool) -> TokenStream {
 pub(crate) fn shape(shape: &Shape) -> TokenStream {
     let within = |ty: &Type| {
         let inner = self::shape(&ty.shape);
-        if ty.nullable { quote! { Option<#inner> } } else { inner }
+        if ty.nullable {
+            quote! { Option<#inner> }
+        } else {
+            inner
+        }
     };
     match shape {
         Shape::Text => quote! { String },
@@ -362,7 +367,11 @@ fn constructor(object: &Object, name: &Ident, in_patch: bool) -> Option<TokenStr
     let parameters = required.iter().map(|member| {
         let (name, ty) = (ident(&member.rust), field_type(member, in_patch));
         let is_text = member.ty.shape == Shape::Text && !member.ty.nullable;
-        if is_text { quote! { #name: impl Into<String> } } else { quote! { #name: #ty } }
+        if is_text {
+            quote! { #name: impl Into<String> }
+        } else {
+            quote! { #name: #ty }
+        }
     });
     let fields = object.members.iter().map(|member| {
         let name = ident(&member.rust);
@@ -391,6 +400,7 @@ fn value_docs(values: &[Named]) -> Vec<String> {
 /// An enumeration that may grow.
 ///
 /// The unknown case cannot be made or matched by value, so giving it a name later breaks nobody.
+#[expect(clippy::too_many_lines, reason = "one template, which reads best whole")]
 pub(crate) fn open_enum(name: &Ident, docs: &TokenStream, values: &[Named]) -> TokenStream {
     let unknown = format_ident!("Unknown{name}");
     let unknown_doc = format!(" A value of [`{name}`] that this version does not know; only reading makes one.");
@@ -399,12 +409,15 @@ pub(crate) fn open_enum(name: &Ident, docs: &TokenStream, values: &[Named]) -> T
     let docs_of_values = value_docs(values);
     let count = values.len();
     let (table, known) = if count <= 16 {
-        (quote! {}, quote! {
-            match text {
-                #(#wires => Some(Self::#cases),)*
-                _ => None,
-            }
-        })
+        (
+            quote! {},
+            quote! {
+                match text {
+                    #(#wires => Some(Self::#cases),)*
+                    _ => None,
+                }
+            },
+        )
     } else {
         // `match` on text compares one by one; with many values a search in a sorted table is faster.
         let mut sorted: Vec<_> = wires.iter().zip(&cases).collect();
