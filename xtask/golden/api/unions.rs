@@ -458,46 +458,47 @@ pub mod types {
     }
 
     /// `NewAuthNone` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, Default, PartialEq)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+    #[cfg_attr(
+        feature = "schemars",
+        schemars(transform = crate::json::constant("type", "none"))
+    )]
     #[non_exhaustive]
     pub struct NewAuthNone {
-        /// `type`.
-        pub r#type: NewAuthNoneType,
+        /// Members that have no field, as they came.
+        #[cfg_attr(feature = "schemars", schemars(flatten))]
+        pub extra: Extra,
+    }
+
+    impl Serialize for NewAuthNone {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(None)?;
+            map.serialize_entry("type", "none")?;
+            for (name, value) in self.extra.iter() {
+                map.serialize_entry(name, value)?;
+            }
+            map.end()
+        }
+    }
+
+    impl<'de> Deserialize<'de> for NewAuthNone {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+        }
     }
 
     impl NewAuthNone {
-        /// One with what is required; the rest can be set field by field.
-        pub fn new(r#type: NewAuthNoneType) -> Self {
-            Self { r#type }
-        }
-    }
-
-    /// `NewAuthNoneType` of AuthPI's API.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub enum NewAuthNoneType {
-        /// `none`
-        #[serde(rename = "none")]
-        None,
-    }
-
-    impl NewAuthNoneType {
-        /// All values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::None];
-
-        /// The value as it is written.
-        pub const fn as_str(self) -> &'static str {
-            match self {
-                Self::None => "none",
-            }
-        }
-    }
-
-    impl fmt::Display for NewAuthNoneType {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
+        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let mut extra = Extra::default();
+            members(raw, &mut |name, value| {
+                match name {
+                    "type" => {}
+                    _ => extra.keep(name, value),
+                }
+                Ok(())
+            })?;
+            Ok(Self { extra })
         }
     }
 }

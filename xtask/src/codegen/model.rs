@@ -313,7 +313,12 @@ impl<'a> Reader<'a> {
             schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let here = place.at("properties").at(name);
-            if let Some(constant) = property.get("const") {
+            // A required enumeration of one value is a constant too; older generators of descriptions write tags so.
+            let constant = property.get("const").or_else(|| {
+                let values = property["enum"].as_array().filter(|_| required.contains(name.as_str()))?;
+                if let [only] = values.as_slice() { Some(only) } else { None }
+            });
+            if let Some(constant) = constant {
                 let constant =
                     constant.as_str().ok_or_else(|| here.at("const").problem("only a string can be a constant"))?;
                 object.members.retain(|member| member.name != *name);
