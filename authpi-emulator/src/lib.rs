@@ -8,11 +8,12 @@
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use authpi_emulator::{Emulator, NewEvent};
+//! use authpi_sdk::event::EventType;
 //!
 //! let authpi = Emulator::start().await?;
 //! println!("AUTHPI_BASE_URL={} AUTHPI_KEY_ID={}", authpi.base_url(), authpi.key_id());
 //! // … create a webhook there, then:
-//! authpi.trigger("user.created").await?;
+//! authpi.trigger(EventType::UserCreated).await?;
 //! authpi.trigger(NewEvent::new("user.updated").data(serde_json::json!({"id": "usr_1"}))).await?;
 //! authpi.deliveries_settled().await;
 //! authpi.stop().await;

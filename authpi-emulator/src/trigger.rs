@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use authpi_sdk::event::EventType;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -63,9 +64,21 @@ impl fmt::Debug for NewEvent {
     }
 }
 
-impl<T: Into<String>> From<T> for NewEvent {
-    fn from(event_type: T) -> Self {
+impl From<&str> for NewEvent {
+    fn from(event_type: &str) -> Self {
         Self::new(event_type)
+    }
+}
+
+impl From<String> for NewEvent {
+    fn from(event_type: String) -> Self {
+        Self::new(event_type)
+    }
+}
+
+impl From<EventType> for NewEvent {
+    fn from(event_type: EventType) -> Self {
+        Self::new(event_type.as_str())
     }
 }
 
