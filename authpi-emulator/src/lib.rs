@@ -26,6 +26,13 @@
 //! With [`EmulatorClock::manual`] the time stands still until a test [advances](EmulatorClock::advance) it, and the retries that
 //! are due by then are sent; [`Emulator::deliveries_settled`] waits for them. No test needs to sleep.
 //!
+//! # Events on demand
+//!
+//! In the same process by [`Emulator::trigger`]; from another by [`RemoteEmulator`] or `authpi trigger`, which both call
+//! `POST /_emulator/events` with the API's credentials and `{"type": "user.created", "subject": {…}, "data": {…}, "copies": 1}`, of
+//! which only `type` is needed: subject and data are the examples of `openapi/events` unless given. It answers 201 with the event.
+//! Changes of webhooks are events, too, and delivered to every webhook that wants them but the one they are about.
+//!
 //! # Limits
 //!
 //! It delivers only to loopback addresses over plain HTTP, and only status 200 is a receipt; redirects are not followed. It

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 };
 pub(crate) use send::{Outgoing, Sender};
 
-/// Attempts under way at once; what is due beyond that waits for its turn.
+/// Attempts under way at once, of the queue and as many again of redeliveries; what is beyond that waits for its turn.
 const AT_ONCE: usize = 256;
 
 /// A redelivery that somebody waits for.
@@ -35,9 +35,13 @@ pub(crate) struct AskedFor {
 /// Runs until it is dropped.
 pub(crate) async fn run(world: Arc<World>, mut asked_for: mpsc::UnboundedReceiver<AskedFor>) {
     let mut attempts = JoinSet::new();
+    // Apart from the queue's, so that neither waits for the other.
+    let mut redeliveries = JoinSet::new();
+    let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut changed = world.changes();
     loop {
         changed.mark_unchanged();
+        while attempts.try_join_next().is_some() {}
         let next_due = {
             let mut store = world.store();
             while attempts.len() < AT_ONCE
@@ -52,9 +56,16 @@ pub(crate) async fn run(world: Arc<World>, mut asked_for: mpsc::UnboundedReceive
             _ = changed.changed() => {}
             () = sleep_until(&world, next_due) => {}
             Some(_) = attempts.join_next() => {}
+            Some(_) = redeliveries.join_next() => {}
             asked = asked_for.recv() => match asked {
-                // Not held back by a full house: somebody waits, and is waited for by nobody else.
-                Some(asked) => drop(attempts.spawn(attempt(world.clone(), asked.delivery_id, Some(asked.outcome)))),
+                Some(asked) => {
+                    let (world, room) = (world.clone(), room.clone());
+                    redeliveries.spawn(async move {
+                        // The semaphore is never closed; without it there would be no bound, and nothing else would change.
+                        let _room = room.acquire().await;
+                        attempt(world, asked.delivery_id, Some(asked.outcome)).await;
+                    });
+                }
                 None => std::future::pending().await,
             },
         }
