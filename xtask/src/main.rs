@@ -1,5 +1,6 @@
 //! `cargo xtask`: every maintenance job of this repository. One file per subcommand; `cargo xtask --help` lists them.
 
+mod bench;
 mod codegen;
 mod run;
 mod test;
@@ -21,12 +22,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Job {
+    Bench(bench::Args),
     Codegen(codegen::Args),
     Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().job {
+        Job::Bench(args) => bench::bench(&args, &repository()),
         Job::Codegen(args) => codegen::run(&args, &repository()),
         Job::Test(args) => test::test(&args, &repository()),
     };

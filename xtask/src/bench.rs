@@ -1,0 +1,55 @@
+//! `cargo xtask bench`: builds the measurements in `benches/` with optimisation and runs them.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::run::{cargo, run};
+
+/// Measure the SDK beside other crates and hand-written code; needs a quiet machine to be believed.
+///
+/// Each measurement prints a table with the CPU and the versions it was made with, and writes the same figures as JSON to
+/// `target/bench/`. The first run builds the other crates, which takes minutes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this one [default: all of them in turn]
+    #[arg(value_enum)]
+    which: Option<Which>,
+    /// Few rounds, for a first look
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Which {
+    /// Verification and parsing beside svix, standardwebhooks, workos and async-stripe-webhook, and the HMAC alone
+    Verify,
+    /// A delivery over HTTP beside a bare axum route and a hand-written one
+    Receiver,
+    /// Memory and time that the memory ledger takes per event
+    Ledger,
+}
+
+impl Which {
+    const ALL: [Self; 3] = [Self::Verify, Self::Receiver, Self::Ledger];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Receiver => "receiver",
+            Self::Ledger => "ledger",
+        }
+    }
+}
+
+pub(crate) fn bench(args: &Args, root: &Path) -> Result<()> {
+    let own = ["--release", "--manifest-path", "benches/Cargo.toml", "--target-dir", "target/benches", "--locked"];
+    // All at once, so that nothing is built while something is measured.
+    run(&mut cargo(root, ["build", "--quiet"].into_iter().chain(own)))?;
+    for which in Which::ALL.into_iter().filter(|which| args.which.is_none_or(|wanted| wanted == *which)) {
+        let program = ["run", "--quiet"].into_iter().chain(own).chain(["--bin", which.program()]);
+        let options = args.quick.then_some(["--", "--quick"]).into_iter().flatten();
+        run(&mut cargo(root, program.chain(options)))?;
+    }
+    Ok(())
+}
