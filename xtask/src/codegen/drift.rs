@@ -80,7 +80,7 @@ fn compare(old: &Subject, new: &Subject, add: &mut dyn FnMut(String, bool)) {
             (None, Some(_)) => add(format!("new {name}"), false),
             (Some(_), None) => add(format!("{name} removed or renamed"), true),
             (Some(old), Some(new)) if old.text != new.text => {
-                add(format!("{name} was {}, is {}", old.text, new.text), true)
+                add(format!("{name} was {}, is {}", old.text, new.text), true);
             }
             _ => {}
         }
@@ -128,7 +128,7 @@ impl Surface {
                 Item::Mod(module) if module.ident == "types" && is_markers(module) => surface.events(module),
                 Item::Mod(module) if module.ident == "types" => surface.types("schema", items(module)),
                 Item::Impl(client) if name_of(&client.self_ty) == "Client" && client.trait_.is_none() => {
-                    surface.methods(client)
+                    surface.methods(client);
                 }
                 _ => {}
             }

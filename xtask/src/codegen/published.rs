@@ -218,7 +218,7 @@ impl Pairs<'_, '_> {
             match (find(our), find(their)) {
                 (Some(_), None) => self.found.push(format!("{here}: not in theirs")),
                 (None, Some(member)) if member.required => {
-                    self.found.push(format!("{here}: not in ours, and required"))
+                    self.found.push(format!("{here}: not in ours, and required"));
                 }
                 (None, Some(_)) => self.found.push(format!("{here}: not in ours")),
                 (Some(our), Some(their)) => {
