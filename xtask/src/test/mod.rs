@@ -14,6 +14,7 @@ use std::{
     env::consts::EXE_SUFFIX,
     fmt,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -94,7 +95,7 @@ impl Part {
         match self {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
-            Self::Unit => unit(root)?,
+            Self::Unit => run(&mut tests(root)?)?,
             Self::Codegen => run(&mut cargo(
                 root,
                 // As the alias `cargo xtask` builds it, so that its dependencies are built once.
@@ -103,7 +104,8 @@ impl Part {
             Self::Features => features::compile(root)?,
             Self::Package => package::pack(root)?,
             Self::Peer => {
-                run(&mut cargo(root, ["build", "--package", "authpi-cli"]))?;
+                // The program as its own tests use it, so that nothing is built twice.
+                run(tests(root)?.args(["--no-run", "--test", "program"]))?;
                 let authpi = graph::Metadata::read(root)?.target_directory.join(format!("debug/authpi{EXE_SUFFIX}"));
                 let authpi = authpi.to_string_lossy();
                 let emulate = ["emulate", "--json", "--listen", "127.0.0.1:0", "--retry-delays", "50ms,50ms"];
@@ -117,13 +119,13 @@ impl Part {
 
 /// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that needs it; the part
 /// `features` tells of that.
-fn unit(root: &Path) -> Result<()> {
+fn tests(root: &Path) -> Result<Command> {
     let mut test = cargo(root, ["test", "--workspace"]);
     match system::openssl(root) {
         Ok(()) => test.arg("--all-features"),
         Err(_) => test.arg("--features").arg(graph::Metadata::read(root)?.features_but("native-tls").join(",")),
     };
-    run(&mut test)
+    Ok(test)
 }
 
 /// One of the Python programs in `tests/peer`.
