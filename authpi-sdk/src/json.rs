@@ -97,14 +97,23 @@ impl schemars::JsonSchema for RawJson {
     }
 }
 
-/// Calls `member` with each member of the object in `json`; `null` is an object without members.
-///
-/// The loop exists once and not once per type, which keeps a hundred generated types cheap to compile.
+/// Calls `member` with each member of the object `json`; `null` is an object without members.
+#[cfg(feature = "client")]
 pub(crate) fn members<'a>(
     json: &'a RawValue,
     member: &mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
-    serde_json::Deserializer::from_str(json.get()).deserialize_any(Object(member))
+    members_of_text(json.get(), member)
+}
+
+/// The same for text that is known to be JSON.
+///
+/// The loop exists once and not once per type, which keeps a hundred generated types cheap to compile.
+pub(crate) fn members_of_text<'a>(
+    json: &'a str,
+    member: &mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>,
+) -> Result<(), serde_json::Error> {
+    serde_json::Deserializer::from_str(json).deserialize_any(Object(member))
 }
 
 struct Object<'f, 'a>(&'f mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>);

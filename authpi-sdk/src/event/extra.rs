@@ -14,7 +14,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::{RawJson, UnixMillis, json::members};
+use crate::{RawJson, UnixMillis, json::members_of_text};
 
 /// Members of a JSON object that have no field: unknown ones, and those of another shape than deduced.
 ///
@@ -138,15 +138,15 @@ impl<P: Payload> Sink for P {
     }
 }
 
-fn fill(sink: &mut dyn Sink, data: &RawValue) -> Result<(), serde_json::Error> {
-    members(data, &mut |name, raw| {
+fn fill(sink: &mut dyn Sink, data: &str) -> Result<(), serde_json::Error> {
+    members_of_text(data, &mut |name, raw| {
         sink.put(name, raw);
         Ok(())
     })
 }
 
-/// Reads a payload; fails only when `data` is neither an object nor `null`.
-pub(crate) fn read<P: Payload>(data: &RawValue) -> Result<P, serde_json::Error> {
+/// Reads a payload from JSON text; of valid JSON it fails only on what is neither an object nor `null`.
+pub(crate) fn read<P: Payload>(data: &str) -> Result<P, serde_json::Error> {
     let mut payload = P::default();
     fill(&mut payload, data)?;
     Ok(payload)
@@ -155,22 +155,21 @@ pub(crate) fn read<P: Payload>(data: &RawValue) -> Result<P, serde_json::Error> 
 /// Reads a payload from any deserializer.
 pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(deserializer: D) -> Result<P, D::Error> {
     let data = Box::<RawValue>::deserialize(deserializer)?;
-    read(&data).map_err(D::Error::custom)
+    read(data.get()).map_err(D::Error::custom)
 }
 
-/// A field's type, read from the JSON text of one member.
+/// A field's type, read from the JSON of one member; `None` when it has another shape.
 pub(crate) trait Field: Sized {
-    fn from_json(text: &str) -> Option<Self>;
+    fn read(raw: &RawValue) -> Option<Self>;
 }
 
 /// Puts a member into its field; `null` empties it.
 pub(crate) fn fit<T: Field>(field: &mut Option<T>, raw: &RawValue) -> Fit {
-    let text = raw.get();
-    if text == "null" {
+    if raw.get() == "null" {
         *field = None;
         return Fit::Fits;
     }
-    match T::from_json(text) {
+    match T::read(raw) {
         Some(value) => {
             *field = Some(value);
             Fit::Fits
@@ -181,34 +180,47 @@ pub(crate) fn fit<T: Field>(field: &mut Option<T>, raw: &RawValue) -> Fit {
 
 impl Field for String {
     /// A raw value is known to be valid JSON, so a string without escapes is what stands between the quotes.
-    fn from_json(text: &str) -> Option<Self> {
-        let inner = text.strip_prefix('"')?.strip_suffix('"')?;
-        if inner.contains('\\') { serde_json::from_str(text).ok() } else { Some(inner.to_owned()) }
+    fn read(raw: &RawValue) -> Option<Self> {
+        let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+        if inner.contains('\\') { serde_json::from_str(raw.get()).ok() } else { Some(inner.to_owned()) }
     }
 }
 
 impl Field for i64 {
-    fn from_json(text: &str) -> Option<Self> {
-        text.parse().ok()
+    fn read(raw: &RawValue) -> Option<Self> {
+        raw.get().parse().ok()
     }
 }
 
 impl Field for bool {
-    fn from_json(text: &str) -> Option<Self> {
-        text.parse().ok()
+    fn read(raw: &RawValue) -> Option<Self> {
+        raw.get().parse().ok()
+    }
+}
+
+impl Field for UnixMillis {
+    fn read(raw: &RawValue) -> Option<Self> {
+        // Nearly always an integer; else whatever `UnixMillis` itself takes.
+        raw.get().parse().map(Self).ok().or_else(|| serde_json::from_str(raw.get()).ok())
+    }
+}
+
+impl Field for RawJson {
+    fn read(raw: &RawValue) -> Option<Self> {
+        Some(raw.to_owned().into())
     }
 }
 
 macro_rules! field_by_serde {
     ($($field:ty),*) => {$(
         impl Field for $field {
-            fn from_json(text: &str) -> Option<Self> {
-                serde_json::from_str(text).ok()
+            fn read(raw: &RawValue) -> Option<Self> {
+                serde_json::from_str(raw.get()).ok()
             }
         }
     )*};
 }
-field_by_serde!(f64, UnixMillis, Vec<String>, RawJson, Vec<RawJson>, BTreeMap<String, RawJson>, BTreeMap<String, String>);
+field_by_serde!(f64, Vec<String>, Vec<RawJson>, BTreeMap<String, RawJson>, BTreeMap<String, String>);
 
 #[cfg(test)]
 mod tests {
@@ -238,7 +250,7 @@ mod tests {
     }
 
     fn sample(json: &str) -> Sample {
-        read(serde_json::from_str(json).unwrap()).unwrap()
+        read(json).unwrap()
     }
 
     #[test]
@@ -269,7 +281,7 @@ mod tests {
     fn null_is_an_empty_payload_and_anything_but_an_object_is_an_error() {
         assert_eq!(sample("null"), Sample::default());
         for bad in ["[]", "1", "\"x\"", "true"] {
-            assert!(read::<Sample>(serde_json::from_str(bad).unwrap()).is_err(), "{bad}");
+            assert!(read::<Sample>(bad).is_err(), "{bad}");
         }
     }
 

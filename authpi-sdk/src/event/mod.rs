@@ -40,8 +40,8 @@ pub trait KnownEvent: EventKind {
 
     /// Reads `data` as [`Self::Data`]; the markers of [`types`] do it without a detour over serde's data model.
     #[doc(hidden)]
-    fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
-        serde_json::from_str(data.get())
+    fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
+        serde_json::from_str(data)
     }
 }
 
@@ -188,11 +188,11 @@ impl<K: EventKind> Event<K> {
     /// # Errors
     /// When `data` is not a JSON object.
     pub fn decode(&self) -> Result<EventData, DataError> {
-        self.read_data(|data| EventData::decode(self.event_type(), data))
+        self.read_data(|data| EventData::read(self.event_type(), data))
     }
 
-    fn read_data<T>(&self, read: impl FnOnce(&RawValue) -> Result<T, serde_json::Error>) -> Result<T, DataError> {
-        serde_json::from_str(self.raw_data().unwrap_or("{}")).and_then(read).map_err(|error| DataError::new(&error))
+    fn read_data<T>(&self, read: impl FnOnce(&str) -> Result<T, serde_json::Error>) -> Result<T, DataError> {
+        read(self.raw_data().unwrap_or("{}")).map_err(|error| DataError::new(&error))
     }
 
     /// The same event without what is known of its type.

@@ -723,6 +723,11 @@ impl EventData {
     /// # Errors
     /// When the type is known and `data` is neither an object nor `null`.
     pub fn decode(event_type: &EventType, data: &RawValue) -> Result<Self, serde_json::Error> {
+        Self::read(event_type, data.get())
+    }
+
+    /// The same for text that is known to be JSON.
+    pub(crate) fn read(event_type: &EventType, data: &str) -> Result<Self, serde_json::Error> {
         match event_type {
             EventType::AccountCreated | EventType::AccountUpdated | EventType::AccountDeleted => {
                 extra::read(data).map(|payload| Self::Account(Box::new(payload)))
@@ -854,7 +859,7 @@ impl EventData {
             | EventType::WebhookDeleted
             | EventType::WebhookPaused
             | EventType::WebhookResumed => extra::read(data).map(|payload| Self::Webhook(Box::new(payload))),
-            EventType::Unknown(_) => Ok(Self::Unknown(data.to_owned())),
+            EventType::Unknown(_) => RawValue::from_string(data.to_owned()).map(Self::Unknown),
         }
     }
 
@@ -982,7 +987,6 @@ impl Serialize for EventData {
 pub mod types {
     use super::{EventType, payload};
     use crate::event::{EventKind, KnownEvent, extra};
-    use serde_json::value::RawValue;
 
     /// `session.created`: A session was opened.
     #[derive(Clone, Copy, Debug)]
@@ -991,7 +995,7 @@ pub mod types {
     impl KnownEvent for SessionCreated {
         const TYPE: EventType = EventType::SessionCreated;
         type Data = payload::Session;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1003,7 +1007,7 @@ pub mod types {
     impl KnownEvent for SessionUpdated {
         const TYPE: EventType = EventType::SessionUpdated;
         type Data = payload::Session;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1015,7 +1019,7 @@ pub mod types {
     impl KnownEvent for SessionExpired {
         const TYPE: EventType = EventType::SessionExpired;
         type Data = payload::Session;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1027,7 +1031,7 @@ pub mod types {
     impl KnownEvent for SessionTerminated {
         const TYPE: EventType = EventType::SessionTerminated;
         type Data = payload::Session;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1039,7 +1043,7 @@ pub mod types {
     impl KnownEvent for SessionCompromised {
         const TYPE: EventType = EventType::SessionCompromised;
         type Data = payload::Session;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1051,7 +1055,7 @@ pub mod types {
     impl KnownEvent for SessionTokenRefreshed {
         const TYPE: EventType = EventType::SessionTokenRefreshed;
         type Data = payload::Session;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1063,7 +1067,7 @@ pub mod types {
     impl KnownEvent for MachineTokenIssued {
         const TYPE: EventType = EventType::MachineTokenIssued;
         type Data = payload::MachineToken;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1075,7 +1079,7 @@ pub mod types {
     impl KnownEvent for UserCreated {
         const TYPE: EventType = EventType::UserCreated;
         type Data = payload::User;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1087,7 +1091,7 @@ pub mod types {
     impl KnownEvent for UserUpdated {
         const TYPE: EventType = EventType::UserUpdated;
         type Data = payload::User;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1099,7 +1103,7 @@ pub mod types {
     impl KnownEvent for UserDeleted {
         const TYPE: EventType = EventType::UserDeleted;
         type Data = payload::User;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1111,7 +1115,7 @@ pub mod types {
     impl KnownEvent for UserBlocked {
         const TYPE: EventType = EventType::UserBlocked;
         type Data = payload::User;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1123,7 +1127,7 @@ pub mod types {
     impl KnownEvent for UserUnblocked {
         const TYPE: EventType = EventType::UserUnblocked;
         type Data = payload::User;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1135,7 +1139,7 @@ pub mod types {
     impl KnownEvent for UserVerificationSucceeded {
         const TYPE: EventType = EventType::UserVerificationSucceeded;
         type Data = payload::Verification;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1147,7 +1151,7 @@ pub mod types {
     impl KnownEvent for UserVerificationFailed {
         const TYPE: EventType = EventType::UserVerificationFailed;
         type Data = payload::Verification;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1159,7 +1163,7 @@ pub mod types {
     impl KnownEvent for UserPasswordChanged {
         const TYPE: EventType = EventType::UserPasswordChanged;
         type Data = payload::Password;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1171,7 +1175,7 @@ pub mod types {
     impl KnownEvent for UserPasswordResetRequested {
         const TYPE: EventType = EventType::UserPasswordResetRequested;
         type Data = payload::Password;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1183,7 +1187,7 @@ pub mod types {
     impl KnownEvent for UserPasswordReset {
         const TYPE: EventType = EventType::UserPasswordReset;
         type Data = payload::Password;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1195,7 +1199,7 @@ pub mod types {
     impl KnownEvent for UserLoginLinkRequested {
         const TYPE: EventType = EventType::UserLoginLinkRequested;
         type Data = payload::LoginLink;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1207,7 +1211,7 @@ pub mod types {
     impl KnownEvent for UserLoginLinkConsumed {
         const TYPE: EventType = EventType::UserLoginLinkConsumed;
         type Data = payload::LoginLink;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1219,7 +1223,7 @@ pub mod types {
     impl KnownEvent for UserVerifierCreated {
         const TYPE: EventType = EventType::UserVerifierCreated;
         type Data = payload::Verifier;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1231,7 +1235,7 @@ pub mod types {
     impl KnownEvent for UserVerifierUpdated {
         const TYPE: EventType = EventType::UserVerifierUpdated;
         type Data = payload::Verifier;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1243,7 +1247,7 @@ pub mod types {
     impl KnownEvent for UserVerifierDeleted {
         const TYPE: EventType = EventType::UserVerifierDeleted;
         type Data = payload::Verifier;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1255,7 +1259,7 @@ pub mod types {
     impl KnownEvent for UserEmailChangeRequested {
         const TYPE: EventType = EventType::UserEmailChangeRequested;
         type Data = payload::EmailChange;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1267,7 +1271,7 @@ pub mod types {
     impl KnownEvent for UserEmailChanged {
         const TYPE: EventType = EventType::UserEmailChanged;
         type Data = payload::EmailChange;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1279,7 +1283,7 @@ pub mod types {
     impl KnownEvent for UserEmailVerified {
         const TYPE: EventType = EventType::UserEmailVerified;
         type Data = payload::EmailChange;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1291,7 +1295,7 @@ pub mod types {
     impl KnownEvent for UserApprovalRequested {
         const TYPE: EventType = EventType::UserApprovalRequested;
         type Data = payload::Approval;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1303,7 +1307,7 @@ pub mod types {
     impl KnownEvent for UserApprovalApproved {
         const TYPE: EventType = EventType::UserApprovalApproved;
         type Data = payload::Approval;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1315,7 +1319,7 @@ pub mod types {
     impl KnownEvent for UserApprovalRejected {
         const TYPE: EventType = EventType::UserApprovalRejected;
         type Data = payload::Approval;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1327,7 +1331,7 @@ pub mod types {
     impl KnownEvent for UserMfaFactorCreated {
         const TYPE: EventType = EventType::UserMfaFactorCreated;
         type Data = payload::Verifier;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1339,7 +1343,7 @@ pub mod types {
     impl KnownEvent for UserMfaFactorDeleted {
         const TYPE: EventType = EventType::UserMfaFactorDeleted;
         type Data = payload::Verifier;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1351,7 +1355,7 @@ pub mod types {
     impl KnownEvent for UserMfaBackupCodesRegenerated {
         const TYPE: EventType = EventType::UserMfaBackupCodesRegenerated;
         type Data = payload::BackupCodes;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1363,7 +1367,7 @@ pub mod types {
     impl KnownEvent for UserMfaBackupCodesLow {
         const TYPE: EventType = EventType::UserMfaBackupCodesLow;
         type Data = payload::BackupCodes;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1375,7 +1379,7 @@ pub mod types {
     impl KnownEvent for UserMfaVerificationSucceeded {
         const TYPE: EventType = EventType::UserMfaVerificationSucceeded;
         type Data = payload::Verification;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1387,7 +1391,7 @@ pub mod types {
     impl KnownEvent for UserMfaVerificationFailed {
         const TYPE: EventType = EventType::UserMfaVerificationFailed;
         type Data = payload::Verification;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1399,7 +1403,7 @@ pub mod types {
     impl KnownEvent for UserDeviceTrusted {
         const TYPE: EventType = EventType::UserDeviceTrusted;
         type Data = payload::TrustedDevice;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1411,7 +1415,7 @@ pub mod types {
     impl KnownEvent for UserDeviceRevoked {
         const TYPE: EventType = EventType::UserDeviceRevoked;
         type Data = payload::TrustedDevice;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1423,7 +1427,7 @@ pub mod types {
     impl KnownEvent for UserConsentGranted {
         const TYPE: EventType = EventType::UserConsentGranted;
         type Data = payload::Consent;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1435,7 +1439,7 @@ pub mod types {
     impl KnownEvent for UserConsentRevoked {
         const TYPE: EventType = EventType::UserConsentRevoked;
         type Data = payload::Consent;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1447,7 +1451,7 @@ pub mod types {
     impl KnownEvent for UserSsoProvisioned {
         const TYPE: EventType = EventType::UserSsoProvisioned;
         type Data = payload::SsoIdentity;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1459,7 +1463,7 @@ pub mod types {
     impl KnownEvent for UserSsoLinked {
         const TYPE: EventType = EventType::UserSsoLinked;
         type Data = payload::SsoIdentity;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1471,7 +1475,7 @@ pub mod types {
     impl KnownEvent for UserPersonalTokenCreated {
         const TYPE: EventType = EventType::UserPersonalTokenCreated;
         type Data = payload::PersonalToken;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1483,7 +1487,7 @@ pub mod types {
     impl KnownEvent for UserPersonalTokenUpdated {
         const TYPE: EventType = EventType::UserPersonalTokenUpdated;
         type Data = payload::PersonalToken;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1495,7 +1499,7 @@ pub mod types {
     impl KnownEvent for UserPersonalTokenDeleted {
         const TYPE: EventType = EventType::UserPersonalTokenDeleted;
         type Data = payload::PersonalToken;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1507,7 +1511,7 @@ pub mod types {
     impl KnownEvent for ClientCreated {
         const TYPE: EventType = EventType::ClientCreated;
         type Data = payload::Client;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1519,7 +1523,7 @@ pub mod types {
     impl KnownEvent for ClientUpdated {
         const TYPE: EventType = EventType::ClientUpdated;
         type Data = payload::Client;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1531,7 +1535,7 @@ pub mod types {
     impl KnownEvent for ClientDeleted {
         const TYPE: EventType = EventType::ClientDeleted;
         type Data = payload::Client;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1543,7 +1547,7 @@ pub mod types {
     impl KnownEvent for ClientSecretRotated {
         const TYPE: EventType = EventType::ClientSecretRotated;
         type Data = payload::Client;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1555,7 +1559,7 @@ pub mod types {
     impl KnownEvent for ClientBlocked {
         const TYPE: EventType = EventType::ClientBlocked;
         type Data = payload::Client;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1567,7 +1571,7 @@ pub mod types {
     impl KnownEvent for ClientUnblocked {
         const TYPE: EventType = EventType::ClientUnblocked;
         type Data = payload::Client;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1579,7 +1583,7 @@ pub mod types {
     impl KnownEvent for ApiKeyCreated {
         const TYPE: EventType = EventType::ApiKeyCreated;
         type Data = payload::ApiKey;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1591,7 +1595,7 @@ pub mod types {
     impl KnownEvent for ApiKeyUpdated {
         const TYPE: EventType = EventType::ApiKeyUpdated;
         type Data = payload::ApiKey;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1603,7 +1607,7 @@ pub mod types {
     impl KnownEvent for ApiKeyDeleted {
         const TYPE: EventType = EventType::ApiKeyDeleted;
         type Data = payload::ApiKey;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1615,7 +1619,7 @@ pub mod types {
     impl KnownEvent for ApiKeyBlocked {
         const TYPE: EventType = EventType::ApiKeyBlocked;
         type Data = payload::ApiKey;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1627,7 +1631,7 @@ pub mod types {
     impl KnownEvent for ApiKeyUnblocked {
         const TYPE: EventType = EventType::ApiKeyUnblocked;
         type Data = payload::ApiKey;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1639,7 +1643,7 @@ pub mod types {
     impl KnownEvent for IssuerCreated {
         const TYPE: EventType = EventType::IssuerCreated;
         type Data = payload::Issuer;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1651,7 +1655,7 @@ pub mod types {
     impl KnownEvent for IssuerUpdated {
         const TYPE: EventType = EventType::IssuerUpdated;
         type Data = payload::Issuer;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1663,7 +1667,7 @@ pub mod types {
     impl KnownEvent for IssuerDeleted {
         const TYPE: EventType = EventType::IssuerDeleted;
         type Data = payload::Issuer;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1675,7 +1679,7 @@ pub mod types {
     impl KnownEvent for IssuerAuthMethodCreated {
         const TYPE: EventType = EventType::IssuerAuthMethodCreated;
         type Data = payload::AuthMethod;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1687,7 +1691,7 @@ pub mod types {
     impl KnownEvent for IssuerAuthMethodUpdated {
         const TYPE: EventType = EventType::IssuerAuthMethodUpdated;
         type Data = payload::AuthMethod;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1699,7 +1703,7 @@ pub mod types {
     impl KnownEvent for IssuerAuthMethodDeleted {
         const TYPE: EventType = EventType::IssuerAuthMethodDeleted;
         type Data = payload::AuthMethod;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1711,7 +1715,7 @@ pub mod types {
     impl KnownEvent for OrganizationCreated {
         const TYPE: EventType = EventType::OrganizationCreated;
         type Data = payload::Organization;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1723,7 +1727,7 @@ pub mod types {
     impl KnownEvent for OrganizationUpdated {
         const TYPE: EventType = EventType::OrganizationUpdated;
         type Data = payload::Organization;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1735,7 +1739,7 @@ pub mod types {
     impl KnownEvent for OrganizationDeleted {
         const TYPE: EventType = EventType::OrganizationDeleted;
         type Data = payload::Organization;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1747,7 +1751,7 @@ pub mod types {
     impl KnownEvent for OrganizationSuspended {
         const TYPE: EventType = EventType::OrganizationSuspended;
         type Data = payload::Organization;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1759,7 +1763,7 @@ pub mod types {
     impl KnownEvent for OrganizationReactivated {
         const TYPE: EventType = EventType::OrganizationReactivated;
         type Data = payload::Organization;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1771,7 +1775,7 @@ pub mod types {
     impl KnownEvent for OrganizationMembershipCreated {
         const TYPE: EventType = EventType::OrganizationMembershipCreated;
         type Data = payload::Membership;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1783,7 +1787,7 @@ pub mod types {
     impl KnownEvent for OrganizationMembershipUpdated {
         const TYPE: EventType = EventType::OrganizationMembershipUpdated;
         type Data = payload::Membership;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1795,7 +1799,7 @@ pub mod types {
     impl KnownEvent for OrganizationMembershipDeleted {
         const TYPE: EventType = EventType::OrganizationMembershipDeleted;
         type Data = payload::Membership;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1807,7 +1811,7 @@ pub mod types {
     impl KnownEvent for OrganizationGroupCreated {
         const TYPE: EventType = EventType::OrganizationGroupCreated;
         type Data = payload::Group;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1819,7 +1823,7 @@ pub mod types {
     impl KnownEvent for OrganizationGroupUpdated {
         const TYPE: EventType = EventType::OrganizationGroupUpdated;
         type Data = payload::Group;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1831,7 +1835,7 @@ pub mod types {
     impl KnownEvent for OrganizationGroupDeleted {
         const TYPE: EventType = EventType::OrganizationGroupDeleted;
         type Data = payload::Group;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1843,7 +1847,7 @@ pub mod types {
     impl KnownEvent for OrganizationInvitationCreated {
         const TYPE: EventType = EventType::OrganizationInvitationCreated;
         type Data = payload::Invitation;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1855,7 +1859,7 @@ pub mod types {
     impl KnownEvent for OrganizationInvitationAccepted {
         const TYPE: EventType = EventType::OrganizationInvitationAccepted;
         type Data = payload::Invitation;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1867,7 +1871,7 @@ pub mod types {
     impl KnownEvent for OrganizationInvitationDeclined {
         const TYPE: EventType = EventType::OrganizationInvitationDeclined;
         type Data = payload::Invitation;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1879,7 +1883,7 @@ pub mod types {
     impl KnownEvent for OrganizationInvitationDeleted {
         const TYPE: EventType = EventType::OrganizationInvitationDeleted;
         type Data = payload::Invitation;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1891,7 +1895,7 @@ pub mod types {
     impl KnownEvent for OrganizationSsoEnabled {
         const TYPE: EventType = EventType::OrganizationSsoEnabled;
         type Data = payload::Sso;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1903,7 +1907,7 @@ pub mod types {
     impl KnownEvent for OrganizationSsoDisabled {
         const TYPE: EventType = EventType::OrganizationSsoDisabled;
         type Data = payload::Sso;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1915,7 +1919,7 @@ pub mod types {
     impl KnownEvent for OrganizationSsoUpdated {
         const TYPE: EventType = EventType::OrganizationSsoUpdated;
         type Data = payload::Sso;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1927,7 +1931,7 @@ pub mod types {
     impl KnownEvent for OrganizationSsoDomainCreated {
         const TYPE: EventType = EventType::OrganizationSsoDomainCreated;
         type Data = payload::SsoDomain;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1939,7 +1943,7 @@ pub mod types {
     impl KnownEvent for OrganizationSsoDomainVerified {
         const TYPE: EventType = EventType::OrganizationSsoDomainVerified;
         type Data = payload::SsoDomain;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1951,7 +1955,7 @@ pub mod types {
     impl KnownEvent for OrganizationSsoDomainDeleted {
         const TYPE: EventType = EventType::OrganizationSsoDomainDeleted;
         type Data = payload::SsoDomain;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1963,7 +1967,7 @@ pub mod types {
     impl KnownEvent for AgentCreated {
         const TYPE: EventType = EventType::AgentCreated;
         type Data = payload::Agent;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1975,7 +1979,7 @@ pub mod types {
     impl KnownEvent for AgentUpdated {
         const TYPE: EventType = EventType::AgentUpdated;
         type Data = payload::Agent;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1987,7 +1991,7 @@ pub mod types {
     impl KnownEvent for AgentDeleted {
         const TYPE: EventType = EventType::AgentDeleted;
         type Data = payload::Agent;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -1999,7 +2003,7 @@ pub mod types {
     impl KnownEvent for AgentVerifierAdded {
         const TYPE: EventType = EventType::AgentVerifierAdded;
         type Data = payload::AgentVerifier;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2011,7 +2015,7 @@ pub mod types {
     impl KnownEvent for AgentVerifierRemoved {
         const TYPE: EventType = EventType::AgentVerifierRemoved;
         type Data = payload::AgentVerifier;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2023,7 +2027,7 @@ pub mod types {
     impl KnownEvent for AccountCreated {
         const TYPE: EventType = EventType::AccountCreated;
         type Data = payload::Account;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2035,7 +2039,7 @@ pub mod types {
     impl KnownEvent for AccountUpdated {
         const TYPE: EventType = EventType::AccountUpdated;
         type Data = payload::Account;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2047,7 +2051,7 @@ pub mod types {
     impl KnownEvent for AccountDeleted {
         const TYPE: EventType = EventType::AccountDeleted;
         type Data = payload::Account;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2059,7 +2063,7 @@ pub mod types {
     impl KnownEvent for AccountDomainAssigned {
         const TYPE: EventType = EventType::AccountDomainAssigned;
         type Data = payload::AccountDomain;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2071,7 +2075,7 @@ pub mod types {
     impl KnownEvent for AccountDomainUnassigned {
         const TYPE: EventType = EventType::AccountDomainUnassigned;
         type Data = payload::AccountDomain;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2083,7 +2087,7 @@ pub mod types {
     impl KnownEvent for AccountDomainAdded {
         const TYPE: EventType = EventType::AccountDomainAdded;
         type Data = payload::AccountDomain;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2095,7 +2099,7 @@ pub mod types {
     impl KnownEvent for AccountDomainRemoved {
         const TYPE: EventType = EventType::AccountDomainRemoved;
         type Data = payload::AccountDomain;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2107,7 +2111,7 @@ pub mod types {
     impl KnownEvent for AccountCreditsDepleted {
         const TYPE: EventType = EventType::AccountCreditsDepleted;
         type Data = payload::Credits;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2119,7 +2123,7 @@ pub mod types {
     impl KnownEvent for AccountCreditsUpdated {
         const TYPE: EventType = EventType::AccountCreditsUpdated;
         type Data = payload::Credits;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2131,7 +2135,7 @@ pub mod types {
     impl KnownEvent for WebhookCreated {
         const TYPE: EventType = EventType::WebhookCreated;
         type Data = payload::Webhook;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2143,7 +2147,7 @@ pub mod types {
     impl KnownEvent for WebhookUpdated {
         const TYPE: EventType = EventType::WebhookUpdated;
         type Data = payload::Webhook;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2155,7 +2159,7 @@ pub mod types {
     impl KnownEvent for WebhookDeleted {
         const TYPE: EventType = EventType::WebhookDeleted;
         type Data = payload::Webhook;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2167,7 +2171,7 @@ pub mod types {
     impl KnownEvent for WebhookPaused {
         const TYPE: EventType = EventType::WebhookPaused;
         type Data = payload::Webhook;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2179,7 +2183,7 @@ pub mod types {
     impl KnownEvent for WebhookResumed {
         const TYPE: EventType = EventType::WebhookResumed;
         type Data = payload::Webhook;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2191,7 +2195,7 @@ pub mod types {
     impl KnownEvent for EmailSent {
         const TYPE: EventType = EventType::EmailSent;
         type Data = payload::Email;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2203,7 +2207,7 @@ pub mod types {
     impl KnownEvent for EmailFailed {
         const TYPE: EventType = EventType::EmailFailed;
         type Data = payload::Email;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2215,7 +2219,7 @@ pub mod types {
     impl KnownEvent for AuthFlowRateLimited {
         const TYPE: EventType = EventType::AuthFlowRateLimited;
         type Data = payload::AuthFlow;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2227,7 +2231,7 @@ pub mod types {
     impl KnownEvent for AuthFlowExpired {
         const TYPE: EventType = EventType::AuthFlowExpired;
         type Data = payload::AuthFlow;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2239,7 +2243,7 @@ pub mod types {
     impl KnownEvent for AuthFlowReplayAttempt {
         const TYPE: EventType = EventType::AuthFlowReplayAttempt;
         type Data = payload::AuthFlow;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -2251,7 +2255,7 @@ pub mod types {
     impl KnownEvent for AuthFlowDeviceMismatch {
         const TYPE: EventType = EventType::AuthFlowDeviceMismatch;
         type Data = payload::AuthFlow;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }

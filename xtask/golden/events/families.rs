@@ -141,12 +141,17 @@ impl EventData {
     /// # Errors
     /// When the type is known and `data` is neither an object nor `null`.
     pub fn decode(event_type: &EventType, data: &RawValue) -> Result<Self, serde_json::Error> {
+        Self::read(event_type, data.get())
+    }
+
+    /// The same for text that is known to be JSON.
+    pub(crate) fn read(event_type: &EventType, data: &str) -> Result<Self, serde_json::Error> {
         match event_type {
             EventType::SessionTokenRefreshed => extra::read(data).map(|payload| Self::Session(Box::new(payload))),
             EventType::UserCreated | EventType::UserDeleted => {
                 extra::read(data).map(|payload| Self::User(Box::new(payload)))
             }
-            EventType::Unknown(_) => Ok(Self::Unknown(data.to_owned())),
+            EventType::Unknown(_) => RawValue::from_string(data.to_owned()).map(Self::Unknown),
         }
     }
 
@@ -184,7 +189,6 @@ impl Serialize for EventData {
 pub mod types {
     use super::{EventType, payload};
     use crate::event::{EventKind, KnownEvent, extra};
-    use serde_json::value::RawValue;
 
     /// `user.created`: A user is there.
     #[derive(Clone, Copy, Debug)]
@@ -193,7 +197,7 @@ pub mod types {
     impl KnownEvent for UserCreated {
         const TYPE: EventType = EventType::UserCreated;
         type Data = payload::User;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -205,7 +209,7 @@ pub mod types {
     impl KnownEvent for UserDeleted {
         const TYPE: EventType = EventType::UserDeleted;
         type Data = payload::User;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }
@@ -217,7 +221,7 @@ pub mod types {
     impl KnownEvent for SessionTokenRefreshed {
         const TYPE: EventType = EventType::SessionTokenRefreshed;
         type Data = payload::Session;
-        fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+        fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
             extra::read(data)
         }
     }

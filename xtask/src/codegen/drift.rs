@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 use quote::ToTokens;
 use syn::{Fields, FnArg, ImplItem, Item, ItemMod, ReturnType};
 
+const SAME_SHAPE: &str = "other code for the same shape";
+
 /// One difference.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Change {
@@ -37,7 +39,14 @@ impl Change {
 
 /// All changes, a line each, and what they mean for users.
 pub(crate) fn report(changes: &[Change]) -> String {
-    let mut lines: Vec<_> = changes.iter().map(|change| format!("  {change}")).collect();
+    // A change of the generator shows everywhere; who reads this looks for changes of the description.
+    let (same, told): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.what == SAME_SHAPE);
+    let mut lines: Vec<_> = told.into_iter().map(|change| format!("  {change}")).collect();
+    match same.as_slice() {
+        [] => {}
+        [only] => lines.push(format!("  {only}")),
+        many => lines.push(format!("  compatible  {} subjects: {SAME_SHAPE}", many.len())),
+    }
     lines.push(if changes.iter().any(|change| change.breaking) {
         "This breaks users: it needs a new major version.".to_owned()
     } else {
@@ -86,11 +95,7 @@ fn compare(old: &Subject, new: &Subject, add: &mut dyn FnMut(String, bool)) {
         }
     }
     if before.0 == &new.parts && before.1 != &new.code {
-        let what = if old.code_without_docs == new.code_without_docs {
-            "description reworded"
-        } else {
-            "other code for the same shape"
-        };
+        let what = if old.code_without_docs == new.code_without_docs { "description reworded" } else { SAME_SHAPE };
         add(what.to_owned(), false);
     }
 }

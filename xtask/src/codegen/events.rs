@@ -181,8 +181,6 @@ pub(crate) fn generate(catalogue: &Catalogue) -> TokenStream {
 
         /// A marker for each event type: a handler of `Event<UserCreated>` is called for `user.created` only.
         pub mod types {
-            use serde_json::value::RawValue;
-
             use super::{EventType, payload};
             use crate::event::{EventKind, KnownEvent, extra};
 
@@ -223,7 +221,7 @@ fn marker(event_type: &EventType) -> TokenStream {
             const TYPE: EventType = EventType::#name;
             type Data = payload::#payload;
 
-            fn read(data: &RawValue) -> Result<Self::Data, serde_json::Error> {
+            fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
                 extra::read(data)
             }
         }
@@ -330,9 +328,14 @@ fn event_data(catalogue: &Catalogue) -> TokenStream {
             /// # Errors
             /// When the type is known and `data` is neither an object nor `null`.
             pub fn decode(event_type: &EventType, data: &RawValue) -> Result<Self, serde_json::Error> {
+                Self::read(event_type, data.get())
+            }
+
+            /// The same for text that is known to be JSON.
+            pub(crate) fn read(event_type: &EventType, data: &str) -> Result<Self, serde_json::Error> {
                 match event_type {
                     #(#arms,)*
-                    EventType::Unknown(_) => Ok(Self::Unknown(data.to_owned())),
+                    EventType::Unknown(_) => RawValue::from_string(data.to_owned()).map(Self::Unknown),
                 }
             }
 
