@@ -1,4 +1,4 @@
-//! SDK
+#![doc = include_str!("../README.md")]
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -52,7 +52,7 @@ impl Fixture {
         };
         let id = format!("{prefix}_0123456789abcdefghijklmno");
         let data = match about {
-            "user" => json!({ "id": id, "name": "Ada Lovelace", "email": "ada@example.com", "status": "active" }),
+            "user" => json!({ "id": id, "username_type": "email", "username": "ada@example.com", "status": "active" }),
             _ => json!({ "id": id, "name": "Example", "status": "active" }),
         };
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();

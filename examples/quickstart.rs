@@ -1,0 +1,153 @@
+//! The whole way in one process: an AuthPI of our own, a webhook, and what becomes of each delivery.
+//!
+//! ```text
+//! cargo run --example quickstart
+//! ```
+//!
+//! It needs no account and no network, and ends with an error if anything is not as it tells.
+
+use std::{
+    error::Error,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use authpi_emulator::{Emulator, NewEvent};
+use authpi_sdk::{
+    client::{Client, WebhookSpec},
+    event::{
+        Event, EventType,
+        types::{UserCreated, UserDeleted, UserUpdated},
+    },
+    handlers::{Context, HandlerError, Handlers},
+    ledger::Sqlite,
+    receiver::Receiver,
+    signature::{KeyRing, Secret, SignatureScheme, Verifier},
+    testing::Fixture,
+};
+use axum::{
+    Router,
+    body::to_bytes,
+    extract::Request,
+    middleware::{self, Next},
+    response::Response,
+};
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+
+/// What the handlers share: whether the one that fails once has done so.
+#[derive(Default)]
+struct App {
+    failed: AtomicBool,
+}
+
+async fn user_created(event: Event<UserCreated>, cx: Context<App>) -> authpi_sdk::Result {
+    println!("    handler: {:?} was created (attempt {})", event.data()?.username.unwrap_or_default(), cx.attempt());
+    Ok(())
+}
+
+async fn user_updated(event: Event<UserUpdated>, cx: Context<App>) -> authpi_sdk::Result {
+    println!("    handler: {} was updated (attempt {})", event.subject().user_id().unwrap_or("?"), cx.attempt());
+    Ok(())
+}
+
+async fn user_deleted(_event: Event<UserDeleted>, cx: Context<App>) -> authpi_sdk::Result {
+    if !cx.state.failed.swap(true, Ordering::SeqCst) {
+        println!("    handler: the database is away (attempt {})", cx.attempt());
+        return Err(HandlerError::retryable("the database is away"));
+    }
+    println!("    handler: the user was deleted (attempt {})", cx.attempt());
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    // AuthPI on this machine. It retries after a fifth of a second, so that nobody has to wait.
+    let authpi = Emulator::builder().retry_delays([Duration::from_millis(200)]).start().await?;
+    println!("AuthPI's emulator listens on {}", authpi.base_url());
+
+    // The typed client creates the webhook; the secret is shown this once.
+    let client = Client::builder()
+        .api_key(authpi.key_id(), Secret::new(authpi.key_secret()))
+        .base_url(authpi.base_url())
+        .build()?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/hooks/authpi", listener.local_addr()?);
+    let spec = WebhookSpec::new("quickstart", &url)
+        .events([EventType::UserCreated, EventType::UserUpdated, EventType::UserDeleted])
+        .signed();
+    let made = client.webhooks().create(&spec).await?;
+    let secret = made.secret.ok_or("AuthPI made no secret")?;
+    println!("created the webhook {} for {url}", made.webhook.id);
+
+    // The receiver: verify, claim, handle, answer.
+    let handlers = Handlers::new(App::default()).on(user_created).on(user_updated).on(user_deleted);
+    let verifier = Verifier::authpi(KeyRing::new().with("quickstart", secret));
+    let hook = Receiver::inline("quickstart", verifier, Sqlite::in_memory().await?, handlers).build()?;
+    let answers = Answers::default();
+    let app = Router::new().route_service("/hooks/authpi", hook.clone()).layer(middleware::from_fn({
+        let answers = answers.clone();
+        move |request, next| answers.clone().watch(request, next)
+    }));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    answers.title("user.created and user.updated happen");
+    authpi.trigger("user.created").await?;
+    authpi.deliveries_finished().await;
+    authpi.trigger("user.updated").await?;
+    authpi.deliveries_finished().await;
+    answers.expect(&["200 handled", "200 handled"])?;
+
+    answers.title("user.created happens, and AuthPI delivers it twice");
+    authpi.trigger(NewEvent::new("user.created").copies(2)).await?;
+    authpi.deliveries_finished().await;
+    answers.expect(&["200 handled", "200 duplicate"])?;
+
+    answers.title("somebody forges a user.created, signed with a secret of their own");
+    forge(&url).await?;
+    answers.expect(&["401 unauthorized"])?;
+
+    answers.title("user.deleted happens, and the handler fails once");
+    authpi.trigger("user.deleted").await?;
+    authpi.deliveries_finished().await;
+    answers.expect(&["503 try again later", "200 handled"])?;
+
+    hook.drain().await;
+    println!("\nall as told");
+    Ok(())
+}
+
+/// Posts a delivery that AuthPI did not make.
+async fn forge(url: &str) -> Result<(), Box<dyn Error>> {
+    let forged = Fixture::of::<UserCreated>().id("evt_forged");
+    let signature = SignatureScheme::authpi().sign(&"whs_not_the_secret".into(), "", Timestamp::now(), &forged.body())?;
+    reqwest::Client::new().post(url).headers(signature).body(forged.body()).send().await?;
+    Ok(())
+}
+
+/// Prints each answer as it is given, and holds it against what was told.
+#[derive(Clone, Default)]
+struct Answers(Arc<Mutex<Vec<String>>>);
+
+impl Answers {
+    fn title(&self, what: &str) {
+        println!("\n{what}");
+    }
+
+    async fn watch(self, request: Request, next: Next) -> Response {
+        let (head, body) = next.run(request).await.into_parts();
+        let text = to_bytes(body, 1024).await.unwrap_or_default();
+        let answer = format!("{} {}", head.status.as_u16(), String::from_utf8_lossy(&text));
+        println!("  a delivery came, and was answered: {answer}");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        Response::from_parts(head, text.into())
+    }
+
+    fn expect(&self, told: &[&str]) -> Result<(), String> {
+        let given = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if given == told { Ok(()) } else { Err(format!("answered {given:?} instead of {told:?}")) }
+    }
+}
