@@ -8,4 +8,5 @@ mod golden;
 mod handlers;
 mod ledger;
 mod over_http;
+mod standard_webhooks;
 mod types;
