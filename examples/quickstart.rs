@@ -35,7 +35,7 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
-use jiff::Timestamp;
+use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
 use tokio::net::TcpListener;
 
 /// What the handlers share: whether the one that fails once has done so.
@@ -123,8 +123,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Posts a delivery that AuthPI did not make.
 async fn forge(url: &str) -> Result<(), Box<dyn Error>> {
     let forged = Fixture::of::<UserCreated>().id("evt_forged");
-    let signature = SignatureScheme::authpi().sign(&"whs_not_the_secret".into(), "", Timestamp::now(), &forged.body())?;
-    reqwest::Client::new().post(url).headers(signature).body(forged.body()).send().await?;
+    let mut request = forged.request(&SignatureScheme::authpi(), &"whs_not_the_secret".into())?;
+    *request.uri_mut() = url.parse()?;
+    HttpClient::builder(TokioExecutor::new()).build_http().request(request).await?;
     Ok(())
 }
 

@@ -60,7 +60,7 @@ fn quickstart_ends_well_and_tells_of_every_delivery() -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn create_webhook_prints_the_secret_once() -> Outcome {
     let authpi = Emulator::start().await?;
     let output = example("create_webhook")
@@ -75,7 +75,7 @@ async fn create_webhook_prints_the_secret_once() -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn handle_events_keeps_the_table_in_step_though_deliveries_come_out_of_order() -> Outcome {
     // A port that was free a moment ago: the webhook's secret has to be known before the program starts.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
