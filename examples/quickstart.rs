@@ -94,23 +94,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }));
     tokio::spawn(async move { axum::serve(listener, app).await });
 
-    answers.title("user.created and user.updated happen");
+    println!("\nuser.created and user.updated happen");
     authpi.trigger("user.created").await?;
     authpi.deliveries_finished().await;
     authpi.trigger("user.updated").await?;
     authpi.deliveries_finished().await;
     answers.expect(&["200 handled", "200 handled"])?;
 
-    answers.title("user.created happens, and AuthPI delivers it twice");
+    println!("\nuser.created happens, and AuthPI delivers it twice");
     authpi.trigger(NewEvent::new("user.created").copies(2)).await?;
     authpi.deliveries_finished().await;
     answers.expect(&["200 handled", "200 duplicate"])?;
 
-    answers.title("somebody forges a user.created, signed with a secret of their own");
+    println!("\nsomebody forges a user.created, signed with a secret of their own");
     forge(&url).await?;
     answers.expect(&["401 unauthorized"])?;
 
-    answers.title("user.deleted happens, and the handler fails once");
+    println!("\nuser.deleted happens, and the handler fails once");
     authpi.trigger("user.deleted").await?;
     authpi.deliveries_finished().await;
     answers.expect(&["503 try again later", "200 handled"])?;
@@ -134,10 +134,6 @@ async fn forge(url: &str) -> Result<(), Box<dyn Error>> {
 struct Answers(Arc<Mutex<Vec<String>>>);
 
 impl Answers {
-    fn title(&self, what: &str) {
-        println!("\n{what}");
-    }
-
     async fn watch(self, request: Request, next: Next) -> Response {
         let (head, body) = next.run(request).await.into_parts();
         let text = to_bytes(body, 1024).await.unwrap_or_default();
