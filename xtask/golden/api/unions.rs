@@ -330,6 +330,182 @@ pub mod types {
         }
     }
 
+    /// `DoorSetBody` of AuthPI's API.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+    #[non_exhaustive]
+    pub struct DoorSetBody {
+        /// Without a discriminator, a constant in each case tells them apart.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub lock: Option<DoorSetBodyLock>,
+    }
+
+    /// Without a discriminator, a constant in each case tells them apart.
+    #[derive(Clone, Debug, PartialEq)]
+    #[non_exhaustive]
+    pub enum DoorSetBodyLock {
+        /// `kind` is `pin`.
+        Pin(DoorSetBodyLockPin),
+        /// `kind` is `key`.
+        Key(DoorSetBodyLockKey),
+    }
+
+    impl DoorSetBodyLock {
+        /// The text of `kind`.
+        pub fn tag(&self) -> &str {
+            match self {
+                Self::Pin(_) => "pin",
+                Self::Key(_) => "key",
+            }
+        }
+
+        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            match crate::json::tag(raw, "kind") {
+                Ok(tag) if tag == "pin" => DoorSetBodyLockPin::read(raw).map(Self::Pin),
+                Ok(tag) if tag == "key" => DoorSetBodyLockKey::read(raw).map(Self::Key),
+                Ok(tag) => Err(serde_json::Error::custom(format_args!("unknown {} {tag:?}", "kind"))),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    impl From<DoorSetBodyLockPin> for DoorSetBodyLock {
+        fn from(case: DoorSetBodyLockPin) -> Self {
+            Self::Pin(case)
+        }
+    }
+
+    impl From<DoorSetBodyLockKey> for DoorSetBodyLock {
+        fn from(case: DoorSetBodyLockKey) -> Self {
+            Self::Key(case)
+        }
+    }
+
+    impl Serialize for DoorSetBodyLock {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            match self {
+                Self::Pin(case) => case.serialize(serializer),
+                Self::Key(case) => case.serialize(serializer),
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for DoorSetBodyLock {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+        }
+    }
+
+    #[cfg(feature = "schemars")]
+    impl schemars::JsonSchema for DoorSetBodyLock {
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            stringify!(DoorSetBodyLock).into()
+        }
+
+        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            let cases =
+                vec![generator.subschema_for::<DoorSetBodyLockPin>(), generator.subschema_for::<DoorSetBodyLockKey>()];
+            crate::json::union_schema("kind", false, cases)
+        }
+    }
+
+    /// `DoorSetBodyLockKey` of AuthPI's API.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+    #[cfg_attr(
+        feature = "schemars",
+        schemars(transform = crate::json::constant("kind", "key"))
+    )]
+    #[non_exhaustive]
+    pub struct DoorSetBodyLockKey {
+        /// Members that have no field, as they came.
+        #[cfg_attr(feature = "schemars", schemars(flatten))]
+        pub extra: Extra,
+    }
+
+    impl Serialize for DoorSetBodyLockKey {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(None)?;
+            map.serialize_entry("kind", "key")?;
+            for (name, value) in self.extra.iter() {
+                map.serialize_entry(name, value)?;
+            }
+            map.end()
+        }
+    }
+
+    impl<'de> Deserialize<'de> for DoorSetBodyLockKey {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+        }
+    }
+
+    impl DoorSetBodyLockKey {
+        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let mut extra = Extra::default();
+            members(raw, &mut |name, value| {
+                match name {
+                    "kind" => {}
+                    _ => extra.keep(name, value),
+                }
+                Ok(())
+            })?;
+            Ok(Self { extra })
+        }
+    }
+
+    /// `DoorSetBodyLockPin` of AuthPI's API.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+    #[cfg_attr(
+        feature = "schemars",
+        schemars(transform = crate::json::constant("kind", "pin"))
+    )]
+    #[non_exhaustive]
+    pub struct DoorSetBodyLockPin {
+        /// `pin`.
+        pub pin: Option<String>,
+        /// Members that have no field, as they came.
+        #[cfg_attr(feature = "schemars", schemars(flatten))]
+        pub extra: Extra,
+    }
+
+    impl Serialize for DoorSetBodyLockPin {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(None)?;
+            map.serialize_entry("kind", "pin")?;
+            if let Some(value) = &self.pin {
+                map.serialize_entry("pin", value)?;
+            }
+            for (name, value) in self.extra.iter() {
+                map.serialize_entry(name, value)?;
+            }
+            map.end()
+        }
+    }
+
+    impl<'de> Deserialize<'de> for DoorSetBodyLockPin {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+        }
+    }
+
+    impl DoorSetBodyLockPin {
+        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let mut pin = None;
+            let mut extra = Extra::default();
+            members(raw, &mut |name, value| {
+                match name {
+                    "kind" => {}
+                    "pin" => pin = crate::json::member(name, value)?,
+                    _ => extra.keep(name, value),
+                }
+                Ok(())
+            })?;
+            Ok(Self { pin, extra })
+        }
+    }
+
     /// `NewAuth` of AuthPI's API.
     #[derive(Clone, Debug, PartialEq)]
     #[non_exhaustive]
@@ -544,8 +720,19 @@ pub mod operations {
         errors: &[],
     };
 
+    /// `PUT /door`
+    pub const DOOR_SET: Operation = Operation {
+        id: "door.set",
+        name: "door_set",
+        method: http::Method::PUT,
+        path: "/door",
+        idempotency_key: false,
+        if_match: false,
+        errors: &[],
+    };
+
     /// All operations, in the order of the description.
-    pub const ALL: &[Operation] = &[AUTH_SET];
+    pub const ALL: &[Operation] = &[AUTH_SET, DOOR_SET];
 }
 
 #[allow(unused_imports)]
@@ -621,6 +808,24 @@ impl Client {
         let response = result?;
         match response.status().as_u16() {
             200..=299 => ResponseValue::from_response(response).await,
+            _ => Err(Error::UnexpectedResponse(response)),
+        }
+    }
+
+    /// Sends a `PUT` request to `/door`
+    pub async fn door_set<'a>(&'a self, body: &'a types::DoorSetBody) -> Result<ResponseValue<()>, Error<()>> {
+        let url = format!("{}/door", self.baseurl,);
+        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
+        #[allow(unused_mut)]
+        let mut request = self.client.put(url).json(&body).headers(header_map).build()?;
+        let info = OperationInfo { operation_id: "door_set" };
+
+        self.pre(&mut request, &info).await?;
+        let result = self.exec(request, &info).await;
+        self.post(&result, &info).await?;
+        let response = result?;
+        match response.status().as_u16() {
+            200..=299 => Ok(ResponseValue::empty(response)),
             _ => Err(Error::UnexpectedResponse(response)),
         }
     }

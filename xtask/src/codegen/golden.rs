@@ -125,6 +125,16 @@ fn what_a_published_document_contradicts_is_listed_place_by_place() {
 }
 
 #[test]
+fn what_a_published_document_closes_is_read_as_open() {
+    let text = fs::read_to_string(golden("api").join("refused-received-closed.yaml")).unwrap();
+    let documents = Documents::from_text("theirs.yaml", &text.replace("/things:", "/webhooks:")).unwrap();
+    let code = api(&documents, Dialect::Published).unwrap().to_string();
+    for unknown in ["struct UnknownStatus", "struct UnknownAuth"] {
+        assert!(code.contains(unknown), "no {unknown}");
+    }
+}
+
+#[test]
 fn our_own_description_contradicts_nothing_of_itself() {
     let ours = Documents::load(&repository().join("openapi/authpi.yaml")).unwrap();
     let events = published::event_types(&repository().join("openapi/events")).unwrap();

@@ -400,10 +400,11 @@ impl<'a> Reader<'a> {
         let is_null = |option: &Value| option["type"] == "null";
         let nullable = all.iter().any(is_null);
         let options: Vec<(usize, &Value)> = all.iter().enumerate().filter(|(_, option)| !is_null(option)).collect();
-        let mut ty: Type = match options.as_slice() {
-            [(n, only)] => self.read(only, &here.at(n), hint)?,
-            _ if schema.get("discriminator").is_some() => self.union(schema, &here, &options, place, hint)?.into(),
-            [(n, first), (_, second)] => {
+        let tag = self.tag(schema, &options, place)?;
+        let mut ty: Type = match (options.as_slice(), tag) {
+            ([(n, only)], _) => self.read(only, &here.at(n), hint)?,
+            (_, Some(tag)) => self.union(schema, &tag, &here, &options, place, hint)?.into(),
+            ([(n, first), (_, second)], None) => {
                 let documents = self.documents;
                 let (values, values_place) = documents.resolve(first, &here.at(n))?;
                 if values.get("enum").is_none() || second["type"] != "string" || second.get("enum").is_some() {
@@ -420,7 +421,9 @@ impl<'a> Reader<'a> {
                         .into()
                 }
             }
-            _ => return Err(here.problem("a choice that only its shape tells apart; give it a `discriminator`")),
+            (_, None) => {
+                return Err(here.problem("a choice that only its shape tells apart; give it a `discriminator`"));
+            }
         };
         ty.nullable |= nullable;
         Ok(ty)
@@ -440,18 +443,37 @@ impl<'a> Reader<'a> {
         Ok(Kind::Enum { values: named, open })
     }
 
+    /// The member that tells the cases of a union apart: what the `discriminator` says, or one that is a constant in each case.
+    fn tag(&self, schema: &Value, options: &[(usize, &Value)], place: &Place) -> Read<Option<String>> {
+        if let Some(discriminator) = schema.get("discriminator") {
+            let tag = discriminator["propertyName"].as_str();
+            let tag = tag.ok_or_else(|| place.at("discriminator").problem("`propertyName` is missing"))?;
+            return Ok(Some(tag.to_owned()));
+        }
+        let mut common: Option<BTreeSet<String>> = None;
+        for (_, option) in options {
+            let (option, _) = self.documents.resolve(option, place)?;
+            let constant = |property: &Value| property["const"].is_string() || only_value(property).is_some();
+            let properties = option["properties"].as_object().into_iter().flatten();
+            let names: BTreeSet<_> =
+                properties.filter(|(_, property)| constant(property)).map(|(name, _)| name.clone()).collect();
+            common = Some(match common {
+                Some(common) => common.intersection(&names).cloned().collect(),
+                None => names,
+            });
+        }
+        Ok(common.and_then(|names| names.into_iter().next()))
+    }
+
     fn union(
         &mut self,
         schema: &Value,
+        tag: &str,
         options_place: &Place,
         options: &[(usize, &Value)],
         place: &Place,
         hint: &str,
     ) -> Read<Shape> {
-        let discriminator = place.at("discriminator");
-        let tag = schema["discriminator"]["propertyName"]
-            .as_str()
-            .ok_or_else(|| discriminator.problem("`propertyName` is missing"))?;
         self.named(schema, place, hint, |reader, name| {
             let mut scope = Scope::new("union case").without(&["Unknown"]);
             let (mut variants, mut open) = (Vec::new(), false);
