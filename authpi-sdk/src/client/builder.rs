@@ -16,7 +16,8 @@ pub const DEFAULT_BASE_URL: &str = "https://api.authpi.com";
 /// How long a call may take unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long to try for a connection, at most; a call's own deadline may be sooner.
+/// How long to try for a connection, at most. It ends before the client's deadline for calls, so that a call that never came to
+/// be sent is known as one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The start of every API key's id.
@@ -180,7 +181,7 @@ impl ClientBuilder {
             // Repeating is decided where errors are typed, never below.
             .retry(reqwest::retry::never())
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout / 4 * 3))
             .user_agent(user_agent(self.user_agent.as_deref())?);
         if base_url.scheme() == "http" {
             // An emulator on this machine is not reached through the company's proxy.

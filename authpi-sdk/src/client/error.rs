@@ -109,7 +109,8 @@ impl Error {
     /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong argument, no connection), or it was
     /// refused with a status that says so (any 4xx but the two below). `true`: it may have. The call was sent and no whole
     /// answer came, the answer is not what is due, or its status is a redirect, 408, 409 (the same call may be on its way
-    /// under the same idempotency key) or a 5xx.
+    /// under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for a call whose own, shorter
+    /// deadline passed while it was connecting.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
     }
