@@ -187,8 +187,12 @@ mod api {
         value.ok_or_else(|| serde_json::Error::custom(format_args!("missing member `{name}`")))
     }
 
+    /// An error of the member `name`. serde's own text shows the value, which may be a secret; this one says what was expected.
     fn at(name: &str, error: &serde_json::Error) -> serde_json::Error {
-        serde_json::Error::custom(format_args!("`{name}`: {error}"))
+        let text = error.to_string();
+        let expected = text.rsplit_once(", expected ").map_or("another shape", |(_, expected)| expected);
+        let expected = expected.split(" at line ").next().unwrap_or(expected);
+        serde_json::Error::custom(format_args!("`{name}`: expected {expected}"))
     }
 
     /// The schema of a union: its cases, and if it is open any object with the tag.

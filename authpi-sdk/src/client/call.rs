@@ -342,7 +342,8 @@ fn too_large(progress: Progress) -> Error {
 fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!("line {}, column {}", error.line(), error.column());
-    if text.starts_with("missing ") {
+    // The second is `crate::json`'s, which names the member and what was expected there.
+    if text.starts_with("missing ") || text.starts_with('`') {
         text
     } else if let Some((_, expected)) = text.rsplit_once(", expected ") {
         format!("expected {expected}")

@@ -88,6 +88,7 @@ pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
         }
     }
     if stale.is_empty() {
+        println!("The code in authpi-sdk/src/generated is what the description says.");
         return Ok(());
     }
     let report = drift::report(&changes);
