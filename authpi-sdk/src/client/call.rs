@@ -116,6 +116,13 @@ pub trait Operation: Clone + Send + Sync + sealed::Sends + 'static {
 }
 
 /// An operation that takes an idempotency key.
+///
+/// Others cannot be given one:
+///
+/// ```compile_fail,E0277
+/// # let client: authpi_sdk::Client = unimplemented!();
+/// client.webhooks().get("wh_1").idempotency_key("k");
+/// ```
 pub trait Keyed: Operation {}
 
 /// An operation that can be made to depend on the state of its resource.
@@ -256,7 +263,7 @@ async fn attempt<O: Operation>(
     let api = Api(api::Client::new_with_client(&settings.base_url, settings.http.clone(), connection));
     let attempt = Attempt { api, account, idempotency_key, if_match: if_match.map(ETag::as_str) };
     let sent = timeout_at(deadline, operation.send(&attempt)).await;
-    let progress = exchange.progress();
+    let progress = exchange.take();
     match sent {
         Ok(Ok(_)) if progress.too_large => Err(too_large(progress)),
         Ok(Ok(value)) => {
@@ -298,19 +305,7 @@ fn failure(failed: Failed, progress: Progress) -> Error {
     }
     match (failed, progress.answer) {
         (Failed::CommunicationError(error) | Failed::ResponseBodyError(error), answer) => {
-            let error = error.without_url();
-            let (kind, may_have_run) = if error.is_connect() && !progress.sent {
-                (Kind::Connect, false)
-            } else if error.is_connect() {
-                (if error.is_timeout() { Kind::Timeout { connecting: true } } else { Kind::Connect }, false)
-            } else if error.is_timeout() {
-                (Kind::Timeout { connecting: false }, true)
-            } else if error.is_builder() {
-                (Kind::InvalidArgument("the request cannot be built".into()), false)
-            } else {
-                (Kind::Transport, true)
-            };
-            let failed = Error::new(kind, may_have_run).caused_by(error);
+            let failed = not_exchanged(error);
             match answer {
                 Some(answer) => failed.answered(answer),
                 None => failed,
@@ -331,6 +326,21 @@ fn failure(failed: Failed, progress: Progress) -> Error {
         // Nothing was sent: a header or the address did not hold what was put into it.
         (_, None) => Error::invalid_argument("the request cannot be built"),
     }
+}
+
+/// The transport's fault: no connection, or one that broke.
+fn not_exchanged(error: reqwest::Error) -> Error {
+    let failed = if error.is_connect() {
+        Error::new(if error.is_timeout() { Kind::Timeout { connecting: true } } else { Kind::Connect }, false)
+    } else if error.is_builder() {
+        Error::invalid_argument("the request cannot be built")
+    } else if error.is_timeout() {
+        Error::new(Kind::Timeout { connecting: false }, true)
+    } else {
+        Error::new(Kind::Transport, true)
+    };
+    // Ids and filters are in the address; a log needs neither.
+    failed.caused_by(error.without_url())
 }
 
 fn too_large(progress: Progress) -> Error {

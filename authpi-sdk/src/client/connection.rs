@@ -48,7 +48,7 @@ pub enum Envelope {
     Single(&'static str),
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Progress {
     /// The request was given to the transport.
     pub(super) sent: bool,
@@ -63,8 +63,9 @@ impl Exchange {
         Self { envelope, progress: Mutex::default() }
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Takes what was written down; once, when the exchange is over.
+    pub(super) fn take(&self) -> Progress {
+        std::mem::take(&mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn note(&self, change: impl FnOnce(&mut Progress)) {
@@ -83,7 +84,7 @@ impl ClientHooks<Connection> for api::Client {
         let exchange = &*self.inner.exchange;
         exchange.note(|progress| progress.sent = true);
         let mut response = self.client.execute(request).await?;
-        let (status, headers) = (response.status(), response.headers().clone());
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         exchange.note(|progress| progress.answer = Some(Answer { status, headers, body: Bytes::new() }));
 
         let (body, end) = read(&mut response).await;
