@@ -506,6 +506,152 @@ pub mod types {
         }
     }
 
+    /// `DoorSetResponse` of AuthPI's API.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+    #[non_exhaustive]
+    pub struct DoorSetResponse {
+        /// `state`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub state: Option<DoorSetResponseState>,
+    }
+
+    /// `DoorSetResponseState` of AuthPI's API.
+    #[derive(Clone, Debug, PartialEq)]
+    #[non_exhaustive]
+    pub enum DoorSetResponseState {
+        /// `kind` is `ajar`.
+        Ajar(DoorSetResponseStateAjar),
+        /// One that this version does not know, kept as it came.
+        Unknown(UnknownDoorSetResponseState),
+    }
+
+    /// A case of [`DoorSetResponseState`] that this version does not know; only reading makes one.
+    #[derive(Clone, PartialEq)]
+    pub struct UnknownDoorSetResponseState {
+        tag: String,
+        json: RawJson,
+    }
+
+    impl UnknownDoorSetResponseState {
+        /// The whole object as it came.
+        pub fn json(&self) -> &RawJson {
+            &self.json
+        }
+    }
+
+    impl fmt::Debug for UnknownDoorSetResponseState {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_tuple(stringify!(UnknownDoorSetResponseState)).field(&self.tag).finish()
+        }
+    }
+
+    impl DoorSetResponseState {
+        /// The text of `kind`.
+        pub fn tag(&self) -> &str {
+            match self {
+                Self::Ajar(_) => "ajar",
+                Self::Unknown(other) => &other.tag,
+            }
+        }
+
+        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            match crate::json::tag(raw, "kind") {
+                Ok(tag) if tag == "ajar" => DoorSetResponseStateAjar::read(raw).map(Self::Ajar),
+                Ok(tag) => Ok(Self::Unknown(UnknownDoorSetResponseState {
+                    tag: tag.into_owned(),
+                    json: raw.to_owned().into(),
+                })),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    impl From<DoorSetResponseStateAjar> for DoorSetResponseState {
+        fn from(case: DoorSetResponseStateAjar) -> Self {
+            Self::Ajar(case)
+        }
+    }
+
+    impl Serialize for DoorSetResponseState {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            match self {
+                Self::Ajar(case) => case.serialize(serializer),
+                Self::Unknown(other) => other.json.serialize(serializer),
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for DoorSetResponseState {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+        }
+    }
+
+    #[cfg(feature = "schemars")]
+    impl schemars::JsonSchema for DoorSetResponseState {
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            stringify!(DoorSetResponseState).into()
+        }
+
+        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            let cases = vec![generator.subschema_for::<DoorSetResponseStateAjar>()];
+            crate::json::union_schema("kind", true, cases)
+        }
+    }
+
+    /// `DoorSetResponseStateAjar` of AuthPI's API.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+    #[cfg_attr(
+        feature = "schemars",
+        schemars(transform = crate::json::constant("kind", "ajar"))
+    )]
+    #[non_exhaustive]
+    pub struct DoorSetResponseStateAjar {
+        /// `angle`.
+        pub angle: Option<i64>,
+        /// Members that have no field, as they came.
+        #[cfg_attr(feature = "schemars", schemars(flatten))]
+        pub extra: Extra,
+    }
+
+    impl Serialize for DoorSetResponseStateAjar {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(None)?;
+            map.serialize_entry("kind", "ajar")?;
+            if let Some(value) = &self.angle {
+                map.serialize_entry("angle", value)?;
+            }
+            for (name, value) in self.extra.iter() {
+                map.serialize_entry(name, value)?;
+            }
+            map.end()
+        }
+    }
+
+    impl<'de> Deserialize<'de> for DoorSetResponseStateAjar {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+        }
+    }
+
+    impl DoorSetResponseStateAjar {
+        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let mut angle = None;
+            let mut extra = Extra::default();
+            members(raw, &mut |name, value| {
+                match name {
+                    "kind" => {}
+                    "angle" => angle = crate::json::member(name, value)?,
+                    _ => extra.keep(name, value),
+                }
+                Ok(())
+            })?;
+            Ok(Self { angle, extra })
+        }
+    }
+
     /// `NewAuth` of AuthPI's API.
     #[derive(Clone, Debug, PartialEq)]
     #[non_exhaustive]
@@ -813,11 +959,20 @@ impl Client {
     }
 
     /// Sends a `PUT` request to `/door`
-    pub async fn door_set<'a>(&'a self, body: &'a types::DoorSetBody) -> Result<ResponseValue<()>, Error<()>> {
+    pub async fn door_set<'a>(
+        &'a self,
+        body: &'a types::DoorSetBody,
+    ) -> Result<ResponseValue<types::DoorSetResponse>, Error<()>> {
         let url = format!("{}/door", self.baseurl,);
         let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
         #[allow(unused_mut)]
-        let mut request = self.client.put(url).json(&body).headers(header_map).build()?;
+        let mut request = self
+            .client
+            .put(url)
+            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+            .json(&body)
+            .headers(header_map)
+            .build()?;
         let info = OperationInfo { operation_id: "door_set" };
 
         self.pre(&mut request, &info).await?;
@@ -825,7 +980,7 @@ impl Client {
         self.post(&result, &info).await?;
         let response = result?;
         match response.status().as_u16() {
-            200..=299 => Ok(ResponseValue::empty(response)),
+            200..=299 => ResponseValue::from_response(response).await,
             _ => Err(Error::UnexpectedResponse(response)),
         }
     }

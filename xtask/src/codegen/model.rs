@@ -451,12 +451,18 @@ impl<'a> Reader<'a> {
             return Ok(Some(tag.to_owned()));
         }
         let mut common: Option<BTreeSet<String>> = None;
-        for (_, option) in options {
+        for (n, (_, option)) in options.iter().enumerate() {
             let (option, _) = self.documents.resolve(option, place)?;
-            let constant = |property: &Value| property["const"].is_string() || only_value(property).is_some();
+            // The last case may be the one for everything else, in which the tag is any text.
+            let is_last = n > 0 && n + 1 == options.len();
+            let is_tag = |property: &Value| {
+                property["const"].is_string()
+                    || only_value(property).is_some()
+                    || is_last && property["type"] == "string"
+            };
             let properties = option["properties"].as_object().into_iter().flatten();
             let names: BTreeSet<_> =
-                properties.filter(|(_, property)| constant(property)).map(|(name, _)| name.clone()).collect();
+                properties.filter(|(_, property)| is_tag(property)).map(|(name, _)| name.clone()).collect();
             common = Some(match common {
                 Some(common) => common.intersection(&names).cloned().collect(),
                 None => names,
