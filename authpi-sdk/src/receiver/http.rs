@@ -2,7 +2,8 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -33,7 +34,7 @@ impl Receiver {
         answer.response()
     }
 
-    /// Runs the work in a task of its own, so that whoever waits for the answer may go away.
+    /// Does the work so that whoever waits for the answer may go away: what is not done at once goes into a task of its own.
     async fn work(&self, body: Verified<Bytes>) -> Answer {
         let shared = &self.shared;
         let retry_after = shared.settings.retry_after;
@@ -43,7 +44,7 @@ impl Receiver {
         let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
             return Answer::TooMany { retry_after };
         };
-        let task = tokio::spawn({
+        let mut work = Box::pin({
             let shared = Arc::clone(shared);
             async move {
                 let answer = shared.take(body).await;
@@ -51,9 +52,17 @@ impl Receiver {
                 answer
             }
         });
-        task.await.unwrap_or_else(|error| {
+        // Work that waits for nothing is over with its first poll, and a task would cost as much again. Between that poll and
+        // the task nobody can drop it.
+        let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))))).await;
+        let done = match first {
+            Ok(Poll::Ready(answer)) => return answer,
+            Ok(Poll::Pending) => tokio::spawn(work).await.map_err(|error| error.to_string()),
+            Err(_) => Err("it panicked".to_owned()),
+        };
+        done.unwrap_or_else(|error| {
             // Handlers' panics are caught where they run; this is the runtime's end, or a bug of ours.
-            tracing::error!(endpoint = %shared.endpoint, %error, "the work on a delivery did not finish");
+            tracing::error!(endpoint = %shared.endpoint, error, "the work on a delivery did not finish");
             Answer::Failed { retry_after }
         })
     }

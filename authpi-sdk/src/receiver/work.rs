@@ -107,6 +107,8 @@ impl Shared {
     ) -> Answer {
         let running = run(route, event, key.clone(), token.attempt, received_at, self.settings.deadline);
         let outcome = tokio::select! {
+            // The handler first: one that waits for nothing needs no timer for its lease.
+            biased;
             outcome = running => outcome,
             () = self.lose(key, token) => return self.lease_lost(key),
         };
