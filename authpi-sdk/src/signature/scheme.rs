@@ -301,7 +301,10 @@ const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&base64::alphabet::URL_SA
 impl Encoding {
     fn decode(self, written: &[u8]) -> Option<Signature> {
         match (self, written.len()) {
-            (Self::Hex | Self::HexOrBase64, 64) => unhex(written)?.try_into().ok(),
+            (Self::Hex | Self::HexOrBase64, 64) => {
+                let mut signature = Signature::default();
+                unhex_into(&mut signature, written).map(|()| signature)
+            }
             (Self::Base64 | Self::HexOrBase64, 43 | 44) => {
                 BASE64.decode(written).or_else(|_| BASE64_URL.decode(written)).ok()?.try_into().ok()
             }
@@ -346,11 +349,25 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    if !digits.len().is_multiple_of(2) {
+    let mut bytes = vec![0; digits.len() / 2];
+    unhex_into(&mut bytes, digits).map(|()| bytes)
+}
+
+/// Two digits for each byte, no more and no fewer.
+fn unhex_into(bytes: &mut [u8], digits: &[u8]) -> Option<()> {
+    let nibble = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    };
+    if digits.len() != bytes.len() * 2 {
         return None;
     }
-    let nibble = |digit: u8| (digit as char).to_digit(16).and_then(|n| u8::try_from(n).ok());
-    digits.chunks_exact(2).map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?)).collect()
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(())
 }
 
 impl FromStr for SignatureScheme {
