@@ -1,9 +1,12 @@
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::{EventType, Inner, ParseError};
@@ -84,7 +87,8 @@ pub fn is_batch(body: &[u8]) -> bool {
 
 /// An envelope on the wire; without `specversion` it could be the event itself (binary mode).
 #[derive(Deserialize)]
-struct Wire<'a> {
+#[serde(bound(deserialize = "D: Deserialize<'de>"))]
+struct Wire<'a, D = &'a RawValue> {
     #[serde(borrow)]
     specversion: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -95,8 +99,7 @@ struct Wire<'a> {
     event_type: Cow<'a, str>,
     #[serde(borrow)]
     time: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    data: Option<D>,
     #[serde(borrow)]
     data_base64: Option<&'a RawValue>,
 }
@@ -120,7 +123,7 @@ struct WireEvent<'a> {
     data: Option<&'a RawValue>,
 }
 
-impl Wire<'_> {
+impl<D> Wire<'_, D> {
     fn envelope(&self, at: &str) -> Result<Envelope, ParseError> {
         let member = |name: &str| format!("{at}{name}");
         if self.specversion.as_deref() != Some("1.0") {
@@ -145,7 +148,78 @@ pub(super) fn read(body: &Bytes) -> Result<Inner, ParseError> {
     if is_batch(body) {
         return Err(ParseError::batch());
     }
-    read_one(body, text, "")
+    match read_ordinary(body, text) {
+        Some(inner) => Ok(inner),
+        None => read_one(body, text, ""),
+    }
+}
+
+/// Reads an ordinary delivery in one pass, and gives up on any other: [`read_one`] then reads it, or says what is wrong with it.
+fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
+    let wire: Wire<'_, Members<'_>> = serde_json::from_str(text).ok()?;
+    let envelope = wire.envelope("").ok()?;
+    let (members, None) = (wire.data?, wire.data_base64) else { return None };
+    let [id, event_type, trace, source, subject, timestamp, data] = members.known;
+    let event = WireEvent {
+        id: plain(id?)?.into(),
+        event_type: plain(event_type?)?.into(),
+        trace,
+        source,
+        subject,
+        timestamp,
+        data,
+    };
+    // From the brace before the first name to the one behind the last value.
+    let before = text[..place(body, members.first?).start].strip_suffix('"')?.trim_ascii_end().strip_suffix('{')?.len();
+    let last = place(body, members.last?.get()).end;
+    let end = text.len() - text[last..].trim_ascii_start().strip_prefix('}')?.len();
+    read_members(body, event, &text[before..end], "data.", Some(envelope)).ok()
+}
+
+/// The event's members as they stand there, and where they begin and end.
+struct Members<'a> {
+    known: [Option<&'a RawValue>; 7],
+    first: Option<&'a str>,
+    last: Option<&'a RawValue>,
+}
+
+impl Members<'_> {
+    const KNOWN: [&'static str; 7] = ["id", "type", "trace", "source", "subject", "timestamp", "data"];
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Members { known: [None; 7], first: None, last: None };
+                while let Some(name) = map.next_key::<&'de str>()? {
+                    let value: &'de RawValue = map.next_value()?;
+                    members.first = members.first.or(Some(name));
+                    members.last = Some(value);
+                    if let Some(at) = Members::KNOWN.iter().position(|known| *known == name)
+                        && members.known[at].replace(value).is_some()
+                    {
+                        return Err(A::Error::custom("a member twice"));
+                    }
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// The text of a string that holds no escapes.
+fn plain(raw: &RawValue) -> Option<&str> {
+    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    (!text.contains('\\')).then_some(text)
 }
 
 /// Reads each delivery of a batch.
@@ -169,7 +243,16 @@ fn read_one(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {
 }
 
 fn read_event(body: &Bytes, text: &str, at: &str, envelope: Option<Envelope>) -> Result<Inner, ParseError> {
-    let event: WireEvent<'_> = parse(text, at)?;
+    read_members(body, parse(text, at)?, text, at, envelope)
+}
+
+fn read_members(
+    body: &Bytes,
+    event: WireEvent<'_>,
+    text: &str,
+    at: &str,
+    envelope: Option<Envelope>,
+) -> Result<Inner, ParseError> {
     for (name, value) in [("id", &event.id), ("type", &event.event_type)] {
         if value.is_empty() {
             return Err(ParseError::wrong(format!("{at}{name}"), "a string that is not empty"));
@@ -186,8 +269,8 @@ fn read_event(body: &Bytes, text: &str, at: &str, envelope: Option<Envelope>) ->
         id: event.id.into(),
         event_type: EventType::from(&*event.event_type),
         subject: given(event.subject).and_then(lenient).unwrap_or_default(),
-        trace: given(event.trace).and_then(lenient),
-        source: given(event.source).and_then(lenient),
+        trace: given(event.trace).and_then(string),
+        source: given(event.source).and_then(string),
         time,
         body: body.clone(),
     })
@@ -208,6 +291,10 @@ fn lenient<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
+fn string(raw: &RawValue) -> Option<String> {
+    plain(raw).map(str::to_owned).or_else(|| lenient(raw))
+}
+
 fn utf8(body: &[u8]) -> Result<&str, ParseError> {
     std::str::from_utf8(body).map_err(|_| ParseError::not_utf8())
 }
@@ -215,4 +302,53 @@ fn utf8(body: &[u8]) -> Result<&str, ParseError> {
 /// Parses fast, and again with its path when that fails.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str, at: &str) -> Result<T, ParseError> {
     serde_json::from_str(text).map_err(|error| ParseError::locate::<T>(text, at, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_in_one_pass_finds_what_reading_member_by_member_finds() {
+        let outer = |data: &str| {
+            format!(
+                r#"{{"specversion":"1.0","id":"d","source":"s","type":"event","time":"2026-01-01T00:00:00Z",{data}}}"#
+            )
+        };
+        let ordinary = [
+            r#""data":{"id":"e","type":"user.created"}"#,
+            r#""data" : { "id" : "e" , "type" : "user.created" } , "more" : { "data": {} }"#,
+            "\"data\":\n{\n\t\"data\":{\"a\":[1, {\"id\":\"x\"}]},\r\n\"type\":\"user.created\",\"id\":\"e\"\n}\n",
+            r#""data":{"trace":"t","source":"\u0073","id":"e","type":"x.y","subject":{"user_id":"u"},"timestamp":1.5,"data":null}"#,
+            r#""data":{"trace":7,"source":null,"id":"e","type":"x.y","subject":[],"timestamp":"never","data":"\"}"}"#,
+            r#""data":{"id":"e","type":"x.y","unknown":"{","unknown":"}"}"#,
+        ];
+        let others = [
+            r#""data":{"id":"\u0065","type":"user.created"}"#,
+            r#""data":{"\u0069d":"e","type":"user.created"}"#,
+            r#""data":{"id":"e","id":"e","type":"user.created"}"#,
+            r#""data":{"id":"","type":"user.created"}"#,
+            r#""data":{"id":1,"type":"user.created"}"#,
+            r#""data":{}"#,
+            r#""data":null"#,
+            r#""data":[{"id":"e","type":"user.created"}]"#,
+            r#""data":{"id":"e","type":"user.created"},"data_base64":"e30=""#,
+            r#""data":{"id":"e","type":"user.created"},"data":{"id":"e","type":"user.created"}"#,
+        ];
+        for (text, is_ordinary) in ordinary.map(|text| (text, true)).into_iter().chain(others.map(|text| (text, false)))
+        {
+            let body = Bytes::from(outer(text));
+            let text = utf8(&body).unwrap();
+            let Some(inner) = read_ordinary(&body, text) else {
+                assert!(!is_ordinary, "not read in one pass: {text}");
+                continue;
+            };
+            let slow = read_one(&body, text, "").unwrap();
+            let all = |inner: Inner| {
+                let routed = (inner.event, inner.data, inner.envelope, inner.id, inner.event_type, inner.time);
+                (routed, format!("{:?}", inner.subject), inner.trace, inner.source)
+            };
+            assert_eq!(all(inner), all(slow), "{text}");
+        }
+    }
 }
