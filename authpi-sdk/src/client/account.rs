@@ -4,9 +4,9 @@ use tokio::time::Instant;
 
 use super::{
     Call, Client, Me, Operation,
-    call::{Attempt, Failed, Reply, sealed::Sends},
+    call::{Attempt, Failed, Reply, deadline, sealed::Sends},
     connection::Envelope,
-    error::Error,
+    error::{Error, Kind},
     ids,
 };
 use crate::generated::api::{operations, types::MeResponse};
@@ -49,7 +49,7 @@ impl Client {
     /// When AuthPI cannot be asked, or the credential belongs to no account or to several
     /// ([`Error::is_configuration`]; the message lists them).
     pub async fn account_id(&self) -> Result<&str, Error> {
-        self.account_by(Instant::now() + self.settings().timeout).await
+        self.account_by(deadline(self.settings().timeout)).await
     }
 
     pub(super) async fn account_by(&self, deadline: Instant) -> Result<&str, Error> {
@@ -61,9 +61,7 @@ impl Client {
         // A waiter has its own deadline, which may be sooner than that of the call that is asking.
         match tokio::time::timeout_at(deadline, account).await {
             Ok(account) => account.map(|account| &**account).map_err(Error::before_the_call),
-            Err(_) => {
-                Err(Error::new(super::error::Kind::Timeout { connecting: false }, false).during(operations::ME_GET.id))
-            }
+            Err(_) => Err(Error::new(Kind::Timeout { connecting: false }, false).during(operations::ME_GET.id)),
         }
     }
 }

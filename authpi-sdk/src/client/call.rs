@@ -282,7 +282,7 @@ async fn attempt<O: Operation>(
 }
 
 /// The end of the time that a call may take; for a time without end, so far away that nobody sees it.
-fn deadline(timeout: Duration) -> Instant {
+pub(super) fn deadline(timeout: Duration) -> Instant {
     const LONG: Duration = Duration::from_hours(24 * 365);
     Instant::now() + timeout.min(LONG)
 }

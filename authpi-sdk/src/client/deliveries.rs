@@ -42,7 +42,8 @@ impl Webhooks {
 
     /// Sends a webhook's failed deliveries again; all of them, unless narrowed down.
     ///
-    /// AuthPI documents neither what narrows it down nor what it answers; the names of both are assumed.
+    /// AuthPI documents neither what narrows it down nor what it answers; the names of both are assumed. It may wait for each
+    /// attempt's outcome, so give this call a [`timeout`](Call::timeout) that fits how many there are.
     pub fn redeliver_failed(&self, webhook_id: impl Into<String>) -> Call<RedeliverFailed> {
         Call::new(&self.client, RedeliverFailed { webhook_id: webhook_id.into(), filter: Filter::default() })
     }

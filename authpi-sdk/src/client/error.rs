@@ -288,6 +288,9 @@ impl fmt::Display for Error {
         if let Some(reference) = &complaint.reference {
             write!(f, " (reference {})", OneLine(reference))?;
         }
+        if self.may_have_run() {
+            f.write_str("; the server may have acted")?;
+        }
         Ok(())
     }
 }
@@ -355,7 +358,7 @@ mod tests {
             error.to_string(),
             "webhooks.create: refused [422 invalid_request] bad  request; url: invalid no address (reference req_1)"
         );
-        assert_eq!(refused(502, "<html>").to_string(), "webhooks.create: refused [502]");
+        assert_eq!(refused(502, "<html>").to_string(), "webhooks.create: refused [502]; the server may have acted");
     }
 
     #[test]

@@ -20,7 +20,49 @@
 //! when it is awaited. All calls take one way, in `call.rs`: check the arguments, find the account, send under one deadline,
 //! and turn whatever comes back into a value or an [`Error`] that says whether the server may have acted.
 //!
-//! What it does not do: it sends each call once, and leaves repeating to its caller; it follows no redirect, since a
+//! # Errors
+//!
+//! ```no_run
+//! # use authpi_sdk::client::{Client, WebhookPatch};
+//! # async fn example(authpi: Client) -> Result<(), authpi_sdk::client::Error> {
+//! let webhooks = authpi.webhooks();
+//! let got = webhooks.get("wh_1").await?;
+//! let mut call = webhooks.update("wh_1", &WebhookPatch::new().name("users-eu"));
+//! if let Some(etag) = &got.etag {
+//!     call = call.if_match(etag);
+//! }
+//! match call.await {
+//!     Ok(updated) => println!("now {}", updated.webhook.name),
+//!     Err(error) if error.is_precondition_failed() => println!("somebody else changed it: read it again"),
+//!     Err(error) if error.is_validation() => error.fields().iter().for_each(|wrong| println!("{}: {}", wrong.field, wrong.message)),
+//!     Err(error) if !error.may_have_run() => println!("not done: {error}"),
+//!     Err(error) => println!("done or not, look before doing it again: {error}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Pages
+//!
+//! ```no_run
+//! # use authpi_sdk::client::{Client, DeliveryStatus};
+//! # async fn example(authpi: Client) -> Result<(), authpi_sdk::client::Error> {
+//! let failed = authpi.webhooks().deliveries("wh_1").status(DeliveryStatus::Failed).limit(100);
+//! let mut page = failed.clone().await?;
+//! loop {
+//!     for delivery in &page.items {
+//!         println!("{} {}: {:?}", delivery.id, delivery.event_type, delivery.last_error);
+//!     }
+//!     let Some(cursor) = page.next_page() else { break };
+//!     page = failed.clone().cursor(cursor).await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it does not do
+//!
+//! It sends each call once, and leaves repeating to its caller; it follows no redirect, since a
 //! credential must not travel to an address that nobody configured.
 
 mod account;

@@ -1,6 +1,10 @@
 //! What the client sends, and what it does not send.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use authpi_sdk::{
     client::{Call, Client, DeliveryStatus, Error, Operation, WebhookPatch, WebhookSpec},
@@ -13,6 +17,7 @@ use super::{
     spec,
 };
 
+const ME: &str = r#"{"data":{"type":"api_key","accounts":[{"account_id":"acc_1","org_id":"o","scopes":[]}]}}"#;
 const PAGE: &str = r#"{"data":[],"has_more":false,"next_cursor":null}"#;
 const WEBHOOK: &str = r#"{"data":{"id":"wh_1","account_id":"acc_1","name":"n","url":"https://x","auth":{"type":"none"},"events":[],"created_at":1}}"#;
 const DELIVERY: &str = r#"{"data":{"id":"d_1","webhook_id":"wh_1","event_id":"evt_1","event_type":"user.created","status":"failed","attempt_count":1,"created_at":1,"success":false}}"#;
@@ -31,10 +36,7 @@ async fn obliging() -> Peer {
         Some(("POST", "/webhooks/wh_1/deliveries/d_1/redeliver")) => Reply::json(200, DELIVERY),
         Some(("POST", "/webhooks/wh_1/redeliver")) => Reply::json(200, r#"{"data":{"redelivered":0}}"#),
         Some(("POST" | "PATCH", _)) => Reply::json(200, WEBHOOK),
-        _ => Reply::json(
-            200,
-            r#"{"data":{"type":"api_key","accounts":[{"account_id":"acc_1","org_id":"o","scopes":[]}]}}"#,
-        ),
+        _ => Reply::json(200, ME),
     })
     .await
 }
@@ -207,6 +209,37 @@ async fn the_account_is_asked_for_once_however_many_calls_need_it() -> Result<()
     }
     assert_eq!(client.account_id().await?, "acc_1");
     assert_eq!((peer.asked_who(), peer.asked().len()), (1, 8));
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_gives_up_while_the_account_is_asked_for_leaves_it_to_the_next() -> Result<(), Error> {
+    let who = AtomicUsize::new(0);
+    let peer = Peer::answering(move |asked| {
+        if !asked.line.ends_with("/v1/me") {
+            Reply::json(200, PAGE)
+        } else if who.fetch_add(1, Ordering::SeqCst) == 0 {
+            Reply::Stall(Vec::new())
+        } else {
+            Reply::json(200, ME)
+        }
+    })
+    .await;
+    let client = peer.builder().build().unwrap();
+    let (hasty, patient) =
+        tokio::join!(client.webhooks().list().timeout(Duration::from_millis(200)), client.webhooks().list());
+    assert!(hasty.unwrap_err().is_timeout());
+    patient?;
+    assert_eq!((peer.asked_who(), peer.asked().len()), (2, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_time_without_end_is_a_time_like_any_other() -> Result<(), Error> {
+    let peer = obliging().await;
+    let client = peer.builder().timeout(Duration::MAX).build().unwrap();
+    assert_eq!(client.account_id().await?, "acc_1");
+    client.webhooks().list().timeout(Duration::MAX).await?;
     Ok(())
 }
 
