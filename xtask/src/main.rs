@@ -2,6 +2,7 @@
 
 mod bench;
 mod codegen;
+mod fuzz;
 mod run;
 mod test;
 
@@ -24,6 +25,7 @@ struct Cli {
 enum Job {
     Bench(bench::Args),
     Codegen(codegen::Args),
+    Fuzz(fuzz::Args),
     Test(test::Args),
 }
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().job {
         Job::Bench(args) => bench::bench(&args, &repository()),
         Job::Codegen(args) => codegen::run(&args, &repository()),
+        Job::Fuzz(args) => fuzz::fuzz(&args, &repository()),
         Job::Test(args) => test::test(&args, &repository()),
     };
     match done {

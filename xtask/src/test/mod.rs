@@ -23,7 +23,7 @@ use clap::ValueEnum;
 
 use crate::run::{cargo, program, run};
 
-/// Tests everything, part by part
+/// Test everything, part by part, and tell in a table which parts passed
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run only these parts, as `--only unit,features`
