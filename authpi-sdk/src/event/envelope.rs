@@ -225,7 +225,9 @@ fn plain(raw: &RawValue) -> Option<&str> {
 /// Reads each delivery of a batch.
 pub(super) fn read_batch(body: &Bytes) -> Result<Vec<Inner>, ParseError> {
     let parts: Vec<&RawValue> = parse(utf8(body)?, "")?;
-    parts.iter().enumerate().map(|(n, part)| read_one(body, part.get(), &format!("[{n}]."))).collect()
+    // Each part is a delivery of its own, so that none carries the others along.
+    let own = |part: &RawValue| body.slice(place(body, part.get()));
+    parts.iter().enumerate().map(|(n, part)| read_one(&own(part), part.get(), &format!("[{n}]."))).collect()
 }
 
 fn read_one(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {

@@ -17,7 +17,10 @@ use std::{fmt, marker::PhantomData, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Serialize, Serializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, Error as _},
+};
 use serde_json::value::RawValue;
 
 pub use self::{
@@ -170,7 +173,7 @@ impl<K: EventKind> Event<K> {
         self.inner.data.as_ref().map(|range| self.inner.slice(range))
     }
 
-    /// The whole delivery, byte for byte.
+    /// The whole delivery, byte for byte; of a batch, this event's part.
     pub fn body(&self) -> &Bytes {
         &self.inner.body
     }
@@ -225,11 +228,20 @@ impl<K: EventKind> Clone for Event<K> {
 }
 
 impl<K: EventKind> Serialize for Event<K> {
-    /// As the whole delivery, byte for byte, which [`Event::from_json`] reads back.
+    /// As the whole delivery, byte for byte (without white space around it), which [`Event::from_json`] and [`Deserialize`] read
+    /// back.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = 0..self.inner.body.len();
         let raw: &RawValue = serde_json::from_str(self.inner.slice(&whole)).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Event {
+    /// From the JSON that [`Serialize`] writes; from JSON only, since the bytes are kept.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let body: Box<str> = Box::<RawValue>::deserialize(deserializer)?.into();
+        Self::from_json(String::from(body)).map_err(D::Error::custom)
     }
 }
 

@@ -45,6 +45,13 @@ impl Subject {
     }
 }
 
+impl Subject {
+    /// Each member that is a string, with its name, in the order they were sent.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.ids.iter().map(|(name, id)| (&**name, &**id))
+    }
+}
+
 impl<'de> Deserialize<'de> for Subject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Ids;

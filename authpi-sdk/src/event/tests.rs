@@ -143,6 +143,47 @@ fn a_batch_is_parsed_and_its_errors_name_the_place() {
 }
 
 #[test]
+fn an_event_of_a_batch_reads_back_as_it_was_written() {
+    for event in Event::from_batch(format!("[{GUIDE}, {GUIDE}]")).unwrap() {
+        assert_eq!(event.body(), GUIDE.trim());
+        let written = serde_json::to_string(&event).unwrap();
+        assert_eq!(Event::from_json(written).unwrap().raw(), event.raw());
+    }
+}
+
+#[test]
+fn an_event_that_was_written_reads_back_through_serde() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Kept {
+        event: Event,
+    }
+    let written = serde_json::to_string(&Kept { event: Event::from_json(GUIDE).unwrap() }).unwrap();
+    let read: Kept = serde_json::from_str(&written).unwrap();
+    assert_eq!(read.event.body(), GUIDE.trim());
+    assert_eq!(serde_json::to_string(&read).unwrap(), written);
+    let error = serde_json::from_str::<Event>(r#"{"pin":"4711"}"#).unwrap_err().to_string();
+    assert!(error.contains("id is missing") && !error.contains("4711"), "{error}");
+}
+
+#[test]
+fn nesting_without_end_is_an_error_or_an_event_and_never_fatal() {
+    for data in ["[".repeat(500_000), "[".repeat(250_000) + &"]".repeat(250_000), r#"{"a":"#.repeat(200_000)] {
+        let body = format!(r#"{{"id":"e","type":"user.created","timestamp":1,"data":{data},"subject":{data}}}"#);
+        if let Ok(event) = Event::from_json(body.clone()) {
+            assert!(event.decode().is_err() && event.data_as::<serde_json::Value>().is_err());
+        }
+        assert!(serde_json::from_str::<Event>(&body).is_err() || data.ends_with(']'));
+    }
+}
+
+#[test]
+fn every_id_of_a_subject_can_be_listed() {
+    let body = r#"{"id":"e","type":"t","timestamp":1,"subject":{"user_id":"u","n":1,"team_id":"t"}}"#;
+    let event = Event::from_json(body).unwrap();
+    assert_eq!(event.subject().iter().collect::<Vec<_>>(), [("user_id", "u"), ("team_id", "t")]);
+}
+
+#[test]
 fn the_envelope_alone_can_be_read() {
     let envelope = Envelope::from_json(GUIDE.as_bytes()).unwrap();
     assert_eq!(&envelope, Event::from_json(GUIDE).unwrap().envelope().unwrap());
