@@ -9,6 +9,9 @@ use super::{
     scheme::{Seconds, Signature, update_all},
 };
 
+/// How many bytes are hashed before giving up.
+const HASHED_AT_MOST: usize = 256 << 20;
+
 /// What a captured delivery tells about how it was signed; its `Display` is meant for people.
 ///
 /// It holds no secret and nothing of the body.
@@ -29,8 +32,15 @@ pub struct Diagnosis {
 ///
 /// Tries every header that holds something like a signature, with the body alone, with each timestamp and each id among the
 /// headers before it, and with every form of the key. When nothing fits it also tries what a well-meaning proxy or
-/// framework makes of a body: JSON written anew, a line break more or less. It takes a few thousand hashes, so keep it to tools and logs.
+/// framework makes of a body: JSON written anew, a line break more or less.
+///
+/// It takes thousands of hashes where one verification takes one, so keep it to tools, and to logs of what you sent yourself. After
+/// 256 MiB it gives up and says so; headers made for that can come from a stranger only.
 pub fn diagnose(headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis {
+    diagnose_within(HASHED_AT_MOST, headers, body, secret)
+}
+
+fn diagnose_within(mut budget: usize, headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis {
     let mut candidates: Vec<HeaderName> = Vec::new();
     let mut remarks = Vec::new();
     let mut found = None;
@@ -45,6 +55,12 @@ pub fn diagnose(headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis 
                         [KeyForm::Whole, KeyForm::AfterPrefix, KeyForm::Base64AfterPrefix, KeyForm::HexAfterPrefix]
                     {
                         let Some(mut mac) = key.hmac(secret) else { continue };
+                        // A hash of nothing at all is some blocks, too.
+                        let Some(left) = budget.checked_sub(prefix.len() + body.len() + 256) else {
+                            remarks.push("gave up: there are too many combinations of headers to try".to_owned());
+                            break 'bodies;
+                        };
+                        budget = left;
                         update_all(&mut mac, &[&prefix, &body]);
                         let ours: Signature = mac.finalize().into_bytes().into();
                         if bool::from(ours.ct_eq(&signature)) {
@@ -122,12 +138,64 @@ fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
     if let Some(rest) = body.strip_prefix(b"\xef\xbb\xbf") {
         bodies.push((Some("the body without its byte order mark"), rest.to_vec()));
     }
-    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) {
-        bodies
-            .extend(serde_json::to_vec(&value).ok().map(|compact| (Some("the same JSON written compactly"), compact)));
-        bodies.extend(serde_json::to_vec_pretty(&value).ok().map(|pretty| (Some("the same JSON, indented"), pretty)));
+    // Reading it as a value also bounds how deep it goes.
+    if let (Ok(text), Ok(value)) = (std::str::from_utf8(body), serde_json::from_slice::<serde_json::Value>(body)) {
+        let forms = [
+            ("the same JSON written compactly", Spacing::None),
+            ("the same JSON, indented", Spacing::Indented),
+            ("the same JSON with spaces behind commas and colons", Spacing::Spaces),
+        ];
+        bodies.extend(forms.iter().map(|(was, spacing)| (Some(*was), spaced_anew(text, *spacing))));
+        // The same again with the keys sorted, as some frameworks write them.
+        let sorted = value.to_string();
+        bodies.extend(forms.iter().map(|(was, spacing)| (Some(*was), spaced_anew(&sorted, *spacing))));
     }
     bodies
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Spacing {
+    None,
+    /// As Python writes it.
+    Spaces,
+    /// By two, a member a line.
+    Indented,
+}
+
+/// Valid JSON with other white space between its parts; order, numbers and escapes stay as they are written.
+fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
+    let (mut anew, mut depth, mut in_string, mut escaped) = (Vec::with_capacity(json.len()), 0, false, false);
+    let line = |anew: &mut Vec<u8>, depth: usize| {
+        anew.push(b'\n');
+        anew.extend(std::iter::repeat_n(b' ', depth * 2));
+    };
+    for &byte in json.as_bytes() {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            anew.push(byte);
+            continue;
+        }
+        if byte.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(byte, b'}' | b']');
+        let empty = matches!(anew.last(), Some(b'{' | b'['));
+        depth -= usize::from(closes);
+        // Nothing stands between the brackets of an empty object or list.
+        if spacing == Spacing::Indented && (empty != closes || anew.last() == Some(&b',')) {
+            line(&mut anew, depth);
+        }
+        anew.push(byte);
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => depth += 1,
+            b':' if spacing != Spacing::None => anew.push(b' '),
+            b',' if spacing == Spacing::Spaces => anew.push(b' '),
+            _ => {}
+        }
+    }
+    anew
 }
 
 type Found = (Syntax, Encoding, Signature, Option<Seconds>);
@@ -182,8 +250,8 @@ impl SignatureScheme {
     fn signs_as(&self, other: &Self) -> bool {
         let encoding = self.encoding == other.encoding || other.encoding == Encoding::HexOrBase64;
         encoding
-            && (&self.header, self.syntax, &self.content, self.key)
-                == (&other.header, other.syntax, &other.content, other.key)
+            && (&self.header, self.written_as(), &self.content, self.key)
+                == (&other.header, other.written_as(), &other.content, other.key)
     }
 
     /// The scheme as a line of Rust that makes it.
@@ -311,6 +379,39 @@ mod tests {
         assert_eq!(diagnose(&headers, delivered, &secret).body_was, Some("the same JSON written compactly"));
         let lines = Verifier::authpi(KeyRing::new().with("k", secret)).diagnose(&headers, delivered);
         assert!(lines.iter().any(|line| line.contains("the body was changed")), "{lines:?}");
+    }
+
+    #[test]
+    fn a_body_that_was_written_anew_is_recognised_in_the_order_of_its_keys() {
+        let secret = Secret::new("whs_s");
+        let compact = r#"{"id":"1","b":{"z":[1,2.50,{}],"a":"x: \", y"},"e":[]}"#;
+        let pretty = "{\n  \"id\": \"1\",\n  \"b\": {\n    \"z\": [\n      1,\n      2.50,\n      {}\n    ],\n    \
+            \"a\": \"x: \\\", y\"\n  },\n  \"e\": []\n}";
+        let spaced = r#"{"id": "1", "b": {"z": [1, 2.50, {}], "a": "x: \", y"}, "e": []}"#;
+        let forms = [
+            (compact, "the same JSON written compactly"),
+            (pretty, "the same JSON, indented"),
+            (spaced, "the same JSON with spaces behind commas and colons"),
+        ];
+        for (sent, was) in forms {
+            let headers = signed(&SignatureScheme::authpi(), &secret, sent.as_bytes());
+            for (delivered, _) in forms.iter().filter(|(delivered, _)| *delivered != sent) {
+                assert_eq!(diagnose(&headers, delivered.as_bytes(), &secret).body_was, Some(was), "from {delivered}");
+            }
+        }
+    }
+
+    #[test]
+    fn headers_made_to_keep_it_busy_are_given_up_on() {
+        let mut headers = HeaderMap::new();
+        for n in 0..100 {
+            let name = |what: &str| HeaderName::try_from(format!("x-{what}-{n}")).unwrap();
+            headers.insert(name("time"), (1_700_000_000 + n).into());
+            headers.insert(name("signature"), vec!["0".repeat(64); 16].join(",").parse().unwrap());
+        }
+        let diagnosis = diagnose_within(1 << 20, &headers, &[b' '; 4096], &Secret::new("whs_s"));
+        assert!(diagnosis.scheme.is_none());
+        assert!(diagnosis.to_string().contains("gave up"), "{diagnosis}");
     }
 
     #[test]
