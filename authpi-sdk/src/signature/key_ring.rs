@@ -62,7 +62,8 @@ impl KeyRing {
         Self(Arc::default())
     }
 
-    /// Adds a secret that is valid at any time.
+    /// Adds a secret that is valid at any time. It gives a ring of its own: what already runs on a clone of this one does not
+    /// change (that is what [`replace`](Self::replace) is for).
     ///
     /// What is wrong with the ring as a whole (more than [`MAX_KEYS`] secrets, a name used twice, an empty secret) is told by
     /// [`check`](Self::check), which building a receiver calls.
@@ -156,6 +157,12 @@ pub enum KeyRingError {
         /// Its name.
         name: String,
     },
+    /// A secret is not of the form that the signature scheme takes its key from (such as base64), so nothing could be verified
+    /// with it.
+    NotOfForm {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl fmt::Display for KeyRingError {
@@ -165,6 +172,9 @@ impl fmt::Display for KeyRingError {
             Self::TooMany { held } => write!(f, "the key ring holds {held} secrets, and may hold {MAX_KEYS}"),
             Self::NameTwice { name } => write!(f, "the key ring holds two secrets named {name:?}"),
             Self::EmptySecret { name } => write!(f, "the secret named {name:?} is empty"),
+            Self::NotOfForm { name } => {
+                write!(f, "the secret named {name:?} is not of the form that the signature scheme needs")
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use base64::{
     Engine as _,
@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use super::Secret;
 
@@ -52,7 +53,8 @@ pub enum Syntax {
 pub enum SignedContent {
     /// The raw body alone.
     Body,
-    /// `<t>.<body>`, where `t` (Unix seconds) stands in the signature header ([`Syntax::Pairs`]).
+    /// `<t>.<body>`, where `t` (Unix seconds) stands in the signature header, which is written in [`Syntax::Pairs`] then,
+    /// whatever else was asked for.
     PairedTimestampAndBody,
     /// `<timestamp>.<body>`, where the timestamp (Unix seconds) stands in a header of its own.
     TimestampAndBody {
@@ -207,7 +209,7 @@ impl SignatureScheme {
             Encoding::Hex | Encoding::HexOrBase64 => hex(&signature),
             Encoding::Base64 => STANDARD.encode(signature),
         };
-        let value = match (self.syntax, &self.content) {
+        let value = match (self.written_as(), &self.content) {
             (Syntax::Pairs, _) => format!("t={seconds},v1={written}"),
             (Syntax::List, SignedContent::IdTimestampAndBody { .. }) => format!("v1,{written}"),
             (Syntax::List, _) => written,
@@ -216,10 +218,19 @@ impl SignatureScheme {
         Ok(headers)
     }
 
+    /// Only pairs have a place for the time that is signed with the body.
+    pub(super) fn written_as(&self) -> Syntax {
+        match self.content {
+            SignedContent::PairedTimestampAndBody => Syntax::Pairs,
+            _ => self.syntax,
+        }
+    }
+
     /// All signatures in the header, and the timestamp that stands beside them in [`Syntax::Pairs`].
     pub(super) fn read_header(&self, headers: &HeaderMap) -> Result<Presented, Unread> {
         let mut presented = Presented { signatures: Vec::new(), timestamp: None };
         let mut seen = false;
+        let syntax = self.written_as();
         for value in headers.get_all(&self.header) {
             seen = true;
             if value.len() > MAX_HEADER {
@@ -233,14 +244,14 @@ impl SignatureScheme {
                 };
                 match name {
                     // Two times would leave open which one was signed.
-                    b"t" if self.syntax == Syntax::Pairs && presented.timestamp.is_some() => {
+                    b"t" if syntax == Syntax::Pairs && presented.timestamp.is_some() => {
                         return Err(Unread::Malformed);
                     }
-                    b"t" if self.syntax == Syntax::Pairs => {
+                    b"t" if syntax == Syntax::Pairs => {
                         presented.timestamp = Some(Seconds::read(signature).ok_or(Unread::Malformed)?);
                     }
                     b"v1" => self.collect(signature, &mut presented)?,
-                    b"" | b"sha256" if self.syntax == Syntax::List => self.collect(signature, &mut presented)?,
+                    b"" | b"sha256" if syntax == Syntax::List => self.collect(signature, &mut presented)?,
                     _ => {}
                 }
             }
@@ -318,14 +329,21 @@ impl KeyForm {
     pub(super) fn hmac(self, secret: &Secret) -> Option<HmacSha256> {
         let secret = secret.expose();
         let after_prefix = secret.split_once('_').map(|(_, rest)| rest);
+        let decoded;
         let bytes = match self {
-            Self::Whole => Cow::Borrowed(secret.as_bytes()),
-            Self::AfterPrefix => Cow::Borrowed(after_prefix?.as_bytes()),
-            Self::Base64AfterPrefix => Cow::Owned(BASE64.decode(after_prefix.unwrap_or(secret)).ok()?),
-            Self::HexAfterPrefix => Cow::Owned(unhex(after_prefix.unwrap_or(secret).as_bytes())?),
+            Self::Whole => secret.as_bytes(),
+            Self::AfterPrefix => after_prefix?.as_bytes(),
+            Self::Base64AfterPrefix => {
+                decoded = Zeroizing::new(BASE64.decode(after_prefix.unwrap_or(secret)).ok()?);
+                &decoded[..]
+            }
+            Self::HexAfterPrefix => {
+                decoded = Zeroizing::new(unhex(after_prefix.unwrap_or(secret).as_bytes())?);
+                &decoded[..]
+            }
         };
         // An empty key would be one that everybody knows.
-        (!bytes.is_empty()).then(|| HmacSha256::new_from_slice(&bytes).ok())?
+        (!bytes.is_empty()).then(|| HmacSha256::new_from_slice(bytes).ok())?
     }
 }
 

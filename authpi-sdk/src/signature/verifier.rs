@@ -87,7 +87,7 @@ impl Verifier {
     /// Says what is wrong with the secrets, if anything.
     ///
     /// # Errors
-    /// When a ring is empty or does not pass [`KeyRing::check`].
+    /// When a ring is empty or does not pass [`KeyRing::check`], or when a secret has not the form that the scheme needs.
     pub fn check(&self) -> Result<(), KeyRingError> {
         let rings = [self.signature.as_ref().map(|check| &check.ring), self.bearer.as_ref()];
         for ring in rings.into_iter().flatten() {
@@ -96,7 +96,12 @@ impl Verifier {
             }
             ring.check()?;
         }
-        Ok(())
+        let Some(check) = &self.signature else { return Ok(()) };
+        let ready = check.ready();
+        match ready.made_from.iter().zip(&ready.macs).find(|(_, mac)| mac.is_none()) {
+            Some((key, _)) => Err(KeyRingError::NotOfForm { name: key.name.to_string() }),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn body_limit(&self) -> usize {
@@ -116,7 +121,7 @@ impl Verifier {
         let now = self.clock.now();
         let bearer = self.bearer.as_ref().map(|ring| check_bearer(ring, headers, now)).transpose()?;
         let signature = self.signature.as_ref().map(|check| check.begin(headers, now)).transpose()?;
-        Ok(Verifying { signature, bearer, body: Body::Empty, length: 0, max_body: self.max_body })
+        Ok(Verifying { signature, bearer, body: Body::Empty, length: 0, max_body: self.max_body, too_large: false })
     }
 
     /// Verifies a delivery whose body is there already.
@@ -248,6 +253,8 @@ pub struct Verifying {
     body: Body,
     length: usize,
     max_body: usize,
+    /// Said once, it stays so: what comes after a frame that was left out must not pass for the whole.
+    too_large: bool,
 }
 
 struct Hashing {
@@ -266,12 +273,13 @@ impl Verifying {
     /// Takes the next frame of the body.
     ///
     /// # Errors
-    /// [`VerifyError::TooLarge`] as soon as the body is over the cap; the frame is neither hashed nor kept then.
+    /// [`VerifyError::TooLarge`] as soon as the body is over the cap, and from then on; the frame is neither hashed nor kept.
     pub fn update(&mut self, frame: Bytes) -> Result<(), VerifyError> {
         if frame.is_empty() {
             return Ok(());
         }
-        if frame.len() > self.max_body - self.length {
+        if self.too_large || frame.len() > self.max_body - self.length {
+            self.too_large = true;
             return Err(VerifyError::TooLarge { limit: self.max_body });
         }
         self.length += frame.len();
@@ -297,8 +305,11 @@ impl Verifying {
     /// Compares, in constant time, every signature that was presented with every key's.
     ///
     /// # Errors
-    /// [`VerifyError::Mismatch`] when none fits.
+    /// [`VerifyError::Mismatch`] when none fits; [`VerifyError::TooLarge`] when [`update`](Self::update) said so before.
     pub fn finish(self) -> Result<Verified<Bytes>, VerifyError> {
+        if self.too_large {
+            return Err(VerifyError::TooLarge { limit: self.max_body });
+        }
         let key = match self.signature {
             Some(hashing) => Some(hashing.finish().ok_or(VerifyError::Mismatch)?),
             None => self.bearer,
@@ -550,6 +561,51 @@ mod tests {
         let mut verifying = verifier.begin(&HeaderMap::new()).unwrap();
         verifying.update(Bytes::from_static(b"1234")).unwrap();
         assert_eq!(verifying.update(Bytes::from_static(b"5")).unwrap_err(), VerifyError::TooLarge { limit: 4 });
+    }
+
+    #[test]
+    fn a_body_that_was_too_large_is_never_verified_by_what_else_comes() {
+        for verifier in [Verifier::accept_anybody_dangerously(), verifier(SignatureScheme::authpi(), ring())] {
+            let headers = SignatureScheme::authpi().sign(&"whs_c2VjcmV0".into(), "", now(), b"12").unwrap();
+            let mut verifying = verifier.max_body(4).begin(&headers).unwrap();
+            verifying.update(Bytes::from_static(b"12")).unwrap();
+            let too_large = VerifyError::TooLarge { limit: 4 };
+            assert_eq!(verifying.update(Bytes::from_static(b"345")).unwrap_err(), too_large);
+            assert_eq!(verifying.update(Bytes::from_static(b"3")).unwrap_err(), too_large);
+            assert_eq!(verifying.finish().unwrap_err(), too_large);
+        }
+    }
+
+    #[test]
+    fn a_secret_that_the_scheme_cannot_use_is_told_by_check() {
+        let scheme = SignatureScheme::standard_webhooks();
+        let ring = KeyRing::new().with("good", "whsec_c2VjcmV0").with("bad", "whsec_!!!");
+        let error = Verifier::new(scheme.clone(), ring.clone()).check().unwrap_err();
+        assert_eq!(error, KeyRingError::NotOfForm { name: "bad".into() });
+        assert_eq!(Verifier::authpi(ring.clone()).check(), Ok(()));
+        assert_eq!(Verifier::bearer(ring).check(), Ok(()));
+    }
+
+    #[test]
+    fn no_choice_of_parts_makes_a_scheme_that_refuses_its_own_signatures() {
+        use super::super::{Encoding, KeyForm, Syntax};
+        let (id, timestamp) = (HeaderName::from_static("x-id"), HeaderName::from_static("x-time"));
+        let contents = [
+            SignedContent::Body,
+            SignedContent::PairedTimestampAndBody,
+            SignedContent::TimestampAndBody { timestamp: timestamp.clone() },
+            SignedContent::IdTimestampAndBody { id, timestamp },
+        ];
+        for content in contents {
+            for syntax in [Syntax::List, Syntax::Pairs] {
+                for encoding in [Encoding::Hex, Encoding::Base64, Encoding::HexOrBase64] {
+                    let scheme = SignatureScheme::authpi().content(content.clone()).syntax(syntax);
+                    let scheme = scheme.encoding(encoding).key(KeyForm::Base64AfterPrefix);
+                    let headers = signed(&scheme, "whs_c2VjcmV0");
+                    assert!(verifier(scheme.clone(), ring()).verify(&headers, BODY).is_ok(), "{scheme:?}");
+                }
+            }
+        }
     }
 
     #[test]
