@@ -200,6 +200,20 @@ async fn a_pause_that_the_handler_asks_for_is_the_answers_retry_after() {
     assert!((50..=62).contains(&wait), "an early delivery is told to wait {wait} s");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pause_without_end_is_503_and_never_a_panic() {
+    let forever = || Err(HandlerError::retryable("busy").after(Duration::MAX));
+    let receiver = answering(Memory::new(), forever).build().unwrap();
+    for _ in 0..2 {
+        let answer = receiver.receive(created()).await;
+        assert_eq!(answer.status(), 503);
+        assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 1_000_000);
+    }
+    let wait = Claim::NotYet { wait: Duration::MAX };
+    let receiver = answering(Scripted(Mutex::new([wait].into())), || Ok(())).build().unwrap();
+    assert_eq!(receiver.receive(created()).await.headers()["retry-after"], u64::MAX.to_string().as_str());
+}
+
 #[tokio::test]
 async fn a_panic_is_503_and_the_receiver_lives_on() {
     let runs = AtomicUsize::new(0);
@@ -372,8 +386,26 @@ async fn a_store_that_fails_at_the_end_is_503() {
 }
 
 #[tokio::test]
+async fn what_was_handled_anyway_is_200_although_the_store_failed_at_the_end() {
+    let granted = Claim::Granted { token: Token { attempt: 1, nonce: 7 }, first_digest: Digest::of(b"") };
+    let ledger = || Scripted(Mutex::new([granted].into()));
+    let anyway = |builder: InlineBuilder| builder.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    assert_answer(&anyway(answering(ledger(), || Ok(()))), created(), "handled").await;
+    let failing = || Err(HandlerError::retryable("busy"));
+    assert_answer(&anyway(answering(ledger(), failing)), created(), "store-down").await;
+}
+
+#[tokio::test]
 async fn an_authentic_body_that_is_no_event_is_kept_or_400() {
-    for body in ["not json", "[]", "{}", r#"{"specversion":"1.0","id":"1","source":"s","type":"event"}"#] {
+    let bodies: [&[u8]; 6] = [
+        b"",
+        b"not json",
+        b"\xff is not UTF-8",
+        b"[]",
+        b"{}",
+        br#"{"specversion":"1.0","id":"1","source":"s","type":"event"}"#,
+    ];
+    for body in bodies {
         let receiver = answering(Memory::new(), || Ok(())).build().unwrap();
         assert_answer(&receiver, signed(body), "unreadable").await;
         let ledger = Keeping::default();
@@ -407,6 +439,26 @@ async fn what_is_not_authentic_is_401_and_told_nothing() {
     unsigned.headers_mut().clear();
     for request in [forged, unsigned] {
         assert_answer(&receiver, request, "unauthorized").await;
+    }
+}
+
+#[tokio::test]
+async fn a_stale_signature_and_a_wrong_or_missing_bearer_token_are_401() {
+    let never = || Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("a forged delivery was handled"));
+    let keys = || KeyRing::new().with("test", SECRET);
+    let build = |verifier| Receiver::inline("users", verifier, Memory::new(), never()).build().unwrap();
+    let late = ManualClock::at(jiff::Timestamp::now() + jiff::SignedDuration::from_mins(6));
+    let scheme = SignatureScheme::timestamped();
+    let stale = Fixture::of::<UserCreated>().request(&scheme, &SECRET.into()).unwrap();
+    assert_answer(&build(Verifier::new(scheme, keys()).clock(late.clock())), stale, "unauthorized").await;
+    for verifier in [Verifier::bearer(keys()), verifier().and_bearer(keys())] {
+        let receiver = build(verifier);
+        assert_answer(&receiver, created(), "unauthorized").await;
+        for wrong in ["Bearer whs_tes", "Bearer ", "Basic whs_test", "whs_test"] {
+            let mut request = created();
+            request.headers_mut().insert("authorization", wrong.parse().unwrap());
+            assert_answer(&receiver, request, "unauthorized").await;
+        }
     }
 }
 

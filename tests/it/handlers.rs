@@ -1,6 +1,6 @@
 //! Which handler gets which event, and how handlers are tested without HTTP.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 use authpi_sdk::{
     event::{
@@ -9,8 +9,8 @@ use authpi_sdk::{
     },
     handlers::{Context, Handlers, HandlersError, Outcome},
     ledger::Memory,
-    receiver::{BuildError, Receiver},
-    signature::{KeyRing, Verifier},
+    receiver::{BuildError, InlineBuilder, Receiver},
+    signature::{KeyRing, SignatureScheme, Verifier},
     testing::{Fixture, fixture},
 };
 
@@ -104,6 +104,18 @@ fn a_receiver_that_cannot_work_is_not_built() {
     assert_eq!(build("", keys(), 1).unwrap_err(), BuildError::NoEndpoint);
     assert!(matches!(build("users", KeyRing::new(), 1), Err(BuildError::Secrets(_))));
     assert_eq!(build("users", keys(), 0).unwrap_err(), BuildError::Setting("max_in_flight"));
+    let set = |setting: fn(InlineBuilder) -> InlineBuilder| {
+        let receiver = Receiver::inline("users", Verifier::authpi(keys()), Memory::new(), Handlers::new(()));
+        setting(receiver).build().map(drop)
+    };
+    assert_eq!(set(|it| it.patience(Duration::MAX)), Err(BuildError::Setting("patience")));
+    assert_eq!(set(|it| it.deadline(Duration::MAX)), Err(BuildError::Setting("deadline")));
+    assert_eq!(set(|it| it.lease(Duration::ZERO)), Err(BuildError::Setting("lease")));
+    assert_eq!(set(|it| it.body_timeout(Duration::ZERO)), Err(BuildError::Setting("body_timeout")));
+    assert_eq!(set(|it| it.patience(Duration::ZERO).retry_after(Duration::MAX)), Ok(()));
+    let scheme = Verifier::new(SignatureScheme::standard_webhooks(), keys().with("other", "whsec_not base64"));
+    let built = Receiver::inline("users", scheme, Memory::new(), Handlers::new(())).build();
+    assert!(matches!(built, Err(BuildError::Secrets(_))), "a secret that can verify nothing was taken");
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl Answer {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Some(wait) = self.retry_after() {
             // Whole seconds, rounded up, and never "at once".
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, seconds.max(1).into());
         }
         if self == Self::NotPost {

@@ -14,6 +14,9 @@ use crate::{
     signature::{KeyRingError, Verifier},
 };
 
+/// The longest duration that a setting may have: a year.
+const LONGEST: Duration = Duration::from_hours(365 * 24);
+
 /// What to do with a delivery when the ledger cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -21,11 +24,12 @@ pub enum StoreFailure {
     /// Refuse it with 503, so that it is sent again.
     #[default]
     Refuse,
-    /// Handle it without a claim, and say so in the log: an effect may then take place twice.
+    /// Handle it without a claim, and acknowledge what was handled although the ledger could not be told; say so in the log. An
+    /// effect may then take place twice.
     HandleAnyway,
 }
 
-/// Settings of a receiver; made by [`Receiver::inline`].
+/// Settings of a receiver; made by [`Receiver::inline`]. No duration may be longer than a year, except [`retry_after`](Self::retry_after).
 #[must_use]
 pub struct InlineBuilder {
     endpoint: Arc<str>,
@@ -90,13 +94,13 @@ impl InlineBuilder {
         self
     }
 
-    /// How long to wait for the outcome when another worker is on the same event. Default 5 s.
+    /// How long to wait for the outcome when another worker is on the same event. Default 5 s; zero does not wait.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settings.patience = patience;
         self
     }
 
-    /// The `Retry-After` of a 503 where nothing else is known, in whole seconds rounded up. Default 5 s.
+    /// The `Retry-After` of a 503 where nothing else is known, in whole seconds rounded up, 1 at least. Default 5 s.
     ///
     /// Whether AuthPI heeds it is not documented.
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -138,8 +142,18 @@ impl InlineBuilder {
         for (name, duration) in
             [("body_timeout", settings.body_timeout), ("deadline", settings.deadline), ("lease", settings.lease)]
         {
-            // The upper bound keeps sums with the clock far from overflow.
-            if duration.is_zero() || duration > Duration::from_hours(8760) {
+            if duration.is_zero() {
+                return Err(BuildError::Setting(name));
+            }
+        }
+        for (name, duration) in [
+            ("body_timeout", settings.body_timeout),
+            ("deadline", settings.deadline),
+            ("lease", settings.lease),
+            ("patience", settings.patience),
+        ] {
+            // Keeps sums with the clock far from overflow.
+            if duration > LONGEST {
                 return Err(BuildError::Setting(name));
             }
         }

@@ -81,7 +81,7 @@ impl Shared {
                     wait
                 }
             };
-            if Instant::now() + pause > give_up {
+            if pause > give_up.saturating_duration_since(Instant::now()) {
                 return Ok(Err(Answer::InFlight { retry_after }));
             }
             sleep(pause).await;
@@ -142,7 +142,12 @@ impl Shared {
         match settled {
             Ok(Held::Yes) => answer,
             Ok(Held::Lost) => self.lease_lost(key),
-            Err(error) => self.store_down(&error),
+            Err(error) => {
+                let down = self.store_down(&error);
+                // What is done is done: sent again, it would be done twice for certain.
+                let done = matches!(answer, Answer::Handled | Answer::Dropped);
+                if done && self.settings.store_failure == StoreFailure::HandleAnyway { answer } else { down }
+            }
         }
     }
 
