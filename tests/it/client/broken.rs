@@ -13,7 +13,8 @@ use super::{
     shown, spec,
 };
 
-const SOON: Duration = Duration::from_millis(200);
+/// Long enough for a request to arrive on a busy machine.
+const SOON: Duration = Duration::from_millis(500);
 
 async fn created(reply: Reply) -> Error {
     let peer = Peer::replying(reply).await;
