@@ -55,12 +55,12 @@ pub trait Harness: Send + Sync {
 }
 
 macro_rules! cases {
-    ($($(#[$doc:meta])* async fn $case:ident($harness:ident) $body:block)*) => {
+    (of $what:ident: $($(#[$doc:meta])* async fn $case:ident($harness:ident) $body:block)*) => {
         /// Runs every case, one after another, each on a store of its own.
         ///
         /// # Panics
-        /// When the ledger does not conform; the message says in what.
-        pub async fn run<H: Harness>(harness: &H) {
+        /// When the store does not conform; the message says in what.
+        pub async fn run<H: Harness<Ledger: $what>>(harness: &H) {
             $($case(harness).await;)*
         }
 
@@ -71,11 +71,13 @@ macro_rules! cases {
         ///
         /// # Panics
         /// When it is not so.
-        pub async fn $case<H: Harness>($harness: &H) $body)*
+        pub async fn $case<H: Harness<Ledger: $what>>($harness: &H) $body)*
     };
 }
 
-cases! {
+pub mod inbox;
+
+cases! { of Ledger:
     /// The first claim of an event is granted, as attempt 1, with its own digest for the first.
     async fn a_fresh_claim_is_granted(harness) {
         let ledger = harness.fresh().await;

@@ -17,6 +17,7 @@
 pub mod conformance;
 #[allow(dead_code, reason = "the receiver's")]
 mod erased;
+mod inbox;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -25,6 +26,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 #[allow(unused_imports, reason = "the receiver's")]
 pub(crate) use erased::AnyLedger;
+pub use inbox::{Appended, Backlog, Inbox, Leased, Next};
 pub use memory::Memory;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{DeadLetter, Sqlite, SqliteOptions};

@@ -8,6 +8,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,12 +18,15 @@ use sqlx::{
     Connection as _, Row as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token};
+use super::{
+    Appended, Backlog, Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next,
+    Token,
+};
 use crate::Clock;
 
-/// A [`Ledger`] in a SQLite file, which keeps dead letters.
+/// A [`Ledger`] and [`Inbox`] in a SQLite file, which keeps dead letters.
 ///
 /// Clones share one connection. Several processes of one host may open the same file; over a network file system they must
 /// not, since SQLite's locks do not work there.
@@ -59,6 +63,8 @@ use crate::Clock;
 pub struct Sqlite {
     requests: mpsc::Sender<Request>,
     retention: Duration,
+    /// Told after each append of this process; other processes' workers poll.
+    appended: Arc<Notify>,
 }
 
 impl Sqlite {
@@ -173,6 +179,35 @@ impl Ledger for Sqlite {
     }
 }
 
+impl Inbox for Sqlite {
+    async fn append(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lane: Option<&str>,
+        body: Bytes,
+    ) -> Result<Appended, LedgerError> {
+        let (key, lane) = (key.clone(), lane.map(str::to_owned));
+        let appended = self.ask("append", |reply| Request::Append { key, digest, lane, body, reply }).await?;
+        self.appended.notify_waiters();
+        Ok(appended)
+    }
+
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+        let endpoint = endpoint.to_owned();
+        self.ask("lease the next event", |reply| Request::LeaseNext { endpoint, lease, reply }).await
+    }
+
+    fn appended(&self) -> impl Future<Output = ()> + Send {
+        self.appended.notified()
+    }
+
+    async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
+        let endpoint = endpoint.to_owned();
+        self.ask("count the backlog", |reply| Request::Backlog { endpoint, reply }).await
+    }
+}
+
 /// What can be set before a [`Sqlite`] ledger is opened.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before `open` or `in_memory`"]
@@ -237,7 +272,7 @@ impl SqliteOptions {
         let retention = self.retention;
         let writer = Writer { connection, clock: self.clock, retention, until_prune: 0 };
         tokio::spawn(writer.run(asked));
-        Ok(Sqlite { requests, retention })
+        Ok(Sqlite { requests, retention, appended: Arc::default() })
     }
 
     /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one), so we do: several
@@ -290,7 +325,7 @@ impl fmt::Debug for DeadLetter {
 // The schema.
 
 /// What brings a file from version n to n + 1, for n from 0. Never changed, only added to.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE authpi_ledger (
         endpoint TEXT NOT NULL,
         event_id TEXT NOT NULL,
@@ -306,6 +341,12 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX authpi_ledger_at ON authpi_ledger (at);
     CREATE INDEX authpi_ledger_dead ON authpi_ledger (endpoint, at, event_id) WHERE state = 3;
+", "
+    -- An event in the inbox has a place, and keeps its body until it is handled; a lane is worked on in the order of places.
+    ALTER TABLE authpi_ledger ADD COLUMN place INTEGER;
+    ALTER TABLE authpi_ledger ADD COLUMN lane TEXT;
+    CREATE INDEX authpi_inbox ON authpi_ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
+    CREATE INDEX authpi_inbox_lane ON authpi_ledger (endpoint, lane, place) WHERE lane IS NOT NULL AND state < 2;
 "];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -431,6 +472,22 @@ enum Request {
         key: EventKey,
         reply: Reply<bool>,
     },
+    Append {
+        key: EventKey,
+        digest: Digest,
+        lane: Option<String>,
+        body: Bytes,
+        reply: Reply<Appended>,
+    },
+    LeaseNext {
+        endpoint: String,
+        lease: Duration,
+        reply: Reply<Next>,
+    },
+    Backlog {
+        endpoint: String,
+        reply: Reply<Backlog>,
+    },
     DeadLetters {
         endpoint: String,
         after: Option<(i64, String)>,
@@ -480,7 +537,9 @@ const CLAIM: &str = "
         first_claimed_at = CASE WHEN state < 2 THEN first_claimed_at ELSE excluded.first_claimed_at END,
         first_digest = CASE WHEN state < 2 THEN first_digest ELSE excluded.first_digest END,
         reason = NULL,
-        body = NULL
+        body = CASE WHEN state < 2 THEN body END,
+        place = CASE WHEN state < 2 THEN place END,
+        lane = CASE WHEN state < 2 THEN lane END
     WHERE at <= CASE WHEN state < 2 THEN ?4 ELSE ?6 END
     RETURNING attempt, nonce, first_digest";
 const LOOK: &str = "SELECT state, at, first_digest FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
@@ -488,7 +547,7 @@ const RENEW: &str = "
     UPDATE authpi_ledger SET at = ?5
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
 const HANDLED: &str = "
-    UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2
+    UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2, body = NULL
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 2)";
 const DEAD: &str = "
     UPDATE authpi_ledger SET
@@ -501,10 +560,45 @@ const RELEASE: &str = "
     UPDATE authpi_ledger SET at = ?5, state = 0
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
 const FORGET: &str = "DELETE FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
-/// An abandoned claim or attempt counts from when it could be taken up.
+/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to do stays.
 const PRUNE: &str = "
     DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
-        (SELECT endpoint, event_id FROM authpi_ledger WHERE at <= ?1 ORDER BY at LIMIT ?2)";
+        (SELECT endpoint, event_id FROM authpi_ledger
+         WHERE at <= ?1 AND (place IS NULL OR state >= 2) ORDER BY at LIMIT ?2)";
+/// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done.
+const APPEND: &str = "
+    INSERT INTO authpi_ledger
+        (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
+    VALUES (?1, ?2, 0, 0, random(), ?3, ?3, ?4, ?5, ?6,
+        (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2))
+    ON CONFLICT (endpoint, event_id) DO UPDATE SET
+        state = CASE WHEN state < 2 THEN state ELSE 0 END,
+        attempt = CASE WHEN state < 2 THEN attempt ELSE 0 END,
+        nonce = CASE WHEN state < 2 THEN nonce ELSE excluded.nonce END,
+        at = CASE WHEN state < 2 THEN at ELSE excluded.at END,
+        first_claimed_at = CASE WHEN state < 2 THEN first_claimed_at ELSE excluded.first_claimed_at END,
+        first_digest = CASE WHEN state < 2 THEN first_digest ELSE excluded.first_digest END,
+        reason = NULL,
+        body = excluded.body,
+        lane = excluded.lane,
+        place = excluded.place
+    WHERE (state < 2 AND place IS NULL) OR (state >= 2 AND at <= ?7)
+    RETURNING 1";
+const LEASE_NEXT: &str = "
+    UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3
+    WHERE (endpoint, event_id) = (
+        SELECT endpoint, event_id FROM authpi_ledger AS due
+        WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND at <= ?2 AND (lane IS NULL OR NOT EXISTS (
+            SELECT 1 FROM authpi_ledger AS earlier
+            WHERE earlier.endpoint = due.endpoint AND earlier.lane = due.lane AND earlier.state < 2
+                AND earlier.place < due.place))
+        ORDER BY place LIMIT 1)
+    RETURNING event_id, attempt, nonce, body, first_claimed_at";
+const NEXT_DUE: &str = "
+    SELECT min(at) FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND at > ?2";
+const BACKLOG: &str = "
+    SELECT count(*), min(first_claimed_at) FROM authpi_ledger
+    WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2";
 const PURGE: &str = "
     DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
         (SELECT endpoint, event_id FROM authpi_ledger WHERE at <= ?1 AND state >= 2 ORDER BY at LIMIT ?2)";
@@ -531,6 +625,20 @@ impl Writer {
                 }
                 Request::Forget { key, reply } => {
                     let _ = reply.send(self.forget(&key).await);
+                }
+                Request::Append { key, digest, lane, body, reply } => {
+                    let appended = self.append(&key, digest, lane.as_deref(), &body).await;
+                    let stored = matches!(appended, Ok(Appended::Stored));
+                    let _ = reply.send(appended);
+                    if stored {
+                        self.prune_in_turn().await;
+                    }
+                }
+                Request::LeaseNext { endpoint, lease, reply } => {
+                    let _ = reply.send(self.lease_next(&endpoint, lease).await);
+                }
+                Request::Backlog { endpoint, reply } => {
+                    let _ = reply.send(self.backlog(&endpoint).await);
                 }
                 Request::DeadLetters { endpoint, after, limit, reply } => {
                     let _ = reply.send(self.dead_letters(&endpoint, after, limit).await);
@@ -567,11 +675,7 @@ impl Writer {
                 .fetch_all(&mut self.connection)
                 .await?;
             if let Some(row) = granted.first() {
-                let token = Token {
-                    attempt: row.try_get::<i64, _>(0)?.try_into().unwrap_or(u32::MAX),
-                    nonce: row.try_get::<i64, _>(1)?.cast_unsigned(),
-                };
-                return Ok(Claim::Granted { token, first_digest: digest_at(row, 2)? });
+                return Ok(Claim::Granted { token: token_at(row, 0)?, first_digest: digest_at(row, 2)? });
             }
             let found =
                 sqlx::query(LOOK).bind(key.endpoint()).bind(key.event_id()).fetch_all(&mut self.connection).await?;
@@ -620,6 +724,61 @@ impl Writer {
         Ok(query.execute(&mut self.connection).await?.rows_affected() > 0)
     }
 
+    async fn append(
+        &mut self,
+        key: &EventKey,
+        digest: Digest,
+        lane: Option<&str>,
+        body: &[u8],
+    ) -> Result<Appended, sqlx::Error> {
+        loop {
+            let now = self.now();
+            let stored = sqlx::query(APPEND)
+                .bind(key.endpoint())
+                .bind(key.event_id())
+                .bind(now)
+                .bind(&digest.0[..])
+                .bind(body)
+                .bind(lane)
+                .bind(now.saturating_sub(millis(self.retention)))
+                .fetch_all(&mut self.connection)
+                .await?;
+            if !stored.is_empty() {
+                return Ok(Appended::Stored);
+            }
+            let found =
+                sqlx::query(LOOK).bind(key.endpoint()).bind(key.event_id()).fetch_all(&mut self.connection).await?;
+            // None: forgotten by another process between the two statements, so it is to be stored after all.
+            if let Some(row) = found.first() {
+                return Ok(Appended::Known { first_digest: digest_at(row, 2)? });
+            }
+        }
+    }
+
+    async fn lease_next(&mut self, endpoint: &str, lease: Duration) -> Result<Next, sqlx::Error> {
+        let now = self.now();
+        let until = now.saturating_add(millis(lease));
+        let leased =
+            sqlx::query(LEASE_NEXT).bind(endpoint).bind(now).bind(until).fetch_all(&mut self.connection).await?;
+        if let Some(row) = leased.first() {
+            let key = EventKey::new(endpoint, row.try_get::<String, _>(0)?);
+            let body = row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default();
+            return Ok(Next::Leased(Leased::new(key, token_at(row, 1)?, body.into(), timestamp(row.try_get(4)?))));
+        }
+        let due = sqlx::query(NEXT_DUE).bind(endpoint).bind(now).fetch_all(&mut self.connection).await?;
+        let due: Option<i64> = due.first().map_or(Ok(None), |row| row.try_get(0))?;
+        let due_in = due.map(|at| Duration::from_millis(at.saturating_sub(now).try_into().unwrap_or(0)));
+        Ok(Next::Nothing { due_in })
+    }
+
+    async fn backlog(&mut self, endpoint: &str) -> Result<Backlog, sqlx::Error> {
+        let rows = sqlx::query(BACKLOG).bind(endpoint).fetch_all(&mut self.connection).await?;
+        let Some(row) = rows.first() else { return Ok(Backlog::default()) };
+        let oldest: Option<i64> = row.try_get(1)?;
+        let age = |at: i64| Duration::from_millis(self.now().saturating_sub(at).try_into().unwrap_or(0));
+        Ok(Backlog { depth: row.try_get::<i64, _>(0)?.try_into().unwrap_or(0), oldest: oldest.map(age) })
+    }
+
     async fn dead_letters(
         &mut self,
         endpoint: &str,
@@ -629,7 +788,7 @@ impl Writer {
         let (at, event_id) = after.unwrap_or((i64::MIN, String::new()));
         let query = sqlx::query(DEAD_LETTERS).bind(endpoint).bind(at).bind(event_id).bind(i64::from(limit));
         let rows = query.fetch_all(&mut self.connection).await?;
-        let endpoint: std::sync::Arc<str> = endpoint.into();
+        let endpoint: Arc<str> = endpoint.into();
         let letter = |row: &SqliteRow| {
             Ok(DeadLetter {
                 key: EventKey::new(endpoint.clone(), row.try_get::<String, _>(0)?),
@@ -664,6 +823,14 @@ impl Writer {
     fn now(&self) -> i64 {
         self.clock.now().as_millisecond()
     }
+}
+
+/// From the columns `attempt` and `nonce`, in this order.
+fn token_at(row: &SqliteRow, column: usize) -> Result<Token, sqlx::Error> {
+    Ok(Token {
+        attempt: row.try_get::<i64, _>(column)?.try_into().unwrap_or(u32::MAX),
+        nonce: row.try_get::<i64, _>(column + 1)?.cast_unsigned(),
+    })
 }
 
 fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
@@ -790,11 +957,13 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn it_conforms_in_a_file() {
         conformance::run(&Databases::new(Some(Folder::new()))).await;
+        conformance::inbox::run(&Databases::new(Some(Folder::new()))).await;
     }
 
     #[tokio::test]
     async fn it_conforms_in_memory() {
         conformance::run(&Databases::new(None)).await;
+        conformance::inbox::run(&Databases::new(None)).await;
     }
 
     #[tokio::test]
