@@ -65,7 +65,7 @@ impl Emulate {
 
     async fn post(&self, path: &str, body: Value) -> Value {
         let url = format!("{}/v1/accounts/{}{path}", self.told("base_url"), self.told("account_id"));
-        let request = reqwest::Client::new().post(url).basic_auth(self.told("key_id"), Some(self.told("key_secret")));
+        let request = http().post(url).basic_auth(self.told("key_id"), Some(self.told("key_secret")));
         let answer = request.json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         answer.json().await.unwrap()
@@ -102,7 +102,7 @@ async fn the_first_line_of_json_is_all_that_a_client_needs() {
     let emulate = Emulate::start(&[]).await;
     let names: Vec<_> = emulate.told.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(names, ["access_token", "account_id", "base_url", "key_id", "key_secret"]);
-    let me = reqwest::Client::new().get(format!("{}/v1/me", emulate.told("base_url")));
+    let me = http().get(format!("{}/v1/me", emulate.told("base_url")));
     let basic = me.try_clone().unwrap().basic_auth(emulate.told("key_id"), Some(emulate.told("key_secret")));
     for request in [basic, me.bearer_auth(emulate.told("access_token"))] {
         let me: Value = request.send().await.unwrap().json().await.unwrap();
@@ -240,4 +240,12 @@ async fn the_help_is_as_it_was() {
     }
     let expected = fs::read_to_string(&golden).unwrap();
     assert_eq!(help, expected, "UPDATE_GOLDEN=1 accepts the change");
+}
+
+/// Where the whole workspace is tested at once, authpi-sdk's feature `rustls` turns reqwest's on without a provider, and every
+/// client of reqwest wants one then.
+fn http() -> reqwest::Client {
+    // An error says that another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
 }

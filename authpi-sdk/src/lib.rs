@@ -12,6 +12,7 @@ pub mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;
+pub mod worker;
 
 #[cfg(feature = "client")]
 pub use client::Client;

@@ -19,7 +19,7 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Token},
-    receiver::{InlineBuilder, Receiver, StoreFailure},
+    receiver::{Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     testing::{Fixture, ManualClock, signed_request},
 };
@@ -49,12 +49,15 @@ fn signed(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     signed_request(&SignatureScheme::authpi(), &SECRET.into(), body.into()).unwrap()
 }
 
-fn inline(ledger: impl Ledger, handlers: Handlers<()>) -> InlineBuilder {
+fn inline(ledger: impl Ledger, handlers: Handlers<()>) -> ReceiverBuilder<Inline> {
     Receiver::inline("users", verifier(), ledger, handlers)
 }
 
 /// A receiver whose only handler answers every `user.created` with what `result` makes.
-fn answering(ledger: impl Ledger, result: impl Fn() -> authpi_sdk::Result + Send + Sync + 'static) -> InlineBuilder {
+fn answering(
+    ledger: impl Ledger,
+    result: impl Fn() -> authpi_sdk::Result + Send + Sync + 'static,
+) -> ReceiverBuilder<Inline> {
     let result = Arc::new(result);
     inline(
         ledger,
@@ -271,7 +274,7 @@ async fn a_terminal_error_that_cannot_be_kept_is_503_unless_dropping_is_chosen()
 }
 
 /// A receiver whose handler waits for a permit, and says when it has started.
-fn waiting(ledger: impl Ledger) -> (InlineBuilder, Arc<Notify>, Arc<Semaphore>) {
+fn waiting(ledger: impl Ledger) -> (ReceiverBuilder<Inline>, Arc<Notify>, Arc<Semaphore>) {
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let builder = inline(ledger, {
         let (started, go) = (Arc::clone(&started), Arc::clone(&go));

@@ -6,6 +6,7 @@ mod emulator;
 mod events;
 mod golden;
 mod handlers;
+mod inbox;
 mod ledger;
 mod over_http;
 mod standard_webhooks;

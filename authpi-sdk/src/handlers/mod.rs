@@ -26,6 +26,7 @@
 
 mod context;
 mod error;
+mod leased;
 mod registry;
 mod run;
 
@@ -35,5 +36,6 @@ pub use registry::{Handlers, HandlersError};
 pub use run::Outcome;
 
 pub(crate) use context::Work;
+pub(crate) use leased::{Claimed, run_leased};
 pub(crate) use registry::{AnyHandlers, Route};
 pub(crate) use run::{DEFAULT_DEADLINE, run};

@@ -2,7 +2,11 @@
 
 use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Token};
+use bytes::Bytes;
+
+use super::{
+    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Memory, Next, Token,
+};
 
 /// A [`Ledger`] of whatever kind; clones share it. The memory ledger, whose steps are shorter than an allocation, is called
 /// directly; a step of any other is one boxed future.
@@ -119,5 +123,52 @@ impl<L: Ledger> Erased for L {
 
     fn remembers_for(&self) -> Duration {
         Ledger::remembers_for(self)
+    }
+}
+
+/// An [`Inbox`] of whatever kind; clones share it.
+pub(crate) type AnyInbox = Arc<dyn ErasedInbox>;
+
+impl From<AnyInbox> for AnyLedger {
+    fn from(inbox: AnyInbox) -> Self {
+        Self::Other(inbox)
+    }
+}
+
+/// [`Inbox`] with its futures boxed.
+pub(crate) trait ErasedInbox: Erased {
+    fn append<'a>(
+        &'a self,
+        key: &'a EventKey,
+        digest: Digest,
+        lane: Option<&'a str>,
+        body: Bytes,
+    ) -> Step<'a, Appended>;
+    fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, Next>;
+    fn appended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+    fn backlog<'a>(&'a self, endpoint: &'a str) -> Step<'a, Backlog>;
+}
+
+impl<I: Inbox> ErasedInbox for I {
+    fn append<'a>(
+        &'a self,
+        key: &'a EventKey,
+        digest: Digest,
+        lane: Option<&'a str>,
+        body: Bytes,
+    ) -> Step<'a, Appended> {
+        Box::pin(Inbox::append(self, key, digest, lane, body))
+    }
+
+    fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, Next> {
+        Box::pin(Inbox::lease_next(self, endpoint, lease))
+    }
+
+    fn appended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(Inbox::appended(self))
+    }
+
+    fn backlog<'a>(&'a self, endpoint: &'a str) -> Step<'a, Backlog> {
+        Box::pin(Inbox::backlog(self, endpoint))
     }
 }

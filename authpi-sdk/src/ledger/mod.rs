@@ -25,7 +25,7 @@ mod sqlite;
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 #[allow(unused_imports, reason = "the receiver's")]
-pub(crate) use erased::AnyLedger;
+pub(crate) use erased::{AnyInbox, AnyLedger};
 pub use inbox::{Appended, Backlog, Inbox, Leased, Next};
 pub use memory::Memory;
 #[cfg(feature = "sqlite")]

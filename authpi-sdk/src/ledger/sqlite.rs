@@ -21,8 +21,8 @@ use sqlx::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
-    Appended, Backlog, Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next,
-    Token,
+    Appended, Backlog, Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Inbox, Leased, Ledger,
+    LedgerError, Next, Token,
 };
 use crate::Clock;
 

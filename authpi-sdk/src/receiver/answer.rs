@@ -14,7 +14,9 @@ use http_body_util::Full;
 pub(super) enum Answer {
     /// The handler is done and the ledger knows.
     Handled,
-    /// It had been handled, or given up, before.
+    /// It is in the inbox, durably.
+    Stored,
+    /// It is known: handled or given up before, or waiting in the inbox.
     Duplicate,
     /// Nobody handles this type; not recorded, so that it can be brought back when somebody does.
     Unhandled,
@@ -57,7 +59,9 @@ pub(super) enum Answer {
 impl Answer {
     fn status(self) -> StatusCode {
         match self {
-            Self::Handled | Self::Duplicate | Self::Unhandled | Self::DeadLetter | Self::Dropped => StatusCode::OK,
+            Self::Handled | Self::Stored | Self::Duplicate | Self::Unhandled | Self::DeadLetter | Self::Dropped => {
+                StatusCode::OK
+            }
             Self::InFlight { .. }
             | Self::Failed { .. }
             | Self::CannotKeep { .. }
@@ -91,6 +95,7 @@ impl Answer {
     pub(super) fn outcome(self) -> &'static str {
         match self {
             Self::Handled => "handled",
+            Self::Stored => "stored",
             Self::Duplicate => "duplicate",
             Self::Unhandled => "unhandled",
             Self::DeadLetter => "dead_letter",

@@ -6,11 +6,12 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{DEFAULT_BODY_TIMEOUT, Receiver, Settings, Shared};
+use super::{DEFAULT_BODY_TIMEOUT, Mode, Receiver, Settings, Shared};
 use crate::{
     Clock,
+    event::Subject,
     handlers::{DEFAULT_DEADLINE, Handlers, HandlersError},
-    ledger::AnyLedger,
+    ledger::{AnyInbox, AnyLedger},
     signature::{KeyRingError, Verifier},
 };
 
@@ -29,31 +30,38 @@ pub enum StoreFailure {
     HandleAnyway,
 }
 
-/// Settings of a receiver; made by [`Receiver::inline`]. No duration may be longer than a year, except [`retry_after`](Self::retry_after).
+/// Settings of a receiver; made by [`Receiver::inline`] and [`Receiver::inbox`]. No duration may be longer than a year, except
+/// [`retry_after`](Self::retry_after).
 #[must_use]
-pub struct InlineBuilder {
+pub struct ReceiverBuilder<M> {
     endpoint: Arc<str>,
     verifier: Verifier,
     ledger: AnyLedger,
-    handlers: Box<dyn super::AnyHandlers>,
-    handlers_check: Result<(), HandlersError>,
+    mode: M,
     max_in_flight: usize,
     settings: Settings,
 }
 
-impl InlineBuilder {
-    pub(super) fn new<S: Send + Sync + 'static>(
-        endpoint: Arc<str>,
-        verifier: Verifier,
-        ledger: AnyLedger,
-        handlers: Handlers<S>,
-    ) -> Self {
+/// Handles, then answers; see [`Receiver::inline`].
+pub struct Inline {
+    handlers: HandlersOrError,
+}
+
+type HandlersOrError = Result<Box<dyn super::AnyHandlers>, HandlersError>;
+
+/// Stores, then answers; see [`Receiver::inbox`].
+pub struct Stored {
+    inbox: AnyInbox,
+    lane: Option<super::Lane>,
+}
+
+impl<M> ReceiverBuilder<M> {
+    fn new(endpoint: Arc<str>, verifier: Verifier, ledger: AnyLedger, mode: M) -> Self {
         Self {
             endpoint,
             verifier,
             ledger,
-            handlers_check: handlers.check(),
-            handlers: Box::new(handlers),
+            mode,
             max_in_flight: 256,
             settings: Settings {
                 body_timeout: DEFAULT_BODY_TIMEOUT,
@@ -69,19 +77,6 @@ impl InlineBuilder {
         }
     }
 
-    /// How long a handler may take before it is dropped, which counts as a retryable error. Default 10 s.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.settings.deadline = deadline;
-        self
-    }
-
-    /// How long a claim lasts unless renewed, and so how long an event of a crashed process is held up. Renewed at each third.
-    /// Default 30 s.
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.lease = lease;
-        self
-    }
-
     /// How many authentic deliveries may be worked on at once; those beyond are answered with 503. Default 256.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
@@ -94,31 +89,11 @@ impl InlineBuilder {
         self
     }
 
-    /// How long to wait for the outcome when another worker is on the same event. Default 5 s; zero does not wait.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.settings.patience = patience;
-        self
-    }
-
     /// The `Retry-After` of a 503 where nothing else is known, in whole seconds rounded up, 1 at least. Default 5 s.
     ///
     /// Whether AuthPI heeds it is not documented.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.settings.retry_after = wait;
-        self
-    }
-
-    /// What to do when the ledger cannot be reached. Default: refuse.
-    pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
-        self.settings.store_failure = policy;
-        self
-    }
-
-    /// Acknowledges events that a handler gave up although the ledger cannot keep dead letters: they are lost.
-    ///
-    /// Without this they are answered with 503 there, so that they stay with AuthPI.
-    pub fn drop_terminal_failures(mut self) -> Self {
-        self.settings.drop_terminal = true;
         self
     }
 
@@ -128,16 +103,12 @@ impl InlineBuilder {
         self
     }
 
-    /// Makes the receiver.
-    ///
-    /// # Errors
-    /// When the endpoint has no name, the secrets or handlers are not usable, or a setting is zero or out of range.
-    pub fn build(self) -> Result<Receiver, BuildError> {
+    fn finish(self, mode: impl FnOnce(M) -> Result<Mode, BuildError>) -> Result<Receiver, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
         self.verifier.check().map_err(BuildError::Secrets)?;
-        self.handlers_check.map_err(BuildError::Handlers)?;
+        let mode = mode(self.mode)?;
         let mut settings = self.settings;
         for (name, duration) in
             [("body_timeout", settings.body_timeout), ("deadline", settings.deadline), ("lease", settings.lease)]
@@ -166,7 +137,7 @@ impl InlineBuilder {
                 endpoint: self.endpoint,
                 verifier: self.verifier,
                 ledger: self.ledger,
-                handlers: self.handlers,
+                mode,
                 in_flight: Arc::new(Semaphore::new(settings.max_in_flight as usize)),
                 draining: AtomicBool::new(false),
                 settings,
@@ -175,9 +146,88 @@ impl InlineBuilder {
     }
 }
 
-impl fmt::Debug for InlineBuilder {
+impl ReceiverBuilder<Inline> {
+    pub(super) fn inline<S: Send + Sync + 'static>(
+        endpoint: Arc<str>,
+        verifier: Verifier,
+        ledger: AnyLedger,
+        handlers: Handlers<S>,
+    ) -> Self {
+        let handlers = handlers.check().map(|()| Box::new(handlers) as Box<dyn super::AnyHandlers>);
+        Self::new(endpoint, verifier, ledger, Inline { handlers })
+    }
+
+    /// How long a handler may take before it is dropped, which counts as a retryable error. Default 10 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// How long a claim lasts unless renewed, and so how long an event of a crashed process is held up. Renewed at each third.
+    /// Default 30 s.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// How long to wait for the outcome when another worker is on the same event. Default 5 s; zero does not wait.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.settings.patience = patience;
+        self
+    }
+
+    /// What to do when the ledger cannot be reached. Default: refuse.
+    pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
+        self.settings.store_failure = policy;
+        self
+    }
+
+    /// Acknowledges events that a handler gave up although the ledger cannot keep dead letters: they are lost.
+    ///
+    /// Without this they are answered with 503 there, so that they stay with AuthPI.
+    pub fn drop_terminal_failures(mut self) -> Self {
+        self.settings.drop_terminal = true;
+        self
+    }
+
+    /// Makes the receiver.
+    ///
+    /// # Errors
+    /// When the endpoint has no name, the secrets or handlers are not usable, or a setting is zero or out of range.
+    pub fn build(self) -> Result<Receiver, BuildError> {
+        self.finish(|mode| Ok(Mode::Inline(mode.handlers.map_err(BuildError::Handlers)?)))
+    }
+}
+
+impl ReceiverBuilder<Stored> {
+    pub(super) fn inbox(endpoint: Arc<str>, verifier: Verifier, inbox: AnyInbox) -> Self {
+        let ledger = AnyLedger::from(inbox.clone());
+        Self::new(endpoint, verifier, ledger, Stored { inbox, lane: None })
+    }
+
+    /// Has events that name the same thing in their subject handled one at a time, in the order in which they were stored:
+    /// `Subject::user_id` for each user's. Those that name none are handled in any order, as all are by default.
+    ///
+    /// That is the order of arrival. AuthPI may deliver out of order, so a handler still compares [`Event::time`].
+    ///
+    /// [`Event::time`]: crate::event::Event::time
+    pub fn in_order_per(mut self, lane: fn(&Subject) -> Option<&str>) -> Self {
+        self.mode.lane = Some(lane);
+        self
+    }
+
+    /// Makes the receiver.
+    ///
+    /// # Errors
+    /// When the endpoint has no name, the secrets are not usable, or a setting is zero or out of range.
+    pub fn build(self) -> Result<Receiver, BuildError> {
+        self.finish(|Stored { inbox, lane }| Ok(Mode::Inbox { inbox, lane }))
+    }
+}
+
+impl<M> fmt::Debug for ReceiverBuilder<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InlineBuilder")
+        f.debug_struct("ReceiverBuilder")
             .field("endpoint", &self.endpoint)
             .field("verifier", &self.verifier)
             .field("settings", &self.settings)

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! request -> cap and body timeout -> hash while it streams in -> authentic? -> envelope -> which handler?
-//!         -> claim (commits) -> handler -> complete -> 200
+//!         -> claim (commits) -> handler -> complete -> 200       Receiver::inline
+//!         -> append (commits) -> 200, and a worker handles it    Receiver::inbox
 //! ```
 //!
 //! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`: with axum it is a `route_service`, and any other
@@ -36,12 +37,13 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Clock,
+    event::Subject,
     handlers::{AnyHandlers, Handlers},
-    ledger::{AnyLedger, Ledger},
+    ledger::{AnyInbox, AnyLedger, Inbox, Ledger},
     signature::Verifier,
 };
 
-pub use builder::{BuildError, InlineBuilder, StoreFailure};
+pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
 
 /// How long a body may take to arrive, unless set.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,11 +59,22 @@ struct Shared {
     endpoint: Arc<str>,
     verifier: Verifier,
     ledger: AnyLedger,
-    handlers: Box<dyn AnyHandlers>,
+    mode: Mode,
     settings: Settings,
     in_flight: Arc<Semaphore>,
     draining: AtomicBool,
 }
+
+/// What is done with a readable event.
+enum Mode {
+    /// It is handled, and answered then.
+    Inline(Box<dyn AnyHandlers>),
+    /// It is stored, and answered; a worker handles it.
+    Inbox { inbox: AnyInbox, lane: Option<Lane> },
+}
+
+/// Which events have to be handled in order: those that have this of their subject in common.
+type Lane = fn(&Subject) -> Option<&str>;
 
 #[derive(Clone, Debug)]
 struct Settings {
@@ -85,8 +98,17 @@ impl Receiver {
         verifier: Verifier,
         ledger: impl Ledger,
         handlers: Handlers<S>,
-    ) -> InlineBuilder {
-        InlineBuilder::new(endpoint.into(), verifier, AnyLedger::new(ledger), handlers)
+    ) -> ReceiverBuilder<Inline> {
+        ReceiverBuilder::inline(endpoint.into(), verifier, AnyLedger::new(ledger), handlers)
+    }
+
+    /// A receiver that stores a delivery and answers as soon as it is durable; a [`Worker`](crate::worker::Worker) of the same
+    /// `endpoint` handles it.
+    ///
+    /// For handlers that take longer than AuthPI waits for an answer (how long is not documented), and for events that have to be
+    /// handled in order.
+    pub fn inbox(endpoint: impl Into<Arc<str>>, verifier: Verifier, inbox: impl Inbox) -> ReceiverBuilder<Stored> {
+        ReceiverBuilder::inbox(endpoint.into(), verifier, Arc::new(inbox))
     }
 
     /// The endpoint's name.

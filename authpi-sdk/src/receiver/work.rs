@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, sleep};
 
-use super::{Shared, StoreFailure, answer::Answer};
+use super::{Lane, Mode, Shared, StoreFailure, answer::Answer};
 use crate::{
     event::Event,
-    handlers::{Outcome, Route, run},
-    ledger::{Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
+    handlers::{Claimed, Outcome, Route, run, run_leased},
+    ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
     signature::Verified,
 };
 
@@ -30,30 +30,64 @@ impl Shared {
                 return self.bury(&key, digest, error.to_string(), body.into_inner(), Answer::Unreadable).await;
             }
         };
-        let Some(route) = self.handlers.route(event.event_type()) else {
-            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
-            return Answer::Unhandled;
-        };
-        let key = self.key(event.shared_id());
-        let digest = Digest::of(event.raw().as_bytes());
-        if self.settings.clock.since(event.delivered_at()) > self.ledger.remembers_for() {
-            tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "a delivery is older than records are kept");
-            let reason = "the delivery was signed longer ago than records are kept".to_owned();
-            return self.bury(&key, digest, reason, event.body().clone(), Answer::Expired).await;
+        match &self.mode {
+            Mode::Inline(handlers) => {
+                let Some(route) = handlers.route(event.event_type()) else {
+                    tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
+                    return Answer::Unhandled;
+                };
+                self.handle_inline(&*route, &event, received_at).await
+            }
+            Mode::Inbox { inbox, lane } => self.store(inbox, *lane, &event).await,
+        }
+    }
+
+    async fn handle_inline(&self, route: &dyn Route, event: &Event, received_at: Timestamp) -> Answer {
+        let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
+        if self.is_expired(event) {
+            return self.bury_expired(&key, digest, event).await;
         }
         match self.claim(&key, digest).await {
-            Ok(Ok(token)) => self.handle(&*route, &event, &key, token, received_at).await,
+            Ok(Ok(token)) => self.handle(route, event, &key, token, received_at).await,
             Ok(Err(answer)) => answer,
             Err(error) => match self.settings.store_failure {
                 StoreFailure::Refuse => self.store_down(&error),
                 StoreFailure::HandleAnyway => {
                     self.store_down(&error);
                     tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "handled without a claim: it may be handled twice");
-                    let outcome = run(&*route, &event, key.clone(), 0, received_at, self.settings.deadline).await;
+                    let outcome = run(route, event, key.clone(), 0, received_at, self.settings.deadline).await;
                     self.answer_unclaimed(&key, outcome)
                 }
             },
         }
+    }
+
+    /// Stores the event for a worker.
+    async fn store(&self, inbox: &AnyInbox, lane: Option<Lane>, event: &Event) -> Answer {
+        let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
+        if self.is_expired(event) {
+            return self.bury_expired(&key, digest, event).await;
+        }
+        let lane = lane.and_then(|lane| lane(event.subject()));
+        match inbox.append(&key, digest, lane, event.body().clone()).await {
+            Ok(Appended::Stored) => Answer::Stored,
+            Ok(Appended::Known { first_digest }) => {
+                self.compare(&key, digest, first_digest);
+                Answer::Duplicate
+            }
+            Err(error) => self.store_down(&error),
+        }
+    }
+
+    /// Whether the delivery was signed longer ago than records are kept: were it an old capture, nothing would tell.
+    fn is_expired(&self, event: &Event) -> bool {
+        self.settings.clock.since(event.delivered_at()) > self.ledger.remembers_for()
+    }
+
+    async fn bury_expired(&self, key: &EventKey, digest: Digest, event: &Event) -> Answer {
+        tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "a delivery is older than records are kept");
+        let reason = "the delivery was signed longer ago than records are kept".to_owned();
+        self.bury(key, digest, reason, event.body().clone(), Answer::Expired).await
     }
 
     fn key(&self, event_id: std::sync::Arc<str>) -> EventKey {
@@ -105,13 +139,8 @@ impl Shared {
         token: Token,
         received_at: Timestamp,
     ) -> Answer {
-        let running = run(route, event, key.clone(), token.attempt, received_at, self.settings.deadline);
-        let outcome = tokio::select! {
-            // The handler first: one that waits for nothing needs no timer for its lease.
-            biased;
-            outcome = running => outcome,
-            () = self.lose(key, token) => return self.lease_lost(key),
-        };
+        let claimed = Claimed { key, token, received_at, deadline: self.settings.deadline, lease: self.settings.lease };
+        let Some(outcome) = run_leased(&self.ledger, &claimed, route, event).await else { return self.lease_lost(key) };
         let retry_after = self.settings.retry_after;
         let (answer, settled) = match outcome {
             Outcome::Handled => (Answer::Handled, self.ledger.complete(key, token, Completion::Handled).await),
@@ -147,23 +176,6 @@ impl Shared {
                 // What is done is done: sent again, it would be done twice for certain.
                 let done = matches!(answer, Answer::Handled | Answer::Dropped);
                 if done && self.settings.store_failure == StoreFailure::HandleAnyway { answer } else { down }
-            }
-        }
-    }
-
-    /// Renews the lease at each third of it; resolves when it is lost.
-    async fn lose(&self, key: &EventKey, token: Token) {
-        let third = (self.settings.lease / 3).max(Duration::from_millis(1));
-        let mut ticks = interval_at(Instant::now() + third, third);
-        loop {
-            ticks.tick().await;
-            match self.ledger.renew(key, token, self.settings.lease).await {
-                Ok(Held::Yes) => {}
-                Ok(Held::Lost) => return,
-                // The store may be back before the lease runs out; completing will tell.
-                Err(error) => {
-                    self.store_down(&error);
-                }
             }
         }
     }

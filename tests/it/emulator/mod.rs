@@ -31,13 +31,20 @@ struct Answer {
     body: Value,
 }
 
+/// The SDK's feature `rustls` turns reqwest's on without a provider, and every client of reqwest wants one then.
+fn http() -> Client {
+    // An error says that another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::new()
+}
+
 impl Authpi {
     async fn start() -> Self {
         Self::with(Emulator::builder()).await
     }
 
     async fn with(builder: Builder) -> Self {
-        Self { emulator: builder.start().await.unwrap(), http: Client::new() }
+        Self { emulator: builder.start().await.unwrap(), http: http() }
     }
 
     /// With a clock that stands still.

@@ -1,0 +1,156 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::{Settings, Shared, Worker};
+use crate::{
+    Clock,
+    handlers::{AnyHandlers, DEFAULT_DEADLINE, Handlers, HandlersError},
+    ledger::AnyInbox,
+};
+
+/// Settings of a worker; made by [`Worker::new`].
+#[must_use]
+pub struct WorkerBuilder {
+    endpoint: Arc<str>,
+    inbox: AnyInbox,
+    handlers: Box<dyn AnyHandlers>,
+    handlers_check: Result<(), HandlersError>,
+    settings: Settings,
+}
+
+impl WorkerBuilder {
+    pub(super) fn new<S: Send + Sync + 'static>(endpoint: Arc<str>, inbox: AnyInbox, handlers: Handlers<S>) -> Self {
+        Self {
+            endpoint,
+            inbox,
+            handlers_check: handlers.check(),
+            handlers: Box::new(handlers),
+            settings: Settings {
+                concurrency: 16,
+                deadline: DEFAULT_DEADLINE,
+                lease: Duration::from_secs(30),
+                poll: Duration::from_secs(1),
+                attempts: 20,
+                give_up_after: Duration::from_hours(72),
+                pauses: (Duration::from_secs(1), Duration::from_mins(10)),
+                clock: Clock::system(),
+            },
+        }
+    }
+
+    /// How many events may be handled at once. Default 16.
+    pub fn concurrency(mut self, events: usize) -> Self {
+        self.settings.concurrency = events;
+        self
+    }
+
+    /// How long a handler may take before it is dropped, which counts as a retryable error. Default 10 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// How long a lease lasts unless renewed, and so how long an event of a crashed worker is held up. Renewed at each third.
+    /// Default 30 s.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// How often to look for work that nothing told of, such as another process's. Default 1 s.
+    pub fn poll(mut self, pause: Duration) -> Self {
+        self.settings.poll = pause;
+        self
+    }
+
+    /// After how many failed attempts an event becomes a dead letter. Default 20. Attempts that ended in a crash count.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.settings.attempts = attempts;
+        self
+    }
+
+    /// How long after it was stored an event becomes a dead letter at its next failure, whatever its attempts. Default three days.
+    pub fn give_up_after(mut self, age: Duration) -> Self {
+        self.settings.give_up_after = age;
+        self
+    }
+
+    /// The pause after the first failure, which doubles with each further one, and the longest one; each is cut to a random
+    /// part of itself. Default 1 s and 10 min. A pause that a handler asks for is taken as it is.
+    pub fn pauses(mut self, first: Duration, longest: Duration) -> Self {
+        self.settings.pauses = (first, longest);
+        self
+    }
+
+    /// Reads the time elsewhere than from the system.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Makes the worker.
+    ///
+    /// # Errors
+    /// When the endpoint has no name, two handlers want the same place, or a setting is zero or out of range.
+    pub fn build(self) -> Result<Worker, BuildError> {
+        if self.endpoint.is_empty() {
+            return Err(BuildError::NoEndpoint);
+        }
+        self.handlers_check.map_err(BuildError::Handlers)?;
+        let settings = self.settings;
+        for (name, duration) in [("deadline", settings.deadline), ("lease", settings.lease), ("poll", settings.poll)] {
+            if duration.is_zero() || duration > Duration::from_hours(365 * 24) {
+                return Err(BuildError::Setting(name));
+            }
+        }
+        if settings.concurrency == 0 || settings.concurrency > Semaphore::MAX_PERMITS {
+            return Err(BuildError::Setting("concurrency"));
+        }
+        if settings.attempts == 0 {
+            return Err(BuildError::Setting("attempts"));
+        }
+        let Self { endpoint, inbox, handlers, .. } = self;
+        Ok(Worker { shared: Arc::new(Shared { endpoint, inbox, handlers, settings, settled: Notify::new() }) })
+    }
+}
+
+impl fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a worker could not be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The endpoint's name is empty.
+    NoEndpoint,
+    /// Two handlers want the same place.
+    Handlers(HandlersError),
+    /// This setting is zero, or larger than can be.
+    Setting(&'static str),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoEndpoint => f.write_str("the endpoint needs a name"),
+            Self::Handlers(_) => f.write_str("the handlers contradict each other"),
+            Self::Setting(name) => write!(f, "{name} is zero or out of range"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Handlers(error) => Some(error),
+            Self::NoEndpoint | Self::Setting(_) => None,
+        }
+    }
+}

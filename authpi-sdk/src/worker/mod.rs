@@ -1,0 +1,145 @@
+//! Handles what an inbox has stored.
+//!
+//! A [`Receiver::inbox`](crate::receiver::Receiver::inbox) answers as soon as a delivery is stored; a [`Worker`] takes the events out,
+//! oldest first, and runs the same [`Handlers`] as an inline receiver would. Any number of workers, in any number of
+//! processes, may share one store: an event is leased to one of them at a time, and a worker that dies gives its lease back by
+//! expiry.
+//!
+//! A handler that fails is tried again after a pause that doubles each time, with full jitter; one that gives up
+//! ([`terminal`](crate::handlers::Terminal)), or has failed for the last time, makes the event a dead letter. A poisoned event holds
+//! up its own lane until then, and nobody else.
+//!
+//! ```no_run
+//! # use authpi_sdk::{event::{Event, Subject, types::UserCreated}, handlers::Handlers, ledger::Sqlite, worker::Worker};
+//! # use authpi_sdk::{receiver::Receiver, signature::{KeyRing, Secret, Verifier}};
+//! # async fn example(keys: KeyRing, stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Sqlite::open("hooks.db").await?;
+//! let hook = Receiver::inbox("users", Verifier::authpi(keys), store.clone()).in_order_per(Subject::user_id).build()?;
+//! let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _cx| Ok(()));
+//! let worker = Worker::new("users", store, handlers).concurrency(16).build()?;
+//! // `hook` goes to the server, and beside it:
+//! worker.run(stop).await;
+//! # Ok(()) }
+//! ```
+
+mod backoff;
+mod builder;
+mod work;
+
+use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    select,
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::{
+    Clock,
+    handlers::{AnyHandlers, Handlers},
+    ledger::{AnyInbox, Backlog, Inbox, LedgerError, Next},
+};
+
+pub use builder::{BuildError, WorkerBuilder};
+
+/// Takes the events of one endpoint out of an inbox and handles them. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    endpoint: Arc<str>,
+    inbox: AnyInbox,
+    handlers: Box<dyn AnyHandlers>,
+    settings: Settings,
+    /// Told when an event is settled: the next of its lane may go.
+    settled: Notify,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    concurrency: usize,
+    deadline: Duration,
+    lease: Duration,
+    poll: Duration,
+    attempts: u32,
+    give_up_after: Duration,
+    pauses: (Duration, Duration),
+    clock: Clock,
+}
+
+impl Worker {
+    /// A worker for the events that the receiver of this `endpoint` stores in `inbox`.
+    #[expect(clippy::new_ret_no_self, reason = "it is the builder's `build` that can fail")]
+    pub fn new<S: Send + Sync + 'static>(
+        endpoint: impl Into<Arc<str>>,
+        inbox: impl Inbox,
+        handlers: Handlers<S>,
+    ) -> WorkerBuilder {
+        WorkerBuilder::new(endpoint.into(), Arc::new(inbox), handlers)
+    }
+
+    /// Works until `stop` resolves; then takes no more, waits for what runs, and returns.
+    ///
+    /// A store that cannot be reached is logged and asked again a poll later. Needs a tokio runtime with its timer enabled.
+    pub async fn run(&self, stop: impl Future<Output = ()>) {
+        let shared = &self.shared;
+        let slots = Arc::new(Semaphore::new(shared.settings.concurrency));
+        let mut stop = pin!(stop);
+        let mut running = JoinSet::new();
+        loop {
+            // What is done is dropped, so that the set stays as small as the concurrency.
+            while running.try_join_next().is_some() {}
+            let slot = select! {
+                biased;
+                () = &mut stop => break,
+                slot = Arc::clone(&slots).acquire_owned() => slot,
+            };
+            // Before looking, so that nothing that happens meanwhile is missed.
+            let (appended, settled) = (shared.inbox.appended(), shared.settled.notified());
+            let wait = match shared.inbox.lease_next(&shared.endpoint, shared.settings.lease).await {
+                Ok(Next::Leased(leased)) => {
+                    let shared = Arc::clone(shared);
+                    running.spawn(async move {
+                        shared.handle(leased).await;
+                        shared.settled.notify_waiters();
+                        drop(slot);
+                    });
+                    continue;
+                }
+                Ok(Next::Nothing { due_in }) => due_in.unwrap_or(Duration::MAX).min(shared.settings.poll),
+                Err(error) => {
+                    shared.store_down(&error);
+                    shared.settings.poll
+                }
+            };
+            drop(slot);
+            select! {
+                () = &mut stop => break,
+                () = appended => {}
+                () = settled => {}
+                () = sleep(wait) => {}
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    /// How much there is to do; for a health probe. An error says that the store cannot be reached.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or refuses.
+    pub async fn backlog(&self) -> Result<Backlog, LedgerError> {
+        self.shared.inbox.backlog(&self.shared.endpoint).await
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("endpoint", &self.shared.endpoint)
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,327 @@
+//! Store, answer, handle later: a receiver and workers on one store.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use authpi_sdk::{
+    event::{
+        Event, Subject,
+        types::{SessionCreated, UserCreated, UserUpdated},
+    },
+    handlers::{Context, HandlerError, Handlers, Terminal as _},
+    ledger::{EventKey, Inbox as _, Ledger as _, Sqlite},
+    receiver::Receiver,
+    signature::{KeyRing, SignatureScheme, Verifier},
+    testing::Fixture,
+    worker::{BuildError, Worker, WorkerBuilder},
+};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+const SECRET: &str = "whs_test";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
+    fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+}
+
+fn receiver(store: &Sqlite) -> Receiver {
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    Receiver::inbox("users", verifier, store.clone()).in_order_per(Subject::user_id).build().unwrap()
+}
+
+async fn answer(response: Response<Full<Bytes>>) -> (u16, String) {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (head.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn deliver(receiver: &Receiver, fixture: &Fixture) -> (u16, String) {
+    answer(receiver.receive(request(fixture)).await).await
+}
+
+/// A worker at work, to be stopped.
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(worker: &Worker) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let worker = worker.clone();
+        Self { stop, task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }) }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        timeout(PATIENCE, self.task).await.expect("the worker did not stop").unwrap();
+    }
+}
+
+/// Short pauses, so that nobody waits.
+fn hasty(worker: WorkerBuilder) -> Worker {
+    let pause = Duration::from_millis(5);
+    worker.pauses(pause, pause).poll(Duration::from_millis(20)).build().unwrap()
+}
+
+async fn until_empty(worker: &Worker) {
+    let empty = async {
+        while worker.backlog().await.unwrap().depth > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, empty).await.expect("the backlog was not worked off");
+}
+
+#[tokio::test]
+async fn a_stored_delivery_is_200_and_so_is_its_duplicate_and_nothing_runs() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let event = Fixture::of::<UserCreated>();
+    assert_eq!(deliver(&receiver, &event).await, (200, "stored".into()));
+    assert_eq!(deliver(&receiver, &event).await, (200, "duplicate".into()));
+    assert_eq!(store.backlog("users").await.unwrap().depth, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_refused_or_buried() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let mut forged = request(&Fixture::of::<UserCreated>());
+    *forged.body_mut() = Full::new(Fixture::of::<UserUpdated>().body());
+    assert_eq!(answer(receiver.receive(forged).await).await.0, 401);
+    let old = Fixture::of::<UserCreated>().time(jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(deliver(&receiver, &old).await, (200, "dead_letter".into()));
+    assert_eq!(store.backlog("users").await.unwrap().depth, 0);
+    store.close().await;
+    assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>()).await.0, 503);
+}
+
+#[tokio::test]
+async fn a_worker_handles_what_was_stored_before_and_after_it_started_once_each() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let handlers = Handlers::new(seen).on(async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
+        cx.state.send((event.id().to_owned(), cx.attempt()))?;
+        Ok(())
+    });
+    deliver(&receiver, &Fixture::of::<UserCreated>().id("before")).await;
+    let worker = Worker::new("users", store.clone(), handlers).poll(Duration::from_mins(1)).build().unwrap();
+    let running = Running::start(&worker);
+    let mut next = async || timeout(PATIENCE, handled.recv()).await.expect("nothing was handled").unwrap();
+    assert_eq!(next().await, ("before".into(), 1));
+    // No poll is due for a minute: the append itself wakes the worker.
+    deliver(&receiver, &Fixture::of::<UserCreated>().id("after")).await;
+    assert_eq!(next().await, ("after".into(), 1));
+    until_empty(&worker).await;
+    assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>().id("after")).await, (200, "duplicate".into()));
+    running.stop().await;
+    assert!(handled.try_recv().is_err());
+}
+
+type Seen = Mutex<BTreeMap<String, Vec<String>>>;
+
+#[tokio::test]
+async fn each_users_events_are_handled_in_order_though_one_fails() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let seen: Arc<Seen> = Arc::default();
+    let handlers = Handlers::new(Arc::clone(&seen)).prefix("user.", async |event: Event, cx: Context<Arc<Seen>>| {
+        if event.id().ends_with("-0") && cx.attempt() < 3 {
+            return Err(HandlerError::retryable("not yet"));
+        }
+        let user = event.subject().user_id().unwrap().to_owned();
+        cx.state.lock().unwrap().entry(user).or_default().push(event.id().to_owned());
+        Ok(())
+    });
+    for n in 0..5 {
+        for user in ["ada", "bob", "cy"] {
+            let event = Fixture::of::<UserUpdated>().subject("user_id", user).id(format!("{user}-{n}"));
+            deliver(&receiver, &event).await;
+        }
+    }
+    let worker = hasty(Worker::new("users", store, handlers).concurrency(8));
+    let running = Running::start(&worker);
+    until_empty(&worker).await;
+    running.stop().await;
+    for (user, events) in &*seen.lock().unwrap() {
+        let expected: Vec<_> = (0..5).map(|n| format!("{user}-{n}")).collect();
+        assert_eq!(events, &expected);
+    }
+    assert_eq!(seen.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn events_that_are_given_up_become_dead_letters_with_reason_and_attempts() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let handlers = Handlers::new(())
+        .on(async |_: Event<UserCreated>, _| "x".parse::<u8>().map(drop).terminal())
+        .on(async |_: Event<UserUpdated>, _| Err(HandlerError::retryable("the database is away")))
+        .on(async |_: Event<SessionCreated>, _| panic!("boo"));
+    let fixtures = [
+        Fixture::of::<UserCreated>().subject("user_id", "1"),
+        Fixture::of::<UserUpdated>().subject("user_id", "2"),
+        Fixture::of::<SessionCreated>(),
+    ];
+    for fixture in &fixtures {
+        deliver(&receiver, fixture).await;
+    }
+    let worker = hasty(Worker::new("users", store.clone(), handlers).attempts(3));
+    let running = Running::start(&worker);
+    until_empty(&worker).await;
+    running.stop().await;
+    let letters = store.dead_letters("users", None, 10).await.unwrap();
+    let mut told: Vec<_> =
+        letters.iter().map(|letter| (letter.key.event_id(), letter.attempts, letter.reason.as_str())).collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            ("evt_session.created", 3, "after 3 attempts: it panicked: boo"),
+            ("evt_user.created", 1, "invalid digit found in string"),
+            ("evt_user.updated", 3, "after 3 attempts: the database is away"),
+        ]
+    );
+    assert_eq!(letters.len(), fixtures.len());
+}
+
+#[tokio::test]
+async fn an_event_whose_attempts_all_ended_without_a_word_is_given_up() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    deliver(&receiver, &Fixture::of::<UserCreated>()).await;
+    for _ in 0..3 {
+        // A worker that takes the event and dies: its lease runs out at once.
+        store.lease_next("users", Duration::ZERO).await.unwrap();
+    }
+    let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("it was tried once more"));
+    let worker = hasty(Worker::new("users", store.clone(), handlers).attempts(3));
+    let running = Running::start(&worker);
+    until_empty(&worker).await;
+    running.stop().await;
+    let letters = store.dead_letters("users", None, 10).await.unwrap();
+    assert_eq!(letters[0].reason, "3 attempts were begun and none was finished");
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_handles_can_be_brought_back() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let event = Fixture::of::<UserCreated>();
+    deliver(&receiver, &event).await;
+    let worker = hasty(Worker::new("users", store.clone(), Handlers::new(())));
+    let running = Running::start(&worker);
+    until_empty(&worker).await;
+    running.stop().await;
+    assert_eq!(deliver(&receiver, &event).await, (200, "stored".into()));
+}
+
+#[tokio::test]
+async fn stopping_waits_for_what_runs_and_takes_no_more() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let runs = Arc::new(AtomicU32::new(0));
+    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&runs))).otherwise(
+        async |_: Event, cx: Context<(Arc<Notify>, Arc<Notify>, Arc<AtomicU32>)>| {
+            let (started, go, runs) = &*cx.state;
+            started.notify_one();
+            go.notified().await;
+            runs.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        },
+    );
+    let worker = hasty(Worker::new("users", store, handlers).concurrency(1));
+    deliver(&receiver, &Fixture::of::<UserCreated>()).await;
+    deliver(&receiver, &Fixture::of::<SessionCreated>()).await;
+    let running = Running::start(&worker);
+    timeout(PATIENCE, started.notified()).await.unwrap();
+    running.stop.send(()).unwrap();
+    go.notify_one();
+    timeout(PATIENCE, running.task).await.unwrap().unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    assert_eq!(worker.backlog().await.unwrap().depth, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_workers_share_a_store_and_handle_each_event_once() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let handlers = || {
+        Handlers::new(Arc::clone(&seen)).otherwise(async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
+            cx.state.lock().unwrap().push(event.id().to_owned());
+            Ok(())
+        })
+    };
+    let workers = [(); 3].map(|()| hasty(Worker::new("users", store.clone(), handlers())));
+    let running = workers.each_ref().map(Running::start);
+    let mut ids: Vec<_> = (0..200).map(|n| format!("evt_{n:03}")).collect();
+    for id in &ids {
+        let event = Fixture::of::<UserCreated>().id(id).subject("user_id", id);
+        assert_eq!(deliver(&receiver, &event).await.0, 200);
+        assert_eq!(deliver(&receiver, &event).await.0, 200);
+    }
+    until_empty(&workers[0]).await;
+    for worker in running {
+        worker.stop().await;
+    }
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(seen, ids);
+}
+
+#[tokio::test]
+async fn a_worker_whose_lease_was_lost_drops_its_handler_and_settles_nothing() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    deliver(&receiver, &Fixture::of::<UserCreated>()).await;
+    let (started, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&ended))).on(
+        async |_: Event<UserCreated>, cx: Context<(Arc<Notify>, Arc<Notify>)>| {
+            let (started, ended) = (Arc::clone(&cx.state.0), Arc::clone(&cx.state.1));
+            tokio::spawn(async move {
+                cx.cancelled().await;
+                ended.notify_one();
+            });
+            started.notify_one();
+            std::future::pending().await
+        },
+    );
+    let worker = hasty(Worker::new("users", store.clone(), handlers).lease(Duration::from_millis(300)));
+    let running = Running::start(&worker);
+    timeout(PATIENCE, started.notified()).await.unwrap();
+    assert!(store.forget(&EventKey::new("users", "evt_user.created")).await.unwrap());
+    timeout(PATIENCE, ended.notified()).await.expect("the handler ran on without its lease");
+    running.stop().await;
+    assert!(store.dead_letters("users", None, 1).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_work_is_not_built() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let new = |endpoint: &str| Worker::new(endpoint, store.clone(), Handlers::new(()));
+    assert_eq!(new("").build().unwrap_err(), BuildError::NoEndpoint);
+    assert_eq!(new("users").concurrency(0).build().unwrap_err(), BuildError::Setting("concurrency"));
+    assert_eq!(new("users").attempts(0).build().unwrap_err(), BuildError::Setting("attempts"));
+    assert_eq!(new("users").lease(Duration::ZERO).build().unwrap_err(), BuildError::Setting("lease"));
+    let twice =
+        Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(())).on(async |_: Event<UserCreated>, _| Ok(()));
+    assert!(matches!(Worker::new("users", store, twice).build(), Err(BuildError::Handlers(_))));
+}
