@@ -392,7 +392,8 @@ async fn a_store_that_fails_at_the_end_is_503() {
 async fn what_was_handled_anyway_is_200_although_the_store_failed_at_the_end() {
     let granted = Claim::Granted { token: Token { attempt: 1, nonce: 7 }, first_digest: Digest::of(b"") };
     let ledger = || Scripted(Mutex::new([granted].into()));
-    let anyway = |builder: InlineBuilder| builder.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    let anyway =
+        |builder: ReceiverBuilder<Inline>| builder.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
     assert_answer(&anyway(answering(ledger(), || Ok(()))), created(), "handled").await;
     let failing = || Err(HandlerError::retryable("busy"));
     assert_answer(&anyway(answering(ledger(), failing)), created(), "store-down").await;

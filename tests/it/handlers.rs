@@ -9,7 +9,7 @@ use authpi_sdk::{
     },
     handlers::{Context, Handlers, HandlersError, Outcome},
     ledger::Memory,
-    receiver::{BuildError, InlineBuilder, Receiver},
+    receiver::{BuildError, Inline, Receiver, ReceiverBuilder},
     signature::{KeyRing, SignatureScheme, Verifier},
     testing::{Fixture, fixture},
 };
@@ -104,7 +104,7 @@ fn a_receiver_that_cannot_work_is_not_built() {
     assert_eq!(build("", keys(), 1).unwrap_err(), BuildError::NoEndpoint);
     assert!(matches!(build("users", KeyRing::new(), 1), Err(BuildError::Secrets(_))));
     assert_eq!(build("users", keys(), 0).unwrap_err(), BuildError::Setting("max_in_flight"));
-    let set = |setting: fn(InlineBuilder) -> InlineBuilder| {
+    let set = |setting: fn(ReceiverBuilder<Inline>) -> ReceiverBuilder<Inline>| {
         let receiver = Receiver::inline("users", Verifier::authpi(keys()), Memory::new(), Handlers::new(()));
         setting(receiver).build().map(drop)
     };
