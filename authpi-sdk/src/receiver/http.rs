@@ -28,9 +28,8 @@ impl Receiver {
         let shared = &self.shared;
         let answer = match authentic(&shared.verifier, shared.settings.body_timeout, &shared.endpoint, request).await {
             Ok(body) => self.work(body).await,
-            Err(answer) => answer,
+            Err(answer) => shared.count(answer),
         };
-        self.shared.count(answer);
         answer.response()
     }
 
@@ -39,15 +38,16 @@ impl Receiver {
         let shared = &self.shared;
         let retry_after = shared.settings.retry_after;
         if shared.draining.load(Ordering::Acquire) {
-            return Answer::Draining { retry_after };
+            return shared.count(Answer::Draining { retry_after });
         }
         let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
-            return Answer::TooMany { retry_after };
+            return shared.count(Answer::TooMany { retry_after });
         };
         let mut work = Box::pin({
             let shared = Arc::clone(shared);
             async move {
-                let answer = shared.take(body).await;
+                // Counted here, since nobody may be waiting for the answer any more.
+                let answer = shared.count(shared.take(body).await);
                 drop(permit);
                 answer
             }
@@ -63,7 +63,7 @@ impl Receiver {
         done.unwrap_or_else(|error| {
             // Handlers' panics are caught where they run; this is the runtime's end, or a bug of ours.
             tracing::error!(endpoint = %shared.endpoint, error, "the work on a delivery did not finish");
-            Answer::Failed { retry_after }
+            shared.count(Answer::Failed { retry_after })
         })
     }
 }
@@ -116,11 +116,13 @@ fn refuse(endpoint: &str, error: &VerifyError) -> Answer {
 }
 
 impl Shared {
-    fn count(&self, answer: Answer) {
+    /// Counts the answer, and hands it on.
+    fn count(&self, answer: Answer) -> Answer {
         let outcome = answer.outcome();
         metrics::counter!("authpi_deliveries_total", "endpoint" => Arc::clone(&self.endpoint), "outcome" => outcome)
             .increment(1);
         tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery");
+        answer
     }
 }
 
