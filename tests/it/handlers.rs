@@ -114,8 +114,8 @@ fn a_receiver_that_cannot_work_is_not_built() {
     assert_eq!(set(|it| it.body_timeout(Duration::ZERO)), Err(BuildError::Setting("body_timeout")));
     assert_eq!(set(|it| it.patience(Duration::ZERO).retry_after(Duration::MAX)), Ok(()));
     let scheme = Verifier::new(SignatureScheme::standard_webhooks(), keys().with("other", "whsec_not base64"));
-    let built = Receiver::inline("users", scheme, Memory::new(), Handlers::new(())).build();
-    assert!(matches!(built, Err(BuildError::Secrets(_))), "a secret that can verify nothing was taken");
+    let with_it = Receiver::inline("users", scheme, Memory::new(), Handlers::new(())).build();
+    assert!(matches!(with_it, Err(BuildError::Secrets(_))), "a secret that can verify nothing was taken");
 }
 
 #[test]

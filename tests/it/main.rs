@@ -8,6 +8,7 @@ mod golden;
 mod handlers;
 mod inbox;
 mod ledger;
+mod mistakes;
 mod over_http;
 mod standard_webhooks;
 mod types;

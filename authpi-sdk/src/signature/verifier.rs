@@ -323,6 +323,16 @@ impl Verifying {
     }
 }
 
+impl fmt::Debug for Verifying {
+    /// Leaves the body out: payloads do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifying")
+            .field("length", &self.length)
+            .field("max_body", &self.max_body)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Hashing {
     fn finish(self) -> Option<Arc<str>> {
         let mut matched = None;
