@@ -167,7 +167,10 @@ mod api {
         serde_json::from_str(value.get()).map_err(|error| at(name, &error))
     }
 
-    /// What the object `{"data": …}` holds; anything else than an object with that one member is no envelope, and holds itself.
+    /// What the object `{"data": …}` holds; an object without that member holds itself.
+    ///
+    /// One with others beside `data` is read as itself first, since an event has a `data` of its own. Where that fails it is an
+    /// envelope that has got a new member, which must break nobody.
     pub(crate) fn without_envelope<T: DeserializeOwned>(json: &RawValue) -> Result<T, serde_json::Error> {
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
@@ -178,8 +181,13 @@ mod api {
             }
             Ok(())
         })?;
-        let inner = data.filter(|_| others == 0).unwrap_or(json);
-        serde_json::from_str(inner.get())
+        match data {
+            Some(data) if others == 0 => serde_json::from_str(data.get()),
+            Some(data) => {
+                serde_json::from_str(json.get()).or_else(|error| serde_json::from_str(data.get()).map_err(|_| error))
+            }
+            None => serde_json::from_str(json.get()),
+        }
     }
 
     /// A member that must be there.

@@ -5,7 +5,6 @@ use tokio::time::Instant;
 use super::{
     Call, Client, Me, Operation,
     call::{Attempt, Failed, Reply, deadline, sealed::Sends},
-    connection::Envelope,
     error::{Error, Kind},
     ids,
 };
@@ -23,7 +22,6 @@ impl Operation for WhoAmI {
 impl Sends for WhoAmI {
     type Wire = MeResponse;
     const OPERATION: operations::Operation = operations::ME_GET;
-    const ENVELOPE: Envelope = Envelope::Single("accounts");
 
     async fn send(&self, attempt: &Attempt<'_>) -> Result<MeResponse, Failed> {
         Ok(attempt.api.me_get().await?.into_inner())

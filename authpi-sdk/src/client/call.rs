@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Client, Connection, ETag,
     answer::Answer,
-    connection::{Envelope, Exchange, Progress},
+    connection::{Exchange, Progress},
     error::{Error, Kind},
     idempotency, ids,
 };
@@ -154,7 +154,7 @@ pub struct Posted<T> {
 }
 
 pub(super) mod sealed {
-    use super::{Attempt, Envelope, Error, Failed, Future, Reply, operations};
+    use super::{Attempt, Error, Failed, Future, Reply, operations};
 
     /// How an operation is sent: by one method of the generated client.
     pub trait Sends: Sized {
@@ -162,8 +162,6 @@ pub(super) mod sealed {
         type Wire: Send;
         /// The operation in the description.
         const OPERATION: operations::Operation;
-        /// What the body of a success looks like.
-        const ENVELOPE: Envelope;
 
         /// # Errors
         /// When an argument is wrong.
@@ -258,7 +256,7 @@ async fn attempt<O: Operation>(
     deadline: Instant,
 ) -> Result<O::Output, Error> {
     let settings = client.settings();
-    let exchange = Arc::new(Exchange::new(O::ENVELOPE));
+    let exchange = Arc::<Exchange>::default();
     let connection = Connection { authorization: settings.authorization.clone(), exchange: Arc::clone(&exchange) };
     let api = Api(api::Client::new_with_client(&settings.base_url, settings.http.clone(), connection));
     let attempt = Attempt { api, account, idempotency_key, if_match: if_match.map(ETag::as_str) };

@@ -11,10 +11,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use progenitor_client::{ClientHooks, Error, OperationInfo};
-use serde_json::value::RawValue;
 
 use super::answer::Answer;
-use crate::{generated::api, json::members};
+use crate::generated::api;
 
 /// The longest answer that is read, in bytes. A page of 100 events is far below it.
 pub(super) const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
@@ -33,20 +32,8 @@ impl fmt::Debug for Connection {
 }
 
 /// How far a request came.
-pub(super) struct Exchange {
-    /// The member by which a bare resource is told from one in its `{data}` envelope; none for lists.
-    envelope: Envelope,
-    progress: Mutex<Progress>,
-}
-
-/// What the body of a success looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Envelope {
-    /// As it is: a page, or nothing.
-    None,
-    /// A single resource in `{data}`. AuthPI's SDK also takes it bare, as AuthPI's guide shows it; a bare one has this member.
-    Single(&'static str),
-}
+#[derive(Default)]
+pub(super) struct Exchange(Mutex<Progress>);
 
 #[derive(Default)]
 pub(super) struct Progress {
@@ -59,17 +46,13 @@ pub(super) struct Progress {
 }
 
 impl Exchange {
-    pub(super) fn new(envelope: Envelope) -> Self {
-        Self { envelope, progress: Mutex::default() }
-    }
-
     /// Takes what was written down; once, when the exchange is over.
     pub(super) fn take(&self) -> Progress {
-        std::mem::take(&mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn note(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -98,7 +81,6 @@ impl ClientHooks<Connection> for api::Client {
             // Of a refusal the status says enough, even where its body broke off.
             End::Broken(error) if status.is_success() => return Err(error),
             End::TooLarge => Bytes::new(),
-            _ if status.is_success() => enveloped(exchange.envelope, body),
             _ => body,
         };
         Ok(rebuilt(status, body))
@@ -124,46 +106,8 @@ async fn read(response: &mut reqwest::Response) -> (Bytes, End) {
     }
 }
 
-/// What the generated code decodes: it wants each single resource in its envelope.
-fn enveloped(envelope: Envelope, body: Bytes) -> Bytes {
-    let Envelope::Single(mark) = envelope else { return body };
-    let Ok(raw) = serde_json::from_slice::<&RawValue>(&body) else { return body };
-    let (mut marked, mut wrapped) = (false, false);
-    let object = members(raw, &mut |name, _| {
-        marked |= name == mark;
-        wrapped |= name == "data";
-        Ok(())
-    });
-    // Not the other way round: a member added beside `data` must not break a client, and an event has a `data` of its own.
-    let bare = object.is_ok() && raw.get() != "null" && (marked || !wrapped);
-    if bare { format!(r#"{{"data":{}}}"#, raw.get()).into() } else { body }
-}
-
 fn rebuilt(status: StatusCode, body: Bytes) -> reqwest::Response {
     let mut response = http::Response::new(body);
     *response.status_mut() = status;
     response.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bare_resource_is_put_into_its_envelope_and_a_wrapped_one_is_left() {
-        let single = Envelope::Single("id");
-        for (body, decoded) in [
-            (r#"{"data":{"id":"wh_1"}}"#, r#"{"data":{"id":"wh_1"}}"#),
-            (r#"{"data":{"id":"wh_1"},"meta":{}}"#, r#"{"data":{"id":"wh_1"},"meta":{}}"#),
-            (r#"{"id":"wh_1","name":"n"}"#, r#"{"data":{"id":"wh_1","name":"n"}}"#),
-            (r#"{"id":"evt_1","data":{}}"#, r#"{"data":{"id":"evt_1","data":{}}}"#),
-            ("[1]", "[1]"),
-            ("null", "null"),
-            ("", ""),
-            ("<html>", "<html>"),
-        ] {
-            assert_eq!(enveloped(single, body.into()), decoded);
-            assert_eq!(enveloped(Envelope::None, body.into()), body);
-        }
-    }
 }

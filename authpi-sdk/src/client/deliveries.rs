@@ -9,7 +9,6 @@ use super::{
         Attempt, Failed, Reply, check_ids,
         sealed::{Sends, Windowed},
     },
-    connection::Envelope,
     error::Error,
     spec::millis,
 };
@@ -108,7 +107,6 @@ impl Windowed for ListDeliveries {
 impl Sends for ListDeliveries {
     type Wire = WebhookDeliveryPage;
     const OPERATION: operations::Operation = operations::WEBHOOKS_LIST_DELIVERIES;
-    const ENVELOPE: Envelope = Envelope::None;
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id)])
@@ -153,7 +151,6 @@ impl Conditional for Redeliver {}
 impl Sends for Redeliver {
     type Wire = RedeliveredWebhookDeliveryResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_REDELIVER;
-    const ENVELOPE: Envelope = Envelope::Single("id");
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id), ("delivery", &*self.delivery_id)])
@@ -207,8 +204,6 @@ impl Keyed for RedeliverFailed {}
 impl Sends for RedeliverFailed {
     type Wire = RedeliverFailedResultResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_REDELIVER_FAILED;
-    // What a bare result would hold is not documented, so nothing marks one; one without `data` is bare.
-    const ENVELOPE: Envelope = Envelope::Single("redelivered");
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id)])

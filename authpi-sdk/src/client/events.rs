@@ -8,7 +8,6 @@ use super::{
         Attempt, Failed, Reply, check_ids,
         sealed::{Sends, Windowed},
     },
-    connection::Envelope,
     error::Error,
     spec::millis,
 };
@@ -145,7 +144,6 @@ impl Windowed for ListEvents {
 impl Sends for ListEvents {
     type Wire = EventPage;
     const OPERATION: operations::Operation = operations::EVENTS_LIST;
-    const ENVELOPE: Envelope = Envelope::None;
 
     fn check(&self) -> Result<(), Error> {
         self.filter.check()
@@ -187,7 +185,6 @@ impl Operation for GetEvent {
 impl Sends for GetEvent {
     type Wire = EventResponse;
     const OPERATION: operations::Operation = operations::EVENTS_GET;
-    const ENVELOPE: Envelope = Envelope::Single("id");
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("event", &*self.event_id)])
@@ -239,7 +236,6 @@ impl Operation for AggregateEvents {
 impl Sends for AggregateEvents {
     type Wire = EventAggregateResponse;
     const OPERATION: operations::Operation = operations::EVENTS_AGGREGATE;
-    const ENVELOPE: Envelope = Envelope::Single("buckets");
 
     fn check(&self) -> Result<(), Error> {
         self.filter.check()

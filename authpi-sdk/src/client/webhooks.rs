@@ -12,7 +12,6 @@ use super::{
         Attempt, Failed, Reply, check_ids,
         sealed::{Sends, Windowed},
     },
-    connection::Envelope,
     error::Error,
 };
 use crate::{
@@ -128,7 +127,6 @@ impl Windowed for ListWebhooks {
 impl Sends for ListWebhooks {
     type Wire = WebhookPage;
     const OPERATION: operations::Operation = operations::WEBHOOKS_LIST;
-    const ENVELOPE: Envelope = Envelope::None;
 
     async fn send(&self, at: &Attempt<'_>) -> Result<WebhookPage, Failed> {
         let status = self.status.as_ref().map(WebhookStatus::as_str);
@@ -158,7 +156,6 @@ impl Keyed for CreateWebhook {}
 impl Sends for CreateWebhook {
     type Wire = WebhookWithSecretsResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_CREATE;
-    const ENVELOPE: Envelope = Envelope::Single("id");
 
     fn check(&self) -> Result<(), Error> {
         self.spec.check()
@@ -189,7 +186,6 @@ impl Operation for GetWebhook {
 impl Sends for GetWebhook {
     type Wire = WebhookResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_GET;
-    const ENVELOPE: Envelope = Envelope::Single("id");
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id)])
@@ -221,7 +217,6 @@ impl Conditional for UpdateWebhook {}
 impl Sends for UpdateWebhook {
     type Wire = WebhookWithSecretsResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_UPDATE;
-    const ENVELOPE: Envelope = Envelope::Single("id");
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id)])
@@ -256,7 +251,6 @@ impl Conditional for DeleteWebhook {}
 impl Sends for DeleteWebhook {
     type Wire = ();
     const OPERATION: operations::Operation = operations::WEBHOOKS_DELETE;
-    const ENVELOPE: Envelope = Envelope::None;
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id)])

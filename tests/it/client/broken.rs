@@ -188,7 +188,7 @@ async fn a_one_time_secret_is_found_under_auth_first_and_else_at_the_top_level()
     ];
     for (body, secret, token) in cases {
         // The guide's example has no envelope, the SDK wants one: both are read.
-        for body in [format!(r#"{{"data":{body}}}"#), body] {
+        for body in [format!(r#"{{"data":{body}}}"#), format!(r#"{{"data":{body},"new":1}}"#), body] {
             let peer = Peer::replying(Reply::json(201, &body)).await;
             let webhooks = peer.client().webhooks();
             let made = webhooks.create(&spec()).await.unwrap();
@@ -247,7 +247,9 @@ async fn mistake_17_an_event_of_the_log_reads_back_as_it_was_written() {
     let written = serde_json::to_string(&read).unwrap();
     assert_eq!(written, event);
     assert_eq!(serde_json::from_str::<LoggedEvent>(&written).unwrap(), read);
-    // Bare, an event has a `data` of its own, which is not an envelope.
-    let peer = Peer::replying(Reply::json(200, event)).await;
-    assert_eq!(peer.client().events().get("evt_1").await.unwrap().value, read);
+    // Bare, an event has a `data` of its own, which is not an envelope; and an envelope may get a new member.
+    for body in [event.to_owned(), format!(r#"{{"new":1,"data":{event}}}"#)] {
+        let peer = Peer::replying(Reply::json(200, &body)).await;
+        assert_eq!(peer.client().events().get("evt_1").await.unwrap().value, read);
+    }
 }
