@@ -151,6 +151,8 @@ impl ClientBuilder {
 
     /// Checks the settings and sets up TLS. Nothing is sent.
     ///
+    /// With the feature `rustls` the process's default provider is used, and if it has none, ring is made that.
+    ///
     /// # Errors
     /// - not exactly one of API key and access token, or one that cannot be right: an id that does not start with `key_`, its
     ///   two halves swapped, an empty one, one that does not go into a header;

@@ -7,12 +7,18 @@ use super::builder::BuildError;
 pub(super) fn set_up(http: reqwest::ClientBuilder, https: bool) -> Result<reqwest::ClientBuilder, BuildError> {
     use std::sync::Arc;
 
-    use rustls::{ClientConfig, RootCertStore};
+    use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
     use rustls_platform_verifier::Verifier;
 
     let broken = |error: rustls::Error| BuildError::new("TLS cannot be set up").caused_by(error);
-    // Handed over, not installed for the whole process: which provider that has is the program's choice.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    // The process's choice goes first. Where it has made none, it gets ring: with our features a `reqwest` client of somebody
+    // else in this process, one without TLS of its own, finds no provider and would panic when it is built.
+    if CryptoProvider::get_default().is_none() {
+        // Whoever was faster has made the choice.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let provider =
+        CryptoProvider::get_default().map_or_else(|| Arc::new(rustls::crypto::ring::default_provider()), Arc::clone);
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(broken)?;

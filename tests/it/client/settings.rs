@@ -71,3 +71,14 @@ fn an_environment_without_a_key_is_an_error_that_names_the_variable() {
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(format!("{error} {cause}").contains("AUTHPI_KEY_"), "{error} {cause}");
 }
+
+#[test]
+fn a_reqwest_client_of_somebody_else_still_finds_its_tls_provider() {
+    if !is_inner() {
+        again("a_reqwest_client_of_somebody_else_still_finds_its_tls_provider", &[]);
+        return;
+    }
+    Client::builder().base_url("http://127.0.0.1:1").api_key("key_1", "s").build().unwrap();
+    // Without a provider this panics.
+    drop(reqwest::Client::new());
+}
