@@ -1,6 +1,6 @@
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::error::Category;
 
 /// The body is not a readable event. It names the place and what belongs there, and never shows content.
@@ -80,22 +80,48 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// `data` is not of the shape that was asked for. It names the place, never the content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `data` is not of the shape that was asked for. It tells the place, never the content.
+#[derive(Clone, PartialEq, Eq)]
 pub struct DataError {
+    path: String,
     line: usize,
     column: usize,
 }
 
 impl DataError {
     pub(super) fn new(error: &serde_json::Error) -> Self {
-        Self { line: error.line(), column: error.column() }
+        Self { path: String::new(), line: error.line(), column: error.column() }
+    }
+
+    /// Parses once more to learn where the error lies.
+    pub(super) fn locate<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Self {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let path = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+            Err(error) if error.path().iter().next().is_some() => error.path().to_string(),
+            _ => String::new(),
+        };
+        Self { path, ..Self::new(error) }
+    }
+
+    /// The path of the member at fault, as in `address.city`; empty where `data` as a whole is, or where it is not known.
+    ///
+    /// Where the type asked for is or holds a map, its keys stand in the path, and those are the sender's. So the path is not in the
+    /// error's text.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Debug for DataError {
+    /// Leaves the path out, in which keys of a map may stand.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataError").field("line", &self.line).field("column", &self.column).finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { line, column } = self;
+        let Self { line, column, .. } = self;
         write!(f, "the event's data has another shape than was asked for (its line {line}, column {column})")
     }
 }

@@ -181,9 +181,10 @@ impl<K: EventKind> Event<K> {
     /// `data` as a type of one's own.
     ///
     /// # Errors
-    /// When `data` is not of that shape; an event without `data` reads as `{}`.
+    /// When `data` is not of that shape; an event without `data` reads as `{}`. [`DataError::path`] tells which member.
     pub fn data_as<T: DeserializeOwned>(&self) -> Result<T, DataError> {
-        serde_json::from_str(self.raw_data().unwrap_or("{}")).map_err(|error| DataError::new(&error))
+        let data = self.raw_data().unwrap_or("{}");
+        serde_json::from_str(data).map_err(|error| DataError::locate::<T>(data, &error))
     }
 
     /// `data` as the payload of whatever type the event is of.

@@ -166,6 +166,19 @@ fn an_event_that_was_written_reads_back_through_serde() {
 }
 
 #[test]
+fn data_of_another_shape_names_the_member_and_shows_nothing_of_it() {
+    #[derive(Debug, serde::Deserialize)]
+    struct User {
+        #[serde(rename = "address")]
+        _address: std::collections::HashMap<String, u8>,
+    }
+    let body = r#"{"id":"e","type":"t","timestamp":1,"data":{"address":{"hush":"hush"}}}"#;
+    let error = Event::from_json(body).unwrap().data_as::<User>().unwrap_err();
+    assert_eq!(error.path(), "address.hush");
+    assert!(!format!("{error} {error:?}").contains("hush"), "{error} {error:?}");
+}
+
+#[test]
 fn nesting_without_end_is_an_error_or_an_event_and_never_fatal() {
     for data in ["[".repeat(500_000), "[".repeat(250_000) + &"]".repeat(250_000), r#"{"a":"#.repeat(200_000)] {
         let body = format!(r#"{{"id":"e","type":"user.created","timestamp":1,"data":{data},"subject":{data}}}"#);
