@@ -5,8 +5,24 @@ pub type Result<T = ()> = std::result::Result<T, HandlerError>;
 
 /// Why a handler failed, and whether another try is worth it.
 ///
-/// Any error becomes a retryable one through `?`. (For that, this type is not an [`Error`] itself; its cause is
-/// [`cause`](Self::cause).)
+/// Any [`Error`] becomes a retryable one through `?`. (For that, this type is not an [`Error`] itself; its cause is
+/// [`cause`](Self::cause).) What is no [`Error`] but can be made a box of one, such as an `anyhow::Error`, a box of
+/// one or a text, goes through `.map_err(HandlerError::retryable)?` or [`terminal`](Self::terminal).
+///
+/// ```
+/// use authpi_sdk::handlers::HandlerError;
+///
+/// fn find() -> Result<u8, Box<dyn std::error::Error + Send + Sync>> {
+///     Err("nobody there".into())
+/// }
+/// fn handle() -> authpi_sdk::Result {
+///     let _found = find().map_err(HandlerError::retryable)?;
+///     Ok(())
+/// }
+/// assert_eq!(handle().unwrap_err().to_string(), "nobody there");
+/// ```
+///
+/// The receiver logs the whole chain of causes, and a dead letter keeps it: do not put into an error what may not be logged.
 pub struct HandlerError {
     cause: Box<dyn Error + Send + Sync>,
     terminal: bool,
@@ -24,7 +40,8 @@ impl HandlerError {
         Self { terminal: true, ..Self::retryable(cause) }
     }
 
-    /// Asks that the next try come no sooner than after `pause`.
+    /// Asks that the next try come no sooner than after `pause` (told to AuthPI as `Retry-After`, in whole seconds rounded up;
+    /// unless given, the receiver's own). Without effect on a terminal error.
     #[must_use]
     pub fn after(self, pause: Duration) -> Self {
         Self { retry_after: Some(pause), ..self }

@@ -5,6 +5,9 @@
 //! argument. It answers with [`Result`]: any error is worth another try, [`Terminal::terminal`] marks the other kind, a panic
 //! counts as an error.
 //!
+//! A handler must not block its thread: its deadline could not stop it then, nor could its lease be renewed, and another worker
+//! would take the event over. Put what blocks into `tokio::task::spawn_blocking`.
+//!
 //! ```
 //! use authpi_sdk::event::{Event, types::UserCreated};
 //! use authpi_sdk::handlers::{Context, Handlers};

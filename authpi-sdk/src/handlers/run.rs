@@ -78,6 +78,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
 impl<S: Send + Sync + 'static> Handlers<S> {
     /// Handles one event here and now: no HTTP, no ledger, attempt 1, the default deadline of 10 s. For tests of handlers.
     ///
+    /// # Panics
+    /// Outside of a tokio runtime with its timer enabled. (A handler that panics is an [`Outcome`].)
+    ///
     /// ```
     /// # #[cfg(feature = "testing")] {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {

@@ -21,6 +21,11 @@ use crate::signature::{Verified, Verifier, VerifyError};
 
 impl Receiver {
     /// Takes one request and answers it.
+    ///
+    /// Dropping the future while the body comes in takes nothing; dropping it later cancels nothing.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with its timer enabled.
     pub async fn receive<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body,

@@ -116,7 +116,10 @@ impl Receiver {
         &self.shared.endpoint
     }
 
-    /// Takes no new work (it is answered with 503) and waits for what runs. For after the server's own graceful shutdown.
+    /// Takes no new work (it is answered with 503, for good) and waits for what runs. For after the server's own graceful
+    /// shutdown.
+    ///
+    /// Handlers have their deadline, so with a ledger that answers this ends; to be sure, put it under a timeout of your own.
     pub async fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);
         if let Ok(all) = self.shared.in_flight.acquire_many(self.shared.settings.max_in_flight).await {
