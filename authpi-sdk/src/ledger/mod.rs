@@ -10,26 +10,41 @@
 //! with [`complete`](Ledger::complete) or [`release`](Ledger::release). A worker that dies gives its lease back by expiry; a
 //! worker that was too slow finds that its token is no longer the record's ([`Held::Lost`]).
 //!
-//! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead letters in a file. Any
-//! implementation of [`Ledger`] that passes the conformance suite (feature `testing`) will do.
+//! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead letters in a file. Replicas
+//! on several hosts share one of `Postgres` (feature `postgres`), which keeps dead letters too, or `Redis` (feature `redis`).
+//! Any implementation of [`Ledger`] that passes the conformance suite (feature `testing`) will do.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod dead_letter;
 #[allow(dead_code, reason = "the receiver's")]
 mod erased;
 mod inbox;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod remote;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use dead_letter::DeadLetter;
 #[allow(unused_imports, reason = "the receiver's")]
 pub(crate) use erased::{AnyInbox, AnyLedger};
 pub use inbox::{Appended, Backlog, Inbox, Leased, Next};
 pub use memory::Memory;
+#[cfg(feature = "postgres")]
+pub use postgres::{Postgres, PostgresOptions};
+#[cfg(feature = "redis")]
+pub use redis::{Redis, RedisOptions};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{DeadLetter, Sqlite, SqliteOptions};
+pub use sqlite::{Sqlite, SqliteOptions};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery
 /// and a reconciled copy are the same record).

@@ -13,7 +13,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use sqlx::{
     Connection as _, Row as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
@@ -21,8 +20,8 @@ use sqlx::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
-    Appended, Backlog, Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Inbox, Leased, Ledger,
-    LedgerError, Next, Token,
+    Appended, Backlog, Claim, Completion, DEFAULT_RETENTION, DeadLetter, Digest, EventKey, Held, Inbox, Leased, Ledger,
+    LedgerError, Next, Token, dead_letter::timestamp,
 };
 use crate::Clock;
 
@@ -287,38 +286,6 @@ impl SqliteOptions {
                 done => return done,
             }
         }
-    }
-}
-
-/// An event that was given up, as [`Sqlite::dead_letters`] lists it.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// Which event; [`forget`](Ledger::forget) it, and a redelivery is handled afresh.
-    pub key: EventKey,
-    /// Why it was given up.
-    pub reason: String,
-    /// How many attempts were made.
-    pub attempts: u32,
-    /// The delivery's body, byte for byte.
-    pub body: Bytes,
-    /// When the event was first claimed.
-    pub first_claimed_at: Timestamp,
-    /// When it was given up.
-    pub died_at: Timestamp,
-}
-
-impl fmt::Debug for DeadLetter {
-    /// Leaves the body out: payloads do not belong in logs.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadLetter")
-            .field("key", &self.key)
-            .field("reason", &self.reason)
-            .field("attempts", &self.attempts)
-            .field("bytes", &self.body.len())
-            .field("first_claimed_at", &self.first_claimed_at)
-            .field("died_at", &self.died_at)
-            .finish()
     }
 }
 
@@ -844,10 +811,6 @@ fn millis(duration: Duration) -> i64 {
     duration.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(i64::MAX)
 }
 
-fn timestamp(millis: i64) -> Timestamp {
-    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -857,6 +820,8 @@ mod tests {
             atomic::{AtomicI64, AtomicU32, Ordering},
         },
     };
+
+    use jiff::Timestamp;
 
     use super::*;
     use crate::ledger::conformance;

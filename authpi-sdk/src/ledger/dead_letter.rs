@@ -1,0 +1,45 @@
+//! What a ledger with a database behind it keeps of an event that was given up.
+
+use std::fmt;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::EventKey;
+
+/// An event that was given up, as a ledger that keeps dead letters lists it.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Which event; [`forget`](super::Ledger::forget) it, and a redelivery is handled afresh.
+    pub key: EventKey,
+    /// Why it was given up.
+    pub reason: String,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// The delivery's body, byte for byte.
+    pub body: Bytes,
+    /// When the event was first claimed.
+    pub first_claimed_at: Timestamp,
+    /// When it was given up.
+    pub died_at: Timestamp,
+}
+
+impl fmt::Debug for DeadLetter {
+    /// Leaves the body out: payloads do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetter")
+            .field("key", &self.key)
+            .field("reason", &self.reason)
+            .field("attempts", &self.attempts)
+            .field("bytes", &self.body.len())
+            .field("first_claimed_at", &self.first_claimed_at)
+            .field("died_at", &self.died_at)
+            .finish()
+    }
+}
+
+/// The end of the calendar for what lies beyond it.
+pub(super) fn timestamp(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
+}
