@@ -10,5 +10,7 @@ mod inbox;
 mod ledger;
 mod mistakes;
 mod over_http;
+mod servers;
 mod standard_webhooks;
+mod stores;
 mod types;

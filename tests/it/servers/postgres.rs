@@ -1,0 +1,143 @@
+//! `postgres`, made by `initdb`.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::OnceCell;
+
+use super::{Account, Process, command, folder, free_port, log, program, until};
+
+pub(crate) struct PostgresServer {
+    process: Option<Process>,
+    account: Option<Account>,
+    folder: PathBuf,
+    port: u16,
+}
+
+/// A prefix for tables that nobody else uses.
+pub(crate) fn fresh_prefix() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    format!("t{}_", MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+impl PostgresServer {
+    /// The one that tests share, which lives as long as this process.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<PostgresServer> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    pub(crate) async fn start() -> Self {
+        let account = Account::other_than_root();
+        let folder = folder("postgres", account);
+        let made = command(account, &binary("initdb"))
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"])
+            .arg(folder.join("data"))
+            .output()
+            .expect("initdb starts");
+        assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+        let mut server = Self { process: None, account, folder, port: 0 };
+        // Another program may take the port that was free.
+        for _ in 0..5 {
+            server.port = free_port();
+            if server.begin().await {
+                return server;
+            }
+        }
+        panic!("postgres does not start: {}", log(&server.folder));
+    }
+
+    /// Whether it accepts connections; not if it ended at once.
+    async fn begin(&mut self) -> bool {
+        let data = self.folder.join("data").to_string_lossy().into_owned();
+        let socket = format!("unix_socket_directories={}", self.folder.display());
+        let port = self.port.to_string();
+        // Its data need survive no power cut, only its own end.
+        let args = ["-D", &data, "-p", &port, "-h", "127.0.0.1", "-c", &socket, "-c", "fsync=off"];
+        let args = args.map(str::to_owned);
+        let process = Process::start(self.account, "QUIT", &self.folder, &binary("postgres"), &args);
+        let ready = until(
+            || format!("postgres does not answer: {}", log(&self.folder)),
+            || async {
+                match self.connection().await {
+                    Ok(_) => Some(true),
+                    Err(_) if process.is_running() => None,
+                    Err(_) => Some(false),
+                }
+            },
+        );
+        let ready = ready.await;
+        if ready {
+            self.process = Some(process);
+        } else {
+            process.stop();
+        }
+        ready
+    }
+
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        PgConnectOptions::new().host("127.0.0.1").port(self.port).username("postgres").database("postgres")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// One beside those of the ledgers, to look and to meddle with.
+    pub(crate) async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
+        self.options().disable_statement_logging().connect().await
+    }
+
+    /// At once, as by a crash.
+    pub(crate) fn stop(&mut self) {
+        self.process.take().expect("it runs").stop();
+    }
+
+    /// After a stop, with the same data at the same port.
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.begin().await, "postgres does not start again: {}", log(&self.folder));
+    }
+
+    /// Stops the server's processes in whatever they do, until the answer is dropped. New connections come about, and get no
+    /// answer either.
+    pub(crate) async fn pause(&self) -> Paused {
+        let mut connection = self.connection().await.expect("it answers");
+        let workers =
+            sqlx::query_scalar::<_, i32>("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'");
+        let workers = workers.fetch_all(&mut connection).await.expect("it tells its workers");
+        connection.close().await.expect("it closes");
+        let mut pids = vec![self.process.as_ref().expect("it runs").pid];
+        pids.extend(workers.iter().map(|pid| pid.unsigned_abs()));
+        // The one that was asked ends meanwhile.
+        pids.retain(|pid| {
+            Command::new("kill").args(["-STOP", &pid.to_string()]).output().is_ok_and(|o| o.status.success())
+        });
+        Paused { pids }
+    }
+}
+
+/// Lets the server go on when dropped.
+pub(crate) struct Paused {
+    pids: Vec<u32>,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // One may have ended meanwhile.
+        let _ = Command::new("kill").arg("-CONT").args(self.pids.iter().map(u32::to_string)).output();
+    }
+}
+
+fn binary(name: &str) -> PathBuf {
+    // The newest of those that Debian has installed side by side.
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<(u32, PathBuf)> = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .collect();
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    program(name, "postgresql", &versions.into_iter().map(|(_, folder)| folder).collect::<Vec<_>>())
+}

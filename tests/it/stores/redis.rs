@@ -1,0 +1,269 @@
+//! `Redis`, on a server alone and on a cluster.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use authpi_sdk::ledger::{Claim, Completion, Held, Ledger as _, Redis, conformance};
+use redis::{
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClient,
+    cmd,
+};
+use tokio::task::JoinSet;
+
+use super::{DIGEST, EVENTS, LEASE, answered, chain, claims_dropped_midway, granted, handled, key, race};
+use crate::servers::{
+    redis::{RedisCluster, RedisServer, fresh_prefix},
+    until,
+};
+
+async fn keys(node: &mut MultiplexedConnection, prefix: &str) -> Vec<Vec<u8>> {
+    cmd("KEYS").arg(format!("{prefix}*")).query_async(node).await.unwrap()
+}
+
+/// Makes the records older by so much: the server's clock cannot be set.
+async fn grow_older(node: &mut MultiplexedConnection, prefix: &str, by: Duration) {
+    for key in keys(node, prefix).await {
+        let left: i64 = cmd("PTTL").arg(&key).query_async(node).await.unwrap();
+        assert!(left != -1, "a record without an end");
+        // It is deleted if that is in the past.
+        let left = left - i64::try_from(by.as_millis()).unwrap();
+        cmd("PEXPIRE").arg(&key).arg(left).exec_async(node).await.unwrap();
+    }
+}
+
+/// Each store is keys of its own, on as many nodes as there are.
+struct Keys<C> {
+    nodes: Vec<MultiplexedConnection>,
+    connection: C,
+    newest: Mutex<String>,
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> conformance::Harness for Keys<C> {
+    type Ledger = Redis<C>;
+
+    async fn fresh(&self) -> Redis<C> {
+        let prefix = fresh_prefix();
+        self.newest.lock().unwrap().clone_from(&prefix);
+        Redis::options().prefix(prefix).open(self.connection.clone()).await.unwrap()
+    }
+
+    async fn advance(&self, _: &Redis<C>, by: Duration) {
+        let prefix = self.newest.lock().unwrap().clone();
+        for node in &self.nodes {
+            grow_older(&mut node.clone(), &prefix, by).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_conforms() {
+    let server = RedisServer::shared().await;
+    let connection = redis::Client::open(server.url()).unwrap().get_connection_manager().await.unwrap();
+    let nodes = vec![server.connection().await.unwrap()];
+    conformance::run(&Keys { nodes, connection, newest: Mutex::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_conforms_on_a_cluster_whose_nodes_all_hold_records() {
+    let cluster = RedisCluster::start().await;
+    let connection = ClusterClient::new(cluster.urls()).unwrap().get_async_connection().await.unwrap();
+    let mut nodes = Vec::new();
+    for node in &cluster.nodes {
+        nodes.push(node.connection().await.unwrap());
+    }
+    conformance::run(&Keys { nodes: nodes.clone(), connection: connection.clone(), newest: Mutex::default() }).await;
+
+    let prefix = fresh_prefix();
+    let ledger = Redis::options().prefix(&prefix).open(connection).await.unwrap();
+    race(&[ledger.clone(), ledger]).await;
+    for node in &mut nodes {
+        assert!(!keys(node, &prefix).await.is_empty(), "a node without records");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_replicas_that_race_one_handles_each_event() {
+    let (server, prefix) = (RedisServer::shared().await, fresh_prefix());
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(Redis::options().prefix(&prefix).connect(&server.url()).await.unwrap());
+    }
+    race(&replicas).await;
+}
+
+#[tokio::test]
+async fn records_and_leases_outlive_a_crash_of_a_server_that_writes_at_once() {
+    let mut server = RedisServer::start().await;
+    let ledger = Redis::connect(&server.url()).await.unwrap();
+    handled(&ledger, 0).await;
+    let claimed = granted(&ledger, 1).await;
+
+    server.stop();
+    let error = ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err();
+    assert!(chain(&error).starts_with("the ledger failed to claim: "), "{}", chain(&error));
+
+    // The server has forgotten the scripts, too.
+    server.start_again().await;
+    assert_eq!(answered(&ledger, 0).await, Claim::Handled { first_digest: DIGEST });
+    assert!(matches!(answered(&ledger, 1).await, Claim::InFlight { .. }));
+    assert_eq!(ledger.complete(&key(1), claimed, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(answered(&ledger, 1).await, Claim::Handled { first_digest: DIGEST });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again() {
+    let server = RedisServer::start().await;
+    let timeout = Duration::from_millis(300);
+    let ledger = Redis::options().timeout(timeout).connect(&server.url()).await.unwrap();
+    let token = granted(&ledger, 0).await;
+
+    let paused = server.pause();
+    for round in 0..2 {
+        let started = Instant::now();
+        let mut steps = JoinSet::new();
+        for n in 1..=20 {
+            let ledger = ledger.clone();
+            steps.spawn(async move { ledger.claim(&key(round * 20 + n), DIGEST, LEASE).await });
+        }
+        for claim in steps.join_all().await {
+            let error = chain(&claim.unwrap_err());
+            assert!(error.starts_with("the ledger failed to claim: "), "{error}");
+        }
+        assert!(started.elapsed() < timeout * 10, "the steps took {:?}", started.elapsed());
+    }
+    drop(paused);
+
+    answered(&ledger, 100).await;
+    let completed = || async { ledger.complete(&key(0), token, Completion::Handled).await.ok() };
+    assert_eq!(until(|| "the ledger does not recover".to_owned(), completed).await, Held::Yes);
+    // What became of those that were not answered is unknown; but no more than that.
+    for n in 1..=40 {
+        assert!(matches!(answered(&ledger, n).await, Claim::Granted { .. } | Claim::InFlight { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_ends_is_made_anew() {
+    let server = RedisServer::start().await;
+    let ledger = Redis::connect(&server.url()).await.unwrap();
+    handled(&ledger, 0).await;
+    let mut other = server.connection().await.unwrap();
+    let ended: i64 = cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("normal")
+        .arg("SKIPME")
+        .arg("yes")
+        .query_async(&mut other)
+        .await
+        .unwrap();
+    assert_eq!(ended, 1);
+    assert_eq!(answered(&ledger, 0).await, Claim::Handled { first_digest: DIGEST });
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_records_grants_them_again_and_refuses_the_old_tokens() {
+    let server = RedisServer::start().await;
+    let ledger = Redis::connect(&server.url()).await.unwrap();
+    let token = granted(&ledger, 0).await;
+    let mut other = server.connection().await.unwrap();
+    cmd("FLUSHALL").exec_async(&mut other).await.unwrap();
+    cmd("SCRIPT").arg("FLUSH").exec_async(&mut other).await.unwrap();
+    assert_eq!(ledger.complete(&key(0), token, Completion::Handled).await.unwrap(), Held::Lost);
+    assert_eq!(granted(&ledger, 0).await.attempt, 1);
+    assert_eq!(ledger.renew(&key(0), token, LEASE).await.unwrap(), Held::Lost);
+}
+
+#[tokio::test]
+async fn claims_dropped_midway_leave_whole_records_and_a_connection_that_is_of_use() {
+    let server = RedisServer::shared().await;
+    let ledger = Redis::options().prefix(fresh_prefix()).connect(&server.url()).await.unwrap();
+    claims_dropped_midway(&ledger).await;
+}
+
+#[tokio::test]
+async fn records_expire_one_retention_after_they_were_finished() {
+    let (server, prefix) = (RedisServer::shared().await, fresh_prefix());
+    let day = Duration::from_hours(24);
+    let ledger = Redis::options().prefix(&prefix).retention(day).connect(&server.url()).await.unwrap();
+    let mut other = server.connection().await.unwrap();
+    for n in 0..EVENTS {
+        handled(&ledger, n).await;
+    }
+    granted(&ledger, EVENTS).await;
+    grow_older(&mut other, &prefix, day.checked_sub(LEASE).unwrap()).await;
+    assert_eq!(keys(&mut other, &prefix).await.len(), EVENTS + 1, "forgotten too early");
+    grow_older(&mut other, &prefix, LEASE).await;
+    assert_eq!(keys(&mut other, &prefix).await.len(), 1, "only the claimed one has a lease's length more");
+    assert_eq!(granted(&ledger, EVENTS).await.attempt, 2);
+    grow_older(&mut other, &prefix, day + LEASE).await;
+    assert!(keys(&mut other, &prefix).await.is_empty(), "an abandoned claim stays");
+}
+
+#[tokio::test]
+async fn a_duplicate_of_a_handled_event_writes_nothing_and_takes_one_command() {
+    let server = RedisServer::start().await;
+    let ledger = Redis::connect(&server.url()).await.unwrap();
+    handled(&ledger, 0).await;
+    let mut other = server.connection().await.unwrap();
+    let mut told = async || {
+        let told: String = cmd("INFO").arg("everything").query_async(&mut other).await.unwrap();
+        let line = |name: &str| {
+            told.lines().find_map(|line| line.strip_prefix(name)?.split([':', ',']).nth(1)).unwrap_or("0").to_owned()
+        };
+        [line("aof_current_size"), line("cmdstat_evalsha"), line("cmdstat_set")]
+    };
+    let before = told().await;
+    for _ in 0..10 {
+        assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+    }
+    let after = told().await;
+    assert_eq!(before[..2], after[..2]);
+    assert_ne!(before[2], after[2]);
+}
+
+#[tokio::test]
+async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
+    let (server, prefix) = (RedisServer::shared().await, fresh_prefix());
+    let ledger = Redis::options().prefix(&prefix).connect(&server.url()).await.unwrap();
+    let mut other = server.connection().await.unwrap();
+    for (n, foreign) in ["", "something", "c:", "c:1:2:3:4", "x:1:0:0:00"].into_iter().enumerate() {
+        let name = format!("{prefix}5:users:evt_{n}");
+        cmd("SET").arg(&name).arg(foreign).exec_async(&mut other).await.unwrap();
+        let error = chain(&ledger.claim(&key(n), DIGEST, LEASE).await.unwrap_err());
+        assert!(error.contains("holds something else"), "{error}");
+        let left: String = cmd("GET").arg(&name).query_async(&mut other).await.unwrap();
+        assert_eq!(left, foreign);
+    }
+    cmd("SADD").arg(format!("{prefix}5:users:evt_9")).arg("member").exec_async(&mut other).await.unwrap();
+    let error = chain(&ledger.claim(&key(9), DIGEST, LEASE).await.unwrap_err());
+    assert!(error.contains("WRONGTYPE") || error.contains("wrong kind"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_is_told_without_the_password() {
+    let server = RedisServer::shared().await;
+    for prefix in ["", " ", "a b", "a*", "a?", "{a}", "a\n", "über", "[a]", "a\\", &"x".repeat(101)] {
+        let connection = server.connection().await.unwrap();
+        let error = chain(&Redis::options().prefix(prefix).open(connection).await.unwrap_err());
+        assert!(error.contains("cannot be used as a prefix of keys"), "{error}");
+    }
+    // Nobody listens at port 1.
+    let timeout = Duration::from_secs(1);
+    for url in ["redis://:hunter2@127.0.0.1:1", "redis://:hunter2@127.0.0.1:99999999", "hunter2"] {
+        let error = Redis::options().timeout(timeout).connect(url).await.unwrap_err();
+        assert!(!format!("{} {error:?}", chain(&error)).contains("hunter2"), "{error:?}");
+    }
+    let ledger = Redis::options().prefix(fresh_prefix()).connect(&server.url()).await.unwrap();
+    assert!(!format!("{ledger:?}").contains("127.0.0.1"), "{ledger:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_may_not_write_cannot_be_opened() {
+    let server = RedisServer::start_with(&["--min-replicas-to-write", "1"]).await;
+    let error = chain(&Redis::connect(&server.url()).await.unwrap_err());
+    assert!(error.contains("the server cannot be used"), "{error}");
+}
