@@ -13,6 +13,7 @@ const CHOICES: &[&[&str]] = &[
     &["client", "schemars", "testing"],
     &["axum", "sqlite"],
     &["sqlite", "testing"],
+    &["sqlite", "postgres", "redis"],
 ];
 const NEED_OPENSSL: &[&[&str]] = &[&["client", "native-tls"], &["client", "rustls", "native-tls"]];
 

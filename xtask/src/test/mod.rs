@@ -39,6 +39,8 @@ enum Part {
     Description,
     /// Unit, documentation and integration tests of the workspace
     Unit,
+    /// The Postgres and Redis ledgers on real servers, which are started for it
+    Stores,
     /// Tests of this program, above all of the generator
     Codegen,
     /// Every feature of authpi-sdk alone, and pairs that matter, without a warning
@@ -95,7 +97,11 @@ impl Part {
         match self {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
-            Self::Unit => run(&mut tests(root)?)?,
+            Self::Unit => run(tests(root)?.args(["--", "--skip", NEED_SERVERS]))?,
+            Self::Stores => {
+                system::servers(root)?;
+                run(tests(root)?.args(["--test", "it", "--", NEED_SERVERS]))?;
+            }
             Self::Codegen => run(&mut cargo(
                 root,
                 // As the alias `cargo xtask` builds it, so that its dependencies are built once.
@@ -116,6 +122,9 @@ impl Part {
         Ok(())
     }
 }
+
+/// What the names of the tests begin with that a part of their own runs.
+const NEED_SERVERS: &str = "stores::";
 
 /// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that needs it; the part
 /// `features` tells of that.

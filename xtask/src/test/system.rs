@@ -22,6 +22,15 @@ pub(super) fn openssl(root: &Path) -> Result<(), Stopped> {
     })
 }
 
+/// The servers that ledgers are tested on. The tests start their own; none needs to run.
+pub(super) fn servers(root: &Path) -> Result<(), Stopped> {
+    // Debian keeps the programs of Postgres off the path.
+    let check = "(command -v initdb || ls /usr/lib/postgresql/*/bin/initdb) && command -v redis-server";
+    provide(root, "initdb, postgres or redis-server", &["postgresql", "redis-server"], || {
+        succeeds(&mut program(root, "sh", ["-c", check]))
+    })
+}
+
 /// Installs `packages` of Debian if `there` denies, and asks it again.
 fn provide(root: &Path, what: &str, packages: &[&str], there: impl Fn() -> bool) -> Result<(), Stopped> {
     let can_install = || {
