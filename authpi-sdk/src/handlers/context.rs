@@ -1,9 +1,16 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
-use crate::ledger::EventKey;
+use crate::{event::Event, ledger::EventKey};
 
 /// What a handler is given beside the event. Cheap to clone.
 pub struct Context<S> {
@@ -18,9 +25,30 @@ pub(crate) struct Work {
     pub(crate) attempt: u32,
     pub(crate) received_at: Timestamp,
     pub(crate) deadline: Instant,
-    pub(crate) trace: Option<String>,
-    /// Dropped when the attempt ends, for whatever reason.
-    pub(crate) ended: watch::Receiver<()>,
+    pub(crate) event: Event,
+    pub(crate) ended: Ended,
+}
+
+/// Whether the attempt has ended, for whatever reason.
+#[derive(Default)]
+pub(crate) struct Ended {
+    yes: AtomicBool,
+    waiting: Notify,
+}
+
+impl Ended {
+    pub(crate) fn end(&self) {
+        self.yes.store(true, Ordering::Release);
+        self.waiting.notify_waiters();
+    }
+
+    async fn wait(&self) {
+        // Made before looking, so that an end in between is not missed.
+        let notified = self.waiting.notified();
+        if !self.yes.load(Ordering::Acquire) {
+            notified.await;
+        }
+    }
 }
 
 impl<S> Context<S> {
@@ -46,14 +74,12 @@ impl<S> Context<S> {
     /// Resolves when the attempt has ended: the handler is done, or was dropped at its deadline or because its lease was
     /// lost. For work that the handler has spawned.
     pub async fn cancelled(&self) {
-        let mut ended = self.work.ended.clone();
-        // The sender sends nothing; it is dropped at the end.
-        while ended.changed().await.is_ok() {}
+        self.work.ended.wait().await;
     }
 
     /// AuthPI's trace id of the event, if it sent one.
     pub fn trace(&self) -> Option<&str> {
-        self.work.trace.as_deref()
+        self.work.event.trace()
     }
 
     /// The endpoint's name, as given to the receiver.

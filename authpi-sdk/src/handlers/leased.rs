@@ -32,7 +32,7 @@ pub(crate) async fn run_leased(
         // First the handler: one that is done at once needs no timer.
         biased;
         outcome = run(route, event, key.clone(), token.attempt, received_at, deadline) => Some(outcome),
-        () = lost(ledger, key, token, lease) => None,
+        () = async { Box::pin(lost(ledger, key, token, lease)).await } => None,
     }
 }
 

@@ -11,12 +11,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
-use super::{HandlerError, Handlers, Result, Route, Work, registry::AnyHandlers as _};
+use super::{Ended, HandlerError, Handlers, Result, Route, Work, registry::AnyHandlers as _};
 use crate::{event::Event, ledger::EventKey, signature::Verified};
 
 /// How an attempt at an event went.
@@ -48,14 +45,23 @@ pub(crate) async fn run(
     deadline: Duration,
 ) -> Outcome {
     let deadline = Instant::now() + deadline;
-    let (_until_the_end, ended) = watch::channel(());
-    let work = Work { key, attempt, received_at, deadline, trace: event.trace().map(str::to_owned), ended };
-    let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::new(work)).await }));
+    let ended = Ended::default();
+    let work = Arc::new(Work { key, attempt, received_at, deadline, event: event.clone(), ended });
+    let _until_the_end = EndsWhenDropped(&work);
+    let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::clone(&work)).await }));
     match timeout_at(deadline, started).await {
         Err(_) => Outcome::TimedOut,
         Ok(Err(panic)) => Outcome::Panicked(panic),
         Ok(Ok(Err(error))) => Outcome::Failed(error),
         Ok(Ok(Ok(()))) => Outcome::Handled,
+    }
+}
+
+struct EndsWhenDropped<'w>(&'w Work);
+
+impl Drop for EndsWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.ended.end();
     }
 }
 

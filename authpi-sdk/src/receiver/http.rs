@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::time::timeout;
 
 use super::{Receiver, Shared, answer::Answer};
-use crate::signature::{Verified, Verifier, VerifyError};
+use crate::signature::{Verified, Verifier, VerifyError, Verifying};
 
 impl Receiver {
     /// Takes one request and answers it.
@@ -30,8 +30,20 @@ impl Receiver {
     where
         B: Body,
     {
+        self.receive_begun(self.begin(request)).await
+    }
+
+    fn begin<B>(&self, request: Request<B>) -> Result<(Verifying, B), Answer> {
+        begin(&self.shared.verifier, &self.shared.endpoint, request)
+    }
+
+    async fn receive_begun<B: Body>(&self, begun: Result<(Verifying, B), Answer>) -> Response<Full<Bytes>> {
         let shared = &self.shared;
-        let answer = match authentic(&shared.verifier, shared.settings.body_timeout, &shared.endpoint, request).await {
+        let authentic = match begun {
+            Ok((verifying, body)) => read(verifying, body, shared.settings.body_timeout, &shared.endpoint).await,
+            Err(answer) => Err(answer),
+        };
+        let answer = match authentic {
             Ok(body) => self.work(body).await,
             Err(answer) => shared.count(answer),
         };
@@ -80,15 +92,29 @@ pub(super) async fn authentic<B: Body>(
     endpoint: &str,
     request: Request<B>,
 ) -> Result<Verified<Bytes>, Answer> {
+    let (verifying, body) = begin(verifier, endpoint, request)?;
+    read(verifying, body, body_timeout, endpoint).await
+}
+
+/// What can be told without the body. Not asynchronous, so that no future has to carry the headers.
+fn begin<B>(verifier: &Verifier, endpoint: &str, request: Request<B>) -> Result<(Verifying, B), Answer> {
     if request.method() != Method::POST {
         return Err(Answer::NotPost);
     }
-    let (head, body) = request.into_parts();
-    if announced_length(&head.headers).is_some_and(|length| length > verifier.body_limit() as u64) {
+    if announced_length(request.headers()).is_some_and(|length| length > verifier.body_limit() as u64) {
         return Err(Answer::TooLarge);
     }
+    let verifying = verifier.begin(request.headers()).map_err(|error| refuse(endpoint, &error))?;
+    Ok((verifying, request.into_body()))
+}
+
+async fn read<B: Body>(
+    mut verifying: Verifying,
+    body: B,
+    body_timeout: Duration,
+    endpoint: &str,
+) -> Result<Verified<Bytes>, Answer> {
     let refuse = |error| refuse(endpoint, &error);
-    let mut verifying = verifier.begin(&head.headers).map_err(refuse)?;
     let mut body = std::pin::pin!(body);
     let whole = async {
         while let Some(frame) = body.frame().await {
@@ -151,7 +177,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let receiver = self.clone();
-        Box::pin(async move { Ok(receiver.receive(request).await) })
+        let (receiver, begun) = (self.clone(), self.begin(request));
+        Box::pin(async move { Ok(receiver.receive_begun(begun).await) })
     }
 }

@@ -19,6 +19,8 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 
 impl Shared {
     /// Takes an authentic delivery as far as it goes.
+    ///
+    /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the future that each delivery needs.
     pub(super) async fn take(&self, body: Verified<Bytes>) -> Answer {
         let received_at = self.settings.clock.now();
         let event = match body.event() {
@@ -27,7 +29,8 @@ impl Shared {
                 tracing::warn!(endpoint = %self.endpoint, %error, "an authentic delivery is not a readable event");
                 let digest = Digest::of(&body);
                 let key = self.key(format!("unreadable:{digest}").into());
-                return self.bury(&key, digest, error.to_string(), body.into_inner(), Answer::Unreadable).await;
+                return Box::pin(self.bury(&key, digest, error.to_string(), body.into_inner(), Answer::Unreadable))
+                    .await;
             }
         };
         match &self.mode {
@@ -38,14 +41,14 @@ impl Shared {
                 };
                 self.handle_inline(&*route, &event, received_at).await
             }
-            Mode::Inbox { inbox, lane } => self.store(inbox, *lane, &event).await,
+            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, &event)).await,
         }
     }
 
     async fn handle_inline(&self, route: &dyn Route, event: &Event, received_at: Timestamp) -> Answer {
         let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
         if self.is_expired(event) {
-            return self.bury_expired(&key, digest, event).await;
+            return Box::pin(self.bury_expired(&key, digest, event)).await;
         }
         match self.claim(&key, digest).await {
             Ok(Ok(token)) => self.handle(route, event, &key, token, received_at).await,
@@ -55,7 +58,8 @@ impl Shared {
                 StoreFailure::HandleAnyway => {
                     self.store_down(&error);
                     tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "handled without a claim: it may be handled twice");
-                    let outcome = run(route, event, key.clone(), 0, received_at, self.settings.deadline).await;
+                    let running = run(route, event, key.clone(), 0, received_at, self.settings.deadline);
+                    let outcome = Box::pin(running).await;
                     self.answer_unclaimed(&key, outcome)
                 }
             },
@@ -66,7 +70,7 @@ impl Shared {
     async fn store(&self, inbox: &AnyInbox, lane: Option<Lane>, event: &Event) -> Answer {
         let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
         if self.is_expired(event) {
-            return self.bury_expired(&key, digest, event).await;
+            return Box::pin(self.bury_expired(&key, digest, event)).await;
         }
         let lane = lane.and_then(|lane| lane(event.subject()));
         match inbox.append(&key, digest, lane, event.body().clone()).await {
