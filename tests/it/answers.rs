@@ -13,6 +13,7 @@ use std::{
 };
 
 use authpi_sdk::{
+    Clock,
     event::{
         Event,
         types::{UserCreated, UserUpdated},
@@ -324,19 +325,99 @@ async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
     assert_golden("answers/lease-lost.txt", &text(answer.await.unwrap()).await);
 }
 
+/// The time of tokio's clock, which a test can turn.
+fn paused_clock() -> Clock {
+    let (start, began) = (jiff::Timestamp::now(), tokio::time::Instant::now());
+    Clock::from_fn(move || start + jiff::SignedDuration::try_from(began.elapsed()).unwrap())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_handler_keeps_its_lease() {
-    let (builder, started, go) = waiting(Memory::new());
+    let ledger = Memory::new().clock(paused_clock());
+    let (builder, started, go) = waiting(ledger.clone());
     let receiver = builder.deadline(Duration::from_mins(10)).lease(Duration::from_secs(3)).build().unwrap();
     let answer = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(created()).await }
     });
     started.notified().await;
-    // The memory ledger's lease runs on the system's clock, which does not stand still: many renewals, no loss.
-    tokio::time::advance(Duration::from_mins(1)).await;
+    let key = EventKey::new("users", "evt_user.created");
+    for second in 0..60 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+        let other = ledger.claim(&key, Digest::of(b""), Duration::from_secs(3)).await.unwrap();
+        assert!(matches!(other, Claim::InFlight { .. }), "another worker took over after {second} s: {other:?}");
+    }
     go.add_permits(1);
     assert_golden("answers/handled.txt", &text(answer.await.unwrap()).await);
+}
+
+/// A ledger with a bug in it.
+struct Panicking {
+    at_once: bool,
+}
+
+impl Ledger for Panicking {
+    async fn claim(&self, _: &EventKey, _: Digest, _: Duration) -> Result<Claim, LedgerError> {
+        if !self.at_once {
+            tokio::task::yield_now().await;
+        }
+        panic!("a bug in a ledger")
+    }
+    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+        broken("renew")
+    }
+    async fn complete(&self, _: &EventKey, _: Token, _: Completion) -> Result<Held, LedgerError> {
+        broken("complete")
+    }
+    async fn release(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+        broken("release")
+    }
+    async fn forget(&self, _: &EventKey) -> Result<bool, LedgerError> {
+        broken("forget")
+    }
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+    fn remembers_for(&self) -> Duration {
+        authpi_sdk::ledger::DEFAULT_RETENTION
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_panics_is_503_and_takes_no_place_for_good() {
+    for at_once in [true, false] {
+        let receiver = answering(Panicking { at_once }, || Ok(())).max_in_flight(1).build().unwrap();
+        for _ in 0..2 {
+            assert_answer(&receiver, created(), "failed").await;
+        }
+        receiver.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_hangs_up_again_and_again_takes_no_place_and_leaves_no_lease() {
+    let ledger = Memory::new();
+    let (builder, started, go) = waiting(ledger.clone());
+    let receiver = builder.max_in_flight(1).build().unwrap();
+    for n in 0..3 {
+        let fixture = Fixture::of::<UserCreated>().id(format!("evt_{n}"));
+        let sent = tokio::spawn({
+            let (receiver, request) = (receiver.clone(), request(&fixture));
+            async move { receiver.receive(request).await }
+        });
+        started.notified().await;
+        sent.abort();
+        assert!(sent.await.unwrap_err().is_cancelled());
+        go.add_permits(1);
+        // Whoever comes while the handler still runs waits in vain or not at all; it ends by itself.
+        let again = async {
+            while receiver.receive(self::request(&fixture)).await.status() != 200 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), again).await.expect("the place or the lease was not given back");
+    }
 }
 
 #[tokio::test]

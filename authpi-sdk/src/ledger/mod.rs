@@ -186,7 +186,8 @@ pub enum Held {
 /// point: the step has then taken place as a whole or not at all.
 ///
 /// # Errors
-/// Each step fails with [`LedgerError`] when the store cannot be reached or refuses; nothing is known then of the record.
+/// Each step fails with [`LedgerError`] when the store cannot be reached or refuses; nothing is known then of the record. It has to
+/// fail within seconds rather than hang: whoever waits for it is a delivery, and one of the receiver's places is taken meanwhile.
 pub trait Ledger: Send + Sync + 'static {
     /// Claims the record for `lease`: makes it if there is none, takes it over if its lease ran out or its pause is over.
     fn claim(
