@@ -4,7 +4,7 @@ use std::{
     env,
     error::Error,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use authpi_sdk::{
 };
 use serde_json::json;
 use sqlx::{Row as _, SqlitePool};
+use tokio::time::timeout;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -75,25 +76,79 @@ async fn create_webhook_prints_the_secret_once() -> Outcome {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn handle_events_keeps_the_table_in_step_though_deliveries_come_out_of_order() -> Outcome {
-    // A port that was free a moment ago: the webhook's secret has to be known before the program starts.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let authpi = Emulator::builder().retry_delays([Duration::from_millis(100); 20]).start().await?;
-    let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events().signed();
-    let made = client(&authpi)?.webhooks().create(&spec).await?;
-    let data = folder("handle_events")?;
+/// A service that was started, listens on `port`, and has its files in `data`.
+fn serve(name: &str, port: u16, secret: &Secret, data: &Path) -> Result<Running, Box<dyn Error>> {
     let mut program = Running(
-        example("handle_events")
-            .env("AUTHPI_WEBHOOK_SECRET", made.secret.ok_or("no secret")?.expose())
+        example(name)
+            .env("AUTHPI_WEBHOOK_SECRET", secret.expose())
             .env("LISTEN", format!("127.0.0.1:{port}"))
-            .env("DATA_DIR", &data)
+            .env("DATA_DIR", data)
             .stdout(Stdio::piped())
             .spawn()?,
     );
     let mut line = String::new();
     BufReader::new(program.0.stdout.take().ok_or("no output")?).read_line(&mut line)?;
     assert!(line.contains("listening"), "{line}");
+    Ok(program)
+}
+
+/// A port that was free a moment ago: the webhook's secret has to be known before the program starts.
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Outcome {
+    const KILLS: usize = 8;
+    const BETWEEN: usize = 20;
+    let port = free_port()?;
+    let authpi = Emulator::builder().retry_delays([Duration::from_millis(50); 200]).start().await?;
+    let spec = WebhookSpec::new("audit", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events().signed();
+    let made = client(&authpi)?.webhooks().create(&spec).await?;
+    let secret = made.secret.ok_or("no secret")?;
+    let data = folder("handle_later")?;
+    let mut program = serve("handle_later", port, &secret, &data)?;
+    let audit = SqlitePool::connect(&format!("sqlite:{}", data.join("audit.db").display())).await?;
+    let logged = async || -> Result<usize, sqlx::Error> {
+        let count: i64 = sqlx::query("SELECT count(*) FROM audit").fetch_one(&audit).await?.get(0);
+        Ok(usize::try_from(count).unwrap_or(0))
+    };
+
+    for kill in 0..KILLS {
+        let before = logged().await?;
+        for n in 0..BETWEEN {
+            let user = format!("usr_{}", n % 5);
+            authpi.trigger(NewEvent::new("user.updated").subject(json!({ "user_id": user })).copies(2)).await?;
+        }
+        // Somewhere within the round: another number of events is through each time.
+        while logged().await? < before + kill * 2 % BETWEEN {
+            tokio::task::yield_now().await;
+        }
+        program.0.kill()?;
+        program.0.wait()?;
+        program = serve("handle_later", port, &secret, &data)?;
+    }
+    timeout(Duration::from_mins(1), authpi.deliveries_finished()).await?;
+    let all_logged = async {
+        while logged().await? < KILLS * BETWEEN {
+            tokio::task::yield_now().await;
+        }
+        Ok::<_, sqlx::Error>(())
+    };
+    timeout(Duration::from_mins(1), all_logged).await.map_err(|_| "acknowledged events never came through")??;
+    assert_eq!(logged().await?, KILLS * BETWEEN);
+    std::fs::remove_dir_all(&data)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handle_events_keeps_the_table_in_step_though_deliveries_come_out_of_order() -> Outcome {
+    let port = free_port()?;
+    let authpi = Emulator::builder().retry_delays([Duration::from_millis(100); 20]).start().await?;
+    let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events().signed();
+    let made = client(&authpi)?.webhooks().create(&spec).await?;
+    let data = folder("handle_events")?;
+    let _program = serve("handle_events", port, &made.secret.ok_or("no secret")?, &data)?;
 
     let about = |event_type: &str, user: &str, name: &str| {
         NewEvent::new(event_type).subject(json!({ "user_id": user })).data(json!({ "id": user, "username": name }))
