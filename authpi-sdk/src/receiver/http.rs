@@ -86,6 +86,7 @@ impl Receiver {
 }
 
 /// The body of an authentic delivery, or how the request is answered.
+#[cfg(feature = "axum")]
 pub(super) async fn authentic<B: Body>(
     verifier: &Verifier,
     body_timeout: Duration,
