@@ -1,6 +1,6 @@
 //! What parts need besides a Rust toolchain. On Debian, as root, what is missing is installed; elsewhere it is named.
 
-use std::path::Path;
+use std::{path::Path, sync::Once};
 
 use super::Stopped;
 use crate::run::{program, run, succeeds};
@@ -40,15 +40,17 @@ fn provide(root: &Path, what: &str, packages: &[&str], there: impl Fn() -> bool)
     if there() {
         return Ok(());
     }
+    let mut why = format!("{what} is not here; on Debian: apt-get install {}", packages.join(" "));
     if can_install() {
+        // Once for all parts. Where a package source does not answer, what is there afterwards tells whether that matters.
+        static UPDATE: Once = Once::new();
+        UPDATE.call_once(|| _ = run(&mut program(root, "apt-get", ["update", "--quiet"])));
         let mut install = program(root, "apt-get", ["install", "--yes", "--quiet", "--no-install-recommends"]);
-        install.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
-        // Fails only where a package source does not answer; whether that matters shows in what is there afterwards.
-        let done = run(&mut program(root, "apt-get", ["update", "--quiet"])).and_then(|()| run(&mut install));
+        let done = run(install.args(packages).env("DEBIAN_FRONTEND", "noninteractive"));
         if there() {
             return Ok(());
         }
-        done?;
+        why += &done.map_or_else(|error| format!(", but {error:#}"), |()| ", which does not bring it here".to_owned());
     }
-    Err(Stopped::NotRun(format!("{what} is not here; on Debian: apt-get install {}", packages.join(" "))))
+    Err(Stopped::NotRun(why))
 }
