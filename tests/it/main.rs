@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod emulator;
 mod events;
+mod floors;
 mod golden;
 mod handlers;
 mod inbox;
