@@ -144,7 +144,8 @@ impl Shared {
         received_at: Timestamp,
     ) -> Answer {
         let claimed = Claimed { key, token, received_at, deadline: self.settings.deadline, lease: self.settings.lease };
-        let Some(outcome) = run_leased(&self.ledger, &claimed, route, event).await else { return self.lease_lost(key) };
+        let running = Box::pin(run_leased(&self.ledger, &claimed, route, event));
+        let Some(outcome) = running.await else { return self.lease_lost(key) };
         let retry_after = self.settings.retry_after;
         let (answer, settled) = match outcome {
             Outcome::Handled => (Answer::Handled, self.ledger.complete(key, token, Completion::Handled).await),

@@ -236,6 +236,10 @@ impl SignatureScheme {
             if value.len() > MAX_HEADER {
                 return Err(Unread::Malformed);
             }
+            // The usual case: one signature, bare.
+            if syntax == Syntax::List && self.collect(value.as_bytes(), &mut presented)? {
+                continue;
+            }
             for item in value.as_bytes().split(|byte| matches!(byte, b',' | b' ' | b'\t')) {
                 let (name, signature) = match item.iter().position(|&byte| byte == b'=') {
                     // Base64 ends in `=` and a name never does, so an `=` with nothing but padding behind it parts nothing.
@@ -250,8 +254,12 @@ impl SignatureScheme {
                     b"t" if syntax == Syntax::Pairs => {
                         presented.timestamp = Some(Seconds::read(signature).ok_or(Unread::Malformed)?);
                     }
-                    b"v1" => self.collect(signature, &mut presented)?,
-                    b"" | b"sha256" if syntax == Syntax::List => self.collect(signature, &mut presented)?,
+                    b"v1" => {
+                        self.collect(signature, &mut presented)?;
+                    }
+                    b"" | b"sha256" if syntax == Syntax::List => {
+                        self.collect(signature, &mut presented)?;
+                    }
                     _ => {}
                 }
             }
@@ -263,14 +271,14 @@ impl SignatureScheme {
         }
     }
 
-    fn collect(&self, written: &[u8], presented: &mut Presented) -> Result<(), Unread> {
-        if let Some(signature) = self.encoding.decode(written) {
-            if presented.signatures.len() == MAX_SIGNATURES {
-                return Err(Unread::Malformed);
-            }
-            presented.signatures.push(signature);
+    /// Whether that was a signature.
+    fn collect(&self, written: &[u8], presented: &mut Presented) -> Result<bool, Unread> {
+        let Some(signature) = self.encoding.decode(written) else { return Ok(false) };
+        if presented.signatures.len() == MAX_SIGNATURES {
+            return Err(Unread::Malformed);
         }
-        Ok(())
+        presented.signatures.push(signature);
+        Ok(true)
     }
 }
 
@@ -317,7 +325,13 @@ impl Encoding {
                 unhex_into(&mut signature, written).map(|()| signature)
             }
             (Self::Base64 | Self::HexOrBase64, 43 | 44) => {
-                BASE64.decode(written).or_else(|_| BASE64_URL.decode(written)).ok()?.try_into().ok()
+                // As long as the decoder wants it before it has seen the padding.
+                let mut bytes = [0; 33];
+                let length = BASE64
+                    .decode_slice(written, &mut bytes)
+                    .or_else(|_| BASE64_URL.decode_slice(written, &mut bytes))
+                    .ok()?;
+                bytes[..length].try_into().ok()
             }
             _ => None,
         }
@@ -373,20 +387,29 @@ fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
 
 /// Two digits for each byte, no more and no fewer.
 fn unhex_into(bytes: &mut [u8], digits: &[u8]) -> Option<()> {
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    };
     if digits.len() != bytes.len() * 2 {
         return None;
     }
+    let mut all = 0;
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        all |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(())
+    (all <= 0xf).then_some(())
 }
+
+/// The value of each hexadecimal digit; of what is none, one that no digit has.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [0xff; 256];
+    let mut n = 0;
+    while n < 16 {
+        nibbles[b"0123456789abcdef"[n as usize] as usize] = n;
+        nibbles[b"0123456789ABCDEF"[n as usize] as usize] = n;
+        n += 1;
+    }
+    nibbles
+};
 
 impl FromStr for SignatureScheme {
     type Err = UnknownScheme;
