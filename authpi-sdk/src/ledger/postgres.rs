@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _,
     pool::PoolConnection,
@@ -20,13 +21,16 @@ use sqlx::{
     query::Query,
 };
 
+use tokio::sync::Notify;
+
 use super::{
-    Claim, Completion, DEFAULT_RETENTION, DeadLetter, Digest, EventKey, Held, Ledger, LedgerError, Token,
+    Appended, Backlog, Claim, Completion, DEFAULT_RETENTION, DeadLetter, Digest, EventKey, Held, Inbox, Leased, Ledger,
+    LedgerError, Next, Token,
     dead_letter::timestamp,
     remote::{BadName, Nonces, TIMEOUT, millis, within},
 };
 
-/// A [`Ledger`] in a Postgres database (12 or later), which keeps dead letters.
+/// A [`Ledger`] and [`Inbox`] in a Postgres database (12 or later), which keeps dead letters.
 ///
 /// Clones share one pool; replicas on any number of hosts share the tables.
 ///
@@ -73,6 +77,8 @@ struct Shared {
     timeout: Duration,
     nonces: Nonces,
     until_prune: AtomicU32,
+    /// Told after each append of this process; other processes' workers poll.
+    appended: Notify,
 }
 
 impl Postgres {
@@ -287,6 +293,62 @@ impl Ledger for Postgres {
     }
 }
 
+impl Inbox for Postgres {
+    async fn append(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lane: Option<&str>,
+        body: Bytes,
+    ) -> Result<Appended, LedgerError> {
+        // No row: the record came, or went, between what the statement saw and what it would have written.
+        let told = |rows: &[PgRow]| !rows.is_empty();
+        let rows = self.rows_if(told, "append", &self.shared.statements.append, |query| {
+            let query = query.bind(text(key.endpoint())).bind(text(key.event_id())).bind(digest.0.to_vec());
+            query.bind(body.to_vec()).bind(lane.map(text)).bind(millis(self.shared.retention))
+        });
+        let rows = rows.await?;
+        let known = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<Option<&[u8]>, _>(0));
+        let known = known.map_err(|error| LedgerError::new("append", error))?;
+        let Some(known) = known else {
+            self.shared.appended.notify_waiters();
+            self.prune_in_turn();
+            return Ok(Appended::Stored);
+        };
+        let first_digest = digest_of(known).map_err(|error| LedgerError::new("append", error))?;
+        Ok(Appended::Known { first_digest })
+    }
+
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+        const STEP: &str = "lease the next event";
+        let nonce = self.shared.nonces.mint();
+        let rows = self.rows(STEP, &self.shared.statements.lease_next, |query| {
+            query.bind(text(endpoint)).bind(millis(lease)).bind(nonce.cast_signed())
+        });
+        let rows = rows.await?;
+        let next = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| next_of(row, endpoint, nonce));
+        next.map_err(|error| LedgerError::new(STEP, error))
+    }
+
+    fn appended(&self) -> impl Future<Output = ()> + Send {
+        self.shared.appended.notified()
+    }
+
+    async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
+        const STEP: &str = "count the backlog";
+        let rows = self.rows(STEP, &self.shared.statements.backlog, |query| query.bind(text(endpoint)));
+        let read = |row: &PgRow| {
+            let age = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or(0));
+            Ok(Backlog {
+                depth: row.try_get::<i64, _>(0)?.try_into().unwrap_or(0),
+                oldest: row.try_get::<Option<i64>, _>(1)?.map(age),
+            })
+        };
+        let rows = rows.await?;
+        rows.first().ok_or(sqlx::Error::RowNotFound).and_then(read).map_err(|error| LedgerError::new(STEP, error))
+    }
+}
+
 /// What can be set before a [`Postgres`] ledger is opened.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before `open` or `connect`"]
@@ -379,6 +441,7 @@ impl PostgresOptions {
             timeout: self.timeout,
             nonces: Nonces::default(),
             until_prune: AtomicU32::new(0),
+            appended: Notify::new(),
         };
         Postgres { pool, shared: Arc::new(shared) }
     }
@@ -395,7 +458,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const MIGRATING: i64 = 0x6175_7468_7069_0001;
 
 /// What brings the tables from version n to n + 1, for n from 0; `{…}` are filled in. Never changed, only added to.
-const MIGRATIONS: [&str; 1] = [r#"
+const MIGRATIONS: [&str; 2] = [
+    r#"
     CREATE TABLE {schema}{prefix}ledger (
         endpoint TEXT COLLATE "C" NOT NULL,
         event_id TEXT COLLATE "C" NOT NULL,
@@ -411,7 +475,16 @@ const MIGRATIONS: [&str; 1] = [r#"
     );
     CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at);
     CREATE INDEX {prefix}ledger_dead ON {schema}{prefix}ledger (endpoint, at, event_id) WHERE state = 3;
-"#];
+"#,
+    r#"
+    -- An event in the inbox has a place, and keeps its body until it is handled; a lane is worked on in the order of places.
+    ALTER TABLE {schema}{prefix}ledger ADD COLUMN place BIGINT, ADD COLUMN lane TEXT COLLATE "C";
+    CREATE SEQUENCE {schema}{prefix}places;
+    CREATE INDEX {prefix}inbox ON {schema}{prefix}ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
+    CREATE INDEX {prefix}inbox_lane ON {schema}{prefix}ledger (endpoint, lane, place)
+        WHERE lane IS NOT NULL AND state < 2;
+"#,
+];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -543,6 +616,9 @@ struct Statements {
     prune: Arc<str>,
     purge: Arc<str>,
     dead_letters: Arc<str>,
+    append: Arc<str>,
+    lease_next: Arc<str>,
+    backlog: Arc<str>,
 }
 
 /// `found` is what stands in the way of a claim as the statement saw it at its start; only without it is anything written. A
@@ -566,7 +642,9 @@ const CLAIM: &str = "
                 CASE WHEN known.state < 2 THEN known.first_claimed_at ELSE excluded.first_claimed_at END,
             first_digest = CASE WHEN known.state < 2 THEN known.first_digest ELSE excluded.first_digest END,
             reason = NULL,
-            body = NULL
+            body = CASE WHEN known.state < 2 THEN known.body END,
+            place = CASE WHEN known.state < 2 THEN known.place END,
+            lane = CASE WHEN known.state < 2 THEN known.lane END
         WHERE known.at <= excluded.first_claimed_at - CASE WHEN known.state < 2 THEN 0 ELSE $6 END
         RETURNING attempt, first_digest
     )
@@ -577,7 +655,7 @@ const RENEW: &str = "
     UPDATE {ledger} SET at = {now} + $5
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state = 1 RETURNING 1";
 const HANDLED: &str = "
-    UPDATE {ledger} SET at = CASE WHEN state = 1 THEN {now} ELSE at END, state = 2
+    UPDATE {ledger} SET at = CASE WHEN state = 1 THEN {now} ELSE at END, state = 2, body = NULL
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state IN (1, 2) RETURNING 1";
 const DEAD: &str = "
     UPDATE {ledger} SET
@@ -590,10 +668,11 @@ const RELEASE: &str = "
     UPDATE {ledger} SET at = {now} + $5, state = 0
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state = 1 RETURNING 1";
 const FORGET: &str = "DELETE FROM {ledger} WHERE endpoint = $1 AND event_id = $2 RETURNING 1";
-/// An abandoned claim or attempt counts from when it could be taken up. Rows that another replica is at are left to it.
+/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to do stays. Rows that another
+/// replica is at are left to it.
 const PRUNE: &str = "
     DELETE FROM {ledger} WHERE (endpoint, event_id) IN (
-        SELECT endpoint, event_id FROM {ledger} WHERE at <= {now} - $1
+        SELECT endpoint, event_id FROM {ledger} WHERE at <= {now} - $1 AND (place IS NULL OR state >= 2)
         ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
     ) RETURNING 1";
 const PURGE: &str = "
@@ -605,6 +684,61 @@ const DEAD_LETTERS: &str = "
     SELECT event_id, reason, attempt, body, first_claimed_at, at FROM {ledger}
     WHERE state = 3 AND endpoint = $1 AND (at, event_id) > ($2, $3)
     ORDER BY at, event_id LIMIT $4";
+/// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done. Appends to
+/// one lane go one after another (the lock ends with the statement), so that places are taken in the order of commits.
+const APPEND: &str = "
+    WITH turn AS MATERIALIZED (
+        SELECT CASE WHEN $5::text IS NOT NULL
+            THEN pg_advisory_xact_lock(hashtextextended($1::text || chr(10) || $5::text, 0)) END
+    ),
+    clock AS MATERIALIZED (SELECT {now} AS now FROM turn),
+    stored AS (
+        INSERT INTO {ledger} AS known
+            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
+        SELECT $1, $2, 0, 0, 0, now, now, $3, $4, $5, nextval('{schema}{prefix}places') FROM clock
+        ON CONFLICT (endpoint, event_id) DO UPDATE SET
+            state = CASE WHEN known.state < 2 THEN known.state ELSE 0 END,
+            attempt = CASE WHEN known.state < 2 THEN known.attempt ELSE 0 END,
+            at = CASE WHEN known.state < 2 THEN known.at ELSE excluded.at END,
+            first_claimed_at =
+                CASE WHEN known.state < 2 THEN known.first_claimed_at ELSE excluded.first_claimed_at END,
+            first_digest = CASE WHEN known.state < 2 THEN known.first_digest ELSE excluded.first_digest END,
+            reason = NULL,
+            body = excluded.body,
+            lane = excluded.lane,
+            place = excluded.place
+        WHERE (known.state < 2 AND known.place IS NULL) OR (known.state >= 2 AND known.at <= excluded.at - $6)
+        RETURNING 1
+    )
+    SELECT NULL::bytea FROM stored
+    UNION ALL
+    SELECT first_digest FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND NOT EXISTS (SELECT FROM stored)";
+/// A row that another worker is just leasing is passed over.
+const LEASE_NEXT: &str = "
+    WITH clock AS MATERIALIZED (SELECT {now} AS now),
+    due AS (
+        SELECT endpoint, event_id FROM {ledger} AS candidate
+        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND at <= (SELECT now FROM clock)
+            AND (lane IS NULL OR NOT EXISTS (
+                SELECT FROM {ledger} AS earlier
+                WHERE earlier.endpoint = candidate.endpoint AND earlier.lane = candidate.lane AND earlier.state < 2
+                    AND earlier.place < candidate.place))
+        ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED
+    ),
+    leased AS (
+        UPDATE {ledger} AS record SET
+            state = 1, attempt = least(record.attempt + 1, 4294967295), nonce = $3, at = clock.now + $2
+        FROM due, clock WHERE record.endpoint = due.endpoint AND record.event_id = due.event_id
+        RETURNING record.event_id, record.attempt, record.body, record.first_claimed_at
+    )
+    SELECT event_id, attempt, body, first_claimed_at FROM leased
+    UNION ALL
+    SELECT NULL, (SELECT min(at) - now FROM {ledger} WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND at > now),
+        NULL, NULL
+    FROM clock WHERE NOT EXISTS (SELECT FROM leased)";
+const BACKLOG: &str = "
+    SELECT count(*), {now} - min(first_claimed_at) FROM {ledger}
+    WHERE endpoint = $1 AND place IS NOT NULL AND state < 2";
 /// Unix ms by the server's clock, which moves on within a transaction.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
@@ -624,14 +758,33 @@ impl Statements {
             prune: statement(PRUNE),
             purge: statement(PURGE),
             dead_letters: statement(DEAD_LETTERS),
+            append: statement(APPEND),
+            lease_next: statement(LEASE_NEXT),
+            backlog: statement(BACKLOG),
         }
     }
 }
 
+fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
+    let digest =
+        bytes.try_into().map_err(|_| sqlx::Error::Protocol("the ledger's table holds half a digest".into()))?;
+    Ok(Digest(digest))
+}
+
+fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<Next, sqlx::Error> {
+    let number: Option<i64> = row.try_get(1)?;
+    let Some(event_id) = row.try_get::<Option<String>, _>(0)? else {
+        let due_in = number.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0)));
+        return Ok(Next::Nothing { due_in });
+    };
+    let token = Token { attempt: number.unwrap_or(1).try_into().unwrap_or(u32::MAX), nonce };
+    let body = row.try_get::<Option<Vec<u8>>, _>(2)?.unwrap_or_default();
+    let key = EventKey::new(endpoint, untext(event_id));
+    Ok(Next::Leased(Leased::new(key, token, body.into(), timestamp(row.try_get(3)?))))
+}
+
 fn claim_of(row: &PgRow, nonce: u64) -> Result<Claim, sqlx::Error> {
-    let first_digest = row.try_get::<&[u8], _>(3)?.try_into();
-    let first_digest =
-        Digest(first_digest.map_err(|_| sqlx::Error::Protocol("the ledger's table holds half a digest".into()))?);
+    let first_digest = digest_of(row.try_get(3)?)?;
     if let Some(attempt) = row.try_get::<Option<i64>, _>(0)? {
         let token = Token { attempt: attempt.try_into().unwrap_or(u32::MAX), nonce };
         return Ok(Claim::Granted { token, first_digest });
@@ -734,9 +887,22 @@ mod tests {
     #[test]
     fn every_place_in_a_statement_is_filled_in() {
         let tables = Tables::of(&Postgres::options().schema("hooks")).unwrap();
-        let Statements { claim, renew, handled, dead, release, forget, prune, purge, dead_letters } =
-            Statements::on(&tables);
-        for statement in [claim, renew, handled, dead, release, forget, prune, purge, dead_letters] {
+        let Statements {
+            claim,
+            renew,
+            handled,
+            dead,
+            release,
+            forget,
+            prune,
+            purge,
+            dead_letters,
+            append,
+            lease_next,
+            backlog,
+        } = Statements::on(&tables);
+        let ledger = [claim, renew, handled, dead, release, forget, prune, purge, dead_letters];
+        for statement in ledger.into_iter().chain([append, lease_next, backlog]) {
             assert!(!statement.contains(['{', '}']) && statement.contains("\"hooks\".authpi_ledger"), "{statement}");
         }
     }
