@@ -180,6 +180,33 @@ cases! { of Inbox:
         assert_eq!((before, all.len()), (32, 32));
     }
 
+    /// Workers at the same time keep each lane's order, and never have two events of one lane at once.
+    async fn workers_at_the_same_time_keep_each_lanes_order(harness) {
+        let inbox = std::sync::Arc::new(harness.fresh().await);
+        for n in 0..40 {
+            append(&*inbox, &format!("{n:02}"), Some(["a", "b", "c", "d"][n % 4])).await;
+        }
+        let done = std::sync::Arc::new(std::sync::Mutex::new(vec![Vec::new(); 4]));
+        let mut workers = JoinSet::new();
+        for _ in 0..8 {
+            let (inbox, done) = (std::sync::Arc::clone(&inbox), std::sync::Arc::clone(&done));
+            workers.spawn(async move {
+                while inbox.backlog(ENDPOINT).await.unwrap().depth > 0 {
+                    let Next::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() else { continue };
+                    let n: usize = event.key.event_id().parse().unwrap();
+                    done.lock().unwrap()[n % 4].push(n);
+                    tokio::task::yield_now().await;
+                    assert_eq!(complete(&*inbox, &event.key, event.token).await, Held::Yes);
+                }
+            });
+        }
+        workers.join_all().await;
+        for (lane, events) in done.lock().unwrap().iter().enumerate() {
+            let expected: Vec<_> = (0..10).map(|n| n * 4 + lane).collect();
+            assert_eq!(events, &expected, "a lane's events were leased out of their order");
+        }
+    }
+
     /// An endpoint's workers see no other's events.
     async fn endpoints_have_backlogs_of_their_own(harness) {
         let inbox = harness.fresh().await;
