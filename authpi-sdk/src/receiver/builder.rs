@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The longest duration that a setting may have: a year.
-const LONGEST: Duration = Duration::from_hours(365 * 24);
+pub(crate) const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// What to do with a delivery when the ledger cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -235,7 +235,7 @@ impl<M> fmt::Debug for ReceiverBuilder<M> {
     }
 }
 
-/// Why a receiver could not be built.
+/// Why a receiver or a worker could not be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {

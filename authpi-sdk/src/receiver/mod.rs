@@ -43,6 +43,7 @@ use crate::{
     signature::Verifier,
 };
 
+pub(crate) use builder::LONGEST;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
 
 /// How long a body may take to arrive, unless set.

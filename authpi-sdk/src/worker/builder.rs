@@ -7,6 +7,7 @@ use crate::{
     Clock,
     handlers::{AnyHandlers, DEFAULT_DEADLINE, Handlers, HandlersError},
     ledger::AnyInbox,
+    receiver::{BuildError, LONGEST},
 };
 
 /// Settings of a worker; made by [`Worker::new`].
@@ -100,7 +101,7 @@ impl WorkerBuilder {
         self.handlers_check.map_err(BuildError::Handlers)?;
         let settings = self.settings;
         for (name, duration) in [("deadline", settings.deadline), ("lease", settings.lease), ("poll", settings.poll)] {
-            if duration.is_zero() || duration > Duration::from_hours(365 * 24) {
+            if duration.is_zero() || duration > LONGEST {
                 return Err(BuildError::Setting(name));
             }
         }
@@ -121,36 +122,5 @@ impl fmt::Debug for WorkerBuilder {
             .field("endpoint", &self.endpoint)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why a worker could not be built.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The endpoint's name is empty.
-    NoEndpoint,
-    /// Two handlers want the same place.
-    Handlers(HandlersError),
-    /// This setting is zero, or larger than can be.
-    Setting(&'static str),
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoEndpoint => f.write_str("the endpoint needs a name"),
-            Self::Handlers(_) => f.write_str("the handlers contradict each other"),
-            Self::Setting(name) => write!(f, "{name} is zero or out of range"),
-        }
-    }
-}
-
-impl std::error::Error for BuildError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Handlers(error) => Some(error),
-            Self::NoEndpoint | Self::Setting(_) => None,
-        }
     }
 }

@@ -41,7 +41,8 @@ use crate::{
     ledger::{AnyInbox, Backlog, Inbox, LedgerError, Next},
 };
 
-pub use builder::{BuildError, WorkerBuilder};
+pub use crate::receiver::BuildError;
+pub use builder::WorkerBuilder;
 
 /// Takes the events of one endpoint out of an inbox and handles them. Cheap to clone; clones share everything.
 #[derive(Clone)]
