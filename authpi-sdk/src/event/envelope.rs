@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{EventType, Inner, ParseError};
+use super::{EventType, Inner, ParseError, Text};
 use crate::UnixMillis;
 
 /// The CloudEvents attributes of one delivery.
@@ -271,8 +271,8 @@ fn read_members(
         id: event.id.into(),
         event_type: EventType::from(&*event.event_type),
         subject: given(event.subject).and_then(lenient).unwrap_or_default(),
-        trace: given(event.trace).and_then(string),
-        source: given(event.source).and_then(string),
+        trace: given(event.trace).and_then(|raw| string(body, raw)),
+        source: given(event.source).and_then(|raw| string(body, raw)),
         time,
         body: body.clone(),
     })
@@ -293,8 +293,11 @@ fn lenient<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
-fn string(raw: &RawValue) -> Option<String> {
-    plain(raw).map(str::to_owned).or_else(|| lenient(raw))
+fn string(body: &Bytes, raw: &RawValue) -> Option<Text> {
+    match plain(raw) {
+        Some(text) => Some(Text::At(place(body, text))),
+        None => lenient(raw).map(Text::Decoded),
+    }
 }
 
 fn utf8(body: &[u8]) -> Result<&str, ParseError> {
@@ -347,8 +350,10 @@ mod tests {
             };
             let slow = read_one(&body, text, "").unwrap();
             let all = |inner: Inner| {
+                let text = |text: &Option<Text>| text.as_ref().map(|text| inner.text(text).to_owned());
+                let (trace, source) = (text(&inner.trace), text(&inner.source));
                 let routed = (inner.event, inner.data, inner.envelope, inner.id, inner.event_type, inner.time);
-                (routed, format!("{:?}", inner.subject), inner.trace, inner.source)
+                (routed, format!("{:?}", inner.subject), trace, source)
             };
             assert_eq!(all(inner), all(slow), "{text}");
         }

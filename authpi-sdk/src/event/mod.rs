@@ -71,9 +71,15 @@ struct Inner {
     id: Arc<str>,
     event_type: EventType,
     subject: Subject,
-    trace: Option<String>,
-    source: Option<String>,
+    trace: Option<Text>,
+    source: Option<Text>,
     time: Timestamp,
+}
+
+/// A string of the event: where it stands in the body, or decoded if it holds escapes.
+enum Text {
+    At(Range<usize>),
+    Decoded(String),
 }
 
 impl Event {
@@ -150,12 +156,12 @@ impl<K: EventKind> Event<K> {
 
     /// AuthPI's trace id, if it sent one.
     pub fn trace(&self) -> Option<&str> {
-        self.inner.trace.as_deref()
+        self.inner.trace.as_ref().map(|text| self.inner.text(text))
     }
 
     /// The part of AuthPI that the event comes from (`com.authpi/v1`), if it said.
     pub fn source(&self) -> Option<&str> {
-        self.inner.source.as_deref()
+        self.inner.source.as_ref().map(|text| self.inner.text(text))
     }
 
     /// The envelope; none in binary mode, where its attributes are headers outside of the signature.
@@ -216,6 +222,13 @@ impl<K: KnownEvent> Event<K> {
 }
 
 impl Inner {
+    fn text<'a>(&'a self, text: &'a Text) -> &'a str {
+        match text {
+            Text::At(range) => self.slice(range),
+            Text::Decoded(text) => text,
+        }
+    }
+
     #[expect(clippy::expect_used, reason = "ranges come from the parser, which has checked that the body is UTF-8")]
     fn slice(&self, range: &Range<usize>) -> &str {
         std::str::from_utf8(&self.body[range.clone()]).expect("the body was checked to be UTF-8 when it was parsed")
