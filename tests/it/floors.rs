@@ -8,7 +8,8 @@ const FLOORS: &[&[&str]] = &[
     &["event"],
     &["signature", "ledger"],
     &["handlers"],
-    &["receiver", "worker", "client", "testing"],
+    &["receiver", "client", "testing"],
+    &["worker"],
 ];
 /// Under `event` and `client`: it writes out their types, so it names them, and is named by them.
 const GENERATED: &str = "generated";
