@@ -32,6 +32,18 @@ pub enum Outcome {
     TimedOut,
 }
 
+impl Outcome {
+    /// What went wrong, in a line for the log, and the pause that the handler asked for; nothing where nothing went wrong.
+    pub(crate) fn problem(&self) -> Option<(String, Option<Duration>)> {
+        match self {
+            Self::Failed(error) => Some((error.chain(), error.retry_after())),
+            Self::Panicked(message) => Some((format!("it panicked: {message}"), None)),
+            Self::TimedOut => Some(("it was not done by its deadline".to_owned(), None)),
+            Self::Handled | Self::Unhandled => None,
+        }
+    }
+}
+
 /// How long a handler may take, unless set: 10 seconds.
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -57,13 +57,6 @@ impl AnyLedger {
         }
     }
 
-    pub(crate) async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::forget(ledger, key).await,
-            Self::Other(ledger) => ledger.forget(key).await,
-        }
-    }
-
     pub(crate) fn keeps_dead_letters(&self) -> bool {
         match self {
             Self::Memory(ledger) => Ledger::keeps_dead_letters(ledger),

@@ -18,7 +18,6 @@
 pub mod conformance;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod dead_letter;
-#[allow(dead_code, reason = "the receiver's")]
 mod erased;
 mod inbox;
 mod memory;
@@ -35,7 +34,6 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use dead_letter::DeadLetter;
-#[allow(unused_imports, reason = "the receiver's")]
 pub(crate) use erased::{AnyInbox, AnyLedger};
 pub use inbox::{Appended, Backlog, Inbox, Leased, Next};
 pub use memory::Memory;

@@ -187,12 +187,7 @@ impl Shared {
 
     /// Logs a failure that another try may cure, and says what pause was asked for.
     fn log_failure(&self, key: &EventKey, attempt: u32, outcome: &Outcome) -> Option<Duration> {
-        let (problem, pause) = match outcome {
-            Outcome::Failed(error) => (error.chain(), error.retry_after()),
-            Outcome::Panicked(message) => (format!("it panicked: {message}"), None),
-            Outcome::TimedOut => ("it was not done by its deadline".to_owned(), None),
-            Outcome::Handled | Outcome::Unhandled => return None,
-        };
+        let (problem, pause) = outcome.problem()?;
         tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), attempt, error = %problem, "a handler failed");
         pause
     }

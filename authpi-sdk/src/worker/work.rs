@@ -62,18 +62,16 @@ impl Shared {
             lease: settings.lease,
         };
         let ledger = AnyLedger::from(self.inbox.clone());
-        let (problem, pause) = match run_leased(&ledger, &claimed, &*route, &event).await? {
-            Outcome::Handled | Outcome::Unhandled => {
-                self.count("handled");
-                return Some(End::Handled);
-            }
-            Outcome::Failed(error) if error.is_terminal() => {
-                self.count("dead_letter");
-                return Some(End::Dead(error.chain()));
-            }
-            Outcome::Failed(error) => (error.chain(), error.retry_after()),
-            Outcome::Panicked(message) => (format!("it panicked: {message}"), None),
-            Outcome::TimedOut => ("it was not done by its deadline".to_owned(), None),
+        let outcome = run_leased(&ledger, &claimed, &*route, &event).await?;
+        if let Outcome::Failed(error) = &outcome
+            && error.is_terminal()
+        {
+            self.count("dead_letter");
+            return Some(End::Dead(error.chain()));
+        }
+        let Some((problem, pause)) = outcome.problem() else {
+            self.count("handled");
+            return Some(End::Handled);
         };
         if attempt == settings.attempts || settings.clock.since(leased.received_at) >= settings.give_up_after {
             self.count("dead_letter");
