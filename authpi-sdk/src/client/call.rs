@@ -16,7 +16,7 @@ use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Client, Connection, ETag,
+    Client, Connection, ETag, Page,
     answer::Answer,
     connection::{Exchange, Progress},
     error::{Error, Kind},
@@ -129,7 +129,10 @@ pub trait Keyed: Operation {}
 pub trait Conditional: Operation {}
 
 /// An operation that gives a list, a page at a time.
-pub trait Paged: Operation + sealed::Windowed {}
+pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::Windowed {
+    /// What is listed.
+    type Item: Send;
+}
 
 /// A value with the state that it stands for.
 #[derive(Clone, Debug, PartialEq)]

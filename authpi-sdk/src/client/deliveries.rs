@@ -96,7 +96,9 @@ impl Operation for ListDeliveries {
     type Output = Page<WebhookDelivery>;
 }
 
-impl Paged for ListDeliveries {}
+impl Paged for ListDeliveries {
+    type Item = WebhookDelivery;
+}
 
 impl Windowed for ListDeliveries {
     fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {

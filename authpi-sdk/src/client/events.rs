@@ -133,7 +133,9 @@ impl Operation for ListEvents {
     type Output = Page<LoggedEvent>;
 }
 
-impl Paged for ListEvents {}
+impl Paged for ListEvents {
+    type Item = LoggedEvent;
+}
 
 impl Windowed for ListEvents {
     fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {

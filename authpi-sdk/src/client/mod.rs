@@ -47,18 +47,16 @@
 //! ```no_run
 //! # use authpi_sdk::client::{Client, DeliveryStatus};
 //! # async fn example(authpi: Client) -> Result<(), authpi_sdk::client::Error> {
-//! let failed = authpi.webhooks().deliveries("wh_1").status(DeliveryStatus::Failed).limit(100);
-//! let mut page = failed.clone().await?;
-//! loop {
-//!     for delivery in &page.items {
-//!         println!("{} {}: {:?}", delivery.id, delivery.event_type, delivery.last_error);
-//!     }
-//!     let Some(cursor) = page.next_page() else { break };
-//!     page = failed.clone().cursor(cursor).await?;
+//! let mut failed = authpi.webhooks().deliveries("wh_1").status(DeliveryStatus::Failed).items();
+//! while let Some(delivery) = failed.next().await {
+//!     let delivery = delivery?;
+//!     println!("{} {}: {:?}", delivery.id, delivery.event_type, delivery.last_error);
 //! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Awaiting the call itself gives one [`Page`]; [`Items`] and [`Pages`] are streams (`futures_core::Stream`) over all of them.
 //!
 //! # What it does not do
 //!
@@ -76,7 +74,7 @@ mod etag;
 mod events;
 mod idempotency;
 mod ids;
-mod page;
+mod pages;
 mod patch;
 mod spec;
 mod tls;
@@ -90,7 +88,7 @@ pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
-pub use page::Page;
+pub use pages::{Items, Page, Pages};
 pub use patch::Patch;
 pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
 pub use webhooks::{CreateWebhook, Created, DeleteWebhook, GetWebhook, ListWebhooks, UpdateWebhook, Updated, Webhooks};

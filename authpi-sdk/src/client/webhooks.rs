@@ -116,7 +116,9 @@ impl Operation for ListWebhooks {
     type Output = Page<WebhookListItem>;
 }
 
-impl Paged for ListWebhooks {}
+impl Paged for ListWebhooks {
+    type Item = WebhookListItem;
+}
 
 impl Windowed for ListWebhooks {
     fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {

@@ -25,7 +25,7 @@ async fn started() -> (Emulator, Client) {
     (emulator, client)
 }
 
-fn client(emulator: &Emulator) -> Client {
+pub(super) fn client(emulator: &Emulator) -> Client {
     Client::builder()
         .base_url(emulator.base_url())
         .api_key(emulator.key_id(), emulator.key_secret())

@@ -7,6 +7,7 @@
 
 mod broken;
 mod emulator;
+mod pages;
 mod peer;
 mod refusals;
 mod requests;

@@ -15,12 +15,17 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The cursor to go on with, if there is more: what [`Call::cursor`](super::Call::cursor) takes.
+    /// The cursor to go on with, if there is more: what [`Call::cursor`](crate::client::Call::cursor) takes.
     pub fn next_page(&self) -> Option<&str> {
         self.next_cursor.as_deref().filter(|cursor| self.has_more && !cursor.is_empty())
     }
 
-    pub(super) fn new(items: Vec<T>, has_more: bool, next_cursor: Option<String>, invalid_count: Option<i64>) -> Self {
+    pub(in crate::client) fn new(
+        items: Vec<T>,
+        has_more: bool,
+        next_cursor: Option<String>,
+        invalid_count: Option<i64>,
+    ) -> Self {
         let invalid_count = invalid_count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         Self { items, next_cursor, has_more, invalid_count }
     }
