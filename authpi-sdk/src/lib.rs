@@ -2,6 +2,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+mod crash;
 pub mod event;
 mod generated;
 pub mod handlers;

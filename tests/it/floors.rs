@@ -4,12 +4,13 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 /// From the ground up; what stands in one line does not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["time", "json"],
+    &["time", "json", "crash"],
     &["event"],
     &["signature", "ledger"],
     &["handlers"],
     &["receiver", "client", "testing"],
     &["worker"],
+    &["reconcile"],
 ];
 /// Under `event` and `client`: it writes out their types, so it names them, and is named by them.
 const GENERATED: &str = "generated";

@@ -14,4 +14,5 @@ mod over_http;
 mod servers;
 mod standard_webhooks;
 mod stores;
+mod transactions;
 mod types;

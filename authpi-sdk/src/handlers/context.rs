@@ -10,7 +10,10 @@ use std::{
 use jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{event::Event, ledger::EventKey};
+use crate::{
+    event::Event,
+    ledger::{EventKey, Token},
+};
 
 /// What a handler is given beside the event. Cheap to clone.
 pub struct Context<S> {
@@ -22,7 +25,8 @@ pub struct Context<S> {
 /// One attempt at one event.
 pub(crate) struct Work {
     pub(crate) key: EventKey,
-    pub(crate) attempt: u32,
+    /// None where the store was down and the receiver was told to handle anyway.
+    pub(crate) token: Option<Token>,
     pub(crate) received_at: Timestamp,
     pub(crate) deadline: Instant,
     pub(crate) event: Event,
@@ -56,9 +60,13 @@ impl<S> Context<S> {
         Self { state, work }
     }
 
+    pub(crate) fn key(&self) -> &EventKey {
+        &self.work.key
+    }
+
     /// Which attempt at this event this is, from 1. (0 where the store was down and the receiver was told to handle anyway.)
     pub fn attempt(&self) -> u32 {
-        self.work.attempt
+        self.work.token.map_or(0, |token| token.attempt)
     }
 
     /// When this delivery came in, by the receiver's clock.
@@ -101,9 +109,6 @@ impl<S> Clone for Context<S> {
 
 impl<S> fmt::Debug for Context<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context")
-            .field("key", &self.work.key)
-            .field("attempt", &self.work.attempt)
-            .finish_non_exhaustive()
+        f.debug_struct("Context").field("key", &self.work.key).field("attempt", &self.attempt()).finish_non_exhaustive()
     }
 }

@@ -20,19 +20,14 @@ pub(crate) struct Claimed<'a> {
     pub(crate) lease: Duration,
 }
 
-/// Runs the handler, and renews the lease at each third of it; nothing when the lease is lost, and the handler dropped.
-pub(crate) async fn run_leased(
-    ledger: &AnyLedger,
-    claimed: &Claimed<'_>,
-    route: &dyn Route,
-    event: &Event,
-) -> Option<Outcome> {
+/// Runs the handler, and renews the lease at each third of it; when the lease is lost, the handler is dropped.
+pub(crate) async fn run_leased(ledger: &AnyLedger, claimed: &Claimed<'_>, route: &dyn Route, event: &Event) -> Outcome {
     let Claimed { key, token, received_at, deadline, lease } = *claimed;
     tokio::select! {
         // First the handler: one that is done at once needs no timer.
         biased;
-        outcome = run(route, event, key.clone(), token.attempt, received_at, deadline) => Some(outcome),
-        () = async { Box::pin(lost(ledger, key, token, lease)).await } => None,
+        outcome = run(route, event, key.clone(), Some(token), received_at, deadline) => outcome,
+        () = async { Box::pin(lost(ledger, key, token, lease)).await } => Outcome::LeaseLost,
     }
 }
 

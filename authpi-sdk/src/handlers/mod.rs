@@ -35,7 +35,7 @@ mod run;
 
 pub use context::Context;
 pub use error::{HandlerError, Result, Terminal};
-pub use registry::{Handlers, HandlersError};
+pub use registry::{AnyStore, Handlers, HandlersError, Serves};
 pub use run::Outcome;
 
 pub(crate) use context::{Ended, Work};

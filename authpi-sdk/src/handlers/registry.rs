@@ -1,20 +1,65 @@
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
 
-use super::{Context, Result, Work};
-use crate::event::{Event, EventKind, EventType, KnownEvent};
+use super::{Context, HandlerError, Outcome, Result, Work};
+use crate::{
+    crash,
+    event::{Event, EventKind, EventType, KnownEvent},
+    ledger::{Held, Ledger, Token, Transactional, Tx},
+};
 
 type Running = Pin<Box<dyn Future<Output = Result> + Send>>;
-type Handler<S> = Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>;
+type Settling = Pin<Box<dyn Future<Output = Result<Held>> + Send>>;
 
-/// The registry: one handler per event. `S` is the state that every handler can reach.
+/// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its transaction in a store `L`.
+enum Handler<S, L> {
+    Told(Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>),
+    Committing(Arc<dyn Fn(L, Event, Context<S>, Token) -> Settling + Send + Sync>),
+}
+
+impl<S, L> Clone for Handler<S, L> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Told(handler) => Self::Told(handler.clone()),
+            Self::Committing(handler) => Self::Committing(handler.clone()),
+        }
+    }
+}
+
+/// The registry: one handler per event. `S` is the state that every handler can reach; `L` is the store that they write to in a
+/// [`Tx`], if any does.
 #[must_use]
-pub struct Handlers<S> {
+pub struct Handlers<S, L = AnyStore> {
     state: Arc<S>,
-    exact: HashMap<EventType, Handler<S>>,
+    exact: HashMap<EventType, Handler<S, L>>,
     /// The longest first.
-    prefixes: Vec<(String, Handler<S>)>,
-    fallback: Option<Handler<S>>,
+    prefixes: Vec<(String, Handler<S, L>)>,
+    fallback: Option<Handler<S, L>>,
     error: Option<HandlersError>,
+}
+
+/// [`Handlers`] none of which takes a [`Tx`]: any ledger will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AnyStore;
+
+/// A ledger under which [`Handlers`] of the kind `H` can run: every ledger runs those of [`AnyStore`]; those that take a [`Tx`] of a
+/// store run under this store alone. Others do not compile.
+pub trait Serves<H>: Ledger {
+    /// What the handlers begin their transactions in.
+    #[doc(hidden)]
+    fn serve(&self) -> H;
+}
+
+impl<L: Ledger> Serves<AnyStore> for L {
+    fn serve(&self) -> AnyStore {
+        AnyStore
+    }
+}
+
+impl<L: Transactional> Serves<L> for L {
+    fn serve(&self) -> L {
+        self.clone()
+    }
 }
 
 impl<S: Send + Sync + 'static> Handlers<S> {
@@ -22,7 +67,9 @@ impl<S: Send + Sync + 'static> Handlers<S> {
     pub fn new(state: S) -> Self {
         Self { state: Arc::new(state), exact: HashMap::new(), prefixes: Vec::new(), fallback: None, error: None }
     }
+}
 
+impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> {
     /// Handles the type of event that the handler's argument names.
     ///
     /// Two handlers for one type are an error, told by [`check`](Self::check) and so when a receiver is built.
@@ -46,31 +93,56 @@ impl<S: Send + Sync + 'static> Handlers<S> {
 
     /// Handles each type that begins with `prefix` (`"organization."`) and has no handler of its own. Of several prefixes the
     /// longest wins.
-    pub fn prefix<F, Fut>(mut self, prefix: impl Into<String>, handler: F) -> Self
+    pub fn prefix<F, Fut>(self, prefix: impl Into<String>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result> + Send + 'static,
     {
-        let prefix = prefix.into();
-        if self.prefixes.iter().any(|(other, _)| *other == prefix) {
-            return self.refuse(HandlersError::PrefixTwice(prefix));
-        }
-        self.prefixes.push((prefix, boxed(handler)));
-        self.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        self
+        self.insert_prefix(prefix.into(), boxed(handler))
     }
 
     /// Handles what nobody else does.
-    pub fn otherwise<F, Fut>(mut self, handler: F) -> Self
+    pub fn otherwise<F, Fut>(self, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result> + Send + 'static,
     {
-        if self.fallback.is_some() {
-            return self.refuse(HandlersError::FallbackTwice);
-        }
-        self.fallback = Some(boxed(handler));
-        self
+        self.insert_fallback(boxed(handler))
+    }
+
+    /// As [`on`](Self::on), with a transaction that commits the handler's writes together with the ledger's record of the event:
+    /// its effect takes place exactly once, whatever crashes when ([`Transactional`]).
+    ///
+    /// Only in a transactional store, which the handler's argument names, and then a receiver or worker over any other store does not
+    /// compile.
+    pub fn on_tx<K, F, Fut, T>(self, handler: F) -> Handlers<S, T>
+    where
+        K: KnownEvent,
+        T: Transactional + Serves<L>,
+        F: Fn(Event<K>, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result> + Send + 'static,
+    {
+        self.over().insert(K::TYPE, committing(handler))
+    }
+
+    /// As [`prefix`](Self::prefix), with a transaction as in [`on_tx`](Self::on_tx).
+    pub fn prefix_tx<F, Fut, T>(self, prefix: impl Into<String>, handler: F) -> Handlers<S, T>
+    where
+        T: Transactional + Serves<L>,
+        F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result> + Send + 'static,
+    {
+        self.over().insert_prefix(prefix.into(), committing(handler))
+    }
+
+    /// As [`otherwise`](Self::otherwise), with a transaction as in [`on_tx`](Self::on_tx).
+    pub fn otherwise_tx<F, Fut, T>(self, handler: F) -> Handlers<S, T>
+    where
+        T: Transactional + Serves<L>,
+        F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result> + Send + 'static,
+    {
+        self.over().insert_fallback(committing(handler))
     }
 
     /// What was given to [`new`](Self::new).
@@ -91,7 +163,7 @@ impl<S: Send + Sync + 'static> Handlers<S> {
         EventType::ALL.iter().filter(|event_type| self.find(event_type).is_none()).cloned().collect()
     }
 
-    fn insert(mut self, event_type: EventType, handler: Handler<S>) -> Self {
+    fn insert(mut self, event_type: EventType, handler: Handler<S, L>) -> Self {
         if self.exact.contains_key(&event_type) {
             return self.refuse(HandlersError::TypeTwice(event_type));
         }
@@ -99,12 +171,57 @@ impl<S: Send + Sync + 'static> Handlers<S> {
         self
     }
 
+    fn insert_prefix(mut self, prefix: String, handler: Handler<S, L>) -> Self {
+        if self.prefixes.iter().any(|(other, _)| *other == prefix) {
+            return self.refuse(HandlersError::PrefixTwice(prefix));
+        }
+        self.prefixes.push((prefix, handler));
+        self.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        self
+    }
+
+    fn insert_fallback(mut self, handler: Handler<S, L>) -> Self {
+        if self.fallback.is_some() {
+            return self.refuse(HandlersError::FallbackTwice);
+        }
+        self.fallback = Some(handler);
+        self
+    }
+
+    /// The same handlers under a store that some of them, or the next one, need.
+    fn over<T: Serves<L>>(self) -> Handlers<S, T> {
+        let over = |handler| match handler {
+            Handler::Told(handler) => Handler::Told(handler),
+            Handler::Committing(handler) => Handler::Committing(Arc::new(move |store: T, event, context, token| {
+                handler(store.serve(), event, context, token)
+            })),
+        };
+        Handlers {
+            state: self.state,
+            exact: self.exact.into_iter().map(|(event_type, handler)| (event_type, over(handler))).collect(),
+            prefixes: self.prefixes.into_iter().map(|(prefix, handler)| (prefix, over(handler))).collect(),
+            fallback: self.fallback.map(over),
+            error: self.error,
+        }
+    }
+
+    /// Who handles this type, if anybody does.
+    pub(super) fn route(&self, event_type: &EventType, store: &L) -> Option<Box<dyn Route>> {
+        let handler = self.find(event_type)?.clone();
+        Some(Box::new(Found { state: self.state.clone(), handler, store: store.clone() }))
+    }
+
+    /// The registry as a receiver or worker holds it.
+    pub(crate) fn in_store(self, store: L) -> Box<dyn AnyHandlers> {
+        Box::new(InStore { handlers: self, store })
+    }
+
     fn refuse(mut self, error: HandlersError) -> Self {
         self.error.get_or_insert(error);
         self
     }
 
-    fn find(&self, event_type: &EventType) -> Option<&Handler<S>> {
+    fn find(&self, event_type: &EventType) -> Option<&Handler<S, L>> {
         let by_prefix = || {
             let name = event_type.as_str();
             self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix.as_str())).map(|(_, handler)| handler)
@@ -113,16 +230,40 @@ impl<S: Send + Sync + 'static> Handlers<S> {
     }
 }
 
-fn boxed<K, S, F, Fut>(handler: F) -> Handler<S>
+fn boxed<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
 where
     K: EventKind,
     F: Fn(Event<K>, Context<S>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result> + Send + 'static,
 {
-    Arc::new(move |event, context| Box::pin(handler(event.assume_kind(), context)))
+    Handler::Told(Arc::new(move |event, context| Box::pin(handler(event.assume_kind(), context))))
 }
 
-impl<S> fmt::Debug for Handlers<S> {
+fn committing<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
+where
+    K: EventKind,
+    S: Send + Sync + 'static,
+    L: Transactional,
+    F: Fn(Event<K>, Context<S>, Tx<L>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    Handler::Committing(Arc::new(move |store: L, event, context, token| {
+        let handler = Arc::clone(&handler);
+        Box::pin(async move {
+            let key = context.key().clone();
+            let (tx, lent) = Tx::lend(store.begin().await?);
+            handler(event.assume_kind(), context, tx).await?;
+            let transaction = lent.returned()?;
+            crash::point("in_transaction");
+            let held = store.commit(transaction, &key, token).await?;
+            crash::point("committed");
+            Ok(held)
+        })
+    }))
+}
+
+impl<S, L> fmt::Debug for Handlers<S, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handlers")
             .field("types", &self.exact.keys())
@@ -140,24 +281,68 @@ pub(crate) trait AnyHandlers: Send + Sync {
 
 /// A handler that was found, to be started once.
 pub(crate) trait Route: Send + Sync {
-    fn start(&self, event: Event, work: Arc<Work>) -> Running;
+    fn start(&self, event: Event, work: Arc<Work>) -> Started;
+
+    /// Whether the handler completes its claim itself, and so cannot do without one.
+    fn commits(&self) -> bool;
 }
 
-struct Found<S> {
-    state: Arc<S>,
-    handler: Handler<S>,
+/// A handler that runs.
+pub(crate) enum Started {
+    /// Whoever runs it tells the ledger.
+    Told(Running),
+    /// It tells the ledger.
+    Committing(Settling),
 }
 
-impl<S: Send + Sync + 'static> AnyHandlers for Handlers<S> {
-    fn route(&self, event_type: &EventType) -> Option<Box<dyn Route>> {
-        let handler = self.find(event_type)?.clone();
-        Some(Box::new(Found { state: self.state.clone(), handler }))
+impl Started {
+    /// How it ended, unless it failed.
+    pub(crate) async fn finish(self) -> Result<Outcome> {
+        match self {
+            Self::Told(running) => running.await.map(|()| Outcome::Handled),
+            Self::Committing(settling) => settling.await.map(|held| match held {
+                Held::Yes => Outcome::Committed,
+                Held::Lost => Outcome::LeaseLost,
+            }),
+        }
     }
 }
 
-impl<S: Send + Sync + 'static> Route for Found<S> {
-    fn start(&self, event: Event, work: Arc<Work>) -> Running {
-        (self.handler)(event, Context::new(self.state.clone(), work))
+struct InStore<S, L> {
+    handlers: Handlers<S, L>,
+    store: L,
+}
+
+struct Found<S, L> {
+    state: Arc<S>,
+    handler: Handler<S, L>,
+    store: L,
+}
+
+impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers for InStore<S, L> {
+    fn route(&self, event_type: &EventType) -> Option<Box<dyn Route>> {
+        self.handlers.route(event_type, &self.store)
+    }
+}
+
+impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for Found<S, L> {
+    fn start(&self, event: Event, work: Arc<Work>) -> Started {
+        let token = work.token;
+        let context = Context::new(self.state.clone(), work);
+        match (&self.handler, token) {
+            (Handler::Told(handler), _) => Started::Told(handler(event, context)),
+            (Handler::Committing(handler), Some(token)) => {
+                Started::Committing(handler(self.store.clone(), event, context, token))
+            }
+            (Handler::Committing(_), None) => {
+                let refused = HandlerError::retryable("a handler that commits its own claim was run without one");
+                Started::Told(Box::pin(std::future::ready(Err(refused))))
+            }
+        }
+    }
+
+    fn commits(&self) -> bool {
+        matches!(self.handler, Handler::Committing(_))
     }
 }
 

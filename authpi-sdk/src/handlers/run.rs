@@ -13,8 +13,12 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Ended, HandlerError, Handlers, Result, Route, Work, registry::AnyHandlers as _};
-use crate::{event::Event, ledger::EventKey, signature::Verified};
+use super::{AnyStore, Ended, HandlerError, Handlers, Route, Work};
+use crate::{
+    event::Event,
+    ledger::{EventKey, Token},
+    signature::Verified,
+};
 
 /// How an attempt at an event went.
 #[derive(Debug)]
@@ -22,6 +26,10 @@ use crate::{event::Event, ledger::EventKey, signature::Verified};
 pub enum Outcome {
     /// The handler is done.
     Handled,
+    /// The handler is done, and its transaction is committed, the ledger's record of the event in it.
+    Committed,
+    /// Another worker has taken over. The handler was dropped, or its transaction rolled back.
+    LeaseLost,
     /// Nobody handles this type of event.
     Unhandled,
     /// The handler failed; the error says whether another try is worth it.
@@ -39,7 +47,7 @@ impl Outcome {
             Self::Failed(error) => Some((error.chain(), error.retry_after())),
             Self::Panicked(message) => Some((format!("it panicked: {message}"), None)),
             Self::TimedOut => Some(("it was not done by its deadline".to_owned(), None)),
-            Self::Handled | Self::Unhandled => None,
+            Self::Handled | Self::Committed | Self::LeaseLost | Self::Unhandled => None,
         }
     }
 }
@@ -52,20 +60,20 @@ pub(crate) async fn run(
     route: &dyn Route,
     event: &Event,
     key: EventKey,
-    attempt: u32,
+    token: Option<Token>,
     received_at: Timestamp,
     deadline: Duration,
 ) -> Outcome {
     let deadline = Instant::now() + deadline;
     let ended = Ended::default();
-    let work = Arc::new(Work { key, attempt, received_at, deadline, event: event.clone(), ended });
+    let work = Arc::new(Work { key, token, received_at, deadline, event: event.clone(), ended });
     let _until_the_end = EndsWhenDropped(&work);
-    let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::clone(&work)).await }));
+    let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::clone(&work)).finish().await }));
     match timeout_at(deadline, started).await {
         Err(_) => Outcome::TimedOut,
         Ok(Err(panic)) => Outcome::Panicked(panic),
         Ok(Ok(Err(error))) => Outcome::Failed(error),
-        Ok(Ok(Ok(()))) => Outcome::Handled,
+        Ok(Ok(Ok(outcome))) => outcome,
     }
 }
 
@@ -78,7 +86,7 @@ impl Drop for EndsWhenDropped<'_> {
 }
 
 /// The future's result, or what it panicked with.
-async fn caught(future: AssertUnwindSafe<impl Future<Output = Result>>) -> std::result::Result<Result, String> {
+async fn caught<T>(future: AssertUnwindSafe<impl Future<Output = T>>) -> std::result::Result<T, String> {
     let mut future = pin!(future.0);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
@@ -111,8 +119,8 @@ impl<S: Send + Sync + 'static> Handlers<S> {
     /// # }) }
     /// ```
     pub async fn dispatch(&self, event: Verified<Event>) -> Outcome {
-        let Some(route) = self.route(event.event_type()) else { return Outcome::Unhandled };
-        let key = EventKey::new("dispatch", event.shared_id());
-        run(&*route, &event, key, 1, Timestamp::now(), DEFAULT_DEADLINE).await
+        let Some(route) = self.route(event.event_type(), &AnyStore) else { return Outcome::Unhandled };
+        let (key, token) = (EventKey::new("dispatch", event.shared_id()), Token { attempt: 1, nonce: 0 });
+        run(&*route, &event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE).await
     }
 }

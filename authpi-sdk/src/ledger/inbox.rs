@@ -45,6 +45,18 @@ pub trait Inbox: Ledger {
     fn backlog(&self, endpoint: &str) -> impl Future<Output = Result<Backlog, LedgerError>> + Send;
 }
 
+/// An inbox whose [`append`](Inbox::append) heeds lanes: [`in_order_per`] can be had with it.
+///
+/// `Sqlite` and `Postgres` are such stores. A queue, which hands out what comes next, is not.
+///
+/// [`in_order_per`]: crate::receiver::ReceiverBuilder::in_order_per
+pub trait Lanes: Inbox {}
+
+#[cfg(feature = "sqlite")]
+impl Lanes for super::Sqlite {}
+#[cfg(feature = "postgres")]
+impl Lanes for super::Postgres {}
+
 /// What became of a delivery that was to be appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -29,13 +29,14 @@ mod redis;
 mod remote;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod transaction;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use dead_letter::DeadLetter;
 pub(crate) use erased::{AnyInbox, AnyLedger};
-pub use inbox::{Appended, Backlog, Inbox, Leased, Next};
+pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
 pub use memory::Memory;
 #[cfg(feature = "postgres")]
 pub use postgres::{Postgres, PostgresOptions};
@@ -43,6 +44,7 @@ pub use postgres::{Postgres, PostgresOptions};
 pub use redis::{Redis, RedisOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteOptions};
+pub use transaction::{Transactional, Tx};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery
 /// and a reconciled copy are the same record).

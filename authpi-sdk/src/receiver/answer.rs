@@ -78,7 +78,7 @@ impl Answer {
         }
     }
 
-    fn retry_after(self) -> Option<Duration> {
+    pub(super) fn retry_after(self) -> Option<Duration> {
         match self {
             Self::InFlight { retry_after }
             | Self::Failed { retry_after }

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    marker::PhantomData,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -10,8 +11,8 @@ use super::{DEFAULT_BODY_TIMEOUT, Mode, Receiver, Settings, Shared};
 use crate::{
     Clock,
     event::Subject,
-    handlers::{DEFAULT_DEADLINE, Handlers, HandlersError},
-    ledger::{AnyInbox, AnyLedger},
+    handlers::{DEFAULT_DEADLINE, HandlersError},
+    ledger::{AnyInbox, AnyLedger, Lanes},
     signature::{KeyRingError, Verifier},
 };
 
@@ -49,10 +50,11 @@ pub struct Inline {
 
 type HandlersOrError = Result<Box<dyn super::AnyHandlers>, HandlersError>;
 
-/// Stores, then answers; see [`Receiver::inbox`].
-pub struct Stored {
+/// Stores in an `I`, then answers; see [`Receiver::inbox`].
+pub struct Stored<I> {
     inbox: AnyInbox,
     lane: Option<super::Lane>,
+    kind: PhantomData<fn() -> I>,
 }
 
 impl<M> ReceiverBuilder<M> {
@@ -147,13 +149,7 @@ impl<M> ReceiverBuilder<M> {
 }
 
 impl ReceiverBuilder<Inline> {
-    pub(super) fn inline<S: Send + Sync + 'static>(
-        endpoint: Arc<str>,
-        verifier: Verifier,
-        ledger: AnyLedger,
-        handlers: Handlers<S>,
-    ) -> Self {
-        let handlers = handlers.check().map(|()| Box::new(handlers) as Box<dyn super::AnyHandlers>);
+    pub(super) fn inline(endpoint: Arc<str>, verifier: Verifier, ledger: AnyLedger, handlers: HandlersOrError) -> Self {
         Self::new(endpoint, verifier, ledger, Inline { handlers })
     }
 
@@ -176,7 +172,8 @@ impl ReceiverBuilder<Inline> {
         self
     }
 
-    /// What to do when the ledger cannot be reached. Default: refuse.
+    /// What to do when the ledger cannot be reached. Default: refuse. An event whose handler takes a transaction is refused in any
+    /// case: its handler needs the store.
     pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
         self.settings.store_failure = policy;
         self
@@ -199,10 +196,10 @@ impl ReceiverBuilder<Inline> {
     }
 }
 
-impl ReceiverBuilder<Stored> {
+impl<I> ReceiverBuilder<Stored<I>> {
     pub(super) fn inbox(endpoint: Arc<str>, verifier: Verifier, inbox: AnyInbox) -> Self {
         let ledger = AnyLedger::from(inbox.clone());
-        Self::new(endpoint, verifier, ledger, Stored { inbox, lane: None })
+        Self::new(endpoint, verifier, ledger, Stored { inbox, lane: None, kind: PhantomData })
     }
 
     /// Has events that name the same thing in their subject handled one at a time, in the order in which they were stored:
@@ -210,8 +207,13 @@ impl ReceiverBuilder<Stored> {
     ///
     /// That is the order of arrival. AuthPI may deliver out of order, so a handler still compares [`Event::time`].
     ///
+    /// Only for a store that keeps an order: a queue does not compile here.
+    ///
     /// [`Event::time`]: crate::event::Event::time
-    pub fn in_order_per(mut self, lane: fn(&Subject) -> Option<&str>) -> Self {
+    pub fn in_order_per(mut self, lane: fn(&Subject) -> Option<&str>) -> Self
+    where
+        I: Lanes,
+    {
         self.mode.lane = Some(lane);
         self
     }
@@ -221,7 +223,7 @@ impl ReceiverBuilder<Stored> {
     /// # Errors
     /// When the endpoint has no name, the secrets are not usable, or a setting is zero or out of range.
     pub fn build(self) -> Result<Receiver, BuildError> {
-        self.finish(|Stored { inbox, lane }| Ok(Mode::Inbox { inbox, lane }))
+        self.finish(|Stored { inbox, lane, .. }| Ok(Mode::Inbox { inbox, lane }))
     }
 }
 

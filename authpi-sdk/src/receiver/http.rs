@@ -17,7 +17,10 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::time::timeout;
 
 use super::{Receiver, Shared, answer::Answer};
-use crate::signature::{Verified, Verifier, VerifyError, Verifying};
+use crate::{
+    crash,
+    signature::{Verified, Verifier, VerifyError, Verifying},
+};
 
 impl Receiver {
     /// Takes one request and answers it.
@@ -44,43 +47,50 @@ impl Receiver {
             Err(answer) => Err(answer),
         };
         let answer = match authentic {
-            Ok(body) => self.work(body).await,
+            Ok(body) => {
+                crash::point("verified");
+                let shared = Arc::clone(shared);
+                self.work(async move {
+                    // Counted here, since nobody may be waiting for the answer any more.
+                    shared.count(shared.take(body).await)
+                })
+                .await
+                .unwrap_or_else(|refused| self.shared.count(refused))
+            }
             Err(answer) => shared.count(answer),
         };
+        crash::point("answering");
         answer.response()
     }
 
-    /// Does the work so that whoever waits for the answer may go away: what is not done at once goes into a task of its own.
-    async fn work(&self, body: Verified<Bytes>) -> Answer {
+    /// Does the work so that whoever waits for the answer may go away: what is not done at once goes into a task of its own. The error
+    /// is the answer where the work was not begun or did not end.
+    pub(super) async fn work(&self, work: impl Future<Output = Answer> + Send + 'static) -> Result<Answer, Answer> {
         let shared = &self.shared;
         let retry_after = shared.settings.retry_after;
         if shared.draining.load(Ordering::Acquire) {
-            return shared.count(Answer::Draining { retry_after });
+            return Err(Answer::Draining { retry_after });
         }
         let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
-            return shared.count(Answer::TooMany { retry_after });
+            return Err(Answer::TooMany { retry_after });
         };
-        let mut work = Box::pin({
-            let shared = Arc::clone(shared);
-            async move {
-                // Counted here, since nobody may be waiting for the answer any more.
-                let answer = shared.count(shared.take(body).await);
-                drop(permit);
-                answer
-            }
+        let mut work = Box::pin(async move {
+            let answer = work.await;
+            drop(permit);
+            answer
         });
         // Work that waits for nothing is over with its first poll, and a task would cost as much again. Between that poll and
         // the task nobody can drop it.
         let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))))).await;
         let done = match first {
-            Ok(Poll::Ready(answer)) => return answer,
+            Ok(Poll::Ready(answer)) => return Ok(answer),
             Ok(Poll::Pending) => tokio::spawn(work).await.map_err(|error| error.to_string()),
             Err(_) => Err("it panicked".to_owned()),
         };
-        done.unwrap_or_else(|error| {
+        done.map_err(|error| {
             // Handlers' panics are caught where they run; this is the runtime's end, or a bug of ours.
-            tracing::error!(endpoint = %shared.endpoint, error, "the work on a delivery did not finish");
-            shared.count(Answer::Failed { retry_after })
+            tracing::error!(endpoint = %shared.endpoint, error, "the work on an event did not finish");
+            Answer::Failed { retry_after }
         })
     }
 }

@@ -14,13 +14,14 @@
 //! receiver needs a running tokio runtime with its timer enabled, and [`Receiver::drain`] waits for what still runs.
 //!
 //! **The answer** says whose turn it is: 200, exactly, means that we have taken responsibility; 5xx means send it again; 4xx
-//! means that sending it again cannot help. The table is `answer.rs`. A peer never learns why its signature was refused; the
+//! means that sending it again cannot help. The table is `answer.rs`. [`Receiver::feed`] takes events that came another way. A peer never learns why its signature was refused; the
 //! log always does.
 
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
 mod builder;
+mod feed;
 mod http;
 mod work;
 
@@ -38,13 +39,14 @@ use tokio::sync::Semaphore;
 use crate::{
     Clock,
     event::Subject,
-    handlers::{AnyHandlers, Handlers},
-    ledger::{AnyInbox, AnyLedger, Inbox, Ledger},
+    handlers::{AnyHandlers, Handlers, Serves},
+    ledger::{AnyInbox, AnyLedger, Inbox},
     signature::Verifier,
 };
 
 pub(crate) use builder::LONGEST;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
+pub use feed::Fed;
 
 /// How long a body may take to arrive, unless set.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,12 +96,19 @@ impl Receiver {
     /// A receiver that handles a delivery first and answers then.
     ///
     /// `endpoint` names the endpoint in ledger keys, logs and metrics; two endpoints that share a ledger need two names.
-    pub fn inline<S: Send + Sync + 'static>(
+    ///
+    /// Handlers that take a transaction ([`Handlers::on_tx`]) ask for the ledger that they name.
+    pub fn inline<S, H>(
         endpoint: impl Into<Arc<str>>,
         verifier: Verifier,
-        ledger: impl Ledger,
-        handlers: Handlers<S>,
-    ) -> ReceiverBuilder<Inline> {
+        ledger: impl Serves<H>,
+        handlers: Handlers<S, H>,
+    ) -> ReceiverBuilder<Inline>
+    where
+        S: Send + Sync + 'static,
+        H: Clone + Send + Sync + 'static,
+    {
+        let handlers = handlers.check().map(|()| handlers.in_store(ledger.serve()));
         ReceiverBuilder::inline(endpoint.into(), verifier, AnyLedger::new(ledger), handlers)
     }
 
@@ -108,7 +117,7 @@ impl Receiver {
     ///
     /// For handlers that take longer than AuthPI waits for an answer (how long is not documented), and for events that have to be
     /// handled in order.
-    pub fn inbox(endpoint: impl Into<Arc<str>>, verifier: Verifier, inbox: impl Inbox) -> ReceiverBuilder<Stored> {
+    pub fn inbox<I: Inbox>(endpoint: impl Into<Arc<str>>, verifier: Verifier, inbox: I) -> ReceiverBuilder<Stored<I>> {
         ReceiverBuilder::inbox(endpoint.into(), verifier, Arc::new(inbox))
     }
 

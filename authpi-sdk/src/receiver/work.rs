@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Lane, Mode, Shared, StoreFailure, answer::Answer};
 use crate::{
+    crash,
     event::Event,
     handlers::{Claimed, Outcome, Route, run, run_leased},
     ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
@@ -33,35 +34,44 @@ impl Shared {
                     .await;
             }
         };
+        if self.is_expired(&event) {
+            return Box::pin(self.bury_expired(&event)).await;
+        }
+        self.settle(&event, received_at).await
+    }
+
+    /// Handles or stores an authentic event, however it came.
+    pub(super) async fn settle(&self, event: &Event, received_at: Timestamp) -> Answer {
         match &self.mode {
             Mode::Inline(handlers) => {
                 let Some(route) = handlers.route(event.event_type()) else {
                     tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
                     return Answer::Unhandled;
                 };
-                self.handle_inline(&*route, &event, received_at).await
+                self.handle_inline(&*route, event, received_at).await
             }
-            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, &event)).await,
+            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event)).await,
         }
     }
 
     async fn handle_inline(&self, route: &dyn Route, event: &Event, received_at: Timestamp) -> Answer {
         let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
-        if self.is_expired(event) {
-            return Box::pin(self.bury_expired(&key, digest, event)).await;
-        }
         match self.claim(&key, digest).await {
-            Ok(Ok(token)) => self.handle(route, event, &key, token, received_at).await,
+            Ok(Ok(token)) => {
+                crash::point("claimed");
+                self.handle(route, event, &key, token, received_at).await
+            }
             Ok(Err(answer)) => answer,
             Err(error) => match self.settings.store_failure {
-                StoreFailure::Refuse => self.store_down(&error),
-                StoreFailure::HandleAnyway => {
+                // A handler that writes in a transaction needs the store, whatever the policy.
+                StoreFailure::HandleAnyway if !route.commits() => {
                     self.store_down(&error);
                     tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "handled without a claim: it may be handled twice");
-                    let running = run(route, event, key.clone(), 0, received_at, self.settings.deadline);
+                    let running = run(route, event, key.clone(), None, received_at, self.settings.deadline);
                     let outcome = Box::pin(running).await;
                     self.answer_unclaimed(&key, outcome)
                 }
+                _ => self.store_down(&error),
             },
         }
     }
@@ -69,12 +79,12 @@ impl Shared {
     /// Stores the event for a worker.
     async fn store(&self, inbox: &AnyInbox, lane: Option<Lane>, event: &Event) -> Answer {
         let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
-        if self.is_expired(event) {
-            return Box::pin(self.bury_expired(&key, digest, event)).await;
-        }
         let lane = lane.and_then(|lane| lane(event.subject()));
         match inbox.append(&key, digest, lane, event.body().clone()).await {
-            Ok(Appended::Stored) => Answer::Stored,
+            Ok(Appended::Stored) => {
+                crash::point("appended");
+                Answer::Stored
+            }
             Ok(Appended::Known { first_digest }) => {
                 self.compare(&key, digest, first_digest);
                 Answer::Duplicate
@@ -88,10 +98,13 @@ impl Shared {
         self.settings.clock.since(event.delivered_at()) > self.ledger.remembers_for()
     }
 
-    async fn bury_expired(&self, key: &EventKey, digest: Digest, event: &Event) -> Answer {
+    /// Under a key of its own: an old capture must not bury the event itself, which may still be waiting in the inbox or in AuthPI's
+    /// log, whence it may be fed.
+    async fn bury_expired(&self, event: &Event) -> Answer {
         tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "a delivery is older than records are kept");
+        let (key, digest) = (self.key(format!("expired:{}", event.id()).into()), Digest::of(event.raw().as_bytes()));
         let reason = "the delivery was signed longer ago than records are kept".to_owned();
-        self.bury(key, digest, reason, event.body().clone(), Answer::Expired).await
+        self.bury(&key, digest, reason, event.body().clone(), Answer::Expired).await
     }
 
     fn key(&self, event_id: std::sync::Arc<str>) -> EventKey {
@@ -144,10 +157,12 @@ impl Shared {
         received_at: Timestamp,
     ) -> Answer {
         let claimed = Claimed { key, token, received_at, deadline: self.settings.deadline, lease: self.settings.lease };
-        let running = Box::pin(run_leased(&self.ledger, &claimed, route, event));
-        let Some(outcome) = running.await else { return self.lease_lost(key) };
+        let outcome = Box::pin(run_leased(&self.ledger, &claimed, route, event)).await;
+        crash::point("handled");
         let retry_after = self.settings.retry_after;
         let (answer, settled) = match outcome {
+            Outcome::Committed => (Answer::Handled, Ok(Held::Yes)),
+            Outcome::LeaseLost => return self.lease_lost(key),
             Outcome::Handled => (Answer::Handled, self.ledger.complete(key, token, Completion::Handled).await),
             Outcome::Failed(error) if error.is_terminal() => {
                 let reason = error.chain();
@@ -173,6 +188,7 @@ impl Shared {
                 (answer, self.ledger.release(key, token, pause.unwrap_or_default()).await)
             }
         };
+        crash::point("completed");
         match settled {
             Ok(Held::Yes) => answer,
             Ok(Held::Lost) => self.lease_lost(key),

@@ -16,5 +16,6 @@
 mod clock;
 mod fixture;
 
+pub use crate::crash::{CRASH_POINTS, on_crash_point};
 pub use clock::ManualClock;
 pub use fixture::{Fixture, fixture, signed_request};

@@ -5,7 +5,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::{Settings, Shared, Worker};
 use crate::{
     Clock,
-    handlers::{AnyHandlers, DEFAULT_DEADLINE, Handlers, HandlersError},
+    handlers::{AnyHandlers, DEFAULT_DEADLINE, HandlersError},
     ledger::AnyInbox,
     receiver::{BuildError, LONGEST},
 };
@@ -15,18 +15,20 @@ use crate::{
 pub struct WorkerBuilder {
     endpoint: Arc<str>,
     inbox: AnyInbox,
-    handlers: Box<dyn AnyHandlers>,
-    handlers_check: Result<(), HandlersError>,
+    handlers: Result<Box<dyn AnyHandlers>, HandlersError>,
     settings: Settings,
 }
 
 impl WorkerBuilder {
-    pub(super) fn new<S: Send + Sync + 'static>(endpoint: Arc<str>, inbox: AnyInbox, handlers: Handlers<S>) -> Self {
+    pub(super) fn new(
+        endpoint: Arc<str>,
+        inbox: AnyInbox,
+        handlers: Result<Box<dyn AnyHandlers>, HandlersError>,
+    ) -> Self {
         Self {
             endpoint,
             inbox,
-            handlers_check: handlers.check(),
-            handlers: Box::new(handlers),
+            handlers,
             settings: Settings {
                 concurrency: 16,
                 deadline: DEFAULT_DEADLINE,
@@ -98,7 +100,7 @@ impl WorkerBuilder {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
-        self.handlers_check.map_err(BuildError::Handlers)?;
+        let handlers = self.handlers.map_err(BuildError::Handlers)?;
         let settings = self.settings;
         for (name, duration) in [("deadline", settings.deadline), ("lease", settings.lease), ("poll", settings.poll)] {
             if duration.is_zero() || duration > LONGEST {
@@ -111,7 +113,7 @@ impl WorkerBuilder {
         if settings.attempts == 0 {
             return Err(BuildError::Setting("attempts"));
         }
-        let Self { endpoint, inbox, handlers, .. } = self;
+        let Self { endpoint, inbox, .. } = self;
         Ok(Worker { shared: Arc::new(Shared { endpoint, inbox, handlers, settings, settled: Notify::new() }) })
     }
 }

@@ -37,7 +37,7 @@ use tokio::{
 
 use crate::{
     Clock,
-    handlers::{AnyHandlers, Handlers},
+    handlers::{AnyHandlers, Handlers, Serves},
     ledger::{AnyInbox, Backlog, Inbox, LedgerError, Next},
 };
 
@@ -74,11 +74,16 @@ struct Settings {
 impl Worker {
     /// A worker for the events that the receiver of this `endpoint` stores in `inbox`.
     #[expect(clippy::new_ret_no_self, reason = "it is the builder's `build` that can fail")]
-    pub fn new<S: Send + Sync + 'static>(
+    pub fn new<S, H>(
         endpoint: impl Into<Arc<str>>,
-        inbox: impl Inbox,
-        handlers: Handlers<S>,
-    ) -> WorkerBuilder {
+        inbox: impl Inbox + Serves<H>,
+        handlers: Handlers<S, H>,
+    ) -> WorkerBuilder
+    where
+        S: Send + Sync + 'static,
+        H: Clone + Send + Sync + 'static,
+    {
+        let handlers = handlers.check().map(|()| handlers.in_store(inbox.serve()));
         WorkerBuilder::new(endpoint.into(), Arc::new(inbox), handlers)
     }
 

@@ -4,6 +4,7 @@ use std::{error::Error as _, time::Duration};
 
 use super::{Shared, backoff};
 use crate::{
+    crash,
     event::Event,
     handlers::{Claimed, Outcome, run_leased},
     ledger::{AnyLedger, Completion, Held, Leased, LedgerError},
@@ -11,9 +12,13 @@ use crate::{
 
 impl Shared {
     pub(super) async fn handle(&self, leased: Leased) {
-        let result = match self.try_once(&leased).await {
-            Some(End::Handled) => self.inbox.complete(&leased.key, leased.token, Completion::Handled).await,
-            Some(End::Dead(reason)) => {
+        crash::point("leased");
+        let end = self.try_once(&leased).await;
+        crash::point("handled");
+        let result = match end {
+            End::Handled => self.inbox.complete(&leased.key, leased.token, Completion::Handled).await,
+            End::Committed => Ok(Held::Yes),
+            End::Dead(reason) => {
                 tracing::error!(
                     endpoint = %self.endpoint, event_id = leased.key.event_id(), attempt = leased.token.attempt,
                     error = %reason, "an event was given up"
@@ -21,11 +26,12 @@ impl Shared {
                 let body = leased.body.clone();
                 self.inbox.complete(&leased.key, leased.token, Completion::Dead { reason, body }).await
             }
-            Some(End::Retry(pause)) => self.inbox.release(&leased.key, leased.token, pause).await,
+            End::Retry(pause) => self.inbox.release(&leased.key, leased.token, pause).await,
             // Not recorded as handled, so that it can be brought back when somebody handles it.
-            Some(End::Unhandled) => self.inbox.forget(&leased.key).await.map(|_| Held::Yes),
-            None => Ok(Held::Lost),
+            End::Unhandled => self.inbox.forget(&leased.key).await.map(|_| Held::Yes),
+            End::LeaseLost => Ok(Held::Lost),
         };
+        crash::point("completed");
         match result {
             Ok(Held::Yes) => {}
             Ok(Held::Lost) => {
@@ -37,22 +43,21 @@ impl Shared {
         }
     }
 
-    /// How the attempt ends; nothing when the lease is lost.
-    async fn try_once(&self, leased: &Leased) -> Option<End> {
+    async fn try_once(&self, leased: &Leased) -> End {
         let settings = &self.settings;
         let attempt = leased.token.attempt;
         if attempt > settings.attempts {
             // Each attempt before ended without a word: the process died, or the store could not be told.
-            return Some(End::Dead(format!("{} attempts were begun and none was finished", settings.attempts)));
+            return End::Dead(format!("{} attempts were begun and none was finished", settings.attempts));
         }
         let event = match Event::from_json(leased.body.clone()) {
             Ok(event) => event,
-            Err(error) => return Some(End::Dead(error.to_string())),
+            Err(error) => return End::Dead(error.to_string()),
         };
         let Some(route) = self.handlers.route(event.event_type()) else {
             tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
             self.count("unhandled");
-            return Some(End::Unhandled);
+            return End::Unhandled;
         };
         let claimed = Claimed {
             key: &leased.key,
@@ -62,24 +67,30 @@ impl Shared {
             lease: settings.lease,
         };
         let ledger = AnyLedger::from(self.inbox.clone());
-        let outcome = run_leased(&ledger, &claimed, &*route, &event).await?;
-        if let Outcome::Failed(error) = &outcome
-            && error.is_terminal()
-        {
-            self.count("dead_letter");
-            return Some(End::Dead(error.chain()));
+        let outcome = run_leased(&ledger, &claimed, &*route, &event).await;
+        match &outcome {
+            Outcome::Failed(error) if error.is_terminal() => {
+                self.count("dead_letter");
+                return End::Dead(error.chain());
+            }
+            Outcome::Committed => {
+                self.count("handled");
+                return End::Committed;
+            }
+            Outcome::LeaseLost => return End::LeaseLost,
+            _ => {}
         }
         let Some((problem, pause)) = outcome.problem() else {
             self.count("handled");
-            return Some(End::Handled);
+            return End::Handled;
         };
         if attempt == settings.attempts || settings.clock.since(leased.received_at) >= settings.give_up_after {
             self.count("dead_letter");
-            return Some(End::Dead(format!("after {attempt} attempts: {problem}")));
+            return End::Dead(format!("after {attempt} attempts: {problem}"));
         }
         self.count("failed");
         tracing::warn!(endpoint = %self.endpoint, event_id = leased.key.event_id(), attempt, error = %problem, "a handler failed");
-        Some(End::Retry(pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt))))
+        End::Retry(pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt)))
     }
 
     fn count(&self, outcome: &'static str) {
@@ -93,8 +104,12 @@ impl Shared {
     }
 }
 
+/// How an attempt ends.
 enum End {
     Handled,
+    /// Handled, and the store knows.
+    Committed,
+    LeaseLost,
     Dead(String),
     Retry(Duration),
     Unhandled,

@@ -1,0 +1,277 @@
+//! Handlers whose writes commit together with their claim, and events that are fed; on a store that is all in memory, so that each
+//! fault can be had on demand. What real databases make of it is in `stores`.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use authpi_sdk::{
+    event::{
+        Event,
+        types::{SessionCreated, UserCreated, UserUpdated},
+    },
+    handlers::{HandlerError, Handlers},
+    ledger::{
+        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Sqlite, Token, Transactional, Tx,
+    },
+    receiver::{Fed, Inline, Receiver, ReceiverBuilder, StoreFailure},
+    signature::{KeyRing, SignatureScheme, Verifier},
+    testing::Fixture,
+};
+use tokio::sync::Notify;
+
+const SECRET: &str = "whs_test";
+
+/// A memory ledger and, in the same store, a list that handlers write to.
+#[derive(Clone, Default)]
+struct Shop {
+    ledger: Memory,
+    sold: Arc<Mutex<Vec<String>>>,
+    /// Someone else takes the record over before the commit.
+    overtaken: Arc<AtomicBool>,
+    down: Arc<AtomicBool>,
+}
+
+impl Shop {
+    fn sold(&self) -> Vec<String> {
+        self.sold.lock().unwrap().clone()
+    }
+}
+
+impl Transactional for Shop {
+    type Connection = Vec<String>;
+    type Transaction = Box<Vec<String>>;
+
+    async fn begin(&self) -> Result<Self::Transaction, LedgerError> {
+        Ok(Box::default())
+    }
+
+    async fn commit(&self, writes: Box<Vec<String>>, key: &EventKey, token: Token) -> Result<Held, LedgerError> {
+        if self.overtaken.swap(false, Ordering::Relaxed) {
+            self.ledger.forget(key).await?;
+        }
+        let held = self.ledger.complete(key, token, Completion::Handled).await?;
+        if held == Held::Yes {
+            self.sold.lock().unwrap().extend(*writes);
+        }
+        Ok(held)
+    }
+}
+
+impl Ledger for Shop {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(LedgerError::new("claim", "the shop is closed"));
+        }
+        self.ledger.claim(key, digest, lease).await
+    }
+
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        self.ledger.renew(key, token, lease).await
+    }
+
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        self.ledger.complete(key, token, completion).await
+    }
+
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        self.ledger.release(key, token, pause).await
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        self.ledger.forget(key).await
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.ledger.remembers_for()
+    }
+}
+
+fn receiver<H: Clone + Send + Sync + 'static>(shop: &Shop, handlers: Handlers<(), H>) -> ReceiverBuilder<Inline>
+where
+    Shop: authpi_sdk::handlers::Serves<H>,
+{
+    Receiver::inline("shop", Verifier::authpi(KeyRing::new().with("test", SECRET)), shop.clone(), handlers)
+}
+
+async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
+    receiver.receive(fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()).await.status().as_u16()
+}
+
+fn created() -> Fixture {
+    Fixture::of::<UserCreated>().id("evt_1")
+}
+
+/// Sells, and then does what the attempt asks for.
+fn selling(then: fn(u32) -> authpi_sdk::Result) -> Handlers<(), Shop> {
+    Handlers::new(()).on_tx(move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| async move {
+        tx.push(event.id().to_owned());
+        then(cx.attempt())
+    })
+}
+
+#[tokio::test]
+async fn what_a_handler_writes_and_its_completion_commit_together() {
+    let shop = Shop::default();
+    let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
+    for _ in 0..3 {
+        assert_eq!(deliver(&receiver, &created()).await, 200);
+    }
+    assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test]
+async fn an_error_a_panic_and_a_terminal_error_undo_what_was_written() {
+    let shop = Shop::default();
+    let handlers = selling(|attempt| match attempt {
+        1 => Err(HandlerError::retryable("busy")),
+        2 => panic!("the handler's own"),
+        3 => Err(HandlerError::terminal("never")),
+        _ => Ok(()),
+    });
+    let receiver = receiver(&shop, handlers).build().unwrap();
+    for _ in 1..=3 {
+        assert_eq!(deliver(&receiver, &created()).await, 503);
+        assert!(shop.sold().is_empty());
+    }
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_misses_its_deadline_has_written_nothing() {
+    let shop = Shop::default();
+    let handlers = Handlers::new(()).on_tx(async |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| {
+        tx.push(event.id().to_owned());
+        if cx.attempt() == 1 {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    });
+    let receiver = receiver(&shop, handlers).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 503);
+    assert!(shop.sold().is_empty());
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_overtaken_writes_nothing() {
+    let shop = Shop::default();
+    shop.overtaken.store(true, Ordering::Relaxed);
+    let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 503);
+    assert!(shop.sold().is_empty());
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test]
+async fn a_handler_that_puts_its_transaction_away_has_failed() {
+    let (shop, finish) = (Shop::default(), Arc::new(Notify::new()));
+    let waiting = Arc::clone(&finish);
+    let handlers = Handlers::new(()).on_tx(move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| {
+        let waiting = Arc::clone(&waiting);
+        async move {
+            tx.push(event.id().to_owned());
+            if cx.attempt() == 1 {
+                tokio::spawn(async move {
+                    waiting.notified().await;
+                    drop(tx);
+                });
+            }
+            Ok(())
+        }
+    });
+    let receiver = receiver(&shop, handlers).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 503);
+    finish.notify_one();
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test]
+async fn handlers_with_and_without_a_transaction_stand_in_one_registry() {
+    let shop = Shop::default();
+    let handlers = Handlers::new(())
+        .on(async |_: Event<SessionCreated>, _| Ok(()))
+        .on_tx(async |_: Event<UserCreated>, _, mut tx: Tx<Shop>| {
+            tx.push("created".to_owned());
+            Ok(())
+        })
+        .prefix_tx("user.", async |_, _, mut tx: Tx<Shop>| {
+            tx.push("user".to_owned());
+            Ok(())
+        })
+        .otherwise_tx(async |_, _, mut tx: Tx<Shop>| {
+            tx.push("other".to_owned());
+            Ok(())
+        });
+    let receiver = receiver(&shop, handlers).build().unwrap();
+    let sent = [
+        Fixture::of::<SessionCreated>(),
+        Fixture::of::<UserCreated>(),
+        Fixture::of::<UserUpdated>(),
+        Fixture::new("organization.created"),
+    ];
+    for (n, fixture) in sent.into_iter().enumerate() {
+        assert_eq!(deliver(&receiver, &fixture.id(format!("evt_{n}"))).await, 200);
+    }
+    assert_eq!(shop.sold(), ["created", "user", "other"]);
+}
+
+#[tokio::test]
+async fn a_handler_with_a_transaction_is_not_run_without_a_claim() {
+    let shop = Shop::default();
+    shop.down.store(true, Ordering::Relaxed);
+    let handlers = selling(|_| Ok(())).on(async |_: Event<UserUpdated>, _| Ok(()));
+    let receiver = receiver(&shop, handlers).on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 503);
+    assert_eq!(deliver(&receiver, &Fixture::of::<UserUpdated>().id("evt_2")).await, 200);
+    assert!(shop.sold().is_empty());
+}
+
+#[tokio::test]
+async fn an_event_that_is_fed_is_handled_once_beside_its_deliveries() {
+    let shop = Shop::default();
+    let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
+    assert_eq!(receiver.feed(created().verified()).await, Fed::Handled);
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(receiver.feed(created().verified()).await, Fed::Duplicate);
+    assert_eq!(receiver.feed(Fixture::of::<UserUpdated>().verified()).await, Fed::Unhandled);
+    assert_eq!(shop.sold(), ["evt_1"]);
+    receiver.drain().await;
+    let refused = receiver.feed(created().verified()).await;
+    assert!(matches!(refused, Fed::NotTaken { outcome: "draining", .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_event_that_is_fed_may_be_older_than_records_are_kept() {
+    let old = created().time(jiff::Timestamp::UNIX_EPOCH);
+    let shop = Shop::default();
+    let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
+    assert_eq!(deliver(&receiver, &old).await, 400);
+    assert_eq!(receiver.feed(old.verified()).await, Fed::Handled);
+    assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test]
+async fn an_old_capture_does_not_bury_the_event_that_still_waits_in_the_inbox() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let receiver = Receiver::inbox("shop", verifier, store.clone()).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(deliver(&receiver, &created().time(jiff::Timestamp::UNIX_EPOCH)).await, 200);
+    let letters = store.dead_letters("shop", None, 10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.key.event_id()).collect::<Vec<_>>(), ["expired:evt_1"]);
+    let waiting = authpi_sdk::ledger::Inbox::backlog(&store, "shop").await.unwrap();
+    assert_eq!(waiting.depth, 1, "the event is still to be handled");
+}
