@@ -55,9 +55,19 @@ impl Answer {
         if let Ok(seconds) = text.parse() {
             return Some(Duration::from_secs(seconds));
         }
-        let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+        let at = http_date(text)?;
         Some(Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO))
     }
+}
+
+/// A date in the form that HTTP has now, or in one of the two that it had and recipients must read (RFC 9110, 5.6.7).
+fn http_date(text: &str) -> Option<Timestamp> {
+    let old = |format| {
+        let parts = jiff::fmt::strtime::parse(format, text).ok()?;
+        jiff::tz::TimeZone::UTC.to_timestamp(parts.to_datetime().ok()?).ok()
+    };
+    let now = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok();
+    now.or_else(|| old("%A, %d-%b-%y %H:%M:%S GMT")).or_else(|| old("%a %b %e %H:%M:%S %Y"))
 }
 
 /// AuthPI's error envelope, as far as it is there. Every member may be missing, and one of another shape is passed over:
@@ -164,6 +174,9 @@ mod tests {
         assert_eq!(after(b"7"), Some(Duration::from_secs(7)));
         assert_eq!(after(b"Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert!(after(b"Fri, 06 Nov 2893 08:49:37 GMT").unwrap() > Duration::from_hours(1));
+        for same in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(http_date(same).map(Timestamp::as_second), Some(784_111_777), "{same}");
+        }
         assert_eq!(after(b"soon"), None);
         assert_eq!(after(b"-1"), None);
         assert_eq!(after(b"\xff\xfe"), None);

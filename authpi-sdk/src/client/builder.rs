@@ -2,30 +2,36 @@
 
 use std::{env, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use base64::Engine as _;
 use http::HeaderValue;
 use tokio::sync::OnceCell;
 use url::{Host, Url};
 
-use super::{ids, tls};
+use super::{
+    TokenSource,
+    credentials::{Credentials, Given},
+    ids,
+    retry::{Budget, RetryPolicy, TokenBucket},
+    tls,
+};
 use crate::signature::Secret;
 
 /// Where AuthPI's API is.
 pub const DEFAULT_BASE_URL: &str = "https://api.authpi.com";
 
-/// How long a call may take unless told otherwise.
+/// How long a call may take in all, repeats and waits included, unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long to try for a connection, at most. It ends before the client's deadline for calls, so that a call that never came to
-/// be sent is known as one.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt at a call may take unless told otherwise: a third of [`DEFAULT_TIMEOUT`], so that an attempt that hangs
+/// leaves time for two more.
+pub const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The start of every API key's id.
-const KEY_PREFIX: &str = "key_";
+/// How long to try for a connection, at most. It ends before an attempt does, so that one that never came to be sent is known
+/// as one.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Calls AuthPI's API.
 ///
-/// Cheap to clone; clones share connections, and the account once it is known. It needs a Tokio runtime to call, not to be
+/// Cheap to clone; clones share connections, the retry budget, tokens, and the account once it is known. It needs a Tokio runtime to call, not to be
 /// built.
 #[derive(Clone)]
 pub struct Client(Arc<Settings>);
@@ -33,11 +39,13 @@ pub struct Client(Arc<Settings>);
 pub(super) struct Settings {
     /// Without a slash at its end.
     pub(super) base_url: String,
-    pub(super) authorization: HeaderValue,
+    pub(super) credentials: Credentials,
     pub(super) account: OnceCell<Box<str>>,
     pub(super) timeout: Duration,
+    pub(super) attempt_timeout: Duration,
+    pub(super) retry: RetryPolicy,
+    pub(super) budget: Arc<dyn Budget>,
     pub(super) http: reqwest::Client,
-    credential: &'static str,
 }
 
 impl Client {
@@ -63,9 +71,12 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("base_url", &self.0.base_url)
-            .field("credential", &self.0.credential)
+            .field("credential", &self.0.credentials)
             .field("account", &self.0.account.get())
             .field("timeout", &self.0.timeout)
+            .field("attempt_timeout", &self.0.attempt_timeout)
+            .field("retry", &self.0.retry)
+            .field("retry_budget", &self.0.budget)
             .finish_non_exhaustive()
     }
 }
@@ -74,12 +85,14 @@ impl fmt::Debug for Client {
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ClientBuilder {
-    api_key: Option<(String, Secret)>,
-    access_token: Option<Secret>,
+    credentials: Vec<Given>,
     account: Option<String>,
     base_url: Option<String>,
     plain_http: bool,
     timeout: Option<Duration>,
+    attempt_timeout: Option<Duration>,
+    retry: RetryPolicy,
+    budget: Option<Arc<dyn Budget>>,
     user_agent: Option<String>,
 }
 
@@ -104,14 +117,26 @@ impl ClientBuilder {
     }
 
     /// Calls with an API key: its id (`key_…`) and its secret. It acts on one account.
-    pub fn api_key(mut self, key_id: impl Into<String>, secret: impl Into<Secret>) -> Self {
-        self.api_key = Some((key_id.into(), secret.into()));
-        self
+    pub fn api_key(self, key_id: impl Into<String>, secret: impl Into<Secret>) -> Self {
+        self.give(Given::ApiKey(key_id.into(), secret.into()))
     }
 
     /// Calls with an access token or a personal token, instead of an API key.
-    pub fn access_token(mut self, token: impl Into<Secret>) -> Self {
-        self.access_token = Some(token.into());
+    pub fn access_token(self, token: impl Into<Secret>) -> Self {
+        self.give(Given::AccessToken(token.into()))
+    }
+
+    /// Calls with access tokens from this source, which is asked for another when one nears its end or is refused (401), instead
+    /// of an API key. A call whose token is refused is sent once more, with the new one.
+    pub fn token_source(self, source: impl TokenSource) -> Self {
+        self.give(Given::source(source))
+    }
+
+    /// The same kind again replaces what was given; another kind is a contradiction, which `build` tells.
+    fn give(mut self, given: Given) -> Self {
+        let kind = std::mem::discriminant(&given);
+        self.credentials.retain(|other| std::mem::discriminant(other) != kind);
+        self.credentials.push(given);
         self
     }
 
@@ -136,10 +161,31 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a call may take in all; [`DEFAULT_TIMEOUT`] (30 s) if not given. [`Call::timeout`](super::Call::timeout) sets
-    /// it for one call. Connecting may take at most 10 s of it.
+    /// How long a call may take in all, repeats and waits included; [`DEFAULT_TIMEOUT`] (30 s) if not given.
+    /// [`Call::timeout`](super::Call::timeout) sets it for one call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long one attempt at a call may take; [`DEFAULT_ATTEMPT_TIMEOUT`] (10 s) if not given, and what is left of the call's
+    /// time if that is less. Redeliveries, which wait for an endpoint's answer, have all of the call's time unless
+    /// [`Call::attempt_timeout`](super::Call::attempt_timeout) says otherwise. Connecting may take at most 5 s of it.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// What is repeated, and when; [`RetryPolicy::default`] if not given. [`Call::retry`](super::Call::retry) sets it for one call.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// What limits the repeats of this client and its clones together; a [`TokenBucket`] of its own if not given. An `Arc` of one
+    /// budget can be given to several clients.
+    pub fn retry_budget(mut self, budget: impl Budget) -> Self {
+        self.budget = Some(Arc::new(budget));
         self
     }
 
@@ -154,25 +200,25 @@ impl ClientBuilder {
     /// With the feature `rustls` the process's default provider is used, and if it has none, ring is made that.
     ///
     /// # Errors
-    /// - not exactly one of API key and access token, or one that cannot be right: an id that does not start with `key_`, its
+    /// - not exactly one of API key, access token and token source, or one that cannot be right: an id that does not start with `key_`, its
     ///   two halves swapped, an empty one, one that does not go into a header;
     /// - a base URL, account id or user agent that cannot be used, or a timeout of zero;
     /// - an `https` address, and this crate was built with neither of the features `rustls` and `native-tls`;
     /// - an `https` address, and the system has no CA certificates.
     pub fn build(self) -> Result<Client, BuildError> {
-        let (authorization, credential) = match (&self.api_key, &self.access_token) {
-            (Some((key_id, secret)), None) => (basic(key_id, secret)?, "api key"),
-            (None, Some(token)) => (bearer(token)?, "access token"),
-            (Some(_), Some(_)) => {
-                return Err(BuildError::new("an API key and an access token were given; one is wanted"));
+        let credentials = match &*self.credentials {
+            [only] => Credentials::new(only)?,
+            [] => return Err(BuildError::new("neither an API key nor an access token nor a source of them was given")),
+            [one, other, ..] => {
+                return Err(BuildError::new(format!("an {one:?} and an {other:?} were given; one is wanted")));
             }
-            (None, None) => return Err(BuildError::new("neither an API key nor an access token was given")),
         };
         if let Some(problem) = self.account.as_deref().and_then(ids::problem) {
             return Err(BuildError::new(format!("the account id {problem}")));
         }
         let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
-        if timeout.is_zero() {
+        let attempt_timeout = self.attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT);
+        if timeout.is_zero() || attempt_timeout.is_zero() {
             return Err(BuildError::new("the timeout is zero"));
         }
         let base_url = base_url(self.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL), self.plain_http)?;
@@ -183,7 +229,7 @@ impl ClientBuilder {
             // Repeating is decided where errors are typed, never below.
             .retry(reqwest::retry::never())
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT.min(timeout / 4 * 3))
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout.min(attempt_timeout) / 4 * 3))
             .user_agent(user_agent(self.user_agent.as_deref())?);
         if base_url.scheme() == "http" {
             // An emulator on this machine is not reached through the company's proxy.
@@ -196,11 +242,13 @@ impl ClientBuilder {
             .map_err(|error| BuildError::new("the HTTP client cannot be set up").caused_by(error))?;
         Ok(Client(Arc::new(Settings {
             base_url: base_url.as_str().trim_end_matches('/').to_owned(),
-            authorization,
+            credentials,
             account: OnceCell::new_with(self.account.map(Into::into)),
             timeout,
+            attempt_timeout,
+            retry: self.retry,
+            budget: self.budget.unwrap_or_else(|| Arc::new(TokenBucket::default())),
             http,
-            credential,
         })))
     }
 }
@@ -214,55 +262,6 @@ fn variable(name: &str) -> Result<Option<String>, BuildError> {
             Err(BuildError::new(format!("the environment variable {name} is not Unicode")))
         }
     }
-}
-
-fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
-    let secret = secret.expose();
-    if key_id.is_empty() || secret.is_empty() {
-        return Err(BuildError::new("an API key has two halves, its id and its secret; one is empty"));
-    }
-    if !key_id.starts_with(KEY_PREFIX) {
-        // The id is not repeated: it may be the secret.
-        return Err(BuildError::new(if secret.starts_with(KEY_PREFIX) {
-            "the halves of the API key are swapped: the one that starts with key_ is its id"
-        } else {
-            "the id of an API key starts with key_"
-        }));
-    }
-    if let Some(problem) = ids::problem(key_id) {
-        return Err(BuildError::new(format!("the API key's id {problem}")));
-    }
-    if key_id.contains(':') {
-        return Err(BuildError::new("the API key's id holds a colon"));
-    }
-    if secret.chars().any(char::is_control) {
-        return Err(BuildError::new("the API key's secret holds a line break or another control character"));
-    }
-    let pair = zeroize::Zeroizing::new(format!("{key_id}:{secret}"));
-    let encoded = zeroize::Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()));
-    authorization("Basic", &encoded)
-}
-
-fn bearer(token: &Secret) -> Result<HeaderValue, BuildError> {
-    let token = token.expose();
-    if token.is_empty() {
-        return Err(BuildError::new("the access token is empty"));
-    }
-    if token.starts_with(KEY_PREFIX) {
-        return Err(BuildError::new("the access token is the id of an API key, which needs its secret too"));
-    }
-    if !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(BuildError::new("the access token holds white space or what is not ASCII"));
-    }
-    authorization("Bearer", token)
-}
-
-fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, BuildError> {
-    let text = zeroize::Zeroizing::new(format!("{scheme} {credential}"));
-    let mut value = HeaderValue::from_str(&text)
-        .map_err(|error| BuildError::new("the credential does not go into a header").caused_by(error))?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 fn base_url(text: &str, plain_http: bool) -> Result<Url, BuildError> {
@@ -344,7 +343,9 @@ impl StdError for BuildError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use base64::Engine as _;
+
+    use super::{super::AccessToken, *};
 
     fn local() -> ClientBuilder {
         Client::builder().base_url("http://127.0.0.1:1")
@@ -363,6 +364,10 @@ mod tests {
         assert!(refusal(local().api_key("key_1", "very_secret").access_token("very_secret")).contains("one is wanted"));
         local().api_key("key_1", "s").build().unwrap();
         local().access_token("eyJ.e.s").build().unwrap();
+        let source = || async { Ok(AccessToken::new("very_secret")) };
+        local().token_source(source).build().unwrap();
+        assert!(refusal(local().token_source(source).api_key("key_1", "very_secret")).contains("one is wanted"));
+        local().api_key("key_1", "").api_key("key_1", "s").build().expect("what was given again replaces the first");
     }
 
     #[test]
@@ -409,6 +414,7 @@ mod tests {
             refusal(keyed().account(id));
         }
         refusal(keyed().timeout(Duration::ZERO));
+        refusal(keyed().attempt_timeout(Duration::ZERO));
         refusal(keyed().user_agent("naïve"));
         refusal(keyed().user_agent("a\r\nx: y"));
         keyed().timeout(Duration::MAX).user_agent("billing/2.1").build().unwrap();

@@ -1,26 +1,34 @@
 //! The one way that every call takes.
 //!
 //! [`Call`] holds an operation with its arguments and the options of this one call; awaiting it runs [`run`]: arguments are
-//! checked, the account is found, and the request is sent under the call's deadline. Every failure leaves [`attempt`] as an
-//! [`Error`], a timeout too, so that whoever repeats calls sees them all in one place.
+//! checked, the account is found, and the request is sent, again where that is safe and may help, under the call's one
+//! deadline. Every failure leaves [`attempt`] as an [`Error`], a timeout too, so that [`Attempts`] sees them all in one place.
 
 use std::{
     fmt,
     future::{Future, IntoFuture},
+    io,
     pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 use super::{
     Client, Connection, ETag, Page,
     answer::Answer,
     connection::{Exchange, Progress},
-    error::{Error, Kind},
+    credentials::Authorization,
+    error::{Error, Key, Kind},
     idempotency, ids,
+    observe::{self, Observed},
+    retry::{
+        RetryPolicy,
+        attempts::{Attempts, Terms},
+    },
 };
 use crate::generated::api::{self, operations};
 
@@ -37,11 +45,15 @@ pub struct Call<O> {
 }
 
 /// What one call may have otherwise than its client.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 struct Options {
     timeout: Option<Duration>,
+    attempt_timeout: Option<Duration>,
+    retry: Option<RetryPolicy>,
     idempotency_key: Option<String>,
     if_match: Option<ETag>,
+    repeat_without_etag: bool,
+    headers: HeaderMap,
 }
 
 impl<O: Operation> Call<O> {
@@ -49,11 +61,38 @@ impl<O: Operation> Call<O> {
         Self { client: client.clone(), operation, options: Options::default() }
     }
 
-    /// How long this call may take in all, from the moment it is awaited; [`ClientBuilder::timeout`] if not given.
+    /// How long this call may take in all, repeats and waits included, from the moment it is awaited; [`ClientBuilder::timeout`]
+    /// if not given.
     ///
     /// [`ClientBuilder::timeout`]: super::ClientBuilder::timeout
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How long one attempt at this call may take; [`ClientBuilder::attempt_timeout`] if not given, and what is left of
+    /// [`timeout`](Self::timeout) if that is less.
+    ///
+    /// [`ClientBuilder::attempt_timeout`]: super::ClientBuilder::attempt_timeout
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.options.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// What of this call is repeated, and when; [`ClientBuilder::retry`] if not given. The budget stays that of the client.
+    ///
+    /// [`ClientBuilder::retry`]: super::ClientBuilder::retry
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = Some(policy);
+        self
+    }
+
+    /// Sends this header along, with each attempt; the same name again replaces it.
+    ///
+    /// What the client sends itself cannot be replaced: credential, user agent, host, what describes the body and the connection,
+    /// idempotency key and `If-Match`, which have options of their own. The call fails with an invalid argument then.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.options.headers.insert(name, value);
         self
     }
 }
@@ -71,8 +110,21 @@ impl<O: Keyed> Call<O> {
 
 impl<O: Conditional> Call<O> {
     /// Only if the resource still has this state; else the call fails with 412. Without it the check is skipped.
+    ///
+    /// It is also what makes a `PATCH` or `DELETE` safe to repeat: once it has been done, the state is another. But for this: an
+    /// ETag is a time in milliseconds, so two changes within one of them share theirs, and the second is not noticed.
     pub fn if_match(mut self, etag: &ETag) -> Self {
         self.options.if_match = Some(etag.clone());
+        self
+    }
+
+    /// Repeats this call although it has no [`if_match`](Self::if_match): it may be done twice, and so undo what somebody else
+    /// has changed in between.
+    ///
+    /// Without it, and without an ETag, a `PATCH` or `DELETE` is only repeated where the server has certainly not acted. A POST
+    /// needs neither, since it has its idempotency key.
+    pub fn repeat_without_etag(mut self) -> Self {
+        self.options.repeat_without_etag = true;
         self
     }
 }
@@ -91,6 +143,22 @@ impl<O: Paged> Call<O> {
     }
 }
 
+impl fmt::Debug for Options {
+    /// Of headers the names alone: a value may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { timeout, attempt_timeout, retry, idempotency_key, if_match, repeat_without_etag, headers } = self;
+        f.debug_struct("Options")
+            .field("timeout", timeout)
+            .field("attempt_timeout", attempt_timeout)
+            .field("retry", retry)
+            .field("idempotency_key", idempotency_key)
+            .field("if_match", if_match)
+            .field("repeat_without_etag", repeat_without_etag)
+            .field("headers", &headers.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
 impl<O: fmt::Debug> fmt::Debug for Call<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
@@ -105,7 +173,9 @@ impl<O: Operation> IntoFuture for Call<O> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(run(self))
+        let span = observe::span(O::OPERATION.id);
+        let observed = Observed::begin(O::OPERATION.id, span.clone());
+        Box::pin(run(self, observed).instrument(span))
     }
 }
 
@@ -157,7 +227,7 @@ pub struct Posted<T> {
 }
 
 pub(super) mod sealed {
-    use super::{Attempt, Error, Failed, Future, Reply, operations};
+    use super::{Attempt, Error, Failed, Future, Look, Reply, operations};
 
     /// How an operation is sent: by one method of the generated client.
     pub trait Sends: Sized {
@@ -165,6 +235,8 @@ pub(super) mod sealed {
         type Wire: Send;
         /// The operation in the description.
         const OPERATION: operations::Operation;
+        /// Whether AuthPI's answer waits for an endpoint's: such a call is not cut short to be tried again.
+        const WAITS_FOR_AN_ENDPOINT: bool = false;
 
         /// # Errors
         /// When an argument is wrong.
@@ -178,6 +250,23 @@ pub(super) mod sealed {
         fn read(reply: Reply<Self::Wire>) -> <Self as super::Operation>::Output
         where
             Self: super::Operation;
+
+        /// What to make of a refusal, where the state of things can tell that an earlier attempt did its work.
+        fn settle(
+            &self,
+            refused: Error,
+            _look: Look<'_>,
+        ) -> impl Future<Output = Result<<Self as super::Operation>::Output, Error>> + Send
+        where
+            Self: super::Operation,
+        {
+            std::future::ready(Err(refused))
+        }
+
+        /// Whether its answer alone shows a secret, and cannot be had again.
+        fn shows_a_secret_once(&self) -> bool {
+            false
+        }
     }
 
     /// An operation that can be told how much to give and where to begin.
@@ -233,43 +322,155 @@ impl<T> Reply<T> {
     }
 }
 
-async fn run<O: Operation>(call: Call<O>) -> Result<O::Output, Error> {
-    let Call { client, operation, options } = &call;
-    let deadline = deadline(options.timeout.unwrap_or(client.settings().timeout));
-    let prepared = async {
-        operation.check()?;
-        let key = key::<O>(options)?;
-        let account = if O::OPERATION.path.contains("{account_id}") { client.account_by(deadline).await? } else { "" };
-        Ok((key, account))
-    };
-    let (key, account) = prepared.await.map_err(|error: Error| error.during(O::OPERATION.id))?;
-    // Where repeating sits: the key and the deadline belong to the call, everything below to one attempt at it.
-    attempt(client, operation, account, key.as_deref(), options.if_match.as_ref(), deadline)
-        .await
-        .map_err(|error| error.during(O::OPERATION.id))
+/// What an operation needs to look at the state of things in the middle of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    client: &'a Client,
+    options: &'a Options,
+    deadline: Instant,
+    /// Whether the server may have acted on an attempt before the one that was refused.
+    pub(super) fate_unknown: bool,
+}
+
+impl Look<'_> {
+    /// A call that has what is left of the time and the same policy and headers.
+    pub(super) fn ask<O: Operation>(&self, operation: O) -> Call<O> {
+        let options = Options {
+            timeout: Some(self.deadline.saturating_duration_since(Instant::now())),
+            attempt_timeout: self.options.attempt_timeout,
+            retry: self.options.retry.clone(),
+            headers: self.options.headers.clone(),
+            ..Options::default()
+        };
+        Call { client: self.client.clone(), operation, options }
+    }
+}
+
+async fn run<O: Operation>(call: Call<O>, mut observed: Observed) -> Result<O::Output, Error> {
+    let result = attempts(&call, &mut observed).await.map_err(|error| error.during(O::OPERATION.id));
+    if let Err(error) = &result {
+        observed.failed(error);
+    }
+    result
+}
+
+async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Result<O::Output, Error> {
+    let Call { client, operation, options } = call;
+    let settings = client.settings();
+    let deadline = deadline(options.timeout.unwrap_or(settings.timeout));
+    operation.check()?;
+    check_headers(&options.headers)?;
+    let key = key::<O>(options)?;
+    let account = if O::OPERATION.path.contains("{account_id}") { client.account_by(deadline).await? } else { "" };
+
+    let waits = O::WAITS_FOR_AN_ENDPOINT.then_some(Duration::MAX);
+    let mut attempts = Attempts::new(Terms {
+        operation: O::OPERATION.id,
+        safe: is_safe::<O>(options, key.is_some()),
+        keyed: key.is_some(),
+        policy: options.retry.as_ref().unwrap_or(&settings.retry),
+        budget: &*settings.budget,
+        deadline,
+        attempt_timeout: options.attempt_timeout.or(waits).unwrap_or(settings.attempt_timeout),
+    });
+    let mut renewed = false;
+    loop {
+        // Key and deadline belong to the call, everything below to one attempt at it.
+        let until = attempts.begin();
+        observed.attempt(attempts.made());
+        let (error, authorization) = match authorization(client, deadline).await {
+            Err(error) => (error, None),
+            Ok(authorization) => match attempt(call, account, key.as_ref(), &authorization, until).await {
+                Ok((output, status)) => {
+                    attempts.succeeded();
+                    observed.succeeded(status);
+                    return Ok(output);
+                }
+                Err(error) => (error, Some(authorization)),
+            },
+        };
+        let error = error.under(key.clone());
+        observed.refused(&error);
+        let error = match authorization.filter(|_| error.is_unauthorized() && !renewed) {
+            Some(refused) => match replaced(client, &refused, deadline).await {
+                Ok(true) => {
+                    // Once, and whatever the policy: nothing has run, and nothing is tried that has failed before.
+                    renewed = true;
+                    attempts.renewed(&error);
+                    continue;
+                }
+                Ok(false) => error,
+                Err(no_token) => error.caused_by(no_token),
+            },
+            None => error,
+        };
+        let look = Look { client, options, deadline, fate_unknown: attempts.fate_unknown() };
+        match operation.settle(error, look).await {
+            Ok(output) => {
+                attempts.succeeded();
+                observed.inferred();
+                return Ok(output);
+            }
+            Err(error) => attempts
+                .again(error)
+                .await
+                .map_err(|error| if operation.shows_a_secret_once() { error.with_its_secret() } else { error })?,
+        }
+    }
+}
+
+async fn authorization(client: &Client, deadline: Instant) -> Result<Authorization, Error> {
+    let authorization = client.settings().credentials.authorization();
+    timeout_at(deadline, authorization).await.unwrap_or_else(|_| Err(no_token_in_time()))
+}
+
+/// Whether there is another token now, instead of the one that was refused.
+async fn replaced(client: &Client, refused: &Authorization, deadline: Instant) -> Result<bool, Error> {
+    let replaced = client.settings().credentials.replace(refused);
+    timeout_at(deadline, replaced).await.unwrap_or_else(|_| Err(no_token_in_time()))
+}
+
+fn no_token_in_time() -> Error {
+    Error::new(Kind::Credential("no access token came in time".to_owned()), false)
+}
+
+/// Whether doing it twice does its work once.
+fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
+    let operation = O::OPERATION;
+    match operation.method {
+        Method::GET | Method::HEAD => true,
+        _ if keyed => true,
+        _ => operation.if_match && (options.if_match.is_some() || options.repeat_without_etag),
+    }
 }
 
 /// One attempt: the request is sent and its answer read, or an error says why not.
 async fn attempt<O: Operation>(
-    client: &Client,
-    operation: &O,
+    call: &Call<O>,
     account: &str,
-    idempotency_key: Option<&str>,
-    if_match: Option<&ETag>,
-    deadline: Instant,
-) -> Result<O::Output, Error> {
+    key: Option<&Key>,
+    authorization: &Authorization,
+    until: Instant,
+) -> Result<(O::Output, Option<u16>), Error> {
+    let Call { client, operation, options } = call;
     let settings = client.settings();
     let exchange = Arc::<Exchange>::default();
-    let connection = Connection { authorization: settings.authorization.clone(), exchange: Arc::clone(&exchange) };
+    let connection = Connection {
+        authorization: authorization.header.clone(),
+        headers: options.headers.clone(),
+        exchange: Arc::clone(&exchange),
+    };
     let api = Api(api::Client::new_with_client(&settings.base_url, settings.http.clone(), connection));
-    let attempt = Attempt { api, account, idempotency_key, if_match: if_match.map(ETag::as_str) };
-    let sent = timeout_at(deadline, operation.send(&attempt)).await;
+    let idempotency_key = key.map(|key| &*key.text);
+    let attempt = Attempt { api, account, idempotency_key, if_match: options.if_match.as_ref().map(ETag::as_str) };
+    let sent = timeout_at(until, operation.send(&attempt)).await;
     let progress = exchange.take();
     match sent {
         Ok(Ok(_)) if progress.too_large => Err(too_large(progress)),
         Ok(Ok(value)) => {
+            let status = progress.answer.as_ref().map(|answer| answer.status.as_u16());
             let headers = progress.answer.map(|answer| answer.headers).unwrap_or_default();
-            Ok(O::read(Reply { value, headers }))
+            Ok((O::read(Reply { value, headers }), status))
         }
         Ok(Err(failed)) => Err(failure(failed, progress)),
         Err(_elapsed) => {
@@ -282,6 +483,30 @@ async fn attempt<O: Operation>(
     }
 }
 
+/// Headers of the caller's own must leave alone what the client sends itself.
+fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
+    let ours = [
+        header::ACCEPT,
+        header::AUTHORIZATION,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::EXPECT,
+        header::HOST,
+        header::IF_MATCH,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::USER_AGENT,
+        HeaderName::from_static("idempotency-key"),
+    ];
+    match headers.keys().find(|name| ours.contains(name)) {
+        Some(name) => Err(Error::invalid_argument(format!("the client sends the header {name} itself"))),
+        None => Ok(()),
+    }
+}
+
 /// The end of the time that a call may take; for a time without end, so far away that nobody sees it.
 pub(super) fn deadline(timeout: Duration) -> Instant {
     const LONG: Duration = Duration::from_hours(24 * 365);
@@ -289,13 +514,13 @@ pub(super) fn deadline(timeout: Duration) -> Instant {
 }
 
 /// The idempotency key of a call: one for all its attempts. AuthPI documents keys for POST only.
-fn key<O: Operation>(options: &Options) -> Result<Option<String>, Error> {
-    if O::OPERATION.method != http::Method::POST {
+fn key<O: Operation>(options: &Options) -> Result<Option<Key>, Error> {
+    if O::OPERATION.method != Method::POST || !O::OPERATION.idempotency_key {
         return Ok(None);
     }
     match &options.idempotency_key {
-        Some(key) => idempotency::check(key).map(|()| Some(key.clone())),
-        None => idempotency::fresh().map(Some),
+        Some(key) => idempotency::check(key).map(|()| Some(Key { text: key.clone(), own: true })),
+        None => Ok(Some(Key { text: idempotency::fresh()?, own: false })),
     }
 }
 
@@ -313,15 +538,16 @@ fn failure(failed: Failed, progress: Progress) -> Error {
             }
         }
         (Failed::InvalidResponsePayload(_, error), Some(answer)) => {
-            let why = if answer.body.is_empty() && Answer::replayed(&answer.headers) {
+            if answer.body.is_empty() && Answer::replayed(&answer.headers) {
                 // AuthPI replays an answer of more than 512 KB with its status and without its body.
-                "the stored answer of an earlier call was too large to be replayed".to_owned()
+                Error::malformed("the stored answer of an earlier call was too large to be replayed", answer)
             } else if answer.body.is_empty() {
-                "the body is empty".to_owned()
+                Error::cut_off("the body is empty", answer)
+            } else if error.is_eof() {
+                Error::cut_off(without_values(&error), answer)
             } else {
-                without_values(&error)
-            };
-            Error::malformed(why, answer)
+                Error::malformed(without_values(&error), answer)
+            }
         }
         (_, Some(answer)) => Error::refused(answer),
         // Nothing was sent: a header or the address did not hold what was put into it.
@@ -331,8 +557,10 @@ fn failure(failed: Failed, progress: Progress) -> Error {
 
 /// The transport's fault: no connection, or one that broke.
 fn not_exchanged(error: reqwest::Error) -> Error {
-    let failed = if error.is_connect() {
-        Error::new(if error.is_timeout() { Kind::Timeout { connecting: true } } else { Kind::Connect }, false)
+    let failed = if error.is_connect() && error.is_timeout() {
+        Error::new(Kind::Timeout { connecting: true }, false)
+    } else if error.is_connect() {
+        Error::new(Kind::Connect { transient: may_connect_later(&error) }, false)
     } else if error.is_builder() {
         Error::invalid_argument("the request cannot be built")
     } else if error.is_timeout() {
@@ -342,6 +570,25 @@ fn not_exchanged(error: reqwest::Error) -> Error {
     };
     // Ids and filters are in the address; a log needs neither.
     failed.caused_by(error.without_url())
+}
+
+/// Whether a connection that did not come about may come about later: it was the network, and not what is set up here or there.
+///
+/// rustls gives what is wrong with TLS (a certificate that is not trusted, no TLS at all) as invalid data, the system's library
+/// as an error of its own; the network's faults are errors of input and output.
+fn may_connect_later(error: &reqwest::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let mut faults = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).peekable();
+    faults.peek().is_some()
+        && faults.all(|fault| {
+            !matches!(
+                fault.kind(),
+                io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::Unsupported
+            )
+        })
 }
 
 fn too_large(progress: Progress) -> Error {

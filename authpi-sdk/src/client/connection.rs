@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use progenitor_client::{ClientHooks, Error, OperationInfo};
 
 use super::answer::Answer;
@@ -22,6 +22,8 @@ pub(super) const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(super) authorization: HeaderValue,
+    /// Headers of the caller's own.
+    pub(super) headers: HeaderMap,
     pub(super) exchange: Arc<Exchange>,
 }
 
@@ -58,7 +60,9 @@ impl Exchange {
 
 impl ClientHooks<Connection> for api::Client {
     async fn pre<E>(&self, request: &mut reqwest::Request, _: &OperationInfo) -> Result<(), Error<E>> {
-        request.headers_mut().insert(header::AUTHORIZATION, self.inner.authorization.clone());
+        let headers = request.headers_mut();
+        headers.extend(self.inner.headers.clone());
+        headers.insert(header::AUTHORIZATION, self.inner.authorization.clone());
         Ok(())
     }
 

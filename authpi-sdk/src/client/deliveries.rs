@@ -153,6 +153,7 @@ impl Conditional for Redeliver {}
 impl Sends for Redeliver {
     type Wire = RedeliveredWebhookDeliveryResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_REDELIVER;
+    const WAITS_FOR_AN_ENDPOINT: bool = true;
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id), ("delivery", &*self.delivery_id)])
@@ -206,6 +207,7 @@ impl Keyed for RedeliverFailed {}
 impl Sends for RedeliverFailed {
     type Wire = RedeliverFailedResultResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_REDELIVER_FAILED;
+    const WAITS_FOR_AN_ENDPOINT: bool = true;
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id)])

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use super::{
     ETag, ErrorCode, FieldError,
     answer::{Answer, Complaint},
+    retry::{NoMore, Reason},
 };
 
 type Cause = Box<dyn StdError + Send + Sync>;
@@ -14,8 +15,9 @@ type Cause = Box<dyn StdError + Send + Sync>;
 /// Why a call failed.
 ///
 /// It is opaque: the predicates tell the cases apart, so that a new case breaks nobody. [`Error::may_have_run`] says whether
-/// the server may have acted, which is what decides whether repeating the call is safe. Neither `Debug` nor `Display` shows
-/// a header or a body; what AuthPI itself says of the failure (code, description, fields, reference) is shown.
+/// the server may have acted, which is what decides whether repeating the call is safe; [`Error::attempts`] and
+/// [`Error::why_no_more`] say what the client has tried already. Neither `Debug` nor `Display` shows a header or a body; what
+/// AuthPI itself says of the failure (code, description, fields, reference) is shown.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -24,7 +26,19 @@ struct Inner {
     may_have_run: bool,
     answer: Option<Answer>,
     complaint: Complaint,
+    attempts: u32,
+    no_more: Option<NoMore>,
+    idempotency_key: Option<Key>,
+    secret_lost: bool,
     source: Option<Cause>,
+}
+
+/// The idempotency key that a call was sent with.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) text: String,
+    /// The caller's own, not one made for this call.
+    pub(super) own: bool,
 }
 
 /// What went wrong.
@@ -34,8 +48,10 @@ pub(super) enum Kind {
     InvalidArgument(String),
     /// The call was not sent, because it is not clear on which account.
     Configuration(String),
-    /// No connection came about.
-    Connect,
+    /// The call was not sent, because there is no access token to send it with.
+    Credential(String),
+    /// No connection came about; one that may come about later, unless something is set up wrong.
+    Connect { transient: bool },
     /// No whole answer in time.
     Timeout { connecting: bool },
     /// The connection broke.
@@ -44,8 +60,10 @@ pub(super) enum Kind {
     Refused,
     /// A redirect, which is not followed.
     Redirect,
-    /// Success by its status, but not the answer that is due.
-    Malformed(String),
+    /// Success by its status, but not the answer that is due; perhaps because it was cut off.
+    Malformed { why: String, cut_off: bool },
+    /// The change is there, and the secret that AuthPI made for it is lost with the answer.
+    SecretLost,
 }
 
 impl Error {
@@ -56,6 +74,10 @@ impl Error {
             may_have_run,
             answer: None,
             complaint: Complaint::default(),
+            attempts: 0,
+            no_more: None,
+            idempotency_key: None,
+            secret_lost: false,
             source: None,
         }))
     }
@@ -75,7 +97,18 @@ impl Error {
     }
 
     pub(super) fn malformed(why: impl Into<String>, answer: Answer) -> Self {
-        Self::new(Kind::Malformed(why.into()), true).answered(answer)
+        Self::new(Kind::Malformed { why: why.into(), cut_off: false }, true).answered(answer)
+    }
+
+    pub(super) fn cut_off(why: impl Into<String>, answer: Answer) -> Self {
+        Self::new(Kind::Malformed { why: why.into(), cut_off: true }, true).answered(answer)
+    }
+
+    /// Instead of a refusal that came because the change was made before.
+    pub(super) fn secret_is_lost(mut self) -> Self {
+        self.0.kind = Kind::SecretLost;
+        self.0.may_have_run = true;
+        self
     }
 
     pub(super) fn caused_by(mut self, source: impl Into<Cause>) -> Self {
@@ -104,15 +137,88 @@ impl Error {
         self
     }
 
-    /// Whether the server may have acted on the call.
+    /// Makes it speak for all attempts at the call.
+    pub(super) fn after(mut self, attempts: u32, why_no_more: NoMore, earlier_may_have_run: bool) -> Self {
+        self.0.attempts = attempts;
+        self.0.no_more = Some(why_no_more);
+        self.0.may_have_run |= earlier_may_have_run;
+        self
+    }
+
+    pub(super) fn under(mut self, key: Option<Key>) -> Self {
+        self.0.idempotency_key = key;
+        self
+    }
+
+    /// For an operation whose answer alone shows a secret that it has made.
+    pub(super) fn with_its_secret(mut self) -> Self {
+        self.0.secret_lost = self.0.may_have_run;
+        self
+    }
+
+    /// The fault of the transport or of the server that this is, if it is of the kind that passes. Statuses that are no success
+    /// are not looked at.
+    pub(super) fn fault(&self) -> Option<Reason> {
+        match self.0.kind {
+            Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => Some(Reason::Connect),
+            Kind::Timeout { connecting: false } => Some(Reason::Timeout),
+            Kind::Transport => Some(Reason::Broken),
+            Kind::Malformed { cut_off: true, .. } => Some(Reason::CutOff),
+            _ => None,
+        }
+    }
+
+    /// What became of the call, in one word.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self.0.kind {
+            Kind::InvalidArgument(_) => "invalid_argument",
+            Kind::Configuration(_) => "configuration",
+            Kind::Credential(_) => "no_credential",
+            Kind::Connect { .. } | Kind::Timeout { connecting: true } => "no_connection",
+            Kind::Timeout { connecting: false } => "timeout",
+            Kind::Transport => "broken",
+            Kind::Refused => "refused",
+            Kind::Redirect => "redirected",
+            Kind::Malformed { .. } => "malformed",
+            Kind::SecretLost => "secret_lost",
+        }
+    }
+
+    /// Whether the server may have acted on the call, be it on its first attempt or on its last.
     ///
     /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong argument, no connection), or it was
-    /// refused with a status that says so (any 4xx but the two below). `true`: it may have. The call was sent and no whole
+    /// refused with a status that says so (any 4xx but the two below). `true`: it may have. An attempt was sent and no whole
     /// answer came, the answer is not what is due, or its status is a redirect, 408, 409 (the same call may be on its way
-    /// under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for a call whose own, shorter
+    /// under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for an attempt whose own, shorter
     /// deadline passed while it was connecting.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
+    }
+
+    /// How often the call was tried: 0 if it was not even sent once.
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// Why the client did not try again; nothing for a call that was not sent at all.
+    pub fn why_no_more(&self) -> Option<NoMore> {
+        self.0.no_more
+    }
+
+    /// The idempotency key that the call was sent with, if it was a POST.
+    ///
+    /// Where the server may have acted, the same call under this key ([`Call::idempotency_key`](super::Call::idempotency_key))
+    /// within 24 hours gets the answer that was lost, and does its work only if it was not done.
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.0.idempotency_key.as_ref().map(|key| key.text.as_str())
+    }
+
+    /// Whether a secret is lost that AuthPI has made, or may have made, for this call: a change of a webhook's authentication whose
+    /// answer did not come. Make another: the same change again, with the webhook's present ETag.
+    ///
+    /// Never for `create`: its answer can be had again, see [`Error::idempotency_key`].
+    pub fn is_secret_lost(&self) -> bool {
+        self.0.secret_lost
     }
 
     /// The status of the answer, if one came.
@@ -131,14 +237,14 @@ impl Error {
         self.0.operation
     }
 
-    /// No whole answer came before the call's deadline.
+    /// No whole answer came before the call's deadline, or before the end of its last attempt.
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::Timeout { .. })
     }
 
     /// No connection came about (name not found, refused, TLS, or not in time); nothing was sent.
     pub fn is_connect(&self) -> bool {
-        matches!(self.0.kind, Kind::Connect | Kind::Timeout { connecting: true })
+        matches!(self.0.kind, Kind::Connect { .. } | Kind::Timeout { connecting: true })
     }
 
     /// The call was not sent because one of its arguments is wrong, for example an id that is no id.
@@ -153,9 +259,26 @@ impl Error {
         matches!(self.0.kind, Kind::Configuration(_))
     }
 
-    /// The status says success, but the answer is not the one that is due: not JSON, another shape, empty, too large.
+    /// The call was not sent because no access token could be had: [`TokenSource`](super::TokenSource) failed, was too slow, or
+    /// gave what is no token. The cause is its own error.
+    pub fn is_credential(&self) -> bool {
+        matches!(self.0.kind, Kind::Credential(_))
+    }
+
+    /// The status says success, but the answer is not the one that is due: not JSON, another shape, empty, too large, cut off.
     pub fn is_malformed_response(&self) -> bool {
-        matches!(self.0.kind, Kind::Malformed(_))
+        matches!(self.0.kind, Kind::Malformed { .. })
+    }
+
+    /// 422: the idempotency key was used for another call within the last 24 hours.
+    ///
+    /// AuthPI documents it as `invalid_request` and not how it is told from a wrong body. Assumed: its `fields` name the key, or
+    /// there are none. Only for a key of the caller's own, since one of ours is never used twice.
+    pub fn is_idempotency_key_reused(&self) -> bool {
+        let names_it = |field: &FieldError| field.field.eq_ignore_ascii_case("idempotency-key");
+        self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
+            && self.0.idempotency_key.as_ref().is_some_and(|key| key.own)
+            && (self.fields().is_empty() || self.fields().iter().any(names_it))
     }
 
     /// The answer is a redirect. It is not followed, so that the credential goes nowhere else; the base URL is wrong.
@@ -258,19 +381,21 @@ fn may_have_run(status: StatusCode) -> bool {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, kind, complaint, .. } = &*self.0;
+        let Inner { operation, kind, complaint, attempts, no_more, .. } = &*self.0;
         if let Some(operation) = operation {
             write!(f, "{operation}: ")?;
         }
         match kind {
-            Kind::InvalidArgument(why) | Kind::Configuration(why) => f.write_str(why)?,
-            Kind::Connect => f.write_str("no connection")?,
+            Kind::InvalidArgument(why) | Kind::Configuration(why) | Kind::Credential(why) => f.write_str(why)?,
+            Kind::Connect { transient: true } => f.write_str("no connection")?,
+            Kind::Connect { transient: false } => f.write_str("no connection can be had; is TLS set up right?")?,
             Kind::Timeout { connecting: true } => f.write_str("no connection in time")?,
             Kind::Timeout { connecting: false } => f.write_str("no whole answer in time")?,
             Kind::Transport => f.write_str("the connection broke")?,
             Kind::Refused => f.write_str("refused")?,
             Kind::Redirect => f.write_str("redirected, which is not followed; is the base URL right?")?,
-            Kind::Malformed(why) => write!(f, "malformed response: {why}")?,
+            Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
+            Kind::SecretLost => f.write_str("the change is there, and the new secret is lost with its answer")?,
         }
         if let Some(status) = self.status() {
             write!(f, " [{}", status.as_u16())?;
@@ -288,8 +413,20 @@ impl fmt::Display for Error {
         if let Some(reference) = &complaint.reference {
             write!(f, " (reference {})", OneLine(reference))?;
         }
+        if self.is_idempotency_key_reused() {
+            f.write_str("; was the idempotency key used for another call?")?;
+        }
         if self.may_have_run() {
             f.write_str("; the server may have acted")?;
+            if self.is_secret_lost() && *kind != Kind::SecretLost {
+                f.write_str(", and then its new secret is lost")?;
+            }
+        }
+        match no_more {
+            // One attempt that could not have helped, or was all there was to be, needs no words.
+            None => {}
+            Some(NoMore::Permanent | NoMore::Attempts) if *attempts < 2 => {}
+            Some(why) => write!(f, "; attempt {attempts}, {why}")?,
         }
         Ok(())
     }
@@ -313,9 +450,11 @@ impl fmt::Display for OneLine<'_> {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, kind, may_have_run, answer, complaint, source } = &*self.0;
+        let Inner { operation, kind, may_have_run, answer, complaint, attempts, no_more, secret_lost, source, .. } =
+            &*self.0;
         let mut debug = f.debug_struct("Error");
         debug.field("operation", operation).field("kind", kind).field("may_have_run", may_have_run);
+        debug.field("attempts", attempts).field("why_no_more", no_more).field("secret_lost", secret_lost);
         if let Some(answer) = answer {
             debug.field("answer", answer).field("complaint", complaint);
         }

@@ -16,9 +16,10 @@
 //!
 //! [`Client::builder`] takes the credential and says at once what is wrong with the settings; nothing here panics. A client is
 //! cheap to clone, and its clones share connections. [`Client::webhooks`], [`Client::events`] and [`Client::whoami`] lead to
-//! the operations. Each of them gives a [`Call`]: it can be given options (a deadline, an idempotency key, an ETag) and runs
-//! when it is awaited. All calls take one way, in `call.rs`: check the arguments, find the account, send under one deadline,
-//! and turn whatever comes back into a value or an [`Error`] that says whether the server may have acted.
+//! the operations. Each of them gives a [`Call`]: it can be given options (a deadline, a retry policy, an idempotency key, an
+//! ETag) and runs when it is awaited. All calls take one way, in `call.rs`: check the arguments, find the account, send under
+//! one deadline, again where that is safe and may help ([`retry`]), and turn whatever comes back into a value or an [`Error`]
+//! that says whether the server may have acted, how often it was tried, and why not again.
 //!
 //! # Errors
 //!
@@ -60,38 +61,45 @@
 //!
 //! # What it does not do
 //!
-//! It sends each call once, and leaves repeating to its caller; it follows no redirect, since a
-//! credential must not travel to an address that nobody configured.
+//! It follows no redirect, since a credential must not travel to an address that nobody configured. It repeats no call that could
+//! do its work twice: see [`retry`].
 
 mod account;
 mod answer;
 mod builder;
 mod call;
 mod connection;
+mod credentials;
 mod deliveries;
 mod error;
 mod etag;
 mod events;
 mod idempotency;
 mod ids;
+mod observe;
 mod pages;
 mod patch;
+pub mod retry;
 mod spec;
 mod tls;
 mod webhooks;
 
 pub use account::WhoAmI;
-pub use builder::{BuildError, Client, ClientBuilder, DEFAULT_BASE_URL, DEFAULT_TIMEOUT};
+pub use builder::{BuildError, Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT};
 pub use call::{Call, Conditional, Keyed, Operation, Paged, Posted, Tagged};
 pub(crate) use connection::Connection;
+pub use credentials::{AccessToken, TokenSource};
 pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
 pub use pages::{Items, Page, Pages};
 pub use patch::Patch;
+pub use retry::{Applied, NoMore, RetryPolicy};
 pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
-pub use webhooks::{CreateWebhook, Created, DeleteWebhook, GetWebhook, ListWebhooks, UpdateWebhook, Updated, Webhooks};
+pub use webhooks::{
+    CreateWebhook, Created, DeleteWebhook, Deleted, GetWebhook, ListWebhooks, UpdateWebhook, Updated, Webhooks,
+};
 
 pub use crate::generated::api::types::{
     AuthType, BearerAuth, BearerSignatureAuth, CallerAccountAccess, CallerOrganizationAccess, CallerType,

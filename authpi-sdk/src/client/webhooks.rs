@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::{
-    Call, Client, Conditional, ETag, Keyed, Operation, Page, Paged, Tagged, Webhook, WebhookAuth, WebhookListItem,
-    WebhookPatch, WebhookSpec, WebhookStatus,
+    Applied, Call, Client, Conditional, ETag, ErrorCode, Keyed, Operation, Page, Paged, Tagged, Webhook, WebhookAuth,
+    WebhookListItem, WebhookPatch, WebhookSpec, WebhookStatus,
     answer::Answer,
     call::{
-        Attempt, Failed, Reply, check_ids,
+        Attempt, Failed, Look, Reply, check_ids,
         sealed::{Sends, Windowed},
     },
     error::Error,
+    retry::applied,
 };
 use crate::{
     event::Extra,
@@ -54,11 +55,14 @@ impl Webhooks {
     }
 
     /// Changes a webhook and leaves alone what the patch does not name.
+    ///
+    /// With [`Call::if_match`] it is safe to repeat: where an answer is lost, the webhook is looked at, and [`Updated::applied`] tells
+    /// how it is known that the change was made. A new secret in a lost answer stays lost: [`Error::is_secret_lost`].
     pub fn update(&self, webhook_id: impl Into<String>, patch: &WebhookPatch) -> Call<UpdateWebhook> {
         Call::new(&self.client, UpdateWebhook { webhook_id: webhook_id.into(), patch: patch.clone() })
     }
 
-    /// Deletes a webhook.
+    /// Deletes a webhook. One that is not there counts as deleted: see [`Deleted::applied`].
     pub fn delete(&self, webhook_id: impl Into<String>) -> Call<DeleteWebhook> {
         Call::new(&self.client, DeleteWebhook { webhook_id: webhook_id.into() })
     }
@@ -93,6 +97,16 @@ pub struct Updated {
     pub bearer_token: Option<Secret>,
     /// The new state; what [`Call::if_match`] takes.
     pub etag: Option<ETag>,
+    /// How it is known that the change was made. `Inferred`: the answer was lost, and the webhook is as the patch wants it.
+    pub applied: Applied,
+}
+
+/// A webhook that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deleted {
+    /// How it is known. `Inferred`: there is no such webhook; this call or another has deleted it, or there never was one.
+    pub applied: Applied,
 }
 
 /// `GET /webhooks`: see [`Webhooks::list`].
@@ -233,7 +247,30 @@ impl Sends for UpdateWebhook {
     fn read(reply: Reply<WebhookWithSecretsResponse>) -> Updated {
         let etag = ETag::of(&reply.headers);
         let Parted { webhook, secret, bearer_token } = part(reply.value);
-        Updated { webhook, secret, bearer_token, etag }
+        Updated { webhook, secret, bearer_token, etag, applied: Applied::Confirmed }
+    }
+
+    async fn settle(&self, refused: Error, look: Look<'_>) -> Result<Updated, Error> {
+        if !(look.fate_unknown && (refused.is_precondition_failed() || refused.is_not_found())) {
+            return Err(refused);
+        }
+        let Tagged { value: webhook, etag } = match look.ask(GetWebhook { webhook_id: self.webhook_id.clone() }).await {
+            Ok(seen) => seen,
+            Err(error) if error.is_not_found() => return Err(refused),
+            Err(unseen) => return Err(refused.caused_by(unseen)),
+        };
+        let patch = self.patch.as_input();
+        if webhook.status == Some(WebhookStatus::Deleted) || !applied::holds(patch, &webhook) {
+            Err(refused)
+        } else if applied::makes_a_secret(patch) {
+            Err(refused.secret_is_lost())
+        } else {
+            Ok(Updated { webhook, secret: None, bearer_token: None, etag, applied: Applied::Inferred })
+        }
+    }
+
+    fn shows_a_secret_once(&self) -> bool {
+        applied::makes_a_secret(self.patch.as_input())
     }
 }
 
@@ -245,7 +282,7 @@ pub struct DeleteWebhook {
 }
 
 impl Operation for DeleteWebhook {
-    type Output = ();
+    type Output = Deleted;
 }
 
 impl Conditional for DeleteWebhook {}
@@ -263,7 +300,30 @@ impl Sends for DeleteWebhook {
         Ok(())
     }
 
-    fn read(_: Reply<()>) {}
+    fn read(_: Reply<()>) -> Deleted {
+        Deleted { applied: Applied::Confirmed }
+    }
+
+    async fn settle(&self, refused: Error, look: Look<'_>) -> Result<Deleted, Error> {
+        let gone = Ok(Deleted { applied: Applied::Inferred });
+        if says_there_is_none(&refused) {
+            return gone;
+        }
+        if !(look.fate_unknown && refused.is_precondition_failed()) {
+            return Err(refused);
+        }
+        match look.ask(GetWebhook { webhook_id: self.webhook_id.clone() }).await {
+            Ok(seen) if seen.value.status == Some(WebhookStatus::Deleted) => gone,
+            Ok(_) => Err(refused),
+            Err(error) if says_there_is_none(&error) => gone,
+            Err(unseen) => Err(refused.caused_by(unseen)),
+        }
+    }
+}
+
+/// Whether AuthPI itself says that there is no such thing. The 404 of a gateway, or of a wrong base URL, says nothing.
+fn says_there_is_none(error: &Error) -> bool {
+    error.is_not_found() && error.code() == Some(&ErrorCode::NotFound)
 }
 
 /// A webhook apart from its one-time secrets.

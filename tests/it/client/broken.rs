@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use authpi_sdk::{
-    client::{AuthType, Client, DeliveryStatus, Error, LoggedEvent, WebhookAuth, WebhookPatch, WebhookStatus},
+    client::{
+        AuthType, Client, DeliveryStatus, Error, LoggedEvent, RetryPolicy, WebhookAuth, WebhookPatch, WebhookStatus,
+    },
     signature::Secret,
 };
 use tokio::net::TcpListener;
@@ -71,7 +73,8 @@ async fn no_connection_means_that_nothing_ran() {
     for base_url in [format!("http://{free}"), "http://authpi.invalid".to_owned()] {
         let client =
             Client::builder().base_url(base_url).allow_plain_http().api_key("key_1", "very_secret").account("acc_1");
-        let error = client.build().unwrap().webhooks().create(&spec()).await.unwrap_err();
+        let once = client.retry(RetryPolicy::never()).build().unwrap();
+        let error = once.webhooks().create(&spec()).await.unwrap_err();
         assert!(error.is_connect() && !error.may_have_run() && error.status().is_none(), "{error:?}");
         assert!(std::error::Error::source(&error).is_some(), "the cause is kept");
         assert!(!shown(&error).contains("very_secret"));
@@ -83,8 +86,8 @@ async fn a_tls_handshake_that_fails_means_that_nothing_ran() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("https://{}", listener.local_addr().unwrap());
     let closing = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-    let client = Client::builder().base_url(base_url).api_key("key_1", "very_secret").build().unwrap();
-    let error = client.whoami().await.unwrap_err();
+    let client = Client::builder().base_url(base_url).api_key("key_1", "very_secret");
+    let error = client.retry(RetryPolicy::never()).build().unwrap().whoami().await.unwrap_err();
     assert!(error.is_connect() && !error.may_have_run() && !error.is_timeout(), "{error:?}");
     closing.abort();
 }

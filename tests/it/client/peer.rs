@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use authpi_sdk::client::{Client, ClientBuilder};
+use authpi_sdk::client::{Client, ClientBuilder, RetryPolicy};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -102,13 +102,14 @@ impl Peer {
         all - self.asked().len()
     }
 
-    /// A client of it that knows its account.
+    /// A client of it that knows its account, and sends each call once.
     pub(super) fn client(&self) -> Client {
         self.builder().account("acc_1").build().expect("a client for the peer")
     }
 
     pub(super) fn builder(&self) -> ClientBuilder {
-        Client::builder().base_url(&self.base_url).api_key("key_1", "very_secret").timeout(Duration::from_secs(20))
+        let builder = Client::builder().base_url(&self.base_url).api_key("key_1", "very_secret");
+        builder.timeout(Duration::from_secs(20)).retry(RetryPolicy::never())
     }
 }
 

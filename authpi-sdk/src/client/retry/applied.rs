@@ -1,0 +1,103 @@
+//! How it is known that a change was made.
+
+use serde_json::Value;
+
+use crate::{
+    client::Webhook,
+    generated::api::types::{UpdateAuthInput, UpdateWebhook},
+};
+
+/// How it is known that a change was made.
+///
+/// Where an answer is lost and the repeat finds another state (412) or nothing (404), the webhook is looked at. State can be
+/// seen, authorship cannot: if it is as the call wanted it, somebody else may have made it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Applied {
+    /// AuthPI's answer says so.
+    Confirmed,
+    /// The answer was lost, and things are as the call wanted them.
+    Inferred,
+}
+
+/// Whether the webhook is as the patch wants it, as far as can be seen: secrets and tokens cannot.
+pub(in crate::client) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
+    let (Ok(Value::Object(wanted)), Ok(seen)) = (serde_json::to_value(patch), serde_json::to_value(webhook)) else {
+        return false;
+    };
+    wanted.iter().all(|(name, wanted)| match (name.as_str(), &seen[name]) {
+        ("auth", seen) => seen["type"] == wanted["type"],
+        // In which order they are shown is not documented.
+        ("events", Value::Array(seen)) => wanted.as_array().is_some_and(|wanted| {
+            wanted.iter().all(|event| seen.contains(event)) && seen.iter().all(|event| wanted.contains(event))
+        }),
+        (_, seen) => seen == wanted,
+    })
+}
+
+/// Whether the patch makes AuthPI make a secret, which only its answer shows.
+pub(in crate::client) fn makes_a_secret(patch: &UpdateWebhook) -> bool {
+    match patch.auth.set() {
+        None | Some(UpdateAuthInput::None(_)) => false,
+        Some(UpdateAuthInput::Bearer(bearer)) => bearer.bearer_token.is_none(),
+        Some(UpdateAuthInput::Signature(_) | UpdateAuthInput::BearerSignature(_)) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        client::{DeliveryAuth, Patch, WebhookPatch},
+        event::EventType,
+    };
+
+    fn webhook() -> Webhook {
+        serde_json::from_str(
+            r#"{"id":"wh_1","account_id":"a","name":"n","url":"https://x/","status":"disabled","auth":{"type":"signature","signature_secret_hint":"...1"},
+            "events":["user.created","user.updated"],"metadata":{"b":1,"a":[2.5,"x"]},"created_at":1,"updated_at":2}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_change_that_can_be_seen_is_found_whatever_the_order_of_its_members() {
+        let raw = |text: &str| serde_json::from_str::<crate::RawJson>(text).unwrap();
+        for patch in [
+            WebhookPatch::new(),
+            WebhookPatch::new().name("n").url("https://x/").disable().clear_description(),
+            WebhookPatch::new().events([EventType::UserUpdated, EventType::UserCreated]),
+            WebhookPatch::new().metadata(raw(r#"{"a":[2.5,"x"],"b":1}"#)).retry(Patch::Null),
+            WebhookPatch::new().auth(&DeliveryAuth::signature()),
+        ] {
+            assert!(holds(patch.as_input(), &webhook()), "{patch:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_is_not_there_is_not_found() {
+        let raw = |text: &str| serde_json::from_str::<crate::RawJson>(text).unwrap();
+        for patch in [
+            WebhookPatch::new().name("other"),
+            WebhookPatch::new().enable(),
+            WebhookPatch::new().name("n").description("d"),
+            WebhookPatch::new().events([EventType::UserCreated]),
+            WebhookPatch::new().events([EventType::UserCreated, EventType::UserUpdated, EventType::UserDeleted]),
+            WebhookPatch::new().metadata(Patch::Null),
+            WebhookPatch::new().metadata(raw(r#"{"a":[2.5,"x"]}"#)),
+            WebhookPatch::new().auth(&DeliveryAuth::bearer()),
+        ] {
+            assert!(!holds(patch.as_input(), &webhook()), "{patch:?}");
+        }
+    }
+
+    #[test]
+    fn a_patch_makes_a_secret_where_authpi_chooses_it() {
+        let makes = |auth: &DeliveryAuth| makes_a_secret(WebhookPatch::new().auth(auth).as_input());
+        assert!(makes(&DeliveryAuth::signature()) && makes(&DeliveryAuth::bearer()));
+        assert!(makes(&DeliveryAuth::bearer_and_signature().with_bearer_token("t")));
+        assert!(!makes(&DeliveryAuth::bearer().with_bearer_token("t")));
+        assert!(!makes(&DeliveryAuth::unauthenticated_for_testing()));
+        assert!(!makes_a_secret(WebhookPatch::new().name("n").as_input()));
+    }
+}

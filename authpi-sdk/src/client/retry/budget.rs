@@ -1,0 +1,118 @@
+//! Whether there is budget left for repeats.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Reason;
+
+/// What repeats cost, and whether there is enough left: shared by the clones of a client, so that an outage is not made worse
+/// by everybody's repeats.
+pub trait Budget: fmt::Debug + Send + Sync + 'static {
+    /// Takes the price of one repeat and returns it; `None` if there is not enough left, and then nothing is taken.
+    fn withdraw(&self, reason: Reason) -> Option<u32>;
+
+    /// A call has succeeded. `paid` is the price of its last repeat, if it had one.
+    fn succeeded(&self, paid: Option<u32>);
+}
+
+impl<B: Budget + ?Sized> Budget for Arc<B> {
+    fn withdraw(&self, reason: Reason) -> Option<u32> {
+        (**self).withdraw(reason)
+    }
+
+    fn succeeded(&self, paid: Option<u32>) {
+        (**self).succeeded(paid);
+    }
+}
+
+/// A bucket of tokens: a repeat costs 5, and 10 after a timeout, which is what has kept a connection the longest.
+///
+/// A success gives back what its last repeat cost, or 1 if it had none; and one token comes back each second, so that a client
+/// with few calls is not left without repeats long after an outage. 500 tokens if not told otherwise: a hundred repeats (fifty
+/// after timeouts) without a single success, then one every five seconds. It is full at first and never goes below zero.
+pub struct TokenBucket {
+    capacity: u32,
+    state: Mutex<State>,
+}
+
+struct State {
+    tokens: u32,
+    /// Up to when tokens have come back by the second.
+    refilled: Option<Instant>,
+}
+
+const PRICE: u32 = 5;
+const PRICE_OF_A_TIMEOUT: u32 = 10;
+
+impl TokenBucket {
+    /// A full bucket. With less than 5 tokens nothing is ever repeated.
+    pub fn new(capacity: u32) -> Self {
+        Self { capacity, state: Mutex::new(State { tokens: capacity, refilled: None }) }
+    }
+
+    /// How many tokens there are now.
+    pub fn tokens(&self) -> u32 {
+        self.state().tokens
+    }
+
+    /// The state as of now.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let since = *state.refilled.get_or_insert(now);
+        let seconds = now.saturating_duration_since(since).as_secs();
+        if seconds > 0 {
+            self.put(&mut state, u32::try_from(seconds).unwrap_or(u32::MAX));
+            // The part of a second that is left counts towards the next token.
+            state.refilled = since.checked_add(Duration::from_secs(seconds));
+        }
+        state
+    }
+
+    fn put(&self, state: &mut State, tokens: u32) {
+        state.tokens = state.tokens.saturating_add(tokens).min(self.capacity);
+    }
+}
+
+impl Default for TokenBucket {
+    fn default() -> Self {
+        Self::new(500)
+    }
+}
+
+impl Budget for TokenBucket {
+    fn withdraw(&self, reason: Reason) -> Option<u32> {
+        let price = if reason == Reason::Timeout { PRICE_OF_A_TIMEOUT } else { PRICE };
+        let mut state = self.state();
+        state.tokens = state.tokens.checked_sub(price)?;
+        Some(price)
+    }
+
+    fn succeeded(&self, paid: Option<u32>) {
+        let mut state = self.state();
+        self.put(&mut state, paid.unwrap_or(1));
+    }
+}
+
+impl fmt::Debug for TokenBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenBucket").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+/// No limit: every repeat that the policy gives is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unlimited;
+
+impl Budget for Unlimited {
+    fn withdraw(&self, _: Reason) -> Option<u32> {
+        Some(0)
+    }
+
+    fn succeeded(&self, _: Option<u32>) {}
+}
