@@ -1,1 +1,4 @@
-//! The integration suite lives in `it/`; this package has no code of its own.
+//! The integration suite lives in `it/`. Here is only what its crash tests and the program that they kill (`service/`) have to
+//! agree on.
+
+pub mod trial;

@@ -1,0 +1,174 @@
+//! Reads the journal of a trial, and tells what must not have happened.
+//!
+//! Whatever the mode, an event that was acknowledged takes effect. How often it may, depends:
+//!
+//! - Where the effect is a row in the transaction that completes the claim: once.
+//! - Elsewhere an effect may repeat only if its process was killed before the ledger knew of it: never after the completion, never
+//!   after an inline answer, never while the process that made it lives. (Or if that process was stopped for longer than its
+//!   lease, which it then says itself; a slow machine does that.)
+//! - In a lane, nothing takes effect once anything after it has.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use authpi_tests::trial::{Entry, EventId, Mode};
+
+/// What a trial came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) events: usize,
+    pub(super) tried: usize,
+    pub(super) effects: usize,
+    pub(super) repeats: usize,
+    pub(super) leases_lost: usize,
+    pub(super) deaths: BTreeMap<String, usize>,
+    /// What must not have happened.
+    pub(super) wrong: Vec<String>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, tried, effects, repeats, leases_lost, deaths, wrong } = self;
+        let killed: usize = deaths.values().sum();
+        write!(f, "{events} events, {tried} attempts, {effects} effects, {repeats} of them repeats; ")?;
+        write!(f, "{leases_lost} leases lost; {killed} killed (")?;
+        for (n, (when, times)) in deaths.iter().enumerate() {
+            write!(f, "{}{when} {times}", if n > 0 { ", " } else { "" })?;
+        }
+        write!(f, ")")?;
+        wrong.iter().take(20).try_for_each(|wrong| write!(f, "\n  {wrong}"))?;
+        if wrong.len() > 20 { write!(f, "\n  and {} more", wrong.len() - 20) } else { Ok(()) }
+    }
+}
+
+/// What is known of an event, half way through the journal.
+#[derive(Default)]
+struct Known {
+    acknowledged: bool,
+    completed: bool,
+    /// The processes that made its effect.
+    by: Vec<u32>,
+}
+
+/// `rows` are the effects that are rows, in their order; empty where there are none.
+pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict {
+    let mut verdict = Verdict::default();
+    let lost = journal.iter().filter_map(|entry| match entry {
+        Entry::LeaseLost(process, event) => Some((*process, *event)),
+        _ => None,
+    });
+    let lost: BTreeSet<(u32, EventId)> = lost.collect();
+    let was_lost = |event| lost.iter().any(|(_, other)| *other == event);
+    verdict.leases_lost = lost.len();
+
+    let mut events = BTreeMap::<EventId, Known>::new();
+    let mut dead = BTreeSet::new();
+    let mut furthest = BTreeMap::<u32, u32>::new();
+    for entry in journal {
+        match entry {
+            Entry::Tried(..) => verdict.tried += 1,
+            Entry::Effect(process, event) => {
+                verdict.effects += 1;
+                let known = events.entry(*event).or_default();
+                let furthest = furthest.entry(event.lane).or_default();
+                let wrong = if was_lost(*event) {
+                    None
+                } else if known.completed {
+                    Some("although the ledger knew of its effect".to_owned())
+                } else if known.acknowledged && mode.is_inline() {
+                    Some("after it had been answered 200".to_owned())
+                } else if *furthest > event.place {
+                    Some(format!("after number {furthest} of its lane"))
+                } else {
+                    let living = known.by.last().filter(|by| !dead.contains(*by));
+                    living.map(|by| format!("although process {by}, which had handled it, was alive"))
+                };
+                *furthest = (*furthest).max(event.place);
+                verdict.repeats += usize::from(!known.by.is_empty());
+                known.by.push(*process);
+                verdict.wrong.extend(wrong.map(|why| format!("{event} took effect {}x, {why}", known.by.len())));
+            }
+            Entry::Completed(_, event) => events.entry(*event).or_default().completed = true,
+            Entry::Acknowledged(event) => events.entry(*event).or_default().acknowledged = true,
+            Entry::LeaseLost(..) => {}
+            Entry::Dying(process, point) => {
+                // Within a process two threads may get there at once.
+                if dead.insert(*process) {
+                    *verdict.deaths.entry(point.clone()).or_default() += 1;
+                }
+            }
+            Entry::Killing(process) => {
+                if dead.insert(*process) {
+                    *verdict.deaths.entry("at random".to_owned()).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    let mut furthest = BTreeMap::<u32, u32>::new();
+    let mut in_rows = BTreeMap::<EventId, usize>::new();
+    for event in rows {
+        verdict.effects += 1;
+        let times = in_rows.entry(*event).or_default();
+        *times += 1;
+        let furthest = furthest.entry(event.lane).or_default();
+        if *times > 1 {
+            verdict.repeats += 1;
+            verdict.wrong.push(format!("{event} was committed {times}x"));
+        } else if *furthest > event.place {
+            verdict.wrong.push(format!("{event} was committed after number {furthest} of its lane"));
+        }
+        *furthest = (*furthest).max(event.place);
+    }
+    for (event, known) in &events {
+        verdict.events += 1;
+        let took_effect = if mode.in_transaction() { in_rows.contains_key(event) } else { !known.by.is_empty() };
+        if known.acknowledged && !took_effect {
+            verdict.wrong.push(format!("{event} was acknowledged and is lost"));
+        }
+    }
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: EventId = EventId { lane: 0, place: 0 };
+    const B: EventId = EventId { lane: 0, place: 1 };
+
+    fn wrong(mode: Mode, journal: &[Entry], rows: &[EventId]) -> String {
+        judge(mode, journal, rows).wrong.join("; ")
+    }
+
+    #[test]
+    fn a_repeat_after_a_kill_is_let_pass_and_counted() {
+        use Entry::{Acknowledged, Completed, Dying, Effect, Killing, LeaseLost};
+        let killed = [Effect(0, A), Killing(0), Effect(1, A), Dying(1, "handled".into()), Effect(2, A), Completed(2, A)];
+        let verdict = judge(Mode::Inline, &[&killed[..], &[Acknowledged(A)]].concat(), &[]);
+        assert_eq!((verdict.effects, verdict.repeats, verdict.wrong), (3, 2, vec![]));
+        assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);
+        // Stopped for longer than its lease, it said so later.
+        assert_eq!(wrong(Mode::Inbox, &[Acknowledged(A), Effect(0, A), Effect(1, A), LeaseLost(0, A)], &[]), "");
+    }
+
+    #[test]
+    fn what_must_not_happen_is_told() {
+        use Entry::{Acknowledged, Completed, Effect, Killing};
+        let told = |mode, journal: &[Entry], rows: &[EventId], expected| {
+            let wrong = wrong(mode, journal, rows);
+            assert!(wrong.contains(expected), "{wrong:?} does not tell {expected:?}");
+        };
+        told(Mode::Inbox, &[Acknowledged(A)], &[], "is lost");
+        told(Mode::InlineTx, &[Effect(0, A), Acknowledged(A)], &[], "is lost");
+        told(Mode::Inline, &[Effect(0, A), Effect(1, A)], &[], "process 0, which had handled it, was alive");
+        told(Mode::Inline, &[Effect(0, A), Effect(0, A)], &[], "was alive");
+        told(Mode::Inbox, &[Effect(0, A), Completed(0, A), Killing(0), Effect(1, A)], &[], "the ledger knew");
+        told(Mode::Inline, &[Effect(0, A), Acknowledged(A), Killing(0), Effect(1, A)], &[], "answered 200");
+        told(Mode::Inbox, &[Effect(0, A), Killing(0), Effect(1, B), Effect(1, A)], &[], "after number 1 of its lane");
+        told(Mode::InlineTx, &[], &[A, A], "committed 2x");
+        told(Mode::InboxTx, &[], &[B, A], "committed after number 1");
+    }
+}

@@ -1,0 +1,175 @@
+//! The proof that an event takes effect once, and that nothing is lost that was acknowledged.
+//!
+//! A service (`tests/service`) runs as several real processes on one store. Deliveries are sent to it as AuthPI sends them: signed,
+//! over HTTP, several of each event, again and again until the answer is exactly 200. Meanwhile the processes are killed with
+//! SIGKILL, at each crash point that the SDK names and at random moments, those of their start included, and others take their
+//! place. Everything that happens is written, in order, into one journal ([`authpi_tests::trial`]), and [`judge`] reads it
+//! afterwards.
+//!
+//! Each trial is made from a seed, which is told. `AUTHPI_CRASH_SEED` sets it, `AUTHPI_CRASH_KILLS` how many processes are killed on
+//! each store, and `AUTHPI_RACE_EVENTS` how many events several processes race for; `cargo xtask soak` sets all three.
+//!
+//! What a seed decides is which events are sent in which number and order, and who is killed when. Which of two processes is the
+//! faster, it does not; a failure may take several runs of its seed to come back.
+
+mod judge;
+mod kill;
+mod postgres;
+mod processes;
+mod race;
+mod redis;
+mod send;
+mod sqlite;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use authpi_sdk::ledger::{Inbox, Postgres, Sqlite};
+use authpi_tests::trial::{ENDPOINT, EventId, Journal, Mode, Role, Setup, Store};
+
+use crate::servers::{DEADLINE, until};
+
+/// How many processes are killed on each store, all its trials together, unless set.
+const KILLS: u32 = 50;
+/// How many events are raced for, unless set. The soak has 20,000.
+const RACED: u32 = 2_000;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, which is no number")))
+}
+
+/// What is set up for one test, and taken down with it.
+struct Trial {
+    name: &'static str,
+    seed: u64,
+    folder: PathBuf,
+    journal: Journal,
+    store: Store,
+    mode: Mode,
+    lease: Duration,
+    handling: Duration,
+    failing: u32,
+    processes: AtomicU32,
+    sent: AtomicU64,
+    /// The ports that are served at present, one for each receiver or none while it is dead.
+    ports: Mutex<Vec<Option<u16>>>,
+    client: reqwest::Client,
+}
+
+impl Trial {
+    /// On an SQLite file of its own, or on what `store` gives.
+    fn new(name: &'static str, mode: Mode, store: Option<Store>) -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number_of_this = MADE.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("authpi-it-crash-{}-{number_of_this}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let seed = number("AUTHPI_CRASH_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
+        println!("{name}: seed {seed}, journal in {}", folder.display());
+        // Reqwest may have been built to ask for one, whether there is TLS or not.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            name,
+            seed,
+            journal: Journal::open(&folder.join("journal")).expect("a journal can be made"),
+            store: store.unwrap_or_else(|| Store::Sqlite(folder.join("hooks.db"))),
+            mode,
+            lease: Duration::from_secs(1),
+            handling: Duration::from_millis(20),
+            failing: 30,
+            processes: AtomicU32::new(0),
+            sent: AtomicU64::new(0),
+            ports: Mutex::default(),
+            client: reqwest::Client::new(),
+            folder,
+        }
+    }
+
+    /// Dice for one part of the trial, the same in each run with the same seed.
+    fn dice(&self, part: &str) -> fastrand::Rng {
+        let salt = part.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        fastrand::Rng::with_seed(self.seed ^ salt)
+    }
+
+    fn setup(&self, role: Role, death: Option<(String, u32)>) -> Setup {
+        let process = self.processes.fetch_add(1, Ordering::Relaxed);
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).expect("it is short");
+        Setup {
+            process,
+            store: self.store.clone(),
+            mode: self.mode,
+            role,
+            journal: self.journal_file(),
+            lease: millis(self.lease),
+            handling: millis(self.handling),
+            failing: self.failing,
+            seed: self.dice(&format!("process {process}")).u64(..),
+            death,
+        }
+    }
+
+    fn journal_file(&self) -> PathBuf {
+        self.folder.join("journal")
+    }
+
+    /// What a process had to say.
+    fn log(&self, process: u32) -> PathBuf {
+        self.folder.join(format!("log-{process}"))
+    }
+
+    /// How many effects there are that are rows, in the order in which they took place.
+    async fn rows(&self) -> Vec<EventId> {
+        match &self.store {
+            Store::Sqlite(file) => sqlite::rows(file).await,
+            Store::Postgres(url, prefix) => postgres::rows(url, prefix).await,
+            Store::Redis(..) => Vec::new(),
+        }
+    }
+
+    /// Waits until the inbox is empty, if there is one.
+    async fn until_done(&self) {
+        if self.mode.is_inline() {
+            return;
+        }
+        match &self.store {
+            Store::Sqlite(file) => self.until_empty(&Sqlite::open(file).await.expect("the file can be opened")).await,
+            Store::Postgres(url, prefix) => {
+                let store = Postgres::options().prefix(prefix).connect(url).await;
+                self.until_empty(&store.expect("the server answers")).await;
+            }
+            Store::Redis(..) => unreachable!("it is no inbox"),
+        }
+    }
+
+    async fn until_empty(&self, inbox: &impl Inbox) {
+        let otherwise = || format!("{}: after {DEADLINE:?} the inbox is not empty", self.name);
+        until(otherwise, || async {
+            let depth = inbox.backlog(ENDPOINT).await.expect("the store answers").depth;
+            (depth == 0).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}: failed; seed {}, everything is left in {}", self.name, self.seed, self.folder.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// The program that is killed.
+fn service() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_service"))
+}

@@ -1,0 +1,45 @@
+//! Processes on one database.
+
+use authpi_tests::trial::{EventId, Mode, Role, Store};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, postgres::PgConnectOptions};
+
+use super::Trial;
+use crate::servers::postgres::{PostgresServer, fresh_prefix};
+
+async fn trial(name: &'static str, mode: Mode) -> Trial {
+    let store = Store::Postgres(PostgresServer::shared().await.url(), fresh_prefix());
+    Trial::new(name, mode, Some(store))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inline_nothing_is_lost_and_only_a_kill_makes_an_effect_repeat() {
+    trial("postgres, inline", Mode::Inline).await.kill(&[Role::Receiver; 3], 0.4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inbox_loses_nothing_and_only_a_kill_makes_an_effect_repeat() {
+    trial("postgres, inbox", Mode::Inbox).await.kill(&[Role::Both; 2], 0.3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inbox_whose_workers_are_other_processes_loses_nothing_either() {
+    let roles = [Role::Receiver, Role::Receiver, Role::Worker, Role::Worker];
+    trial("postgres, inbox with workers apart", Mode::Inbox).await.kill(&roles, 0.3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_processes_that_race_one_handles_each_event() {
+    trial("postgres, race", Mode::Inline).await.race().await;
+}
+
+pub(super) async fn rows(url: &str, prefix: &str) -> Vec<EventId> {
+    let options: PgConnectOptions = url.parse().expect("it is a server's address");
+    let mut connection = options.disable_statement_logging().connect().await.expect("the server answers");
+    let there = sqlx::query_scalar::<_, bool>("SELECT to_regclass($1) IS NOT NULL").bind(format!("{prefix}effects"));
+    if !there.fetch_one(&mut connection).await.expect("the server answers") {
+        return Vec::new();
+    }
+    let rows = AssertSqlSafe(format!("SELECT event FROM {prefix}effects ORDER BY number"));
+    let rows = sqlx::query_scalar::<_, String>(rows).fetch_all(&mut connection).await.expect("the server answers");
+    rows.iter().map(|id| id.parse().expect("the service writes ids of ours")).collect()
+}

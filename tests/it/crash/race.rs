@@ -1,0 +1,63 @@
+//! Several processes, each event delivered several times in random order, and nobody is killed: each is handled once, and never
+//! tried more than once.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use authpi_tests::trial::{EventId, Journal, Role};
+use tokio::task::JoinSet;
+
+use super::{RACED, Trial, judge::judge, number};
+
+/// How many processes race, and how many times each event is delivered.
+const RACERS: usize = 3;
+/// How many deliveries are on their way at once.
+const SENDERS: usize = 48;
+
+impl Trial {
+    pub(super) async fn race(mut self) {
+        let events = u32::try_from(number("AUTHPI_RACE_EVENTS").unwrap_or(RACED.into())).expect("it is small");
+        // Nobody dies, so no lease has to run out.
+        self.lease = Duration::from_secs(30);
+        self.handling = Duration::from_millis(2);
+        self.failing = 0;
+        self.ports.lock().unwrap().resize(RACERS, None);
+        let trial = Arc::new(self);
+
+        let mut keepers = JoinSet::new();
+        for slot in 0..RACERS {
+            let trial = trial.clone();
+            keepers.spawn(async move { trial.live(slot, Role::Receiver, None).await });
+        }
+        // They race from the making of the tables on.
+        let mut deliveries: Vec<EventId> =
+            (0..events).flat_map(|lane| [EventId { lane, place: 0 }; RACERS]).collect();
+        trial.dice("deliveries").shuffle(&mut deliveries);
+        let deliveries = Arc::new(Mutex::new(deliveries));
+        let started = Instant::now();
+        let mut senders = JoinSet::new();
+        for sender in 0..SENDERS {
+            let (trial, deliveries) = (trial.clone(), deliveries.clone());
+            senders.spawn(async move {
+                let mut dice = trial.dice(&format!("sender {sender}"));
+                loop {
+                    let Some(event) = deliveries.lock().unwrap().pop() else { return };
+                    trial.deliver(event, dice.fork()).await;
+                }
+            });
+        }
+        let sent = tokio::select! {
+            sent = tokio::spawn(senders.join_all()) => sent.map(drop),
+            Some(failed) = keepers.join_next() => failed,
+        };
+        sent.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        let took = started.elapsed().as_secs_f64();
+        let verdict = judge(trial.mode, &Journal::read(&trial.journal_file()), &trial.rows().await);
+        println!("{} (seed {}): {took:.1} s, {} deliveries, {verdict}", trial.name, trial.seed, events as usize * RACERS);
+        assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
+        let once = (verdict.events, verdict.tried, verdict.effects);
+        assert_eq!(once, (events as usize, events as usize, events as usize), "{}: not each once", trial.name);
+    }
+}

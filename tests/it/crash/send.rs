@@ -1,0 +1,60 @@
+//! Deliveries, sent as AuthPI sends them: until the answer is exactly 200.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use authpi_sdk::{event::types::UserUpdated, signature::SignatureScheme, testing::Fixture};
+use authpi_tests::trial::{Entry, EventId, SECRET};
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use super::Trial;
+use crate::servers::DEADLINE;
+
+/// How long a sender waits for an answer. It is not known of AuthPI; longer than any answer of ours takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Trial {
+    /// Sends a delivery of the event, again and again, to whichever receiver, until one answers 200.
+    pub(super) async fn deliver(&self, event: EventId, mut dice: fastrand::Rng) {
+        let fixture = Fixture::of::<UserUpdated>().id(event.to_string());
+        let fixture = fixture.subject("user_id", format!("usr_{}", event.lane));
+        let started = Instant::now();
+        let mut last = String::from("nobody to send it to");
+        loop {
+            let waited = started.elapsed();
+            assert!(waited < DEADLINE * 2, "{}: {event} is not acknowledged after {waited:?}: {last}", self.name);
+            let alive: Vec<u16> = self.ports.lock().unwrap().iter().flatten().copied().collect();
+            if let Some(&port) = dice.choice(&alive) {
+                // Some senders hang up at once, or half way.
+                let hasty = dice.u8(0..20) == 0;
+                let patience = if hasty { Duration::from_micros(dice.u64(100..20_000)) } else { PATIENCE };
+                match self.send(&fixture, port, patience).await {
+                    Ok(200) => break,
+                    Ok(status) => last = format!("the last answer was {status}"),
+                    // Killed, or not there yet; a sender cannot tell.
+                    Err(error) => last = format!("the last try failed: {error}"),
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(dice.u64(5..100))).await;
+        }
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.journal.write(&Entry::Acknowledged(event));
+    }
+
+    async fn send(&self, fixture: &Fixture, port: u16, patience: Duration) -> reqwest::Result<u16> {
+        let request = fixture.request(&SignatureScheme::authpi(), &SECRET.into()).expect("the secret is good");
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
+        let sent = self.client.post(format!("http://127.0.0.1:{port}/")).headers(head.headers).body(body);
+        let answer = sent.timeout(patience).send().await?;
+        let status = answer.status().as_u16();
+        match status {
+            200 => {}
+            503 => assert!(answer.headers().contains_key("retry-after"), "{}: 503 without Retry-After", self.name),
+            other => panic!("{}: a good delivery was answered {other}", self.name),
+        }
+        // An acknowledgement that broke off is none.
+        answer.bytes().await?;
+        Ok(status)
+    }
+}
