@@ -4,6 +4,7 @@ mod bench;
 mod codegen;
 mod fuzz;
 mod run;
+mod soak;
 mod test;
 
 use std::{
@@ -26,6 +27,7 @@ enum Job {
     Bench(bench::Args),
     Codegen(codegen::Args),
     Fuzz(fuzz::Args),
+    Soak(soak::Args),
     Test(test::Args),
 }
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Job::Bench(args) => bench::bench(&args, &repository()),
         Job::Codegen(args) => codegen::run(&args, &repository()),
         Job::Fuzz(args) => fuzz::fuzz(&args, &repository()),
+        Job::Soak(args) => soak::soak(&args, &repository()),
         Job::Test(args) => test::test(&args, &repository()),
     };
     match done {

@@ -146,7 +146,8 @@ mod tests {
     #[test]
     fn a_repeat_after_a_kill_is_let_pass_and_counted() {
         use Entry::{Acknowledged, Completed, Dying, Effect, Killing, LeaseLost};
-        let killed = [Effect(0, A), Killing(0), Effect(1, A), Dying(1, "handled".into()), Effect(2, A), Completed(2, A)];
+        let killed =
+            [Effect(0, A), Killing(0), Effect(1, A), Dying(1, "handled".into()), Effect(2, A), Completed(2, A)];
         let verdict = judge(Mode::Inline, &[&killed[..], &[Acknowledged(A)]].concat(), &[]);
         assert_eq!((verdict.effects, verdict.repeats, verdict.wrong), (3, 2, vec![]));
         assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);

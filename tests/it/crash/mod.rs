@@ -93,9 +93,9 @@ impl Trial {
 
     /// Dice for one part of the trial, the same in each run with the same seed.
     fn dice(&self, part: &str) -> fastrand::Rng {
-        let salt = part.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let salt = part
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         fastrand::Rng::with_seed(self.seed ^ salt)
     }
 

@@ -32,8 +32,7 @@ impl Trial {
             keepers.spawn(async move { trial.live(slot, Role::Receiver, None).await });
         }
         // They race from the making of the tables on.
-        let mut deliveries: Vec<EventId> =
-            (0..events).flat_map(|lane| [EventId { lane, place: 0 }; RACERS]).collect();
+        let mut deliveries: Vec<EventId> = (0..events).flat_map(|lane| [EventId { lane, place: 0 }; RACERS]).collect();
         trial.dice("deliveries").shuffle(&mut deliveries);
         let deliveries = Arc::new(Mutex::new(deliveries));
         let started = Instant::now();
@@ -55,7 +54,12 @@ impl Trial {
         sent.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         let took = started.elapsed().as_secs_f64();
         let verdict = judge(trial.mode, &Journal::read(&trial.journal_file()), &trial.rows().await);
-        println!("{} (seed {}): {took:.1} s, {} deliveries, {verdict}", trial.name, trial.seed, events as usize * RACERS);
+        println!(
+            "{} (seed {}): {took:.1} s, {} deliveries, {verdict}",
+            trial.name,
+            trial.seed,
+            events as usize * RACERS
+        );
         assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
         let once = (verdict.events, verdict.tried, verdict.effects);
         assert_eq!(once, (events as usize, events as usize, events as usize), "{}: not each once", trial.name);

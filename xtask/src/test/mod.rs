@@ -41,6 +41,8 @@ enum Part {
     Unit,
     /// The Postgres and Redis ledgers on real servers, which are started for it
     Stores,
+    /// A service whose processes are killed, or race, on each store; its servers are started for it
+    Crash,
     /// Tests of this program, above all of the generator
     Codegen,
     /// Every feature of authpi-sdk alone, and pairs that matter, without a warning
@@ -54,7 +56,7 @@ enum Part {
 }
 
 /// Why a part did not pass.
-enum Stopped {
+pub(crate) enum Stopped {
     /// Something does not hold.
     Failed(anyhow::Error),
     /// Something is missing here, and could not be installed.
@@ -97,11 +99,9 @@ impl Part {
         match self {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
-            Self::Unit => run(tests(root)?.args(["--", "--skip", NEED_SERVERS]))?,
-            Self::Stores => {
-                system::servers(root)?;
-                run(tests(root)?.args(["--test", "it", "--", NEED_SERVERS]))?;
-            }
+            Self::Unit => run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH]))?,
+            Self::Stores => on_servers(root, STORES, [])?,
+            Self::Crash => on_servers(root, CRASH, [])?,
             Self::Codegen => run(&mut cargo(
                 root,
                 // As the alias `cargo xtask` builds it, so that its dependencies are built once.
@@ -123,8 +123,25 @@ impl Part {
     }
 }
 
-/// What the names of the tests begin with that a part of their own runs.
-const NEED_SERVERS: &str = "stores::";
+/// What the names of the tests begin with that parts of their own run.
+const STORES: &str = "stores::";
+pub(crate) const CRASH: &str = "crash::";
+
+/// The integration tests whose names begin like this, with these variables set; what they say is shown.
+pub(crate) fn on_servers(
+    root: &Path,
+    names: &str,
+    variables: impl IntoIterator<Item = (&'static str, String)>,
+) -> Result<(), Stopped> {
+    system::servers(root)?;
+    let mut test = tests(root)?;
+    test.args(["--test", "it", "--", names]).envs(variables);
+    if names.starts_with(CRASH) {
+        // The figures and the seeds are half of it.
+        test.arg("--nocapture");
+    }
+    Ok(run(&mut test)?)
+}
 
 /// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that needs it; the part
 /// `features` tells of that.
