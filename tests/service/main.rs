@@ -5,21 +5,27 @@
 use std::{
     collections::HashMap,
     error::Error,
+    fmt::Write as _,
     io::{Read as _, Write as _},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
-    handlers::{Context, HandlerError, Handlers},
-    ledger::{Inbox, Ledger, Postgres, Redis, Sqlite},
-    receiver::{Receiver, ReceiverBuilder, Stored},
+    handlers::{Context, HandlerError, Handlers, Serves},
+    ledger::{Lanes, Postgres, Redis, Sqlite},
+    receiver::Receiver,
     signature::{KeyRing, Verifier},
+    testing::on_crash_point,
     worker::Worker,
 };
 use authpi_tests::trial::{ENDPOINT, Entry, EventId, Journal, Mode, Role, SECRET, Setup, Store};
 use axum::Router;
+use rustix::process::{Signal, getpid, kill_process};
 use tokio::net::TcpListener;
 use tracing::{Level, Metadata, Subscriber, field::Visit, span};
 
@@ -31,6 +37,8 @@ static SERVICE: OnceLock<Service> = OnceLock::new();
 struct Service {
     setup: Setup,
     journal: Journal,
+    /// How many times the crash point was passed at which this process is to die.
+    passed: AtomicU32,
     dice: Mutex<fastrand::Rng>,
     /// Which event the work in a task is about. A crash point tells its name alone.
     at_work_on: Mutex<HashMap<tokio::task::Id, EventId>>,
@@ -75,6 +83,7 @@ async fn main() -> Result<()> {
     let setup: Setup = serde_json::from_str(&setup)?;
     let service = Service {
         journal: Journal::open(&setup.journal)?,
+        passed: AtomicU32::new(0),
         dice: Mutex::new(fastrand::Rng::with_seed(setup.seed)),
         at_work_on: Mutex::default(),
         setup,
@@ -85,51 +94,78 @@ async fn main() -> Result<()> {
         std::process::exit(0);
     });
     tracing::subscriber::set_global_default(Log)?;
+    on_crash_point(pass);
 
-    match (&service.setup.store, service.setup.mode) {
-        (Store::Sqlite(file), Mode::Inline) => inline(service, Sqlite::open(file).await?).await,
-        (Store::Sqlite(file), Mode::Inbox) => inbox(service, Sqlite::open(file).await?, in_lanes).await,
-        (Store::Postgres(url, prefix), mode) => {
-            let store = Postgres::options().prefix(prefix).connect(url).await?;
-            match mode {
-                Mode::Inline => inline(service, store).await,
-                Mode::Inbox => inbox(service, store, in_lanes).await,
+    match &service.setup.store {
+        Store::Sqlite(file) => {
+            let store = Sqlite::open(file).await?;
+            match service.setup.mode {
+                Mode::Inline => inline(service, store, journaled()).await,
+                Mode::Inbox => inbox(service, store, journaled()).await,
                 Mode::InlineTx | Mode::InboxTx => Err("not yet".into()),
             }
         }
-        (Store::Redis(url, prefix), Mode::Inline) => {
-            inline(service, Redis::options().prefix(prefix).connect(url).await?).await
+        Store::Postgres(url, prefix) => {
+            let store = Postgres::options().prefix(prefix).connect(url).await?;
+            match service.setup.mode {
+                Mode::Inline => inline(service, store, journaled()).await,
+                Mode::Inbox => inbox(service, store, journaled()).await,
+                Mode::InlineTx | Mode::InboxTx => Err("not yet".into()),
+            }
         }
-        (store, mode) => Err(format!("{store:?} cannot do {mode:?}").into()),
+        Store::Redis(url, prefix) => {
+            inline(service, Redis::options().prefix(prefix).connect(url).await?, journaled()).await
+        }
     }
 }
 
-async fn inline(service: &'static Service, ledger: impl Ledger) -> Result<()> {
-    let receiver = Receiver::inline(ENDPOINT, Service::verifier(), ledger, journaled());
+/// What happens at a crash point.
+fn pass(point: &'static str) {
+    let service = Service::get();
+    if matches!(point, "completed" | "committed") {
+        let task = tokio::task::try_id();
+        let event =
+            task.and_then(|task| service.at_work_on.lock().unwrap_or_else(PoisonError::into_inner).remove(&task));
+        if let Some(event) = event {
+            service.journal.write(&Entry::Completed(service.process(), event));
+        }
+    }
+    let Some((at, pass)) = &service.setup.death else { return };
+    if at == point && service.passed.fetch_add(1, Ordering::Relaxed) + 1 == *pass {
+        service.journal.write(&Entry::Dying(service.process(), point.to_owned()));
+        let _ = kill_process(getpid(), Signal::KILL);
+        // It comes at once, and nothing happens in between.
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+async fn inline<H>(service: &'static Service, ledger: impl Serves<H>, handlers: Handlers<(), H>) -> Result<()>
+where
+    H: Clone + Send + Sync + 'static,
+{
+    let receiver = Receiver::inline(ENDPOINT, Service::verifier(), ledger, handlers);
     // Longer than a lease, so that whoever waits for the dead sees their lease run out.
     let receiver = receiver.lease(service.lease()).patience(service.lease() * 2);
     serve(Some(receiver.build()?), None).await
 }
 
-async fn inbox<I: Inbox + Clone>(
-    service: &'static Service,
-    store: I,
-    in_lanes: fn(ReceiverBuilder<Stored>) -> ReceiverBuilder<Stored>,
-) -> Result<()> {
-    let role = service.setup.role;
-    let receiver = matches!(role, Role::Receiver | Role::Both)
-        .then(|| in_lanes(Receiver::inbox(ENDPOINT, Service::verifier(), store.clone())).build());
-    let worker = matches!(role, Role::Worker | Role::Both).then(|| {
-        let pause = Duration::from_millis(20);
-        let worker = Worker::new(ENDPOINT, store, journaled()).lease(service.lease());
-        // Being killed must not use up an event's attempts.
-        worker.poll(pause * 5).pauses(pause, pause * 5).attempts(10_000).build()
-    });
-    serve(receiver.transpose()?, worker.transpose()?).await
-}
-
-fn in_lanes(receiver: ReceiverBuilder<Stored>) -> ReceiverBuilder<Stored> {
-    receiver.in_order_per(Subject::user_id)
+async fn inbox<H, I>(service: &'static Service, store: I, handlers: Handlers<(), H>) -> Result<()>
+where
+    H: Clone + Send + Sync + 'static,
+    I: Lanes + Serves<H> + Clone,
+{
+    let receiver = Receiver::inbox(ENDPOINT, Service::verifier(), store.clone()).in_order_per(Subject::user_id);
+    let pause = Duration::from_millis(20);
+    let worker = Worker::new(ENDPOINT, store, handlers).lease(service.lease()).poll(pause * 5).pauses(pause, pause * 5);
+    // Being killed must not use up an event's attempts.
+    let worker = worker.attempts(10_000).build()?;
+    match service.setup.role {
+        Role::Receiver => serve(Some(receiver.build()?), None).await,
+        Role::Worker => serve(None, Some(worker)).await,
+        Role::Both => serve(Some(receiver.build()?), Some(worker)).await,
+    }
 }
 
 async fn serve(receiver: Option<Receiver>, worker: Option<Worker>) -> Result<()> {
@@ -202,7 +238,7 @@ impl Subscriber for Log {
         }
         impl Visit for Line {
             fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                self.text += &format!(" {field}={value:?}");
+                let _ = write!(self.text, " {field}={value:?}");
                 if field.name() == "event_id" {
                     self.event_id = format!("{value:?}").trim_matches('"').parse().ok();
                 }

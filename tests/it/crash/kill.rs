@@ -1,14 +1,12 @@
 //! Deliveries go on, and processes are killed and replaced, until so many have been.
 
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
-    },
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use authpi_sdk::testing::CRASH_POINTS;
 use authpi_tests::trial::{EventId, Journal, Mode, Role};
 use tokio::task::JoinSet;
 
@@ -20,39 +18,77 @@ const LANES: u32 = 12;
 const SENT_AGAIN: usize = 200;
 
 /// The crash points that a process in such a role passes.
-fn points(_mode: Mode, _role: Role) -> Vec<&'static str> {
-    Vec::new()
+fn points(mode: Mode, role: Role) -> Vec<&'static str> {
+    let receives: &[_] = match mode {
+        Mode::Inline => &["verified", "claimed", "handled", "completed", "answering"],
+        Mode::InlineTx => &["verified", "claimed", "in_transaction", "committed", "answering"],
+        Mode::Inbox | Mode::InboxTx => &["verified", "appended", "answering"],
+    };
+    let works: &[_] = match mode {
+        Mode::Inline | Mode::InlineTx => &[],
+        Mode::Inbox => &["leased", "handled", "completed"],
+        Mode::InboxTx => &["leased", "in_transaction", "committed"],
+    };
+    match role {
+        Role::Receiver => receives.to_vec(),
+        Role::Worker => works.to_vec(),
+        Role::Both => [receives, works].concat(),
+    }
 }
 
-/// The deaths that are left for processes of one role.
-struct Deck {
-    cards: VecDeque<Death>,
+#[test]
+fn processes_die_at_every_crash_point() {
+    let modes = [Mode::Inline, Mode::InlineTx, Mode::Inbox, Mode::InboxTx];
+    let points: BTreeSet<_> = modes.into_iter().flat_map(|mode| points(mode, Role::Both)).collect();
+    assert_eq!(points, CRASH_POINTS.iter().copied().collect());
+}
+
+/// Who dies, and how.
+struct Fate {
     dice: fastrand::Rng,
-    points: Vec<&'static str>,
+    /// What is left to be dealt, besides what is laid out.
+    left: u32,
+    dealt: u32,
+    died: u32,
+    /// First each crash point, so that none is left out; then whatever comes.
+    laid_out: Vec<(Role, VecDeque<&'static str>)>,
+    mode: Mode,
 }
 
-impl Deck {
-    /// First each crash point, so that none is left out, then whatever comes.
-    fn new(mode: Mode, role: Role, mut dice: fastrand::Rng) -> Self {
-        let mut points = points(mode, role);
-        dice.shuffle(&mut points);
-        let cards = points.iter().map(|&point| Death::At(point, dice.u32(1..20))).collect();
-        Self { cards, dice, points }
+impl Fate {
+    fn new(mode: Mode, roles: &[Role], kills: u32, mut dice: fastrand::Rng) -> Self {
+        let mut laid_out = Vec::<(Role, VecDeque<_>)>::new();
+        for &role in roles {
+            if laid_out.iter().all(|(other, _)| *other != role) {
+                let mut points = points(mode, role);
+                dice.shuffle(&mut points);
+                laid_out.push((role, points.into()));
+            }
+        }
+        let at_points: usize = laid_out.iter().map(|(_, points)| points.len()).sum();
+        let left = kills.saturating_sub(u32::try_from(at_points).expect("they are few"));
+        Self { dice, left, dealt: 0, died: 0, laid_out, mode }
     }
 
-    fn deal(&mut self) -> Death {
-        if let Some(death) = self.cards.pop_front() {
-            return death;
-        }
+    fn deal(&mut self, role: Role) -> Option<Death> {
         let dice = &mut self.dice;
-        match dice.u8(0..10) {
-            0..3 => Death::Starting(Duration::from_micros(dice.u64(0..60_000))),
-            3..6 => match dice.choice(&self.points).copied() {
-                Some(point) => Death::At(point, dice.u32(1..100)),
-                None => Death::Working(Duration::from_millis(dice.u64(0..300))),
-            },
-            _ => Death::Working(Duration::from_millis(dice.u64(0..600))),
-        }
+        let laid_out = self.laid_out.iter_mut().find(|(other, _)| *other == role);
+        let death = if let Some(point) = laid_out.and_then(|(_, points)| points.pop_front()) {
+            Death::At(point, dice.u32(1..20))
+        } else {
+            self.left = self.left.checked_sub(1)?;
+            match dice.u8(0..10) {
+                0..3 => Death::Starting(Duration::from_micros(dice.u64(0..60_000))),
+                3..6 => Death::At(dice.choice(points(self.mode, role)).expect("each role has some"), dice.u32(1..100)),
+                _ => Death::Working(Duration::from_millis(dice.u64(0..600))),
+            }
+        };
+        self.dealt += 1;
+        Some(death)
+    }
+
+    fn is_fulfilled(&self) -> bool {
+        self.left == 0 && self.died == self.dealt && self.laid_out.iter().all(|(_, points)| points.is_empty())
     }
 }
 
@@ -66,32 +102,26 @@ impl Trial {
         self.ports.lock().unwrap().resize(roles.len(), None);
         let trial = Arc::new(self);
 
-        let left = Arc::new(AtomicU32::new(kills));
-        let killed = Arc::new(AtomicU32::new(0));
+        let fate = Arc::new(Mutex::new(Fate::new(trial.mode, roles, kills, trial.dice("fate"))));
         let mut keepers = JoinSet::new();
-        let decks: Vec<_> = [Role::Receiver, Role::Worker, Role::Both]
-            .map(|role| (role, Arc::new(Mutex::new(Deck::new(trial.mode, role, trial.dice(&format!("{role:?}")))))))
-            .into();
         for (slot, &role) in roles.iter().enumerate() {
-            let deck = decks.iter().find(|(of, _)| *of == role).expect("all are there").1.clone();
-            let (trial, left, killed) = (trial.clone(), left.clone(), killed.clone());
+            let (trial, fate) = (trial.clone(), fate.clone());
             keepers.spawn(async move {
                 loop {
-                    let one = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-                    let death = one.ok().map(|_| deck.lock().unwrap().deal());
+                    let death = fate.lock().unwrap().deal(role);
                     trial.live(slot, role, death).await;
-                    killed.fetch_add(1, Ordering::Release);
+                    fate.lock().unwrap().died += 1;
                 }
             });
         }
 
         let sending = {
-            let trial = trial.clone();
+            let (trial, fate) = (trial.clone(), fate.clone());
             async move {
                 let mut lanes = JoinSet::new();
                 for lane in 0..LANES {
-                    let (trial, killed) = (trial.clone(), killed.clone());
-                    lanes.spawn(async move { trial.lane(lane, || killed.load(Ordering::Acquire) < kills).await });
+                    let (trial, fate) = (trial.clone(), fate.clone());
+                    lanes.spawn(async move { trial.lane(lane, || !fate.lock().unwrap().is_fulfilled()).await });
                 }
                 let events: Vec<EventId> = lanes.join_all().await.concat();
                 trial.until_done().await;
@@ -130,13 +160,18 @@ impl Trial {
         println!("{} (seed {}): {took:.1} s, {sent} deliveries acknowledged, {verdict}", trial.name, trial.seed);
         assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
         assert!(verdict.effects > 0, "{}: nothing took place", trial.name);
-        assert_eq!(verdict.deaths.values().sum::<usize>(), kills as usize, "{}: not all were killed", trial.name);
+        let died = verdict.deaths.values().sum::<usize>();
+        assert_eq!(died, fate.lock().unwrap().dealt as usize, "{}: not all died who were to", trial.name);
+        assert!(died >= kills as usize, "{}: only {died} were killed", trial.name);
+        for point in roles.iter().flat_map(|role| points(trial.mode, *role)) {
+            assert!(verdict.deaths.contains_key(point), "{}: nobody died at {point}", trial.name);
+        }
     }
 
     /// Sends the lane's events, one after the other, each several times at once or later, and says which they were.
     async fn lane(self: Arc<Self>, lane: u32, goes_on: impl Fn() -> bool) -> Vec<EventId> {
         let mut dice = self.dice(&format!("lane {lane}"));
-        let mut late = JoinSet::new();
+        let mut later = JoinSet::new();
         let mut events = Vec::new();
         while goes_on() {
             let event = EventId { lane, place: u32::try_from(events.len()).expect("they are fewer") };
@@ -148,7 +183,7 @@ impl Trial {
             }
             if dice.u8(0..5) == 0 {
                 let (trial, mut dice) = (self.clone(), dice.fork());
-                late.spawn(async move {
+                later.spawn(async move {
                     tokio::time::sleep(Duration::from_millis(dice.u64(0..3_000))).await;
                     trial.deliver(event, dice).await;
                 });
@@ -156,7 +191,7 @@ impl Trial {
             at_once.join_all().await;
             tokio::time::sleep(Duration::from_millis(dice.u64(0..20))).await;
         }
-        late.join_all().await;
+        later.join_all().await;
         events
     }
 }

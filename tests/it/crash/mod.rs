@@ -38,7 +38,7 @@ use crate::servers::{DEADLINE, until};
 /// How many processes are killed on each store, all its trials together, unless set.
 const KILLS: u32 = 50;
 /// How many events are raced for, unless set. The soak has 20,000.
-const RACED: u32 = 2_000;
+const RACED: u32 = 5_000;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -162,7 +162,8 @@ impl Trial {
 impl Drop for Trial {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}: failed; seed {}, everything is left in {}", self.name, self.seed, self.folder.display());
+            eprintln!("{}: failed; everything is left in {}", self.name, self.folder.display());
+            eprintln!("{}: to try it again: cargo xtask soak --seed {} (and --store, --kills)", self.name, self.seed);
         } else {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
