@@ -31,6 +31,8 @@ pub struct Setup {
     pub journal: PathBuf,
     /// How long claims and leases last, in milliseconds.
     pub lease: u64,
+    /// How long a step of the store may take, in milliseconds.
+    pub timeout: u64,
     /// The longest time that a handler takes, in milliseconds.
     pub handling: u64,
     /// How many of a thousand attempts fail.
@@ -121,6 +123,8 @@ pub enum Entry {
     Effect(u32, EventId),
     /// The ledger was told, and has answered.
     Completed(u32, EventId),
+    /// It turned out that the ledger could not be told, or that its answer was lost.
+    NotCompleted(u32, EventId),
     /// The process found that another one had taken the event over.
     LeaseLost(u32, EventId),
     /// The process is about to kill itself at this crash point.
@@ -137,6 +141,7 @@ impl fmt::Display for Entry {
             Self::Tried(process, event, attempt) => write!(f, "tried {process} {event} {attempt}"),
             Self::Effect(process, event) => write!(f, "effect {process} {event}"),
             Self::Completed(process, event) => write!(f, "completed {process} {event}"),
+            Self::NotCompleted(process, event) => write!(f, "not-completed {process} {event}"),
             Self::LeaseLost(process, event) => write!(f, "lease-lost {process} {event}"),
             Self::Dying(process, point) => write!(f, "dying {process} {point}"),
             Self::Killing(process) => write!(f, "killing {process}"),
@@ -154,6 +159,7 @@ impl FromStr for Entry {
             ["tried", process, event, attempt] => Self::Tried(number(process)?, event.parse()?, number(attempt)?),
             ["effect", process, event] => Self::Effect(number(process)?, event.parse()?),
             ["completed", process, event] => Self::Completed(number(process)?, event.parse()?),
+            ["not-completed", process, event] => Self::NotCompleted(number(process)?, event.parse()?),
             ["lease-lost", process, event] => Self::LeaseLost(number(process)?, event.parse()?),
             ["dying", process, point] => Self::Dying(number(process)?, point.to_owned()),
             ["killing", process] => Self::Killing(number(process)?),

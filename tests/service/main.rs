@@ -57,10 +57,10 @@ impl Service {
         throw(&mut self.dice.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes up to half the time that handling takes.
+    /// Takes up to half the time that handling takes, and never none, so that the work is then in a task of its own.
     async fn work(&self) {
         let most = self.setup.handling * 1000 / 2;
-        let took = self.dice(|dice| dice.u64(0..=most));
+        let took = self.dice(|dice| dice.u64(1..=most.max(1)));
         tokio::time::sleep(Duration::from_micros(took)).await;
     }
 
@@ -70,6 +70,16 @@ impl Service {
 
     fn verifier() -> Verifier {
         Verifier::authpi(KeyRing::new().with("crash", SECRET))
+    }
+
+    /// What the task that asks is about, if a handler has ended there.
+    fn at_hand(&self) -> Option<EventId> {
+        let task = tokio::task::try_id()?;
+        self.at_work_on.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied()
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.setup.timeout)
     }
 
     fn lease(&self) -> Duration {
@@ -106,7 +116,7 @@ async fn main() -> Result<()> {
             }
         }
         Store::Postgres(url, prefix) => {
-            let store = Postgres::options().prefix(prefix).connect(url).await?;
+            let store = Postgres::options().timeout(service.timeout()).prefix(prefix).connect(url).await?;
             match service.setup.mode {
                 Mode::Inline => inline(service, store, journaled()).await,
                 Mode::Inbox => inbox(service, store, journaled()).await,
@@ -114,7 +124,8 @@ async fn main() -> Result<()> {
             }
         }
         Store::Redis(url, prefix) => {
-            inline(service, Redis::options().prefix(prefix).connect(url).await?, journaled()).await
+            let store = Redis::options().timeout(service.timeout()).prefix(prefix).connect(url).await?;
+            inline(service, store, journaled()).await
         }
     }
 }
@@ -122,13 +133,10 @@ async fn main() -> Result<()> {
 /// What happens at a crash point.
 fn pass(point: &'static str) {
     let service = Service::get();
-    if matches!(point, "completed" | "committed") {
-        let task = tokio::task::try_id();
-        let event =
-            task.and_then(|task| service.at_work_on.lock().unwrap_or_else(PoisonError::into_inner).remove(&task));
-        if let Some(event) = event {
-            service.journal.write(&Entry::Completed(service.process(), event));
-        }
+    if matches!(point, "completed" | "committed")
+        && let Some(event) = service.at_hand()
+    {
+        service.journal.write(&Entry::Completed(service.process(), event));
     }
     let Some((at, pass)) = &service.setup.death else { return };
     if at == point && service.passed.fetch_add(1, Ordering::Relaxed) + 1 == *pass {
@@ -247,9 +255,13 @@ impl Subscriber for Log {
         let mut line = Line { event_id: None, text: String::new() };
         event.record(&mut line);
         eprintln!("{}{}", event.metadata().level(), line.text);
+        let service = Service::get();
         if let Some(id) = line.event_id.filter(|_| line.text.contains("the lease was lost")) {
-            let service = Service::get();
             service.journal.write(&Entry::LeaseLost(service.process(), id));
+        } else if line.text.contains("the ledger failed") || line.text.contains("the inbox failed") {
+            if let Some(id) = service.at_hand() {
+                service.journal.write(&Entry::NotCompleted(service.process(), id));
+            }
         }
     }
     fn enter(&self, _: &span::Id) {}

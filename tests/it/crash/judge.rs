@@ -5,7 +5,7 @@
 //! - Where the effect is a row in the transaction that completes the claim: once.
 //! - Elsewhere an effect may repeat only if its process was killed before the ledger knew of it: never after the completion, never
 //!   after an inline answer, never while the process that made it lives. (Or if that process was stopped for longer than its
-//!   lease, which it then says itself; a slow machine does that.)
+//!   lease, which it then says itself; a slow machine does that. Or if its ledger failed when it was to be told.)
 //! - In a lane, nothing takes effect once anything after it has.
 
 use std::{
@@ -23,6 +23,7 @@ pub(super) struct Verdict {
     pub(super) effects: usize,
     pub(super) repeats: usize,
     pub(super) leases_lost: usize,
+    pub(super) not_told: usize,
     pub(super) deaths: BTreeMap<String, usize>,
     /// What must not have happened.
     pub(super) wrong: Vec<String>,
@@ -30,10 +31,10 @@ pub(super) struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, tried, effects, repeats, leases_lost, deaths, wrong } = self;
+        let Self { events, tried, effects, repeats, leases_lost, not_told, deaths, wrong } = self;
         let killed: usize = deaths.values().sum();
         write!(f, "{events} events, {tried} attempts, {effects} effects, {repeats} of them repeats; ")?;
-        write!(f, "{leases_lost} leases lost; {killed} killed (")?;
+        write!(f, "{leases_lost} leases lost, {not_told} completions failed; {killed} killed (")?;
         for (n, (when, times)) in deaths.iter().enumerate() {
             write!(f, "{}{when} {times}", if n > 0 { ", " } else { "" })?;
         }
@@ -48,8 +49,8 @@ impl fmt::Display for Verdict {
 struct Known {
     acknowledged: bool,
     completed: bool,
-    /// The processes that made its effect.
-    by: Vec<u32>,
+    /// The processes that made its effect, and whether they could not tell the ledger.
+    by: Vec<(u32, bool)>,
 }
 
 /// `rows` are the effects that are rows, in their order; empty where there are none.
@@ -82,15 +83,23 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
                 } else if *furthest > event.place {
                     Some(format!("after number {furthest} of its lane"))
                 } else {
-                    let living = known.by.last().filter(|by| !dead.contains(*by));
-                    living.map(|by| format!("although process {by}, which had handled it, was alive"))
+                    let living = known.by.last().filter(|(by, not_told)| !not_told && !dead.contains(by));
+                    living.map(|(by, _)| format!("although process {by}, which had handled it, was alive"))
                 };
                 *furthest = (*furthest).max(event.place);
                 verdict.repeats += usize::from(!known.by.is_empty());
-                known.by.push(*process);
+                known.by.push((*process, false));
                 verdict.wrong.extend(wrong.map(|why| format!("{event} took effect {}x, {why}", known.by.len())));
             }
             Entry::Completed(_, event) => events.entry(*event).or_default().completed = true,
+            Entry::NotCompleted(process, event) => {
+                let known = events.entry(*event).or_default();
+                known.completed = false;
+                verdict.not_told += 1;
+                if let Some((_, not_told)) = known.by.iter_mut().rfind(|(by, _)| by == process) {
+                    *not_told = true;
+                }
+            }
             Entry::Acknowledged(event) => events.entry(*event).or_default().acknowledged = true,
             Entry::LeaseLost(..) => {}
             Entry::Dying(process, point) => {

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::{KILLS, Trial, judge::judge, number, processes::Death};
 
 /// How many events are on their way at once, each of another user.
-const LANES: u32 = 12;
+pub(super) const LANES: u32 = 12;
 /// How many events are sent once more at the end.
 const SENT_AGAIN: usize = 200;
 
@@ -169,7 +169,7 @@ impl Trial {
     }
 
     /// Sends the lane's events, one after the other, each several times at once or later, and says which they were.
-    async fn lane(self: Arc<Self>, lane: u32, goes_on: impl Fn() -> bool) -> Vec<EventId> {
+    pub(super) async fn lane(self: Arc<Self>, lane: u32, goes_on: impl Fn() -> bool) -> Vec<EventId> {
         let mut dice = self.dice(&format!("lane {lane}"));
         let mut later = JoinSet::new();
         let mut events = Vec::new();

@@ -12,10 +12,12 @@
 //! What a seed decides is which events are sent in which number and order, and who is killed when. Which of two processes is the
 //! faster, it does not; a failure may take several runs of its seed to come back.
 
+mod faults;
 mod judge;
 mod kill;
 mod postgres;
 mod processes;
+mod proxy;
 mod race;
 mod redis;
 mod send;
@@ -52,12 +54,18 @@ struct Trial {
     folder: PathBuf,
     journal: Journal,
     store: Store,
+    /// The store's address that the service is given, if it is another than ours.
+    reached_by: Option<Store>,
     mode: Mode,
     lease: Duration,
+    /// How long the service waits for its store.
+    timeout: Duration,
     handling: Duration,
     failing: u32,
     processes: AtomicU32,
+    /// How many deliveries were acknowledged, and how many tries were answered 503.
     sent: AtomicU64,
+    refused: AtomicU64,
     /// The ports that are served at present, one for each receiver or none while it is dead.
     ports: Mutex<Vec<Option<u16>>>,
     client: reqwest::Client,
@@ -79,12 +87,15 @@ impl Trial {
             seed,
             journal: Journal::open(&folder.join("journal")).expect("a journal can be made"),
             store: store.unwrap_or_else(|| Store::Sqlite(folder.join("hooks.db"))),
+            reached_by: None,
             mode,
             lease: Duration::from_secs(1),
+            timeout: Duration::from_secs(5),
             handling: Duration::from_millis(20),
             failing: 30,
             processes: AtomicU32::new(0),
             sent: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             ports: Mutex::default(),
             client: reqwest::Client::new(),
             folder,
@@ -104,11 +115,12 @@ impl Trial {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).expect("it is short");
         Setup {
             process,
-            store: self.store.clone(),
+            store: self.reached_by.as_ref().unwrap_or(&self.store).clone(),
             mode: self.mode,
             role,
             journal: self.journal_file(),
             lease: millis(self.lease),
+            timeout: millis(self.timeout),
             handling: millis(self.handling),
             failing: self.failing,
             seed: self.dice(&format!("process {process}")).u64(..),

@@ -30,7 +30,10 @@ impl Trial {
                 let patience = if hasty { Duration::from_micros(dice.u64(100..20_000)) } else { PATIENCE };
                 match self.send(&fixture, port, patience).await {
                     Ok(200) => break,
-                    Ok(status) => last = format!("the last answer was {status}"),
+                    Ok(status) => {
+                        self.refused.fetch_add(1, Ordering::Relaxed);
+                        last = format!("the last answer was {status}");
+                    }
                     // Killed, or not there yet; a sender cannot tell.
                     Err(error) => last = format!("the last try failed: {error}"),
                 }

@@ -1,0 +1,206 @@
+//! Deliveries go on while their store is stopped, hangs, or breaks off in the middle of a reply.
+//!
+//! The service is told nothing of it, and nobody restarts it: it answers 200 or 503 with `Retry-After`, and works again as soon as
+//! its store does. What each store does by itself is in `stores`.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use authpi_tests::trial::{EventId, Journal, Mode, Role, Store};
+use tokio::task::JoinSet;
+
+use super::{Trial, judge::judge, kill::LANES, proxy::Proxy};
+use crate::servers::{postgres::PostgresServer, redis::RedisServer, until};
+
+/// What becomes of the store.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// It ends, as by a crash, and is started again.
+    Stop,
+    /// It hangs for longer than the service waits.
+    Hang,
+    /// It hangs for so short a time that nobody has to notice.
+    Stutter,
+    /// So many of its replies break off.
+    Cut(u32),
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault::Stop,
+    Fault::Hang,
+    Fault::Stutter,
+    Fault::Cut(1),
+    Fault::Cut(1),
+    Fault::Cut(3),
+    Fault::Cut(10),
+    Fault::Stop,
+];
+
+/// How long the service waits for its store.
+const TIMEOUT: Duration = Duration::from_millis(700);
+
+enum Server {
+    Postgres(PostgresServer),
+    Redis(RedisServer),
+}
+
+impl Server {
+    fn port(&self) -> u16 {
+        let url = match self {
+            Self::Postgres(server) => server.url(),
+            Self::Redis(server) => server.url(),
+        };
+        let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
+        port.expect("a server's address has a port")
+    }
+
+    fn stop(&mut self) {
+        match self {
+            Self::Postgres(server) => server.stop(),
+            Self::Redis(server) => server.stop(),
+        }
+    }
+
+    async fn start_again(&mut self) {
+        match self {
+            Self::Postgres(server) => server.start_again().await,
+            Self::Redis(server) => server.start_again().await,
+        }
+    }
+
+    async fn pause(&self, how_long: Duration) {
+        match self {
+            Self::Postgres(server) => {
+                let _paused = server.pause().await;
+                tokio::time::sleep(how_long).await;
+            }
+            Self::Redis(server) => {
+                let _paused = server.pause();
+                tokio::time::sleep(how_long).await;
+            }
+        }
+    }
+}
+
+impl Trial {
+    /// Sends deliveries while the server goes through all faults, in whatever order, and judges.
+    async fn endure(mut self, mut server: Server, proxy: Proxy, roles: &[Role]) {
+        // A claim whose answer was lost is held up for this long.
+        self.lease = Duration::from_secs(3);
+        self.timeout = TIMEOUT;
+        self.ports.lock().unwrap().resize(roles.len(), None);
+        let started = Instant::now();
+        let trial = Arc::new(self);
+        let mut keepers = JoinSet::new();
+        for (slot, &role) in roles.iter().enumerate() {
+            let trial = trial.clone();
+            keepers.spawn(async move { trial.live(slot, role, None).await });
+        }
+
+        let over = Arc::new(Mutex::new(false));
+        let sending = {
+            let (trial, over) = (trial.clone(), over.clone());
+            tokio::spawn(async move {
+                let mut lanes = JoinSet::new();
+                for lane in 0..LANES {
+                    let (trial, over) = (trial.clone(), over.clone());
+                    lanes.spawn(async move { trial.lane(lane, || !*over.lock().unwrap()).await });
+                }
+                let events: Vec<EventId> = lanes.join_all().await.concat();
+                trial.until_done().await;
+                events
+            })
+        };
+        let faults = {
+            let trial = trial.clone();
+            async move {
+                let mut dice = trial.dice("faults");
+                let mut faults = FAULTS;
+                dice.shuffle(&mut faults);
+                for fault in faults {
+                    trial.until_acknowledged(5, fault).await;
+                    match fault {
+                        Fault::Stop => {
+                            server.stop();
+                            trial.until_refused(1).await;
+                            server.start_again().await;
+                        }
+                        Fault::Hang => server.pause(TIMEOUT + Duration::from_millis(dice.u64(100..1_500))).await,
+                        Fault::Stutter => server.pause(Duration::from_millis(dice.u64(10..200))).await,
+                        Fault::Cut(replies) => {
+                            proxy.cut(replies);
+                            let otherwise = || format!("{}: there are no replies to cut", trial.name);
+                            until(otherwise, || async { (proxy.left() == 0).then_some(()) }).await;
+                        }
+                    }
+                }
+                trial.until_acknowledged(50, "all").await;
+                *over.lock().unwrap() = true;
+                server
+            }
+        };
+        let done = async { tokio::join!(sending, faults) };
+        let (events, server) = tokio::select! {
+            done = done => done,
+            Some(failed) = keepers.join_next() => std::panic::resume_unwind(failed.expect_err("processes are kept").into_panic()),
+        };
+        events.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        let verdict = judge(trial.mode, &Journal::read(&trial.journal_file()), &trial.rows().await);
+        keepers.shutdown().await;
+        drop(server);
+
+        let [sent, refused] = [&trial.sent, &trial.refused].map(|count| count.load(Ordering::Relaxed));
+        let took = started.elapsed().as_secs_f64();
+        println!(
+            "{} (seed {}): {took:.1} s, {sent} deliveries acknowledged, {refused} tries answered 503, {verdict}",
+            trial.name, trial.seed
+        );
+        assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
+        assert!(refused > 0, "{}: nobody noticed", trial.name);
+    }
+
+    /// Waits for further deliveries to be acknowledged: the service is well.
+    async fn until_acknowledged(&self, further: u64, before: impl std::fmt::Debug) {
+        let enough = self.sent.load(Ordering::Relaxed) + further;
+        let otherwise = || format!("{}: the service did not recover (next: {before:?})", self.name);
+        until(otherwise, || async { (self.sent.load(Ordering::Relaxed) >= enough).then_some(()) }).await;
+    }
+
+    async fn until_refused(&self, further: u64) {
+        let enough = self.refused.load(Ordering::Relaxed) + further;
+        let otherwise = || format!("{}: without a store, nothing is refused", self.name);
+        until(otherwise, || async { (self.refused.load(Ordering::Relaxed) >= enough).then_some(()) }).await;
+    }
+}
+
+async fn on_postgres(name: &'static str, mode: Mode, roles: &[Role]) {
+    let server = Server::Postgres(PostgresServer::start().await);
+    let proxy = Proxy::to(server.port()).await;
+    let url = |port| format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let store = |port| Store::Postgres(url(port), "faults_".to_owned());
+    let mut trial = Trial::new(name, mode, Some(store(server.port())));
+    trial.reached_by = Some(store(proxy.port));
+    trial.endure(server, proxy, roles).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_inline_nothing_is_lost() {
+    on_postgres("postgres faults, inline", Mode::Inline, &[Role::Receiver; 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_an_inbox_loses_nothing() {
+    on_postgres("postgres faults, inbox", Mode::Inbox, &[Role::Receiver, Role::Worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_redis_inline_nothing_is_lost() {
+    let server = Server::Redis(RedisServer::start().await);
+    let proxy = Proxy::to(server.port()).await;
+    let store = |port| Store::Redis(format!("redis://127.0.0.1:{port}"), "faults:".to_owned());
+    let mut trial = Trial::new("redis faults, inline", Mode::Inline, Some(store(server.port())));
+    trial.reached_by = Some(store(proxy.port));
+    trial.endure(server, proxy, &[Role::Receiver; 2]).await;
+}
