@@ -131,6 +131,8 @@ pub enum Entry {
     Dying(u32, String),
     /// The process is about to be killed.
     Killing(u32),
+    /// The process is about to be stopped for longer than a lease.
+    Freezing(u32),
     /// A delivery of the event was answered 200.
     Acknowledged(EventId),
 }
@@ -145,6 +147,7 @@ impl fmt::Display for Entry {
             Self::LeaseLost(process, event) => write!(f, "lease-lost {process} {event}"),
             Self::Dying(process, point) => write!(f, "dying {process} {point}"),
             Self::Killing(process) => write!(f, "killing {process}"),
+            Self::Freezing(process) => write!(f, "freezing {process}"),
             Self::Acknowledged(event) => write!(f, "acknowledged {event}"),
         }
     }
@@ -163,6 +166,7 @@ impl FromStr for Entry {
             ["lease-lost", process, event] => Self::LeaseLost(number(process)?, event.parse()?),
             ["dying", process, point] => Self::Dying(number(process)?, point.to_owned()),
             ["killing", process] => Self::Killing(number(process)?),
+            ["freezing", process] => Self::Freezing(number(process)?),
             ["acknowledged", event] => Self::Acknowledged(event.parse()?),
             _ => return Err(NotReadable),
         })

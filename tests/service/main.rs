@@ -258,10 +258,10 @@ impl Subscriber for Log {
         let service = Service::get();
         if let Some(id) = line.event_id.filter(|_| line.text.contains("the lease was lost")) {
             service.journal.write(&Entry::LeaseLost(service.process(), id));
-        } else if line.text.contains("the ledger failed") || line.text.contains("the inbox failed") {
-            if let Some(id) = service.at_hand() {
-                service.journal.write(&Entry::NotCompleted(service.process(), id));
-            }
+        } else if ["the ledger failed", "the inbox failed"].iter().any(|failed| line.text.contains(failed))
+            && let Some(id) = service.at_hand()
+        {
+            service.journal.write(&Entry::NotCompleted(service.process(), id));
         }
     }
     fn enter(&self, _: &span::Id) {}

@@ -92,6 +92,7 @@ impl Trial {
         self.timeout = TIMEOUT;
         self.ports.lock().unwrap().resize(roles.len(), None);
         let started = Instant::now();
+        self.prepare().await;
         let trial = Arc::new(self);
         let mut keepers = JoinSet::new();
         for (slot, &role) in roles.iter().enumerate() {

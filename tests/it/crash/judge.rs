@@ -6,6 +6,7 @@
 //! - Elsewhere an effect may repeat only if its process was killed before the ledger knew of it: never after the completion, never
 //!   after an inline answer, never while the process that made it lives. (Or if that process was stopped for longer than its
 //!   lease, which it then says itself; a slow machine does that. Or if its ledger failed when it was to be told.)
+//!   What a process does that was stopped for as long on purpose (`freezing`), and had begun before, is not held against it.
 //! - In a lane, nothing takes effect once anything after it has.
 
 use std::{
@@ -66,15 +67,24 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
 
     let mut events = BTreeMap::<EventId, Known>::new();
     let mut dead = BTreeSet::new();
+    let mut frozen = BTreeSet::new();
+    // What a process had begun before it was frozen, it goes on with, whatever has happened meanwhile.
+    let mut begun = BTreeSet::new();
     let mut furthest = BTreeMap::<u32, u32>::new();
     for entry in journal {
         match entry {
-            Entry::Tried(..) => verdict.tried += 1,
+            Entry::Tried(process, event, _) => {
+                verdict.tried += 1;
+                if !frozen.contains(process) {
+                    begun.insert((*process, *event));
+                }
+            }
             Entry::Effect(process, event) => {
                 verdict.effects += 1;
                 let known = events.entry(*event).or_default();
                 let furthest = furthest.entry(event.lane).or_default();
-                let wrong = if was_lost(*event) {
+                let goes_on = frozen.contains(process) && begun.contains(&(*process, *event));
+                let wrong = if goes_on || was_lost(*event) {
                     None
                 } else if known.completed {
                     Some("although the ledger knew of its effect".to_owned())
@@ -83,7 +93,10 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
                 } else if *furthest > event.place {
                     Some(format!("after number {furthest} of its lane"))
                 } else {
-                    let living = known.by.last().filter(|(by, not_told)| !not_told && !dead.contains(by));
+                    let living = known
+                        .by
+                        .last()
+                        .filter(|(by, not_told)| !not_told && !dead.contains(by) && !frozen.contains(by));
                     living.map(|(by, _)| format!("although process {by}, which had handled it, was alive"))
                 };
                 *furthest = (*furthest).max(event.place);
@@ -102,6 +115,10 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
             }
             Entry::Acknowledged(event) => events.entry(*event).or_default().acknowledged = true,
             Entry::LeaseLost(..) => {}
+            Entry::Freezing(process) => {
+                frozen.insert(*process);
+                *verdict.deaths.entry("after it was frozen".to_owned()).or_default() += 1;
+            }
             Entry::Dying(process, point) => {
                 // Within a process two threads may get there at once.
                 if dead.insert(*process) {
@@ -109,7 +126,7 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
                 }
             }
             Entry::Killing(process) => {
-                if dead.insert(*process) {
+                if dead.insert(*process) && !frozen.contains(process) {
                     *verdict.deaths.entry("at random".to_owned()).or_default() += 1;
                 }
             }
@@ -134,7 +151,7 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
     for (event, known) in &events {
         verdict.events += 1;
         let took_effect = if mode.in_transaction() { in_rows.contains_key(event) } else { !known.by.is_empty() };
-        if known.acknowledged && !took_effect {
+        if (known.acknowledged || known.completed) && !took_effect {
             verdict.wrong.push(format!("{event} was acknowledged and is lost"));
         }
     }

@@ -53,10 +53,12 @@ struct Fate {
     /// First each crash point, so that none is left out; then whatever comes.
     laid_out: Vec<(Role, VecDeque<&'static str>)>,
     mode: Mode,
+    lease: Duration,
 }
 
 impl Fate {
-    fn new(mode: Mode, roles: &[Role], kills: u32, mut dice: fastrand::Rng) -> Self {
+    fn new(trial: &Trial, roles: &[Role], kills: u32) -> Self {
+        let (mode, mut dice) = (trial.mode, trial.dice("fate"));
         let mut laid_out = Vec::<(Role, VecDeque<_>)>::new();
         for &role in roles {
             if laid_out.iter().all(|(other, _)| *other != role) {
@@ -67,7 +69,7 @@ impl Fate {
         }
         let at_points: usize = laid_out.iter().map(|(_, points)| points.len()).sum();
         let left = kills.saturating_sub(u32::try_from(at_points).expect("they are few"));
-        Self { dice, left, dealt: 0, died: 0, laid_out, mode }
+        Self { dice, left, dealt: 0, died: 0, laid_out, mode, lease: trial.lease }
     }
 
     fn deal(&mut self, role: Role) -> Option<Death> {
@@ -80,6 +82,10 @@ impl Fate {
             match dice.u8(0..10) {
                 0..3 => Death::Starting(Duration::from_micros(dice.u64(0..60_000))),
                 3..6 => Death::At(dice.choice(points(self.mode, role)).expect("each role has some"), dice.u32(1..100)),
+                6 => {
+                    let [after, longer] = [0; 2].map(|_| Duration::from_millis(dice.u64(0..600)));
+                    Death::Frozen(after, self.lease + longer)
+                }
                 _ => Death::Working(Duration::from_millis(dice.u64(0..600))),
             }
         };
@@ -100,9 +106,10 @@ impl Trial {
         let kills = (f64::from(all) * share).ceil() as u32;
         let started = Instant::now();
         self.ports.lock().unwrap().resize(roles.len(), None);
+        self.prepare().await;
         let trial = Arc::new(self);
 
-        let fate = Arc::new(Mutex::new(Fate::new(trial.mode, roles, kills, trial.dice("fate"))));
+        let fate = Arc::new(Mutex::new(Fate::new(&trial, roles, kills)));
         let mut keepers = JoinSet::new();
         for (slot, &role) in roles.iter().enumerate() {
             let (trial, fate) = (trial.clone(), fate.clone());

@@ -137,12 +137,23 @@ impl Trial {
         self.folder.join(format!("log-{process}"))
     }
 
-    /// How many effects there are that are rows, in the order in which they took place.
+    /// Makes the table for effects that are rows, where they are.
+    async fn prepare(&self) {
+        match &self.store {
+            _ if !self.mode.in_transaction() => {}
+            Store::Sqlite(file) => sqlite::prepare(file).await,
+            Store::Postgres(url, prefix) => postgres::prepare(url, prefix).await,
+            Store::Redis(..) => unreachable!("it has no transactions"),
+        }
+    }
+
+    /// The effects that are rows, in the order in which they took place.
     async fn rows(&self) -> Vec<EventId> {
         match &self.store {
+            _ if !self.mode.in_transaction() => Vec::new(),
             Store::Sqlite(file) => sqlite::rows(file).await,
             Store::Postgres(url, prefix) => postgres::rows(url, prefix).await,
-            Store::Redis(..) => Vec::new(),
+            Store::Redis(..) => unreachable!("it has no transactions"),
         }
     }
 

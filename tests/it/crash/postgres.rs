@@ -1,7 +1,7 @@
 //! Processes on one database.
 
 use authpi_tests::trial::{EventId, Mode, Role, Store};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 
 use super::Trial;
 use crate::servers::postgres::{PostgresServer, fresh_prefix};
@@ -32,14 +32,19 @@ async fn of_processes_that_race_one_handles_each_event() {
     trial("postgres, race", Mode::Inline).await.race().await;
 }
 
-pub(super) async fn rows(url: &str, prefix: &str) -> Vec<EventId> {
+async fn connection(url: &str) -> PgConnection {
     let options: PgConnectOptions = url.parse().expect("it is a server's address");
-    let mut connection = options.disable_statement_logging().connect().await.expect("the server answers");
-    let there = sqlx::query_scalar::<_, bool>("SELECT to_regclass($1) IS NOT NULL").bind(format!("{prefix}effects"));
-    if !there.fetch_one(&mut connection).await.expect("the server answers") {
-        return Vec::new();
-    }
+    options.disable_statement_logging().connect().await.expect("the server answers")
+}
+
+pub(super) async fn prepare(url: &str, prefix: &str) {
+    let table = format!("CREATE TABLE {prefix}effects (number bigserial PRIMARY KEY, event text NOT NULL)");
+    sqlx::query(AssertSqlSafe(table)).execute(&mut connection(url).await).await.expect("the table can be made");
+}
+
+pub(super) async fn rows(url: &str, prefix: &str) -> Vec<EventId> {
     let rows = AssertSqlSafe(format!("SELECT event FROM {prefix}effects ORDER BY number"));
-    let rows = sqlx::query_scalar::<_, String>(rows).fetch_all(&mut connection).await.expect("the server answers");
+    let rows = sqlx::query_scalar::<_, String>(rows).fetch_all(&mut connection(url).await).await;
+    let rows = rows.expect("the server answers");
     rows.iter().map(|id| id.parse().expect("the service writes ids of ours")).collect()
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use authpi_tests::trial::{Entry, Role, Setup};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, ChildStdin, Command},
@@ -58,6 +59,15 @@ impl Process {
         self.until_killed(trial, "survives SIGKILL").await;
     }
 
+    /// Stops it for so long, in whatever it does.
+    async fn freeze(&self, trial: &Trial, how_long: Duration) {
+        let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("it runs");
+        trial.journal.write(&Entry::Freezing(self.number));
+        kill_process(id, Signal::STOP).expect("it can be stopped");
+        tokio::time::sleep(how_long).await;
+        kill_process(id, Signal::CONT).expect("it is still there");
+    }
+
     /// Waits until it has killed itself.
     pub(super) async fn until_killed(mut self, trial: &Trial, otherwise: &str) {
         let ended = timeout(DEADLINE, self.child.wait()).await;
@@ -93,6 +103,8 @@ pub(super) enum Death {
     Starting(Duration),
     /// So long after it was ready.
     Working(Duration),
+    /// As the one before; and before that it is frozen for so long, and comes back to what has become of its leases.
+    Frozen(Duration, Duration),
 }
 
 impl Trial {
@@ -113,6 +125,12 @@ impl Trial {
         }
         match death {
             Some(Death::Working(after)) => {
+                tokio::time::sleep(after).await;
+                process.kill(self).await;
+            }
+            Some(Death::Frozen(after, how_long)) => {
+                tokio::time::sleep(after).await;
+                process.freeze(self, how_long).await;
                 tokio::time::sleep(after).await;
                 process.kill(self).await;
             }

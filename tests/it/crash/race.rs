@@ -24,6 +24,7 @@ impl Trial {
         self.handling = Duration::from_millis(2);
         self.failing = 0;
         self.ports.lock().unwrap().resize(RACERS, None);
+        self.prepare().await;
         let trial = Arc::new(self);
 
         let mut keepers = JoinSet::new();

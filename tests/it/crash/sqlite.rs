@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use authpi_tests::trial::{EventId, Mode, Role};
-use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::Trial;
+use crate::servers::DEADLINE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inline_nothing_is_lost_and_only_a_kill_makes_an_effect_repeat() {
@@ -28,11 +29,18 @@ async fn of_processes_that_race_one_handles_each_event() {
     Trial::new("sqlite, race", Mode::Inline, None).race().await;
 }
 
+async fn connection(file: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+    options.busy_timeout(DEADLINE).connect().await.expect("the file can be opened")
+}
+
+pub(super) async fn prepare(file: &Path) {
+    let table = "CREATE TABLE effects (number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL)";
+    sqlx::query(table).execute(&mut connection(file).await).await.expect("the file can be written");
+}
+
 pub(super) async fn rows(file: &Path) -> Vec<EventId> {
-    let mut connection = SqliteConnectOptions::new().filename(file).connect().await.expect("the file can be opened");
-    let made = sqlx::query("CREATE TABLE IF NOT EXISTS effects (number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT)");
-    made.execute(&mut connection).await.expect("the file can be written");
     let rows = sqlx::query_scalar::<_, String>("SELECT event FROM effects ORDER BY number");
-    let rows = rows.fetch_all(&mut connection).await.expect("the file can be read");
+    let rows = rows.fetch_all(&mut connection(file).await).await.expect("the file can be read");
     rows.iter().map(|id| id.parse().expect("the service writes ids of ours")).collect()
 }
