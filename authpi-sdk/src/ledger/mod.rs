@@ -39,7 +39,7 @@ pub(crate) use erased::{AnyInbox, AnyLedger};
 pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
 pub use memory::Memory;
 #[cfg(feature = "postgres")]
-pub use postgres::{Postgres, PostgresOptions};
+pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisOptions};
 #[cfg(feature = "sqlite")]

@@ -1,11 +1,16 @@
 //! `Postgres`, on a server of `initdb`'s making.
 
+mod wake;
+
 use std::{
     sync::Mutex,
     time::{Duration, Instant},
 };
 
-use authpi_sdk::ledger::{Claim, Completion, Held, Ledger as _, LedgerError, Postgres, PostgresOptions, conformance};
+use authpi_sdk::ledger::{
+    Appended, Claim, Completion, Held, Inbox as _, Leased, Ledger as _, LedgerError, Next, Postgres, PostgresOptions,
+    conformance,
+};
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Row as _, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
@@ -47,6 +52,13 @@ async fn opened(options: PostgresOptions, prefix: &str) -> (Postgres, PgConnecti
 
 fn dead(reason: &str, body: &'static [u8]) -> Completion {
     Completion::Dead { reason: reason.into(), body: Bytes::from_static(body) }
+}
+
+async fn leased(ledger: &Postgres) -> Leased {
+    match ledger.lease_next("users", LEASE).await.unwrap() {
+        Next::Leased(leased) => leased,
+        other => panic!("nothing is leased: {other:?}"),
+    }
 }
 
 /// Each store is tables of its own in the shared server's database.
@@ -244,6 +256,44 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
     assert!(ledger.forget(&key(0)).await.unwrap());
     assert_eq!(ledger.dead_letters("users", None, 100).await.unwrap().len(), 4);
     assert_eq!(granted(&ledger, 0).await.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
+    let prefix = fresh_prefix();
+    let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
+    // Two of a lane, the first of which is given up; and one that an inline receiver gave up.
+    for n in 0..2 {
+        let appended = ledger.append(&key(n), DIGEST, Some("usr_1"), Bytes::from(format!("body {n}"))).await;
+        assert_eq!(appended.unwrap(), Appended::Stored);
+    }
+    let first = leased(&ledger).await;
+    assert_eq!(first.key, key(0));
+    assert_eq!(ledger.complete(&key(0), first.token, dead("no such user", b"body 0")).await.unwrap(), Held::Yes);
+    let inline = granted(&ledger, 2).await;
+    assert_eq!(ledger.complete(&key(2), inline, dead("no such user", b"body 2")).await.unwrap(), Held::Yes);
+    grow_older(&mut other, &prefix, Duration::from_hours(1)).await;
+
+    assert!(!ledger.replay(&key(1)).await.unwrap(), "one that waits is no dead letter");
+    assert!(!ledger.replay(&key(9)).await.unwrap(), "there is no such letter");
+    assert!(ledger.replay(&key(0)).await.unwrap());
+    assert!(!ledger.replay(&key(0)).await.unwrap(), "it is none any more");
+    assert!(ledger.replay(&key(2)).await.unwrap());
+    assert!(ledger.dead_letters("users", None, 10).await.unwrap().is_empty());
+    assert_eq!(ledger.backlog("users").await.unwrap().depth, 3);
+
+    // The lane's other event goes first now; the one without a lane waits for nobody.
+    let second = leased(&ledger).await;
+    assert_eq!(second.key, key(1));
+    let third = leased(&ledger).await;
+    assert_eq!((third.key, third.token.attempt, &third.body[..]), (key(2), 1, &b"body 2"[..]));
+    assert!(matches!(ledger.lease_next("users", LEASE).await.unwrap(), Next::Nothing { .. }));
+    assert_eq!(ledger.complete(&key(1), second.token, Completion::Handled).await.unwrap(), Held::Yes);
+    let again = leased(&ledger).await;
+    assert_eq!((again.key, again.token.attempt, &again.body[..]), (key(0), 1, &b"body 0"[..]));
+    assert!(again.received_at > first.received_at, "it has waited from its replay on");
+    let stale = ledger.complete(&key(0), first.token, Completion::Handled).await.unwrap();
+    assert_eq!(stale, Held::Lost, "the token from before the replay is still good");
 }
 
 #[tokio::test]

@@ -1,0 +1,389 @@
+//! The ledger in a Postgres database: shared by replicas on any number of hosts, survives restarts, keeps dead letters.
+//!
+//! ```text
+//! schema -> statements -> rows     what is asked, and what is answered
+//! connection                       one of the pool, for one step
+//! transaction                      one of the pool, for one handler
+//! wake                             NOTIFY, for workers of other processes
+//! ```
+//!
+//! Each step is one statement, hence one round trip and a transaction of its own. A claim looks before it writes, within its
+//! statement, so that a duplicate neither locks a row nor makes the server flush its log. All times are the server's.
+
+mod connection;
+mod options;
+mod rows;
+mod schema;
+mod statements;
+mod transaction;
+mod wake;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use sqlx::{
+    AssertSqlSafe, PgPool, Row as _,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
+
+use super::{
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next, Token,
+    dead_letter::timestamp,
+    remote::{Nonces, millis, within},
+};
+use connection::{Borrowed, lost_a_race};
+use rows::{claim_of, digest_of, next_of, text, untext};
+use statements::{CLAIMS_PER_PRUNING, PORTION, Statements};
+use wake::Wake;
+
+pub use options::PostgresOptions;
+pub use transaction::PostgresTransaction;
+
+/// A [`Ledger`] and [`Inbox`] in a Postgres database (12 or later), which keeps dead letters.
+///
+/// Clones share one pool; replicas on any number of hosts share the tables.
+///
+/// - **Durable** as the server is: with its default `synchronous_commit = on`, a step that returned `Ok` survives a crash.
+///   Steps that run at the same time share a flush of the server's log; a claim that finds a duplicate writes nothing.
+/// - **One round trip per step**, on a connection of the pool. A pool of your own should be built with
+///   `test_before_acquire(false)`, or sqlx spends another one on asking whether the connection is alive; the pool that
+///   [`connect`](Postgres::connect) makes asks only of connections that were idle for a while.
+/// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](PostgresOptions::timeout) (default 5 s), the
+///   wait for a connection included. Whether it took place is then unknown, which every caller of a ledger must be ready for.
+/// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
+///   [`retention`](PostgresOptions::retention); dead letters too. [`purge`](Postgres::purge) does so at once.
+/// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
+/// - **On the server's clock**, so hosts may differ. A fail-over to a server whose clock is off moves leases by as much.
+///
+/// The tables are called `authpi_…` ([another prefix](PostgresOptions::prefix) can be set). They are made, and brought up to
+/// date, when the ledger is opened; any number of replicas may do so at once. Only that needs the right to create tables, so a
+/// role without it can use tables that another one has made. Tables that a later version of this crate has brought up to date
+/// are refused.
+///
+/// An event's id and its endpoint's name may have about 2,600 bytes together, Postgres' limit for an index.
+///
+/// TLS is a feature of sqlx (`tls-rustls`, `tls-native-tls`), which you turn on by depending on it yourself.
+///
+/// ```no_run
+/// # use authpi_sdk::ledger::Postgres;
+/// # async fn shown(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let ledger = Postgres::open(pool).await?;
+/// for letter in ledger.dead_letters("users", None, 100).await? {
+///     eprintln!("{} after {} attempts: {}", letter.key.event_id(), letter.attempts, letter.reason);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+/// What clones share.
+struct Shared {
+    pool: PgPool,
+    statements: Statements,
+    retention: Duration,
+    timeout: Duration,
+    nonces: Nonces,
+    until_prune: AtomicU32,
+    wake: Wake,
+}
+
+type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+
+impl Postgres {
+    /// Opens the ledger in the database of `pool`, and makes its tables if they are not there.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, the tables cannot be made, or they were brought up to date by a later version of
+    /// this crate.
+    pub async fn open(pool: PgPool) -> Result<Self, LedgerError> {
+        Self::options().open(pool).await
+    }
+
+    /// Opens the ledger over a pool of its own, of at most 10 connections, at `postgres://user:password@host/database`.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, else as for [`open`](Postgres::open).
+    pub async fn connect(url: &str) -> Result<Self, LedgerError> {
+        Self::options().connect(url).await
+    }
+
+    /// What can be set before opening.
+    pub fn options() -> PostgresOptions {
+        PostgresOptions::default()
+    }
+
+    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the letter `after`, if given.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn dead_letters(
+        &self,
+        endpoint: &str,
+        after: Option<&DeadLetter>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, LedgerError> {
+        let at = after.map_or(i64::MIN, |letter| letter.died_at.as_millisecond());
+        let event_id = after.map_or(Cow::Borrowed(""), |letter| text(letter.key.event_id()));
+        let rows = self.rows("list dead letters", &self.shared.statements.dead_letters, |query| {
+            query.bind(text(endpoint)).bind(at).bind(event_id.clone()).bind(i64::from(limit))
+        });
+        let rows = rows.await?;
+        let endpoint: Arc<str> = endpoint.into();
+        let letter = |row: &PgRow| {
+            Ok(DeadLetter {
+                key: EventKey::new(endpoint.clone(), untext(row.try_get(0)?)),
+                reason: untext(row.try_get::<Option<_>, _>(1)?.unwrap_or_default()),
+                attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
+                body: row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default().into(),
+                first_claimed_at: timestamp(row.try_get(4)?),
+                died_at: timestamp(row.try_get(5)?),
+            })
+        };
+        rows.iter()
+            .map(letter)
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(|e| LedgerError::new("list dead letters", e))
+    }
+
+    /// Puts a dead letter back into the inbox, as an event that has just been stored: no attempt at it counts any more, and it
+    /// is the last of its lane. Says whether there was such a dead letter.
+    ///
+    /// A worker of its endpoint handles it. One that was given up by an inline receiver has no lane: nothing waits for it, and it
+    /// waits for nothing.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let rows = self.rows("replay", &self.shared.statements.replay, |query| {
+            query.bind(text(key.endpoint())).bind(text(key.event_id()))
+        });
+        let replayed = !rows.await?.is_empty();
+        if replayed {
+            self.ring();
+        }
+        Ok(replayed)
+    }
+
+    /// Removes at once all records, of every endpoint, that were handled or given up at least `age` ago, dead letters
+    /// included, and says how many. An event whose record is gone is handled afresh if it comes again.
+    ///
+    /// # Errors
+    /// When the store fails; some records may have been removed.
+    pub async fn purge(&self, age: Duration) -> Result<u64, LedgerError> {
+        let mut purged = 0;
+        loop {
+            // In portions, so that no statement runs for long.
+            let removed = self.remove("purge", &self.shared.statements.purge, age).await?;
+            purged += removed;
+            if removed < PORTION.unsigned_abs() {
+                return Ok(purged);
+            }
+        }
+    }
+
+    async fn rows<'q>(
+        &self,
+        step: &'static str,
+        statement: &Arc<str>,
+        bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
+    ) -> Result<Vec<PgRow>, LedgerError> {
+        self.rows_if(|_| true, step, statement, bind).await
+    }
+
+    /// Runs one statement; again where it did nothing since it lost a race, which `told` sees in its rows, or the database's
+    /// isolation level makes an error of.
+    async fn rows_if<'q>(
+        &self,
+        told: fn(&[PgRow]) -> bool,
+        step: &'static str,
+        statement: &Arc<str>,
+        bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
+    ) -> Result<Vec<PgRow>, LedgerError> {
+        within(self.shared.timeout, step, async {
+            loop {
+                let mut connection = Borrowed::from(&self.shared.pool).await?;
+                let query = bind(sqlx::query(AssertSqlSafe(statement.clone())));
+                let done = query.fetch_all(&mut *connection).await;
+                connection.answered();
+                match done {
+                    Err(error) if lost_a_race(&error) => {}
+                    Ok(rows) if !told(&rows) => {}
+                    done => return done,
+                }
+            }
+        })
+        .await
+    }
+
+    async fn held<'q>(
+        &self,
+        step: &'static str,
+        statement: &Arc<str>,
+        (key, token): (&'q EventKey, Token),
+        bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
+    ) -> Result<Held, LedgerError> {
+        let rows = self.rows(step, statement, |query| {
+            let query = query.bind(text(key.endpoint())).bind(text(key.event_id()));
+            bind(query.bind(i64::from(token.attempt)).bind(token.nonce.cast_signed()))
+        });
+        Ok(if rows.await?.is_empty() { Held::Lost } else { Held::Yes })
+    }
+
+    async fn remove(&self, step: &'static str, statement: &Arc<str>, age: Duration) -> Result<u64, LedgerError> {
+        let rows = self.rows(step, statement, |query| query.bind(millis(age)).bind(PORTION)).await?;
+        Ok(rows.len() as u64)
+    }
+
+    /// Now and then, in a task of its own: the claim has been granted, and a failure is nobody's but the log's.
+    fn prune_in_turn(&self) {
+        let left = |left: u32| Some(left.checked_sub(1).unwrap_or(CLAIMS_PER_PRUNING - 1));
+        if self.shared.until_prune.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) != Ok(0) {
+            return;
+        }
+        let ledger = self.clone();
+        tokio::spawn(async move {
+            let pruned = ledger.remove("prune", &ledger.shared.statements.prune, ledger.shared.retention).await;
+            if let Err(error) = pruned {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pruning the ledger failed");
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Postgres {
+    /// Leaves out how to connect: there is a password in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("retention", &self.shared.retention)
+            .field("timeout", &self.shared.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ledger for Postgres {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        let nonce = self.shared.nonces.mint();
+        // No row: another step took place between what the statement saw and what it would have written.
+        let told = |rows: &[PgRow]| !rows.is_empty();
+        let rows = self.rows_if(told, "claim", &self.shared.statements.claim, |query| {
+            query
+                .bind(text(key.endpoint()))
+                .bind(text(key.event_id()))
+                .bind(nonce.cast_signed())
+                .bind(millis(lease))
+                .bind(&digest.0[..])
+                .bind(millis(self.shared.retention))
+        });
+        let rows = rows.await?;
+        let claim = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| claim_of(row, nonce));
+        let claim = claim.map_err(|error| LedgerError::new("claim", error))?;
+        if matches!(claim, Claim::Granted { .. }) {
+            self.prune_in_turn();
+        }
+        Ok(claim)
+    }
+
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        let renew = &self.shared.statements.renew;
+        self.held("renew", renew, (key, token), |query| query.bind(millis(lease))).await
+    }
+
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        let Statements { handled, dead, .. } = &self.shared.statements;
+        match completion {
+            Completion::Handled => self.held("complete", handled, (key, token), |query| query).await,
+            Completion::Dead { reason, body } => {
+                let reason = text(&reason).into_owned();
+                self.held("complete", dead, (key, token), |query| query.bind(reason.clone()).bind(body.to_vec())).await
+            }
+        }
+    }
+
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        let release = &self.shared.statements.release;
+        self.held("release", release, (key, token), |query| query.bind(millis(pause))).await
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let rows = self.rows("forget", &self.shared.statements.forget, |query| {
+            query.bind(text(key.endpoint())).bind(text(key.event_id()))
+        });
+        Ok(!rows.await?.is_empty())
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        true
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.shared.retention
+    }
+}
+
+impl Inbox for Postgres {
+    async fn append(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lane: Option<&str>,
+        body: Bytes,
+    ) -> Result<Appended, LedgerError> {
+        // No row: the record came, or went, between what the statement saw and what it would have written.
+        let told = |rows: &[PgRow]| !rows.is_empty();
+        let rows = self.rows_if(told, "append", &self.shared.statements.append, |query| {
+            let query = query.bind(text(key.endpoint())).bind(text(key.event_id())).bind(digest.0.to_vec());
+            query.bind(body.to_vec()).bind(lane.map(text)).bind(millis(self.shared.retention))
+        });
+        let rows = rows.await?;
+        let known = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<Option<&[u8]>, _>(0));
+        let known = known.map_err(|error| LedgerError::new("append", error))?;
+        let Some(known) = known else {
+            self.ring();
+            self.prune_in_turn();
+            return Ok(Appended::Stored);
+        };
+        let first_digest = digest_of(known).map_err(|error| LedgerError::new("append", error))?;
+        Ok(Appended::Known { first_digest })
+    }
+
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+        const STEP: &str = "lease the next event";
+        let nonce = self.shared.nonces.mint();
+        let rows = self.rows(STEP, &self.shared.statements.lease_next, |query| {
+            query.bind(text(endpoint)).bind(millis(lease)).bind(nonce.cast_signed())
+        });
+        let rows = rows.await?;
+        let next = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| next_of(row, endpoint, nonce));
+        next.map_err(|error| LedgerError::new(STEP, error))
+    }
+
+    fn appended(&self) -> impl Future<Output = ()> + Send {
+        self.heard()
+    }
+
+    async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
+        const STEP: &str = "count the backlog";
+        let rows = self.rows(STEP, &self.shared.statements.backlog, |query| query.bind(text(endpoint)));
+        let read = |row: &PgRow| {
+            let age = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or(0));
+            Ok(Backlog {
+                depth: row.try_get::<i64, _>(0)?.try_into().unwrap_or(0),
+                oldest: row.try_get::<Option<i64>, _>(1)?.map(age),
+            })
+        };
+        let rows = rows.await?;
+        rows.first().ok_or(sqlx::Error::RowNotFound).and_then(read).map_err(|error| LedgerError::new(STEP, error))
+    }
+}

@@ -1,0 +1,132 @@
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{
+    Postgres, Shared,
+    connection::Borrowed,
+    schema::{DEFAULT_PREFIX, OpenError, Tables, migrate},
+    statements::Statements,
+    wake::Wake,
+};
+use crate::ledger::{
+    DEFAULT_RETENTION, LedgerError,
+    remote::{Nonces, TIMEOUT, within},
+};
+
+/// How long opening may take at least.
+const OPENING: Duration = Duration::from_mins(1);
+/// After how long without use [`PostgresOptions::connect`]'s pool asks whether a connection is alive.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What can be set before a [`Postgres`] ledger is opened.
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before `open` or `connect`"]
+pub struct PostgresOptions {
+    pub(super) schema: Option<String>,
+    pub(super) prefix: String,
+    retention: Duration,
+    timeout: Duration,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self { schema: None, prefix: DEFAULT_PREFIX.into(), retention: DEFAULT_RETENTION, timeout: TIMEOUT }
+    }
+}
+
+impl PostgresOptions {
+    /// The schema that the tables are in, which must exist (default: the first of the connection's `search_path`). Small
+    /// letters, digits and `_`, at most 63, not beginning with a digit.
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = Some(schema.into());
+        self
+    }
+
+    /// What the names of tables and indexes begin with (default `authpi_`): ledgers with different prefixes know nothing of
+    /// each other. Small letters, digits and `_`, at most 40, not beginning with a digit.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long handled and dead records are remembered (default 30 days). Replicas that share the tables should agree.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How long a step may take, the wait for a connection included, before it fails (default 5 s). Opening, which may wait
+    /// for other replicas that make the tables, has a minute at least.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Opens the ledger in the database of `pool`, and makes its tables if they are not there.
+    ///
+    /// # Errors
+    /// As for [`Postgres::open`]; and when the prefix or the schema's name cannot be used.
+    pub async fn open(self, pool: PgPool) -> Result<Postgres, LedgerError> {
+        let tables = Tables::of(&self).map_err(|error| LedgerError::new("open", error))?;
+        within(self.timeout.max(OPENING), "open", async {
+            let mut connection = Borrowed::from(&pool).await?;
+            let done = migrate(&mut connection, &tables).await;
+            connection.answered();
+            done
+        })
+        .await?;
+        Ok(self.over(pool, &tables))
+    }
+
+    /// Opens the ledger over a pool of its own, of at most 10 connections.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`]; and when the prefix or the schema's name cannot be used.
+    pub async fn connect(self, url: &str) -> Result<Postgres, LedgerError> {
+        let tables = Tables::of(&self).map_err(|error| LedgerError::new("open", error))?;
+        let server: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| LedgerError::new("open", error))?;
+        let server = server.disable_statement_logging();
+        within(self.timeout.max(OPENING), "open", async {
+            // Not by the pool, which tries again until its time is over, and does not say why.
+            let mut connection = PgConnection::connect_with(&server).await?;
+            migrate(&mut connection, &tables).await?;
+            Ok::<_, OpenError>(connection.close().await?)
+        })
+        .await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(10)
+            .acquire_timeout(self.timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, metadata| {
+                Box::pin(async move {
+                    if metadata.idle_for > IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(server);
+        Ok(self.over(pool, &tables))
+    }
+
+    fn over(self, pool: PgPool, tables: &Tables) -> Postgres {
+        let nonces = Nonces::default();
+        let shared = Shared {
+            pool,
+            statements: Statements::on(tables),
+            retention: self.retention,
+            timeout: self.timeout,
+            wake: Wake::new(nonces.mint()),
+            nonces,
+            until_prune: AtomicU32::new(0),
+        };
+        Postgres { shared: Arc::new(shared) }
+    }
+}

@@ -1,0 +1,186 @@
+//! The tables, and how they come to be: each version of them from the one before, by whoever opens the ledger first.
+
+use std::fmt;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+
+use super::PostgresOptions;
+use crate::ledger::remote::BadName;
+
+pub(super) const DEFAULT_PREFIX: &str = "authpi_";
+/// What replicas that migrate wait for each other at; an arbitrary number, the same in every version.
+const MIGRATING: i64 = 0x6175_7468_7069_0001;
+
+/// What brings the tables from version n to n + 1, for n from 0; `{…}` are filled in. Never changed, only added to.
+const MIGRATIONS: [&str; 2] = [
+    r#"
+    CREATE TABLE {schema}{prefix}ledger (
+        endpoint TEXT COLLATE "C" NOT NULL,
+        event_id TEXT COLLATE "C" NOT NULL,
+        state SMALLINT NOT NULL,            -- 0 pending, 1 claimed, 2 handled, 3 dead
+        attempt BIGINT NOT NULL,
+        nonce BIGINT NOT NULL,
+        at BIGINT NOT NULL,                 -- Unix ms: the pause or lease ends, or it was finished
+        first_claimed_at BIGINT NOT NULL,   -- Unix ms
+        first_digest BYTEA NOT NULL,
+        reason TEXT,                        -- of dead ones only
+        body BYTEA,                         -- of dead ones only
+        PRIMARY KEY (endpoint, event_id)
+    );
+    CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at);
+    CREATE INDEX {prefix}ledger_dead ON {schema}{prefix}ledger (endpoint, at, event_id) WHERE state = 3;
+"#,
+    r#"
+    -- An event in the inbox has a place, and keeps its body until it is handled; a lane is worked on in the order of places.
+    ALTER TABLE {schema}{prefix}ledger ADD COLUMN place BIGINT, ADD COLUMN lane TEXT COLLATE "C";
+    CREATE SEQUENCE {schema}{prefix}places;
+    CREATE INDEX {prefix}inbox ON {schema}{prefix}ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
+    CREATE INDEX {prefix}inbox_lane ON {schema}{prefix}ledger (endpoint, lane, place)
+        WHERE lane IS NOT NULL AND state < 2;
+"#,
+];
+#[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
+const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Names that were found to be harmless in SQL.
+pub(super) struct Tables {
+    /// With its quotes and a dot, or empty.
+    pub(super) schema: String,
+    pub(super) prefix: String,
+}
+
+impl Tables {
+    pub(super) fn of(options: &PostgresOptions) -> Result<Self, BadName> {
+        let usable = |name: &str, most| {
+            name.len() <= most
+                && name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+                && name.chars().all(|other| other.is_ascii_lowercase() || other.is_ascii_digit() || other == '_')
+        };
+        if !usable(&options.prefix, 40) {
+            let allowed = "small letters, digits and _, at most 40, not beginning with a digit";
+            return Err(BadName { what: "a prefix of tables", name: options.prefix.clone(), allowed });
+        }
+        let schema = match &options.schema {
+            None => String::new(),
+            Some(schema) if usable(schema, 63) => format!("\"{schema}\"."),
+            Some(schema) => {
+                let allowed = "small letters, digits and _, at most 63, not beginning with a digit";
+                return Err(BadName { what: "a schema", name: schema.clone(), allowed });
+            }
+        };
+        Ok(Self { schema, prefix: options.prefix.clone() })
+    }
+
+    pub(super) fn fill_in(&self, sql: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(sql.replace("{schema}", &self.schema).replace("{prefix}", &self.prefix))
+    }
+}
+
+pub(super) async fn migrate(connection: &mut PgConnection, tables: &Tables) -> Result<(), OpenError> {
+    if version(connection, tables).await? == VERSION {
+        return Ok(());
+    }
+    // Another replica may be at it too: look again under the lock, which ends with the transaction. The isolation level is
+    // the one at which a statement sees what was committed while the one before it waited.
+    let mut migrating = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATING).execute(&mut *migrating).await?;
+    let found = version(&mut migrating, tables).await?;
+    if found > VERSION {
+        return Err(OpenError::TooNew { prefix: tables.prefix.clone(), found });
+    }
+    let known = usize::try_from(found).unwrap_or_default();
+    for migration in &MIGRATIONS[known..] {
+        sqlx::raw_sql(tables.fill_in(migration)).execute(&mut *migrating).await?;
+    }
+    if known < MIGRATIONS.len() {
+        let note = "
+            CREATE TABLE IF NOT EXISTS {schema}{prefix}schema (version BIGINT NOT NULL);
+            DELETE FROM {schema}{prefix}schema";
+        sqlx::raw_sql(tables.fill_in(note)).execute(&mut *migrating).await?;
+        let note = tables.fill_in("INSERT INTO {schema}{prefix}schema (version) VALUES ($1)");
+        sqlx::query(note).bind(VERSION).execute(&mut *migrating).await?;
+    }
+    migrating.commit().await?;
+    Ok(())
+}
+
+/// Zero for a database without our tables.
+async fn version(connection: &mut PgConnection, tables: &Tables) -> Result<i64, sqlx::Error> {
+    let AssertSqlSafe(table) = tables.fill_in("{schema}{prefix}schema");
+    // Reading a table makes the server hear of those made meanwhile; without, it may answer from what it remembers.
+    let known = "SELECT to_regclass($1) IS NOT NULL FROM pg_catalog.pg_class LIMIT 1";
+    let known = sqlx::query(known).bind(table).fetch_one(&mut *connection).await?;
+    if !known.try_get::<bool, _>(0)? {
+        return Ok(0);
+    }
+    let rows = sqlx::query(tables.fill_in("SELECT version FROM {schema}{prefix}schema")).fetch_all(connection).await?;
+    rows.first().map_or(Ok(0), |row| row.try_get(0))
+}
+
+#[derive(Debug)]
+pub(super) enum OpenError {
+    Postgres(sqlx::Error),
+    TooNew { prefix: String, found: i64 },
+}
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(_) => f.write_str("the database cannot be used"),
+            Self::TooNew { prefix, found } => write!(
+                f,
+                "the tables {prefix}… have version {found}, and this authpi-sdk knows them up to version {VERSION}: use \
+                 the authpi-sdk that made them, or a later one"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Postgres(error) => Some(error),
+            Self::TooNew { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Postgres, *};
+
+    #[test]
+    fn only_harmless_names_reach_a_statement() {
+        for name in ["authpi_", "a", "_", "a1_", &"x".repeat(40)] {
+            let tables = Tables::of(&Postgres::options().prefix(name).schema(name)).unwrap();
+            assert_eq!((tables.prefix, tables.schema), (name.to_owned(), format!("\"{name}\".")));
+        }
+        let bad = [
+            "",
+            "1a",
+            "A",
+            "a-b",
+            "a b",
+            "a.b",
+            "a\"b",
+            "a'b",
+            "a;--",
+            "a\0",
+            "é",
+            "{schema}",
+            "$1",
+            "a\n",
+            &"x".repeat(64),
+        ];
+        for name in bad {
+            assert!(Tables::of(&Postgres::options().prefix(name)).is_err(), "the prefix {name:?} was let through");
+            assert!(Tables::of(&Postgres::options().schema(name)).is_err(), "the schema {name:?} was let through");
+        }
+    }
+}
