@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderName};
 use subtle::ConstantTimeEq as _;
 
 use super::{
-    Encoding, KeyForm, Secret, SignatureScheme, SignedContent, Syntax, Verifier,
-    scheme::{Seconds, Signature, update_all},
+    Encoding, KeyForm, Secret, SignatureScheme, SignedContent, Syntax, TimeUnit, Verifier,
+    scheme::{Signature, SignedTime, update_all},
 };
 
 /// How many bytes are hashed before giving up.
@@ -50,7 +50,7 @@ fn diagnose_within(mut budget: usize, headers: &HeaderMap, body: &[u8], secret: 
                 if !candidates.contains(header) {
                     candidates.push(header.clone());
                 }
-                for (content, prefix) in contents(headers, header, paired.as_ref()) {
+                for (content, time_unit, prefix) in contents(headers, header, paired.as_ref()) {
                     for key in
                         [KeyForm::Whole, KeyForm::AfterPrefix, KeyForm::Base64AfterPrefix, KeyForm::HexAfterPrefix]
                     {
@@ -69,6 +69,7 @@ fn diagnose_within(mut budget: usize, headers: &HeaderMap, body: &[u8], secret: 
                                 .syntax(syntax)
                                 .content(content)
                                 .encoding(encoding)
+                                .time_unit(time_unit)
                                 .key(key);
                             found = Some((scheme, body_was));
                             break 'bodies;
@@ -198,48 +199,65 @@ fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
     anew
 }
 
-type Found = (Syntax, Encoding, Signature, Option<Seconds>);
+type Found = (Syntax, Encoding, Signature, Option<(TimeUnit, SignedTime)>);
 
 /// Everything in a header's value that could be a signature.
 fn signatures_in(value: &[u8]) -> Vec<Found> {
     let readings = [
-        (Syntax::Pairs, Encoding::Hex),
-        (Syntax::Pairs, Encoding::Base64),
-        (Syntax::List, Encoding::Hex),
-        (Syntax::List, Encoding::Base64),
+        (Syntax::Pairs, Encoding::Hex, TimeUnit::Seconds),
+        (Syntax::Pairs, Encoding::Base64, TimeUnit::Seconds),
+        (Syntax::Pairs, Encoding::Hex, TimeUnit::Milliseconds),
+        (Syntax::Pairs, Encoding::Base64, TimeUnit::Milliseconds),
+        (Syntax::List, Encoding::Hex, TimeUnit::Seconds),
+        (Syntax::List, Encoding::Base64, TimeUnit::Seconds),
     ];
     let mut found = Vec::new();
     let Ok(header_value) = http::HeaderValue::from_bytes(value) else { return found };
     let name = HeaderName::from_static("x");
     let headers = HeaderMap::from_iter([(name.clone(), header_value)]);
-    for (syntax, encoding) in readings {
-        let scheme = SignatureScheme::authpi().header(name.clone()).syntax(syntax).encoding(encoding);
+    for (syntax, encoding, unit) in readings {
+        let scheme = SignatureScheme::authpi().header(name.clone()).syntax(syntax).encoding(encoding).time_unit(unit);
         let Ok(presented) = scheme.read_header(&headers) else { continue };
         // Pairs without a time would be a list.
         if (syntax == Syntax::Pairs) != presented.timestamp.is_some() {
             continue;
         }
-        found.extend(presented.signatures.into_iter().map(|it| (syntax, encoding, it, presented.timestamp.clone())));
+        // What can be seconds is: as milliseconds it would lie in the year 1973 at the latest.
+        let digits = presented.timestamp.as_ref().map_or(0, |at| at.written.len());
+        if unit == TimeUnit::Milliseconds && digits <= TimeUnit::Seconds.digits() {
+            continue;
+        }
+        let paired = presented.timestamp.map(|at| (unit, at));
+        found.extend(presented.signatures.into_iter().map(|it| (syntax, encoding, it, paired.clone())));
     }
     found
 }
 
 /// What may have been signed before the body, with the content that says so.
-fn contents(headers: &HeaderMap, signature: &HeaderName, paired: Option<&Seconds>) -> Vec<(SignedContent, Vec<u8>)> {
-    let mut contents = vec![(SignedContent::Body, Vec::new())];
-    if let Some(at) = paired {
-        contents.push((SignedContent::PairedTimestampAndBody, [&at.written[..], b"."].concat()));
+fn contents(
+    headers: &HeaderMap,
+    signature: &HeaderName,
+    paired: Option<&(TimeUnit, SignedTime)>,
+) -> Vec<(SignedContent, TimeUnit, Vec<u8>)> {
+    let mut contents = vec![(SignedContent::Body, TimeUnit::Seconds, Vec::new())];
+    if let Some((unit, at)) = paired {
+        contents.push((SignedContent::PairedTimestampAndBody, *unit, [&at.written[..], b"."].concat()));
     }
     for (timestamp, at) in headers {
-        // Ten digits are a second between the years 2001 and 2286.
-        if at.len() != 10 || Seconds::read(at.as_bytes()).is_none() {
+        // Ten digits are a second, and thirteen a millisecond, between the years 2001 and 2286.
+        let unit = match at.len() {
+            10 => TimeUnit::Seconds,
+            13 => TimeUnit::Milliseconds,
+            _ => continue,
+        };
+        if SignedTime::read(at.as_bytes(), unit).is_none() {
             continue;
         }
         let prefix = [at.as_bytes(), b"."].concat();
-        contents.push((SignedContent::TimestampAndBody { timestamp: timestamp.clone() }, prefix.clone()));
+        contents.push((SignedContent::TimestampAndBody { timestamp: timestamp.clone() }, unit, prefix.clone()));
         for (id, value) in headers.iter().filter(|(name, value)| *name != signature && value.len() <= 256) {
             let content = SignedContent::IdTimestampAndBody { id: id.clone(), timestamp: timestamp.clone() };
-            contents.push((content, [value.as_bytes(), b".", &prefix].concat()));
+            contents.push((content, unit, [value.as_bytes(), b".", &prefix].concat()));
         }
     }
     contents
@@ -250,8 +268,8 @@ impl SignatureScheme {
     fn signs_as(&self, other: &Self) -> bool {
         let encoding = self.encoding == other.encoding || other.encoding == Encoding::HexOrBase64;
         encoding
-            && (&self.header, self.written_as(), &self.content, self.key)
-                == (&other.header, other.written_as(), &other.content, other.key)
+            && (&self.header, self.written_as(), &self.content, self.signed_unit(), self.key)
+                == (&other.header, other.written_as(), &other.content, other.signed_unit(), other.key)
     }
 
     /// The scheme as a line of Rust that makes it.
@@ -289,6 +307,9 @@ impl SignatureScheme {
                 name(timestamp)
             ),
         };
+        if let Some(unit @ TimeUnit::Milliseconds) = self.signed_unit() {
+            let _ = write!(line, ".time_unit(TimeUnit::{unit:?})");
+        }
         let _ = write!(line, ".encoding(Encoding::{:?})", self.encoding);
         if self.key != base.key {
             let _ = write!(line, ".key(KeyForm::{:?})", self.key);
@@ -340,13 +361,15 @@ mod tests {
         for (syntax, content) in contents {
             for encoding in [Encoding::Hex, Encoding::Base64] {
                 for key in [KeyForm::Whole, KeyForm::AfterPrefix, KeyForm::Base64AfterPrefix, KeyForm::HexAfterPrefix] {
-                    let scheme =
-                        SignatureScheme::authpi().syntax(syntax).content(content.clone()).encoding(encoding).key(key);
-                    let headers = signed(&scheme, &secret, BODY);
-                    let diagnosis = diagnose(&headers, BODY, &secret);
-                    let found = diagnosis.scheme.unwrap_or_else(|| panic!("not found: {scheme:?}"));
-                    let verifier = Verifier::new(found, KeyRing::new().with("k", secret.clone()));
-                    assert!(verifier.verify(&headers, BODY).is_ok(), "found another scheme than {scheme:?}");
+                    for unit in [TimeUnit::Seconds, TimeUnit::Milliseconds] {
+                        let scheme = SignatureScheme::authpi().syntax(syntax).content(content.clone());
+                        let scheme = scheme.encoding(encoding).key(key).time_unit(unit);
+                        let headers = signed(&scheme, &secret, BODY);
+                        let diagnosis = diagnose(&headers, BODY, &secret);
+                        let found = diagnosis.scheme.unwrap_or_else(|| panic!("not found: {scheme:?}"));
+                        let verifier = Verifier::new(found, KeyRing::new().with("k", secret.clone()));
+                        assert!(verifier.verify(&headers, BODY).is_ok(), "found another scheme than {scheme:?}");
+                    }
                 }
             }
         }
@@ -363,6 +386,11 @@ mod tests {
                 SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).key(KeyForm::AfterPrefix),
                 r#"SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).encoding(Encoding::Hex).key(KeyForm::AfterPrefix)"#,
             ),
+            (
+                SignatureScheme::timestamped().time_unit(TimeUnit::Milliseconds),
+                "SignatureScheme::authpi().syntax(Syntax::Pairs).content(SignedContent::PairedTimestampAndBody).time_unit(TimeUnit::Milliseconds).encoding(Encoding::Hex)",
+            ),
+            (SignatureScheme::authpi().time_unit(TimeUnit::Milliseconds), "SignatureScheme::authpi()"),
         ] {
             let diagnosis = diagnose(&signed(&scheme, &secret, BODY), BODY, &secret);
             assert_eq!(diagnosis.to_string().lines().next().unwrap(), format!("it fits: {line}"));

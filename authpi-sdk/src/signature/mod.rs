@@ -22,7 +22,7 @@ mod verifier;
 
 pub use diagnose::{Diagnosis, diagnose};
 pub use key_ring::{KeyRing, KeyRingError, MAX_KEYS};
-pub use scheme::{Encoding, KeyForm, SignError, SignatureScheme, SignedContent, Syntax, UnknownScheme};
+pub use scheme::{Encoding, KeyForm, SignError, SignatureScheme, SignedContent, Syntax, TimeUnit, UnknownScheme};
 pub use secret::{Secret, SecretError};
 pub use verified::Verified;
 pub use verifier::{DEFAULT_MAX_BODY, Verifier, VerifyError, Verifying};

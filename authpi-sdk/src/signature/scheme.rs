@@ -35,6 +35,7 @@ pub struct SignatureScheme {
     pub(super) encoding: Encoding,
     pub(super) key: KeyForm,
     pub(super) tolerance: Duration,
+    pub(super) time_unit: TimeUnit,
 }
 
 /// How the signature header is written.
@@ -43,7 +44,7 @@ pub struct SignatureScheme {
 pub enum Syntax {
     /// One signature or several, parted by commas or spaces, each bare or after `sha256=`, `v1=` or `v1,`.
     List,
-    /// `t=<seconds>,v1=<signature>`, with as many `v1` as there are keys.
+    /// `t=<timestamp>,v1=<signature>`, with as many `v1` as there are keys.
     Pairs,
 }
 
@@ -53,10 +54,10 @@ pub enum Syntax {
 pub enum SignedContent {
     /// The raw body alone.
     Body,
-    /// `<t>.<body>`, where `t` (Unix seconds) stands in the signature header, which is written in [`Syntax::Pairs`] then,
+    /// `<t>.<body>`, where `t` (Unix time, in the scheme's [`TimeUnit`]) stands in the signature header, which is written in [`Syntax::Pairs`] then,
     /// whatever else was asked for.
     PairedTimestampAndBody,
-    /// `<timestamp>.<body>`, where the timestamp (Unix seconds) stands in a header of its own.
+    /// `<timestamp>.<body>`, where the timestamp (Unix time) stands in a header of its own.
     TimestampAndBody {
         /// That header.
         timestamp: HeaderName,
@@ -65,9 +66,51 @@ pub enum SignedContent {
     IdTimestampAndBody {
         /// The message id's header.
         id: HeaderName,
-        /// The timestamp's header (Unix seconds).
+        /// The timestamp's header (Unix time).
         timestamp: HeaderName,
     },
+}
+
+/// What a signed timestamp counts, from 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimeUnit {
+    /// Seconds, of one to eleven digits.
+    #[default]
+    Seconds,
+    /// Milliseconds, of one to fourteen digits.
+    Milliseconds,
+}
+
+impl TimeUnit {
+    /// Enough for the year 5000, and far from any overflow.
+    pub(super) fn digits(self) -> usize {
+        match self {
+            Self::Seconds => 11,
+            Self::Milliseconds => 14,
+        }
+    }
+
+    pub(super) fn of(self, at: Timestamp) -> i64 {
+        match self {
+            Self::Seconds => at.as_second(),
+            Self::Milliseconds => at.as_millisecond(),
+        }
+    }
+
+    fn in_a_second(self) -> i64 {
+        match self {
+            Self::Seconds => 1,
+            Self::Milliseconds => 1000,
+        }
+    }
+
+    fn count(self, time: Duration) -> u128 {
+        match self {
+            Self::Seconds => time.as_secs().into(),
+            Self::Milliseconds => time.as_millis(),
+        }
+    }
 }
 
 /// How the 32 bytes of a signature are written.
@@ -111,6 +154,7 @@ impl SignatureScheme {
             encoding: Encoding::HexOrBase64,
             key: KeyForm::Whole,
             tolerance: Duration::from_mins(5),
+            time_unit: TimeUnit::Seconds,
         }
     }
 
@@ -137,6 +181,7 @@ impl SignatureScheme {
             encoding: Encoding::Base64,
             key: KeyForm::Base64AfterPrefix,
             tolerance: Duration::from_mins(5),
+            time_unit: TimeUnit::Seconds,
         }
     }
 
@@ -177,6 +222,17 @@ impl SignatureScheme {
         Self { tolerance, ..self }
     }
 
+    /// Sets what the signed timestamp counts (default seconds). Without effect where no timestamp is signed.
+    #[must_use]
+    pub fn time_unit(self, time_unit: TimeUnit) -> Self {
+        Self { time_unit, ..self }
+    }
+
+    /// The unit, where a timestamp is signed.
+    pub(super) fn signed_unit(&self) -> Option<TimeUnit> {
+        (self.content != SignedContent::Body).then_some(self.time_unit)
+    }
+
     /// The headers that a sender puts on a delivery of `body`.
     ///
     /// `message_id` and `at` are used where the scheme signs them. Hex or base64 is written bare, except that
@@ -185,22 +241,22 @@ impl SignatureScheme {
     /// # Errors
     /// When the secret is not of the form that the scheme needs, or `message_id` cannot stand in a header.
     pub fn sign(&self, secret: &Secret, message_id: &str, at: Timestamp, body: &[u8]) -> Result<HeaderMap, SignError> {
-        let seconds = at.as_second().to_string();
+        let time = self.time_unit.of(at).to_string();
         let mut mac = self.key.hmac(secret).ok_or(SignError::Secret(self.key))?;
         let mut headers = HeaderMap::new();
         match &self.content {
             SignedContent::Body => {}
             SignedContent::PairedTimestampAndBody => {
-                update_all(&mut mac, &[seconds.as_bytes(), b"."]);
+                update_all(&mut mac, &[time.as_bytes(), b"."]);
             }
             SignedContent::TimestampAndBody { timestamp } => {
-                update_all(&mut mac, &[seconds.as_bytes(), b"."]);
-                headers.insert(timestamp, header_value(&seconds)?);
+                update_all(&mut mac, &[time.as_bytes(), b"."]);
+                headers.insert(timestamp, header_value(&time)?);
             }
             SignedContent::IdTimestampAndBody { id, timestamp } => {
-                update_all(&mut mac, &[message_id.as_bytes(), b".", seconds.as_bytes(), b"."]);
+                update_all(&mut mac, &[message_id.as_bytes(), b".", time.as_bytes(), b"."]);
                 headers.insert(id, header_value(message_id)?);
-                headers.insert(timestamp, header_value(&seconds)?);
+                headers.insert(timestamp, header_value(&time)?);
             }
         }
         mac.update(body);
@@ -210,7 +266,7 @@ impl SignatureScheme {
             Encoding::Base64 => STANDARD.encode(signature),
         };
         let value = match (self.written_as(), &self.content) {
-            (Syntax::Pairs, _) => format!("t={seconds},v1={written}"),
+            (Syntax::Pairs, _) => format!("t={time},v1={written}"),
             (Syntax::List, SignedContent::IdTimestampAndBody { .. }) => format!("v1,{written}"),
             (Syntax::List, _) => written,
         };
@@ -252,7 +308,8 @@ impl SignatureScheme {
                         return Err(Unread::Malformed);
                     }
                     b"t" if syntax == Syntax::Pairs => {
-                        presented.timestamp = Some(Seconds::read(signature).ok_or(Unread::Malformed)?);
+                        presented.timestamp =
+                            Some(SignedTime::read(signature, self.time_unit).ok_or(Unread::Malformed)?);
                     }
                     b"v1" => {
                         self.collect(signature, &mut presented)?;
@@ -285,7 +342,7 @@ impl SignatureScheme {
 /// What the signature header of a delivery presents.
 pub(super) struct Presented {
     pub(super) signatures: Vec<Signature>,
-    pub(super) timestamp: Option<Seconds>,
+    pub(super) timestamp: Option<SignedTime>,
 }
 
 /// Why a signature header could not be read.
@@ -296,19 +353,27 @@ pub(super) enum Unread {
 
 /// A timestamp as the sender wrote it (that is what is signed) and as a number.
 #[derive(Clone)]
-pub(super) struct Seconds {
+pub(super) struct SignedTime {
     pub(super) written: Vec<u8>,
-    pub(super) value: i64,
+    value: i64,
+    unit: TimeUnit,
 }
 
-impl Seconds {
-    /// One to eleven digits: past the year 5000 and far from any overflow.
-    pub(super) fn read(written: &[u8]) -> Option<Self> {
-        if written.is_empty() || written.len() > 11 || !written.iter().all(u8::is_ascii_digit) {
+impl SignedTime {
+    /// As many digits as the unit allows.
+    pub(super) fn read(written: &[u8], unit: TimeUnit) -> Option<Self> {
+        if written.is_empty() || written.len() > unit.digits() || !written.iter().all(u8::is_ascii_digit) {
             return None;
         }
         let value = written.iter().fold(0_i64, |n, digit| n * 10 + i64::from(digit - b'0'));
-        Some(Self { written: written.to_vec(), value })
+        Some(Self { written: written.to_vec(), value, unit })
+    }
+
+    /// How many seconds it lies from `now`, ahead or (negative) behind, if that is further than tolerated.
+    pub(super) fn intolerable_skew(&self, now: Timestamp, tolerance: Duration) -> Option<i64> {
+        // At most fourteen digits, and the calendar has as many: the difference cannot overflow.
+        let skew = self.value - self.unit.of(now);
+        (u128::from(skew.unsigned_abs()) > self.unit.count(tolerance)).then(|| skew / self.unit.in_a_second())
     }
 }
 
@@ -517,9 +582,34 @@ mod tests {
     #[test]
     fn a_timestamp_that_could_overflow_is_not_read() {
         for bad in ["", "-1", "+1", "1e3", "123456789012", "99999999999999999999999", "１"] {
-            assert!(Seconds::read(bad.as_bytes()).is_none(), "{bad:?} was read");
+            assert!(SignedTime::read(bad.as_bytes(), TimeUnit::Seconds).is_none(), "{bad:?} was read");
         }
-        assert_eq!(Seconds::read(b"00000000012").unwrap().value, 12);
+        assert_eq!(SignedTime::read(b"00000000012", TimeUnit::Seconds).unwrap().value, 12);
+        let furthest = SignedTime::read(b"99999999999999", TimeUnit::Milliseconds).unwrap();
+        for now in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
+            assert!(furthest.intolerable_skew(now, Duration::ZERO).is_some());
+            assert!(furthest.intolerable_skew(now, Duration::MAX).is_none());
+        }
+        assert!(SignedTime::read(b"999999999999999", TimeUnit::Milliseconds).is_none(), "fifteen digits were read");
+    }
+
+    #[test]
+    fn a_signed_time_counts_what_its_scheme_says() {
+        let now = Timestamp::from_millisecond(1_700_000_000_500).unwrap();
+        let limit = Duration::from_mins(5);
+        let skew = |written: &[u8], unit| SignedTime::read(written, unit).unwrap().intolerable_skew(now, limit);
+        for (written, unit, expected) in [
+            ("1700000300", TimeUnit::Seconds, None),
+            ("1700000301", TimeUnit::Seconds, Some(301)),
+            ("1699999699", TimeUnit::Seconds, Some(-301)),
+            ("1700000300500", TimeUnit::Milliseconds, None),
+            ("1700000300501", TimeUnit::Milliseconds, Some(300)),
+            ("1699999700500", TimeUnit::Milliseconds, None),
+            ("1699999699000", TimeUnit::Milliseconds, Some(-301)),
+            ("1700000000", TimeUnit::Milliseconds, Some(-1_698_300_000)),
+        ] {
+            assert_eq!(skew(written.as_bytes(), unit), expected, "{written} {unit:?}");
+        }
     }
 
     #[test]

@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
 use super::{
-    KeyRing, KeyRingError, SignatureScheme, SignedContent, Verified,
+    KeyRing, KeyRingError, SignatureScheme, SignedContent, TimeUnit, Verified,
     key_ring::Keys,
-    scheme::{HmacSha256, Seconds, Signature, Unread, update_all},
+    scheme::{HmacSha256, Signature, SignedTime, Unread, update_all},
 };
 use crate::Clock;
 
@@ -187,17 +187,15 @@ impl SignatureCheck {
                 let malformed = || VerifyError::Malformed { header: scheme.header.clone() };
                 (None, Some(presented.timestamp.ok_or_else(malformed)?))
             }
-            SignedContent::TimestampAndBody { timestamp } => (None, Some(timestamp_in(headers, timestamp)?)),
+            SignedContent::TimestampAndBody { timestamp } => {
+                (None, Some(timestamp_in(headers, timestamp, scheme.time_unit)?))
+            }
             SignedContent::IdTimestampAndBody { id, timestamp } => {
-                (Some(only_value(headers, id)?), Some(timestamp_in(headers, timestamp)?))
+                (Some(only_value(headers, id)?), Some(timestamp_in(headers, timestamp, scheme.time_unit)?))
             }
         };
-        if let Some(at) = &timestamp {
-            // At most eleven digits (see `Seconds`): the difference cannot overflow.
-            let skew = at.value - now.as_second();
-            if skew.unsigned_abs() > scheme.tolerance.as_secs() {
-                return Err(VerifyError::Stale { skew_seconds: skew });
-            }
+        if let Some(skew_seconds) = timestamp.as_ref().and_then(|at| at.intolerable_skew(now, scheme.tolerance)) {
+            return Err(VerifyError::Stale { skew_seconds });
         }
         for (_, mac) in &mut macs {
             if let Some(id) = id {
@@ -221,8 +219,8 @@ fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8],
     }
 }
 
-fn timestamp_in(headers: &HeaderMap, name: &HeaderName) -> Result<Seconds, VerifyError> {
-    Seconds::read(only_value(headers, name)?).ok_or_else(|| VerifyError::Malformed { header: name.clone() })
+fn timestamp_in(headers: &HeaderMap, name: &HeaderName, unit: TimeUnit) -> Result<SignedTime, VerifyError> {
+    SignedTime::read(only_value(headers, name)?, unit).ok_or_else(|| VerifyError::Malformed { header: name.clone() })
 }
 
 fn check_bearer(ring: &KeyRing, headers: &HeaderMap, now: Timestamp) -> Result<Arc<str>, VerifyError> {
