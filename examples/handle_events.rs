@@ -77,7 +77,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.
 async fn stop() {
+    #[cfg(unix)]
+    if let Ok(mut told) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = told.recv() => {}
+            _ = signal::ctrl_c() => {}
+        }
+        return;
+    }
     // Without the signal there is nothing to wait for.
     let _ = signal::ctrl_c().await;
 }

@@ -67,10 +67,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
     let server = axum::serve(listener, app).with_graceful_shutdown(until_stopped());
     let (result, (), ()) = tokio::join!(async { server.await }, worker.run(until_stopped()), async {
-        // Without the signal there is nothing to wait for.
-        let _ = signal::ctrl_c().await;
+        told_to_stop().await;
         drop(stop);
     });
     hook.drain().await;
     Ok(result?)
+}
+
+/// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.
+async fn told_to_stop() {
+    #[cfg(unix)]
+    if let Ok(mut told) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = told.recv() => {}
+            _ = signal::ctrl_c() => {}
+        }
+        return;
+    }
+    // Without the signal there is nothing to wait for.
+    let _ = signal::ctrl_c().await;
 }

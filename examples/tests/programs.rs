@@ -171,3 +171,23 @@ async fn handle_events_keeps_the_table_in_step_though_deliveries_come_out_of_ord
     std::fs::remove_dir_all(&data)?;
     Ok(())
 }
+
+#[cfg(unix)]
+#[test]
+fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
+    use std::io::{Read as _, Write as _};
+    for name in ["handle_events", "handle_later"] {
+        let (port, data) = (free_port()?, folder(&format!("{name}-stopped"))?);
+        let mut program = serve(name, port, &Secret::new("whs_0123456789abcdef"), &data)?;
+        // When it answers, it also listens for signals.
+        let mut request = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        request.write_all(b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        request.read_to_string(&mut answer)?;
+        assert!(answer.contains("405"), "{answer}");
+        assert!(Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status()?.success());
+        assert!(program.0.wait()?.success(), "{name} was killed and did not end by itself");
+        std::fs::remove_dir_all(&data)?;
+    }
+    Ok(())
+}
