@@ -10,6 +10,7 @@ mod json;
 pub mod ledger;
 pub mod receiver;
 pub mod signature;
+pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;

@@ -15,5 +15,6 @@ mod over_http;
 mod servers;
 mod standard_webhooks;
 mod stores;
+mod telemetry;
 mod transactions;
 mod types;

@@ -68,10 +68,10 @@ fn every_mistake_has_its_tests_and_each_of_them_exists() {
 
 /// Everything that is logged on this thread, as text.
 #[derive(Clone, Default)]
-struct Logged(Arc<Mutex<String>>);
+pub(crate) struct Logged(Arc<Mutex<String>>);
 
 impl Logged {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }
 
@@ -107,14 +107,14 @@ impl Subscriber for Logged {
     fn exit(&self, _: &span::Id) {}
 }
 
-fn assert_clean(what: &str, text: &str) {
+pub(crate) fn assert_clean(what: &str, text: &str) {
     for marked in ["SECRET", "PAYLOAD", "PERSON", "FORGED"] {
         assert!(!text.contains(marked), "{marked} is in {what}:\n{text}");
     }
 }
 
 /// A delivery that is full of what must not be shown.
-fn personal(fixture: Fixture) -> Fixture {
+pub(crate) fn personal(fixture: Fixture) -> Fixture {
     fixture.subject("user_id", "usr_PERSON").data(json!({ "username": "PAYLOAD", "other": ["PAYLOAD"], "id": 7 }))
 }
 

@@ -1,4 +1,4 @@
-//! What a call tells of itself: one span, two metrics, and the only place that names them.
+//! What a call tells of itself: one span and two metrics.
 //!
 //! Neither a credential nor a header nor a body is in any of them.
 
@@ -8,15 +8,10 @@ use tokio::time::Instant;
 use tracing::{Span, field::Empty};
 
 use super::{error::Error, retry::Reason};
+use crate::telemetry::{CALL_RETRIES, CALLS};
 
 /// The span of a call, from when it is awaited until it has its value or its error.
 pub(super) const SPAN: &str = "authpi.call";
-
-/// Calls that are over, by `operation` and `outcome`.
-pub(super) const CALLS: &str = "authpi_calls_total";
-
-/// Repeats, by `operation` and by the `reason` for which the attempt before failed.
-pub(super) const RETRIES: &str = "authpi_call_retries_total";
 
 /// The span of a call. `attempt` is the number of attempts so far, `status` that of the last answer, `reference` what AuthPI wants
 /// to be quoted, `duration_ms` that of the whole call.
@@ -83,5 +78,5 @@ impl Drop for Observed {
 pub(super) fn repeated(operation: &'static str, attempt: u32, reason: Reason, error: &Error, wait: Duration) {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     tracing::debug!(operation, attempt, reason = reason.as_str(), %error, wait_ms, "a call is made again");
-    metrics::counter!(RETRIES, "operation" => operation, "reason" => reason.as_str()).increment(1);
+    metrics::counter!(CALL_RETRIES, "operation" => operation, "reason" => reason.as_str()).increment(1);
 }

@@ -41,9 +41,7 @@ async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, lease: Duration)
             Ok(Held::Yes) => {}
             Ok(Held::Lost) => return,
             // The store may be back before the lease runs out; completing will tell.
-            Err(error) => {
-                tracing::warn!(endpoint = key.endpoint(), event_id = key.event_id(), %error, "a lease was not renewed");
-            }
+            Err(error) => error.tell(key.shared_endpoint()),
         }
     }
 }

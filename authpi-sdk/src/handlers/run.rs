@@ -12,12 +12,14 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use super::{AnyStore, Ended, HandlerError, Handlers, Route, Work};
 use crate::{
     event::Event,
     ledger::{EventKey, Token},
     signature::Verified,
+    telemetry,
 };
 
 /// How an attempt at an event went.
@@ -41,6 +43,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Why the attempt has to be made again, in a word for the metrics; nothing where it has not.
+    pub(crate) fn retry_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Failed(error) if error.is_terminal() => None,
+            Self::Failed(_) => Some("error"),
+            Self::Panicked(_) => Some("panic"),
+            Self::TimedOut => Some("deadline"),
+            Self::Handled | Self::Committed | Self::LeaseLost | Self::Unhandled => None,
+        }
+    }
+
     /// What went wrong, in a line for the log, and the pause that the handler asked for; nothing where nothing went wrong.
     pub(crate) fn problem(&self) -> Option<(String, Option<Duration>)> {
         match self {
@@ -51,6 +64,21 @@ impl Outcome {
         }
     }
 }
+
+/// The outcome's name in metrics and spans.
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Handled | Outcome::Committed => "handled",
+        Outcome::LeaseLost => LEASE_LOST,
+        Outcome::Unhandled => "unhandled",
+        Outcome::Failed(error) if error.is_terminal() => "terminal",
+        Outcome::Failed(_) => "failed",
+        Outcome::Panicked(_) => "panicked",
+        Outcome::TimedOut => "timed_out",
+    }
+}
+
+const LEASE_LOST: &str = "lease_lost";
 
 /// How long a handler may take, unless set: 10 seconds.
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
@@ -64,24 +92,45 @@ pub(crate) async fn run(
     received_at: Timestamp,
     deadline: Duration,
 ) -> Outcome {
-    let deadline = Instant::now() + deadline;
+    let started_at = Instant::now();
+    let deadline = started_at + deadline;
+    let span = info_span!(
+        "authpi.handle",
+        endpoint = key.endpoint(),
+        event_id = key.event_id(),
+        event_type = event.event_type().as_str(),
+        attempt = token.map_or(0, |token| token.attempt),
+        trace = event.trace(),
+        outcome = Empty,
+    );
     let ended = Ended::default();
     let work = Arc::new(Work { key, token, received_at, deadline, event: event.clone(), ended });
-    let _until_the_end = EndsWhenDropped(&work);
+    // Whoever drops this future before its end has lost the lease.
+    let mut attempt = Attempt { work: &work, started_at, span: &span, outcome: LEASE_LOST };
     let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::clone(&work)).finish().await }));
-    match timeout_at(deadline, started).await {
+    let outcome = match timeout_at(deadline, started.instrument(span.clone())).await {
         Err(_) => Outcome::TimedOut,
         Ok(Err(panic)) => Outcome::Panicked(panic),
         Ok(Ok(Err(error))) => Outcome::Failed(error),
         Ok(Ok(Ok(outcome))) => outcome,
-    }
+    };
+    attempt.outcome = name(&outcome);
+    outcome
 }
 
-struct EndsWhenDropped<'w>(&'w Work);
+/// Tells everybody when the attempt has ended, in whatever way.
+struct Attempt<'a> {
+    work: &'a Work,
+    started_at: Instant,
+    span: &'a Span,
+    outcome: &'static str,
+}
 
-impl Drop for EndsWhenDropped<'_> {
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.0.ended.end();
+        self.work.ended.end();
+        self.span.record("outcome", self.outcome);
+        telemetry::handler_took(self.work.key.shared_endpoint(), self.outcome, self.started_at.elapsed());
     }
 }
 

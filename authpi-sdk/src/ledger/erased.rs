@@ -3,6 +3,7 @@
 use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tracing::{Instrument as _, debug_span};
 
 use super::{
     Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Memory, Next, Token,
@@ -91,23 +92,25 @@ pub(crate) trait Erased: Send + Sync {
 
 impl<L: Ledger> Erased for L {
     fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim> {
-        Box::pin(Ledger::claim(self, key, digest, lease))
+        Box::pin(Ledger::claim(self, key, digest, lease).instrument(debug_span!("authpi.store", step = "claim")))
     }
 
     fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held> {
-        Box::pin(Ledger::renew(self, key, token, lease))
+        Box::pin(Ledger::renew(self, key, token, lease).instrument(debug_span!("authpi.store", step = "renew")))
     }
 
     fn complete<'a>(&'a self, key: &'a EventKey, token: Token, completion: Completion) -> Step<'a, Held> {
-        Box::pin(Ledger::complete(self, key, token, completion))
+        Box::pin(
+            Ledger::complete(self, key, token, completion).instrument(debug_span!("authpi.store", step = "complete")),
+        )
     }
 
     fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held> {
-        Box::pin(Ledger::release(self, key, token, pause))
+        Box::pin(Ledger::release(self, key, token, pause).instrument(debug_span!("authpi.store", step = "release")))
     }
 
     fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool> {
-        Box::pin(Ledger::forget(self, key))
+        Box::pin(Ledger::forget(self, key).instrument(debug_span!("authpi.store", step = "forget")))
     }
 
     fn keeps_dead_letters(&self) -> bool {
@@ -150,7 +153,7 @@ impl<I: Inbox> ErasedInbox for I {
         lane: Option<&'a str>,
         body: Bytes,
     ) -> Step<'a, Appended> {
-        Box::pin(Inbox::append(self, key, digest, lane, body))
+        Box::pin(Inbox::append(self, key, digest, lane, body).instrument(debug_span!("authpi.store", step = "append")))
     }
 
     fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, Next> {

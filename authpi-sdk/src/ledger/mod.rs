@@ -33,6 +33,8 @@ mod transaction;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use crate::telemetry;
+
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use dead_letter::DeadLetter;
 pub(crate) use erased::{AnyInbox, AnyLedger};
@@ -65,6 +67,10 @@ impl EventKey {
 
     /// The endpoint's name, as given to the receiver.
     pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub(crate) fn shared_endpoint(&self) -> &Arc<str> {
         &self.endpoint
     }
 
@@ -278,6 +284,19 @@ impl LedgerError {
     /// `step` names what was tried (`claim`, `open`, …).
     pub fn new(step: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { step, source: source.into() }
+    }
+
+    /// What was tried (`claim`, `open`, …).
+    pub fn step(&self) -> &'static str {
+        self.step
+    }
+
+    /// Tells the log and the metrics: receivers, workers and lease keepers in the same words.
+    pub(crate) fn tell(&self, endpoint: &Arc<str>) {
+        use std::error::Error as _;
+        let source = self.source().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(%endpoint, error = %self, source, "the store failed");
+        telemetry::count_by(telemetry::STORE_FAILURES, endpoint, "step", self.step);
     }
 }
 

@@ -1,7 +1,10 @@
 use std::{
     fmt,
     marker::PhantomData,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -141,6 +144,7 @@ impl<M> ReceiverBuilder<M> {
                 ledger: self.ledger,
                 mode,
                 in_flight: Arc::new(Semaphore::new(settings.max_in_flight as usize)),
+                working: AtomicUsize::new(0),
                 draining: AtomicBool::new(false),
                 settings,
             }),

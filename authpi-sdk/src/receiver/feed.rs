@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Receiver, answer::Answer};
-use crate::{event::Event, signature::Verified};
+use tracing::{Instrument as _, Span, field::Empty, info_span};
+
+use super::{Receiver, Shared, answer::Answer};
+use crate::{event::Event, signature::Verified, telemetry};
 
 /// What became of an event that was fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +40,30 @@ impl Receiver {
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn feed(&self, event: Verified<Event>) -> Fed {
         let shared = Arc::clone(&self.shared);
-        let settled = self.work(async move {
+        let span = info_span!(
+            "authpi.feed",
+            endpoint = &*shared.endpoint,
+            event_id = event.id(),
+            event_type = event.event_type().as_str(),
+            attempt = Empty,
+            outcome = Empty,
+        );
+        let within = span.clone();
+        let work = async move {
             let received_at = shared.settings.clock.now();
-            shared.settle(&event, received_at).await
-        });
-        let answer = settled.await.unwrap_or_else(|refused| refused);
-        let (endpoint, outcome) = (Arc::clone(&self.shared.endpoint), answer.outcome());
-        metrics::counter!("authpi_fed_total", "endpoint" => endpoint, "outcome" => outcome).increment(1);
-        answer.fed()
+            shared.count_fed(shared.settle(&event, received_at, &within).await, &within)
+        };
+        let settled = self.work(work.instrument(span.clone())).await;
+        settled.unwrap_or_else(|refused| self.shared.count_fed(refused, &span)).fed()
+    }
+}
+
+impl Shared {
+    /// Counts what became of the event, and hands it on.
+    fn count_fed(&self, answer: Answer, span: &Span) -> Answer {
+        telemetry::count_by(telemetry::FED, &self.endpoint, "outcome", answer.outcome());
+        span.record("outcome", answer.outcome());
+        answer
     }
 }
 

@@ -14,12 +14,14 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use super::{Receiver, Shared, answer::Answer};
 use crate::{
     crash,
     signature::{Verified, Verifier, VerifyError, Verifying},
+    telemetry,
 };
 
 impl Receiver {
@@ -36,28 +38,42 @@ impl Receiver {
         self.receive_begun(self.begin(request)).await
     }
 
-    fn begin<B>(&self, request: Request<B>) -> Result<(Verifying, B), Answer> {
-        begin(&self.shared.verifier, &self.shared.endpoint, request)
+    fn begin<B>(&self, request: Request<B>) -> Begun<B> {
+        let endpoint = &self.shared.endpoint;
+        let span = info_span!(
+            "authpi.delivery",
+            %endpoint,
+            event_id = Empty,
+            event_type = Empty,
+            attempt = Empty,
+            outcome = Empty,
+        );
+        let verifying = span.in_scope(|| begin(&self.shared.verifier, endpoint, request));
+        Begun { span, verifying }
     }
 
-    async fn receive_begun<B: Body>(&self, begun: Result<(Verifying, B), Answer>) -> Response<Full<Bytes>> {
+    async fn receive_begun<B: Body>(&self, Begun { span, verifying }: Begun<B>) -> Response<Full<Bytes>> {
         let shared = &self.shared;
-        let authentic = match begun {
-            Ok((verifying, body)) => read(verifying, body, shared.settings.body_timeout, &shared.endpoint).await,
+        let authentic = match verifying {
+            Ok((verifying, body)) => {
+                let whole = read(verifying, body, shared.settings.body_timeout, &shared.endpoint);
+                whole.instrument(span.clone()).await
+            }
             Err(answer) => Err(answer),
         };
         let answer = match authentic {
             Ok(body) => {
                 crash::point("verified");
-                let shared = Arc::clone(shared);
-                self.work(async move {
+                let (shared, within) = (Arc::clone(shared), span.clone());
+                let work = async move {
                     // Counted here, since nobody may be waiting for the answer any more.
-                    shared.count(shared.take(body).await)
-                })
-                .await
-                .unwrap_or_else(|refused| self.shared.count(refused))
+                    shared.count(shared.take(body, &within).await, &within)
+                };
+                self.work(work.instrument(span.clone()))
+                    .await
+                    .unwrap_or_else(|refused| self.shared.count(refused, &span))
             }
-            Err(answer) => shared.count(answer),
+            Err(answer) => shared.count(answer, &span),
         };
         crash::point("answering");
         answer.response()
@@ -74,9 +90,10 @@ impl Receiver {
         let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
             return Err(Answer::TooMany { retry_after });
         };
+        let place = Place::take(shared, permit);
         let mut work = Box::pin(async move {
             let answer = work.await;
-            drop(permit);
+            drop(place);
             answer
         });
         // Work that waits for nothing is over with its first poll, and a task would cost as much again. Between that poll and
@@ -93,6 +110,31 @@ impl Receiver {
             Answer::Failed { retry_after }
         })
     }
+}
+
+/// One of the places for work in flight, until dropped.
+struct Place {
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
+        shared.working.fetch_add(1, Ordering::Relaxed);
+        Self { shared: Arc::clone(shared), _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.working.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request whose head has been read, and the span of its delivery.
+struct Begun<B> {
+    span: Span,
+    verifying: Result<(Verifying, B), Answer>,
 }
 
 /// The body of an authentic delivery, or how the request is answered.
@@ -112,8 +154,9 @@ fn begin<B>(verifier: &Verifier, endpoint: &str, request: Request<B>) -> Result<
     if request.method() != Method::POST {
         return Err(Answer::NotPost);
     }
-    if announced_length(request.headers()).is_some_and(|length| length > verifier.body_limit() as u64) {
-        return Err(Answer::TooLarge);
+    let limit = verifier.body_limit();
+    if announced_length(request.headers()).is_some_and(|length| length > limit as u64) {
+        return Err(refuse(endpoint, &VerifyError::TooLarge { limit }));
     }
     let verifying = verifier.begin(request.headers()).map_err(|error| refuse(endpoint, &error))?;
     Ok((verifying, request.into_body()))
@@ -144,6 +187,7 @@ async fn read<B: Body>(
 /// The log learns the reason, the peer does not.
 fn refuse(endpoint: &str, error: &VerifyError) -> Answer {
     let reason = error.reason();
+    metrics::counter!(telemetry::REFUSED, "endpoint" => endpoint.to_owned(), "reason" => reason).increment(1);
     match error {
         VerifyError::TooLarge { .. } => Answer::TooLarge,
         VerifyError::NoUsableSecret => {
@@ -159,11 +203,11 @@ fn refuse(endpoint: &str, error: &VerifyError) -> Answer {
 
 impl Shared {
     /// Counts the answer, and hands it on.
-    fn count(&self, answer: Answer) -> Answer {
+    fn count(&self, answer: Answer, span: &Span) -> Answer {
         let outcome = answer.outcome();
-        metrics::counter!("authpi_deliveries_total", "endpoint" => Arc::clone(&self.endpoint), "outcome" => outcome)
-            .increment(1);
-        tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery");
+        telemetry::count_by(telemetry::DELIVERIES, &self.endpoint, "outcome", outcome);
+        span.record("outcome", outcome);
+        span.in_scope(|| tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery"));
         answer
     }
 }

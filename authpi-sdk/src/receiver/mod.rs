@@ -14,14 +14,17 @@
 //! receiver needs a running tokio runtime with its timer enabled, and [`Receiver::drain`] waits for what still runs.
 //!
 //! **The answer** says whose turn it is: 200, exactly, means that we have taken responsibility; 5xx means send it again; 4xx
-//! means that sending it again cannot help. The table is `answer.rs`. [`Receiver::feed`] takes events that came another way. A peer never learns why its signature was refused; the
-//! log always does.
+//! means that sending it again cannot help. The table is `answer.rs`. A peer never learns why its signature was refused; the log
+//! always does.
+//!
+//! [`Receiver::feed`] takes events that came another way, and [`Receiver::health`] is for a readiness probe.
 
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
 mod builder;
 mod feed;
+mod health;
 mod http;
 mod work;
 
@@ -29,7 +32,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +50,7 @@ use crate::{
 pub(crate) use builder::LONGEST;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
 pub use feed::Fed;
+pub use health::Health;
 
 /// How long a body may take to arrive, unless set.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,6 +69,8 @@ struct Shared {
     mode: Mode,
     settings: Settings,
     in_flight: Arc<Semaphore>,
+    /// How many places of those are taken by work; `drain` takes places too.
+    working: AtomicUsize,
     draining: AtomicBool,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
+use tracing::Span;
 
 use super::{Lane, Mode, Shared, StoreFailure, answer::Answer};
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     handlers::{Claimed, Outcome, Route, run, run_leased},
     ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
     signature::Verified,
+    telemetry,
 };
 
 /// Between two looks at an event that another worker is on: from the first to the second.
@@ -22,7 +24,7 @@ impl Shared {
     /// Takes an authentic delivery as far as it goes.
     ///
     /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the future that each delivery needs.
-    pub(super) async fn take(&self, body: Verified<Bytes>) -> Answer {
+    pub(super) async fn take(&self, body: Verified<Bytes>, span: &Span) -> Answer {
         let received_at = self.settings.clock.now();
         let event = match body.event() {
             Ok(event) => event,
@@ -30,35 +32,39 @@ impl Shared {
                 tracing::warn!(endpoint = %self.endpoint, %error, "an authentic delivery is not a readable event");
                 let digest = Digest::of(&body);
                 let key = self.key(format!("unreadable:{digest}").into());
-                return Box::pin(self.bury(&key, digest, error.to_string(), body.into_inner(), Answer::Unreadable))
-                    .await;
+                let buried = self.bury(&key, digest, error.to_string(), body.into_inner(), Answer::Unreadable);
+                return Box::pin(buried).await;
             }
         };
+        if !span.is_disabled() {
+            span.record("event_id", event.id()).record("event_type", event.event_type().as_str());
+        }
         if self.is_expired(&event) {
             return Box::pin(self.bury_expired(&event)).await;
         }
-        self.settle(&event, received_at).await
+        self.settle(&event, received_at, span).await
     }
 
     /// Handles or stores an authentic event, however it came.
-    pub(super) async fn settle(&self, event: &Event, received_at: Timestamp) -> Answer {
+    pub(super) async fn settle(&self, event: &Event, received_at: Timestamp, span: &Span) -> Answer {
         match &self.mode {
             Mode::Inline(handlers) => {
                 let Some(route) = handlers.route(event.event_type()) else {
                     tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
                     return Answer::Unhandled;
                 };
-                self.handle_inline(&*route, event, received_at).await
+                self.handle_inline(&*route, event, received_at, span).await
             }
             Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event)).await,
         }
     }
 
-    async fn handle_inline(&self, route: &dyn Route, event: &Event, received_at: Timestamp) -> Answer {
+    async fn handle_inline(&self, route: &dyn Route, event: &Event, received_at: Timestamp, span: &Span) -> Answer {
         let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
         match self.claim(&key, digest).await {
             Ok(Ok(token)) => {
                 crash::point("claimed");
+                span.record("attempt", token.attempt);
                 self.handle(route, event, &key, token, received_at).await
             }
             Ok(Err(answer)) => answer,
@@ -143,7 +149,7 @@ impl Shared {
     /// Another content under a known id is for people to look at; the first one counts.
     fn compare(&self, key: &EventKey, digest: Digest, first: Digest) {
         if digest != first {
-            metrics::counter!("authpi_content_differs_total", "endpoint" => self.endpoint.clone()).increment(1);
+            telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
             tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), %digest, %first, "an event came again with another content");
         }
     }
@@ -183,14 +189,23 @@ impl Shared {
                 (answer, settled)
             }
             retryable => {
-                let pause = self.log_failure(key, token.attempt, &retryable);
+                let pause = self.tell_failure(key, token.attempt, &retryable);
                 let answer = Answer::Failed { retry_after: pause.unwrap_or(retry_after) };
                 (answer, self.ledger.release(key, token, pause.unwrap_or_default()).await)
             }
         };
         crash::point("completed");
         match settled {
-            Ok(Held::Yes) => answer,
+            Ok(Held::Yes) => {
+                match answer {
+                    Answer::Handled => {
+                        telemetry::handled_after(&self.endpoint, self.settings.clock.since(event.time()));
+                    }
+                    Answer::DeadLetter => self.count_dead("terminal"),
+                    _ => {}
+                }
+                answer
+            }
             Ok(Held::Lost) => self.lease_lost(key),
             Err(error) => {
                 let down = self.store_down(&error);
@@ -201,9 +216,12 @@ impl Shared {
         }
     }
 
-    /// Logs a failure that another try may cure, and says what pause was asked for.
-    fn log_failure(&self, key: &EventKey, attempt: u32, outcome: &Outcome) -> Option<Duration> {
+    /// Tells of a failure that another try may cure, and says what pause was asked for.
+    fn tell_failure(&self, key: &EventKey, attempt: u32, outcome: &Outcome) -> Option<Duration> {
         let (problem, pause) = outcome.problem()?;
+        if let Some(reason) = outcome.retry_reason() {
+            telemetry::count_by(telemetry::RETRIED, &self.endpoint, "reason", reason);
+        }
         tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), attempt, error = %problem, "a handler failed");
         pause
     }
@@ -215,7 +233,7 @@ impl Shared {
             Outcome::Handled => Answer::Handled,
             Outcome::Failed(error) if error.is_terminal() && self.settings.drop_terminal => Answer::Dropped,
             retryable => {
-                let pause = self.log_failure(key, 0, &retryable);
+                let pause = self.tell_failure(key, 0, &retryable);
                 Answer::Failed { retry_after: pause.unwrap_or(retry_after) }
             }
         }
@@ -232,20 +250,27 @@ impl Shared {
             Err(error) => return self.store_down(&error),
         };
         match self.ledger.complete(key, token, Completion::Dead { reason, body }).await {
-            Ok(Held::Yes) => Answer::DeadLetter,
+            Ok(Held::Yes) => {
+                self.count_dead(otherwise.outcome());
+                Answer::DeadLetter
+            }
             Ok(Held::Lost) => self.lease_lost(key),
             Err(error) => self.store_down(&error),
         }
     }
 
+    fn count_dead(&self, reason: &'static str) {
+        telemetry::count_by(telemetry::DEAD_LETTERS, &self.endpoint, "reason", reason);
+    }
+
     fn lease_lost(&self, key: &EventKey) -> Answer {
+        telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
         tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), "the lease was lost: another worker has taken over");
         Answer::LeaseLost { retry_after: self.settings.retry_after }
     }
 
     fn store_down(&self, error: &LedgerError) -> Answer {
-        let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        tracing::error!(endpoint = %self.endpoint, %error, source, "the ledger failed");
+        error.tell(&self.endpoint);
         Answer::StoreDown { retry_after: self.settings.retry_after }
     }
 }

@@ -1,4 +1,11 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
+    time::Duration,
+};
 
 use tokio::sync::{Notify, Semaphore};
 
@@ -114,7 +121,16 @@ impl WorkerBuilder {
             return Err(BuildError::Setting("attempts"));
         }
         let Self { endpoint, inbox, .. } = self;
-        Ok(Worker { shared: Arc::new(Shared { endpoint, inbox, handlers, settings, settled: Notify::new() }) })
+        let shared = Shared {
+            endpoint,
+            inbox,
+            handlers,
+            settings,
+            settled: Notify::new(),
+            in_flight: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+        };
+        Ok(Worker { shared: Arc::new(shared) })
     }
 }
 

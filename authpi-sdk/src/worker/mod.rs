@@ -26,7 +26,16 @@ mod backoff;
 mod builder;
 mod work;
 
-use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     select,
@@ -39,9 +48,10 @@ use crate::{
     Clock,
     handlers::{AnyHandlers, Handlers, Serves},
     ledger::{AnyInbox, Backlog, Inbox, LedgerError, Next},
+    telemetry,
 };
 
-pub use crate::receiver::BuildError;
+pub use crate::receiver::{BuildError, Health};
 pub use builder::WorkerBuilder;
 
 /// Takes the events of one endpoint out of an inbox and handles them. Cheap to clone; clones share everything.
@@ -57,7 +67,13 @@ struct Shared {
     settings: Settings,
     /// Told when an event is settled: the next of its lane may go.
     settled: Notify,
+    /// How many events are being handled.
+    in_flight: AtomicUsize,
+    stopping: AtomicBool,
 }
+
+/// How often the inbox is measured, at most.
+const MEASURED_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 struct Settings {
@@ -91,6 +107,15 @@ impl Worker {
     ///
     /// A store that cannot be reached is logged and asked again a poll later. Needs a tokio runtime with its timer enabled.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
+        self.shared.stopping.store(false, Ordering::Release);
+        select! {
+            // Boxed, since it is as large as whatever `stop` is.
+            () = Box::pin(self.work(stop)) => {}
+            () = self.shared.measure() => {}
+        }
+    }
+
+    async fn work(&self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
         let slots = Arc::new(Semaphore::new(shared.settings.concurrency));
         let mut stop = pin!(stop);
@@ -109,7 +134,9 @@ impl Worker {
                 Ok(Next::Leased(leased)) => {
                     let shared = Arc::clone(shared);
                     running.spawn(async move {
+                        let at_work = AtWork::begin(&shared.in_flight);
                         shared.handle(leased).await;
+                        drop(at_work);
                         shared.settled.notify_waiters();
                         drop(slot);
                     });
@@ -117,7 +144,7 @@ impl Worker {
                 }
                 Ok(Next::Nothing { due_in }) => due_in.unwrap_or(Duration::MAX).min(shared.settings.poll),
                 Err(error) => {
-                    shared.store_down(&error);
+                    error.tell(&shared.endpoint);
                     shared.settings.poll
                 }
             };
@@ -129,6 +156,7 @@ impl Worker {
                 () = sleep(wait) => {}
             }
         }
+        shared.stopping.store(true, Ordering::Release);
         while running.join_next().await.is_some() {}
     }
 
@@ -138,6 +166,45 @@ impl Worker {
     /// When the store cannot be reached or refuses.
     pub async fn backlog(&self) -> Result<Backlog, LedgerError> {
         self.shared.inbox.backlog(&self.shared.endpoint).await
+    }
+
+    /// How this worker is; one step of the store, two seconds at most.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with its timer enabled.
+    pub async fn health(&self) -> Health {
+        let shared = &self.shared;
+        let draining = shared.stopping.load(Ordering::Acquire);
+        Health::of_inbox(self.backlog(), draining, shared.in_flight.load(Ordering::Relaxed)).await
+    }
+}
+
+impl Shared {
+    /// Keeps the metrics of the inbox up to date, at some polls and not at each event: counting has its price.
+    async fn measure(&self) {
+        loop {
+            // A store that fails is told of by whoever asks it for work.
+            if let Ok(Backlog { depth, oldest }) = self.inbox.backlog(&self.endpoint).await {
+                telemetry::inbox(&self.endpoint, depth, oldest);
+            }
+            sleep(self.settings.poll.max(MEASURED_EVERY)).await;
+        }
+    }
+}
+
+/// One event more that is being handled, until dropped.
+struct AtWork<'w>(&'w AtomicUsize);
+
+impl<'w> AtWork<'w> {
+    fn begin(in_flight: &'w AtomicUsize) -> Self {
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(in_flight)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

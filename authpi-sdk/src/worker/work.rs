@@ -1,62 +1,107 @@
 //! One event: whether it is still worth a try, its handler, and what the store is told at the end.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
+
+use tracing::{Instrument as _, field::Empty, info_span};
 
 use super::{Shared, backoff};
 use crate::{
     crash,
     event::Event,
     handlers::{Claimed, Outcome, run_leased},
-    ledger::{AnyLedger, Completion, Held, Leased, LedgerError},
+    ledger::{AnyLedger, Completion, Held, Leased},
+    telemetry,
 };
 
 impl Shared {
     pub(super) async fn handle(&self, leased: Leased) {
+        // A root of its own: the worker's caller has nothing to do with this event.
+        let span = info_span!(
+            parent: None,
+            "authpi.work",
+            endpoint = &*self.endpoint,
+            event_id = leased.key.event_id(),
+            attempt = leased.token.attempt,
+            event_type = Empty,
+            outcome = Empty,
+        );
+        let outcome = self.work(&leased, &span).instrument(span.clone()).await;
+        span.record("outcome", outcome);
+        telemetry::count_by(telemetry::EVENTS, &self.endpoint, "outcome", outcome);
+    }
+
+    /// Makes the attempt and tells the store; the outcome's name.
+    async fn work(&self, leased: &Leased, span: &tracing::Span) -> &'static str {
         crash::point("leased");
-        let end = self.try_once(&leased).await;
+        let end = self.try_once(leased, span).await;
         crash::point("handled");
-        let result = match end {
-            End::Handled => self.inbox.complete(&leased.key, leased.token, Completion::Handled).await,
-            End::Committed => Ok(Held::Yes),
-            End::Dead(reason) => {
-                tracing::error!(
-                    endpoint = %self.endpoint, event_id = leased.key.event_id(), attempt = leased.token.attempt,
-                    error = %reason, "an event was given up"
-                );
-                let body = leased.body.clone();
-                self.inbox.complete(&leased.key, leased.token, Completion::Dead { reason, body }).await
+        let (key, token) = (&leased.key, leased.token);
+        let result = match &end {
+            End::Handled { .. } => self.inbox.complete(key, token, Completion::Handled).await,
+            End::Committed { .. } => Ok(Held::Yes),
+            End::Dead { text, .. } => {
+                let event_id = key.event_id();
+                tracing::error!(endpoint = %self.endpoint, event_id, attempt = token.attempt, error = %text, "an event was given up");
+                let dead = Completion::Dead { reason: text.clone(), body: leased.body.clone() };
+                self.inbox.complete(key, token, dead).await
             }
-            End::Retry(pause) => self.inbox.release(&leased.key, leased.token, pause).await,
+            End::Retry { pause, .. } => self.inbox.release(key, token, *pause).await,
             // Not recorded as handled, so that it can be brought back when somebody handles it.
-            End::Unhandled => self.inbox.forget(&leased.key).await.map(|_| Held::Yes),
+            End::Unhandled => self.inbox.forget(key).await.map(|_| Held::Yes),
             End::LeaseLost => Ok(Held::Lost),
         };
         crash::point("completed");
         match result {
-            Ok(Held::Yes) => {}
+            Ok(Held::Yes) => self.count(&end),
             Ok(Held::Lost) => {
-                let event_id = leased.key.event_id();
+                let event_id = key.event_id();
                 tracing::warn!(endpoint = %self.endpoint, event_id, "the lease was lost: another worker has taken over");
+                telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
+                "lease_lost"
             }
             // The lease runs out by itself, and the event is handled again.
-            Err(error) => self.store_down(&error),
+            Err(error) => {
+                error.tell(&self.endpoint);
+                "store_down"
+            }
         }
     }
 
-    async fn try_once(&self, leased: &Leased) -> End {
+    /// What the store knows is counted; the outcome's name.
+    fn count(&self, end: &End) -> &'static str {
+        match end {
+            End::Handled { lag } | End::Committed { lag } => {
+                telemetry::handled_after(&self.endpoint, *lag);
+                "handled"
+            }
+            End::Dead { reason, .. } => {
+                telemetry::count_by(telemetry::DEAD_LETTERS, &self.endpoint, "reason", reason);
+                "dead_letter"
+            }
+            End::Retry { reason, .. } => {
+                telemetry::count_by(telemetry::RETRIED, &self.endpoint, "reason", reason);
+                "failed"
+            }
+            End::Unhandled => "unhandled",
+            End::LeaseLost => "lease_lost",
+        }
+    }
+
+    async fn try_once(&self, leased: &Leased, span: &tracing::Span) -> End {
         let settings = &self.settings;
         let attempt = leased.token.attempt;
         if attempt > settings.attempts {
             // Each attempt before ended without a word: the process died, or the store could not be told.
-            return End::Dead(format!("{} attempts were begun and none was finished", settings.attempts));
+            let text = format!("{} attempts were begun and none was finished", settings.attempts);
+            return End::Dead { reason: "crashes", text };
         }
         let event = match Event::from_json(leased.body.clone()) {
             Ok(event) => event,
-            Err(error) => return End::Dead(error.to_string()),
+            Err(error) => return End::Dead { reason: "unreadable", text: error.to_string() },
         };
+        span.record("event_type", event.event_type().as_str());
         let Some(route) = self.handlers.route(event.event_type()) else {
             tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
-            self.count("unhandled");
             return End::Unhandled;
         };
         let claimed = Claimed {
@@ -68,49 +113,49 @@ impl Shared {
         };
         let ledger = AnyLedger::from(self.inbox.clone());
         let outcome = run_leased(&ledger, &claimed, &*route, &event).await;
+        let lag = || settings.clock.since(event.time());
         match &outcome {
-            Outcome::Failed(error) if error.is_terminal() => {
-                self.count("dead_letter");
-                return End::Dead(error.chain());
-            }
-            Outcome::Committed => {
-                self.count("handled");
-                return End::Committed;
-            }
+            Outcome::Handled => return End::Handled { lag: lag() },
+            Outcome::Committed => return End::Committed { lag: lag() },
             Outcome::LeaseLost => return End::LeaseLost,
+            Outcome::Failed(error) if error.is_terminal() => {
+                return End::Dead { reason: "terminal", text: error.chain() };
+            }
             _ => {}
         }
-        let Some((problem, pause)) = outcome.problem() else {
-            self.count("handled");
-            return End::Handled;
+        let (Some((problem, pause)), Some(reason)) = (outcome.problem(), outcome.retry_reason()) else {
+            return End::Unhandled;
         };
-        if attempt == settings.attempts || settings.clock.since(leased.received_at) >= settings.give_up_after {
-            self.count("dead_letter");
-            return End::Dead(format!("after {attempt} attempts: {problem}"));
+        let given_up = |reason| End::Dead { reason, text: format!("after {attempt} attempts: {problem}") };
+        if attempt == settings.attempts {
+            return given_up("attempts");
         }
-        self.count("failed");
+        if settings.clock.since(leased.received_at) >= settings.give_up_after {
+            return given_up("age");
+        }
         tracing::warn!(endpoint = %self.endpoint, event_id = leased.key.event_id(), attempt, error = %problem, "a handler failed");
-        End::Retry(pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt)))
-    }
-
-    fn count(&self, outcome: &'static str) {
-        metrics::counter!("authpi_events_total", "endpoint" => self.endpoint.clone(), "outcome" => outcome)
-            .increment(1);
-    }
-
-    pub(super) fn store_down(&self, error: &LedgerError) {
-        let source = error.source().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(endpoint = %self.endpoint, %error, source, "the inbox failed");
+        End::Retry { reason, pause: pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt)) }
     }
 }
 
 /// How an attempt ends.
 enum End {
-    Handled,
+    Handled {
+        lag: Duration,
+    },
     /// Handled, and the store knows.
-    Committed,
+    Committed {
+        lag: Duration,
+    },
     LeaseLost,
-    Dead(String),
-    Retry(Duration),
+    Dead {
+        /// In a word, for the metrics.
+        reason: &'static str,
+        text: String,
+    },
+    Retry {
+        reason: &'static str,
+        pause: Duration,
+    },
     Unhandled,
 }

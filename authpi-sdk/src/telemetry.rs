@@ -1,0 +1,139 @@
+#![doc = include_str!("../docs/observability.md")]
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::Unit;
+
+/// Deliveries, by how they were answered: `endpoint`, `outcome`.
+pub const DELIVERIES: &str = "authpi_deliveries_total";
+/// Requests that were not authentic, by what was wrong with them: `endpoint`, `reason`.
+pub const REFUSED: &str = "authpi_refused_total";
+/// Events that were fed to a receiver: `endpoint`, `outcome`.
+pub const FED: &str = "authpi_fed_total";
+/// Attempts of workers, by how they ended: `endpoint`, `outcome`.
+pub const EVENTS: &str = "authpi_events_total";
+/// Attempts that failed and will be made again: `endpoint`, `reason`.
+pub const RETRIED: &str = "authpi_retried_total";
+/// What became a dead letter: `endpoint`, `reason`.
+pub const DEAD_LETTERS: &str = "authpi_dead_letters_total";
+/// Attempts whose lease was lost: `endpoint`.
+pub const LEASES_LOST: &str = "authpi_leases_lost_total";
+/// Events that came again with another content: `endpoint`.
+pub const CONTENT_DIFFERS: &str = "authpi_content_differs_total";
+/// Steps of the store that failed: `endpoint`, `step`.
+pub const STORE_FAILURES: &str = "authpi_store_failures_total";
+/// How long handlers took, in seconds: `endpoint`, `outcome`.
+pub const HANDLER_SECONDS: &str = "authpi_handler_seconds";
+/// From an event's time to its being handled, in seconds: `endpoint`.
+pub const LAG_SECONDS: &str = "authpi_lag_seconds";
+/// Events in the inbox that are not yet done: `endpoint`.
+pub const INBOX_DEPTH: &str = "authpi_inbox_depth";
+/// How long the oldest of them has been waiting, in seconds: `endpoint`.
+pub const INBOX_OLDEST_SECONDS: &str = "authpi_inbox_oldest_seconds";
+/// Calls of the client: `operation`, `outcome`.
+pub const CALLS: &str = "authpi_calls_total";
+/// Attempts that the client made again: `operation`, `reason`.
+pub const CALL_RETRIES: &str = "authpi_call_retries_total";
+/// Events of the log that reconciling has fed: `endpoint`, `outcome`.
+pub const RECONCILED: &str = "authpi_reconciled_total";
+/// How far reconciling is behind, in seconds: `endpoint`.
+pub const RECONCILE_LAG_SECONDS: &str = "authpi_reconcile_lag_seconds";
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It is what it was when last looked at.
+    Gauge,
+    /// It counts values by size.
+    Histogram,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it means, in a sentence.
+    pub meaning: &'static str,
+}
+
+/// Every metric that this crate emits.
+pub const METRICS: &[Metric] = &[
+    counter(DELIVERIES, &["endpoint", "outcome"], "Deliveries, by how they were answered"),
+    counter(REFUSED, &["endpoint", "reason"], "Requests that were not authentic, by what was wrong with them"),
+    counter(FED, &["endpoint", "outcome"], "Events that were fed to a receiver, by what became of them"),
+    counter(EVENTS, &["endpoint", "outcome"], "Attempts of workers at events, by how they ended"),
+    counter(RETRIED, &["endpoint", "reason"], "Attempts that failed and will be made again"),
+    counter(DEAD_LETTERS, &["endpoint", "reason"], "What became a dead letter, and why"),
+    counter(LEASES_LOST, &["endpoint"], "Attempts whose lease another worker took over"),
+    counter(CONTENT_DIFFERS, &["endpoint"], "Events that came again with another content"),
+    counter(STORE_FAILURES, &["endpoint", "step"], "Steps of the store that failed"),
+    histogram(HANDLER_SECONDS, &["endpoint", "outcome"], "How long handlers took"),
+    histogram(LAG_SECONDS, &["endpoint"], "From when an event happened to when it was handled"),
+    gauge(INBOX_DEPTH, &["endpoint"], "Events in the inbox that are not yet done"),
+    gauge(INBOX_OLDEST_SECONDS, &["endpoint"], "How long the oldest of them has been waiting"),
+    counter(CALLS, &["operation", "outcome"], "Calls of the client, by how they ended"),
+    counter(CALL_RETRIES, &["operation", "reason"], "Attempts that the client made again"),
+    counter(RECONCILED, &["endpoint", "outcome"], "Events of the log that reconciling has fed, by what became of them"),
+    gauge(RECONCILE_LAG_SECONDS, &["endpoint"], "How far reconciling is behind"),
+];
+
+const fn counter(name: &'static str, labels: &'static [&'static str], meaning: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, meaning }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], meaning: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, meaning }
+}
+
+const fn histogram(name: &'static str, labels: &'static [&'static str], meaning: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, labels, meaning }
+}
+
+/// Tells the installed `metrics` recorder what each metric means. Once, after the recorder was installed; without this all metrics are
+/// there too, undescribed.
+pub fn describe_metrics() {
+    for Metric { name, kind, meaning, .. } in METRICS.iter().copied() {
+        let unit = if name.ends_with("_seconds") { Unit::Seconds } else { Unit::Count };
+        match kind {
+            Kind::Counter => metrics::describe_counter!(name, unit, meaning),
+            Kind::Gauge => metrics::describe_gauge!(name, unit, meaning),
+            Kind::Histogram => metrics::describe_histogram!(name, unit, meaning),
+        }
+    }
+}
+
+/// One more of `name`, for the endpoint.
+pub(crate) fn count(name: &'static str, endpoint: &Arc<str>) {
+    metrics::counter!(name, "endpoint" => Arc::clone(endpoint)).increment(1);
+}
+
+/// One more of `name`, for the endpoint and one of a few words.
+pub(crate) fn count_by(name: &'static str, endpoint: &Arc<str>, label: &'static str, word: &'static str) {
+    metrics::counter!(name, "endpoint" => Arc::clone(endpoint), label => word).increment(1);
+}
+
+/// What is known of the inbox at present.
+pub(crate) fn inbox(endpoint: &Arc<str>, depth: u64, oldest: Option<Duration>) {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2⁵³ events")]
+    metrics::gauge!(INBOX_DEPTH, "endpoint" => Arc::clone(endpoint)).set(depth as f64);
+    metrics::gauge!(INBOX_OLDEST_SECONDS, "endpoint" => Arc::clone(endpoint)).set(oldest.unwrap_or_default());
+}
+
+/// An attempt's end, by how long its handler took.
+pub(crate) fn handler_took(endpoint: &Arc<str>, outcome: &'static str, time: Duration) {
+    metrics::histogram!(HANDLER_SECONDS, "endpoint" => Arc::clone(endpoint), "outcome" => outcome).record(time);
+}
+
+/// An event was handled this long after it happened.
+pub(crate) fn handled_after(endpoint: &Arc<str>, lag: Duration) {
+    metrics::histogram!(LAG_SECONDS, "endpoint" => Arc::clone(endpoint)).record(lag);
+}

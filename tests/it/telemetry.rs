@@ -1,0 +1,380 @@
+//! Spans and metrics: what `docs/observability.md` promises, no more and no less, and nothing secret.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    future::pending,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use authpi_sdk::{
+    client::Client,
+    event::{
+        Event,
+        types::{UserCreated, UserDeleted},
+    },
+    handlers::{Context, HandlerError, Handlers},
+    ledger::{EventKey, Inbox, Ledger, Memory, Next, Sqlite},
+    receiver::{Receiver, StoreFailure},
+    signature::{KeyRing, SignatureScheme, Verifier},
+    telemetry::{self, Kind, METRICS},
+    testing::{Fixture, signed_request},
+    worker::{Worker, WorkerBuilder},
+};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::{Body, Frame};
+use http_body_util::Full;
+use metrics_util::{
+    MetricKind,
+    debugging::{DebugValue, DebuggingRecorder, Snapshotter},
+};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    time::timeout,
+};
+
+use crate::mistakes::{Logged, assert_clean, personal};
+
+const SECRET: &str = "whs_SECRETSECRETSECRET";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn keys() -> KeyRing {
+    KeyRing::new().with("test", SECRET)
+}
+
+fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
+    fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+}
+
+fn created(id: &str) -> Fixture {
+    personal(Fixture::of::<UserCreated>().id(id))
+}
+
+/// What the handlers share with the test.
+struct World<L> {
+    store: L,
+    started: Notify,
+    go: Semaphore,
+}
+
+/// One handler that does what the event's id says.
+fn handlers<L: Ledger>(store: L) -> (Handlers<World<L>>, Arc<World<L>>) {
+    let world = World { store, started: Notify::new(), go: Semaphore::new(0) };
+    let handlers = Handlers::new(world).on(async |event: Event<UserCreated>, cx: Context<World<L>>| {
+        tracing::info!("the handler's own line");
+        let key = EventKey::new(cx.endpoint(), event.id());
+        match event.id().rsplit('_').next().unwrap_or_default() {
+            "fails" => Err(HandlerError::retryable("busy")),
+            "terminal" => Err(HandlerError::terminal("no such user")),
+            "panics" => panic!("a bug"),
+            "stalls" => pending().await,
+            "overtaken" => {
+                cx.state.store.forget(&key).await?;
+                Ok(())
+            }
+            "taken" => {
+                cx.state.store.forget(&key).await?;
+                pending().await
+            }
+            "waits" => {
+                cx.state.started.notify_one();
+                cx.state.go.acquire().await?.forget();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    });
+    let world = handlers.state();
+    (handlers, world)
+}
+
+/// A body that stalls, or breaks.
+struct Broken(bool);
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if self.0 { Poll::Pending } else { Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))) }
+    }
+}
+
+/// Sends what comes to each answer that a receiver can give, and to each reason for it.
+async fn deliver_everything() {
+    let memory = Memory::new();
+    let (handle, world) = handlers(memory.clone());
+    let receiver = Receiver::inline("inline", Verifier::authpi(keys()), memory, handle)
+        .deadline(Duration::from_millis(80))
+        .lease(Duration::from_millis(30))
+        .patience(Duration::ZERO)
+        .body_timeout(Duration::from_millis(20))
+        .max_in_flight(2)
+        .build()
+        .unwrap();
+    for id in ["ok", "ok", "fails", "terminal", "panics", "stalls", "overtaken", "taken"] {
+        receiver.receive(request(&created(id))).await;
+    }
+    receiver.receive(request(&created("ok").data(serde_json::json!({ "username": "another PAYLOAD" })))).await;
+    receiver.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
+    receiver.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
+    let unreadable = || signed_request(&SignatureScheme::authpi(), &SECRET.into(), r#"{"PAYLOAD":"#.into()).unwrap();
+    receiver.receive(unreadable()).await;
+    for forged in ["FORGED", &"0".repeat(64)] {
+        let mut sent = request(&created("forged"));
+        sent.headers_mut().insert("x-webhook-signature", forged.parse().unwrap());
+        receiver.receive(sent).await;
+    }
+    let mut bare = request(&created("forged"));
+    *bare.headers_mut() = http::HeaderMap::new();
+    receiver.receive(bare).await;
+    let mut got = request(&created("got"));
+    *got.method_mut() = Method::GET;
+    receiver.receive(got).await;
+    for stalls in [true, false] {
+        receiver.receive(request(&created("broken")).map(|_| Broken(stalls))).await;
+    }
+    let waiting = |id: &'static str| {
+        let receiver = receiver.clone();
+        tokio::spawn(async move { receiver.receive(request(&created(id))).await })
+    };
+    let first = waiting("waits");
+    world.started.notified().await;
+    receiver.receive(request(&created("waits"))).await;
+    let second = waiting("also_waits");
+    world.started.notified().await;
+    receiver.receive(request(&created("too_many"))).await;
+    world.go.add_permits(2);
+    first.await.unwrap();
+    second.await.unwrap();
+    receiver.feed(created("fed").verified()).await;
+    receiver.drain().await;
+    receiver.receive(request(&created("late"))).await;
+    receiver.feed(created("late").verified()).await;
+
+    let store = Sqlite::in_memory().await.unwrap();
+    let kept = Receiver::inline("kept", Verifier::authpi(keys()), store.clone(), handlers(store.clone()).0);
+    let kept = kept.build().unwrap();
+    kept.receive(request(&created("terminal"))).await;
+    kept.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
+    kept.receive(unreadable()).await;
+    let dropping = Receiver::inline("dropping", Verifier::authpi(keys()), Memory::new(), handlers(Memory::new()).0);
+    dropping.drop_terminal_failures().build().unwrap().receive(request(&created("terminal"))).await;
+    let small =
+        Receiver::inline("small", Verifier::authpi(keys()).max_body(9), Memory::new(), handlers(Memory::new()).0);
+    small.build().unwrap().receive(request(&created("large"))).await;
+    let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
+    let unset =
+        Receiver::inline("unset", Verifier::authpi(expired), Memory::new(), handlers(Memory::new()).0).build().unwrap();
+    unset.receive(request(&created("unset"))).await;
+    let stale = Verifier::new(SignatureScheme::timestamped(), keys());
+    let stale = stale.clock(authpi_sdk::Clock::from_fn(|| jiff::Timestamp::UNIX_EPOCH));
+    let stale = Receiver::inline("stale", stale, Memory::new(), handlers(Memory::new()).0).build().unwrap();
+    stale.receive(created("stale").request(&SignatureScheme::timestamped(), &SECRET.into()).unwrap()).await;
+    store.close().await;
+    kept.receive(request(&created("down"))).await;
+    let anyway = Receiver::inline("anyway", Verifier::authpi(keys()), store.clone(), handlers(Memory::new()).0);
+    let anyway = anyway.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    anyway.receive(request(&created("unclaimed"))).await;
+}
+
+/// The same for a worker, and for the inbox before it.
+async fn work_everything() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let hooks =
+        |endpoint: &'static str| Receiver::inbox(endpoint, Verifier::authpi(keys()), store.clone()).build().unwrap();
+    let hook = hooks("inbox");
+    for id in ["ok", "ok", "fails", "terminal", "overtaken"] {
+        hook.receive(request(&created(id))).await;
+    }
+    hook.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
+    worked_off(hasty(Worker::new("inbox", store.clone(), handlers(store.clone()).0)).attempts(3)).await;
+
+    hooks("aged").receive(request(&created("fails"))).await;
+    let aged = Worker::new("aged", store.clone(), handlers(store.clone()).0);
+    worked_off(hasty(aged).give_up_after(Duration::ZERO)).await;
+
+    hooks("crashed").receive(request(&created("ok"))).await;
+    let taken = store.lease_next("crashed", Duration::from_millis(1)).await.unwrap();
+    assert!(matches!(taken, Next::Leased(_)), "{taken:?}");
+    worked_off(hasty(Worker::new("crashed", store.clone(), handlers(store.clone()).0)).attempts(1)).await;
+
+    hooks("down").receive(request(&created("waits"))).await;
+    let (handle, world) = handlers(store.clone());
+    let worker = hasty(Worker::new("down", store.clone(), handle)).build().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
+    world.started.notified().await;
+    store.close().await;
+    world.go.add_permits(1);
+    stop.send(()).unwrap();
+    timeout(PATIENCE, running).await.expect("the worker did not stop").unwrap();
+}
+
+/// Short pauses, so that nobody waits.
+fn hasty(worker: WorkerBuilder) -> WorkerBuilder {
+    let pause = Duration::from_millis(5);
+    worker.pauses(pause, pause).poll(Duration::from_millis(20))
+}
+
+/// Runs the worker until nothing waits any more.
+async fn worked_off(worker: WorkerBuilder) {
+    let worker = worker.build().unwrap();
+    let watched = worker.clone();
+    let empty = async move {
+        while watched.backlog().await.unwrap().depth > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, worker.run(empty)).await.expect("the backlog was not worked off");
+}
+
+/// A call that is made again, to a port where nobody listens.
+async fn call() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    let client = Client::builder().api_key("key_1", SECRET).base_url(url).build().unwrap();
+    client.whoami().await.unwrap_err();
+}
+
+/// What was emitted: each metric's kind and the values of its labels.
+#[derive(Default)]
+struct Emitted(BTreeMap<String, (Option<Kind>, Labels)>);
+
+type Labels = BTreeMap<String, BTreeSet<String>>;
+
+impl Emitted {
+    fn read(snapshotter: &Snapshotter) -> Self {
+        let mut emitted = Self::default();
+        for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+            let (kind, key) = (key.kind(), key.key());
+            let kind = match kind {
+                MetricKind::Counter => Kind::Counter,
+                MetricKind::Gauge => Kind::Gauge,
+                MetricKind::Histogram => Kind::Histogram,
+            };
+            let (known, labels) = emitted.0.entry(key.name().to_owned()).or_default();
+            *known = Some(kind);
+            for label in key.labels() {
+                labels.entry(label.key().to_owned()).or_default().insert(label.value().to_owned());
+            }
+            if let DebugValue::Histogram(values) = value {
+                assert!(values.iter().all(|value| value.0 >= 0.0), "{key:?}: {values:?}");
+            }
+        }
+        emitted
+    }
+
+    fn values(&self, metric: &str, label: &str) -> BTreeSet<String> {
+        self.0.get(metric).and_then(|(_, labels)| labels.get(label)).cloned().unwrap_or_default()
+    }
+}
+
+async fn everything() -> (Emitted, String) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let logged = Logged::default();
+    {
+        let _recorded = metrics::set_default_local_recorder(&recorder);
+        let _guard = tracing::subscriber::set_default(logged.clone());
+        deliver_everything().await;
+        work_everything().await;
+        call().await;
+    }
+    (Emitted::read(&snapshotter), logged.text())
+}
+
+/// What other parts of the SDK emit, under the names of this table, in tests of their own.
+const ELSEWHERE: &[&str] = &[telemetry::RECONCILED, telemetry::RECONCILE_LAG_SECONDS];
+
+fn page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs").join("observability.md")).unwrap()
+}
+
+/// The values that the page gives for the label, between backticks.
+fn documented(label: &str) -> BTreeSet<String> {
+    let page = page();
+    let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {label} | "))).unwrap();
+    row.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+}
+
+#[tokio::test]
+async fn each_metric_and_each_value_of_its_labels_is_emitted_as_documented_and_nothing_secret_with_it() {
+    let (emitted, log) = everything().await;
+    for metric in METRICS.iter().filter(|metric| !ELSEWHERE.contains(&metric.name)) {
+        let (kind, labels) = emitted.0.get(metric.name).unwrap_or_else(|| panic!("{} is not emitted", metric.name));
+        assert_eq!(*kind, Some(metric.kind), "{}", metric.name);
+        let labels: Vec<_> = labels.keys().map(String::as_str).collect();
+        let mut documented = metric.labels.to_vec();
+        documented.sort_unstable();
+        assert_eq!(labels, documented, "{}", metric.name);
+    }
+    let known: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+    let unknown: Vec<_> = emitted.0.keys().filter(|name| !known.contains(name.as_str())).collect();
+    assert!(unknown.is_empty(), "not in the table: {unknown:?}");
+
+    for (label, metric, name) in [
+        ("`outcome` of a delivery", telemetry::DELIVERIES, "outcome"),
+        ("`outcome` of a worker's attempt", telemetry::EVENTS, "outcome"),
+        ("`outcome` of a handler", telemetry::HANDLER_SECONDS, "outcome"),
+        ("`reason` of a refusal", telemetry::REFUSED, "reason"),
+        ("`reason` of a retry", telemetry::RETRIED, "reason"),
+        ("`reason` of a dead letter", telemetry::DEAD_LETTERS, "reason"),
+    ] {
+        assert_eq!(emitted.values(metric, name), documented(label), "{metric}");
+    }
+    assert_eq!(
+        emitted.values(telemetry::FED, "outcome"),
+        ["draining".to_owned(), "handled".to_owned()].into_iter().collect()
+    );
+    let steps = emitted.values(telemetry::STORE_FAILURES, "step");
+    assert!(steps.contains("claim") && steps.contains("complete"), "{steps:?}");
+
+    for (name, (_, labels)) in &emitted.0 {
+        for value in labels.values().flatten() {
+            assert_clean(name, value);
+            assert!(!value.contains("evt_") && !value.contains("usr_"), "{name} has an id for a label: {value}");
+        }
+    }
+    assert!(log.contains("the handler's own line"), "{log}");
+    assert_clean("spans and log", &log);
+}
+
+#[test]
+fn the_page_has_the_table_of_the_code() {
+    let page = page();
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `authpi_")).map(ToOwned::to_owned).collect();
+    let of = |metric: &telemetry::Metric| {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        format!("| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.meaning)
+    };
+    assert_eq!(rows, METRICS.iter().map(of).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_metric_is_described_to_the_recorder_once() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        telemetry::describe_metrics();
+        for metric in METRICS {
+            match metric.kind {
+                Kind::Counter => metrics::counter!(metric.name).increment(1),
+                Kind::Gauge => metrics::gauge!(metric.name).set(1.0),
+                _ => metrics::histogram!(metric.name).record(1.0),
+            }
+        }
+    });
+    let described = snapshotter.snapshot().into_vec();
+    assert_eq!(described.len(), METRICS.len());
+    for (key, unit, text, _) in described {
+        assert!(unit.is_some() && text.is_some(), "{key:?}");
+    }
+}
