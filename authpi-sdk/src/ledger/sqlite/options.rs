@@ -1,0 +1,120 @@
+//! What can be set, and opening.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use sqlx::{
+    SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Sqlite,
+    queue::{Queue, ROOM},
+    schema::{OpenError, Unusable, connect_and_migrate, is_busy},
+    steps::Records,
+    transaction::nest,
+    writer::Writer,
+};
+use crate::{
+    Clock,
+    ledger::{DEFAULT_RETENTION, LedgerError},
+};
+
+/// What can be set before a [`Sqlite`] ledger is opened.
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before `open` or `in_memory`"]
+pub struct SqliteOptions {
+    retention: Duration,
+    clock: Clock,
+    busy_timeout: Duration,
+}
+
+impl SqliteOptions {
+    pub(super) fn new() -> Self {
+        Self { retention: DEFAULT_RETENTION, clock: Clock::system(), busy_timeout: Duration::from_secs(5) }
+    }
+
+    /// How long handled and dead records are remembered (default 30 days). Processes that share a file should agree.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Where the time comes from (default: the system's clock, which the processes of a host share). For tests.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How long a step waits before it fails (default 5 s) while something else is writing: another process, or a handler of this
+    /// process in its transaction. Where both are in the way, it is as long for each.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// Opens the file, or makes it (its folder must exist).
+    ///
+    /// # Errors
+    /// As for [`Sqlite::open`].
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<Sqlite, LedgerError> {
+        let path = path.as_ref();
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        self.start(connect, Some(path)).await
+    }
+
+    /// Opens a ledger of its own in memory.
+    ///
+    /// # Errors
+    /// As for [`Sqlite::in_memory`].
+    pub async fn in_memory(self) -> Result<Sqlite, LedgerError> {
+        self.start(SqliteConnectOptions::new().in_memory(true), None).await
+    }
+
+    async fn start(self, connect: SqliteConnectOptions, path: Option<&Path>) -> Result<Sqlite, LedgerError> {
+        use sqlx::ConnectOptions as _;
+        let connect = connect.busy_timeout(self.busy_timeout).disable_statement_logging();
+        let connection = match self.connect(&connect).await {
+            Ok(connection) => connection,
+            Err(cause) => {
+                let path = path.map_or_else(|| "in memory".into(), Path::to_path_buf);
+                return Err(LedgerError::new("open", Unusable { path, cause }));
+            }
+        };
+        let (requests, asked) = mpsc::channel(ROOM);
+        let retention = self.retention;
+        let records = Records { connection, clock: self.clock, retention, changed: false, let_in: 0 };
+        let flushes = Arc::default();
+        let writer = Writer::new(Queue::new(asked, self.busy_timeout), Arc::clone(&flushes));
+        tokio::spawn(writer.run(records));
+        Ok(Sqlite { requests, retention, appended: Arc::default(), flushes })
+    }
+
+    /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one), so we do: several
+    /// processes may be starting at once.
+    async fn connect(&self, connect: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+        let started = Instant::now();
+        loop {
+            match open(connect).await {
+                Err(OpenError::Sqlite(error)) if is_busy(&error) && started.elapsed() < self.busy_timeout => {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+    let mut connection = connect_and_migrate(options).await?;
+    nest(&mut connection).await?;
+    Ok(connection)
+}

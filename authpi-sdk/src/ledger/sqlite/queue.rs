@@ -1,0 +1,230 @@
+//! What waits for the writer: steps with those who asked for them, and handlers that want to write.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    error::Error,
+    fmt,
+    future::{Future, pending},
+    pin::Pin,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    steps::{Records, Step},
+    transaction::SqliteTransaction,
+};
+
+/// How many requests wait in the channel, and as many again here, before callers wait to ask.
+pub(super) const ROOM: usize = 1024;
+/// How many steps share a flush, at most. Enough for a flush to be a small part of the whole, and few enough for the file to be
+/// free for other processes every few milliseconds.
+pub(super) const GROUP: usize = 256;
+
+/// Why a step did not take place.
+pub(super) type Failure = Box<dyn Error + Send + Sync>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+pub(super) struct Request {
+    pub(super) asked_at: Instant,
+    pub(super) wanted: Wanted,
+}
+
+pub(super) enum Wanted {
+    Step(Box<dyn Asked>),
+    /// The connection itself, in a transaction.
+    Transaction(Reply<SqliteTransaction>),
+    Close,
+}
+
+impl Request {
+    pub(super) fn new(wanted: Wanted) -> Self {
+        Self { asked_at: Instant::now(), wanted }
+    }
+}
+
+impl Wanted {
+    pub(super) fn step<S: Step>(step: S, reply: Reply<S::Answer>) -> Self {
+        Self::Step(Box::new(Awaited { step, reply, found: None }))
+    }
+}
+
+/// A step of whatever kind, which the writer runs without knowing what it asks.
+///
+/// What it found is kept between [`run`](Asked::run) and [`answer`](Asked::answer), so that it goes out when it is durable.
+pub(super) trait Asked: Send {
+    /// Whether it changes nothing, and so needs no transaction.
+    fn reads(&self) -> bool;
+    /// Whether the caller has gone away, and the step is of no use to anybody else.
+    fn is_moot(&self) -> bool;
+    /// Does the step, anew if it was run before, and says whether it went well.
+    fn run<'a>(&'a mut self, records: &'a mut Records) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+    /// Whether it was run and failed.
+    fn has_failed(&self) -> bool;
+    /// Tells the caller what the step found. One who no longer waits changes nothing.
+    fn answer(self: Box<Self>);
+    /// Tells the caller that the step did not take place.
+    fn fail(self: Box<Self>, failure: Failure);
+}
+
+struct Awaited<S: Step> {
+    step: S,
+    reply: Reply<S::Answer>,
+    found: Option<Result<S::Answer, sqlx::Error>>,
+}
+
+impl<S: Step> Asked for Awaited<S> {
+    fn reads(&self) -> bool {
+        S::READS
+    }
+
+    fn is_moot(&self) -> bool {
+        S::FOR_ITS_CALLER && self.reply.is_closed()
+    }
+
+    fn run<'a>(&'a mut self, records: &'a mut Records) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+        Box::pin(async {
+            let found = self.step.run(records).await;
+            self.found.insert(found).is_ok()
+        })
+    }
+
+    fn has_failed(&self) -> bool {
+        matches!(self.found, Some(Err(_)))
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(found) = self.found {
+            let _ = self.reply.send(found.map_err(Into::into));
+        }
+    }
+
+    fn fail(self: Box<Self>, failure: Failure) {
+        let _ = self.reply.send(Err(failure));
+    }
+}
+
+/// What waits, in the order in which it was asked for.
+pub(super) struct Queue {
+    asked: mpsc::Receiver<Request>,
+    steps: VecDeque<(Instant, Box<dyn Asked>)>,
+    transactions: VecDeque<(Instant, Reply<SqliteTransaction>)>,
+    /// Whether nothing more is taken in: somebody closed the ledger, or all handles are gone.
+    closed: bool,
+    patience: Duration,
+}
+
+impl Queue {
+    /// `patience`: how long a request waits for handlers' transactions to end.
+    pub(super) fn new(asked: mpsc::Receiver<Request>, patience: Duration) -> Self {
+        Self { asked, steps: VecDeque::new(), transactions: VecDeque::new(), closed: false, patience }
+    }
+
+    /// Takes in what has come; waits for something if there is nothing. False when there will be nothing any more.
+    pub(super) async fn fill(&mut self) -> bool {
+        if self.is_empty() && !self.closed {
+            let request = self.asked.recv().await;
+            self.take_in(request);
+        }
+        while self.has_room()
+            && let Ok(request) = self.asked.try_recv()
+        {
+            self.take_in(Some(request));
+        }
+        !self.is_empty()
+    }
+
+    /// Whom the next flush is for.
+    pub(super) fn next_group(&mut self) -> Vec<Box<dyn Asked>> {
+        let size = self.steps.len().min(GROUP);
+        self.steps.drain(..size).map(|(_, step)| step).filter(|step| !step.is_moot()).collect()
+    }
+
+    /// Who may write next.
+    pub(super) fn next_transaction(&mut self) -> Option<Reply<SqliteTransaction>> {
+        self.turn_away();
+        while let Some((_, reply)) = self.transactions.pop_front() {
+            if !reply.is_closed() {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    /// For nobody but the house.
+    pub(super) fn put(&mut self, step: impl Step<Answer = ()>) {
+        let (reply, _) = oneshot::channel();
+        self.take_in(Some(Request::new(Wanted::step(step, reply))));
+    }
+
+    /// Waits while a handler has the connection: takes in what comes, and turns away whose patience ends. Never resolves.
+    pub(super) async fn hold(&mut self) -> Infallible {
+        loop {
+            let asked_at = [self.steps.front().map(|(at, _)| *at), self.transactions.front().map(|(at, _)| *at)];
+            let due = asked_at.into_iter().flatten().min().map(|at| at + self.patience);
+            let patience_ends = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
+                }
+            };
+            let has_room = self.has_room();
+            tokio::select! {
+                () = patience_ends => self.turn_away(),
+                request = self.asked.recv(), if has_room => self.take_in(request),
+            }
+        }
+    }
+
+    fn take_in(&mut self, request: Option<Request>) {
+        match request {
+            Some(Request { asked_at, wanted: Wanted::Step(step) }) => self.steps.push_back((asked_at, step)),
+            Some(Request { asked_at, wanted: Wanted::Transaction(reply) }) => {
+                self.transactions.push_back((asked_at, reply));
+            }
+            Some(Request { wanted: Wanted::Close, .. }) | None => self.closed = true,
+        }
+    }
+
+    fn turn_away(&mut self) {
+        let Some(limit) = Instant::now().checked_sub(self.patience) else { return };
+        let occupied = || Box::new(Occupied { patience: self.patience });
+        while let Some((_, step)) = self.steps.pop_front_if(|(at, _)| *at <= limit) {
+            step.fail(occupied());
+        }
+        while let Some((_, reply)) = self.transactions.pop_front_if(|(at, _)| *at <= limit) {
+            let _ = reply.send(Err(occupied()));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.transactions.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        !self.closed && self.steps.len() + self.transactions.len() < ROOM
+    }
+}
+
+/// A handler kept its transaction for longer than others wait.
+#[derive(Debug)]
+struct Occupied {
+    patience: Duration,
+}
+
+impl fmt::Display for Occupied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { patience } = self;
+        write!(
+            f,
+            "handlers' transactions kept the ledger's file for {patience:?}, in which nothing else can be written"
+        )
+    }
+}
+
+impl Error for Occupied {}

@@ -1,0 +1,114 @@
+//! The tables, and how a file is brought up to date when it is opened.
+
+use std::{fmt, path::PathBuf};
+
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
+
+/// What brings a file from version n to n + 1, for n from 0. Never changed, only added to.
+const MIGRATIONS: [&str; 2] = ["
+    CREATE TABLE authpi_ledger (
+        endpoint TEXT NOT NULL,
+        event_id TEXT NOT NULL,
+        state INTEGER NOT NULL,             -- 0 pending, 1 claimed, 2 handled, 3 dead
+        attempt INTEGER NOT NULL,
+        nonce INTEGER NOT NULL,
+        at INTEGER NOT NULL,                -- Unix ms: the pause or lease ends, or it was finished
+        first_claimed_at INTEGER NOT NULL,  -- Unix ms
+        first_digest BLOB NOT NULL,
+        reason TEXT,                        -- of dead ones only
+        body BLOB,                          -- of dead ones only
+        PRIMARY KEY (endpoint, event_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX authpi_ledger_at ON authpi_ledger (at);
+    CREATE INDEX authpi_ledger_dead ON authpi_ledger (endpoint, at, event_id) WHERE state = 3;
+", "
+    -- An event in the inbox has a place, and keeps its body until it is handled; a lane is worked on in the order of places.
+    ALTER TABLE authpi_ledger ADD COLUMN place INTEGER;
+    ALTER TABLE authpi_ledger ADD COLUMN lane TEXT;
+    CREATE INDEX authpi_inbox ON authpi_ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
+    CREATE INDEX authpi_inbox_lane ON authpi_ledger (endpoint, lane, place) WHERE lane IS NOT NULL AND state < 2;
+"];
+#[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
+const VERSION: i64 = MIGRATIONS.len() as i64;
+
+pub(super) async fn connect_and_migrate(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+    let mut connection = SqliteConnection::connect_with(options).await?;
+    if version(&mut connection).await? == VERSION {
+        return Ok(connection);
+    }
+    // Another process may be at it too: look again under the write lock. What fails here ends with the connection, and the
+    // transaction with it.
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await?;
+    let found = version(&mut connection).await?;
+    if found > VERSION {
+        return Err(OpenError::TooNew { found });
+    }
+    for migration in &MIGRATIONS[usize::try_from(found).map_err(|_| OpenError::TooNew { found })?..] {
+        sqlx::raw_sql(*migration).execute(&mut connection).await?;
+    }
+    sqlx::raw_sql(
+        "CREATE TABLE IF NOT EXISTS authpi_schema (version INTEGER NOT NULL) STRICT; DELETE FROM authpi_schema",
+    )
+    .execute(&mut connection)
+    .await?;
+    sqlx::query("INSERT INTO authpi_schema (version) VALUES (?1)").bind(VERSION).execute(&mut connection).await?;
+    sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Zero for a file without our tables.
+async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    let known = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'authpi_schema'");
+    if known.fetch_all(&mut *connection).await?.is_empty() {
+        return Ok(0);
+    }
+    let rows = sqlx::query("SELECT version FROM authpi_schema").fetch_all(connection).await?;
+    rows.first().map_or(Ok(0), |row| row.try_get(0))
+}
+
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    const BUSY: u32 = 5;
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == BUSY)
+}
+
+#[derive(Debug)]
+pub(super) enum OpenError {
+    Sqlite(sqlx::Error),
+    TooNew { found: i64 },
+}
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Unusable {
+    pub(super) path: PathBuf,
+    pub(super) cause: OpenError,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.cause {
+            OpenError::Sqlite(_) => write!(f, "{path} cannot be used as a SQLite database"),
+            OpenError::TooNew { found } => write!(
+                f,
+                "{path} has version {found} of the ledger's tables, and this authpi-sdk knows them up to version \
+                 {VERSION}: use the authpi-sdk that made them, or a later one"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unusable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            OpenError::Sqlite(error) => Some(error),
+            OpenError::TooNew { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The statements. Each step writes with one of them at most, so that SQLite itself undoes a step that fails.
+
+pub(super) const CLAIM: &str = "
+    INSERT INTO authpi_ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest)
+    VALUES (?1, ?2, 1, 1, random(), ?3, ?4, ?5)
+    ON CONFLICT (endpoint, event_id) DO UPDATE SET
+        state = 1,
+        attempt = CASE WHEN state < 2 THEN min(attempt + 1, 4294967295) ELSE 1 END,
+        nonce = excluded.nonce,
+        at = excluded.at,
+        first_claimed_at = CASE WHEN state < 2 THEN first_claimed_at ELSE excluded.first_claimed_at END,
+        first_digest = CASE WHEN state < 2 THEN first_digest ELSE excluded.first_digest END,
+        reason = NULL,
+        body = CASE WHEN state < 2 THEN body END,
+        place = CASE WHEN state < 2 THEN place END,
+        lane = CASE WHEN state < 2 THEN lane END
+    WHERE at <= CASE WHEN state < 2 THEN ?4 ELSE ?6 END
+    RETURNING attempt, nonce, first_digest";
+pub(super) const LOOK: &str = "SELECT state, at, first_digest FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
+pub(super) const RENEW: &str = "
+    UPDATE authpi_ledger SET at = ?5
+    WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
+pub(super) const HANDLED: &str = "
+    UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2, body = NULL
+    WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 2)";
+/// In the transaction of a handler, whose writes take place with this one or not at all: so not once more for one that is
+/// handled already.
+pub(super) const HANDLED_HERE: &str = "
+    UPDATE authpi_ledger SET at = ?5, state = 2, body = NULL
+    WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
+pub(super) const DEAD: &str = "
+    UPDATE authpi_ledger SET
+        at = CASE WHEN state = 1 THEN ?5 ELSE at END,
+        reason = CASE WHEN state = 1 THEN ?6 ELSE reason END,
+        body = CASE WHEN state = 1 THEN ?7 ELSE body END,
+        state = 3
+    WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 3)";
+pub(super) const RELEASE: &str = "
+    UPDATE authpi_ledger SET at = ?5, state = 0
+    WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
+/// As if it had just been appended; in the lane that it had.
+pub(super) const REPLAY: &str = "
+    UPDATE authpi_ledger SET state = 0, attempt = 0, nonce = random(), at = ?3, first_claimed_at = ?3, reason = NULL, place =
+        (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2)
+    WHERE endpoint = ?1 AND event_id = ?2 AND state = 3";
+pub(super) const FORGET: &str = "DELETE FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
+/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to do stays.
+pub(super) const PRUNE: &str = "
+    DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
+        (SELECT endpoint, event_id FROM authpi_ledger
+         WHERE at <= ?1 AND (place IS NULL OR state >= 2) ORDER BY at LIMIT ?2)";
+/// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done.
+pub(super) const APPEND: &str = "
+    INSERT INTO authpi_ledger
+        (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
+    VALUES (?1, ?2, 0, 0, random(), ?3, ?3, ?4, ?5, ?6,
+        (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2))
+    ON CONFLICT (endpoint, event_id) DO UPDATE SET
+        state = CASE WHEN state < 2 THEN state ELSE 0 END,
+        attempt = CASE WHEN state < 2 THEN attempt ELSE 0 END,
+        nonce = CASE WHEN state < 2 THEN nonce ELSE excluded.nonce END,
+        at = CASE WHEN state < 2 THEN at ELSE excluded.at END,
+        first_claimed_at = CASE WHEN state < 2 THEN first_claimed_at ELSE excluded.first_claimed_at END,
+        first_digest = CASE WHEN state < 2 THEN first_digest ELSE excluded.first_digest END,
+        reason = NULL,
+        body = excluded.body,
+        lane = excluded.lane,
+        place = excluded.place
+    WHERE (state < 2 AND place IS NULL) OR (state >= 2 AND at <= ?7)
+    RETURNING 1";
+pub(super) const LEASE_NEXT: &str = "
+    UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3
+    WHERE (endpoint, event_id) = (
+        SELECT endpoint, event_id FROM authpi_ledger AS due
+        WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND at <= ?2 AND (lane IS NULL OR NOT EXISTS (
+            SELECT 1 FROM authpi_ledger AS earlier
+            WHERE earlier.endpoint = due.endpoint AND earlier.lane = due.lane AND earlier.state < 2
+                AND earlier.place < due.place))
+        ORDER BY place LIMIT 1)
+    RETURNING event_id, attempt, nonce, body, first_claimed_at";
+pub(super) const NEXT_DUE: &str = "
+    SELECT min(at) FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND at > ?2";
+pub(super) const BACKLOG: &str = "
+    SELECT count(*), min(first_claimed_at) FROM authpi_ledger
+    WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2";
+pub(super) const PURGE: &str = "
+    DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
+        (SELECT endpoint, event_id FROM authpi_ledger WHERE at <= ?1 AND state >= 2 ORDER BY at LIMIT ?2)";
+pub(super) const DEAD_LETTERS: &str = "
+    SELECT event_id, reason, attempt, body, first_claimed_at, at FROM authpi_ledger
+    WHERE state = 3 AND endpoint = ?1 AND (at, event_id) > (?2, ?3)
+    ORDER BY at, event_id LIMIT ?4";

@@ -1,0 +1,239 @@
+//! The task that holds the connection: steps that wait together share a flush, and handlers write in turn.
+
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use sqlx::{Connection as _, SqliteConnection};
+use tokio::sync::oneshot;
+
+use super::{
+    queue::{Asked, Failure, Queue, Reply},
+    steps::{PruneStep, Records},
+    transaction::{Returned, SqliteTransaction, Wish},
+};
+use crate::ledger::{EventKey, Held, Token};
+
+/// How many events are let in between two prunings. Below the portion that is pruned, so that pruning catches up.
+const LET_IN_PER_PRUNING: u32 = 64;
+
+pub(super) struct Writer {
+    queue: Queue,
+    flushes: Arc<AtomicU64>,
+    until_prune: u32,
+}
+
+impl Writer {
+    pub(super) fn new(queue: Queue, flushes: Arc<AtomicU64>) -> Self {
+        Self { queue, flushes, until_prune: 0 }
+    }
+
+    /// Works until the ledger is closed or all handles are gone.
+    pub(super) async fn run(mut self, mut records: Records) {
+        while self.queue.fill().await {
+            // A group, then a handler, then a group: neither waits for all of the others.
+            let group = self.queue.next_group();
+            self.settle(group, &mut records).await;
+            if let Some(reply) = self.queue.next_transaction() {
+                match self.lend(records, reply).await {
+                    Some(back) => records = back,
+                    None => return,
+                }
+            }
+        }
+        if let Err(error) = records.connection.close().await {
+            tracing::debug!(%error, "closing the ledger's file failed");
+        }
+    }
+
+    /// Runs the steps, and answers each when what it changed is durable.
+    async fn settle(&mut self, group: Vec<Box<dyn Asked>>, records: &mut Records) {
+        let (reads, writes): (Vec<_>, Vec<_>) = group.into_iter().partition(|step| step.reads());
+        // Before the others: they shall not see what may not last.
+        for step in reads {
+            self.alone(step, records).await;
+        }
+        match <[_; 1]>::try_from(writes) {
+            Ok([step]) => self.alone(step, records).await,
+            Err(writes) if writes.is_empty() => {}
+            Err(writes) => self.together(writes, records).await,
+        }
+        let let_in = std::mem::take(&mut records.let_in);
+        self.until_prune = self.until_prune.saturating_sub(let_in);
+        if let_in > 0 && self.until_prune == 0 {
+            self.until_prune = LET_IN_PER_PRUNING;
+            self.queue.put(PruneStep);
+        }
+    }
+
+    /// One transaction, and one flush, for all of them.
+    async fn together(&mut self, mut steps: Vec<Box<dyn Asked>>, records: &mut Records) {
+        if let Err(error) = execute(BEGIN, &mut records.connection).await {
+            return fail_all(steps, "begun", error);
+        }
+        for step in &mut steps {
+            if !step.run(records).await && !is_in_transaction(&mut records.connection).await {
+                // SQLite undid more than the step that failed (the disk is full, say). Those before it have not been answered,
+                // so they can be run again.
+                roll_back(records).await;
+                return self.one_by_one(steps, records).await;
+            }
+        }
+        match execute(COMMIT, &mut records.connection).await {
+            Ok(()) => {
+                self.count_flush(records);
+                steps.into_iter().for_each(Asked::answer);
+            }
+            Err(error) => {
+                roll_back(records).await;
+                fail_all(steps, "committed", error);
+            }
+        }
+    }
+
+    /// Each in a transaction of its own, but for those that have failed already.
+    async fn one_by_one(&mut self, steps: Vec<Box<dyn Asked>>, records: &mut Records) {
+        for step in steps {
+            if step.has_failed() {
+                step.answer();
+            } else {
+                self.alone(step, records).await;
+            }
+        }
+    }
+
+    /// A step is one statement that changes something, at most, so that it needs no `BEGIN` and no `COMMIT`.
+    async fn alone(&mut self, mut step: Box<dyn Asked>, records: &mut Records) {
+        step.run(records).await;
+        self.count_flush(records);
+        step.answer();
+    }
+
+    fn count_flush(&self, records: &mut Records) {
+        let flushed = std::mem::take(&mut records.changed);
+        self.flushes.fetch_add(u64::from(flushed), Ordering::Relaxed);
+    }
+
+    /// Lends the connection to a handler, in a transaction, and waits until it is back; none if it was lost.
+    async fn lend(&mut self, mut records: Records, reply: Reply<SqliteTransaction>) -> Option<Records> {
+        for statement in [BEGIN, MARK] {
+            if let Err(error) = execute(statement, &mut records.connection).await {
+                roll_back(&mut records).await;
+                let _ = reply.send(Err(error.into()));
+                return Some(records);
+            }
+        }
+        let (home, returned) = oneshot::channel();
+        // To nobody: it is dropped, and so comes back.
+        let _ = reply.send(Ok(SqliteTransaction::new(records, home)));
+        let back = async {
+            let Returned { mut records, wish } = returned.await.ok()?;
+            match wish {
+                Wish::RollBack => roll_back(&mut records).await,
+                Wish::Commit { key, token, reply } => {
+                    let done = commit(&mut records, &key, token).await;
+                    if !matches!(done, Ok(Held::Yes)) {
+                        roll_back(&mut records).await;
+                    }
+                    self.flushes.fetch_add(u64::from(std::mem::take(&mut records.changed)), Ordering::Relaxed);
+                    let _ = reply.send(done);
+                }
+            }
+            Some(records)
+        };
+        tokio::select! {
+            back = back => back,
+            never = self.queue.hold() => match never {},
+        }
+    }
+}
+
+/// The write lock is taken at the beginning, where SQLite waits for other processes; a transaction that reads first and writes
+/// later may find that it cannot.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+const COMMIT: &str = "COMMIT";
+/// Lasts as long as the transaction that a handler was given, and no longer.
+const MARK: &str = "SAVEPOINT authpi_handler";
+const UNMARK: &str = "RELEASE authpi_handler";
+
+async fn execute(statement: &'static str, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await.map(drop)
+}
+
+/// What was not committed has changed nothing, and neither has a commit that failed.
+async fn roll_back(records: &mut Records) {
+    (records.changed, records.let_in) = (false, 0);
+    // It fails where SQLite has rolled back by itself.
+    if let Err(error) = execute("ROLLBACK", &mut records.connection).await {
+        tracing::debug!(%error, "there was nothing to roll back");
+    }
+}
+
+/// Begins another one if there is none: SQLite tells only by refusing that.
+async fn is_in_transaction(connection: &mut SqliteConnection) -> bool {
+    const ERROR: &str = "1";
+    match execute("BEGIN", connection).await {
+        Ok(()) => false,
+        Err(error) => error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(ERROR)),
+    }
+}
+
+/// Completes the handler's claim in its transaction, and commits both; anything but `Yes` is to be rolled back.
+async fn commit(records: &mut Records, key: &EventKey, token: Token) -> Result<Held, Failure> {
+    // Otherwise the completion alone would take place.
+    execute(UNMARK, &mut records.connection).await.map_err(|cause| Ended { cause })?;
+    if records.complete_here(key, token).await? == Held::Lost {
+        return Ok(Held::Lost);
+    }
+    execute(COMMIT, &mut records.connection).await?;
+    Ok(Held::Yes)
+}
+
+fn fail_all(steps: Vec<Box<dyn Asked>>, not: &'static str, error: sqlx::Error) {
+    let cause = Arc::new(error);
+    for step in steps {
+        step.fail(Box::new(Undone { not, cause: Arc::clone(&cause) }));
+    }
+}
+
+/// Nothing that was in a transaction took place.
+#[derive(Debug)]
+struct Undone {
+    not: &'static str,
+    cause: Arc<sqlx::Error>,
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the transaction of this step and those beside it could not be {}", self.not)
+    }
+}
+
+impl Error for Undone {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+/// The transaction that a handler was given is no more.
+#[derive(Debug)]
+struct Ended {
+    cause: sqlx::Error,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the handler's transaction had come to an end, by a statement of its own or by an error that it passed over")
+    }
+}
+
+impl Error for Ended {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.cause)
+    }
+}
