@@ -9,6 +9,8 @@ use std::{
 
 use serde::Serialize;
 
+pub mod sqlite;
+
 /// One thing that is measured: a name, and what is done once.
 pub struct Case<'a> {
     /// Shown in the table and in the JSON.

@@ -44,8 +44,11 @@ pub use memory::Memory;
 pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisOptions};
+#[cfg(all(feature = "sqlite", feature = "testing"))]
+#[doc(hidden)]
+pub use sqlite::statements as sqlite_statements;
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Sqlite, SqliteOptions};
+pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};
 pub use transaction::{Transactional, Tx};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery

@@ -10,7 +10,7 @@
 mod options;
 mod queue;
 mod schema;
-mod statements;
+pub mod statements;
 mod steps;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -120,23 +121,33 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// `patience`: how long a request waits for handlers' transactions to end.
+    /// `patience`: how long a request waits for others to end.
     pub(super) fn new(asked: mpsc::Receiver<Request>, patience: Duration) -> Self {
         Self { asked, steps: VecDeque::new(), transactions: VecDeque::new(), closed: false, patience }
     }
 
-    /// Takes in what has come; waits for something if there is nothing. False when there will be nothing any more.
-    pub(super) async fn fill(&mut self) -> bool {
+    /// Waits until there is something to do; false when there never will be.
+    ///
+    /// Those who were just answered are about to ask for their next step. They are let go first, for as long as that brings
+    /// something: so that all who are at work share the next flush, instead of making up two groups that take turns. That is no
+    /// delay: with nothing else to run on this runtime, yielding returns at once.
+    pub(super) async fn gather(&mut self) -> bool {
         if self.is_empty() && !self.closed {
             let request = self.asked.recv().await;
             self.take_in(request);
         }
-        while self.has_room()
-            && let Ok(request) = self.asked.try_recv()
-        {
-            self.take_in(Some(request));
+        loop {
+            let before = self.waiting();
+            yield_now().await;
+            while self.has_room()
+                && let Ok(request) = self.asked.try_recv()
+            {
+                self.take_in(Some(request));
+            }
+            if self.waiting() == before || self.waiting() >= GROUP {
+                return !self.is_empty();
+            }
         }
-        !self.is_empty()
     }
 
     /// Whom the next flush is for.
@@ -166,7 +177,7 @@ impl Queue {
     pub(super) async fn hold(&mut self) -> Infallible {
         loop {
             let asked_at = [self.steps.front().map(|(at, _)| *at), self.transactions.front().map(|(at, _)| *at)];
-            let due = asked_at.into_iter().flatten().min().map(|at| at + self.patience);
+            let due = asked_at.into_iter().flatten().min().and_then(|at| at.checked_add(self.patience));
             let patience_ends = async {
                 match due {
                     Some(due) => sleep_until(due).await,
@@ -202,16 +213,20 @@ impl Queue {
         }
     }
 
+    fn waiting(&self) -> usize {
+        self.steps.len() + self.transactions.len()
+    }
+
     fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.transactions.is_empty()
+        self.waiting() == 0
     }
 
     fn has_room(&self) -> bool {
-        !self.closed && self.steps.len() + self.transactions.len() < ROOM
+        !self.closed && self.waiting() < ROOM
     }
 }
 
-/// A handler kept its transaction for longer than others wait.
+/// Others wrote for longer than one waits.
 #[derive(Debug)]
 struct Occupied {
     patience: Duration,
@@ -222,7 +237,7 @@ impl fmt::Display for Occupied {
         let Self { patience } = self;
         write!(
             f,
-            "handlers' transactions kept the ledger's file for {patience:?}, in which nothing else can be written"
+            "the ledger's file was occupied for {patience:?}, by handlers in their transactions or by another process"
         )
     }
 }

@@ -35,7 +35,7 @@ impl Writer {
 
     /// Works until the ledger is closed or all handles are gone.
     pub(super) async fn run(mut self, mut records: Records) {
-        while self.queue.fill().await {
+        while self.queue.gather().await {
             // A group, then a handler, then a group: neither waits for all of the others.
             let group = self.queue.next_group();
             self.settle(group, &mut records).await;

@@ -1,15 +1,20 @@
 use std::{
     error::Error as _,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU32, Ordering},
-    },
+    path::PathBuf,
+    sync::atomic::{AtomicI64, AtomicU32},
 };
 
 use jiff::Timestamp;
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::*;
-use crate::ledger::conformance;
+use super::{steps::Records, *};
+use crate::{
+    Clock,
+    ledger::{Transactional as _, conformance},
+};
+
+mod groups;
+mod transactions;
 
 const LEASE: Duration = Duration::from_secs(30);
 const DIGEST: Digest = Digest([7; 32]);
@@ -63,6 +68,39 @@ async fn count(ledger: &Path) -> i64 {
     let mut other = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(ledger)).await.unwrap();
     let row = sqlx::query("SELECT count(*) FROM authpi_ledger").fetch_one(&mut other).await.unwrap();
     row.get(0)
+}
+
+/// A step of the test's own.
+struct Sql(&'static str);
+
+impl Step for Sql {
+    type Answer = ();
+
+    async fn run(&self, records: &mut Records) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(self.0).execute(&mut records.connection).await.map(drop)
+    }
+}
+
+/// Holds the connection until all of `asks` have asked, so that they are taken together; what they were told, in their order.
+///
+/// Only on a runtime with one thread, which lets each of them run once before it comes back here.
+async fn at_once<T: Send + 'static>(
+    ledger: &Sqlite,
+    asks: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let held = ledger.begin().await.unwrap();
+    let asking: Vec<_> = asks.into_iter().map(tokio::spawn).collect();
+    tokio::task::yield_now().await;
+    drop(held);
+    let mut told = Vec::new();
+    for asked in asking {
+        told.push(asked.await.unwrap());
+    }
+    told
+}
+
+async fn run(ledger: &Sqlite, sql: &'static str) -> Result<(), LedgerError> {
+    ledger.ask("run the test's own statement", Sql(sql)).await
 }
 
 /// Each error in the chain, as a log would show it.
@@ -327,12 +365,11 @@ async fn a_full_disk_fails_the_step_which_can_be_repeated_when_there_is_room() {
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     let token = granted(&ledger, 0).await;
     // SQLite counts pages as a disk counts blocks, and gives the same error.
-    let pages = |pages: i64| Request::Pages { pages };
-    ledger.requests.send(pages(1)).await.ok().unwrap();
+    run(&ledger, "PRAGMA max_page_count = 1").await.unwrap();
     let error = ledger.complete(&key(0), token, dead("reason", &LARGE)).await.unwrap_err();
     assert!(chain(&error).contains("full"), "{}", chain(&error));
     assert!(matches!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::InFlight { .. }));
-    ledger.requests.send(pages(1_000_000)).await.ok().unwrap();
+    run(&ledger, "PRAGMA max_page_count = 1000000").await.unwrap();
     assert_eq!(ledger.complete(&key(0), token, dead("reason", &LARGE)).await.unwrap(), Held::Yes);
     assert_eq!(ledger.dead_letters("users", None, 1).await.unwrap()[0].body, &LARGE[..]);
 }

@@ -1,0 +1,210 @@
+//! The SQLite ledger beside the same statements in raw batches by hand, through the same driver and as durable.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use authpi_sdk::ledger::{
+    Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, Sqlite, sqlite_statements as statements,
+};
+use bytes::Bytes;
+use serde::Serialize;
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::task::JoinSet;
+
+use crate::percentile;
+
+const LEASE: Duration = Duration::from_secs(30);
+const DIGEST: Digest = Digest([7; 32]);
+static BODY: [u8; 1024] = [b'x'; 1024];
+
+/// What an event has done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// A claim and its completion: two steps.
+    Handled,
+    /// An append of 1 KiB: one step.
+    Appended,
+}
+
+/// What was measured of one kind of work with so many events in flight.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Figures {
+    pub work: Work,
+    pub in_flight: usize,
+    /// Median of the rounds.
+    pub per_second: f64,
+    /// Over all rounds. Aim with 64 in flight: at least 15.
+    pub events_per_flush: f64,
+    /// The same statements, of as many events as are in flight, in each transaction of a loop by hand. Median of the rounds.
+    pub by_hand_per_second: f64,
+    /// Ours over the loop by hand (median of the rounds' ratios). Aim with 64 in flight: at least 0.6.
+    pub over_by_hand: f64,
+}
+
+/// Both kinds of work with 1, 8 and 64 events in flight, in files of its own in `folder`, which has to lie on a disk for flushes
+/// to cost what they cost. Ours and the loop by hand take turns, round after round.
+pub async fn measure(folder: &Path, quick: bool) -> Vec<Figures> {
+    let mut figures = Vec::new();
+    for work in [Work::Handled, Work::Appended] {
+        for (in_flight, events) in [(1, 300), (8, 1_200), (64, 6_400)] {
+            figures.push(compare(folder, work, in_flight, events, if quick { 3 } else { 15 }).await);
+        }
+    }
+    figures
+}
+
+async fn compare(folder: &Path, work: Work, in_flight: usize, events: usize, rounds: usize) -> Figures {
+    let (mut ours, mut by_hand, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut flushes = 0;
+    for round in 0..rounds {
+        let file = File::new(folder);
+        let ledger = Sqlite::open(&file.0).await.expect("a ledger");
+        let before = ledger.flushes();
+        let taken = in_tasks(&ledger, work, in_flight, events).await;
+        flushes += ledger.flushes() - before;
+        ledger.close().await;
+        ours.push(events as f64 / taken.as_secs_f64());
+
+        let file = File::new(folder);
+        // Makes the tables.
+        Sqlite::open(&file.0).await.expect("a ledger").close().await;
+        let taken = in_batches(&file.0, work, in_flight, events).await;
+        by_hand.push(events as f64 / taken.as_secs_f64());
+        ratios.push(ours[round] / by_hand[round]);
+    }
+    Figures {
+        work,
+        in_flight,
+        per_second: percentile(&mut ours, 50),
+        events_per_flush: (events * rounds) as f64 / flushes as f64,
+        by_hand_per_second: percentile(&mut by_hand, 50),
+        over_by_hand: percentile(&mut ratios, 50),
+    }
+}
+
+/// As a receiver works: a task for each event in flight.
+async fn in_tasks(ledger: &Sqlite, work: Work, in_flight: usize, events: usize) -> Duration {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    let started = Instant::now();
+    for _ in 0..in_flight {
+        let (ledger, next) = (ledger.clone(), Arc::clone(&next));
+        tasks.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= events {
+                    return;
+                }
+                let key = key(n);
+                if work == Work::Appended {
+                    let body = Bytes::from_static(&BODY);
+                    assert_eq!(ledger.append(&key, DIGEST, None, body).await.expect("SQLite"), Appended::Stored);
+                    continue;
+                }
+                let claim = ledger.claim(&key, DIGEST, LEASE).await.expect("SQLite");
+                let Claim::Granted { token, .. } = claim else { panic!("{claim:?}") };
+                assert_eq!(ledger.complete(&key, token, Completion::Handled).await.expect("SQLite"), Held::Yes);
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.expect("no panic");
+    }
+    started.elapsed()
+}
+
+/// As one would who has all events of a batch at hand: the same statements, a transaction for each batch.
+async fn in_batches(path: &Path, work: Work, batch: usize, events: usize) -> Duration {
+    use sqlx::ConnectOptions as _;
+    let options = SqliteConnectOptions::new().filename(path).pragma("synchronous", "FULL").disable_statement_logging();
+    let mut connection = SqliteConnection::connect_with(&options).await.expect("a connection");
+    let started = Instant::now();
+    for first in (0..events).step_by(batch) {
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.expect("SQLite");
+        let keys = (first..events.min(first + batch)).map(key);
+        match work {
+            Work::Handled => handle_batch(&mut connection, keys).await,
+            Work::Appended => append_batch(&mut connection, keys).await,
+        }
+        sqlx::query("COMMIT").execute(&mut connection).await.expect("SQLite");
+    }
+    let taken = started.elapsed();
+    connection.close().await.expect("SQLite");
+    taken
+}
+
+async fn handle_batch(connection: &mut SqliteConnection, keys: impl Iterator<Item = EventKey>) {
+    let mut claimed = Vec::new();
+    for key in keys {
+        let now = now();
+        let claim = sqlx::query(statements::CLAIM)
+            .bind(key.endpoint().to_owned())
+            .bind(key.event_id().to_owned())
+            .bind(now + 30_000)
+            .bind(now)
+            .bind(&DIGEST.0[..])
+            .bind(now - 30 * 24 * 60 * 60 * 1000);
+        let row = claim.fetch_all(&mut *connection).await.expect("SQLite").remove(0);
+        claimed.push((key, row.get::<i64, _>(0), row.get::<i64, _>(1)));
+    }
+    for (key, attempt, nonce) in claimed {
+        let handled = sqlx::query(statements::HANDLED)
+            .bind(key.endpoint().to_owned())
+            .bind(key.event_id().to_owned())
+            .bind(attempt)
+            .bind(nonce)
+            .bind(now());
+        assert_eq!(handled.execute(&mut *connection).await.expect("SQLite").rows_affected(), 1);
+    }
+}
+
+async fn append_batch(connection: &mut SqliteConnection, keys: impl Iterator<Item = EventKey>) {
+    for key in keys {
+        let now = now();
+        let append = sqlx::query(statements::APPEND)
+            .bind(key.endpoint().to_owned())
+            .bind(key.event_id().to_owned())
+            .bind(now)
+            .bind(&DIGEST.0[..])
+            .bind(&BODY[..])
+            .bind(None::<String>)
+            .bind(now - 30 * 24 * 60 * 60 * 1000);
+        assert_eq!(append.fetch_all(&mut *connection).await.expect("SQLite").len(), 1);
+    }
+}
+
+fn key(n: usize) -> EventKey {
+    EventKey::new("users", format!("evt_{n:026}"))
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// A database of its own for each round, so that all begin alike; removed at the end.
+struct File(PathBuf);
+
+impl File {
+    fn new(folder: &Path) -> Self {
+        static FILES: AtomicUsize = AtomicUsize::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        Self(folder.join(format!("bench-{}-{number}.db", std::process::id())))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        for end in ["", "-wal", "-shm"] {
+            let mut path = self.0.clone().into_os_string();
+            path.push(end);
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
