@@ -10,7 +10,7 @@ use std::{
 };
 
 use authpi_sdk::ledger::{
-    Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, Sqlite, sqlite_statements as statements,
+    Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, Sqlite, sqlite_by_hand as statements,
 };
 use bytes::Bytes;
 use serde::Serialize;

@@ -46,7 +46,7 @@ pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 pub use redis::{Redis, RedisOptions};
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 #[doc(hidden)]
-pub use sqlite::statements as sqlite_statements;
+pub use sqlite::by_hand as sqlite_by_hand;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};
 pub use transaction::{Transactional, Tx};

@@ -10,7 +10,7 @@
 mod options;
 mod queue;
 mod schema;
-pub mod statements;
+mod statements;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -41,6 +41,17 @@ use self::{
 use super::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next, Token,
 };
+
+/// For measurements beside the same statements by hand.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod by_hand {
+    use super::statements;
+
+    pub const APPEND: &str = statements::APPEND;
+    pub const CLAIM: &str = statements::CLAIM;
+    pub const HANDLED: &str = statements::HANDLED;
+}
 
 /// A [`Ledger`] and [`Inbox`] in a SQLite file, which keeps dead letters.
 ///
@@ -170,7 +181,6 @@ impl Sqlite {
     }
 
     /// How often a commit has flushed the disk since the file was opened. For measurements.
-    #[cfg(any(test, feature = "testing"))]
     #[doc(hidden)]
     pub fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)

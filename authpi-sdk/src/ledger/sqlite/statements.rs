@@ -1,9 +1,6 @@
 //! The statements. Each step writes with one of them at most, so that SQLite itself undoes a step that fails.
-//!
-//! Those that are public are so for measurements, with the feature `testing`.
 
-/// Makes the record, or takes it over.
-pub const CLAIM: &str = "
+pub(super) const CLAIM: &str = "
     INSERT INTO authpi_ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest)
     VALUES (?1, ?2, 1, 1, random(), ?3, ?4, ?5)
     ON CONFLICT (endpoint, event_id) DO UPDATE SET
@@ -23,8 +20,7 @@ pub(super) const LOOK: &str = "SELECT state, at, first_digest FROM authpi_ledger
 pub(super) const RENEW: &str = "
     UPDATE authpi_ledger SET at = ?5
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
-/// Completes.
-pub const HANDLED: &str = "
+pub(super) const HANDLED: &str = "
     UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2, body = NULL
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 2)";
 /// In the transaction of a handler, whose writes take place with this one or not at all: so not once more for one that is
@@ -54,7 +50,7 @@ pub(super) const PRUNE: &str = "
         (SELECT endpoint, event_id FROM authpi_ledger
          WHERE at <= ?1 AND (place IS NULL OR state >= 2) ORDER BY at LIMIT ?2)";
 /// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done.
-pub const APPEND: &str = "
+pub(super) const APPEND: &str = "
     INSERT INTO authpi_ledger
         (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
     VALUES (?1, ?2, 0, 0, random(), ?3, ?3, ?4, ?5, ?6,

@@ -95,9 +95,9 @@ async fn a_transaction_within_it_can_be_undone_by_itself() {
         let mut inner = transaction.begin().await.unwrap();
         sqlx::query("INSERT INTO sold VALUES ('undone')").execute(&mut *inner).await.unwrap();
         if n == 0 {
-            drop(inner)
+            drop(inner);
         } else {
-            inner.rollback().await.unwrap()
+            inner.rollback().await.unwrap();
         }
         let inner = transaction.begin().await.unwrap();
         inner.commit().await.unwrap();
