@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
     fs,
     future::pending,
     path::Path,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted},
     },
     handlers::{Context, HandlerError, Handlers},
-    ledger::{EventKey, Inbox, Ledger, Memory, Next, Sqlite},
+    ledger::{Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Memory, Next, Sqlite, Token},
     receiver::{Receiver, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     telemetry::{self, Kind, METRICS},
@@ -37,8 +38,13 @@ use tokio::{
     sync::{Notify, Semaphore, oneshot},
     time::timeout,
 };
+use tracing::{
+    Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
 
-use crate::mistakes::{Logged, assert_clean, personal};
+use crate::mistakes::{Logged, assert_clean, listen, personal};
 
 const SECRET: &str = "whs_SECRETSECRETSECRET";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -282,7 +288,7 @@ async fn everything() -> (Emitted, String) {
     let logged = Logged::default();
     {
         let _recorded = metrics::set_default_local_recorder(&recorder);
-        let _guard = tracing::subscriber::set_default(logged.clone());
+        let _guard = listen(logged.clone());
         deliver_everything().await;
         work_everything().await;
         call().await;
@@ -377,4 +383,253 @@ fn every_metric_is_described_to_the_recorder_once() {
     for (key, unit, text, _) in described {
         assert!(unit.is_some() && text.is_some(), "{key:?}");
     }
+}
+
+/// Each event that is logged on this thread, with the spans that it stands in.
+#[derive(Clone, Default)]
+struct Scoped(Arc<Mutex<Scopes>>);
+
+#[derive(Default)]
+struct Scopes {
+    spans: BTreeMap<u64, String>,
+    entered: Vec<u64>,
+    lines: Vec<String>,
+}
+
+impl Scoped {
+    /// The spans around the line that holds `text`, the outermost first.
+    fn around(&self, text: &str) -> String {
+        let scopes = self.0.lock().unwrap();
+        let line = scopes.lines.iter().find(|line| line.contains(text));
+        line.unwrap_or_else(|| panic!("{text:?} was not logged: {:#?}", scopes.lines)).clone()
+    }
+
+    /// The spans of this name, as they were in the end.
+    fn spans(&self, name: &str) -> Vec<String> {
+        let scopes = self.0.lock().unwrap();
+        scopes.spans.values().filter(|span| span.split(' ').next() == Some(name)).cloned().collect()
+    }
+}
+
+/// Fields as text.
+struct Fields<'t>(&'t mut String);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        write!(self.0, " {field}={value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Scoped {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+        let scopes = &mut *self.0.lock().unwrap();
+        let id = scopes.spans.len() as u64 + 1;
+        let mut text = attributes.metadata().name().to_owned();
+        attributes.record(&mut Fields(&mut text));
+        scopes.spans.insert(id, text);
+        span::Id::from_u64(id)
+    }
+    fn record(&self, id: &span::Id, values: &span::Record<'_>) {
+        let scopes = &mut *self.0.lock().unwrap();
+        values.record(&mut Fields(scopes.spans.get_mut(&id.into_u64()).unwrap()));
+    }
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let scopes = &mut *self.0.lock().unwrap();
+        let spans: Vec<_> = scopes.entered.iter().map(|id| scopes.spans[id].as_str()).collect();
+        let mut line = spans.join(" > ") + " >";
+        event.record(&mut Fields(&mut line));
+        scopes.lines.push(line);
+    }
+    fn enter(&self, id: &span::Id) {
+        self.0.lock().unwrap().entered.push(id.into_u64());
+    }
+    fn exit(&self, id: &span::Id) {
+        let entered = &mut self.0.lock().unwrap().entered;
+        let place = entered.iter().rposition(|other| *other == id.into_u64()).expect("it was entered");
+        entered.remove(place);
+    }
+}
+
+/// A handler that says that it has started, waits until it may go on, and then writes a line.
+fn late_line() -> Handlers<(Notify, Semaphore)> {
+    Handlers::new((Notify::new(), Semaphore::new(0))).on(
+        async |_: Event<UserCreated>, cx: Context<(Notify, Semaphore)>| {
+            cx.state.0.notify_one();
+            cx.state.1.acquire().await?.forget();
+            tracing::info!("a line of the handler's own");
+            Ok(())
+        },
+    )
+}
+
+#[tokio::test]
+async fn spans_follow_the_work_although_the_sender_has_hung_up() {
+    let scoped = Scoped::default();
+    let _guard = listen(scoped.clone());
+    let handlers = late_line();
+    let state = handlers.state();
+    let receiver = Receiver::inline("users", Verifier::authpi(keys()), Memory::new(), handlers);
+    let receiver = receiver.build().unwrap();
+    let mut event: serde_json::Value = serde_json::from_slice(&created("evt_1").body()).unwrap();
+    event["data"]["trace"] = "0af7651916cd43dd8448eb211c80319c".into();
+    let sent = signed_request(&SignatureScheme::authpi(), &SECRET.into(), event.to_string().into()).unwrap();
+    let waiting = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(sent).await }
+    });
+    state.0.notified().await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    state.1.add_permits(1);
+    receiver.drain().await;
+    let event = r#"event_id="evt_1" event_type="user.created" attempt=1"#;
+    assert_eq!(
+        scoped.around("of the handler's own"),
+        format!(
+            "authpi.delivery endpoint=users {event} > authpi.handle endpoint=\"users\" {event} \
+             trace=\"0af7651916cd43dd8448eb211c80319c\" > message=a line of the handler's own"
+        )
+    );
+    for name in ["authpi.delivery", "authpi.handle"] {
+        let spans = scoped.spans(name);
+        assert!(spans.len() == 1 && spans[0].ends_with(r#"outcome="handled""#), "{spans:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_workers_attempt_and_an_event_that_is_fed_have_spans_of_their_own() {
+    let scoped = Scoped::default();
+    let _guard = listen(scoped.clone());
+    let handlers = late_line();
+    handlers.state().1.add_permits(1);
+    let store = Sqlite::in_memory().await.unwrap();
+    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone()).build().unwrap();
+    hook.feed(created("evt_1").verified()).await;
+    worked_off(hasty(Worker::new("users", store, handlers))).await;
+    let within = scoped.around("of the handler's own");
+    let mut spans = within.split(" > ");
+    assert_eq!(
+        spans.next(),
+        Some(r#"authpi.work endpoint="users" event_id="evt_1" attempt=1 event_type="user.created""#),
+        "{within}"
+    );
+    assert!(spans.next().is_some_and(|span| span.starts_with("authpi.handle ")), "{within}");
+    for (name, outcome) in [("authpi.work", "handled"), ("authpi.handle", "handled"), ("authpi.feed", "stored")] {
+        let spans = scoped.spans(name);
+        assert!(spans.len() == 1 && spans[0].ends_with(&format!("outcome=\"{outcome}\"")), "{spans:?}");
+    }
+    assert!(scoped.spans("authpi.store").iter().any(|span| span.contains(r#"step="append""#)));
+}
+
+/// Polls until the probe says so.
+async fn until(mut says: impl AsyncFnMut() -> bool) {
+    let said = async {
+        while !says().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, said).await.expect("the probe never said so");
+}
+
+#[tokio::test]
+async fn a_probe_tells_of_the_store_of_what_runs_and_of_a_shutdown() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let (handle, world) = handlers(store.clone());
+    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle).build().unwrap();
+    let health = receiver.health().await;
+    assert!(health.is_ready() && health.in_flight == 0 && health.backlog.is_none(), "{health:?}");
+    assert_eq!(health.to_string(), "ready; in flight: 0");
+    let waiting = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(request(&created("waits"))).await.status() }
+    });
+    world.started.notified().await;
+    assert_eq!(receiver.health().await.in_flight, 1);
+    let draining = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.drain().await }
+    });
+    until(async || receiver.health().await.draining).await;
+    let health = receiver.health().await;
+    assert!(!health.is_ready() && health.in_flight == 1, "{health:?}");
+    world.go.add_permits(1);
+    draining.await.unwrap();
+    assert_eq!(waiting.await.unwrap(), 200);
+    assert_eq!(receiver.health().await.to_string(), "draining; in flight: 0");
+    store.close().await;
+    let health = receiver.health().await;
+    assert!(!health.is_ready() && health.store.is_err(), "{health:?}");
+    assert!(health.to_string().starts_with("the store does not answer"), "{health}");
+}
+
+#[tokio::test]
+async fn a_workers_probe_tells_what_waits_and_for_how_long() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone()).build().unwrap();
+    for id in ["1_waits", "2_waits", "3_waits"] {
+        hook.receive(request(&created(id))).await;
+    }
+    let backlog = hook.health().await.backlog.unwrap();
+    assert!(backlog.depth == 3 && backlog.oldest.is_some(), "{backlog:?}");
+    let (handle, world) = handlers(store.clone());
+    let worker = hasty(Worker::new("users", store.clone(), handle)).concurrency(2).build().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.run(async { drop(stopped.await) }).await }
+    });
+    until(async || worker.health().await.in_flight == 2).await;
+    let health = worker.health().await;
+    assert!(health.is_ready(), "{health:?}");
+    assert!(health.to_string().starts_with("ready; in flight: 2; waiting: 3, the oldest for "), "{health}");
+    stop.send(()).unwrap();
+    until(async || worker.health().await.draining).await;
+    world.go.add_permits(3);
+    timeout(PATIENCE, running).await.expect("the worker did not stop").unwrap();
+    let health = worker.health().await;
+    assert!(!health.is_ready() && health.in_flight == 0, "{health:?}");
+    assert_eq!(health.backlog.unwrap().depth, 1);
+    store.close().await;
+    assert!(worker.health().await.store.is_err() && hook.health().await.store.is_err());
+}
+
+/// A store that takes its time.
+#[derive(Clone, Default)]
+struct Hanging(Memory);
+
+impl Ledger for Hanging {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        self.0.claim(key, digest, lease).await
+    }
+    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+        pending().await
+    }
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        self.0.complete(key, token, completion).await
+    }
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        self.0.release(key, token, pause).await
+    }
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        self.0.forget(key).await
+    }
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+    fn remembers_for(&self) -> Duration {
+        self.0.remembers_for()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_waits_two_seconds_for_a_store_that_hangs() {
+    let (handle, _) = handlers(Memory::new());
+    let receiver = Receiver::inline("users", Verifier::authpi(keys()), Hanging::default(), handle).build().unwrap();
+    let asked = tokio::time::Instant::now();
+    assert!(receiver.health().await.store.is_err());
+    assert_eq!(asked.elapsed().as_secs(), 2);
 }

@@ -1,0 +1,14 @@
+//! An inbox that keeps no order cannot be asked for one.
+
+use authpi_sdk::{
+    event::Subject,
+    ledger::Inbox,
+    receiver::Receiver,
+    signature::{KeyRing, Verifier},
+};
+
+fn queue<Q: Inbox>(queue: Q) {
+    let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), queue).in_order_per(Subject::user_id); //~ E0277
+}
+
+fn main() {}
