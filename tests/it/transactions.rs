@@ -14,7 +14,7 @@ use authpi_sdk::{
         Event,
         types::{SessionCreated, UserCreated, UserUpdated},
     },
-    handlers::{HandlerError, Handlers},
+    handlers::{Context, HandlerError, Handlers},
     ledger::{
         Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Sqlite, Token, Transactional, Tx,
     },
@@ -274,4 +274,44 @@ async fn an_old_capture_does_not_bury_the_event_that_still_waits_in_the_inbox() 
     assert_eq!(letters.iter().map(|letter| letter.key.event_id()).collect::<Vec<_>>(), ["expired:evt_1"]);
     let waiting = authpi_sdk::ledger::Inbox::backlog(&store, "shop").await.unwrap();
     assert_eq!(waiting.depth, 1, "the event is still to be handled");
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_once() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let mended = Arc::new(AtomicBool::new(false));
+    let handlers = Handlers::new(Arc::clone(&mended)).on_tx(
+        async |_: Event<UserCreated>, cx: Context<Arc<AtomicBool>>, mut tx: Tx<Sqlite>| {
+            sqlx::query("CREATE TABLE IF NOT EXISTS sold (attempt INTEGER)").execute(&mut *tx).await?;
+            sqlx::query("INSERT INTO sold VALUES (?)").bind(cx.attempt()).execute(&mut *tx).await?;
+            if cx.state.load(Ordering::SeqCst) { Ok(()) } else { Err(HandlerError::terminal("broken")) }
+        },
+    );
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    let [letter] = &store.dead_letters("shop", None, 10).await.unwrap()[..] else { panic!("not one dead letter") };
+    let event = letter.event().unwrap();
+    assert_eq!(receiver.feed(event.clone()).await, Fed::Duplicate, "a dead event was handled again");
+    mended.store(true, Ordering::SeqCst);
+    assert!(store.replay(&letter.key).await.unwrap());
+    assert_eq!(receiver.feed(event.clone()).await, Fed::Handled);
+    assert_eq!(receiver.feed(event).await, Fed::Duplicate);
+    assert!(!store.replay(&letter.key).await.unwrap(), "what was handled is no dead letter");
+    assert!(store.dead_letters("shop", None, 10).await.unwrap().is_empty());
+    assert_eq!(authpi_sdk::ledger::Inbox::backlog(&store, "shop").await.unwrap().depth, 0);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_forgotten_is_handled_when_it_is_sent_again() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let failing = Handlers::new(()).on(async |_: Event<UserCreated>, _| Err(HandlerError::terminal("broken")));
+    let verifier = || Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), failing).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert!(store.forget(&EventKey::new("shop", "evt_1")).await.unwrap());
+    let mended = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), mended).build().unwrap();
+    assert_eq!(receiver.feed(created().verified()).await, Fed::Handled);
+    assert!(store.dead_letters("shop", None, 10).await.unwrap().is_empty());
 }

@@ -115,6 +115,30 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     ///
     /// Only in a transactional store, which the handler's argument names, and then a receiver or worker over any other store does not
     /// compile.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn example() -> authpi_sdk::handlers::Handlers<(), authpi_sdk::ledger::Sqlite> {
+    /// use authpi_sdk::event::{Event, types::UserUpdated};
+    /// use authpi_sdk::handlers::Handlers;
+    /// use authpi_sdk::ledger::{Sqlite, Tx};
+    ///
+    /// // Deliveries may come out of order, so an older event changes nothing.
+    /// const NEWER: &str = "UPDATE users SET name = ?1, at = ?2 WHERE id = ?3 AND at < ?2";
+    ///
+    /// let handlers = Handlers::new(()).on_tx(async |event: Event<UserUpdated>, _cx, mut tx: Tx<Sqlite>| {
+    ///     sqlx::query(NEWER)
+    ///         .bind(event.data()?.username)
+    ///         .bind(event.time().as_millisecond())
+    ///         .bind(event.subject().user_id())
+    ///         .execute(&mut *tx)
+    ///         .await?;
+    ///     Ok(())
+    /// });
+    /// # handlers }
+    /// ```
+    ///
+    /// A handler that does not touch the database in its transaction still holds a connection until it is done.
     pub fn on_tx<K, F, Fut, T>(self, handler: F) -> Handlers<S, T>
     where
         K: KnownEvent,

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use super::EventKey;
 
 /// An event that was given up, as a ledger that keeps dead letters lists it.
+///
+#[doc = include_str!("../../docs/dead-letters.md")]
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
