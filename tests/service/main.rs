@@ -8,7 +8,7 @@ use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -17,7 +17,7 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
     handlers::{Context, HandlerError, Handlers, Serves},
-    ledger::{Lanes, Postgres, Redis, Sqlite},
+    ledger::{Lanes, Postgres, Redis, Sqlite, Tx},
     receiver::Receiver,
     signature::{KeyRing, Verifier},
     testing::on_crash_point,
@@ -26,6 +26,7 @@ use authpi_sdk::{
 use authpi_tests::trial::{ENDPOINT, Entry, EventId, Journal, Mode, Role, SECRET, Setup, Store};
 use axum::Router;
 use rustix::process::{Signal, getpid, kill_process};
+use sqlx::AssertSqlSafe;
 use tokio::net::TcpListener;
 use tracing::{Level, Metadata, Subscriber, field::Visit, span};
 
@@ -112,7 +113,8 @@ async fn main() -> Result<()> {
             match service.setup.mode {
                 Mode::Inline => inline(service, store, journaled()).await,
                 Mode::Inbox => inbox(service, store, journaled()).await,
-                Mode::InlineTx | Mode::InboxTx => Err("not yet".into()),
+                Mode::InlineTx => inline(service, store, written_to_sqlite()).await,
+                Mode::InboxTx => inbox(service, store, written_to_sqlite()).await,
             }
         }
         Store::Postgres(url, prefix) => {
@@ -120,7 +122,8 @@ async fn main() -> Result<()> {
             match service.setup.mode {
                 Mode::Inline => inline(service, store, journaled()).await,
                 Mode::Inbox => inbox(service, store, journaled()).await,
-                Mode::InlineTx | Mode::InboxTx => Err("not yet".into()),
+                Mode::InlineTx => inline(service, store, written_to_postgres(prefix)).await,
+                Mode::InboxTx => inbox(service, store, written_to_postgres(prefix)).await,
             }
         }
         Store::Redis(url, prefix) => {
@@ -209,6 +212,30 @@ fn journaled() -> Handlers<()> {
     })
 }
 
+/// Writes the effect into a table of the ledger's database, with the completion of the claim.
+fn written_to_sqlite() -> Handlers<(), Sqlite> {
+    Handlers::new(()).on_tx(async |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<Sqlite>| {
+        let (service, id) = begin(&event, &cx)?;
+        service.work().await;
+        sqlx::query("INSERT INTO effects (event) VALUES (?)").bind(id.to_string()).execute(&mut *tx).await?;
+        end_tx(service, id).await
+    })
+}
+
+/// As the one before.
+fn written_to_postgres(prefix: &str) -> Handlers<(), Postgres> {
+    let insert: Arc<str> = format!("INSERT INTO {prefix}effects (event) VALUES ($1)").into();
+    Handlers::new(()).on_tx(move |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<Postgres>| {
+        let insert = AssertSqlSafe(insert.clone());
+        async move {
+            let (service, id) = begin(&event, &cx)?;
+            service.work().await;
+            sqlx::query(insert).bind(id.to_string()).execute(&mut *tx).await?;
+            end_tx(service, id).await
+        }
+    })
+}
+
 fn begin(
     event: &Event<UserUpdated>,
     cx: &Context<()>,
@@ -217,6 +244,12 @@ fn begin(
     let id: EventId = event.id().parse().map_err(|_| HandlerError::terminal("none of the driver's events"))?;
     service.journal.write(&Entry::Tried(service.process(), id, cx.attempt()));
     Ok((service, id))
+}
+
+/// The rest of an attempt after its row was written: that it fails then must undo it.
+async fn end_tx(service: &Service, id: EventId) -> std::result::Result<(), HandlerError> {
+    end(service, id).await;
+    if service.fails() { Err(HandlerError::retryable("the dice fell so")) } else { Ok(()) }
 }
 
 /// The rest of an attempt after its effect.

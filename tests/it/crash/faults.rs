@@ -192,6 +192,17 @@ async fn on_postgres_inline_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_inline_an_effect_in_the_transaction_takes_place_once() {
+    on_postgres("postgres faults, inline in a transaction", Mode::InlineTx, &[Role::Receiver; 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_in_an_inbox_an_effect_in_the_transaction_takes_place_once() {
+    let roles = [Role::Receiver, Role::Worker];
+    on_postgres("postgres faults, inbox in a transaction", Mode::InboxTx, &roles).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_an_inbox_loses_nothing() {
     on_postgres("postgres faults, inbox", Mode::Inbox, &[Role::Receiver, Role::Worker]).await;
 }

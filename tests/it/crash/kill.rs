@@ -134,6 +134,9 @@ impl Trial {
                 trial.until_done().await;
                 let (before, rows) = (Journal::read(&trial.journal_file()), trial.rows().await);
                 let verdict = judge(trial.mode, &before, &rows);
+                if !verdict.wrong.is_empty() {
+                    return verdict;
+                }
 
                 // Whatever was done is done: it can be sent again, and nothing happens.
                 let mut dice = trial.dice("once more");

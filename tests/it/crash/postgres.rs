@@ -13,18 +13,28 @@ async fn trial(name: &'static str, mode: Mode) -> Trial {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inline_nothing_is_lost_and_only_a_kill_makes_an_effect_repeat() {
-    trial("postgres, inline", Mode::Inline).await.kill(&[Role::Receiver; 3], 0.4).await;
+    trial("postgres, inline", Mode::Inline).await.kill(&[Role::Receiver; 3], 0.2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inbox_loses_nothing_and_only_a_kill_makes_an_effect_repeat() {
-    trial("postgres, inbox", Mode::Inbox).await.kill(&[Role::Both; 2], 0.3).await;
+    trial("postgres, inbox", Mode::Inbox).await.kill(&[Role::Both; 2], 0.2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inbox_whose_workers_are_other_processes_loses_nothing_either() {
     let roles = [Role::Receiver, Role::Receiver, Role::Worker, Role::Worker];
-    trial("postgres, inbox with workers apart", Mode::Inbox).await.kill(&roles, 0.3).await;
+    trial("postgres, inbox with workers apart", Mode::Inbox).await.kill(&roles, 0.2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inline_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
+    trial("postgres, inline in a transaction", Mode::InlineTx).await.kill(&[Role::Receiver; 3], 0.2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
+    trial("postgres, inbox in a transaction", Mode::InboxTx).await.kill(&[Role::Both; 2], 0.2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

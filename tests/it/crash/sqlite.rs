@@ -10,18 +10,28 @@ use crate::servers::DEADLINE;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inline_nothing_is_lost_and_only_a_kill_makes_an_effect_repeat() {
-    Trial::new("sqlite, inline", Mode::Inline, None).kill(&[Role::Receiver; 3], 0.4).await;
+    Trial::new("sqlite, inline", Mode::Inline, None).kill(&[Role::Receiver; 3], 0.2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inbox_loses_nothing_and_only_a_kill_makes_an_effect_repeat() {
-    Trial::new("sqlite, inbox", Mode::Inbox, None).kill(&[Role::Both; 2], 0.3).await;
+    Trial::new("sqlite, inbox", Mode::Inbox, None).kill(&[Role::Both; 2], 0.2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inbox_whose_workers_are_other_processes_loses_nothing_either() {
     let roles = [Role::Receiver, Role::Receiver, Role::Worker, Role::Worker];
-    Trial::new("sqlite, inbox with workers apart", Mode::Inbox, None).kill(&roles, 0.3).await;
+    Trial::new("sqlite, inbox with workers apart", Mode::Inbox, None).kill(&roles, 0.2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inline_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
+    Trial::new("sqlite, inline in a transaction", Mode::InlineTx, None).kill(&[Role::Receiver; 3], 0.2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
+    Trial::new("sqlite, inbox in a transaction", Mode::InboxTx, None).kill(&[Role::Both; 2], 0.2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
