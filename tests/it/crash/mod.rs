@@ -27,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -69,6 +69,8 @@ struct Trial {
     /// The ports that are served at present, one for each receiver or none while it is dead.
     ports: Mutex<Vec<Option<u16>>>,
     client: reqwest::Client,
+    /// Set at the end of a trial that found nothing wrong.
+    passed: AtomicBool,
 }
 
 impl Trial {
@@ -98,6 +100,7 @@ impl Trial {
             refused: AtomicU64::new(0),
             ports: Mutex::default(),
             client: reqwest::Client::new(),
+            passed: AtomicBool::new(false),
             folder,
         }
     }
@@ -184,11 +187,11 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if self.passed.load(Ordering::Relaxed) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        } else {
             eprintln!("{}: failed; everything is left in {}", self.name, self.folder.display());
             eprintln!("{}: to try it again: cargo xtask soak --seed {} (and --store, --kills)", self.name, self.seed);
-        } else {
-            let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
 }
