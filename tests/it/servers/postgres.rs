@@ -6,10 +6,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
 
-use super::{Account, Process, command, folder, free_port, log, program, until};
+use super::{Account, Process, command, folder, free_port, log, program, signal, until};
 
 pub(crate) struct PostgresServer {
     process: Option<Process>,
@@ -83,6 +83,11 @@ impl PostgresServer {
         PgConnectOptions::new().host("127.0.0.1").port(self.port).username("postgres").database("postgres")
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> (&'static str, u16) {
+        ("127.0.0.1", self.port)
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
@@ -105,17 +110,17 @@ impl PostgresServer {
     /// Stops the server's processes in whatever they do, until the answer is dropped. New connections come about, and get no
     /// answer either.
     pub(crate) async fn pause(&self) -> Paused {
-        let mut connection = self.connection().await.expect("it answers");
-        let workers =
-            sqlx::query_scalar::<_, i32>("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'");
-        let workers = workers.fetch_all(&mut connection).await.expect("it tells its workers");
-        connection.close().await.expect("it closes");
-        let mut pids = vec![self.process.as_ref().expect("it runs").pid];
-        pids.extend(workers.iter().map(|pid| pid.unsigned_abs()));
-        // The one that was asked ends meanwhile.
+        let server = self.process.as_ref().expect("it runs").pid;
+        // First the one that makes the others, so that there will be no more.
+        signal("STOP", &[server]);
+        let others = tokio::process::Command::new("pgrep").args(["-P", &server.to_string()]).output().await;
+        let others = String::from_utf8(others.expect("pgrep runs").stdout).expect("pgrep tells numbers");
+        let mut pids: Vec<u32> = others.lines().map(|pid| pid.trim().parse().expect("a pid is a number")).collect();
+        // One may be ending meanwhile.
         pids.retain(|pid| {
             Command::new("kill").args(["-STOP", &pid.to_string()]).output().is_ok_and(|o| o.status.success())
         });
+        pids.push(server);
         Paused { pids }
     }
 }

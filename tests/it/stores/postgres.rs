@@ -1,5 +1,6 @@
 //! `Postgres`, on a server of `initdb`'s making.
 
+mod transactions;
 mod wake;
 
 use std::{

@@ -1,0 +1,541 @@
+//! What a handler writes in its `Tx` takes place exactly once, together with the record that it was handled.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use authpi_sdk::{
+    event::{Event, types::UserCreated},
+    handlers::{Context, HandlerError, Handlers},
+    ledger::{Claim, Completion, EventKey, Held, Inbox as _, Ledger as _, Postgres, Transactional as _, Tx},
+    receiver::Receiver,
+    signature::{KeyRing, SignatureScheme, Verifier},
+    testing::Fixture,
+    worker::Worker,
+};
+use sqlx::{
+    AssertSqlSafe, Connection as _, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    sync::Notify,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{grow_older, meddle, pool};
+use crate::{
+    servers::{
+        postgres::{PostgresServer, fresh_prefix},
+        until,
+    },
+    stores::{DIGEST, EVENTS, LEASE, answered, chain, granted, key},
+};
+
+const SECRET: &str = "whs_test";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A ledger, and beside it a table in which each application of an effect is a row.
+struct Shop {
+    ledger: Postgres,
+    prefix: String,
+    other: PgConnection,
+}
+
+impl Shop {
+    async fn open() -> Self {
+        Self::over(pool(PostgresServer::shared().await)).await
+    }
+
+    async fn over(pool: PgPool) -> Self {
+        Self::with(Postgres::options(), PostgresServer::shared().await, pool).await
+    }
+
+    async fn with(options: authpi_sdk::ledger::PostgresOptions, server: &PostgresServer, pool: PgPool) -> Self {
+        let prefix = fresh_prefix();
+        let mut other = server.connection().await.unwrap();
+        meddle(&mut other, &prefix, "CREATE TABLE {t}sold (id bigserial PRIMARY KEY, event_id text)").await;
+        let ledger = options.prefix(&prefix).open(pool).await.unwrap();
+        Self { ledger, prefix, other }
+    }
+
+    fn seller(&self) -> Seller {
+        Seller(format!("INSERT INTO {}sold (event_id) VALUES ($1)", self.prefix).into())
+    }
+
+    /// What was sold, in the order of the sales.
+    async fn sold(&mut self) -> Vec<String> {
+        let sold = AssertSqlSafe(format!("SELECT event_id FROM {}sold ORDER BY id", self.prefix));
+        sqlx::query_scalar(sold).fetch_all(&mut self.other).await.unwrap()
+    }
+
+    async fn claim(&self, n: usize) -> Claim {
+        self.ledger.claim(&key(n), DIGEST, LEASE).await.unwrap()
+    }
+}
+
+/// Writes a row.
+#[derive(Clone)]
+struct Seller(Arc<str>);
+
+impl Seller {
+    async fn sell(&self, connection: &mut PgConnection, event_id: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(AssertSqlSafe(self.0.clone())).bind(event_id).execute(connection).await.map(drop)
+    }
+}
+
+fn of_one(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).connect_lazy_with(options)
+}
+
+fn event() -> Fixture {
+    Fixture::of::<UserCreated>().id("evt_0")
+}
+
+async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
+    receiver.receive(fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()).await.status().as_u16()
+}
+
+fn verifier() -> Verifier {
+    Verifier::authpi(KeyRing::new().with("test", SECRET))
+}
+
+/// Sells, and then does what the attempt asks for.
+fn selling<F, Fut>(shop: &Shop, then: F) -> Receiver
+where
+    F: Fn(Context<Seller>, Tx<Postgres>) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = authpi_sdk::Result> + Send,
+{
+    let handlers = Handlers::new(shop.seller()).on_tx(
+        move |event: Event<UserCreated>, cx: Context<Seller>, mut tx: Tx<Postgres>| {
+            let then = then.clone();
+            async move {
+                cx.state.sell(&mut tx, event.id()).await?;
+                then(cx, tx).await
+            }
+        },
+    );
+    let hook = Receiver::inline("users", verifier(), shop.ledger.clone(), handlers);
+    hook.deadline(Duration::from_secs(2)).build().unwrap()
+}
+
+#[tokio::test]
+async fn an_effect_and_its_completion_commit_together() {
+    let mut shop = Shop::open().await;
+    let receiver = selling(&shop, async |_, _| Ok(()));
+    for _ in 0..3 {
+        assert_eq!(deliver(&receiver, &event()).await, 200);
+    }
+    assert_eq!(shop.sold().await, ["evt_0"]);
+    assert_eq!(shop.claim(0).await, Claim::Handled { first_digest: digest(&event()) });
+}
+
+fn digest(event: &Fixture) -> authpi_sdk::ledger::Digest {
+    authpi_sdk::ledger::Digest::of(event.verified().raw().as_bytes())
+}
+
+#[tokio::test]
+async fn an_error_a_panic_a_missed_deadline_and_a_transaction_put_away_undo_the_effect() {
+    let mut shop = Shop::open().await;
+    let put_away: Arc<Notify> = Arc::default();
+    let finish = Arc::clone(&put_away);
+    let receiver = selling(&shop, move |cx, tx| {
+        let finish = Arc::clone(&finish);
+        async move {
+            match cx.attempt() {
+                1 => Err(HandlerError::retryable("busy")),
+                2 => panic!("the handler's own"),
+                3 => std::future::pending().await,
+                4 => {
+                    tokio::spawn(async move {
+                        finish.notified().await;
+                        drop(tx);
+                    });
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        }
+    });
+    for attempt in 1..=4 {
+        assert_eq!(deliver(&receiver, &event()).await, 503, "attempt {attempt}");
+        assert!(shop.sold().await.is_empty(), "attempt {attempt}");
+    }
+    put_away.notify_one();
+    assert_eq!(deliver(&receiver, &event()).await, 200);
+    assert_eq!(shop.sold().await, ["evt_0"]);
+}
+
+#[tokio::test]
+async fn what_a_handler_gave_up_is_undone_and_a_dead_letter() {
+    let mut shop = Shop::open().await;
+    let receiver = selling(&shop, async |_, _| Err(HandlerError::terminal("no such user")));
+    assert_eq!(deliver(&receiver, &event()).await, 200);
+    assert!(shop.sold().await.is_empty());
+    assert_eq!(shop.ledger.dead_letters("users", None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_statement_that_failed_cannot_be_swallowed() {
+    let mut shop = Shop::open().await;
+    let receiver = selling(&shop, async |cx, mut tx| {
+        if cx.attempt() == 1 {
+            // Postgres undoes the whole transaction for it.
+            assert!(sqlx::query("SELECT 1 / 0").execute(&mut *tx).await.is_err());
+        }
+        Ok(())
+    });
+    assert_eq!(deliver(&receiver, &event()).await, 503);
+    assert!(shop.sold().await.is_empty());
+    assert_eq!(deliver(&receiver, &event()).await, 200);
+    assert_eq!(shop.sold().await, ["evt_0"]);
+}
+
+#[tokio::test]
+async fn savepoints_can_be_had_and_one_left_open_is_part_of_the_commit() {
+    let mut shop = Shop::open().await;
+    let seller = shop.seller();
+    let token = granted(&shop.ledger, 0).await;
+    let mut tx = shop.ledger.begin().await.unwrap();
+    {
+        let mut undone = tx.begin().await.unwrap();
+        seller.sell(&mut undone, "undone").await.unwrap();
+    }
+    let mut inner = tx.begin().await.unwrap();
+    seller.sell(&mut inner, "kept").await.unwrap();
+    inner.commit().await.unwrap();
+    let mut inner = tx.begin().await.unwrap();
+    seller.sell(&mut inner, "left open").await.unwrap();
+    std::mem::forget(inner);
+    assert_eq!(shop.ledger.commit(tx, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(shop.sold().await, ["kept", "left open"]);
+}
+
+#[tokio::test]
+async fn of_a_stale_token_nothing_is_kept_and_a_token_commits_once() {
+    let mut shop = Shop::over(of_one(PostgresServer::shared().await.options())).await;
+    let seller = shop.seller();
+    // Forgotten, taken over by another, given up, and completed already.
+    for (n, spoil) in [
+        "DELETE FROM {t}ledger",
+        "UPDATE {t}ledger SET nonce = nonce + 1",
+        "UPDATE {t}ledger SET state = 3",
+        "UPDATE {t}ledger SET state = 2",
+        "UPDATE {t}ledger SET state = 0",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = granted(&shop.ledger, n).await;
+        let mut tx = shop.ledger.begin().await.unwrap();
+        seller.sell(&mut tx, "never").await.unwrap();
+        assert!(meddle(&mut shop.other, &shop.prefix, spoil).await > 0);
+        assert_eq!(shop.ledger.commit(tx, &key(n), token).await.unwrap(), Held::Lost, "{spoil}");
+        assert!(shop.sold().await.is_empty(), "{spoil}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_ran_out_unnoticed_still_commits() {
+    let mut shop = Shop::open().await;
+    let token = granted(&shop.ledger, 0).await;
+    let mut tx = shop.ledger.begin().await.unwrap();
+    shop.seller().sell(&mut tx, "evt_0").await.unwrap();
+    grow_older(&mut shop.other, &shop.prefix, 2 * LEASE).await;
+    assert_eq!(shop.ledger.commit(tx, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(shop.sold().await, ["evt_0"]);
+}
+
+/// The last moment at which the database can refuse.
+#[tokio::test]
+async fn a_commit_that_the_database_refuses_is_an_error_and_leaves_the_claim() {
+    let mut shop = Shop::over(of_one(PostgresServer::shared().await.options())).await;
+    let unique = "ALTER TABLE {t}sold ADD UNIQUE (event_id) DEFERRABLE INITIALLY DEFERRED";
+    meddle(&mut shop.other, &shop.prefix, unique).await;
+    let seller = shop.seller();
+    seller.sell(&mut shop.other, "evt_0").await.unwrap();
+    let token = granted(&shop.ledger, 0).await;
+    let mut tx = shop.ledger.begin().await.unwrap();
+    seller.sell(&mut tx, "evt_0").await.unwrap();
+    let error = shop.ledger.commit(tx, &key(0), token).await.unwrap_err();
+    assert!(chain(&error).contains("duplicate key"), "{}", chain(&error));
+    assert_eq!(shop.sold().await, ["evt_0"]);
+    assert_eq!(shop.ledger.renew(&key(0), token, LEASE).await.unwrap(), Held::Yes);
+}
+
+/// One of two transactions that could not have run one after the other is refused, and its event is handled by another try.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_transactions_are_serializable_each_effect_still_takes_place_once() {
+    let options = PostgresServer::shared().await.options();
+    let options = options.options([("default_transaction_isolation", "serializable")]);
+    let mut shop =
+        Shop::over(PgPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE).connect_lazy_with(options)).await;
+    meddle(&mut shop.other, &shop.prefix, "CREATE TABLE {t}total (n bigint)").await;
+    meddle(&mut shop.other, &shop.prefix, "INSERT INTO {t}total VALUES (0)").await;
+    let add: Arc<str> = format!("UPDATE {}total SET n = n + 1", shop.prefix).into();
+    let receiver = selling(&shop, move |_, mut tx| {
+        let add = AssertSqlSafe(add.clone());
+        async move {
+            sqlx::query(add).execute(&mut *tx).await?;
+            Ok(())
+        }
+    });
+    let mut deliveries = JoinSet::new();
+    for n in 0..20 {
+        let (receiver, event) = (receiver.clone(), event().id(format!("evt_{n}")));
+        deliveries.spawn(async move {
+            until(
+                || "the event is never handled".to_owned(),
+                || async { (deliver(&receiver, &event).await == 200).then_some(()) },
+            )
+            .await;
+        });
+    }
+    deliveries.join_all().await;
+    let total = AssertSqlSafe(format!("SELECT n FROM {}total", shop.prefix));
+    assert_eq!(sqlx::query_scalar::<_, i64>(total).fetch_one(&mut shop.other).await.unwrap(), 20);
+    assert_eq!(shop.sold().await.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_several_processes_apply_each_effect_once() {
+    let mut shop = Shop::open().await;
+    let mut workers = JoinSet::new();
+    let done: Arc<Notify> = Arc::default();
+    for _ in 0..3 {
+        let ledger = Postgres::options().prefix(&shop.prefix).open(pool(PostgresServer::shared().await)).await.unwrap();
+        let handlers = Handlers::new(shop.seller()).otherwise_tx(
+            async |event: Event, cx: Context<Seller>, mut tx: Tx<Postgres>| {
+                cx.state.sell(&mut tx, event.id()).await?;
+                if cx.attempt() == 1 && event.id().ends_with('7') {
+                    return Err(HandlerError::retryable("busy"));
+                }
+                Ok(())
+            },
+        );
+        let pause = Duration::from_millis(5);
+        let worker = Worker::new("users", ledger, handlers).concurrency(4).pauses(pause, pause).build().unwrap();
+        let done = Arc::clone(&done);
+        workers.spawn(async move { worker.run(done.notified()).await });
+    }
+    let hook = Receiver::inbox("users", verifier(), shop.ledger.clone()).build().unwrap();
+    for n in 0..EVENTS {
+        assert_eq!(deliver(&hook, &event().id(format!("evt_{n}"))).await, 200);
+        assert_eq!(deliver(&hook, &event().id(format!("evt_{n}"))).await, 200);
+    }
+    let ledger = shop.ledger.clone();
+    let empty = || async { (ledger.backlog("users").await.unwrap().depth == 0).then_some(()) };
+    until(|| "the backlog is not worked off".to_owned(), empty).await;
+    for _ in 0..3 {
+        done.notify_one();
+    }
+    workers.join_all().await;
+    let mut sold = shop.sold().await;
+    sold.sort_unstable();
+    let mut expected: Vec<_> = (0..EVENTS).map(|n| format!("evt_{n}")).collect();
+    expected.sort_unstable();
+    assert_eq!(sold, expected);
+}
+
+/// Its lock is on the row of the record: whoever renews the lease meanwhile waits for it, and not for ever.
+#[tokio::test]
+async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_lease() {
+    let server = PostgresServer::shared().await;
+    let limit = Duration::from_millis(300);
+    let mut shop = Shop::with(Postgres::options().timeout(limit), server, pool(server)).await;
+    let token = granted(&shop.ledger, 0).await;
+    let lock = AssertSqlSafe(format!("SELECT FROM {}ledger FOR UPDATE", shop.prefix));
+    let mut locking = shop.other.begin().await.unwrap();
+    sqlx::query(lock).execute(&mut *locking).await.unwrap();
+
+    let begun = Instant::now();
+    let error = shop.ledger.renew(&key(0), token, LEASE).await.unwrap_err();
+    assert!(chain(&error).contains("did not answer within 300ms"), "{}", chain(&error));
+    assert!(begun.elapsed() < 10 * limit, "{:?}", begun.elapsed());
+
+    locking.rollback().await.unwrap();
+    let renewed = || async { shop.ledger.renew(&key(0), token, LEASE).await.ok() };
+    assert_eq!(until(|| "the lease cannot be renewed".to_owned(), renewed).await, Held::Yes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_the_pool_back_in_time() {
+    let server = PostgresServer::shared().await;
+    let limit = Duration::from_millis(300);
+    let mut shop = Shop::with(Postgres::options().timeout(limit), server, of_one(server.options())).await;
+    let token = granted(&shop.ledger, 0).await;
+    let mut tx = shop.ledger.begin().await.unwrap();
+    shop.seller().sell(&mut tx, "never").await.unwrap();
+    let forever = timeout(limit, sqlx::query("SELECT pg_sleep(3600)").execute(&mut *tx)).await;
+    assert!(forever.is_err(), "pg_sleep is over");
+    drop(tx);
+    let renewed = || async { shop.ledger.renew(&key(0), token, LEASE).await.ok() };
+    assert_eq!(until(|| "the pool's one connection is never free again".to_owned(), renewed).await, Held::Yes);
+    assert!(shop.sold().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_place() {
+    let server = PostgresServer::start().await;
+    let limit = Duration::from_millis(300);
+    let mut shop = Shop::with(Postgres::options().timeout(limit), &server, of_one(server.options())).await;
+    let token = granted(&shop.ledger, 0).await;
+    let mut tx = shop.ledger.begin().await.unwrap();
+    shop.seller().sell(&mut tx, "evt_0").await.unwrap();
+
+    let paused = server.pause().await;
+    let begun = Instant::now();
+    let error = shop.ledger.commit(tx, &key(0), token).await.unwrap_err();
+    assert!(chain(&error).contains("did not answer within 300ms"), "{}", chain(&error));
+    let error = shop.ledger.begin().await.unwrap_err();
+    assert!(chain(&error).contains("did not answer within 300ms"), "{}", chain(&error));
+    assert!(begun.elapsed() < 10 * limit, "{:?}", begun.elapsed());
+    drop(paused);
+
+    // The completion arrived, and the commit was never sent.
+    let completed = || async { shop.ledger.complete(&key(0), token, Completion::Handled).await.ok() };
+    assert_eq!(until(|| "the ledger does not recover".to_owned(), completed).await, Held::Yes);
+    assert!(shop.sold().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_crashes_in_a_transaction_has_undone_it() {
+    let mut server = PostgresServer::start().await;
+    let mut shop = Shop::with(Postgres::options(), &server, pool(&server)).await;
+    let token = granted(&shop.ledger, 0).await;
+    let mut tx = shop.ledger.begin().await.unwrap();
+    shop.seller().sell(&mut tx, "never").await.unwrap();
+    server.stop();
+    assert!(shop.ledger.commit(tx, &key(0), token).await.is_err());
+    assert!(shop.ledger.begin().await.is_err());
+    server.start_again().await;
+    assert!(matches!(answered(&shop.ledger, 0).await, Claim::InFlight { .. }));
+    shop.other = server.connection().await.unwrap();
+    assert!(shop.sold().await.is_empty());
+}
+
+/// Where the connection breaks when a commit is sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cut {
+    /// The server never sees it.
+    Before,
+    /// Its answer is lost.
+    After,
+}
+
+/// Stands between the ledger and the server, and cuts the next commit.
+struct Proxy {
+    port: u16,
+    armed: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    async fn start(server: &'static PostgresServer, cut: Cut) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, armed) = (listener.local_addr().unwrap().port(), Arc::<AtomicBool>::default());
+        let cutting = Arc::clone(&armed);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let upstream = TcpStream::connect(server.address()).await.unwrap();
+                tokio::spawn(Self::pass(client, upstream, cut, Arc::clone(&cutting)));
+            }
+        });
+        Self { port, armed }
+    }
+
+    async fn pass(client: TcpStream, server: TcpStream, cut: Cut, armed: Arc<AtomicBool>) {
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        let mut answering = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        while let Some(sent) = Self::some(&mut from_client).await {
+            if armed.load(Ordering::SeqCst) && sent.windows(6).any(|text| text == b"COMMIT") {
+                armed.store(false, Ordering::SeqCst);
+                // Nothing that the server says from here on reaches the client.
+                answering.abort();
+                let _ = (&mut answering).await;
+                if cut == Cut::After {
+                    to_server.write_all(&sent).await.unwrap();
+                }
+                return;
+            }
+            if to_server.write_all(&sent).await.is_err() {
+                return;
+            }
+        }
+        answering.abort();
+    }
+
+    async fn some(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
+        let mut sent = vec![0; 65536];
+        let read = from.read(&mut sent).await.ok().filter(|&read| read > 0)?;
+        sent.truncate(read);
+        Some(sent)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_an_error_and_the_next_delivery_tells_what_became_of_it() {
+    let server = PostgresServer::shared().await;
+    for cut in [Cut::Before, Cut::After] {
+        let proxy = Proxy::start(server, cut).await;
+        let through = PgPoolOptions::new().max_connections(4).connect_lazy_with(server.options().port(proxy.port));
+        let mut shop = Shop::over(through).await;
+        let receiver = selling(&shop, async |_, _| Ok(()));
+        proxy.armed.store(true, Ordering::SeqCst);
+        assert_eq!(deliver(&receiver, &event()).await, 503, "{cut:?}: it is not known whether it took place");
+        assert!(!proxy.armed.load(Ordering::SeqCst), "no commit came by");
+        if cut == Cut::Before {
+            assert!(shop.sold().await.is_empty());
+        } else {
+            let sql: Arc<str> = format!("SELECT FROM {}sold", shop.prefix).into();
+            let other = tokio::sync::Mutex::new(&mut shop.other);
+            let committed = || async {
+                let rows = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut **other.lock().await).await.unwrap();
+                (rows.len() == 1).then_some(())
+            };
+            until(|| "the commit did not take place".to_owned(), committed).await;
+        }
+        let handled = || async { (deliver(&receiver, &event()).await == 200).then_some(()) };
+        until(|| format!("{cut:?}: the event is never handled"), handled).await;
+        assert_eq!(shop.sold().await, ["evt_0"], "{cut:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_s_dead_letter_is_replayed_and_its_effect_takes_place_once() {
+    let mut shop = Shop::open().await;
+    let hook = Receiver::inbox("users", verifier(), shop.ledger.clone()).build().unwrap();
+    assert_eq!(deliver(&hook, &event()).await, 200);
+    let bug: Arc<AtomicBool> = Arc::new(AtomicBool::new(true));
+    let handlers = Handlers::new((shop.seller(), Arc::clone(&bug))).otherwise_tx(
+        async |event: Event, cx: Context<(Seller, Arc<AtomicBool>)>, mut tx: Tx<Postgres>| {
+            cx.state.0.sell(&mut tx, event.id()).await?;
+            if cx.state.1.load(Ordering::SeqCst) { Err(HandlerError::terminal("a bug")) } else { Ok(()) }
+        },
+    );
+    let worker = Worker::new("users", shop.ledger.clone(), handlers).build().unwrap();
+    let ledger = shop.ledger.clone();
+    let settled = || async {
+        let empty = async {
+            while ledger.backlog("users").await.unwrap().depth > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, worker.run(empty)).await.expect("the worker does not stop");
+    };
+    settled().await;
+    let letters = ledger.dead_letters("users", None, 10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| &letter.key).collect::<Vec<_>>(), [&EventKey::new("users", "evt_0")]);
+    bug.store(false, Ordering::SeqCst);
+    assert!(ledger.replay(&letters[0].key).await.unwrap());
+    settled().await;
+    assert_eq!(shop.sold().await, ["evt_0"]);
+    assert_eq!(deliver(&hook, &event()).await, 200);
+    assert!(matches!(shop.claim(0).await, Claim::Handled { .. }));
+}
