@@ -153,7 +153,7 @@ async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of
     sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut any).await.unwrap();
     let options = server.options().database(&database).disable_statement_logging();
     let connect = || options.connect();
-    let (mut looking, mut locking, mut locking_too) =
+    let (mut observer, mut first, mut second) =
         (connect().await.unwrap(), connect().await.unwrap(), connect().await.unwrap());
     let (host, port) = server.address();
     let mut service = Service::start(format!("postgres://postgres@{host}:{port}/{database}")).await;
@@ -165,8 +165,8 @@ async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of
     let mut sent = 0;
     for _ in 0..ROUNDS {
         for moment in [Moment::AtOnce, Moment::Writing, Moment::Completing, Moment::Committed] {
-            let before = applied(&mut looking).await;
-            let mut table = locking.begin().await.unwrap();
+            let before = applied(&mut observer).await;
+            let mut table = first.begin().await.unwrap();
             if let Moment::Writing | Moment::Completing = moment {
                 sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *table).await.unwrap();
             }
@@ -176,30 +176,30 @@ async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of
                 deliveries.spawn(deliver(http.clone(), Arc::clone(&service.port), event(n, begin)));
             }
             sent += EVENTS;
-            let mut records = locking_too.begin().await.unwrap();
+            let mut records = second.begin().await.unwrap();
             match moment {
                 Moment::AtOnce => {}
-                Moment::Writing => until!("no handler writes", looking, |c| waiting(c, "INSERT INTO users%").await),
+                Moment::Writing => until!("no handler writes", observer, |c| waiting(c, "INSERT INTO users%").await),
                 Moment::Completing => {
-                    until!("no handler writes", looking, |c| waiting(c, "INSERT INTO users%").await);
+                    until!("no handler writes", observer, |c| waiting(c, "INSERT INTO users%").await);
                     let claimed = "SELECT FROM authpi_ledger WHERE state = 1 FOR UPDATE";
                     sqlx::query(claimed).execute(&mut *records).await.unwrap();
                     table.rollback().await.unwrap();
-                    table = locking.begin().await.unwrap();
-                    until!("no claim is completed", looking, |c| waiting(c, "%UPDATE authpi_ledger SET%state = 2%")
+                    table = first.begin().await.unwrap();
+                    until!("no claim is completed", observer, |c| waiting(c, "%UPDATE authpi_ledger SET%state = 2%")
                         .await);
                 }
-                Moment::Committed => until!("no effect takes place", looking, |c| applied(c).await >= before + 3),
+                Moment::Committed => until!("no effect takes place", observer, |c| applied(c).await >= before + 3),
             }
             service.kill().await;
             table.rollback().await.unwrap();
             records.rollback().await.unwrap();
             service.start_again().await;
             timeout(DEADLINE, deliveries.join_all()).await.unwrap_or_else(|_| panic!("killed {moment:?}, it is stuck"));
-            assert_eq!(applied(&mut looking).await, i64::try_from(sent).unwrap(), "after it was killed {moment:?}");
+            assert_eq!(applied(&mut observer).await, i64::try_from(sent).unwrap(), "after it was killed {moment:?}");
         }
     }
-    let rows = sqlx::query("SELECT username, deleted, events FROM users ORDER BY id").fetch_all(&mut looking).await;
+    let rows = sqlx::query("SELECT username, deleted, events FROM users ORDER BY id").fetch_all(&mut observer).await;
     let rows: Vec<(Option<String>, bool, i64)> =
         rows.unwrap().iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     let each = i64::try_from(sent / USERS).unwrap();
