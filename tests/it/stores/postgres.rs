@@ -391,12 +391,14 @@ async fn a_role_that_may_not_make_tables_uses_those_that_are_there() {
     let role = format!("{prefix}role");
     let sql =
         "CREATE ROLE {t}role LOGIN; REVOKE CREATE ON SCHEMA public FROM public; GRANT SELECT ON {t}schema TO {t}role;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON {t}ledger TO {t}role";
+        GRANT SELECT, INSERT, UPDATE, DELETE ON {t}ledger TO {t}role; GRANT USAGE ON SEQUENCE {t}places TO {t}role";
     sqlx::raw_sql(AssertSqlSafe(sql.replace("{t}", &prefix))).execute(&mut other).await.unwrap();
     let server = PostgresServer::shared().await;
     let pool = PgPoolOptions::new().connect_lazy_with(server.options().username(&role));
     let ledger = Postgres::options().prefix(&prefix).open(pool.clone()).await.unwrap();
     handled(&ledger, 0).await;
+    let appended = ledger.append(&key(1), DIGEST, Some("usr_1"), Bytes::from_static(b"body")).await.unwrap();
+    assert_eq!((appended, leased(&ledger).await.key), (Appended::Stored, key(1)));
     let error = chain(&Postgres::options().prefix(fresh_prefix()).open(pool).await.unwrap_err());
     assert!(error.contains("permission denied"), "{error}");
 }

@@ -57,6 +57,13 @@ pub use transaction::PostgresTransaction;
 /// - **One round trip per step**, on a connection of the pool. A pool of your own should be built with
 ///   `test_before_acquire(false)`, or sqlx spends another one on asking whether the connection is alive; the pool that
 ///   [`connect`](Postgres::connect) makes asks only of connections that were idle for a while.
+/// - **Transactional.** A handler's writes and its claim's completion commit together ([`on_tx`](crate::handlers::Handlers::on_tx)). A handler that does
+///   so keeps a connection of the pool for as long as it runs: let the pool have a few more than handlers may run at once. Three
+///   round trips: begin, completion, commit. Under `REPEATABLE READ` or `SERIALIZABLE` a commit may be refused, and after a renewal of the
+///   lease it is; the event is handled again then.
+/// - **Wakes workers.** Those of other processes hear of an append within about 10 ms, by `NOTIFY`; each process whose workers wait
+///   has one connection more for that, beside the pool. Where nothing is heard (behind a pooler that hands out connections per
+///   transaction), workers poll.
 /// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](PostgresOptions::timeout) (default 5 s), the
 ///   wait for a connection included. Whether it took place is then unknown, which every caller of a ledger must be ready for.
 /// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the

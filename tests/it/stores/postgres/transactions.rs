@@ -269,6 +269,27 @@ async fn a_commit_that_the_database_refuses_is_an_error_and_leaves_the_claim() {
     assert_eq!(shop.ledger.renew(&key(0), token, LEASE).await.unwrap(), Held::Yes);
 }
 
+/// The transaction does not see the renewal, and so must not write over it.
+#[tokio::test]
+async fn where_reads_are_repeatable_a_lease_renewed_meanwhile_refuses_the_commit() {
+    let server = PostgresServer::shared().await;
+    let options = server.options().options([("default_transaction_isolation", "repeatable read")]);
+    let mut shop = Shop::over(PgPoolOptions::new().max_connections(2).connect_lazy_with(options)).await;
+    let seller = shop.seller();
+    let token = granted(&shop.ledger, 0).await;
+    let mut tx = shop.ledger.begin().await.unwrap();
+    seller.sell(&mut tx, "never").await.unwrap();
+    assert_eq!(shop.ledger.renew(&key(0), token, LEASE).await.unwrap(), Held::Yes);
+    let error = shop.ledger.commit(tx, &key(0), token).await.unwrap_err();
+    assert!(chain(&error).contains("could not serialize"), "{}", chain(&error));
+    assert!(shop.sold().await.is_empty());
+
+    let mut tx = shop.ledger.begin().await.unwrap();
+    seller.sell(&mut tx, "evt_0").await.unwrap();
+    assert_eq!(shop.ledger.commit(tx, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(shop.sold().await, ["evt_0"]);
+}
+
 /// One of two transactions that could not have run one after the other is refused, and its event is handled by another try.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_transactions_are_serializable_each_effect_still_takes_place_once() {
