@@ -54,7 +54,7 @@ fn project(programs: &[PathBuf]) -> PathBuf {
         |program: &PathBuf| format!("\n[[example]]\nname = \"{}\"\npath = {}\n", stem(program), quoted(program));
     let manifest = format!(
         "[package]\nname = \"ui\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
-         authpi-sdk = {{ path = {}, default-features = false }}\n{}",
+         authpi-sdk = {{ path = {}, default-features = false, features = [\"nats\"] }}\n{}",
         quoted(&tests.with_file_name("authpi-sdk")),
         programs.iter().map(example).collect::<String>()
     );

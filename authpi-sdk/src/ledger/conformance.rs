@@ -46,6 +46,10 @@ pub trait Harness: Send + Sync {
     /// What is tried.
     type Ledger: Ledger;
 
+    /// Whether an inbox tells on `append` that an event is already done (default: it does). One in a queue may store such an
+    /// event once more, and find out when its turn comes; it must not hand it out then either.
+    const TELLS_WHAT_IS_DONE: bool = true;
+
     /// A ledger over a store without records, with a retention of a day at least.
     fn fresh(&self) -> impl Future<Output = Self::Ledger> + Send;
 
@@ -76,6 +80,7 @@ macro_rules! cases {
 }
 
 pub mod inbox;
+pub mod lanes;
 
 cases! { of Ledger:
     /// The first claim of an event is granted, as attempt 1, with its own digest for the first.

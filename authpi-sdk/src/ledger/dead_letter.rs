@@ -1,4 +1,4 @@
-//! What a ledger with a database behind it keeps of an event that was given up.
+//! What a ledger with a store behind it keeps of an event that was given up.
 
 use std::fmt;
 
@@ -42,6 +42,7 @@ impl fmt::Debug for DeadLetter {
 }
 
 /// The end of the calendar for what lies beyond it.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(super) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }

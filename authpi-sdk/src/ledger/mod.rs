@@ -12,20 +12,23 @@
 //!
 //! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead letters in a file. Replicas
 //! on several hosts share one of `Postgres` (feature `postgres`), which keeps dead letters too, or `Redis` (feature `redis`).
+//! `Nats` (feature `nats`) adds an inbox in NATS JetStream to any of them.
 //! Any implementation of [`Ledger`] that passes the conformance suite (feature `testing`) will do.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 mod dead_letter;
 mod erased;
 mod inbox;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "nats"))]
 mod remote;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -35,11 +38,13 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use crate::telemetry;
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
 pub(crate) use erased::{AnyInbox, AnyLedger};
 pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
 pub use memory::Memory;
+#[cfg(feature = "nats")]
+pub use nats::{Nats, NatsOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]

@@ -1,11 +1,10 @@
 //! What the ledgers have in common whose store is a server: answers that do not come, tokens made on this side, names.
 
+use std::{fmt, future::Future, time::Duration};
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use std::{
-    fmt,
-    future::Future,
     hash::{BuildHasher, RandomState},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 use super::LedgerError;
@@ -58,12 +57,14 @@ impl fmt::Display for BadName {
 impl std::error::Error for BadName {}
 
 /// 64 random bits at a time, keyed by the operating system's randomness.
+#[cfg(any(feature = "postgres", feature = "redis"))]
 #[derive(Default)]
 pub(super) struct Nonces {
     key: RandomState,
     minted: AtomicU64,
 }
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
 impl Nonces {
     pub(super) fn mint(&self) -> u64 {
         self.key.hash_one(self.minted.fetch_add(1, Ordering::Relaxed))
@@ -72,12 +73,13 @@ impl Nonces {
 
 /// Rounded up, so that a lease or pause of any length at all has one; at most 2⁵¹ ms, so that sums of two stay below 2⁵³, to
 /// which databases and scripts count exactly.
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub(super) fn millis(duration: Duration) -> i64 {
     const MOST: i64 = 1 << 51;
     duration.as_nanos().div_ceil(1_000_000).try_into().map_or(MOST, |millis: i64| millis.min(MOST))
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "postgres", feature = "redis")))]
 mod tests {
     use super::*;
 

@@ -1,5 +1,6 @@
-//! The ledgers of servers, on real ones: the public suite, replicas that race, servers that stop, pause and come back.
+//! The ledgers and inboxes of servers, on real ones: the public suite, replicas that race, servers that stop, pause and come back.
 
+mod nats;
 mod postgres;
 mod redis;
 

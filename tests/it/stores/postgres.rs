@@ -93,6 +93,7 @@ async fn it_conforms() {
     let tables = Tables { server, pool, options: Postgres::options, newest: Mutex::default() };
     conformance::run(&tables).await;
     conformance::inbox::run(&tables).await;
+    conformance::lanes::run(&tables).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,6 +106,7 @@ async fn it_conforms_where_transactions_are_serializable() {
     let tables = Tables { server, pool, options, newest: Mutex::default() };
     conformance::run(&tables).await;
     conformance::inbox::run(&tables).await;
+    conformance::lanes::run(&tables).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

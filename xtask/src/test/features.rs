@@ -14,6 +14,7 @@ const CHOICES: &[&[&str]] = &[
     &["axum", "sqlite"],
     &["sqlite", "testing"],
     &["sqlite", "postgres", "redis"],
+    &["postgres", "nats"],
 ];
 const NEED_OPENSSL: &[&[&str]] = &[&["client", "native-tls"], &["client", "rustls", "native-tls"]];
 

@@ -39,7 +39,7 @@ enum Part {
     Description,
     /// Unit, documentation and integration tests of the workspace
     Unit,
-    /// The Postgres and Redis ledgers on real servers, which are started for it
+    /// The stores in Postgres, Redis and NATS on real servers, which are started for it
     Stores,
     /// A service whose processes are killed, or race, on each store; its servers are started for it
     Crash,

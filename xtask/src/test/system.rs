@@ -24,9 +24,11 @@ pub(super) fn openssl(root: &Path) -> Result<(), Stopped> {
 
 /// The servers that ledgers are tested on. The tests start their own; none needs to run.
 pub(super) fn servers(root: &Path) -> Result<(), Stopped> {
-    // Debian keeps the programs of Postgres off the path.
-    let check = "(command -v initdb || ls /usr/lib/postgresql/*/bin/initdb) && command -v redis-server";
-    provide(root, "initdb, postgres or redis-server", &["postgresql", "redis-server"], || {
+    // Debian keeps the programs of Postgres off the path, and that of NATS off the path of those who are not root.
+    let check = "(command -v initdb || ls /usr/lib/postgresql/*/bin/initdb) && command -v redis-server \
+                 && (command -v nats-server || ls /usr/sbin/nats-server)";
+    let packages = ["postgresql", "redis-server", "nats-server"];
+    provide(root, "initdb, postgres, redis-server or nats-server", &packages, || {
         succeeds(&mut program(root, "sh", ["-c", check]))
     })
 }

@@ -1,0 +1,86 @@
+//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`Lanes`] must do beyond what every inbox must.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::{
+    Harness, LEASE, SLACK, complete,
+    inbox::{ENDPOINT, append, leased, nothing},
+    key,
+};
+use crate::ledger::{Completion, Held, Inbox as _, Lanes, Ledger as _, Next};
+
+cases! { of Lanes:
+    /// A lane's events are leased one at a time and in order; another lane, and events without, go on.
+    async fn a_lane_keeps_its_order_and_holds_up_nobody_else(harness) {
+        let inbox = harness.fresh().await;
+        for (id, lane) in [("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("free", None)] {
+            append(&inbox, id, lane).await;
+        }
+        let a1 = leased(&inbox).await;
+        assert_eq!(a1.key, key("a1"));
+        assert_eq!(leased(&inbox).await.key, key("b1"));
+        assert_eq!(leased(&inbox).await.key, key("free"));
+        nothing(&inbox).await;
+        assert_eq!(complete(&inbox, &a1.key, a1.token).await, Held::Yes);
+        assert_eq!(leased(&inbox).await.key, key("a2"));
+    }
+
+    /// A pause holds up the event's own lane and says when it ends.
+    async fn a_pause_holds_up_its_own_lane_and_ends(harness) {
+        let inbox = harness.fresh().await;
+        append(&inbox, "a1", Some("a")).await;
+        append(&inbox, "a2", Some("a")).await;
+        let a1 = leased(&inbox).await;
+        let pause = Duration::from_mins(10);
+        assert_eq!(inbox.release(&a1.key, a1.token, pause).await.unwrap(), Held::Yes);
+        let due_in = nothing(&inbox).await.expect("when the pause ends is known");
+        assert!(due_in <= pause && due_in + SLACK > pause, "due in {due_in:?}");
+        harness.advance(&inbox, pause).await;
+        let again = leased(&inbox).await;
+        assert_eq!((again.key, again.token.attempt, &again.body[..]), (key("a1"), 2, &b"body of a1"[..]));
+        nothing(&inbox).await;
+    }
+
+    /// A buried event and a forgotten one let the next of their lane go.
+    async fn what_is_dead_or_forgotten_frees_its_lane(harness) {
+        let inbox = harness.fresh().await;
+        for id in ["1", "2", "3"] {
+            append(&inbox, id, Some("lane")).await;
+        }
+        let first = leased(&inbox).await;
+        let dead = Completion::Dead { reason: "poisoned".into(), body: first.body.clone() };
+        assert_eq!(inbox.complete(&first.key, first.token, dead).await.unwrap(), Held::Yes);
+        assert_eq!(leased(&inbox).await.key, key("2"));
+        assert!(inbox.forget(&key("2")).await.unwrap());
+        assert_eq!(leased(&inbox).await.key, key("3"));
+    }
+
+    /// Workers at the same time keep each lane's order, and never have two events of one lane at once.
+    async fn workers_at_the_same_time_keep_each_lanes_order(harness) {
+        let inbox = std::sync::Arc::new(harness.fresh().await);
+        for n in 0..40 {
+            append(&*inbox, &format!("{n:02}"), Some(["a", "b", "c", "d"][n % 4])).await;
+        }
+        let done = std::sync::Arc::new(std::sync::Mutex::new(vec![Vec::new(); 4]));
+        let mut workers = JoinSet::new();
+        for _ in 0..8 {
+            let (inbox, done) = (std::sync::Arc::clone(&inbox), std::sync::Arc::clone(&done));
+            workers.spawn(async move {
+                while inbox.backlog(ENDPOINT).await.unwrap().depth > 0 {
+                    let Next::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() else { continue };
+                    let n: usize = event.key.event_id().parse().unwrap();
+                    done.lock().unwrap()[n % 4].push(n);
+                    tokio::task::yield_now().await;
+                    assert_eq!(complete(&*inbox, &event.key, event.token).await, Held::Yes);
+                }
+            });
+        }
+        workers.join_all().await;
+        for (lane, events) in done.lock().unwrap().iter().enumerate() {
+            let expected: Vec<_> = (0..10).map(|n| n * 4 + lane).collect();
+            assert_eq!(events, &expected, "a lane's events were leased out of their order");
+        }
+    }
+}

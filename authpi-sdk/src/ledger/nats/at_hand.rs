@@ -1,0 +1,89 @@
+//! The messages that this process has taken out of the stream and not settled, so that what the ledger is told of an event can
+//! be told to the stream. Nothing is lost with it: what is not settled comes again.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use async_nats::Subject;
+use jiff::Timestamp;
+
+use crate::ledger::{EventKey, Token};
+
+/// Where one delivery of a message is settled.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket {
+    pub(super) reply: Subject,
+    /// When the message was stored, by the server's clock.
+    pub(super) received_at: Timestamp,
+}
+
+#[derive(Default)]
+pub(super) struct AtHand {
+    /// Until when they are kept at most: an end that nobody tells of.
+    leased: HashMap<(EventKey, Token), (Ticket, Instant)>,
+    /// Given back, and when they come again.
+    waiting: HashMap<EventKey, (Ticket, Instant)>,
+}
+
+/// After that a message that was due has gone to somebody else.
+const OVERDUE: Duration = Duration::from_secs(1);
+/// The server looks at what is due about that often.
+const GRAIN: Duration = Duration::from_millis(10);
+
+impl AtHand {
+    pub(super) fn lease(&mut self, key: &EventKey, token: Token, ticket: Ticket, lease: Duration) {
+        let now = Instant::now();
+        self.leased.retain(|_, (_, until)| *until > now);
+        self.waiting.remove(key);
+        self.leased.insert((key.clone(), token), (ticket, now + kept(lease)));
+    }
+
+    pub(super) fn renew(&mut self, key: &EventKey, token: Token, lease: Duration) -> Option<Ticket> {
+        let (ticket, until) = self.leased.get_mut(&(key.clone(), token))?;
+        *until = Instant::now() + kept(lease);
+        Some(ticket.clone())
+    }
+
+    /// The holder's delivery; else the one that came while somebody else held the event, and was given back.
+    pub(super) fn ticket(&self, key: &EventKey, token: Token) -> Option<Ticket> {
+        let found = self.leased.get(&(key.clone(), token)).or_else(|| self.waiting.get(key));
+        found.map(|(ticket, _)| ticket.clone())
+    }
+
+    pub(super) fn lost(&mut self, key: &EventKey, token: Token) {
+        self.leased.remove(&(key.clone(), token));
+    }
+
+    pub(super) fn settled(&mut self, key: &EventKey, token: Token) {
+        self.lost(key, token);
+        self.waiting.remove(key);
+    }
+
+    pub(super) fn waits(&mut self, key: &EventKey, ticket: Ticket, pause: Duration) {
+        self.waiting.insert(key.clone(), (ticket, Instant::now() + pause));
+    }
+
+    /// Every leased delivery of the event.
+    pub(super) fn forget(&mut self, key: &EventKey) -> Vec<Ticket> {
+        self.leased.extract_if(|(leased, _), _| leased == key).map(|(_, (ticket, _))| ticket).collect()
+    }
+
+    /// When to look for the next of the endpoint's that waits. One that is late is looked for again after as long as it is
+    /// late, unless it must be another process's by now.
+    pub(super) fn due_in(&mut self, endpoint: &str) -> Option<Duration> {
+        let now = Instant::now();
+        self.waiting.retain(|_, (_, due)| now.saturating_duration_since(*due) < OVERDUE);
+        let due_in = |due: Instant| match due.checked_duration_since(now) {
+            Some(left) if left > GRAIN => left,
+            _ => now.saturating_duration_since(due).max(GRAIN),
+        };
+        self.waiting.iter().filter(|(key, _)| key.endpoint() == endpoint).map(|(_, (_, due))| due_in(*due)).min()
+    }
+}
+
+/// Long enough for a holder that is late: a lease that ran out may still be completed.
+fn kept(lease: Duration) -> Duration {
+    lease.saturating_mul(2).clamp(Duration::from_hours(1), Duration::from_hours(7 * 24))
+}

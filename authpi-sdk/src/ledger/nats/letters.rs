@@ -1,0 +1,199 @@
+//! The stream of what was given up: one message per event, the last one.
+
+use std::time::Duration;
+
+use async_nats::{
+    HeaderMap,
+    header::NATS_EXPECTED_STREAM,
+    jetstream::{context::PublishErrorKind, message::StreamMessage, stream::Stream},
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{
+    Nats, names,
+    queue::{AnyError, Queue, event_headers, found, key, timestamp},
+};
+use crate::{
+    event::Event,
+    ledger::{DeadLetter, Digest, EventKey, Ledger, LedgerError, remote::within},
+};
+
+const REASON: &str = "Authpi-Reason";
+const ATTEMPTS: &str = "Authpi-Attempts";
+const RECEIVED: &str = "Authpi-Received";
+
+/// A letter to be kept.
+pub(super) struct Letter<'a> {
+    pub(super) key: &'a EventKey,
+    pub(super) reason: &'a str,
+    /// 0: not known.
+    pub(super) attempts: u32,
+    pub(super) received_at: Timestamp,
+    pub(super) body: Bytes,
+}
+
+/// Where letters are kept.
+pub(super) struct Letters {
+    pub(super) stream: Stream<()>,
+    /// Its name.
+    pub(super) name: String,
+}
+
+impl Letters {
+    /// Keeps the letter; in place of an older one of the same event.
+    pub(super) async fn put(&self, queue: &Queue, letter: &Letter<'_>) -> Result<(), AnyError> {
+        let subject = queue.names.letter(letter.key);
+        let mut reason = names::line(letter.reason);
+        reason.truncate(LONGEST_REASON);
+        loop {
+            let mut headers = event_headers(letter.key);
+            headers.insert(NATS_EXPECTED_STREAM, self.name.as_str());
+            headers.insert(REASON, reason.as_str());
+            headers.insert(ATTEMPTS, letter.attempts.to_string());
+            headers.insert(RECEIVED, letter.received_at.as_millisecond().to_string());
+            let sent = queue.jetstream.publish_with_headers(subject.clone(), headers, letter.body.clone()).await;
+            match sent {
+                // A body that just fitted into its first message.
+                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded && !reason.is_empty() => {
+                    reason.clear();
+                }
+                sent => {
+                    sent?.await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The event's letter.
+    pub(super) async fn get(&self, queue: &Queue, key: &EventKey) -> Result<Option<StreamMessage>, AnyError> {
+        found(self.stream.get_last_raw_message_by_subject(&queue.names.letter(key)).await)
+    }
+
+    /// Whether there was one.
+    pub(super) async fn remove(&self, queue: &Queue, key: &EventKey) -> Result<bool, AnyError> {
+        Ok(self.stream.purge().filter(queue.names.letter(key)).await?.purged > 0)
+    }
+
+    /// The first letter under the subject at or after a place in the stream.
+    async fn at_or_after(&self, sequence: u64, subject: &str) -> Result<Option<StreamMessage>, AnyError> {
+        found(self.stream.get_first_raw_message_by_subject(subject, sequence).await)
+    }
+
+    /// Removes what was put here until `at`, and says how much it was. Its end is found by halving.
+    async fn remove_until(&self, at: Timestamp, subject: &str) -> Result<u64, AnyError> {
+        let state = self.stream.get_info().await?.state;
+        let (mut low, mut high) = (state.first_sequence, state.last_sequence + 1);
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.at_or_after(middle, subject).await? {
+                Some(letter) if timestamp(letter.time.into()) <= at => low = letter.sequence + 1,
+                _ => high = middle,
+            }
+        }
+        // To the server, what is below its first message is everything.
+        if low <= state.first_sequence.max(1) {
+            return Ok(0);
+        }
+        Ok(self.stream.purge().sequence(low).await?.purged)
+    }
+}
+
+/// So that a header with all its escapes stays small.
+const LONGEST_REASON: usize = 2048;
+
+fn read(letter: StreamMessage) -> Option<DeadLetter> {
+    let header = |name: &str| letter.headers.get(name).map(async_nats::HeaderValue::as_str);
+    let died_at = timestamp(letter.time.into());
+    let received_at = header(RECEIVED).and_then(|text| Timestamp::from_millisecond(text.parse().ok()?).ok());
+    Some(DeadLetter {
+        key: key(&letter.headers)?,
+        reason: reason(&letter.headers),
+        attempts: header(ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or_default(),
+        first_claimed_at: received_at.unwrap_or(died_at),
+        died_at,
+        body: letter.payload,
+    })
+}
+
+/// A long one may have been cut within an escape or a character.
+fn reason(headers: &HeaderMap) -> String {
+    let text = headers.get(REASON).map(async_nats::HeaderValue::as_str).unwrap_or_default();
+    (0..=8).find_map(|cut| names::read(text.get(..text.len().checked_sub(cut)?)?)).unwrap_or_default()
+}
+
+impl<L: Ledger> Nats<L> {
+    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the letter `after`, if given. A letter
+    /// takes a round trip. Its [`first_claimed_at`](DeadLetter::first_claimed_at) is when the event was stored.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn dead_letters(
+        &self,
+        endpoint: &str,
+        after: Option<&DeadLetter>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, LedgerError> {
+        const STEP: &str = "list dead letters";
+        let (queue, limit) = (self.queue(), limit as usize);
+        let subject = queue.names.letters(&names::token(endpoint), "*");
+        let (mut from, mut read_to) = (1, after.map(|after| after.died_at));
+        if let Some(after) = after
+            && let Some(last) = within(self.limit(), STEP, self.letters().get(queue, &after.key)).await?
+            && timestamp(last.time.into()) == after.died_at
+        {
+            (from, read_to) = (last.sequence + 1, None);
+        }
+        let mut letters = Vec::new();
+        while letters.len() < limit {
+            let next = within(self.limit(), STEP, self.letters().at_or_after(from, &subject)).await?;
+            let Some(next) = next else { break };
+            from = next.sequence + 1;
+            // Where the one before is gone, its time tells how far the list was read.
+            letters.extend(read(next).filter(|letter| read_to.is_none_or(|read_to| letter.died_at > read_to)));
+        }
+        Ok(letters)
+    }
+
+    /// Has an event that was given up handled once more, as if it had just been delivered, with the attempts counted anew. Says
+    /// whether there was such a dead letter; it is one no more. Should this fail midway, it is one still.
+    ///
+    /// # Errors
+    /// When the server, or the ledger, cannot be reached or refuses.
+    pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        const STEP: &str = "replay a dead letter";
+        let (queue, letters) = (self.queue(), self.letters());
+        let Some(letter) = within(self.limit(), STEP, letters.get(queue, key)).await? else { return Ok(false) };
+        self.ledger().forget(key).await?;
+        let body = letter.payload;
+        let digest = Event::from_json(body.clone())
+            .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw().as_bytes()));
+        within(self.limit(), STEP, async {
+            // Its own id, so that asking twice stores one message, and an event that has died again can be replayed again.
+            let id = format!("{}@dead.{}", names::message_id(key), letter.sequence);
+            queue.publish_as(id, key, digest, body).await?;
+            match letters.stream.delete_message(letter.sequence).await {
+                Ok(_) => Ok(()),
+                // Somebody else's replay has removed it.
+                Err(_) if found(letters.stream.get_raw_message(letter.sequence).await)?.is_none() => Ok(()),
+                Err(error) => Err(AnyError::from(error)),
+            }
+        })
+        .await?;
+        Ok(true)
+    }
+
+    /// Removes at once all dead letters, of every endpoint, that were given up at least `age` ago, by the clock of this process,
+    /// and says how many. The ledger remembers for its own time that they are dead.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn purge(&self, age: Duration) -> Result<u64, LedgerError> {
+        const STEP: &str = "purge";
+        let (queue, letters) = (self.queue(), self.letters());
+        let Ok(at) = self.now().checked_sub(age) else { return Ok(0) };
+        let subject = queue.names.letters("*", "*");
+        within(self.limit(), STEP, letters.remove_until(at, &subject)).await
+    }
+}

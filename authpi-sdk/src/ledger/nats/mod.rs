@@ -1,0 +1,382 @@
+//! The inbox in NATS JetStream: a stream holds what is to be handled, a ledger of any kind knows what has been.
+//!
+//! ```text
+//! append        publish, wait for the server's word                        message -> stream
+//! lease_next    fetch a message, claim its event in the ledger             granted: leased | handled: acknowledged, next one
+//! renew         renew in the ledger, tell the stream that it goes on
+//! complete      complete in the ledger [keep the dead letter], acknowledge message -> gone
+//! release       release in the ledger, give back with a delay
+//! ```
+//!
+//! The ledger decides and the stream follows. Whatever gets lost in between, by a crash, a cut connection or an answer that did
+//! not come, the message is delivered again, and its claim says what to do with it.
+
+mod at_hand;
+mod letters;
+mod names;
+mod options;
+mod queue;
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::{AckKind, Context};
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use self::{
+    at_hand::AtHand,
+    letters::{Letter, Letters},
+    queue::{Arrived, Published, Queue},
+};
+use super::{
+    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next, Token,
+    Transactional, remote::within,
+};
+use crate::Clock;
+
+pub use options::NatsOptions;
+
+/// An [`Inbox`] in NATS JetStream (2.9 or later), over a [`Ledger`] of any kind.
+///
+/// Clones share a connection; receivers and workers on any number of hosts share the streams, and have to share the ledger.
+///
+/// - **As durable as the stream.** `append` returns when the server has acknowledged the message. That it then survives a loss of
+///   power takes three [`replicas`](NatsOptions::replicas) or a server with `sync_interval: always` (2.10); by default a server
+///   flushes its files every minute or two, so that it loses nothing when it crashes, and the last of it when its host does.
+/// - **The ledger decides.** JetStream delivers at least once; each delivery is claimed in the ledger first, so that an event that
+///   it knows as handled is never handed out again. How much that is worth is told on the ledger's page.
+/// - **No order.** Events are handed out about as they came, but nothing keeps those of one subject one after another: it is no
+///   [`Lanes`](super::Lanes), so that `in_order_per` does not compile.
+/// - **Keeps dead letters**, whether or not the ledger does: in a stream of their own, to be [listed](Nats::dead_letters),
+///   [replayed](Nats::replay), forgotten and [purged](Nats::purge).
+/// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](NatsOptions::timeout) (default 5 s) and the ledger's.
+/// - **Cancelled safely.** A message whose `lease_next` was dropped midway comes again after the
+///   [`ack_wait`](NatsOptions::ack_wait).
+/// - **On two clocks**: leases on the ledger's, redelivery on the server's. Neither has to be right.
+///
+/// [`append`](Inbox::append) knows the events that wait, for the time of the [`duplicate_window`](NatsOptions::duplicate_window); an event
+/// that is done is stored once more, and recognised when its turn comes. [`forget`](Ledger::forget) takes an event out that a worker
+/// of this process is handling; one that waits in the stream stays there, and is handled as a new one.
+///
+/// At most 100,000 events of an endpoint can be in work or waiting for another try; those behind them wait.
+///
+/// A message has to fit into the server's `max_payload` (1 MiB unless set); one that does not is refused, and stays with AuthPI.
+///
+/// TLS to the server is a feature of async-nats (`ring` or `aws-lc-rs`), which you turn on by depending on it yourself.
+///
+/// ```no_run
+/// # use authpi_sdk::ledger::{Nats, Postgres};
+/// # async fn shown(jetstream: async_nats::jetstream::Context, ledger: Postgres) -> Result<(), Box<dyn std::error::Error>> {
+/// let inbox = Nats::options().stream("webhooks").replicas(3).open(jetstream, ledger).await?;
+/// for letter in inbox.dead_letters("users", None, 100).await? {
+///     eprintln!("{} after {} attempts: {}", letter.key.event_id(), letter.attempts, letter.reason);
+///     inbox.replay(&letter.key).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Nats<L> {
+    shared: Arc<Shared<L>>,
+}
+
+struct Shared<L> {
+    ledger: L,
+    queue: Queue,
+    letters: Letters,
+    at_hand: Mutex<AtHand>,
+    timeout: Duration,
+    clock: Clock,
+}
+
+/// A message whose event must wait longer comes up in between.
+const LONGEST_DELAY: Duration = Duration::from_hours(1);
+
+impl Nats<()> {
+    /// What can be set before opening.
+    pub fn options() -> NatsOptions {
+        NatsOptions::default()
+    }
+}
+
+impl<L: Ledger> Nats<L> {
+    /// Opens the inbox over a connection of one's own, and makes its streams if they are not there; any number of processes may
+    /// do so at once.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or has no JetStream, when the streams cannot be made, or when one of that name is there
+    /// that would lose events.
+    pub async fn open(jetstream: Context, ledger: L) -> Result<Self, LedgerError> {
+        NatsOptions::default().open(jetstream, ledger).await
+    }
+
+    /// Opens the inbox over a connection of its own, at `nats://user:password@host:port`, which is made anew when it breaks.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, else as for [`open`](Nats::open).
+    pub async fn connect(url: &str, ledger: L) -> Result<Self, LedgerError> {
+        NatsOptions::default().connect(url, ledger).await
+    }
+
+    /// The ledger under it.
+    pub fn ledger(&self) -> &L {
+        &self.shared.ledger
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.shared.queue
+    }
+
+    fn letters(&self) -> &Letters {
+        &self.shared.letters
+    }
+
+    fn limit(&self) -> Duration {
+        self.shared.timeout
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    fn at_hand(&self) -> MutexGuard<'_, AtHand> {
+        // What it holds is only ever a shortcut.
+        self.shared.at_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a message back until the ledger may grant its event.
+    async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
+        let delay = delay.min(LONGEST_DELAY);
+        self.at_hand().waits(key, arrived.ticket.clone(), delay);
+        self.queue().tell(&arrived.ticket, nak(delay)).await;
+    }
+
+    /// Removes a message whose event is done. If that fails it comes again.
+    async fn acknowledge(&self, ticket: &at_hand::Ticket) {
+        let settled = within(self.limit(), "acknowledge", self.queue().settle(ticket, AckKind::Ack)).await;
+        if let Err(error) = settled {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a message could not be acknowledged, and comes again"
+            );
+        }
+    }
+
+    /// The event is done in the ledger, and so is its message, if it is at hand.
+    async fn done(&self, key: &EventKey, token: Token) {
+        let ticket = self.at_hand().ticket(key, token);
+        if let Some(ticket) = ticket {
+            self.at_hand().settled(key, token);
+            self.acknowledge(&ticket).await;
+        }
+    }
+
+    async fn keep(&self, letter: Letter<'_>) -> Result<(), LedgerError> {
+        within(self.limit(), "keep a dead letter", self.letters().put(self.queue(), &letter)).await
+    }
+
+    /// The ledger says that it was given up, but its message was not acknowledged: its letter may be missing.
+    async fn keep_if_missing(&self, key: &EventKey, arrived: &Arrived) -> Result<(), LedgerError> {
+        let there = within(self.limit(), "keep a dead letter", self.letters().get(self.queue(), key)).await?;
+        if there.is_some() {
+            return Ok(());
+        }
+        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
+        let reason = "it was given up, by a process that did not come to tell why";
+        self.keep(Letter { key, reason, attempts: 0, received_at, body }).await
+    }
+
+    /// A message that this crate has not published.
+    async fn keep_foreign(&self, endpoint: &str, arrived: &Arrived) -> Result<(), LedgerError> {
+        let key = EventKey::new(endpoint, format!("message {}", arrived.sequence));
+        tracing::error!(endpoint, sequence = arrived.sequence, "a message in the stream is not an event");
+        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
+        let reason = "the message does not tell which event it is: something else published it";
+        self.keep(Letter { key: &key, reason, attempts: 0, received_at, body }).await
+    }
+}
+
+fn nak(delay: Duration) -> AckKind {
+    AckKind::Nak((!delay.is_zero()).then_some(delay))
+}
+
+impl<L> Clone for Nats<L> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<L> fmt::Debug for Nats<L> {
+    /// Leaves the connection out: there may be a password in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nats")
+            .field("queue", &self.shared.queue)
+            .field("timeout", &self.shared.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L: Ledger> Ledger for Nats<L> {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        self.ledger().claim(key, digest, lease).await
+    }
+
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        let held = self.ledger().renew(key, token, lease).await?;
+        if held == Held::Lost {
+            self.at_hand().lost(key, token);
+            return Ok(held);
+        }
+        let ticket = self.at_hand().renew(key, token, lease);
+        if let Some(ticket) = ticket {
+            self.queue().tell(&ticket, AckKind::Progress).await;
+        }
+        Ok(held)
+    }
+
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        let letter = match &completion {
+            Completion::Handled => None,
+            Completion::Dead { reason, body } => Some((reason.clone(), body.clone())),
+        };
+        let held = self.ledger().complete(key, token, completion).await?;
+        if held == Held::Lost {
+            self.at_hand().lost(key, token);
+            return Ok(held);
+        }
+        if let Some((reason, body)) = letter {
+            let ticket = self.at_hand().ticket(key, token);
+            let received_at = ticket.map_or_else(|| self.now(), |ticket| ticket.received_at);
+            self.keep(Letter { key, reason: &reason, attempts: token.attempt, received_at, body }).await?;
+        }
+        self.done(key, token).await;
+        Ok(held)
+    }
+
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        let held = self.ledger().release(key, token, pause).await?;
+        if held == Held::Lost {
+            self.at_hand().lost(key, token);
+            return Ok(held);
+        }
+        let ticket = self.at_hand().ticket(key, token);
+        if let Some(ticket) = ticket {
+            let delay = pause.min(LONGEST_DELAY);
+            {
+                let mut at_hand = self.at_hand();
+                at_hand.lost(key, token);
+                at_hand.waits(key, ticket.clone(), delay);
+            }
+            // Should it fail, the message comes again after the ack wait, and waits for the rest of the pause.
+            let _ = within(self.limit(), "release", self.queue().settle(&ticket, nak(delay))).await;
+        }
+        Ok(held)
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let known = self.ledger().forget(key).await?;
+        let dead = within(self.limit(), "forget", self.letters().remove(self.queue(), key)).await?;
+        let leased = self.at_hand().forget(key);
+        for ticket in &leased {
+            self.acknowledge(ticket).await;
+        }
+        Ok(known || dead)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        true
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.ledger().remembers_for()
+    }
+}
+
+/// A handler takes a `Tx<Nats<Postgres>>`, in which it writes as in a `Tx<Postgres>`: the queue is NATS, the effect takes place
+/// exactly once.
+impl<L: Transactional> Transactional for Nats<L> {
+    type Connection = L::Connection;
+    type Transaction = L::Transaction;
+
+    async fn begin(&self) -> Result<L::Transaction, LedgerError> {
+        self.ledger().begin().await
+    }
+
+    async fn commit(&self, transaction: L::Transaction, key: &EventKey, token: Token) -> Result<Held, LedgerError> {
+        let held = self.ledger().commit(transaction, key, token).await?;
+        match held {
+            Held::Yes => self.done(key, token).await,
+            Held::Lost => self.at_hand().lost(key, token),
+        }
+        Ok(held)
+    }
+}
+
+impl<L: Ledger> Inbox for Nats<L> {
+    /// The lane makes no difference: this is no [`Lanes`](super::Lanes).
+    async fn append(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        _lane: Option<&str>,
+        body: Bytes,
+    ) -> Result<Appended, LedgerError> {
+        let published = within(self.limit(), "append", self.queue().publish(key, digest, body)).await?;
+        Ok(match published {
+            Published::Stored => Appended::Stored,
+            Published::Waits(first_digest) => Appended::Known { first_digest },
+        })
+    }
+
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+        const STEP: &str = "lease the next event";
+        let until = Instant::now() + self.limit();
+        within(self.limit(), STEP, self.queue().listen()).await?;
+        // Of many that need no handling any more, each is a round trip or two; whoever asks should not wait for all of them.
+        while Instant::now() < until {
+            let Some(arrived) = within(self.limit(), STEP, self.queue().next(endpoint)).await? else {
+                return Ok(Next::Nothing { due_in: self.at_hand().due_in(endpoint) });
+            };
+            let Some((key, digest)) = arrived.event.clone() else {
+                self.keep_foreign(endpoint, &arrived).await?;
+                self.acknowledge(&arrived.ticket).await;
+                continue;
+            };
+            match self.ledger().claim(&key, digest, lease).await {
+                Ok(Claim::Granted { token, .. }) => {
+                    let received_at = arrived.ticket.received_at;
+                    self.at_hand().lease(&key, token, arrived.ticket, lease);
+                    return Ok(Next::Leased(Leased::new(key, token, arrived.body, received_at)));
+                }
+                // It may end sooner, by a process that has no other way to tell.
+                Ok(Claim::InFlight { lease_left }) => {
+                    self.give_back(&key, arrived, lease_left.min(self.queue().ack_wait)).await;
+                }
+                Ok(Claim::NotYet { wait }) => self.give_back(&key, arrived, wait).await,
+                Ok(Claim::Handled { .. }) => self.acknowledge(&arrived.ticket).await,
+                Ok(Claim::Dead { .. }) => {
+                    self.keep_if_missing(&key, &arrived).await?;
+                    self.acknowledge(&arrived.ticket).await;
+                }
+                Err(error) => {
+                    self.queue().tell(&arrived.ticket, AckKind::Nak(None)).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Next::Nothing { due_in: Some(Duration::ZERO) })
+    }
+
+    fn appended(&self) -> impl Future<Output = ()> + Send {
+        self.queue().appended.notified()
+    }
+
+    async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
+        let (depth, first) = within(self.limit(), "count the backlog", self.queue().depth(endpoint)).await?;
+        Ok(Backlog { depth, oldest: first.map(|first| self.shared.clock.since(first)) })
+    }
+}

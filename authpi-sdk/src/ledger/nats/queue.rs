@@ -1,0 +1,309 @@
+//! The stream of what is to be handled: publishing to it, taking from it, settling what was taken.
+
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error,
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_nats::{
+    HeaderMap, Subject, Subscriber,
+    client::Request,
+    header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
+    jetstream::{
+        self, Context,
+        consumer::{self, pull},
+        context::ConsumerInfoErrorKind,
+        message::{AckKind, Acker, StreamMessage},
+        response::Response,
+        stream::{RawMessageErrorKind, Stream},
+    },
+};
+use bytes::Bytes;
+use futures_core::Stream as _;
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::{
+    sync::{Notify, OnceCell},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{
+    at_hand::Ticket,
+    names::{self, Names},
+};
+use crate::ledger::{Digest, EventKey};
+
+pub(super) type AnyError = Box<dyn Error + Send + Sync>;
+
+/// How many messages of an endpoint may be out of the stream and not settled: being handled, or waiting for another try.
+pub(super) const MOST_UNSETTLED: i64 = 100_000;
+
+const ENDPOINT: &str = "Authpi-Endpoint";
+const EVENT: &str = "Authpi-Event";
+const DIGEST: &str = "Authpi-Digest";
+
+pub(super) struct Queue {
+    pub(super) jetstream: Context,
+    pub(super) names: Names,
+    pub(super) stream: Stream<()>,
+    pub(super) ack_wait: Duration,
+    /// How long an answer that has nothing to wait for may take.
+    pub(super) patience: Duration,
+    /// The endpoints, as tokens, whose consumers are known to be there.
+    pub(super) consumers: Mutex<HashSet<String>>,
+    pub(super) appended: Arc<Notify>,
+    pub(super) listener: OnceCell<Listener>,
+}
+
+/// A message, as it came out of the stream.
+pub(super) struct Arrived {
+    /// Not there if something else than this crate published it.
+    pub(super) event: Option<(EventKey, Digest)>,
+    pub(super) body: Bytes,
+    pub(super) ticket: Ticket,
+    pub(super) sequence: u64,
+}
+
+/// A message's fate after it was published.
+pub(super) enum Published {
+    Stored,
+    /// The same event waits already, or is being handled.
+    Waits(Digest),
+}
+
+impl Queue {
+    /// Durable, as far as the stream is, when it returns.
+    pub(super) async fn publish(&self, key: &EventKey, digest: Digest, body: Bytes) -> Result<Published, AnyError> {
+        self.publish_as(names::message_id(key), key, digest, body).await
+    }
+
+    pub(super) async fn publish_as(
+        &self,
+        mut id: String,
+        key: &EventKey,
+        digest: Digest,
+        body: Bytes,
+    ) -> Result<Published, AnyError> {
+        let subject = self.names.events(&names::token(key.endpoint()));
+        loop {
+            let mut headers = event_headers(key);
+            headers.insert(NATS_MESSAGE_ID, id.as_str());
+            headers.insert(NATS_EXPECTED_STREAM, self.names.stream.as_str());
+            headers.insert(DIGEST, digest.to_string());
+            let ack = self.jetstream.publish_with_headers(subject.clone(), headers, body.clone()).await?.await?;
+            if !ack.duplicate {
+                // A hint, which may be lost.
+                self.appended.notify_waiters();
+                let _ = self.jetstream.client().publish(self.names.appended(), Bytes::new()).await;
+                return Ok(Published::Stored);
+            }
+            // The server only knows that there was such a message. If it is gone, the event may have been forgotten since, so it is
+            // stored again, and the ledger decides. The next id follows from the last, so that copies of this delivery are
+            // duplicates again.
+            match self.message(ack.sequence).await? {
+                Some(first) if event(&first.headers).is_some_and(|(of, _)| of == *key) => {
+                    return Ok(Published::Waits(event(&first.headers).map_or(digest, |(_, digest)| digest)));
+                }
+                _ => id = format!("{}@{}", names::message_id(key), ack.sequence),
+            }
+        }
+    }
+
+    async fn message(&self, sequence: u64) -> Result<Option<StreamMessage>, AnyError> {
+        found(self.stream.get_raw_message(sequence).await)
+    }
+
+    /// The endpoint's next message, if there is one.
+    pub(super) async fn next(&self, endpoint: &str) -> Result<Option<Arrived>, AnyError> {
+        let consumer = names::token(endpoint);
+        self.ensure_consumer(&consumer).await?;
+        let client = self.jetstream.client();
+        loop {
+            // With an inbox of its own, so that the server sees when nobody waits for the answer any more.
+            let inbox = client.new_inbox();
+            let mut answers = client.subscribe(inbox.clone()).await?;
+            let request = Request::new().payload(Bytes::from_static(br#"{"batch":1,"no_wait":true}"#)).inbox(inbox);
+            let subject = format!("CONSUMER.MSG.NEXT.{}.{consumer}", self.names.stream);
+            self.jetstream.send_request(subject, request).await?;
+            match timeout(self.patience, next_of(&mut answers)).await {
+                Ok(Some(message)) if message.status.is_none() => return self.arrived(message).map(Some),
+                // None there, or all of them promised to requests that came earlier.
+                Ok(Some(message)) if message.status.is_some_and(|status| matches!(status.as_u16(), 404 | 408)) => {
+                    return Ok(None);
+                }
+                // The consumer is going; or nobody knows it, which gets no answer at all.
+                Ok(_) | Err(_) => {
+                    drop(answers);
+                    self.known().remove(&consumer);
+                    if !self.ensure_consumer(&consumer).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn arrived(&self, message: async_nats::Message) -> Result<Arrived, AnyError> {
+        let message = jetstream::Message { message, context: self.jetstream.clone() };
+        let (received_at, sequence) = {
+            let about = message.info()?;
+            (timestamp(about.published.into()), about.stream_sequence)
+        };
+        let message = message.message;
+        let reply = message.reply.unwrap_or_else(|| Subject::from_static(""));
+        Ok(Arrived {
+            event: message.headers.as_ref().and_then(event),
+            body: message.payload,
+            ticket: Ticket { reply, received_at },
+            sequence,
+        })
+    }
+
+    /// Says whether it was not there.
+    async fn ensure_consumer(&self, name: &str) -> Result<bool, AnyError> {
+        if self.known().contains(name) {
+            return Ok(false);
+        }
+        let (missing, fits) = match self.stream.consumer_info(name).await {
+            Ok(there) => {
+                let found = there.config;
+                (false, found.ack_wait == self.ack_wait && found.max_ack_pending == MOST_UNSETTLED)
+            }
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => (true, false),
+            Err(error) => return Err(error.into()),
+        };
+        if !fits {
+            // Any number of processes may do so at once: it is made, or brought up to date, by whoever comes first.
+            let config = pull::Config {
+                durable_name: Some(name.to_owned()),
+                filter_subject: self.names.events(name),
+                ack_policy: consumer::AckPolicy::Explicit,
+                ack_wait: self.ack_wait,
+                max_ack_pending: MOST_UNSETTLED,
+                ..Default::default()
+            };
+            self.stream.create_consumer(config).await?;
+        }
+        self.known().insert(name.to_owned());
+        Ok(missing)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        // A set of names is whole whatever panicked beside it.
+        self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the server what became of a delivery, and waits until it has heard it.
+    pub(super) async fn settle(&self, ticket: &Ticket, kind: AckKind) -> Result<(), AnyError> {
+        Acker::new(self.jetstream.clone(), Some(ticket.reply.clone())).double_ack_with(kind).await
+    }
+
+    /// The same without waiting: for what is only a matter of when.
+    pub(super) async fn tell(&self, ticket: &Ticket, kind: AckKind) {
+        let told = Acker::new(self.jetstream.clone(), Some(ticket.reply.clone())).ack_with(kind).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "the stream could not be told of a delivery, which comes again");
+        }
+    }
+
+    /// How many messages of the endpoint there are, and the time of the first.
+    pub(super) async fn depth(&self, endpoint: &str) -> Result<(u64, Option<Timestamp>), AnyError> {
+        #[derive(Deserialize)]
+        struct Told {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            subjects: Option<HashMap<String, u64>>,
+        }
+        let subject = self.names.events(&names::token(endpoint));
+        let request = serde_json::json!({ "subjects_filter": subject });
+        let info = self.jetstream.request(format!("STREAM.INFO.{}", self.names.stream), &request).await?;
+        let depth = match info {
+            Response::Ok(Told { state }) => state.subjects.and_then(|subjects| subjects.get(&subject).copied()),
+            Response::Err { error } => return Err(error.into()),
+        };
+        let Some(depth) = depth.filter(|depth| *depth > 0) else { return Ok((0, None)) };
+        let first = found(self.stream.get_first_raw_message_by_subject(&subject, 1).await)?;
+        Ok((depth, first.map(|message| timestamp(message.time.into()))))
+    }
+
+    /// Has `appended` told of what other processes append.
+    pub(super) async fn listen(&self) -> Result<(), AnyError> {
+        let start = || async {
+            let mut told = self.jetstream.client().subscribe(self.names.appended()).await?;
+            let appended = Arc::clone(&self.appended);
+            Ok::<_, AnyError>(Listener(tokio::spawn(async move {
+                while next_of(&mut told).await.is_some() {
+                    appended.notify_waiters();
+                }
+            })))
+        };
+        self.listener.get_or_try_init(start).await.map(drop)
+    }
+}
+
+/// Ends with the queue.
+pub(super) struct Listener(JoinHandle<()>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn next_of(subscriber: &mut Subscriber) -> Option<async_nats::Message> {
+    poll_fn(|cx| Pin::new(&mut *subscriber).poll_next(cx)).await
+}
+
+/// Headers that tell which event a message is.
+pub(super) fn event_headers(key: &EventKey) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ENDPOINT, names::word(key.endpoint()));
+    headers.insert(EVENT, names::word(key.event_id()));
+    headers
+}
+
+pub(super) fn key(headers: &HeaderMap) -> Option<EventKey> {
+    let name = |header: &str| names::read(headers.get(header)?.as_str());
+    Some(EventKey::new(name(ENDPOINT)?, name(EVENT)?))
+}
+
+fn event(headers: &HeaderMap) -> Option<(EventKey, Digest)> {
+    let hex = headers.get(DIGEST)?.as_str().as_bytes();
+    let mut digest = [0; 32];
+    for (byte, pair) in digest.iter_mut().zip(hex.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    (hex.len() == 64).then_some(())?;
+    Some((key(headers)?, Digest(digest)))
+}
+
+/// Nothing where there is no such message.
+pub(super) fn found(
+    asked: Result<StreamMessage, jetstream::stream::RawMessageError>,
+) -> Result<Option<StreamMessage>, AnyError> {
+    match asked {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The server's clock; the end of the calendar for what lies beyond it.
+pub(super) fn timestamp(at: SystemTime) -> Timestamp {
+    Timestamp::try_from(at).unwrap_or(Timestamp::MAX)
+}
+
+impl fmt::Debug for Queue {
+    /// Leaves the connection out: there may be a password in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("names", &self.names).field("ack_wait", &self.ack_wait).finish_non_exhaustive()
+    }
+}

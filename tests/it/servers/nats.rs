@@ -1,0 +1,114 @@
+//! `nats-server` with JetStream, in a folder of its own.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use async_nats::{Client, ConnectError, jetstream};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+use super::{Process, folder, free_port, log, program, signal, until};
+
+pub(crate) struct NatsServer {
+    process: Option<Process>,
+    folder: PathBuf,
+    port: u16,
+}
+
+/// A name for a stream and its subjects that nobody else uses.
+pub(crate) fn fresh_name() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    format!("t{}", MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+impl NatsServer {
+    /// The one that tests share, which lives as long as this process.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<NatsServer> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    pub(crate) async fn start() -> Self {
+        let mut server = Self { process: None, folder: folder("nats", None), port: 0 };
+        // Another program may take the port that was free.
+        for _ in 0..5 {
+            server.port = free_port();
+            if server.begin().await {
+                return server;
+            }
+        }
+        panic!("nats-server does not start: {}", log(&server.folder));
+    }
+
+    /// Whether it accepts connections; not if it ended at once.
+    async fn begin(&mut self) -> bool {
+        let (port, data) = (self.port.to_string(), self.folder.join("data").to_string_lossy().into_owned());
+        let args = ["--jetstream", "--addr", "127.0.0.1", "--port", &port, "--store_dir", &data].map(str::to_owned);
+        let nats_server = program("nats-server", "nats-server", &[PathBuf::from("/usr/sbin")]);
+        let process = Process::start(None, "KILL", &self.folder, &nats_server, &args);
+        let ready = until(
+            || format!("nats-server does not answer: {}", log(&self.folder)),
+            || async {
+                match self.client().await {
+                    // Until JetStream has read its files it is connected, and answers nothing of it.
+                    Ok(client) => {
+                        let told: Result<Value, _> = jetstream::new(client).request("INFO", &json!({})).await;
+                        told.ok().map(|_| true)
+                    }
+                    Err(_) if process.is_running() => None,
+                    Err(_) => Some(false),
+                }
+            },
+        );
+        let ready = ready.await;
+        if ready {
+            self.process = Some(process);
+        } else {
+            process.stop();
+        }
+        ready
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// One beside those of the inboxes, to look and to meddle with.
+    pub(crate) async fn client(&self) -> Result<Client, ConnectError> {
+        async_nats::connect(self.url()).await
+    }
+
+    pub(crate) async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.client().await.expect("it answers"))
+    }
+
+    /// At once, as by a crash.
+    pub(crate) fn stop(&mut self) {
+        self.process.take().expect("it runs").stop();
+    }
+
+    /// After a stop, with the same data at the same port.
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.begin().await, "nats-server does not start again: {}", log(&self.folder));
+    }
+
+    /// Stops the server in whatever it does, until the answer is dropped.
+    pub(crate) fn pause(&self) -> Paused {
+        let pid = self.process.as_ref().expect("it runs").pid;
+        signal("STOP", &[pid]);
+        Paused { pid }
+    }
+}
+
+/// Lets the server go on when dropped.
+pub(crate) struct Paused {
+    pid: u32,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        signal("CONT", &[self.pid]);
+    }
+}

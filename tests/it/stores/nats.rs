@@ -1,0 +1,791 @@
+//! `Nats`: JetStream's stream over ledgers of several kinds.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::{self, stream};
+use authpi_sdk::{
+    Clock,
+    event::{
+        Event,
+        types::{SessionCreated, UserCreated, UserUpdated},
+    },
+    handlers::{Context, HandlerError, Handlers, Terminal as _},
+    ledger::{
+        Appended, Claim, Completion, EventKey, Held, Inbox, Leased, Ledger, Memory, Nats, NatsOptions, Next, Postgres,
+        Redis, Sqlite, Tx, conformance,
+    },
+    receiver::Receiver,
+    signature::{KeyRing, SignatureScheme, Verifier},
+    testing::Fixture,
+    worker::{Worker, WorkerBuilder},
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{DIGEST, EVENTS, LEASE, chain, key};
+use crate::servers::{
+    DEADLINE,
+    nats::{NatsServer, fresh_name},
+    postgres::{self, PostgresServer},
+    redis::{self, RedisServer},
+    until,
+};
+
+/// Short, so that nobody waits long for what a dead worker had.
+const ACK_WAIT: Duration = Duration::from_secs(1);
+
+fn options(name: &str) -> NatsOptions {
+    Nats::options().stream(name).subjects(name).ack_wait(ACK_WAIT)
+}
+
+fn body(n: usize) -> Bytes {
+    Bytes::from(format!("body of {n}"))
+}
+
+async fn append(inbox: &impl Inbox, n: usize) -> Appended {
+    inbox.append(&key(n), DIGEST, None, body(n)).await.unwrap()
+}
+
+async fn leased(inbox: &impl Inbox, lease: Duration) -> Leased {
+    let ask = || async {
+        match inbox.lease_next("users", lease).await {
+            Ok(Next::Leased(leased)) => Some(leased),
+            _ => None,
+        }
+    };
+    until(|| "nothing was leased".to_owned(), ask).await
+}
+
+async fn handled(inbox: &impl Inbox, event: &Leased) {
+    assert_eq!(inbox.complete(&event.key, event.token, Completion::Handled).await.unwrap(), Held::Yes);
+}
+
+async fn depth(inbox: &impl Inbox) -> u64 {
+    inbox.backlog("users").await.unwrap().depth
+}
+
+/// Leases and completes whatever comes, until nothing is left; tells which events it were.
+async fn work_off(inbox: &impl Inbox) -> Vec<String> {
+    let (started, mut done) = (Instant::now(), Vec::new());
+    loop {
+        match inbox.lease_next("users", LEASE).await {
+            Ok(Next::Leased(event)) => {
+                handled(inbox, &event).await;
+                done.push(event.key.event_id().to_owned());
+            }
+            _ if inbox.backlog("users").await.is_ok_and(|backlog| backlog.depth == 0) => return done,
+            _ => assert!(started.elapsed() < DEADLINE, "the backlog is not worked off"),
+        }
+    }
+}
+
+fn ids(events: impl IntoIterator<Item = usize>) -> Vec<String> {
+    let mut ids: Vec<_> = events.into_iter().map(|n| key(n).event_id().to_owned()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+async fn consumers(jetstream: &jetstream::Context, stream: &str) -> Vec<String> {
+    let told: Value = jetstream.request(format!("CONSUMER.NAMES.{stream}"), &json!({})).await.unwrap();
+    let names = told["consumers"].as_array().into_iter().flatten();
+    names.map(|name| name.as_str().unwrap().to_owned()).collect()
+}
+
+/// Each store is streams of its own over a memory ledger of its own.
+struct Streams {
+    server: &'static NatsServer,
+    jetstream: jetstream::Context,
+    /// How far the time of ledgers and inboxes is ahead, in seconds.
+    ahead: Arc<AtomicI64>,
+    newest: Mutex<String>,
+}
+
+impl conformance::Harness for Streams {
+    type Ledger = Nats<Memory>;
+    const TELLS_WHAT_IS_DONE: bool = false;
+
+    async fn fresh(&self) -> Nats<Memory> {
+        let name = fresh_name();
+        self.newest.lock().unwrap().clone_from(&name);
+        let ahead = Arc::clone(&self.ahead);
+        let now = move || Timestamp::now() + Duration::from_secs(ahead.load(Ordering::Relaxed).unsigned_abs());
+        let clock = Clock::from_fn(now);
+        let options = Nats::options().stream(&name).subjects(&name).clock(clock.clone());
+        options.connect(&self.server.url(), Memory::new().clock(clock)).await.unwrap()
+    }
+
+    /// The ledger's clock is set. The server's cannot be, so its timers are all ended at once, with the consumers that hold them:
+    /// every message that is not acknowledged comes again, and the ledger says whether its time has come.
+    async fn advance(&self, _: &Nats<Memory>, by: Duration) {
+        self.ahead.fetch_add(by.as_secs().cast_signed(), Ordering::Relaxed);
+        let newest = self.newest.lock().unwrap().clone();
+        let stream = self.jetstream.get_stream(&newest).await.unwrap();
+        for name in consumers(&self.jetstream, &newest).await {
+            let config = stream.consumer_info(&name).await.unwrap().config;
+            stream.delete_consumer(&name).await.unwrap();
+            stream.create_consumer(config).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_conforms() {
+    let server = NatsServer::shared().await;
+    let jetstream = server.jetstream().await;
+    let streams = Streams { server, jetstream, ahead: Arc::default(), newest: Mutex::default() };
+    conformance::run(&streams).await;
+    conformance::inbox::run(&streams).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_at_once_make_streams_and_consumers_once() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let ledger = Arc::new(Memory::new());
+    let mut starting = JoinSet::new();
+    for n in 0..12 {
+        let (name, ledger) = (name.clone(), Arc::clone(&ledger));
+        starting.spawn(async move {
+            // A connection of its own, as a replica has one.
+            let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
+            append(&inbox, n).await;
+            handled(&inbox, &leased(&inbox, LEASE).await).await;
+        });
+    }
+    starting.join_all().await;
+    let jetstream = server.jetstream().await;
+    let mut found = jetstream.get_stream(&name).await.unwrap();
+    assert_eq!((found.info().await.unwrap().state.messages, consumers(&jetstream, &name).await.len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_workers_that_race_one_handles_each_event() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let (store, prefix) = (RedisServer::shared().await, redis::fresh_prefix());
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        let ledger = Redis::options().prefix(&prefix).connect(&store.url()).await.unwrap();
+        replicas.push(options(&name).connect(&server.url(), ledger).await.unwrap());
+    }
+    let mut racing = JoinSet::new();
+    for (worker, inbox) in replicas.iter().cloned().enumerate() {
+        racing.spawn(async move {
+            // Every replica receives every event, in another order, while it works.
+            for n in 0..EVENTS {
+                append(&inbox, (n + worker * 33) % EVENTS).await;
+            }
+            work_off(&inbox).await
+        });
+    }
+    let mut all = racing.join_all().await.concat();
+    all.sort_unstable();
+    assert_eq!(all, ids(0..EVENTS));
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_had_goes_to_another() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let (store, prefix) = (RedisServer::shared().await, redis::fresh_prefix());
+    let ledger = || async { Redis::options().prefix(&prefix).connect(&store.url()).await.unwrap() };
+    let dies = options(&name).connect(&server.url(), ledger().await).await.unwrap();
+    append(&dies, 0).await;
+    assert_eq!(leased(&dies, ACK_WAIT).await.token.attempt, 1);
+    drop(dies);
+    let lives = options(&name).connect(&server.url(), ledger().await).await.unwrap();
+    let event = leased(&lives, LEASE).await;
+    assert_eq!((&event.key, event.token.attempt, event.body.clone()), (&key(0), 2, body(0)));
+    handled(&lives, &event).await;
+    assert_eq!(depth(&lives).await, 0);
+}
+
+#[tokio::test]
+async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or_not() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let ledger = Arc::new(Memory::new());
+    let holder = options(&name).connect(&server.url(), Arc::clone(&ledger)).await.unwrap();
+    let other = options(&name).connect(&server.url(), ledger).await.unwrap();
+    append(&holder, 0).await;
+    let event = leased(&holder, LEASE).await;
+    let jetstream = server.jetstream().await;
+    let stream = jetstream.get_stream(&name).await.unwrap();
+    // The server gives it to the other one, whom the ledger tells that it is held.
+    let redelivered = || async {
+        let next = other.lease_next("users", LEASE).await.unwrap();
+        assert!(matches!(next, Next::Nothing { .. }), "{next:?}");
+        (stream.consumer_info("users").await.unwrap().delivered.consumer_sequence > 1).then_some(())
+    };
+    until(|| "the message was not delivered again".to_owned(), redelivered).await;
+    assert_eq!(holder.renew(&event.key, event.token, LEASE).await.unwrap(), Held::Yes);
+    handled(&holder, &event).await;
+    assert_eq!(depth(&holder).await, 0);
+}
+
+#[tokio::test]
+async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
+    let (mut server, name) = (NatsServer::start().await, fresh_name());
+    let options = || options(&name).timeout(Duration::from_secs(2));
+    let inbox = options().connect(&server.url(), Memory::new()).await.unwrap();
+    for n in 0..50 {
+        append(&inbox, n).await;
+    }
+    let first = leased(&inbox, LEASE).await;
+    handled(&inbox, &first).await;
+    let dead = leased(&inbox, LEASE).await;
+    let given_up = Completion::Dead { reason: "no such user".into(), body: dead.body.clone() };
+    assert_eq!(inbox.complete(&dead.key, dead.token, given_up).await.unwrap(), Held::Yes);
+    // Somebody has it when the server dies.
+    let held = leased(&inbox, LEASE).await;
+
+    server.stop();
+    let error = chain(&inbox.append(&key(99), DIGEST, None, body(99)).await.unwrap_err());
+    assert!(error.starts_with("the ledger failed to append: "), "{error}");
+    assert!(inbox.lease_next("users", LEASE).await.is_err() && inbox.backlog("users").await.is_err());
+
+    server.start_again().await;
+    let back = || async { inbox.backlog("users").await.ok() };
+    until(|| "the inbox does not recover".to_owned(), back).await;
+    handled(&inbox, &held).await;
+    let mut done = work_off(&inbox).await;
+    // What was not acknowledged may be there all the same.
+    done.retain(|id| id != key(99).event_id());
+    done.extend([first, dead, held].map(|event| event.key.event_id().to_owned()));
+    done.sort_unstable();
+    assert_eq!(done, ids(0..50));
+    assert_eq!(inbox.dead_letters("users", None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again() {
+    let (server, name) = (NatsServer::start().await, fresh_name());
+    let timeout = Duration::from_millis(300);
+    let inbox = options(&name).timeout(timeout).connect(&server.url(), Memory::new()).await.unwrap();
+    append(&inbox, 0).await;
+    let event = leased(&inbox, LEASE).await;
+
+    let paused = server.pause();
+    let started = Instant::now();
+    let mut steps = JoinSet::new();
+    for n in 1..=20 {
+        let inbox = inbox.clone();
+        steps.spawn(async move {
+            let appended = inbox.append(&key(n), DIGEST, None, body(n)).await.unwrap_err();
+            let leased = inbox.lease_next("users", LEASE).await.unwrap_err();
+            let counted = inbox.backlog("users").await.unwrap_err();
+            [appended, leased, counted].map(|error| chain(&error))
+        });
+    }
+    for errors in steps.join_all().await {
+        assert!(errors.iter().all(|error| error.contains("did not answer within")), "{errors:?}");
+    }
+    // The ledger has it; the message comes again, and is acknowledged then.
+    assert_eq!(inbox.complete(&event.key, event.token, Completion::Handled).await.unwrap(), Held::Yes);
+    assert!(started.elapsed() < timeout * 20, "the steps took {:?}", started.elapsed());
+    drop(paused);
+
+    let again = || async { inbox.append(&key(21), DIGEST, None, body(21)).await.ok() };
+    until(|| "the inbox does not recover".to_owned(), again).await;
+    // What became of those that were not acknowledged is unknown; but each is there once at most, and whole.
+    let mut done = work_off(&inbox).await;
+    done.sort_unstable();
+    assert!(done.contains(&key(21).event_id().to_owned()) && !done.contains(&key(0).event_id().to_owned()), "{done:?}");
+    done.dedup();
+    assert!(done.iter().all(|id| ids(1..=21).contains(id)), "{done:?}");
+}
+
+/// Between a client and the server; ends a connection in the middle of the server's answer, when it is told to.
+struct Cutter {
+    port: u16,
+    cut: Arc<AtomicBool>,
+}
+
+impl Cutter {
+    async fn before(server: &NatsServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, cut) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
+        let (to, order) = (server.url().split_off("nats://".len()), Arc::clone(&cut));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(&to).await else { continue };
+                tokio::spawn(Self::pass(client, server, Arc::clone(&order)));
+            }
+        });
+        Self { port, cut }
+    }
+
+    async fn pass(mut client: TcpStream, mut server: TcpStream, cut: Arc<AtomicBool>) -> io::Result<()> {
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.split(), server.split());
+        let requests = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+        let answers = async {
+            let mut buffer = [0; 4096];
+            loop {
+                let read = from_server.read(&mut buffer).await?;
+                // An answer of the server's to a request, not its own PING.
+                let midway = read > 16 && cut.swap(false, Ordering::SeqCst);
+                to_client.write_all(&buffer[..if midway { read / 2 } else { read }]).await?;
+                if read == 0 || midway {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::select! { ended = requests => ended, ended = answers => ended }
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The next answer is cut off.
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_in_the_middle_of_any_answer_neither_loses_nor_repeats_an_event() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let cutter = Cutter::before(server).await;
+    let options = options(&name).timeout(Duration::from_secs(1));
+    let inbox = options.connect(&cutter.url(), Memory::new()).await.unwrap();
+    append(&inbox, 100).await;
+    let mut done = Vec::new();
+    let mut failed = 0;
+    for n in 0..5 {
+        // Whoever was not answered asks again, as AuthPI does.
+        let started = Instant::now();
+        cutter.cut();
+        while inbox.append(&key(n), DIGEST, None, body(n)).await.is_err() {
+            failed += 1;
+            assert!(started.elapsed() < DEADLINE);
+        }
+        cutter.cut();
+        let event = leased(&inbox, ACK_WAIT).await;
+        cutter.cut();
+        handled(&inbox, &event).await;
+        done.push(event.key.event_id().to_owned());
+    }
+    assert!(failed > 0, "no answer to an append was cut off");
+    done.extend(work_off(&inbox).await);
+    done.sort_unstable();
+    assert_eq!(done, ids((0..5).chain([100])));
+}
+
+#[tokio::test]
+async fn what_the_ledger_was_told_and_the_stream_was_not_is_made_good() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let ledger = Arc::new(Memory::new());
+    let crashes = options(&name).connect(&server.url(), Arc::clone(&ledger)).await.unwrap();
+    append(&crashes, 0).await;
+    append(&crashes, 1).await;
+    // The process dies between the two.
+    let first = leased(&crashes, LEASE).await;
+    let ended = ledger.complete(&first.key, first.token, Completion::Handled).await.unwrap();
+    assert_eq!(ended, Held::Yes);
+    let second = leased(&crashes, LEASE).await;
+    let dead = Completion::Dead { reason: "poisoned".into(), body: second.body.clone() };
+    assert_eq!(ledger.complete(&second.key, second.token, dead).await.unwrap(), Held::Yes);
+    drop(crashes);
+
+    let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
+    assert_eq!(depth(&inbox).await, 2);
+    assert!(work_off(&inbox).await.is_empty(), "an event was handed out that was done");
+    let letters = inbox.dead_letters("users", None, 10).await.unwrap();
+    assert_eq!((letters.len(), &letters[0].key, &letters[0].body), (1, &key(1), &body(1)));
+    assert!(letters[0].reason.contains("did not come to tell why"), "{}", letters[0].reason);
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let reason = "no such user: é\r\nAuthpi-Attempts: 7";
+    for n in 0..5 {
+        append(&inbox, n).await;
+        let event = leased(&inbox, LEASE).await;
+        let dead = Completion::Dead { reason: reason.into(), body: event.body.clone() };
+        assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), Held::Yes);
+    }
+    assert_eq!(depth(&inbox).await, 0);
+    let all = inbox.dead_letters("users", None, 10).await.unwrap();
+    let told: Vec<_> = all.iter().map(|letter| letter.key.event_id().to_owned()).collect();
+    assert_eq!(told, ids(0..5));
+    assert_eq!((all[0].reason.as_str(), all[0].attempts, &all[0].body), (reason, 1, &body(0)));
+    assert!(all[0].first_claimed_at <= all[0].died_at);
+    assert!(inbox.dead_letters("others", None, 10).await.unwrap().is_empty());
+    // Page by page, also when the letter at a page's end has gone.
+    assert_eq!(inbox.dead_letters("users", None, 2).await.unwrap(), all[..2]);
+    assert_eq!(inbox.dead_letters("users", Some(&all[1]), 2).await.unwrap(), all[2..4]);
+
+    assert!(inbox.replay(&key(1)).await.unwrap());
+    assert!(!inbox.replay(&key(1)).await.unwrap(), "it was replayed twice");
+    assert!(!inbox.replay(&key(77)).await.unwrap());
+    assert_eq!(inbox.dead_letters("users", Some(&all[1]), 2).await.unwrap(), all[2..4]);
+    let event = leased(&inbox, LEASE).await;
+    assert_eq!((&event.key, event.token.attempt, &event.body), (&key(1), 1, &body(1)));
+    // It dies again, and can be replayed again.
+    let dead = Completion::Dead { reason: "still".into(), body: event.body.clone() };
+    assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), Held::Yes);
+    assert_eq!(inbox.dead_letters("users", Some(&all[4]), 2).await.unwrap()[0].reason, "still");
+    assert!(inbox.replay(&key(1)).await.unwrap());
+    assert_eq!(work_off(&inbox).await, ids([1]));
+    assert!(matches!(inbox.claim(&key(1), DIGEST, LEASE).await.unwrap(), Claim::Handled { .. }));
+
+    assert!(inbox.forget(&key(2)).await.unwrap());
+    assert_eq!(inbox.dead_letters("users", None, 10).await.unwrap().len(), 3);
+    assert_eq!(inbox.purge(Duration::from_hours(1)).await.unwrap(), 0);
+    assert_eq!(inbox.purge(Duration::ZERO).await.unwrap(), 3);
+    assert!(inbox.dead_letters("users", None, 10).await.unwrap().is_empty());
+    assert_eq!(inbox.purge(Duration::ZERO).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_purge_removes_what_is_old_enough_and_no_more() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let ahead = Arc::new(AtomicI64::new(0));
+    let moving = Arc::clone(&ahead);
+    let clock = Clock::from_fn(move || Timestamp::from_nanosecond(moving.load(Ordering::Relaxed).into()).unwrap());
+    let inbox = options(&name).clock(clock).connect(&server.url(), Memory::new()).await.unwrap();
+    for n in 0..20 {
+        // Some have gone in between.
+        let endpoint = if n % 3 == 0 { "others" } else { "users" };
+        let key = EventKey::new(endpoint, n.to_string());
+        let Claim::Granted { token, .. } = inbox.claim(&key, DIGEST, LEASE).await.unwrap() else {
+            panic!("not granted")
+        };
+        let dead = Completion::Dead { reason: String::new(), body: body(n) };
+        assert_eq!(inbox.complete(&key, token, dead).await.unwrap(), Held::Yes);
+        if n % 4 == 1 {
+            assert!(inbox.forget(&key).await.unwrap());
+        }
+    }
+    let before = inbox.dead_letters("users", None, 100).await.unwrap();
+    let at = before[before.len() / 2].died_at;
+    ahead.store(at.as_nanosecond().try_into().unwrap(), Ordering::Relaxed);
+    let purged = inbox.purge(Duration::ZERO).await.unwrap();
+    let after = inbox.dead_letters("users", None, 100).await.unwrap();
+    let expected: Vec<_> = before.iter().filter(|letter| letter.died_at > at).cloned().collect();
+    assert_eq!(after, expected);
+    assert!(usize::try_from(purged).unwrap() >= before.len() - after.len());
+    let others = inbox.dead_letters("others", None, 100).await.unwrap();
+    assert!(!others.is_empty() && others.iter().all(|letter| letter.died_at > at));
+}
+
+#[tokio::test]
+async fn a_message_that_is_no_event_becomes_a_dead_letter_and_hinders_nobody() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let jetstream = server.jetstream().await;
+    jetstream.publish(format!("{name}.event.users"), "hello".into()).await.unwrap().await.unwrap();
+    append(&inbox, 0).await;
+    assert_eq!(work_off(&inbox).await, ids([0]));
+    let letters = inbox.dead_letters("users", None, 10).await.unwrap();
+    assert_eq!((letters.len(), &letters[0].body[..]), (1, &b"hello"[..]));
+    assert_eq!(letters[0].key.event_id(), "message 1");
+}
+
+#[tokio::test]
+async fn endpoints_and_events_of_any_name_are_kept_apart() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let long = "x".repeat(3000);
+    let names =
+        ["", " ", "a.b", "a", "A", "*", ">", "$JS.>", "é", "a b", "\r\nNats-Msg-Id: x", "=", "=20", "事件", &long];
+    for endpoint in names {
+        for event in names {
+            let stored = inbox.append(&EventKey::new(endpoint, event), DIGEST, None, Bytes::new()).await.unwrap();
+            assert_eq!(stored, Appended::Stored, "{endpoint:?} {event:?}");
+        }
+    }
+    for endpoint in names {
+        assert_eq!(inbox.backlog(endpoint).await.unwrap().depth, names.len() as u64, "{endpoint:?}");
+        for expected in names {
+            let Next::Leased(event) = inbox.lease_next(endpoint, LEASE).await.unwrap() else {
+                panic!("{expected:?} of {endpoint:?} was not leased");
+            };
+            assert_eq!(event.key, EventKey::new(endpoint, expected));
+            handled(&inbox, &event).await;
+        }
+        assert!(matches!(inbox.lease_next(endpoint, LEASE).await.unwrap(), Next::Nothing { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_that_somebody_deleted_is_made_anew_and_nothing_is_lost() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let options = options(&name).timeout(Duration::from_secs(2));
+    let inbox = options.connect(&server.url(), Memory::new()).await.unwrap();
+    append(&inbox, 0).await;
+    append(&inbox, 1).await;
+    let held = leased(&inbox, LEASE).await;
+    let stream = server.jetstream().await.get_stream(&name).await.unwrap();
+    stream.delete_consumer("users").await.unwrap();
+    let next = leased(&inbox, LEASE).await;
+    assert_eq!(next.key, key(1));
+    handled(&inbox, &held).await;
+    handled(&inbox, &next).await;
+    assert!(work_off(&inbox).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_full_stream_refuses_what_is_new_and_drops_nothing() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let inbox = options(&name).max_bytes(20_000).connect(&server.url(), Memory::new()).await.unwrap();
+    let large = Bytes::from(vec![b' '; 1000]);
+    let mut stored = 0;
+    let error = loop {
+        match inbox.append(&key(stored), DIGEST, None, large.clone()).await {
+            Ok(_) => stored += 1,
+            Err(error) => break chain(&error),
+        }
+    };
+    assert!(stored > 5 && error.contains("maximum bytes exceeded"), "{stored} were stored: {error}");
+    // Refused as too large, rather than sent to a server that would end the connection.
+    let error = inbox.append(&key(1000), DIGEST, None, vec![b' '; 2_000_000].into()).await.unwrap_err();
+    assert!(chain(&error).contains("limit"), "{}", chain(&error));
+    let mut done = work_off(&inbox).await;
+    done.sort_unstable();
+    assert_eq!(done, ids(0..stored));
+    assert_eq!(append(&inbox, stored).await, Appended::Stored);
+}
+
+#[tokio::test]
+async fn streams_that_would_lose_events_and_names_that_cannot_be_used_are_refused() {
+    type Spoil = fn(&mut stream::Config, Duration);
+    let server = NatsServer::shared().await;
+    let jetstream = server.jetstream().await;
+    let day = Duration::from_hours(24);
+    let config = |name: &str| stream::Config {
+        name: name.to_owned(),
+        subjects: vec![format!("{name}.event.*")],
+        retention: stream::RetentionPolicy::WorkQueue,
+        discard: stream::DiscardPolicy::New,
+        ..Default::default()
+    };
+    let spoilt: [(Spoil, &str); 5] = [
+        (|config, _| config.retention = stream::RetentionPolicy::Limits, "workqueue"),
+        (|config, day| config.max_age = day, "max_age"),
+        (|config, _| (config.max_messages, config.discard) = (9, stream::DiscardPolicy::Old), "discard"),
+        (|config, _| config.subjects = vec![format!("{}.else", config.name)], "other subjects"),
+        (|config, _| config.no_ack = true, "no_ack"),
+    ];
+    for (spoil, why) in spoilt {
+        let name = fresh_name();
+        let mut config = config(&name);
+        spoil(&mut config, day);
+        jetstream.create_stream(config).await.unwrap();
+        let error = chain(&options(&name).open(jetstream.clone(), Memory::new()).await.unwrap_err());
+        assert!(error.contains("cannot be used") && error.contains(why), "{error}");
+    }
+    // An operator's own, with other limits, will do.
+    let name = fresh_name();
+    jetstream.create_stream(stream::Config { max_bytes: 1 << 20, ..config(&name) }).await.unwrap();
+    append(&options(&name).open(jetstream.clone(), Memory::new()).await.unwrap(), 0).await;
+
+    for bad in ["", "a.b", "a b", "a*", "über", &"x".repeat(101)] {
+        let error = chain(&options("ok").stream(bad).open(jetstream.clone(), Memory::new()).await.unwrap_err());
+        assert!(error.contains("cannot be used as a stream"), "{error}");
+    }
+    for bad in ["", ".", "a.", "a..b", "a b", "a*", ">", "$JS"] {
+        let error = chain(&options("ok").subjects(bad).open(jetstream.clone(), Memory::new()).await.unwrap_err());
+        assert!(error.contains("cannot be used as a prefix of subjects"), "{error}");
+    }
+    let error = options("ok").ack_wait(Duration::from_millis(10)).open(jetstream, Memory::new()).await.unwrap_err();
+    assert!(chain(&error).contains("ack_wait"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_is_told_without_the_password() {
+    // Nobody listens at port 1.
+    for url in ["nats://me:hunter2@127.0.0.1:1", "nats://me:hunter2@127.0.0.1:99999999", "hunter2@"] {
+        let options = Nats::options().timeout(Duration::from_secs(1));
+        let error = options.connect(url, Memory::new()).await.unwrap_err();
+        assert!(!format!("{} {error:?}", chain(&error)).contains("hunter2"), "{error:?}");
+    }
+    let inbox = options(&fresh_name()).connect(&NatsServer::shared().await.url(), Memory::new()).await.unwrap();
+    assert!(!format!("{inbox:?}").contains("127.0.0.1"), "{inbox:?}");
+}
+
+const SECRET: &str = "whs_test";
+
+fn receiver(inbox: &(impl Inbox + Clone)) -> Receiver {
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    Receiver::inbox("users", verifier, inbox.clone()).build().unwrap()
+}
+
+async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
+    let request = fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap();
+    receiver.receive(request).await.status().as_u16()
+}
+
+/// A worker at work, to be stopped.
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// With short pauses, so that nobody waits.
+    fn start(worker: WorkerBuilder) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let worker = worker.pauses(Duration::from_millis(5), Duration::from_millis(20)).build().unwrap();
+        Self { stop, task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }) }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(DEADLINE, self.task).await.expect("the worker did not stop").unwrap();
+    }
+}
+
+async fn until_empty(inbox: &impl Inbox) {
+    let empty = || async { (depth(inbox).await == 0).then_some(()) };
+    until(|| "the backlog was not worked off".to_owned(), empty).await;
+}
+
+type Tries = Mutex<BTreeMap<String, Vec<u32>>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_retries_and_dead_letters() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let folder = std::env::temp_dir().join(format!("authpi-it-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        let ledger = Sqlite::open(folder.join("ledger.db")).await.unwrap();
+        processes.push(options(&name).connect(&server.url(), ledger).await.unwrap());
+    }
+    let tries: Arc<Tries> = Arc::default();
+    let handlers = || {
+        Handlers::new(Arc::clone(&tries))
+            .on(async |event: Event<UserCreated>, cx: Context<Arc<Tries>>| {
+                cx.state.lock().unwrap().entry(event.id().to_owned()).or_default().push(cx.attempt());
+                if cx.attempt() < 3 { Err(HandlerError::retryable("not yet")) } else { Ok(()) }
+            })
+            .on(async |event: Event<UserUpdated>, cx: Context<Arc<Tries>>| {
+                cx.state.lock().unwrap().entry(event.id().to_owned()).or_default().push(cx.attempt());
+                "x".parse::<u8>().map(drop).terminal()
+            })
+    };
+    let worker = |inbox: &Nats<Sqlite>| Running::start(Worker::new("users", inbox.clone(), handlers()));
+    let running: Vec<_> = processes[1..].iter().map(worker).collect();
+    let receiver = receiver(&processes[0]);
+    for n in 0..20 {
+        let created = Fixture::of::<UserCreated>().id(format!("created-{n:02}"));
+        for event in [created, Fixture::of::<SessionCreated>().id(format!("nobody's-{n}"))] {
+            assert_eq!(deliver(&receiver, &event).await, 200);
+            assert_eq!(deliver(&receiver, &event).await, 200);
+        }
+    }
+    assert_eq!(deliver(&receiver, &Fixture::of::<UserUpdated>().id("updated")).await, 200);
+    until_empty(&processes[0]).await;
+    let mut expected: BTreeMap<_, _> = (0..20).map(|n| (format!("created-{n:02}"), vec![1, 2, 3])).collect();
+    expected.insert("updated".into(), vec![1]);
+    assert_eq!(*tries.lock().unwrap(), expected);
+
+    let letters = processes[0].dead_letters("users", None, 10).await.unwrap();
+    assert_eq!((letters.len(), letters[0].key.event_id(), letters[0].attempts), (1, "updated", 1));
+    assert_eq!(letters[0].reason, "invalid digit found in string");
+    assert!(processes[0].replay(&letters[0].key).await.unwrap());
+    until_empty(&processes[0]).await;
+    assert_eq!(tries.lock().unwrap()["updated"], [1, 1]);
+    for worker in running {
+        worker.stop().await;
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_delivery_wakes_the_workers_of_other_processes() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let ledger = Arc::new(Memory::new());
+    let here = options(&name).connect(&server.url(), Arc::clone(&ledger)).await.unwrap();
+    let there = options(&name).connect(&server.url(), ledger).await.unwrap();
+    let (seen, mut handled) = mpsc::unbounded_channel();
+    let handlers = Handlers::new(seen).on(async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
+        cx.state.send(event.id().to_owned())?;
+        Ok(())
+    });
+    // No poll is due for ten minutes.
+    let running = Running::start(Worker::new("users", there, handlers).poll(Duration::from_mins(10)));
+    let receiver = receiver(&here);
+    for id in ["one", "two", "three"] {
+        assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>().id(id)).await, 200);
+        let next = tokio::time::timeout(DEADLINE, handled.recv()).await;
+        assert_eq!(next.expect("nobody was woken").unwrap(), id);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_once() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let (store, prefix) = (PostgresServer::shared().await, postgres::fresh_prefix());
+    let mut other = store.connection().await.unwrap();
+    let made = AssertSqlSafe(format!("CREATE TABLE {prefix}effects (id text)"));
+    sqlx::raw_sql(made).execute(&mut other).await.unwrap();
+    let mut processes = Vec::new();
+    for _ in 0..2 {
+        let ledger = Postgres::options().prefix(&prefix).connect(&store.url()).await.unwrap();
+        processes.push(options(&name).connect(&server.url(), ledger).await.unwrap());
+    }
+    let worker = |inbox: &Nats<Postgres>| {
+        let handlers = Handlers::new(prefix.clone()).on_tx(
+            async |event: Event<UserCreated>, cx: Context<String>, mut tx: Tx<Nats<Postgres>>| {
+                let sql = AssertSqlSafe(format!("INSERT INTO {}effects VALUES ($1)", *cx.state));
+                sqlx::query(sql).bind(event.id().to_owned()).execute(&mut *tx).await?;
+                // The first attempt's writes are undone.
+                if cx.attempt() == 1 { Err(HandlerError::retryable("not yet")) } else { Ok(()) }
+            },
+        );
+        Running::start(Worker::new("users", inbox.clone(), handlers))
+    };
+    let running: Vec<_> = processes.iter().map(worker).collect();
+    let receiver = receiver(&processes[0]);
+    for n in 0..30 {
+        assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>().id(format!("{n:02}"))).await, 200);
+    }
+    until_empty(&processes[1]).await;
+    for worker in running {
+        worker.stop().await;
+    }
+    let told = AssertSqlSafe(format!("SELECT id FROM {prefix}effects ORDER BY id"));
+    let effects: Vec<String> = sqlx::query_scalar(told).fetch_all(&mut other).await.unwrap();
+    assert_eq!(effects, (0..30).map(|n| format!("{n:02}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_lease_that_is_dropped_midway_leaves_the_event_to_be_leased() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    for n in 0..10 {
+        append(&inbox, n).await;
+    }
+    for polls in 0..30 {
+        let mut leasing = Box::pin(inbox.lease_next("users", ACK_WAIT));
+        for _ in 0..polls {
+            let ready = poll_fn(|cx| std::task::Poll::Ready(leasing.as_mut().poll(cx).is_ready())).await;
+            if ready {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut done = work_off(&inbox).await;
+    done.sort_unstable();
+    assert_eq!(done, ids(0..10));
+}

@@ -1,0 +1,20 @@
+//! JetStream hands out what comes next, whomever it is about, so that order per user cannot be asked of it.
+
+use authpi_sdk::{
+    event::Subject,
+    ledger::{Memory, Nats},
+    receiver::Receiver,
+    signature::{KeyRing, Verifier},
+};
+
+fn in_any_order(inbox: Nats<Memory>) {
+    let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), inbox).build();
+}
+
+fn in_order(inbox: Nats<Memory>) {
+    let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), inbox).in_order_per(Subject::user_id); //~ E0277
+}
+
+fn main() {
+    let _ = (in_any_order, in_order);
+}
