@@ -78,10 +78,13 @@ mod idempotency;
 mod ids;
 mod observe;
 mod pages;
+mod pause;
 mod patch;
 pub mod retry;
+mod secrets;
 mod spec;
 mod tls;
+mod update_with;
 mod webhooks;
 
 pub use account::WhoAmI;
@@ -96,7 +99,11 @@ pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
 pub use pages::{Items, Page, Pages};
 pub use patch::Patch;
 pub use retry::{Applied, NoMore, RetryPolicy};
+pub use secrets::{EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore, SecretStoreError};
+#[cfg(feature = "postgres")]
+pub use secrets::PostgresSecrets;
 pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
+pub use update_with::{DEFAULT_ROUNDS, Edited, UpdateWith};
 pub use webhooks::{
     CreateWebhook, Created, DeleteWebhook, Deleted, GetWebhook, ListWebhooks, UpdateWebhook, Updated, Webhooks,
 };

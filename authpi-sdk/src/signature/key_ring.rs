@@ -1,7 +1,10 @@
 use std::{
     fmt,
     ops::{Bound, RangeBounds},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -27,9 +30,21 @@ pub(super) struct Key {
     pub(super) name: Arc<str>,
     pub(super) secret: Secret,
     window: (Bound<Timestamp>, Bound<Timestamp>),
+    last_match: LastMatch,
 }
 
+/// When a delivery was last signed with a key, in Unix milliseconds; shared by all rings that hold the key.
+#[derive(Clone)]
+struct LastMatch(Arc<AtomicI64>);
+
+const NEVER: i64 = i64::MIN;
+
 impl Key {
+    /// Notes that an authentic delivery was signed with it.
+    pub(super) fn matched(&self, at: Timestamp) {
+        self.last_match.0.fetch_max(at.as_millisecond(), Ordering::Relaxed);
+    }
+
     pub(super) fn is_valid_at(&self, now: Timestamp) -> bool {
         self.window.contains(&now)
     }
@@ -82,12 +97,14 @@ impl KeyRing {
     ) -> Self {
         let window = (window.start_bound().cloned(), window.end_bound().cloned());
         let mut keys = Keys::clone(&self.keys());
-        keys.0.push(Key { name: name.into(), secret: secret.into(), window });
+        let last_match = LastMatch(Arc::new(AtomicI64::new(NEVER)));
+        keys.0.push(Key { name: name.into(), secret: secret.into(), window, last_match });
         // A ring of its own: adding to a clone must not change what a running receiver trusts.
         Self(Arc::new(RwLock::new(Arc::new(keys))))
     }
 
-    /// Puts the secrets of `next` in the place of these, for every clone of this ring at once.
+    /// Puts the secrets of `next` in the place of these, for every clone of this ring at once. A secret that stays under its
+    /// name keeps its [`last_match`](Self::last_match).
     ///
     /// # Errors
     /// When `next` does not pass [`check`](Self::check) or is empty; the ring is unchanged then.
@@ -97,8 +114,24 @@ impl KeyRing {
             return Err(KeyRingError::Empty);
         }
         keys.check()?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let mut keys = Keys::clone(&keys);
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for key in &mut keys.0 {
+            if let Some(same) = held.iter().find(|held| held.name == key.name && held.secret == key.secret) {
+                key.last_match = same.last_match.clone();
+            }
+        }
+        *held = Arc::new(keys);
         Ok(())
+    }
+
+    /// When an authentic delivery was last signed with (or carried) the secret of this name; none if none was yet, or there is
+    /// no such secret. It tells during a rotation whether the new secret is in use, and whether the old one still is. By the
+    /// verifier's clock, to the millisecond, in this process only.
+    pub fn last_match(&self, name: &str) -> Option<Timestamp> {
+        let keys = self.keys();
+        let at = keys.iter().find(|key| &*key.name == name)?.last_match.0.load(Ordering::Relaxed);
+        (at != NEVER).then(|| Timestamp::from_millisecond(at).ok()).flatten()
     }
 
     /// Says what is wrong with the ring, if anything.
@@ -202,6 +235,20 @@ mod tests {
         assert_eq!(clone.names(), ["new"]);
         assert_eq!(ring.replace(&KeyRing::new()), Err(KeyRingError::Empty));
         assert_eq!(clone.names(), ["new"]);
+    }
+
+    #[test]
+    fn a_secret_that_stays_keeps_its_last_match_and_a_new_one_under_its_name_has_none() {
+        let at = Timestamp::from_second(7).unwrap();
+        let ring = KeyRing::new().with("a", "s").with("b", "t");
+        assert_eq!(ring.last_match("a"), None);
+        for key in ring.keys().iter() {
+            key.matched(at);
+            key.matched(Timestamp::UNIX_EPOCH);
+        }
+        ring.replace(&KeyRing::new().with("a", "s").with("b", "another").with("c", "u")).unwrap();
+        assert_eq!((ring.last_match("a"), ring.last_match("b"), ring.last_match("c")), (Some(at), None, None));
+        assert_eq!(ring.last_match("d"), None);
     }
 
     #[test]

@@ -171,8 +171,9 @@ impl SignatureCheck {
             .made_from
             .iter()
             .zip(&ready.macs)
-            .filter(|(key, _)| key.is_valid_at(now))
-            .filter_map(|(key, mac)| Some((key.name.clone(), mac.clone()?)))
+            .enumerate()
+            .filter(|(_, (key, _))| key.is_valid_at(now))
+            .filter_map(|(at, (_, mac))| Some((at, mac.clone()?)))
             .collect();
         if macs.is_empty() {
             return Err(VerifyError::NoUsableSecret);
@@ -205,7 +206,7 @@ impl SignatureCheck {
                 update_all(mac, &[&at.written, b"."]);
             }
         }
-        Ok(Hashing { macs, presented: presented.signatures })
+        Ok(Hashing { keys: ready.made_from.clone(), macs, presented: presented.signatures, now })
     }
 }
 
@@ -238,7 +239,11 @@ fn check_bearer(ring: &KeyRing, headers: &HeaderMap, now: Timestamp) -> Result<A
     usable
         .fold(None, |found, key| {
             let same = bool::from(key.secret.expose().as_bytes().ct_eq(token));
-            found.or_else(|| same.then(|| key.name.clone()))
+            found.or_else(|| same.then_some(key))
+        })
+        .map(|key| {
+            key.matched(now);
+            key.name.clone()
         })
         .ok_or(VerifyError::Mismatch)
 }
@@ -256,8 +261,11 @@ pub struct Verifying {
 }
 
 struct Hashing {
-    macs: Vec<(Arc<str>, HmacSha256)>,
+    keys: Arc<Keys>,
+    /// By the key's place among `keys`.
+    macs: Vec<(usize, HmacSha256)>,
     presented: Vec<Signature>,
+    now: Timestamp,
 }
 
 /// One frame is kept as it came; only a body of several is put together.
@@ -334,12 +342,14 @@ impl fmt::Debug for Verifying {
 impl Hashing {
     fn finish(self) -> Option<Arc<str>> {
         let mut matched = None;
-        for (name, mac) in self.macs {
+        for (at, mac) in self.macs {
             let ours: Signature = mac.finalize().into_bytes().into();
             let same = self.presented.iter().fold(false, |same, theirs| same | bool::from(ours.ct_eq(theirs)));
-            matched = matched.or_else(|| same.then_some(name));
+            matched = matched.or_else(|| same.then_some(at));
         }
-        matched
+        let key = self.keys.iter().nth(matched?)?;
+        key.matched(self.now);
+        Some(key.name.clone())
     }
 }
 
