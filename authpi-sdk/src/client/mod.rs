@@ -71,6 +71,7 @@ mod call;
 mod connection;
 mod credentials;
 mod deliveries;
+mod ensure;
 mod error;
 mod etag;
 mod events;
@@ -93,6 +94,9 @@ pub use call::{Call, Conditional, Keyed, Operation, Paged, Posted, Tagged};
 pub(crate) use connection::Connection;
 pub use credentials::{AccessToken, TokenSource};
 pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
+pub use ensure::{
+    DEFAULT_SECRET_WAIT, Diff, Endpoint, EndpointError, Ensure, Ensured, Rotate, LastMatches, Rotation,
+};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub use events::{AggregateEvents, Events, GetEvent, ListEvents};

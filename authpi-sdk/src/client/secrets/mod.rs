@@ -1,7 +1,7 @@
 //! Where the secrets are kept that AuthPI shows once.
 //!
 //! A [`SecretStore`] keeps a few [`KeptSecret`]s per endpoint name: one while all is quiet, two during a rotation.
-//! [`ensure`](super::Webhooks::ensure) and [`rotate`](super::Webhooks::ensure) write them, and the receiver's [`EndpointKeys`] are
+//! [`ensure`](super::Webhooks::ensure) and [`rotate`](super::Webhooks::rotate) write them, and the receiver's [`EndpointKeys`] are
 //! made of them. Each secret is a record of its own under its webhook's id, so that writers who know nothing of each other undo
 //! nothing.
 //!
