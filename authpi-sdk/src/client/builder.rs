@@ -67,15 +67,6 @@ impl Client {
     }
 }
 
-impl Settings {
-    /// A secret that all who call with the same credential have, and that does not change: to derive keys from. None for a
-    /// credential that changes.
-    #[expect(clippy::unnecessary_wraps, reason = "a credential that is renewed will have none")]
-    pub(super) fn lasting_secret(&self) -> Option<&[u8]> {
-        Some(self.authorization.as_bytes())
-    }
-}
-
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")

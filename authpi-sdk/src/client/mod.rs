@@ -79,8 +79,8 @@ mod idempotency;
 mod ids;
 mod observe;
 mod pages;
-mod pause;
 mod patch;
+mod pause;
 pub mod retry;
 mod secrets;
 mod spec;
@@ -94,18 +94,16 @@ pub use call::{Call, Conditional, Keyed, Operation, Paged, Posted, Tagged};
 pub(crate) use connection::Connection;
 pub use credentials::{AccessToken, TokenSource};
 pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
-pub use ensure::{
-    DEFAULT_SECRET_WAIT, Diff, Endpoint, EndpointError, Ensure, Ensured, Rotate, LastMatches, Rotation,
-};
+pub use ensure::{DEFAULT_SECRET_WAIT, Diff, Endpoint, EndpointError, Ensure, Ensured, LastMatches, Rotate, Rotation};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
 pub use pages::{Items, Page, Pages};
 pub use patch::Patch;
 pub use retry::{Applied, NoMore, RetryPolicy};
-pub use secrets::{EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore, SecretStoreError};
 #[cfg(feature = "postgres")]
 pub use secrets::PostgresSecrets;
+pub use secrets::{EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore, SecretStoreError};
 pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
 pub use update_with::{DEFAULT_ROUNDS, Edited, UpdateWith};
 pub use webhooks::{

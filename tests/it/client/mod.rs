@@ -7,11 +7,15 @@
 
 mod broken;
 mod emulator;
+mod ensure;
 mod pages;
 mod peer;
 mod refusals;
 mod requests;
+mod rotation;
+mod secrets;
 mod settings;
+mod update_with;
 
 use std::error::Error as _;
 

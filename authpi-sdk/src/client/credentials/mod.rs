@@ -68,6 +68,15 @@ impl Credentials {
         Ok(Self::Fixed { authorization: Authorization { header, number: 0 }, kind })
     }
 
+    /// A secret that all have who call with the same credential, and that does not change: to derive keys from. None for tokens
+    /// from a source.
+    pub(super) fn lasting_secret(&self) -> Option<&[u8]> {
+        match self {
+            Self::Fixed { authorization, .. } => Some(authorization.header.as_bytes()),
+            Self::Renewed(_) => None,
+        }
+    }
+
     /// What the next attempt is to prove its right with.
     pub(super) async fn authorization(&self) -> Result<Authorization, Error> {
         match self {

@@ -83,7 +83,9 @@ pub(super) fn compare(
     }
     if let Some(subjects) = &declared.subjects {
         let there = there.subjects.as_deref().unwrap_or_default();
-        if subjects.len() != there.len() || !there.iter().zip(subjects).all(|(there, subject)| covers(Some(there), subject)) {
+        if subjects.len() != there.len()
+            || !there.iter().zip(subjects).all(|(there, subject)| covers(Some(there), subject))
+        {
             diff.members.push("subjects");
             patch = patch.subjects(subjects.clone());
         }
@@ -170,10 +172,7 @@ mod tests {
         let wanted = wanted.retry(raw(json!({"max": 3.0}))).circuit_breaker(raw(json!({"after": 2})));
         let wanted = wanted.subjects([raw(json!({"user_id": "v"}))]).metadata(raw(json!({"cost": "7"})));
         let (told, patch) = diff(&wanted, &there);
-        assert_eq!(
-            told,
-            "description, events, subjects, circuit_breaker, metadata +user.deleted -user.updated"
-        );
+        assert_eq!(told, "description, events, subjects, circuit_breaker, metadata +user.deleted -user.updated");
         assert_eq!(patch["metadata"], json!({"authpi_sdk_key": "ab", "cost": "7", "team": "x"}));
         assert_eq!(patch["events"], json!(["user.created", "user.deleted"]));
         assert_eq!(patch.get("retry"), None);

@@ -92,7 +92,7 @@ impl Making {
         purpose: &Purpose,
         generation: u32,
     ) -> Result<Self, Error> {
-        let idempotency_key = match client.settings().lasting_secret() {
+        let idempotency_key = match client.settings().credentials.lasting_secret() {
             Some(secret) => derived(secret, account_id, spec, purpose, generation)?,
             None => idempotency::fresh()?,
         };

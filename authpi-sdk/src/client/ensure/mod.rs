@@ -45,5 +45,5 @@ mod standing;
 pub use declared::Diff;
 pub use endpoint::{Endpoint, Ensured};
 pub use error::EndpointError;
-pub use rotate::{Rotate, LastMatches, Rotation};
+pub use rotate::{LastMatches, Rotate, Rotation};
 pub use run::{DEFAULT_SECRET_WAIT, Ensure};

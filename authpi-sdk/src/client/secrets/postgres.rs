@@ -89,8 +89,10 @@ impl SecretStore for PostgresSecrets {
     }
 
     async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
-        let query = sqlx::query(SAVE).bind(endpoint).bind(&kept.account_id).bind(&kept.webhook_id).bind(kept.created_at.0);
-        let query = query.bind(kept.secret.as_ref().map(Secret::expose)).bind(kept.bearer_token.as_ref().map(Secret::expose));
+        let query =
+            sqlx::query(SAVE).bind(endpoint).bind(&kept.account_id).bind(&kept.webhook_id).bind(kept.created_at.0);
+        let query =
+            query.bind(kept.secret.as_ref().map(Secret::expose)).bind(kept.bearer_token.as_ref().map(Secret::expose));
         let query = query.bind(kept.valid_until.map(|until| until.0));
         within("save a secret", query.execute(&self.pool)).await.map(drop)
     }

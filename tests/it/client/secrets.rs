@@ -1,0 +1,137 @@
+//! Stores of secrets: what each of them must do.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use authpi_sdk::{
+    UnixMillis,
+    client::{KeptSecret, MemorySecrets, SecretFile, SecretStore},
+    signature::Secret,
+};
+use jiff::Timestamp;
+
+use super::ensure::Folder;
+
+fn kept(account_id: &str, webhook_id: &str, secret: &str) -> KeptSecret {
+    let mut kept = KeptSecret::new(account_id, webhook_id, Timestamp::from_millisecond(7).unwrap());
+    kept.secret = Some(secret.into());
+    kept
+}
+
+/// What every store must do.
+pub(crate) async fn conforms(store: &impl SecretStore) {
+    let load = async |endpoint: &str| {
+        let mut all = store.load(endpoint).await.unwrap();
+        all.sort_by(|a, b| (&a.account_id, &a.webhook_id).cmp(&(&b.account_id, &b.webhook_id)));
+        all
+    };
+    assert_eq!(load("users").await, []);
+    store.forget("users", "acc_1", "wh_1").await.unwrap();
+    let mut first = kept("acc_1", "wh_1", "whs_1");
+    first.bearer_token = Some("whb_'\"\\é".into());
+    let (second, elsewhere) = (kept("acc_1", "wh_2", "whs_2"), kept("acc_2", "wh_1", "whs_3"));
+    for kept in [&first, &second, &elsewhere] {
+        store.save("users", kept).await.unwrap();
+    }
+    store.save("orders", &second).await.unwrap();
+    assert_eq!(load("users").await, [first.clone(), second.clone(), elsewhere.clone()]);
+    first.valid_until = Some(UnixMillis(9));
+    first.bearer_token = None;
+    store.save("users", &first).await.unwrap();
+    assert_eq!(load("users").await, [first, second.clone(), elsewhere]);
+    store.forget("users", "acc_1", "wh_1").await.unwrap();
+    store.forget("users", "acc_2", "wh_1").await.unwrap();
+    assert_eq!(load("users").await, [second.clone()]);
+    assert_eq!(load("orders").await, [second]);
+}
+
+#[tokio::test]
+async fn memory_keeps_what_it_is_given() {
+    conforms(&MemorySecrets::new()).await;
+}
+
+#[tokio::test]
+async fn a_file_keeps_what_it_is_given_and_shows_it_to_its_owner_alone() {
+    let folder = Folder::new();
+    let path = folder.path().join("secrets.json");
+    conforms(&SecretFile::new(&path)).await;
+    let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["secrets.json", "secrets.json.lock"]);
+    for name in names {
+        let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
+    let folder = Folder::new();
+    let path = folder.path().join("secrets.json");
+    let store = SecretFile::new(&path);
+    store.save("users", &kept("acc_1", "wh_1", "whs_very_secret")).await.unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let told = |error: authpi_sdk::client::SecretStoreError| {
+        format!("{error} {error:?} {}", std::error::Error::source(&error).unwrap())
+    };
+    let open = told(store.load("users").await.unwrap_err());
+    assert!(open.contains("chmod 600"), "{open}");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&path, r#"{"users":[{"account_id":7,"secret":"whs_very_secret"}]}"#).unwrap();
+    let odd = told(store.load("users").await.unwrap_err());
+    assert!(odd.contains("not one of ours") && !odd.contains("very_secret"), "{odd}");
+    assert!(store.save("users", &kept("acc_1", "wh_1", "s")).await.is_err(), "somebody else's file was written over");
+}
+
+#[tokio::test]
+async fn a_link_to_the_file_stays_a_link_and_a_dead_writers_leavings_stop_nobody() {
+    let folder = Folder::new();
+    let real = folder.path().join("real.json");
+    let link = folder.path().join("link.json");
+    SecretFile::new(&real).save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    std::fs::write(folder.path().join("real.json.next"), "half").unwrap();
+    symlink(&real, &link).unwrap();
+    SecretFile::new(&link).save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(SecretFile::new(&real).load("users").await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_writers_of_one_file_lose_nothing() {
+    let folder = Folder::new();
+    let path = folder.path().join("secrets.json");
+    let writers: Vec<_> = (0..16)
+        .map(|n| {
+            let store = SecretFile::new(&path);
+            tokio::spawn(async move {
+                let id = format!("wh_{n}");
+                store.save("users", &kept("acc_1", &id, "s")).await.unwrap();
+                // A reader meanwhile sees a whole file.
+                assert!(store.load("users").await.unwrap().iter().any(|kept| kept.webhook_id == id));
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(SecretFile::new(&path).load("users").await.unwrap().len(), 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_follow_a_store_take_over_what_another_replica_keeps() {
+    let store = MemorySecrets::new();
+    store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    let keys = store.keys("users").await.unwrap();
+    let ring = keys.signatures.clone();
+    let following = {
+        let store = store.clone();
+        tokio::spawn(async move { keys.follow(&store, "users", std::time::Duration::from_secs(10)).await })
+    };
+    let mut newer = KeptSecret::new("acc_1", "wh_2", Timestamp::from_millisecond(8).unwrap());
+    newer.secret = Some(Secret::new("whs_2"));
+    store.save("users", &newer).await.unwrap();
+    while ring.names() != ["wh_2", "wh_1"] {
+        tokio::task::yield_now().await;
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    }
+    following.abort();
+}
