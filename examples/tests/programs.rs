@@ -191,3 +191,49 @@ fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_without_authpi() -> Outcome {
+    let port = free_port()?;
+    let authpi = Emulator::builder().retry_delays([Duration::from_millis(100); 20]).start().await?;
+    let data = folder("ensure_webhook")?;
+    let start = |base_url: &str| -> Result<_, Box<dyn Error>> {
+        let mut program = Running(
+            example("ensure_webhook")
+                .env("AUTHPI_BASE_URL", base_url)
+                .env("AUTHPI_KEY_ID", authpi.key_id())
+                .env("AUTHPI_KEY_SECRET", authpi.key_secret())
+                .env("AUTHPI_ACCOUNT_ID", authpi.account_id())
+                .env("PUBLIC_URL", format!("http://127.0.0.1:{port}/hooks/authpi"))
+                .env("LISTEN", format!("127.0.0.1:{port}"))
+                .env("DATA_DIR", &data)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()?,
+        );
+        let told = BufReader::new(program.0.stdout.take().ok_or("no output")?).lines();
+        Ok((program, told))
+    };
+    // With AuthPI there, with the webhook there, and with AuthPI gone.
+    let nowhere = format!("http://127.0.0.1:{}", free_port()?);
+    for (base_url, first) in
+        [(authpi.base_url(), Some(" created")), (authpi.base_url(), Some(" is as declared")), (&nowhere, None)]
+    {
+        let (mut program, mut told) = start(base_url)?;
+        let mut line = || told.next().ok_or("it ended")?.map_err(Box::<dyn Error>::from);
+        if let Some(first) = first {
+            let told = line()?;
+            assert!(told.ends_with(first), "{told}");
+        }
+        let told = line()?;
+        assert!(told.starts_with("listening"), "{told}");
+        authpi.trigger(NewEvent::new("user.created").subject(json!({ "user_id": "usr_1" }))).await?;
+        assert_eq!(line()?, "created usr_1");
+        timeout(Duration::from_mins(1), authpi.deliveries_finished()).await?;
+        program.0.kill()?;
+        program.0.wait()?;
+    }
+    assert_eq!(client(&authpi)?.webhooks().list().await?.items.len(), 1);
+    std::fs::remove_dir_all(&data)?;
+    Ok(())
+}

@@ -12,6 +12,7 @@ mod inbox;
 mod ledger;
 mod mistakes;
 mod over_http;
+mod prism;
 mod servers;
 mod standard_webhooks;
 mod stores;

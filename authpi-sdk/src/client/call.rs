@@ -39,7 +39,7 @@ use crate::generated::api::{self, operations};
 #[derive(Clone)]
 #[must_use = "a call is sent when it is awaited"]
 pub struct Call<O> {
-    client: Client,
+    pub(super) client: Client,
     pub(super) operation: O,
     options: Options,
 }

@@ -198,6 +198,14 @@ impl Call<RedeliverFailed> {
     }
 }
 
+impl Call<RedeliverFailed> {
+    /// The list of what it is about, whatever the status.
+    pub(super) fn same_deliveries(&self) -> Call<ListDeliveries> {
+        let RedeliverFailed { webhook_id, filter } = self.operation.clone();
+        Call::new(&self.client, ListDeliveries { webhook_id, filter, status: None, limit: Some(100), cursor: None })
+    }
+}
+
 impl Operation for RedeliverFailed {
     type Output = Posted<RedeliverFailedResult>;
 }

@@ -81,6 +81,7 @@ mod observe;
 mod pages;
 mod patch;
 mod pause;
+pub mod redelivery;
 pub mod retry;
 mod secrets;
 mod spec;

@@ -50,12 +50,14 @@ impl Webhooks {
     }
 }
 
+type Change<'c> = Box<dyn FnMut(&Webhook) -> Option<WebhookPatch> + Send + 'c>;
+
 /// A change that is made when it is awaited: see [`Webhooks::update_with`].
 #[must_use = "nothing is changed before it is awaited"]
 pub struct UpdateWith<'c> {
     webhooks: Webhooks,
     webhook_id: String,
-    change: Box<dyn FnMut(&Webhook) -> Option<WebhookPatch> + Send + 'c>,
+    change: Change<'c>,
     rounds: u32,
 }
 

@@ -34,7 +34,7 @@ pub(super) fn client(emulator: &Emulator) -> Client {
 }
 
 /// An endpoint that refuses deliveries until it is told to accept them.
-async fn endpoint() -> (String, Arc<AtomicBool>) {
+pub(super) async fn endpoint() -> (String, Arc<AtomicBool>) {
     let accepts = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&accepts);
     let app = Router::new().route(

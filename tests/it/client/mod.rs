@@ -10,10 +10,11 @@ mod emulator;
 mod ensure;
 mod pages;
 mod peer;
+mod redeliver;
 mod refusals;
 mod requests;
 mod rotation;
-mod secrets;
+pub(crate) mod secrets;
 mod settings;
 mod update_with;
 

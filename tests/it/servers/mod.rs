@@ -5,6 +5,7 @@
 
 pub(crate) mod nats;
 pub(crate) mod postgres;
+pub(crate) mod prism;
 pub(crate) mod redis;
 
 use std::{

@@ -3,6 +3,7 @@
 mod nats;
 mod postgres;
 mod redis;
+mod secrets;
 
 use std::{error::Error, time::Duration};
 

@@ -51,6 +51,8 @@ enum Part {
     Package,
     /// AuthPI's own Python SDK drives the emulator
     Peer,
+    /// A mock server by others, which knows the description alone, accepts every request that the client can send
+    Prism,
     /// The quickstart example tells what it should
     Quickstart,
 }
@@ -99,7 +101,7 @@ impl Part {
         match self {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
-            Self::Unit => run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH]))?,
+            Self::Unit => run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH, "--skip", PRISM]))?,
             Self::Stores => on_servers(root, STORES, [])?,
             Self::Crash => on_servers(root, CRASH, [])?,
             Self::Codegen => run(&mut cargo(
@@ -117,6 +119,10 @@ impl Part {
                 let emulate = ["emulate", "--json", "--listen", "127.0.0.1:0", "--retry-delays", "50ms,50ms"];
                 peer(root, &[&["agree.py", "--", &authpi], &emulate[..]].concat())?;
             }
+            Self::Prism => {
+                let prism = system::prism(root, &graph::Metadata::read(root)?.target_directory)?;
+                run(tests(root)?.args(["--test", "it", "--", PRISM]).env("AUTHPI_PRISM", prism))?;
+            }
             Self::Quickstart => run(&mut cargo(root, ["run", "--example", "quickstart"]))?,
         }
         Ok(())
@@ -126,6 +132,7 @@ impl Part {
 /// What the names of the tests begin with that parts of their own run.
 const STORES: &str = "stores::";
 pub(crate) const CRASH: &str = "crash::";
+const PRISM: &str = "prism::";
 
 /// The integration tests whose names begin like this, with these variables set; what they say is shown.
 pub(crate) fn on_servers(

@@ -1,6 +1,9 @@
 //! What parts need besides a Rust toolchain. On Debian, as root, what is missing is installed; elsewhere it is named.
 
-use std::{path::Path, sync::Once};
+use std::{
+    path::{Path, PathBuf},
+    sync::Once,
+};
 
 use super::Stopped;
 use crate::run::{program, run, succeeds};
@@ -31,6 +34,26 @@ pub(super) fn servers(root: &Path) -> Result<(), Stopped> {
     provide(root, "initdb, postgres, redis-server or nats-server", &packages, || {
         succeeds(&mut program(root, "sh", ["-c", check]))
     })
+}
+
+/// The mock server that the part `prism` asks; installed by npm below the target folder, once.
+const PRISM: &str = "@stoplight/prism-cli@5.14.2";
+
+/// Where Prism is.
+pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
+    // Which version it is stands in the folder's name, so that another one is another folder.
+    let folder = target.join(format!("prism-{}", PRISM.rsplit('@').next().unwrap_or_default()));
+    let prism = folder.join("node_modules/.bin/prism");
+    if prism.is_file() {
+        return Ok(prism);
+    }
+    let old = "process.exit(Number(process.versions.node.split('.')[0]) < 18)";
+    provide(root, "Node.js 18 with npm", &["nodejs", "npm"], || {
+        succeeds(&mut program(root, "node", ["-e", old])) && succeeds(&mut program(root, "npm", ["--version"]))
+    })?;
+    let mut install = program(root, "npm", ["install", "--no-audit", "--no-fund", "--no-save", "--prefix"]);
+    run(install.arg(&folder).arg(PRISM)).map_err(|error| Stopped::NotRun(format!("Prism cannot be had: {error:#}")))?;
+    Ok(prism)
 }
 
 /// Installs `packages` of Debian if `there` denies, and asks it again.

@@ -8,6 +8,7 @@ use super::mark::Mark;
 use crate::{
     RawJson,
     client::{Error, Webhook, WebhookPatch},
+    event::EventType,
     generated::api::types::CreateWebhookInput,
 };
 
@@ -42,9 +43,8 @@ impl Diff {
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.members.join(", "))?;
-        let signed = |sign, events: &[String]| events.iter().map(|event| format!(" {sign}{event}")).collect::<String>();
-        f.write_str(&signed('+', &self.events_added))?;
-        f.write_str(&signed('-', &self.events_removed))
+        self.events_added.iter().try_for_each(|event| write!(f, " +{event}"))?;
+        self.events_removed.iter().try_for_each(|event| write!(f, " -{event}"))
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) fn compare(
         patch = patch.description(description);
     }
     if let Some(events) = &declared.events {
-        let wanted: BTreeSet<_> = events.iter().map(|event| event.as_str()).collect();
+        let wanted: BTreeSet<_> = events.iter().map(EventType::as_str).collect();
         let present: BTreeSet<_> = there.events.iter().map(String::as_str).collect();
         if wanted != present {
             diff.members.push("events");
@@ -138,9 +138,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{client::WebhookSpec, event::EventType};
+    use crate::client::WebhookSpec;
 
-    fn webhook(members: Value) -> Webhook {
+    fn webhook(members: &Value) -> Webhook {
         let mut whole = json!({
             "id": "wh_1", "account_id": "acc_1", "name": "users", "url": "https://example.com", "auth": {"type": "signature"},
             "events": ["user.created", "user.updated"], "created_at": 1, "metadata": {"authpi_sdk_key": "ab", "team": "x"},
@@ -160,14 +160,14 @@ mod tests {
 
     #[test]
     fn what_the_spec_does_not_say_is_left_as_it_is() {
-        let there = webhook(json!({"description": "by hand", "status": "disabled", "retry": {"max": 3}}));
+        let there = webhook(&json!({"description": "by hand", "status": "disabled", "retry": {"max": 3}}));
         assert_eq!(diff(&spec(), &there), (String::new(), json!({})));
     }
 
     #[test]
     fn what_differs_is_named_and_mended() {
         let raw = |value: Value| RawJson::new(&value).unwrap();
-        let there = webhook(json!({"retry": {"max": 3, "base": 1}, "subjects": [{"user_id": "u"}]}));
+        let there = webhook(&json!({"retry": {"max": 3, "base": 1}, "subjects": [{"user_id": "u"}]}));
         let wanted = spec().events([EventType::UserCreated, EventType::UserDeleted]).description("d");
         let wanted = wanted.retry(raw(json!({"max": 3.0}))).circuit_breaker(raw(json!({"after": 2})));
         let wanted = wanted.subjects([raw(json!({"user_id": "v"}))]).metadata(raw(json!({"cost": "7"})));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_webhook_that_lost_its_mark_gets_one() {
-        let (told, patch) = diff(&spec(), &webhook(json!({"metadata": null})));
+        let (told, patch) = diff(&spec(), &webhook(&json!({"metadata": null})));
         assert_eq!(told, "metadata");
         assert_eq!(patch["metadata"], json!({"authpi_sdk_key": "known-by-its-secret"}));
     }
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn an_unknown_kind_of_authentication_is_not_replaced() {
         let input = spec().to_input();
-        assert!(authenticates_otherwise(&input, &webhook(json!({"auth": {"type": "bearer"}}))));
-        assert!(!authenticates_otherwise(&input, &webhook(json!({}))));
-        assert!(!authenticates_otherwise(&input, &webhook(json!({"auth": {"type": "signature-2027"}}))));
+        assert!(authenticates_otherwise(&input, &webhook(&json!({"auth": {"type": "bearer"}}))));
+        assert!(!authenticates_otherwise(&input, &webhook(&json!({}))));
+        assert!(!authenticates_otherwise(&input, &webhook(&json!({"auth": {"type": "signature-2027"}}))));
     }
 }

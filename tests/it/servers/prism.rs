@@ -1,0 +1,53 @@
+//! Prism, a mock server by others that knows AuthPI's API from `openapi/authpi.yaml` alone and refuses what that does not allow.
+
+use std::{
+    net::{Ipv4Addr, TcpStream},
+    path::{Path, PathBuf},
+};
+
+use super::{Process, folder, free_port, log, until};
+
+/// The mock, gone when it is dropped.
+pub(crate) struct Prism {
+    _process: Process,
+    pub(crate) base_url: String,
+}
+
+impl Prism {
+    pub(crate) async fn start() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the workspace");
+        let folder = folder("prism", None);
+        let description = root.join("openapi/authpi.yaml").display().to_string();
+        loop {
+            let port = free_port();
+            let args = ["mock", "--errors", "--host", "127.0.0.1", "--port", &port.to_string(), &description];
+            let process = Process::start(None, "TERM", &folder, &program(root), &args.map(str::to_owned));
+            let up = until(
+                || format!("Prism does not start:\n{}", log(&folder)),
+                async || {
+                    let answers = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+                    (answers || !process.is_running()).then_some(answers)
+                },
+            );
+            if up.await {
+                return Self { _process: process, base_url: format!("http://127.0.0.1:{port}") };
+            }
+            // Another has taken the port; anything else is to be seen.
+            assert!(log(&folder).contains("EADDRINUSE"), "Prism does not start:\n{}", log(&folder));
+        }
+    }
+}
+
+/// What `cargo xtask test --only prism` installs.
+fn program(root: &Path) -> PathBuf {
+    let program = match std::env::var_os("AUTHPI_PRISM") {
+        Some(path) => PathBuf::from(path),
+        None => root.join("target/prism-5.14.2/node_modules/.bin/prism"),
+    };
+    assert!(
+        program.is_file(),
+        "Prism is not at {}. `cargo xtask test --only prism` installs it, and `cargo test -- --skip prism::` leaves out what needs it",
+        program.display()
+    );
+    program
+}
