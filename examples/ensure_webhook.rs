@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // AuthPI may be out of reach while its deliveries are not. With a secret at hand, there is no reason not to serve.
         Err(error) if secrets.keys(ENDPOINT).await?.signatures.is_empty() => return Err(error.into()),
         Err(error) => {
-            eprintln!("serving with the secret that is kept, since the webhook could not be looked at: {error}")
+            eprintln!("serving with the secret that is kept, since the webhook could not be looked at: {error}");
         }
     }
 
@@ -59,7 +59,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.
 async fn stop() {
+    #[cfg(unix)]
+    if let Ok(mut told) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = told.recv() => {}
+            _ = signal::ctrl_c() => {}
+        }
+        return;
+    }
     // Without the signal there is nothing to wait for.
     let _ = signal::ctrl_c().await;
 }

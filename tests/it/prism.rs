@@ -17,8 +17,8 @@ fn client(prism: &Prism) -> Client {
     builder.api_key("key_1", "secret").build().expect("a client for the mock")
 }
 
-fn raw(value: serde_json::Value) -> RawJson {
-    RawJson::new(&value).expect("it is JSON")
+fn raw(value: &serde_json::Value) -> RawJson {
+    RawJson::new(value).expect("it is JSON")
 }
 
 fn at(millis: i64) -> Timestamp {
@@ -66,12 +66,12 @@ async fn every_request_about_webhooks_is_as_described() {
     }
 
     let spec = || WebhookSpec::new("users", "https://example.com/h").events([EventType::UserCreated]);
-    let object = || raw(json!({"a": [1, {"b": null}]}));
+    let object = || raw(&json!({"a": [1, {"b": null}]}));
     let whole = spec()
         .all_events()
         .description("d")
         .disabled()
-        .subjects([object(), raw(json!({}))])
+        .subjects([object(), raw(&json!({}))])
         .retry(object())
         .circuit_breaker(object())
         .metadata(object());

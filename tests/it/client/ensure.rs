@@ -60,8 +60,8 @@ async fn what_is_missing_is_created_and_afterwards_unchanged() -> Outcome {
     let again = client.webhooks().ensure(&spec(), &secrets).await?;
     assert!(matches!(again, Ensured::Unchanged(_)), "{again}");
     assert_eq!(made.endpoint(), again.endpoint());
-    assert_eq!(webhooks(&client).await, [made.endpoint().webhook.id.clone()]);
-    assert_eq!(secrets.keys("users").await?.signatures.names(), [made.endpoint().webhook.id.clone()]);
+    assert_eq!(webhooks(&client).await, [made.endpoint().webhook.id.as_str()]);
+    assert_eq!(secrets.keys("users").await?.signatures.names(), [made.endpoint().webhook.id.as_str()]);
     let shown = format!("{made} {made:?} {secrets:?}");
     for kept in secrets.load("users").await? {
         assert!(!shown.contains(kept.secret.unwrap().expose()), "{shown}");
@@ -97,7 +97,7 @@ async fn a_webhook_that_was_deleted_is_made_again_though_its_answer_is_replayed(
         let made = client.webhooks().ensure(&spec(), &secrets).await?;
         assert!(matches!(made, Ensured::Created(_)), "{made}");
         let id = &made.endpoint().webhook.id;
-        assert_eq!(webhooks(&client).await, [id.clone()]);
+        assert_eq!(webhooks(&client).await, [id.as_str()]);
         assert!(ids.insert(id.clone()), "a deleted webhook was taken for a live one");
         client.webhooks().delete(id).await?;
     }
@@ -117,7 +117,7 @@ async fn who_crashed_before_the_secret_was_kept_gets_it_back() -> Outcome {
     let again = client.webhooks().ensure(&spec(), &empty).await?;
     assert!(matches!(again, Ensured::Unchanged(_)), "{again}");
     assert_eq!(empty.load("users").await?, kept);
-    assert_eq!(webhooks(&client).await, [made.endpoint().webhook.id.clone()]);
+    assert_eq!(webhooks(&client).await, [made.endpoint().webhook.id.as_str()]);
     Ok(())
 }
 
@@ -137,8 +137,8 @@ async fn a_lost_secret_is_told_and_nothing_changed_until_renewal_is_asked_for() 
     assert!(matches!(renewed, Ensured::Renewed(_)), "{renewed}");
     let now = &renewed.endpoint().webhook.id;
     assert_eq!(renewed.endpoint().removed, [first.id]);
-    assert_eq!(webhooks(&client).await, [now.clone()]);
-    assert_eq!(kept_ids(&empty).await, [now.clone()]);
+    assert_eq!(webhooks(&client).await, [now.as_str()]);
+    assert_eq!(kept_ids(&empty).await, [now.as_str()]);
     assert!(matches!(ensure().renew_lost_secret().await?, Ensured::Unchanged(_)));
     Ok(())
 }
@@ -176,10 +176,10 @@ async fn another_kind_of_authentication_replaces_the_webhook_without_a_moment_wi
     let Ensured::Updated(endpoint, diff) = client.webhooks().ensure(&both, &secrets).await? else {
         panic!("it was not replaced");
     };
-    assert_eq!((diff.to_string(), &*endpoint.removed), ("auth".to_owned(), &[first.clone()][..]));
+    assert_eq!((diff.to_string(), &*endpoint.removed), ("auth".to_owned(), std::slice::from_ref(&first)));
     let keys = secrets.keys("users").await?;
     assert_eq!(keys.signatures.names(), [endpoint.webhook.id.clone(), first]);
-    assert_eq!(keys.bearer_tokens.names(), [endpoint.webhook.id.clone()]);
+    assert_eq!(keys.bearer_tokens.names(), [endpoint.webhook.id.as_str()]);
     assert!(matches!(client.webhooks().ensure(&both, &secrets).await?, Ensured::Unchanged(_)));
     Ok(())
 }
@@ -192,7 +192,7 @@ async fn what_others_made_under_the_same_name_is_told_of_and_left_alone() -> Out
     client.webhooks().create(&elsewhere).await?;
     let made = client.webhooks().ensure(&spec(), &secrets).await?;
     assert!(matches!(made, Ensured::Created(_)), "{made}");
-    assert_eq!(made.endpoint().others, [by_hand.id.clone()]);
+    assert_eq!(made.endpoint().others, [by_hand.id.as_str()]);
     assert_eq!(client.webhooks().get(&by_hand.id).await?.value, by_hand);
     assert_eq!(webhooks(&client).await.len(), 3);
     Ok(())
@@ -245,7 +245,7 @@ async fn a_store_that_fails_is_told_with_its_cause_and_tried_again_later() -> Ou
     assert!(matches!(&error, EndpointError::Secrets(_)), "{error}");
     assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the store of secrets failed to save a secret");
     let again = client.webhooks().ensure(&spec(), &secrets).await?;
-    assert_eq!(secrets.keys("users").await?.signatures.names(), [again.endpoint().webhook.id.clone()]);
+    assert_eq!(secrets.keys("users").await?.signatures.names(), [again.endpoint().webhook.id.as_str()]);
     assert_eq!(webhooks(&client).await.len(), 1);
     Ok(())
 }
