@@ -2,6 +2,7 @@
 
 mod nats;
 mod postgres;
+mod probes;
 mod redis;
 mod secrets;
 
