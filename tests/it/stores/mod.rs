@@ -1,10 +1,12 @@
-//! The ledgers and inboxes of servers, on real ones: the public suite, replicas that race, servers that stop, pause and come back.
+//! The ledgers and inboxes on what they are for, real servers and files: the public suite, replicas that race, servers that stop,
+//! pause and come back, processes that are killed.
 
 mod nats;
 mod postgres;
 mod probes;
 mod redis;
 mod secrets;
+mod sqlite;
 
 use std::{error::Error, time::Duration};
 
