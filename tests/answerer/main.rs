@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn work(ledger: &Sqlite, n: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
     let key = EventKey::new("users", n.to_string());
-    if n % 3 == 0 {
+    if n.is_multiple_of(3) {
         let stored = ledger.append(&key, DIGEST, None, n.to_string().into()).await?;
         assert_eq!(stored, Appended::Stored);
         println!("stored {n}");

@@ -109,7 +109,7 @@ async fn whatever_was_answered_before_a_kill_is_there_after_it() {
                 }
                 // Still waiting: this claim is its first.
                 "stored" => {
-                    assert!(matches!(claim, Claim::Granted { token, .. } if token.attempt == 1), "{n}: {claim:?}")
+                    assert!(matches!(claim, Claim::Granted { token, .. } if token.attempt == 1), "{n}: {claim:?}");
                 }
                 other => panic!("{other} {n}"),
             }
