@@ -59,6 +59,13 @@
 //!
 //! Awaiting the call itself gives one [`Page`]; [`Items`] and [`Pages`] are streams (`futures_core::Stream`) over all of them.
 //!
+//! # Declared instead of called
+//!
+//! What a service does when it starts is declared: [`Webhooks::ensure`] sees to it that its webhook is there, from any number of
+//! replicas at once, and that the one-time secret is in a [`SecretStore`]; [`Webhooks::rotate`] gives it another secret without a
+//! gap; [`Webhooks::update_with`] changes what depends on what is there. [`Call::followed`] and [`Webhooks::outcome`] look after
+//! deliveries that are sent again: see [`redelivery`].
+//!
 //! # What it does not do
 //!
 //! It follows no redirect, since a credential must not travel to an address that nobody configured. It repeats no call that could
