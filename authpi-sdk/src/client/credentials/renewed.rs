@@ -187,3 +187,172 @@ impl StdError for Shared {
         self.0.source()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    use super::{super::source, *};
+
+    /// Gives these answers, one after the other, each after a second; and counts how often it was asked.
+    #[derive(Clone, Default)]
+    struct Script(Arc<(Mutex<VecDeque<Line>>, AtomicU32)>);
+
+    impl Script {
+        fn asked(&self) -> u32 {
+            self.0.1.load(Ordering::SeqCst)
+        }
+    }
+
+    /// An answer: a token by its name and the seconds that it is good for; a failure without.
+    type Line = Option<(&'static str, u64)>;
+
+    fn tokens(lines: impl IntoIterator<Item = Line>) -> (Arc<Renewed>, Script) {
+        let token = |(text, seconds): (&str, u64)| {
+            let token = AccessToken::new(text);
+            if seconds == 0 { token } else { token.expires_in(Duration::from_secs(seconds)) }
+        };
+        let script = Script::default();
+        script.0.0.lock().unwrap().extend(lines);
+        let asked = script.clone();
+        let source = source::any(move || {
+            let asked = asked.clone();
+            async move {
+                asked.0.1.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let line = asked.0.0.lock().unwrap().pop_front();
+                line.flatten().map(token).ok_or_else(|| "the issuer is down".into())
+            }
+        });
+        (Arc::new(Renewed::new(source)), script)
+    }
+
+    fn text(authorization: &Authorization) -> &str {
+        authorization.header.to_str().unwrap().strip_prefix("Bearer ").unwrap()
+    }
+
+    async fn got(tokens: &Renewed) -> String {
+        text(&tokens.authorization().await.unwrap()).to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_need_a_token_the_source_is_asked_once() {
+        for (lines, asked_for) in [(vec![Some(("a", 0))], true), (vec![None, Some(("late", 0))], false)] {
+            let (tokens, script) = tokens(lines);
+            let calls: Vec<_> = (0..50)
+                .map(|_| {
+                    let tokens = Arc::clone(&tokens);
+                    tokio::spawn(async move { tokens.authorization().await.is_ok() })
+                })
+                .collect();
+            for call in calls {
+                assert_eq!(call.await.unwrap(), asked_for, "all get the same answer");
+            }
+            assert_eq!(script.asked(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_while_the_source_is_asked_leaves_it_to_the_next() {
+        let (tokens, script) = tokens([Some(("a", 0))]);
+        let hasty = tokio::time::timeout(Duration::from_millis(10), tokens.authorization());
+        assert!(hasty.await.is_err());
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_renewed_a_minute_before_its_end_or_in_its_last_fifth() {
+        for (good_for, renewed_at) in [(3600, 3540), (100, 80)] {
+            let (tokens, script) = tokens([Some(("a", good_for)), Some(("b", good_for))]);
+            assert_eq!(got(&tokens).await, "a");
+            tokio::time::advance(Duration::from_secs(renewed_at - 1)).await;
+            assert_eq!(got(&tokens).await, "a");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 2));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_one_renews_a_token_the_others_go_on_with_it() {
+        let (tokens, _) = tokens([Some(("a", 100)), Some(("b", 100))]);
+        got(&tokens).await;
+        tokio::time::advance(Duration::from_secs(90)).await;
+        let other = Arc::clone(&tokens);
+        let renewing = tokio::spawn(async move { got(&other).await });
+        tokio::task::yield_now().await;
+        let begin = Instant::now();
+        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
+        assert_eq!(renewing.await.unwrap(), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mistake_13_a_renewal_that_fails_keeps_a_token_that_is_still_good() {
+        let (tokens, script) = tokens([Some(("a", 100)), None, None, Some(("b", 100))]);
+        got(&tokens).await;
+        tokio::time::advance(Duration::from_secs(85)).await;
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 2));
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 2), "a source that is down is left in peace");
+        tokio::time::advance(PAUSE).await;
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 3));
+        tokio::time::advance(PAUSE).await;
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_is_over_is_not_used_and_the_sources_error_is_the_cause() {
+        let (tokens, _) = tokens([Some(("very_secret", 100)), None]);
+        got(&tokens).await;
+        tokio::time::advance(Duration::from_secs(100)).await;
+        let error = tokens.authorization().await.err().expect("there is no token");
+        assert!(error.is_credential() && !error.may_have_run(), "{error:?}");
+        assert_eq!(StdError::source(&error).unwrap().to_string(), "the issuer is down");
+        assert!(!format!("{error:?}").contains("very_secret"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mistake_13_a_refused_token_is_dropped_once_however_many_were_refused_with_it() {
+        let (tokens, script) = tokens([Some(("a", 0)), Some(("b", 0)), Some(("c", 0))]);
+        let refused = tokens.authorization().await.unwrap();
+        let calls: Vec<_> = (0..20)
+            .map(|_| {
+                let (tokens, refused) = (Arc::clone(&tokens), refused.clone());
+                tokio::spawn(async move { tokens.replace(&refused).await.unwrap() })
+            })
+            .collect();
+        for call in calls {
+            assert!(call.await.unwrap(), "there is another token");
+        }
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 2));
+        // One that was refused long ago drops nothing.
+        assert!(tokens.replace(&refused).await.unwrap());
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_gives_the_refused_token_again_has_renewed_nothing() {
+        let (tokens, _) = tokens([Some(("a", 0)), Some(("a", 0))]);
+        let refused = tokens.authorization().await.unwrap();
+        assert!(!tokens.replace(&refused).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_gives_no_token_at_all_is_told_what_is_wrong_with_it() {
+        for bad in ["", "key_1", "very_secret\n", "véry_secret"] {
+            let (tokens, _) = tokens([Some((bad, 0))]);
+            let error = tokens.authorization().await.err().expect("it is no token");
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("access token") && !shown.contains("secret\n"), "{shown}");
+            assert!(error.is_credential());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_without_end_and_one_in_the_past_are_no_panic() {
+        assert!(AccessToken::new("a").expires_in(Duration::MAX).ends.is_none());
+        assert!(AccessToken::new("a").expires_at(jiff::Timestamp::MIN).ends.is_some());
+        let _ = AccessToken::new("a").expires_at(jiff::Timestamp::MAX);
+    }
+}

@@ -116,3 +116,67 @@ impl Budget for Unlimited {
 
     fn succeeded(&self, _: Option<u32>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_token_comes_back_each_second_and_never_more_than_there_is_room_for() {
+        let budget = TokenBucket::new(10);
+        assert!(budget.withdraw(Reason::Timeout).is_some());
+        assert_eq!(budget.withdraw(Reason::Broken), None);
+        for (millis, tokens) in [(999, 0), (1, 1), (2_500, 3), (500, 4), (60_000, 10)] {
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            assert_eq!(budget.tokens(), tokens);
+        }
+    }
+
+    #[test]
+    fn many_at_once_get_no_more_than_there_is() {
+        let budget = TokenBucket::new(500);
+        let granted = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| (0..100).filter(|_| budget.withdraw(Reason::Broken).is_some()).count()))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+        });
+        // One more for each five seconds that this has taken.
+        assert!((100..=104).contains(&granted), "{granted} repeats were granted");
+    }
+
+    proptest! {
+        #[test]
+        fn a_budget_is_never_negative_never_over_its_capacity_and_gives_nothing_away(
+            capacity in 0..1_000_u32,
+            steps in prop::collection::vec((0..4_u8, 0..10_000_u64), 0..200),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let (budget, mut paid) = (TokenBucket::new(capacity), None);
+                for (step, millis) in steps {
+                    let before = budget.tokens();
+                    match step {
+                        0 | 1 => {
+                            let reason = if step == 0 { Reason::Timeout } else { Reason::Unavailable };
+                            let price = if step == 0 { 10 } else { 5 };
+                            let got = budget.withdraw(reason);
+                            prop_assert_eq!(got, (before >= price).then_some(price));
+                            prop_assert_eq!(budget.tokens(), before - got.unwrap_or(0));
+                            paid = got;
+                        }
+                        2 => {
+                            budget.succeeded(paid);
+                            prop_assert_eq!(budget.tokens(), (before + paid.unwrap_or(1)).min(capacity));
+                        }
+                        _ => tokio::time::advance(Duration::from_millis(millis)).await,
+                    }
+                    prop_assert!(budget.tokens() <= capacity);
+                }
+                Ok(())
+            })?;
+        }
+    }
+}
