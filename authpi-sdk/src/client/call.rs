@@ -578,17 +578,19 @@ fn not_exchanged(error: reqwest::Error) -> Error {
 /// as an error of its own; the network's faults are errors of input and output.
 fn may_connect_later(error: &reqwest::Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let mut faults = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).peekable();
-    faults.peek().is_some()
-        && faults.all(|fault| {
-            !matches!(
-                fault.kind(),
-                io::ErrorKind::InvalidData
-                    | io::ErrorKind::InvalidInput
-                    | io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::Unsupported
-            )
-        })
+    // OpenSSL tells only in words that the other side has hung up.
+    if causes.clone().any(|cause| cause.to_string() == "unexpected EOF") {
+        return true;
+    }
+    let faults = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
+    // One inside the other: what `source` passes over.
+    let nested = |fault| std::iter::successors(Some(fault), |fault: &&io::Error| fault.get_ref()?.downcast_ref());
+    let kinds: Vec<_> = faults.flat_map(nested).map(io::Error::kind).collect();
+    let set_up_wrong = |kind: &io::ErrorKind| {
+        use io::ErrorKind::{InvalidData, InvalidInput, PermissionDenied, Unsupported};
+        matches!(kind, InvalidData | InvalidInput | PermissionDenied | Unsupported)
+    };
+    !kinds.is_empty() && !kinds.iter().any(set_up_wrong)
 }
 
 fn too_large(progress: Progress) -> Error {
@@ -615,4 +617,36 @@ fn without_values(error: &serde_json::Error) -> String {
 /// Checks several ids.
 pub(super) fn check_ids<'a>(ids: impl IntoIterator<Item = (&'static str, &'a str)>) -> Result<(), Error> {
     ids.into_iter().try_for_each(|(what, id)| ids::check(what, id))
+}
+
+#[cfg(test)]
+mod tests {
+    /// With each of the TLS features: they tell what is wrong in ways of their own.
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    #[tokio::test]
+    async fn a_server_that_knows_no_tls_is_a_mistake_and_one_that_hangs_up_a_fault() {
+        use tokio::io::AsyncWriteExt as _;
+
+        use super::super::{Client, NoMore, RetryPolicy, retry::ExponentialBackoff};
+
+        let nothing = std::time::Duration::ZERO;
+        let policy = RetryPolicy::default().attempts(2).backoff(ExponentialBackoff::new(nothing, nothing));
+        for (reply, attempts, why) in [("HTTP/1.1 400 No\r\n\r\n", 1, NoMore::Permanent), ("", 2, NoMore::Attempts)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let base_url = format!("https://{}", listener.local_addr().unwrap());
+            let server = tokio::spawn(async move {
+                while let Ok((mut connection, _)) = listener.accept().await {
+                    // What the client says is read, so that the connection ends in order.
+                    connection.readable().await.unwrap();
+                    let _ = connection.try_read(&mut [0; 4096]);
+                    let _ = connection.write_all(reply.as_bytes()).await;
+                }
+            });
+            let client = Client::builder().base_url(base_url).api_key("key_1", "s").retry(policy.clone());
+            let error = client.build().unwrap().whoami().await.unwrap_err();
+            assert!(error.is_connect() && !error.may_have_run(), "{error:?}");
+            assert_eq!((error.attempts(), error.why_no_more()), (attempts, Some(why)), "{error:?}");
+            server.abort();
+        }
+    }
 }

@@ -312,8 +312,9 @@ impl Error {
     }
 
     /// 412: the resource has another state than `If-Match` asked for; [`Error::current_etag`] may say which.
+    /// Not where it turned out that the call itself made that state: see [`Error::is_secret_lost`].
     pub fn is_precondition_failed(&self) -> bool {
-        self.has_status(StatusCode::PRECONDITION_FAILED)
+        self.has_status(StatusCode::PRECONDITION_FAILED) && self.0.kind != Kind::SecretLost
     }
 
     /// 429: too many calls; [`Error::retry_after`] may say how long to wait.

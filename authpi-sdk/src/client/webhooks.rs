@@ -309,7 +309,7 @@ impl Sends for DeleteWebhook {
         if says_there_is_none(&refused) {
             return gone;
         }
-        if !(look.fate_unknown && refused.is_precondition_failed()) {
+        if !(look.fate_unknown && (refused.is_precondition_failed() || refused.is_not_found())) {
             return Err(refused);
         }
         match look.ask(GetWebhook { webhook_id: self.webhook_id.clone() }).await {

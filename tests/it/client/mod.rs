@@ -1,21 +1,24 @@
 //! The client against the emulator, and against peers that answer as AuthPI never should.
 //!
 //! `emulator` goes through every operation; `peer` is a server that says exactly what a test tells it to say and writes down
-//! what it was asked; `requests` looks at what the client sends, `refusals` at what it makes of answers that are no success,
+//! what it was asked; `faults`, `retries` and `tokens` are about calls that are made again; `requests` looks at what the client sends, `refusals` at what it makes of answers that are no success,
 //! `broken` at answers that are no answers, and `settings` at clients that must not be built. A test named
 //! `mistake_<n>_…` proves that one of the mistakes found in well-known SDKs is not made here.
 
 mod broken;
 mod emulator;
 mod ensure;
+mod faults;
 mod pages;
 mod peer;
 mod redeliver;
 mod refusals;
 mod requests;
+mod retries;
 mod rotation;
 pub(crate) mod secrets;
 mod settings;
+mod tokens;
 mod update_with;
 
 use std::error::Error as _;

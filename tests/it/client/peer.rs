@@ -1,7 +1,10 @@
 //! A server that says exactly what it is told to say.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,7 +44,7 @@ impl Reply {
 pub(super) struct Asked {
     /// `POST /v1/…`
     pub(super) line: String,
-    head: String,
+    pub(super) head: String,
     pub(super) body: String,
 }
 
@@ -69,6 +72,13 @@ impl Peer {
     /// The same reply to everything.
     pub(super) async fn replying(reply: Reply) -> Self {
         Self::answering(move |_| reply.clone()).await
+    }
+
+    /// One reply after the other, and the last one for ever.
+    pub(super) async fn in_turn(replies: impl IntoIterator<Item = Reply>) -> Self {
+        let replies: Vec<_> = replies.into_iter().collect();
+        let next = AtomicUsize::new(0);
+        Self::answering(move |_| replies[next.fetch_add(1, Ordering::SeqCst).min(replies.len() - 1)].clone()).await
     }
 
     pub(super) async fn answering(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {

@@ -3,6 +3,7 @@
 //! Tests that only need *a* server share one; those that stop, pause or restart theirs start one of their own. A server that is
 //! missing fails its tests: `cargo xtask test` installs what it can, and else leaves the tests out by name and says so.
 
+pub(crate) mod faults;
 pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod prism;
