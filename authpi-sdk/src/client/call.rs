@@ -26,7 +26,7 @@ use super::{
     idempotency, ids,
     observe::{self, Observed},
     retry::{
-        RetryPolicy,
+        NoMore, RetryPolicy,
         attempts::{Attempts, Terms},
     },
 };
@@ -347,7 +347,10 @@ impl Look<'_> {
 }
 
 async fn run<O: Operation>(call: Call<O>, mut observed: Observed) -> Result<O::Output, Error> {
-    let result = attempts(&call, &mut observed).await.map_err(|error| error.during(O::OPERATION.id));
+    let result = attempts(&call, &mut observed).await.map_err(|error| {
+        let error = error.during(O::OPERATION.id);
+        if call.operation.shows_a_secret_once() { error.with_its_secret() } else { error }
+    });
     if let Err(error) = &result {
         observed.failed(error);
     }
@@ -376,23 +379,23 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
     let mut renewed = false;
     loop {
         // Key and deadline belong to the call, everything below to one attempt at it.
+        let authorization = authorization(client, deadline)
+            .await
+            .map_err(|error| attempts.over(error.under(key.clone()), NoMore::Permanent))?;
         let until = attempts.begin();
         observed.attempt(attempts.made());
-        let (error, authorization) = match authorization(client, deadline).await {
-            Err(error) => (error, None),
-            Ok(authorization) => match attempt(call, account, key.as_ref(), &authorization, until).await {
-                Ok((output, status)) => {
-                    attempts.succeeded();
-                    observed.succeeded(status);
-                    return Ok(output);
-                }
-                Err(error) => (error, Some(authorization)),
-            },
+        let error = match attempt(call, account, key.as_ref(), &authorization, until).await {
+            Ok((output, status)) => {
+                attempts.succeeded();
+                observed.succeeded(status);
+                return Ok(output);
+            }
+            Err(error) => error,
         };
         let error = error.under(key.clone());
         observed.refused(&error);
-        let error = match authorization.filter(|_| error.is_unauthorized() && !renewed) {
-            Some(refused) => match replaced(client, &refused, deadline).await {
+        let error = if error.is_unauthorized() && !renewed {
+            match replaced(client, &authorization, deadline).await {
                 Ok(true) => {
                     // Once, and whatever the policy: nothing has run, and nothing is tried that has failed before.
                     renewed = true;
@@ -401,8 +404,9 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
                 }
                 Ok(false) => error,
                 Err(no_token) => error.caused_by(no_token),
-            },
-            None => error,
+            }
+        } else {
+            error
         };
         let look = Look { client, options, deadline, fate_unknown: attempts.fate_unknown() };
         match operation.settle(error, look).await {
@@ -411,10 +415,7 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
                 observed.inferred();
                 return Ok(output);
             }
-            Err(error) => attempts
-                .again(error)
-                .await
-                .map_err(|error| if operation.shows_a_secret_once() { error.with_its_secret() } else { error })?,
+            Err(error) => attempts.again(error).await?,
         }
     }
 }

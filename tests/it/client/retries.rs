@@ -26,7 +26,7 @@ use super::{
     shown, spec,
 };
 use crate::{
-    mistakes::Logged,
+    mistakes::{Logged, listen},
     servers::faults::{Fault, Faulty},
 };
 
@@ -341,7 +341,7 @@ async fn what_is_not_there_is_deleted_where_authpi_says_so_and_nobody_else() {
 #[tokio::test]
 async fn a_call_tells_its_span_everything_but_secrets() {
     let logged = Logged::default();
-    let _guard = tracing::subscriber::set_default(logged.clone());
+    let _guard = listen(logged.clone());
     let refused =
         r#"{"error":"x","error_description":"busy","reference":"req_9","signature_secret_plain":"very_secret"}"#;
     let peer = Peer::in_turn([Reply::json(503, refused), webhook("n")]).await;

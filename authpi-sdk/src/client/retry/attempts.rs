@@ -101,7 +101,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// The error that the call ends with: it speaks for all attempts.
-    fn over(&self, error: Error, why: NoMore) -> Error {
+    pub(in crate::client) fn over(&self, error: Error, why: NoMore) -> Error {
         let earlier = self.may_have_run;
         error.after(self.made, why, earlier)
     }
