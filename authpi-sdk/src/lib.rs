@@ -9,6 +9,8 @@ pub mod handlers;
 mod json;
 pub mod ledger;
 pub mod receiver;
+#[cfg(feature = "client")]
+pub mod reconcile;
 pub mod signature;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]

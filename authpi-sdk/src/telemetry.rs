@@ -137,3 +137,9 @@ pub(crate) fn handler_took(endpoint: &Arc<str>, outcome: &'static str, time: Dur
 pub(crate) fn handled_after(endpoint: &Arc<str>, lag: Duration) {
     metrics::histogram!(LAG_SECONDS, "endpoint" => Arc::clone(endpoint)).record(lag);
 }
+
+/// Reconciling has fed the log up to this long ago.
+#[cfg(feature = "client")]
+pub(crate) fn reconcile_lag(endpoint: &Arc<str>, lag: Duration) {
+    metrics::gauge!(RECONCILE_LAG_SECONDS, "endpoint" => Arc::clone(endpoint)).set(lag);
+}

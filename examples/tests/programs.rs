@@ -237,3 +237,46 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
     std::fs::remove_dir_all(&data)?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
+    let port = free_port()?;
+    let authpi = Emulator::builder().retry_delays([]).start().await?;
+    let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events().signed();
+    let made = client(&authpi)?.webhooks().create(&spec).await?;
+    let mut missed = Vec::new();
+    for event in ["user.created", "user.updated", "user.deleted"] {
+        missed.push(authpi.trigger(event).await?.id);
+    }
+    timeout(Duration::from_mins(1), authpi.deliveries_finished()).await?;
+    let data = folder("catch_up")?;
+    let mut program = Running(
+        example("catch_up")
+            .env("AUTHPI_BASE_URL", authpi.base_url())
+            .env("AUTHPI_KEY_ID", authpi.key_id())
+            .env("AUTHPI_KEY_SECRET", authpi.key_secret())
+            .env("AUTHPI_WEBHOOK_ID", &made.webhook.id)
+            .env("AUTHPI_WEBHOOK_SECRET", made.secret.ok_or("no secret")?.expose())
+            .env("LISTEN", format!("127.0.0.1:{port}"))
+            .env("DATA_DIR", &data)
+            .stdout(Stdio::piped())
+            .spawn()?,
+    );
+    let mut lines = BufReader::new(program.0.stdout.take().ok_or("no output")?).lines();
+    let mut handled = Vec::new();
+    let told = loop {
+        let line = lines.next().ok_or("it has ended")??;
+        if line.starts_with("caught up") {
+            break line;
+        }
+        handled.extend(line.split_once(' ').filter(|(id, _)| id.starts_with("evt_")).map(|(id, _)| id.to_owned()));
+    };
+    assert_eq!(told, "caught up: 3 events were new, 0 known");
+    assert_eq!(handled, missed);
+    assert!(lines.next().ok_or("it has ended")??.contains("listening"));
+    // And now it serves.
+    let live = authpi.trigger("user.created").await?.id;
+    assert!(lines.next().ok_or("it has ended")??.starts_with(&live));
+    std::fs::remove_dir_all(&data)?;
+    Ok(())
+}

@@ -13,6 +13,7 @@ mod ledger;
 mod mistakes;
 mod over_http;
 mod prism;
+mod reconcile;
 mod servers;
 mod standard_webhooks;
 mod stores;

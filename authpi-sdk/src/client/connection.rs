@@ -53,6 +53,12 @@ impl Exchange {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The body of the answer, as far as it came.
+    pub(super) fn body(&self) -> Bytes {
+        let progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.answer.as_ref().map(|answer| answer.body.clone()).unwrap_or_default()
+    }
+
     fn note(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }

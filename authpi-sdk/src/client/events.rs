@@ -1,6 +1,7 @@
 //! The account's event log: list, get, count.
 
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use super::{
     Call, Client, EventAggregate, LoggedEvent, Operation, Page, Paged, Tagged,
@@ -12,6 +13,7 @@ use super::{
     spec::millis,
 };
 use crate::{
+    RawJson,
     event::EventType,
     generated::api::{
         operations,
@@ -36,6 +38,11 @@ impl Events {
     /// Lists events, a page at a time. In which order is not documented.
     pub fn list(&self) -> Call<ListEvents> {
         Call::new(&self.client, ListEvents { filter: Filter::default(), limit: None, cursor: None })
+    }
+
+    /// The same list with each event as AuthPI wrote it, whatever its shape.
+    pub(crate) fn list_as_written(&self) -> Call<ListAsWritten> {
+        Call::new(&self.client, ListAsWritten(self.list().operation))
     }
 
     /// Returns one event.
@@ -120,6 +127,14 @@ macro_rules! filters {
 filters!(ListEvents);
 filters!(AggregateEvents);
 
+impl Call<ListAsWritten> {
+    pub(crate) fn narrowed(mut self, types: Vec<EventType>, after: Timestamp, before: Option<Timestamp>) -> Self {
+        let filter = &mut self.operation.0.filter;
+        (filter.event_types, filter.after, filter.before) = (types, Some(after), before);
+        self
+    }
+}
+
 /// `GET /events`: see [`Events::list`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -168,6 +183,57 @@ impl Sends for ListEvents {
     }
 
     fn read(reply: Reply<EventPage>) -> Page<LoggedEvent> {
+        let page = reply.value;
+        Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
+    }
+}
+
+/// `GET /events` again, for who needs each event's own JSON: [`LoggedEvent`] has no place for members that the description does not
+/// know, and one event of another shape than described fails its whole page.
+#[derive(Clone, Debug)]
+pub(crate) struct ListAsWritten(ListEvents);
+
+/// A page whose items are left alone.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PageAsWritten {
+    data: Vec<RawJson>,
+    has_more: bool,
+    next_cursor: Option<String>,
+    invalid_count: Option<i64>,
+}
+
+impl Operation for ListAsWritten {
+    type Output = Page<RawJson>;
+}
+
+impl Paged for ListAsWritten {
+    type Item = RawJson;
+}
+
+impl Windowed for ListAsWritten {
+    fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {
+        self.0.window()
+    }
+}
+
+impl Sends for ListAsWritten {
+    type Wire = PageAsWritten;
+    const OPERATION: operations::Operation = operations::EVENTS_LIST;
+
+    fn check(&self) -> Result<(), Error> {
+        self.0.check()
+    }
+
+    async fn send(&self, at: &Attempt<'_>) -> Result<PageAsWritten, Failed> {
+        match self.0.send(at).await {
+            Ok(_) | Err(Failed::InvalidResponsePayload(..)) => {}
+            Err(failed) => return Err(failed),
+        }
+        let body = at.api.inner.exchange.body();
+        serde_json::from_slice(&body).map_err(|error| Failed::InvalidResponsePayload(body, error))
+    }
+
+    fn read(reply: Reply<PageAsWritten>) -> Page<RawJson> {
         let page = reply.value;
         Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
     }

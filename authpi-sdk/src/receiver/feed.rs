@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+#[cfg(feature = "client")]
+use bytes::Bytes;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use super::{Receiver, Shared, answer::Answer};
-use crate::{event::Event, signature::Verified, telemetry};
+use crate::{event::Event, ledger::Digest, signature::Verified, telemetry};
+#[cfg(feature = "client")]
+use crate::{event::ParseError, ledger::AnyLedger};
 
 /// What became of an event that was fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,9 @@ impl Receiver {
     /// Takes an authentic event that did not come as a delivery, and does with it what it does with a delivered one: the same handlers,
     /// the same ledger. It may be older than the ledger's retention.
     ///
+    /// Deliveries of one event are compared, and another content is counted. An event without an envelope, as AuthPI's log has it, is
+    /// compared with nothing: a delivery writes the same event otherwise.
+    ///
     /// Counts as work in flight; dropping the future cancels nothing.
     ///
     /// # Panics
@@ -51,10 +58,32 @@ impl Receiver {
         let within = span.clone();
         let work = async move {
             let received_at = shared.settings.clock.now();
-            shared.count_fed(shared.settle(&event, received_at, &within).await, &within)
+            // Without an envelope it is not as a delivery wrote it, and says nothing about one.
+            let is_a_delivery = event.envelope().is_some();
+            let digest = if is_a_delivery { Digest::of(event.raw().as_bytes()) } else { Digest::UNCOMPARED };
+            shared.count_fed(shared.settle(&event, digest, received_at, &within).await, &within)
         };
         let settled = self.work(work.instrument(span.clone())).await;
         settled.unwrap_or_else(|refused| self.shared.count_fed(refused, &span)).fed()
+    }
+
+    /// Puts what stands in AuthPI's log and is no readable event among the dead letters, where the ledger keeps them.
+    #[cfg(feature = "client")]
+    pub(crate) async fn feed_unreadable(&self, raw: Bytes, error: ParseError) -> Fed {
+        let shared = Arc::clone(&self.shared);
+        let settled = self.work(async move { shared.bury_unreadable(raw, &error).await });
+        settled.await.unwrap_or_else(|refused| refused).fed()
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn shared_endpoint(&self) -> &Arc<str> {
+        &self.shared.endpoint
+    }
+
+    /// The store that this receiver's replicas share.
+    #[cfg(feature = "client")]
+    pub(crate) fn ledger(&self) -> &AnyLedger {
+        &self.shared.ledger
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::Span;
 use super::{Lane, Mode, Shared, StoreFailure, answer::Answer};
 use crate::{
     crash,
-    event::Event,
+    event::{Event, ParseError},
     handlers::{Claimed, Outcome, Route, run, run_leased},
     ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
     signature::Verified,
@@ -30,10 +30,7 @@ impl Shared {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(endpoint = %self.endpoint, %error, "an authentic delivery is not a readable event");
-                let digest = Digest::of(&body);
-                let key = self.key(format!("unreadable:{digest}").into());
-                let buried = self.bury(&key, digest, error.to_string(), body.into_inner(), Answer::Unreadable);
-                return Box::pin(buried).await;
+                return Box::pin(self.bury_unreadable(body.into_inner(), &error)).await;
             }
         };
         if !span.is_disabled() {
@@ -42,25 +39,32 @@ impl Shared {
         if self.is_expired(&event) {
             return Box::pin(self.bury_expired(&event)).await;
         }
-        self.settle(&event, received_at, span).await
+        self.settle(&event, Digest::of(event.raw().as_bytes()), received_at, span).await
     }
 
     /// Handles or stores an authentic event, however it came.
-    pub(super) async fn settle(&self, event: &Event, received_at: Timestamp, span: &Span) -> Answer {
+    pub(super) async fn settle(&self, event: &Event, digest: Digest, received_at: Timestamp, span: &Span) -> Answer {
         match &self.mode {
             Mode::Inline(handlers) => {
                 let Some(route) = handlers.route(event.event_type()) else {
                     tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
                     return Answer::Unhandled;
                 };
-                self.handle_inline(&*route, event, received_at, span).await
+                self.handle_inline(&*route, event, digest, received_at, span).await
             }
-            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event)).await,
+            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event, digest)).await,
         }
     }
 
-    async fn handle_inline(&self, route: &dyn Route, event: &Event, received_at: Timestamp, span: &Span) -> Answer {
-        let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
+    async fn handle_inline(
+        &self,
+        route: &dyn Route,
+        event: &Event,
+        digest: Digest,
+        received_at: Timestamp,
+        span: &Span,
+    ) -> Answer {
+        let key = self.key(event.shared_id());
         match self.claim(&key, digest).await {
             Ok(Ok(token)) => {
                 crash::point("claimed");
@@ -83,8 +87,8 @@ impl Shared {
     }
 
     /// Stores the event for a worker.
-    async fn store(&self, inbox: &AnyInbox, lane: Option<Lane>, event: &Event) -> Answer {
-        let (key, digest) = (self.key(event.shared_id()), Digest::of(event.raw().as_bytes()));
+    async fn store(&self, inbox: &AnyInbox, lane: Option<Lane>, event: &Event, digest: Digest) -> Answer {
+        let key = self.key(event.shared_id());
         let lane = lane.and_then(|lane| lane(event.subject()));
         match inbox.append(&key, digest, lane, event.body().clone()).await {
             Ok(Appended::Stored) => {
@@ -102,6 +106,13 @@ impl Shared {
     /// Whether the delivery was signed longer ago than records are kept: were it an old capture, nothing would tell.
     fn is_expired(&self, event: &Event) -> bool {
         self.settings.clock.since(event.delivered_at()) > self.ledger.remembers_for()
+    }
+
+    /// Keyed by what it is, since it has no id.
+    pub(super) async fn bury_unreadable(&self, body: Bytes, error: &ParseError) -> Answer {
+        let digest = Digest::of(&body);
+        let key = self.key(format!("unreadable:{digest}").into());
+        self.bury(&key, digest, error.to_string(), body, Answer::Unreadable).await
     }
 
     /// Under a key of its own: an old capture must not bury the event itself, which may still be waiting in the inbox or in AuthPI's
@@ -148,7 +159,8 @@ impl Shared {
 
     /// Another content under a known id is for people to look at; the first one counts.
     fn compare(&self, key: &EventKey, digest: Digest, first: Digest) {
-        if digest != first {
+        let comparable = ![digest, first].contains(&Digest::UNCOMPARED);
+        if digest != first && comparable {
             telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
             tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), %digest, %first, "an event came again with another content");
         }

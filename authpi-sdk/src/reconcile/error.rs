@@ -1,0 +1,96 @@
+use std::fmt;
+
+use super::{Report, WatermarkError};
+use crate::{client, ledger::LedgerError};
+
+/// Why a run ended before its end. What it fed is fed, and the next run goes on from the watermark.
+#[derive(Debug)]
+pub struct ReconcileError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    report: Report,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Client(client::Error),
+    Ledger(LedgerError),
+    Watermark(WatermarkError),
+    LeaseLost,
+}
+
+impl ReconcileError {
+    pub(super) fn after(kind: Kind, report: Report) -> Self {
+        Self(Box::new(Inner { kind, report }))
+    }
+
+    /// How far the run came.
+    pub fn report(&self) -> &Report {
+        &self.0.report
+    }
+
+    /// The client's error, if a call to AuthPI is what failed.
+    pub fn client_error(&self) -> Option<&client::Error> {
+        match &self.0.kind {
+            Kind::Client(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether the ledger is what failed: it could not say whose turn it is, or keep what is no readable event.
+    pub fn is_ledger(&self) -> bool {
+        matches!(self.0.kind, Kind::Ledger(_))
+    }
+
+    /// Whether the watermark could not be read or written.
+    pub fn is_watermark(&self) -> bool {
+        matches!(self.0.kind, Kind::Watermark(_))
+    }
+
+    /// Whether another replica has taken over, because this one did not renew its lease in time.
+    pub fn is_lease_lost(&self) -> bool {
+        matches!(self.0.kind, Kind::LeaseLost)
+    }
+}
+
+impl From<Kind> for ReconcileError {
+    fn from(kind: Kind) -> Self {
+        Self::after(kind, Report::default())
+    }
+}
+
+impl From<client::Error> for Kind {
+    fn from(error: client::Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<WatermarkError> for Kind {
+    fn from(error: WatermarkError) -> Self {
+        Self::Watermark(error)
+    }
+}
+
+impl fmt::Display for ReconcileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0.kind {
+            Kind::Client(_) => "AuthPI could not be asked what there is to reconcile",
+            Kind::Ledger(_) => "the ledger could not be used to reconcile",
+            Kind::Watermark(_) => "the watermark cannot be kept",
+            Kind::LeaseLost => "the lease was lost: another replica has taken over",
+        })
+    }
+}
+
+impl std::error::Error for ReconcileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.kind {
+            Kind::Client(error) => Some(error),
+            Kind::Ledger(error) => Some(error),
+            Kind::Watermark(error) => Some(error),
+            Kind::LeaseLost => None,
+        }
+    }
+}

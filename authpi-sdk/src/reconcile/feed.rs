@@ -1,0 +1,138 @@
+//! Feeds the events of a window: lane by lane in order, several lanes at once, and none past one that is not taken.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{Stopped, builder::Settings};
+use crate::{
+    event::Event,
+    receiver::{Fed, Receiver},
+    signature::Verified,
+};
+
+/// However soon the receiver wants an event again.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Events that are fed one after the other.
+struct Queue {
+    events: VecDeque<Event>,
+}
+
+/// What is told of an event while a window is fed.
+pub(super) enum Told {
+    /// It was taken. Nothing before `all_before` is still to be fed; none when nothing is.
+    Taken { fed: Fed, time: Timestamp, all_before: Option<Timestamp> },
+    /// It was not, and is tried again.
+    Again { fed: Fed },
+    /// It was not, and no more is fed.
+    Stopped(Stopped),
+}
+
+/// A window's events on their way.
+pub(super) struct Feeding {
+    /// The times that each queue has still to come to.
+    times: Vec<VecDeque<Timestamp>>,
+    told: mpsc::Receiver<(usize, Said)>,
+    /// Dropped, it breaks off what waits; what is being handled goes on.
+    _queues: JoinSet<()>,
+}
+
+enum Said {
+    Taken(Fed, Timestamp),
+    Again(Fed),
+    Stopped(Stopped),
+}
+
+impl Feeding {
+    /// Begins with them, in the order that they are in.
+    pub(super) fn begin(receiver: &Receiver, settings: &Settings, events: impl Iterator<Item = Event>) -> Self {
+        let mut queues: Vec<Queue> = (0..settings.concurrency).map(|_| Queue { events: VecDeque::new() }).collect();
+        let hasher = RandomState::new();
+        for (n, event) in events.enumerate() {
+            let lane = settings.lane.and_then(|lane| lane(event.subject()));
+            let place = lane.map_or(n, |lane| usize::try_from(hasher.hash_one(lane) >> 32).unwrap_or(n));
+            let count = queues.len();
+            queues[place % count].events.push_back(event);
+        }
+        let times = queues.iter().map(|queue| queue.events.iter().map(Event::time).collect()).collect();
+        let (tell, told) = mpsc::channel(settings.concurrency);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for (number, queue) in queues.into_iter().enumerate() {
+            let (receiver, tell, stop, patience) =
+                (receiver.clone(), tell.clone(), Arc::clone(&stop), settings.patience);
+            tasks.spawn(async move { queue.feed(number, &receiver, patience, &tell, &stop).await });
+        }
+        Self { times, told, _queues: tasks }
+    }
+
+    /// The next news; none when all is over.
+    pub(super) async fn next(&mut self) -> Option<Told> {
+        let (queue, said) = self.told.recv().await?;
+        Some(match said {
+            Said::Taken(fed, time) => {
+                self.times[queue].pop_front();
+                let all_before = self.times.iter().filter_map(VecDeque::front).min().copied();
+                Told::Taken { fed, time, all_before }
+            }
+            Said::Again(fed) => Told::Again { fed },
+            Said::Stopped(stopped) => Told::Stopped(stopped),
+        })
+    }
+}
+
+impl Queue {
+    async fn feed(
+        mut self,
+        number: usize,
+        receiver: &Receiver,
+        patience: Duration,
+        tell: &mpsc::Sender<(usize, Said)>,
+        stop: &AtomicBool,
+    ) {
+        while let Some(event) = self.events.pop_front() {
+            if stop.load(Ordering::Acquire) {
+                return;
+            }
+            let (id, time) = (event.id().to_owned(), event.time());
+            // AuthPI's log was read over a connection that the client has authenticated.
+            let event = Verified::new(event, None);
+            let give_up = Instant::now() + patience;
+            let said = loop {
+                let (outcome, wait) = match receiver.feed(event.clone()).await {
+                    Fed::NotTaken { outcome, retry_after } => (outcome, retry_after.max(SHORTEST_PAUSE)),
+                    fed => break Said::Taken(fed, time),
+                };
+                // Draining is for good.
+                let hopeless = outcome == "draining" || stop.load(Ordering::Acquire);
+                if hopeless || wait > give_up.saturating_duration_since(Instant::now()) {
+                    stop.store(true, Ordering::Release);
+                    break Said::Stopped(Stopped { event_id: id, time, outcome });
+                }
+                let again = Fed::NotTaken { outcome, retry_after: wait };
+                if tell.send((number, Said::Again(again))).await.is_err() {
+                    return;
+                }
+                sleep(wait).await;
+            };
+            // Nobody listens any more when the run was broken off.
+            if tell.send((number, said)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

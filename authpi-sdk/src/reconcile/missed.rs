@@ -1,0 +1,39 @@
+//! Whether AuthPI shows that something was not delivered.
+
+use jiff::Timestamp;
+
+use super::{Shared, error::Kind};
+use crate::client::{DeliveryStatus, WebhookStatus};
+
+/// The signs that were seen by the time of the last run that came to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The newest delivery that failed.
+    failed: Option<Timestamp>,
+    /// Since when the webhook has its status.
+    status_at: Option<Timestamp>,
+    /// While it is not active, nothing may be delivered at any time, so each look is another sign.
+    looks_while_inactive: u64,
+}
+
+impl Shared {
+    /// The signs now; others than `seen` if there are new ones.
+    pub(super) async fn missed(&self, seen: &Seen) -> Result<Seen, Kind> {
+        let webhook = self.client.webhooks().get(&self.webhook_id).await?.value;
+        let is_active = webhook.status.is_none_or(|status| status == WebhookStatus::Active);
+        let mut now = seen.clone();
+        now.looks_while_inactive += u64::from(!is_active);
+        now.status_at = webhook.status_at.and_then(|at| at.timestamp().ok());
+
+        let watermark = self.watermark.load(self.receiver.endpoint()).await?;
+        let after = watermark.max(seen.failed).or(webhook.created_at.timestamp().ok());
+        let mut call = self.client.webhooks().deliveries(&self.webhook_id).status(DeliveryStatus::Failed).limit(100);
+        if let Some(after) = after {
+            call = call.after(after);
+        }
+        // One page tells that there are any. Those on further pages are seen at a next look.
+        let newest = call.await?.items.into_iter().filter_map(|delivery| delivery.created_at.timestamp().ok()).max();
+        now.failed = seen.failed.max(newest);
+        Ok(now)
+    }
+}

@@ -1,0 +1,209 @@
+//! What never arrived is found in AuthPI's log, and handled by the same handlers under the same ledger.
+//!
+//! ```text
+//! watermark - overlap -> window by window of GET /events: read whole, what the webhook wants, sorted
+//!                     -> Receiver::feed, one after the other -> watermark
+//! ```
+//!
+//! An event that has arrived is a duplicate there; one that has not is handled, or stored for the worker. So running it once too
+//! often does no harm, and whoever was down for longer than AuthPI retries runs [`Reconcile::catch_up`] before it serves again.
+//! [`Reconcile::run`] does it on a schedule, beside the server.
+//!
+//! ```no_run
+//! use authpi_sdk::{client::Client, receiver::Receiver, reconcile::{Reconcile, WatermarkFile}};
+//!
+//! # async fn example(authpi: Client, hook: Receiver) -> Result<(), Box<dyn std::error::Error>> {
+//! let reconcile = Reconcile::new(&authpi, &hook, "wh_1").watermark(WatermarkFile::new("users.watermark")).build()?;
+//! let report = reconcile.catch_up().await?;
+//! if let Some(stopped) = &report.stopped {
+//!     return Err(format!("not caught up: event {} is {}", stopped.event_id, stopped.outcome).into());
+//! }
+//! // … and now the server.
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Assumptions
+//!
+//! AuthPI documents the log's path, its filters and the members of its events, and not:
+//!
+//! - **in which order** it lists them. Nothing here depends on it: a part of the log is read in full, then sorted by
+//!   `timestamp`, then by id.
+//! - **whether `after` and `before` include** the moment itself. Either will do (`log.rs`).
+//! - **how soon** an event stands in the log. Assumed: within the [overlap](ReconcileBuilder::overlap) of its `timestamp`.
+//! - **how long** it is kept there. What is gone cannot be found.
+//! - **what `subjects` of a webhook mean.** Assumed: an event is wanted if its subject has all members of one of them
+//!   (`wanted.rs`); [`ReconcileBuilder::subjects`] says otherwise.
+//! - **that a delivery and the log's copy of an event have one id**, `data.id` there and `id` here.
+//!
+//! `docs/reconciling.md` is the guide: when to run it, what it cannot find, and how order holds.
+
+mod builder;
+mod error;
+mod feed;
+mod log;
+mod missed;
+mod pass;
+mod report;
+mod turn;
+mod wanted;
+mod watermark;
+mod windows;
+
+use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{select, time::sleep};
+use tracing::{Instrument as _, field::Empty};
+
+#[cfg(feature = "postgres")]
+pub use self::watermark::WatermarkPostgres;
+pub use self::{
+    builder::ReconcileBuilder,
+    error::ReconcileError,
+    report::{Progress, Report, Stopped},
+    watermark::{Watermark, WatermarkError, WatermarkFile, WatermarkMemory},
+};
+use self::{
+    builder::Settings,
+    error::Kind,
+    missed::Seen,
+    pass::Passes,
+    turn::{Taken, Turn},
+    watermark::AnyWatermark,
+};
+use crate::{client::Client, receiver::Receiver};
+
+/// Feeds a receiver what AuthPI's log knows and no delivery brought. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Reconcile {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    receiver: Receiver,
+    webhook_id: String,
+    watermark: AnyWatermark,
+    settings: Settings,
+}
+
+impl Reconcile {
+    /// Reconciles `receiver`, inline or inbox, with the log, as far as it is about what `webhook_id` wants.
+    ///
+    /// The webhook's `events`, `subjects` and `created_at` are asked for at each run. It may be disabled or failing. The client's key
+    /// needs to read webhooks, their deliveries (only for [`only_if_missed`](ReconcileBuilder::only_if_missed)) and events.
+    #[expect(clippy::new_ret_no_self, reason = "a builder, as for a worker")]
+    pub fn new(client: &Client, receiver: &Receiver, webhook_id: impl Into<String>) -> ReconcileBuilder {
+        ReconcileBuilder::new(client.clone(), receiver.clone(), webhook_id.into())
+    }
+
+    /// Feeds all that the log has, up to the present. If another replica is at it, waits for its end first, and then makes sure.
+    ///
+    /// Call it before serving: then what was missed comes before what is delivered from now on. It looks again until a look takes less
+    /// than a second or finds nothing that is new, so that little has happened since; at most ten times.
+    ///
+    /// An event that is not taken is tried again for as long as [`patience`](ReconcileBuilder::patience) lasts. If it is not taken
+    /// then, the run ends before it: [`Report::stopped`] says which one it is, and the next run begins with it. Nothing is passed
+    /// over. Dropping the future loses nothing either.
+    ///
+    /// # Errors
+    /// When AuthPI, the ledger or the watermark's store fail, or the lease is lost. [`ReconcileError::report`] tells how far it came;
+    /// the next run goes on from there.
+    pub async fn catch_up(&self) -> Result<Report, ReconcileError> {
+        loop {
+            match self.turn().await? {
+                Taken::Ours(turn) => return self.in_turn(turn).await,
+                Taken::Elsewhere { lease_left } => {
+                    sleep(lease_left.clamp(Duration::from_millis(10), Duration::from_secs(1))).await;
+                }
+            }
+        }
+    }
+
+    /// As [`catch_up`](Self::catch_up), but none when another replica is at it.
+    ///
+    /// # Errors
+    /// As for `catch_up`.
+    pub async fn try_catch_up(&self) -> Result<Option<Report>, ReconcileError> {
+        match self.turn().await? {
+            Taken::Ours(turn) => self.in_turn(turn).await.map(Some),
+            Taken::Elsewhere { .. } => Ok(None),
+        }
+    }
+
+    /// Catches up now and `every` so often after the end of the time before, until `stop` resolves; then what runs is broken off,
+    /// which loses nothing.
+    ///
+    /// Beside a server. Where another replica is at it, this one leaves out its turn; a failure is logged, and the next turn tries
+    /// again. With [`only_if_missed`](ReconcileBuilder::only_if_missed) the log is read only when AuthPI shows that something was
+    /// not delivered.
+    pub async fn run(&self, every: Duration, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut seen = Seen::default();
+        loop {
+            select! {
+                biased;
+                () = &mut stop => return,
+                () = self.scheduled(&mut seen) => {}
+            }
+            select! {
+                biased;
+                () = &mut stop => return,
+                () = sleep(every) => {}
+            }
+        }
+    }
+
+    async fn scheduled(&self, seen: &mut Seen) {
+        let shared = &self.shared;
+        let endpoint = shared.receiver.endpoint();
+        let ended = async {
+            let missed = if shared.settings.only_if_missed { shared.missed(seen).await? } else { Seen::default() };
+            if shared.settings.only_if_missed && missed == *seen {
+                return Ok(());
+            }
+            if self.try_catch_up().await?.is_some_and(|report| report.stopped.is_none()) {
+                *seen = missed;
+            }
+            Ok::<_, ReconcileError>(())
+        };
+        if let Err(error) = ended.await {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::error!(endpoint, %error, source, "reconciling failed");
+        }
+    }
+
+    async fn turn(&self) -> Result<Taken, ReconcileError> {
+        let Shared { receiver, settings, .. } = &*self.shared;
+        Turn::take(receiver, settings.lease).await.map_err(|error| Kind::Ledger(error).into())
+    }
+
+    /// One run, as long as the lease is ours.
+    async fn in_turn(&self, turn: Turn) -> Result<Report, ReconcileError> {
+        let shared = &self.shared;
+        let (endpoint, webhook_id) = (shared.receiver.endpoint(), shared.webhook_id.as_str());
+        let span =
+            tracing::info_span!("authpi.reconcile", endpoint, webhook_id, outcome = Empty, read = Empty, fed = Empty);
+        let running = async {
+            let mut passes = Passes::new(shared);
+            let ended = select! {
+                biased;
+                ended = passes.run() => ended,
+                () = turn.lost() => Err(Kind::LeaseLost),
+            };
+            turn.give_back().await;
+            passes.end(ended)
+        };
+        running.instrument(span).await
+    }
+}
+
+impl fmt::Debug for Reconcile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconcile")
+            .field("endpoint", &self.shared.receiver.endpoint())
+            .field("webhook_id", &self.shared.webhook_id)
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}

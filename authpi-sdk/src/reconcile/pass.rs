@@ -1,0 +1,224 @@
+//! One run: from the watermark to the present, and again until the present is near enough.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::{
+    Progress, ReconcileError, Report, Shared,
+    error::Kind,
+    feed::{Feeding, Told},
+    log::{self, Held, Read},
+    wanted::Wanted,
+    windows::Windows,
+};
+use crate::{ledger::LedgerError, receiver::Fed, telemetry};
+
+/// A pass that took no longer has left little behind.
+const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
+/// With more, feeding is slower than events happen, and there is no end.
+const MOST_PASSES: u32 = 10;
+/// The watermark is saved after so many events, and at the end of each window.
+const SAVE_EVERY: u64 = 256;
+
+pub(super) struct Passes<'a> {
+    shared: &'a Shared,
+    begin: Instant,
+    /// Where the present pass began.
+    from: Timestamp,
+    report: Report,
+}
+
+impl<'a> Passes<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        Self { shared, begin: Instant::now(), from: Timestamp::MIN, report: Report::default() }
+    }
+
+    pub(super) async fn run(&mut self) -> Result<(), Kind> {
+        let Shared { client, receiver, webhook_id, watermark, settings } = self.shared;
+        self.report.watermark = watermark.load(receiver.endpoint()).await?;
+        let webhook = client.webhooks().get(webhook_id).await?.value;
+        let wanted = Wanted::of(&webhook, settings.subjects.clone());
+        loop {
+            let (began, new_before) = (Instant::now(), self.report.progress.new_events());
+            self.report.passes += 1;
+            self.pass(&wanted).await?;
+            let nothing_new = self.report.progress.new_events() == new_before;
+            let near = nothing_new || began.elapsed() < CLOSE_ENOUGH;
+            if near || self.report.stopped.is_some() || self.report.passes == MOST_PASSES {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn pass(&mut self, wanted: &Wanted) -> Result<(), Kind> {
+        let Shared { client, settings, .. } = self.shared;
+        self.from = begin(self.report.watermark, settings.since, wanted.created_at, settings.overlap);
+        let mut windows = Windows::new(self.from.as_millisecond(), settings.clock.now().as_millisecond());
+        loop {
+            let window = windows.next();
+            // Before reading: what happens from here on may not be in it.
+            let now = settings.clock.now();
+            let told = |wanted| self.read(wanted);
+            let held = match log::read(client, window, wanted, settings.limit, told).await? {
+                Read::Whole(held) => held,
+                Read::TooMany { newest } => {
+                    windows.split(window, newest);
+                    continue;
+                }
+            };
+            let events = held.events.len();
+            self.feed(held, now).await?;
+            if self.report.stopped.is_some() || !windows.done(window, events, settings.limit) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Feeds what a window held. The watermark goes as far as all is taken, and no further than `now`, the time at which the window
+    /// was read: it takes an event's word and our clock's for the time, and believes the earlier one, unless that is before all that
+    /// was read.
+    async fn feed(&mut self, held: Held, now: Timestamp) -> Result<(), Kind> {
+        let Shared { receiver, settings, .. } = self.shared;
+        self.report.not_shown = self.report.not_shown.saturating_add(held.not_shown);
+        for (raw, error) in held.unreadable {
+            self.report.unreadable += 1;
+            tracing::warn!(endpoint = receiver.endpoint(), %error, "the log holds what is not a readable event");
+            let raw = Bytes::from(String::from(raw.get()));
+            if let Fed::NotTaken { outcome, .. } = receiver.feed_unreadable(raw, error).await
+                && outcome != "unreadable"
+            {
+                let why = format!("what the log holds cannot be kept as a dead letter: {outcome}");
+                return Err(Kind::Ledger(LedgerError::new("complete", why)));
+            }
+        }
+        let newest = held.events.last_key_value().map(|((time, _), _)| *time);
+        let mut since_saved = 0;
+        let mut feeding = Feeding::begin(receiver, settings, held.events.into_values());
+        while let Some(told) = feeding.next().await {
+            let (fed, reached) = match told {
+                Told::Taken { fed, time, all_before } => {
+                    let reached = all_before.unwrap_or(time);
+                    self.report.progress.position = self.report.progress.position.max(Some(reached));
+                    (fed, all_before.or(newest))
+                }
+                Told::Again { fed } => (fed, None),
+                Told::Stopped(stopped) => {
+                    let (event_id, outcome) = (&*stopped.event_id, stopped.outcome);
+                    tracing::error!(
+                        endpoint = receiver.endpoint(),
+                        event_id,
+                        outcome,
+                        "an event was not taken; the run ends before it"
+                    );
+                    // Of several, the first one is what the next run begins with.
+                    let first = self.report.stopped.take().filter(|known| known.time <= stopped.time);
+                    self.report.stopped = Some(first.unwrap_or(stopped));
+                    continue;
+                }
+            };
+            let outcome = self.report.progress.count(fed);
+            telemetry::count_by(telemetry::RECONCILED, receiver.shared_endpoint(), "outcome", outcome);
+            self.tell();
+            if let Some(reached) = reached {
+                self.report.watermark = self.report.watermark.max(Some(reached.min(now).max(self.from)));
+                since_saved += 1;
+            }
+            if since_saved == SAVE_EVERY {
+                since_saved = 0;
+                self.save().await?;
+            }
+        }
+        if since_saved > 0 { self.save().await } else { Ok(()) }
+    }
+
+    async fn save(&self) -> Result<(), Kind> {
+        let Shared { receiver, watermark, .. } = self.shared;
+        match self.report.watermark {
+            Some(at) => Ok(watermark.save(receiver.endpoint(), at).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// A page was read.
+    fn read(&mut self, wanted: u64) {
+        self.report.progress.pages += 1;
+        self.report.progress.read += wanted;
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let Self { shared: Shared { settings, receiver, .. }, begin, report, .. } = self;
+        let progress: &mut Progress = &mut report.progress;
+        progress.elapsed = begin.elapsed();
+        progress.lag = progress.position.map(|position| settings.clock.since(position)).unwrap_or_default();
+        telemetry::reconcile_lag(receiver.shared_endpoint(), progress.lag);
+        if let Some(tell) = &settings.on_progress {
+            tell(progress);
+        }
+    }
+
+    /// What there is to say in the end, in the span of the run.
+    pub(super) fn end(mut self, ended: Result<(), Kind>) -> Result<Report, ReconcileError> {
+        let endpoint = self.shared.receiver.endpoint();
+        let outcome = match (&ended, &self.report.stopped) {
+            (Err(_), _) => "error",
+            (Ok(()), Some(_)) => "stopped",
+            (Ok(()), None) => "complete",
+        };
+        if outcome == "complete" {
+            // There is no event between the last one and now.
+            self.report.progress.position = Some(self.shared.settings.clock.now()).max(self.report.progress.position);
+        }
+        self.tell();
+        let report = self.report;
+        let Progress { read, duplicates, .. } = report.progress;
+        let (fed, new) = (report.progress.fed(), report.progress.new_events());
+        tracing::Span::current().record("outcome", outcome).record("read", read).record("fed", fed);
+        tracing::info!(endpoint, outcome, read, fed, new, duplicates, "reconciled with AuthPI's log");
+        match ended {
+            Ok(()) => Ok(report),
+            Err(kind) => Err(ReconcileError::after(kind, report)),
+        }
+    }
+}
+
+/// Where a pass begins. A watermark from before the webhook's creation is an earlier webhook's of the same endpoint (its secret was
+/// changed by making a new one, say), and holds; a later one is this webhook's, which wants nothing from before it was there.
+fn begin(
+    watermark: Option<Timestamp>,
+    since: Option<Timestamp>,
+    created_at: Timestamp,
+    overlap: Duration,
+) -> Timestamp {
+    let Some(watermark) = watermark else { return since.unwrap_or(created_at) };
+    let overlap = SignedDuration::try_from(overlap).unwrap_or(SignedDuration::MAX);
+    let begin = watermark.saturating_sub(overlap).unwrap_or(Timestamp::MIN);
+    let first = since.map_or(created_at, |since| since.min(created_at));
+    if watermark >= first { begin.max(first) } else { begin }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_begins_an_overlap_before_the_watermark_and_not_before_what_the_endpoint_wants() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        for (case, watermark, since, created, begins) in [
+            ("nothing is known", None, None, 1_000, 1_000),
+            ("a begin is given", None, Some(2_000), 1_000, 2_000),
+            ("a begin before the creation is given", None, Some(500), 1_000, 500),
+            ("well after the creation", Some(5_000), None, 1_000, 4_900),
+            ("shortly after the creation", Some(1_050), None, 1_000, 1_000),
+            ("shortly after a begin before the creation", Some(550), Some(500), 1_000, 500),
+            ("of an earlier webhook of the endpoint", Some(900), None, 1_000, 800),
+            ("a begin that has long been passed", Some(5_000), Some(2_000), 1_000, 4_900),
+        ] {
+            let begun = begin(watermark.map(at), since.map(at), at(created), Duration::from_secs(100));
+            assert_eq!(begun, at(begins), "{case}");
+        }
+    }
+}

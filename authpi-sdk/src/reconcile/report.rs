@@ -1,0 +1,104 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::receiver::Fed;
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Events that were read and are wanted by the webhook, each once per window; those of a window that had to be split count again.
+    pub read: u64,
+    /// Pages that were read.
+    pub pages: u64,
+    /// Events that were handled, and had not been before.
+    pub handled: u64,
+    /// Events that were put into the inbox, and had not been there before.
+    pub stored: u64,
+    /// Events that were known.
+    pub duplicates: u64,
+    /// Events that nobody handles.
+    pub unhandled: u64,
+    /// Events that were given up: they are dead letters, or dropped where that was chosen by name.
+    pub dead: u64,
+    /// Times that an event was not taken and tried again.
+    pub retried: u64,
+    /// Up to where the log has been fed, by the events' own `timestamp`.
+    pub position: Option<Timestamp>,
+    /// How far that is behind our clock; zero when the present is reached.
+    pub lag: Duration,
+    /// How long the run has been going on.
+    pub elapsed: Duration,
+}
+
+impl Progress {
+    /// All events that were fed, duplicates too.
+    pub fn fed(&self) -> u64 {
+        self.handled + self.stored + self.duplicates + self.unhandled + self.dead
+    }
+
+    /// Events fed that were not known: what would have been missed. Those that nobody handles are not recorded, and so not among them.
+    pub fn new_events(&self) -> u64 {
+        self.handled + self.stored + self.dead
+    }
+
+    /// Events fed per second, since the run began.
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    pub fn rate(&self) -> f64 {
+        let seconds = self.elapsed.as_secs_f64();
+        if seconds > 0.0 { self.fed() as f64 / seconds } else { 0.0 }
+    }
+
+    /// Counts an event, and says under what name.
+    pub(super) fn count(&mut self, fed: Fed) -> &'static str {
+        let (count, outcome) = match fed {
+            Fed::Handled => (&mut self.handled, "handled"),
+            Fed::Stored => (&mut self.stored, "stored"),
+            Fed::Duplicate => (&mut self.duplicates, "duplicate"),
+            Fed::Unhandled => (&mut self.unhandled, "unhandled"),
+            Fed::Dead => (&mut self.dead, "dead_letter"),
+            Fed::NotTaken { .. } => (&mut self.retried, "not_taken"),
+        };
+        *count += 1;
+        outcome
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The counts.
+    pub progress: Progress,
+    /// Up to where everything is fed: the next run begins an overlap before it. None if there was no event yet.
+    pub watermark: Option<Timestamp>,
+    /// The event that was not taken, and that the run therefore ended at; none if it came to the end.
+    pub stopped: Option<Stopped>,
+    /// Events that AuthPI says it could not show (`invalid_count` of the pages read).
+    pub not_shown: u64,
+    /// What stands in the log and is no readable event, for want of an id, a type or a timestamp. It is among the dead letters
+    /// where the ledger keeps them.
+    pub unreadable: u64,
+    /// How often the log was looked at.
+    pub passes: u32,
+}
+
+impl Report {
+    /// Whether the present was reached.
+    pub fn is_complete(&self) -> bool {
+        self.stopped.is_none()
+    }
+}
+
+/// An event that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Its id.
+    pub event_id: String,
+    /// When it happened.
+    pub time: Timestamp,
+    /// Why it was not taken, last: `failed`, `in_flight`, `store_down`, … as in logs and metrics.
+    pub outcome: &'static str,
+}

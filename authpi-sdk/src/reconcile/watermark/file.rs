@@ -1,0 +1,78 @@
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+
+use super::{Watermark, WatermarkError};
+
+/// Keeps one endpoint's watermark in a file, which is replaced as a whole. For one host.
+///
+/// The file is a line: the time in RFC 3339 and the endpoint's name. Beside it, while it is written, stands one with `.new` added to
+/// its name. Its folder has to exist.
+#[derive(Clone, Debug)]
+pub struct WatermarkFile {
+    path: PathBuf,
+}
+
+impl WatermarkFile {
+    /// In this file, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+impl Watermark for WatermarkFile {
+    async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
+        let (path, endpoint) = (self.path.clone(), endpoint.to_owned());
+        in_background("load", move || match fs::read_to_string(&path) {
+            Ok(text) => read(&text, &endpoint).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn save(&self, endpoint: &str, at: Timestamp) -> Result<(), WatermarkError> {
+        let (path, line) = (self.path.clone(), format!("{at} {endpoint}\n"));
+        in_background("save", move || replace(&path, &line)).await
+    }
+}
+
+fn read(text: &str, endpoint: &str) -> io::Result<Timestamp> {
+    let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let (at, owner) =
+        text.trim_end_matches('\n').split_once(' ').ok_or_else(|| wrong("it holds no watermark".into()))?;
+    if owner != endpoint {
+        return Err(wrong(format!("it is the watermark of the endpoint {owner}")));
+    }
+    at.parse().map_err(|_| wrong("it does not begin with a time".into()))
+}
+
+/// Whoever looks, also after a loss of power, finds the old line or the new one.
+fn replace(path: &Path, line: &str) -> io::Result<()> {
+    let mut beside = OsString::from(path);
+    beside.push(".new");
+    let mut file = File::create(&beside)?;
+    file.write_all(line.as_bytes())?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&beside, path)?;
+    // The name is part of the folder, which is a file of its own there.
+    #[cfg(unix)]
+    File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(())
+}
+
+async fn in_background<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, WatermarkError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| WatermarkError::new(step, error)),
+        Err(ended) => Err(WatermarkError::new(step, ended)),
+    }
+}

@@ -1,0 +1,80 @@
+//! Up to where everything is fed: one time per endpoint, kept where the next run finds it.
+
+mod file;
+mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+
+use std::{error::Error as StdError, fmt, future::Future, pin::Pin};
+
+use jiff::Timestamp;
+
+pub use file::WatermarkFile;
+pub use memory::WatermarkMemory;
+#[cfg(feature = "postgres")]
+pub use postgres::WatermarkPostgres;
+
+/// Keeps the watermark of each endpoint.
+///
+/// It is a time of AuthPI's log (an event's `timestamp`), never later than our clock. Replicas that take turns need one that they
+/// share. One that is lost costs time alone: the log is read from the webhook's creation then.
+pub trait Watermark: Send + Sync + 'static {
+    /// The watermark that was saved last; none if none was.
+    ///
+    /// # Errors
+    /// When the store cannot be reached, or what it has is not a watermark.
+    fn load(&self, endpoint: &str) -> impl Future<Output = Result<Option<Timestamp>, WatermarkError>> + Send;
+
+    /// Saves it, as a whole or not at all; durable when it returns `Ok`. One writer at a time, but for a replica that lost its lease
+    /// and has not noticed yet: an older watermark that comes late may be kept or not, it only costs reading again.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or refuses.
+    fn save(&self, endpoint: &str, at: Timestamp) -> impl Future<Output = Result<(), WatermarkError>> + Send;
+}
+
+type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, WatermarkError>> + Send + 'a>>;
+
+/// [`Watermark`] with its futures boxed.
+pub(super) trait Erased: Send + Sync {
+    fn load<'a>(&'a self, endpoint: &'a str) -> Step<'a, Option<Timestamp>>;
+    fn save<'a>(&'a self, endpoint: &'a str, at: Timestamp) -> Step<'a, ()>;
+}
+
+pub(super) type AnyWatermark = Box<dyn Erased>;
+
+impl<W: Watermark> Erased for W {
+    fn load<'a>(&'a self, endpoint: &'a str) -> Step<'a, Option<Timestamp>> {
+        Box::pin(Watermark::load(self, endpoint))
+    }
+
+    fn save<'a>(&'a self, endpoint: &'a str, at: Timestamp) -> Step<'a, ()> {
+        Box::pin(Watermark::save(self, endpoint, at))
+    }
+}
+
+/// The watermark's store failed; its own error is the [`source`](std::error::Error::source).
+#[derive(Debug)]
+pub struct WatermarkError {
+    step: &'static str,
+    source: Box<dyn StdError + Send + Sync>,
+}
+
+impl WatermarkError {
+    /// `step` names what was tried: `load` or `save`.
+    pub fn new(step: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { step, source: source.into() }
+    }
+}
+
+impl fmt::Display for WatermarkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the watermark's store failed to {}", self.step)
+    }
+}
+
+impl StdError for WatermarkError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

@@ -1,0 +1,55 @@
+use std::fmt;
+
+use jiff::Timestamp;
+use sqlx::PgPool;
+
+use super::{Watermark, WatermarkError};
+
+/// Several replicas may do this at once, and `IF NOT EXISTS` alone lets two of them collide.
+const MAKE: &str = "
+    DO $$ BEGIN
+        PERFORM pg_advisory_xact_lock(hashtextextended('authpi_watermarks', 0));
+        CREATE TABLE IF NOT EXISTS authpi_watermarks (endpoint text PRIMARY KEY, at bigint NOT NULL);
+    END $$";
+const LOAD: &str = "SELECT at FROM authpi_watermarks WHERE endpoint = $1";
+const SAVE: &str = "
+    INSERT INTO authpi_watermarks AS known (endpoint, at) VALUES ($1, $2)
+    ON CONFLICT (endpoint) DO UPDATE SET at = greatest(known.at, excluded.at)";
+
+/// Keeps watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema: Unix milliseconds per endpoint. A
+/// watermark never goes back; delete the row to begin anew.
+#[derive(Clone)]
+pub struct WatermarkPostgres {
+    pool: PgPool,
+}
+
+impl WatermarkPostgres {
+    /// Uses `pool`, and makes the table if it is not there.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or the table cannot be made.
+    pub async fn open(pool: PgPool) -> Result<Self, WatermarkError> {
+        sqlx::query(MAKE).execute(&pool).await.map_err(|error| WatermarkError::new("open", error))?;
+        Ok(Self { pool })
+    }
+}
+
+impl Watermark for WatermarkPostgres {
+    async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
+        let failed = |error| WatermarkError::new("load", error);
+        let at: Option<i64> =
+            sqlx::query_scalar(LOAD).bind(endpoint).fetch_optional(&self.pool).await.map_err(failed)?;
+        at.map(Timestamp::from_millisecond).transpose().map_err(|error| WatermarkError::new("load", error))
+    }
+
+    async fn save(&self, endpoint: &str, at: Timestamp) -> Result<(), WatermarkError> {
+        let saved = sqlx::query(SAVE).bind(endpoint).bind(at.as_millisecond()).execute(&self.pool).await;
+        saved.map(|_| ()).map_err(|error| WatermarkError::new("save", error))
+    }
+}
+
+impl fmt::Debug for WatermarkPostgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatermarkPostgres").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,96 @@
+//! Handles what was missed, and then serves.
+//!
+//! ```text
+//! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… AUTHPI_WEBHOOK_ID=wh_… AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example catch_up
+//! ```
+//!
+//! Before it listens, it feeds its receiver with what AuthPI's log has and no delivery brought; from then on it looks every five
+//! minutes whether AuthPI shows that something was missed. `DATA_DIR` (default: here) has the ledger and the watermark, `LISTEN` is
+//! the address (default 127.0.0.1:8080), and with `AUTHPI_BASE_URL` it asks an emulator instead of AuthPI.
+
+use std::{
+    env,
+    error::Error,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use authpi_sdk::{
+    client::Client,
+    event::Event,
+    handlers::Handlers,
+    ledger::Sqlite,
+    receiver::Receiver,
+    reconcile::{Progress, Reconcile, WatermarkFile},
+    signature::{KeyRing, Secret, Verifier},
+};
+use axum::Router;
+use tokio::{net::TcpListener, signal, sync::watch};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));
+    let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
+    let handlers = Handlers::new(()).otherwise(async |event: Event, _cx| {
+        println!("{} {} of {}", event.id(), event.event_type(), event.time());
+        Ok(())
+    });
+    let ledger = Sqlite::open(data.join("hooks.db")).await?;
+    let hook = Receiver::inline("users", Verifier::authpi(keys), ledger, handlers).build()?;
+
+    let reconcile = Reconcile::new(&Client::from_env()?, &hook, env::var("AUTHPI_WEBHOOK_ID")?)
+        .watermark(WatermarkFile::new(data.join("users.watermark")))
+        .on_progress(show)
+        .only_if_missed()
+        .build()?;
+    let report = reconcile.catch_up().await?;
+    if let Some(stopped) = report.stopped {
+        // Served now, younger events would overtake it.
+        return Err(format!("event {} of {} is not taken: {}", stopped.event_id, stopped.time, stopped.outcome).into());
+    }
+    println!("caught up: {} events were new, {} known", report.progress.new_events(), report.progress.duplicates);
+
+    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
+    println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
+    let (stop, stopped) = watch::channel(());
+    let until_stopped = || {
+        let mut stopped = stopped.clone();
+        async move {
+            // The sender is dropped to stop.
+            let _ = stopped.changed().await;
+        }
+    };
+    let app = Router::new().route_service("/hooks/authpi", hook.clone());
+    let server = axum::serve(listener, app).with_graceful_shutdown(until_stopped());
+    let every = Duration::from_mins(5);
+    let (result, (), ()) = tokio::join!(async { server.await }, reconcile.run(every, until_stopped()), async {
+        told_to_stop().await;
+        drop(stop);
+    });
+    hook.drain().await;
+    Ok(result?)
+}
+
+/// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.
+async fn told_to_stop() {
+    #[cfg(unix)]
+    if let Ok(mut told) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = told.recv() => {}
+            _ = signal::ctrl_c() => {}
+        }
+        return;
+    }
+    // Without the signal there is nothing to wait for.
+    let _ = signal::ctrl_c().await;
+}
+
+/// A line a second, while there is something to tell.
+fn show(progress: &Progress) {
+    static SHOWN: AtomicU64 = AtomicU64::new(0);
+    let second = progress.elapsed.as_secs();
+    if SHOWN.swap(second, Ordering::Relaxed) != second {
+        println!("{} events, {:.0} a second, {} s behind", progress.fed(), progress.rate(), progress.lag.as_secs());
+    }
+}

@@ -1,0 +1,95 @@
+//! What never arrived is found in AuthPI's log: against a log that lists as it likes, and against the emulator after an outage.
+
+mod log;
+pub(crate) mod outage;
+mod reading;
+mod resuming;
+mod turns;
+pub(crate) mod watermark;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use authpi_sdk::{
+    Clock,
+    event::Event,
+    handlers::{Context, HandlerError, Handlers},
+    ledger::{Ledger, Memory},
+    receiver::{Inline, Receiver, ReceiverBuilder},
+    reconcile::{Reconcile, ReconcileBuilder, Report},
+    signature::Verifier,
+};
+use jiff::{SignedDuration, Timestamp};
+
+use log::Log;
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// When the webhook of the tests was created.
+fn created() -> Timestamp {
+    "2026-11-01T00:00:00Z".parse().unwrap()
+}
+
+/// So many milliseconds after the webhook's creation.
+fn at(millis: i64) -> Timestamp {
+    created() + SignedDuration::from_millis(millis)
+}
+
+/// So many milliseconds after the webhook's creation, by our clock.
+fn clock(millis: i64) -> Clock {
+    Clock::from_fn(move || at(millis))
+}
+
+const HOUR: i64 = 3_600_000;
+
+/// The events that handlers have seen, in their order.
+#[derive(Clone, Default)]
+struct Handled(Arc<Mutex<Vec<String>>>);
+
+impl Handled {
+    fn ids(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// Notes all events but those that it is told to fail.
+fn noting(handled: &Handled, fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static) -> Handlers<Handled> {
+    Handlers::new(handled.clone()).otherwise(move |event: Event, cx: Context<Handled>| {
+        let result = if fail(&event) {
+            Err(HandlerError::retryable("not today"))
+        } else {
+            cx.state.0.lock().unwrap().push(event.id().to_owned());
+            Ok(())
+        };
+        std::future::ready(result)
+    })
+}
+
+fn inline(ledger: impl Ledger, handlers: Handlers<Handled>) -> ReceiverBuilder<Inline> {
+    let pause = Duration::from_millis(1);
+    Receiver::inline("users", Verifier::accept_anybody_dangerously(), ledger, handlers)
+        .clock(clock(100 * HOUR))
+        .retry_after(pause)
+        .patience(Duration::ZERO)
+}
+
+/// A receiver that notes what it handles, on a ledger of its own.
+fn receiver() -> (Receiver, Handled) {
+    let handled = Handled::default();
+    (inline(Memory::new(), noting(&handled, |_| false)).build().unwrap(), handled)
+}
+
+fn reconcile(log: &Log, receiver: &Receiver) -> ReconcileBuilder {
+    Reconcile::new(&log.client(), receiver, "wh_1").clock(clock(100 * HOUR)).patience(Duration::from_millis(20))
+}
+
+async fn caught_up(reconcile: &Reconcile) -> Report {
+    let running = tokio::time::timeout(PATIENCE, reconcile.catch_up());
+    running.await.expect("catching up does not end").expect("nothing fails")
+}

@@ -1,0 +1,298 @@
+//! What of the log is fed, and in which order.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use authpi_sdk::{
+    event::{Event, Subject},
+    handlers::{Context, Handlers},
+    ledger::{Inbox as _, Memory, Next, Sqlite},
+    receiver::Receiver,
+    reconcile::WatermarkMemory,
+    signature::Verifier,
+    testing::Fixture,
+};
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::{
+    HOUR, Handled, at, caught_up, clock, created, inline,
+    log::{Log, Logged, Order, event, nonsense},
+    noting, receiver, reconcile,
+};
+
+/// Events over two days, some of them at the same time; ids do not sort as times do.
+fn two_days() -> Vec<Logged> {
+    let event = |n: i64| {
+        let id = format!("evt_{}", (n * 7919) % 1000);
+        event(&id, at(n * n * 937 % (48 * HOUR) / 5_000 * 5_000), "user.created", "usr_1")
+    };
+    (1..=300).map(event).collect()
+}
+
+/// By time, then by id.
+fn sorted(mut events: Vec<Logged>) -> Vec<String> {
+    events.sort_by_key(|event| {
+        let json: serde_json::Value = serde_json::from_str(event.json()).unwrap();
+        (json["timestamp"].as_i64(), event.id.clone())
+    });
+    events.into_iter().map(|event| event.id).collect()
+}
+
+#[tokio::test]
+async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_lists_them() {
+    let wanted = sorted(two_days());
+    let orders = [Order::OldestFirst, Order::NewestFirst, Order::Shuffled(1), Order::Shuffled(2), Order::Shuffled(3)];
+    for order in orders {
+        for (inclusive, page, limit) in [(false, 100, 10_000), (true, 7, 10_000), (false, 9, 20), (true, 100, 1)] {
+            let log = Log::of(two_days()).await;
+            {
+                let mut told = log.told();
+                (told.order, told.inclusive, told.page) = (order, inclusive, page);
+            }
+            let (receiver, handled) = receiver();
+            let report = caught_up(&reconcile(&log, &receiver).limit(limit).build().unwrap()).await;
+            let case = format!("{order:?}, edges inclusive: {inclusive}, {page} to a page, {limit} at once");
+            assert_eq!(handled.ids(), wanted, "{case}");
+            assert!(report.is_complete(), "{case}");
+            // A run that took long looks again, and meets the last events a second time.
+            assert!(report.progress.duplicates == 0 || report.passes > 1, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_again_is_a_duplicate_and_what_came_late_is_found() {
+    let log = Log::of([
+        event("evt_1", at(HOUR), "user.created", "usr_1"),
+        event("evt_3", at(3 * HOUR), "user.created", "usr_1"),
+    ])
+    .await;
+    let (receiver, handled) = receiver();
+    let reconcile = reconcile(&log, &receiver).overlap(Duration::from_hours(1)).build().unwrap();
+    let report = caught_up(&reconcile).await;
+    assert_eq!(report.watermark, Some(at(3 * HOUR)));
+    assert_eq!(handled.take(), ["evt_1", "evt_3"]);
+
+    // One that stands in the log after those that happened after it, one on the edge of what is read again, one that is new.
+    log.told().events.extend([
+        event("evt_2", at(3 * HOUR - 1), "user.created", "usr_1"),
+        event("evt_edge", at(2 * HOUR), "user.created", "usr_1"),
+        event("evt_before", at(2 * HOUR - 1), "user.created", "usr_1"),
+        event("evt_4", at(4 * HOUR), "user.created", "usr_1"),
+    ]);
+    let report = caught_up(&reconcile).await;
+    assert_eq!(handled.take(), ["evt_edge", "evt_2", "evt_4"]);
+    assert_eq!((report.progress.read, report.progress.duplicates), (4, 1));
+    assert_eq!(report.progress.new_events(), 3);
+}
+
+#[tokio::test]
+async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_next() {
+    for order in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled(4)] {
+        let log = Log::of(two_days()).await;
+        let added = Arc::new(AtomicUsize::new(0));
+        {
+            let mut told = log.told();
+            (told.order, told.page) = (order, 10);
+            let added = Arc::clone(&added);
+            told.before_page = Some(Box::new(move |events| {
+                let n = added.fetch_add(1, Ordering::SeqCst);
+                if n < 40 {
+                    let late = SignedDuration::from_secs(i64::try_from(n).unwrap());
+                    events.push(event(&format!("evt_new_{n}"), at(99 * HOUR) + late, "user.created", "usr_1"));
+                }
+            }));
+        }
+        let (receiver, handled) = receiver();
+        let reconcile = reconcile(&log, &receiver).build().unwrap();
+        caught_up(&reconcile).await;
+        caught_up(&reconcile).await;
+        caught_up(&reconcile).await;
+        assert!(added.load(Ordering::SeqCst) >= 40);
+        let (fed, logged) = (handled.ids(), log.told().events.len());
+        assert_eq!(fed.iter().collect::<BTreeSet<_>>().len(), logged, "{order:?}");
+        assert_eq!(fed.len(), logged, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_hours_off_makes_no_gap() {
+    for ours in [-10 * HOUR, 0, HOUR, 1_000 * HOUR] {
+        let log = Log::of(two_days()).await;
+        let (receiver, handled) = receiver();
+        let store = WatermarkMemory::new();
+        let reconcile = || reconcile(&log, &receiver).watermark(store.clone()).limit(50);
+        caught_up(&reconcile().clock(clock(ours)).build().unwrap()).await;
+        assert_eq!(handled.ids().len(), 300, "our clock is {ours} ms after the creation");
+        // The clock is set right, and more happens.
+        log.told().events.push(event("evt_after", at(49 * HOUR), "user.created", "usr_1"));
+        caught_up(&reconcile().clock(clock(50 * HOUR)).build().unwrap()).await;
+        assert_eq!(handled.ids().len(), 301, "our clock was {ours} ms after the creation");
+    }
+}
+
+#[tokio::test]
+async fn an_event_from_the_far_future_does_not_draw_the_watermark_along() {
+    let log = Log::of([event("evt_3000", at(9_000_000 * HOUR), "user.created", "usr_1")]).await;
+    let (receiver, handled) = receiver();
+    let reconcile = reconcile(&log, &receiver).build().unwrap();
+    caught_up(&reconcile).await;
+    log.told().events.push(event("evt_now", at(100 * HOUR), "user.created", "usr_1"));
+    caught_up(&reconcile).await;
+    assert_eq!(handled.ids(), ["evt_3000", "evt_now"]);
+}
+
+#[tokio::test]
+async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
+    let events = [
+        event("evt_wanted", at(10), "user.created", "usr_1"),
+        event("evt_at_creation", at(0), "user.updated", "usr_1"),
+        event("evt_before", at(-1), "user.created", "usr_1"),
+        event("evt_other_type", at(20), "session.created", "usr_1"),
+        event("evt_other_user", at(30), "user.created", "usr_2"),
+    ];
+    let log = Log::of(events).await;
+    let (receiver, handled) = receiver();
+    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!(handled.take(), ["evt_at_creation", "evt_wanted", "evt_other_user"]);
+    assert_eq!(log.told().asked[0]["event_types"], "user.created,user.updated");
+
+    let fresh = || super::receiver();
+    log.told().webhook["subjects"] = json!([{"org_id": "org_1"}, {"user_id": "usr_1"}]);
+    let (receiver, handled) = fresh();
+    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!(handled.take(), ["evt_at_creation", "evt_wanted"]);
+
+    let (receiver, handled) = fresh();
+    let others = |event: &Event, _: &[&serde_json::value::RawValue]| event.subject().user_id() != Some("usr_1");
+    caught_up(&reconcile(&log, &receiver).subjects(others).build().unwrap()).await;
+    assert_eq!(handled.take(), ["evt_other_user"]);
+
+    log.told().webhook["subjects"] = json!(null);
+    log.told().webhook["events"] = json!([]);
+    let (receiver, handled) = fresh();
+    caught_up(&reconcile(&log, &receiver).since(created() - SignedDuration::from_hours(1)).build().unwrap()).await;
+    assert_eq!(
+        handled.take(),
+        ["evt_before", "evt_at_creation", "evt_wanted", "evt_other_type", "evt_other_user"],
+        "a webhook without a filter, and from before its creation, as was asked for"
+    );
+}
+
+#[tokio::test]
+async fn an_event_reaches_its_handler_as_the_log_has_it_byte_for_byte() {
+    let logged = event("evt_1", at(5), "user.created", "usr_1");
+    let log = Log::of([logged.clone()]).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let handlers =
+        Handlers::new(Arc::clone(&seen)).otherwise(async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
+            cx.state.lock().unwrap().push(event.raw().to_owned());
+            assert_eq!((event.time(), event.subject().user_id()), (at(5), Some("usr_1")));
+            Ok(())
+        });
+    let receiver =
+        Receiver::inline("users", Verifier::accept_anybody_dangerously(), Memory::new(), handlers).build().unwrap();
+    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!(*seen.lock().unwrap(), [logged.json()]);
+}
+
+#[tokio::test]
+async fn what_was_delivered_is_not_handled_again_and_what_is_delivered_later_is_a_duplicate() {
+    let log = Log::of(["evt_1", "evt_2"].map(|id| event(id, at(5), "user.created", "usr_1"))).await;
+    let (receiver, handled) = receiver();
+    let deliver = async |id: &str| {
+        let body = Fixture::new("user.created").id(id).time(at(5)).body();
+        let request = http::Request::post("/").body(http_body_util::Full::new(body)).unwrap();
+        let answer = receiver.receive(request).await;
+        String::from_utf8(http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes().to_vec())
+            .unwrap()
+    };
+    assert_eq!(deliver("evt_1").await, "handled");
+    let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!((report.progress.duplicates, report.progress.handled), (1, 1));
+    assert_eq!(deliver("evt_2").await, "duplicate");
+    assert_eq!(handled.ids(), ["evt_1", "evt_2"]);
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_buried_and_holds_up_nothing() {
+    let log = Log::of([
+        event("evt_1", at(5), "user.created", "usr_1"),
+        nonsense(at(6)),
+        event("evt_2", at(7), "user.created", "usr_1"),
+    ])
+    .await;
+    let handled = Handled::default();
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = inline(store.clone(), noting(&handled, |_| false)).build().unwrap();
+    let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!((report.unreadable, report.is_complete()), (1, true));
+    assert_eq!(handled.ids(), ["evt_1", "evt_2"]);
+    let letters = store.dead_letters("users", None, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(&letters[0].body[..], br#"{"type":7}"#);
+
+    // A store that keeps no dead letters.
+    let (receiver, handled) = super::receiver();
+    let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!((report.unreadable, handled.ids().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn an_inbox_gets_the_events_in_order_and_its_worker_handles_them() {
+    let log = Log::of(two_days()).await;
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = Receiver::inbox("users", Verifier::accept_anybody_dangerously(), store.clone())
+        .in_order_per(Subject::user_id)
+        .build()
+        .unwrap();
+    let reconcile = reconcile(&log, &receiver).build().unwrap();
+    let report = caught_up(&reconcile).await;
+    assert_eq!((report.progress.stored, store.backlog("users").await.unwrap().depth), (300, 300));
+    let again = caught_up(&reconcile).await;
+    assert_eq!(again.progress.new_events(), 0);
+    // All are one user's, so they are leased one after the other; nor is the record of whose turn it is among them.
+    for id in sorted(two_days()) {
+        let Next::Leased(leased) = store.lease_next("users", Duration::from_mins(1)).await.unwrap() else {
+            panic!("the inbox has not all events");
+        };
+        assert_eq!(leased.key.event_id(), id);
+        let done = authpi_sdk::ledger::Completion::Handled;
+        let held = authpi_sdk::ledger::Ledger::complete(&store, &leased.key, leased.token, done).await.unwrap();
+        assert_eq!(held, authpi_sdk::ledger::Held::Yes);
+    }
+    assert_eq!(store.backlog("users").await.unwrap().depth, 0);
+}
+
+type Users = Arc<Mutex<std::collections::BTreeMap<String, Vec<String>>>>;
+
+#[tokio::test]
+async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
+    let events: Vec<_> =
+        (0..200).map(|n| event(&format!("evt_{n:03}"), at(n), "user.updated", &format!("usr_{}", n % 7))).collect();
+    let log = Log::of(events).await;
+    let by_user = Users::default();
+    let handlers = Handlers::new(Arc::clone(&by_user)).otherwise(async |event: Event, cx: Context<Users>| {
+        // Others may come in between.
+        tokio::task::yield_now().await;
+        let user = event.subject().user_id().unwrap_or_default().to_owned();
+        cx.state.lock().unwrap().entry(user).or_default().push(event.id().to_owned());
+        Ok(())
+    });
+    let receiver =
+        Receiver::inline("users", Verifier::accept_anybody_dangerously(), Memory::new(), handlers).build().unwrap();
+    let reconcile = reconcile(&log, &receiver).concurrency(16).in_order_per(Subject::user_id).build().unwrap();
+    assert_eq!(caught_up(&reconcile).await.progress.handled, 200);
+    let by_user = by_user.lock().unwrap();
+    assert_eq!(by_user.len(), 7);
+    for (user, events) in &*by_user {
+        assert!(events.is_sorted(), "the events of {user} came as {events:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Where watermarks are kept.
+
+use std::{error::Error as _, path::PathBuf};
+
+use authpi_sdk::reconcile::{Watermark, WatermarkFile, WatermarkMemory};
+
+use super::at;
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("authpi-it-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// What every store has to do.
+pub(crate) async fn keeps(store: &impl Watermark, again: &impl Watermark) {
+    assert_eq!(store.load("users").await.unwrap(), None);
+    for millis in [1, 2_000, 3_600_000] {
+        store.save("users", at(millis)).await.unwrap();
+        assert_eq!(store.load("users").await.unwrap(), Some(at(millis)));
+        assert_eq!(again.load("users").await.unwrap(), Some(at(millis)), "opened once more");
+    }
+}
+
+/// What a store can do that several write to.
+pub(crate) async fn never_goes_back(store: &impl Watermark) {
+    store.save("others", at(20)).await.unwrap();
+    store.save("others", at(10)).await.unwrap();
+    assert_eq!(store.load("others").await.unwrap(), Some(at(20)));
+}
+
+#[tokio::test]
+async fn a_watermark_is_found_again() {
+    let store = WatermarkMemory::new();
+    keeps(&store, &store.clone()).await;
+    assert_eq!(store.load("audit").await.unwrap(), None);
+    let folder = folder("watermarks");
+    let path = folder.join("users");
+    keeps(&WatermarkFile::new(&path), &WatermarkFile::new(&path)).await;
+    let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["users"], "something is left beside the file");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_not_a_fresh_start() {
+    let folder = folder("no-watermarks");
+    let path = folder.join("file");
+    let store = WatermarkFile::new(&path);
+    store.save("audit", at(5)).await.unwrap();
+    for (text, why) in [
+        (None, "it is the watermark of the endpoint audit"),
+        (Some(""), "it holds no watermark"),
+        (Some("yesterday users\n"), "it does not begin with a time"),
+    ] {
+        if let Some(text) = text {
+            std::fs::write(&path, text).unwrap();
+        }
+        let error = store.load("users").await.unwrap_err();
+        assert_eq!(error.to_string(), "the watermark's store failed to load");
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some(why));
+    }
+    let nowhere = WatermarkFile::new(folder.join("no such folder").join("users"));
+    assert!(nowhere.save("users", at(5)).await.is_err());
+    std::fs::remove_dir_all(folder).unwrap();
+}
