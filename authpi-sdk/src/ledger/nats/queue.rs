@@ -212,7 +212,10 @@ impl Queue {
         }
     }
 
-    /// How many messages of the endpoint there are, and the time of the first.
+    /// How many messages of the endpoint are not settled, and the time of the first.
+    ///
+    /// The consumer knows, once there is one: a server that crashed may have forgotten that it removed messages which were settled. They are
+    /// in the stream again, behind what the consumer has done, and are never handed out.
     pub(super) async fn depth(&self, endpoint: &str) -> Result<(u64, Option<Timestamp>), AnyError> {
         #[derive(Deserialize)]
         struct Told {
@@ -222,7 +225,17 @@ impl Queue {
         struct State {
             subjects: Option<HashMap<String, u64>>,
         }
-        let subject = self.names.events(&names::token(endpoint));
+        let consumer = names::token(endpoint);
+        let subject = self.names.events(&consumer);
+        match self.stream.consumer_info(&consumer).await {
+            Ok(info) => {
+                let depth = info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(0);
+                let unsettled = info.ack_floor.stream_sequence + 1;
+                return Ok((depth, self.first(&subject, unsettled).await?.filter(|_| depth > 0)));
+            }
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
         let request = serde_json::json!({ "subjects_filter": subject });
         let info = self.jetstream.request(format!("STREAM.INFO.{}", self.names.stream), &request).await?;
         let depth = match info {
@@ -230,8 +243,13 @@ impl Queue {
             Response::Err { error } => return Err(error.into()),
         };
         let Some(depth) = depth.filter(|depth| *depth > 0) else { return Ok((0, None)) };
-        let first = found(self.stream.get_first_raw_message_by_subject(&subject, 1).await)?;
-        Ok((depth, first.map(|message| timestamp(message.time.into()))))
+        Ok((depth, self.first(&subject, 1).await?))
+    }
+
+    /// When the first message of the subject was stored that has this place in the stream, or a later one.
+    async fn first(&self, subject: &str, place: u64) -> Result<Option<Timestamp>, AnyError> {
+        let first = found(self.stream.get_first_raw_message_by_subject(subject, place).await)?;
+        Ok(first.map(|message| timestamp(message.time.into())))
     }
 
     /// Has `appended` told of what other processes append.
