@@ -52,6 +52,15 @@ pub enum Store {
     Postgres(String, String),
     /// A server's address and a prefix of keys.
     Redis(String, String),
+    /// A server's address, a name for the stream and its subjects, and the ledger.
+    Nats(String, String, Box<Store>),
+}
+
+impl Store {
+    /// Whether events of a lane are handled one after the other.
+    pub fn keeps_lanes(&self) -> bool {
+        !matches!(self, Self::Nats(..))
+    }
 }
 
 /// When the handler runs, and what its effect is.

@@ -17,8 +17,8 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
     handlers::{Context, HandlerError, Handlers, Serves},
-    ledger::{Lanes, Postgres, Redis, Sqlite, Tx},
-    receiver::Receiver,
+    ledger::{Inbox, Lanes, LedgerError, Nats, NatsOptions, Postgres, Redis, Sqlite, Transactional, Tx},
+    receiver::{Receiver, ReceiverBuilder, Stored},
     signature::{KeyRing, Verifier},
     testing::on_crash_point,
     worker::Worker,
@@ -26,7 +26,7 @@ use authpi_sdk::{
 use authpi_tests::trial::{ENDPOINT, Entry, EventId, Journal, Mode, Role, SECRET, Setup, Store};
 use axum::Router;
 use rustix::process::{Signal, getpid, kill_process};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::net::TcpListener;
 use tracing::{Level, Metadata, Subscriber, field::Visit, span};
 
@@ -107,30 +107,53 @@ async fn main() -> Result<()> {
     tracing::subscriber::set_global_default(Log)?;
     on_crash_point(pass);
 
-    match &service.setup.store {
-        Store::Sqlite(file) => {
+    match (&service.setup.store, service.setup.mode) {
+        (Store::Sqlite(file), mode) => {
             let store = Sqlite::open(file).await?;
-            match service.setup.mode {
+            match mode {
                 Mode::Inline => inline(service, store, journaled()).await,
-                Mode::Inbox => inbox(service, store, journaled()).await,
+                Mode::Inbox => inbox(service, store, journaled(), in_lanes).await,
                 Mode::InlineTx => inline(service, store, written_to_sqlite()).await,
-                Mode::InboxTx => inbox(service, store, written_to_sqlite()).await,
+                Mode::InboxTx => inbox(service, store, written_to_sqlite(), in_lanes).await,
             }
         }
-        Store::Postgres(url, prefix) => {
-            let store = Postgres::options().timeout(service.timeout()).prefix(prefix).connect(url).await?;
-            match service.setup.mode {
+        (Store::Postgres(url, prefix), mode) => {
+            let store = postgres(service, url, prefix).await?;
+            match mode {
                 Mode::Inline => inline(service, store, journaled()).await,
-                Mode::Inbox => inbox(service, store, journaled()).await,
-                Mode::InlineTx => inline(service, store, written_to_postgres(prefix)).await,
-                Mode::InboxTx => inbox(service, store, written_to_postgres(prefix)).await,
+                Mode::Inbox => inbox(service, store, journaled(), in_lanes).await,
+                Mode::InlineTx => inline(service, store, written_to_postgres::<Postgres>(prefix)).await,
+                Mode::InboxTx => inbox(service, store, written_to_postgres::<Postgres>(prefix), in_lanes).await,
             }
         }
-        Store::Redis(url, prefix) => {
-            let store = Redis::options().timeout(service.timeout()).prefix(prefix).connect(url).await?;
-            inline(service, store, journaled()).await
+        (Store::Redis(url, prefix), Mode::Inline) => {
+            inline(service, redis(service, url, prefix).await?, journaled()).await
         }
+        (Store::Nats(url, name, ledger), mode) => match (&**ledger, mode) {
+            (Store::Redis(ledger, prefix), Mode::Inbox) => {
+                let store = nats(service, name).connect(url, redis(service, ledger, prefix).await?).await?;
+                inbox(service, store, journaled(), in_any_order).await
+            }
+            (Store::Postgres(ledger, prefix), Mode::InboxTx) => {
+                let store = nats(service, name).connect(url, postgres(service, ledger, prefix).await?).await?;
+                inbox(service, store, written_to_postgres::<Nats<Postgres>>(prefix), in_any_order).await
+            }
+            (ledger, mode) => Err(format!("no trial needs {mode:?} with {ledger:?} under NATS").into()),
+        },
+        (store, mode) => Err(format!("{store:?} cannot do {mode:?}").into()),
     }
+}
+
+async fn postgres(service: &Service, url: &str, prefix: &str) -> std::result::Result<Postgres, LedgerError> {
+    Postgres::options().timeout(service.timeout()).prefix(prefix).connect(url).await
+}
+
+async fn redis(service: &Service, url: &str, prefix: &str) -> std::result::Result<Redis, LedgerError> {
+    Redis::options().timeout(service.timeout()).prefix(prefix).connect(url).await
+}
+
+fn nats(service: &Service, name: &str) -> NatsOptions {
+    Nats::options().timeout(service.timeout()).stream(name).subjects(name).ack_wait(service.lease())
 }
 
 /// What happens at a crash point.
@@ -162,12 +185,17 @@ where
     serve(Some(receiver.build()?), None).await
 }
 
-async fn inbox<H, I>(service: &'static Service, store: I, handlers: Handlers<(), H>) -> Result<()>
+async fn inbox<H, I>(
+    service: &'static Service,
+    store: I,
+    handlers: Handlers<(), H>,
+    ordered: fn(ReceiverBuilder<Stored<I>>) -> ReceiverBuilder<Stored<I>>,
+) -> Result<()>
 where
     H: Clone + Send + Sync + 'static,
-    I: Lanes + Serves<H> + Clone,
+    I: Inbox + Serves<H> + Clone,
 {
-    let receiver = Receiver::inbox(ENDPOINT, Service::verifier(), store.clone()).in_order_per(Subject::user_id);
+    let receiver = ordered(Receiver::inbox(ENDPOINT, Service::verifier(), store.clone()));
     let pause = Duration::from_millis(20);
     let worker = Worker::new(ENDPOINT, store, handlers).lease(service.lease()).poll(pause * 5).pauses(pause, pause * 5);
     // Being killed must not use up an event's attempts.
@@ -177,6 +205,14 @@ where
         Role::Worker => serve(None, Some(worker)).await,
         Role::Both => serve(Some(receiver.build()?), Some(worker)).await,
     }
+}
+
+fn in_lanes<I: Lanes>(receiver: ReceiverBuilder<Stored<I>>) -> ReceiverBuilder<Stored<I>> {
+    receiver.in_order_per(Subject::user_id)
+}
+
+fn in_any_order<I: Inbox>(receiver: ReceiverBuilder<Stored<I>>) -> ReceiverBuilder<Stored<I>> {
+    receiver
 }
 
 async fn serve(receiver: Option<Receiver>, worker: Option<Worker>) -> Result<()> {
@@ -222,10 +258,13 @@ fn written_to_sqlite() -> Handlers<(), Sqlite> {
     })
 }
 
-/// As the one before.
-fn written_to_postgres(prefix: &str) -> Handlers<(), Postgres> {
+/// As the one before; the ledger may be under an inbox of another kind.
+fn written_to_postgres<L>(prefix: &str) -> Handlers<(), L>
+where
+    L: Transactional<Connection = PgConnection>,
+{
     let insert: Arc<str> = format!("INSERT INTO {prefix}effects (event) VALUES ($1)").into();
-    Handlers::new(()).on_tx(move |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<Postgres>| {
+    Handlers::new(()).on_tx(move |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<L>| {
         let insert = AssertSqlSafe(insert.clone());
         async move {
             let (service, id) = begin(&event, &cx)?;

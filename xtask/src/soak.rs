@@ -32,6 +32,7 @@ enum Store {
     Sqlite,
     Postgres,
     Redis,
+    Nats,
 }
 
 pub(crate) fn soak(args: &Args, root: &Path) -> Result<()> {

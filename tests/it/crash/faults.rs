@@ -8,11 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_tests::trial::{EventId, Journal, Mode, Role, Store};
+use authpi_tests::trial::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
-use super::{Trial, judge::judge, kill::LANES, proxy::Proxy};
-use crate::servers::{postgres::PostgresServer, redis::RedisServer, until};
+use super::{Trial, kill::LANES, proxy::Proxy};
+use crate::servers::{
+    nats::NatsServer,
+    postgres::PostgresServer,
+    redis::{self, RedisServer},
+    until,
+};
 
 /// What becomes of the store.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +49,7 @@ const TIMEOUT: Duration = Duration::from_millis(700);
 enum Server {
     Postgres(PostgresServer),
     Redis(RedisServer),
+    Nats(NatsServer),
 }
 
 impl Server {
@@ -51,6 +57,7 @@ impl Server {
         let url = match self {
             Self::Postgres(server) => server.url(),
             Self::Redis(server) => server.url(),
+            Self::Nats(server) => server.url(),
         };
         let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
         port.expect("a server's address has a port")
@@ -60,6 +67,7 @@ impl Server {
         match self {
             Self::Postgres(server) => server.stop(),
             Self::Redis(server) => server.stop(),
+            Self::Nats(server) => server.stop(),
         }
     }
 
@@ -67,6 +75,7 @@ impl Server {
         match self {
             Self::Postgres(server) => server.start_again().await,
             Self::Redis(server) => server.start_again().await,
+            Self::Nats(server) => server.start_again().await,
         }
     }
 
@@ -74,6 +83,10 @@ impl Server {
         match self {
             Self::Postgres(server) => {
                 let _paused = server.pause().await;
+                tokio::time::sleep(how_long).await;
+            }
+            Self::Nats(server) => {
+                let _paused = server.pause();
                 tokio::time::sleep(how_long).await;
             }
             Self::Redis(server) => {
@@ -148,7 +161,7 @@ impl Trial {
             Some(failed) = keepers.join_next() => std::panic::resume_unwind(failed.expect_err("processes are kept").into_panic()),
         };
         events.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
-        let verdict = judge(trial.mode, &Journal::read(&trial.journal_file()), &trial.rows().await);
+        let verdict = trial.verdict().await;
         keepers.shutdown().await;
         drop(server);
 
@@ -216,4 +229,15 @@ async fn on_redis_inline_nothing_is_lost() {
     let mut trial = Trial::new("redis faults, inline", Mode::Inline, Some(store(server.port())));
     trial.reached_by = Some(store(proxy.port));
     trial.endure(server, proxy, &[Role::Receiver; 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_nats_an_inbox_loses_nothing() {
+    let server = Server::Nats(NatsServer::start().await);
+    let proxy = Proxy::to(server.port()).await;
+    let ledger = Store::Redis(RedisServer::shared().await.url(), redis::fresh_prefix());
+    let store = |port| Store::Nats(format!("nats://127.0.0.1:{port}"), "faults".to_owned(), Box::new(ledger.clone()));
+    let mut trial = Trial::new("nats faults, inbox", Mode::Inbox, Some(store(server.port())));
+    trial.reached_by = Some(store(proxy.port));
+    trial.endure(server, proxy, &[Role::Receiver, Role::Worker]).await;
 }

@@ -7,7 +7,7 @@
 //!   after an inline answer, never while the process that made it lives. (Or if that process was stopped for longer than its
 //!   lease, which it then says itself; a slow machine does that. Or if its ledger failed when it was to be told.)
 //!   What a process does that was stopped for as long on purpose (`freezing`), and had begun before, is not held against it.
-//! - In a lane, nothing takes effect once anything after it has.
+//! - In a lane, nothing takes effect once anything after it has; where the store keeps lanes, or inline.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,8 +54,16 @@ struct Known {
     by: Vec<(u32, bool)>,
 }
 
+/// What holds in a trial.
+#[derive(Clone, Copy)]
+pub(super) struct Laws {
+    pub(super) mode: Mode,
+    /// Whether a lane's events are handled one after the other.
+    pub(super) in_order: bool,
+}
+
 /// `rows` are the effects that are rows, in their order; empty where there are none.
-pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict {
+pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[EventId]) -> Verdict {
     let mut verdict = Verdict::default();
     let lost = journal.iter().filter_map(|entry| match entry {
         Entry::LeaseLost(process, event) => Some((*process, *event)),
@@ -90,7 +98,7 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
                     Some("although the ledger knew of its effect".to_owned())
                 } else if known.acknowledged && mode.is_inline() {
                     Some("after it had been answered 200".to_owned())
-                } else if *furthest > event.place {
+                } else if in_order && *furthest > event.place {
                     Some(format!("after number {furthest} of its lane"))
                 } else {
                     let living = known
@@ -143,7 +151,7 @@ pub(super) fn judge(mode: Mode, journal: &[Entry], rows: &[EventId]) -> Verdict 
         if *times > 1 {
             verdict.repeats += 1;
             verdict.wrong.push(format!("{event} was committed {times}x"));
-        } else if *furthest > event.place {
+        } else if in_order && *furthest > event.place {
             verdict.wrong.push(format!("{event} was committed after number {furthest} of its lane"));
         }
         *furthest = (*furthest).max(event.place);
@@ -166,7 +174,7 @@ mod tests {
     const B: EventId = EventId { lane: 0, place: 1 };
 
     fn wrong(mode: Mode, journal: &[Entry], rows: &[EventId]) -> String {
-        judge(mode, journal, rows).wrong.join("; ")
+        judge(Laws { mode, in_order: true }, journal, rows).wrong.join("; ")
     }
 
     #[test]
@@ -174,7 +182,8 @@ mod tests {
         use Entry::{Acknowledged, Completed, Dying, Effect, Killing, LeaseLost};
         let killed =
             [Effect(0, A), Killing(0), Effect(1, A), Dying(1, "handled".into()), Effect(2, A), Completed(2, A)];
-        let verdict = judge(Mode::Inline, &[&killed[..], &[Acknowledged(A)]].concat(), &[]);
+        let laws = Laws { mode: Mode::Inline, in_order: true };
+        let verdict = judge(laws, &[&killed[..], &[Acknowledged(A)]].concat(), &[]);
         assert_eq!((verdict.effects, verdict.repeats, verdict.wrong), (3, 2, vec![]));
         assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);
         // Stopped for longer than its lease, it said so later.

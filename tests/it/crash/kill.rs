@@ -7,10 +7,10 @@ use std::{
 };
 
 use authpi_sdk::testing::CRASH_POINTS;
-use authpi_tests::trial::{EventId, Journal, Mode, Role};
+use authpi_tests::trial::{EventId, Mode, Role};
 use tokio::task::JoinSet;
 
-use super::{KILLS, Trial, judge::judge, number, processes::Death};
+use super::{KILLS, Trial, number, processes::Death};
 
 /// How many events are on their way at once, each of another user.
 pub(super) const LANES: u32 = 12;
@@ -132,8 +132,7 @@ impl Trial {
                 }
                 let events: Vec<EventId> = lanes.join_all().await.concat();
                 trial.until_done().await;
-                let (before, rows) = (Journal::read(&trial.journal_file()), trial.rows().await);
-                let verdict = judge(trial.mode, &before, &rows);
+                let verdict = trial.verdict().await;
                 if !verdict.wrong.is_empty() {
                     return verdict;
                 }
@@ -147,8 +146,7 @@ impl Trial {
                 }
                 again.join_all().await;
                 trial.until_done().await;
-                let (after, rows) = (Journal::read(&trial.journal_file()), trial.rows().await);
-                let after = judge(trial.mode, &after, &rows);
+                let after = trial.verdict().await;
                 assert_eq!(
                     (after.tried, after.effects),
                     (verdict.tried, verdict.effects),

@@ -15,6 +15,7 @@
 mod faults;
 mod judge;
 mod kill;
+mod nats;
 mod postgres;
 mod processes;
 mod proxy;
@@ -32,9 +33,11 @@ use std::{
     time::Duration,
 };
 
-use authpi_sdk::ledger::{Inbox, Postgres, Sqlite};
+use authpi_sdk::ledger::{Inbox, Memory, Nats, Postgres, Sqlite};
 use authpi_tests::trial::{ENDPOINT, EventId, Journal, Mode, Role, Setup, Store};
+use jiff::Timestamp;
 
+use self::judge::{Laws, Verdict, judge};
 use crate::servers::{DEADLINE, until};
 
 /// How many processes are killed on each store, all its trials together, unless set.
@@ -68,6 +71,8 @@ struct Trial {
     refused: AtomicU64,
     /// The ports that are served at present, one for each receiver or none while it is dead.
     ports: Mutex<Vec<Option<u16>>>,
+    /// When all events happened: each delivery of one is the same.
+    began: Timestamp,
     client: reqwest::Client,
     /// Set at the end of a trial that found nothing wrong.
     passed: AtomicBool,
@@ -99,6 +104,7 @@ impl Trial {
             sent: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             ports: Mutex::default(),
+            began: Timestamp::now(),
             client: reqwest::Client::new(),
             passed: AtomicBool::new(false),
             folder,
@@ -146,8 +152,18 @@ impl Trial {
             _ if !self.mode.in_transaction() => {}
             Store::Sqlite(file) => sqlite::prepare(file).await,
             Store::Postgres(url, prefix) => postgres::prepare(url, prefix).await,
+            Store::Nats(_, _, ledger) => match &**ledger {
+                Store::Postgres(url, prefix) => postgres::prepare(url, prefix).await,
+                other => unreachable!("{other:?} is no ledger of a trial's"),
+            },
             Store::Redis(..) => unreachable!("it has no transactions"),
         }
+    }
+
+    /// What is to be said of it so far.
+    async fn verdict(&self) -> Verdict {
+        let laws = Laws { mode: self.mode, in_order: self.store.keeps_lanes() };
+        judge(laws, &Journal::read(&self.journal_file()), &self.rows().await)
     }
 
     /// The effects that are rows, in the order in which they took place.
@@ -156,6 +172,10 @@ impl Trial {
             _ if !self.mode.in_transaction() => Vec::new(),
             Store::Sqlite(file) => sqlite::rows(file).await,
             Store::Postgres(url, prefix) => postgres::rows(url, prefix).await,
+            Store::Nats(_, _, ledger) => match &**ledger {
+                Store::Postgres(url, prefix) => postgres::rows(url, prefix).await,
+                other => unreachable!("{other:?} is no ledger of a trial's"),
+            },
             Store::Redis(..) => unreachable!("it has no transactions"),
         }
     }
@@ -169,6 +189,11 @@ impl Trial {
             Store::Sqlite(file) => self.until_empty(&Sqlite::open(file).await.expect("the file can be opened")).await,
             Store::Postgres(url, prefix) => {
                 let store = Postgres::options().prefix(prefix).connect(url).await;
+                self.until_empty(&store.expect("the server answers")).await;
+            }
+            Store::Nats(url, name, _) => {
+                // How much there is to do, the stream tells alone.
+                let store = Nats::options().stream(name).subjects(name).connect(url, Memory::new()).await;
                 self.until_empty(&store.expect("the server answers")).await;
             }
             Store::Redis(..) => unreachable!("it is no inbox"),

@@ -39,7 +39,7 @@ async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_ki
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_processes_that_race_one_handles_each_event() {
-    trial("postgres, race", Mode::Inline).await.race().await;
+    trial("postgres, race", Mode::Inline).await.race(Role::Receiver).await;
 }
 
 async fn connection(url: &str) -> PgConnection {

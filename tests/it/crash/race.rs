@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_tests::trial::{EventId, Journal, Role};
+use authpi_tests::trial::{EventId, Role};
 use tokio::task::JoinSet;
 
-use super::{RACED, Trial, judge::judge, number};
+use super::{RACED, Trial, number};
 
 /// How many processes race, and how many times each event is delivered.
 const RACERS: usize = 3;
@@ -17,7 +17,7 @@ const RACERS: usize = 3;
 const SENDERS: usize = 48;
 
 impl Trial {
-    pub(super) async fn race(mut self) {
+    pub(super) async fn race(mut self, role: Role) {
         let events = u32::try_from(number("AUTHPI_RACE_EVENTS").unwrap_or(RACED.into())).expect("it is small");
         // Nobody dies, so no lease has to run out.
         self.lease = Duration::from_secs(30);
@@ -30,7 +30,7 @@ impl Trial {
         let mut keepers = JoinSet::new();
         for slot in 0..RACERS {
             let trial = trial.clone();
-            keepers.spawn(async move { trial.live(slot, Role::Receiver, None).await });
+            keepers.spawn(async move { trial.live(slot, role, None).await });
         }
         // They race from the making of the tables on.
         let mut deliveries: Vec<EventId> = (0..events).flat_map(|lane| [EventId { lane, place: 0 }; RACERS]).collect();
@@ -54,7 +54,8 @@ impl Trial {
         };
         sent.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         let took = started.elapsed().as_secs_f64();
-        let verdict = judge(trial.mode, &Journal::read(&trial.journal_file()), &trial.rows().await);
+        trial.until_done().await;
+        let verdict = trial.verdict().await;
         println!(
             "{} (seed {}): {took:.1} s, {} deliveries, {verdict}",
             trial.name,

@@ -16,5 +16,5 @@ async fn inline_nothing_is_lost_and_only_a_kill_makes_an_effect_repeat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_processes_that_race_one_handles_each_event() {
-    trial("redis, race").await.race().await;
+    trial("redis, race").await.race(Role::Receiver).await;
 }

@@ -17,7 +17,7 @@ impl Trial {
     /// Sends a delivery of the event, again and again, to whichever receiver, until one answers 200.
     pub(super) async fn deliver(&self, event: EventId, mut dice: fastrand::Rng) {
         let fixture = Fixture::of::<UserUpdated>().id(event.to_string());
-        let fixture = fixture.subject("user_id", format!("usr_{}", event.lane));
+        let fixture = fixture.subject("user_id", format!("usr_{}", event.lane)).time(self.began);
         let started = Instant::now();
         let mut last = String::from("nobody to send it to");
         loop {
