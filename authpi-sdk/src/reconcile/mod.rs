@@ -34,6 +34,7 @@
 //! - **how long** it is kept there. What is gone cannot be found.
 //! - **what `subjects` of a webhook mean.** Assumed: an event is wanted if its subject has all members of one of them
 //!   (`wanted.rs`); [`ReconcileBuilder::subjects`] says otherwise.
+//! - **whether a webhook gets events about itself** (`webhook.paused`, …). Fed here, if its `events` have them.
 //! - **that a delivery and the log's copy of an event have one id**, `data.id` there and `id` here.
 //!
 //! `docs/reconciling.md` is the guide: when to run it, what it cannot find, and how order holds.
