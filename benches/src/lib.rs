@@ -1,5 +1,7 @@
 //! What the measurements share: rounds, percentiles, tables, and what they were made on.
 
+pub mod rate;
+
 use std::{
     fmt::Write as _,
     hint::black_box,

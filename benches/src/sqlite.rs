@@ -17,7 +17,7 @@ use serde::Serialize;
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::task::JoinSet;
 
-use crate::percentile;
+use crate::{percentile, table};
 
 const LEASE: Duration = Duration::from_secs(30);
 const DIGEST: Digest = Digest([7; 32]);
@@ -58,6 +58,36 @@ pub async fn measure(folder: &Path, quick: bool) -> Vec<Figures> {
         }
     }
     figures
+}
+
+/// On the disk that the repository lies on: a temporary folder may be in memory.
+pub fn folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    std::fs::create_dir_all(&folder).expect("target/bench can be made");
+    folder
+}
+
+/// For people.
+pub fn shown(figures: &[Figures]) -> String {
+    let head = ["SQLite", "in flight", "per second", "events per flush", "batches by hand", "ratio", "aims"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for one in figures {
+        let met = one.events_per_flush >= 15.0 && one.over_by_hand >= 0.6;
+        let aims = format!("15 and 0.6 ({})", if met { "met" } else { "missed" });
+        rows.push(vec![
+            match one.work {
+                Work::Handled => "claim + complete".to_owned(),
+                Work::Appended => "append".to_owned(),
+            },
+            one.in_flight.to_string(),
+            format!("{:.0}", one.per_second),
+            format!("{:.1}", one.events_per_flush),
+            format!("{:.0}", one.by_hand_per_second),
+            format!("{:.2}", one.over_by_hand),
+            if one.in_flight == 64 { aims } else { String::new() },
+        ]);
+    }
+    table(&rows)
 }
 
 async fn compare(folder: &Path, work: Work, in_flight: usize, events: usize, rounds: usize) -> Figures {

@@ -26,18 +26,27 @@ enum Which {
     Verify,
     /// A delivery over HTTP beside a bare axum route and a hand-written one
     Receiver,
-    /// Memory and time that the memory ledger takes per event
+    /// The memory ledger per event; claim + complete in Postgres, Redis and SQLite beside the same by hand
     Ledger,
+    /// Appends in Postgres and NATS beside the same by hand, and the time from an append to its handler
+    Inbox,
+    /// Calls beside bare reqwest and AuthPI's Python SDK, against one emulator
+    Client,
+    /// Crates and cold build seconds beside svix, workos and async-stripe-webhook
+    Build,
 }
 
 impl Which {
-    const ALL: [Self; 3] = [Self::Verify, Self::Receiver, Self::Ledger];
+    const ALL: [Self; 6] = [Self::Verify, Self::Receiver, Self::Ledger, Self::Inbox, Self::Client, Self::Build];
 
     const fn program(self) -> &'static str {
         match self {
             Self::Verify => "verify",
             Self::Receiver => "receiver",
             Self::Ledger => "ledger",
+            Self::Inbox => "inbox",
+            Self::Client => "client",
+            Self::Build => "cold_build",
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) struct PostgresServer {
     account: Option<Account>,
     folder: PathBuf,
     port: u16,
+    settings: Vec<String>,
 }
 
 /// A prefix for tables that nobody else uses.
@@ -32,6 +33,11 @@ impl PostgresServer {
     }
 
     pub(crate) async fn start() -> Self {
+        // Its data need survive no power cut, only its own end.
+        Self::start_with(&["-c", "fsync=off"]).await
+    }
+
+    pub(crate) async fn start_with(settings: &[&str]) -> Self {
         let account = Account::other_than_root();
         let folder = folder("postgres", account);
         let made = command(account, &binary("initdb"))
@@ -40,7 +46,8 @@ impl PostgresServer {
             .output()
             .expect("initdb starts");
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
-        let mut server = Self { process: None, account, folder, port: 0 };
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let mut server = Self { process: None, account, folder, port: 0, settings };
         // Another program may take the port that was free.
         for _ in 0..5 {
             server.port = free_port();
@@ -56,9 +63,8 @@ impl PostgresServer {
         let data = self.folder.join("data").to_string_lossy().into_owned();
         let socket = format!("unix_socket_directories={}", self.folder.display());
         let port = self.port.to_string();
-        // Its data need survive no power cut, only its own end.
-        let args = ["-D", &data, "-p", &port, "-h", "127.0.0.1", "-c", &socket, "-c", "fsync=off"];
-        let args = args.map(str::to_owned);
+        let args = ["-D", &data, "-p", &port, "-h", "127.0.0.1", "-c", &socket];
+        let args: Vec<_> = args.into_iter().map(str::to_owned).chain(self.settings.iter().cloned()).collect();
         let process = Process::start(self.account, "QUIT", &self.folder, &binary("postgres"), &args);
         let ready = until(
             || format!("postgres does not answer: {}", log(&self.folder)),

@@ -1,23 +1,16 @@
 //! What the memory ledger takes for each event that it remembers: bytes, and the time of a claim and its completion, however
 //! many it remembers already.
 
-use std::{
-    hint::black_box,
-    time::{Duration, Instant},
-};
+use std::{hint::black_box, time::Instant};
 
 use authpi_sdk::ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Memory};
-use benches::{Made, quick, table, write_json};
+use benches::{quick, table};
 use serde::Serialize;
 
-#[derive(Serialize)]
-struct Figures {
-    made: Made,
-    memory: Vec<Remembered>,
-}
+use super::{LEASE, key};
 
 #[derive(Serialize)]
-struct Remembered {
+pub(crate) struct Remembered {
     ids: usize,
     /// What the process grew by, over the number of ids of 30 bytes.
     bytes_per_id: f64,
@@ -27,18 +20,20 @@ struct Remembered {
     duplicate_ns: f64,
 }
 
-fn main() {
+/// Whether this process is one that measures a size for another.
+pub(crate) fn is_asked() -> bool {
+    std::env::args().any(|argument| argument == "remember")
+}
+
+pub(crate) fn answer() {
+    let ids = std::env::args().last().and_then(|ids| ids.parse().ok()).expect("a number");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    println!("{}", serde_json::to_string(&runtime.block_on(remember(ids))).expect("figures"));
+}
+
+pub(crate) fn measure() -> Vec<Remembered> {
     // A process per size: memory that one has freed would be given to the next.
     let sizes = if quick() { 3..=6 } else { 3..=7 };
-    if let Some(at) = std::env::args().position(|argument| argument == "remember") {
-        let ids = std::env::args().nth(at + 1).and_then(|ids| ids.parse().ok()).expect("a number");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let remembered = runtime.block_on(remember(ids));
-        println!("{}", serde_json::to_string(&remembered).expect("figures"));
-        return;
-    }
-    let made = Made::here(&["authpi-sdk"]);
-    println!("{made}");
     let mut cells = vec![["ids", "bytes each", "claim + complete ns", "duplicate ns"].map(String::from).to_vec()];
     let mut memory = Vec::new();
     for ids in sizes.map(|exponent| 10_usize.pow(exponent)) {
@@ -61,10 +56,9 @@ fn main() {
         memory.push(remembered);
     }
     println!("{}", table(&cells));
-    write_json("ledger", &Figures { made, memory });
+    memory
 }
 
-const LEASE: Duration = Duration::from_secs(30);
 const TIMED: usize = 20_000;
 
 async fn remember(ids: usize) -> Remembered {
@@ -91,10 +85,6 @@ async fn remember(ids: usize) -> Remembered {
     }
     let duplicate_ns = started.elapsed().as_nanos() as f64 / TIMED as f64;
     Remembered { ids, bytes_per_id, cycle_ns, duplicate_ns }
-}
-
-fn key(n: usize) -> EventKey {
-    EventKey::new("users", format!("evt_{n:026}"))
 }
 
 async fn handle(ledger: &Memory, key: &EventKey) {

@@ -1,0 +1,90 @@
+//! From the beginning of an append to its handler: so many events a second, one after the other.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use authpi_sdk::{
+    handlers::Handlers,
+    ledger::{Digest, Inbox},
+    worker::Worker,
+};
+use benches::{percentile, quick, table};
+use serde::Serialize;
+use tokio::{sync::mpsc, time::interval};
+
+use super::{body, event_id, key};
+
+const PER_SECOND: u32 = 100;
+/// Beyond what other measurements have used.
+const FIRST: usize = 1_000_000_000;
+
+#[derive(Serialize)]
+pub(crate) struct Latency {
+    store: &'static str,
+    events: usize,
+    per_second: u32,
+    append_median_ms: f64,
+    handled_median_ms: f64,
+    handled_p99_ms: f64,
+}
+
+/// The worker works on `other`, if given: as another process would.
+pub(crate) async fn measure<I: Inbox + Clone>(store: &'static str, inbox: I, other: Option<I>) -> Latency {
+    let events = if quick() { 200 } else { 2_000 };
+    let (handled, mut told) = mpsc::unbounded_channel();
+    let handlers = Handlers::new(()).otherwise(move |event, _| {
+        let _ = handled.send((event.id().to_owned(), Instant::now()));
+        std::future::ready(Ok(()))
+    });
+    // Polling is the safety net, and must not show here.
+    let worker = Worker::new("users", other.unwrap_or_else(|| inbox.clone()), handlers).poll(Duration::from_secs(20));
+    let worker = worker.build().expect("a worker");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
+
+    let begun = Arc::new(Mutex::new(HashMap::new()));
+    let mut appends = Vec::new();
+    let mut ticks = interval(Duration::from_secs(1) / PER_SECOND);
+    for n in FIRST..FIRST + events {
+        ticks.tick().await;
+        let started = Instant::now();
+        begun.lock().expect("never poisoned").insert(event_id(n), started);
+        inbox.append(&key(n), Digest([0; 32]), None, body(&event_id(n))).await.expect("the store answers");
+        appends.push(millis(started.elapsed()));
+    }
+    let mut latencies = Vec::new();
+    // What other measurements have left is handled too, and not counted.
+    while latencies.len() < events {
+        let (id, at) = told.recv().await.expect("the worker works");
+        if let Some(started) = begun.lock().expect("never poisoned").remove(&id) {
+            latencies.push(millis(at - started));
+        }
+    }
+    drop(stop);
+    running.await.expect("the worker ends");
+    Latency {
+        store,
+        events,
+        per_second: PER_SECOND,
+        append_median_ms: percentile(&mut appends, 50),
+        handled_median_ms: percentile(&mut latencies, 50),
+        handled_p99_ms: percentile(&mut latencies, 99),
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+pub(crate) fn shown(latencies: &[Latency]) -> String {
+    let head = ["100 events per second", "append ms", "handled ms", "99th percentile"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for one in latencies {
+        let figures = [one.append_median_ms, one.handled_median_ms, one.handled_p99_ms];
+        rows.push([one.store.to_owned()].into_iter().chain(figures.map(|ms| format!("{ms:.1}"))).collect());
+    }
+    table(&rows)
+}

@@ -1,0 +1,122 @@
+//! How many of a kind are done in a second, with so many in flight, beside the same done by hand.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{percentile, quick, table};
+
+/// How many are in flight at once, in one comparison after the other.
+pub const IN_FLIGHT: [usize; 3] = [1, 8, 64];
+
+type Doing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is done for one event, whose number is new each time. It panics where it fails.
+#[derive(Clone)]
+pub struct Each {
+    name: &'static str,
+    once: Arc<dyn Fn(usize) -> Doing + Send + Sync>,
+}
+
+impl Each {
+    pub fn new<F: Future<Output = ()> + Send + 'static>(
+        name: &'static str,
+        once: impl Fn(usize) -> F + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, once: Arc::new(move |n| Box::pin(once(n))) }
+    }
+}
+
+/// What one comparison gave.
+#[derive(Debug, Serialize)]
+pub struct Compared {
+    pub what: &'static str,
+    pub in_flight: usize,
+    pub by_hand: &'static str,
+    /// Medians of the rounds.
+    pub per_second: f64,
+    pub by_hand_per_second: f64,
+    /// The median of the rounds' ratios.
+    pub over_by_hand: f64,
+    /// What is aimed at, if anything.
+    pub aim: Option<f64>,
+}
+
+/// Ours beside the same by hand, in rounds that take turns.
+pub async fn compare(ours: &Each, by_hand: &Each, aim: impl Fn(usize) -> Option<f64>) -> Vec<Compared> {
+    let (rounds, round) = if quick() { (3, Duration::from_millis(300)) } else { (9, Duration::from_secs(1)) };
+    let mut next = 0;
+    let mut compared = Vec::new();
+    for in_flight in IN_FLIGHT {
+        let sides = [ours, by_hand];
+        let mut samples = [Vec::new(), Vec::new()];
+        // The first round is to get warm.
+        for n in 0..=rounds {
+            for at in [n % 2, (n + 1) % 2] {
+                let (done, rate) = run(sides[at], next, in_flight, round).await;
+                next += done;
+                if n > 0 {
+                    samples[at].push(rate);
+                }
+            }
+        }
+        let mut ratios: Vec<f64> = samples[0].iter().zip(&samples[1]).map(|(ours, theirs)| ours / theirs).collect();
+        compared.push(Compared {
+            what: ours.name,
+            in_flight,
+            by_hand: by_hand.name,
+            per_second: percentile(&mut samples[0], 50),
+            by_hand_per_second: percentile(&mut samples[1], 50),
+            over_by_hand: percentile(&mut ratios, 50),
+            aim: aim(in_flight),
+        });
+    }
+    compared
+}
+
+/// Until the round's time is over; how many were done, and how many in a second.
+pub async fn run(each: &Each, first: usize, in_flight: usize, round: Duration) -> (usize, f64) {
+    let next = Arc::new(AtomicUsize::new(first));
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..in_flight)
+        .map(|_| {
+            let (each, next) = (each.clone(), Arc::clone(&next));
+            tokio::spawn(async move {
+                while started.elapsed() < round {
+                    (each.once)(next.fetch_add(1, Ordering::Relaxed)).await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("each of them succeeds");
+    }
+    let done = next.load(Ordering::Relaxed) - first;
+    (done, done as f64 / started.elapsed().as_secs_f64())
+}
+
+/// All comparisons, for people.
+pub fn shown(compared: &[Compared]) -> String {
+    let head = ["", "in flight", "per second", "by hand", "ratio", "aim"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for one in compared {
+        let met = |aim: f64| format!("{aim} ({})", if one.over_by_hand >= aim { "met" } else { "missed" });
+        rows.push(vec![
+            format!("{}, beside {}", one.what, one.by_hand),
+            one.in_flight.to_string(),
+            format!("{:.0}", one.per_second),
+            format!("{:.0}", one.by_hand_per_second),
+            format!("{:.2}", one.over_by_hand),
+            one.aim.map_or_else(String::new, met),
+        ]);
+    }
+    table(&rows)
+}
