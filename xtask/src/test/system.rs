@@ -47,7 +47,8 @@ pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
     if prism.is_file() {
         return Ok(prism);
     }
-    let old = "process.exit(Number(process.versions.node.split('.')[0]) < 18)";
+    // Node takes a number for an exit code, and nothing else.
+    let old = "process.exit(Number(process.versions.node.split('.')[0]) < 18 ? 1 : 0)";
     provide(root, "Node.js 18 with npm", &["nodejs", "npm"], || {
         succeeds(&mut program(root, "node", ["-e", old])) && succeeds(&mut program(root, "npm", ["--version"]))
     })?;
