@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,8 @@ struct Shop {
     /// Someone else takes the record over before the commit.
     overtaken: Arc<AtomicBool>,
     down: Arc<AtomicBool>,
+    /// How many completions fail before one succeeds.
+    stumbles: Arc<AtomicU32>,
 }
 
 impl Shop {
@@ -75,6 +77,9 @@ impl Ledger for Shop {
     }
 
     async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        if self.stumbles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return Err(LedgerError::new("complete", "the connection broke"));
+        }
         self.ledger.complete(key, token, completion).await
     }
 
@@ -237,6 +242,24 @@ async fn a_handler_with_a_transaction_is_not_run_without_a_claim() {
     assert_eq!(deliver(&receiver, &created()).await, 503);
     assert_eq!(deliver(&receiver, &Fixture::of::<UserUpdated>().id("evt_2")).await, 200);
     assert!(shop.sold().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_fails_once_does_not_repeat_the_effect_and_one_that_fails_twice_does() {
+    for (stumbles, first, sold) in [(1, 200, 1), (2, 503, 2)] {
+        let shop = Shop::default();
+        let sale = shop.clone();
+        let handlers = Handlers::new(()).on(move |_: Event<UserCreated>, _| {
+            sale.sold.lock().unwrap().push("sold".to_owned());
+            std::future::ready(Ok(()))
+        });
+        let receiver = receiver(&shop, handlers).lease(Duration::from_millis(1)).build().unwrap();
+        shop.stumbles.store(stumbles, Ordering::Relaxed);
+        assert_eq!(deliver(&receiver, &created()).await, first, "{stumbles} failures");
+        // The ledger's clock does not stand still: the lease runs out.
+        while deliver(&receiver, &created()).await != 200 {}
+        assert_eq!(shop.sold().len(), sold, "{stumbles} failures");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::time::sleep;
 use tracing::{Instrument as _, debug_span};
 
 use super::{
@@ -77,6 +78,9 @@ fn as_any<T: Any>(value: &T) -> &dyn Any {
     value
 }
 
+/// Before a completion that failed is asked for again: long enough for a broken connection to be made anew.
+const ONCE_MORE: Duration = Duration::from_millis(100);
+
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
 /// [`Ledger`] with its futures boxed.
@@ -99,10 +103,20 @@ impl<L: Ledger> Erased for L {
         Box::pin(Ledger::renew(self, key, token, lease).instrument(debug_span!("authpi.store", step = "renew")))
     }
 
+    /// Asked once more where the first answer is an error: the effect has taken place, so that giving up repeats it, and to complete
+    /// twice changes nothing.
     fn complete<'a>(&'a self, key: &'a EventKey, token: Token, completion: Completion) -> Step<'a, Held> {
-        Box::pin(
-            Ledger::complete(self, key, token, completion).instrument(debug_span!("authpi.store", step = "complete")),
-        )
+        let complete = async move {
+            match Ledger::complete(self, key, token, completion.clone()).await {
+                Ok(held) => Ok(held),
+                Err(error) => {
+                    tracing::debug!(%error, "asking the store once more");
+                    sleep(ONCE_MORE).await;
+                    Ledger::complete(self, key, token, completion).await
+                }
+            }
+        };
+        Box::pin(complete.instrument(debug_span!("authpi.store", step = "complete")))
     }
 
     fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held> {
