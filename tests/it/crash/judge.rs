@@ -70,7 +70,7 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
         _ => None,
     });
     let lost: BTreeSet<(u32, EventId)> = lost.collect();
-    let was_lost = |event| lost.iter().any(|(_, other)| *other == event);
+    let was_lost = |by: u32, event| lost.contains(&(by, event));
     verdict.leases_lost = lost.len();
 
     let mut events = BTreeMap::<EventId, Known>::new();
@@ -92,7 +92,7 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
                 let known = events.entry(*event).or_default();
                 let furthest = furthest.entry(event.lane).or_default();
                 let goes_on = frozen.contains(process) && begun.contains(&(*process, *event));
-                let wrong = if goes_on || was_lost(*event) {
+                let wrong = if goes_on || was_lost(*process, *event) {
                     None
                 } else if known.completed {
                     Some("although the ledger knew of its effect".to_owned())
@@ -101,10 +101,9 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
                 } else if in_order && *furthest > event.place {
                     Some(format!("after number {furthest} of its lane"))
                 } else {
-                    let living = known
-                        .by
-                        .last()
-                        .filter(|(by, not_told)| !not_told && !dead.contains(by) && !frozen.contains(by));
+                    let living = known.by.last().filter(|(by, not_told)| {
+                        !not_told && !dead.contains(by) && !frozen.contains(by) && !was_lost(*by, *event)
+                    });
                     living.map(|(by, _)| format!("although process {by}, which had handled it, was alive"))
                 };
                 *furthest = (*furthest).max(event.place);
@@ -192,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_must_not_happen_is_told() {
-        use Entry::{Acknowledged, Completed, Effect, Killing};
+        use Entry::{Acknowledged, Completed, Effect, Killing, LeaseLost};
         let told = |mode, journal: &[Entry], rows: &[EventId], expected| {
             let wrong = wrong(mode, journal, rows);
             assert!(wrong.contains(expected), "{wrong:?} does not tell {expected:?}");
@@ -202,6 +201,9 @@ mod tests {
         told(Mode::Inline, &[Effect(0, A), Effect(1, A)], &[], "process 0, which had handled it, was alive");
         told(Mode::Inline, &[Effect(0, A), Effect(0, A)], &[], "was alive");
         told(Mode::Inbox, &[Effect(0, A), Completed(0, A), Killing(0), Effect(1, A)], &[], "the ledger knew");
+        // That some other process lost a lease excuses nobody.
+        let completed = [Acknowledged(A), Effect(0, A), Completed(0, A), Effect(1, A), LeaseLost(2, A)];
+        told(Mode::Inbox, &completed, &[], "the ledger knew");
         told(Mode::Inline, &[Effect(0, A), Acknowledged(A), Killing(0), Effect(1, A)], &[], "answered 200");
         told(Mode::Inbox, &[Effect(0, A), Killing(0), Effect(1, B), Effect(1, A)], &[], "after number 1 of its lane");
         told(Mode::InlineTx, &[], &[A, A], "committed 2x");
