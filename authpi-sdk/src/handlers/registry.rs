@@ -4,7 +4,7 @@ use super::{Context, HandlerError, Outcome, Result, Work};
 use crate::{
     crash,
     event::{Event, EventKind, EventType, KnownEvent},
-    ledger::{Held, Ledger, Token, Transactional, Tx},
+    ledger::{Held, Ledger, LedgerError, Token, Transactional, Tx},
 };
 
 type Running = Pin<Box<dyn Future<Output = Result> + Send>>;
@@ -112,6 +112,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
 
     /// As [`on`](Self::on), with a transaction that commits the handler's writes together with the ledger's record of the event:
     /// its effect takes place exactly once, whatever crashes when ([`Transactional`]).
+    ///
+    /// The transaction begins before the handler does; to wait for that is part of the attempt and of its deadline.
     ///
     /// Only in a transactional store, which the handler's argument names, and then a receiver or worker over any other store does not
     /// compile.
@@ -276,11 +278,12 @@ where
         let handler = Arc::clone(&handler);
         Box::pin(async move {
             let key = context.key().clone();
-            let (tx, lent) = Tx::lend(store.begin().await?);
+            let tell = |error: &LedgerError| error.tell(key.shared_endpoint());
+            let (tx, lent) = Tx::lend(store.begin().await.inspect_err(tell)?);
             handler(event.assume_kind(), context, tx).await?;
             let transaction = lent.returned()?;
             crash::point("in_transaction");
-            let held = store.commit(transaction, &key, token).await?;
+            let held = store.commit(transaction, &key, token).await.inspect_err(tell)?;
             crash::point("committed");
             Ok(held)
         })

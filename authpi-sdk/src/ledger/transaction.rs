@@ -50,7 +50,7 @@ pub trait Transactional: Ledger + Clone {
 /// The transaction in which a handler writes: `&mut *tx` is a connection of sqlx's.
 ///
 /// The handler owns it (a borrowed one could not cross the `.await`s of an async closure that has to be `Send`) and gives it back by
-/// dropping it, as every handler does at its end. It can neither commit it nor roll it back; it returns `Ok`, and the SDK completes
+/// dropping it, as every handler does at its end. It must neither commit it nor roll it back, which a `COMMIT` in its SQL would do: it returns `Ok`, and the SDK completes
 /// the claim in it and commits, or an error, and all that was written is undone. `sqlx::Connection::begin` on it makes a savepoint.
 ///
 /// A handler that puts its `Tx` away, into a task that outlives it, has failed, and its writes are rolled back.

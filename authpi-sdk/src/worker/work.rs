@@ -46,8 +46,12 @@ impl Shared {
                 self.inbox.complete(key, token, dead).await
             }
             End::Retry { pause, .. } => self.inbox.release(key, token, *pause).await,
-            // Not recorded as handled, so that it can be brought back when somebody handles it.
-            End::Unhandled => self.inbox.forget(key).await.map(|_| Held::Yes),
+            // Not recorded as handled, so that it can be brought back when somebody handles it. By whoever holds it alone: another
+            // worker, of a later version, may have taken it over and know what to do with it.
+            End::Unhandled => match self.inbox.renew(key, token, self.settings.lease).await {
+                Ok(Held::Yes) => self.inbox.forget(key).await.map(|_| Held::Yes),
+                lost_or_failed => lost_or_failed,
+            },
             End::LeaseLost => Ok(Held::Lost),
         };
         crash::point("completed");

@@ -142,7 +142,7 @@ impl Sqlite {
     /// Puts a dead letter back into the inbox, body and all, as if it had just been appended: pending, without attempts, behind
     /// what already waits in its lane. Says whether there was such a dead letter.
     ///
-    /// It is for a worker to handle; an endpoint that is handled inline has none.
+    /// It is for a worker to handle; an endpoint that is handled inline has none, and lends it one (`docs/dead-letters.md`).
     ///
     /// # Errors
     /// When the store fails.
