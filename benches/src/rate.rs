@@ -50,10 +50,12 @@ pub struct Compared {
     pub aim: Option<f64>,
 }
 
+/// The numbers that were given out, so that no event comes twice.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
 /// Ours beside the same by hand, in rounds that take turns.
 pub async fn compare(ours: &Each, by_hand: &Each, aim: impl Fn(usize) -> Option<f64>) -> Vec<Compared> {
     let (rounds, round) = if quick() { (3, Duration::from_millis(300)) } else { (9, Duration::from_secs(1)) };
-    let mut next = 0;
     let mut compared = Vec::new();
     for in_flight in IN_FLIGHT {
         let sides = [ours, by_hand];
@@ -61,8 +63,8 @@ pub async fn compare(ours: &Each, by_hand: &Each, aim: impl Fn(usize) -> Option<
         // The first round is to get warm.
         for n in 0..=rounds {
             for at in [n % 2, (n + 1) % 2] {
-                let (done, rate) = run(sides[at], next, in_flight, round).await;
-                next += done;
+                let (done, rate) = run(sides[at], USED.load(Ordering::Relaxed), in_flight, round).await;
+                USED.fetch_add(done, Ordering::Relaxed);
                 if n > 0 {
                     samples[at].push(rate);
                 }

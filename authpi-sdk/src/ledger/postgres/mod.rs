@@ -183,6 +183,14 @@ impl Postgres {
         Ok(replayed)
     }
 
+    /// The statements of a claim, of its completion and of an append. For measurements.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn statements(&self) -> [Arc<str>; 3] {
+        let statements = &self.shared.statements;
+        [&statements.claim, &statements.handled, &statements.append].map(Arc::clone)
+    }
+
     /// Removes at once all records, of every endpoint, that were handled or given up at least `age` ago, dead letters
     /// included, and says how many. An event whose record is gone is handled afresh if it comes again.
     ///

@@ -1,8 +1,11 @@
-//! Postgres with `fsync = on`, beside the statement that a service would write, on a table of the same make.
+//! Postgres with `fsync = on`, beside the same statement by hand, and beside the plainest that would do, on a table of the same make:
+//! it keeps no order, and tells nothing of a record that is there.
+
+use std::sync::Arc;
 
 use authpi_sdk::ledger::Postgres;
 use benches::rate::{Compared, Each, compare};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
 use super::{body, event_id, ours, servers::postgres::PostgresServer};
 
@@ -12,9 +15,25 @@ const APPEND: &str = "
 
 pub(crate) async fn measure(server: &PostgresServer) -> Vec<Compared> {
     let (inbox, by_hand) = (inbox(server).await, pool(server).await);
+    let [_, _, append] = inbox.statements();
     let table = "CREATE TABLE by_hand (LIKE authpi_ledger INCLUDING ALL)";
     sqlx::raw_sql(table).execute(&by_hand).await.expect("a table like the inbox's");
-    compare(&ours("Postgres: append", inbox), &statement(by_hand), |_| Some(0.9)).await
+    let ours = ours("Postgres: append", inbox);
+    let mut compared = compare(&ours, &same(by_hand.clone(), append), |_| Some(0.9)).await;
+    compared.extend(compare(&ours, &plainest(by_hand), |_| None).await);
+    compared
+}
+
+fn same(pool: PgPool, append: Arc<str>) -> Each {
+    Each::new("the same in sqlx", move |n| {
+        let (pool, append) = (pool.clone(), Arc::clone(&append));
+        async move {
+            let event_id = event_id(n);
+            let append = sqlx::query(AssertSqlSafe(append)).bind("by hand").bind(&event_id).bind(&[0_u8; 32][..]);
+            let append = append.bind(body(&event_id).to_vec()).bind(None::<String>).bind(2_592_000_000_i64);
+            assert_eq!(append.fetch_all(&pool).await.expect("it appends").len(), 1);
+        }
+    })
 }
 
 pub(crate) async fn inbox(server: &PostgresServer) -> Postgres {
@@ -26,8 +45,8 @@ async fn pool(server: &PostgresServer) -> PgPool {
     options.connect_with(server.options()).await.expect("it accepts connections")
 }
 
-fn statement(pool: PgPool) -> Each {
-    Each::new("a statement in sqlx", move |n| {
+fn plainest(pool: PgPool) -> Each {
+    Each::new("a bare INSERT", move |n| {
         let pool = pool.clone();
         async move {
             let event_id = event_id(n);
