@@ -105,6 +105,7 @@ pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
 pub use ensure::{DEFAULT_SECRET_WAIT, Diff, Endpoint, EndpointError, Ensure, Ensured, LastMatches, Rotate, Rotation};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
+pub(crate) use events::ListAsWritten;
 pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
 pub use pages::{Items, Page, Pages};
 pub use patch::Patch;

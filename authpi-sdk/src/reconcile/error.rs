@@ -39,7 +39,7 @@ impl ReconcileError {
         }
     }
 
-    /// Whether the ledger is what failed: it could not say whose turn it is, or keep what is no readable event.
+    /// Whether the ledger is what failed: it could not say whose turn it is.
     pub fn is_ledger(&self) -> bool {
         matches!(self.0.kind, Kind::Ledger(_))
     }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// However soon the receiver wants an event again.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Events that are fed one after the other.
 struct Queue {

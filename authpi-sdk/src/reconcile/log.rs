@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{wanted::Wanted, windows::Window};
+use super::{Stopped, wanted::Wanted, windows::Window};
 use crate::{
     RawJson,
-    client::{Client, Error},
+    client::{Client, Error, ListAsWritten, Pages},
     event::{Event, ParseError},
 };
 
@@ -19,7 +19,6 @@ const PAGE: u32 = 100;
 pub(super) struct Held {
     /// By time, then by id: the same event on two pages is one.
     pub(super) events: BTreeMap<(Timestamp, Arc<str>), Event>,
-    pub(super) unreadable: Vec<(RawJson, ParseError)>,
     /// What AuthPI could not show.
     pub(super) not_shown: u64,
 }
@@ -30,43 +29,65 @@ pub(super) enum Read {
     TooMany {
         newest: i64,
     },
+    /// What is no readable event was not taken.
+    Stopped(Stopped),
 }
 
-/// Reads it, and calls `page` with what each page held.
-pub(super) async fn read(
-    client: &Client,
+/// What a page brought.
+pub(super) struct Page {
+    /// Events that are wanted and stood on no page before.
+    pub(super) wanted: u64,
+    /// Not kept with what the window holds: however much of it there is, it must not fill the memory.
+    pub(super) unreadable: Vec<(RawJson, ParseError)>,
+}
+
+/// A window that is being read.
+pub(super) struct Reading<'a> {
     window: Window,
-    wanted: &Wanted,
-    limit: usize,
-    mut page: impl FnMut(u64),
-) -> Result<Read, Error> {
-    // One millisecond further at the begin: whether `after` leaves out the moment itself is assumed and not known, and so with
-    // `before`. What is asked for holds the window in either case, and what is beyond is left out here.
-    let from = timestamp(window.from.saturating_sub(1));
-    let until = window.until.map(timestamp);
-    let call = client.events().list_as_written().narrowed(wanted.types_to_ask_for(), from, until).limit(PAGE);
-    let mut pages = call.pages();
-    let mut held = Held::default();
-    while let Some(next) = pages.next().await {
+    wanted: &'a Wanted,
+    pages: Pages<ListAsWritten>,
+    held: Held,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn begin(client: &Client, window: Window, wanted: &'a Wanted) -> Self {
+        // One millisecond further at the begin: whether `after` leaves out the moment itself is assumed and not known, and so with
+        // `before`. What is asked for holds the window in either case, and what is beyond is left out here.
+        let from = timestamp(window.from.saturating_sub(1));
+        let until = window.until.map(timestamp);
+        let call = client.events().list_as_written().narrowed(wanted.types_to_ask_for(), from, until).limit(PAGE);
+        Self { window, wanted, pages: call.pages(), held: Held::default() }
+    }
+
+    /// The next page; none when the window is read whole.
+    pub(super) async fn page(&mut self) -> Result<Option<Page>, Error> {
+        let Some(next) = self.pages.next().await else { return Ok(None) };
         let next = next?;
-        let before = held.events.len();
+        let before = self.held.events.len();
+        let held = &mut self.held;
         held.not_shown = held.not_shown.saturating_add(next.invalid_count);
+        let mut unreadable = Vec::new();
         for item in next.items {
             match Event::from_json(String::from(item.get())) {
-                Ok(event) if window.holds(event.time().as_millisecond()) && wanted.wants(&event) => {
+                Ok(event) if self.window.holds(event.time().as_millisecond()) && self.wanted.wants(&event) => {
                     held.events.insert((event.time(), event.shared_id()), event);
                 }
                 Ok(_) => {}
-                Err(error) => held.unreadable.push((item, error)),
+                Err(error) => unreadable.push((item, error)),
             }
         }
-        page((held.events.len() - before) as u64);
-        if held.events.len() > limit && window.splits {
-            let newest = held.events.last_key_value().map_or(window.from, |((time, _), _)| time.as_millisecond());
-            return Ok(Read::TooMany { newest });
-        }
+        Ok(Some(Page { wanted: (held.events.len() - before) as u64, unreadable }))
     }
-    Ok(Read::Whole(held))
+
+    /// The newest event seen, if the window has to be split.
+    pub(super) fn too_many(&self, limit: usize) -> Option<i64> {
+        let newest = || self.held.events.last_key_value().map(|((time, _), _)| time.as_millisecond());
+        (self.held.events.len() > limit && self.window.splits).then(|| newest().unwrap_or(self.window.from))
+    }
+
+    pub(super) fn whole(self) -> Held {
+        self.held
+    }
 }
 
 /// The calendar's end for what lies beyond it.

@@ -1,6 +1,8 @@
 //! Whether AuthPI shows that something was not delivered.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Shared, error::Kind};
 use crate::client::{DeliveryStatus, WebhookStatus};
@@ -16,6 +18,22 @@ pub(super) struct Seen {
     looks_while_inactive: u64,
 }
 
+impl Seen {
+    /// Whether the log has had the time to hold all that these signs are about, when a run begins `now`.
+    pub(super) fn is_settled(&self, now: Timestamp, overlap: Duration) -> bool {
+        let newest = self.failed.max(self.status_at);
+        newest.is_none_or(|newest| later(newest, overlap) <= now)
+    }
+}
+
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.saturating_add(by).ok()).unwrap_or(Timestamp::MAX)
+}
+
+fn earlier(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.saturating_sub(by).ok()).unwrap_or(Timestamp::MIN)
+}
+
 impl Shared {
     /// The signs now; others than `seen` if there are new ones.
     pub(super) async fn missed(&self, seen: &Seen) -> Result<Seen, Kind> {
@@ -26,6 +44,8 @@ impl Shared {
         now.status_at = webhook.status_at.and_then(|at| at.timestamp().ok());
 
         let watermark = self.watermark.load(self.receiver.endpoint()).await?;
+        // Younger events may have drawn the watermark past a sign that is not settled yet.
+        let watermark = watermark.map(|at| earlier(at, self.settings.overlap));
         let after = watermark.max(seen.failed).or(webhook.created_at.timestamp().ok());
         let mut call = self.client.webhooks().deliveries(&self.webhook_id).status(DeliveryStatus::Failed).limit(100);
         if let Some(after) = after {

@@ -163,7 +163,10 @@ impl Reconcile {
             if shared.settings.only_if_missed && missed == *seen {
                 return Ok(());
             }
-            if self.try_catch_up().await?.is_some_and(|report| report.stopped.is_none()) {
+            let begun = shared.settings.clock.now();
+            let complete = self.try_catch_up().await?.is_some_and(|report| report.is_complete());
+            // Else what the signs are about may enter the log yet, and the next turn reads it again.
+            if complete && missed.is_settled(begun, shared.settings.overlap) {
                 *seen = missed;
             }
             Ok::<_, ReconcileError>(())

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    Progress, ReconcileError, Report, Shared,
+    Progress, ReconcileError, Report, Shared, Stopped,
     error::Kind,
-    feed::{Feeding, Told},
-    log::{self, Held, Read},
+    feed::{Feeding, SHORTEST_PAUSE, Told},
+    log::{Held, Read, Reading},
     wanted::Wanted,
-    windows::Windows,
+    windows::{Window, Windows},
 };
-use crate::{ledger::LedgerError, receiver::Fed, telemetry};
+use crate::{RawJson, event::ParseError, ledger::Digest, receiver::Fed, telemetry};
 
-/// A pass that took no longer has left little behind.
+/// A pass that took no longer, by our clock, has left little behind.
 const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
 /// With more, feeding is slower than events happen, and there is no end.
 const MOST_PASSES: u32 = 10;
@@ -42,28 +42,35 @@ impl<'a> Passes<'a> {
         let webhook = client.webhooks().get(webhook_id).await?.value;
         let wanted = Wanted::of(&webhook, settings.subjects.clone());
         loop {
-            let (began, new_before) = (Instant::now(), self.report.progress.new_events());
+            // Once for all of the pass's windows, and before the first: an event that enters the log late may belong to a window that
+            // is already read. The overlap before this time is what finds it.
+            let (now, new_before) = (settings.clock.now(), self.report.progress.new_events());
             self.report.passes += 1;
-            self.pass(&wanted).await?;
+            self.pass(&wanted, now).await?;
+            if self.report.stopped.is_some() {
+                return Ok(());
+            }
             let nothing_new = self.report.progress.new_events() == new_before;
-            let near = nothing_new || began.elapsed() < CLOSE_ENOUGH;
-            if near || self.report.stopped.is_some() || self.report.passes == MOST_PASSES {
+            self.report.caught_up = nothing_new || settings.clock.since(now) < CLOSE_ENOUGH;
+            if self.report.caught_up || self.report.passes == MOST_PASSES {
                 return Ok(());
             }
         }
     }
 
-    async fn pass(&mut self, wanted: &Wanted) -> Result<(), Kind> {
-        let Shared { client, settings, .. } = self.shared;
+    async fn pass(&mut self, wanted: &Wanted, now: Timestamp) -> Result<(), Kind> {
+        let Shared { settings, .. } = self.shared;
         self.from = begin(self.report.watermark, settings.since, wanted.created_at, settings.overlap);
-        let mut windows = Windows::new(self.from.as_millisecond(), settings.clock.now().as_millisecond());
+        self.leave_out_what_is_forgotten(now);
+        let mut windows = Windows::new(self.from.as_millisecond(), now.as_millisecond());
         loop {
             let window = windows.next();
-            // Before reading: what happens from here on may not be in it.
-            let now = settings.clock.now();
-            let told = |wanted| self.read(wanted);
-            let held = match log::read(client, window, wanted, settings.limit, told).await? {
+            let held = match self.read(window, wanted).await? {
                 Read::Whole(held) => held,
+                Read::Stopped(stopped) => {
+                    self.report.stopped = Some(stopped);
+                    return Ok(());
+                }
                 Read::TooMany { newest } => {
                     windows.split(window, newest);
                     continue;
@@ -77,23 +84,83 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Feeds what a window held. The watermark goes as far as all is taken, and no further than `now`, the time at which the window
-    /// was read: it takes an event's word and our clock's for the time, and believes the earlier one, unless that is before all that
+    /// Begins no earlier than the ledger remembers, unless a begin was given by name: what was handled before would be handled again.
+    fn leave_out_what_is_forgotten(&mut self, now: Timestamp) {
+        let Shared { receiver, settings, .. } = self.shared;
+        let known_from = known_from(now, receiver.ledger().remembers_for(), settings.overlap);
+        if settings.since.is_some() || self.from >= known_from {
+            return;
+        }
+        if self.report.not_read_before.is_none() {
+            tracing::warn!(
+                endpoint = receiver.endpoint(),
+                would_begin = %self.from,
+                not_read_before = %known_from,
+                "the ledger has forgotten what was handled longer ago, so the log is not read from before; `since` does"
+            );
+        }
+        self.report.not_read_before.get_or_insert(known_from);
+        self.from = known_from;
+    }
+
+    async fn read(&mut self, window: Window, wanted: &Wanted) -> Result<Read, Kind> {
+        let Shared { client, settings, .. } = self.shared;
+        let mut reading = Reading::begin(client, window, wanted);
+        while let Some(page) = reading.page().await? {
+            self.report.progress.pages += 1;
+            self.report.progress.read += page.wanted;
+            self.tell();
+            for (raw, error) in page.unreadable {
+                if let Some(stopped) = self.bury(raw, error).await {
+                    return Ok(Read::Stopped(stopped));
+                }
+            }
+            if let Some(newest) = reading.too_many(settings.limit) {
+                return Ok(Read::TooMany { newest });
+            }
+        }
+        Ok(Read::Whole(reading.whole()))
+    }
+
+    /// Makes a dead letter of what is no readable event. It is tried again as an event is.
+    async fn bury(&mut self, raw: RawJson, error: ParseError) -> Option<Stopped> {
+        let Shared { receiver, settings, .. } = self.shared;
+        tracing::warn!(endpoint = receiver.endpoint(), %error, "the log holds what is not a readable event");
+        let raw = Bytes::from(String::from(raw.get()));
+        let give_up = Instant::now() + settings.patience;
+        loop {
+            let (outcome, wait) = match receiver.feed_unreadable(raw.clone(), error.clone()).await {
+                Fed::NotTaken { outcome, retry_after } if outcome != "unreadable" => {
+                    (outcome, retry_after.max(SHORTEST_PAUSE))
+                }
+                _ => {
+                    self.report.unreadable += 1;
+                    return None;
+                }
+            };
+            // Draining is for good.
+            if outcome == "draining" || wait > give_up.saturating_duration_since(Instant::now()) {
+                let event_id = format!("unreadable:{}", Digest::of(&raw));
+                tracing::error!(
+                    endpoint = receiver.endpoint(),
+                    event_id,
+                    outcome,
+                    "it was not taken; the run ends before it"
+                );
+                return Some(Stopped { event_id, time: self.from, outcome });
+            }
+            self.report.progress.count(Fed::NotTaken { outcome, retry_after: wait });
+            self.tell();
+            sleep(wait).await;
+        }
+    }
+
+    /// Feeds what a window held. The watermark goes as far as all is taken, and no further than `now`, the time at which the pass
+    /// began: it takes an event's word and our clock's for the time, and believes the earlier one, unless that is before all that
     /// was read.
     async fn feed(&mut self, held: Held, now: Timestamp) -> Result<(), Kind> {
         let Shared { receiver, settings, .. } = self.shared;
         self.report.not_shown = self.report.not_shown.saturating_add(held.not_shown);
-        for (raw, error) in held.unreadable {
-            self.report.unreadable += 1;
-            tracing::warn!(endpoint = receiver.endpoint(), %error, "the log holds what is not a readable event");
-            let raw = Bytes::from(String::from(raw.get()));
-            if let Fed::NotTaken { outcome, .. } = receiver.feed_unreadable(raw, error).await
-                && outcome != "unreadable"
-            {
-                let why = format!("what the log holds cannot be kept as a dead letter: {outcome}");
-                return Err(Kind::Ledger(LedgerError::new("complete", why)));
-            }
-        }
         let newest = held.events.last_key_value().map(|((time, _), _)| *time);
         let mut since_saved = 0;
         let mut feeding = Feeding::begin(receiver, settings, held.events.into_values());
@@ -142,13 +209,6 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// A page was read.
-    fn read(&mut self, wanted: u64) {
-        self.report.progress.pages += 1;
-        self.report.progress.read += wanted;
-        self.tell();
-    }
-
     fn tell(&mut self) {
         let Self { shared: Shared { settings, receiver, .. }, begin, report, .. } = self;
         let progress: &mut Progress = &mut report.progress;
@@ -166,7 +226,8 @@ impl<'a> Passes<'a> {
         let outcome = match (&ended, &self.report.stopped) {
             (Err(_), _) => "error",
             (Ok(()), Some(_)) => "stopped",
-            (Ok(()), None) => "complete",
+            (Ok(()), None) if self.report.caught_up => "complete",
+            (Ok(()), None) => "behind",
         };
         if outcome == "complete" {
             // There is no event between the last one and now.
@@ -198,6 +259,13 @@ fn begin(
     let begin = watermark.saturating_sub(overlap).unwrap_or(Timestamp::MIN);
     let first = since.map_or(created_at, |since| since.min(created_at));
     if watermark >= first { begin.max(first) } else { begin }
+}
+
+/// From when on the ledger still knows what was handled; an overlap of it is kept in hand, since a run takes time.
+fn known_from(now: Timestamp, remembers_for: Duration, overlap: Duration) -> Timestamp {
+    let sure = remembers_for.saturating_sub(overlap.min(remembers_for / 2));
+    let sure = SignedDuration::try_from(sure).unwrap_or(SignedDuration::MAX);
+    now.saturating_sub(sure).unwrap_or(Timestamp::MIN)
 }
 
 #[cfg(test)]

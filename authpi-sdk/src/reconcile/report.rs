@@ -68,6 +68,7 @@ impl Progress {
 /// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "it may have stopped before the present"]
 pub struct Report {
     /// The counts.
     pub progress: Progress,
@@ -75,10 +76,16 @@ pub struct Report {
     pub watermark: Option<Timestamp>,
     /// The event that was not taken, and that the run therefore ended at; none if it came to the end.
     pub stopped: Option<Stopped>,
+    /// Whether the last look found nothing new, or took less than a second. If not, events happen faster than they are fed, or the run
+    /// ended early.
+    pub caught_up: bool,
+    /// From before this nothing was read, though the run would have begun earlier: the ledger has forgotten what was handled then, so
+    /// that it would be handled again. [`since`](super::ReconcileBuilder::since) reads it all the same.
+    pub not_read_before: Option<Timestamp>,
     /// Events that AuthPI says it could not show (`invalid_count` of the pages read).
     pub not_shown: u64,
     /// What stands in the log and is no readable event, for want of an id, a type or a timestamp. It is among the dead letters
-    /// where the ledger keeps them.
+    /// where the ledger keeps them. Counted as often as it was read.
     pub unreadable: u64,
     /// How often the log was looked at.
     pub passes: u32,
@@ -87,7 +94,7 @@ pub struct Report {
 impl Report {
     /// Whether the present was reached.
     pub fn is_complete(&self) -> bool {
-        self.stopped.is_none()
+        self.stopped.is_none() && self.caught_up
     }
 }
 
@@ -95,9 +102,9 @@ impl Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Its id.
+    /// Its id; of what is no readable event, that of its dead letter, `unreadable:` and a digest.
     pub event_id: String,
-    /// When it happened.
+    /// When it happened; of what is no readable event, where the look at the log began.
     pub time: Timestamp,
     /// Why it was not taken, last: `failed`, `in_flight`, `store_down`, … as in logs and metrics.
     pub outcome: &'static str,

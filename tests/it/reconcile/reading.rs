@@ -4,12 +4,13 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use authpi_sdk::{
+    Clock,
     event::{Event, Subject},
     handlers::{Context, Handlers},
     ledger::{Inbox as _, Memory, Next, Sqlite},
@@ -124,7 +125,7 @@ async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_nex
 
 #[tokio::test]
 async fn a_clock_that_is_hours_off_makes_no_gap() {
-    for ours in [-10 * HOUR, 0, HOUR, 1_000 * HOUR] {
+    for ours in [-10 * HOUR, 0, HOUR, 700 * HOUR] {
         let log = Log::of(two_days()).await;
         let (receiver, handled) = receiver();
         let store = WatermarkMemory::new();
@@ -295,4 +296,103 @@ async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
     for (user, events) in &*by_user {
         assert!(events.is_sorted(), "the events of {user} came as {events:?}");
     }
+}
+
+/// Our clock, in milliseconds after the webhook's creation, as a test sets it.
+fn clock_of(millis: &Arc<AtomicI64>) -> Clock {
+    let millis = Arc::clone(millis);
+    Clock::from_fn(move || at(millis.load(Ordering::SeqCst)))
+}
+
+#[tokio::test]
+async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark_is_lost_or_stands_still() {
+    let day = 24 * HOUR;
+    let log = Log::of([event("evt_old", at(HOUR), "user.created", "usr_1")]).await;
+    let time = Arc::new(AtomicI64::new(day));
+    let store = Sqlite::options().clock(clock_of(&time)).retention(Duration::from_hours(30 * 24));
+    let store = store.in_memory().await.unwrap();
+    let handled = Handled::default();
+    let receiver = inline(store, noting(&handled, |_| false)).clock(clock_of(&time)).build().unwrap();
+    let kept = WatermarkMemory::new();
+    let with = |watermark: WatermarkMemory| reconcile(&log, &receiver).clock(clock_of(&time)).watermark(watermark);
+    let report = caught_up(&with(kept.clone()).build().unwrap()).await;
+    assert_eq!((report.not_read_before, handled.take()), (None, vec!["evt_old".to_owned()]));
+
+    // What was handled is pruned by later claims.
+    time.store(60 * day, Ordering::SeqCst);
+    log.told().events.push(event("evt_new", at(59 * day), "user.created", "usr_1"));
+    let known_from = at(30 * day) + SignedDuration::from_mins(10);
+    let report = caught_up(&with(kept.clone()).build().unwrap()).await;
+    assert_eq!((report.not_read_before, handled.take()), (Some(known_from), vec!["evt_new".to_owned()]));
+    let report = caught_up(&with(WatermarkMemory::new()).build().unwrap()).await;
+    assert_eq!((report.not_read_before, handled.take()), (Some(known_from), vec![]));
+    assert!(report.is_complete());
+    // The watermark has moved.
+    assert_eq!(caught_up(&with(kept).build().unwrap()).await.not_read_before, None);
+    // By name it is read all the same.
+    let report = caught_up(&with(WatermarkMemory::new()).since(created()).build().unwrap()).await;
+    assert_eq!((report.not_read_before, handled.take()), (None, vec!["evt_old".to_owned()]));
+}
+
+#[tokio::test]
+async fn an_event_that_comes_late_into_a_window_that_was_read_is_found_however_long_the_run_takes() {
+    let minute = 60_000;
+    let begun = 10 * HOUR;
+    let log =
+        Log::of((0..5).map(|n| event(&format!("evt_{n}"), at(begun - (8 - n) * minute), "user.created", "u"))).await;
+    let time = Arc::new(AtomicI64::new(begun));
+    let handled = Handled::default();
+    let slow = Arc::clone(&time);
+    let handlers = noting(&handled, move |_| {
+        slow.fetch_add(30 * minute, Ordering::SeqCst);
+        false
+    });
+    let receiver = inline(Memory::new(), handlers).build().unwrap();
+    let (seen, mut came) = (handled.clone(), false);
+    log.told().before_page = Some(Box::new(move |events| {
+        if seen.ids().len() == 4 && !came {
+            came = true;
+            events.push(event("evt_late", at(begun - 9 * minute), "user.created", "u"));
+            events.push(event("evt_young", at(begun + 60 * minute), "user.created", "u"));
+        }
+    }));
+    let reconcile = reconcile(&log, &receiver).clock(clock_of(&time)).limit(1).build().unwrap();
+    caught_up(&reconcile).await;
+    caught_up(&reconcile).await;
+    let mut ids = handled.ids();
+    ids.sort();
+    assert_eq!(ids, ["evt_0", "evt_1", "evt_2", "evt_3", "evt_4", "evt_late", "evt_young"]);
+}
+
+#[tokio::test]
+async fn a_run_that_never_catches_up_ends_and_says_so() {
+    let log = Log::of([]).await;
+    let time = Arc::new(AtomicI64::new(HOUR));
+    let handled = Handled::default();
+    let slow = Arc::clone(&time);
+    let handlers = noting(&handled, move |_| {
+        slow.fetch_add(2_000, Ordering::SeqCst);
+        false
+    });
+    let receiver = inline(Memory::new(), handlers).build().unwrap();
+    let (mut n, now) = (0, Arc::clone(&time));
+    log.told().before_page = Some(Box::new(move |events| {
+        n += 1;
+        events.push(event(&format!("evt_{n}"), at(now.load(Ordering::SeqCst)), "user.created", "usr_1"));
+    }));
+    let reconcile = reconcile(&log, &receiver).clock(clock_of(&time)).build().unwrap();
+    let report = caught_up(&reconcile).await;
+    assert_eq!((report.passes, report.stopped.is_none(), report.is_complete()), (10, true, false));
+    assert!(report.progress.lag >= Duration::from_secs(2), "{report:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_tried_again_while_the_receiver_is_full_and_ends_the_run_when_it_drains() {
+    let log = Log::of([nonsense(at(6))]).await;
+    let (receiver, _) = receiver();
+    receiver.drain().await;
+    let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!(report.unreadable, 0);
+    let stopped = report.stopped.unwrap();
+    assert!(stopped.event_id.starts_with("unreadable:") && stopped.outcome == "draining", "{stopped:?}");
 }

@@ -215,6 +215,27 @@ async fn if_nothing_was_missed_the_log_is_left_alone() {
 }
 
 #[tokio::test]
+async fn the_log_is_read_again_until_it_must_hold_what_a_failed_delivery_was_about() {
+    let log = Log::of([event("evt_1", at(40_000), "user.created", "usr_1")]).await;
+    log.told().failed_deliveries.push(json!({
+        "id": "whd_1", "webhook_id": "wh_1", "event_id": "evt_2", "event_type": "user.created", "status": "failed",
+        "attempt_count": 6, "created_at": at(10_000).as_millisecond(),
+    }));
+    let (receiver, handled) = receiver();
+    let reconcile = reconcile(&log, &receiver).clock(super::clock(60_000)).only_if_missed().build().unwrap();
+    // The younger one draws the watermark past the failed delivery, whose event enters the log after that.
+    until(&reconcile, Duration::from_millis(1), || {
+        let mut told = log.told();
+        if told.events.len() == 1 && told.asked.len() >= 2 {
+            told.events.push(event("evt_2", at(9_000), "user.created", "usr_1"));
+        }
+        handled.ids().len() == 2
+    })
+    .await;
+    assert_eq!(handled.ids(), ["evt_1", "evt_2"]);
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_are_refused() {
     let log = Log::start().await;
     let (receiver, _) = receiver();

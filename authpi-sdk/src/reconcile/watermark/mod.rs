@@ -17,7 +17,8 @@ pub use postgres::WatermarkPostgres;
 /// Keeps the watermark of each endpoint.
 ///
 /// It is a time of AuthPI's log (an event's `timestamp`), never later than our clock. Replicas that take turns need one that they
-/// share. One that is lost costs time alone: the log is read from the webhook's creation then.
+/// share. When one is lost, the log is read from the webhook's creation, and no further back than the
+/// ledger remembers ([`Report::not_read_before`](super::Report::not_read_before)).
 pub trait Watermark: Send + Sync + 'static {
     /// The watermark that was saved last; none if none was.
     ///
