@@ -11,7 +11,7 @@
 use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use authpi_sdk::{
-    client::{Client, Ensured, SecretFile, SecretStore as _, WebhookSpec},
+    client::{Client, EndpointError, Ensured, SecretFile, SecretStore as _, WebhookSpec},
     event::{Event, EventType, types::UserCreated},
     handlers::{Context, Handlers},
     ledger::Sqlite,
@@ -35,10 +35,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // It says what to do.
         Ok(lost @ Ensured::SecretLost(_)) => return Err(lost.to_string().into()),
         Ok(ensured) => println!("{ensured}"),
+        // Does not pass by itself: somebody has to look at the credential, the spec or the settings.
+        Err(error) if is_our_mistake(&error) => return Err(told(&error).into()),
         // AuthPI may be out of reach while its deliveries are not. With a secret at hand, there is no reason not to serve.
-        Err(error) if secrets.keys(ENDPOINT).await?.signatures.is_empty() => return Err(error.into()),
+        Err(error) if secrets.keys(ENDPOINT).await?.signatures.is_empty() => return Err(told(&error).into()),
         Err(error) => {
-            eprintln!("serving with the secret that is kept, since the webhook could not be looked at: {error}");
+            eprintln!(
+                "serving with the secret that is kept, since the webhook could not be looked at: {}",
+                told(&error)
+            );
         }
     }
 
@@ -57,6 +62,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     axum::serve(listener, app).with_graceful_shutdown(stop()).await?;
     hook.drain().await;
     Ok(())
+}
+
+fn is_our_mistake(error: &EndpointError) -> bool {
+    let EndpointError::Call(error) = error else { return false };
+    error.is_unauthorized() || error.is_forbidden() || error.is_invalid_argument() || error.is_configuration()
+}
+
+/// An error with its causes, in one line.
+fn told(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.

@@ -62,7 +62,7 @@ pub(super) enum Kind {
     Redirect,
     /// Success by its status, but not the answer that is due; perhaps because it was cut off.
     Malformed { why: String, cut_off: bool },
-    /// The change is there, and the secret that AuthPI made for it is lost with the answer.
+    /// The change may be there (what can be seen of it is), and the secret that AuthPI made for it is lost with the answer.
     SecretLost,
 }
 
@@ -224,6 +224,11 @@ impl Error {
     /// The status of the answer, if one came.
     pub fn status(&self) -> Option<StatusCode> {
         self.0.answer.as_ref().map(|answer| answer.status)
+    }
+
+    /// Whether AuthPI itself says that there is no such thing. The 404 of a gateway, or of a wrong base URL, says nothing.
+    pub(super) fn says_there_is_none(&self) -> bool {
+        self.is_not_found() && self.code() == Some(&ErrorCode::NotFound)
     }
 
     fn has_status(&self, status: StatusCode) -> bool {
@@ -396,7 +401,9 @@ impl fmt::Display for Error {
             Kind::Refused => f.write_str("refused")?,
             Kind::Redirect => f.write_str("redirected, which is not followed; is the base URL right?")?,
             Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
-            Kind::SecretLost => f.write_str("the change is there, and the new secret is lost with its answer")?,
+            Kind::SecretLost => {
+                f.write_str("the change may be there, and then the new secret is lost with its answer")?
+            }
         }
         if let Some(status) = self.status() {
             write!(f, " [{}", status.as_u16())?;

@@ -19,6 +19,10 @@ impl Webhooks {
     /// are [`DEFAULT_ROUNDS`] at most ([`UpdateWith::rounds`]). Between rounds it waits a random time of up to 20 ms, doubled with
     /// each round, at most 1 s. Each call has the client's timeout.
     ///
+    /// `change` must come to the same however often it is applied (set what is wanted; do not add to what is there): where the answer
+    /// to a write is lost and somebody else changes the webhook before it is looked at, whether the write took place cannot be known,
+    /// and the next round writes again.
+    ///
     /// The write carries `If-Match`. AuthPI's `ETags` are times in milliseconds, so of two changes within one millisecond the
     /// first may be lost.
     ///

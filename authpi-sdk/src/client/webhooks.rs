@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::{
-    Applied, Call, Client, Conditional, ETag, ErrorCode, Keyed, Operation, Page, Paged, Tagged, Webhook, WebhookAuth,
+    Applied, Call, Client, Conditional, ETag, Keyed, Operation, Page, Paged, Tagged, Webhook, WebhookAuth,
     WebhookListItem, WebhookPatch, WebhookSpec, WebhookStatus,
     answer::Answer,
     call::{
@@ -62,7 +62,8 @@ impl Webhooks {
         Call::new(&self.client, UpdateWebhook { webhook_id: webhook_id.into(), patch: patch.clone() })
     }
 
-    /// Deletes a webhook. One that is not there counts as deleted: see [`Deleted::applied`].
+    /// Deletes a webhook. One that is not there counts as deleted, also where its id or the account is wrong, since AuthPI says
+    /// `not_found` (404) to these as well: see [`Deleted::applied`]. Any other 404, such as a gateway's, is an error.
     pub fn delete(&self, webhook_id: impl Into<String>) -> Call<DeleteWebhook> {
         Call::new(&self.client, DeleteWebhook { webhook_id: webhook_id.into() })
     }
@@ -105,7 +106,8 @@ pub struct Updated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deleted {
-    /// How it is known. `Inferred`: there is no such webhook; this call or another has deleted it, or there never was one.
+    /// How it is known. `Inferred`: there is no such webhook; this call or another has deleted it, or there never was one, perhaps
+    /// because the id or the account is wrong.
     pub applied: Applied,
 }
 
@@ -306,7 +308,7 @@ impl Sends for DeleteWebhook {
 
     async fn settle(&self, refused: Error, look: Look<'_>) -> Result<Deleted, Error> {
         let gone = Ok(Deleted { applied: Applied::Inferred });
-        if says_there_is_none(&refused) {
+        if refused.says_there_is_none() {
             return gone;
         }
         if !(look.fate_unknown && (refused.is_precondition_failed() || refused.is_not_found())) {
@@ -315,15 +317,10 @@ impl Sends for DeleteWebhook {
         match look.ask(GetWebhook { webhook_id: self.webhook_id.clone() }).await {
             Ok(seen) if seen.value.status == Some(WebhookStatus::Deleted) => gone,
             Ok(_) => Err(refused),
-            Err(error) if says_there_is_none(&error) => gone,
+            Err(error) if error.says_there_is_none() => gone,
             Err(unseen) => Err(refused.caused_by(unseen)),
         }
     }
-}
-
-/// Whether AuthPI itself says that there is no such thing. The 404 of a gateway, or of a wrong base URL, says nothing.
-fn says_there_is_none(error: &Error) -> bool {
-    error.is_not_found() && error.code() == Some(&ErrorCode::NotFound)
 }
 
 /// A webhook apart from its one-time secrets.

@@ -139,6 +139,43 @@ async fn a_look_that_fails_is_followed_by_another_and_a_refusal_is_not() -> Resu
 }
 
 #[tokio::test]
+async fn a_redelivery_whose_fate_is_unknown_is_followed() -> Result<(), Error> {
+    for status in [504, 409] {
+        let looks = AtomicUsize::new(0);
+        let peer = Peer::answering(move |asked| {
+            if asked.line.starts_with("POST") {
+                return Reply::new(status, &[], "");
+            }
+            let first = looks.fetch_add(1, Ordering::SeqCst) == 0;
+            list(&[if first { delivery("d_1", "failed", 3, None) } else { delivery("d_1", "succeeded", 4, None) }])
+        })
+        .await;
+        let done = peer.client().webhooks().redeliver_failed("wh_1").followed().await?;
+        assert_eq!((done.succeeded, done.answer), (1, None), "{status}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_later_look_that_hangs_ends_with_the_time_to_follow() -> Result<(), Error> {
+    let looks = AtomicUsize::new(0);
+    let peer = Peer::answering(move |asked| {
+        if asked.line.starts_with("POST") {
+            return Reply::json(200, r#"{"data":{}}"#);
+        }
+        let early = looks.fetch_add(1, Ordering::SeqCst) < 2;
+        if early { list(&[delivery("d_1", "failed", 3, None)]) } else { Reply::Stall(Vec::new()) }
+    })
+    .await;
+    let begin = std::time::Instant::now();
+    let call = peer.client().webhooks().redeliver_failed("wh_1").followed();
+    let told = call.within(Duration::from_millis(500)).await?;
+    assert_eq!(told.pending(), 1);
+    assert!(begin.elapsed() < Duration::from_secs(15), "it waited for the client's timeout");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_outcome_of_one_delivery_is_waited_for() -> Result<(), Error> {
     let (peer, looks) = slow(vec![
         vec![delivery("d_0", "succeeded", 1, None), delivery("d_1", "pending", 4, Some(9))],

@@ -144,6 +144,26 @@ async fn a_crash_after_the_old_webhook_was_deleted_leaves_its_secret_to_expire()
 }
 
 #[tokio::test]
+async fn a_rotation_whose_new_webhook_is_gone_leaves_the_old_one() -> Outcome {
+    let emulator = Emulator::start().await?;
+    let client = client(&emulator);
+    let (secrets, spec) = (MemorySecrets::new(), spec());
+    let first = client.webhooks().ensure(&spec, &secrets).await?.endpoint().webhook.id.clone();
+    let rotate = || client.webhooks().rotate("2026-11", &spec, &secrets);
+    let rotation = rotate().await?;
+    client.webhooks().delete(&rotation.new_webhook().id).await?;
+    let error = rotation.finish().await.unwrap_err();
+    assert!(error.to_string().contains("rotate again"), "{error}");
+    assert_eq!(ids(&client).await, [first.as_str()]);
+    let again = rotate().await?;
+    again.finish().await?;
+    assert_eq!(ids(&client).await, [again.new_webhook().id.as_str()]);
+    // Both webhooks of the first one are gone now.
+    rotation.finish().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn eight_replicas_that_rotate_at_once_make_one_successor() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);

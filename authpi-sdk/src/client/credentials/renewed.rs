@@ -1,7 +1,7 @@
 //! Tokens that are renewed.
 //!
 //! However many calls need a new token, the source is asked once, and all of them get what it gives, be it a token or its error.
-//! A token that is still good is used while it is being renewed and kept when that fails. One that AuthPI refuses is dropped,
+//! A token that is still good is used while it is being renewed, and kept when that fails or takes long. One that AuthPI refuses is dropped,
 //! unless somebody has replaced it already.
 
 use std::{
@@ -22,8 +22,11 @@ use super::{super::error::Kind, AccessToken, AnySource, Authorization, Error, be
 /// How long before its end a token is renewed; less for one that is good for less than five times that.
 const AHEAD: Duration = Duration::from_mins(1);
 
-/// After a renewal that failed while the token was still good, how long until the next.
+/// After a renewal that failed, or was given up, while the token was still good, how long until the next.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a call that has a good token waits for a new one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A source's tokens.
 pub(in crate::client) struct Renewed {
@@ -82,7 +85,16 @@ impl Renewed {
         match self.good() {
             Some((good, false)) => Ok(good),
             Some((good, true)) => match self.asking.try_lock() {
-                Ok(turn) => Ok(self.ask(turn).await.unwrap_or(good)),
+                Ok(turn) => {
+                    // Before it is asked: the caller may give up at any time, and then nobody could note it any more.
+                    self.state().pause();
+                    if let Ok(answer) = tokio::time::timeout(PATIENCE, self.ask(turn)).await {
+                        return Ok(answer.unwrap_or(good));
+                    }
+                    self.state().pause();
+                    tracing::debug!("the source of access tokens takes long; the one at hand is still good");
+                    Ok(good)
+                }
                 Err(_) => Ok(good),
             },
             None => {
@@ -148,11 +160,16 @@ impl State {
 
     /// The token that there is stays, for as long as it is good.
     fn fail(&mut self, failure: Shared) -> Error {
+        self.pause();
+        self.failure = Some(failure.clone());
+        no_token(failure)
+    }
+
+    /// Leaves the source in peace for a while, if there is a token.
+    fn pause(&mut self) {
         if let Some(held) = &mut self.held {
             held.renew = Some(Instant::now() + PAUSE);
         }
-        self.failure = Some(failure.clone());
-        no_token(failure)
     }
 }
 
@@ -299,6 +316,49 @@ mod tests {
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 3));
         tokio::time::advance(PAUSE).await;
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 4));
+    }
+
+    /// Gives one token that is good for 100 s, and never answers again; and counts how often it was asked.
+    fn then_silent() -> (Renewed, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let source = source::any(move || {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if !first {
+                    std::future::pending::<()>().await;
+                }
+                Ok(AccessToken::new("a").expires_in(Duration::from_secs(100)))
+            }
+        });
+        (Renewed::new(source), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mistake_13_a_source_that_hangs_holds_up_no_call_for_long_whose_token_is_still_good() {
+        let (tokens, asked) = then_silent();
+        got(&tokens).await;
+        tokio::time::advance(Duration::from_secs(80)).await;
+        for asked_by_then in [2, 3] {
+            let begin = Instant::now();
+            assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", PATIENCE));
+            let begin = Instant::now();
+            assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
+            assert_eq!(asked.load(Ordering::SeqCst), asked_by_then);
+            tokio::time::advance(PAUSE).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mistake_13_a_call_that_gives_up_while_the_source_hangs_spares_the_next_one() {
+        let (tokens, asked) = then_silent();
+        got(&tokens).await;
+        tokio::time::advance(Duration::from_secs(80)).await;
+        let hasty = tokio::time::timeout(Duration::from_millis(10), tokens.authorization());
+        assert!(hasty.await.is_err());
+        let begin = Instant::now();
+        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test(start_paused = true)]

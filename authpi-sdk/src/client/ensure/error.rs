@@ -12,7 +12,7 @@ pub enum EndpointError {
     /// back, with the same credential and spec.
     Secrets(SecretStoreError),
     /// It did not come to rest: other replicas keep changing the same webhook, or a replayed answer is of a webhook that is gone,
-    /// again and again.
+    /// again and again. Or the webhook that a rotation made is gone, so that the old one must stay. The message tells which.
     Unsettled(&'static str),
 }
 

@@ -182,16 +182,21 @@ impl<S: SecretStore> Rotation<'_, S> {
         }
     }
 
-    /// Deletes the old webhook; its secret is trusted for another hour, for what is still on its way. To be called when every receiver
+    /// Deletes the old webhook if the new one is still there; the old secret is trusted for another hour, for what is still on its way. To be called when every receiver
     /// knows the new secret. What failed on the old webhook is deleted with it; the new one has had the same events since it was made.
     ///
     /// It may be called again, and from any replica: what is gone already is no error.
     ///
     /// # Errors
-    /// When a call or the store fails.
+    /// When a call or the store fails; and [`EndpointError::Unsettled`] when the new webhook is gone: the old one stays then, and the same
+    /// rotation begins anew with [`Webhooks::rotate`].
     pub async fn finish(&self) -> Result<(), EndpointError> {
         let Some(old) = &self.old else { return Ok(()) };
         let work = Work::new(&self.webhooks, &self.spec, self.secrets, Duration::ZERO).await?;
+        // Or nothing would be delivered any more. Where both are gone, another replica has finished this, or a later rotation.
+        if there(&self.webhooks, &self.new.id).await?.is_none() && there(&self.webhooks, old.id()).await?.is_some() {
+            return Err(EndpointError::Unsettled("the new webhook is gone: rotate again; the old one stays"));
+        }
         let mut old = old.clone();
         for _ in 0..ROUNDS {
             if work.retire(&old).await? {

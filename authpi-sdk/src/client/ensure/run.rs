@@ -124,7 +124,13 @@ async fn ensure<S: SecretStore>(work: &Work<'_, S>, renew_lost_secret: bool) -> 
         let Standing { head, successor, twins, others } = work.look(&kept).await?;
         let Some(head) = head else {
             match work.make(&Purpose::default(), generation).await? {
-                Made::Gone => generation += 1,
+                Made::Gone => {
+                    generation += 1;
+                    // Those of earlier runs are only walked past. That what this run has made is gone must not go on for long.
+                    if created.is_some() {
+                        rest(&mut round).await;
+                    }
+                }
                 Made::There { webhook_id, fresh: true } => {
                     created = Some(webhook_id);
                     // Others that were made at the same moment are seen then, so that all agree which is the oldest.
@@ -191,7 +197,7 @@ fn endpoint(head: Ours, successor: Option<Ours>, removed: Vec<String>, others: V
 
 /// What became of making a webhook.
 pub(super) enum Made {
-    /// It is there, and its secret is kept. Fresh, unless the answer was that to an earlier call.
+    /// It is there, and its secret is kept if the answer has it. Fresh, unless the answer was that to an earlier call.
     There { webhook_id: String, fresh: bool },
     /// It was made before under this key, and is gone since.
     Gone,
@@ -265,13 +271,21 @@ impl<'a, S: SecretStore> Work<'a, S> {
         }
     }
 
-    async fn keep(&self, created: &Created) -> Result<(), EndpointError> {
+    /// Keeps the secrets of the answer, if they are all there; whether they are.
+    ///
+    /// That a replayed answer still has them is assumed. One without them must not take the place of what the replica that made
+    /// the webhook has kept.
+    async fn keep(&self, created: &Created) -> Result<bool, EndpointError> {
         let Created { webhook, secret, bearer_token, .. } = created;
         let mut kept = KeptSecret::new(&self.account_id, &webhook.id, Timestamp::UNIX_EPOCH);
         kept.created_at = webhook.created_at;
         kept.secret.clone_from(secret);
         kept.bearer_token = bearer_token.clone().or_else(|| own_token(&self.input).cloned());
-        Ok(self.secrets.save(&self.input.name, &kept).await?)
+        let enough = self.is_enough(std::slice::from_ref(&kept), &webhook.id);
+        if enough {
+            self.secrets.save(&self.input.name, &kept).await?;
+        }
+        Ok(enough)
     }
 
     /// Whether AuthPI makes a secret for what is declared.
@@ -331,8 +345,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
             }
             let created = self.create(&making).await?;
             if created.webhook.id == ours.id() {
-                self.keep(&created).await?;
-                return Ok(created.secret.is_some() || created.bearer_token.is_some());
+                return self.keep(&created).await;
             }
             if !created.replayed {
                 // AuthPI has forgotten the answer, and made another webhook.
@@ -383,8 +396,8 @@ impl<'a, S: SecretStore> Work<'a, S> {
             call = call.if_match(etag);
         }
         match call.await {
+            // Also where AuthPI says that it was not there; a gateway's 404 says nothing.
             Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(true),
             Err(error) if error.is_precondition_failed() => Ok(false),
             Err(error) => Err(error),
         }
@@ -425,7 +438,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
             }
         });
         let edited = match edited.rounds(UPDATES).await {
-            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) if error.says_there_is_none() => return Ok(None),
             edited => edited?,
         };
         if let Some(wrong) = wrong {

@@ -90,11 +90,11 @@ impl Standing {
     }
 }
 
-/// The webhook, unless it is gone.
+/// The webhook, unless AuthPI says that it is gone.
 pub(super) async fn there(webhooks: &Webhooks, webhook_id: &str) -> Result<Option<Tagged<Webhook>>, Error> {
     match webhooks.get(webhook_id).await {
         Ok(got) => Ok(Some(got).filter(|got| got.value.status != Some(WebhookStatus::Deleted))),
-        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) if error.says_there_is_none() => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -18,8 +18,8 @@ impl Call<RedeliverFailed> {
     /// Follows the deliveries that are sent again, one by one, until each of them is over, and tells how it goes.
     ///
     /// It lists what failed, asks AuthPI to send it again, and then looks at those deliveries after pauses of up to 250 ms, doubled
-    /// from look to look up to 10 s. It remembers the id of each delivery, some hundred bytes. Where AuthPI
-    /// takes longer to answer than the call's timeout, it follows all the same.
+    /// from look to look up to 10 s. It remembers the id of each delivery, some hundred bytes. Where the answer does not come, or says
+    /// by a 5xx or 409 that AuthPI may be at it, it follows all the same, and [`Progress::answer`] stays empty.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -77,8 +77,8 @@ impl Progress {
 /// A redelivery that begins when it is awaited: see [`Call::followed`]. It gives the last [`Progress`], complete or not.
 ///
 /// # Errors
-/// When the list or the redelivery fails. A look that fails while AuthPI sends is no error as long as there is time: the next look
-/// may succeed.
+/// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails while AuthPI sends is no error as long as
+/// there is time: the next look may succeed.
 #[must_use = "nothing is sent before it is awaited"]
 pub struct Follow<'p> {
     call: Call<RedeliverFailed>,
@@ -123,14 +123,21 @@ async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
     }
     let answer = match call.clone().await {
         Ok(answered) => Some(answered.value),
-        // AuthPI may wait for every attempt, and be at it still.
-        Err(error) if error.is_timeout() && error.may_have_run() => None,
+        // AuthPI may wait for every attempt, longer than we or a gateway do, and be at it still.
+        Err(error) if may_be_under_way(&error) => {
+            tracing::debug!(%error, "whether deliveries are sent again is not known; following them");
+            None
+        }
         Err(error) => return Err(error),
     };
     let until = crate::client::call::deadline(within);
     for round in 0.. {
         let left = until.saturating_duration_since(Instant::now());
-        match followed.look(&call).await {
+        let look = followed.look(&call);
+        let looked = if round == 0 { Ok(look.await) } else { tokio::time::timeout_at(until, look).await };
+        // What a look has seen until the time was up counts.
+        let time_is_up = left.is_zero() || looked.is_err();
+        match looked.unwrap_or(Ok(())) {
             Ok(()) => {}
             Err(error) if left.is_zero() => return Err(error),
             // A refusal of what was allowed a moment ago does not pass.
@@ -142,12 +149,17 @@ async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
             progress = now;
             on_progress(&progress);
         }
-        if progress.is_complete() || left.is_zero() {
+        if progress.is_complete() || time_is_up {
             break;
         }
         pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE.min(left)).await;
     }
     Ok(progress)
+}
+
+/// Whether the call may have begun what its answer does not tell of.
+fn may_be_under_way(error: &Error) -> bool {
+    error.may_have_run() && (error.fault().is_some() || error.is_server_error() || error.is_conflict())
 }
 
 /// The deliveries that are followed.

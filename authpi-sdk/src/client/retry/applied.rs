@@ -16,7 +16,7 @@ use crate::{
 pub enum Applied {
     /// AuthPI's answer says so.
     Confirmed,
-    /// The answer was lost, and things are as the call wanted them.
+    /// Not said by the answer: things are as the call wanted them.
     Inferred,
 }
 

@@ -35,6 +35,9 @@ pub struct EndpointKeys {
 
 impl EndpointKeys {
     /// The newest [`MAX_KEYS`] (4) that are still trusted, each until it no longer is.
+    ///
+    /// Of whatever account: a store is for one. Where webhooks of several accounts deliver under one endpoint name, leave the others out
+    /// of `kept` ([`KeptSecret::account_id`]), or the receiver accepts what any of them sends.
     pub fn of(kept: &[KeptSecret]) -> Self {
         let now = Timestamp::now();
         let mut trusted: Vec<_> = kept.iter().filter(|kept| !kept.is_expired(now)).collect();

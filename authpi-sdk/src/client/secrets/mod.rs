@@ -27,7 +27,8 @@ pub use postgres::PostgresSecrets;
 /// Keeps the one-time secrets of webhooks.
 ///
 /// An endpoint is named by what the service calls it: the webhook's name. What is kept there is a set of [`KeptSecret`]s, told
-/// apart by account and webhook id.
+/// apart by account and webhook id. Use a store, or at least an endpoint name, for one account alone: [`EndpointKeys`] trusts all that
+/// is kept under the name.
 ///
 /// A store must be shared by all replicas of a service, or a replica that starts more than 24 hours after the webhook was made does
 /// not know its secret.
