@@ -71,7 +71,7 @@ fn is_our_mistake(error: &EndpointError) -> bool {
 
 /// An error with its causes, in one line.
 fn told(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 

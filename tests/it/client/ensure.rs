@@ -250,6 +250,63 @@ async fn a_store_that_fails_is_told_with_its_cause_and_tried_again_later() -> Ou
     Ok(())
 }
 
+/// AuthPI as a server of one webhook: a POST makes it, or is a replay without secrets; how a `get` is answered is up to the test.
+async fn one_webhook(replayed: bool, get: impl Fn(&serde_json::Value) -> Reply + Send + Sync + 'static) -> Peer {
+    let metadata = std::sync::Mutex::new(serde_json::Value::Null);
+    let webhook = move |metadata: &serde_json::Value| {
+        json!({
+            "id": "wh_1", "account_id": "acc_1", "name": "users", "url": "http://127.0.0.1:9/hook", "status": "active",
+            "auth_type": "signature", "auth": {"type": "signature"}, "events": ["user.created"], "metadata": metadata, "created_at": i64::MAX / 2_000_000,
+        })
+    };
+    Peer::answering(move |asked| {
+        if asked.line.starts_with("POST") {
+            let sent: serde_json::Value = serde_json::from_str(&asked.body).unwrap();
+            *metadata.lock().unwrap() = sent["metadata"].clone();
+            let mut made = webhook(&sent["metadata"]);
+            if !replayed {
+                made["signature_secret_plain"] = "whs_1".into();
+            }
+            let replay = [("content-type", "application/json"), ("idempotent-replayed", "true")];
+            return Reply::new(201, &replay[..1 + usize::from(replayed)], &json!({ "data": made }).to_string());
+        }
+        let there = webhook(&metadata.lock().unwrap());
+        if asked.line.contains("/webhooks/wh_1") {
+            return get(&there);
+        }
+        let listed = if there["metadata"].is_null() { vec![] } else { vec![there] };
+        Reply::json(200, &json!({"data": listed, "has_more": false, "next_cursor": null}).to_string())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_replay_without_secrets_takes_no_kept_secrets_place() -> Outcome {
+    let peer = one_webhook(true, |there| Reply::json(200, &json!({ "data": there }).to_string())).await;
+    let secrets = MemorySecrets::new();
+    let mut kept = KeptSecret::new("acc_1", "wh_1", jiff::Timestamp::from_millisecond(7)?);
+    kept.secret = Some("whs_1".into());
+    secrets.save("users", &kept).await?;
+    // The list does not show it at first, so that the replica asks for it.
+    let ensured = peer.client().webhooks().ensure(&spec(), &secrets).secret_wait(Duration::ZERO).await?;
+    assert!(!ensured.is_secret_lost(), "{ensured}");
+    assert!(peer.asked().iter().any(|asked| asked.line.starts_with("POST")));
+    assert_eq!(secrets.load("users").await?, [kept]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_404_that_is_not_authpis_makes_no_second_webhook_and_lets_no_secret_expire() -> Outcome {
+    let peer = one_webhook(false, |_| Reply::new(404, &[("content-type", "text/html")], "<html>")).await;
+    let secrets = MemorySecrets::new();
+    let error = peer.client().webhooks().ensure(&spec(), &secrets).await.unwrap_err();
+    assert!(matches!(&error, EndpointError::Call(error) if error.is_not_found()), "{error}");
+    let made = peer.asked().into_iter().filter(|asked| asked.line.starts_with("POST"));
+    assert_eq!(made.count(), 1);
+    assert!(secrets.load("users").await?.iter().all(|kept| kept.valid_until.is_none()));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_spec_that_cannot_be_meant_is_refused_before_anything_is_sent() {
     let peer = Peer::replying(Reply::json(500, "")).await;
