@@ -402,7 +402,7 @@ impl fmt::Display for Error {
             Kind::Redirect => f.write_str("redirected, which is not followed; is the base URL right?")?,
             Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
             Kind::SecretLost => {
-                f.write_str("the change may be there, and then the new secret is lost with its answer")?
+                f.write_str("the change may be there, and then the new secret is lost with its answer")?;
             }
         }
         if let Some(status) = self.status() {

@@ -68,7 +68,6 @@ impl Progress {
 /// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-#[must_use = "it may have stopped before the present"]
 pub struct Report {
     /// The counts.
     pub progress: Progress,

@@ -268,7 +268,7 @@ async fn one_webhook(replayed: bool, get: impl Fn(&serde_json::Value) -> Reply +
                 made["signature_secret_plain"] = "whs_1".into();
             }
             let replay = [("content-type", "application/json"), ("idempotent-replayed", "true")];
-            return Reply::new(201, &replay[..1 + usize::from(replayed)], &json!({ "data": made }).to_string());
+            return Reply::new(201, &replay[..=usize::from(replayed)], &json!({ "data": made }).to_string());
         }
         let there = webhook(&metadata.lock().unwrap());
         if asked.line.contains("/webhooks/wh_1") {
