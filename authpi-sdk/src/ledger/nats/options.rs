@@ -214,6 +214,7 @@ const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
 
 /// The server's number for a stream that was made meanwhile, with other settings.
 const NAME_IN_USE: u64 = 10058;
+const SUBJECTS_OVERLAP: u64 = 10065;
 
 async fn ensure(
     jetstream: &Context,
@@ -235,8 +236,14 @@ async fn ensure(
     match jetstream.create_stream(config.clone()).await {
         Ok(stream) => found(stream.cached_info()),
         Err(error) => match error.kind() {
-            jetstream::context::CreateStreamErrorKind::JetStream(told) if told.error_code().0 == NAME_IN_USE => {
-                found(jetstream.get_stream(&config.name).await?.cached_info())
+            // A server that makes it for somebody else at this moment may find that its subjects are taken, by itself.
+            jetstream::context::CreateStreamErrorKind::JetStream(told)
+                if [NAME_IN_USE, SUBJECTS_OVERLAP].contains(&told.error_code().0) =>
+            {
+                match jetstream.get_stream(&config.name).await {
+                    Ok(stream) => found(stream.cached_info()),
+                    Err(_) => Err(error.into()),
+                }
             }
             _ => Err(error.into()),
         },

@@ -26,7 +26,7 @@ pub(crate) fn is_asked() -> bool {
 }
 
 pub(crate) fn answer() {
-    let ids = std::env::args().last().and_then(|ids| ids.parse().ok()).expect("a number");
+    let ids = std::env::args().next_back().and_then(|ids| ids.parse().ok()).expect("a number");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     println!("{}", serde_json::to_string(&runtime.block_on(remember(ids))).expect("figures"));
 }
