@@ -86,6 +86,15 @@ impl EventKey {
     pub fn event_id(&self) -> &str {
         &self.event_id
     }
+
+    /// Another content under a known id is for people to look at; the first one counts.
+    pub(crate) fn compare(&self, digest: Digest, first: Digest) {
+        let comparable = ![digest, first].contains(&Digest::UNCOMPARED);
+        if digest != first && comparable {
+            telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
+            tracing::warn!(endpoint = %self.endpoint, event_id = self.event_id(), %digest, %first, "an event came again with another content");
+        }
+    }
 }
 
 /// SHA-256 of the event's bytes as they were delivered: another content under a known id shows.

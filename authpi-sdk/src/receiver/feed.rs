@@ -109,7 +109,7 @@ impl Answer {
     }
 }
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 impl crate::ledger::DeadLetter {
     /// The event, to be fed to its receiver again; its delivery was verified when it came.
     ///

@@ -96,7 +96,7 @@ impl Shared {
                 Answer::Stored
             }
             Ok(Appended::Known { first_digest }) => {
-                self.compare(&key, digest, first_digest);
+                key.compare(digest, first_digest);
                 Answer::Duplicate
             }
             Err(error) => self.store_down(&error),
@@ -135,11 +135,11 @@ impl Shared {
         loop {
             let retry_after = match self.ledger.claim(key, digest, self.settings.lease).await? {
                 Claim::Granted { token, first_digest } => {
-                    self.compare(key, digest, first_digest);
+                    key.compare(digest, first_digest);
                     return Ok(Ok(token));
                 }
                 Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
-                    self.compare(key, digest, first_digest);
+                    key.compare(digest, first_digest);
                     return Ok(Err(Answer::Duplicate));
                 }
                 Claim::InFlight { .. } => self.settings.retry_after,
@@ -154,15 +154,6 @@ impl Shared {
             }
             sleep(pause).await;
             pause = (pause * 2).min(LOOKS.1);
-        }
-    }
-
-    /// Another content under a known id is for people to look at; the first one counts.
-    fn compare(&self, key: &EventKey, digest: Digest, first: Digest) {
-        let comparable = ![digest, first].contains(&Digest::UNCOMPARED);
-        if digest != first && comparable {
-            telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
-            tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), %digest, %first, "an event came again with another content");
         }
     }
 

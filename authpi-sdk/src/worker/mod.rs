@@ -47,7 +47,7 @@ use tokio::{
 use crate::{
     Clock,
     handlers::{AnyHandlers, Handlers, Serves},
-    ledger::{AnyInbox, Backlog, Inbox, LedgerError, Next},
+    ledger::{AnyInbox, Backlog, EventKey, Inbox, LedgerError, Next, Token},
     telemetry,
 };
 
@@ -145,7 +145,12 @@ impl Worker {
                 Ok(Next::Nothing { due_in }) => due_in.unwrap_or(Duration::MAX).min(shared.settings.poll),
                 Err(error) => {
                     error.tell(&shared.endpoint);
-                    shared.settings.poll
+                    drop(slot);
+                    // Whatever is appended meanwhile would fail likewise.
+                    select! {
+                        () = &mut stop => break,
+                        () = sleep(shared.settings.poll) => continue,
+                    }
                 }
             };
             drop(slot);
@@ -168,14 +173,22 @@ impl Worker {
         self.shared.inbox.backlog(&self.shared.endpoint).await
     }
 
-    /// How this worker is; one step of the store, two seconds at most.
+    /// How this worker is; two steps of the store, two seconds at most.
+    ///
+    /// The inbox is asked for its backlog, and to renew a claim that nobody has, which changes nothing: where the inbox is a queue, its
+    /// ledger is another server.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn health(&self) -> Health {
         let shared = &self.shared;
         let draining = shared.stopping.load(Ordering::Acquire);
-        Health::of_inbox(self.backlog(), draining, shared.in_flight.load(Ordering::Relaxed)).await
+        let asked = async {
+            let (nothing, nobody) = (EventKey::new(shared.endpoint.clone(), "health"), Token { attempt: 0, nonce: 0 });
+            let _lost = shared.inbox.renew(&nothing, nobody, shared.settings.lease).await?;
+            self.backlog().await
+        };
+        Health::of_inbox(asked, draining, shared.in_flight.load(Ordering::Relaxed)).await
     }
 }
 

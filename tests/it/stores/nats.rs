@@ -20,12 +20,12 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{
-        Appended, Claim, Completion, EventKey, Held, Inbox, Leased, Ledger, Memory, Nats, NatsOptions, Next, Postgres,
-        Redis, Sqlite, Tx, conformance,
+        Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, Memory, Nats, NatsOptions, Next,
+        Postgres, Redis, Sqlite, Tx, conformance,
     },
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
-    testing::Fixture,
+    testing::{Fixture, signed_request},
     worker::{Worker, WorkerBuilder},
 };
 use bytes::Bytes;
@@ -40,6 +40,7 @@ use tokio::{
 };
 
 use super::{DIGEST, EVENTS, LEASE, chain, key};
+use crate::mistakes::{Logged, listen};
 use crate::servers::{
     DEADLINE,
     nats::{NatsServer, fresh_name},
@@ -270,6 +271,44 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
     assert_eq!(inbox.dead_letters("users", None, 10).await.unwrap().len(), 1);
 }
 
+/// A server that was killed may have forgotten that it removed messages which were settled; they are in the stream then, and nobody
+/// will be given them.
+#[tokio::test]
+async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_again() {
+    let (mut server, name) = (NatsServer::start().await, fresh_name());
+    let options = || options(&name).timeout(Duration::from_secs(2));
+    let inbox = options().connect(&server.url(), Memory::new()).await.unwrap();
+    for n in 0..4 {
+        append(&inbox, n).await;
+    }
+    // One that waits for its retry holds up the consumer's floor, and those behind it are done.
+    let waits = leased(&inbox, LEASE).await;
+    assert_eq!(waits.key, key(0));
+    assert_eq!(inbox.release(&waits.key, waits.token, LEASE).await.unwrap(), Held::Yes);
+    for n in 1..4 {
+        let event = leased(&inbox, LEASE).await;
+        assert_eq!(event.key, key(n));
+        handled(&inbox, &event).await;
+    }
+    server.stop();
+    server.start_again().await;
+    let back = || async { inbox.backlog("users").await.ok() };
+    until(|| "the inbox does not recover".to_owned(), back).await;
+    for n in 1..4 {
+        assert!(inbox.forget(&key(n)).await.unwrap());
+        // Known, where the server has forgotten that it was settled: then it comes again for that.
+        append(&inbox, n).await;
+    }
+    let mut done = Vec::new();
+    for _ in 1..4 {
+        let event = leased(&inbox, LEASE).await;
+        handled(&inbox, &event).await;
+        done.push(event.key.event_id().to_owned());
+    }
+    done.sort_unstable();
+    assert_eq!(done, ids(1..4));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again() {
     let (server, name) = (NatsServer::start().await, fresh_name());
@@ -453,6 +492,90 @@ async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
     assert_eq!(inbox.purge(Duration::ZERO).await.unwrap(), 0);
 }
 
+/// A stream for letters as an inbox makes it, but for what is changed.
+fn letters(name: &str) -> stream::Config {
+    stream::Config {
+        name: format!("{name}_dead"),
+        subjects: vec![format!("{name}.dead.*.*")],
+        max_messages_per_subject: 1,
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_replay_that_failed_at_its_end_and_is_asked_for_again_repeats_nothing() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    // The last step of a replay fails.
+    let config = stream::Config { deny_delete: true, ..letters(&name) };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    append(&inbox, 0).await;
+    let event = leased(&inbox, LEASE).await;
+    let dead = Completion::Dead { reason: "no such user".into(), body: event.body.clone() };
+    assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), Held::Yes);
+    // Twice before it is handled, and twice after.
+    assert!(inbox.replay(&key(0)).await.is_err() && inbox.replay(&key(0)).await.is_err());
+    assert_eq!(work_off(&inbox).await, ids([0]));
+    assert!(inbox.replay(&key(0)).await.is_err() && inbox.replay(&key(0)).await.is_err());
+    assert!(work_off(&inbox).await.is_empty(), "it was handled twice");
+    assert!(matches!(inbox.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { .. }));
+}
+
+#[tokio::test]
+async fn what_is_given_up_and_could_not_be_kept_stays_with_authpi() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let ahead = Arc::new(AtomicI64::new(0));
+    let moving = Arc::clone(&ahead);
+    let clock =
+        Clock::from_fn(move || Timestamp::now() + Duration::from_secs(moving.load(Ordering::Relaxed).unsigned_abs()));
+    let options = options(&name).timeout(Duration::from_secs(2));
+    let inbox = options.connect(&server.url(), Memory::new().clock(clock)).await.unwrap();
+    let handlers = Handlers::new(()).on(async |_: Event<UserUpdated>, _| "x".parse::<u8>().map(drop).terminal());
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let hook = Receiver::inline("users", verifier, inbox.clone(), handlers).build().unwrap();
+    let deliver_both = async || {
+        let unreadable = signed_request(&SignatureScheme::authpi(), &SECRET.into(), "{".into()).unwrap();
+        let unreadable = hook.receive(unreadable).await.status().as_u16();
+        [unreadable, deliver(&hook, &Fixture::of::<UserUpdated>().id("terminal")).await]
+    };
+    let jetstream = server.jetstream().await;
+    jetstream.delete_stream(format!("{name}_dead")).await.unwrap();
+    assert_eq!(deliver_both().await, [503; 2]);
+    jetstream.create_stream(letters(&name)).await.unwrap();
+    // The claims of the first tries run out.
+    ahead.store(3600, Ordering::Relaxed);
+    assert_eq!(deliver_both().await, [200; 2]);
+    assert_eq!(inbox.dead_letters("users", None, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_worker_whose_ledger_is_down_is_not_ready_though_nats_answers() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let mut store = RedisServer::start().await;
+    let ledger = Redis::options().connect(&store.url()).await.unwrap();
+    let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
+    let worker = Worker::new("users", inbox.clone(), Handlers::new(())).build().unwrap();
+    assert!(worker.health().await.is_ready());
+    store.stop();
+    assert!(inbox.backlog("users").await.is_ok());
+    assert!(!worker.health().await.is_ready());
+}
+
+#[tokio::test]
+async fn another_content_under_a_known_id_is_told() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    append(&inbox, 0).await;
+    assert_eq!(work_off(&inbox).await, ids([0]));
+    let logged = Logged::default();
+    let _guard = listen(logged.clone());
+    append(&inbox, 0).await;
+    assert!(work_off(&inbox).await.is_empty() && !logged.text().contains("another content"));
+    inbox.append(&key(0), Digest([8; 32]), None, body(0)).await.unwrap();
+    assert!(work_off(&inbox).await.is_empty());
+    assert!(logged.text().contains("another content"), "{}", logged.text());
+}
+
 #[tokio::test]
 async fn a_purge_removes_what_is_old_enough_and_no_more() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
@@ -576,12 +699,13 @@ async fn streams_that_would_lose_events_and_names_that_cannot_be_used_are_refuse
         discard: stream::DiscardPolicy::New,
         ..Default::default()
     };
-    let spoilt: [(Spoil, &str); 5] = [
+    let spoilt: [(Spoil, &str); 6] = [
         (|config, _| config.retention = stream::RetentionPolicy::Limits, "workqueue"),
         (|config, day| config.max_age = day, "max_age"),
         (|config, _| (config.max_messages, config.discard) = (9, stream::DiscardPolicy::Old), "discard"),
         (|config, _| config.subjects = vec![format!("{}.else", config.name)], "other subjects"),
         (|config, _| config.no_ack = true, "no_ack"),
+        (|config, _| config.storage = stream::StorageType::Memory, "in memory"),
     ];
     for (spoil, why) in spoilt {
         let name = fresh_name();

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    ledger::{DeadLetter, Digest, EventKey, Ledger, LedgerError, remote::within},
+    ledger::{Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, remote::within},
 };
 
 const REASON: &str = "Authpi-Reason";
@@ -157,7 +157,8 @@ impl<L: Ledger> Nats<L> {
     }
 
     /// Has an event that was given up handled once more, as if it had just been delivered, with the attempts counted anew. Says
-    /// whether there was such a dead letter; it is one no more. Should this fail midway, it is one still.
+    /// whether there was such a dead letter; it is one no more. Should this fail midway, it is one still, and asking again handles nothing
+    /// twice; two who ask for the same event at the same time may.
     ///
     /// # Errors
     /// When the server, or the ledger, cannot be reached or refuses.
@@ -165,14 +166,29 @@ impl<L: Ledger> Nats<L> {
         const STEP: &str = "replay a dead letter";
         let (queue, letters) = (self.queue(), self.letters());
         let Some(letter) = within(self.limit(), STEP, letters.get(queue, key)).await? else { return Ok(false) };
-        self.ledger().forget(key).await?;
         let body = letter.payload;
         let digest = Event::from_json(body.clone())
             .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw().as_bytes()));
+        // An earlier call may have come as far as the publish: only a record that is dead, or made here, is forgotten. Beside any
+        // other, one message more does no harm, since the ledger decides.
+        let handled = match self.ledger().claim(key, digest, self.limit()).await? {
+            Claim::Handled { .. } => true,
+            Claim::Granted { token, .. } if token.attempt > 1 => {
+                let _ = self.ledger().release(key, token, Duration::ZERO).await?;
+                false
+            }
+            Claim::Dead { .. } | Claim::Granted { .. } => {
+                self.ledger().forget(key).await?;
+                false
+            }
+            Claim::InFlight { .. } | Claim::NotYet { .. } => false,
+        };
         within(self.limit(), STEP, async {
             // Its own id, so that asking twice stores one message, and an event that has died again can be replayed again.
             let id = format!("{}@dead.{}", names::message_id(key), letter.sequence);
-            queue.publish_as(id, key, digest, body).await?;
+            if !handled {
+                queue.publish_as(id, key, digest, body).await?;
+            }
             match letters.stream.delete_message(letter.sequence).await {
                 Ok(_) => Ok(()),
                 // Somebody else's replay has removed it.

@@ -96,6 +96,9 @@ struct Shared<L> {
 /// A message whose event must wait longer comes up in between.
 const LONGEST_DELAY: Duration = Duration::from_hours(1);
 
+/// Nobody else may take an event while its letter is written.
+const LETTER_WITHIN: Duration = Duration::from_secs(30);
+
 impl Nats<()> {
     /// What can be set before opening.
     pub fn options() -> NatsOptions {
@@ -243,13 +246,23 @@ impl<L: Ledger> Ledger for Nats<L> {
             Completion::Handled => None,
             Completion::Dead { reason, body } => Some((reason.clone(), body.clone())),
         };
+        let ticket = self.at_hand().ticket(key, token);
+        let mut kept = false;
+        // What is in the stream comes again, should its letter be missing. What is not has its letter first: it would be lost, were
+        // it dead in the ledger alone. Asked again, the lease is lost and the letter is there.
+        if let (None, Some((reason, body))) = (&ticket, &letter)
+            && self.ledger().renew(key, token, LETTER_WITHIN).await? == Held::Yes
+        {
+            let (received_at, body) = (self.now(), body.clone());
+            self.keep(Letter { key, reason, attempts: token.attempt, received_at, body }).await?;
+            kept = true;
+        }
         let held = self.ledger().complete(key, token, completion).await?;
         if held == Held::Lost {
             self.at_hand().lost(key, token);
             return Ok(held);
         }
-        if let Some((reason, body)) = letter {
-            let ticket = self.at_hand().ticket(key, token);
+        if let Some((reason, body)) = letter.filter(|_| !kept) {
             let received_at = ticket.map_or_else(|| self.now(), |ticket| ticket.received_at);
             self.keep(Letter { key, reason: &reason, attempts: token.attempt, received_at, body }).await?;
         }
@@ -347,7 +360,8 @@ impl<L: Ledger> Inbox for Nats<L> {
                 continue;
             };
             match self.ledger().claim(&key, digest, lease).await {
-                Ok(Claim::Granted { token, .. }) => {
+                Ok(Claim::Granted { token, first_digest }) => {
+                    key.compare(digest, first_digest);
                     let received_at = arrived.ticket.received_at;
                     self.at_hand().lease(&key, token, arrived.ticket, lease);
                     return Ok(Next::Leased(Leased::new(key, token, arrived.body, received_at)));
@@ -357,8 +371,12 @@ impl<L: Ledger> Inbox for Nats<L> {
                     self.give_back(&key, arrived, lease_left.min(self.queue().ack_wait)).await;
                 }
                 Ok(Claim::NotYet { wait }) => self.give_back(&key, arrived, wait).await,
-                Ok(Claim::Handled { .. }) => self.acknowledge(&arrived.ticket).await,
-                Ok(Claim::Dead { .. }) => {
+                Ok(Claim::Handled { first_digest }) => {
+                    key.compare(digest, first_digest);
+                    self.acknowledge(&arrived.ticket).await;
+                }
+                Ok(Claim::Dead { first_digest }) => {
+                    key.compare(digest, first_digest);
                     self.keep_if_missing(&key, &arrived).await?;
                     self.acknowledge(&arrived.ticket).await;
                 }

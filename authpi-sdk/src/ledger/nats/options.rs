@@ -250,10 +250,14 @@ async fn ensure(
     }
 }
 
+const IN_MEMORY: &str = "it is kept in memory, so that events would be lost";
+
 fn fit_for_events(found: &Config, wanted: &Config) -> Option<&'static str> {
     let limited = found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
     if !wanted.subjects.iter().all(|subject| found.subjects.contains(subject)) {
         Some("it is of other subjects")
+    } else if found.storage != wanted.storage {
+        Some(IN_MEMORY)
     } else if found.retention != RetentionPolicy::WorkQueue {
         Some("its retention is not `workqueue`")
     } else if !found.max_age.is_zero() {
@@ -270,6 +274,8 @@ fn fit_for_events(found: &Config, wanted: &Config) -> Option<&'static str> {
 fn fit_for_letters(found: &Config, wanted: &Config) -> Option<&'static str> {
     if !wanted.subjects.iter().all(|subject| found.subjects.contains(subject)) {
         Some("it is of other subjects")
+    } else if found.storage != wanted.storage {
+        Some(IN_MEMORY)
     } else if found.retention != RetentionPolicy::Limits {
         Some("its retention is not `limits`")
     } else if found.max_messages_per_subject != 1 {

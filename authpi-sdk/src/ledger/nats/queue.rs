@@ -55,8 +55,8 @@ pub(super) struct Queue {
     pub(super) ack_wait: Duration,
     /// How long an answer that has nothing to wait for may take.
     pub(super) patience: Duration,
-    /// The endpoints, as tokens, whose consumers are known to be there.
-    pub(super) consumers: Mutex<HashSet<String>>,
+    /// The consumers that are known to be there, and to be right: each by the server's id and the endpoint's token.
+    pub(super) consumers: Mutex<HashSet<(String, String)>>,
     pub(super) appended: Arc<Notify>,
     pub(super) listener: OnceCell<Listener>,
 }
@@ -106,10 +106,8 @@ impl Queue {
             // The server only knows that there was such a message. If it is gone, the event may have been forgotten since, so it is
             // stored again, and the ledger decides. The next id follows from the last, so that copies of this delivery are
             // duplicates again.
-            match self.message(ack.sequence).await? {
-                Some(first) if event(&first.headers).is_some_and(|(of, _)| of == *key) => {
-                    return Ok(Published::Waits(event(&first.headers).map_or(digest, |(_, digest)| digest)));
-                }
+            match self.message(ack.sequence).await?.and_then(|first| event(&first.headers)) {
+                Some((of, first)) if of == *key => return Ok(Published::Waits(first)),
                 _ => id = format!("{}@{}", names::message_id(key), ack.sequence),
             }
         }
@@ -140,7 +138,7 @@ impl Queue {
                 // The consumer is going; or nobody knows it, which gets no answer at all.
                 Ok(_) | Err(_) => {
                     drop(answers);
-                    self.known().remove(&consumer);
+                    self.known().retain(|(_, known)| *known != consumer);
                     if !self.ensure_consumer(&consumer).await? {
                         return Ok(None);
                     }
@@ -166,22 +164,43 @@ impl Queue {
     }
 
     /// Says whether it was not there.
+    ///
+    /// A server that was killed may have forgotten half of a settlement: a message is in the stream again, and its consumer will not
+    /// hand it out; or it is gone, and its consumer waits for it for ever. So a consumer lives no longer than its server, whose id it
+    /// bears. The next one hands out all that is in the stream, and the ledger knows what of it is done. In a cluster, where the
+    /// server that one happens to be connected to says nothing of the consumer's, it stays.
     async fn ensure_consumer(&self, name: &str) -> Result<bool, AnyError> {
-        if self.known().contains(name) {
+        if self.known().contains(&(self.server(), name.to_owned())) {
             return Ok(false);
         }
-        let (missing, fits) = match self.stream.consumer_info(name).await {
-            Ok(there) => {
-                let found = there.config;
-                (false, found.ack_wait == self.ack_wait && found.max_ack_pending == MOST_UNSETTLED)
-            }
-            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => (true, false),
+        let found = match self.stream.consumer_info(name).await {
+            Ok(found) => Some(found),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        if !fits {
+        // Asked for only now: it is the one that has answered.
+        let server = self.server();
+        let outlived = |found: &consumer::Info| {
+            found.cluster.is_none() && found.config.description.as_deref() != Some(server.as_str())
+        };
+        let there = match found {
+            Some(found) if outlived(&found) => {
+                if let Err(error) = self.stream.delete_consumer(name).await {
+                    // Somebody else was quicker, most likely; else it is brought up to date, and stays.
+                    tracing::debug!(consumer = name, %error, "a consumer that has outlived its server was not deleted");
+                }
+                None
+            }
+            found => found,
+        };
+        let fits = |config: &consumer::Config| {
+            config.ack_wait == self.ack_wait && config.max_ack_pending == MOST_UNSETTLED
+        };
+        if !there.as_ref().is_some_and(|there| fits(&there.config)) {
             // Any number of processes may do so at once: it is made, or brought up to date, by whoever comes first.
             let config = pull::Config {
                 durable_name: Some(name.to_owned()),
+                description: Some(server.clone()),
                 filter_subject: self.names.events(name),
                 ack_policy: consumer::AckPolicy::Explicit,
                 ack_wait: self.ack_wait,
@@ -190,11 +209,16 @@ impl Queue {
             };
             self.stream.create_consumer(config).await?;
         }
-        self.known().insert(name.to_owned());
-        Ok(missing)
+        self.known().insert((server, name.to_owned()));
+        Ok(there.is_none())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    /// The server that this process is connected to; another one after each of its starts.
+    fn server(&self) -> String {
+        self.jetstream.client().server_info().server_id
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
         // A set of names is whole whatever panicked beside it.
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,8 +238,8 @@ impl Queue {
 
     /// How many messages of the endpoint are not settled, and the time of the first.
     ///
-    /// The consumer knows, once there is one: a server that crashed may have forgotten that it removed messages which were settled. They are
-    /// in the stream again, behind what the consumer has done, and are never handed out.
+    /// The consumer knows, once there is one. What the stream holds besides, after a crash of the server, is done
+    /// ([`ensure_consumer`](Self::ensure_consumer)).
     pub(super) async fn depth(&self, endpoint: &str) -> Result<(u64, Option<Timestamp>), AnyError> {
         #[derive(Deserialize)]
         struct Told {
