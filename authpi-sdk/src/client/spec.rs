@@ -91,8 +91,8 @@ impl DeliveryAuth {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct WebhookSpec {
-    name: String,
-    url: String,
+    pub(super) name: String,
+    pub(super) url: String,
     description: Option<String>,
     disabled: bool,
     auth: DeliveryAuth,

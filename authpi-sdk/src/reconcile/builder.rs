@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::{AnyWatermark, Progress, Reconcile, Shared, Watermark, WatermarkMemory};
+use super::{AnyWatermark, Progress, Reconcile, Shared, Watermark, WatermarkMemory, WebhookRef};
 use crate::{
     Clock,
     client::Client,
@@ -16,7 +16,7 @@ use crate::{
 pub struct ReconcileBuilder {
     client: Client,
     receiver: Receiver,
-    webhook_id: String,
+    webhook: WebhookRef,
     watermark: AnyWatermark,
     settings: Settings,
 }
@@ -40,11 +40,11 @@ pub(super) type OnProgress = Arc<dyn Fn(&Progress) + Send + Sync>;
 pub(super) type SubjectFilter = Arc<dyn Fn(&Event, &[&RawValue]) -> bool + Send + Sync>;
 
 impl ReconcileBuilder {
-    pub(super) fn new(client: Client, receiver: Receiver, webhook_id: String) -> Self {
+    pub(super) fn new(client: Client, receiver: Receiver, webhook: WebhookRef) -> Self {
         Self {
             client,
             receiver,
-            webhook_id,
+            webhook,
             watermark: Box::new(WatermarkMemory::new()),
             settings: Settings {
                 since: None,
@@ -124,8 +124,9 @@ impl ReconcileBuilder {
         self
     }
 
-    /// Has [`run`](Reconcile::run) read the log only when AuthPI shows that something may have been missed: a delivery that failed
-    /// since the watermark, or a webhook that is not active, or has not been for some time since. Default: at each turn.
+    /// Has [`run`](Reconcile::run) read the log only at its first turn, and when AuthPI shows that something may have been missed: a
+    /// delivery that failed since the watermark, or a webhook that is not active, or has not been for some time since, or took
+    /// another's place. Default: at each turn.
     ///
     /// That a delivery's status says `failed` only when all retries are over is assumed. Events that AuthPI never tried to deliver
     /// for another reason show nowhere, so also run without it now and then.
@@ -158,7 +159,7 @@ impl ReconcileBuilder {
     /// # Errors
     /// When a setting is zero or out of range.
     pub fn build(self) -> Result<Reconcile, BuildError> {
-        let Self { client, receiver, webhook_id, watermark, settings } = self;
+        let Self { client, receiver, webhook, watermark, settings } = self;
         for (name, number) in [("limit", settings.limit), ("concurrency", settings.concurrency)] {
             // A task each is made of the concurrency.
             if number == 0 || (name == "concurrency" && number > 4096) {
@@ -175,7 +176,7 @@ impl ReconcileBuilder {
                 return Err(BuildError::Setting(name));
             }
         }
-        Ok(Reconcile { shared: Arc::new(Shared { client, receiver, webhook_id, watermark, settings }) })
+        Ok(Reconcile { shared: Arc::new(Shared { client, receiver, webhook, watermark, settings }) })
     }
 }
 
@@ -198,7 +199,7 @@ impl fmt::Debug for ReconcileBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReconcileBuilder")
             .field("endpoint", &self.receiver.endpoint())
-            .field("webhook_id", &self.webhook_id)
+            .field("webhook", &self.webhook)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }

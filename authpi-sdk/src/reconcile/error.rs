@@ -19,6 +19,7 @@ pub(super) enum Kind {
     Ledger(LedgerError),
     Watermark(WatermarkError),
     LeaseLost,
+    NoWebhook,
 }
 
 impl ReconcileError {
@@ -47,6 +48,11 @@ impl ReconcileError {
     /// Whether the watermark could not be read or written.
     pub fn is_watermark(&self) -> bool {
         matches!(self.0.kind, Kind::Watermark(_))
+    }
+
+    /// Whether AuthPI has no webhook of the spec's name and URL: [`ensure`](client::Webhooks::ensure) it first.
+    pub fn is_no_webhook(&self) -> bool {
+        matches!(self.0.kind, Kind::NoWebhook)
     }
 
     /// Whether another replica has taken over, because this one did not renew its lease in time.
@@ -80,6 +86,7 @@ impl fmt::Display for ReconcileError {
             Kind::Ledger(_) => "the ledger could not be used to reconcile",
             Kind::Watermark(_) => "the watermark cannot be kept",
             Kind::LeaseLost => "the lease was lost: another replica has taken over",
+            Kind::NoWebhook => "AuthPI has no webhook of the spec's name and URL: ensure it first",
         })
     }
 }
@@ -90,7 +97,7 @@ impl std::error::Error for ReconcileError {
             Kind::Client(error) => Some(error),
             Kind::Ledger(error) => Some(error),
             Kind::Watermark(error) => Some(error),
-            Kind::LeaseLost => None,
+            Kind::LeaseLost | Kind::NoWebhook => None,
         }
     }
 }

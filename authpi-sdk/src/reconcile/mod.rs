@@ -49,6 +49,7 @@ mod report;
 mod turn;
 mod wanted;
 mod watermark;
+mod webhook;
 mod windows;
 
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
@@ -63,6 +64,7 @@ pub use self::{
     error::ReconcileError,
     report::{Progress, Report, Stopped},
     watermark::{Watermark, WatermarkError, WatermarkFile, WatermarkMemory},
+    webhook::WebhookRef,
 };
 use self::{
     builder::Settings,
@@ -83,19 +85,20 @@ pub struct Reconcile {
 struct Shared {
     client: Client,
     receiver: Receiver,
-    webhook_id: String,
+    webhook: WebhookRef,
     watermark: AnyWatermark,
     settings: Settings,
 }
 
 impl Reconcile {
-    /// Reconciles `receiver`, inline or inbox, with the log, as far as it is about what `webhook_id` wants.
+    /// Reconciles `receiver`, inline or inbox, with the log, as far as it is about what a webhook wants: the one of an id, or the one
+    /// that is there for a [`&WebhookSpec`](crate::client::WebhookSpec), which a service that declares its webhook has at hand.
     ///
     /// The webhook's `events`, `subjects` and `created_at` are asked for at each run. It may be disabled or failing. The client's key
     /// needs to read webhooks, their deliveries (only for [`only_if_missed`](ReconcileBuilder::only_if_missed)) and events.
     #[expect(clippy::new_ret_no_self, reason = "a builder, as for a worker")]
-    pub fn new(client: &Client, receiver: &Receiver, webhook_id: impl Into<String>) -> ReconcileBuilder {
-        ReconcileBuilder::new(client.clone(), receiver.clone(), webhook_id.into())
+    pub fn new(client: &Client, receiver: &Receiver, webhook: impl Into<WebhookRef>) -> ReconcileBuilder {
+        ReconcileBuilder::new(client.clone(), receiver.clone(), webhook.into())
     }
 
     /// Feeds all that the log has, up to the present. If another replica is at it, waits for its end first, and then makes sure.
@@ -185,9 +188,14 @@ impl Reconcile {
     /// One run, as long as the lease is ours.
     async fn in_turn(&self, turn: Turn) -> Result<Report, ReconcileError> {
         let shared = &self.shared;
-        let (endpoint, webhook_id) = (shared.receiver.endpoint(), shared.webhook_id.as_str());
-        let span =
-            tracing::info_span!("authpi.reconcile", endpoint, webhook_id, outcome = Empty, read = Empty, fed = Empty);
+        let span = tracing::info_span!(
+            "authpi.reconcile",
+            endpoint = shared.receiver.endpoint(),
+            webhook_id = Empty,
+            outcome = Empty,
+            read = Empty,
+            fed = Empty
+        );
         let running = async {
             let mut passes = Passes::new(shared);
             let ended = select! {
@@ -206,7 +214,7 @@ impl fmt::Debug for Reconcile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reconcile")
             .field("endpoint", &self.shared.receiver.endpoint())
-            .field("webhook_id", &self.shared.webhook_id)
+            .field("webhook", &self.shared.webhook)
             .field("settings", &self.shared.settings)
             .finish_non_exhaustive()
     }

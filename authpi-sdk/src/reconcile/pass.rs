@@ -37,9 +37,10 @@ impl<'a> Passes<'a> {
     }
 
     pub(super) async fn run(&mut self) -> Result<(), Kind> {
-        let Shared { client, receiver, webhook_id, watermark, settings } = self.shared;
+        let Shared { client, receiver, webhook, watermark, settings } = self.shared;
         self.report.watermark = watermark.load(receiver.endpoint()).await?;
-        let webhook = client.webhooks().get(webhook_id).await?.value;
+        let webhook = webhook.look(client).await?;
+        tracing::Span::current().record("webhook_id", &webhook.id);
         let wanted = Wanted::of(&webhook, settings.subjects.clone());
         loop {
             // Once for all of the pass's windows, and before the first: an event that enters the log late may belong to a window that

@@ -1,5 +1,6 @@
 //! What never arrived is found in AuthPI's log: against a log that lists as it likes, and against the emulator after an outage.
 
+mod declared;
 mod log;
 pub(crate) mod outage;
 mod reading;

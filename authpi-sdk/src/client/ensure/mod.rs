@@ -37,6 +37,7 @@
 mod declared;
 mod endpoint;
 mod error;
+mod find;
 mod mark;
 mod rotate;
 mod run;

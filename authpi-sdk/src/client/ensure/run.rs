@@ -122,6 +122,7 @@ async fn ensure<S: SecretStore>(work: &Work<'_, S>, renew_lost_secret: bool) -> 
     while round < ROUNDS {
         let kept = work.kept().await?;
         let Standing { head, successor, twins, others } = work.look(&kept).await?;
+        let others = others.into_iter().map(|got| got.value.id).collect();
         let Some(head) = head else {
             match work.make(&Purpose::default(), generation).await? {
                 Made::Gone => {

@@ -39,8 +39,8 @@ pub(super) struct Standing {
     pub(super) successor: Option<Ours>,
     /// Younger ones of the same kind, each with our mark; too many.
     pub(super) twins: Vec<Ours>,
-    /// Ids of those that are not ours.
-    pub(super) others: Vec<String>,
+    /// Those that are not ours.
+    pub(super) others: Vec<Tagged<Webhook>>,
 }
 
 impl Standing {
@@ -59,7 +59,7 @@ impl Standing {
             if mark.is_some() || kept.iter().any(|kept| kept.webhook_id == item.id) {
                 found.push(Ours { got, mark });
             } else {
-                others.push(item.id);
+                others.push(got);
             }
         }
         Ok(Self { others, ..Self::arranged(found) })
