@@ -3,6 +3,9 @@
 //! However many calls need a new token, the source is asked once, and all of them get what it gives, be it a token or its error.
 //! A token that is still good is used while it is being renewed, and kept when that fails or takes long. One that AuthPI refuses is dropped,
 //! unless somebody has replaced it already.
+//!
+//! The source is asked in a task of its own, so that a call that gives up does not break off what may be good for once only: the
+//! exchange of a refresh token.
 
 use std::{
     error::Error as StdError,
@@ -13,27 +16,34 @@ use std::{
 
 use http::HeaderValue;
 use tokio::{
-    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard},
-    time::Instant,
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
+    task::JoinHandle,
+    time::{Instant, timeout},
 };
+use tracing::Instrument as _;
 
 use super::{super::error::Kind, AccessToken, AnySource, Authorization, Error, bearer};
 
 /// How long before its end a token is renewed; less for one that is good for less than five times that.
 const AHEAD: Duration = Duration::from_mins(1);
 
-/// After a renewal that failed, or was given up, while the token was still good, how long until the next.
+/// After a renewal that failed while the token was still good, how long until the next.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a call that has a good token waits for a new one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a source may take.
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
+
 /// A source's tokens.
-pub(in crate::client) struct Renewed {
+pub(in crate::client) struct Renewed(Arc<Inner>);
+
+struct Inner {
     source: AnySource,
     state: Mutex<State>,
-    /// Held by the one who is asking the source.
-    asking: AsyncMutex<()>,
+    /// Held while the source is asked.
+    asking: Arc<AsyncMutex<()>>,
 }
 
 #[derive(Default)]
@@ -65,9 +75,60 @@ impl Held {
 
 impl Renewed {
     pub(super) fn new(source: AnySource) -> Self {
-        Self { source, state: Mutex::default(), asking: AsyncMutex::new(()) }
+        Self(Arc::new(Inner { source, state: Mutex::default(), asking: Arc::default() }))
     }
 
+    pub(super) async fn authorization(&self) -> Result<Authorization, Error> {
+        let asking = || Arc::clone(&self.0.asking);
+        let answers = self.0.state().answers;
+        match self.0.good() {
+            Some((good, false)) => Ok(good),
+            Some((good, true)) => {
+                let Ok(turn) = asking().try_lock_owned() else { return Ok(good) };
+                match timeout(PATIENCE, self.ask(turn)).await {
+                    Ok(Ok(Ok(renewed))) => Ok(renewed),
+                    // It takes long, or failed, and there will be another time.
+                    _ => Ok(good),
+                }
+            }
+            None => {
+                let turn = asking().lock_owned().await;
+                if let Some((good, _)) = self.0.good() {
+                    return Ok(good);
+                }
+                if let Some(failure) = self.0.answered_since(answers) {
+                    return Err(no_token(failure));
+                }
+                self.ask(turn).await.unwrap_or_else(|panicked| Err(no_token(failure(panicked))))
+            }
+        }
+    }
+
+    /// Drops the token that AuthPI has refused, unless it is gone already; whether there is another now.
+    pub(super) async fn replace(&self, refused: &Authorization) -> Result<bool, Error> {
+        {
+            let mut state = self.0.state();
+            if state.held.as_ref().is_some_and(|held| held.authorization.number == refused.number) {
+                state.held = None;
+            }
+        }
+        // A source that gives the same token again has not renewed it.
+        Ok(self.authorization().await?.header != refused.header)
+    }
+
+    /// Goes on whatever becomes of who asks.
+    fn ask(&self, turn: OwnedMutexGuard<()>) -> JoinHandle<Result<Authorization, Error>> {
+        let inner = Arc::clone(&self.0);
+        let asking = async move {
+            let answer = inner.answer().await;
+            drop(turn);
+            answer
+        };
+        tokio::spawn(asking.in_current_span())
+    }
+}
+
+impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,68 +141,32 @@ impl Renewed {
         Some((held.authorization.clone(), held.is_due(now)))
     }
 
-    pub(super) async fn authorization(&self) -> Result<Authorization, Error> {
-        let answers = self.state().answers;
-        match self.good() {
-            Some((good, false)) => Ok(good),
-            Some((good, true)) => match self.asking.try_lock() {
-                Ok(turn) => {
-                    // Before it is asked: the caller may give up at any time, and then nobody could note it any more.
-                    self.state().pause();
-                    if let Ok(answer) = tokio::time::timeout(PATIENCE, self.ask(turn)).await {
-                        return Ok(answer.unwrap_or(good));
-                    }
-                    self.state().pause();
-                    tracing::debug!("the source of access tokens takes long; the one at hand is still good");
-                    Ok(good)
-                }
-                Err(_) => Ok(good),
-            },
-            None => {
-                let turn = self.asking.lock().await;
-                if let Some((good, _)) = self.good() {
-                    return Ok(good);
-                }
-                let answered = self.answered_since(answers);
-                if let Some(failure) = answered { Err(no_token(failure)) } else { self.ask(turn).await }
-            }
-        }
-    }
-
     /// The failure that came while this caller waited for its turn: its own, too.
     fn answered_since(&self, answers: u64) -> Option<Shared> {
         let state = self.state();
         state.failure.clone().filter(|_| state.answers > answers)
     }
 
-    /// Drops the token that AuthPI has refused, unless it is gone already; whether there is another now.
-    pub(super) async fn replace(&self, refused: &Authorization) -> Result<bool, Error> {
-        {
-            let mut state = self.state();
-            if state.held.as_ref().is_some_and(|held| held.authorization.number == refused.number) {
-                state.held = None;
-            }
-        }
-        // A source that gives the same token again has not renewed it.
-        Ok(self.authorization().await?.header != refused.header)
-    }
-
-    async fn ask(&self, turn: AsyncMutexGuard<'_, ()>) -> Result<Authorization, Error> {
-        let answer = self.source.token().await.map_err(Shared::from);
+    async fn answer(&self) -> Result<Authorization, Error> {
+        let answer = match timeout(LONGEST, self.source.token()).await {
+            Ok(answer) => answer.map_err(Shared::from),
+            Err(_) => Err(failure(format!("its source did not answer within {LONGEST:?}"))),
+        };
         let answer = answer.and_then(|token| match bearer(&token.token) {
             Ok(header) => Ok((token, header)),
-            Err(problem) => Err(Shared::from(Box::<dyn StdError + Send + Sync>::from(problem))),
+            Err(problem) => Err(failure(problem)),
         });
         let mut state = self.state();
         state.answers += 1;
-        let told = match answer {
+        match answer {
             Ok((token, header)) => Ok(state.keep(&token, header)),
             Err(failure) => Err(state.fail(failure)),
-        };
-        drop(state);
-        drop(turn);
-        told
+        }
     }
+}
+
+fn failure(told: impl Into<Box<dyn StdError + Send + Sync>>) -> Shared {
+    told.into().into()
 }
 
 impl State {
@@ -158,18 +183,14 @@ impl State {
         authorization
     }
 
-    /// The token that there is stays, for as long as it is good.
+    /// The token that there is stays, for as long as it is good, and the source is left in peace for a while.
     fn fail(&mut self, failure: Shared) -> Error {
-        self.pause();
-        self.failure = Some(failure.clone());
-        no_token(failure)
-    }
-
-    /// Leaves the source in peace for a while, if there is a token.
-    fn pause(&mut self) {
         if let Some(held) = &mut self.held {
             held.renew = Some(Instant::now() + PAUSE);
         }
+        tracing::debug!(error = %failure, "no new access token could be had");
+        self.failure = Some(failure.clone());
+        no_token(failure)
     }
 }
 
@@ -273,11 +294,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_while_the_source_is_asked_leaves_it_to_the_next() {
+    async fn who_gives_up_while_the_source_is_asked_breaks_nothing_off() {
         let (tokens, script) = tokens([Some(("a", 0))]);
         let hasty = tokio::time::timeout(Duration::from_millis(10), tokens.authorization());
         assert!(hasty.await.is_err());
-        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 2));
+        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_takes_longer_than_a_call_waits_is_there_for_the_next() {
+        let slow = AtomicU32::new(0);
+        let source = source::any(move || {
+            let n = slow.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(PATIENCE * 2 * n).await;
+                Ok(AccessToken::new(format!("t{n}")).expires_in(Duration::from_secs(100)))
+            }
+        });
+        let tokens = Renewed::new(source);
+        assert_eq!(got(&tokens).await, "t0");
+        tokio::time::advance(Duration::from_secs(80)).await;
+        assert_eq!(got(&tokens).await, "t0");
+        tokio::time::sleep(PATIENCE * 2).await;
+        assert_eq!(got(&tokens).await, "t1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_panics_is_an_error_and_is_asked_again() {
+        let asked = AtomicU32::new(0);
+        let source = source::any(move || {
+            let first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                assert!(!first, "a source's own mistake");
+                Ok(AccessToken::new("a"))
+            }
+        });
+        let tokens = Renewed::new(source);
+        assert!(tokens.authorization().await.err().expect("there is no token").is_credential());
+        assert_eq!(got(&tokens).await, "a");
     }
 
     #[tokio::test(start_paused = true)]
@@ -339,14 +393,18 @@ mod tests {
         let (tokens, asked) = then_silent();
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(80)).await;
-        for asked_by_then in [2, 3] {
-            let begin = Instant::now();
-            assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", PATIENCE));
-            let begin = Instant::now();
-            assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
-            assert_eq!(asked.load(Ordering::SeqCst), asked_by_then);
-            tokio::time::advance(PAUSE).await;
-        }
+        let begin = Instant::now();
+        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", PATIENCE));
+        let begin = Instant::now();
+        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        // By then the token is over.
+        tokio::time::sleep(LONGEST).await;
+        let begin = Instant::now();
+        let error = tokens.authorization().await.err().expect("there is no token");
+        assert!(error.is_credential() && begin.elapsed() == LONGEST, "{error:?}");
+        assert!(StdError::source(&error).unwrap().to_string().contains("did not answer within 30s"));
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test(start_paused = true)]

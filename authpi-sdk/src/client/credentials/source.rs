@@ -31,8 +31,8 @@ use crate::signature::Secret;
 pub trait TokenSource: Send + Sync + 'static {
     /// A new access token.
     ///
-    /// Never asked twice at the same time for one client. It has the time that the call which waits for it has left, and is dropped
-    /// when that is over.
+    /// Never asked twice at the same time for one client, and in a task of its own, which goes on when the call that needed the token
+    /// gives up. It has 30 s, and is dropped when they are over.
     ///
     /// # Errors
     /// When none can be had; it becomes the cause of the call's error, so it must not tell a secret.
