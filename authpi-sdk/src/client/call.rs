@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::{
-    Client, Connection, ETag, Page,
+    Client, Connection, ETag, Page, WhoAmI,
     answer::Answer,
     connection::{Exchange, Progress},
     credentials::Authorization,
@@ -140,6 +140,25 @@ impl<O: Paged> Call<O> {
     pub fn cursor(mut self, cursor: impl Into<String>) -> Self {
         *self.operation.window().1 = Some(cursor.into());
         self
+    }
+}
+
+impl Options {
+    /// For another call on behalf of this one: the same policy and headers, and no more.
+    fn beside(&self) -> Self {
+        Self {
+            attempt_timeout: self.attempt_timeout,
+            retry: self.retry.clone(),
+            headers: self.headers.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+impl<O> Call<O> {
+    /// Another call with the same policy and headers.
+    pub(super) fn beside<P: Operation>(&self, operation: P) -> Call<P> {
+        Call { client: self.client.clone(), operation, options: self.options.beside() }
     }
 }
 
@@ -335,14 +354,8 @@ pub struct Look<'a> {
 impl Look<'_> {
     /// A call that has what is left of the time and the same policy and headers.
     pub(super) fn ask<O: Operation>(&self, operation: O) -> Call<O> {
-        let options = Options {
-            timeout: Some(self.deadline.saturating_duration_since(Instant::now())),
-            attempt_timeout: self.options.attempt_timeout,
-            retry: self.options.retry.clone(),
-            headers: self.options.headers.clone(),
-            ..Options::default()
-        };
-        Call { client: self.client.clone(), operation, options }
+        let timeout = self.deadline.saturating_duration_since(Instant::now());
+        Call { client: self.client.clone(), operation, options: self.options.beside() }.timeout(timeout)
     }
 }
 
@@ -364,7 +377,11 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
     operation.check()?;
     check_headers(&options.headers)?;
     let key = key::<O>(options)?;
-    let account = if O::OPERATION.path.contains("{account_id}") { client.account_by(deadline).await? } else { "" };
+    let account = if O::OPERATION.path.contains("{account_id}") {
+        client.account_by(call.beside(WhoAmI {}), deadline).await?
+    } else {
+        ""
+    };
 
     let waits = O::WAITS_FOR_AN_ENDPOINT.then_some(Duration::MAX);
     let mut attempts = Attempts::new(Terms {
@@ -596,7 +613,7 @@ fn may_connect_later(error: &reqwest::Error) -> bool {
 
 fn too_large(progress: Progress) -> Error {
     let answer = progress.answer.unwrap_or_default();
-    if answer.status.is_success() { Error::malformed("the body is over 8 MiB", answer) } else { Error::refused(answer) }
+    if answer.status.is_success() { Error::too_large(answer) } else { Error::refused(answer) }
 }
 
 /// Why JSON was not read, without any value from it: serde's messages quote what they found, which may be a secret.

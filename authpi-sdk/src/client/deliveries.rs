@@ -202,7 +202,7 @@ impl Call<RedeliverFailed> {
     /// The list of what it is about, whatever the status.
     pub(super) fn same_deliveries(&self) -> Call<ListDeliveries> {
         let RedeliverFailed { webhook_id, filter } = self.operation.clone();
-        Call::new(&self.client, ListDeliveries { webhook_id, filter, status: None, limit: Some(100), cursor: None })
+        self.beside(ListDeliveries { webhook_id, filter, status: None, limit: Some(100), cursor: None })
     }
 }
 

@@ -62,6 +62,8 @@ pub(super) enum Kind {
     Redirect,
     /// Success by its status, but not the answer that is due; perhaps because it was cut off.
     Malformed { why: String, cut_off: bool },
+    /// Success by its status, with more of a body than is read.
+    TooLarge,
     /// The change may be there (what can be seen of it is), and the secret that AuthPI made for it is lost with the answer.
     SecretLost,
 }
@@ -98,6 +100,15 @@ impl Error {
 
     pub(super) fn malformed(why: impl Into<String>, answer: Answer) -> Self {
         Self::new(Kind::Malformed { why: why.into(), cut_off: false }, true).answered(answer)
+    }
+
+    /// A success whose body is longer than what is read of one.
+    pub(super) fn too_large(answer: Answer) -> Self {
+        Self::new(Kind::TooLarge, true).answered(answer)
+    }
+
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(self.0.kind, Kind::TooLarge)
     }
 
     pub(super) fn cut_off(why: impl Into<String>, answer: Answer) -> Self {
@@ -146,6 +157,10 @@ impl Error {
     }
 
     pub(super) fn under(mut self, key: Option<Key>) -> Self {
+        // Without a key there is no other attempt that it could be about.
+        if key.is_none() && self.is_conflict() {
+            self.0.may_have_run = false;
+        }
         self.0.idempotency_key = key;
         self
     }
@@ -179,7 +194,7 @@ impl Error {
             Kind::Transport => "broken",
             Kind::Refused => "refused",
             Kind::Redirect => "redirected",
-            Kind::Malformed { .. } => "malformed",
+            Kind::Malformed { .. } | Kind::TooLarge => "malformed",
             Kind::SecretLost => "secret_lost",
         }
     }
@@ -188,8 +203,8 @@ impl Error {
     ///
     /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong argument, no connection), or it was
     /// refused with a status that says so (any 4xx but the two below). `true`: it may have. An attempt was sent and no whole
-    /// answer came, the answer is not what is due, or its status is a redirect, 408, 409 (the same call may be on its way
-    /// under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for an attempt whose own, shorter
+    /// answer came, the answer is not what is due, or its status is a redirect, 408, 409 to a POST (the same call may be
+    /// on its way under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for an attempt whose own, shorter
     /// deadline passed while it was connecting.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
@@ -272,7 +287,7 @@ impl Error {
 
     /// The status says success, but the answer is not the one that is due: not JSON, another shape, empty, too large, cut off.
     pub fn is_malformed_response(&self) -> bool {
-        matches!(self.0.kind, Kind::Malformed { .. })
+        matches!(self.0.kind, Kind::Malformed { .. } | Kind::TooLarge)
     }
 
     /// 422: the idempotency key was used for another call within the last 24 hours.
@@ -401,6 +416,7 @@ impl fmt::Display for Error {
             Kind::Refused => f.write_str("refused")?,
             Kind::Redirect => f.write_str("redirected, which is not followed; is the base URL right?")?,
             Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
+            Kind::TooLarge => f.write_str("malformed response: the body is over 8 MiB")?,
             Kind::SecretLost => {
                 f.write_str("the change may be there, and then the new secret is lost with its answer")?;
             }

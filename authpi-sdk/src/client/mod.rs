@@ -90,6 +90,7 @@ mod patch;
 mod pause;
 pub mod redelivery;
 pub mod retry;
+mod same;
 mod secrets;
 mod spec;
 mod tls;

@@ -311,7 +311,8 @@ impl Sends for DeleteWebhook {
         if refused.says_there_is_none() {
             return gone;
         }
-        if !(look.fate_unknown && (refused.is_precondition_failed() || refused.is_not_found())) {
+        // 412, also at the first attempt: what is deleted may still be shown, in another state than the one that is known.
+        if !(refused.is_precondition_failed() || look.fate_unknown && refused.is_not_found()) {
             return Err(refused);
         }
         match look.ask(GetWebhook { webhook_id: self.webhook_id.clone() }).await {

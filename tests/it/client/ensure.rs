@@ -308,6 +308,47 @@ async fn a_404_that_is_not_authpis_makes_no_second_webhook_and_lets_no_secret_ex
 }
 
 #[tokio::test]
+async fn a_successor_without_a_secret_takes_nobodys_place() -> Outcome {
+    let there = std::sync::Mutex::new(Vec::<serde_json::Value>::new());
+    let peer = Peer::answering(move |asked| {
+        let mut there = there.lock().unwrap();
+        let id = |line: &str| line.split("/webhooks/").nth(1).map(|rest| rest.split(' ').next().unwrap().to_owned());
+        let answer = match (asked.line.split(' ').next().unwrap(), id(&asked.line)) {
+            ("POST", _) => {
+                let sent: serde_json::Value = serde_json::from_str(&asked.body).unwrap();
+                let n = there.len() + 1;
+                let mut made = json!({
+                    "id": format!("wh_{n}"), "account_id": "acc_1", "name": sent["name"], "url": sent["url"], "status": "active",
+                    "auth": sent["auth"], "auth_type": sent["auth"]["type"], "events": sent["events"], "metadata": sent["metadata"], "created_at": n,
+                });
+                there.push(made.clone());
+                if n == 1 {
+                    made["auth"]["signature_secret_plain"] = "whs_1".into();
+                }
+                return Reply::json(201, &json!({ "data": made }).to_string());
+            }
+            ("DELETE", Some(id)) => {
+                there.retain(|webhook| webhook["id"] != id.as_str());
+                return Reply::json(204, "");
+            }
+            (_, Some(id)) => there.iter().find(|webhook| webhook["id"] == id.as_str()).map(|webhook| json!({ "data": webhook })),
+            _ => Some(json!({"data": *there, "has_more": false, "next_cursor": null})),
+        };
+        let none = r#"{"error":"not_found","error_description":"there is none","retryable":false}"#;
+        answer.map_or_else(|| Reply::json(404, none), |answer| Reply::json(200, &answer.to_string()))
+    })
+    .await;
+    let secrets = MemorySecrets::new();
+    let first = peer.client().webhooks().ensure(&spec(), &secrets).await?.endpoint().webhook.id.clone();
+    let both = spec().auth(DeliveryAuth::bearer_and_signature());
+    let error = peer.client().webhooks().ensure(&both, &secrets).await.unwrap_err();
+    assert!(error.to_string().contains("the first one stays"), "{error}");
+    assert_eq!(webhooks(&peer.client()).await, [first.as_str()]);
+    assert_eq!(kept_ids(&secrets).await, [first]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_spec_that_cannot_be_meant_is_refused_before_anything_is_sent() {
     let peer = Peer::replying(Reply::json(500, "")).await;
     let metadata = RawJson::new(&json!([1])).unwrap();

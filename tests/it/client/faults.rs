@@ -3,7 +3,7 @@
 //! The table is `tests/golden/faults.txt`. Whatever it says, three things hold for each line of it: nothing takes place twice,
 //! a success means that it took place, and an error that says it did not run means that it did not.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
 use authpi_emulator::Emulator;
 use authpi_sdk::{
@@ -27,8 +27,13 @@ const STALLED: Duration = Duration::from_secs(2);
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
+    WhoAmI,
     Get,
     List,
+    Deliveries,
+    Events,
+    Event,
+    Counts,
     Create,
     Update,
     UpdateWithoutEtag,
@@ -37,12 +42,18 @@ enum What {
     Delete,
     DeleteWithoutEtag,
     Redeliver,
+    RedeliverFailed,
 }
 
 impl What {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 16] = [
+        Self::WhoAmI,
         Self::Get,
         Self::List,
+        Self::Deliveries,
+        Self::Events,
+        Self::Event,
+        Self::Counts,
         Self::Create,
         Self::Update,
         Self::UpdateWithoutEtag,
@@ -51,12 +62,18 @@ impl What {
         Self::Delete,
         Self::DeleteWithoutEtag,
         Self::Redeliver,
+        Self::RedeliverFailed,
     ];
 
     fn name(self) -> &'static str {
         match self {
+            Self::WhoAmI => "whoami",
             Self::Get => "get",
             Self::List => "list",
+            Self::Deliveries => "deliveries",
+            Self::Events => "events",
+            Self::Event => "event",
+            Self::Counts => "aggregate",
             Self::Create => "create",
             Self::Update => "update, If-Match",
             Self::UpdateWithoutEtag => "update",
@@ -65,11 +82,39 @@ impl What {
             Self::Delete => "delete, If-Match",
             Self::DeleteWithoutEtag => "delete",
             Self::Redeliver => "redeliver",
+            Self::RedeliverFailed => "redeliver_failed",
+        }
+    }
+
+    /// The description's name for it.
+    fn operation(self) -> &'static str {
+        match self {
+            Self::WhoAmI => "me.get",
+            Self::Get => "webhooks.get",
+            Self::List => "webhooks.list",
+            Self::Deliveries => "webhooks.listDeliveries",
+            Self::Events => "events.list",
+            Self::Event => "events.get",
+            Self::Counts => "events.aggregate",
+            Self::Create => "webhooks.create",
+            Self::Update | Self::UpdateWithoutEtag | Self::UpdateRepeatedWithoutEtag | Self::UpdateSecret => {
+                "webhooks.update"
+            }
+            Self::Delete | Self::DeleteWithoutEtag => "webhooks.delete",
+            Self::Redeliver => "webhooks.redeliver",
+            Self::RedeliverFailed => "webhooks.redeliverFailed",
         }
     }
 
     fn reads(self) -> bool {
-        matches!(self, Self::Get | Self::List)
+        matches!(
+            self,
+            Self::WhoAmI | Self::Get | Self::List | Self::Deliveries | Self::Events | Self::Event | Self::Counts
+        )
+    }
+
+    fn redelivers(self) -> bool {
+        matches!(self, Self::Redeliver | Self::RedeliverFailed)
     }
 
     /// The caller has said that it may be done twice.
@@ -111,7 +156,7 @@ async fn came(what: What, fault: Fault, how: How) -> Came {
     let spec = || WebhookSpec::new("users", "http://127.0.0.1:9/hook").events([EventType::UserCreated]);
     let made = direct.webhooks().create(&spec()).await.expect("nothing is in the way");
     let (id, etag) = (made.webhook.id, made.etag.expect("a webhook has an ETag"));
-    let delivery = if what == What::Redeliver {
+    let delivery = if what.redelivers() {
         emulator.trigger("user.created").await.unwrap();
         emulator.deliveries_finished().await;
         direct.webhooks().deliveries(&id).await.unwrap().items.remove(0).id
@@ -129,7 +174,9 @@ async fn came(what: What, fault: Fault, how: How) -> Came {
     let attempt = if fault.stalls() { STALLED } else { Duration::from_secs(30) };
     let client = client(&faulty.base_url, &emulator).retry(policy).timeout(Duration::from_mins(2));
     let client = client.attempt_timeout(attempt).build().unwrap();
-    let outcome = call(&client, what, &id, &etag, &delivery, attempt).await;
+    let event = direct.events().list().await.unwrap().items.remove(0).id;
+    let outcome =
+        call(&client, what, &Args { id: &id, etag: &etag, delivery: &delivery, event: &event, attempt }).await;
 
     Came { requests: faulty.asked().len(), effects: effects(&direct, what, &id).await, outcome }
 }
@@ -139,15 +186,18 @@ fn client(base_url: &str, emulator: &Emulator) -> authpi_sdk::client::ClientBuil
     builder.api_key(emulator.key_id(), emulator.key_secret())
 }
 
-async fn call(
-    client: &Client,
-    what: What,
-    id: &str,
-    etag: &ETag,
-    delivery: &str,
+/// What there is to call with.
+struct Args<'a> {
+    id: &'a str,
+    etag: &'a ETag,
+    delivery: &'a str,
+    event: &'a str,
     attempt: Duration,
-) -> Result<&'static str, Error> {
-    let webhooks = client.webhooks();
+}
+
+async fn call(client: &Client, what: What, args: &Args<'_>) -> Result<&'static str, Error> {
+    let Args { id, etag, delivery, event, attempt } = *args;
+    let (webhooks, events) = (client.webhooks(), client.events());
     let applied = |applied| match applied {
         Applied::Confirmed => "confirmed",
         Applied::Inferred => "inferred",
@@ -156,8 +206,13 @@ async fn call(
     let renamed = || webhooks.update(id, &WebhookPatch::new().name("renamed"));
     let posted = |replayed| if replayed { "ok, replayed" } else { "ok" };
     match what {
+        What::WhoAmI => client.whoami().await.map(|_| "ok"),
         What::Get => webhooks.get(id).await.map(|_| "ok"),
         What::List => webhooks.list().await.map(|_| "ok"),
+        What::Deliveries => webhooks.deliveries(id).await.map(|_| "ok"),
+        What::Events => events.list().await.map(|_| "ok"),
+        What::Event => events.get(event).await.map(|_| "ok"),
+        What::Counts => events.aggregate().await.map(|_| "ok"),
         What::Create => {
             let spec = WebhookSpec::new("second", "http://127.0.0.1:9/hook").events([EventType::UserCreated]);
             let made = webhooks.create(&spec).await?;
@@ -179,7 +234,10 @@ async fn call(
         What::DeleteWithoutEtag => webhooks.delete(id).await.map(|deleted| applied(deleted.applied)),
         // It has all of the call's time, unless it is told otherwise.
         What::Redeliver => {
-            webhooks.redeliver(id, delivery).attempt_timeout(attempt).await.map(|posted_| posted(posted_.replayed))
+            webhooks.redeliver(id, delivery).attempt_timeout(attempt).await.map(|sent| posted(sent.replayed))
+        }
+        What::RedeliverFailed => {
+            webhooks.redeliver_failed(id).attempt_timeout(attempt).await.map(|sent| posted(sent.replayed))
         }
     }
 }
@@ -191,10 +249,10 @@ async fn effects(direct: &Client, what: What, id: &str) -> usize {
         events.expect("nothing is in the way").items.len()
     };
     match what {
-        What::Get | What::List => 0,
+        _ if what.reads() => 0,
         What::Create => happened(EventType::WebhookCreated).await - 1,
         What::Delete | What::DeleteWithoutEtag => happened(EventType::WebhookDeleted).await,
-        What::Redeliver => {
+        What::Redeliver | What::RedeliverFailed => {
             let deliveries = direct.webhooks().deliveries(id).await.expect("nothing is in the way");
             usize::try_from(deliveries.items[0].attempt_count).unwrap() - 1
         }
@@ -266,6 +324,17 @@ async fn mistake_12_whatever_goes_wrong_with_whatever_call_it_takes_place_once_a
         );
     }
     assert_golden("faults.txt", &table);
+}
+
+#[test]
+fn the_table_has_every_operation_of_the_description() {
+    let described: BTreeSet<_> = include_str!("../../../openapi/authpi.yaml")
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("operationId: "))
+        // What AuthPI calls.
+        .filter(|id| *id != "deliveries.receive")
+        .collect();
+    assert_eq!(What::ALL.map(What::operation).into_iter().collect::<BTreeSet<_>>(), described);
 }
 
 async fn one<O: Operation>(faulty: &Faulty, call: Call<O>) -> O::Output {

@@ -194,6 +194,18 @@ async fn the_outcome_of_one_delivery_is_waited_for() -> Result<(), Error> {
 }
 
 #[tokio::test]
+async fn a_failure_from_before_it_was_sent_again_is_no_outcome() -> Result<(), Error> {
+    let before = delivery("d_1", "failed", 3, None);
+    let (peer, looks) =
+        slow(vec![vec![before.clone()], vec![before.clone()], vec![delivery("d_1", "failed", 4, None)]]).await;
+    let watched: WebhookDelivery = serde_json::from_value(before).unwrap();
+    let outcome = || peer.client().webhooks().outcome(&watched);
+    let over = outcome().after_attempts(watched.attempt_count).await?.expect("it is over");
+    assert_eq!((over.attempt_count, looks.load(Ordering::SeqCst)), (4, 3));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_delivery_that_is_not_over_or_not_there_is_told() -> Result<(), Error> {
     let watched: WebhookDelivery = serde_json::from_value(delivery("d_1", "failed", 3, None)).unwrap();
     let outcome = async |peer: &Peer| peer.client().webhooks().outcome(&watched).within(Duration::ZERO).await;

@@ -1,7 +1,7 @@
 //! Calls that are made again, and those that are not.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     error::Error as _,
     sync::{
         Arc,
@@ -22,7 +22,7 @@ use http::{HeaderName, HeaderValue, header};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 use super::{
-    peer::{Peer, Reply},
+    peer::{Asked, Peer, Reply},
     shown, spec,
 };
 use crate::{
@@ -31,6 +31,8 @@ use crate::{
 };
 
 const WEBHOOK: &str = r#"{"data":{"id":"wh_1","account_id":"acc_1","name":"n","url":"https://x","auth":{"type":"signature","signature_secret_plain":"whs_very_secret"},"events":[],"created_at":1}}"#;
+const ME: &str =
+    r#"{"data":{"type":"api_key","accounts":[{"account_id":"acc_1","org_id":"o","scopes":[]}],"organizations":[]}}"#;
 const NOT_FOUND: &str = r#"{"error":"not_found","error_description":"there is no such webhook","retryable":false}"#;
 const STALE: &str = r#"{"error":"precondition_failed","error_description":"stale","retryable":false}"#;
 const IN_FLIGHT: &str = r#"{"error":"conflict","error_description":"in flight","retryable":true}"#;
@@ -199,6 +201,19 @@ async fn each_call_can_have_its_own_policy_deadline_attempt_and_headers() {
     assert_eq!(peer.asked().len(), 3);
     assert!(peer.asked().iter().all(|asked| asked.header("traceparent") == Some("00-1")), "{:?}", peer.asked());
 
+    // So have the calls that are made on its behalf.
+    let trace = HeaderName::from_static("traceparent");
+    let traced = |asked: &Asked| asked.header("traceparent") == Some("00-1");
+    let (me, empty) = (ME, r#"{"data":[],"has_more":false,"next_cursor":null}"#);
+    let peer = Peer::answering(move |asked| {
+        assert!(traced(asked), "{asked:?}");
+        Reply::json(200, if asked.line.ends_with("/v1/me") { me } else { empty })
+    })
+    .await;
+    let failed = peer.builder().build().unwrap().webhooks().redeliver_failed("wh_1");
+    failed.header(trace, HeaderValue::from_static("00-1")).followed().await.unwrap();
+    assert_eq!((peer.asked_who(), peer.asked().len()), (1, 1));
+
     let peer = Peer::in_turn([Reply::Stall(Vec::new()), webhook("n")]).await;
     let call = client(&peer).webhooks().create(&spec()).attempt_timeout(Duration::from_millis(300));
     call.await.unwrap();
@@ -326,14 +341,17 @@ async fn what_is_not_there_is_deleted_where_authpi_says_so_and_nobody_else() {
     let error = client(&peer).webhooks().delete("wh_1").await.unwrap_err();
     assert!(error.is_not_found(), "a gateway knows of no webhooks: {error}");
 
-    // A deleted webhook that can still be read, and one that another has changed.
+    // A deleted webhook that can still be read, and one that another has changed; also where an earlier process deleted it.
     let deleted = WEBHOOK.replace(r#""events""#, r#""status":"deleted","events""#);
     for (seen, gone) in [(deleted.as_str(), true), (WEBHOOK, false)] {
-        let peer = Peer::in_turn([broken(), Reply::json(412, STALE), Reply::json(200, seen)]).await;
-        let got = client(&peer).webhooks().delete("wh_1").if_match(&"1".parse().unwrap()).await;
-        match got {
-            Ok(deleted) => assert!(gone && deleted.applied == Applied::Inferred),
-            Err(error) => assert!(!gone && error.is_precondition_failed(), "{error}"),
+        for before in [vec![broken()], vec![]] {
+            let looked_into = [Reply::json(412, STALE), Reply::json(200, seen)];
+            let peer = Peer::in_turn(before.into_iter().chain(looked_into)).await;
+            let got = client(&peer).webhooks().delete("wh_1").if_match(&"1".parse().unwrap()).await;
+            match got {
+                Ok(deleted) => assert!(gone && deleted.applied == Applied::Inferred),
+                Err(error) => assert!(!gone && error.is_precondition_failed(), "{error}"),
+            }
         }
     }
 }
@@ -392,16 +410,12 @@ async fn ten_thousand_creates_with_one_reply_in_ten_dropped_make_ten_thousand_we
             Ok((made.webhook.id, made.secret))
         });
     }
-    let (mut ids, mut secrets) = (HashSet::new(), HashSet::new());
-    let mut some = Vec::new();
+    let (mut ids, mut secrets) = (HashSet::new(), HashMap::new());
     while let Some(call) = calls.join_next().await {
         let (id, secret) = call.unwrap().unwrap_or_else(|error| panic!("{error}"));
         let secret = secret.expect("a signed webhook comes with its secret").expose().to_owned();
-        if some.len() < 50 {
-            some.push((id.clone(), secret.clone()));
-        }
-        ids.insert(id);
-        secrets.insert(secret);
+        ids.insert(id.clone());
+        secrets.insert(secret, id);
     }
     assert_eq!((ids.len(), secrets.len()), (CALLS, CALLS));
 
@@ -416,7 +430,7 @@ async fn ten_thousand_creates_with_one_reply_in_ten_dropped_make_ten_thousand_we
         }
     }
     assert_eq!(there, ids, "there are exactly those webhooks that were asked for");
-    for (id, secret) in some {
+    for (secret, id) in secrets {
         let WebhookAuth::Signature(auth) = direct.webhooks().get(id).await.unwrap().value.auth else {
             panic!("it is signed");
         };

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::mark::Mark;
 use crate::{
     RawJson,
-    client::{Error, Webhook, WebhookPatch},
+    client::{Error, Webhook, WebhookPatch, same},
     event::EventType,
     generated::api::types::CreateWebhookInput,
 };
@@ -116,21 +116,7 @@ pub(super) fn compare(
 /// Whether all that is declared is there. JSON that cannot be read covers nothing.
 fn covers(there: Option<&RawJson>, declared: &RawJson) -> bool {
     let Some(Ok(there)) = there.map(RawJson::read::<Value>) else { return false };
-    declared.read::<Value>().is_ok_and(|declared| value_covers(&there, &declared))
-}
-
-fn value_covers(there: &Value, declared: &Value) -> bool {
-    match (there, declared) {
-        (Value::Object(there), Value::Object(declared)) => {
-            declared.iter().all(|(name, value)| there.get(name).is_some_and(|there| value_covers(there, value)))
-        }
-        (Value::Array(there), Value::Array(declared)) => {
-            there.len() == declared.len() && there.iter().zip(declared).all(|(there, value)| value_covers(there, value))
-        }
-        // 1 and 1.0 are one number, as JSON has it.
-        (Value::Number(there), Value::Number(declared)) => there == declared || there.as_f64() == declared.as_f64(),
-        _ => there == declared,
-    }
+    declared.read::<Value>().is_ok_and(|declared| same::covers(&there, &declared))
 }
 
 #[cfg(test)]

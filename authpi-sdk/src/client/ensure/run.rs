@@ -9,10 +9,10 @@ use super::{
     Diff, Endpoint, EndpointError, Ensured,
     declared::{authenticates_otherwise, compare},
     mark::{Making, Purpose},
-    standing::{Ours, Standing, same_url, there},
+    standing::{Ours, Standing, there},
 };
 use crate::{
-    client::{Created, Edited, KeptSecret, SecretStore, WebhookSpec, Webhooks, error::Error, pause},
+    client::{Created, Edited, KeptSecret, SecretStore, WebhookSpec, Webhooks, error::Error, pause, same},
     generated::api::types::{CreateAuthInput, CreateWebhookInput},
 };
 
@@ -132,7 +132,7 @@ async fn ensure<S: SecretStore>(work: &Work<'_, S>, renew_lost_secret: bool) -> 
                         rest(&mut round).await;
                     }
                 }
-                Made::There { webhook_id, fresh: true } => {
+                Made::There { webhook_id, fresh: true, .. } => {
                     created = Some(webhook_id);
                     // Others that were made at the same moment are seen then, so that all agree which is the oldest.
                     tokio::time::sleep(SETTLING).await;
@@ -198,8 +198,8 @@ fn endpoint(head: Ours, successor: Option<Ours>, removed: Vec<String>, others: V
 
 /// What became of making a webhook.
 pub(super) enum Made {
-    /// It is there, and its secret is kept if the answer has it. Fresh, unless the answer was that to an earlier call.
-    There { webhook_id: String, fresh: bool },
+    /// It is there. Fresh, unless the answer was that to an earlier call. Kept, if the answer has its secret.
+    There { webhook_id: String, fresh: bool, kept: bool },
     /// It was made before under this key, and is gone since.
     Gone,
 }
@@ -245,14 +245,14 @@ impl<'a, S: SecretStore> Work<'a, S> {
         let created = self.create(&making).await?;
         if created.replayed {
             let as_declared = |webhook: &crate::client::Webhook| {
-                webhook.name == self.input.name && same_url(&webhook.url, &self.input.url)
+                webhook.name == self.input.name && same::url(&webhook.url, &self.input.url)
             };
             if !there(self.webhooks, &created.webhook.id).await?.is_some_and(|got| as_declared(&got.value)) {
                 return Ok(Made::Gone);
             }
         }
-        self.keep(&created).await?;
-        Ok(Made::There { webhook_id: created.webhook.id, fresh: !created.replayed })
+        let kept = self.keep(&created).await?;
+        Ok(Made::There { webhook_id: created.webhook.id, fresh: !created.replayed, kept })
     }
 
     /// While another replica makes the same call, AuthPI answers 409.
@@ -365,8 +365,11 @@ impl<'a, S: SecretStore> Work<'a, S> {
         kept: &[KeptSecret],
     ) -> Result<Option<String>, EndpointError> {
         let old = match successor {
-            None if self.succeed(head, None).await?.is_some() => head,
-            None => return Ok(None),
+            None => {
+                self.succeed(head, None).await?;
+                // The next round looks whether it is any better.
+                return Ok(None);
+            }
             Some(successor) => {
                 let fit = !authenticates_otherwise(&self.input, &successor.got.value);
                 // One that is no better is itself too many.
@@ -376,18 +379,25 @@ impl<'a, S: SecretStore> Work<'a, S> {
         Ok(self.retire(old).await?.then(|| old.id().to_owned()))
     }
 
-    /// Makes the webhook that is to replace `old`, and keeps its secret. None where another replica has made and deleted it since:
-    /// look again.
-    pub(super) async fn succeed(&self, old: &Ours, rotation: Option<&str>) -> Result<Option<()>, EndpointError> {
+    /// Makes the webhook that is to replace `old`, and keeps its secret; not where another replica has made and deleted it since.
+    /// Look again.
+    pub(super) async fn succeed(&self, old: &Ours, rotation: Option<&str>) -> Result<(), EndpointError> {
         let purpose = Purpose { replaces: Some(old.id().to_owned()), rotation: rotation.map(str::to_owned) };
         for generation in 0.. {
             match self.make(&purpose, generation).await? {
-                Made::There { .. } => return Ok(Some(())),
+                Made::There { webhook_id, fresh: true, kept: false } => {
+                    // Nothing that it delivers could be verified, and another would be no better.
+                    self.webhooks.delete(webhook_id).await?;
+                    return Err(EndpointError::Unsettled(
+                        "AuthPI's answer to making the webhook's successor shows no secret: the first one stays",
+                    ));
+                }
+                Made::There { .. } => break,
                 Made::Gone if there(self.webhooks, old.id()).await?.is_none() => break,
                 Made::Gone => {}
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Deletes a webhook; not if somebody has changed it since it was looked at.

@@ -56,7 +56,7 @@ impl Webhooks {
     /// # }
     /// ```
     pub fn outcome(&self, delivery: impl Into<Watched>) -> Outcome {
-        Outcome { webhooks: self.clone(), delivery: delivery.into(), within: DEFAULT_FOLLOW_FOR }
+        Outcome { webhooks: self.clone(), delivery: delivery.into(), before: None, within: DEFAULT_FOLLOW_FOR }
     }
 
     /// The delivery as it is now: from the list, narrowed down to its type and time.
@@ -85,10 +85,18 @@ impl Webhooks {
 pub struct Outcome {
     webhooks: Webhooks,
     delivery: Watched,
+    /// How many attempts it had when it was sent again.
+    before: Option<i64>,
     within: Duration,
 }
 
 impl Outcome {
+    /// A failure that is there with no more attempts than `attempt_count` says is not its end: that is how it was before it was sent
+    /// again. For a redelivery whose answer did not come, with the count that was listed before.
+    pub fn after_attempts(self, attempt_count: i64) -> Self {
+        Self { before: Some(attempt_count), ..self }
+    }
+
     /// How long to wait at most; [`DEFAULT_FOLLOW_FOR`] (5 min) if not given. There is one look in any case.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
@@ -99,6 +107,7 @@ impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outcome")
             .field("delivery", &self.delivery)
+            .field("before", &self.before)
             .field("within", &self.within)
             .finish_non_exhaustive()
     }
@@ -116,7 +125,7 @@ impl IntoFuture for Outcome {
                     let gone = Error::malformed("the delivery is not in the list", Answer::default());
                     return Err(gone.during(crate::generated::api::operations::WEBHOOKS_LIST_DELIVERIES.id));
                 };
-                if end(&delivery, None).is_some() {
+                if end(&delivery, self.before).is_some() {
                     return Ok(Some(delivery));
                 }
                 let left = until.saturating_duration_since(Instant::now());

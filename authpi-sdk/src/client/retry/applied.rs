@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    client::Webhook,
+    client::{Webhook, same},
     generated::api::types::{UpdateAuthInput, UpdateWebhook},
 };
 
@@ -20,19 +20,27 @@ pub enum Applied {
     Inferred,
 }
 
-/// Whether the webhook is as the patch wants it, as far as can be seen: secrets and tokens cannot.
+/// Whether the webhook can be seen to be as the patch wants it. That a token of the caller's own is in force cannot.
 pub(in crate::client) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
     let (Ok(Value::Object(wanted)), Ok(seen)) = (serde_json::to_value(patch), serde_json::to_value(webhook)) else {
         return false;
     };
     wanted.iter().all(|(name, wanted)| match (name.as_str(), &seen[name]) {
-        ("auth", seen) => seen["type"] == wanted["type"],
+        ("auth", seen) => seen["type"] == wanted["type"] && !sets_a_token(patch),
+        ("url", Value::String(seen)) => wanted.as_str().is_some_and(|wanted| same::url(seen, wanted)),
+        // AuthPI may fill in members of its own.
+        ("retry" | "circuit_breaker" | "subjects", seen) => same::covers(seen, wanted),
         // In which order they are shown is not documented.
         ("events", Value::Array(seen)) => wanted.as_array().is_some_and(|wanted| {
             wanted.iter().all(|event| seen.contains(event)) && seen.iter().all(|event| wanted.contains(event))
         }),
         (_, seen) => seen == wanted,
     })
+}
+
+/// Whether all that its `auth` would change is a token that the caller knows and AuthPI never shows.
+fn sets_a_token(patch: &UpdateWebhook) -> bool {
+    patch.auth.set().is_some() && !makes_a_secret(patch) && !matches!(patch.auth.set(), Some(UpdateAuthInput::None(_)))
 }
 
 /// Whether the patch makes AuthPI make a secret, which only its answer shows.
@@ -55,7 +63,8 @@ mod tests {
     fn webhook() -> Webhook {
         serde_json::from_str(
             r#"{"id":"wh_1","account_id":"a","name":"n","url":"https://x/","status":"disabled","auth":{"type":"signature","signature_secret_hint":"...1"},
-            "events":["user.created","user.updated"],"metadata":{"b":1,"a":[2.5,"x"]},"created_at":1,"updated_at":2}"#,
+            "events":["user.created","user.updated"],"metadata":{"b":1,"a":[2.5,"x"]},"circuit_breaker":{"after":3,"pause":60},
+            "created_at":1,"updated_at":2}"#,
         )
         .unwrap()
     }
@@ -69,6 +78,8 @@ mod tests {
             WebhookPatch::new().events([EventType::UserUpdated, EventType::UserCreated]),
             WebhookPatch::new().metadata(raw(r#"{"a":[2.5,"x"],"b":1}"#)).retry(Patch::Null),
             WebhookPatch::new().auth(&DeliveryAuth::signature()),
+            WebhookPatch::new().url("https://X"),
+            WebhookPatch::new().circuit_breaker(raw(r#"{"after":3.0}"#)),
         ] {
             assert!(holds(patch.as_input(), &webhook()), "{patch:?}");
         }
@@ -86,9 +97,20 @@ mod tests {
             WebhookPatch::new().metadata(Patch::Null),
             WebhookPatch::new().metadata(raw(r#"{"a":[2.5,"x"]}"#)),
             WebhookPatch::new().auth(&DeliveryAuth::bearer()),
+            WebhookPatch::new().circuit_breaker(raw(r#"{"after":4}"#)),
         ] {
             assert!(!holds(patch.as_input(), &webhook()), "{patch:?}");
         }
+        // Another token than before looks the same.
+        let bearer = |auth: &str| {
+            let webhook = serde_json::to_string(&webhook()).unwrap();
+            let auth = webhook.replace(r#"{"type":"signature","signature_secret_hint":"...1"}"#, auth);
+            serde_json::from_str::<Webhook>(&auth).unwrap()
+        };
+        let bearer = bearer(r#"{"type":"bearer"}"#);
+        assert!(holds(WebhookPatch::new().auth(&DeliveryAuth::bearer()).as_input(), &bearer));
+        let own = WebhookPatch::new().auth(&DeliveryAuth::bearer().with_bearer_token("mine"));
+        assert!(!holds(own.as_input(), &bearer));
     }
 
     #[test]
