@@ -68,7 +68,7 @@ impl ReconcileBuilder {
         self
     }
 
-    /// Where to begin while there is no watermark. Default: at the webhook's creation.
+    /// Where to begin while there is no watermark: one that is there counts before it. Default: at the webhook's creation.
     ///
     /// A time before that is heeded, too: events that no webhook was there for are fed then.
     pub fn since(mut self, begin: Timestamp) -> Self {

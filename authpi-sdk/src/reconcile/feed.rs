@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     hash::{BuildHasher as _, RandomState},
+    panic::resume_unwind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -48,7 +49,7 @@ pub(super) struct Feeding {
     times: Vec<VecDeque<Timestamp>>,
     told: mpsc::Receiver<(usize, Said)>,
     /// Dropped, it breaks off what waits; what is being handled goes on.
-    _queues: JoinSet<()>,
+    queues: JoinSet<()>,
 }
 
 enum Said {
@@ -77,12 +78,20 @@ impl Feeding {
                 (receiver.clone(), tell.clone(), Arc::clone(&stop), settings.patience);
             tasks.spawn(async move { queue.feed(number, &receiver, patience, &tell, &stop).await });
         }
-        Self { times, told, _queues: tasks }
+        Self { times, told, queues: tasks }
     }
 
     /// The next news; none when all is over.
     pub(super) async fn next(&mut self) -> Option<Told> {
-        let (queue, said) = self.told.recv().await?;
+        let Some((queue, said)) = self.told.recv().await else {
+            // A queue that has panicked has not come to its end, and must not be taken for one that has.
+            while let Some(ended) = self.queues.join_next().await {
+                if let Err(panicked) = ended {
+                    resume_unwind(panicked.into_panic());
+                }
+            }
+            return None;
+        };
         Some(match said {
             Said::Taken(fed, time) => {
                 self.times[queue].pop_front();

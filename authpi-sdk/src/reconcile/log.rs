@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Events to a page: the most that AuthPI gives.
-const PAGE: u32 = 100;
+pub(super) const LONGEST_PAGE: u32 = 100;
 
 /// What a window held.
 #[derive(Default)]
@@ -50,12 +50,12 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn begin(client: &Client, window: Window, wanted: &'a Wanted) -> Self {
+    pub(super) fn begin(client: &Client, window: Window, wanted: &'a Wanted, page: u32) -> Self {
         // One millisecond further at the begin: whether `after` leaves out the moment itself is assumed and not known, and so with
         // `before`. What is asked for holds the window in either case, and what is beyond is left out here.
         let from = timestamp(window.from.saturating_sub(1));
         let until = window.until.map(timestamp);
-        let call = client.events().list_as_written().narrowed(wanted.types_to_ask_for(), from, until).limit(PAGE);
+        let call = client.events().list_as_written().narrowed(wanted.types_to_ask_for(), from, until).limit(page);
         Self { window, wanted, pages: call.pages(), held: Held::default() }
     }
 
@@ -63,6 +63,7 @@ impl<'a> Reading<'a> {
     pub(super) async fn page(&mut self) -> Result<Option<Page>, Error> {
         let Some(next) = self.pages.next().await else { return Ok(None) };
         let next = next?;
+        next.check_end()?;
         let before = self.held.events.len();
         let held = &mut self.held;
         held.not_shown = held.not_shown.saturating_add(next.invalid_count);

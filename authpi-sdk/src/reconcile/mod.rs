@@ -104,7 +104,7 @@ impl Reconcile {
     /// Feeds all that the log has, up to the present. If another replica is at it, waits for its end first, and then makes sure.
     ///
     /// Call it before serving: then what was missed comes before what is delivered from now on. It looks again until a look takes less
-    /// than a second or finds nothing that is new, so that little has happened since; at most ten times.
+    /// than a second, or a second one finds nothing that is new, so that little has happened since; at most ten times.
     ///
     /// An event that is not taken is tried again for as long as [`patience`](ReconcileBuilder::patience) lasts. If it is not taken
     /// then, the run ends before it: [`Report::stopped`] says which one it is, and the next run begins with it. Nothing is passed

@@ -10,7 +10,7 @@ use super::{
     Progress, ReconcileError, Report, Shared, Stopped,
     error::Kind,
     feed::{Feeding, SHORTEST_PAUSE, Told},
-    log::{Held, Read, Reading},
+    log::{Held, LONGEST_PAGE, Read, Reading},
     wanted::Wanted,
     windows::{Window, Windows},
 };
@@ -28,12 +28,14 @@ pub(super) struct Passes<'a> {
     begin: Instant,
     /// Where the present pass began.
     from: Timestamp,
+    /// How many events to ask for at once.
+    page: u32,
     report: Report,
 }
 
 impl<'a> Passes<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
-        Self { shared, begin: Instant::now(), from: Timestamp::MIN, report: Report::default() }
+        Self { shared, begin: Instant::now(), from: Timestamp::MIN, page: LONGEST_PAGE, report: Report::default() }
     }
 
     pub(super) async fn run(&mut self) -> Result<(), Kind> {
@@ -52,7 +54,8 @@ impl<'a> Passes<'a> {
                 return Ok(());
             }
             let nothing_new = self.report.progress.new_events() == new_before;
-            self.report.caught_up = nothing_new || settings.clock.since(now) < CLOSE_ENOUGH;
+            // The first look may have taken long for all that was known; the next begins at the watermark.
+            self.report.caught_up = settings.clock.since(now) < CLOSE_ENOUGH || (nothing_new && self.report.passes > 1);
             if self.report.caught_up || self.report.passes == MOST_PASSES {
                 return Ok(());
             }
@@ -97,7 +100,7 @@ impl<'a> Passes<'a> {
                 endpoint = receiver.endpoint(),
                 would_begin = %self.from,
                 not_read_before = %known_from,
-                "the ledger has forgotten what was handled longer ago, so the log is not read from before; `since` does"
+                "the ledger has forgotten what was handled longer ago, so the log is not read from before; a run with `since` and without this watermark does"
             );
         }
         self.report.not_read_before.get_or_insert(known_from);
@@ -106,8 +109,19 @@ impl<'a> Passes<'a> {
 
     async fn read(&mut self, window: Window, wanted: &Wanted) -> Result<Read, Kind> {
         let Shared { client, settings, .. } = self.shared;
-        let mut reading = Reading::begin(client, window, wanted);
-        while let Some(page) = reading.page().await? {
+        let mut reading = Reading::begin(client, window, wanted, self.page);
+        loop {
+            let page = match reading.page().await {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(Read::Whole(reading.whole())),
+                // Of events that are this large, fewer at once.
+                Err(error) if error.is_too_large() && self.page > 1 => {
+                    self.page /= 2;
+                    reading = Reading::begin(client, window, wanted, self.page);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             self.report.progress.pages += 1;
             self.report.progress.read += page.wanted;
             self.tell();
@@ -120,7 +134,6 @@ impl<'a> Passes<'a> {
                 return Ok(Read::TooMany { newest });
             }
         }
-        Ok(Read::Whole(reading.whole()))
     }
 
     /// Makes a dead letter of what is no readable event. It is tried again as an event is.

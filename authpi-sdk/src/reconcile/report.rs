@@ -75,11 +75,12 @@ pub struct Report {
     pub watermark: Option<Timestamp>,
     /// The event that was not taken, and that the run therefore ended at; none if it came to the end.
     pub stopped: Option<Stopped>,
-    /// Whether the last look found nothing new, or took less than a second. If not, events happen faster than they are fed, or the run
-    /// ended early.
+    /// Whether the last look took less than a second, or was not the first and found nothing new. If not, events happen faster than they
+    /// are fed, or the run ended early.
     pub caught_up: bool,
     /// From before this nothing was read, though the run would have begun earlier: the ledger has forgotten what was handled then, so
-    /// that it would be handled again. [`since`](super::ReconcileBuilder::since) reads it all the same.
+    /// that it would be handled again. A run of its own with [`since`](super::ReconcileBuilder::since), and without the stored
+    /// watermark, reads it all the same.
     pub not_read_before: Option<Timestamp>,
     /// Events that AuthPI says it could not show (`invalid_count` of the pages read).
     pub not_shown: u64,
@@ -91,7 +92,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the present was reached.
+    /// Whether the present was reached. Whether all of the past was read, [`not_read_before`](Self::not_read_before) tells.
     pub fn is_complete(&self) -> bool {
         self.stopped.is_none() && self.caught_up
     }

@@ -44,6 +44,8 @@ pub(super) struct Told {
     pub(super) webhook: Value,
     /// Requests for the log that are still answered; then each is a 500.
     pub(super) answers: usize,
+    /// Whether it says that another page follows, and not where.
+    pub(super) hides_the_next: bool,
     /// Called before each page.
     pub(super) before_page: Option<BeforePage>,
     pub(super) events: Vec<Logged>,
@@ -74,6 +76,13 @@ pub(super) fn event(id: &str, at: Timestamp, event_type: &str, user: &str) -> Lo
     Logged { id: id.to_owned(), time, event_type: event_type.to_owned(), json: json.to_string() }
 }
 
+/// An event of so many bytes.
+pub(super) fn large(id: &str, at: Timestamp, bytes: usize) -> Logged {
+    let mut event = event(id, at, "user.created", "usr_1");
+    event.json = event.json.replace("as it is", &"x".repeat(bytes));
+    event
+}
+
 /// What is no event, at some time.
 pub(super) fn nonsense(at: Timestamp) -> Logged {
     let time = at.as_millisecond();
@@ -97,6 +106,7 @@ impl Log {
                 "status": "active", "events": ["user.created", "user.updated"], "created_at": created().as_millisecond(),
             }),
             answers: usize::MAX,
+            hides_the_next: false,
             before_page: None,
             events: Vec::new(),
             failed_deliveries: Vec::new(),
@@ -193,7 +203,8 @@ async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
     let next_cursor = shown.last().filter(|_| shown.len() < rest.len()).map(|event| &event.id);
     let data: Vec<Box<RawValue>> =
         shown.iter().map(|event| RawValue::from_string(event.json.clone()).unwrap()).collect();
-    let page = json!({"has_more": next_cursor.is_some(), "next_cursor": next_cursor});
+    let cursor = next_cursor.filter(|_| !told.hides_the_next);
+    let page = json!({"has_more": next_cursor.is_some(), "next_cursor": cursor});
     // By hand, since `Value` would write the events anew.
     let data = serde_json::to_string(&data).unwrap();
     json(format!("{{\"data\":{data},{}", &page.to_string()[1..]))

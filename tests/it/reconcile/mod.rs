@@ -3,6 +3,7 @@
 mod declared;
 mod log;
 pub(crate) mod outage;
+mod processes;
 mod reading;
 mod resuming;
 mod turns;

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use super::{
     HOUR, Handled, at, caught_up, clock, created, inline,
-    log::{Log, Logged, Order, event, nonsense},
+    log::{Log, Logged, Order, event, large, nonsense},
     noting, receiver, reconcile,
 };
 
@@ -66,6 +66,56 @@ async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_list
             assert!(report.progress.duplicates == 0 || report.passes > 1, "{case}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_page_that_is_larger_than_what_is_read_of_an_answer_is_asked_for_in_parts() {
+    let events: Vec<_> = (0..60).map(|n| large(&format!("evt_{n:02}"), at(n), 300_000)).collect();
+    let log = Log::of(events.clone()).await;
+    let (receiver, handled) = receiver();
+    assert!(caught_up(&reconcile(&log, &receiver).build().unwrap()).await.is_complete());
+    assert_eq!(handled.ids(), sorted(events));
+    let limits: BTreeSet<_> = log.told().asked.iter().filter_map(|asked| asked.get("limit").cloned()).collect();
+    assert!(limits.contains("100") && limits.contains("25"), "{limits:?}");
+
+    // One alone that is too large is told, and nothing is passed over.
+    log.told().events.push(large("evt_huge", at(HOUR), 9 << 20));
+    let error = reconcile(&log, &receiver).build().unwrap().catch_up().await.unwrap_err();
+    assert!(error.client_error().unwrap().is_malformed_response(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_page_that_hides_the_next_one_ends_the_run_and_moves_no_watermark() {
+    let log = Log::of((0..5).map(|n| event(&format!("evt_{n}"), at(n), "user.created", "usr_1"))).await;
+    (log.told().page, log.told().hides_the_next) = (2, true);
+    let (receiver, handled) = receiver();
+    let reconcile = reconcile(&log, &receiver).build().unwrap();
+    let error = reconcile.catch_up().await.unwrap_err();
+    assert!(error.client_error().unwrap().to_string().contains("no cursor"), "{error:?}");
+    assert_eq!((error.report().watermark, handled.ids().len()), (None, 0));
+    log.told().hides_the_next = false;
+    assert!(caught_up(&reconcile).await.is_complete());
+    assert_eq!(handled.ids().len(), 5);
+}
+
+#[tokio::test]
+async fn a_look_that_took_long_is_followed_by_another_though_it_found_nothing_new() {
+    let time = Arc::new(AtomicI64::new(HOUR));
+    let log = Log::of([event("evt_1", at(0), "user.created", "usr_1")]).await;
+    let (receiver, handled) = receiver();
+    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    assert_eq!(handled.take(), ["evt_1"]);
+    // It is known now, and another happens after the first look has begun.
+    let (now, mut pages) = (Arc::clone(&time), 0);
+    log.told().before_page = Some(Box::new(move |events| {
+        pages += 1;
+        if pages == 2 {
+            events.push(event("evt_2", at(HOUR + 1), "user.created", "usr_1"));
+        }
+        now.fetch_add(5_000, Ordering::SeqCst);
+    }));
+    let report = caught_up(&reconcile(&log, &receiver).clock(clock_of(&time)).build().unwrap()).await;
+    assert_eq!(handled.take(), ["evt_2"], "{report:?}");
 }
 
 #[tokio::test]

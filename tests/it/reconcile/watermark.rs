@@ -42,6 +42,25 @@ async fn a_watermark_is_found_again() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_several_write_to_holds_one_of_their_watermarks() {
+    let folder = folder("watermarks-of-several");
+    let path = folder.join("users");
+    let several = (0..8).map(|n| {
+        let store = WatermarkFile::new(&path);
+        tokio::spawn(async move {
+            for millis in 0..20 {
+                store.save("users", at(millis * 8 + n)).await.unwrap();
+                store.load("users").await.unwrap().unwrap();
+            }
+        })
+    });
+    for one in several.collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test]
 async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_not_a_fresh_start() {
     let folder = folder("no-watermarks");
