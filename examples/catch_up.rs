@@ -4,50 +4,55 @@
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… AUTHPI_WEBHOOK_ID=wh_… AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example catch_up
 //! ```
 //!
-//! Before it listens, it feeds its receiver with what AuthPI's log has and no delivery brought; from then on it looks every five
-//! minutes whether AuthPI shows that something was missed. `DATA_DIR` (default: here) has the ledger and the watermark, `LISTEN` is
+//! Before it listens, it feeds its receiver with what AuthPI's log has and no delivery brought, and a bar shows how far it is; from then
+//! on it looks every five minutes whether AuthPI shows that something was missed. `DATA_DIR` (default: here) has the ledger and the watermark, `LISTEN` is
 //! the address (default 127.0.0.1:8080), and with `AUTHPI_BASE_URL` it asks an emulator instead of AuthPI.
 
-use std::{
-    env,
-    error::Error,
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use authpi_sdk::{
     client::Client,
     event::Event,
-    handlers::Handlers,
+    handlers::{Context, Handlers},
     ledger::Sqlite,
     receiver::Receiver,
     reconcile::{Progress, Reconcile, WatermarkFile},
     signature::{KeyRing, Secret, Verifier},
 };
 use axum::Router;
+use indicatif::{ProgressBar, ProgressStyle};
 use tokio::{net::TcpListener, signal, sync::watch};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
-    let handlers = Handlers::new(()).otherwise(async |event: Event, _cx| {
-        println!("{} {} of {}", event.id(), event.event_type(), event.time());
+    // Seen where the program runs in a terminal.
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:40} {percent:>3} % {msg}")?);
+    let handlers = Handlers::new(bar.clone()).otherwise(async |event: Event, cx: Context<ProgressBar>| {
+        cx.state.suspend(|| println!("{} {} of {}", event.id(), event.event_type(), event.time()));
         Ok(())
     });
     let ledger = Sqlite::open(data.join("hooks.db")).await?;
     let hook = Receiver::inline("users", Verifier::authpi(keys), ledger, handlers).build()?;
 
+    let shown = bar.clone();
     let reconcile = Reconcile::new(&Client::from_env()?, &hook, env::var("AUTHPI_WEBHOOK_ID")?)
         .watermark(WatermarkFile::new(data.join("users.watermark")))
-        .on_progress(show)
+        .on_progress(move |progress| show(&shown, progress))
         .only_if_missed()
         .build()?;
     let report = reconcile.catch_up().await?;
-    if let Some(stopped) = report.stopped {
+    bar.finish_and_clear();
+    if let Some(stopped) = &report.stopped {
         // Served now, younger events would overtake it.
         return Err(format!("event {} of {} is not taken: {}", stopped.event_id, stopped.time, stopped.outcome).into());
+    }
+    if !report.is_complete() {
+        eprintln!("events happen faster than they are handled; serving, {} s behind", report.progress.lag.as_secs());
+    }
+    if let Some(begin) = report.not_read_before {
+        eprintln!("what happened before {begin} was not looked for: the ledger has forgotten what of it was handled");
     }
     println!("caught up: {} events were new, {} known", report.progress.new_events(), report.progress.duplicates);
 
@@ -86,11 +91,14 @@ async fn told_to_stop() {
     let _ = signal::ctrl_c().await;
 }
 
-/// A line a second, while there is something to tell.
-fn show(progress: &Progress) {
-    static SHOWN: AtomicU64 = AtomicU64::new(0);
-    let second = progress.elapsed.as_secs();
-    if SHOWN.swap(second, Ordering::Relaxed) != second {
-        println!("{} events, {:.0} a second, {} s behind", progress.fed(), progress.rate(), progress.lag.as_secs());
+/// As long as the time that there was to catch up with.
+fn show(bar: &ProgressBar, progress: &Progress) {
+    if bar.is_finished() {
+        return;
     }
+    let behind = progress.lag.as_secs();
+    let length = bar.length().unwrap_or(0).max(behind);
+    bar.set_length(length);
+    bar.set_position(length - behind);
+    bar.set_message(format!("{} events, {:.0} a second, {behind} s behind", progress.fed(), progress.rate()));
 }
