@@ -219,10 +219,11 @@ fn now() -> i64 {
 }
 
 /// A database of its own for each round, so that all begin alike; removed at the end.
-struct File(PathBuf);
+pub struct File(pub PathBuf);
 
 impl File {
-    fn new(folder: &Path) -> Self {
+    /// Nobody else's, in this folder.
+    pub fn new(folder: &Path) -> Self {
         static FILES: AtomicUsize = AtomicUsize::new(0);
         let number = FILES.fetch_add(1, Ordering::Relaxed);
         Self(folder.join(format!("bench-{}-{number}.db", std::process::id())))

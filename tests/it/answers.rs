@@ -30,7 +30,10 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::golden::assert_golden;
+use crate::{
+    golden::assert_golden,
+    mistakes::{Logged, listen},
+};
 
 const SECRET: &str = "whs_test";
 
@@ -458,7 +461,10 @@ async fn an_unreachable_store_is_503_unless_told_to_handle_anyway() {
         }
     });
     let anyway = inline(Scripted::failing(), handlers).on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    let logged = Logged::default();
+    let _guard = listen(logged.clone());
     assert_answer(&anyway, created(), "handled").await;
+    assert!(logged.text().contains("handled without a claim: it may be handled twice"), "{}", logged.text());
     assert_eq!(*attempts.lock().unwrap(), [0], "an attempt without a claim has no number");
 }
 

@@ -37,7 +37,7 @@ async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallb
             let what = if event.subject().user_id().is_some() { "user.deleted" } else { "nobody deleted" };
             cx.state.lock().unwrap().push(what);
             assert_eq!((cx.attempt(), cx.endpoint()), (1, "dispatch"));
-            assert_eq!(cx.idempotency_key(), format!("dispatch:{}", event.id()));
+            assert_eq!(cx.idempotency_key(), format!("8:dispatch:{}", event.id()));
             Ok(())
         })
         .otherwise(note("otherwise"));

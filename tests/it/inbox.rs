@@ -258,6 +258,29 @@ async fn stopping_waits_for_what_runs_and_takes_no_more() {
     assert_eq!(worker.backlog().await.unwrap().depth, 1);
 }
 
+#[tokio::test]
+async fn a_worker_that_is_dropped_in_the_midst_of_it_breaks_no_handler_off() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let receiver = receiver(&store);
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go))).otherwise(
+        async |_: Event, cx: Context<(Arc<Notify>, Arc<Notify>)>| {
+            cx.state.0.notify_one();
+            cx.state.1.notified().await;
+            Ok(())
+        },
+    );
+    let worker = hasty(Worker::new("users", store, handlers));
+    deliver(&receiver, &Fixture::of::<UserCreated>()).await;
+    // As in a `select!` whose other side is done first.
+    tokio::select! {
+        () = worker.run(std::future::pending()) => unreachable!("nobody stops it"),
+        () = started.notified() => {}
+    }
+    go.notify_one();
+    until_empty(&worker).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn several_workers_share_a_store_and_handle_each_event_once() {
     let store = Sqlite::in_memory().await.unwrap();

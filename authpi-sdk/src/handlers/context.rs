@@ -97,7 +97,9 @@ impl<S> Context<S> {
 
     /// A key for calls that the handler makes to others: the same on every attempt at this event, and unlike that of any other.
     pub fn idempotency_key(&self) -> String {
-        format!("{}:{}", self.work.key.endpoint(), self.work.key.event_id())
+        let (endpoint, event_id) = (self.work.key.endpoint(), self.work.key.event_id());
+        // The length keeps pairs of names apart.
+        format!("{}:{endpoint}:{event_id}", endpoint.len())
     }
 }
 

@@ -5,6 +5,11 @@
 //! processes, may share one store: an event is leased to one of them at a time, and a worker that dies gives its lease back by
 //! expiry.
 //!
+//! An event whose type none of the handlers is for is dropped, as a receiver that handles at once would: it is counted, not recorded, and can
+//! be delivered again by AuthPI. It was acknowledged, though. Where old and new versions of a service work side by side, or nothing that
+//! was acknowledged may be dropped, have it kept as a dead letter instead: `.otherwise(async |_: Event, _| Err(HandlerError::terminal("nobody
+//! handles it")))`.
+//!
 //! A handler that fails is tried again after a pause that doubles each time, with full jitter; one that gives up
 //! ([`terminal`](crate::handlers::Terminal)), or has failed for the last time, makes the event a dead letter. A poisoned event holds
 //! up its own lane until then, and nobody else.
@@ -103,7 +108,8 @@ impl Worker {
         WorkerBuilder::new(endpoint.into(), Arc::new(inbox), handlers)
     }
 
-    /// Works until `stop` resolves; then takes no more, waits for what runs, and returns.
+    /// Works until `stop` resolves; then takes no more, waits for what runs, and returns. Dropped before, it takes no more either, and what
+    /// runs goes on to its end, as long as the runtime does.
     ///
     /// A store that cannot be reached is logged and asked again a poll later. Needs a tokio runtime with its timer enabled.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
@@ -119,10 +125,10 @@ impl Worker {
         let shared = &self.shared;
         let slots = Arc::new(Semaphore::new(shared.settings.concurrency));
         let mut stop = pin!(stop);
-        let mut running = JoinSet::new();
+        let mut running = Running::default();
         loop {
             // What is done is dropped, so that the set stays as small as the concurrency.
-            while running.try_join_next().is_some() {}
+            while running.0.try_join_next().is_some() {}
             let slot = select! {
                 biased;
                 () = &mut stop => break,
@@ -133,7 +139,7 @@ impl Worker {
             let wait = match shared.inbox.lease_next(&shared.endpoint, shared.settings.lease).await {
                 Ok(Next::Leased(leased)) => {
                     let shared = Arc::clone(shared);
-                    running.spawn(async move {
+                    running.0.spawn(async move {
                         let at_work = AtWork::begin(&shared.in_flight);
                         shared.handle(leased).await;
                         drop(at_work);
@@ -162,7 +168,7 @@ impl Worker {
             }
         }
         shared.stopping.store(true, Ordering::Release);
-        while running.join_next().await.is_some() {}
+        while running.0.join_next().await.is_some() {}
     }
 
     /// How much there is to do; for a health probe. An error says that the store cannot be reached.
@@ -202,6 +208,16 @@ impl Shared {
             }
             sleep(self.settings.poll.max(MEASURED_EVERY)).await;
         }
+    }
+}
+
+/// Events that are being handled. A caller that gives up must not break them off between their effect and its completion.
+#[derive(Default)]
+struct Running(JoinSet<()>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.detach_all();
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use authpi_sdk::{
     handlers::Handlers,
-    ledger::{Digest, EventKey, Inbox},
+    ledger::{Appended, Digest, EventKey, Inbox},
     worker::Worker,
 };
 use benches::{percentile, quick, table};
@@ -52,10 +52,9 @@ pub(crate) async fn measure<I: Inbox + Clone>(store: &'static str, inbox: I, oth
         ticks.tick().await;
         let started = Instant::now();
         begun.lock().expect("never poisoned").insert(event_id(n), started);
-        inbox
-            .append(&EventKey::new(ENDPOINT, event_id(n)), Digest([0; 32]), None, body(&event_id(n)))
-            .await
-            .expect("the store answers");
+        let (key, body) = (EventKey::new(ENDPOINT, event_id(n)), body(&event_id(n)));
+        let appended = inbox.append(&key, Digest([0; 32]), None, body).await.expect("the store answers");
+        assert_eq!(appended, Appended::Stored, "there is something of an earlier run");
         appends.push(millis(started.elapsed()));
     }
     let mut latencies = Vec::new();
