@@ -93,12 +93,14 @@ async fn told_to_stop() {
 
 /// As long as the time that there was to catch up with.
 fn show(bar: &ProgressBar, progress: &Progress) {
-    if bar.is_finished() {
+    // Before the first event, how much there is to do is not known.
+    if bar.is_finished() || progress.position.is_none() {
         return;
     }
-    let behind = progress.lag.as_secs();
+    let behind = u64::try_from(progress.lag.as_millis()).unwrap_or(u64::MAX);
     let length = bar.length().unwrap_or(0).max(behind);
     bar.set_length(length);
     bar.set_position(length - behind);
-    bar.set_message(format!("{} events, {:.0} a second, {behind} s behind", progress.fed(), progress.rate()));
+    let (events, rate, seconds) = (progress.fed(), progress.rate(), progress.lag.as_secs());
+    bar.set_message(format!("{events} events, {rate:.0} a second, {seconds} s behind"));
 }
