@@ -196,7 +196,7 @@ struct Webhook {
     events: Option<Vec<String>>,
     auth: serde_json::Value,
     created_at: i64,
-    updated_at: i64,
+    updated_at: Option<i64>,
 }
 
 #[derive(Serialize)]
