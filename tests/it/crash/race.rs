@@ -63,7 +63,7 @@ impl Trial {
             events as usize * RACERS
         );
         assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
-        let once = (verdict.events, verdict.tried, verdict.effects);
+        let once = (verdict.events, verdict.tried, verdict.effects + verdict.dead_letters);
         assert_eq!(once, (events as usize, events as usize, events as usize), "{}: not each once", trial.name);
         trial.passed.store(true, Ordering::Relaxed);
     }
