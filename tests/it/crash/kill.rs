@@ -10,7 +10,7 @@ use authpi_sdk::testing::CRASH_POINTS;
 use authpi_tests::trial::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
-use super::{KILLS, Trial, number, processes::Death};
+use super::{Trial, kills, processes::Death};
 
 /// How many events are on their way at once, each of another user.
 pub(super) const LANES: u32 = 12;
@@ -118,9 +118,8 @@ impl Fate {
 impl Trial {
     /// Kills `share` of the store's kills, and judges.
     pub(super) async fn kill(self, roles: &[Role], share: f64) {
-        let all = u32::try_from(number("AUTHPI_CRASH_KILLS").unwrap_or(KILLS.into())).expect("it is small");
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is small, and not negative")]
-        let kills = (f64::from(all) * share).ceil() as u32;
+        let kills = (f64::from(kills()) * share).ceil() as u32;
         let started = Instant::now();
         self.ports.lock().unwrap().resize(roles.len(), None);
         self.prepare().await;

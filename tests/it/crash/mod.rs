@@ -48,6 +48,14 @@ const RACED: u32 = 5_000;
 /// More dead letters than any trial makes.
 const ALL: u32 = 1_000_000;
 
+fn kills() -> u32 {
+    u32::try_from(number("AUTHPI_CRASH_KILLS").unwrap_or(KILLS.into())).expect("it is small")
+}
+
+fn raced() -> u32 {
+    u32::try_from(number("AUTHPI_RACE_EVENTS").unwrap_or(RACED.into())).expect("it is small")
+}
+
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, which is no number")))
@@ -140,6 +148,17 @@ impl Trial {
         }
     }
 
+    /// What runs the trials of this store again, this one among them.
+    fn again(&self) -> String {
+        let store = match &self.store {
+            Store::Sqlite(_) => "sqlite",
+            Store::Postgres(..) => "postgres",
+            Store::Redis(..) => "redis",
+            Store::Nats(..) => "nats",
+        };
+        format!("cargo xtask soak --store {store} --seed {} --kills {} --events {}", self.seed, kills(), raced())
+    }
+
     fn journal_file(&self) -> PathBuf {
         self.folder.join("journal")
     }
@@ -225,7 +244,7 @@ impl Drop for Trial {
             let _ = std::fs::remove_dir_all(&self.folder);
         } else {
             eprintln!("{}: failed; everything is left in {}", self.name, self.folder.display());
-            eprintln!("{}: to try it again: cargo xtask soak --seed {} (and --store, --kills)", self.name, self.seed);
+            eprintln!("{}: to try it again: {}", self.name, self.again());
         }
     }
 }
