@@ -12,6 +12,7 @@
 //! What a seed decides is which events are sent in which number and order, and who is killed when. Which of two processes is the
 //! faster, it does not; a failure may take several runs of its seed to come back.
 
+mod disk;
 mod faults;
 mod judge;
 mod kill;
