@@ -207,6 +207,8 @@ async fn on_a_small_disk(test: &str, name: &'static str, mode: Mode, roles: &[Ro
             trial.until_refused(50).await;
             disk.make_room();
         }
+        let why = std::fs::read_to_string(trial.log(0)).expect("a log can be read");
+        assert!(why.contains("disk is full"), "{}: deliveries were refused for another reason: {why}", trial.name);
     };
     trial.endure(roles, faults).await;
 }
