@@ -151,13 +151,16 @@ pub(crate) fn on_servers(
         // The figures and the seeds are half of it.
         test.arg("--nocapture");
     }
-    run(&mut test)?;
     if missing.is_empty() {
-        return Ok(());
+        return Ok(run(&mut test)?);
     }
     let why: Vec<_> = missing.iter().map(|server| &*server.why).collect();
     let left_out: Vec<_> = left_out.into_iter().collect();
-    Err(Stopped::NotRun(format!("{}; so {} were not run, the others passed", why.join("; "), left_out.join(", "))))
+    let why = format!("{}; so {} were not run", why.join("; "), left_out.join(", "));
+    match run(&mut test) {
+        Ok(()) => Err(Stopped::NotRun(format!("{why}, the others passed"))),
+        Err(failed) => Err(Stopped::Failed(failed.context(why))),
+    }
 }
 
 /// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that needs it; the part
