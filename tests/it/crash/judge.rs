@@ -158,6 +158,12 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
         }
     }
 
+    compare(Laws { mode, store }, &events, stored, &mut verdict);
+    verdict
+}
+
+/// What is in the store afterwards has to be what the journal lets expect.
+fn compare(Laws { mode, store }: Laws<'_>, events: &BTreeMap<EventId, Known>, stored: &Stored, verdict: &mut Verdict) {
     let mut furthest = BTreeMap::<u32, u32>::new();
     let mut in_rows = BTreeMap::<EventId, usize>::new();
     for event in &stored.rows {
@@ -168,7 +174,7 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
         if *times > 1 {
             verdict.repeats += 1;
             verdict.wrong.push(format!("{event} was committed {times}x"));
-        } else if in_order && *furthest > event.place {
+        } else if store.keeps_lanes() && *furthest > event.place {
             verdict.wrong.push(format!("{event} was committed after number {furthest} of its lane"));
         }
         *furthest = (*furthest).max(event.place);
@@ -177,7 +183,7 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
     for event in &stored.dead_letters {
         *letters.entry(*event).or_default() += 1;
     }
-    for (event, known) in &events {
+    for (event, known) in events {
         verdict.events += 1;
         let took_effect = if mode.in_transaction() { in_rows.contains_key(event) } else { known.took_effect };
         let letters = letters.remove(event).unwrap_or_default();
@@ -191,7 +197,6 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
         });
     }
     verdict.wrong.extend(letters.into_keys().map(|event| format!("{event} is a dead letter, and nobody knows it")));
-    verdict
 }
 
 #[cfg(test)]

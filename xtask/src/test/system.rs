@@ -67,7 +67,7 @@ const SERVERS: [Server; 3] = [
     },
     Server {
         program: "nats-server",
-        check: "command -v nats-server || ls /usr/sbin/nats-server",
+        check: "command -v nats-server || test -x /usr/sbin/nats-server",
         package: "nats-server",
         tests: &["stores::nats::", "crash::nats::", "crash::faults::on_nats_"],
     },
