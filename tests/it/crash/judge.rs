@@ -94,7 +94,8 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
     // What a process had begun before it was frozen, it goes on with, whatever has happened meanwhile.
     let mut begun = BTreeSet::new();
     let mut furthest = BTreeMap::<u32, u32>::new();
-    for entry in journal {
+    let void = void(journal);
+    for (at, entry) in journal.iter().enumerate() {
         match entry {
             Entry::Tried(process, event, _) => {
                 verdict.tried += 1;
@@ -129,7 +130,7 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
                 let what = if gave_up { "was given up" } else { "took effect" };
                 verdict.wrong.extend(wrong.map(|why| format!("{event} {what} {}x, {why}", known.by.len())));
             }
-            Entry::Completed(_, event) => events.entry(*event).or_default().completed = true,
+            Entry::Completed(_, event) => events.entry(*event).or_default().completed |= !void.contains(&at),
             Entry::NotCompleted(process, event) => {
                 let known = events.entry(*event).or_default();
                 known.completed = false;
@@ -160,6 +161,27 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
 
     compare(Laws { mode, store }, &events, stored, &mut verdict);
     verdict
+}
+
+/// Where completions stand that came to nothing: the process that asked for one says so after it, since the ledger's answer is read
+/// after the point.
+fn void(journal: &[Entry]) -> BTreeSet<usize> {
+    let (mut void, mut taken_back) = (BTreeSet::new(), BTreeSet::new());
+    for (at, entry) in journal.iter().enumerate().rev() {
+        match entry {
+            Entry::LeaseLost(process, event) | Entry::NotCompleted(process, event) => {
+                taken_back.insert((*process, *event));
+            }
+            Entry::Tried(process, event, _) => {
+                taken_back.remove(&(*process, *event));
+            }
+            Entry::Completed(process, event) if taken_back.contains(&(*process, *event)) => {
+                void.insert(at);
+            }
+            _ => {}
+        }
+    }
+    void
 }
 
 /// What is in the store afterwards has to be what the journal lets expect.
@@ -225,6 +247,11 @@ mod tests {
         let verdict = verdict(Mode::Inline, &[&killed[..], &[Acknowledged(A)]].concat(), &[], &[]);
         assert_eq!((verdict.effects, verdict.repeats, verdict.wrong), (3, 2, vec![]));
         assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);
+        // Overtaken by one that was killed, it came back, and was told that it had lost its lease: soon enough, or a moment too late.
+        let overtaken = [Effect(0, A), Dying(1, "leased".into()), Completed(0, A)];
+        let (told, taken) = ([LeaseLost(0, A)], [Effect(2, A), Completed(2, A)]);
+        assert_eq!(wrong(Mode::Inbox, &[&overtaken[..], &told, &taken].concat(), &[]), "");
+        assert_eq!(wrong(Mode::Inbox, &[&overtaken[..], &taken, &told].concat(), &[]), "");
         // Stopped for longer than its lease, it said so later.
         assert_eq!(wrong(Mode::Inbox, &[Acknowledged(A), Effect(0, A), Effect(1, A), LeaseLost(0, A)], &[]), "");
     }
