@@ -61,6 +61,11 @@ impl Store {
     pub fn keeps_lanes(&self) -> bool {
         !matches!(self, Self::Nats(..))
     }
+
+    /// Whether handlers give this event up. Without a place for dead letters, none: AuthPI would have to send it for ever.
+    pub fn gives_up(&self, event: EventId) -> bool {
+        !matches!(self, Self::Redis(..)) && event.is_terminal()
+    }
 }
 
 /// When the handler runs, and what its effect is.
@@ -108,6 +113,13 @@ pub struct EventId {
     pub place: u32,
 }
 
+impl EventId {
+    /// Whether its failure is terminal: the id alone tells, so that every process agrees. One event in 25 of each lane, and of those that race.
+    pub fn is_terminal(self) -> bool {
+        (self.lane + self.place) % 25 == 7
+    }
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "evt_{}_{}", self.lane, self.place)
@@ -130,6 +142,8 @@ pub enum Entry {
     Tried(u32, EventId, u32),
     /// The effect took place. Not written where the effect is a row.
     Effect(u32, EventId),
+    /// The handler gave the event up.
+    GaveUp(u32, EventId),
     /// The ledger was told, and has answered.
     Completed(u32, EventId),
     /// It turned out that the ledger could not be told, or that its answer was lost.
@@ -151,6 +165,7 @@ impl fmt::Display for Entry {
         match self {
             Self::Tried(process, event, attempt) => write!(f, "tried {process} {event} {attempt}"),
             Self::Effect(process, event) => write!(f, "effect {process} {event}"),
+            Self::GaveUp(process, event) => write!(f, "gave-up {process} {event}"),
             Self::Completed(process, event) => write!(f, "completed {process} {event}"),
             Self::NotCompleted(process, event) => write!(f, "not-completed {process} {event}"),
             Self::LeaseLost(process, event) => write!(f, "lease-lost {process} {event}"),
@@ -170,6 +185,7 @@ impl FromStr for Entry {
         Ok(match line.split(' ').collect::<Vec<_>>()[..] {
             ["tried", process, event, attempt] => Self::Tried(number(process)?, event.parse()?, number(attempt)?),
             ["effect", process, event] => Self::Effect(number(process)?, event.parse()?),
+            ["gave-up", process, event] => Self::GaveUp(number(process)?, event.parse()?),
             ["completed", process, event] => Self::Completed(number(process)?, event.parse()?),
             ["not-completed", process, event] => Self::NotCompleted(number(process)?, event.parse()?),
             ["lease-lost", process, event] => Self::LeaseLost(number(process)?, event.parse()?),

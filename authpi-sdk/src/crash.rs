@@ -2,8 +2,20 @@
 
 /// The points, in the order in which one event can pass them.
 #[cfg(any(test, feature = "testing"))]
-pub const CRASH_POINTS: &[&str] =
-    &["verified", "appended", "leased", "claimed", "handled", "in_transaction", "committed", "completed", "answering"];
+pub const CRASH_POINTS: &[&str] = &[
+    "verified",
+    "appended",
+    "leased",
+    "claimed",
+    "handled",
+    "in_transaction",
+    "given_up",
+    "letter_kept",
+    "unacknowledged",
+    "committed",
+    "completed",
+    "answering",
+];
 
 #[cfg(any(test, feature = "testing"))]
 static HOOK: std::sync::OnceLock<fn(&'static str)> = std::sync::OnceLock::new();

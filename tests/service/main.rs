@@ -237,8 +237,7 @@ fn ready(port: u16) -> Result<()> {
 /// Writes the effect into the journal.
 fn journaled() -> Handlers<()> {
     Handlers::new(()).on(async |event: Event<UserUpdated>, cx: Context<()>| {
-        let (service, id) = begin(&event, &cx)?;
-        service.work().await;
+        let (service, id) = begin(&event, &cx).await?;
         if service.fails() {
             return Err(HandlerError::retryable("the dice fell so"));
         }
@@ -251,8 +250,7 @@ fn journaled() -> Handlers<()> {
 /// Writes the effect into a table of the ledger's database, with the completion of the claim.
 fn written_to_sqlite() -> Handlers<(), Sqlite> {
     Handlers::new(()).on_tx(async |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<Sqlite>| {
-        let (service, id) = begin(&event, &cx)?;
-        service.work().await;
+        let (service, id) = begin(&event, &cx).await?;
         sqlx::query("INSERT INTO effects (event) VALUES (?)").bind(id.to_string()).execute(&mut *tx).await?;
         end_tx(service, id).await
     })
@@ -267,21 +265,27 @@ where
     Handlers::new(()).on_tx(move |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<L>| {
         let insert = AssertSqlSafe(insert.clone());
         async move {
-            let (service, id) = begin(&event, &cx)?;
-            service.work().await;
+            let (service, id) = begin(&event, &cx).await?;
             sqlx::query(insert).bind(id.to_string()).execute(&mut *tx).await?;
             end_tx(service, id).await
         }
     })
 }
 
-fn begin(
+/// The part of an attempt before its effect, if it comes to one.
+async fn begin(
     event: &Event<UserUpdated>,
     cx: &Context<()>,
 ) -> std::result::Result<(&'static Service, EventId), HandlerError> {
     let service = Service::get();
     let id: EventId = event.id().parse().map_err(|_| HandlerError::terminal("none of the driver's events"))?;
     service.journal.write(&Entry::Tried(service.process(), id, cx.attempt()));
+    service.work().await;
+    if service.setup.store.gives_up(id) {
+        service.journal.write(&Entry::GaveUp(service.process(), id));
+        end(service, id).await;
+        return Err(HandlerError::terminal("no try helps"));
+    }
     Ok((service, id))
 }
 
@@ -291,7 +295,7 @@ async fn end_tx(service: &Service, id: EventId) -> std::result::Result<(), Handl
     if service.fails() { Err(HandlerError::retryable("the dice fell so")) } else { Ok(()) }
 }
 
-/// The rest of an attempt after its effect.
+/// The rest of an attempt after its effect, or after it came to none.
 async fn end(service: &Service, id: EventId) {
     service.work().await;
     if let Some(task) = tokio::task::try_id() {

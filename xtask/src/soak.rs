@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use clap::ValueEnum as _;
+use clap::{ValueEnum as _, builder::PossibleValue};
 
 use crate::test::{self, Stopped};
 
-/// Kill a service again and again, let processes race for 20,000 events, and look whether anything was lost or done twice
+/// Kill a service again and again, let processes race for 20,000 events, let its store fail, and look whether anything was lost or
+/// done twice
 ///
 /// The trials are those of `cargo xtask test --only crash`, and longer. Each tells its seed; with `--seed` the same events are sent
 /// and the same deaths died, though which process is the faster no seed decides.
@@ -37,7 +38,11 @@ enum Store {
 
 pub(crate) fn soak(args: &Args, root: &Path) -> Result<()> {
     let name = args.store.and_then(|store| store.to_possible_value());
-    let only = name.map_or(test::CRASH.to_owned(), |name| format!("{}{}::", test::CRASH, name.get_name()));
+    let only = match name.as_ref().map(PossibleValue::get_name) {
+        // Its faults are in a module with those of the others.
+        Some(store) => vec![format!("{}{store}::", test::CRASH), format!("{}faults::on_{store}_", test::CRASH)],
+        None => vec![test::CRASH.to_owned()],
+    };
     let given = [
         ("AUTHPI_CRASH_KILLS", Some(args.kills.to_string())),
         ("AUTHPI_RACE_EVENTS", Some(args.events.to_string())),

@@ -77,6 +77,9 @@ struct Shared {
     stopping: AtomicBool,
 }
 
+/// After that a store that failed is asked again.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
+
 /// How often the inbox is measured, at most.
 const MEASURED_EVERY: Duration = Duration::from_secs(10);
 
@@ -111,7 +114,7 @@ impl Worker {
     /// Works until `stop` resolves; then takes no more, waits for what runs, and returns. Dropped before, it takes no more either, and what
     /// runs goes on to its end, as long as the runtime does.
     ///
-    /// A store that cannot be reached is logged and asked again a poll later. Needs a tokio runtime with its timer enabled.
+    /// A store that cannot be reached is logged and asked again a second later, or a poll if that is shorter. Needs a tokio runtime with its timer enabled.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         self.shared.stopping.store(false, Ordering::Release);
         select! {
@@ -152,10 +155,10 @@ impl Worker {
                 Err(error) => {
                     error.tell(&shared.endpoint);
                     drop(slot);
-                    // Whatever is appended meanwhile would fail likewise.
+                    // What is appended meanwhile is found then, too.
                     select! {
                         () = &mut stop => break,
-                        () = sleep(shared.settings.poll) => continue,
+                        () = sleep(shared.settings.poll.min(AFTER_A_FAILURE)) => continue,
                     }
                 }
             };

@@ -1,4 +1,4 @@
-//! Deliveries go on while their store is stopped, hangs, or breaks off in the middle of a reply.
+//! Deliveries go on while their store is stopped, hangs, breaks off in the middle of a reply, or has no room left.
 //!
 //! The service is told nothing of it, and nobody restarts it: it answers 200 or 503 with `Retry-After`, and works again as soon as
 //! its store does. What each store does by itself is in `stores`.
@@ -11,7 +11,7 @@ use std::{
 use authpi_tests::trial::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
-use super::{Trial, kill::LANES, proxy::Proxy};
+use super::{Trial, disk::SmallDisk, kill::LANES, proxy::Proxy};
 use crate::servers::{
     nats::NatsServer,
     postgres::PostgresServer,
@@ -45,6 +45,9 @@ const FAULTS: [Fault; 8] = [
 
 /// How long the service waits for its store.
 const TIMEOUT: Duration = Duration::from_millis(700);
+
+/// How often a disk fills up.
+const TIMES_FULL: u32 = 4;
 
 enum Server {
     Postgres(PostgresServer),
@@ -98,8 +101,8 @@ impl Server {
 }
 
 impl Trial {
-    /// Sends deliveries while the server goes through all faults, in whatever order, and judges.
-    async fn endure(mut self, mut server: Server, proxy: Proxy, roles: &[Role]) {
+    /// Sends deliveries while `faults` go on, and judges.
+    async fn endure(mut self, roles: &[Role], faults: impl AsyncFnOnce(&Self)) {
         // A claim whose answer was lost is held up for this long.
         self.lease = Duration::from_secs(3);
         self.timeout = TIMEOUT;
@@ -127,43 +130,19 @@ impl Trial {
                 events
             })
         };
-        let faults = {
-            let trial = trial.clone();
-            async move {
-                let mut dice = trial.dice("faults");
-                let mut faults = FAULTS;
-                dice.shuffle(&mut faults);
-                for fault in faults {
-                    trial.until_acknowledged(5, fault).await;
-                    match fault {
-                        Fault::Stop => {
-                            server.stop();
-                            trial.until_refused(1).await;
-                            server.start_again().await;
-                        }
-                        Fault::Hang => server.pause(TIMEOUT + Duration::from_millis(dice.u64(100..1_500))).await,
-                        Fault::Stutter => server.pause(Duration::from_millis(dice.u64(10..200))).await,
-                        Fault::Cut(replies) => {
-                            proxy.cut(replies);
-                            let otherwise = || format!("{}: there are no replies to cut", trial.name);
-                            until(otherwise, || async { (proxy.left() == 0).then_some(()) }).await;
-                        }
-                    }
-                }
-                trial.until_acknowledged(50, "all").await;
-                *over.lock().unwrap() = true;
-                server
-            }
+        let faults = async {
+            faults(&trial).await;
+            trial.until_acknowledged(50, "all").await;
+            *over.lock().unwrap() = true;
         };
-        let done = async { tokio::join!(sending, faults) };
-        let (events, server) = tokio::select! {
+        let done = async { tokio::join!(sending, faults).0 };
+        let events = tokio::select! {
             done = done => done,
             Some(failed) = keepers.join_next() => std::panic::resume_unwind(failed.expect_err("processes are kept").into_panic()),
         };
         events.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         let verdict = trial.verdict().await;
         keepers.shutdown().await;
-        drop(server);
 
         let [sent, refused] = [&trial.sent, &trial.refused].map(|count| count.load(Ordering::Relaxed));
         let took = started.elapsed().as_secs_f64();
@@ -174,6 +153,33 @@ impl Trial {
         assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
         assert!(refused > 0, "{}: nobody noticed", trial.name);
         trial.passed.store(true, Ordering::Relaxed);
+    }
+
+    /// The server goes through all faults, in whatever order.
+    async fn endure_all(self, mut server: Server, proxy: Proxy, roles: &[Role]) {
+        let faults = async |trial: &Self| {
+            let mut dice = trial.dice("faults");
+            let mut faults = FAULTS;
+            dice.shuffle(&mut faults);
+            for fault in faults {
+                trial.until_acknowledged(5, fault).await;
+                match fault {
+                    Fault::Stop => {
+                        server.stop();
+                        trial.until_refused(1).await;
+                        server.start_again().await;
+                    }
+                    Fault::Hang => server.pause(TIMEOUT + Duration::from_millis(dice.u64(100..1_500))).await,
+                    Fault::Stutter => server.pause(Duration::from_millis(dice.u64(10..200))).await,
+                    Fault::Cut(replies) => {
+                        proxy.cut(replies);
+                        let otherwise = || format!("{}: there are no replies to cut", trial.name);
+                        until(otherwise, || async { (proxy.left() == 0).then_some(()) }).await;
+                    }
+                }
+            }
+        };
+        self.endure(roles, faults).await;
     }
 
     /// Waits for further deliveries to be acknowledged: the service is well.
@@ -190,6 +196,42 @@ impl Trial {
     }
 }
 
+/// The disk fills up again and again, with whatever the service has in hand, and each time something is removed from it.
+async fn on_a_small_disk(test: &str, name: &'static str, mode: Mode, roles: &[Role]) {
+    let Some(disk) = SmallDisk::of(&format!("crash::faults::{test}")).await else { return };
+    let trial = Trial::new(name, mode, Some(Store::Sqlite(disk.file())));
+    let faults = async |trial: &Trial| {
+        for _ in 0..TIMES_FULL {
+            trial.until_acknowledged(50, "a full disk").await;
+            disk.fill();
+            trial.until_refused(50).await;
+            disk.make_room();
+        }
+        let why = std::fs::read_to_string(trial.log(0)).expect("a log can be read");
+        assert!(why.contains("disk is full"), "{}: deliveries were refused for another reason: {why}", trial.name);
+    };
+    trial.endure(roles, faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_inline_nothing_is_lost_when_the_disk_is_full() {
+    let test = "on_sqlite_inline_nothing_is_lost_when_the_disk_is_full";
+    on_a_small_disk(test, "sqlite on a full disk, inline", Mode::Inline, &[Role::Receiver; 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_an_inbox_loses_nothing_when_the_disk_is_full() {
+    let test = "on_sqlite_an_inbox_loses_nothing_when_the_disk_is_full";
+    let roles = [Role::Receiver, Role::Worker];
+    on_a_small_disk(test, "sqlite on a full disk, inbox", Mode::Inbox, &roles).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full() {
+    let test = "on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full";
+    on_a_small_disk(test, "sqlite on a full disk, inbox in a transaction", Mode::InboxTx, &[Role::Both; 2]).await;
+}
+
 async fn on_postgres(name: &'static str, mode: Mode, roles: &[Role]) {
     let server = Server::Postgres(PostgresServer::start().await);
     let proxy = Proxy::to(server.port()).await;
@@ -197,7 +239,7 @@ async fn on_postgres(name: &'static str, mode: Mode, roles: &[Role]) {
     let store = |port| Store::Postgres(url(port), "faults_".to_owned());
     let mut trial = Trial::new(name, mode, Some(store(server.port())));
     trial.reached_by = Some(store(proxy.port));
-    trial.endure(server, proxy, roles).await;
+    trial.endure_all(server, proxy, roles).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +270,7 @@ async fn on_redis_inline_nothing_is_lost() {
     let store = |port| Store::Redis(format!("redis://127.0.0.1:{port}"), "faults:".to_owned());
     let mut trial = Trial::new("redis faults, inline", Mode::Inline, Some(store(server.port())));
     trial.reached_by = Some(store(proxy.port));
-    trial.endure(server, proxy, &[Role::Receiver; 2]).await;
+    trial.endure_all(server, proxy, &[Role::Receiver; 2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,5 +281,5 @@ async fn on_nats_an_inbox_loses_nothing() {
     let store = |port| Store::Nats(format!("nats://127.0.0.1:{port}"), "faults".to_owned(), Box::new(ledger.clone()));
     let mut trial = Trial::new("nats faults, inbox", Mode::Inbox, Some(store(server.port())));
     trial.reached_by = Some(store(proxy.port));
-    trial.endure(server, proxy, &[Role::Receiver, Role::Worker]).await;
+    trial.endure_all(server, proxy, &[Role::Receiver, Role::Worker]).await;
 }

@@ -1,6 +1,7 @@
 //! Reads the journal of a trial, and tells what must not have happened.
 //!
-//! Whatever the mode, an event that was acknowledged takes effect. How often it may, depends:
+//! Whatever the mode, an event that was acknowledged takes effect, or is a dead letter, one, if its handlers give it up; never both.
+//! How often an effect may take place, depends:
 //!
 //! - Where the effect is a row in the transaction that completes the claim: once.
 //! - Elsewhere an effect may repeat only if its process was killed before the ledger knew of it: never after the completion, never
@@ -8,13 +9,15 @@
 //!   lease, which it then says itself; a slow machine does that. Or if its ledger failed when it was to be told.)
 //!   What a process does that was stopped for as long on purpose (`freezing`), and had begun before, is not held against it.
 //! - In a lane, nothing takes effect once anything after it has; where the store keeps lanes, or inline.
+//!
+//! That an event was given up is told to the ledger as an effect that is no row is, and may repeat where that may.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
-use authpi_tests::trial::{Entry, EventId, Mode};
+use authpi_tests::trial::{Entry, EventId, Mode, Store};
 
 /// What a trial came to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,6 +26,7 @@ pub(super) struct Verdict {
     pub(super) tried: usize,
     pub(super) effects: usize,
     pub(super) repeats: usize,
+    pub(super) dead_letters: usize,
     pub(super) leases_lost: usize,
     pub(super) not_told: usize,
     pub(super) deaths: BTreeMap<String, usize>,
@@ -32,9 +36,12 @@ pub(super) struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, tried, effects, repeats, leases_lost, not_told, deaths, wrong } = self;
+        let Self { events, tried, effects, repeats, dead_letters, leases_lost, not_told, deaths, wrong } = self;
         let killed: usize = deaths.values().sum();
-        write!(f, "{events} events, {tried} attempts, {effects} effects, {repeats} of them repeats; ")?;
+        write!(
+            f,
+            "{events} events, {tried} attempts, {effects} effects, {dead_letters} dead letters, {repeats} repeats; "
+        )?;
         write!(f, "{leases_lost} leases lost, {not_told} completions failed; {killed} killed (")?;
         for (n, (when, times)) in deaths.iter().enumerate() {
             write!(f, "{}{when} {times}", if n > 0 { ", " } else { "" })?;
@@ -50,21 +57,29 @@ impl fmt::Display for Verdict {
 struct Known {
     acknowledged: bool,
     completed: bool,
-    /// The processes that made its effect, and whether they could not tell the ledger.
+    took_effect: bool,
+    /// The processes that made its effect, or gave it up, and whether they could not tell the ledger.
     by: Vec<(u32, bool)>,
 }
 
 /// What holds in a trial.
 #[derive(Clone, Copy)]
-pub(super) struct Laws {
+pub(super) struct Laws<'a> {
     pub(super) mode: Mode,
-    /// Whether a lane's events are handled one after the other.
-    pub(super) in_order: bool,
+    pub(super) store: &'a Store,
 }
 
-/// `rows` are the effects that are rows, in their order; empty where there are none.
-pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[EventId]) -> Verdict {
-    let mut verdict = Verdict::default();
+/// What is in the store afterwards.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stored {
+    /// The effects that are rows, in their order; empty where there are none.
+    pub(super) rows: Vec<EventId>,
+    pub(super) dead_letters: Vec<EventId>,
+}
+
+pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &Stored) -> Verdict {
+    let in_order = store.keeps_lanes();
+    let mut verdict = Verdict { dead_letters: stored.dead_letters.len(), ..Verdict::default() };
     let lost = journal.iter().filter_map(|entry| match entry {
         Entry::LeaseLost(process, event) => Some((*process, *event)),
         _ => None,
@@ -79,7 +94,8 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
     // What a process had begun before it was frozen, it goes on with, whatever has happened meanwhile.
     let mut begun = BTreeSet::new();
     let mut furthest = BTreeMap::<u32, u32>::new();
-    for entry in journal {
+    let void = void(journal);
+    for (at, entry) in journal.iter().enumerate() {
         match entry {
             Entry::Tried(process, event, _) => {
                 verdict.tried += 1;
@@ -87,10 +103,12 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
                     begun.insert((*process, *event));
                 }
             }
-            Entry::Effect(process, event) => {
-                verdict.effects += 1;
+            Entry::Effect(process, event) | Entry::GaveUp(process, event) => {
+                let gave_up = matches!(entry, Entry::GaveUp(..));
+                verdict.effects += usize::from(!gave_up);
                 let known = events.entry(*event).or_default();
                 let furthest = furthest.entry(event.lane).or_default();
+                known.took_effect |= !gave_up;
                 let goes_on = frozen.contains(process) && begun.contains(&(*process, *event));
                 let wrong = if goes_on || was_lost(*process, *event) {
                     None
@@ -109,9 +127,10 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
                 *furthest = (*furthest).max(event.place);
                 verdict.repeats += usize::from(!known.by.is_empty());
                 known.by.push((*process, false));
-                verdict.wrong.extend(wrong.map(|why| format!("{event} took effect {}x, {why}", known.by.len())));
+                let what = if gave_up { "was given up" } else { "took effect" };
+                verdict.wrong.extend(wrong.map(|why| format!("{event} {what} {}x, {why}", known.by.len())));
             }
-            Entry::Completed(_, event) => events.entry(*event).or_default().completed = true,
+            Entry::Completed(_, event) => events.entry(*event).or_default().completed |= !void.contains(&at),
             Entry::NotCompleted(process, event) => {
                 let known = events.entry(*event).or_default();
                 known.completed = false;
@@ -140,9 +159,36 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
         }
     }
 
+    compare(Laws { mode, store }, &events, stored, &mut verdict);
+    verdict
+}
+
+/// Where completions stand that came to nothing: the process that asked for one says so after it, since the ledger's answer is read
+/// after the point.
+fn void(journal: &[Entry]) -> BTreeSet<usize> {
+    let (mut void, mut taken_back) = (BTreeSet::new(), BTreeSet::new());
+    for (at, entry) in journal.iter().enumerate().rev() {
+        match entry {
+            Entry::LeaseLost(process, event) | Entry::NotCompleted(process, event) => {
+                taken_back.insert((*process, *event));
+            }
+            Entry::Tried(process, event, _) => {
+                taken_back.remove(&(*process, *event));
+            }
+            Entry::Completed(process, event) if taken_back.contains(&(*process, *event)) => {
+                void.insert(at);
+            }
+            _ => {}
+        }
+    }
+    void
+}
+
+/// What is in the store afterwards has to be what the journal lets expect.
+fn compare(Laws { mode, store }: Laws<'_>, events: &BTreeMap<EventId, Known>, stored: &Stored, verdict: &mut Verdict) {
     let mut furthest = BTreeMap::<u32, u32>::new();
     let mut in_rows = BTreeMap::<EventId, usize>::new();
-    for event in rows {
+    for event in &stored.rows {
         verdict.effects += 1;
         let times = in_rows.entry(*event).or_default();
         *times += 1;
@@ -150,19 +196,29 @@ pub(super) fn judge(Laws { mode, in_order }: Laws, journal: &[Entry], rows: &[Ev
         if *times > 1 {
             verdict.repeats += 1;
             verdict.wrong.push(format!("{event} was committed {times}x"));
-        } else if in_order && *furthest > event.place {
+        } else if store.keeps_lanes() && *furthest > event.place {
             verdict.wrong.push(format!("{event} was committed after number {furthest} of its lane"));
         }
         *furthest = (*furthest).max(event.place);
     }
-    for (event, known) in &events {
-        verdict.events += 1;
-        let took_effect = if mode.in_transaction() { in_rows.contains_key(event) } else { !known.by.is_empty() };
-        if (known.acknowledged || known.completed) && !took_effect {
-            verdict.wrong.push(format!("{event} was acknowledged and is lost"));
-        }
+    let mut letters = BTreeMap::<EventId, usize>::new();
+    for event in &stored.dead_letters {
+        *letters.entry(*event).or_default() += 1;
     }
-    verdict
+    for (event, known) in events {
+        verdict.events += 1;
+        let took_effect = if mode.in_transaction() { in_rows.contains_key(event) } else { known.took_effect };
+        let letters = letters.remove(event).unwrap_or_default();
+        let is_settled = known.acknowledged || known.completed;
+        verdict.wrong.extend(match (store.gives_up(*event), took_effect, letters) {
+            (false, true, 0) | (true, false, 1) => None,
+            (_, false, 0) => is_settled.then(|| format!("{event} was acknowledged and is lost")),
+            (true, true, _) => Some(format!("{event} was given up and took effect")),
+            (false, ..) => Some(format!("{event} is a dead letter, although nobody gave it up")),
+            (true, ..) => Some(format!("{event} is {letters} dead letters")),
+        });
+    }
+    verdict.wrong.extend(letters.into_keys().map(|event| format!("{event} is a dead letter, and nobody knows it")));
 }
 
 #[cfg(test)]
@@ -171,9 +227,16 @@ mod tests {
 
     const A: EventId = EventId { lane: 0, place: 0 };
     const B: EventId = EventId { lane: 0, place: 1 };
+    /// Which handlers give up.
+    const C: EventId = EventId { lane: 0, place: 7 };
+
+    fn verdict(mode: Mode, journal: &[Entry], rows: &[EventId], dead_letters: &[EventId]) -> Verdict {
+        let stored = Stored { rows: rows.to_vec(), dead_letters: dead_letters.to_vec() };
+        judge(Laws { mode, store: &Store::Sqlite("hooks.db".into()) }, journal, &stored)
+    }
 
     fn wrong(mode: Mode, journal: &[Entry], rows: &[EventId]) -> String {
-        judge(Laws { mode, in_order: true }, journal, rows).wrong.join("; ")
+        verdict(mode, journal, rows, &[]).wrong.join("; ")
     }
 
     #[test]
@@ -181,10 +244,14 @@ mod tests {
         use Entry::{Acknowledged, Completed, Dying, Effect, Killing, LeaseLost};
         let killed =
             [Effect(0, A), Killing(0), Effect(1, A), Dying(1, "handled".into()), Effect(2, A), Completed(2, A)];
-        let laws = Laws { mode: Mode::Inline, in_order: true };
-        let verdict = judge(laws, &[&killed[..], &[Acknowledged(A)]].concat(), &[]);
+        let verdict = verdict(Mode::Inline, &[&killed[..], &[Acknowledged(A)]].concat(), &[], &[]);
         assert_eq!((verdict.effects, verdict.repeats, verdict.wrong), (3, 2, vec![]));
         assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);
+        // Overtaken by one that was killed, it came back, and was told that it had lost its lease: soon enough, or a moment too late.
+        let overtaken = [Effect(0, A), Dying(1, "leased".into()), Completed(0, A)];
+        let (told, taken) = ([LeaseLost(0, A)], [Effect(2, A), Completed(2, A)]);
+        assert_eq!(wrong(Mode::Inbox, &[&overtaken[..], &told, &taken].concat(), &[]), "");
+        assert_eq!(wrong(Mode::Inbox, &[&overtaken[..], &taken, &told].concat(), &[]), "");
         // Stopped for longer than its lease, it said so later.
         assert_eq!(wrong(Mode::Inbox, &[Acknowledged(A), Effect(0, A), Effect(1, A), LeaseLost(0, A)], &[]), "");
     }
@@ -208,5 +275,26 @@ mod tests {
         told(Mode::Inbox, &[Effect(0, A), Killing(0), Effect(1, B), Effect(1, A)], &[], "after number 1 of its lane");
         told(Mode::InlineTx, &[], &[A, A], "committed 2x");
         told(Mode::InboxTx, &[], &[B, A], "committed after number 1");
+    }
+
+    #[test]
+    fn what_is_given_up_has_to_be_one_dead_letter_and_nothing_else() {
+        use Entry::{Acknowledged, Completed, Effect, GaveUp, Killing};
+        let buried = |mode, journal: &[Entry], rows: &[EventId], letters: &[EventId]| {
+            verdict(mode, journal, rows, letters).wrong.join("; ")
+        };
+        let given_up = [GaveUp(0, C), Killing(0), GaveUp(1, C), Completed(1, C), Acknowledged(C)];
+        for mode in [Mode::Inline, Mode::InlineTx, Mode::Inbox, Mode::InboxTx] {
+            assert_eq!(buried(mode, &given_up, &[], &[C]), "");
+            assert!(buried(mode, &given_up, &[], &[]).contains("is lost"));
+            assert!(buried(mode, &given_up, &[], &[C, C]).contains("is 2 dead letters"));
+            assert!(buried(mode, &given_up, &[], &[C, A]).contains("evt_0_0 is a dead letter, and nobody knows it"));
+            let twice = [GaveUp(0, C), GaveUp(1, C)];
+            assert!(buried(mode, &twice, &[], &[C]).contains("given up 2x, although process 0"), "{mode:?}");
+        }
+        let both = "evt_0_7 was given up and took effect";
+        assert!(buried(Mode::Inline, &[GaveUp(0, C), Killing(0), Effect(1, C)], &[], &[C]).contains(both));
+        assert!(buried(Mode::InboxTx, &given_up, &[C], &[C]).contains(both));
+        assert!(buried(Mode::Inbox, &[Effect(0, A), Acknowledged(A)], &[], &[A]).contains("nobody gave it up"));
     }
 }

@@ -7,10 +7,10 @@ use std::{
 };
 
 use authpi_sdk::testing::CRASH_POINTS;
-use authpi_tests::trial::{EventId, Mode, Role};
+use authpi_tests::trial::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
-use super::{KILLS, Trial, number, processes::Death};
+use super::{Trial, kills, processes::Death};
 
 /// How many events are on their way at once, each of another user.
 pub(super) const LANES: u32 = 12;
@@ -18,7 +18,7 @@ pub(super) const LANES: u32 = 12;
 const SENT_AGAIN: usize = 200;
 
 /// The crash points that a process in such a role passes.
-fn points(mode: Mode, role: Role) -> Vec<&'static str> {
+fn points(store: &Store, mode: Mode, role: Role) -> Vec<&'static str> {
     let receives: &[_] = match mode {
         Mode::Inline => &["verified", "claimed", "handled", "completed", "answering"],
         Mode::InlineTx => &["verified", "claimed", "in_transaction", "committed", "answering"],
@@ -29,17 +29,29 @@ fn points(mode: Mode, role: Role) -> Vec<&'static str> {
         Mode::Inbox => &["leased", "handled", "completed"],
         Mode::InboxTx => &["leased", "in_transaction", "committed"],
     };
+    // Where a queue follows the ledger, and the letters are in neither.
+    let follows: &[_] = match store {
+        Store::Nats(..) => &["given_up", "letter_kept", "unacknowledged"],
+        _ => &[],
+    };
     match role {
         Role::Receiver => receives.to_vec(),
-        Role::Worker => works.to_vec(),
-        Role::Both => [receives, works].concat(),
+        Role::Worker => [works, follows].concat(),
+        Role::Both => [receives, works, follows].concat(),
     }
+}
+
+/// At which pass of the point a process dies, that is to pass it at most `most` times: of burials there are few.
+fn pass(dice: &mut fastrand::Rng, point: &'static str, most: u32) -> Death {
+    let most = if ["given_up", "letter_kept"].contains(&point) { most.div_ceil(25) } else { most };
+    Death::At(point, dice.u32(1..=most))
 }
 
 #[test]
 fn processes_die_at_every_crash_point() {
     let modes = [Mode::Inline, Mode::InlineTx, Mode::Inbox, Mode::InboxTx];
-    let points: BTreeSet<_> = modes.into_iter().flat_map(|mode| points(mode, Role::Both)).collect();
+    let nats = Store::Nats(String::new(), String::new(), Box::new(Store::Sqlite("hooks.db".into())));
+    let points: BTreeSet<_> = modes.into_iter().flat_map(|mode| points(&nats, mode, Role::Both)).collect();
     assert_eq!(points, CRASH_POINTS.iter().copied().collect());
 }
 
@@ -52,36 +64,41 @@ struct Fate {
     died: u32,
     /// First each crash point, so that none is left out; then whatever comes.
     laid_out: Vec<(Role, VecDeque<&'static str>)>,
+    store: Store,
     mode: Mode,
     lease: Duration,
 }
 
 impl Fate {
     fn new(trial: &Trial, roles: &[Role], kills: u32) -> Self {
-        let (mode, mut dice) = (trial.mode, trial.dice("fate"));
+        let (store, mode, mut dice) = (trial.store.clone(), trial.mode, trial.dice("fate"));
         let mut laid_out = Vec::<(Role, VecDeque<_>)>::new();
         for &role in roles {
             if laid_out.iter().all(|(other, _)| *other != role) {
-                let mut points = points(mode, role);
+                let mut points = points(&store, mode, role);
                 dice.shuffle(&mut points);
                 laid_out.push((role, points.into()));
             }
         }
         let at_points: usize = laid_out.iter().map(|(_, points)| points.len()).sum();
         let left = kills.saturating_sub(u32::try_from(at_points).expect("they are few"));
-        Self { dice, left, dealt: 0, died: 0, laid_out, mode, lease: trial.lease }
+        Self { dice, left, dealt: 0, died: 0, laid_out, store, mode, lease: trial.lease }
     }
 
     fn deal(&mut self, role: Role) -> Option<Death> {
         let dice = &mut self.dice;
         let laid_out = self.laid_out.iter_mut().find(|(other, _)| *other == role);
         let death = if let Some(point) = laid_out.and_then(|(_, points)| points.pop_front()) {
-            Death::At(point, dice.u32(1..20))
+            pass(dice, point, 20)
         } else {
             self.left = self.left.checked_sub(1)?;
             match dice.u8(0..10) {
                 0..3 => Death::Starting(Duration::from_micros(dice.u64(0..60_000))),
-                3..6 => Death::At(dice.choice(points(self.mode, role)).expect("each role has some"), dice.u32(1..100)),
+                3..6 => {
+                    let points = points(&self.store, self.mode, role);
+                    let point = dice.choice(points).expect("each role has some");
+                    pass(dice, point, 100)
+                }
                 6 => {
                     let [after, longer] = [0; 2].map(|_| Duration::from_millis(dice.u64(0..600)));
                     Death::Frozen(after, self.lease + longer)
@@ -101,9 +118,8 @@ impl Fate {
 impl Trial {
     /// Kills `share` of the store's kills, and judges.
     pub(super) async fn kill(self, roles: &[Role], share: f64) {
-        let all = u32::try_from(number("AUTHPI_CRASH_KILLS").unwrap_or(KILLS.into())).expect("it is small");
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is small, and not negative")]
-        let kills = (f64::from(all) * share).ceil() as u32;
+        let kills = (f64::from(kills()) * share).ceil() as u32;
         let started = Instant::now();
         self.ports.lock().unwrap().resize(roles.len(), None);
         self.prepare().await;
@@ -148,8 +164,8 @@ impl Trial {
                 trial.until_done().await;
                 let after = trial.verdict().await;
                 assert_eq!(
-                    (after.tried, after.effects),
-                    (verdict.tried, verdict.effects),
+                    (after.tried, after.effects, after.dead_letters),
+                    (verdict.tried, verdict.effects, verdict.dead_letters),
                     "{}: sent once more, some took effect once more",
                     trial.name
                 );
@@ -171,7 +187,7 @@ impl Trial {
         let died = verdict.deaths.values().sum::<usize>();
         assert_eq!(died, fate.lock().unwrap().dealt as usize, "{}: not all died who were to", trial.name);
         assert!(died >= kills as usize, "{}: only {died} were killed", trial.name);
-        for point in roles.iter().flat_map(|role| points(trial.mode, *role)) {
+        for point in roles.iter().flat_map(|role| points(&trial.store, trial.mode, *role)) {
             assert!(verdict.deaths.contains_key(point), "{}: nobody died at {point}", trial.name);
         }
         trial.passed.store(true, Ordering::Relaxed);

@@ -12,6 +12,7 @@
 //! What a seed decides is which events are sent in which number and order, and who is killed when. Which of two processes is the
 //! faster, it does not; a failure may take several runs of its seed to come back.
 
+mod disk;
 mod faults;
 mod judge;
 mod kill;
@@ -33,17 +34,28 @@ use std::{
     time::Duration,
 };
 
-use authpi_sdk::ledger::{Inbox, Memory, Nats, Postgres, Sqlite};
+use authpi_sdk::ledger::Inbox;
 use authpi_tests::trial::{ENDPOINT, EventId, Journal, Mode, Role, Setup, Store};
 use jiff::Timestamp;
 
-use self::judge::{Laws, Verdict, judge};
+use self::judge::{Laws, Stored, Verdict, judge};
 use crate::servers::{DEADLINE, until};
 
 /// How many processes are killed on each store, all its trials together, unless set.
 const KILLS: u32 = 50;
 /// How many events are raced for, unless set. The soak has 20,000.
 const RACED: u32 = 5_000;
+
+/// More dead letters than any trial makes.
+const ALL: u32 = 1_000_000;
+
+fn kills() -> u32 {
+    u32::try_from(number("AUTHPI_CRASH_KILLS").unwrap_or(KILLS.into())).expect("it is small")
+}
+
+fn raced() -> u32 {
+    u32::try_from(number("AUTHPI_RACE_EVENTS").unwrap_or(RACED.into())).expect("it is small")
+}
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -137,6 +149,17 @@ impl Trial {
         }
     }
 
+    /// What runs the trials of this store again, this one among them.
+    fn again(&self) -> String {
+        let store = match &self.store {
+            Store::Sqlite(_) => "sqlite",
+            Store::Postgres(..) => "postgres",
+            Store::Redis(..) => "redis",
+            Store::Nats(..) => "nats",
+        };
+        format!("cargo xtask soak --store {store} --seed {} --kills {} --events {}", self.seed, kills(), raced())
+    }
+
     fn journal_file(&self) -> PathBuf {
         self.folder.join("journal")
     }
@@ -162,8 +185,9 @@ impl Trial {
 
     /// What is to be said of it so far.
     async fn verdict(&self) -> Verdict {
-        let laws = Laws { mode: self.mode, in_order: self.store.keeps_lanes() };
-        judge(laws, &Journal::read(&self.journal_file()), &self.rows().await)
+        let laws = Laws { mode: self.mode, store: &self.store };
+        let stored = Stored { rows: self.rows().await, dead_letters: self.dead_letters().await };
+        judge(laws, &Journal::read(&self.journal_file()), &stored)
     }
 
     /// The effects that are rows, in the order in which they took place.
@@ -180,22 +204,27 @@ impl Trial {
         }
     }
 
+    /// The dead letters in the store, as a user lists them.
+    async fn dead_letters(&self) -> Vec<EventId> {
+        let letters = match &self.store {
+            Store::Sqlite(file) => sqlite::store(file).await.dead_letters(ENDPOINT, None, ALL).await,
+            Store::Postgres(url, prefix) => postgres::store(url, prefix).await.dead_letters(ENDPOINT, None, ALL).await,
+            Store::Nats(url, name, _) => nats::store(url, name).await.dead_letters(ENDPOINT, None, ALL).await,
+            Store::Redis(..) => Ok(Vec::new()),
+        };
+        let letters = letters.expect("the store lists its dead letters");
+        letters.iter().map(|letter| letter.key.event_id().parse().expect("they are events of ours")).collect()
+    }
+
     /// Waits until the inbox is empty, if there is one.
     async fn until_done(&self) {
         if self.mode.is_inline() {
             return;
         }
         match &self.store {
-            Store::Sqlite(file) => self.until_empty(&Sqlite::open(file).await.expect("the file can be opened")).await,
-            Store::Postgres(url, prefix) => {
-                let store = Postgres::options().prefix(prefix).connect(url).await;
-                self.until_empty(&store.expect("the server answers")).await;
-            }
-            Store::Nats(url, name, _) => {
-                // How much there is to do, the stream tells alone.
-                let store = Nats::options().stream(name).subjects(name).connect(url, Memory::new()).await;
-                self.until_empty(&store.expect("the server answers")).await;
-            }
+            Store::Sqlite(file) => self.until_empty(&sqlite::store(file).await).await,
+            Store::Postgres(url, prefix) => self.until_empty(&postgres::store(url, prefix).await).await,
+            Store::Nats(url, name, _) => self.until_empty(&nats::store(url, name).await).await,
             Store::Redis(..) => unreachable!("it is no inbox"),
         }
     }
@@ -216,7 +245,7 @@ impl Drop for Trial {
             let _ = std::fs::remove_dir_all(&self.folder);
         } else {
             eprintln!("{}: failed; everything is left in {}", self.name, self.folder.display());
-            eprintln!("{}: to try it again: cargo xtask soak --seed {} (and --store, --kills)", self.name, self.seed);
+            eprintln!("{}: to try it again: {}", self.name, self.again());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Processes on one JetStream, with a ledger beside it; neither server is killed.
 
+use authpi_sdk::ledger::{Memory, Nats};
 use authpi_tests::trial::{Mode, Role, Store};
 
 use super::Trial;
@@ -43,4 +44,10 @@ async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_ki
 #[tokio::test(flavor = "multi_thread")]
 async fn of_processes_that_race_one_handles_each_event() {
     over_redis("nats, race").await.race(Role::Both).await;
+}
+
+/// How much there is to do, and what was given up, the streams tell alone.
+pub(super) async fn store(url: &str, name: &str) -> Nats<Memory> {
+    let store = Nats::options().stream(name).subjects(name).connect(url, Memory::new()).await;
+    store.expect("the server answers")
 }

@@ -1,5 +1,6 @@
 //! Processes on one database.
 
+use authpi_sdk::ledger::Postgres;
 use authpi_tests::trial::{EventId, Mode, Role, Store};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 
@@ -40,6 +41,10 @@ async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_ki
 #[tokio::test(flavor = "multi_thread")]
 async fn of_processes_that_race_one_handles_each_event() {
     trial("postgres, race", Mode::Inline).await.race(Role::Receiver).await;
+}
+
+pub(super) async fn store(url: &str, prefix: &str) -> Postgres {
+    Postgres::options().prefix(prefix).connect(url).await.expect("the server answers")
 }
 
 async fn connection(url: &str) -> PgConnection {

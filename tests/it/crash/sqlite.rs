@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use authpi_sdk::ledger::Sqlite;
 use authpi_tests::trial::{EventId, Mode, Role};
 use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -37,6 +38,10 @@ async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_ki
 #[tokio::test(flavor = "multi_thread")]
 async fn of_processes_that_race_one_handles_each_event() {
     Trial::new("sqlite, race", Mode::Inline, None).race(Role::Receiver).await;
+}
+
+pub(super) async fn store(file: &Path) -> Sqlite {
+    Sqlite::open(file).await.expect("the file can be opened")
 }
 
 async fn connection(file: &Path) -> SqliteConnection {

@@ -11,6 +11,7 @@ mod package;
 mod system;
 
 use std::{
+    collections::BTreeSet,
     env::consts::EXE_SUFFIX,
     fmt,
     path::Path,
@@ -102,8 +103,8 @@ impl Part {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
             Self::Unit => run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH, "--skip", PRISM]))?,
-            Self::Stores => on_servers(root, STORES, [])?,
-            Self::Crash => on_servers(root, CRASH, [])?,
+            Self::Stores => on_servers(root, &[STORES.to_owned()], [])?,
+            Self::Crash => on_servers(root, &[CRASH.to_owned()], [])?,
             Self::Codegen => run(&mut cargo(
                 root,
                 // As the alias `cargo xtask` builds it, so that its dependencies are built once.
@@ -134,20 +135,32 @@ const STORES: &str = "stores::";
 pub(crate) const CRASH: &str = "crash::";
 const PRISM: &str = "prism::";
 
-/// The integration tests whose names begin like this, with these variables set; what they say is shown.
+/// The integration tests whose names begin like one of these, with these variables set; what they say is shown. Where a server is
+/// missing, the tests of the others are run.
 pub(crate) fn on_servers(
     root: &Path,
-    names: &str,
+    names: &[String],
     variables: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Result<(), Stopped> {
-    system::servers(root)?;
+    let missing = system::servers(root, names);
     let mut test = tests(root)?;
-    test.args(["--test", "it", "--", names]).envs(variables);
-    if names.starts_with(CRASH) {
+    let left_out: BTreeSet<_> = missing.iter().flat_map(|server| &server.tests).copied().collect();
+    test.args(["--test", "it", "--"]).args(names).envs(variables);
+    test.args(left_out.iter().flat_map(|name| ["--skip", name]));
+    if names.iter().any(|name| name.starts_with(CRASH)) {
         // The figures and the seeds are half of it.
         test.arg("--nocapture");
     }
-    Ok(run(&mut test)?)
+    if missing.is_empty() {
+        return Ok(run(&mut test)?);
+    }
+    let why: Vec<_> = missing.iter().map(|server| &*server.why).collect();
+    let left_out: Vec<_> = left_out.into_iter().collect();
+    let why = format!("{}; so {} were not run", why.join("; "), left_out.join(", "));
+    match run(&mut test) {
+        Ok(()) => Err(Stopped::NotRun(format!("{why}, the others passed"))),
+        Err(failed) => Err(Stopped::Failed(failed.context(why))),
+    }
 }
 
 /// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that needs it; the part

@@ -25,15 +25,76 @@ pub(super) fn openssl(root: &Path) -> Result<(), Stopped> {
     })
 }
 
-/// The servers that ledgers are tested on. The tests start their own; none needs to run.
-pub(super) fn servers(root: &Path) -> Result<(), Stopped> {
-    // Debian keeps the programs of Postgres off the path, and that of NATS off the path of those who are not root.
-    let check = "(command -v initdb || ls /usr/lib/postgresql/*/bin/initdb) && command -v redis-server \
-                 && (command -v nats-server || ls /usr/sbin/nats-server)";
-    let packages = ["postgresql", "redis-server", "nats-server"];
-    provide(root, "initdb, postgres, redis-server or nats-server", &packages, || {
-        succeeds(&mut program(root, "sh", ["-c", check]))
-    })
+/// A server that ledgers are tested on. The tests start their own; none needs to run.
+struct Server {
+    program: &'static str,
+    /// Fails where it is not to be found.
+    check: &'static str,
+    package: &'static str,
+    /// What the names of tests begin with that need it.
+    tests: &'static [&'static str],
+}
+
+/// Debian keeps the programs of Postgres off the path, and that of NATS off the path of those who are not root.
+const SERVERS: [Server; 3] = [
+    Server {
+        program: "initdb, of Postgres,",
+        check: "command -v initdb || ls /usr/lib/postgresql/*/bin/initdb",
+        package: "postgresql",
+        tests: &[
+            "stores::postgres::",
+            "stores::probes::",
+            "stores::secrets::",
+            "stores::nats::",
+            "crash::postgres::",
+            "crash::nats::",
+            "crash::faults::on_postgres_",
+        ],
+    },
+    Server {
+        program: "redis-server",
+        check: "command -v redis-server",
+        package: "redis-server",
+        // The stream is tried over ledgers in Redis and in Postgres.
+        tests: &[
+            "stores::redis::",
+            "stores::nats::",
+            "crash::redis::",
+            "crash::nats::",
+            "crash::faults::on_redis_",
+            "crash::faults::on_nats_",
+        ],
+    },
+    Server {
+        program: "nats-server",
+        check: "command -v nats-server || test -x /usr/sbin/nats-server",
+        package: "nats-server",
+        tests: &["stores::nats::", "crash::nats::", "crash::faults::on_nats_"],
+    },
+];
+
+/// A server that is not here and could not be installed.
+pub(super) struct Missing {
+    pub(super) why: String,
+    /// What the names of those tests begin with that cannot be run without it.
+    pub(super) tests: Vec<&'static str>,
+}
+
+/// Which servers are missing that tests need whose names begin like one of `names`.
+pub(super) fn servers(root: &Path, names: &[String]) -> Vec<Missing> {
+    let wanted = |test: &str| names.iter().any(|name| test.starts_with(name) || name.starts_with(test));
+    let missing = |server: &Server| {
+        let tests: Vec<_> = server.tests.iter().copied().filter(|test| wanted(test)).collect();
+        if tests.is_empty() {
+            return None;
+        }
+        let there = || succeeds(&mut program(root, "sh", ["-c", server.check]));
+        match provide(root, server.program, &[server.package], there) {
+            Err(Stopped::NotRun(why)) => Some(Missing { why, tests }),
+            _ => None,
+        }
+    };
+    SERVERS.iter().filter_map(missing).collect()
 }
 
 /// The mock server that the part `prism` asks; installed by npm below the target folder, once.

@@ -37,7 +37,7 @@ use super::{
     Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next, Token,
     Transactional, remote::within,
 };
-use crate::Clock;
+use crate::{Clock, crash};
 
 pub use options::NatsOptions;
 
@@ -160,6 +160,7 @@ impl<L: Ledger> Nats<L> {
 
     /// Removes a message whose event is done. If that fails it comes again.
     async fn acknowledge(&self, ticket: &at_hand::Ticket) {
+        crash::point("unacknowledged");
         let settled = within(self.limit(), "acknowledge", self.queue().settle(ticket, AckKind::Ack)).await;
         if let Err(error) = settled {
             tracing::debug!(
@@ -179,7 +180,9 @@ impl<L: Ledger> Nats<L> {
     }
 
     async fn keep(&self, letter: Letter<'_>) -> Result<(), LedgerError> {
-        within(self.limit(), "keep a dead letter", self.letters().put(self.queue(), &letter)).await
+        within(self.limit(), "keep a dead letter", self.letters().put(self.queue(), &letter)).await?;
+        crash::point("letter_kept");
+        Ok(())
     }
 
     /// The ledger says that it was given up, but its message was not acknowledged: its letter may be missing.
@@ -263,6 +266,7 @@ impl<L: Ledger> Ledger for Nats<L> {
             return Ok(held);
         }
         if let Some((reason, body)) = letter.filter(|_| !kept) {
+            crash::point("given_up");
             let received_at = ticket.map_or_else(|| self.now(), |ticket| ticket.received_at);
             self.keep(Letter { key, reason: &reason, attempts: token.attempt, received_at, body }).await?;
         }
