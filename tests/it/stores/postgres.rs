@@ -1,5 +1,6 @@
 //! `Postgres`, on a server of `initdb`'s making.
 
+mod backlog;
 mod reconcile;
 mod sync_users;
 mod transactions;
