@@ -66,6 +66,9 @@ pub use transaction::PostgresTransaction;
 ///   transaction), workers poll.
 /// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](PostgresOptions::timeout) (default 5 s), the
 ///   wait for a connection included. Whether it took place is then unknown, which every caller of a ledger must be ready for.
+///   The server goes on with a statement that nobody waits for any more, and a lease that it grants so is an attempt that no handler
+///   gets. So the pool that [`connect`](Postgres::connect) makes has that timeout for its `statement_timeout`; give one of your own
+///   the same. It holds for the statements of a handler in its transaction as well.
 /// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
 ///   [`retention`](PostgresOptions::retention); dead letters too. [`purge`](Postgres::purge) does so at once.
 /// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
