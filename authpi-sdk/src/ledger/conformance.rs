@@ -400,6 +400,16 @@ cases! { of Ledger:
                 in_flight => assert_in_flight(in_flight, LEASE),
             }
             assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
+            let key = self::key(&format!("renewal dropped after {polls} polls"));
+            let (token, _) = granted(&ledger, &key).await;
+            poll_and_drop(ledger.renew(&key, token, LEASE * 3), polls).await;
+            match claim(&ledger, &key).await {
+                Claim::InFlight { lease_left } if lease_left > LEASE => {
+                    assert_in_flight(Claim::InFlight { lease_left }, LEASE * 3);
+                }
+                as_before => assert_in_flight(as_before, LEASE),
+            }
+            assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
             let key = self::key(&format!("release dropped after {polls} polls"));
             let (token, _) = granted(&ledger, &key).await;
             poll_and_drop(ledger.release(&key, token, LEASE * 10), polls).await;

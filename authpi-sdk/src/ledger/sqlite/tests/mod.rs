@@ -510,3 +510,26 @@ async fn the_oldest_goes_first_among_those_whose_pause_is_over_however_many_they
         assert_eq!(leased(&ledger).await.unwrap().key, key(n));
     }
 }
+
+#[tokio::test]
+async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
+    let folder = Folder::new();
+    let ledger = Sqlite::open(folder.file()).await.unwrap();
+    for n in 0..3 {
+        let body = Bytes::from_static(b"body");
+        assert_eq!(ledger.append(&key(n), DIGEST, None, body).await.unwrap(), Appended::Stored);
+        let event = leased(&ledger).await.unwrap();
+        let held = match n {
+            0 => ledger.complete(&event.key, event.token, Completion::Handled).await,
+            1 => ledger.commit(ledger.begin().await.unwrap(), &event.key, event.token).await,
+            _ => ledger.complete(&event.key, event.token, dead("reason", b"body")).await,
+        };
+        assert_eq!(held.unwrap(), Held::Yes);
+    }
+    let options = SqliteConnectOptions::new().filename(folder.file());
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    let kept =
+        sqlx::query_scalar("SELECT event_id FROM authpi_ledger WHERE body IS NOT NULL").fetch_all(&mut other).await;
+    let kept: Vec<String> = kept.unwrap();
+    assert_eq!(kept, ["evt_2"]);
+}
