@@ -65,7 +65,8 @@ macro_rules! cases {
         /// # Panics
         /// When the store does not conform; the message says in what.
         pub async fn run<H: Harness<Ledger: $what>>(harness: &H) {
-            $($case(harness).await;)*
+            // Boxed, so that a suite's future is not as large as that of its largest case.
+            $(Box::pin($case(harness)).await;)*
         }
 
         /// The names of the cases, in the order in which [`run`] takes them.

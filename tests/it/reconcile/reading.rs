@@ -435,7 +435,8 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
         }
     }
     // The second run meets what the first has handled, and fails at the same event.
-    let outcomes = [("duplicate", 2), ("handled", 2), ("not_taken", 2)].map(|(outcome, count)| (outcome.to_owned(), count));
+    let outcomes =
+        [("duplicate", 2), ("handled", 2), ("not_taken", 2)].map(|(outcome, count)| (outcome.to_owned(), count));
     assert_eq!(counted, BTreeMap::from(outcomes));
     assert_eq!(lag, Some(98.0 * 3600.0), "as far as the last event that was taken");
 }

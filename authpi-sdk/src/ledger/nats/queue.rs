@@ -193,9 +193,8 @@ impl Queue {
             }
             found => found,
         };
-        let fits = |config: &consumer::Config| {
-            config.ack_wait == self.ack_wait && config.max_ack_pending == MOST_UNSETTLED
-        };
+        let fits =
+            |config: &consumer::Config| config.ack_wait == self.ack_wait && config.max_ack_pending == MOST_UNSETTLED;
         if !there.as_ref().is_some_and(|there| fits(&there.config)) {
             // Any number of processes may do so at once: it is made, or brought up to date, by whoever comes first.
             let config = pull::Config {

@@ -38,7 +38,7 @@ const MIGRATIONS: [&str; 3] = [
     CREATE INDEX {prefix}inbox_lane ON {schema}{prefix}ledger (endpoint, lane, place)
         WHERE lane IS NOT NULL AND state < 2;
 "#,
-    r#"
+    "
     -- What cannot be leased now is not in the index of what can be: what is behind an event of its lane, and what is leased or
     -- paused (at > 0). An event is there from the beginning (at = 0), or is put there when its lease or pause is over.
     ALTER TABLE {schema}{prefix}ledger ADD COLUMN behind BOOLEAN NOT NULL DEFAULT false;
@@ -79,7 +79,7 @@ const MIGRATIONS: [&str; 3] = [
     CREATE TRIGGER {prefix}lane_after_forget AFTER DELETE ON {schema}{prefix}ledger FOR EACH ROW
         WHEN (old.lane IS NOT NULL AND old.state < 2)
         EXECUTE FUNCTION {schema}{prefix}lane_moves();
-"#,
+",
 ];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = MIGRATIONS.len() as i64;
