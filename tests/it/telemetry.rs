@@ -19,7 +19,7 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted},
     },
     handlers::{Context, HandlerError, Handlers},
-    ledger::{Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Memory, Next, Sqlite, Token},
+    ledger::{Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Memory, Next, Sqlite, Token, Tx},
     receiver::{Receiver, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     telemetry::{self, Kind, METRICS},
@@ -296,7 +296,7 @@ async fn everything() -> (Emitted, String) {
     (Emitted::read(&snapshotter), logged.text())
 }
 
-/// What other parts of the SDK emit, under the names of this table, in tests of their own.
+/// What other parts of the SDK emit, under the names of this table, in tests of their own (`reconcile::reading`).
 const ELSEWHERE: &[&str] = &[telemetry::RECONCILED, telemetry::RECONCILE_LAG_SECONDS];
 
 fn page() -> String {
@@ -523,6 +523,27 @@ async fn a_workers_attempt_and_an_event_that_is_fed_have_spans_of_their_own() {
         assert!(spans.len() == 1 && spans[0].ends_with(&format!("outcome=\"{outcome}\"")), "{spans:?}");
     }
     assert!(scoped.spans("authpi.store").iter().any(|span| span.contains(r#"step="append""#)));
+}
+
+#[tokio::test]
+async fn each_step_of_a_store_has_a_span_that_names_it() {
+    let scoped = Scoped::default();
+    let _guard = listen(scoped.clone());
+    let store = Sqlite::in_memory().await.unwrap();
+    let verifier = || Verifier::authpi(keys());
+    let (handle, _) = handlers(store.clone());
+    let inline = Receiver::inline("inline", verifier(), store.clone(), handle).build().unwrap();
+    for id in ["ok", "fails"] {
+        inline.receive(request(&created(id))).await;
+    }
+    let inbox = Receiver::inbox("inbox", verifier(), store.clone()).build().unwrap();
+    inbox.receive(request(&created("ok"))).await;
+    inbox.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
+    let committing = Handlers::new(()).on_tx(async |_: Event<UserCreated>, _, _tx: Tx<Sqlite>| Ok(()));
+    worked_off(hasty(Worker::new("inbox", store, committing))).await;
+    let steps: BTreeSet<_> = scoped.spans("authpi.store").into_iter().collect();
+    let promised: BTreeSet<_> = documented("`authpi.store`").into_iter().filter(|step| step != "step").collect();
+    assert_eq!(steps, promised.iter().map(|step| format!("authpi.store step=\"{step}\"")).collect());
 }
 
 /// Polls until the probe says so.

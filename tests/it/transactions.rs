@@ -36,6 +36,19 @@ struct Shop {
     down: Arc<AtomicBool>,
     /// How many completions fail before one succeeds.
     stumbles: Arc<AtomicU32>,
+    /// A commit is answered only when a renewal has been told that nothing is claimed any more.
+    answers_late: Arc<AtomicBool>,
+    told_lost: Arc<Notify>,
+    renewals: Arc<Mutex<Renewals>>,
+}
+
+/// What becomes of renewals.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Renewals {
+    #[default]
+    Answered,
+    Failing,
+    Hanging,
 }
 
 impl Shop {
@@ -60,6 +73,9 @@ impl Transactional for Shop {
         if held == Held::Yes {
             self.sold.lock().unwrap().extend(*writes);
         }
+        if self.answers_late.load(Ordering::Relaxed) {
+            self.told_lost.notified().await;
+        }
         Ok(held)
     }
 }
@@ -73,7 +89,17 @@ impl Ledger for Shop {
     }
 
     async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
-        self.ledger.renew(key, token, lease).await
+        let renewals = *self.renewals.lock().unwrap();
+        match renewals {
+            Renewals::Answered => {}
+            Renewals::Failing => return Err(LedgerError::new("renew", "the connection broke")),
+            Renewals::Hanging => std::future::pending().await,
+        }
+        let held = self.ledger.renew(key, token, lease).await?;
+        if held == Held::Lost {
+            self.told_lost.notify_one();
+        }
+        Ok(held)
     }
 
     async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
@@ -177,6 +203,70 @@ async fn a_worker_that_was_overtaken_writes_nothing() {
     assert!(shop.sold().is_empty());
     assert_eq!(deliver(&receiver, &created()).await, 200);
     assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_finds_the_record_handled_does_not_drop_the_commit_that_handled_it() {
+    let shop = Shop::default();
+    shop.answers_late.store(true, Ordering::Relaxed);
+    let receiver = receiver(&shop, selling(|_| Ok(()))).lease(Duration::from_secs(3)).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(shop.sold(), ["evt_1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_does_not_outlive_a_lease_that_cannot_be_renewed() {
+    let lease = Duration::from_secs(30);
+    for renewals in [Renewals::Failing, Renewals::Hanging] {
+        let shop = Shop::default();
+        let world = shop.clone();
+        let handlers = Handlers::new(()).on(move |_: Event<UserCreated>, _| {
+            // The first renewal succeeds, the others do not.
+            let world = world.clone();
+            async move {
+                tokio::time::sleep(lease / 2).await;
+                *world.renewals.lock().unwrap() = renewals;
+                std::future::pending().await
+            }
+        });
+        let receiver = receiver(&shop, handlers).deadline(lease * 10).lease(lease).build().unwrap();
+        let started = tokio::time::Instant::now();
+        assert_eq!(deliver(&receiver, &created()).await, 503);
+        assert_eq!(started.elapsed().as_secs(), (lease / 3 + lease).as_secs());
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_the_file_until_it_is_dropped() {
+    type Kept = Mutex<Option<Tx<Sqlite>>>;
+    let store = Sqlite::options().busy_timeout(Duration::from_millis(20)).in_memory().await.unwrap();
+    let handlers =
+        Handlers::new(Kept::default()).on_tx(async |_: Event<UserCreated>, cx: Context<Kept>, mut tx: Tx<Sqlite>| {
+            sqlx::query("CREATE TABLE IF NOT EXISTS sold (attempt INTEGER)").execute(&mut *tx).await?;
+            sqlx::query("INSERT INTO sold VALUES (?)").bind(cx.attempt()).execute(&mut *tx).await?;
+            if cx.attempt() == 1 {
+                *cx.state.lock().unwrap() = Some(tx);
+            }
+            Ok(())
+        });
+    let kept = handlers.state();
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers);
+    // The claim cannot be given back: its lease has to run out.
+    let receiver = receiver.lease(Duration::from_millis(1)).patience(Duration::ZERO).build().unwrap();
+    assert_eq!(deliver(&receiver, &created()).await, 503);
+    let error =
+        store.claim(&EventKey::new("shop", "evt_2"), Digest([0; 32]), Duration::from_secs(1)).await.unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("occupied"), "{error:?}");
+    drop(kept.lock().unwrap().take());
+    while deliver(&receiver, &created()).await != 200 {}
+    let mut transaction = store.begin().await.unwrap();
+    let sold = sqlx::query_scalar("SELECT attempt FROM sold").fetch_all(&mut *transaction).await;
+    let sold: Vec<u32> = sold.unwrap();
+    assert_eq!(sold.len(), 1, "{sold:?}");
+    assert!(sold[0] > 1, "what was put away was committed");
+    drop(transaction);
+    store.close().await;
 }
 
 #[tokio::test]

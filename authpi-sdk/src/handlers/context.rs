@@ -31,6 +31,38 @@ pub(crate) struct Work {
     pub(crate) deadline: Instant,
     pub(crate) event: Event,
     pub(crate) ended: Ended,
+    /// Whether the handler is done, and its transaction is being committed.
+    committing: AtomicBool,
+}
+
+impl Work {
+    /// An attempt that begins now, and has so long.
+    pub(crate) fn new(
+        event: &Event,
+        key: EventKey,
+        token: Option<Token>,
+        received_at: Timestamp,
+        deadline: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            token,
+            received_at,
+            deadline: Instant::now() + deadline,
+            event: event.clone(),
+            ended: Ended::default(),
+            committing: AtomicBool::new(false),
+        })
+    }
+
+    /// From here on it is the commit that finds out whether the claim is still held.
+    pub(super) fn commits(&self) {
+        self.committing.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_committing(&self) -> bool {
+        self.committing.load(Ordering::Acquire)
+    }
 }
 
 /// Whether the attempt has ended, for whatever reason.
@@ -60,8 +92,8 @@ impl<S> Context<S> {
         Self { state, work }
     }
 
-    pub(crate) fn key(&self) -> &EventKey {
-        &self.work.key
+    pub(crate) fn work(&self) -> &Arc<Work> {
+        &self.work
     }
 
     /// Which attempt at this event this is, from 1. (0 where the store was down and the receiver was told to handle anyway.)

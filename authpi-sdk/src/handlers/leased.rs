@@ -1,11 +1,11 @@
 //! A handler under its lease: what receivers and workers have in common.
 
-use std::time::Duration;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, timeout_at};
 
-use super::{Outcome, Route, run};
+use super::{Outcome, Route, Work, run};
 use crate::{
     event::Event,
     ledger::{AnyLedger, EventKey, Held, Token},
@@ -21,27 +21,49 @@ pub(crate) struct Claimed<'a> {
 }
 
 /// Runs the handler, and renews the lease at each third of it; when the lease is lost, the handler is dropped.
+///
+/// But not while it commits. The commit checks the token itself, and a renewal that waited for it may be told, before the commit is
+/// answered, that the record is no longer claimed.
 pub(crate) async fn run_leased(ledger: &AnyLedger, claimed: &Claimed<'_>, route: &dyn Route, event: &Event) -> Outcome {
     let Claimed { key, token, received_at, deadline, lease } = *claimed;
+    let work = Work::new(event, key.clone(), Some(token), received_at, deadline);
+    let mut running = pin!(run(route, Arc::clone(&work)));
     tokio::select! {
         // First the handler: one that is done at once needs no timer.
         biased;
-        outcome = run(route, event, key.clone(), Some(token), received_at, deadline) => outcome,
-        () = async { Box::pin(lost(ledger, key, token, lease)).await } => Outcome::LeaseLost,
+        outcome = &mut running => return outcome,
+        () = async { Box::pin(lost(ledger, key, token, lease)).await } => {}
     }
+    if work.is_committing() { running.await } else { Outcome::LeaseLost }
 }
 
-/// Resolves when the lease is lost.
+/// Resolves when the lease is lost: when the store says so, or when it could not be renewed until it ran out. Somebody else may be at
+/// work then, and the store may not be there to say so.
 async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, lease: Duration) {
     let third = (lease / 3).max(Duration::from_millis(1));
-    let mut ticks = interval_at(Instant::now() + third, third);
+    let begun = Instant::now();
+    let mut ticks = interval_at(begun + third, third);
+    // By this process' clock, from when it asked: the store's lease began no earlier.
+    let mut ends = begun + lease;
     loop {
-        ticks.tick().await;
-        match ledger.renew(key, token, lease).await {
-            Ok(Held::Yes) => {}
-            Ok(Held::Lost) => return,
-            // The store may be back before the lease runs out; completing will tell.
-            Err(error) => error.tell(key.shared_endpoint()),
+        let renewed = timeout_at(ends, async {
+            ticks.tick().await;
+            let asked = Instant::now();
+            (asked, ledger.renew(key, token, lease).await)
+        });
+        match renewed.await {
+            Ok((asked, Ok(Held::Yes))) => ends = asked + lease,
+            Ok((_, Ok(Held::Lost))) => return,
+            // The store may be back before the lease runs out.
+            Ok((_, Err(error))) => error.tell(key.shared_endpoint()),
+            Err(_) => {
+                tracing::warn!(
+                    endpoint = key.endpoint(),
+                    event_id = key.event_id(),
+                    "the lease ran out before it could be renewed"
+                );
+                return;
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Context, HandlerError, Outcome, Result, Work};
 use crate::{
     crash,
     event::{Event, EventKind, EventType, KnownEvent},
-    ledger::{Held, Ledger, LedgerError, Token, Transactional, Tx},
+    ledger::{Held, Ledger, LedgerError, Token, Transactional, Tx, step},
 };
 
 type Running = Pin<Box<dyn Future<Output = Result> + Send>>;
@@ -277,13 +277,15 @@ where
     Handler::Committing(Arc::new(move |store: L, event, context, token| {
         let handler = Arc::clone(&handler);
         Box::pin(async move {
-            let key = context.key().clone();
+            let work = Arc::clone(context.work());
+            let key = &work.key;
             let tell = |error: &LedgerError| error.tell(key.shared_endpoint());
-            let (tx, lent) = Tx::lend(store.begin().await.inspect_err(tell)?);
+            let (tx, lent) = Tx::lend(step("begin", store.begin()).await.inspect_err(tell)?);
             handler(event.assume_kind(), context, tx).await?;
             let transaction = lent.returned()?;
             crash::point("in_transaction");
-            let held = store.commit(transaction, &key, token).await.inspect_err(tell)?;
+            work.commits();
+            let held = step("commit", store.commit(transaction, key, token)).await.inspect_err(tell)?;
             crash::point("committed");
             Ok(held)
         })

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
-use super::{AnyStore, Ended, HandlerError, Handlers, Route, Work};
+use super::{AnyStore, HandlerError, Handlers, Route, Work};
 use crate::{
     event::Event,
     ledger::{EventKey, Token},
@@ -84,16 +84,9 @@ const LEASE_LOST: &str = "lease_lost";
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the handler to its end, its panic or its deadline.
-pub(crate) async fn run(
-    route: &dyn Route,
-    event: &Event,
-    key: EventKey,
-    token: Option<Token>,
-    received_at: Timestamp,
-    deadline: Duration,
-) -> Outcome {
+pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
     let started_at = Instant::now();
-    let deadline = started_at + deadline;
+    let Work { key, token, event, deadline, .. } = &*work;
     let span = info_span!(
         "authpi.handle",
         endpoint = key.endpoint(),
@@ -103,12 +96,10 @@ pub(crate) async fn run(
         trace = event.trace(),
         outcome = Empty,
     );
-    let ended = Ended::default();
-    let work = Arc::new(Work { key, token, received_at, deadline, event: event.clone(), ended });
     // Whoever drops this future before its end has lost the lease.
     let mut attempt = Attempt { work: &work, started_at, span: &span, outcome: LEASE_LOST };
     let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::clone(&work)).finish().await }));
-    let outcome = match timeout_at(deadline, started.instrument(span.clone())).await {
+    let outcome = match timeout_at(*deadline, started.instrument(span.clone())).await {
         Err(_) => Outcome::TimedOut,
         Ok(Err(panic)) => Outcome::Panicked(panic),
         Ok(Ok(Err(error))) => Outcome::Failed(error),
@@ -170,6 +161,6 @@ impl<S: Send + Sync + 'static> Handlers<S> {
     pub async fn dispatch(&self, event: Verified<Event>) -> Outcome {
         let Some(route) = self.route(event.event_type(), &AnyStore) else { return Outcome::Unhandled };
         let (key, token) = (EventKey::new("dispatch", event.shared_id()), Token { attempt: 1, nonce: 0 });
-        run(&*route, &event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE).await
+        run(&*route, Work::new(&event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE)).await
     }
 }

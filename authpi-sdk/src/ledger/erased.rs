@@ -81,6 +81,11 @@ fn as_any<T: Any>(value: &T) -> &dyn Any {
 /// Before a completion that failed is asked for again: long enough for a broken connection to be made anew.
 const ONCE_MORE: Duration = Duration::from_millis(100);
 
+/// A step of the store within its span.
+pub(crate) fn step<T>(name: &'static str, step: impl Future<Output = T>) -> impl Future<Output = T> {
+    step.instrument(debug_span!("authpi.store", step = name))
+}
+
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
 /// [`Ledger`] with its futures boxed.
@@ -96,11 +101,11 @@ pub(crate) trait Erased: Send + Sync {
 
 impl<L: Ledger> Erased for L {
     fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim> {
-        Box::pin(Ledger::claim(self, key, digest, lease).instrument(debug_span!("authpi.store", step = "claim")))
+        Box::pin(step("claim", Ledger::claim(self, key, digest, lease)))
     }
 
     fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held> {
-        Box::pin(Ledger::renew(self, key, token, lease).instrument(debug_span!("authpi.store", step = "renew")))
+        Box::pin(step("renew", Ledger::renew(self, key, token, lease)))
     }
 
     /// Asked once more where the first answer is an error: the effect has taken place, so that giving up repeats it, and to complete
@@ -116,15 +121,15 @@ impl<L: Ledger> Erased for L {
                 }
             }
         };
-        Box::pin(complete.instrument(debug_span!("authpi.store", step = "complete")))
+        Box::pin(step("complete", complete))
     }
 
     fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held> {
-        Box::pin(Ledger::release(self, key, token, pause).instrument(debug_span!("authpi.store", step = "release")))
+        Box::pin(step("release", Ledger::release(self, key, token, pause)))
     }
 
     fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool> {
-        Box::pin(Ledger::forget(self, key).instrument(debug_span!("authpi.store", step = "forget")))
+        Box::pin(step("forget", Ledger::forget(self, key)))
     }
 
     fn keeps_dead_letters(&self) -> bool {
@@ -167,11 +172,11 @@ impl<I: Inbox> ErasedInbox for I {
         lane: Option<&'a str>,
         body: Bytes,
     ) -> Step<'a, Appended> {
-        Box::pin(Inbox::append(self, key, digest, lane, body).instrument(debug_span!("authpi.store", step = "append")))
+        Box::pin(step("append", Inbox::append(self, key, digest, lane, body)))
     }
 
     fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, Next> {
-        Box::pin(Inbox::lease_next(self, endpoint, lease))
+        Box::pin(step("lease_next", Inbox::lease_next(self, endpoint, lease)))
     }
 
     fn appended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -179,6 +184,6 @@ impl<I: Inbox> ErasedInbox for I {
     }
 
     fn backlog<'a>(&'a self, endpoint: &'a str) -> Step<'a, Backlog> {
-        Box::pin(Inbox::backlog(self, endpoint))
+        Box::pin(step("backlog", Inbox::backlog(self, endpoint)))
     }
 }

@@ -40,7 +40,7 @@ use crate::telemetry;
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
-pub(crate) use erased::{AnyInbox, AnyLedger};
+pub(crate) use erased::{AnyInbox, AnyLedger, step};
 pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
 pub use memory::Memory;
 #[cfg(feature = "nats")]

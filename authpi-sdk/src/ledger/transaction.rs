@@ -53,7 +53,10 @@ pub trait Transactional: Ledger + Clone {
 /// dropping it, as every handler does at its end. It must neither commit it nor roll it back, which a `COMMIT` in its SQL would do: it returns `Ok`, and the SDK completes
 /// the claim in it and commits, or an error, and all that was written is undone. `sqlx::Connection::begin` on it makes a savepoint.
 ///
-/// A handler that puts its `Tx` away, into a task that outlives it, has failed, and its writes are rolled back.
+/// A handler that puts its `Tx` away (into a task that outlives it, or a static) has failed. What was written in it is
+/// never committed: it is rolled back when that `Tx` is dropped. Until then it keeps what a transaction keeps: in
+/// Postgres a connection and locks, **in SQLite the whole file**, so that every step fails after the busy timeout, and `Sqlite::close`
+/// waits.
 pub struct Tx<L: Transactional> {
     /// None only while it is dropped.
     transaction: Option<L::Transaction>,
@@ -112,7 +115,7 @@ pub(crate) struct TxKept;
 
 impl fmt::Display for TxKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the handler has put its transaction away instead of dropping it: it is rolled back")
+        f.write_str("the handler has put its transaction away instead of dropping it: it is not committed, and stays open until it is dropped")
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Lane, Mode, Shared, StoreFailure, answer::Answer};
 use crate::{
     crash,
     event::{Event, ParseError},
-    handlers::{Claimed, Outcome, Route, run, run_leased},
+    handlers::{Claimed, Outcome, Route, Work, run, run_leased},
     ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
     signature::Verified,
     telemetry,
@@ -77,7 +77,8 @@ impl Shared {
                 StoreFailure::HandleAnyway if !route.commits() => {
                     self.store_down(&error);
                     tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "handled without a claim: it may be handled twice");
-                    let running = run(route, event, key.clone(), None, received_at, self.settings.deadline);
+                    let work = Work::new(event, key.clone(), None, received_at, self.settings.deadline);
+                    let running = run(route, work);
                     let outcome = Box::pin(running).await;
                     self.answer_unclaimed(&key, outcome)
                 }

@@ -1,7 +1,7 @@
 //! What of the log is fed, and in which order.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, AtomicUsize, Ordering},
@@ -17,9 +17,11 @@ use authpi_sdk::{
     receiver::Receiver,
     reconcile::WatermarkMemory,
     signature::Verifier,
+    telemetry,
     testing::Fixture,
 };
 use jiff::SignedDuration;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::json;
 
 use super::{
@@ -445,4 +447,46 @@ async fn what_is_no_event_is_tried_again_while_the_receiver_is_full_and_ends_the
     assert_eq!(report.unreadable, 0);
     let stopped = report.stopped.unwrap();
     assert!(stopped.event_id.starts_with("unreadable:") && stopped.outcome == "draining", "{stopped:?}");
+}
+
+#[tokio::test]
+async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
+    let log = Log::of([
+        event("evt_1", at(HOUR), "user.created", "usr_1"),
+        event("evt_2", at(2 * HOUR), "user.created", "usr_2"),
+        event("evt_3", at(3 * HOUR), "user.created", "usr_3"),
+    ])
+    .await;
+    let handled = Handled::default();
+    let receiver = inline(Memory::new(), noting(&handled, |event| event.id() == "evt_3")).build().unwrap();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    {
+        let _recorded = metrics::set_default_local_recorder(&recorder);
+        let reconcile = reconcile(&log, &receiver).overlap(Duration::from_hours(100)).build().unwrap();
+        for _ in 0..2 {
+            caught_up(&reconcile).await;
+        }
+    }
+    let (mut counted, mut lag) = (BTreeMap::new(), None);
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let labels = || key.key().labels().map(|label| (label.key(), label.value()));
+        match (key.key().name(), value) {
+            (telemetry::RECONCILED, DebugValue::Counter(count)) => {
+                assert!(labels().any(|label| label == ("endpoint", "users")), "{key:?}");
+                let outcome = labels().find(|(label, _)| *label == "outcome").map(|(_, outcome)| outcome.to_owned());
+                counted.insert(outcome.unwrap(), count);
+            }
+            (telemetry::RECONCILE_LAG_SECONDS, DebugValue::Gauge(seconds)) => {
+                assert_eq!(labels().collect::<Vec<_>>(), [("endpoint", "users")]);
+                lag = Some(seconds.0);
+            }
+            _ => {}
+        }
+    }
+    // The second run meets what the first has handled, and fails at the same event.
+    let outcomes =
+        [("duplicate", 2), ("handled", 2), ("not_taken", 2)].map(|(outcome, count)| (outcome.to_owned(), count));
+    assert_eq!(counted, BTreeMap::from(outcomes));
+    assert_eq!(lag, Some(98.0 * 3600.0), "as far as the last event that was taken");
 }

@@ -1,5 +1,6 @@
 //! `Postgres`, on a server of `initdb`'s making.
 
+mod backlog;
 mod reconcile;
 mod sync_users;
 mod transactions;
@@ -12,7 +13,7 @@ use std::{
 
 use authpi_sdk::ledger::{
     Appended, Claim, Completion, Held, Inbox as _, Leased, Ledger as _, LedgerError, Next, Postgres, PostgresOptions,
-    conformance,
+    Transactional as _, conformance,
 };
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Row as _, postgres::PgPoolOptions};
@@ -373,6 +374,49 @@ async fn a_claim_that_waited_for_another_tells_what_became_of_that() {
     until(|| "the claim does not wait".to_owned(), waits).await;
     meddle(&mut other, &prefix, "COMMIT").await;
     assert_eq!(waiting.await.unwrap().unwrap(), Claim::Handled { first_digest: DIGEST });
+}
+
+#[tokio::test]
+async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
+    let prefix = fresh_prefix();
+    let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
+    for n in 0..3 {
+        let body = Bytes::from_static(b"body");
+        assert_eq!(ledger.append(&key(n), DIGEST, None, body).await.unwrap(), Appended::Stored);
+        let event = leased(&ledger).await;
+        let held = match n {
+            0 => ledger.complete(&event.key, event.token, Completion::Handled).await,
+            1 => ledger.commit(ledger.begin().await.unwrap(), &event.key, event.token).await,
+            _ => ledger.complete(&event.key, event.token, dead("reason", b"body")).await,
+        };
+        assert_eq!(held.unwrap(), Held::Yes);
+    }
+    let kept = AssertSqlSafe(format!("SELECT event_id FROM {prefix}ledger WHERE body IS NOT NULL"));
+    let kept: Vec<String> = sqlx::query_scalar(kept).fetch_all(&mut other).await.unwrap();
+    assert_eq!(kept, ["evt_2"]);
+}
+
+#[tokio::test]
+async fn a_step_that_gave_up_is_ended_at_the_server_too_and_leases_nothing_to_nobody() {
+    let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
+    let url = format!("{}?application_name={prefix}", server.url());
+    let options = Postgres::options().prefix(&prefix).timeout(Duration::from_millis(300));
+    let ledger = options.connect(&url).await.unwrap();
+    let appended = ledger.append(&key(0), DIGEST, None, Bytes::from_static(b"body")).await.unwrap();
+    assert_eq!(appended, Appended::Stored);
+    let mut other = server.connection().await.unwrap();
+    meddle(&mut other, &prefix, "BEGIN; LOCK TABLE {t}ledger").await;
+    assert!(ledger.lease_next("users", LEASE).await.is_err(), "leased while the table was locked");
+    // It would wait for as long as the lock is there.
+    let third = tokio::sync::Mutex::new(server.connection().await.unwrap());
+    let ended = || async {
+        let look = "SELECT 1 FROM pg_stat_activity WHERE application_name = $1 AND state = 'active'";
+        let rows = sqlx::query(look).bind(&prefix).fetch_all(&mut *third.lock().await).await.unwrap();
+        rows.is_empty().then_some(())
+    };
+    until(|| "the server goes on with a statement that nobody waits for".to_owned(), ended).await;
+    meddle(&mut other, &prefix, "COMMIT").await;
+    assert_eq!(leased(&ledger).await.token.attempt, 1, "an attempt that no handler got was counted");
 }
 
 #[tokio::test]

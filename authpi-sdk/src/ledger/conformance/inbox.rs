@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{DIGEST, Harness, LEASE, SLACK, complete, key};
+use super::{DIGEST, Harness, LEASE, SLACK, complete, key, poll_and_drop};
 use crate::ledger::{Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger as _, Next, Token};
 
 pub(super) const ENDPOINT: &str = "conformance";
@@ -180,6 +180,33 @@ cases! { of Inbox:
         let before = all.len();
         all.dedup();
         assert_eq!((before, all.len()), (32, 32));
+    }
+
+    /// An append whose caller goes away in the middle has stored the event whole or not at all; what was leased to nobody so is leased
+    /// again when that lease is over.
+    async fn a_dropped_step_leaves_a_whole_event(harness) {
+        let inbox = harness.fresh().await;
+        for polls in 0..8 {
+            let id = format!("dropped after {polls} polls");
+            let (key, body) = (key(&id), Bytes::from(format!("body of {id}")));
+            poll_and_drop(inbox.append(&key, DIGEST, None, body.clone()), polls).await;
+            match inbox.append(&key, DIGEST, None, body.clone()).await.unwrap() {
+                Appended::Stored => {}
+                Appended::Known { first_digest } => assert_eq!(first_digest, DIGEST),
+            }
+            poll_and_drop(inbox.lease_next(ENDPOINT, LEASE), polls).await;
+            let mut tries = 0..100;
+            let leased = loop {
+                assert!(tries.next().is_some(), "what was leased to nobody is never leased again");
+                match inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
+                    Next::Leased(leased) => break leased,
+                    Next::Nothing { .. } => harness.advance(&inbox, LEASE).await,
+                }
+            };
+            assert_eq!((&leased.key, &leased.body), (&key, &body));
+            assert_eq!(complete(&inbox, &leased.key, leased.token).await, Held::Yes);
+            nothing(&inbox).await;
+        }
     }
 
     /// An endpoint's workers see no other's events.

@@ -83,4 +83,41 @@ cases! { of Lanes:
             assert_eq!(events, &expected, "a lane's events were leased out of their order");
         }
     }
+
+    /// A lane that is appended to, and parts of which are forgotten, while it is worked off, goes on to its end.
+    async fn a_lane_goes_on_while_it_is_appended_to(harness) {
+        const EVENTS: usize = 60;
+        let inbox = std::sync::Arc::new(harness.fresh().await);
+        let mut tasks = JoinSet::new();
+        for half in ["a", "b"] {
+            let inbox = std::sync::Arc::clone(&inbox);
+            tasks.spawn(async move {
+                for n in 0..EVENTS {
+                    append(&*inbox, &format!("{half}{n}"), Some("lane")).await;
+                    if n % 7 == 3 {
+                        inbox.forget(&key(&format!("{half}{}", n - 1))).await.unwrap();
+                    }
+                }
+            });
+        }
+        let work_off = async || {
+            let mut idle = 0;
+            while idle < 3 {
+                if let Next::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
+                    idle = 0;
+                    // One that is forgotten meanwhile is lost.
+                    let _ = complete(&*inbox, &event.key, event.token).await;
+                } else {
+                    idle += 1;
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        while !tasks.is_empty() {
+            work_off().await;
+            while tasks.try_join_next().is_some_and(|appended| appended.map(|()| true).unwrap()) {}
+        }
+        work_off().await;
+        assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 0, "the lane stands still");
+    }
 }

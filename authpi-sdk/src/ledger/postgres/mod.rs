@@ -42,7 +42,7 @@ use super::{
 };
 use connection::{Borrowed, lost_a_race};
 use rows::{claim_of, digest_of, next_of, text, untext};
-use statements::{CLAIMS_PER_PRUNING, PORTION, Statements};
+use statements::{CLAIMS_PER_PRUNING, PORTION, Statements, WOKEN};
 use wake::Wake;
 
 pub use options::PostgresOptions;
@@ -66,6 +66,9 @@ pub use transaction::PostgresTransaction;
 ///   transaction), workers poll.
 /// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](PostgresOptions::timeout) (default 5 s), the
 ///   wait for a connection included. Whether it took place is then unknown, which every caller of a ledger must be ready for.
+///   The server goes on with a statement that nobody waits for any more, and a lease that it grants so is an attempt that no handler
+///   gets. So the pool that [`connect`](Postgres::connect) makes has that timeout for its `statement_timeout`; give one of your own
+///   the same. It holds for the statements of a handler in its transaction as well.
 /// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
 ///   [`retention`](PostgresOptions::retention); dead letters too. [`purge`](Postgres::purge) does so at once.
 /// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
@@ -189,6 +192,14 @@ impl Postgres {
     pub fn statements(&self) -> [Arc<str>; 3] {
         let statements = &self.shared.statements;
         [&statements.claim, &statements.handled, &statements.append].map(Arc::clone)
+    }
+
+    /// The statements of a look for work. For tests of how the server goes about them.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn looks(&self) -> [Arc<str>; 2] {
+        let statements = &self.shared.statements;
+        [&statements.lease_next, &statements.wake].map(Arc::clone)
     }
 
     /// Removes at once all records, of every endpoint, that were handled or given up at least `age` ago, dead letters
@@ -375,13 +386,25 @@ impl Inbox for Postgres {
 
     async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
         const STEP: &str = "lease the next event";
-        let nonce = self.shared.nonces.mint();
-        let rows = self.rows(STEP, &self.shared.statements.lease_next, |query| {
-            query.bind(text(endpoint)).bind(millis(lease)).bind(nonce.cast_signed())
-        });
-        let rows = rows.await?;
-        let next = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| next_of(row, endpoint, nonce));
-        next.map_err(|error| LedgerError::new(STEP, error))
+        let Statements { lease_next, wake, .. } = &self.shared.statements;
+        let mut woken = false;
+        loop {
+            let nonce = self.shared.nonces.mint();
+            let rows = self.rows(STEP, lease_next, |query| {
+                query.bind(text(endpoint)).bind(millis(lease)).bind(nonce.cast_signed()).bind(woken)
+            });
+            let rows = rows.await?;
+            let next = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| next_of(row, endpoint, nonce));
+            match next.map_err(|error| LedgerError::new(STEP, error))? {
+                Next::Nothing { due_in: Some(Duration::ZERO) } if !woken => {}
+                next => return Ok(next),
+            }
+            // In portions, so that no statement runs for long.
+            while self.rows(STEP, wake, |query| query.bind(text(endpoint)).bind(WOKEN)).await?.len() as u64
+                == WOKEN.unsigned_abs()
+            {}
+            woken = true;
+        }
     }
 
     fn appended(&self) -> impl Future<Output = ()> + Send {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::ledger::{
     DEFAULT_RETENTION, LedgerError,
-    remote::{Nonces, TIMEOUT, within},
+    remote::{Nonces, TIMEOUT, millis, within},
 };
 
 /// How long opening may take at least.
@@ -85,7 +85,8 @@ impl PostgresOptions {
         Ok(self.over(pool, &tables))
     }
 
-    /// Opens the ledger over a pool of its own, of at most 10 connections.
+    /// Opens the ledger over a pool of its own, of at most 10 connections, whose `statement_timeout` is the
+    /// [`timeout`](Self::timeout), unless the URL's `options` set another: [`Postgres`] tells why.
     ///
     /// # Errors
     /// As for [`Postgres::connect`]; and when the prefix or the schema's name cannot be used.
@@ -112,8 +113,19 @@ impl PostgresOptions {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(server);
+            .connect_lazy_with(self.limited(server));
         Ok(self.over(pool, &tables))
+    }
+
+    /// A statement whose step has given up ends at the server too. Not so while the tables are made, which may take longer.
+    fn limited(&self, server: PgConnectOptions) -> PgConnectOptions {
+        const LIMIT: &str = "statement_timeout";
+        if server.get_options().is_some_and(|options| options.contains(LIMIT)) {
+            return server;
+        }
+        // What is more than the server's 32 bits can say is no limit at all.
+        let limit = i32::try_from(millis(self.timeout)).unwrap_or(0);
+        server.options([(LIMIT, format!("{limit}ms"))])
     }
 
     fn over(self, pool: PgPool, tables: &Tables) -> Postgres {

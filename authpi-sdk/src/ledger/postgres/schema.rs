@@ -12,7 +12,7 @@ pub(super) const DEFAULT_PREFIX: &str = "authpi_";
 const MIGRATING: i64 = 0x6175_7468_7069_0001;
 
 /// What brings the tables from version n to n + 1, for n from 0; `{…}` are filled in. Never changed, only added to.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     r#"
     CREATE TABLE {schema}{prefix}ledger (
         endpoint TEXT COLLATE "C" NOT NULL,
@@ -38,6 +38,48 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX {prefix}inbox_lane ON {schema}{prefix}ledger (endpoint, lane, place)
         WHERE lane IS NOT NULL AND state < 2;
 "#,
+    "
+    -- What cannot be leased now is not in the index of what can be: what is behind an event of its lane, and what is leased or
+    -- paused (at > 0). An event is there from the beginning (at = 0), or is put there when its lease or pause is over.
+    ALTER TABLE {schema}{prefix}ledger ADD COLUMN behind BOOLEAN NOT NULL DEFAULT false;
+    UPDATE {schema}{prefix}ledger AS later SET behind = true WHERE lane IS NOT NULL AND state < 2 AND EXISTS (
+        SELECT FROM {schema}{prefix}ledger AS earlier
+        WHERE earlier.endpoint = later.endpoint AND earlier.lane = later.lane AND earlier.state < 2
+            AND earlier.place < later.place);
+    UPDATE {schema}{prefix}ledger SET at = 0 WHERE place IS NOT NULL AND state = 0 AND attempt = 0;
+    DROP INDEX {schema}{prefix}inbox;
+    CREATE INDEX {prefix}inbox_ready ON {schema}{prefix}ledger (endpoint, place)
+        WHERE place IS NOT NULL AND state < 2 AND NOT behind AND at <= 0;
+    CREATE INDEX {prefix}inbox_waiting ON {schema}{prefix}ledger (endpoint, at)
+        WHERE place IS NOT NULL AND state < 2 AND NOT behind AND at > 0;
+    -- Of what may be pruned only.
+    DROP INDEX {schema}{prefix}ledger_at;
+    CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at) WHERE place IS NULL OR state >= 2;
+    -- Whatever ends an event, its lane moves up. Its first event is locked even if it is not behind: somebody may just be ending it,
+    -- and then it is the next one's turn. Where there is an earlier one, that will see to it.
+    CREATE FUNCTION {schema}{prefix}lane_moves() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $move$
+    BEGIN
+        PERFORM FROM {schema}{prefix}ledger AS earlier
+            WHERE earlier.endpoint = old.endpoint AND earlier.lane = old.lane AND earlier.state < 2
+                AND earlier.place < old.place;
+        IF NOT FOUND THEN
+            UPDATE {schema}{prefix}ledger AS record SET behind = false
+            FROM (
+                SELECT endpoint, event_id FROM {schema}{prefix}ledger
+                WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2
+                ORDER BY place LIMIT 1 FOR NO KEY UPDATE
+            ) AS first
+            WHERE record.endpoint = first.endpoint AND record.event_id = first.event_id AND record.behind;
+        END IF;
+        RETURN NULL;
+    END $move$;
+    CREATE TRIGGER {prefix}lane_after_end AFTER UPDATE OF state ON {schema}{prefix}ledger FOR EACH ROW
+        WHEN (old.lane IS NOT NULL AND old.state < 2 AND new.state >= 2)
+        EXECUTE FUNCTION {schema}{prefix}lane_moves();
+    CREATE TRIGGER {prefix}lane_after_forget AFTER DELETE ON {schema}{prefix}ledger FOR EACH ROW
+        WHEN (old.lane IS NOT NULL AND old.state < 2)
+        EXECUTE FUNCTION {schema}{prefix}lane_moves();
+",
 ];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -8,6 +8,8 @@ use super::schema::Tables;
 
 /// How many rows a statement removes, at most.
 pub(super) const PORTION: i64 = 256;
+/// How many rows a statement wakes, at most.
+pub(super) const WOKEN: i64 = 4096;
 /// How many claims are granted between two prunings. Below `PORTION`, so that pruning catches up.
 pub(super) const CLAIMS_PER_PRUNING: u32 = 64;
 
@@ -23,6 +25,7 @@ pub(super) struct Statements {
     pub(super) dead_letters: Arc<str>,
     pub(super) append: Arc<str>,
     pub(super) lease_next: Arc<str>,
+    pub(super) wake: Arc<str>,
     pub(super) backlog: Arc<str>,
     pub(super) replay: Arc<str>,
     pub(super) committed: Arc<str>,
@@ -99,16 +102,28 @@ const DEAD_LETTERS: &str = "
     ORDER BY at, event_id LIMIT $4";
 /// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done. Appends to
 /// one lane go one after another (the lock ends with the statement), so that places are taken in the order of commits.
+///
+/// `tail` is what a new event is behind. It is locked until this is committed, so that whoever ends it sees the new event and lets
+/// the lane move up. One that somebody is at is left alone: then the event is not marked, and each look for work finds out. So it is
+/// under `REPEATABLE READ`, where that somebody would not see what was committed since its transaction began. It is locked in its
+/// turn, so that nobody who has it waits for anything.
 const APPEND: &str = "
     WITH turn AS MATERIALIZED (
         SELECT CASE WHEN $5::text IS NOT NULL
             THEN pg_advisory_xact_lock(hashtextextended($1::text || chr(10) || $5::text, 0)) END
     ),
     clock AS MATERIALIZED (SELECT {now} AS now FROM turn),
+    tail AS MATERIALIZED (
+        SELECT FROM {ledger}
+        WHERE endpoint = $1 AND lane = $5 AND state < 2 AND current_setting('transaction_isolation') <> 'repeatable read'
+            AND EXISTS (SELECT FROM clock) AND NOT EXISTS (SELECT FROM {ledger} WHERE endpoint = $1 AND event_id = $2)
+        ORDER BY place DESC LIMIT 1 FOR SHARE SKIP LOCKED
+    ),
     stored AS (
         INSERT INTO {ledger} AS known
-            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
-        SELECT $1, $2, 0, 0, 0, now, now, $3, $4, $5, nextval('{schema}{prefix}places') FROM clock
+            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
+        SELECT $1, $2, 0, 0, 0, 0, now, $3, $4, $5, nextval('{schema}{prefix}places'), EXISTS (SELECT FROM tail)
+        FROM clock
         ON CONFLICT (endpoint, event_id) DO UPDATE SET
             state = CASE WHEN known.state < 2 THEN known.state ELSE 0 END,
             attempt = CASE WHEN known.state < 2 THEN known.attempt ELSE 0 END,
@@ -119,23 +134,29 @@ const APPEND: &str = "
             reason = NULL,
             body = excluded.body,
             lane = excluded.lane,
-            place = excluded.place
-        WHERE (known.state < 2 AND known.place IS NULL) OR (known.state >= 2 AND known.at <= excluded.at - $6)
+            place = excluded.place,
+            behind = excluded.behind
+        WHERE (known.state < 2 AND known.place IS NULL)
+            OR (known.state >= 2 AND known.at <= excluded.first_claimed_at - $6)
         RETURNING 1
     )
     SELECT NULL::bytea FROM stored
     UNION ALL
     SELECT first_digest FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND NOT EXISTS (SELECT FROM stored)";
-/// A row that another worker is just leasing is passed over.
+/// A row that another worker is just leasing is passed over. Nothing is leased, unless $4 is true, while anything has still to be
+/// woken: it may be the oldest. What is left until then is not more than zero.
 const LEASE_NEXT: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     due AS (
         SELECT endpoint, event_id FROM {ledger} AS candidate
-        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND at <= (SELECT now FROM clock)
+        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at <= 0
             AND (lane IS NULL OR NOT EXISTS (
                 SELECT FROM {ledger} AS earlier
                 WHERE earlier.endpoint = candidate.endpoint AND earlier.lane = candidate.lane AND earlier.state < 2
                     AND earlier.place < candidate.place))
+            AND ($4 OR NOT EXISTS (
+                SELECT FROM {ledger} WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind
+                    AND at > 0 AND at <= (SELECT now FROM clock)))
         ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED
     ),
     leased AS (
@@ -146,12 +167,29 @@ const LEASE_NEXT: &str = "
     )
     SELECT event_id, attempt, body, first_claimed_at FROM leased
     UNION ALL
-    SELECT NULL, (SELECT min(at) - now FROM {ledger} WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND at > now),
+    SELECT NULL, (
+            SELECT min(at) - clock.now FROM {ledger} WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind
+                AND at > 0 AND at > CASE WHEN $4 THEN clock.now ELSE 0 END),
         NULL, NULL
     FROM clock WHERE NOT EXISTS (SELECT FROM leased)";
+/// Puts events whose lease or pause is over among those that can be leased. Rows that another worker is at are left to it.
+const WAKE: &str = "
+    UPDATE {ledger} SET at = 0 WHERE (endpoint, event_id) IN (
+        SELECT endpoint, event_id FROM {ledger}
+        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at > 0 AND at <= {now}
+        ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ) RETURNING 1";
+/// Each event is in one of three indexes.
 const BACKLOG: &str = "
-    SELECT count(*), {now} - min(first_claimed_at) FROM {ledger}
-    WHERE endpoint = $1 AND place IS NOT NULL AND state < 2";
+    SELECT count(*), {now} - min(first_claimed_at) FROM (
+        SELECT first_claimed_at FROM {ledger}
+        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at <= 0
+        UNION ALL
+        SELECT first_claimed_at FROM {ledger}
+        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at > 0
+        UNION ALL
+        SELECT first_claimed_at FROM {ledger} WHERE endpoint = $1 AND lane IS NOT NULL AND state < 2 AND behind
+    ) AS waiting";
 /// As if it were appended now; its turn in the lane is that of appends.
 const REPLAY: &str = "
     WITH letter AS MATERIALIZED (SELECT lane FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND state = 3),
@@ -159,10 +197,16 @@ const REPLAY: &str = "
         SELECT CASE WHEN lane IS NOT NULL
             THEN pg_advisory_xact_lock(hashtextextended($1::text || chr(10) || lane, 0)) END FROM letter
     ),
-    clock AS MATERIALIZED (SELECT {now} AS now FROM turn)
+    clock AS MATERIALIZED (SELECT {now} AS now FROM turn),
+    tail AS MATERIALIZED (
+        SELECT FROM {ledger}
+        WHERE endpoint = $1 AND lane = (SELECT lane FROM letter) AND state < 2
+            AND current_setting('transaction_isolation') <> 'repeatable read'
+        ORDER BY place DESC LIMIT 1 FOR SHARE SKIP LOCKED
+    )
     UPDATE {ledger} SET
-        state = 0, attempt = 0, nonce = 0, at = now, first_claimed_at = now, reason = NULL,
-        place = nextval('{schema}{prefix}places')
+        state = 0, attempt = 0, nonce = 0, at = 0, first_claimed_at = now, reason = NULL,
+        place = nextval('{schema}{prefix}places'), behind = EXISTS (SELECT FROM tail)
     FROM clock WHERE endpoint = $1 AND event_id = $2 AND state = 3 RETURNING 1";
 /// The table's own number, so that no two ledgers of a database have a channel in common, however they were opened.
 const CHANNEL: &str = "SELECT 'authpi_appended_' || '{ledger}'::regclass::oid";
@@ -188,6 +232,7 @@ impl Statements {
             dead_letters: statement(DEAD_LETTERS),
             append: statement(APPEND),
             lease_next: statement(LEASE_NEXT),
+            wake: statement(WAKE),
             backlog: statement(BACKLOG),
             replay: statement(REPLAY),
             committed: statement(COMMITTED),
@@ -216,6 +261,7 @@ mod tests {
             dead_letters,
             append,
             lease_next,
+            wake,
             backlog,
             replay,
             committed,
@@ -223,7 +269,8 @@ mod tests {
             channel,
         } = Statements::on(&tables);
         let ledger = [claim, renew, handled, dead, release, forget, prune, purge, dead_letters];
-        for statement in ledger.into_iter().chain([append, lease_next, backlog, replay, committed, ring, channel]) {
+        for statement in ledger.into_iter().chain([append, lease_next, wake, backlog, replay, committed, ring, channel])
+        {
             assert!(!statement.contains(['{', '}']) && statement.contains("\"hooks\".authpi_ledger"), "{statement}");
         }
     }

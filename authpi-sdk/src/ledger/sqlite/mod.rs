@@ -35,7 +35,7 @@ use self::{
     queue::{Failure, Reply, Request, Wanted},
     steps::{
         AppendStep, BacklogStep, Change, ChangeStep, ClaimStep, DeadLettersStep, ForgetStep, LeaseNextStep, PurgeStep,
-        ReplayStep, Step,
+        ReplayStep, Step, WakeStep,
     },
 };
 use super::{
@@ -249,7 +249,18 @@ impl Inbox for Sqlite {
     }
 
     async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
-        self.ask("lease the next event", LeaseNextStep { endpoint: endpoint.into(), lease }).await
+        const STEP: &str = "lease the next event";
+        let endpoint: Arc<str> = endpoint.into();
+        let mut woken = false;
+        loop {
+            let look = LeaseNextStep { endpoint: Arc::clone(&endpoint), lease, woken };
+            if let Some(next) = self.ask(STEP, look).await? {
+                return Ok(next);
+            }
+            // In portions, so that others get their turn in between.
+            while self.ask(STEP, WakeStep { endpoint: Arc::clone(&endpoint) }).await? {}
+            woken = true;
+        }
     }
 
     fn appended(&self) -> impl Future<Output = ()> + Send {

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 /// What brings a file from version n to n + 1, for n from 0. Never changed, only added to.
-const MIGRATIONS: [&str; 2] = ["
+pub(super) const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE authpi_ledger (
         endpoint TEXT NOT NULL,
         event_id TEXT NOT NULL,
@@ -27,6 +27,37 @@ const MIGRATIONS: [&str; 2] = ["
     ALTER TABLE authpi_ledger ADD COLUMN lane TEXT;
     CREATE INDEX authpi_inbox ON authpi_ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
     CREATE INDEX authpi_inbox_lane ON authpi_ledger (endpoint, lane, place) WHERE lane IS NOT NULL AND state < 2;
+", "
+    -- What cannot be leased now is not in the index of what can be: what is behind an event of its lane (behind = 1), and what is
+    -- leased or paused (at > 0). An event is there from the beginning (at = 0), or is put there when its lease or pause is over.
+    ALTER TABLE authpi_ledger ADD COLUMN behind INTEGER NOT NULL DEFAULT 0;
+    UPDATE authpi_ledger SET behind = 1 WHERE lane IS NOT NULL AND state < 2 AND EXISTS (
+        SELECT 1 FROM authpi_ledger AS earlier
+        WHERE earlier.endpoint = authpi_ledger.endpoint AND earlier.lane = authpi_ledger.lane AND earlier.state < 2
+            AND earlier.place < authpi_ledger.place);
+    UPDATE authpi_ledger SET at = 0 WHERE place IS NOT NULL AND state = 0 AND attempt = 0;
+    CREATE INDEX authpi_inbox_ready ON authpi_ledger (endpoint, place)
+        WHERE place IS NOT NULL AND state < 2 AND behind = 0 AND at <= 0;
+    CREATE INDEX authpi_inbox_waiting ON authpi_ledger (endpoint, at)
+        WHERE place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0;
+    -- Of what may be pruned only.
+    DROP INDEX authpi_ledger_at;
+    CREATE INDEX authpi_ledger_at ON authpi_ledger (at) WHERE place IS NULL OR state >= 2;
+    -- Whatever ends an event, its lane moves up.
+    CREATE TRIGGER authpi_lane_after_end AFTER UPDATE OF state ON authpi_ledger
+    WHEN old.lane IS NOT NULL AND old.state < 2 AND new.state >= 2
+    BEGIN
+        UPDATE authpi_ledger SET behind = 0 WHERE behind = 1 AND (endpoint, event_id) = (
+            SELECT endpoint, event_id FROM authpi_ledger
+            WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2 ORDER BY place LIMIT 1);
+    END;
+    CREATE TRIGGER authpi_lane_after_forget AFTER DELETE ON authpi_ledger
+    WHEN old.lane IS NOT NULL AND old.state < 2
+    BEGIN
+        UPDATE authpi_ledger SET behind = 0 WHERE behind = 1 AND (endpoint, event_id) = (
+            SELECT endpoint, event_id FROM authpi_ledger
+            WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2 ORDER BY place LIMIT 1);
+    END;
 "];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -40,8 +40,13 @@ pub(super) const RELEASE: &str = "
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
 /// As if it had just been appended; in the lane that it had.
 pub(super) const REPLAY: &str = "
-    UPDATE authpi_ledger SET state = 0, attempt = 0, nonce = random(), at = ?3, first_claimed_at = ?3, reason = NULL, place =
-        (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2)
+    UPDATE authpi_ledger AS letter SET
+        state = 0, attempt = 0, nonce = random(), at = 0, first_claimed_at = ?3, reason = NULL,
+        place =
+            (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2),
+        behind = EXISTS (
+            SELECT 1 FROM authpi_ledger AS earlier
+            WHERE earlier.endpoint = ?1 AND earlier.lane = letter.lane AND earlier.state < 2)
     WHERE endpoint = ?1 AND event_id = ?2 AND state = 3";
 pub(super) const FORGET: &str = "DELETE FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
 /// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to do stays.
@@ -52,9 +57,10 @@ pub(super) const PRUNE: &str = "
 /// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done.
 pub(super) const APPEND: &str = "
     INSERT INTO authpi_ledger
-        (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
-    VALUES (?1, ?2, 0, 0, random(), ?3, ?3, ?4, ?5, ?6,
-        (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2))
+        (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
+    VALUES (?1, ?2, 0, 0, random(), 0, ?3, ?4, ?5, ?6,
+        (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2),
+        EXISTS (SELECT 1 FROM authpi_ledger WHERE endpoint = ?1 AND lane = ?6 AND state < 2))
     ON CONFLICT (endpoint, event_id) DO UPDATE SET
         state = CASE WHEN state < 2 THEN state ELSE 0 END,
         attempt = CASE WHEN state < 2 THEN attempt ELSE 0 END,
@@ -65,21 +71,35 @@ pub(super) const APPEND: &str = "
         reason = NULL,
         body = excluded.body,
         lane = excluded.lane,
-        place = excluded.place
+        place = excluded.place,
+        behind = excluded.behind
     WHERE (state < 2 AND place IS NULL) OR (state >= 2 AND at <= ?7)
     RETURNING 1";
+/// Nothing is leased, unless ?4 is true, while anything has still to be woken: it may be the oldest.
 pub(super) const LEASE_NEXT: &str = "
     UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3
     WHERE (endpoint, event_id) = (
         SELECT endpoint, event_id FROM authpi_ledger AS due
-        WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND at <= ?2 AND (lane IS NULL OR NOT EXISTS (
-            SELECT 1 FROM authpi_ledger AS earlier
-            WHERE earlier.endpoint = due.endpoint AND earlier.lane = due.lane AND earlier.state < 2
-                AND earlier.place < due.place))
+        WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at <= 0
+            AND (lane IS NULL OR NOT EXISTS (
+                SELECT 1 FROM authpi_ledger AS earlier
+                WHERE earlier.endpoint = due.endpoint AND earlier.lane = due.lane AND earlier.state < 2
+                    AND earlier.place < due.place))
+            AND (?4 OR NOT EXISTS (
+                SELECT 1 FROM authpi_ledger
+                WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0 AND at <= ?2))
         ORDER BY place LIMIT 1)
     RETURNING event_id, attempt, nonce, body, first_claimed_at";
+/// Puts events whose lease or pause is over among those that can be leased.
+pub(super) const WAKE: &str = "
+    UPDATE authpi_ledger SET at = 0 WHERE (endpoint, event_id) IN
+        (SELECT endpoint, event_id FROM authpi_ledger
+         WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0 AND at <= ?2
+         ORDER BY at LIMIT ?3)";
+/// When the next lease or pause ends, or has ended already.
 pub(super) const NEXT_DUE: &str = "
-    SELECT min(at) FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND at > ?2";
+    SELECT min(at) FROM authpi_ledger
+    WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0";
 pub(super) const BACKLOG: &str = "
     SELECT count(*), min(first_claimed_at) FROM authpi_ledger
     WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2";

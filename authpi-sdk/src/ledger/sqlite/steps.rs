@@ -11,7 +11,7 @@ use sqlx::{
 
 use super::statements::{
     APPEND, BACKLOG, CLAIM, DEAD, DEAD_LETTERS, FORGET, HANDLED, HANDLED_HERE, LEASE_NEXT, LOOK, NEXT_DUE, PRUNE,
-    PURGE, RELEASE, RENEW, REPLAY,
+    PURGE, RELEASE, RENEW, REPLAY, WAKE,
 };
 use crate::{
     Clock,
@@ -23,6 +23,8 @@ use crate::{
 
 /// How many rows a statement removes, at most.
 const PORTION: i64 = 256;
+/// How many rows a statement wakes, at most.
+const WOKEN: i64 = 4096;
 
 /// The file, and what every step needs beside it.
 pub(super) struct Records {
@@ -209,28 +211,49 @@ impl Step for AppendStep {
     }
 }
 
+/// Leases what comes next; answers nothing while events have to be woken first, unless that has been done.
 pub(super) struct LeaseNextStep {
     pub(super) endpoint: Arc<str>,
     pub(super) lease: Duration,
+    pub(super) woken: bool,
 }
 
 impl Step for LeaseNextStep {
-    type Answer = Next;
+    type Answer = Option<Next>;
     const FOR_ITS_CALLER: bool = true;
 
-    async fn run(&self, records: &mut Records) -> Result<Next, sqlx::Error> {
+    async fn run(&self, records: &mut Records) -> Result<Option<Next>, sqlx::Error> {
         let now = records.now();
         let until = now.saturating_add(millis(self.lease));
-        let statement = sqlx::query(LEASE_NEXT).bind(self.endpoint.clone()).bind(now).bind(until);
+        let statement = sqlx::query(LEASE_NEXT).bind(self.endpoint.clone()).bind(now).bind(until).bind(self.woken);
         if let Some(row) = records.change_one(statement).await? {
             let key = EventKey::new(self.endpoint.clone(), row.try_get::<String, _>(0)?);
             let body = row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default();
-            return Ok(Next::Leased(Leased::new(key, token_at(&row, 1)?, body.into(), timestamp(row.try_get(4)?))));
+            let leased = Leased::new(key, token_at(&row, 1)?, body.into(), timestamp(row.try_get(4)?));
+            return Ok(Some(Next::Leased(leased)));
         }
-        let due = records.read(sqlx::query(NEXT_DUE).bind(self.endpoint.clone()).bind(now)).await?;
+        let due = records.read(sqlx::query(NEXT_DUE).bind(self.endpoint.clone())).await?;
         let due: Option<i64> = due.first().map_or(Ok(None), |row| row.try_get(0))?;
+        if !self.woken && due.is_some_and(|at| at <= now) {
+            return Ok(None);
+        }
         let due_in = due.map(|at| Duration::from_millis(at.saturating_sub(now).try_into().unwrap_or(0)));
-        Ok(Next::Nothing { due_in })
+        Ok(Some(Next::Nothing { due_in }))
+    }
+}
+
+/// Puts a portion of the events whose lease or pause is over among those that can be leased, and says whether there may be more.
+pub(super) struct WakeStep {
+    pub(super) endpoint: Arc<str>,
+}
+
+impl Step for WakeStep {
+    type Answer = bool;
+    const FOR_ITS_CALLER: bool = true;
+
+    async fn run(&self, records: &mut Records) -> Result<bool, sqlx::Error> {
+        let statement = sqlx::query(WAKE).bind(self.endpoint.clone()).bind(records.now()).bind(WOKEN);
+        Ok(records.change(statement).await? == WOKEN.unsigned_abs())
     }
 }
 

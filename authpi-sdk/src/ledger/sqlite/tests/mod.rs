@@ -10,7 +10,7 @@ use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOpt
 use super::{steps::Records, *};
 use crate::{
     Clock,
-    ledger::{Transactional as _, conformance},
+    ledger::{Leased, Transactional as _, conformance},
 };
 
 mod groups;
@@ -406,4 +406,130 @@ fn a_ledger_outliving_its_runtime_fails_rather_than_hangs() {
     drop(first);
     let error = runtime().block_on(ledger.claim(&key(0), DIGEST, LEASE)).unwrap_err();
     assert!(chain(&error).contains("runtime"), "{}", chain(&error));
+}
+
+/// A file as the version before made it: three events of a lane, the first of them paused, and two without one.
+async fn file_of_version_2(path: &Path) {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
+    for migration in &schema::MIGRATIONS[..2] {
+        sqlx::raw_sql(*migration).execute(&mut old).await.unwrap();
+    }
+    let rows = "
+        CREATE TABLE authpi_schema (version INTEGER NOT NULL) STRICT;
+        INSERT INTO authpi_schema VALUES (2);
+        INSERT INTO authpi_ledger
+            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
+        VALUES
+            ('users', 'evt_0', 0, 1, 1, 1700000060000, 1700000000000, zeroblob(32), CAST('body 0' AS BLOB), 'usr_1', 1),
+            ('users', 'evt_1', 0, 0, 2, 1699999999000, 1699999999000, zeroblob(32), CAST('body 1' AS BLOB), 'usr_1', 2),
+            ('users', 'evt_2', 0, 0, 3, 1699999999000, 1699999999000, zeroblob(32), CAST('body 2' AS BLOB), 'usr_1', 3),
+            ('users', 'evt_3', 1, 1, 4, 1699999999000, 1699999999000, zeroblob(32), CAST('body 3' AS BLOB), NULL, 4),
+            ('users', 'evt_4', 0, 0, 5, 1699999999000, 1699999999000, zeroblob(32), CAST('body 4' AS BLOB), NULL, 5),
+            ('users', 'evt_5', 2, 1, 6, 1699999999000, 1699999999000, zeroblob(32), NULL, 'usr_1', 6)";
+    sqlx::raw_sql(rows).execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+}
+
+async fn leased(ledger: &Sqlite) -> Option<Leased> {
+    match ledger.lease_next("users", LEASE).await.unwrap() {
+        Next::Leased(leased) => Some(leased),
+        Next::Nothing { .. } => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_the_version_before_is_brought_up_to_date_once_with_its_order_and_its_pauses() {
+    let folder = Folder::new();
+    file_of_version_2(&folder.file()).await;
+    let (clock, time) = clock_at_rest();
+    let mut opening = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (file, clock) = (folder.file(), clock.clone());
+        opening.spawn(async move { Sqlite::options().clock(clock).open(file).await.unwrap() });
+    }
+    let ledger = opening.join_all().await.pop().unwrap();
+    // The first whose lease is over, then what was never tried; the lane waits for its first.
+    let free = leased(&ledger).await.unwrap();
+    assert_eq!((free.key, free.token.attempt, &free.body[..]), (key(3), 2, &b"body 3"[..]));
+    assert_eq!(leased(&ledger).await.unwrap().key, key(4));
+    let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else { panic!("a lane is passed") };
+    assert_eq!(due_in, Some(LEASE), "the leases end before the pause");
+    time.fetch_add(60_000, Ordering::Relaxed);
+    for n in 0..3 {
+        let next = leased(&ledger).await.unwrap();
+        assert_eq!(next.key, key(n));
+        assert_eq!(ledger.complete(&next.key, next.token, Completion::Handled).await.unwrap(), Held::Yes);
+    }
+    assert_eq!(ledger.claim(&key(5), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: Digest([0; 32]) });
+}
+
+/// How SQLite goes about a statement, a line for each table or index that it reads.
+async fn plan(connection: &mut SqliteConnection, statement: &str) -> Vec<String> {
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+    let rows = sqlx::query(explain).fetch_all(connection).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>("detail")).collect()
+}
+
+#[tokio::test]
+async fn a_look_for_work_reads_no_event_that_is_paused_leased_or_behind_another() {
+    let folder = Folder::new();
+    Sqlite::open(folder.file()).await.unwrap().close().await;
+    let options = SqliteConnectOptions::new().filename(folder.file());
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    for (statement, index) in [
+        (statements::LEASE_NEXT, "authpi_inbox_ready (endpoint=? AND place>?)"),
+        (statements::WAKE, "authpi_inbox_waiting (endpoint=? AND at>? AND at<?)"),
+        (statements::NEXT_DUE, "authpi_inbox_waiting (endpoint=? AND at>?)"),
+    ] {
+        let plan = plan(&mut connection, statement).await;
+        assert!(plan.iter().any(|line| line.contains(index)), "{index} is not used: {plan:#?}");
+        let all = plan.iter().any(|line| line.starts_with("SCAN") || line.contains("TEMP B-TREE"));
+        assert!(!all, "all rows are read or sorted: {plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_goes_first_among_those_whose_pause_is_over_however_many_they_are() {
+    let (clock, time) = clock_at_rest();
+    let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
+    // More than are woken at a time; the pause of the oldest ends last.
+    run(
+        &ledger,
+        "WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)
+        INSERT INTO authpi_ledger
+            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, place)
+        SELECT 'users', 'evt_' || n, 0, 1, n, 1700000020000 - n, 1700000000000, zeroblob(32), x'', n FROM numbers",
+    )
+    .await
+    .unwrap();
+    assert_eq!(ledger.append(&key(10_000), DIGEST, None, Bytes::new()).await.unwrap(), Appended::Stored);
+    assert_eq!(leased(&ledger).await.unwrap().key, key(10_000));
+    time.fetch_add(20_000, Ordering::Relaxed);
+    for n in 0..3 {
+        assert_eq!(leased(&ledger).await.unwrap().key, key(n));
+    }
+}
+
+#[tokio::test]
+async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
+    let folder = Folder::new();
+    let ledger = Sqlite::open(folder.file()).await.unwrap();
+    for n in 0..3 {
+        let body = Bytes::from_static(b"body");
+        assert_eq!(ledger.append(&key(n), DIGEST, None, body).await.unwrap(), Appended::Stored);
+        let event = leased(&ledger).await.unwrap();
+        let held = match n {
+            0 => ledger.complete(&event.key, event.token, Completion::Handled).await,
+            1 => ledger.commit(ledger.begin().await.unwrap(), &event.key, event.token).await,
+            _ => ledger.complete(&event.key, event.token, dead("reason", b"body")).await,
+        };
+        assert_eq!(held.unwrap(), Held::Yes);
+    }
+    let options = SqliteConnectOptions::new().filename(folder.file());
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    let kept =
+        sqlx::query_scalar("SELECT event_id FROM authpi_ledger WHERE body IS NOT NULL").fetch_all(&mut other).await;
+    let kept: Vec<String> = kept.unwrap();
+    assert_eq!(kept, ["evt_2"]);
 }
