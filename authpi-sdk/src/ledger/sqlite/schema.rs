@@ -48,14 +48,14 @@ pub(super) const MIGRATIONS: [&str; 3] = ["
     WHEN old.lane IS NOT NULL AND old.state < 2 AND new.state >= 2
     BEGIN
         UPDATE authpi_ledger SET behind = 0 WHERE behind = 1 AND (endpoint, event_id) = (
-            SELECT endpoint, event_id FROM authpi_ledger
+            SELECT endpoint, event_id FROM authpi_ledger INDEXED BY authpi_inbox_lane
             WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2 ORDER BY place LIMIT 1);
     END;
     CREATE TRIGGER authpi_lane_after_forget AFTER DELETE ON authpi_ledger
     WHEN old.lane IS NOT NULL AND old.state < 2
     BEGIN
         UPDATE authpi_ledger SET behind = 0 WHERE behind = 1 AND (endpoint, event_id) = (
-            SELECT endpoint, event_id FROM authpi_ledger
+            SELECT endpoint, event_id FROM authpi_ledger INDEXED BY authpi_inbox_lane
             WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2 ORDER BY place LIMIT 1);
     END;
 "];
