@@ -194,12 +194,12 @@ impl Postgres {
         [&statements.claim, &statements.handled, &statements.append].map(Arc::clone)
     }
 
-    /// The statements of a look for work. For tests of how the server goes about them.
+    /// The statements of a look for work, and that of a pruning. For tests of how the server goes about them.
     #[cfg(feature = "testing")]
     #[doc(hidden)]
-    pub fn looks(&self) -> [Arc<str>; 2] {
+    pub fn looks(&self) -> [Arc<str>; 3] {
         let statements = &self.shared.statements;
-        [&statements.lease_next, &statements.wake].map(Arc::clone)
+        [&statements.lease_next, &statements.wake, &statements.prune].map(Arc::clone)
     }
 
     /// Removes at once all records, of every endpoint, that were handled or given up at least `age` ago, dead letters
@@ -268,7 +268,8 @@ impl Postgres {
     }
 
     async fn remove(&self, step: &'static str, statement: &Arc<str>, age: Duration) -> Result<u64, LedgerError> {
-        let rows = self.rows(step, statement, |query| query.bind(millis(age)).bind(PORTION)).await?;
+        // Planned each time: a plan from when the table was small would read all of it.
+        let rows = self.rows(step, statement, |query| query.bind(millis(age)).bind(PORTION).persistent(false)).await?;
         Ok(rows.len() as u64)
     }
 

@@ -1,6 +1,6 @@
 //! What a large backlog costs those who look for work, and what becomes of one that an earlier version has stored.
 
-use authpi_sdk::ledger::{Completion, Held, Inbox as _, Ledger as _, Next, Postgres};
+use authpi_sdk::ledger::{Completion, EventKey, Held, Inbox as _, Ledger as _, Next, Postgres};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 
@@ -104,7 +104,7 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
     for n in [2, 4] {
         assert_eq!(leased(&ledger).await.key, key(n));
     }
-    let [look, _] = ledger.looks();
+    let [look, ..] = ledger.looks();
     // As the planner knows nothing of the rows, and as it knows them.
     for known in ["SELECT", "VACUUM ANALYZE {t}ledger"] {
         meddle(&mut other, &prefix, known).await;
@@ -112,6 +112,40 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
         assert!(rows < 50.0, "{rows} rows were visited after {known:?}: {plan}");
     }
     assert!(matches!(ledger.lease_next("users", LEASE).await.unwrap(), Next::Nothing { due_in: Some(_) }));
+}
+
+#[tokio::test]
+async fn what_is_woken_or_pruned_is_found_without_the_rest() {
+    let prefix = fresh_prefix();
+    let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
+    let [_, wake, prune] = ledger.looks();
+    let run = async |connection: &mut PgConnection, sql: String| {
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap()
+    };
+    // A connection keeps the plan that it made at first, when there was nothing; prunings are planned each time.
+    let prepare = format!(
+        "SET plan_cache_mode = force_generic_plan; PREPARE wake (text, bigint) AS {wake}; EXECUTE wake ('users', 100)"
+    );
+    run(&mut other, prepare).await;
+    // Of each 2,000, three are due.
+    let filled = "
+        INSERT INTO {t}ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, place)
+        SELECT 'users', 'evt_' || n, 0, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0, '', 'body', n
+        FROM generate_series(1, 2000) n;
+        INSERT INTO {t}ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest)
+        SELECT 'users', 'done_' || n, 2, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0, ''
+        FROM generate_series(1, 2000) n";
+    meddle(&mut other, &prefix, filled).await;
+    run(&mut other, format!("SET plan_cache_mode = auto; PREPARE prune (bigint, bigint) AS {prune}")).await;
+    for call in ["wake ('users', 100)", "prune (1000, 100)"] {
+        let rows = run(&mut other, format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {call}")).await;
+        let plan: serde_json::Value = serde_json::from_str(&rows[0].get_unchecked::<String, _>(0)).unwrap();
+        let rows = rows_of(&plan[0]["Plan"]);
+        assert!(rows < 50.0, "{rows} rows were visited by {call}: {plan:#}");
+    }
+    assert_eq!(leased(&ledger).await.key.event_id(), "evt_1");
+    assert!(!ledger.forget(&EventKey::new("users", "done_1")).await.unwrap(), "it was not pruned");
+    assert!(ledger.forget(&EventKey::new("users", "done_4")).await.unwrap(), "too much was pruned");
 }
 
 #[tokio::test(flavor = "multi_thread")]
