@@ -145,7 +145,10 @@ struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 /// What reads and writes the API's types; events do without.
 #[cfg(feature = "client")]
 mod api {
-    use serde::de::{DeserializeOwned, Error as _};
+    use serde::{
+        Deserialize,
+        de::{DeserializeOwned, Error as _},
+    };
     use serde_json::value::RawValue;
 
     use super::{Borrowed, Cow, members};
@@ -172,6 +175,10 @@ mod api {
     /// One with others beside `data` is read as itself first, since an event has a `data` of its own. Where that fails it is an
     /// envelope that has got a new member, which must break nobody.
     pub(crate) fn without_envelope<T: DeserializeOwned>(json: &RawValue) -> Result<T, serde_json::Error> {
+        // Nearly always it is nothing else.
+        if let Ok(Only { data }) = serde_json::from_str(json.get()) {
+            return Ok(data);
+        }
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
             if name == "data" {
@@ -188,6 +195,13 @@ mod api {
             }
             None => serde_json::from_str(json.get()),
         }
+    }
+
+    /// An object without other members.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Only<T> {
+        data: T,
     }
 
     /// A member that must be there.

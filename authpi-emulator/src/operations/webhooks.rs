@@ -41,7 +41,7 @@ pub(super) fn create(world: &World, request: &Request<'_>) -> Result<Answer, Pro
         *member = body.get(name).cloned().unwrap_or_default();
     }
     let (shown, version) = (webhook.shown(true), webhook.version());
-    store.webhooks.insert(id.clone(), webhook);
+    store.put(webhook);
     store.record_about(&id, "webhook.created", request.caller.as_str());
     drop(store);
     world.changed();
@@ -100,6 +100,8 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
         webhook.become_(after, reason.cloned().unwrap_or_default(), by.cloned().unwrap_or_default(), now);
     }
     let (id, shown, version) = (webhook.id.clone(), webhook.shown(body.get("auth").is_some()), webhook.version());
+    let wanted = webhook.events.clone();
+    store.note_interests(&id, &wanted);
     store.record_about(&id, "webhook.updated", request.caller.as_str());
     if before != after {
         let (event_type, paused) = match after {

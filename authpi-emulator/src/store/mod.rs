@@ -31,6 +31,8 @@ pub(crate) struct Store {
     pub(crate) ids: Ids,
     pub(crate) account_id: String,
     pub(crate) webhooks: BTreeMap<String, Webhook>,
+    /// Which webhooks may want a type of event: those that want it, or have once.
+    interested: BTreeMap<String, BTreeSet<String>>,
     pub(crate) events: BTreeMap<String, Arc<Event>>,
     pub(crate) deliveries: BTreeMap<String, Delivery>,
     /// Deliveries that wait for an attempt: when it is due, and which.
@@ -49,11 +51,25 @@ impl Store {
             ids: Ids::default(),
             account_id,
             webhooks: BTreeMap::new(),
+            interested: BTreeMap::new(),
             events: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             queue: BTreeSet::new(),
             over: VecDeque::new(),
             under_way: 0,
+        }
+    }
+
+    /// Takes a webhook in.
+    pub(crate) fn put(&mut self, webhook: Webhook) {
+        self.note_interests(&webhook.id, &webhook.events);
+        self.webhooks.insert(webhook.id.clone(), webhook);
+    }
+
+    /// To be called when a webhook wants other events.
+    pub(crate) fn note_interests(&mut self, webhook_id: &str, events: &[String]) {
+        for event_type in events {
+            self.interested.entry(event_type.clone()).or_default().insert(webhook_id.to_owned());
         }
     }
 
@@ -70,8 +86,9 @@ impl Store {
         let id = self.ids.fresh("evt_", now);
         let event = Arc::new(Event::new(id, event_type, now, trigger, subject, data));
         self.events.insert(event.id.clone(), event.clone());
-        let receivers: Vec<_> =
-            self.webhooks.values().filter(|webhook| webhook.wants(&event)).map(|w| w.id.clone()).collect();
+        let interested = self.interested.get(event_type).into_iter().flatten();
+        let wants = |id: &&String| self.webhooks.get(*id).is_some_and(|webhook| webhook.wants(&event));
+        let receivers: Vec<_> = interested.filter(wants).cloned().collect();
         for webhook_id in receivers {
             for _ in 0..copies {
                 let delivery = Delivery::new(
@@ -210,7 +227,7 @@ mod tests {
         for id in ["wh_1", "wh_2"] {
             let mut webhook = Webhook::new(id.into(), "acc_1".into(), id.into(), "http://localhost".into(), 0);
             webhook.events = vec!["user.created".into(), "webhook.paused".into(), "webhook.resumed".into()];
-            store.webhooks.insert(id.to_owned(), webhook);
+            store.put(webhook);
         }
         store
     }

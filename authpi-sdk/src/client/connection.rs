@@ -11,6 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use progenitor_client::{ClientHooks, Error, OperationInfo};
+use reqwest::{ResponseBuilderExt as _, Url};
 
 use super::answer::Answer;
 use crate::generated::api;
@@ -76,6 +77,7 @@ impl ClientHooks<Connection> for api::Client {
     async fn exec(&self, request: reqwest::Request, _: &OperationInfo) -> reqwest::Result<reqwest::Response> {
         let exchange = &*self.inner.exchange;
         exchange.note(|progress| progress.sent = true);
+        let url = request.url().clone();
         let mut response = self.client.execute(request).await?;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         exchange.note(|progress| progress.answer = Some(Answer { status, headers, body: Bytes::new() }));
@@ -93,7 +95,7 @@ impl ClientHooks<Connection> for api::Client {
             End::TooLarge => Bytes::new(),
             _ => body,
         };
-        Ok(rebuilt(status, body))
+        Ok(rebuilt(url, status, body))
     }
 }
 
@@ -116,8 +118,10 @@ async fn read(response: &mut reqwest::Response) -> (Bytes, End) {
     }
 }
 
-fn rebuilt(status: StatusCode, body: Bytes) -> reqwest::Response {
-    let mut response = http::Response::new(body);
+/// Without the address reqwest would make one up, and parse it.
+fn rebuilt(url: Url, status: StatusCode, body: Bytes) -> reqwest::Response {
+    let response = http::Response::builder().url(url).body(body.clone());
+    let mut response = response.unwrap_or_else(|_| http::Response::new(body));
     *response.status_mut() = status;
     response.into()
 }
