@@ -145,9 +145,11 @@ struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 /// What reads and writes the API's types; events do without.
 #[cfg(feature = "client")]
 mod api {
+    use std::{fmt, marker::PhantomData};
+
     use serde::{
-        Deserialize,
-        de::{DeserializeOwned, Error as _},
+        Deserializer,
+        de::{DeserializeOwned, Error as _, MapAccess, Visitor, value::MapDeserializer},
     };
     use serde_json::value::RawValue;
 
@@ -170,15 +172,48 @@ mod api {
         serde_json::from_str(value.get()).map_err(|error| at(name, &error))
     }
 
+    /// As [`without_envelope`], for a `T` that has no member `data` of its own: in one pass where there is an envelope and nothing else.
+    pub(crate) fn enveloped<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_map(Envelope(PhantomData))
+    }
+
+    struct Envelope<T>(PhantomData<T>);
+
+    impl<'de, T: DeserializeOwned> Visitor<'de> for Envelope<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+            let (mut first, mut members) = (None, Vec::<(String, Box<RawValue>)>::new());
+            while let Some(name) = map.next_key::<String>()? {
+                if name == "data" && first.is_none() && members.is_empty() {
+                    first = Some(map.next_value::<T>()?);
+                } else {
+                    members.push((name, map.next_value()?));
+                }
+            }
+            if members.is_empty()
+                && let Some(data) = first
+            {
+                return Ok(data);
+            }
+            let bare = members.iter().map(|(name, value)| (name.as_str(), &**value));
+            T::deserialize(MapDeserializer::new(bare)).or_else(|error: serde_json::Error| {
+                let later = || members.iter().find(|(name, _)| name == "data");
+                let data = first.or_else(|| serde_json::from_str(later()?.1.get()).ok());
+                data.ok_or_else(|| A::Error::custom(error))
+            })
+        }
+    }
+
     /// What the object `{"data": …}` holds; an object without that member holds itself.
     ///
     /// One with others beside `data` is read as itself first, since an event has a `data` of its own. Where that fails it is an
     /// envelope that has got a new member, which must break nobody.
     pub(crate) fn without_envelope<T: DeserializeOwned>(json: &RawValue) -> Result<T, serde_json::Error> {
-        // Nearly always it is nothing else.
-        if let Ok(Only { data }) = serde_json::from_str(json.get()) {
-            return Ok(data);
-        }
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
             if name == "data" {
@@ -195,13 +230,6 @@ mod api {
             }
             None => serde_json::from_str(json.get()),
         }
-    }
-
-    /// An object without other members.
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Only<T> {
-        data: T,
     }
 
     /// A member that must be there.

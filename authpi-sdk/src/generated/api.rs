@@ -1388,8 +1388,7 @@ pub mod types {
     impl<'de> Deserialize<'de> for EventAggregateResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data = crate::json::without_envelope::<EventAggregate>(&Box::<RawValue>::deserialize(deserializer)?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self { data: crate::json::enveloped::<EventAggregate, D>(deserializer)? })
         }
     }
 
@@ -1422,8 +1421,10 @@ pub mod types {
     impl<'de> Deserialize<'de> for EventResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data = crate::json::without_envelope::<Event>(&Box::<RawValue>::deserialize(deserializer)?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self {
+                data: crate::json::without_envelope::<Event>(&Box::<RawValue>::deserialize(deserializer)?)
+                    .map_err(D::Error::custom)?,
+            })
         }
     }
 
@@ -1475,8 +1476,7 @@ pub mod types {
     impl<'de> Deserialize<'de> for MeResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data = crate::json::without_envelope::<Me>(&Box::<RawValue>::deserialize(deserializer)?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self { data: crate::json::enveloped::<Me, D>(deserializer)? })
         }
     }
 
@@ -1598,9 +1598,7 @@ pub mod types {
     impl<'de> Deserialize<'de> for RedeliverFailedResultResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data =
-                crate::json::without_envelope::<RedeliverFailedResult>(&Box::<RawValue>::deserialize(deserializer)?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self { data: crate::json::enveloped::<RedeliverFailedResult, D>(deserializer)? })
         }
     }
 
@@ -1663,10 +1661,7 @@ pub mod types {
     impl<'de> Deserialize<'de> for RedeliveredWebhookDeliveryResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data = crate::json::without_envelope::<RedeliveredWebhookDelivery>(&Box::<RawValue>::deserialize(
-                deserializer,
-            )?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self { data: crate::json::enveloped::<RedeliveredWebhookDelivery, D>(deserializer)? })
         }
     }
 
@@ -2410,8 +2405,7 @@ pub mod types {
     impl<'de> Deserialize<'de> for WebhookResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data = crate::json::without_envelope::<Webhook>(&Box::<RawValue>::deserialize(deserializer)?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self { data: crate::json::enveloped::<Webhook, D>(deserializer)? })
         }
     }
 
@@ -2604,9 +2598,7 @@ pub mod types {
     impl<'de> Deserialize<'de> for WebhookWithSecretsResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data =
-                crate::json::without_envelope::<WebhookWithSecrets>(&Box::<RawValue>::deserialize(deserializer)?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self { data: crate::json::enveloped::<WebhookWithSecrets, D>(deserializer)? })
         }
     }
 }

@@ -83,8 +83,7 @@ pub mod types {
     impl<'de> Deserialize<'de> for ThingsCreateResponse {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let data = crate::json::without_envelope::<Thing>(&Box::<RawValue>::deserialize(deserializer)?);
-            Ok(Self { data: data.map_err(D::Error::custom)? })
+            Ok(Self { data: crate::json::enveloped::<Thing, D>(deserializer)? })
         }
     }
 }

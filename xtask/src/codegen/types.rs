@@ -45,10 +45,42 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// AuthPI's guide shows such answers without their envelope, and its SDK reads both; so do we.
+    fn envelope(&self, object: &Object, name: &Ident) -> TokenStream {
+        let member = object.members.iter().map(|member| &member.ty.shape).collect::<Vec<_>>();
+        let ty = member.iter().map(|held| shape(held)).collect::<TokenStream>();
+        let data = if member.iter().all(|held| self.can_be_read_member_by_member(held)) {
+            quote! { crate::json::enveloped::<#ty, D>(deserializer)? }
+        } else {
+            quote! {
+                crate::json::without_envelope::<#ty>(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)?
+            }
+        };
+        quote! {
+            impl<'de> Deserialize<'de> for #name {
+                /// With or without the envelope.
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    Ok(Self { data: #data })
+                }
+            }
+        }
+    }
+
+    /// Not what has a `data` of its own, since its envelope cannot be told by its first member; nor what keeps its text.
+    fn can_be_read_member_by_member(&self, held: &Shape) -> bool {
+        let Shape::Named(name) = held else { return false };
+        match self.definitions.get(name).map(|definition| &definition.kind) {
+            Some(Kind::Object(object)) => {
+                !object.keeps_extra && object.members.iter().all(|member| member.name != "data")
+            }
+            _ => false,
+        }
+    }
+
     /// An object whose unknown members nobody needs.
     fn plain_object(&self, definition: &Definition, object: &Object, name: &Ident, docs: &TokenStream) -> TokenStream {
         let default = default_derive(object);
-        let deserialize = is_envelope(object).then(|| envelope(object, name));
+        let deserialize = is_envelope(object).then(|| self.envelope(object, name));
         let derive_deserialize = deserialize.is_none().then(|| quote! { , Deserialize });
         let is_patch = self.patches.contains(&definition.name);
         let fields = object.members.iter().map(|member| {
@@ -286,20 +318,6 @@ impl<'a> Context<'a> {
 /// AuthPI wraps single resources in an object whose only member is `data`.
 fn is_envelope(object: &Object) -> bool {
     matches!(object.members.as_slice(), [only] if only.name == "data" && only.required && !only.ty.nullable)
-}
-
-/// AuthPI's guide shows such answers without their envelope, and its SDK reads both; so do we.
-fn envelope(object: &Object, name: &Ident) -> TokenStream {
-    let ty = object.members.iter().map(|member| shape(&member.ty.shape));
-    quote! {
-        impl<'de> Deserialize<'de> for #name {
-            /// With or without the envelope.
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let data = crate::json::without_envelope::<#(#ty)*>(&Box::<RawValue>::deserialize(deserializer)?);
-                Ok(Self { data: data.map_err(D::Error::custom)? })
-            }
-        }
-    }
 }
 
 /// Who has no required member can be had empty.

@@ -153,6 +153,13 @@ fn a_resource_is_read_with_and_without_its_envelope() {
     let beside = json!({"data": thing, "id": "2", "name": "outer"});
     let read: shapes::types::ThingsCreateResponse = serde_json::from_value(beside).unwrap();
     assert_eq!(read.data.name, "outer");
+    // Unless it is no such resource: an envelope may get a new member, wherever it stands.
+    for beside in [r#"{"data":{"id":"1","name":"n"},"meta":{}}"#, r#"{"meta":[],"data":{"id":"1","name":"n"}}"#] {
+        assert_eq!(serde_json::from_str::<shapes::types::ThingsCreateResponse>(beside).unwrap().data.name, "n");
+    }
+    for neither in ["{}", "[]", r#"{"meta":1}"#, r#"{"meta":1,"data":{"id":"1"}}"#] {
+        assert!(serde_json::from_str::<shapes::types::ThingsCreateResponse>(neither).is_err(), "{neither}");
+    }
     let error = serde_json::from_str::<shapes::types::ThingsCreateResponse>(r#"{"data":{"id":"1"}}"#).unwrap_err();
     assert!(error.to_string().contains("name"), "{error}");
 }
