@@ -15,6 +15,8 @@ use crate::{
 pub(crate) struct Claimed<'a> {
     pub(crate) key: &'a EventKey,
     pub(crate) token: Token,
+    /// From when on the store was asked for it.
+    pub(crate) asked: Instant,
     pub(crate) received_at: Timestamp,
     pub(crate) deadline: Duration,
     pub(crate) lease: Duration,
@@ -25,26 +27,25 @@ pub(crate) struct Claimed<'a> {
 /// But not while it commits. The commit checks the token itself, and a renewal that waited for it may be told, before the commit is
 /// answered, that the record is no longer claimed.
 pub(crate) async fn run_leased(ledger: &AnyLedger, claimed: &Claimed<'_>, route: &dyn Route, event: &Event) -> Outcome {
-    let Claimed { key, token, received_at, deadline, lease } = *claimed;
+    let Claimed { key, token, asked, received_at, deadline, lease } = *claimed;
     let work = Work::new(event, key.clone(), Some(token), received_at, deadline);
     let mut running = pin!(run(route, Arc::clone(&work)));
     tokio::select! {
         // First the handler: one that is done at once needs no timer.
         biased;
         outcome = &mut running => return outcome,
-        () = async { Box::pin(lost(ledger, key, token, lease)).await } => {}
+        () = async { Box::pin(lost(ledger, key, token, (asked, lease))).await } => {}
     }
     if work.is_committing() { running.await } else { Outcome::LeaseLost }
 }
 
 /// Resolves when the lease is lost: when the store says so, or when it could not be renewed until it ran out. Somebody else may be at
 /// work then, and the store may not be there to say so.
-async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, lease: Duration) {
+async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, (asked, lease): (Instant, Duration)) {
     let third = (lease / 3).max(Duration::from_millis(1));
-    let begun = Instant::now();
-    let mut ticks = interval_at(begun + third, third);
+    let mut ticks = interval_at(Instant::now() + third, third);
     // By this process' clock, from when it asked: the store's lease began no earlier.
-    let mut ends = begun + lease;
+    let mut ends = asked + lease;
     loop {
         let renewed = timeout_at(ends, async {
             ticks.tick().await;

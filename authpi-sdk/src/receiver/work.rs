@@ -66,10 +66,11 @@ impl Shared {
     ) -> Answer {
         let key = self.key(event.shared_id());
         match self.claim(&key, digest).await {
-            Ok(Ok(token)) => {
+            Ok(Ok((token, asked))) => {
                 crash::point("claimed");
                 span.record("attempt", token.attempt);
-                self.handle(route, event, &key, token, received_at).await
+                let (deadline, lease) = (self.settings.deadline, self.settings.lease);
+                self.handle(route, event, &Claimed { key: &key, token, asked, received_at, deadline, lease }).await
             }
             Ok(Err(answer)) => answer,
             Err(error) => match self.settings.store_failure {
@@ -130,14 +131,15 @@ impl Shared {
     }
 
     /// The token, or the answer of whoever was first; waits for that one as long as patience lasts.
-    async fn claim(&self, key: &EventKey, digest: Digest) -> Result<Result<Token, Answer>, LedgerError> {
+    async fn claim(&self, key: &EventKey, digest: Digest) -> Result<Result<(Token, Instant), Answer>, LedgerError> {
         let give_up = Instant::now() + self.settings.patience;
         let mut pause = LOOKS.0;
         loop {
+            let asked = Instant::now();
             let retry_after = match self.ledger.claim(key, digest, self.settings.lease).await? {
                 Claim::Granted { token, first_digest } => {
                     key.compare(digest, first_digest);
-                    return Ok(Ok(token));
+                    return Ok(Ok((token, asked)));
                 }
                 Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
                     key.compare(digest, first_digest);
@@ -158,16 +160,9 @@ impl Shared {
         }
     }
 
-    async fn handle(
-        &self,
-        route: &dyn Route,
-        event: &Event,
-        key: &EventKey,
-        token: Token,
-        received_at: Timestamp,
-    ) -> Answer {
-        let claimed = Claimed { key, token, received_at, deadline: self.settings.deadline, lease: self.settings.lease };
-        let outcome = Box::pin(run_leased(&self.ledger, &claimed, route, event)).await;
+    async fn handle(&self, route: &dyn Route, event: &Event, claimed: &Claimed<'_>) -> Answer {
+        let Claimed { key, token, .. } = *claimed;
+        let outcome = Box::pin(run_leased(&self.ledger, claimed, route, event)).await;
         crash::point("handled");
         let retry_after = self.settings.retry_after;
         let (answer, settled) = match outcome {
@@ -249,7 +244,7 @@ impl Shared {
             return otherwise;
         }
         let token = match self.claim(key, digest).await {
-            Ok(Ok(token)) => token,
+            Ok(Ok((token, _))) => token,
             Ok(Err(answer)) => return answer,
             Err(error) => return self.store_down(&error),
         };

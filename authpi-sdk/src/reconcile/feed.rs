@@ -14,7 +14,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep},
 };
 
@@ -86,8 +86,8 @@ impl Feeding {
         let Some((queue, said)) = self.told.recv().await else {
             // A queue that has panicked has not come to its end, and must not be taken for one that has.
             while let Some(ended) = self.queues.join_next().await {
-                if let Err(panicked) = ended {
-                    resume_unwind(panicked.into_panic());
+                if let Err(Ok(panicked)) = ended.map_err(JoinError::try_into_panic) {
+                    resume_unwind(panicked);
                 }
             }
             return None;

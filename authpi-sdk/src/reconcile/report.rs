@@ -8,7 +8,8 @@ use crate::receiver::Fed;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Events that were read and are wanted by the webhook, each once per window; those of a window that had to be split count again.
+    /// Events that were read and are wanted by the webhook, each once per window; those of a window that had to be split, or read again in
+    /// smaller pages, count again.
     pub read: u64,
     /// Pages that were read.
     pub pages: u64,

@@ -46,7 +46,7 @@ use tokio::{
     select,
     sync::{Notify, Semaphore},
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -139,12 +139,13 @@ impl Worker {
             };
             // Before looking, so that nothing that happens meanwhile is missed.
             let (appended, settled) = (shared.inbox.appended(), shared.settled.notified());
+            let asked = Instant::now();
             let wait = match shared.inbox.lease_next(&shared.endpoint, shared.settings.lease).await {
                 Ok(Next::Leased(leased)) => {
                     let shared = Arc::clone(shared);
                     running.0.spawn(async move {
                         let at_work = AtWork::begin(&shared.in_flight);
-                        shared.handle(leased).await;
+                        shared.handle(leased, asked).await;
                         drop(at_work);
                         shared.settled.notify_waiters();
                         drop(slot);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{Instrument as _, field::Empty, info_span};
 
 use super::{Shared, backoff};
@@ -14,7 +15,8 @@ use crate::{
 };
 
 impl Shared {
-    pub(super) async fn handle(&self, leased: Leased) {
+    /// `asked` is when the store was asked for it.
+    pub(super) async fn handle(&self, leased: Leased, asked: Instant) {
         // A root of its own: the worker's caller has nothing to do with this event.
         let span = info_span!(
             parent: None,
@@ -25,15 +27,15 @@ impl Shared {
             event_type = Empty,
             outcome = Empty,
         );
-        let outcome = self.work(&leased, &span).instrument(span.clone()).await;
+        let outcome = self.work(&leased, asked, &span).instrument(span.clone()).await;
         span.record("outcome", outcome);
         telemetry::count_by(telemetry::EVENTS, &self.endpoint, "outcome", outcome);
     }
 
     /// Makes the attempt and tells the store; the outcome's name.
-    async fn work(&self, leased: &Leased, span: &tracing::Span) -> &'static str {
+    async fn work(&self, leased: &Leased, asked: Instant, span: &tracing::Span) -> &'static str {
         crash::point("leased");
-        let end = self.try_once(leased, span).await;
+        let end = self.try_once(leased, asked, span).await;
         crash::point("handled");
         let (key, token) = (&leased.key, leased.token);
         let result = match &end {
@@ -91,7 +93,7 @@ impl Shared {
         }
     }
 
-    async fn try_once(&self, leased: &Leased, span: &tracing::Span) -> End {
+    async fn try_once(&self, leased: &Leased, asked: Instant, span: &tracing::Span) -> End {
         let settings = &self.settings;
         let attempt = leased.token.attempt;
         if attempt > settings.attempts {
@@ -111,6 +113,7 @@ impl Shared {
         let claimed = Claimed {
             key: &leased.key,
             token: leased.token,
+            asked,
             received_at: leased.received_at,
             deadline: settings.deadline,
             lease: settings.lease,

@@ -87,6 +87,10 @@ impl Renewed {
                 let Ok(turn) = asking().try_lock_owned() else { return Ok(good) };
                 match timeout(PATIENCE, self.ask(turn)).await {
                     Ok(Ok(Ok(renewed))) => Ok(renewed),
+                    Ok(Err(panicked)) => {
+                        self.0.state().fail(failure(panicked));
+                        Ok(good)
+                    }
                     // It takes long, or failed, and there will be another time.
                     _ => Ok(good),
                 }

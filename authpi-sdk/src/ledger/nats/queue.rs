@@ -1,7 +1,7 @@
 //! The stream of what is to be handled: publishing to it, taking from it, settling what was taken.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     error::Error,
     fmt,
     future::poll_fn,
@@ -15,12 +15,12 @@ use async_nats::{
     client::Request,
     header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
     jetstream::{
-        self, Context,
+        self, Context, ErrorCode,
         consumer::{self, pull},
         context::ConsumerInfoErrorKind,
         message::{AckKind, Acker, StreamMessage},
         response::Response,
-        stream::{RawMessageErrorKind, Stream},
+        stream::{ConsumerError, ConsumerErrorKind, RawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
@@ -55,8 +55,9 @@ pub(super) struct Queue {
     pub(super) ack_wait: Duration,
     /// How long an answer that has nothing to wait for may take.
     pub(super) patience: Duration,
-    /// The consumers that are known to be there, and to be right: each by the server's id and the endpoint's token.
-    pub(super) consumers: Mutex<HashSet<(String, String)>>,
+    /// The consumers that were looked at, each by the id of the server that this process was connected to and the endpoint's token;
+    /// and whether they are known to be there.
+    pub(super) consumers: Mutex<HashMap<(String, String), bool>>,
     pub(super) appended: Arc<Notify>,
     pub(super) listener: OnceCell<Listener>,
 }
@@ -138,7 +139,10 @@ impl Queue {
                 // The consumer is going; or nobody knows it, which gets no answer at all.
                 Ok(_) | Err(_) => {
                     drop(answers);
-                    self.known().retain(|(_, known)| *known != consumer);
+                    // Not one that was never looked at.
+                    if let Some(there) = self.known().get_mut(&(self.server(), consumer.clone())) {
+                        *there = false;
+                    }
                     if !self.ensure_consumer(&consumer).await? {
                         return Ok(None);
                     }
@@ -170,7 +174,8 @@ impl Queue {
     /// bears. The next one hands out all that is in the stream, and the ledger knows what of it is done. In a cluster, where the
     /// server that one happens to be connected to says nothing of the consumer's, it stays.
     async fn ensure_consumer(&self, name: &str) -> Result<bool, AnyError> {
-        if self.known().contains(&(self.server(), name.to_owned())) {
+        let known = self.known().get(&(self.server(), name.to_owned())).copied();
+        if known == Some(true) {
             return Ok(false);
         }
         let found = match self.stream.consumer_info(name).await {
@@ -180,16 +185,18 @@ impl Queue {
         };
         // Asked for only now: it is the one that has answered.
         let server = self.server();
+        // Once for each server: where processes are connected to several (leaf nodes) that lead to one JetStream, they must not go on
+        // to take each other's.
         let outlived = |found: &consumer::Info| {
-            found.cluster.is_none() && found.config.description.as_deref() != Some(server.as_str())
+            known.is_none() && found.cluster.is_none() && found.config.description.as_deref() != Some(server.as_str())
         };
         let there = match found {
             Some(found) if outlived(&found) => {
-                if let Err(error) = self.stream.delete_consumer(name).await {
-                    // Somebody else was quicker, most likely; else it is brought up to date, and stays.
-                    tracing::debug!(consumer = name, %error, "a consumer that has outlived its server was not deleted");
+                match self.stream.delete_consumer(name).await {
+                    // Nor is it there when somebody else was quicker.
+                    Err(error) if !is_no_consumer(&error) => return Err(error.into()),
+                    Ok(_) | Err(_) => None,
                 }
-                None
             }
             found => found,
         };
@@ -208,7 +215,7 @@ impl Queue {
             };
             self.stream.create_consumer(config).await?;
         }
-        self.known().insert((server, name.to_owned()));
+        self.known().insert((server, name.to_owned()), true);
         Ok(there.is_none())
     }
 
@@ -217,8 +224,8 @@ impl Queue {
         self.jetstream.client().server_info().server_id
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
-        // A set of names is whole whatever panicked beside it.
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), bool>> {
+        // A map of names is whole whatever panicked beside it.
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -324,6 +331,10 @@ fn event(headers: &HeaderMap) -> Option<(EventKey, Digest)> {
     }
     (hex.len() == 64).then_some(())?;
     Some((key(headers)?, Digest(digest)))
+}
+
+fn is_no_consumer(error: &ConsumerError) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(said) if said.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }
 
 /// Nothing where there is no such message.

@@ -111,6 +111,9 @@ struct Shared {
 
 type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
+/// When to look again for what is due and could not be had.
+const DUE_BY_NOW: Duration = Duration::from_millis(5);
+
 impl Postgres {
     /// Opens the ledger in the database of `pool`, and makes its tables if they are not there.
     ///
@@ -398,6 +401,10 @@ impl Inbox for Postgres {
             let next = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| next_of(row, endpoint, nonce));
             match next.map_err(|error| LedgerError::new(STEP, error))? {
                 Next::Nothing { due_in: Some(Duration::ZERO) } if !woken => {}
+                // It has become due since, or somebody else is at it.
+                Next::Nothing { due_in: Some(due_in) } => {
+                    return Ok(Next::Nothing { due_in: Some(due_in.max(DUE_BY_NOW)) });
+                }
                 next => return Ok(next),
             }
             // In portions, so that no statement runs for long.

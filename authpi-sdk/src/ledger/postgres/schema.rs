@@ -125,6 +125,8 @@ pub(super) async fn migrate(connection: &mut PgConnection, tables: &Tables) -> R
     // Another replica may be at it too: look again under the lock, which ends with the transaction. The isolation level is
     // the one at which a statement sees what was committed while the one before it waited.
     let mut migrating = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    // A limit that is meant for steps would break off what takes long once.
+    sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *migrating).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATING).execute(&mut *migrating).await?;
     let found = version(&mut migrating, tables).await?;
     if found > VERSION {

@@ -103,10 +103,11 @@ const DEAD_LETTERS: &str = "
 /// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done. Appends to
 /// one lane go one after another (the lock ends with the statement), so that places are taken in the order of commits.
 ///
-/// `tail` is what a new event is behind. It is locked until this is committed, so that whoever ends it sees the new event and lets
-/// the lane move up. One that somebody is at is left alone: then the event is not marked, and each look for work finds out. So it is
-/// under `REPEATABLE READ`, where that somebody would not see what was committed since its transaction began. It is locked in its
-/// turn, so that nobody who has it waits for anything.
+/// `tail` is what a new event is behind. It is written anew, as it is, so that whoever ends it waits for this to be committed, and then
+/// sees the new event and lets the lane move up; or, if its snapshot is older (`REPEATABLE READ`), fails and tries again. A lock alone
+/// would leave no trace for that. One that somebody is at is left alone: the event is marked as behind one before that, or not at all,
+/// and then each look for work finds out. So it is where this itself is under `REPEATABLE READ`. It is locked in its turn, so that nobody
+/// who has it waits for anything.
 const APPEND: &str = "
     WITH turn AS MATERIALIZED (
         SELECT CASE WHEN $5::text IS NOT NULL
@@ -114,15 +115,19 @@ const APPEND: &str = "
     ),
     clock AS MATERIALIZED (SELECT {now} AS now FROM turn),
     tail AS MATERIALIZED (
-        SELECT FROM {ledger}
+        SELECT endpoint, event_id FROM {ledger}
         WHERE endpoint = $1 AND lane = $5 AND state < 2 AND current_setting('transaction_isolation') <> 'repeatable read'
             AND EXISTS (SELECT FROM clock) AND NOT EXISTS (SELECT FROM {ledger} WHERE endpoint = $1 AND event_id = $2)
-        ORDER BY place DESC LIMIT 1 FOR SHARE SKIP LOCKED
+        ORDER BY place DESC LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+    ),
+    held AS (
+        UPDATE {ledger} AS last SET behind = last.behind FROM tail
+        WHERE last.endpoint = tail.endpoint AND last.event_id = tail.event_id RETURNING 1
     ),
     stored AS (
         INSERT INTO {ledger} AS known
             (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
-        SELECT $1, $2, 0, 0, 0, 0, now, $3, $4, $5, nextval('{schema}{prefix}places'), EXISTS (SELECT FROM tail)
+        SELECT $1, $2, 0, 0, 0, 0, now, $3, $4, $5, nextval('{schema}{prefix}places'), EXISTS (SELECT FROM held)
         FROM clock
         ON CONFLICT (endpoint, event_id) DO UPDATE SET
             state = CASE WHEN known.state < 2 THEN known.state ELSE 0 END,
@@ -144,7 +149,7 @@ const APPEND: &str = "
     UNION ALL
     SELECT first_digest FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND NOT EXISTS (SELECT FROM stored)";
 /// A row that another worker is just leasing is passed over. Nothing is leased, unless $4 is true, while anything has still to be
-/// woken: it may be the oldest. What is left until then is not more than zero.
+/// woken: it may be the oldest. What is left until then is not more than zero, and so it is where an event is due that somebody else is at.
 const LEASE_NEXT: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     due AS (
@@ -169,7 +174,7 @@ const LEASE_NEXT: &str = "
     UNION ALL
     SELECT NULL, (
             SELECT min(at) - clock.now FROM {ledger} WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind
-                AND at > 0 AND at > CASE WHEN $4 THEN clock.now ELSE 0 END),
+                AND at > 0),
         NULL, NULL
     FROM clock WHERE NOT EXISTS (SELECT FROM leased)";
 /// Puts events whose lease or pause is over among those that can be leased. Rows that another worker is at are left to it.
@@ -199,14 +204,18 @@ const REPLAY: &str = "
     ),
     clock AS MATERIALIZED (SELECT {now} AS now FROM turn),
     tail AS MATERIALIZED (
-        SELECT FROM {ledger}
+        SELECT endpoint, event_id FROM {ledger}
         WHERE endpoint = $1 AND lane = (SELECT lane FROM letter) AND state < 2
             AND current_setting('transaction_isolation') <> 'repeatable read'
-        ORDER BY place DESC LIMIT 1 FOR SHARE SKIP LOCKED
+        ORDER BY place DESC LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+    ),
+    held AS (
+        UPDATE {ledger} AS last SET behind = last.behind FROM tail
+        WHERE last.endpoint = tail.endpoint AND last.event_id = tail.event_id RETURNING 1
     )
     UPDATE {ledger} SET
         state = 0, attempt = 0, nonce = 0, at = 0, first_claimed_at = now, reason = NULL,
-        place = nextval('{schema}{prefix}places'), behind = EXISTS (SELECT FROM tail)
+        place = nextval('{schema}{prefix}places'), behind = EXISTS (SELECT FROM held)
     FROM clock WHERE endpoint = $1 AND event_id = $2 AND state = 3 RETURNING 1";
 /// The table's own number, so that no two ledgers of a database have a channel in common, however they were opened.
 const CHANNEL: &str = "SELECT 'authpi_appended_' || '{ledger}'::regclass::oid";

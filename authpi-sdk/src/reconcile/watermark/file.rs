@@ -1,9 +1,9 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::{Watermark, WatermarkError};
 
 /// Keeps one endpoint's watermark in a file, which is replaced as a whole. For one host.
 ///
-/// The file is a line: the time in RFC 3339 and the endpoint's name. Beside it, while it is written, stands one with the process's
+/// The file is a line: the time in RFC 3339 and the endpoint's name. Beside it, while it is written, stands one with a random
 /// number and `.new` added to its name. Its folder has to exist.
 #[derive(Clone, Debug)]
 pub struct WatermarkFile {
@@ -55,12 +55,10 @@ fn read(text: &str, endpoint: &str) -> io::Result<Timestamp> {
 
 /// Whoever looks, also after a loss of power, finds the old line or the new one.
 fn replace(path: &Path, line: &str) -> io::Result<()> {
-    // Two processes that take each other's turn for their own must not write into one file, nor two tasks.
-    static WRITING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    // Two who take each other's turn for their own must not write into one file.
     let mut beside = OsString::from(path);
-    beside.push(format!(".{}.new", std::process::id()));
-    let mut file = File::create(&beside)?;
+    beside.push(format!(".{:016x}.new", RandomState::new().hash_one(std::process::id())));
+    let mut file = File::create_new(&beside)?;
     file.write_all(line.as_bytes())?;
     file.sync_all()?;
     drop(file);

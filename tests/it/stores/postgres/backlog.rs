@@ -148,6 +148,27 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
     assert!(ledger.forget(&EventKey::new("users", "done_4")).await.unwrap(), "too much was pruned");
 }
 
+#[tokio::test]
+async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_lane_standing() {
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let prefix = fresh_prefix();
+        let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
+        let append =
+            async |n| ledger.append(&key(n), crate::stores::DIGEST, Some("lane"), "body".into()).await.unwrap();
+        append(0).await;
+        let first = leased(&ledger).await;
+        meddle(&mut other, &prefix, &format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM {{t}}ledger")).await;
+        append(1).await;
+        // As the completion in a handler's transaction.
+        let end = AssertSqlSafe(format!("UPDATE {prefix}ledger SET state = 2, at = 1, body = NULL WHERE state = 1"));
+        let error = sqlx::raw_sql(end).execute(&mut other).await.unwrap_err().into_database_error().unwrap();
+        assert_eq!(error.code().as_deref(), Some("40001"), "{level}: {error}");
+        meddle(&mut other, &prefix, "ROLLBACK").await;
+        assert_eq!(ledger.complete(&first.key, first.token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(leased(&ledger).await.key, key(1), "{level}: the lane stands still");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lanes_are_kept_where_reads_are_repeatable() {
     let server = PostgresServer::shared().await;
