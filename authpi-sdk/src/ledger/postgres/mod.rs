@@ -7,8 +7,9 @@
 //! wake                             NOTIFY, for workers of other processes
 //! ```
 //!
-//! Each step is one statement, hence one round trip and a transaction of its own. A claim looks before it writes, within its
-//! statement, so that a duplicate neither locks a row nor makes the server flush its log. All times are the server's.
+//! Each step is one statement, hence one round trip and a transaction of its own; a look for work takes two more when leases or pauses
+//! have run out, each with the step's time. A claim looks before it writes, within its statement, so that a duplicate neither locks
+//! a row nor makes the server flush its log. All times are the server's.
 
 mod connection;
 mod options;
