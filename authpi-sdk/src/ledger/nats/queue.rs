@@ -174,8 +174,7 @@ impl Queue {
     /// bears. The next one hands out all that is in the stream, and the ledger knows what of it is done. In a cluster, where the
     /// server that one happens to be connected to says nothing of the consumer's, it stays.
     async fn ensure_consumer(&self, name: &str) -> Result<bool, AnyError> {
-        let known = self.known().get(&(self.server(), name.to_owned())).copied();
-        if known == Some(true) {
+        if self.known().get(&(self.server(), name.to_owned())) == Some(&true) {
             return Ok(false);
         }
         let found = match self.stream.consumer_info(name).await {
@@ -187,8 +186,9 @@ impl Queue {
         let server = self.server();
         // Once for each server: where processes are connected to several (leaf nodes) that lead to one JetStream, they must not go on
         // to take each other's.
+        let looked_at = self.known().contains_key(&(server.clone(), name.to_owned()));
         let outlived = |found: &consumer::Info| {
-            known.is_none() && found.cluster.is_none() && found.config.description.as_deref() != Some(server.as_str())
+            !looked_at && found.cluster.is_none() && found.config.description.as_deref() != Some(server.as_str())
         };
         let there = match found {
             Some(found) if outlived(&found) => {
