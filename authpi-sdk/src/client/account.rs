@@ -47,14 +47,18 @@ impl Client {
     /// When AuthPI cannot be asked, or the credential belongs to no account or to several
     /// ([`Error::is_configuration`]; the message lists them).
     pub async fn account_id(&self) -> Result<&str, Error> {
-        self.account_by(self.whoami(), deadline(self.settings().timeout)).await
+        self.account_by(|| self.whoami(), deadline(self.settings().timeout)).await
     }
 
     /// `ask` is how, if it has to be asked.
-    pub(super) async fn account_by(&self, ask: Call<WhoAmI>, deadline: Instant) -> Result<&str, Error> {
+    pub(super) async fn account_by(
+        &self,
+        ask: impl FnOnce() -> Call<WhoAmI>,
+        deadline: Instant,
+    ) -> Result<&str, Error> {
         let account = self.settings().account.get_or_try_init(|| async {
             let left = deadline.saturating_duration_since(Instant::now());
-            let me = ask.timeout(left).await?;
+            let me = ask().timeout(left).await?;
             only_account(&me)
         });
         // A waiter has its own deadline, which may be sooner than that of the call that is asking.

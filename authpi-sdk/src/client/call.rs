@@ -378,7 +378,7 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
     check_headers(&options.headers)?;
     let key = key::<O>(options)?;
     let account = if O::OPERATION.path.contains("{account_id}") {
-        client.account_by(call.beside(WhoAmI {}), deadline).await?
+        client.account_by(|| call.beside(WhoAmI {}), deadline).await?
     } else {
         ""
     };
