@@ -3,12 +3,15 @@
 //! A record is one key, so a cluster spreads them, and its value is a line of text:
 //!
 //! ```text
-//! c:1:9f86d081884c7d65:2592000000:<digest>      state : attempt : nonce : retention in ms : first digest
+//! c:00000001:9f86d081884c7d65:2592000000:<digest>      state : attempt : nonce : retention in ms : first digest
 //! ```
 //!
-//! Times are not in it. The key expires one retention after its lease or pause ends, or after it was finished; so what the
-//! server says is left of the key, less the retention in the value, is what is left of the lease. That is the server's clock
-//! and nobody else's, records go away by themselves, and a first claim needs no script.
+//! Times are not in it. The key expires one retention after its lease or pause ends; so what the server says is left of the key,
+//! less the retention in the value, is what is left of the lease. That is the server's clock and nobody else's, records go away by
+//! themselves, and a first claim needs no script.
+//!
+//! State and token come first and are always as long, so that finishing an event, which is done once for each, compares and writes
+//! those few bytes and leaves the rest of the record, and its expiry, as they are.
 
 use std::{
     fmt::{self, Write as _},
@@ -42,7 +45,8 @@ use super::{
 /// - **One round trip per step.** A first claim and one that finds a handled event are a plain `SET … NX GET PX`; what comes
 ///   upon an unfinished record takes a script, and so a second round trip for the claim.
 /// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](RedisOptions::timeout) (default 5 s).
-/// - **Keeps itself small.** Records expire one [`retention`](RedisOptions::retention) after they were finished.
+/// - **Keeps itself small.** Records expire one [`retention`](RedisOptions::retention) after the lease ends under which they were
+///   finished.
 /// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
 /// - **On the server's clock**, so hosts may differ.
 ///
@@ -71,6 +75,7 @@ struct Shared {
     nonces: Nonces,
     claim: Loaded,
     change: Loaded,
+    finish: Loaded,
 }
 
 impl Redis {
@@ -143,23 +148,32 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         })
     }
 
-    /// What only the holder of the token may do: turns the record into one of `state`, until `expiry` (ms) is over.
+    /// What only the holder of the token may do.
+    async fn held(
+        &self,
+        step: &'static str,
+        script: &Loaded,
+        key: &EventKey,
+        arguments: &[&str],
+    ) -> Result<Held, LedgerError> {
+        let key = self.key(key);
+        let changed = within(self.shared.timeout, step, self.run::<i64>(script, &key, arguments)).await?;
+        Ok(if changed == 0 { Held::Lost } else { Held::Yes })
+    }
+
+    /// Turns the record into one of `state`, whose lease or pause is so long.
     async fn change(
         &self,
         step: &'static str,
         key: &EventKey,
         token: Token,
         state: State,
-        expiry: i64,
+        length: Duration,
     ) -> Result<Held, LedgerError> {
-        let Token { attempt, nonce } = token;
-        let held = format!("{}:{attempt}:{nonce:016x}:", State::Claimed.letter());
-        let changed = format!("{}{}{}:", state.letter(), &held[1..], millis(self.shared.retention));
-        let (key, expiry) = (self.key(key), expiry.max(1).to_string());
-        let arguments = [held.as_str(), &changed, &expiry];
-        let changed = self.run::<i64>(&self.shared.change, &key, &arguments);
-        let changed = within(self.shared.timeout, step, changed).await?;
-        Ok(if changed == 0 { Held::Lost } else { Held::Yes })
+        let [held, changed] = [State::Claimed, state].map(|state| mark(state, token));
+        let retention = millis(self.shared.retention).to_string();
+        let expiry = self.expiry(length).max(1).to_string();
+        self.held(step, &self.shared.change, key, &[&held, &changed, &retention, &expiry]).await
     }
 
     /// The length keeps pairs of names apart.
@@ -194,7 +208,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
     }
 
     async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
-        self.change("renew", key, token, State::Claimed, self.expiry(lease)).await
+        self.change("renew", key, token, State::Claimed, lease).await
     }
 
     async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
@@ -202,11 +216,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
             Completion::Handled => State::Handled,
             Completion::Dead { .. } => State::Dead,
         };
-        self.change("complete", key, token, state, self.expiry(Duration::ZERO)).await
+        let [held, finished] = [State::Claimed, state].map(|state| mark(state, token));
+        self.held("complete", &self.shared.finish, key, &[&held, &finished]).await
     }
 
     async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
-        self.change("release", key, token, State::Pending, self.expiry(pause)).await
+        self.change("release", key, token, State::Pending, pause).await
     }
 
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -275,6 +290,7 @@ impl RedisOptions {
             nonces: Nonces::default(),
             claim: Loaded::new(CLAIM),
             change: Loaded::new(CHANGE),
+            finish: Loaded::new(FINISH),
         };
         let ledger = Redis { connection, shared: Arc::new(shared) };
         ledger.probe().await?;
@@ -406,22 +422,26 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Token { attempt, nonce } = self.token;
         // The digest in one piece: it is most of what a claim writes.
         let mut hex = [0; 64];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(self.first_digest.0) {
             pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
         let digest = std::str::from_utf8(&hex).map_err(|_| fmt::Error)?;
-        write!(f, "{}:{attempt}:{nonce:016x}:{}:{digest}", self.state.letter(), self.retention)
+        write!(f, "{}:{}:{digest}", mark(self.state, self.token), self.retention)
     }
+}
+
+/// How a record begins that is in this state by this token: 27 bytes.
+fn mark(state: State, Token { attempt, nonce }: Token) -> String {
+    format!("{}:{attempt:08x}:{nonce:016x}", state.letter())
 }
 
 impl Record {
     fn read(value: &[u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(value).ok()?.split(':');
         let state = State::read(parts.next()?)?;
-        let attempt = parts.next()?.parse().ok()?;
+        let attempt = u32::from_str_radix(parts.next()?, 16).ok()?;
         let nonce = u64::from_str_radix(parts.next()?, 16).ok()?;
         let retention = parts.next()?.parse().ok()?;
         let hex = parts.next().filter(|hex| hex.len() == 64 && hex.is_ascii())?;
@@ -461,7 +481,7 @@ const CLAIM: &str = "
 local found = redis.call('GET', KEYS[1])
 local state, attempt, retention, digest
 if found then
-    state, attempt, retention, digest = string.match(found, '^(%l):(%d+):%x+:(%d+):(%x+)$')
+    state, attempt, retention, digest = string.match(found, '^(%l):(%x+):%x+:(%d+):(%x+)$')
     if not state then return {0, found} end
     if state ~= 'c' and state ~= 'p' then return {0, found} end
     local left = redis.call('PTTL', KEYS[1]) - tonumber(retention)
@@ -469,25 +489,33 @@ if found then
 end
 local claimed = ARGV[1]
 if found then
-    local nonce, keep = string.match(claimed, '^c:1:(%x+):(%d+):')
-    attempt = string.format('%.0f', math.min(tonumber(attempt) + 1, 4294967295))
-    claimed = 'c:' .. attempt .. ':' .. nonce .. ':' .. keep .. ':' .. digest
+    local rest = string.match(claimed, '^c:%x+(:%x+:%d+:)')
+    attempt = math.min(tonumber(attempt, 16) + 1, 4294967295)
+    claimed = 'c:' .. string.format('%08x', attempt) .. rest .. digest
 end
 redis.call('SET', KEYS[1], claimed, 'PX', ARGV[2])
 return {0, claimed}
 ";
 
-/// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin, its expiry. Answers 1 if the token was the
-/// record's. The same completion once more changes nothing. Plain comparisons, since patterns cost more than all the rest.
+/// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin, its retention, its expiry. Answers 1 if
+/// the token was the record's.
 const CHANGE: &str = "
 local found = redis.call('GET', KEYS[1])
-if not found then return 0 end
-local held = string.sub(found, 1, #ARGV[1])
+if not found or string.sub(found, 1, 27) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. string.sub(found, -64), 'PX', ARGV[4])
+return 1
+";
+
+/// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin. Answers 1 if the token was the record's.
+/// The same completion once more changes nothing. It takes little more than half the time that writing the record anew does, and would
+/// take a quarter more if the numbers were not written as text.
+const FINISH: &str = "
+local held = redis.call('GETRANGE', KEYS[1], '0', '26')
 if held == ARGV[1] then
-    redis.call('SET', KEYS[1], ARGV[2] .. string.sub(found, -64), 'PX', ARGV[3])
+    redis.call('SETRANGE', KEYS[1], '0', ARGV[2])
     return 1
 end
-if held == string.sub(ARGV[2], 1, #ARGV[1]) and string.sub(held, 1, 1) ~= 'p' then return 1 end
+if held == ARGV[2] then return 1 end
 return 0
 ";
 
@@ -506,7 +534,10 @@ mod tests {
             assert_eq!(Record::read(record(state).to_string().as_bytes()), Some(record(state)));
         }
         let small = Record { token: Token { attempt: 1, nonce: 0 }, retention: 0, ..record(State::Claimed) };
-        assert_eq!(small.to_string(), format!("c:1:0000000000000000:0:{}", "a5".repeat(32)));
+        assert_eq!(small.to_string(), format!("c:00000001:0000000000000000:0:{}", "a5".repeat(32)));
+        for token in [small.token, record(State::Claimed).token] {
+            assert_eq!(mark(State::Claimed, token).len(), 27, "what the scripts compare");
+        }
         assert_eq!(Record::read(small.to_string().as_bytes()), Some(small));
     }
 
