@@ -4,8 +4,9 @@ use tokio::time::Instant;
 
 use super::{
     Call, Client, Me, Operation,
-    call::{Attempt, Failed, Reply, deadline, sealed::Sends},
+    call::{Attempt, Reply, deadline, sealed::Sends},
     error::{Error, Kind},
+    exchange::Built,
     ids,
 };
 use crate::generated::api::{operations, types::MeResponse};
@@ -23,8 +24,8 @@ impl Sends for WhoAmI {
     type Wire = MeResponse;
     const OPERATION: operations::Operation = operations::ME_GET;
 
-    async fn send(&self, attempt: &Attempt<'_>) -> Result<MeResponse, Failed> {
-        Ok(attempt.api.me_get().await?.into_inner())
+    fn request(&self, attempt: &Attempt<'_>) -> Built<MeResponse> {
+        attempt.api.me_get()
     }
 
     fn read(reply: Reply<MeResponse>) -> Me {
@@ -56,7 +57,11 @@ impl Client {
         ask: impl FnOnce() -> Call<WhoAmI>,
         deadline: Instant,
     ) -> Result<&str, Error> {
-        let account = self.settings().account.get_or_try_init(|| async {
+        let known = &self.settings().account;
+        if let Some(account) = known.get() {
+            return Ok(account);
+        }
+        let account = known.get_or_try_init(|| async {
             let left = deadline.saturating_duration_since(Instant::now());
             let me = ask().timeout(left).await?;
             only_account(&me)

@@ -13,7 +13,7 @@ use super::{
     retry::{Budget, RetryPolicy, TokenBucket},
     tls,
 };
-use crate::signature::Secret;
+use crate::{generated::api, signature::Secret};
 
 /// Where AuthPI's API is.
 pub const DEFAULT_BASE_URL: &str = "https://api.authpi.com";
@@ -37,15 +37,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Client(Arc<Settings>);
 
 pub(super) struct Settings {
-    /// Without a slash at its end.
-    pub(super) base_url: String,
+    /// Whose base URL has no slash at its end.
+    pub(super) api: api::Client,
     pub(super) credentials: Credentials,
     pub(super) account: OnceCell<Box<str>>,
     pub(super) timeout: Duration,
     pub(super) attempt_timeout: Duration,
     pub(super) retry: RetryPolicy,
     pub(super) budget: Arc<dyn Budget>,
-    pub(super) http: reqwest::Client,
 }
 
 impl Client {
@@ -70,7 +69,7 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("base_url", &self.0.base_url)
+            .field("base_url", &self.0.api.baseurl)
             .field("credential", &self.0.credentials)
             .field("account", &self.0.account.get())
             .field("timeout", &self.0.timeout)
@@ -241,14 +240,13 @@ impl ClientBuilder {
             .build()
             .map_err(|error| BuildError::new("the HTTP client cannot be set up").caused_by(error))?;
         Ok(Client(Arc::new(Settings {
-            base_url: base_url.as_str().trim_end_matches('/').to_owned(),
+            api: api::Client::new_with_client(base_url.as_str().trim_end_matches('/'), http),
             credentials,
             account: OnceCell::new_with(self.account.map(Into::into)),
             timeout,
             attempt_timeout,
             retry: self.retry,
             budget: self.budget.unwrap_or_else(|| Arc::new(TokenBucket::default())),
-            http,
         })))
     }
 }
@@ -386,7 +384,7 @@ mod tests {
     #[test]
     fn a_base_url_is_normalised_and_one_that_leaks_or_misleads_is_refused() {
         let built =
-            |url: &str| local().base_url(url).api_key("key_1", "s").build().map(|c| c.settings().base_url.clone());
+            |url: &str| local().base_url(url).api_key("key_1", "s").build().map(|c| c.settings().api.baseurl.clone());
         assert_eq!(built("http://LOCALHOST:8080").unwrap(), "http://localhost:8080");
         assert_eq!(built("http://[::1]:80/").unwrap(), "http://[::1]");
         assert_eq!(built("http://127.8.8.8/a/b//").unwrap(), "http://127.8.8.8/a/b");

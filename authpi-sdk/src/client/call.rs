@@ -7,22 +7,20 @@
 use std::{
     fmt,
     future::{Future, IntoFuture},
-    io,
     pin::Pin,
-    sync::Arc,
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use tokio::time::{Instant, timeout_at};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{
-    Client, Connection, ETag, Page, WhoAmI,
+    Client, ETag, Page, WhoAmI,
     answer::Answer,
-    connection::{Exchange, Progress},
     credentials::Authorization,
-    error::{Error, Key, Kind},
+    error::{Error, Key},
+    exchange::{Built, NotBuilt, exchange},
     idempotency, ids,
     observe::{self, Observed},
     retry::{
@@ -193,8 +191,9 @@ impl<O: Operation> IntoFuture for Call<O> {
 
     fn into_future(self) -> Self::IntoFuture {
         let span = observe::span(O::OPERATION.id);
-        let observed = Observed::begin(O::OPERATION.id, span.clone());
-        Box::pin(run(self, observed).instrument(span))
+        let mut observed = Observed::begin(O::OPERATION.id, span.clone());
+        // A block, since a function would hold its arguments twice.
+        Box::pin(async move { run(&self, &mut observed).await }.instrument(span))
     }
 }
 
@@ -246,9 +245,9 @@ pub struct Posted<T> {
 }
 
 pub(super) mod sealed {
-    use super::{Attempt, Error, Failed, Future, Look, Reply, operations};
+    use super::{Attempt, Built, Error, Future, Look, Reply, operations};
 
-    /// How an operation is sent: by one method of the generated client.
+    /// How an operation is asked for: by one method of the generated client.
     pub trait Sends: Sized {
         /// What the generated client gives for it.
         type Wire: Send;
@@ -263,7 +262,9 @@ pub(super) mod sealed {
             Ok(())
         }
 
-        fn send(&self, attempt: &Attempt<'_>) -> impl Future<Output = Result<Self::Wire, Failed>> + Send;
+        /// # Errors
+        /// When something does not go into a header, or into an address.
+        fn request(&self, attempt: &Attempt<'_>) -> Built<Self::Wire>;
 
         /// The value that the caller gets.
         fn read(reply: Reply<Self::Wire>) -> <Self as super::Operation>::Output
@@ -294,33 +295,12 @@ pub(super) mod sealed {
     }
 }
 
-/// What the generated client gives for a call that failed.
-pub(super) type Failed = api::Error<()>;
-
-/// One attempt at a call.
-#[derive(Debug)]
+/// What one attempt at a call is made with.
 pub struct Attempt<'a> {
-    pub(super) api: Api,
+    pub(super) api: &'a api::Client,
     pub(super) account: &'a str,
     pub(super) idempotency_key: Option<&'a str>,
     pub(super) if_match: Option<&'a str>,
-}
-
-/// The generated client, whose own `Debug` is not wanted.
-pub(super) struct Api(pub(super) api::Client);
-
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Api")
-    }
-}
-
-impl std::ops::Deref for Api {
-    type Target = api::Client;
-
-    fn deref(&self) -> &api::Client {
-        &self.0
-    }
 }
 
 /// A success: what was decoded, and the headers it came with.
@@ -359,15 +339,13 @@ impl Look<'_> {
     }
 }
 
-async fn run<O: Operation>(call: Call<O>, mut observed: Observed) -> Result<O::Output, Error> {
-    let result = attempts(&call, &mut observed).await.map_err(|error| {
+async fn run<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Result<O::Output, Error> {
+    attempts(call, observed).await.map_err(|error| {
         let error = error.during(O::OPERATION.id);
-        if call.operation.shows_a_secret_once() { error.with_its_secret() } else { error }
-    });
-    if let Err(error) = &result {
-        observed.failed(error);
-    }
-    result
+        let error = if call.operation.shows_a_secret_once() { error.with_its_secret() } else { error };
+        observed.failed(&error);
+        error
+    })
 }
 
 async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Result<O::Output, Error> {
@@ -396,9 +374,9 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
     let mut renewed = false;
     loop {
         // Key and deadline belong to the call, everything below to one attempt at it.
-        let authorization = authorization(client, deadline)
-            .await
-            .map_err(|error| attempts.over(error.under(key.clone()), NoMore::Permanent))?;
+        let authorization = settings.credentials.authorization(deadline).await;
+        let authorization =
+            authorization.map_err(|error| attempts.over(error.under(key.clone()), NoMore::Permanent))?;
         let until = attempts.begin();
         observed.attempt(attempts.made());
         let error = match attempt(call, account, key.as_ref(), &authorization, until).await {
@@ -412,7 +390,7 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
         let error = error.under(key.clone());
         observed.refused(&error);
         let error = if error.is_unauthorized() && !renewed {
-            match replaced(client, &authorization, deadline).await {
+            match settings.credentials.replace(&authorization, deadline).await {
                 Ok(true) => {
                     // Once, and whatever the policy: nothing has run, and nothing is tried that has failed before.
                     renewed = true;
@@ -426,30 +404,16 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
             error
         };
         let look = Look { client, options, deadline, fate_unknown: attempts.fate_unknown() };
-        match operation.settle(error, look).await {
+        let error = match operation.settle(error, look).await {
             Ok(output) => {
                 attempts.succeeded();
                 observed.inferred();
                 return Ok(output);
             }
-            Err(error) => attempts.again(error).await?,
-        }
+            Err(error) => error,
+        };
+        attempts.again(error).await?;
     }
-}
-
-async fn authorization(client: &Client, deadline: Instant) -> Result<Authorization, Error> {
-    let authorization = client.settings().credentials.authorization();
-    timeout_at(deadline, authorization).await.unwrap_or_else(|_| Err(no_token_in_time()))
-}
-
-/// Whether there is another token now, instead of the one that was refused.
-async fn replaced(client: &Client, refused: &Authorization, deadline: Instant) -> Result<bool, Error> {
-    let replaced = client.settings().credentials.replace(refused);
-    timeout_at(deadline, replaced).await.unwrap_or_else(|_| Err(no_token_in_time()))
-}
-
-fn no_token_in_time() -> Error {
-    Error::new(Kind::Credential("no access token came in time".to_owned()), false)
 }
 
 /// Whether doing it twice does its work once.
@@ -462,47 +426,29 @@ fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
     }
 }
 
-/// One attempt: the request is sent and its answer read, or an error says why not.
+/// One attempt: the request is put together, sent, and its answer read, or an error says why not.
 async fn attempt<O: Operation>(
     call: &Call<O>,
     account: &str,
     key: Option<&Key>,
     authorization: &Authorization,
     until: Instant,
-) -> Result<(O::Output, Option<u16>), Error> {
+) -> Result<(O::Output, StatusCode), Error> {
     let Call { client, operation, options } = call;
     let settings = client.settings();
-    let exchange = Arc::<Exchange>::default();
-    let connection = Connection {
-        authorization: authorization.header.clone(),
-        headers: options.headers.clone(),
-        exchange: Arc::clone(&exchange),
-    };
-    let api = Api(api::Client::new_with_client(&settings.base_url, settings.http.clone(), connection));
-    let idempotency_key = key.map(|key| &*key.text);
-    let attempt = Attempt { api, account, idempotency_key, if_match: options.if_match.as_ref().map(ETag::as_str) };
-    let sent = timeout_at(until, operation.send(&attempt)).await;
-    let progress = exchange.take();
-    match sent {
-        Ok(Ok(_)) if progress.too_large => Err(too_large(progress)),
-        Ok(Ok(value)) => {
-            let status = progress.answer.as_ref().map(|answer| answer.status.as_u16());
-            let headers = progress.answer.map(|answer| answer.headers).unwrap_or_default();
-            Ok((O::read(Reply { value, headers }), status))
-        }
-        Ok(Err(failed)) => Err(failure(failed, progress)),
-        Err(_elapsed) => {
-            let error = Error::new(Kind::Timeout { connecting: false }, progress.sent);
-            Err(match progress.answer {
-                Some(answer) => error.answered(answer),
-                None => error,
-            })
-        }
-    }
+    let (idempotency_key, if_match) = (key.map(|key| &*key.text), options.if_match.as_ref().map(ETag::as_str));
+    let request = operation.request(&Attempt { api: &settings.api, account, idempotency_key, if_match });
+    let request = request.map_err(|NotBuilt| Error::invalid_argument("the request cannot be built"))?;
+    let request = request.by(authorization, &options.headers);
+    let (value, answer) = exchange(&settings.api.client, request, until).await?;
+    Ok((O::read(Reply { value, headers: answer.headers }), answer.status))
 }
 
 /// Headers of the caller's own must leave alone what the client sends itself.
 fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
+    if headers.is_empty() {
+        return Ok(());
+    }
     let ours = [
         header::ACCEPT,
         header::AUTHORIZATION,
@@ -542,129 +488,7 @@ fn key<O: Operation>(options: &Options) -> Result<Option<Key>, Error> {
     }
 }
 
-/// What became of a request that gave no value.
-fn failure(failed: Failed, progress: Progress) -> Error {
-    if progress.too_large {
-        return too_large(progress);
-    }
-    match (failed, progress.answer) {
-        (Failed::CommunicationError(error) | Failed::ResponseBodyError(error), answer) => {
-            let failed = not_exchanged(error);
-            match answer {
-                Some(answer) => failed.answered(answer),
-                None => failed,
-            }
-        }
-        (Failed::InvalidResponsePayload(_, error), Some(answer)) => {
-            if answer.body.is_empty() && Answer::replayed(&answer.headers) {
-                // AuthPI replays an answer of more than 512 KB with its status and without its body.
-                Error::malformed("the stored answer of an earlier call was too large to be replayed", answer)
-            } else if answer.body.is_empty() {
-                Error::cut_off("the body is empty", answer)
-            } else if error.is_eof() {
-                Error::cut_off(without_values(&error), answer)
-            } else {
-                Error::malformed(without_values(&error), answer)
-            }
-        }
-        (_, Some(answer)) => Error::refused(answer),
-        // Nothing was sent: a header or the address did not hold what was put into it.
-        (_, None) => Error::invalid_argument("the request cannot be built"),
-    }
-}
-
-/// The transport's fault: no connection, or one that broke.
-fn not_exchanged(error: reqwest::Error) -> Error {
-    let failed = if error.is_connect() && error.is_timeout() {
-        Error::new(Kind::Timeout { connecting: true }, false)
-    } else if error.is_connect() {
-        Error::new(Kind::Connect { transient: may_connect_later(&error) }, false)
-    } else if error.is_builder() {
-        Error::invalid_argument("the request cannot be built")
-    } else if error.is_timeout() {
-        Error::new(Kind::Timeout { connecting: false }, true)
-    } else {
-        Error::new(Kind::Transport, true)
-    };
-    // Ids and filters are in the address; a log needs neither.
-    failed.caused_by(error.without_url())
-}
-
-/// Whether a connection that did not come about may come about later: it was the network, and not what is set up here or there.
-///
-/// rustls gives what is wrong with TLS (a certificate that is not trusted, no TLS at all) as invalid data, the system's library
-/// as an error of its own; the network's faults are errors of input and output.
-fn may_connect_later(error: &reqwest::Error) -> bool {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    // OpenSSL tells only in words that the other side has hung up.
-    if causes.clone().any(|cause| cause.to_string() == "unexpected EOF") {
-        return true;
-    }
-    let faults = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
-    // One inside the other: what `source` passes over.
-    let nested = |fault| std::iter::successors(Some(fault), |fault: &&io::Error| fault.get_ref()?.downcast_ref());
-    let kinds: Vec<_> = faults.flat_map(nested).map(io::Error::kind).collect();
-    let set_up_wrong = |kind: &io::ErrorKind| {
-        use io::ErrorKind::{InvalidData, InvalidInput, PermissionDenied, Unsupported};
-        matches!(kind, InvalidData | InvalidInput | PermissionDenied | Unsupported)
-    };
-    !kinds.is_empty() && !kinds.iter().any(set_up_wrong)
-}
-
-fn too_large(progress: Progress) -> Error {
-    let answer = progress.answer.unwrap_or_default();
-    if answer.status.is_success() { Error::too_large(answer) } else { Error::refused(answer) }
-}
-
-/// Why JSON was not read, without any value from it: serde's messages quote what they found, which may be a secret.
-fn without_values(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let place = format!("line {}, column {}", error.line(), error.column());
-    // The second is `crate::json`'s, which names the member and what was expected there.
-    if text.starts_with("missing ") || text.starts_with('`') {
-        text
-    } else if let Some((_, expected)) = text.rsplit_once(", expected ") {
-        format!("expected {expected}")
-    } else if error.is_syntax() || error.is_eof() {
-        format!("not JSON ({place})")
-    } else {
-        format!("JSON of another shape ({place})")
-    }
-}
-
 /// Checks several ids.
 pub(super) fn check_ids<'a>(ids: impl IntoIterator<Item = (&'static str, &'a str)>) -> Result<(), Error> {
     ids.into_iter().try_for_each(|(what, id)| ids::check(what, id))
-}
-
-#[cfg(test)]
-mod tests {
-    /// With each of the TLS features: they tell what is wrong in ways of their own.
-    #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    #[tokio::test]
-    async fn a_server_that_knows_no_tls_is_a_mistake_and_one_that_hangs_up_a_fault() {
-        use tokio::io::AsyncWriteExt as _;
-
-        use super::super::{Client, NoMore, RetryPolicy, retry::ExponentialBackoff};
-
-        let nothing = std::time::Duration::ZERO;
-        let policy = RetryPolicy::default().attempts(2).backoff(ExponentialBackoff::new(nothing, nothing));
-        for (reply, attempts, why) in [("HTTP/1.1 400 No\r\n\r\n", 1, NoMore::Permanent), ("", 2, NoMore::Attempts)] {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let base_url = format!("https://{}", listener.local_addr().unwrap());
-            let server = tokio::spawn(async move {
-                while let Ok((mut connection, _)) = listener.accept().await {
-                    // What the client says is read, so that the connection ends in order.
-                    connection.readable().await.unwrap();
-                    let _ = connection.try_read(&mut [0; 4096]);
-                    let _ = connection.write_all(reply.as_bytes()).await;
-                }
-            });
-            let client = Client::builder().base_url(base_url).api_key("key_1", "s").retry(policy.clone());
-            let error = client.build().unwrap().whoami().await.unwrap_err();
-            assert!(error.is_connect() && !error.may_have_run(), "{error:?}");
-            assert_eq!((error.attempts(), error.why_no_more()), (attempts, Some(why)), "{error:?}");
-            server.abort();
-        }
-    }
 }

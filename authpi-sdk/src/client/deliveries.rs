@@ -6,10 +6,11 @@ use super::{
     Call, Conditional, DeliveryStatus, Keyed, Operation, Page, Paged, Posted, RedeliverFailedResult,
     RedeliveredWebhookDelivery, WebhookDelivery, Webhooks,
     call::{
-        Attempt, Failed, Reply, check_ids,
+        Attempt, Reply, check_ids,
         sealed::{Sends, Windowed},
     },
     error::Error,
+    exchange::Built,
     spec::millis,
 };
 use crate::{
@@ -114,8 +115,8 @@ impl Sends for ListDeliveries {
         check_ids([("webhook", &*self.webhook_id)])
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookDeliveryPage, Failed> {
-        let page = at.api.webhooks_list_deliveries(
+    fn request(&self, at: &Attempt<'_>) -> Built<WebhookDeliveryPage> {
+        at.api.webhooks_list_deliveries(
             at.account,
             &self.webhook_id,
             millis(self.filter.after),
@@ -124,8 +125,7 @@ impl Sends for ListDeliveries {
             self.filter.event_type.as_ref().map(EventType::as_str),
             self.limit.map(i64::from),
             self.status.as_ref().map(DeliveryStatus::as_str),
-        );
-        Ok(page.await?.into_inner())
+        )
     }
 
     fn read(reply: Reply<WebhookDeliveryPage>) -> Page<WebhookDelivery> {
@@ -159,10 +159,9 @@ impl Sends for Redeliver {
         check_ids([("webhook", &*self.webhook_id), ("delivery", &*self.delivery_id)])
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<RedeliveredWebhookDeliveryResponse, Failed> {
+    fn request(&self, at: &Attempt<'_>) -> Built<RedeliveredWebhookDeliveryResponse> {
         let (webhook, delivery) = (&*self.webhook_id, &*self.delivery_id);
-        let delivery = at.api.webhooks_redeliver(at.account, webhook, delivery, at.idempotency_key, at.if_match);
-        Ok(delivery.await?.into_inner())
+        at.api.webhooks_redeliver(at.account, webhook, delivery, at.idempotency_key, at.if_match)
     }
 
     fn read(reply: Reply<RedeliveredWebhookDeliveryResponse>) -> Posted<RedeliveredWebhookDelivery> {
@@ -221,14 +220,13 @@ impl Sends for RedeliverFailed {
         check_ids([("webhook", &*self.webhook_id)])
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<RedeliverFailedResultResponse, Failed> {
+    fn request(&self, at: &Attempt<'_>) -> Built<RedeliverFailedResultResponse> {
         let body = RedeliverFailedInput {
             after: self.filter.after.map(UnixMillis::from),
             before: self.filter.before.map(UnixMillis::from),
             event_type: self.filter.event_type.as_ref().map(ToString::to_string),
         };
-        let result = at.api.webhooks_redeliver_failed(at.account, &self.webhook_id, at.idempotency_key, &body);
-        Ok(result.await?.into_inner())
+        at.api.webhooks_redeliver_failed(at.account, &self.webhook_id, at.idempotency_key, &body)
     }
 
     fn read(reply: Reply<RedeliverFailedResultResponse>) -> Posted<RedeliverFailedResult> {

@@ -37,12 +37,13 @@ impl FromStr for ETag {
     /// # Errors
     /// When the text is empty, or holds a quote, white space or what is not ASCII between the quotes.
     fn from_str(text: &str) -> Result<Self, InvalidETag> {
-        let (weak, opaque) = text.strip_prefix("W/").map_or(("", text), |rest| ("W/", rest));
-        let opaque = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(opaque);
+        let (weak, tag) = text.strip_prefix("W/").map_or(("", text), |rest| ("W/", rest));
+        let quoted = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let opaque = quoted.unwrap_or(tag);
         if opaque.is_empty() || opaque.bytes().any(|b| b == b'"' || !b.is_ascii_graphic()) {
             return Err(InvalidETag(()));
         }
-        Ok(Self(format!("{weak}\"{opaque}\"")))
+        Ok(Self(if quoted.is_some() { text.to_owned() } else { format!("{weak}\"{opaque}\"") }))
     }
 }
 

@@ -6,10 +6,11 @@ use serde::Deserialize;
 use super::{
     Call, Client, EventAggregate, LoggedEvent, Operation, Page, Paged, Tagged,
     call::{
-        Attempt, Failed, Reply, check_ids,
+        Attempt, Reply, check_ids,
         sealed::{Sends, Windowed},
     },
     error::Error,
+    exchange::Built,
     spec::millis,
 };
 use crate::{
@@ -166,9 +167,9 @@ impl Sends for ListEvents {
         self.filter.check()
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<EventPage, Failed> {
+    fn request(&self, at: &Attempt<'_>) -> Built<EventPage> {
         let types = self.filter.event_types();
-        let page = at.api.events_list(
+        at.api.events_list(
             at.account,
             millis(self.filter.after),
             millis(self.filter.before),
@@ -178,8 +179,7 @@ impl Sends for ListEvents {
             self.filter.issuer_id.as_deref(),
             self.limit.map(i64::from),
             self.filter.user_id.as_deref(),
-        );
-        Ok(page.await?.into_inner())
+        )
     }
 
     fn read(reply: Reply<EventPage>) -> Page<LoggedEvent> {
@@ -224,13 +224,8 @@ impl Sends for ListAsWritten {
         self.0.check()
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<PageAsWritten, Failed> {
-        match self.0.send(at).await {
-            Ok(_) | Err(Failed::InvalidResponsePayload(..)) => {}
-            Err(failed) => return Err(failed),
-        }
-        let body = at.api.inner.exchange.body();
-        serde_json::from_slice(&body).map_err(|error| Failed::InvalidResponsePayload(body, error))
+    fn request(&self, at: &Attempt<'_>) -> Built<PageAsWritten> {
+        Ok(self.0.request(at)?.read_as())
     }
 
     fn read(reply: Reply<PageAsWritten>) -> Page<RawJson> {
@@ -258,8 +253,8 @@ impl Sends for GetEvent {
         check_ids([("event", &*self.event_id)])
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<EventResponse, Failed> {
-        Ok(at.api.events_get(at.account, &self.event_id).await?.into_inner())
+    fn request(&self, at: &Attempt<'_>) -> Built<EventResponse> {
+        at.api.events_get(at.account, &self.event_id)
     }
 
     fn read(reply: Reply<EventResponse>) -> Tagged<LoggedEvent> {
@@ -309,9 +304,9 @@ impl Sends for AggregateEvents {
         self.filter.check()
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<EventAggregateResponse, Failed> {
+    fn request(&self, at: &Attempt<'_>) -> Built<EventAggregateResponse> {
         let types = self.filter.event_types();
-        let counts = at.api.events_aggregate(
+        at.api.events_aggregate(
             at.account,
             millis(self.filter.after),
             millis(self.filter.before),
@@ -322,8 +317,7 @@ impl Sends for AggregateEvents {
             self.interval.as_deref(),
             self.filter.issuer_id.as_deref(),
             self.filter.user_id.as_deref(),
-        );
-        Ok(counts.await?.into_inner())
+        )
     }
 
     fn read(reply: Reply<EventAggregateResponse>) -> EventAggregate {

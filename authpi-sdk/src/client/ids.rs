@@ -10,6 +10,8 @@ pub(super) fn problem(id: &str) -> Option<&'static str> {
         Some("is empty")
     } else if id == "." || id == ".." {
         Some("is a step in a path")
+    } else if id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)) {
+        None // as AuthPI's are
     } else if id.contains(['/', '\\', '?', '#', '%']) {
         Some("holds one of / \\ ? # %")
     } else if id.chars().any(|c| c.is_control() || c.is_whitespace()) {

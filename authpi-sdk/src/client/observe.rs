@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::time::Instant;
 use tracing::{Span, field::Empty};
 
@@ -36,7 +37,7 @@ impl Observed {
         self.span.record("attempt", attempt);
     }
 
-    pub(super) fn succeeded(&mut self, status: Option<u16>) {
+    pub(super) fn succeeded(&mut self, status: StatusCode) {
         self.outcome = "ok";
         self.status(status);
     }
@@ -53,16 +54,16 @@ impl Observed {
 
     /// What is known of an attempt that failed.
     pub(super) fn refused(&self, error: &Error) {
-        self.status(error.status().map(|status| status.as_u16()));
+        if let Some(status) = error.status() {
+            self.status(status);
+        }
         if let Some(reference) = error.reference() {
             self.span.record("reference", reference);
         }
     }
 
-    fn status(&self, status: Option<u16>) {
-        if let Some(status) = status {
-            self.span.record("status", status);
-        }
+    fn status(&self, status: StatusCode) {
+        self.span.record("status", status.as_u16());
     }
 }
 

@@ -9,10 +9,11 @@ use super::{
     WebhookListItem, WebhookPatch, WebhookSpec, WebhookStatus,
     answer::Answer,
     call::{
-        Attempt, Failed, Look, Reply, check_ids,
+        Attempt, Look, Reply, check_ids,
         sealed::{Sends, Windowed},
     },
     error::Error,
+    exchange::Built,
     retry::applied,
 };
 use crate::{
@@ -146,10 +147,9 @@ impl Sends for ListWebhooks {
     type Wire = WebhookPage;
     const OPERATION: operations::Operation = operations::WEBHOOKS_LIST;
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookPage, Failed> {
+    fn request(&self, at: &Attempt<'_>) -> Built<WebhookPage> {
         let status = self.status.as_ref().map(WebhookStatus::as_str);
-        let page = at.api.webhooks_list(at.account, self.cursor.as_deref(), self.limit.map(i64::from), status);
-        Ok(page.await?.into_inner())
+        at.api.webhooks_list(at.account, self.cursor.as_deref(), self.limit.map(i64::from), status)
     }
 
     fn read(reply: Reply<WebhookPage>) -> Page<WebhookListItem> {
@@ -179,8 +179,8 @@ impl Sends for CreateWebhook {
         self.spec.check()
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookWithSecretsResponse, Failed> {
-        Ok(at.api.webhooks_create(at.account, at.idempotency_key, &self.spec.to_input()).await?.into_inner())
+    fn request(&self, at: &Attempt<'_>) -> Built<WebhookWithSecretsResponse> {
+        at.api.webhooks_create(at.account, at.idempotency_key, &self.spec.to_input())
     }
 
     fn read(reply: Reply<WebhookWithSecretsResponse>) -> Created {
@@ -209,8 +209,8 @@ impl Sends for GetWebhook {
         check_ids([("webhook", &*self.webhook_id)])
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookResponse, Failed> {
-        Ok(at.api.webhooks_get(at.account, &self.webhook_id).await?.into_inner())
+    fn request(&self, at: &Attempt<'_>) -> Built<WebhookResponse> {
+        at.api.webhooks_get(at.account, &self.webhook_id)
     }
 
     fn read(reply: Reply<WebhookResponse>) -> Tagged<Webhook> {
@@ -240,10 +240,9 @@ impl Sends for UpdateWebhook {
         check_ids([("webhook", &*self.webhook_id)])
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<WebhookWithSecretsResponse, Failed> {
+    fn request(&self, at: &Attempt<'_>) -> Built<WebhookWithSecretsResponse> {
         let body = self.patch.as_input();
-        let webhook = at.api.webhooks_update(at.account, &self.webhook_id, at.idempotency_key, at.if_match, body);
-        Ok(webhook.await?.into_inner())
+        at.api.webhooks_update(at.account, &self.webhook_id, at.idempotency_key, at.if_match, body)
     }
 
     fn read(reply: Reply<WebhookWithSecretsResponse>) -> Updated {
@@ -297,9 +296,8 @@ impl Sends for DeleteWebhook {
         check_ids([("webhook", &*self.webhook_id)])
     }
 
-    async fn send(&self, at: &Attempt<'_>) -> Result<(), Failed> {
-        at.api.webhooks_delete(at.account, &self.webhook_id, at.if_match).await?;
-        Ok(())
+    fn request(&self, at: &Attempt<'_>) -> Built<()> {
+        at.api.webhooks_delete(at.account, &self.webhook_id, at.if_match)
     }
 
     fn read(_: Reply<()>) -> Deleted {

@@ -2793,18 +2793,14 @@ pub mod operations {
     ];
 }
 
-#[allow(unused_imports)]
-pub use progenitor_client::{ByteStream, ClientInfo, Error, ResponseValue};
-
-#[allow(unused_imports)]
-use progenitor_client::{ClientHooks, OperationInfo, RequestBuilderExt, encode_path};
+use crate::client::{NotBuilt, Request};
+use progenitor_client::encode_path;
 
 /// One method per operation; the facade in `crate::client` is what users see.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) baseurl: String,
     pub(crate) client: reqwest::Client,
-    pub(crate) inner: crate::client::Connection,
 }
 
 impl Client {
@@ -2812,37 +2808,10 @@ impl Client {
     ///
     /// `baseurl` is the base URL provided to the internal `reqwest::Client`, and should include a scheme and hostname, as
     /// well as port and a path stem if applicable.
-    pub fn new_with_client(baseurl: &str, client: reqwest::Client, inner: crate::client::Connection) -> Self {
-        Self { baseurl: baseurl.to_string(), client, inner }
+    pub fn new_with_client(baseurl: &str, client: reqwest::Client) -> Self {
+        Self { baseurl: baseurl.to_string(), client }
     }
 }
-
-impl ClientInfo<crate::client::Connection> for Client {
-    fn api_version() -> &'static str {
-        "1.4.0"
-    }
-
-    fn baseurl(&self) -> &str {
-        self.baseurl.as_str()
-    }
-
-    fn client(&self) -> &reqwest::Client {
-        &self.client
-    }
-
-    fn inner(&self) -> &crate::client::Connection {
-        &self.inner
-    }
-}
-
-const _: () = {
-    #[allow(dead_code)]
-    fn assert_client_hooks()
-    where
-        Client: ClientHooks<crate::client::Connection>,
-    {
-    }
-};
 
 #[allow(clippy::all)]
 impl Client {
@@ -2852,26 +2821,14 @@ impl Client {
     /// token on one per membership.
     ///
     /// Sends a `GET` request to `/v1/me`
-    pub async fn me_get<'a>(&'a self) -> Result<ResponseValue<types::MeResponse>, Error<()>> {
+    pub fn me_get<'a>(&'a self) -> Result<Request<types::MeResponse>, NotBuilt> {
         let url = format!("{}/v1/me", self.baseurl,);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "me_get" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .build()?,
+        ))
     }
 
     /// Lists the account's webhooks, a page at a time
@@ -2883,35 +2840,23 @@ impl Client {
     /// - `cursor`: The `next_cursor` of the page before.
     /// - `limit`: Items on a page, 1 to 100, 50 if absent.
     /// - `status`: Only webhooks of this status.
-    pub async fn webhooks_list<'a>(
+    pub fn webhooks_list<'a>(
         &'a self,
         account_id: &'a str,
         cursor: Option<&'a str>,
         limit: Option<i64>,
         status: Option<&'a str>,
-    ) -> Result<ResponseValue<types::WebhookPage>, Error<()>> {
+    ) -> Result<Request<types::WebhookPage>, NotBuilt> {
         let url = format!("{}/v1/accounts/{}/webhooks", self.baseurl, encode_path(&account_id.to_string()),);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .query(&progenitor_client::QueryParam::new("cursor", &cursor))
-            .query(&progenitor_client::QueryParam::new("limit", &limit))
-            .query(&progenitor_client::QueryParam::new("status", &status))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "webhooks_list" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .query(&progenitor_client::QueryParam::new("cursor", &cursor))
+                .query(&progenitor_client::QueryParam::new("limit", &limit))
+                .query(&progenitor_client::QueryParam::new("status", &status))
+                .build()?,
+        ))
     }
 
     /// Creates a webhook
@@ -2926,36 +2871,26 @@ impl Client {
     /// - `account_id`: Id of the account.
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
     /// - `body`
-    pub async fn webhooks_create<'a>(
+    pub fn webhooks_create<'a>(
         &'a self,
         account_id: &'a str,
         idempotency_key: Option<&'a str>,
         body: &'a types::CreateWebhookInput,
-    ) -> Result<ResponseValue<types::WebhookWithSecretsResponse>, Error<()>> {
+    ) -> Result<Request<types::WebhookWithSecretsResponse>, NotBuilt> {
         let url = format!("{}/v1/accounts/{}/webhooks", self.baseurl, encode_path(&account_id.to_string()),);
         let mut header_map = ::reqwest::header::HeaderMap::with_capacity(2usize);
         if let Some(value) = idempotency_key {
             header_map.append("Idempotency-Key", value.to_string().try_into()?);
         }
 
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .post(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .json(&body)
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "webhooks_create" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .post(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .json(&body)
+                .headers(header_map)
+                .build()?,
+        ))
     }
 
     /// Returns one webhook
@@ -2965,35 +2900,23 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    pub async fn webhooks_get<'a>(
+    pub fn webhooks_get<'a>(
         &'a self,
         account_id: &'a str,
         webhook_id: &'a str,
-    ) -> Result<ResponseValue<types::WebhookResponse>, Error<()>> {
+    ) -> Result<Request<types::WebhookResponse>, NotBuilt> {
         let url = format!(
             "{}/v1/accounts/{}/webhooks/{}",
             self.baseurl,
             encode_path(&account_id.to_string()),
             encode_path(&webhook_id.to_string()),
         );
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "webhooks_get" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .build()?,
+        ))
     }
 
     /// Deletes a webhook
@@ -3004,12 +2927,12 @@ impl Client {
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
     /// - `if_match`: The ETag the resource must still have, with its quotes. Without it the check is skipped.
-    pub async fn webhooks_delete<'a>(
+    pub fn webhooks_delete<'a>(
         &'a self,
         account_id: &'a str,
         webhook_id: &'a str,
         if_match: Option<&'a str>,
-    ) -> Result<ResponseValue<()>, Error<()>> {
+    ) -> Result<Request<()>, NotBuilt> {
         let url = format!(
             "{}/v1/accounts/{}/webhooks/{}",
             self.baseurl,
@@ -3021,18 +2944,7 @@ impl Client {
             header_map.append("If-Match", value.to_string().try_into()?);
         }
 
-        #[allow(unused_mut)]
-        let mut request = self.client.delete(url).headers(header_map).build()?;
-        let info = OperationInfo { operation_id: "webhooks_delete" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => Ok(ResponseValue::empty(response)),
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::without_body(self.client.delete(url).headers(header_map).build()?))
     }
 
     /// Changes the given members of a webhook and leaves the others as they are
@@ -3047,14 +2959,14 @@ impl Client {
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
     /// - `if_match`: The ETag the resource must still have, with its quotes. Without it the check is skipped.
     /// - `body`
-    pub async fn webhooks_update<'a>(
+    pub fn webhooks_update<'a>(
         &'a self,
         account_id: &'a str,
         webhook_id: &'a str,
         idempotency_key: Option<&'a str>,
         if_match: Option<&'a str>,
         body: &'a types::UpdateWebhook,
-    ) -> Result<ResponseValue<types::WebhookWithSecretsResponse>, Error<()>> {
+    ) -> Result<Request<types::WebhookWithSecretsResponse>, NotBuilt> {
         let url = format!(
             "{}/v1/accounts/{}/webhooks/{}",
             self.baseurl,
@@ -3070,24 +2982,14 @@ impl Client {
             header_map.append("If-Match", value.to_string().try_into()?);
         }
 
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .patch(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .json(&body)
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "webhooks_update" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .patch(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .json(&body)
+                .headers(header_map)
+                .build()?,
+        ))
     }
 
     /// Lists a webhook's deliveries, a page at a time
@@ -3103,7 +3005,7 @@ impl Client {
     /// - `event_type`: Only deliveries of events of this one type.
     /// - `limit`: Items on a page, 1 to 100, 50 if absent.
     /// - `status`: Only deliveries of this status; see DeliveryStatus for the values assumed.
-    pub async fn webhooks_list_deliveries<'a>(
+    pub fn webhooks_list_deliveries<'a>(
         &'a self,
         account_id: &'a str,
         webhook_id: &'a str,
@@ -3113,37 +3015,25 @@ impl Client {
         event_type: Option<&'a str>,
         limit: Option<i64>,
         status: Option<&'a str>,
-    ) -> Result<ResponseValue<types::WebhookDeliveryPage>, Error<()>> {
+    ) -> Result<Request<types::WebhookDeliveryPage>, NotBuilt> {
         let url = format!(
             "{}/v1/accounts/{}/webhooks/{}/deliveries",
             self.baseurl,
             encode_path(&account_id.to_string()),
             encode_path(&webhook_id.to_string()),
         );
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .query(&progenitor_client::QueryParam::new("after", &after))
-            .query(&progenitor_client::QueryParam::new("before", &before))
-            .query(&progenitor_client::QueryParam::new("cursor", &cursor))
-            .query(&progenitor_client::QueryParam::new("event_type", &event_type))
-            .query(&progenitor_client::QueryParam::new("limit", &limit))
-            .query(&progenitor_client::QueryParam::new("status", &status))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "webhooks_list_deliveries" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .query(&progenitor_client::QueryParam::new("after", &after))
+                .query(&progenitor_client::QueryParam::new("before", &before))
+                .query(&progenitor_client::QueryParam::new("cursor", &cursor))
+                .query(&progenitor_client::QueryParam::new("event_type", &event_type))
+                .query(&progenitor_client::QueryParam::new("limit", &limit))
+                .query(&progenitor_client::QueryParam::new("status", &status))
+                .build()?,
+        ))
     }
 
     /// Sends one delivery again and returns its record with the outcome
@@ -3159,14 +3049,14 @@ impl Client {
     /// - `delivery_id`: Id of the delivery.
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
     /// - `if_match`: The ETag the resource must still have, with its quotes. Without it the check is skipped.
-    pub async fn webhooks_redeliver<'a>(
+    pub fn webhooks_redeliver<'a>(
         &'a self,
         account_id: &'a str,
         webhook_id: &'a str,
         delivery_id: &'a str,
         idempotency_key: Option<&'a str>,
         if_match: Option<&'a str>,
-    ) -> Result<ResponseValue<types::RedeliveredWebhookDeliveryResponse>, Error<()>> {
+    ) -> Result<Request<types::RedeliveredWebhookDeliveryResponse>, NotBuilt> {
         let url = format!(
             "{}/v1/accounts/{}/webhooks/{}/deliveries/{}/redeliver",
             self.baseurl,
@@ -3183,23 +3073,13 @@ impl Client {
             header_map.append("If-Match", value.to_string().try_into()?);
         }
 
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .post(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "webhooks_redeliver" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .post(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .headers(header_map)
+                .build()?,
+        ))
     }
 
     /// Sends a webhook's failed deliveries again
@@ -3214,13 +3094,13 @@ impl Client {
     /// - `webhook_id`: Id of the webhook.
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
     /// - `body`
-    pub async fn webhooks_redeliver_failed<'a>(
+    pub fn webhooks_redeliver_failed<'a>(
         &'a self,
         account_id: &'a str,
         webhook_id: &'a str,
         idempotency_key: Option<&'a str>,
         body: &'a types::RedeliverFailedInput,
-    ) -> Result<ResponseValue<types::RedeliverFailedResultResponse>, Error<()>> {
+    ) -> Result<Request<types::RedeliverFailedResultResponse>, NotBuilt> {
         let url = format!(
             "{}/v1/accounts/{}/webhooks/{}/redeliver",
             self.baseurl,
@@ -3232,24 +3112,14 @@ impl Client {
             header_map.append("Idempotency-Key", value.to_string().try_into()?);
         }
 
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .post(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .json(&body)
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "webhooks_redeliver_failed" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .post(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .json(&body)
+                .headers(header_map)
+                .build()?,
+        ))
     }
 
     /// Lists the account's events, a page at a time
@@ -3266,7 +3136,7 @@ impl Client {
     /// - `issuer_id`: Only events about this issuer.
     /// - `limit`: Items on a page, 1 to 100, 50 if absent.
     /// - `user_id`: Only events about this user.
-    pub async fn events_list<'a>(
+    pub fn events_list<'a>(
         &'a self,
         account_id: &'a str,
         after: Option<i64>,
@@ -3277,34 +3147,22 @@ impl Client {
         issuer_id: Option<&'a str>,
         limit: Option<i64>,
         user_id: Option<&'a str>,
-    ) -> Result<ResponseValue<types::EventPage>, Error<()>> {
+    ) -> Result<Request<types::EventPage>, NotBuilt> {
         let url = format!("{}/v1/accounts/{}/events", self.baseurl, encode_path(&account_id.to_string()),);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .query(&progenitor_client::QueryParam::new("after", &after))
-            .query(&progenitor_client::QueryParam::new("before", &before))
-            .query(&progenitor_client::QueryParam::new("client_id", &client_id))
-            .query(&progenitor_client::QueryParam::new("cursor", &cursor))
-            .query(&progenitor_client::QueryParam::new("event_types", &event_types))
-            .query(&progenitor_client::QueryParam::new("issuer_id", &issuer_id))
-            .query(&progenitor_client::QueryParam::new("limit", &limit))
-            .query(&progenitor_client::QueryParam::new("user_id", &user_id))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "events_list" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .query(&progenitor_client::QueryParam::new("after", &after))
+                .query(&progenitor_client::QueryParam::new("before", &before))
+                .query(&progenitor_client::QueryParam::new("client_id", &client_id))
+                .query(&progenitor_client::QueryParam::new("cursor", &cursor))
+                .query(&progenitor_client::QueryParam::new("event_types", &event_types))
+                .query(&progenitor_client::QueryParam::new("issuer_id", &issuer_id))
+                .query(&progenitor_client::QueryParam::new("limit", &limit))
+                .query(&progenitor_client::QueryParam::new("user_id", &user_id))
+                .build()?,
+        ))
     }
 
     /// Counts the account's events
@@ -3325,7 +3183,7 @@ impl Client {
     /// - `interval`: Length of a bucket. Values are assumed to be words such as `hour` or `day`.
     /// - `issuer_id`: Only events about this issuer.
     /// - `user_id`: Only events about this user.
-    pub async fn events_aggregate<'a>(
+    pub fn events_aggregate<'a>(
         &'a self,
         account_id: &'a str,
         after: Option<i64>,
@@ -3337,35 +3195,23 @@ impl Client {
         interval: Option<&'a str>,
         issuer_id: Option<&'a str>,
         user_id: Option<&'a str>,
-    ) -> Result<ResponseValue<types::EventAggregateResponse>, Error<()>> {
+    ) -> Result<Request<types::EventAggregateResponse>, NotBuilt> {
         let url = format!("{}/v1/accounts/{}/events/aggregate", self.baseurl, encode_path(&account_id.to_string()),);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .query(&progenitor_client::QueryParam::new("after", &after))
-            .query(&progenitor_client::QueryParam::new("before", &before))
-            .query(&progenitor_client::QueryParam::new("client_id", &client_id))
-            .query(&progenitor_client::QueryParam::new("count_unique", &count_unique))
-            .query(&progenitor_client::QueryParam::new("event_types", &event_types))
-            .query(&progenitor_client::QueryParam::new("group_by", &group_by))
-            .query(&progenitor_client::QueryParam::new("interval", &interval))
-            .query(&progenitor_client::QueryParam::new("issuer_id", &issuer_id))
-            .query(&progenitor_client::QueryParam::new("user_id", &user_id))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "events_aggregate" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .query(&progenitor_client::QueryParam::new("after", &after))
+                .query(&progenitor_client::QueryParam::new("before", &before))
+                .query(&progenitor_client::QueryParam::new("client_id", &client_id))
+                .query(&progenitor_client::QueryParam::new("count_unique", &count_unique))
+                .query(&progenitor_client::QueryParam::new("event_types", &event_types))
+                .query(&progenitor_client::QueryParam::new("group_by", &group_by))
+                .query(&progenitor_client::QueryParam::new("interval", &interval))
+                .query(&progenitor_client::QueryParam::new("issuer_id", &issuer_id))
+                .query(&progenitor_client::QueryParam::new("user_id", &user_id))
+                .build()?,
+        ))
     }
 
     /// Returns one event
@@ -3375,34 +3221,22 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `event_id`: Id of the event.
-    pub async fn events_get<'a>(
+    pub fn events_get<'a>(
         &'a self,
         account_id: &'a str,
         event_id: &'a str,
-    ) -> Result<ResponseValue<types::EventResponse>, Error<()>> {
+    ) -> Result<Request<types::EventResponse>, NotBuilt> {
         let url = format!(
             "{}/v1/accounts/{}/events/{}",
             self.baseurl,
             encode_path(&account_id.to_string()),
             encode_path(&event_id.to_string()),
         );
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "events_get" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .build()?,
+        ))
     }
 }

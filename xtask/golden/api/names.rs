@@ -197,18 +197,14 @@ pub mod operations {
     pub const ALL: &[Operation] = &[THINGS_GET_ONE];
 }
 
-#[allow(unused_imports)]
-pub use progenitor_client::{ByteStream, ClientInfo, Error, ResponseValue};
-
-#[allow(unused_imports)]
-use progenitor_client::{ClientHooks, OperationInfo, RequestBuilderExt, encode_path};
+use crate::client::{NotBuilt, Request};
+use progenitor_client::encode_path;
 
 /// One method per operation; the facade in `crate::client` is what users see.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) baseurl: String,
     pub(crate) client: reqwest::Client,
-    pub(crate) inner: crate::client::Connection,
 }
 
 impl Client {
@@ -216,65 +212,26 @@ impl Client {
     ///
     /// `baseurl` is the base URL provided to the internal `reqwest::Client`, and should include a scheme and hostname, as
     /// well as port and a path stem if applicable.
-    pub fn new_with_client(baseurl: &str, client: reqwest::Client, inner: crate::client::Connection) -> Self {
-        Self { baseurl: baseurl.to_string(), client, inner }
+    pub fn new_with_client(baseurl: &str, client: reqwest::Client) -> Self {
+        Self { baseurl: baseurl.to_string(), client }
     }
 }
-
-impl ClientInfo<crate::client::Connection> for Client {
-    fn api_version() -> &'static str {
-        "1"
-    }
-
-    fn baseurl(&self) -> &str {
-        self.baseurl.as_str()
-    }
-
-    fn client(&self) -> &reqwest::Client {
-        &self.client
-    }
-
-    fn inner(&self) -> &crate::client::Connection {
-        &self.inner
-    }
-}
-
-const _: () = {
-    #[allow(dead_code)]
-    fn assert_client_hooks()
-    where
-        Client: ClientHooks<crate::client::Connection>,
-    {
-    }
-};
 
 #[allow(clippy::all)]
 impl Client {
     /// Sends a `GET` request to `/things/{Thing-Id}`
-    pub async fn things_get_one<'a>(
+    pub fn things_get_one<'a>(
         &'a self,
         thing_id: &'a str,
         type_: Option<&'a str>,
-    ) -> Result<ResponseValue<types::N2faThing>, Error<()>> {
+    ) -> Result<Request<types::N2faThing>, NotBuilt> {
         let url = format!("{}/things/{}", self.baseurl, encode_path(&thing_id.to_string()),);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .query(&progenitor_client::QueryParam::new("type", &type_))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "things_get_one" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .query(&progenitor_client::QueryParam::new("type", &type_))
+                .build()?,
+        ))
     }
 }

@@ -57,18 +57,14 @@ pub mod operations {
     pub const ALL: &[Operation] = &[THINGS_LIST];
 }
 
-#[allow(unused_imports)]
-pub use progenitor_client::{ByteStream, ClientInfo, Error, ResponseValue};
-
-#[allow(unused_imports)]
-use progenitor_client::{ClientHooks, OperationInfo, RequestBuilderExt, encode_path};
+use crate::client::{NotBuilt, Request};
+use progenitor_client::encode_path;
 
 /// One method per operation; the facade in `crate::client` is what users see.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) baseurl: String,
     pub(crate) client: reqwest::Client,
-    pub(crate) inner: crate::client::Connection,
 }
 
 impl Client {
@@ -76,37 +72,10 @@ impl Client {
     ///
     /// `baseurl` is the base URL provided to the internal `reqwest::Client`, and should include a scheme and hostname, as
     /// well as port and a path stem if applicable.
-    pub fn new_with_client(baseurl: &str, client: reqwest::Client, inner: crate::client::Connection) -> Self {
-        Self { baseurl: baseurl.to_string(), client, inner }
+    pub fn new_with_client(baseurl: &str, client: reqwest::Client) -> Self {
+        Self { baseurl: baseurl.to_string(), client }
     }
 }
-
-impl ClientInfo<crate::client::Connection> for Client {
-    fn api_version() -> &'static str {
-        "1"
-    }
-
-    fn baseurl(&self) -> &str {
-        self.baseurl.as_str()
-    }
-
-    fn client(&self) -> &reqwest::Client {
-        &self.client
-    }
-
-    fn inner(&self) -> &crate::client::Connection {
-        &self.inner
-    }
-}
-
-const _: () = {
-    #[allow(dead_code)]
-    fn assert_client_hooks()
-    where
-        Client: ClientHooks<crate::client::Connection>,
-    {
-    }
-};
 
 #[allow(clippy::all)]
 impl Client {
@@ -122,7 +91,7 @@ impl Client {
     /// - `status`
     /// - `tag`
     /// - `x_tenant`: Now optional.
-    pub async fn things_list<'a>(
+    pub fn things_list<'a>(
         &'a self,
         after: Option<i64>,
         deep: Option<bool>,
@@ -133,37 +102,27 @@ impl Client {
         status: Option<&'a str>,
         tag: Option<&'a ::std::vec::Vec<::std::string::String>>,
         x_tenant: Option<&'a str>,
-    ) -> Result<ResponseValue<Vec<String>>, Error<()>> {
+    ) -> Result<Request<Vec<String>>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
         let mut header_map = ::reqwest::header::HeaderMap::with_capacity(2usize);
         if let Some(value) = x_tenant {
             header_map.append("X-Tenant", value.to_string().try_into()?);
         }
 
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .query(&progenitor_client::QueryParam::new("after", &after))
-            .query(&progenitor_client::QueryParam::new("deep", &deep))
-            .query(&progenitor_client::QueryParam::new("event_types", &event_types))
-            .query(&progenitor_client::QueryParam::new("kind", &kind))
-            .query(&progenitor_client::QueryParam::new("limit", &limit))
-            .query(&progenitor_client::QueryParam::new("ratio", &ratio))
-            .query(&progenitor_client::QueryParam::new("status", &status))
-            .query(&progenitor_client::QueryParam::new("tag", &tag))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "things_list" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .query(&progenitor_client::QueryParam::new("after", &after))
+                .query(&progenitor_client::QueryParam::new("deep", &deep))
+                .query(&progenitor_client::QueryParam::new("event_types", &event_types))
+                .query(&progenitor_client::QueryParam::new("kind", &kind))
+                .query(&progenitor_client::QueryParam::new("limit", &limit))
+                .query(&progenitor_client::QueryParam::new("ratio", &ratio))
+                .query(&progenitor_client::QueryParam::new("status", &status))
+                .query(&progenitor_client::QueryParam::new("tag", &tag))
+                .headers(header_map)
+                .build()?,
+        ))
     }
 }

@@ -155,18 +155,14 @@ pub mod operations {
     pub const ALL: &[Operation] = &[THINGS_LIST, THINGS_CREATE, OPAQUE_CALL];
 }
 
-#[allow(unused_imports)]
-pub use progenitor_client::{ByteStream, ClientInfo, Error, ResponseValue};
-
-#[allow(unused_imports)]
-use progenitor_client::{ClientHooks, OperationInfo, RequestBuilderExt, encode_path};
+use crate::client::{NotBuilt, Request};
+use progenitor_client::encode_path;
 
 /// One method per operation; the facade in `crate::client` is what users see.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) baseurl: String,
     pub(crate) client: reqwest::Client,
-    pub(crate) inner: crate::client::Connection,
 }
 
 impl Client {
@@ -174,114 +170,48 @@ impl Client {
     ///
     /// `baseurl` is the base URL provided to the internal `reqwest::Client`, and should include a scheme and hostname, as
     /// well as port and a path stem if applicable.
-    pub fn new_with_client(baseurl: &str, client: reqwest::Client, inner: crate::client::Connection) -> Self {
-        Self { baseurl: baseurl.to_string(), client, inner }
+    pub fn new_with_client(baseurl: &str, client: reqwest::Client) -> Self {
+        Self { baseurl: baseurl.to_string(), client }
     }
 }
-
-impl ClientInfo<crate::client::Connection> for Client {
-    fn api_version() -> &'static str {
-        "1"
-    }
-
-    fn baseurl(&self) -> &str {
-        self.baseurl.as_str()
-    }
-
-    fn client(&self) -> &reqwest::Client {
-        &self.client
-    }
-
-    fn inner(&self) -> &crate::client::Connection {
-        &self.inner
-    }
-}
-
-const _: () = {
-    #[allow(dead_code)]
-    fn assert_client_hooks()
-    where
-        Client: ClientHooks<crate::client::Connection>,
-    {
-    }
-};
 
 #[allow(clippy::all)]
 impl Client {
     /// Sends a `GET` request to `/things`
-    pub async fn things_list<'a>(&'a self) -> Result<ResponseValue<types::ThingPage>, Error<()>> {
+    pub fn things_list<'a>(&'a self) -> Result<Request<types::ThingPage>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .get(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "things_list" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .get(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .build()?,
+        ))
     }
 
     /// Sends a `POST` request to `/things`
-    pub async fn things_create<'a>(
+    pub fn things_create<'a>(
         &'a self,
         body: &'a types::ThingsCreateBody,
-    ) -> Result<ResponseValue<types::ThingsCreateResponse>, Error<()>> {
+    ) -> Result<Request<types::ThingsCreateResponse>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .post(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .json(&body)
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "things_create" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .post(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .json(&body)
+                .build()?,
+        ))
     }
 
     /// Sends a `POST` request to `/opaque`
-    pub async fn opaque_call<'a>(
-        &'a self,
-        body: &'a crate::RawJson,
-    ) -> Result<ResponseValue<crate::RawJson>, Error<()>> {
+    pub fn opaque_call<'a>(&'a self, body: &'a crate::RawJson) -> Result<Request<crate::RawJson>, NotBuilt> {
         let url = format!("{}/opaque", self.baseurl,);
-        let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
-        #[allow(unused_mut)]
-        let mut request = self
-            .client
-            .post(url)
-            .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
-            .json(&body)
-            .headers(header_map)
-            .build()?;
-        let info = OperationInfo { operation_id: "opaque_call" };
-
-        self.pre(&mut request, &info).await?;
-        let result = self.exec(request, &info).await;
-        self.post(&result, &info).await?;
-        let response = result?;
-        match response.status().as_u16() {
-            200..=299 => ResponseValue::from_response(response).await,
-            _ => Err(Error::UnexpectedResponse(response)),
-        }
+        Ok(Request::new(
+            self.client
+                .post(url)
+                .header(::reqwest::header::ACCEPT, ::reqwest::header::HeaderValue::from_static("application/json"))
+                .json(&body)
+                .build()?,
+        ))
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! progenitor reads OpenAPI 3.0, knows one kind of error per operation, and writes types that fail on what a service may
 //! add. So it gets a 3.0 document made here in memory: parameters of plain types, bodies that are only names (the types of
-//! those names are ours, see `types`), one `2XX` answer per operation and no other. Whatever else a server answers comes
-//! out of its methods as `UnexpectedResponse`, with status, headers and body intact.
+//! those names are ours, see `types`), and one `2XX` answer per operation and no other.
+//!
+//! Of its methods we keep how a request is put together and what its answer is read as. How a request is sent is the same for all of
+//! them, and needs more than a hook can tell: how far it came, and the answer as it was. So it stands once, in the facade.
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use proc_macro2::TokenStream;
-use progenitor_impl::{GenerationSettings, Generator, HooksMode};
-use quote::{ToTokens, quote};
+use progenitor_impl::{GenerationSettings, Generator};
+use quote::ToTokens;
 use serde_json::{Map, Value, json};
 use syn::visit_mut::{self, VisitMut};
 
@@ -104,26 +106,38 @@ pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenS
     let document: openapiv3::OpenAPI =
         serde_json::from_value(document).context("the lowered document is no OpenAPI 3.0; this is a bug in xtask")?;
     let mut settings = GenerationSettings::new();
-    settings.with_hooks(HooksMode::Expected).with_inner_type(quote! { crate::client::Connection });
     for (name, rust) in names {
         settings.with_replacement(name, rust, std::iter::empty());
     }
     let tokens = Generator::new(&settings).generate_tokens(&document).context("progenitor cannot write the client")?;
     let mut file: syn::File = syn::parse2(tokens).context("progenitor wrote something that is no Rust")?;
-    Trim.visit_file_mut(&mut file);
-    Ok(file.into_token_stream())
+    let mut trim = Trim::default();
+    trim.visit_file_mut(&mut file);
+    match trim.strange {
+        Some(name) => bail!("progenitor wrote the method `{name}` in a way that is not known; this is a bug in xtask"),
+        None => Ok(file.into_token_stream()),
+    }
 }
 
 /// Takes out of progenitor's code what we do not want.
-struct Trim;
+#[derive(Default)]
+struct Trim {
+    /// A method that is not written as the others are.
+    strange: Option<String>,
+}
 
 impl VisitMut for Trim {
     fn visit_file_mut(&mut self, file: &mut syn::File) {
         file.items.retain(|item| match item {
             // The types are ours, and nobody needs a prelude inside of a private module.
             syn::Item::Mod(module) => module.ident != "types" && module.ident != "prelude",
+            // What hooks would be made of.
+            syn::Item::Impl(item) => item.trait_.is_none(),
+            syn::Item::Use(_) => false,
             _ => true,
         });
+        file.items.insert(0, syn::parse_quote! { use progenitor_client::encode_path; });
+        file.items.insert(1, syn::parse_quote! { use crate::client::{NotBuilt, Request}; });
         for item in &mut file.items {
             // Its `Debug` prints the inner state, credentials and all.
             if let syn::Item::Struct(client) = item {
@@ -145,15 +159,6 @@ impl VisitMut for Trim {
         visit_mut::visit_item_impl_mut(self, item);
     }
 
-    fn visit_block_mut(&mut self, block: &mut syn::Block) {
-        // AuthPI knows no such header.
-        block.stmts.retain(|statement| {
-            !matches!(statement, syn::Stmt::Expr(syn::Expr::MethodCall(call), _)
-            if call.method == "append" && call.to_token_stream().to_string().contains("\"api-version\""))
-        });
-        visit_mut::visit_block_mut(self, block);
-    }
-
     /// progenitor's doc comments hold descriptions, which are ours to make safe.
     fn visit_impl_item_fn_mut(&mut self, function: &mut syn::ImplItemFn) {
         let mut text = String::new();
@@ -171,6 +176,67 @@ impl VisitMut for Trim {
             let line = if line.is_empty() { line } else { format!(" {line}") };
             function.attrs.push(syn::parse_quote! { #[doc = #line] });
         }
-        visit_mut::visit_impl_item_fn_mut(self, function);
+        if function.sig.asyncness.is_some() && put_together(function).is_none() {
+            self.strange = Some(function.sig.ident.to_string());
+        }
+    }
+}
+
+/// Leaves of a method that sends a request that it is put together; nothing if it is not written as expected.
+fn put_together(function: &mut syn::ImplItemFn) -> Option<()> {
+    let syn::ReturnType::Type(_, result) = &function.sig.output else { return None };
+    let answer = argument(&argument(result, "Result")?, "ResponseValue")?;
+    let statements = &mut function.block.stmts;
+    let built = statements.iter().position(|statement| binds(statement, "request"))?;
+    // Whatever follows sends it.
+    statements.truncate(built + 1);
+    let Some(syn::Stmt::Local(syn::Local { init: Some(syn::LocalInit { expr: mut request, .. }), .. })) =
+        statements.pop()
+    else {
+        return None;
+    };
+    // AuthPI knows no such header.
+    statements.retain(|statement| !statement.to_token_stream().to_string().contains("\"api-version\""));
+    if !statements.iter().any(|statement| statement.to_token_stream().to_string().contains("header_map . append")) {
+        statements.retain(|statement| !binds(statement, "header_map"));
+        WithoutHeaders.visit_expr_mut(&mut request);
+    }
+    let of: syn::Ident = if answer == syn::parse_quote! { () } {
+        syn::parse_quote! { without_body }
+    } else {
+        syn::parse_quote! { new }
+    };
+    statements.push(syn::Stmt::Expr(syn::parse_quote! { Ok(Request::#of(#request)) }, None));
+    function.sig.asyncness = None;
+    function.sig.output = syn::parse_quote! { -> Result<Request<#answer>, NotBuilt> };
+    Some(())
+}
+
+/// The first argument of the generic type `name`.
+fn argument(ty: &syn::Type, name: &str) -> Option<syn::Type> {
+    let syn::Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == name)?;
+    let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first()? {
+        syn::GenericArgument::Type(ty) => Some(ty.clone()),
+        _ => None,
+    }
+}
+
+fn binds(statement: &syn::Stmt, name: &str) -> bool {
+    matches!(statement, syn::Stmt::Local(syn::Local { pat: syn::Pat::Ident(bound), .. }) if bound.ident == name)
+}
+
+/// Takes `.headers(header_map)` out of a chain of calls.
+struct WithoutHeaders;
+
+impl VisitMut for WithoutHeaders {
+    fn visit_expr_mut(&mut self, expr: &mut syn::Expr) {
+        if let syn::Expr::MethodCall(call) = expr
+            && call.method == "headers"
+        {
+            *expr = (*call.receiver).clone();
+        }
+        visit_mut::visit_expr_mut(self, expr);
     }
 }

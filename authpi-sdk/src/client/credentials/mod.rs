@@ -10,11 +10,16 @@ use std::fmt;
 
 use base64::Engine as _;
 use http::HeaderValue;
+use tokio::time::{Instant, timeout_at};
 
 pub use source::{AccessToken, TokenSource};
 
 use self::{renewed::Renewed, source::AnySource};
-use super::{BuildError, error::Error, ids};
+use super::{
+    BuildError,
+    error::{Error, Kind},
+    ids,
+};
 use crate::signature::Secret;
 
 /// The start of every API key's id.
@@ -78,20 +83,28 @@ impl Credentials {
     }
 
     /// What the next attempt is to prove its right with.
-    pub(super) async fn authorization(&self) -> Result<Authorization, Error> {
+    pub(super) async fn authorization(&self, deadline: Instant) -> Result<Authorization, Error> {
         match self {
             Self::Fixed { authorization, .. } => Ok(authorization.clone()),
-            Self::Renewed(tokens) => tokens.authorization().await,
+            Self::Renewed(tokens) => {
+                timeout_at(deadline, tokens.authorization()).await.unwrap_or_else(|_| Err(too_late()))
+            }
         }
     }
 
     /// Drops what AuthPI has refused; whether there is something else now.
-    pub(super) async fn replace(&self, refused: &Authorization) -> Result<bool, Error> {
+    pub(super) async fn replace(&self, refused: &Authorization, deadline: Instant) -> Result<bool, Error> {
         match self {
             Self::Fixed { .. } => Ok(false),
-            Self::Renewed(tokens) => tokens.replace(refused).await,
+            Self::Renewed(tokens) => {
+                timeout_at(deadline, tokens.replace(refused)).await.unwrap_or_else(|_| Err(too_late()))
+            }
         }
     }
+}
+
+fn too_late() -> Error {
+    Error::new(Kind::Credential("no access token came in time".to_owned()), false)
 }
 
 impl fmt::Debug for Credentials {

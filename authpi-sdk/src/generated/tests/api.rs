@@ -1,11 +1,10 @@
 //! Types of the API, and the code of the generator's golden tests, which is compiled here and used.
 
-use progenitor_client::ClientHooks;
 use serde_json::{Value, json};
 
 use crate::{
     RawJson, UnixMillis,
-    client::{Connection, Patch},
+    client::Patch,
     event::EventType,
     generated::api::{operations, types},
     signature::Secret,
@@ -17,7 +16,6 @@ macro_rules! golden {
         #[path = $path]
         #[allow(unused_imports, reason = "a small description does not use them all")]
         mod $name;
-        impl ClientHooks<Connection> for $name::Client {}
     )*};
 }
 golden! {
