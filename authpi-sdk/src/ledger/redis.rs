@@ -304,7 +304,8 @@ impl RedisOptions {
     pub async fn connect(self, url: &str) -> Result<Redis, LedgerError> {
         let connection = within(self.timeout, "open", async {
             let config = ConnectionManagerConfig::new()
-                .set_response_timeout(Some(self.timeout))
+                // Each step has its own.
+                .set_response_timeout(None)
                 .set_connection_timeout(Some(self.timeout))
                 .set_max_delay(Duration::from_secs(1));
             ConnectionManager::new_with_config(redis::Client::open(self.server(url)?)?, config).await
