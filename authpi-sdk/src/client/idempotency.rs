@@ -1,7 +1,5 @@
 //! The key that makes a POST safe to repeat.
 
-use std::fmt::Write as _;
-
 use super::error::Error;
 
 /// The longest key that AuthPI takes, in characters.
@@ -16,11 +14,7 @@ pub(super) fn fresh() -> Result<String, Error> {
     getrandom::fill(&mut bits).map_err(|error| {
         Error::invalid_argument("the system gives no random numbers for an idempotency key").caused_by(error)
     })?;
-    let mut key = String::with_capacity(32);
-    for byte in bits {
-        let _ = write!(key, "{byte:02x}");
-    }
-    Ok(key)
+    Ok(format!("{:032x}", u128::from_be_bytes(bits)))
 }
 
 /// # Errors

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::{
-    Applied, Call, Client, Conditional, ETag, Keyed, Operation, Page, Paged, Tagged, Webhook, WebhookAuth,
-    WebhookListItem, WebhookPatch, WebhookSpec, WebhookStatus,
+    Applied, BearerAuth, BearerSignatureAuth, Call, Client, Conditional, ETag, Keyed, NoneAuth, Operation, Page, Paged,
+    SignatureAuth, Tagged, Webhook, WebhookAuth, WebhookListItem, WebhookPatch, WebhookSpec, WebhookStatus,
     answer::Answer,
     call::{
         Attempt, Look, Reply, check_ids,
@@ -20,7 +20,10 @@ use crate::{
     event::Extra,
     generated::api::{
         operations,
-        types::{CreateWebhookResponseAuth as WithSecrets, WebhookPage, WebhookResponse, WebhookWithSecretsResponse},
+        types::{
+            BearerAuthWithSecret, BearerSignatureAuthWithSecrets, CreateWebhookResponseAuth as WithSecrets,
+            SignatureAuthWithSecret, WebhookPage, WebhookResponse, WebhookWithSecretsResponse,
+        },
     },
     json::members,
     signature::Secret,
@@ -345,7 +348,7 @@ fn part(response: WebhookWithSecretsResponse) -> Parted {
         status_at: from.status_at,
         status_reason: from.status_reason,
         status_by: from.status_by,
-        auth: without_secrets(&from.auth),
+        auth: without_secrets(from.auth),
         events: from.events,
         subjects: from.subjects,
         retry: from.retry,
@@ -388,18 +391,57 @@ const SIGNATURE: &str = "signature_secret_plain";
 const BEARER: &str = "bearer_token_plain";
 
 /// The same authentication as `get` would show it.
-fn without_secrets(auth: &WithSecrets) -> WebhookAuth {
-    let read = || {
-        let json = serde_json::value::to_raw_value(auth)?;
-        let mut kept = BTreeMap::<String, &RawValue>::new();
-        members(&json, &mut |name, value| {
-            if !name.ends_with("_plain") {
-                kept.insert(name.to_owned(), value);
-            }
-            Ok(())
-        })?;
-        serde_json::from_str(&serde_json::to_string(&kept)?)
-    };
-    // What was an object with a `type` a moment ago still is one.
-    read().unwrap_or_else(|_: serde_json::Error| WebhookAuth::None(super::NoneAuth::default()))
+fn without_secrets(auth: WithSecrets) -> WebhookAuth {
+    match auth {
+        WithSecrets::None(NoneAuth { extra }) => WebhookAuth::None(NoneAuth { extra: shown(extra) }),
+        WithSecrets::Bearer(BearerAuthWithSecret { bearer_token_hint, bearer_token_plain: _, extra }) => {
+            WebhookAuth::Bearer(BearerAuth { bearer_token_hint, extra: shown(extra) })
+        }
+        WithSecrets::Signature(SignatureAuthWithSecret {
+            signature_algorithm,
+            signature_secret_hint,
+            signature_secret_plain: _,
+            extra,
+        }) => WebhookAuth::Signature(SignatureAuth { signature_algorithm, signature_secret_hint, extra: shown(extra) }),
+        WithSecrets::BearerSignature(BearerSignatureAuthWithSecrets {
+            signature_algorithm,
+            signature_secret_hint,
+            signature_secret_plain: _,
+            bearer_token_hint,
+            bearer_token_plain: _,
+            extra,
+        }) => WebhookAuth::BearerSignature(BearerSignatureAuth {
+            signature_algorithm,
+            signature_secret_hint,
+            bearer_token_hint,
+            extra: shown(extra),
+        }),
+        WithSecrets::Unknown(other) => {
+            let read = || {
+                let mut kept = BTreeMap::<String, &RawValue>::new();
+                members(other.json().as_raw_value(), &mut |name, value| {
+                    if is_shown(name) {
+                        kept.insert(name.to_owned(), value);
+                    }
+                    Ok(())
+                })?;
+                serde_json::from_str(&serde_json::to_string(&kept)?)
+            };
+            // What was an object with a `type` a moment ago still is one.
+            read().unwrap_or_else(|_: serde_json::Error| WebhookAuth::None(NoneAuth::default()))
+        }
+    }
+}
+
+/// What of the members that have no field is no secret.
+fn shown(extra: Extra) -> Extra {
+    let mut kept = Extra::default();
+    for (name, value) in extra.into_iter().filter(|(name, _)| is_shown(name)) {
+        kept.insert(name, value);
+    }
+    kept
+}
+
+fn is_shown(member: &str) -> bool {
+    !member.ends_with("_plain")
 }

@@ -188,6 +188,9 @@ async fn a_one_time_secret_is_found_under_auth_first_and_else_at_the_top_level()
             Some("tok_very_secret"),
         ),
         (webhook(r#""type":"none""#, ""), None, None),
+        // A secret that this version does not know, and a member that it does not know and is none.
+        (webhook(&format!(r#"{under},"other_plain":"very_secret","rotated_at":1"#), ""), Some("whs_very_secret"), None),
+        (webhook(r#""type":"none","other_plain":"very_secret","rotated_at":1"#, ""), None, None),
     ];
     for (body, secret, token) in cases {
         // The guide's example has no envelope, the SDK wants one: both are read.
@@ -204,6 +207,7 @@ async fn a_one_time_secret_is_found_under_auth_first_and_else_at_the_top_level()
             let kept = serde_json::to_string(&made.webhook).unwrap();
             assert!(!shown.contains("very_secret") && !shown.contains("other_secret"), "{shown}");
             assert!(!kept.contains("very_secret") && !kept.contains("other_secret"), "{kept}");
+            assert_eq!(kept.contains("rotated_at"), body.contains("rotated_at"), "{kept}");
         }
     }
 }
