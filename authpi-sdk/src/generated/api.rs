@@ -2820,7 +2820,7 @@ impl Client {
     /// Returns the kind of credential and the accounts it can act on. An API key acts on exactly one account, a user's
     /// token on one per membership.
     ///
-    /// Sends a `GET` request to `/v1/me`
+    /// A `GET` request to `/v1/me`
     pub fn me_get<'a>(&'a self) -> Result<Request<types::MeResponse>, NotBuilt> {
         let url = format!("{}/v1/me", self.baseurl,);
         Ok(Request::new(
@@ -2833,7 +2833,7 @@ impl Client {
 
     /// Lists the account's webhooks, a page at a time
     ///
-    /// Sends a `GET` request to `/v1/accounts/{account_id}/webhooks`
+    /// A `GET` request to `/v1/accounts/{account_id}/webhooks`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -2865,7 +2865,7 @@ impl Client {
     /// token and a body of only `name` and `url`; that is valid here and means all events, and deliveries without
     /// authentication. Such deliveries cannot be trusted, so send `auth` and `events`.
     ///
-    /// Sends a `POST` request to `/v1/accounts/{account_id}/webhooks`
+    /// A `POST` request to `/v1/accounts/{account_id}/webhooks`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -2895,7 +2895,7 @@ impl Client {
 
     /// Returns one webhook
     ///
-    /// Sends a `GET` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}`
+    /// A `GET` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -2921,7 +2921,7 @@ impl Client {
 
     /// Deletes a webhook
     ///
-    /// Sends a `DELETE` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}`
+    /// A `DELETE` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -2951,7 +2951,7 @@ impl Client {
     ///
     /// Returns the webhook, with its secrets where the change made new ones. A member that is null is cleared.
     ///
-    /// Sends a `PATCH` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}`
+    /// A `PATCH` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -2994,7 +2994,7 @@ impl Client {
 
     /// Lists a webhook's deliveries, a page at a time
     ///
-    /// Sends a `GET` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries`
+    /// A `GET` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -3041,7 +3041,7 @@ impl Client {
     /// The call carries no body. The answer's `success` tells how this attempt went, so an endpoint that refuses it is no
     /// error of this call.
     ///
-    /// Sends a `POST` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver`
+    /// A `POST` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -3087,7 +3087,7 @@ impl Client {
     /// An empty object asks for all of them. What else the body may hold and what the answer holds is not documented; both
     /// are assumed.
     ///
-    /// Sends a `POST` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}/redeliver`
+    /// A `POST` request to `/v1/accounts/{account_id}/webhooks/{webhook_id}/redeliver`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -3124,7 +3124,7 @@ impl Client {
 
     /// Lists the account's events, a page at a time
     ///
-    /// Sends a `GET` request to `/v1/accounts/{account_id}/events`
+    /// A `GET` request to `/v1/accounts/{account_id}/events`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -3170,7 +3170,7 @@ impl Client {
     /// Gives one total, or a time series with `interval`, or groups with `group_by`. Which values these parameters take is
     /// not documented, so they are open.
     ///
-    /// Sends a `GET` request to `/v1/accounts/{account_id}/events/aggregate`
+    /// A `GET` request to `/v1/accounts/{account_id}/events/aggregate`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
@@ -3216,7 +3216,7 @@ impl Client {
 
     /// Returns one event
     ///
-    /// Sends a `GET` request to `/v1/accounts/{account_id}/events/{event_id}`
+    /// A `GET` request to `/v1/accounts/{account_id}/events/{event_id}`
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.

@@ -262,7 +262,7 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `GET` request to `/things`
+    /// A `GET` request to `/things`
     pub fn things_get<'a>(&'a self) -> Result<Request<types::Thing>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
         Ok(Request::new(

@@ -115,7 +115,7 @@ impl Client {
     /// ```
     /// see <https://authpi.com/docs/>.
     ///
-    /// Sends a `GET` request to `/things`
+    /// A `GET` request to `/things`
     ///
     /// Arguments:
     /// - `q`: Find: ```rust panic!() ```

@@ -455,7 +455,7 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `POST` request to `/things`
+    /// A `POST` request to `/things`
     pub fn things_create<'a>(&'a self, body: &'a types::NewThing) -> Result<Request<types::Thing>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
         Ok(Request::new(

@@ -118,13 +118,13 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `DELETE` request to `/things/{id}`
+    /// A `DELETE` request to `/things/{id}`
     pub fn things_delete<'a>(&'a self, id: &'a str) -> Result<Request<()>, NotBuilt> {
         let url = format!("{}/things/{}", self.baseurl, encode_path(&id.to_string()),);
         Ok(Request::without_body(self.client.delete(url).build()?))
     }
 
-    /// Sends a `PATCH` request to `/things/{id}`
+    /// A `PATCH` request to `/things/{id}`
     pub fn things_update<'a>(
         &'a self,
         id: &'a str,

@@ -219,7 +219,7 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `GET` request to `/things/{Thing-Id}`
+    /// A `GET` request to `/things/{Thing-Id}`
     pub fn things_get_one<'a>(
         &'a self,
         thing_id: &'a str,

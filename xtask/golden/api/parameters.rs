@@ -79,7 +79,7 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `GET` request to `/things`
+    /// A `GET` request to `/things`
     ///
     /// Arguments:
     /// - `after`

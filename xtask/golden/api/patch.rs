@@ -133,13 +133,13 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `POST` request to `/things`
+    /// A `POST` request to `/things`
     pub fn things_create<'a>(&'a self, body: &'a types::NewThing) -> Result<Request<()>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
         Ok(Request::without_body(self.client.post(url).json(&body).build()?))
     }
 
-    /// Sends a `PATCH` request to `/things`
+    /// A `PATCH` request to `/things`
     pub fn things_update<'a>(&'a self, body: &'a types::UpdateThing) -> Result<Request<()>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
         Ok(Request::without_body(self.client.patch(url).json(&body).build()?))

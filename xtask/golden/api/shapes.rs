@@ -177,7 +177,7 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `GET` request to `/things`
+    /// A `GET` request to `/things`
     pub fn things_list<'a>(&'a self) -> Result<Request<types::ThingPage>, NotBuilt> {
         let url = format!("{}/things", self.baseurl,);
         Ok(Request::new(
@@ -188,7 +188,7 @@ impl Client {
         ))
     }
 
-    /// Sends a `POST` request to `/things`
+    /// A `POST` request to `/things`
     pub fn things_create<'a>(
         &'a self,
         body: &'a types::ThingsCreateBody,
@@ -203,7 +203,7 @@ impl Client {
         ))
     }
 
-    /// Sends a `POST` request to `/opaque`
+    /// A `POST` request to `/opaque`
     pub fn opaque_call<'a>(&'a self, body: &'a crate::RawJson) -> Result<Request<crate::RawJson>, NotBuilt> {
         let url = format!("{}/opaque", self.baseurl,);
         Ok(Request::new(

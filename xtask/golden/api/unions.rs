@@ -903,7 +903,7 @@ impl Client {
 
 #[allow(clippy::all)]
 impl Client {
-    /// Sends a `PUT` request to `/auth`
+    /// A `PUT` request to `/auth`
     pub fn auth_set<'a>(&'a self, body: &'a types::NewAuth) -> Result<Request<types::Auth>, NotBuilt> {
         let url = format!("{}/auth", self.baseurl,);
         Ok(Request::new(
@@ -915,7 +915,7 @@ impl Client {
         ))
     }
 
-    /// Sends a `PUT` request to `/door`
+    /// A `PUT` request to `/door`
     pub fn door_set<'a>(&'a self, body: &'a types::DoorSetBody) -> Result<Request<types::DoorSetResponse>, NotBuilt> {
         let url = format!("{}/door", self.baseurl,);
         Ok(Request::new(

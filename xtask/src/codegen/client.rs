@@ -172,7 +172,13 @@ impl VisitMut for Trim {
             }
         }
         function.attrs.retain(|attribute| !attribute.path().is_ident("doc"));
-        for line in super::docs::lines(&text) {
+        // What is left of the method sends nothing.
+        let reworded = |line: &str| match line.trim_start().strip_prefix("Sends a `") {
+            Some(rest) if rest.contains("` request to `/") => format!("A `{rest}"),
+            _ => line.to_owned(),
+        };
+        let text: Vec<_> = text.lines().map(reworded).collect();
+        for line in super::docs::lines(&text.join("\n")) {
             let line = if line.is_empty() { line } else { format!(" {line}") };
             function.attrs.push(syn::parse_quote! { #[doc = #line] });
         }
