@@ -37,7 +37,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Client(Arc<Settings>);
 
 pub(super) struct Settings {
-    /// Whose base URL has no slash at its end.
+    /// Its base URL has no slash at its end.
     pub(super) api: api::Client,
     pub(super) credentials: Credentials,
     pub(super) account: OnceCell<Box<str>>,

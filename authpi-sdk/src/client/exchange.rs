@@ -1,7 +1,7 @@
 //! One request and its answer.
 //!
 //! The generated client puts a [`Request`] together and says what its answer is read as; [`exchange`] sends it. What came of the
-//! answer stays with the caller whatever happens on the way, also when the time is up.
+//! answer is kept for the error whatever happens on the way, also when the time is up.
 
 use std::{fmt, io};
 
@@ -84,7 +84,9 @@ impl<T> fmt::Debug for Request<T> {
     }
 }
 
-/// Sends the request and reads the whole answer, at most [`LONGEST_ANSWER`] bytes of it, until that moment.
+/// Sends the request and reads the whole answer, at most [`LONGEST_ANSWER`] bytes of it, for as long as there is time.
+///
+/// No `async fn`, since that would keep the request, of which nothing is needed once it is sent.
 ///
 /// # Errors
 /// Whatever came in the way of a value; with the answer, where one came.
@@ -133,26 +135,20 @@ async fn receive(sent: impl Future<Output = reqwest::Result<reqwest::Response>>,
     };
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     let answer = answer.insert(Answer { status, headers, body: Bytes::new() });
-    // Most bodies come in one piece, which stays what it is.
-    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
-    let end = loop {
+    loop {
         match response.chunk().await {
-            Ok(None) => break End::Whole,
-            Ok(Some(chunk)) if first.is_empty() => first = chunk,
+            Ok(None) => return End::Whole,
+            Ok(Some(chunk)) if answer.body.len() + chunk.len() > LONGEST_ANSWER => return End::TooLarge,
+            // Most bodies come in one piece, which is kept without copying.
+            Ok(Some(chunk)) if answer.body.is_empty() => answer.body = chunk,
             Ok(Some(chunk)) => {
-                if whole.is_empty() {
-                    whole.extend_from_slice(&first);
-                }
-                whole.extend_from_slice(&chunk);
+                let mut body = BytesMut::from(std::mem::take(&mut answer.body));
+                body.extend_from_slice(&chunk);
+                answer.body = body.freeze();
             }
-            Err(error) => break End::Broken(error),
+            Err(error) => return End::Broken(error),
         }
-        if first.len().max(whole.len()) > LONGEST_ANSWER {
-            break End::TooLarge;
-        }
-    };
-    answer.body = if whole.is_empty() { first } else { whole.freeze() };
-    end
+    }
 }
 
 fn unreadable(error: &serde_json::Error, answer: Answer) -> Error {

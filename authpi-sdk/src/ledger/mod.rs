@@ -256,8 +256,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Whether dead letters survive, bytes and all: only then may a receiver acknowledge what it gave up.
     fn keeps_dead_letters(&self) -> bool;
 
-    /// How long a handled or dead record is remembered, at least; once twice that is over, a claim is a fresh one. Deliveries signed longer ago than this are not handled, so that an
-    /// old capture cannot come back after its record is gone.
+    /// How long a handled or dead record is remembered, at least, from the last claim or renewal on; once twice that is over since its lease
+    /// ended, a claim is a fresh one. Deliveries signed longer ago than this are not handled, so that an old capture cannot come back after
+    /// its record is gone.
     fn remembers_for(&self) -> Duration;
 }
 

@@ -10,7 +10,7 @@
 //! less the retention in the value, is what is left of the lease. That is the server's clock and nobody else's, records go away by
 //! themselves, and a first claim needs no script.
 //!
-//! State and token come first and are always as long, so that finishing an event, which is done once for each, compares and writes
+//! State and token come first and always have the same length, so that finishing an event, which is done once for each, compares and writes
 //! those few bytes and leaves the rest of the record, and its expiry, as they are.
 
 use std::{
@@ -162,7 +162,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         Ok(if changed == 0 { Held::Lost } else { Held::Yes })
     }
 
-    /// Turns the record into one of `state`, whose lease or pause is so long.
+    /// Turns the record into one of `state`, with a lease or pause of `length`.
     async fn change(
         &self,
         step: &'static str,
@@ -257,8 +257,8 @@ impl RedisOptions {
         self
     }
 
-    /// How long handled and dead records are remembered (default 30 days). It is fixed for a record by the last step that
-    /// wrote it.
+    /// How long handled and dead records are remembered (default 30 days), from the end of the lease under which they were finished. It is
+    /// fixed for a record by its claim, or by its last renewal or release.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
@@ -420,7 +420,7 @@ struct Record {
     first_digest: Digest,
 }
 
-/// How a record begins that is in this state by this token: 27 bytes.
+/// What a record in this state under this token begins with: 27 bytes.
 fn mark(state: State, Token { attempt, nonce }: Token) -> String {
     let mut text = String::with_capacity(LONGEST);
     text.push_str(state.letter());
@@ -431,7 +431,7 @@ fn mark(state: State, Token { attempt, nonce }: Token) -> String {
     text
 }
 
-/// With any retention, a record is no longer.
+/// Whatever the retention, a record is no longer than this.
 const LONGEST: usize = 128;
 
 fn push_hex(text: &mut String, bytes: &[u8]) {
@@ -453,8 +453,8 @@ impl Record {
     fn read(value: &[u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(value).ok()?.split(':');
         let state = State::read(parts.next()?)?;
-        let attempt = u32::from_str_radix(parts.next()?, 16).ok()?;
-        let nonce = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let attempt = u32::from_str_radix(parts.next().filter(|hex| hex.len() == 8)?, 16).ok()?;
+        let nonce = u64::from_str_radix(parts.next().filter(|hex| hex.len() == 16)?, 16).ok()?;
         let retention = parts.next()?.parse().ok()?;
         let hex = parts.next().filter(|hex| hex.len() == 64 && hex.is_ascii())?;
         let mut digest = [0; 32];
@@ -521,7 +521,7 @@ return 1
 
 /// KEYS: the record. ARGV: how the record begins if it is the token's. Answers 1 if the token was the record's. The same completion
 /// once more changes nothing. Every event takes it once, so it does no more than it must: it takes little more than half the time that
-/// writing the record anew does, and would take a quarter more if the numbers were not written as text.
+/// writing the record anew does. (Numbers that Lua has to turn into text would cost it some of that.)
 const FINISH: &str = "
 local held = redis.call('GETRANGE', KEYS[1], '0', '26')
 if held == ARGV[1] then

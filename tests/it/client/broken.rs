@@ -43,11 +43,12 @@ async fn mistake_1_a_call_that_timed_out_is_an_error_that_says_so_and_that_it_ma
 
 #[tokio::test]
 async fn a_refusal_whose_body_stalls_is_still_known_by_its_status() {
-    let stalled = b"HTTP/1.1 429 Whatever\r\nretry-after: 9\r\ncontent-length: 100\r\n\r\n{".to_vec();
+    let stalled = b"HTTP/1.1 429 Whatever\r\nretry-after: 9\r\ncontent-length: 100\r\n\r\n{\"error\":".to_vec();
     let peer = Peer::replying(Reply::Stall(stalled)).await;
     let error = peer.client().webhooks().create(&spec()).timeout(SOON).await.unwrap_err();
     assert!(error.is_timeout() && error.is_rate_limited() && !error.may_have_run(), "{error:?}");
     assert_eq!(error.retry_after(), Some(Duration::from_secs(9)));
+    assert_eq!(error.body(), Some("{\"error\":"));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::ledger::{Claim, Completion, Held, Ledger as _, Redis, conformance};
+use authpi_sdk::ledger::{Claim, Completion, Held, Ledger as _, Redis, Token, conformance};
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClient,
@@ -194,8 +194,12 @@ async fn records_expire_one_retention_after_the_lease_under_which_they_were_fini
         handled(&ledger, n).await;
     }
     granted(&ledger, EVENTS).await;
-    grow_older(&mut other, &prefix, day).await;
-    assert_eq!(keys(&mut other, &prefix).await.len(), EVENTS + 1, "forgotten too early");
+    // Finished when its lease was over, and nobody had taken over.
+    let late = granted(&ledger, EVENTS + 1).await;
+    grow_older(&mut other, &prefix, LEASE * 2).await;
+    assert_eq!(ledger.complete(&key(EVENTS + 1), late, Completion::Handled).await.unwrap(), Held::Yes);
+    grow_older(&mut other, &prefix, day.checked_sub(LEASE * 2).unwrap()).await;
+    assert_eq!(keys(&mut other, &prefix).await.len(), EVENTS + 2, "forgotten too early");
     assert_eq!(granted(&ledger, EVENTS).await.attempt, 2);
     grow_older(&mut other, &prefix, LEASE).await;
     assert_eq!(keys(&mut other, &prefix).await.len(), 1, "a finished one stays");
@@ -238,6 +242,14 @@ async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
         cmd("SET").arg(&name).arg(foreign).exec_async(&mut other).await.unwrap();
         let error = chain(&ledger.claim(&key(n), DIGEST, LEASE).await.unwrap_err());
         assert!(error.contains("holds something else"), "{error}");
+        let token = Token { attempt: 1, nonce: 1 };
+        for held in [
+            ledger.complete(&key(n), token, Completion::Handled).await,
+            ledger.renew(&key(n), token, LEASE).await,
+            ledger.release(&key(n), token, LEASE).await,
+        ] {
+            assert_eq!(held.unwrap(), Held::Lost);
+        }
         let left: String = cmd("GET").arg(&name).query_async(&mut other).await.unwrap();
         assert_eq!(left, foreign);
     }

@@ -40,7 +40,7 @@ pub mod operations {
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method, which is also what `OperationInfo::operation_id` says.
+        /// The name of its method.
         pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,

@@ -21,7 +21,7 @@ pub mod operations {
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method, which is also what `OperationInfo::operation_id` says.
+        /// The name of its method.
         pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
@@ -88,6 +88,7 @@ impl Client {
     /// - `kind`
     /// - `limit`: How many.
     /// - `ratio`
+    /// - `request`: Named as progenitor names what is built.
     /// - `status`
     /// - `tag`
     /// - `x_tenant`: Now optional.
@@ -99,6 +100,7 @@ impl Client {
         kind: Option<&'a str>,
         limit: Option<i64>,
         ratio: Option<f64>,
+        request: Option<&'a str>,
         status: Option<&'a str>,
         tag: Option<&'a ::std::vec::Vec<::std::string::String>>,
         x_tenant: Option<&'a str>,
@@ -119,6 +121,7 @@ impl Client {
                 .query(&progenitor_client::QueryParam::new("kind", &kind))
                 .query(&progenitor_client::QueryParam::new("limit", &limit))
                 .query(&progenitor_client::QueryParam::new("ratio", &ratio))
+                .query(&progenitor_client::QueryParam::new("request", &request))
                 .query(&progenitor_client::QueryParam::new("status", &status))
                 .query(&progenitor_client::QueryParam::new("tag", &tag))
                 .headers(header_map)

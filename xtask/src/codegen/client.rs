@@ -139,7 +139,7 @@ impl VisitMut for Trim {
         file.items.insert(0, syn::parse_quote! { use progenitor_client::encode_path; });
         file.items.insert(1, syn::parse_quote! { use crate::client::{NotBuilt, Request}; });
         for item in &mut file.items {
-            // Its `Debug` prints the inner state, credentials and all.
+            // Its `Debug` prints all settings of the HTTP client.
             if let syn::Item::Struct(client) = item {
                 for attribute in &mut client.attrs {
                     if attribute.path().is_ident("derive") {
@@ -188,21 +188,19 @@ impl VisitMut for Trim {
     }
 }
 
-/// Leaves of a method that sends a request that it is put together; nothing if it is not written as expected.
+/// Cuts a method down to the part that puts its request together; `None` if it is not written as expected.
 fn put_together(function: &mut syn::ImplItemFn) -> Option<()> {
     let syn::ReturnType::Type(_, result) = &function.sig.output else { return None };
     let answer = argument(&argument(result, "Result")?, "ResponseValue")?;
     let statements = &mut function.block.stmts;
-    let built = statements.iter().position(|statement| binds(statement, "request"))?;
-    // Whatever follows sends it.
+    let built = statements.iter().position(|statement| built(statement).is_some())?;
+    // What follows sends it, beginning with what hooks are told.
+    statements.get(built + 1).filter(|next| next.to_token_stream().to_string().contains("= OperationInfo {"))?;
     statements.truncate(built + 1);
-    let Some(syn::Stmt::Local(syn::Local { init: Some(syn::LocalInit { expr: mut request, .. }), .. })) =
-        statements.pop()
-    else {
-        return None;
-    };
+    let mut request = self::built(&statements.pop()?)?.clone();
     // AuthPI knows no such header.
-    statements.retain(|statement| !statement.to_token_stream().to_string().contains("\"api-version\""));
+    let is_version = |text: &str| text.contains("\"api-version\"") && text.contains("api_version ()");
+    statements.retain(|statement| !is_version(&statement.to_token_stream().to_string()));
     if !statements.iter().any(|statement| statement.to_token_stream().to_string().contains("header_map . append")) {
         statements.retain(|statement| !binds(statement, "header_map"));
         WithoutHeaders.visit_expr_mut(&mut request);
@@ -229,6 +227,13 @@ fn argument(ty: &syn::Type, name: &str) -> Option<syn::Type> {
     }
 }
 
+/// What a statement binds, if it is `let … = ….build()?`.
+fn built(statement: &syn::Stmt) -> Option<&syn::Expr> {
+    let syn::Stmt::Local(syn::Local { init: Some(syn::LocalInit { expr, .. }), .. }) = statement else { return None };
+    let syn::Expr::Try(tried) = &**expr else { return None };
+    matches!(&*tried.expr, syn::Expr::MethodCall(call) if call.method == "build").then_some(expr)
+}
+
 fn binds(statement: &syn::Stmt, name: &str) -> bool {
     matches!(statement, syn::Stmt::Local(syn::Local { pat: syn::Pat::Ident(bound), .. }) if bound.ident == name)
 }
@@ -240,6 +245,7 @@ impl VisitMut for WithoutHeaders {
     fn visit_expr_mut(&mut self, expr: &mut syn::Expr) {
         if let syn::Expr::MethodCall(call) = expr
             && call.method == "headers"
+            && call.args.to_token_stream().to_string() == "header_map"
         {
             *expr = (*call.receiver).clone();
         }
