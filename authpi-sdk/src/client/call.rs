@@ -249,7 +249,7 @@ pub(super) mod sealed {
 
     /// How an operation is asked for: by one method of the generated client.
     pub trait Sends: Sized {
-        /// What the generated client gives for it.
+        /// What its answer is read as.
         type Wire: Send;
         /// The operation in the description.
         const OPERATION: operations::Operation;

@@ -1,20 +1,12 @@
 //! What of the description was asked for: each operation, and each parameter and each member of a body that it can have.
 //!
-//! Requests go through a [`Recorder`] to the mock, so that what nobody thought of trying shows.
+//! So what nobody thought of trying shows.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeSet;
 
-use axum::{
-    Router,
-    body::{Body, to_bytes},
-    extract::{Request, State},
-    response::Response,
-};
 use serde_json::Value;
-use tokio::net::TcpListener;
+
+use crate::servers::faults::Asked;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
@@ -30,7 +22,7 @@ impl Description {
     /// One line for whatever can be asked for: `webhooks.list`, `webhooks.list query limit`, `webhooks.create body auth.type=bearer`.
     pub(super) fn can_be_asked(&self) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
-        for (_, method, operation, shared) in self.operations() {
+        for (.., operation, shared) in self.operations() {
             let id = id(operation);
             all.insert(id.to_owned());
             for parameter in parameters(operation).chain(parameters(shared)).map(|parameter| self.resolved(parameter)) {
@@ -42,7 +34,6 @@ impl Description {
                 }
             }
             let body = &operation["requestBody"]["content"]["application/json"]["schema"];
-            assert!(body.is_null() || method != "get");
             self.members(body, &format!("{id} body "), &mut all);
         }
         all
@@ -81,19 +72,18 @@ impl Description {
         }
     }
 
-    /// What a request has asked for, in the same lines; members of objects that the description does not look into are left out.
-    fn asked(&self, request: &axum::http::request::Parts, body: &[u8]) -> BTreeSet<String> {
-        let (method, path) = (request.method.as_str().to_lowercase(), request.uri.path());
-        let found = self.operations().find(|(template, of, ..)| *of == method && is_of(path, template));
-        let Some((.., operation, _)) = found else { return [format!("{method} {path}")].into() };
-        let id = id(operation);
+    /// What a request has asked for, in the same lines; members of objects that the description does not look into are among them.
+    pub(super) fn asked(&self, Asked { line, headers, body }: &Asked) -> BTreeSet<String> {
+        let (method, target) = line.split_once(' ').expect("a method and a target");
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let found =
+            self.operations().find(|(template, of, ..)| of.eq_ignore_ascii_case(method) && is_of(path, template));
+        let id = id(found.unwrap_or_else(|| panic!("{line} is not described")).2);
         let mut asked = BTreeSet::from([id.to_owned()]);
-        for pair in request.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             asked.insert(format!("{id} query {}", pair.split('=').next().unwrap_or(pair)));
         }
-        for name in request.headers.keys() {
-            asked.insert(format!("{id} header {name}"));
-        }
+        asked.extend(headers.iter().map(|name| format!("{id} header {name}")));
         if !body.is_empty() {
             written(&serde_json::from_slice(body).expect("a body is JSON"), &format!("{id} body "), &mut asked);
         }
@@ -127,48 +117,4 @@ fn is_of(path: &str, template: &str) -> bool {
     let (path, template) = (path.split('/'), template.split('/'));
     path.clone().count() == template.clone().count()
         && path.zip(template).all(|(step, wanted)| wanted.starts_with('{') || step == wanted)
-}
-
-/// Passes requests on, and writes down what they ask for.
-pub(super) struct Recorder {
-    pub(super) base_url: String,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    to: String,
-    http: reqwest::Client,
-    description: Description,
-    asked: Mutex<BTreeSet<String>>,
-}
-
-impl Recorder {
-    pub(super) async fn before(to: &str) -> Self {
-        let shared = Arc::new(Shared {
-            to: to.to_owned(),
-            http: reqwest::Client::new(),
-            description: Description::read(),
-            asked: Mutex::default(),
-        });
-        let app = Router::new().fallback(pass_on).with_state(Arc::clone(&shared));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-        let base_url = format!("http://{}", listener.local_addr().expect("it has an address"));
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { base_url, shared }
-    }
-
-    pub(super) fn asked(&self) -> BTreeSet<String> {
-        self.shared.asked.lock().unwrap().clone()
-    }
-}
-
-async fn pass_on(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (request, body) = request.into_parts();
-    let body = to_bytes(body, usize::MAX).await.expect("the body comes");
-    let asked = shared.description.asked(&request, &body);
-    shared.asked.lock().unwrap().extend(asked);
-    let url = format!("{}{}", shared.to, request.uri);
-    let passed = shared.http.request(request.method, url).headers(request.headers).body(body);
-    let answer: axum::http::Response<reqwest::Body> = passed.send().await.expect("the mock answers").into();
-    answer.map(Body::new)
 }

@@ -1,6 +1,6 @@
 //! A server with faults at wire level, in front of one that has none.
 //!
-//! It stands between a client and an emulator and does to each exchange what it is told: nothing, or one of [`Fault`]. So the
+//! It stands between a client and a server, mostly an emulator, and does to each exchange what it is told: nothing, or one of [`Fault`]. So the
 //! faults are those of a network and of gateways, and what took place can be seen at the emulator behind it.
 
 use std::sync::{Arc, Mutex};
@@ -98,6 +98,9 @@ impl Fault {
 pub(crate) struct Asked {
     /// `POST /v1/…`
     pub(crate) line: String,
+    /// The names of its headers, in lower case.
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// The server.
@@ -212,9 +215,11 @@ fn with_length(head: &[u8], length: usize) -> Vec<u8> {
 async fn request(client: &mut TcpStream) -> std::io::Result<Option<(Asked, Vec<u8>)>> {
     let Some(Reply { head, body }) = message(client).await? else { return Ok(None) };
     let text = String::from_utf8(head.clone()).map_err(std::io::Error::other)?;
-    let (line, _) = text.split_once("\r\n").ok_or_else(|| std::io::Error::other("no request"))?;
+    let (line, headers) = text.split_once("\r\n").ok_or_else(|| std::io::Error::other("no request"))?;
     let line = line.trim_end_matches(" HTTP/1.1").to_owned();
-    Ok(Some((Asked { line }, [head, body].concat())))
+    let headers = headers.lines().filter_map(|header| Some(header.split_once(':')?.0.to_ascii_lowercase())).collect();
+    let request = [&*head, &*body].concat();
+    Ok(Some((Asked { line, headers, body }, request)))
 }
 
 /// What the server behind answers.

@@ -46,10 +46,9 @@ impl<'a> Context<'a> {
     }
 
     /// AuthPI's guide shows such answers without their envelope, and its SDK reads both; so do we.
-    fn envelope(&self, object: &Object, name: &Ident) -> TokenStream {
-        let member = object.members.iter().map(|member| &member.ty.shape).collect::<Vec<_>>();
-        let ty = member.iter().map(|held| shape(held)).collect::<TokenStream>();
-        let data = if member.iter().all(|held| self.can_be_read_member_by_member(held)) {
+    fn envelope(&self, held: &Shape, name: &Ident) -> TokenStream {
+        let ty = shape(held);
+        let data = if self.can_be_read_member_by_member(held) {
             quote! { crate::json::enveloped::<#ty, D>(deserializer)? }
         } else {
             quote! {
@@ -80,7 +79,7 @@ impl<'a> Context<'a> {
     /// An object whose unknown members nobody needs.
     fn plain_object(&self, definition: &Definition, object: &Object, name: &Ident, docs: &TokenStream) -> TokenStream {
         let default = default_derive(object);
-        let deserialize = is_envelope(object).then(|| self.envelope(object, name));
+        let deserialize = enveloped(object).map(|held| self.envelope(held, name));
         let derive_deserialize = deserialize.is_none().then(|| quote! { , Deserialize });
         let is_patch = self.patches.contains(&definition.name);
         let fields = object.members.iter().map(|member| {
@@ -315,9 +314,10 @@ impl<'a> Context<'a> {
     }
 }
 
-/// AuthPI wraps single resources in an object whose only member is `data`.
-fn is_envelope(object: &Object) -> bool {
-    matches!(object.members.as_slice(), [only] if only.name == "data" && only.required && !only.ty.nullable)
+/// AuthPI wraps single resources in an object whose only member is `data`; what is in it.
+fn enveloped(object: &Object) -> Option<&Shape> {
+    let [only] = object.members.as_slice() else { return None };
+    (only.name == "data" && only.required && !only.ty.nullable).then_some(&only.ty.shape)
 }
 
 /// Who has no required member can be had empty.
