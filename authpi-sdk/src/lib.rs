@@ -6,6 +6,7 @@ mod crash;
 pub mod event;
 mod generated;
 pub mod handlers;
+mod hex;
 mod json;
 pub mod ledger;
 pub mod receiver;

@@ -36,7 +36,7 @@ mod transaction;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use crate::telemetry;
+use crate::{hex::hex, telemetry};
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
@@ -115,7 +115,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 

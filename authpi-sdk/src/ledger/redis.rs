@@ -30,6 +30,7 @@ use super::{
     Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token,
     remote::{BadName, Nonces, TIMEOUT, millis, within},
 };
+use crate::hex::push_hex;
 
 /// A [`Ledger`] in Redis (7.0 or later), alone or a cluster.
 ///
@@ -433,13 +434,6 @@ fn mark(state: State, Token { attempt, nonce }: Token) -> String {
 
 /// Whatever the retention, a record is no longer than this.
 const LONGEST: usize = 128;
-
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        text.extend([byte >> 4, byte & 15].map(|digit| char::from(HEX[usize::from(digit)])));
-    }
-}
 
 impl Record {
     fn write(&self) -> String {

@@ -14,6 +14,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::Secret;
+use crate::hex::hex;
 
 pub(super) type HmacSha256 = Hmac<Sha256>;
 pub(super) type Signature = [u8; 32];
@@ -434,15 +435,6 @@ pub(super) fn update_all(mac: &mut HmacSha256, parts: &[&[u8]]) {
 
 fn header_value(text: &str) -> Result<HeaderValue, SignError> {
     HeaderValue::from_str(text).map_err(|_| SignError::MessageId)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn unhex(digits: &[u8]) -> Option<Vec<u8>> {

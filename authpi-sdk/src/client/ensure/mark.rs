@@ -3,7 +3,7 @@
 //! AuthPI documents `metadata` as key-value pairs on every resource that only administrators see. So the mark is a few text
 //! members of it. (`description` would be shown in lists too, but belongs to people.)
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::value::RawValue;
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     RawJson,
     client::{Client, Error, Webhook, WebhookSpec, idempotency},
+    hex::hex,
     json::members,
 };
 
@@ -134,13 +135,6 @@ fn derived(
 /// Tells which key it was, and not the key.
 fn fingerprint(idempotency_key: &str) -> String {
     hex(&Sha256::digest(idempotency_key)[..8])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]
