@@ -26,6 +26,8 @@ mod memory;
 mod nats;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[allow(dead_code)]
+mod probe;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "nats"))]
@@ -299,13 +301,40 @@ pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 #[derive(Debug)]
 pub struct LedgerError {
     step: &'static str,
+    kind: LedgerErrorKind,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// What a [`LedgerError`] says about the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LedgerErrorKind {
+    /// The store could not be reached, did not answer in time, or failed in a way that has no kind of its own.
+    #[default]
+    Unreachable,
+    /// The store works, but no connection is free, or its only writer is lent to a handler's transaction.
+    Busy,
+    /// The store answers and cannot write: it is read-only, a standby, out of memory or disk, or the role lacks a right.
+    CannotWrite,
+    /// The store works and refuses what this event contains. Trying the same event again cannot help.
+    Content,
+}
+
 impl LedgerError {
-    /// `step` names what was tried (`claim`, `open`, …).
+    /// `step` names what was tried (`claim`, `open`, …). The kind is [`LedgerErrorKind::Unreachable`].
     pub fn new(step: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { step, source: source.into() }
+        Self { step, kind: LedgerErrorKind::default(), source: source.into() }
+    }
+
+    /// Sets what the error says about the store.
+    #[must_use]
+    pub fn with_kind(self, kind: LedgerErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// What the error says about the store.
+    pub fn kind(&self) -> LedgerErrorKind {
+        self.kind
     }
 
     /// What was tried (`claim`, `open`, …).

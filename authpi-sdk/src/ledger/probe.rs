@@ -1,0 +1,58 @@
+//! Proves that a store's steps work, with a record that no receiver can own.
+//!
+//! Receivers refuse an empty endpoint name, so records under it collide with nothing. Each probe uses a random event id, so
+//! that concurrent probes do not meet.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{Claim, Completion, Digest, EventKey, Inbox, Ledger, LedgerError};
+
+/// How long a probe's record stays claimed if the process dies before it is forgotten.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// A record of the empty endpoint name, with a random id.
+pub(crate) fn probe_key() -> EventKey {
+    // Each `RandomState` has a key of its own.
+    EventKey::new("", format!("probe-{:016x}", RandomState::new().hash_one(())))
+}
+
+/// Claims, completes and forgets a record. For `open` and `connect`, with the connection settings of later steps.
+///
+/// # Errors
+/// With the error of the first step that failed.
+pub(crate) async fn probe_ledger(ledger: &impl Ledger) -> Result<(), LedgerError> {
+    let key = probe_key();
+    let worked = claim_and_complete(ledger, &key).await;
+    let forgotten = ledger.forget(&key).await;
+    worked.and(forgotten.map(|_| ()))
+}
+
+async fn claim_and_complete(ledger: &impl Ledger, key: &EventKey) -> Result<(), LedgerError> {
+    if let Claim::Granted { token, .. } = ledger.claim(key, Digest::UNCOMPARED, LEASE).await? {
+        // A lease that was lost meanwhile proves as much: the store answered and wrote.
+        let _held = ledger.complete(key, token, Completion::Handled).await?;
+    }
+    Ok(())
+}
+
+/// Appends, leases and forgets a record.
+///
+/// # Errors
+/// With the error of the first step that failed.
+pub(crate) async fn probe_inbox(inbox: &impl Inbox) -> Result<(), LedgerError> {
+    let key = probe_key();
+    let worked = append_and_lease(inbox, &key).await;
+    let forgotten = inbox.forget(&key).await;
+    worked.and(forgotten.map(|_| ()))
+}
+
+async fn append_and_lease(inbox: &impl Inbox, key: &EventKey) -> Result<(), LedgerError> {
+    inbox.append(key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}")).await?;
+    // Another process's probe may have leased it: what matters is that leasing works.
+    inbox.lease_next("", LEASE).await.map(|_| ())
+}
