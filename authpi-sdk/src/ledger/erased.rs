@@ -3,6 +3,7 @@
 use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::time::sleep;
 use tracing::{Instrument as _, debug_span};
 
@@ -72,6 +73,34 @@ impl AnyLedger {
             Self::Other(ledger) => ledger.remembers_for(),
         }
     }
+
+    pub(crate) async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::server_time(ledger).await,
+            Self::Other(ledger) => ledger.server_time().await,
+        }
+    }
+
+    pub(crate) async fn check_write(&self) -> Result<(), LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::check_write(ledger).await,
+            Self::Other(ledger) => ledger.check_write().await,
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Self::Memory(ledger) => Ledger::is_busy(ledger),
+            Self::Other(ledger) => ledger.is_busy(),
+        }
+    }
+
+    pub(crate) fn store_id(&self) -> Option<usize> {
+        match self {
+            Self::Memory(ledger) => Ledger::store_id(ledger),
+            Self::Other(ledger) => ledger.store_id(),
+        }
+    }
 }
 
 fn as_any<T: Any>(value: &T) -> &dyn Any {
@@ -97,6 +126,10 @@ pub(crate) trait Erased: Send + Sync {
     fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool>;
     fn keeps_dead_letters(&self) -> bool;
     fn remembers_for(&self) -> Duration;
+    fn server_time(&self) -> Step<'_, Option<Timestamp>>;
+    fn check_write(&self) -> Step<'_, ()>;
+    fn is_busy(&self) -> bool;
+    fn store_id(&self) -> Option<usize>;
 }
 
 impl<L: Ledger> Erased for L {
@@ -139,6 +172,22 @@ impl<L: Ledger> Erased for L {
     fn remembers_for(&self) -> Duration {
         Ledger::remembers_for(self)
     }
+
+    fn server_time(&self) -> Step<'_, Option<Timestamp>> {
+        Box::pin(step("server_time", Ledger::server_time(self)))
+    }
+
+    fn check_write(&self) -> Step<'_, ()> {
+        Box::pin(step("check_write", Ledger::check_write(self)))
+    }
+
+    fn is_busy(&self) -> bool {
+        Ledger::is_busy(self)
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Ledger::store_id(self)
+    }
 }
 
 /// An [`Inbox`] of whatever kind; clones share it.
@@ -162,6 +211,7 @@ pub(crate) trait ErasedInbox: Erased {
     fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, Next>;
     fn appended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     fn backlog<'a>(&'a self, endpoint: &'a str) -> Step<'a, Backlog>;
+    fn check_append(&self) -> Step<'_, ()>;
 }
 
 impl<I: Inbox> ErasedInbox for I {
@@ -185,5 +235,9 @@ impl<I: Inbox> ErasedInbox for I {
 
     fn backlog<'a>(&'a self, endpoint: &'a str) -> Step<'a, Backlog> {
         Box::pin(step("backlog", Inbox::backlog(self, endpoint)))
+    }
+
+    fn check_append(&self) -> Step<'_, ()> {
+        Box::pin(step("check_append", Inbox::check_append(self)))
     }
 }

@@ -43,6 +43,12 @@ pub trait Inbox: Ledger {
 
     /// How much the endpoint has before it.
     fn backlog(&self, endpoint: &str) -> impl Future<Output = Result<Backlog, LedgerError>> + Send;
+
+    /// As [`Ledger::check_write`], for a store that is used as an inbox: by default, appends and forgets a record under the empty
+    /// endpoint name. A queue that cannot take a message back checks its ledger only.
+    fn check_append(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
+        super::probe::check_append(self)
+    }
 }
 
 /// An inbox whose [`append`](Inbox::append) heeds lanes: [`in_order_per`] can be had with it.

@@ -19,6 +19,7 @@
 pub mod conformance;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 mod dead_letter;
+#[allow(dead_code)]
 mod erased;
 mod inbox;
 mod memory;
@@ -37,6 +38,8 @@ mod sqlite;
 mod transaction;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
 
 use crate::{hex::hex, telemetry};
 
@@ -262,6 +265,35 @@ pub trait Ledger: Send + Sync + 'static {
     /// ended, a claim is a fresh one. Deliveries signed longer ago than this are not handled, so that an old capture cannot come back after
     /// its record is gone.
     fn remembers_for(&self) -> Duration;
+
+    /// What time it is by the store's own clock, for a store that has one: a server elsewhere. `None`, the default, for a store that
+    /// runs on this machine's clock, and for one that cannot tell.
+    ///
+    /// The receiver asks only when a delivery seems to be older than [`remembers_for`](Ledger::remembers_for), as a second witness: if
+    /// this machine's clock is wrong, every delivery seems to be.
+    fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Shows that the store can write, for a health probe: by default, claims and forgets a record under the empty endpoint name, which
+    /// no receiver can have.
+    ///
+    /// Receivers and workers of one process call it at most once a second for each store, and never twice at a time.
+    fn check_write(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
+        probe::check_write(self)
+    }
+
+    /// Whether the store works but cannot take a step just now: no connection is free, or its only writer is lent to a handler's
+    /// transaction. Asked when a health probe had no answer in time; `false` by default.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// What clones of one store have in common and no other store of this process has, such as the address of what they share:
+    /// their receivers and workers share one health probe then. `None` by default.
+    fn store_id(&self) -> Option<usize> {
+        None
+    }
 }
 
 impl<L: Ledger> Ledger for Arc<L> {
@@ -292,17 +324,33 @@ impl<L: Ledger> Ledger for Arc<L> {
     fn remembers_for(&self) -> Duration {
         L::remembers_for(self)
     }
+
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        L::server_time(self).await
+    }
+
+    async fn check_write(&self) -> Result<(), LedgerError> {
+        L::check_write(self).await
+    }
+
+    fn is_busy(&self) -> bool {
+        L::is_busy(self)
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        L::store_id(self)
+    }
 }
 
 /// The default of [`Ledger::remembers_for`]: 30 days.
 pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// The store failed; its own error is the [`source`](std::error::Error::source).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LedgerError {
     step: &'static str,
     kind: LedgerErrorKind,
-    source: Box<dyn std::error::Error + Send + Sync>,
+    source: Arc<dyn std::error::Error + Send + Sync>,
 }
 
 /// What a [`LedgerError`] says about the store.
@@ -323,7 +371,7 @@ pub enum LedgerErrorKind {
 impl LedgerError {
     /// `step` names what was tried (`claim`, `open`, …). The kind is [`LedgerErrorKind::Unreachable`].
     pub fn new(step: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { step, kind: LedgerErrorKind::default(), source: source.into() }
+        Self { step, kind: LedgerErrorKind::default(), source: source.into().into() }
     }
 
     /// Sets what the error says about the store.

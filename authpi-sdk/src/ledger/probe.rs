@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Claim, Completion, Digest, EventKey, Inbox, Ledger, LedgerError};
+use super::{Claim, Completion, Digest, EventKey, Inbox, Ledger, LedgerError, LedgerErrorKind};
 
 /// How long a probe's record stays claimed if the process dies before it is forgotten.
 const LEASE: Duration = Duration::from_secs(10);
@@ -38,6 +38,32 @@ async fn claim_and_complete(ledger: &impl Ledger, key: &EventKey) -> Result<(), 
         let _held = ledger.complete(key, token, Completion::Handled).await?;
     }
     Ok(())
+}
+
+/// Claims and forgets a record; for [`Ledger::check_write`].
+pub(super) async fn check_write(ledger: &(impl Ledger + ?Sized)) -> Result<(), LedgerError> {
+    let key = probe_key();
+    let claimed = ledger.claim(&key, Digest::UNCOMPARED, LEASE).await;
+    forgotten(ledger, &key, claimed.map(drop)).await
+}
+
+/// Appends and forgets a record; for [`Inbox::check_append`].
+pub(super) async fn check_append(inbox: &(impl Inbox + ?Sized)) -> Result<(), LedgerError> {
+    let key = probe_key();
+    let appended = inbox.append(&key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}")).await;
+    forgotten(inbox, &key, appended.map(drop)).await
+}
+
+/// Also where the first step failed, since it may have taken place; unless the store is away, which would take as long again.
+async fn forgotten(
+    ledger: &(impl Ledger + ?Sized),
+    key: &EventKey,
+    first: Result<(), LedgerError>,
+) -> Result<(), LedgerError> {
+    match first {
+        Err(error) if error.kind() == LedgerErrorKind::Unreachable => Err(error),
+        first => first.and(ledger.forget(key).await.map(drop)),
+    }
 }
 
 /// Appends, leases and forgets a record.

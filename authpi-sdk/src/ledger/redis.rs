@@ -239,6 +239,10 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
     fn remembers_for(&self) -> Duration {
         self.shared.retention
     }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.shared).addr())
+    }
 }
 
 /// What can be set before a [`Redis`] ledger is opened.

@@ -311,6 +311,24 @@ impl<L: Ledger> Ledger for Nats<L> {
     fn remembers_for(&self) -> Duration {
         self.ledger().remembers_for()
     }
+
+    /// Its ledger's.
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.ledger().server_time().await
+    }
+
+    /// Of its ledger.
+    async fn check_write(&self) -> Result<(), LedgerError> {
+        self.ledger().check_write().await
+    }
+
+    fn is_busy(&self) -> bool {
+        self.ledger().is_busy()
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.shared).addr())
+    }
 }
 
 /// A handler takes a `Tx<Nats<Postgres>>`, in which it writes as in a `Tx<Postgres>`: the queue is NATS, the effect takes place
@@ -400,5 +418,10 @@ impl<L: Ledger> Inbox for Nats<L> {
     async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
         let (depth, first) = within(self.limit(), "count the backlog", self.queue().depth(endpoint)).await?;
         Ok(Backlog { depth, oldest: first.map(|first| self.shared.clock.since(first)) })
+    }
+
+    /// Of its ledger alone: a message cannot be taken back. That the stream is there, [`backlog`](Inbox::backlog) shows.
+    async fn check_append(&self) -> Result<(), LedgerError> {
+        self.ledger().check_write().await
     }
 }

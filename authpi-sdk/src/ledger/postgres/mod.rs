@@ -361,6 +361,15 @@ impl Ledger for Postgres {
     fn remembers_for(&self) -> Duration {
         self.shared.retention
     }
+
+    fn is_busy(&self) -> bool {
+        let pool = &self.shared.pool;
+        pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections()
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.shared).addr())
+    }
 }
 
 impl Inbox for Postgres {

@@ -22,7 +22,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -100,6 +100,8 @@ pub struct Sqlite {
     /// Told after each append through this `Sqlite`; SQLite cannot tell other processes.
     appended: Arc<Notify>,
     flushes: Arc<AtomicU64>,
+    /// Whether the connection is lent to a handler's transaction.
+    lent: Arc<AtomicBool>,
 }
 
 impl Sqlite {
@@ -231,6 +233,14 @@ impl Ledger for Sqlite {
 
     fn remembers_for(&self) -> Duration {
         self.retention
+    }
+
+    fn is_busy(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.flushes).addr())
     }
 }
 

@@ -92,10 +92,10 @@ impl SqliteOptions {
         let (requests, asked) = mpsc::channel(ROOM);
         let retention = self.retention;
         let records = Records { connection, clock: self.clock, retention, changed: false, let_in: 0 };
-        let flushes = Arc::default();
-        let writer = Writer::new(Queue::new(asked, self.busy_timeout), Arc::clone(&flushes));
+        let (flushes, lent) = (Arc::default(), Arc::default());
+        let writer = Writer::new(Queue::new(asked, self.busy_timeout), Arc::clone(&flushes), Arc::clone(&lent));
         tokio::spawn(writer.run(records));
-        Ok(Sqlite { requests, retention, appended: Arc::default(), flushes })
+        Ok(Sqlite { requests, retention, appended: Arc::default(), flushes, lent })
     }
 
     /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one), so we do: several

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -25,12 +25,13 @@ const LET_IN_PER_PRUNING: u32 = 64;
 pub(super) struct Writer {
     queue: Queue,
     flushes: Arc<AtomicU64>,
+    lent: Arc<AtomicBool>,
     until_prune: u32,
 }
 
 impl Writer {
-    pub(super) fn new(queue: Queue, flushes: Arc<AtomicU64>) -> Self {
-        Self { queue, flushes, until_prune: 0 }
+    pub(super) fn new(queue: Queue, flushes: Arc<AtomicU64>, lent: Arc<AtomicBool>) -> Self {
+        Self { queue, flushes, lent, until_prune: 0 }
     }
 
     /// Works until the ledger is closed or all handles are gone.
@@ -40,7 +41,10 @@ impl Writer {
             let group = self.queue.next_group();
             self.settle(group, &mut records).await;
             if let Some(reply) = self.queue.next_transaction() {
-                match self.lend(records, reply).await {
+                self.lent.store(true, Ordering::Relaxed);
+                let back = self.lend(records, reply).await;
+                self.lent.store(false, Ordering::Relaxed);
+                match back {
                     Some(back) => records = back,
                     None => return,
                 }
