@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::{percentile, table};
 
 const LEASE: Duration = Duration::from_secs(30);
-const DIGEST: Digest = Digest([7; 32]);
+const DIGEST: Digest = Digest::from_bytes([7; 16]);
 static BODY: [u8; 1024] = [b'x'; 1024];
 
 /// What an event has done to it.
@@ -179,7 +179,7 @@ async fn handle_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
             .bind(key.event_id().to_owned())
             .bind(now + 30_000)
             .bind(now)
-            .bind(&DIGEST.0[..])
+            .bind(DIGEST.to_bytes().to_vec())
             .bind(now - 30 * 24 * 60 * 60 * 1000);
         let row = claim.fetch_all(&mut *connection).await.expect("SQLite").remove(0);
         claimed.push((key, row.get::<i64, _>(0), row.get::<i64, _>(1)));
@@ -202,7 +202,7 @@ async fn append_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
             .bind(key.endpoint().to_owned())
             .bind(key.event_id().to_owned())
             .bind(now)
-            .bind(&DIGEST.0[..])
+            .bind(DIGEST.to_bytes().to_vec())
             .bind(&BODY[..])
             .bind(None::<String>)
             .bind(now - 30 * 24 * 60 * 60 * 1000);

@@ -14,7 +14,7 @@ use authpi_sdk::ledger::{
 };
 
 const IN_FLIGHT: usize = 64;
-const DIGEST: Digest = Digest([7; 32]);
+const DIGEST: Digest = Digest::from_bytes([7; 16]);
 const LEASE: Duration = Duration::from_mins(10);
 
 #[tokio::main]

@@ -88,7 +88,7 @@ async fn handle_all(file: &Path) -> Vec<usize> {
     for n in 0..EVENTS {
         let key = EventKey::new("users", format!("evt_{n}"));
         if let Claim::Granted { token, .. } =
-            ledger.claim(&key, Digest([0; 32]), Duration::from_hours(1)).await.unwrap()
+            ledger.claim(&key, Digest::from_bytes([0; 16]), Duration::from_hours(1)).await.unwrap()
         {
             assert_eq!(ledger.complete(&key, token, Completion::Handled).await.unwrap(), Held::Yes);
             handled.push(n);

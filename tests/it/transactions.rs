@@ -262,8 +262,10 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     while shelf.kept.lock().unwrap().is_none() {
         assert_eq!(deliver(&receiver, &created()).await, 503);
     }
-    let error =
-        store.claim(&EventKey::new("shop", "evt_2"), Digest([0; 32]), Duration::from_secs(1)).await.unwrap_err();
+    let error = store
+        .claim(&EventKey::new("shop", "evt_2"), Digest::from_bytes([0; 16]), Duration::from_secs(1))
+        .await
+        .unwrap_err();
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("occupied"), "{error:?}");
     drop(shelf.kept.lock().unwrap().take());
     while deliver(&receiver, &created()).await != 200 {}

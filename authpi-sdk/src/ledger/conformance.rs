@@ -269,6 +269,28 @@ cases! { of Ledger:
         assert_eq!(other(LEASE).await.expect("claim"), Claim::Handled { first_digest: DIGEST });
     }
 
+    /// A digest is any 16 bytes, zeros and other than text among them.
+    async fn a_digest_comes_back_byte_for_byte(harness) {
+        let ledger = harness.fresh().await;
+        let every_byte = (0..16).map(|n| std::array::from_fn(|m| u8::try_from(16 * n + m).expect("a byte")));
+        for bytes in every_byte.chain([[0; 16], [0xff; 16]]) {
+            let (digest, key) = (Digest::from_bytes(bytes), key(&format!("{bytes:?}")));
+            for released in 0..2 {
+                let Claim::Granted { token, first_digest } = ledger.claim(&key, digest, LEASE).await.expect("claim") else {
+                    panic!("an event that was released {released} times is not granted");
+                };
+                assert_eq!(first_digest, digest);
+                assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), Held::Yes);
+            }
+            let Claim::Granted { token, .. } = ledger.claim(&key, digest, LEASE).await.expect("claim") else {
+                panic!("a released event is not granted");
+            };
+            assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
+            let claim = ledger.claim(&key, digest, LEASE).await.expect("claim");
+            assert_eq!(claim, Claim::Handled { first_digest: digest });
+        }
+    }
+
     /// The same id at two endpoints is two records, and no pair of names runs into another.
     async fn endpoints_do_not_collide(harness) {
         let ledger = harness.fresh().await;
@@ -476,8 +498,8 @@ const CLAIMERS: usize = 64;
 const LEASE: Duration = Duration::from_mins(2);
 /// How much time may pass by itself.
 const SLACK: Duration = Duration::from_secs(30);
-const DIGEST: Digest = Digest([1; 32]);
-const OTHER_DIGEST: Digest = Digest([2; 32]);
+const DIGEST: Digest = Digest::from_bytes([1; 16]);
+const OTHER_DIGEST: Digest = Digest::from_bytes([2; 16]);
 
 fn key(event_id: &str) -> EventKey {
     EventKey::new("conformance", event_id)

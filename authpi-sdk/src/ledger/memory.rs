@@ -570,7 +570,7 @@ mod tests {
     }
 
     const LEASE: Duration = Duration::from_secs(30);
-    const DIGEST: Digest = Digest([7; 32]);
+    const DIGEST: Digest = Digest::from_bytes([7; 16]);
 
     async fn handle(ledger: &Memory, n: usize) {
         let Claim::Granted { token, .. } = ledger.claim(&key(n), DIGEST, LEASE).await.unwrap() else {

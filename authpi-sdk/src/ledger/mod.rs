@@ -19,6 +19,7 @@
 pub mod conformance;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 mod dead_letter;
+mod digest;
 #[allow(dead_code)]
 mod erased;
 mod inbox;
@@ -41,10 +42,11 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::{hex::hex, telemetry};
+use crate::telemetry;
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
+pub use digest::Digest;
 pub(crate) use erased::{AnyInbox, AnyLedger, step};
 pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
 pub use memory::Memory;
@@ -99,34 +101,6 @@ impl EventKey {
             telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
             tracing::warn!(endpoint = %self.endpoint, event_id = self.event_id(), %digest, %first, "an event came again with another content");
         }
-    }
-}
-
-/// SHA-256 of the event's bytes as they were delivered: another content under a known id shows.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// Of an event that did not come as a delivery: AuthPI's log writes an event with other members and in another order than a
-    /// delivery does, so its bytes say nothing about the delivery's. It is stored as all zeros, and compared with nothing.
-    pub(crate) const UNCOMPARED: Self = Self([0; 32]);
-
-    /// Hashes `bytes`.
-    pub fn of(bytes: &[u8]) -> Self {
-        use sha2::Digest as _;
-        Self(sha2::Sha256::digest(bytes).into())
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({self})")
     }
 }
 

@@ -30,7 +30,7 @@ use super::{
     Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token,
     remote::{BadName, Nonces, TIMEOUT, millis, within},
 };
-use crate::hex::push_hex;
+use crate::hex::{push_hex, unhex};
 
 /// A [`Ledger`] in Redis (7.0 or later), alone or a cluster.
 ///
@@ -130,7 +130,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         let Some(found) = found else {
             return Ok(Claim::Granted { token, first_digest: digest });
         };
-        let Record { state, first_digest, .. } = Record::read(&found).ok_or(Foreign)?;
+        let Record { state, first_digest, .. } = Record::read(&found)?;
         match state {
             State::Handled => return Ok(Claim::Handled { first_digest }),
             State::Dead => return Ok(Claim::Dead { first_digest }),
@@ -139,7 +139,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         // What is left of its lease or pause only the server can tell.
         let (left, found): (i64, Vec<u8>) = self.run(&self.shared.claim, &key, &[&fresh, &expiry]).await?;
         let left = Duration::from_millis(left.try_into().unwrap_or(0));
-        let Record { state, token: holder, first_digest, .. } = Record::read(&found).ok_or(Foreign)?;
+        let Record { state, token: holder, first_digest, .. } = Record::read(&found)?;
         Ok(match state {
             // So it is too where a connection sent the command twice, having lost the first answer.
             State::Claimed if holder.nonce == token.nonce => Claim::Granted { token: holder, first_digest },
@@ -379,13 +379,24 @@ impl std::error::Error for OpenError {
 
 type StepError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Under one of the ledger's keys lies what no version of it that this one knows has written.
-#[derive(Debug)]
-struct Foreign;
+/// Why what lies under one of the ledger's keys is not read.
+#[derive(Debug, PartialEq, Eq)]
+enum Foreign {
+    /// No version of the ledger that this one knows has written it.
+    Unknown,
+    /// Versions before the first release kept a SHA-256 in each record.
+    Unreleased,
+}
 
 impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key of the ledger holds something else: set a prefix that nobody else uses")
+        f.write_str(match self {
+            Self::Unknown => "a key of the ledger holds something else: set a prefix that nobody else uses",
+            Self::Unreleased => {
+                "a key of the ledger holds a record of an unreleased authpi-sdk, with a SHA-256 digest, which this version \
+                 cannot use: delete the keys under this prefix, or set another prefix"
+            }
+        })
     }
 }
 
@@ -437,30 +448,38 @@ fn mark(state: State, Token { attempt, nonce }: Token) -> String {
 }
 
 /// Whatever the retention, a record is no longer than this.
-const LONGEST: usize = 128;
+const LONGEST: usize = 96;
 
 impl Record {
     fn write(&self) -> String {
         let mut text = mark(self.state, self.token);
         // Writing to a string does not fail.
         let _ = write!(text, ":{}:", self.retention);
-        push_hex(&mut text, &self.first_digest.0);
+        push_hex(&mut text, &self.first_digest.to_bytes());
         text
     }
 
-    fn read(value: &[u8]) -> Option<Self> {
+    fn read(value: &[u8]) -> Result<Self, Foreign> {
+        let (record, digest) = Self::split(value).ok_or(Foreign::Unknown)?;
+        let first_digest = match Digest::from_hex(digest) {
+            Some(first_digest) => first_digest,
+            None if unhex::<32>(digest).is_some() => return Err(Foreign::Unreleased),
+            None => return Err(Foreign::Unknown),
+        };
+        Ok(Self { first_digest, ..record })
+    }
+
+    /// All of it but the digest, and what stands in the digest's place.
+    fn split(value: &[u8]) -> Option<(Self, &str)> {
         let mut parts = std::str::from_utf8(value).ok()?.split(':');
         let state = State::read(parts.next()?)?;
         let attempt = u32::from_str_radix(parts.next().filter(|hex| hex.len() == 8)?, 16).ok()?;
         let nonce = u64::from_str_radix(parts.next().filter(|hex| hex.len() == 16)?, 16).ok()?;
         let retention = parts.next()?.parse().ok()?;
-        let hex = parts.next().filter(|hex| hex.len() == 64 && hex.is_ascii())?;
-        let mut digest = [0; 32];
-        for (n, byte) in digest.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).ok()?;
-        }
-        let record = Self { state, token: Token { attempt, nonce }, retention, first_digest: Digest(digest) };
-        parts.next().is_none().then_some(record)
+        let digest = parts.next()?;
+        let token = Token { attempt, nonce };
+        let record = Self { state, token, retention, first_digest: Digest::UNCOMPARED };
+        parts.next().is_none().then_some((record, digest))
     }
 }
 
@@ -493,7 +512,7 @@ local found = redis.call('GET', KEYS[1])
 local state, attempt, retention, digest
 if found then
     state, attempt, retention, digest = string.match(found, '^(%l):(%x+):%x+:(%d+):(%x+)$')
-    if not state then return {0, found} end
+    if not state or #digest ~= 32 then return {0, found} end
     if state ~= 'c' and state ~= 'p' then return {0, found} end
     local left = redis.call('PTTL', KEYS[1]) - tonumber(retention)
     if left > 0 then return {left, found} end
@@ -513,7 +532,7 @@ return {0, claimed}
 const CHANGE: &str = "
 local found = redis.call('GET', KEYS[1])
 if not found or string.sub(found, 1, 27) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. string.sub(found, -64), 'PX', ARGV[4])
+redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. string.sub(found, -32), 'PX', ARGV[4])
 return 1
 ";
 
@@ -536,20 +555,20 @@ mod tests {
 
     fn record(state: State) -> Record {
         let token = Token { attempt: u32::MAX, nonce: 0x0123_4567_89ab_cdef };
-        Record { state, token, retention: 2_592_000_000, first_digest: Digest([0xa5; 32]) }
+        Record { state, token, retention: 2_592_000_000, first_digest: Digest::from_bytes([0xa5; 16]) }
     }
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {
         for state in [State::Pending, State::Claimed, State::Handled, State::Dead] {
-            assert_eq!(Record::read(record(state).write().as_bytes()), Some(record(state)));
+            assert_eq!(Record::read(record(state).write().as_bytes()), Ok(record(state)));
         }
         let small = Record { token: Token { attempt: 1, nonce: 0 }, retention: 0, ..record(State::Claimed) };
-        assert_eq!(small.write(), format!("c:00000001:0000000000000000:0:{}", "a5".repeat(32)));
+        assert_eq!(small.write(), format!("c:00000001:0000000000000000:0:{}", "a5".repeat(16)));
         for token in [small.token, record(State::Claimed).token] {
             assert_eq!(mark(State::Claimed, token).len(), 27, "what the scripts compare");
         }
-        assert_eq!(Record::read(small.write().as_bytes()), Some(small));
+        assert_eq!(Record::read(small.write().as_bytes()), Ok(small));
     }
 
     #[test]
@@ -558,8 +577,10 @@ mod tests {
         let longer = format!("{good}:");
         let wide = good.replace("a5a5a5", "é5a5");
         for bad in ["", "c", "c:1", &good[1..], &good[..good.len() - 1], &longer, &wide, &good.replacen('c', "x", 1)] {
-            assert_eq!(Record::read(bad.as_bytes()), None, "{bad}");
+            assert_eq!(Record::read(bad.as_bytes()), Err(Foreign::Unknown), "{bad}");
         }
-        assert_eq!(Record::read(b"\xff"), None);
+        assert_eq!(Record::read(b"\xff"), Err(Foreign::Unknown));
+        let unreleased = good.replace(&"a5".repeat(16), &"a5".repeat(32));
+        assert_eq!(Record::read(unreleased.as_bytes()), Err(Foreign::Unreleased));
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     crash,
     event::{Event, ParseError},
     handlers::{Claimed, Outcome, Route, Work, run, run_leased},
+    hex::sha256_hex,
     ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
     signature::Verified,
     telemetry,
@@ -112,9 +113,8 @@ impl Shared {
 
     /// Keyed by what it is, since it has no id.
     pub(super) async fn bury_unreadable(&self, body: Bytes, error: &ParseError) -> Answer {
-        let digest = Digest::of(&body);
-        let key = self.key(format!("unreadable:{digest}").into());
-        self.bury(&key, digest, error.to_string(), body, Answer::Unreadable).await
+        let key = self.key(format!("unreadable:{}", sha256_hex(&body)).into());
+        self.bury(&key, Digest::of(&body), error.to_string(), body, Answer::Unreadable).await
     }
 
     /// Under a key of its own: an old capture must not bury the event itself, which may still be waiting in the inbox or in AuthPI's

@@ -103,7 +103,7 @@ impl Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Its id; of what is no readable event, that of its dead letter, `unreadable:` and a digest.
+    /// Its id; of what is no readable event, that of its dead letter, `unreadable:` and a SHA-256.
     pub event_id: String,
     /// When it happened; of what is no readable event, where the look at the log began.
     pub time: Timestamp,

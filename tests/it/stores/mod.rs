@@ -14,7 +14,7 @@ use authpi_sdk::ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Ledg
 
 use crate::servers::until;
 
-const DIGEST: Digest = Digest([7; 32]);
+const DIGEST: Digest = Digest::from_bytes([7; 16]);
 const LEASE: Duration = Duration::from_mins(10);
 const EVENTS: usize = 100;
 

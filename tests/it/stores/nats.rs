@@ -571,7 +571,7 @@ async fn another_content_under_a_known_id_is_told() {
     let _guard = listen(logged.clone());
     append(&inbox, 0).await;
     assert!(work_off(&inbox).await.is_empty() && !logged.text().contains("another content"));
-    inbox.append(&key(0), Digest([8; 32]), None, body(0)).await.unwrap();
+    inbox.append(&key(0), Digest::from_bytes([8; 16]), None, body(0)).await.unwrap();
     assert!(work_off(&inbox).await.is_empty());
     assert!(logged.text().contains("another content"), "{}", logged.text());
 }
@@ -614,11 +614,23 @@ async fn a_message_that_is_no_event_becomes_a_dead_letter_and_hinders_nobody() {
     let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
     let jetstream = server.jetstream().await;
     jetstream.publish(format!("{name}.event.users"), "hello".into()).await.unwrap().await.unwrap();
+    // As a version that was never released has published it.
+    let mut unreleased = async_nats::HeaderMap::new();
+    let digest = "a5".repeat(32);
+    for (name, value) in [("Authpi-Endpoint", "users"), ("Authpi-Event", "evt_9"), ("Authpi-Digest", &digest)] {
+        unreleased.insert(name, value);
+    }
+    let subject = format!("{name}.event.users");
+    jetstream.publish_with_headers(subject, unreleased, "old".into()).await.unwrap().await.unwrap();
     append(&inbox, 0).await;
     assert_eq!(work_off(&inbox).await, ids([0]));
     let letters = inbox.dead_letters("users", None, 10).await.unwrap();
-    assert_eq!((letters.len(), &letters[0].body[..]), (1, &b"hello"[..]));
-    assert_eq!(letters[0].key.event_id(), "message 1");
+    let told: Vec<_> = letters.iter().map(|letter| (letter.key.event_id(), &letter.body[..])).collect();
+    assert_eq!(told, [("message 1", &b"hello"[..]), ("message 2", &b"old"[..])]);
+    assert!(
+        letters.iter().all(|letter| letter.reason.contains("an unreleased authpi-sdk, published it")),
+        "{letters:?}"
+    );
 }
 
 #[tokio::test]

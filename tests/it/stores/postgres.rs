@@ -327,8 +327,8 @@ async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
     assert_eq!(ledger.purge(Duration::ZERO).await.unwrap(), 0, "claimed records were purged");
     let more = 600;
     let filled = format!(
-        "INSERT INTO {{t}}ledger SELECT 'users', 'more_' || n, 2, 1, n, 1700000000000, 1700000000000, '\\x00' \
-         FROM generate_series(1, {more}) n"
+        "INSERT INTO {{t}}ledger SELECT 'users', 'more_' || n, 2, 1, n, 1700000000000, 1700000000000, \
+         decode(repeat('07', 16), 'hex') FROM generate_series(1, {more}) n"
     );
     meddle(&mut *other.lock().await, &prefix, &filled).await;
     assert_eq!(ledger.purge(Duration::from_hours(24 * 365 * 100)).await.unwrap(), 0);
@@ -361,7 +361,7 @@ async fn a_claim_that_waited_for_another_tells_what_became_of_that() {
     // Somebody who has made the record and not committed yet: the claim does not see it, and has to wait for it.
     meddle(&mut other, &prefix, "BEGIN").await;
     let made = "INSERT INTO {t}ledger VALUES ('users', 'evt_0', 2, 1, 1,
-        (extract(epoch FROM clock_timestamp()) * 1000)::bigint, 0, decode(repeat('07', 32), 'hex'))";
+        (extract(epoch FROM clock_timestamp()) * 1000)::bigint, 0, decode(repeat('07', 16), 'hex'))";
     meddle(&mut other, &prefix, made).await;
     let waiting = tokio::spawn(async move { ledger.claim(&key(0), DIGEST, LEASE).await });
     let server = PostgresServer::shared().await;
@@ -429,6 +429,28 @@ async fn a_later_versions_tables_are_refused_and_left_alone() {
     assert!(error.contains(&format!("{prefix}… have version 99")), "{error}");
     let version = AssertSqlSafe(format!("SELECT version FROM {prefix}schema"));
     assert_eq!(sqlx::query_scalar::<_, i64>(version).fetch_one(&mut other).await.unwrap(), 99);
+}
+
+#[tokio::test]
+async fn tables_of_an_unreleased_version_are_refused_and_left_alone() {
+    let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
+    let mut other = server.connection().await.unwrap();
+    let tables = "
+        CREATE TABLE {t}ledger (endpoint TEXT NOT NULL, event_id TEXT NOT NULL, first_digest BYTEA NOT NULL);
+        INSERT INTO {t}ledger VALUES ('users', 'evt_0', decode(repeat('07', 32), 'hex'));
+        CREATE TABLE {t}schema (version BIGINT NOT NULL);
+        INSERT INTO {t}schema VALUES (0)";
+    meddle(&mut other, &prefix, tables).await;
+    for version in 1..=3_i64 {
+        meddle(&mut other, &prefix, &format!("UPDATE {{t}}schema SET version = {version}")).await;
+        let error = chain(&Postgres::options().prefix(&prefix).open(pool(server)).await.unwrap_err());
+        let told = format!("{prefix}… have version {version}, made by an unreleased authpi-sdk");
+        assert!(error.contains(&told) && error.contains("set another prefix"), "{error}");
+        let left =
+            AssertSqlSafe(format!("SELECT version, octet_length(first_digest) FROM {prefix}schema, {prefix}ledger"));
+        let left: (i64, i32) = sqlx::query_as(left).fetch_one(&mut other).await.unwrap();
+        assert_eq!(left, (version, 32));
+    }
 }
 
 #[tokio::test]

@@ -253,6 +253,13 @@ async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
         let left: String = cmd("GET").arg(&name).query_async(&mut other).await.unwrap();
         assert_eq!(left, foreign);
     }
+    // Handled, as a version that was never released has written it.
+    let unreleased = format!("h:00000001:9f86d081884c7d65:2592000000:{}", "a5".repeat(32));
+    cmd("SET").arg(format!("{prefix}5:users:evt_8")).arg(&unreleased).exec_async(&mut other).await.unwrap();
+    let error = chain(&ledger.claim(&key(8), DIGEST, LEASE).await.unwrap_err());
+    assert!(error.contains("a record of an unreleased authpi-sdk") && error.contains("set another prefix"), "{error}");
+    let left: String = cmd("GET").arg(format!("{prefix}5:users:evt_8")).query_async(&mut other).await.unwrap();
+    assert_eq!(left, unreleased);
     cmd("SADD").arg(format!("{prefix}5:users:evt_9")).arg("member").exec_async(&mut other).await.unwrap();
     let error = chain(&ledger.claim(&key(9), DIGEST, LEASE).await.unwrap_err());
     assert!(error.contains("WRONGTYPE") || error.contains("wrong kind"), "{error}");

@@ -201,7 +201,8 @@ impl<L: Ledger> Nats<L> {
         let key = EventKey::new(endpoint, format!("message {}", arrived.sequence));
         tracing::error!(endpoint, sequence = arrived.sequence, "a message in the stream is not an event");
         let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
-        let reason = "the message does not tell which event it is: something else published it";
+        let reason =
+            "the message does not say which event it is: something else, or an unreleased authpi-sdk, published it";
         self.keep(Letter { key: &key, reason, attempts: 0, received_at, body }).await
     }
 }

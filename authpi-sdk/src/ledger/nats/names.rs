@@ -1,6 +1,6 @@
 //! How endpoints and events are called in NATS, where a name is a token of a subject, a file's name or a line of a header.
 
-use crate::ledger::{Digest, EventKey};
+use crate::{hex::sha256_hex, ledger::EventKey};
 
 /// Stream and subjects of one inbox.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub(super) fn token(name: &str) -> String {
         return "=".to_owned();
     }
     let token = escaped(name, |byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    if token.len() > LONGEST { format!("~{}", Digest::of(name.as_bytes())) } else { token }
+    if token.len() > LONGEST { format!("~{}", sha256_hex(name.as_bytes())) } else { token }
 }
 
 /// The same event's messages have the same id.

@@ -64,7 +64,7 @@ pub(super) struct Queue {
 
 /// A message, as it came out of the stream.
 pub(super) struct Arrived {
-    /// Not there if something else than this crate published it.
+    /// Not there if something else published it than this crate, or an unreleased version of it, whose digests were longer.
     pub(super) event: Option<(EventKey, Digest)>,
     pub(super) body: Bytes,
     pub(super) ticket: Ticket,
@@ -324,13 +324,8 @@ pub(super) fn key(headers: &HeaderMap) -> Option<EventKey> {
 }
 
 fn event(headers: &HeaderMap) -> Option<(EventKey, Digest)> {
-    let hex = headers.get(DIGEST)?.as_str().as_bytes();
-    let mut digest = [0; 32];
-    for (byte, pair) in digest.iter_mut().zip(hex.chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    (hex.len() == 64).then_some(())?;
-    Some((key(headers)?, Digest(digest)))
+    let digest = Digest::from_hex(headers.get(DIGEST)?.as_str())?;
+    Some((key(headers)?, digest))
 }
 
 fn is_no_consumer(error: &ConsumerError) -> bool {

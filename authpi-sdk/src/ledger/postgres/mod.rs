@@ -314,7 +314,7 @@ impl Ledger for Postgres {
                 .bind(text(key.event_id()))
                 .bind(nonce.cast_signed())
                 .bind(millis(lease))
-                .bind(&digest.0[..])
+                .bind(digest.to_bytes())
                 .bind(millis(self.shared.retention))
         });
         let rows = rows.await?;
@@ -383,7 +383,7 @@ impl Inbox for Postgres {
         // No row: the record came, or went, between what the statement saw and what it would have written.
         let told = |rows: &[PgRow]| !rows.is_empty();
         let rows = self.rows_if(told, "append", &self.shared.statements.append, |query| {
-            let query = query.bind(text(key.endpoint())).bind(text(key.event_id())).bind(digest.0.to_vec());
+            let query = query.bind(text(key.endpoint())).bind(text(key.event_id())).bind(digest.to_bytes());
             query.bind(body.to_vec()).bind(lane.map(text)).bind(millis(self.shared.retention))
         });
         let rows = rows.await?;

@@ -9,7 +9,7 @@ use crate::ledger::{Claim, Digest, EventKey, Leased, Next, Token, dead_letter::t
 pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
     let digest =
         bytes.try_into().map_err(|_| sqlx::Error::Protocol("the ledger's table holds half a digest".into()))?;
-    Ok(Digest(digest))
+    Ok(Digest::from_bytes(digest))
 }
 
 pub(super) fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<Next, sqlx::Error> {

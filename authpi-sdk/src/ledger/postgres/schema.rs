@@ -11,7 +11,10 @@ pub(super) const DEFAULT_PREFIX: &str = "authpi_";
 /// What replicas that migrate wait for each other at; an arbitrary number, the same in every version.
 const MIGRATING: i64 = 0x6175_7468_7069_0001;
 
-/// What brings the tables from version n to n + 1, for n from 0; `{…}` are filled in. Never changed, only added to.
+/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each record.
+const FIRST: i64 = 4;
+/// The tables of the first version, and what brings them from each version to the next; `{…}` are filled in. Never changed, only
+/// added to.
 const MIGRATIONS: [&str; 3] = [
     r#"
     CREATE TABLE {schema}{prefix}ledger (
@@ -22,7 +25,7 @@ const MIGRATIONS: [&str; 3] = [
         nonce BIGINT NOT NULL,
         at BIGINT NOT NULL,                 -- Unix ms: the pause or lease ends, or it was finished
         first_claimed_at BIGINT NOT NULL,   -- Unix ms
-        first_digest BYTEA NOT NULL,
+        first_digest BYTEA NOT NULL CHECK (octet_length(first_digest) = 16),
         reason TEXT,                        -- of dead ones only
         body BYTEA,                         -- of dead ones only
         PRIMARY KEY (endpoint, event_id)
@@ -82,7 +85,7 @@ const MIGRATIONS: [&str; 3] = [
 ",
 ];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
-const VERSION: i64 = MIGRATIONS.len() as i64;
+const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
 /// Names that were found to be harmless in SQL.
 pub(super) struct Tables {
@@ -128,15 +131,17 @@ pub(super) async fn migrate(connection: &mut PgConnection, tables: &Tables) -> R
     // A limit that is meant for steps would break off what takes long once.
     sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *migrating).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATING).execute(&mut *migrating).await?;
-    let found = version(&mut migrating, tables).await?;
-    if found > VERSION {
-        return Err(OpenError::TooNew { prefix: tables.prefix.clone(), found });
-    }
-    let known = usize::try_from(found).unwrap_or_default();
-    for migration in &MIGRATIONS[known..] {
+    let prefix = || tables.prefix.clone();
+    let done = match version(&mut migrating, tables).await? {
+        0 => 0,
+        found if found < FIRST => return Err(OpenError::Unreleased { prefix: prefix(), found }),
+        found if found > VERSION => return Err(OpenError::TooNew { prefix: prefix(), found }),
+        found => usize::try_from(found - FIRST + 1).unwrap_or_default(),
+    };
+    for migration in &MIGRATIONS[done..] {
         sqlx::raw_sql(tables.fill_in(migration)).execute(&mut *migrating).await?;
     }
-    if known < MIGRATIONS.len() {
+    if done < MIGRATIONS.len() {
         let note = "
             CREATE TABLE IF NOT EXISTS {schema}{prefix}schema (version BIGINT NOT NULL);
             DELETE FROM {schema}{prefix}schema";
@@ -165,6 +170,7 @@ async fn version(connection: &mut PgConnection, tables: &Tables) -> Result<i64, 
 pub(super) enum OpenError {
     Postgres(sqlx::Error),
     TooNew { prefix: String, found: i64 },
+    Unreleased { prefix: String, found: i64 },
 }
 
 impl From<sqlx::Error> for OpenError {
@@ -182,6 +188,11 @@ impl fmt::Display for OpenError {
                 "the tables {prefix}… have version {found}, and this authpi-sdk knows them up to version {VERSION}: use \
                  the authpi-sdk that made them, or a later one"
             ),
+            Self::Unreleased { prefix, found } => write!(
+                f,
+                "the tables {prefix}… have version {found}, made by an unreleased authpi-sdk, whose digests this version cannot \
+                 use: set another prefix or schema, or drop them"
+            ),
         }
     }
 }
@@ -190,7 +201,7 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Postgres(error) => Some(error),
-            Self::TooNew { .. } => None,
+            Self::TooNew { .. } | Self::Unreleased { .. } => None,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::{fmt, path::PathBuf};
 
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-/// What brings a file from version n to n + 1, for n from 0. Never changed, only added to.
+/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each record.
+const FIRST: i64 = 4;
+/// The tables of the first version, and what brings a file from each version to the next. Never changed, only added to.
 pub(super) const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE authpi_ledger (
         endpoint TEXT NOT NULL,
@@ -14,7 +16,7 @@ pub(super) const MIGRATIONS: [&str; 3] = ["
         nonce INTEGER NOT NULL,
         at INTEGER NOT NULL,                -- Unix ms: the pause or lease ends, or it was finished
         first_claimed_at INTEGER NOT NULL,  -- Unix ms
-        first_digest BLOB NOT NULL,
+        first_digest BLOB NOT NULL CHECK (length(first_digest) = 16),
         reason TEXT,                        -- of dead ones only
         body BLOB,                          -- of dead ones only
         PRIMARY KEY (endpoint, event_id)
@@ -60,7 +62,7 @@ pub(super) const MIGRATIONS: [&str; 3] = ["
     END;
 "];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
-const VERSION: i64 = MIGRATIONS.len() as i64;
+const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
 pub(super) async fn connect_and_migrate(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
     let mut connection = SqliteConnection::connect_with(options).await?;
@@ -70,11 +72,13 @@ pub(super) async fn connect_and_migrate(options: &SqliteConnectOptions) -> Resul
     // Another process may be at it too: look again under the write lock. What fails here ends with the connection, and the
     // transaction with it.
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await?;
-    let found = version(&mut connection).await?;
-    if found > VERSION {
-        return Err(OpenError::TooNew { found });
-    }
-    for migration in &MIGRATIONS[usize::try_from(found).map_err(|_| OpenError::TooNew { found })?..] {
+    let done = match version(&mut connection).await? {
+        0 => 0,
+        found if found < FIRST => return Err(OpenError::Unreleased { found }),
+        found if found > VERSION => return Err(OpenError::TooNew { found }),
+        found => found - FIRST + 1,
+    };
+    for migration in MIGRATIONS.iter().skip(usize::try_from(done).unwrap_or_default()) {
         sqlx::raw_sql(*migration).execute(&mut connection).await?;
     }
     sqlx::raw_sql(
@@ -107,6 +111,7 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
 pub(super) enum OpenError {
     Sqlite(sqlx::Error),
     TooNew { found: i64 },
+    Unreleased { found: i64 },
 }
 
 impl From<sqlx::Error> for OpenError {
@@ -131,6 +136,11 @@ impl fmt::Display for Unusable {
                 "{path} has version {found} of the ledger's tables, and this authpi-sdk knows them up to version \
                  {VERSION}: use the authpi-sdk that made them, or a later one"
             ),
+            OpenError::Unreleased { found } => write!(
+                f,
+                "{path} has version {found} of the ledger's tables, made by an unreleased authpi-sdk, whose digests this version \
+                 cannot use: open another file, or drop the tables whose names begin with authpi_"
+            ),
         }
     }
 }
@@ -139,7 +149,7 @@ impl std::error::Error for Unusable {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             OpenError::Sqlite(error) => Some(error),
-            OpenError::TooNew { .. } => None,
+            OpenError::TooNew { .. } | OpenError::Unreleased { .. } => None,
         }
     }
 }

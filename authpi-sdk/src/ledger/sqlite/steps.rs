@@ -107,7 +107,7 @@ impl Step for ClaimStep {
             let statement = of_event(CLAIM, &self.key)
                 .bind(now.saturating_add(millis(self.lease)))
                 .bind(now)
-                .bind(&self.digest.0[..])
+                .bind(self.digest.to_bytes().to_vec())
                 .bind(horizon);
             if let Some(row) = records.change_one(statement).await? {
                 records.let_in += 1;
@@ -194,7 +194,7 @@ impl Step for AppendStep {
             let now = records.now();
             let statement = of_event(APPEND, &self.key)
                 .bind(now)
-                .bind(&self.digest.0[..])
+                .bind(self.digest.to_bytes().to_vec())
                 .bind(&self.body[..])
                 .bind(self.lane.as_deref())
                 .bind(records.horizon(now));
@@ -369,7 +369,7 @@ fn token_at(row: &SqliteRow, column: usize) -> Result<Token, sqlx::Error> {
 fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
     let bytes: &[u8] = row.try_get(column)?;
     let digest = bytes.try_into().map_err(|_| sqlx::Error::Protocol("the ledger's file holds half a digest".into()))?;
-    Ok(Digest(digest))
+    Ok(Digest::from_bytes(digest))
 }
 
 /// Rounded up, so that a lease or pause of any length at all has one.

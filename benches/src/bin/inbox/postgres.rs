@@ -29,7 +29,7 @@ fn same(pool: PgPool, append: Arc<str>) -> Each {
         let (pool, append) = (pool.clone(), Arc::clone(&append));
         async move {
             let event_id = event_id(n);
-            let append = sqlx::query(AssertSqlSafe(append)).bind("by hand").bind(&event_id).bind(&[0_u8; 32][..]);
+            let append = sqlx::query(AssertSqlSafe(append)).bind("by hand").bind(&event_id).bind(&[0_u8; 16][..]);
             let append = append.bind(body(&event_id).to_vec()).bind(None::<String>).bind(2_592_000_000_i64);
             assert_eq!(append.fetch_all(&pool).await.expect("it appends").len(), 1);
         }
@@ -51,7 +51,7 @@ fn plainest(pool: PgPool) -> Each {
         async move {
             let event_id = event_id(n);
             let append = sqlx::query(APPEND).bind("users").bind(&event_id).bind(1_700_000_000_000_i64);
-            let append = append.bind(&[0_u8; 32][..]).bind(body(&event_id).to_vec());
+            let append = append.bind(&[0_u8; 16][..]).bind(body(&event_id).to_vec());
             assert_eq!(append.fetch_all(&pool).await.expect("it appends").len(), 1);
         }
     })

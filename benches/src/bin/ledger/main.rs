@@ -66,7 +66,7 @@ fn ours(name: &'static str, ledger: impl Ledger) -> Each {
         let ledger = Arc::clone(&ledger);
         async move {
             let key = key(n);
-            let claim = ledger.claim(&key, Digest([0; 32]), LEASE).await.expect("the store answers");
+            let claim = ledger.claim(&key, Digest::from_bytes([0; 16]), LEASE).await.expect("the store answers");
             let Claim::Granted { token, .. } = claim else { panic!("not granted: {claim:?}") };
             let held = ledger.complete(&key, token, Completion::Handled).await.expect("the store answers");
             assert_eq!(held, Held::Yes);

@@ -80,7 +80,7 @@ async fn remember(ids: usize) -> Remembered {
     let keys: Vec<_> = (0..TIMED).map(|n| key(n * 7919 % ids)).collect();
     let started = Instant::now();
     for key in &keys {
-        let claim = ledger.claim(key, Digest([0; 32]), LEASE).await;
+        let claim = ledger.claim(key, Digest::from_bytes([0; 16]), LEASE).await;
         assert!(matches!(black_box(claim), Ok(Claim::Handled { .. })));
     }
     let duplicate_ns = started.elapsed().as_nanos() as f64 / TIMED as f64;
@@ -88,7 +88,7 @@ async fn remember(ids: usize) -> Remembered {
 }
 
 async fn handle(ledger: &Memory, key: &EventKey) {
-    let claim = ledger.claim(key, Digest([0; 32]), LEASE).await.expect("memory");
+    let claim = ledger.claim(key, Digest::from_bytes([0; 16]), LEASE).await.expect("memory");
     let Claim::Granted { token, .. } = claim else { panic!("not granted") };
     assert_eq!(ledger.complete(key, token, Completion::Handled).await.expect("memory"), Held::Yes);
 }

@@ -38,7 +38,7 @@ fn same(pool: PgPool, claim: Arc<str>, complete: Arc<str>) -> Each {
         async move {
             let (event_id, nonce) = (format!("evt_{n:026}"), n as i64);
             let claim = sqlx::query(AssertSqlSafe(claim)).bind("by hand").bind(&event_id).bind(nonce).bind(30_000_i64);
-            let claim = claim.bind(&[0_u8; 32][..]).bind(2_592_000_000_i64);
+            let claim = claim.bind(&[0_u8; 16][..]).bind(2_592_000_000_i64);
             let claimed = claim.fetch_all(&pool).await.expect("it claims");
             let attempt: i64 = claimed[0].get(0);
             let complete =
@@ -53,7 +53,7 @@ fn plainest(pool: PgPool) -> Each {
         let pool = pool.clone();
         async move {
             let (event_id, nonce, now) = (format!("evt_{n:026}"), n as i64, 1_700_000_000_000_i64);
-            let claim = sqlx::query(CLAIM).bind("users").bind(&event_id).bind(nonce).bind(now).bind(&[0_u8; 32][..]);
+            let claim = sqlx::query(CLAIM).bind("users").bind(&event_id).bind(nonce).bind(now).bind(&[0_u8; 16][..]);
             assert_eq!(claim.fetch_all(&pool).await.expect("it claims").len(), 1);
             let complete = sqlx::query(COMPLETE).bind("users").bind(&event_id).bind(nonce).bind(now);
             assert_eq!(complete.execute(&pool).await.expect("it completes").rows_affected(), 1);

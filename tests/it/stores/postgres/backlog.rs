@@ -8,7 +8,7 @@ use super::{LEASE, Tables, conformance, fresh_prefix, key, leased, meddle, opene
 use crate::servers::postgres::PostgresServer;
 
 /// The tables as the version before made them.
-const VERSION_2: &str = r#"
+const VERSION_5: &str = r#"
     CREATE TABLE {t}ledger (
         endpoint TEXT COLLATE "C" NOT NULL,
         event_id TEXT COLLATE "C" NOT NULL,
@@ -17,7 +17,7 @@ const VERSION_2: &str = r#"
         nonce BIGINT NOT NULL,
         at BIGINT NOT NULL,
         first_claimed_at BIGINT NOT NULL,
-        first_digest BYTEA NOT NULL,
+        first_digest BYTEA NOT NULL CHECK (octet_length(first_digest) = 16),
         reason TEXT,
         body BYTEA,
         PRIMARY KEY (endpoint, event_id)
@@ -29,10 +29,10 @@ const VERSION_2: &str = r#"
     CREATE INDEX {t}inbox ON {t}ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
     CREATE INDEX {t}inbox_lane ON {t}ledger (endpoint, lane, place) WHERE lane IS NOT NULL AND state < 2;
     CREATE TABLE {t}schema (version BIGINT NOT NULL);
-    INSERT INTO {t}schema VALUES (2);
+    INSERT INTO {t}schema VALUES (5);
     INSERT INTO {t}ledger
         (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
-    SELECT 'users', 'evt_' || n, state, attempt, n, at, 1700000000000, decode(repeat('07', 32), 'hex'), 'body', lane, n
+    SELECT 'users', 'evt_' || n, state, attempt, n, at, 1700000000000, decode(repeat('07', 16), 'hex'), 'body', lane, n
     FROM (VALUES
         (0, 0, 1, 1700000000000, 'usr_1'),      -- its pause is over
         (1, 0, 0, 1700000000000, 'usr_1'),
@@ -48,7 +48,7 @@ const VERSION_2: &str = r#"
 async fn a_backlog_of_the_version_before_is_worked_off_in_its_order() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let mut other = server.connection().await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(VERSION_2.replace("{t}", &prefix))).execute(&mut other).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(VERSION_5.replace("{t}", &prefix))).execute(&mut other).await.unwrap();
     let mut replicas = JoinSet::new();
     for _ in 0..8 {
         let prefix = prefix.clone();
@@ -97,7 +97,7 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
         "INSERT INTO {{t}}ledger
             (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
         SELECT 'users', 'evt_' || n, 0, n % 2, n, CASE WHEN n % 2 = 1 THEN 4000000000000 ELSE 0 END, 0,
-            decode(repeat('07', 32), 'hex'), 'body', CASE WHEN n % 2 = 0 THEN 'lane ' || n % 4 END, n, n % 2 = 0 AND n > 4
+            decode(repeat('07', 16), 'hex'), 'body', CASE WHEN n % 2 = 0 THEN 'lane ' || n % 4 END, n, n % 2 = 0 AND n > 4
         FROM generate_series(1, {BACKLOG}) n"
     );
     meddle(&mut other, &prefix, &filled).await;
@@ -130,10 +130,12 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
     // Of each 2,000, three are due.
     let filled = "
         INSERT INTO {t}ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, place)
-        SELECT 'users', 'evt_' || n, 0, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0, '', 'body', n
+        SELECT 'users', 'evt_' || n, 0, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0,
+            decode(repeat('07', 16), 'hex'), 'body', n
         FROM generate_series(1, 2000) n;
         INSERT INTO {t}ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest)
-        SELECT 'users', 'done_' || n, 2, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0, ''
+        SELECT 'users', 'done_' || n, 2, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0,
+            decode(repeat('07', 16), 'hex')
         FROM generate_series(1, 2000) n";
     meddle(&mut other, &prefix, filled).await;
     run(&mut other, format!("SET plan_cache_mode = auto; PREPARE prune (bigint, bigint) AS {prune}")).await;

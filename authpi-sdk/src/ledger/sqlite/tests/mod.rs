@@ -17,7 +17,7 @@ mod groups;
 mod transactions;
 
 const LEASE: Duration = Duration::from_secs(30);
-const DIGEST: Digest = Digest([7; 32]);
+const DIGEST: Digest = Digest::from_bytes([7; 16]);
 
 /// A folder of its own for each test, removed at the end.
 struct Folder(PathBuf);
@@ -328,6 +328,30 @@ async fn a_later_versions_file_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_file_of_an_unreleased_version_is_refused_and_left_alone() {
+    let folder = Folder::new();
+    let mut old =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()).create_if_missing(true))
+            .await
+            .unwrap();
+    let tables = "
+        CREATE TABLE authpi_ledger (endpoint TEXT NOT NULL, event_id TEXT NOT NULL, first_digest BLOB NOT NULL) STRICT;
+        INSERT INTO authpi_ledger VALUES ('users', 'evt_0', zeroblob(32));
+        CREATE TABLE authpi_schema (version INTEGER NOT NULL) STRICT";
+    sqlx::raw_sql(tables).execute(&mut old).await.unwrap();
+    for version in 1..=3_i64 {
+        let note = "DELETE FROM authpi_schema; INSERT INTO authpi_schema VALUES ";
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("{note} ({version})"))).execute(&mut old).await.unwrap();
+        let error = chain(&Sqlite::open(folder.file()).await.unwrap_err());
+        let told = format!("hooks.db has version {version} of the ledger's tables, made by an unreleased authpi-sdk");
+        assert!(error.contains(&told) && error.contains("open another file"), "{error}");
+        let left = sqlx::query("SELECT version, length(first_digest) FROM authpi_schema, authpi_ledger");
+        let left = left.fetch_one(&mut old).await.unwrap();
+        assert_eq!((left.get::<i64, _>(0), left.get::<i64, _>(1)), (version, 32));
+    }
+}
+
+#[tokio::test]
 async fn an_unusable_file_is_named_in_the_error() {
     let folder = Folder::new();
     let missing = folder.0.join("no such folder").join("hooks.db");
@@ -409,7 +433,7 @@ fn a_ledger_outliving_its_runtime_fails_rather_than_hangs() {
 }
 
 /// A file as the version before made it: three events of a lane, the first of them paused, and two without one.
-async fn file_of_version_2(path: &Path) {
+async fn file_of_version_5(path: &Path) {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
     let mut old = SqliteConnection::connect_with(&options).await.unwrap();
     for migration in &schema::MIGRATIONS[..2] {
@@ -417,16 +441,16 @@ async fn file_of_version_2(path: &Path) {
     }
     let rows = "
         CREATE TABLE authpi_schema (version INTEGER NOT NULL) STRICT;
-        INSERT INTO authpi_schema VALUES (2);
+        INSERT INTO authpi_schema VALUES (5);
         INSERT INTO authpi_ledger
             (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
         VALUES
-            ('users', 'evt_0', 0, 1, 1, 1700000060000, 1700000000000, zeroblob(32), CAST('body 0' AS BLOB), 'usr_1', 1),
-            ('users', 'evt_1', 0, 0, 2, 1699999999000, 1699999999000, zeroblob(32), CAST('body 1' AS BLOB), 'usr_1', 2),
-            ('users', 'evt_2', 0, 0, 3, 1699999999000, 1699999999000, zeroblob(32), CAST('body 2' AS BLOB), 'usr_1', 3),
-            ('users', 'evt_3', 1, 1, 4, 1699999999000, 1699999999000, zeroblob(32), CAST('body 3' AS BLOB), NULL, 4),
-            ('users', 'evt_4', 0, 0, 5, 1699999999000, 1699999999000, zeroblob(32), CAST('body 4' AS BLOB), NULL, 5),
-            ('users', 'evt_5', 2, 1, 6, 1699999999000, 1699999999000, zeroblob(32), NULL, 'usr_1', 6)";
+            ('users', 'evt_0', 0, 1, 1, 1700000060000, 1700000000000, zeroblob(16), CAST('body 0' AS BLOB), 'usr_1', 1),
+            ('users', 'evt_1', 0, 0, 2, 1699999999000, 1699999999000, zeroblob(16), CAST('body 1' AS BLOB), 'usr_1', 2),
+            ('users', 'evt_2', 0, 0, 3, 1699999999000, 1699999999000, zeroblob(16), CAST('body 2' AS BLOB), 'usr_1', 3),
+            ('users', 'evt_3', 1, 1, 4, 1699999999000, 1699999999000, zeroblob(16), CAST('body 3' AS BLOB), NULL, 4),
+            ('users', 'evt_4', 0, 0, 5, 1699999999000, 1699999999000, zeroblob(16), CAST('body 4' AS BLOB), NULL, 5),
+            ('users', 'evt_5', 2, 1, 6, 1699999999000, 1699999999000, zeroblob(16), NULL, 'usr_1', 6)";
     sqlx::raw_sql(rows).execute(&mut old).await.unwrap();
     old.close().await.unwrap();
 }
@@ -441,7 +465,7 @@ async fn leased(ledger: &Sqlite) -> Option<Leased> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_the_version_before_is_brought_up_to_date_once_with_its_order_and_its_pauses() {
     let folder = Folder::new();
-    file_of_version_2(&folder.file()).await;
+    file_of_version_5(&folder.file()).await;
     let (clock, time) = clock_at_rest();
     let mut opening = tokio::task::JoinSet::new();
     for _ in 0..8 {
@@ -461,7 +485,10 @@ async fn a_file_of_the_version_before_is_brought_up_to_date_once_with_its_order_
         assert_eq!(next.key, key(n));
         assert_eq!(ledger.complete(&next.key, next.token, Completion::Handled).await.unwrap(), Held::Yes);
     }
-    assert_eq!(ledger.claim(&key(5), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: Digest([0; 32]) });
+    assert_eq!(
+        ledger.claim(&key(5), DIGEST, LEASE).await.unwrap(),
+        Claim::Handled { first_digest: Digest::from_bytes([0; 16]) }
+    );
 }
 
 /// How SQLite goes about a statement, a line for each table or index that it reads.
@@ -506,7 +533,7 @@ async fn the_oldest_goes_first_among_those_whose_pause_is_over_however_many_they
         "WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)
         INSERT INTO authpi_ledger
             (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, place)
-        SELECT 'users', 'evt_' || n, 0, 1, n, 1700000020000 - n, 1700000000000, zeroblob(32), x'', n FROM numbers",
+        SELECT 'users', 'evt_' || n, 0, 1, n, 1700000020000 - n, 1700000000000, zeroblob(16), x'', n FROM numbers",
     )
     .await
     .unwrap();
