@@ -2,12 +2,13 @@
 //!
 //! It consists of named [`Part`]s. Each is run, whatever became of those before it; at the end a table tells which passed, which
 //! failed and which could not be run here, and why. What a part needs of the system is installed where that is possible
-//! (`system.rs`). With `CI=true` a part that was not run is a failure.
+//! (`system.rs`). With `CI=true` a part that was not run is a failure. `--repeat` looks for tests that fail now and then (`repeat.rs`).
 
 mod budgets;
 mod features;
 mod graph;
 mod package;
+mod repeat;
 mod system;
 
 use std::{
@@ -30,6 +31,8 @@ pub(crate) struct Args {
     /// Run only these parts, as `--only unit,features`
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
+    #[command(flatten)]
+    repeat: repeat::Args,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +76,10 @@ impl From<anyhow::Error> for Stopped {
 }
 
 pub(crate) fn test(args: &Args, root: &Path) -> Result<()> {
+    if let Some(times) = args.repeat.repeat {
+        let parts = if args.only.is_empty() { &[Part::Unit][..] } else { &args.only };
+        return repeat::repeat(&args.repeat, times, parts, root);
+    }
     let wanted = |part: &&Part| args.only.is_empty() || args.only.contains(part);
     let rows: Vec<Row> = Part::value_variants().iter().filter(wanted).map(|part| Row::of(*part, root)).collect();
 
