@@ -19,7 +19,7 @@ use authpi_sdk::{
         types::{UserCreated, UserUpdated},
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
-    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Token},
+    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Memory, Token},
     receiver::{Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     testing::{Fixture, ManualClock, signed_request},
@@ -505,6 +505,73 @@ async fn an_authentic_body_that_is_no_event_is_kept_or_400() {
         assert_answer(&receiver, signed(body), "duplicate").await;
         assert_eq!(ledger.dead.lock().unwrap().len(), 1);
     }
+}
+
+/// A ledger over one that keeps dead letters, or none, which refuses the content of some steps.
+pub(crate) struct Picky<L> {
+    ledger: L,
+    /// How many claims and how many completions it refuses.
+    refuses: [AtomicUsize; 2],
+}
+
+impl<L> Picky<L> {
+    pub(crate) fn new(ledger: L, claims: usize, completions: usize) -> Self {
+        Self { ledger, refuses: [claims, completions].map(AtomicUsize::new) }
+    }
+
+    fn look(&self, step: &'static str, which: usize) -> Result<(), LedgerError> {
+        let fewer = |left: usize| left.checked_sub(1);
+        match self.refuses[which].fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer) {
+            Ok(_) => Err(LedgerError::new(step, "it is too large").with_kind(LedgerErrorKind::Content)),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl<L: Ledger> Ledger for Picky<L> {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        self.look("claim", 0)?;
+        self.ledger.claim(key, digest, lease).await
+    }
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        self.ledger.renew(key, token, lease).await
+    }
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        self.look("complete", 1)?;
+        self.ledger.complete(key, token, completion).await
+    }
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        self.ledger.release(key, token, pause).await
+    }
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        self.ledger.forget(key).await
+    }
+    fn keeps_dead_letters(&self) -> bool {
+        self.ledger.keeps_dead_letters()
+    }
+    fn remembers_for(&self) -> Duration {
+        self.ledger.remembers_for()
+    }
+}
+
+#[tokio::test]
+async fn content_that_the_store_refuses_is_buried_or_400_and_never_503() {
+    let never = || panic!("it was handled without a claim");
+    let anyway =
+        |receiver: ReceiverBuilder<Inline>| receiver.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    let keeping = Keeping::default();
+    let receiver = anyway(answering(Picky::new(keeping.clone(), 1, 0), never));
+    assert_answer(&receiver, created(), "dead-letter").await;
+    assert_answer(&receiver, created(), "duplicate").await;
+    assert_eq!(keeping.dead.lock().unwrap()[0].0, "the ledger failed to claim: it is too large");
+    // Neither the event nor its dead letter.
+    let receiver = anyway(answering(Picky::new(Keeping::default(), usize::MAX, 0), never));
+    assert_answer(&receiver, created(), "content-refused").await;
+    let receiver = anyway(answering(Picky::new(Memory::new(), 1, 0), never));
+    assert_answer(&receiver, created(), "content-refused").await;
+    let gives_up = || Err(HandlerError::terminal("no"));
+    let receiver = anyway(answering(Picky::new(Keeping::default(), 0, usize::MAX), gives_up));
+    assert_answer(&receiver, created(), "content-refused").await;
 }
 
 #[tokio::test]

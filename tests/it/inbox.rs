@@ -30,6 +30,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::stores::odd_names_hold_up_nothing;
+
 const SECRET: &str = "whs_test";
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -108,6 +110,13 @@ async fn what_cannot_be_stored_is_refused_or_buried() {
     assert_eq!(store.backlog("users").await.unwrap().depth, 0);
     store.close().await;
     assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>()).await.0, 503);
+}
+
+#[tokio::test]
+async fn ids_and_ordering_keys_of_any_length_are_stored_handled_and_replayed() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let worker = |handlers| Worker::new("users", store.clone(), handlers);
+    odd_names_hold_up_nothing((&receiver(&store), &store, SECRET), worker).await;
 }
 
 #[tokio::test]
@@ -341,6 +350,13 @@ async fn a_worker_that_cannot_work_is_not_built() {
     let store = Sqlite::in_memory().await.unwrap();
     let new = |endpoint: &str| Worker::new(endpoint, store.clone(), Handlers::new(()));
     assert_eq!(new("").build().unwrap_err(), BuildError::NoEndpoint);
+    assert!(new(&"é".repeat(50)).build().is_ok());
+    let long = "x".repeat(101);
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let receiver = Receiver::inbox(long.as_str(), verifier, store.clone()).build();
+    for refused in [new(&long).build().unwrap_err(), receiver.unwrap_err()] {
+        assert_eq!(refused.to_string(), "the endpoint's name is 101 bytes long; use at most 100");
+    }
     assert_eq!(new("users").concurrency(0).build().unwrap_err(), BuildError::Setting("concurrency"));
     assert_eq!(new("users").attempts(0).build().unwrap_err(), BuildError::Setting("attempts"));
     assert_eq!(new("users").lease(Duration::ZERO).build().unwrap_err(), BuildError::Setting("lease"));

@@ -44,6 +44,7 @@ use tracing::{
     span,
 };
 
+use crate::answers::Picky;
 use crate::mistakes::{Logged, assert_clean, listen, personal};
 
 const SECRET: &str = "whs_SECRETSECRETSECRET";
@@ -169,6 +170,11 @@ async fn deliver_everything() {
     kept.receive(request(&created("terminal"))).await;
     kept.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
     kept.receive(unreadable()).await;
+    let plain = || Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
+    let refused = Receiver::inline("buried", Verifier::authpi(keys()), Picky::new(store.clone(), 1, 0), plain());
+    refused.build().unwrap().receive(request(&created("refused"))).await;
+    let refused = Receiver::inline("refused", Verifier::authpi(keys()), Picky::new(Memory::new(), 1, 0), plain());
+    refused.build().unwrap().receive(request(&created("refused"))).await;
     let dropping = Receiver::inline("dropping", Verifier::authpi(keys()), Memory::new(), handlers(Memory::new()).0);
     dropping.drop_terminal_failures().build().unwrap().receive(request(&created("terminal"))).await;
     let small =

@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc,
@@ -128,10 +129,15 @@ impl<S> Context<S> {
     }
 
     /// A key for calls that the handler makes to others: the same on every attempt at this event, and unlike that of any other.
+    /// At most 255 bytes without control characters; longer ones are hashed, as [`EventKey`] does it.
     pub fn idempotency_key(&self) -> String {
         let (endpoint, event_id) = (self.work.key.endpoint(), self.work.key.event_id());
         // The length keeps pairs of names apart.
-        format!("{}:{endpoint}:{event_id}", endpoint.len())
+        let key = format!("{}:{endpoint}:{event_id}", endpoint.len());
+        match EventKey::bounded(&key) {
+            Cow::Borrowed(_) => key,
+            Cow::Owned(hashed) => hashed,
+        }
     }
 }
 

@@ -324,6 +324,31 @@ cases! { of Ledger:
         }
     }
 
+    /// No id is too long or too odd to be a record of its own, and none is another's key.
+    async fn ids_of_any_length_are_keyed_and_found_by_the_original(harness) {
+        let ledger = harness.fresh().await;
+        for id in hostile_names() {
+            // A store that compresses or cuts would keep these apart only by their ends.
+            let ids = [format!("{id}1"), format!("{id}2")];
+            let hashes = ids.clone().map(|id| EventKey::new("users", id).event_id().to_owned());
+            for id in ids.iter().chain(&hashes) {
+                let key = EventKey::new("users", id.as_str());
+                let (token, _) = granted(&ledger, &key).await;
+                assert_eq!(ledger.renew(&key, token, LEASE).await.expect("renew"), Held::Yes);
+                assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), Held::Yes);
+                let (token, _) = granted(&ledger, &key).await;
+                assert_eq!(ledger.complete(&key, token, dead()).await.expect("complete"), Held::Yes);
+                let stored = EventKey::from_stored("users", key.event_id());
+                assert_eq!(claim(&ledger, &stored).await, Claim::Dead { first_digest: DIGEST });
+            }
+            for id in ids.iter().chain(&hashes) {
+                let key = EventKey::new("users", id.as_str());
+                assert!(ledger.forget(&key).await.expect("forget"), "it was not found by its original id");
+                granted(&ledger, &key).await;
+            }
+        }
+    }
+
     /// Lengths of time at the ends of the range do not overflow.
     async fn no_length_of_time_overflows(harness) {
         let ledger = harness.fresh().await;
@@ -721,4 +746,24 @@ impl std::fmt::Display for History {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "history {}:\n  {}", self.seed, self.told.join("\n  "))
     }
+}
+
+/// Names that a sender may choose: of 3,000 characters that do not compress, with control characters, in the form of a hash.
+fn hostile_names() -> [String; 5] {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let long = std::iter::repeat_with(|| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'!' + (state % 94) as u8)
+    });
+    let hash = "0".repeat(63);
+    [
+        long.take(3_000).collect(),
+        "nul\0".into(),
+        "line\r\nX: 1\u{7f}\u{85}".into(),
+        format!("sha256:{hash}"),
+        "é事🦀".repeat(400),
+    ]
 }

@@ -24,6 +24,7 @@ pub trait Inbox: Ledger {
     /// Stores a delivery; durable when it returns `Ok`. An event that is known, in whatever state, is left as it is.
     ///
     /// Events of one `lane` are leased one at a time, in the order in which they were appended; those without a lane in any.
+    /// A lane's name comes from the event and may be of any length: keep it as [`EventKey::bounded`] has it.
     fn append(
         &self,
         key: &EventKey,

@@ -38,11 +38,11 @@ mod remote;
 mod sqlite;
 mod transaction;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::telemetry;
+use crate::{hex::sha256_hex, telemetry};
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
@@ -67,6 +67,19 @@ pub use transaction::{Transactional, Tx};
 /// and a reconciled copy are the same record).
 ///
 /// The endpoint is part of the key, so that two senders' ids never collide.
+///
+/// A key is bounded, whatever a sender chose: an id of more than 255 bytes, one with control characters, and one that begins
+/// with `sha256:`, is replaced by `sha256:` and the hash of its bytes in 64 hex digits, the same in every store. Each function
+/// that takes a key finds the record by the original id.
+///
+/// ```
+/// # use authpi_sdk::ledger::EventKey;
+/// assert_eq!(EventKey::new("users", "evt_1").event_id(), "evt_1");
+/// let long = EventKey::new("users", "x".repeat(3_000));
+/// assert_eq!(long.event_id().len(), "sha256:".len() + 64);
+/// assert_eq!(EventKey::from_stored("users", long.event_id()), long); // as a log line or a dead letter has it
+/// assert_ne!(EventKey::new("users", long.event_id()), long); // no sender can choose another's key
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventKey {
     endpoint: Arc<str>,
@@ -74,10 +87,56 @@ pub struct EventKey {
 }
 
 impl EventKey {
-    /// Names a record by hand, as an operator's tool does to [`forget`](Ledger::forget) one. Receivers take the id from a
-    /// verified event only.
+    /// How long an endpoint's name may be, in bytes; receivers and workers with a longer one are not built.
+    pub const MAX_ENDPOINT_BYTES: usize = 100;
+
+    /// How long an id may be, in bytes, to be kept as it is.
+    const MAX_ID_BYTES: usize = 255;
+
+    /// What a hashed id begins with.
+    const HASHED: &str = "sha256:";
+
+    /// Names a record by hand, as an operator's tool does to [`forget`](Ledger::forget) one. Takes the event's original id.
+    /// Receivers take the id from a verified event only.
     pub fn new(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
-        Self { endpoint: endpoint.into(), event_id: event_id.into() }
+        let event_id = event_id.into();
+        let hashed = match Self::bounded(&event_id) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(hashed) => Some(hashed.into()),
+        };
+        Self { endpoint: endpoint.into(), event_id: hashed.unwrap_or(event_id) }
+    }
+
+    /// Names a record by the id that a store, a log line or a dead letter shows, which may be a hash. For stores, which read
+    /// back what [`event_id`](EventKey::event_id) was, and for operators.
+    pub fn from_stored(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
+        let event_id = event_id.into();
+        let is_hash = event_id.strip_prefix(Self::HASHED).is_some_and(|hash| {
+            hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        });
+        if is_hash { Self { endpoint: endpoint.into(), event_id } } else { Self::new(endpoint, event_id) }
+    }
+
+    /// What is no readable event has no id, and is keyed by what it is.
+    pub(crate) fn unreadable(endpoint: impl Into<Arc<str>>, body: &[u8]) -> Self {
+        Self::new(endpoint, format!("unreadable:{}", sha256_hex(body)))
+    }
+
+    /// The key of a delivery that may be an old capture, apart from that of its event.
+    pub(crate) fn expired(endpoint: impl Into<Arc<str>>, event_id: &str) -> Self {
+        Self::new(endpoint, format!("expired:{event_id}"))
+    }
+
+    /// The form in which an id or an ordering key is kept: as it is, or as `sha256:<hex>` if it has more than 255 bytes or
+    /// control characters, or begins with `sha256:`. A key does this to its event's id by itself; an [`Inbox`] does it to the
+    /// ordering keys that it stores.
+    pub fn bounded(name: &str) -> Cow<'_, str> {
+        let fits = name.len() <= Self::MAX_ID_BYTES && !name.starts_with(Self::HASHED);
+        if fits && !name.chars().any(char::is_control) {
+            Cow::Borrowed(name)
+        } else {
+            Cow::Owned(format!("{}{}", Self::HASHED, sha256_hex(name.as_bytes())))
+        }
     }
 
     /// The endpoint's name, as given to the receiver.
@@ -89,7 +148,7 @@ impl EventKey {
         &self.endpoint
     }
 
-    /// The event's id.
+    /// The event's id, or its hash: at most 255 bytes without control characters.
     pub fn event_id(&self) -> &str {
         &self.event_id
     }
@@ -364,10 +423,16 @@ impl LedgerError {
         self.step
     }
 
+    /// The error and its causes in a line, for the reason of a dead letter.
+    pub(crate) fn chain(&self) -> String {
+        use std::error::Error as _;
+        let causes = std::iter::successors(self.source(), |&error| error.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
     /// Tells the log and the metrics: receivers, workers and lease keepers in the same words.
     pub(crate) fn tell(&self, endpoint: &Arc<str>) {
-        use std::error::Error as _;
-        let source = self.source().map(ToString::to_string).unwrap_or_default();
+        let source = self.source.to_string();
         tracing::error!(%endpoint, error = %self, source, "the store failed");
         telemetry::count_by(telemetry::STORE_FAILURES, endpoint, "step", self.step);
     }

@@ -40,6 +40,8 @@ pub(super) enum Answer {
     StoreDown { retry_after: Duration },
     /// Authentic, but not a readable event, and nothing here can keep it.
     Unreadable,
+    /// The store works and refuses what the event contains, even as a dead letter, or keeps none.
+    ContentRefused,
     /// Authentic, but signed longer ago than records are kept, and nothing here can keep it.
     Expired,
     /// The sender hung up before the body was complete.
@@ -69,7 +71,7 @@ impl Answer {
             | Self::TooMany { .. }
             | Self::Draining { .. }
             | Self::StoreDown { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreadable | Self::Expired | Self::Interrupted => StatusCode::BAD_REQUEST,
+            Self::Unreadable | Self::ContentRefused | Self::Expired | Self::Interrupted => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -108,6 +110,7 @@ impl Answer {
             Self::Draining { .. } => "draining",
             Self::StoreDown { .. } => "store_down",
             Self::Unreadable => "unreadable",
+            Self::ContentRefused => "content_refused",
             Self::Expired => "expired",
             Self::Interrupted => "interrupted",
             Self::Unauthorized => "unauthorized",

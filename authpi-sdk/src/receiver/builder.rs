@@ -15,7 +15,7 @@ use crate::{
     Clock,
     event::Subject,
     handlers::{DEFAULT_DEADLINE, HandlersError},
-    ledger::{AnyInbox, AnyLedger, Lanes},
+    ledger::{AnyInbox, AnyLedger, EventKey, Lanes},
     signature::{KeyRingError, Verifier},
 };
 
@@ -112,6 +112,7 @@ impl<M> ReceiverBuilder<M> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
+        BuildError::check_length(&self.endpoint)?;
         self.verifier.check().map_err(BuildError::Secrets)?;
         let mode = mode(self.mode)?;
         let mut settings = self.settings;
@@ -194,7 +195,7 @@ impl ReceiverBuilder<Inline> {
     /// Makes the receiver.
     ///
     /// # Errors
-    /// When the endpoint has no name, the secrets or handlers are not usable, or a setting is zero or out of range.
+    /// When the endpoint has no name or one of more than 100 bytes, the secrets or handlers are not usable, or a setting is zero or out of range.
     pub fn build(self) -> Result<Receiver, BuildError> {
         self.finish(|mode| Ok(Mode::Inline(mode.handlers.map_err(BuildError::Handlers)?)))
     }
@@ -225,7 +226,7 @@ impl<I> ReceiverBuilder<Stored<I>> {
     /// Makes the receiver.
     ///
     /// # Errors
-    /// When the endpoint has no name, the secrets are not usable, or a setting is zero or out of range.
+    /// When the endpoint has no name or one of more than 100 bytes, the secrets are not usable, or a setting is zero or out of range.
     pub fn build(self) -> Result<Receiver, BuildError> {
         self.finish(|Stored { inbox, lane, .. }| Ok(Mode::Inbox { inbox, lane }))
     }
@@ -247,6 +248,11 @@ impl<M> fmt::Debug for ReceiverBuilder<M> {
 pub enum BuildError {
     /// The endpoint's name is empty.
     NoEndpoint,
+    /// The endpoint's name is longer than [`EventKey::MAX_ENDPOINT_BYTES`].
+    EndpointTooLong {
+        /// How long it is.
+        bytes: usize,
+    },
     /// The secrets are not usable.
     Secrets(KeyRingError),
     /// Two handlers want the same place.
@@ -255,10 +261,20 @@ pub enum BuildError {
     Setting(&'static str),
 }
 
+impl BuildError {
+    pub(crate) fn check_length(endpoint: &str) -> Result<(), Self> {
+        let bytes = endpoint.len();
+        if bytes > EventKey::MAX_ENDPOINT_BYTES { Err(Self::EndpointTooLong { bytes }) } else { Ok(()) }
+    }
+}
+
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEndpoint => f.write_str("the endpoint needs a name"),
+            Self::EndpointTooLong { bytes } => {
+                write!(f, "the endpoint's name is {bytes} bytes long; use at most {}", EventKey::MAX_ENDPOINT_BYTES)
+            }
             Self::Secrets(_) => f.write_str("the verifier's secrets cannot be used"),
             Self::Handlers(_) => f.write_str("the handlers contradict each other"),
             Self::Setting(name) => write!(f, "{name} is zero or out of range"),
@@ -271,7 +287,7 @@ impl std::error::Error for BuildError {
         match self {
             Self::Secrets(error) => Some(error),
             Self::Handlers(error) => Some(error),
-            Self::NoEndpoint | Self::Setting(_) => None,
+            Self::NoEndpoint | Self::EndpointTooLong { .. } | Self::Setting(_) => None,
         }
     }
 }

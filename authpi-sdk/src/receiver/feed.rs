@@ -7,7 +7,12 @@ use bytes::Bytes;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use super::{Receiver, Shared, answer::Answer};
-use crate::{event::Event, ledger::Digest, signature::Verified, telemetry};
+use crate::{
+    event::Event,
+    ledger::{Digest, EventKey},
+    signature::Verified,
+    telemetry,
+};
 #[cfg(feature = "client")]
 use crate::{event::ParseError, ledger::AnyLedger};
 
@@ -50,7 +55,7 @@ impl Receiver {
         let span = info_span!(
             "authpi.feed",
             endpoint = &*shared.endpoint,
-            event_id = event.id(),
+            event_id = &*EventKey::bounded(event.id()),
             event_type = event.event_type().as_str(),
             attempt = Empty,
             outcome = Empty,

@@ -12,8 +12,7 @@ use crate::{
     crash,
     event::{Event, ParseError},
     handlers::{Claimed, Outcome, Route, Work, run, run_leased},
-    hex::sha256_hex,
-    ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, Token},
+    ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, LedgerErrorKind, Token},
     signature::Verified,
     telemetry,
 };
@@ -35,7 +34,7 @@ impl Shared {
             }
         };
         if !span.is_disabled() {
-            span.record("event_id", event.id()).record("event_type", event.event_type().as_str());
+            span.record("event_id", &*EventKey::bounded(event.id())).record("event_type", event.event_type().as_str());
         }
         if self.is_expired(&event) {
             return Box::pin(self.bury_expired(&event)).await;
@@ -74,11 +73,14 @@ impl Shared {
                 self.handle(route, event, &Claimed { key: &key, token, asked, received_at, deadline, lease }).await
             }
             Ok(Err(answer)) => answer,
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                Box::pin(self.bury_refused(&key, digest, event, &error)).await
+            }
             Err(error) => match self.settings.store_failure {
                 // A handler that writes in a transaction needs the store, whatever the policy.
                 StoreFailure::HandleAnyway if !route.commits() => {
                     self.store_down(&error);
-                    tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "handled without a claim: it may be handled twice");
+                    tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), "handled without a claim: it may be handled twice");
                     let work = Work::new(event, key.clone(), None, received_at, self.settings.deadline);
                     let running = run(route, work);
                     let outcome = Box::pin(running).await;
@@ -102,8 +104,18 @@ impl Shared {
                 key.compare(digest, first_digest);
                 Answer::Duplicate
             }
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                self.bury_refused(&key, digest, event, &error).await
+            }
             Err(error) => self.store_down(&error),
         }
+    }
+
+    /// The store works, and refuses what this event contains: sent again, it would be refused again.
+    async fn bury_refused(&self, key: &EventKey, digest: Digest, event: &Event, error: &LedgerError) -> Answer {
+        let reason = error.chain();
+        tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), error = %reason, "the store refuses the content of an event");
+        self.bury(key, digest, reason, event.body().clone(), Answer::ContentRefused).await
     }
 
     /// Whether the delivery was signed longer ago than records are kept: were it an old capture, nothing would tell.
@@ -113,15 +125,18 @@ impl Shared {
 
     /// Keyed by what it is, since it has no id.
     pub(super) async fn bury_unreadable(&self, body: Bytes, error: &ParseError) -> Answer {
-        let key = self.key(format!("unreadable:{}", sha256_hex(&body)).into());
-        self.bury(&key, Digest::of(&body), error.to_string(), body, Answer::Unreadable).await
+        let digest = Digest::of(&body);
+        let key = EventKey::unreadable(self.endpoint.clone(), &body);
+        self.bury(&key, digest, error.to_string(), body, Answer::Unreadable).await
     }
 
     /// Under a key of its own: an old capture must not bury the event itself, which may still be waiting in the inbox or in AuthPI's
     /// log, whence it may be fed.
     async fn bury_expired(&self, event: &Event) -> Answer {
-        tracing::warn!(endpoint = %self.endpoint, event_id = event.id(), "a delivery is older than records are kept");
-        let (key, digest) = (self.key(format!("expired:{}", event.id()).into()), Digest::of(event.raw().as_bytes()));
+        let event_id = EventKey::bounded(event.id());
+        tracing::warn!(endpoint = %self.endpoint, %event_id, "a delivery is older than records are kept");
+        let key = EventKey::expired(self.endpoint.clone(), event.id());
+        let digest = Digest::of(event.raw().as_bytes());
         let reason = "the delivery was signed longer ago than records are kept".to_owned();
         self.bury(&key, digest, reason, event.body().clone(), Answer::Expired).await
     }
@@ -206,6 +221,10 @@ impl Shared {
                 answer
             }
             Ok(Held::Lost) => self.lease_lost(key),
+            Err(error) if error.kind() == LedgerErrorKind::Content && answer == Answer::DeadLetter => {
+                tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), error = %error.chain(), "the store refuses the content of a dead letter");
+                Answer::ContentRefused
+            }
             Err(error) => {
                 let down = self.store_down(&error);
                 // What is done is done: sent again, it would be done twice for certain.
@@ -246,6 +265,7 @@ impl Shared {
         let token = match self.claim(key, digest).await {
             Ok(Ok((token, _))) => token,
             Ok(Err(answer)) => return answer,
+            Err(error) if error.kind() == LedgerErrorKind::Content => return otherwise,
             Err(error) => return self.store_down(&error),
         };
         match self.ledger.complete(key, token, Completion::Dead { reason, body }).await {
@@ -254,6 +274,7 @@ impl Shared {
                 Answer::DeadLetter
             }
             Ok(Held::Lost) => self.lease_lost(key),
+            Err(error) if error.kind() == LedgerErrorKind::Content => otherwise,
             Err(error) => self.store_down(&error),
         }
     }

@@ -14,7 +14,7 @@ use super::{
     wanted::Wanted,
     windows::{Window, Windows},
 };
-use crate::{RawJson, event::ParseError, hex::sha256_hex, receiver::Fed, telemetry};
+use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Fed, telemetry};
 
 /// A pass that took no longer, by our clock, has left little behind.
 const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
@@ -154,7 +154,7 @@ impl<'a> Passes<'a> {
             };
             // Draining is for good.
             if outcome == "draining" || wait > give_up.saturating_duration_since(Instant::now()) {
-                let event_id = format!("unreadable:{}", sha256_hex(&raw));
+                let event_id = EventKey::unreadable(receiver.endpoint(), &raw).event_id().to_owned();
                 tracing::error!(
                     endpoint = receiver.endpoint(),
                     event_id,

@@ -102,11 +102,12 @@ impl WorkerBuilder {
     /// Makes the worker.
     ///
     /// # Errors
-    /// When the endpoint has no name, two handlers want the same place, or a setting is zero or out of range.
+    /// When the endpoint has no name or one of more than 100 bytes, two handlers want the same place, or a setting is zero or out of range.
     pub fn build(self) -> Result<Worker, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
+        BuildError::check_length(&self.endpoint)?;
         let handlers = self.handlers.map_err(BuildError::Handlers)?;
         let settings = self.settings;
         for (name, duration) in [("deadline", settings.deadline), ("lease", settings.lease), ("poll", settings.poll)] {

@@ -10,7 +10,7 @@ use crate::{
     crash,
     event::Event,
     handlers::{Claimed, Outcome, run_leased},
-    ledger::{AnyLedger, Completion, Held, Leased},
+    ledger::{AnyLedger, Completion, Held, Leased, LedgerError, LedgerErrorKind},
     telemetry,
 };
 
@@ -65,7 +65,26 @@ impl Shared {
                 telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
                 "lease_lost"
             }
+            Err(error) if error.kind() == LedgerErrorKind::Content => self.bury_refused(leased, &error).await,
             // The lease runs out by itself, and the event is handled again.
+            Err(error) => {
+                error.tell(&self.endpoint);
+                "store_down"
+            }
+        }
+    }
+
+    /// The store works, and refuses what this event's end contains: tried again, it would be refused again.
+    async fn bury_refused(&self, leased: &Leased, error: &LedgerError) -> &'static str {
+        let Leased { key, token, body, .. } = leased;
+        let reason = error.chain();
+        tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), error = %reason, "the store refuses the content of an event");
+        match self.inbox.complete(key, *token, Completion::Dead { reason, body: body.clone() }).await {
+            Ok(Held::Yes) => {
+                telemetry::count_by(telemetry::DEAD_LETTERS, &self.endpoint, "reason", "content_refused");
+                "dead_letter"
+            }
+            Ok(Held::Lost) => "lease_lost",
             Err(error) => {
                 error.tell(&self.endpoint);
                 "store_down"

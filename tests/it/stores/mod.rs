@@ -8,9 +8,24 @@ mod redis;
 mod secrets;
 mod sqlite;
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use authpi_sdk::ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Token};
+use authpi_sdk::{
+    event::Event,
+    handlers::{Context, HandlerError, Handlers},
+    ledger::{
+        Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Nats, Postgres, Sqlite,
+        Token,
+    },
+    receiver::Receiver,
+    signature::SignatureScheme,
+    testing::Fixture,
+    worker::WorkerBuilder,
+};
 
 use crate::servers::until;
 
@@ -38,6 +53,95 @@ async fn handled(ledger: &impl Ledger, n: usize) {
 fn chain(error: &LedgerError) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
     causes.fold(error.to_string(), |text, cause| text + ": " + &cause.to_string())
+}
+
+/// Printable characters that do not compress, so that no store makes them short.
+pub(crate) fn noise(length: usize) -> String {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'!' + u8::try_from(state % 94).unwrap())
+    };
+    std::iter::repeat_with(&mut next).take(length).collect()
+}
+
+/// The stores' own dead letters, behind one name.
+pub(crate) trait Letters: Inbox + Clone {
+    async fn letters(&self) -> Vec<DeadLetter>;
+    async fn put_back(&self, key: &EventKey) -> bool;
+}
+
+macro_rules! letters {
+    ($($store:ty),*) => {$(
+        impl Letters for $store {
+            async fn letters(&self) -> Vec<DeadLetter> {
+                self.dead_letters("users", None, 100).await.unwrap()
+            }
+            async fn put_back(&self, key: &EventKey) -> bool {
+                self.replay(key).await.unwrap()
+            }
+        }
+    )*};
+}
+
+letters! { Sqlite, Postgres, Nats<Postgres> }
+
+type Seen = Mutex<Vec<(String, u32)>>;
+
+/// Delivers events whose ids and subjects were chosen to break a store: each is given up once, listed, replayed as the docs do
+/// it, handled, and forgotten by its original id; and no other event waits for any of them.
+pub(crate) async fn odd_names_hold_up_nothing<I: Letters>(
+    (receiver, inbox, secret): (&Receiver, &I, &str),
+    worker: impl Fn(Handlers<(Arc<Seen>, bool)>) -> WorkerBuilder,
+) {
+    let long = noise(3_000);
+    let names = [
+        (long.as_str(), "ada"),
+        ("evt_1", long.as_str()),
+        ("nul\0", "nul\0"),
+        ("sha256:0", "sha256:0"),
+        ("line\r\nX: 1", "é\u{7f}"),
+        ("evt_2", "bob"),
+    ];
+    for (id, user) in names {
+        let event = Fixture::new("user.updated").id(id).subject("user_id", user);
+        let request = event.request(&SignatureScheme::authpi(), &secret.into()).unwrap();
+        assert_eq!(receiver.receive(request).await.status(), 200, "{} by {}", id.len(), user.len());
+    }
+    let seen: Arc<Seen> = Arc::default();
+    for gives_up in [true, false] {
+        let note = async |event: Event, cx: Context<(Arc<Seen>, bool)>| {
+            let key = cx.idempotency_key();
+            assert!(key.len() <= 255 && !key.contains(char::is_control), "{key:?}");
+            cx.state.0.lock().unwrap().push((event.id().to_owned(), cx.attempt()));
+            if cx.state.1 { Err(HandlerError::terminal("not now")) } else { Ok(()) }
+        };
+        let handlers = Handlers::new((Arc::clone(&seen), gives_up)).prefix("user.", note);
+        let worker = worker(handlers).poll(Duration::from_millis(50)).build().unwrap();
+        let done = async {
+            let empty = || async { worker.backlog().await.is_ok_and(|left| left.depth == 0).then_some(()) };
+            until(|| "the backlog is not worked off".to_owned(), empty).await;
+        };
+        worker.run(done).await;
+        let mut handled: Vec<_> = std::mem::take(&mut *seen.lock().unwrap());
+        handled.sort_unstable();
+        let mut expected = names.map(|(id, _)| (id.to_owned(), 1));
+        expected.sort_unstable();
+        assert_eq!(handled, expected);
+        let letters = inbox.letters().await;
+        assert_eq!(letters.len(), if gives_up { names.len() } else { 0 });
+        for letter in letters {
+            let id = letter.event().unwrap().id().to_owned();
+            assert_eq!(EventKey::new("users", id.as_str()), letter.key, "the letter does not name its event");
+            assert_eq!(EventKey::from_stored("users", letter.key.event_id()), letter.key);
+            assert!(inbox.put_back(&letter.key).await, "{} was not found by its letter's key", id.len());
+        }
+    }
+    for (id, _) in names {
+        assert!(inbox.forget(&EventKey::new("users", id)).await.unwrap(), "it was not found by its original id");
+    }
 }
 
 /// Every ledger handles what it can get of the events, each of them several times at once; each event must be handled once.

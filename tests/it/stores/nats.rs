@@ -39,7 +39,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::{DIGEST, EVENTS, LEASE, chain, key};
+use super::{DIGEST, EVENTS, LEASE, chain, key, odd_names_hold_up_nothing};
 use crate::mistakes::{Logged, listen};
 use crate::servers::{
     DEADLINE,
@@ -500,6 +500,16 @@ fn letters(name: &str) -> stream::Config {
         max_messages_per_subject: 1,
         ..Default::default()
     }
+}
+
+#[tokio::test]
+async fn ids_of_any_length_are_stored_handled_and_replayed() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let pool = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(PostgresServer::shared().await.options());
+    let ledger = Postgres::options().prefix(postgres::fresh_prefix()).open(pool).await.unwrap();
+    let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
+    let worker = |handlers| Worker::new("users", inbox.clone(), handlers);
+    odd_names_hold_up_nothing((&receiver(&inbox), &inbox, SECRET), worker).await;
 }
 
 #[tokio::test]

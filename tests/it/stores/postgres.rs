@@ -11,15 +11,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::ledger::{
-    Appended, Claim, Completion, Held, Inbox as _, Leased, Ledger as _, LedgerError, Next, Postgres, PostgresOptions,
-    Transactional as _, conformance,
+use authpi_sdk::{
+    event::Subject,
+    ledger::{
+        Appended, Claim, Completion, Held, Inbox as _, Leased, Ledger as _, LedgerError, Next, Postgres,
+        PostgresOptions, Transactional as _, conformance,
+    },
+    receiver::Receiver,
+    signature::{KeyRing, Verifier},
+    worker::Worker,
 };
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Row as _, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 
-use super::{DIGEST, EVENTS, LEASE, answered, chain, claims_dropped_midway, granted, handled, key, race};
+use super::{
+    DIGEST, EVENTS, LEASE, answered, chain, claims_dropped_midway, granted, handled, key, odd_names_hold_up_nothing,
+    race,
+};
 use crate::servers::{
     postgres::{PostgresServer, fresh_prefix},
     until,
@@ -300,6 +309,15 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
     assert!(again.received_at > first.received_at, "it has waited from its replay on");
     let stale = ledger.complete(&key(0), first.token, Completion::Handled).await.unwrap();
     assert_eq!(stale, Held::Lost, "the token from before the replay is still good");
+}
+
+#[tokio::test]
+async fn ids_and_ordering_keys_of_any_length_are_stored_handled_and_replayed() {
+    let (ledger, _) = opened(Postgres::options(), &fresh_prefix()).await;
+    let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
+    let receiver = Receiver::inbox("users", verifier, ledger.clone()).in_order_per(Subject::user_id).build().unwrap();
+    let worker = |handlers| Worker::new("users", ledger.clone(), handlers);
+    odd_names_hold_up_nothing((&receiver, &ledger, "whs_test"), worker).await;
 }
 
 #[tokio::test]

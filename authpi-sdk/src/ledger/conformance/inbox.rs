@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{DIGEST, Harness, LEASE, SLACK, complete, key, poll_and_drop};
+use super::{DIGEST, Harness, LEASE, SLACK, complete, hostile_names, key, poll_and_drop};
 use crate::ledger::{Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger as _, Next, Token};
 
 pub(super) const ENDPOINT: &str = "conformance";
@@ -34,6 +34,26 @@ cases! { of Inbox:
         assert_eq!(complete(&inbox, &event.key, event.token).await, Held::Yes);
         append_known::<H>(&inbox, "once", true).await;
         nothing(&inbox).await;
+    }
+
+    /// No id is too long or too odd for a place in the inbox, and none stands in the way of others.
+    async fn ids_of_any_length_are_leased_and_done(harness) {
+        let inbox = harness.fresh().await;
+        let ids = hostile_names();
+        for id in &ids {
+            append(&inbox, id, None).await;
+            append_known::<H>(&inbox, id, false).await;
+        }
+        append(&inbox, "plain", None).await;
+        for id in ids.iter().map(String::as_str).chain(["plain"]) {
+            let event = leased(&inbox).await;
+            assert_eq!((&event.key, &event.body[..]), (&key(id), format!("body of {id}").as_bytes()));
+            assert_eq!(complete(&inbox, &event.key, event.token).await, Held::Yes);
+        }
+        nothing(&inbox).await;
+        for id in &ids {
+            assert!(inbox.forget(&key(id)).await.unwrap(), "it was not found by its original id");
+        }
     }
 
     /// The oldest goes first.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::{
-    Harness, LEASE, SLACK, complete,
+    Harness, LEASE, SLACK, complete, hostile_names,
     inbox::{ENDPOINT, append, leased, nothing},
     key,
 };
@@ -55,6 +55,28 @@ cases! { of Lanes:
         assert_eq!(leased(&inbox).await.key, key("2"));
         assert!(inbox.forget(&key("2")).await.unwrap());
         assert_eq!(leased(&inbox).await.key, key("3"));
+    }
+
+    /// A lane's name may be of any length and hold any character, and is still a lane of its own.
+    async fn lanes_of_any_name_keep_their_order(harness) {
+        let inbox = harness.fresh().await;
+        for name in hostile_names() {
+            let lanes = [format!("{name}1"), format!("{name}2")];
+            for id in ["first", "second"] {
+                for (n, lane) in lanes.iter().enumerate() {
+                    append(&inbox, &format!("{id} of {n}"), Some(lane)).await;
+                }
+            }
+            for id in ["first", "second"] {
+                let events = [leased(&inbox).await, leased(&inbox).await];
+                nothing(&inbox).await;
+                for (n, event) in events.into_iter().enumerate() {
+                    assert_eq!(event.key, key(&format!("{id} of {n}")));
+                    assert_eq!(complete(&inbox, &event.key, event.token).await, Held::Yes);
+                    assert!(inbox.forget(&event.key).await.unwrap());
+                }
+            }
+        }
     }
 
     /// Workers at the same time keep each lane's order, and never have two events of one lane at once.

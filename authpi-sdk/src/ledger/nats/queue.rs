@@ -320,7 +320,7 @@ pub(super) fn event_headers(key: &EventKey) -> HeaderMap {
 
 pub(super) fn key(headers: &HeaderMap) -> Option<EventKey> {
     let name = |header: &str| names::read(headers.get(header)?.as_str());
-    Some(EventKey::new(name(ENDPOINT)?, name(EVENT)?))
+    Some(EventKey::from_stored(name(ENDPOINT)?, name(EVENT)?))
 }
 
 fn event(headers: &HeaderMap) -> Option<(EventKey, Digest)> {

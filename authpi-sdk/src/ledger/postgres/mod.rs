@@ -157,7 +157,7 @@ impl Postgres {
         let endpoint: Arc<str> = endpoint.into();
         let letter = |row: &PgRow| {
             Ok(DeadLetter {
-                key: EventKey::new(endpoint.clone(), untext(row.try_get(0)?)),
+                key: EventKey::from_stored(endpoint.clone(), untext(row.try_get(0)?)),
                 reason: untext(row.try_get::<Option<_>, _>(1)?.unwrap_or_default()),
                 attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
                 body: row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default().into(),
@@ -384,7 +384,10 @@ impl Inbox for Postgres {
         let told = |rows: &[PgRow]| !rows.is_empty();
         let rows = self.rows_if(told, "append", &self.shared.statements.append, |query| {
             let query = query.bind(text(key.endpoint())).bind(text(key.event_id())).bind(digest.to_bytes());
-            query.bind(body.to_vec()).bind(lane.map(text)).bind(millis(self.shared.retention))
+            query
+                .bind(body.to_vec())
+                .bind(lane.map(|lane| text(&EventKey::bounded(lane)).into_owned()))
+                .bind(millis(self.shared.retention))
         });
         let rows = rows.await?;
         let known = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<Option<&[u8]>, _>(0));

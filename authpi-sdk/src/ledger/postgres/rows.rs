@@ -20,7 +20,7 @@ pub(super) fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<Next, s
     };
     let token = Token { attempt: number.unwrap_or(1).try_into().unwrap_or(u32::MAX), nonce };
     let body = row.try_get::<Option<Vec<u8>>, _>(2)?.unwrap_or_default();
-    let key = EventKey::new(endpoint, untext(event_id));
+    let key = EventKey::from_stored(endpoint, untext(event_id));
     Ok(Next::Leased(Leased::new(key, token, body.into(), timestamp(row.try_get(3)?))))
 }
 

@@ -252,7 +252,8 @@ impl Inbox for Sqlite {
         lane: Option<&str>,
         body: Bytes,
     ) -> Result<Appended, LedgerError> {
-        let step = AppendStep { key: key.clone(), digest, lane: lane.map(str::to_owned), body };
+        let step =
+            AppendStep { key: key.clone(), digest, lane: lane.map(|lane| EventKey::bounded(lane).into_owned()), body };
         let appended = self.ask("append", step).await?;
         self.appended.notify_waiters();
         Ok(appended)

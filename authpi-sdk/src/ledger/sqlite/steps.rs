@@ -227,7 +227,7 @@ impl Step for LeaseNextStep {
         let until = now.saturating_add(millis(self.lease));
         let statement = sqlx::query(LEASE_NEXT).bind(self.endpoint.clone()).bind(now).bind(until).bind(self.woken);
         if let Some(row) = records.change_one(statement).await? {
-            let key = EventKey::new(self.endpoint.clone(), row.try_get::<String, _>(0)?);
+            let key = EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?);
             let body = row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default();
             let leased = Leased::new(key, token_at(&row, 1)?, body.into(), timestamp(row.try_get(4)?));
             return Ok(Some(Next::Leased(leased)));
@@ -292,7 +292,7 @@ impl Step for DeadLettersStep {
         let rows = records.read(statement.bind(i64::from(self.limit))).await?;
         let letter = |row: &SqliteRow| {
             Ok(DeadLetter {
-                key: EventKey::new(self.endpoint.clone(), row.try_get::<String, _>(0)?),
+                key: EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?),
                 reason: row.try_get::<Option<String>, _>(1)?.unwrap_or_default(),
                 attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
                 body: row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default().into(),
