@@ -2,7 +2,7 @@ use std::{
     borrow::Cow,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,7 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     event::Event,
-    ledger::{EventKey, Token},
+    ledger::{EventKey, Token, TransactionPermit},
 };
 
 /// What a handler is given beside the event. Cheap to clone.
@@ -34,6 +34,8 @@ pub(crate) struct Work {
     pub(crate) ended: Ended,
     /// Whether the handler is done, and its transaction is being committed.
     committing: AtomicBool,
+    /// For the handler's transaction, if it takes one, until that begins.
+    permit: Mutex<Option<TransactionPermit>>,
 }
 
 impl Work {
@@ -44,6 +46,7 @@ impl Work {
         token: Option<Token>,
         received_at: Timestamp,
         deadline: Duration,
+        permit: Option<TransactionPermit>,
     ) -> Arc<Self> {
         Arc::new(Self {
             key,
@@ -53,7 +56,13 @@ impl Work {
             event: event.clone(),
             ended: Ended::default(),
             committing: AtomicBool::new(false),
+            permit: Mutex::new(permit),
         })
+    }
+
+    /// What the handler's transaction begins with.
+    pub(super) fn permit(&self) -> TransactionPermit {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
     /// From here on it is the commit that finds out whether the claim is still held.

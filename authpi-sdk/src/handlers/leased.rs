@@ -8,7 +8,7 @@ use tokio::time::{Instant, interval_at, timeout_at};
 use super::{Outcome, Route, Work, run};
 use crate::{
     event::Event,
-    ledger::{AnyLedger, EventKey, Held, Token},
+    ledger::{AnyLedger, EventKey, Held, Token, TransactionPermit},
 };
 
 /// An event that was claimed, and under what terms it is handled.
@@ -26,15 +26,32 @@ pub(crate) struct Claimed<'a> {
 ///
 /// But not while it commits. The commit checks the token itself, and a renewal that waited for it may be told, before the commit is
 /// answered, that the record is no longer claimed.
-pub(crate) async fn run_leased(ledger: &AnyLedger, claimed: &Claimed<'_>, route: &dyn Route, event: &Event) -> Outcome {
+///
+/// `permit` is for the handler's transaction. Where it takes one and has none yet, it waits for it here, under its lease; its time
+/// begins afterwards.
+pub(crate) async fn run_leased(
+    ledger: &AnyLedger,
+    claimed: &Claimed<'_>,
+    mut permit: Option<TransactionPermit>,
+    route: &dyn Route,
+    event: &Event,
+) -> Outcome {
     let Claimed { key, token, asked, received_at, deadline, lease } = *claimed;
-    let work = Work::new(event, key.clone(), Some(token), received_at, deadline);
+    let mut lost = pin!(async { Box::pin(lost(ledger, key, token, (asked, lease))).await });
+    if let (None, Some(permits)) = (&permit, route.permits()) {
+        tokio::select! {
+            biased;
+            acquired = permits.acquire() => permit = Some(acquired),
+            () = &mut lost => return Outcome::LeaseLost,
+        }
+    }
+    let work = Work::new(event, key.clone(), Some(token), received_at, deadline, permit);
     let mut running = pin!(run(route, Arc::clone(&work)));
     tokio::select! {
         // First the handler: one that is done at once needs no timer.
         biased;
         outcome = &mut running => return outcome,
-        () = async { Box::pin(lost(ledger, key, token, (asked, lease))).await } => {}
+        () = &mut lost => {}
     }
     if work.is_committing() { running.await } else { Outcome::LeaseLost }
 }

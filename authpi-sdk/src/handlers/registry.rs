@@ -4,7 +4,7 @@ use super::{Context, HandlerError, Outcome, Result, Work};
 use crate::{
     crash,
     event::{Event, EventKind, EventType, KnownEvent},
-    ledger::{Held, Ledger, LedgerError, Token, Transactional, Tx, step},
+    ledger::{Held, Ledger, LedgerError, PoolTooSmall, Token, TransactionPermits, Transactional, Tx, step},
 };
 
 type Running = Pin<Box<dyn Future<Output = Result> + Send>>;
@@ -13,14 +13,17 @@ type Settling = Pin<Box<dyn Future<Output = Result<Held>> + Send>>;
 /// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its transaction in a store `L`.
 enum Handler<S, L> {
     Told(Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>),
-    Committing(Arc<dyn Fn(L, Event, Context<S>, Token) -> Settling + Send + Sync>),
+    Committing { run: Arc<dyn Fn(L, Event, Context<S>, Token) -> Settling + Send + Sync>, permits: Arc<PermitsOf<L>> },
 }
+
+/// The queue for transactions of a store.
+type PermitsOf<L> = dyn Fn(&L) -> std::result::Result<TransactionPermits, PoolTooSmall> + Send + Sync;
 
 impl<S, L> Clone for Handler<S, L> {
     fn clone(&self) -> Self {
         match self {
             Self::Told(handler) => Self::Told(handler.clone()),
-            Self::Committing(handler) => Self::Committing(handler.clone()),
+            Self::Committing { run, permits } => Self::Committing { run: run.clone(), permits: permits.clone() },
         }
     }
 }
@@ -113,7 +116,10 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// As [`on`](Self::on), with a transaction that commits the handler's writes together with the ledger's record of the event:
     /// its effect takes place exactly once, whatever crashes when ([`Transactional`]).
     ///
-    /// The transaction begins before the handler does; to wait for that is part of the attempt and of its deadline.
+    /// The transaction begins before the handler does; to wait for that is part of the attempt and of its deadline. So is the wait for
+    /// a permit, of which there are as many as the store has room for transactions at once ([`Transactional::permits`]): handlers
+    /// with a transaction wait in a fair queue, and an inline receiver claims the event when it has its permit. A worker that also has
+    /// handlers without a transaction takes the permit after it has leased the event, and the handler's time begins with the permit.
     ///
     /// Only in a transactional store, which the handler's argument names, and then a receiver or worker over any other store does not
     /// compile.
@@ -218,9 +224,10 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     fn over<T: Serves<L>>(self) -> Handlers<S, T> {
         let over = |handler| match handler {
             Handler::Told(handler) => Handler::Told(handler),
-            Handler::Committing(handler) => Handler::Committing(Arc::new(move |store: T, event, context, token| {
-                handler(store.serve(), event, context, token)
-            })),
+            Handler::Committing { run, permits } => Handler::Committing {
+                run: Arc::new(move |store: T, event, context, token| run(store.serve(), event, context, token)),
+                permits: Arc::new(move |store: &T| permits(&store.serve())),
+            },
         };
         Handlers {
             state: self.state,
@@ -232,14 +239,28 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     }
 
     /// Who handles this type, if anybody does.
-    pub(super) fn route(&self, event_type: &EventType, store: &L) -> Option<Box<dyn Route>> {
+    pub(super) fn route(
+        &self,
+        event_type: &EventType,
+        store: &L,
+        permits: Option<&TransactionPermits>,
+    ) -> Option<Box<dyn Route>> {
         let handler = self.find(event_type)?.clone();
-        Some(Box::new(Found { state: self.state.clone(), handler, store: store.clone() }))
+        let permits = permits.filter(|_| handler.commits()).cloned();
+        Some(Box::new(Found { state: self.state.clone(), handler, store: store.clone(), permits }))
     }
 
-    /// The registry as a receiver or worker holds it.
-    pub(crate) fn in_store(self, store: L) -> Box<dyn AnyHandlers> {
-        Box::new(InStore { handlers: self, store })
+    /// The registry as a receiver or worker holds it. An error says that the store has no room for the transactions of its handlers.
+    pub(crate) fn in_store(self, store: L) -> std::result::Result<Box<dyn AnyHandlers>, PoolTooSmall> {
+        let permits = self.all().find_map(|handler| match handler {
+            Handler::Told(_) => None,
+            Handler::Committing { permits, .. } => Some(permits(&store)),
+        });
+        Ok(Box::new(InStore { permits: permits.transpose()?, handlers: self, store }))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Handler<S, L>> {
+        self.exact.values().chain(self.prefixes.iter().map(|(_, handler)| handler)).chain(&self.fallback)
     }
 
     fn refuse(mut self, error: HandlersError) -> Self {
@@ -274,13 +295,13 @@ where
     Fut: Future<Output = Result> + Send + 'static,
 {
     let handler = Arc::new(handler);
-    Handler::Committing(Arc::new(move |store: L, event, context, token| {
+    let run = Arc::new(move |store: L, event: Event, context: Context<S>, token| -> Settling {
         let handler = Arc::clone(&handler);
         Box::pin(async move {
             let work = Arc::clone(context.work());
             let key = &work.key;
             let tell = |error: &LedgerError| error.tell(key.shared_endpoint());
-            let (tx, lent) = Tx::lend(step("begin", store.begin()).await.inspect_err(tell)?);
+            let (tx, lent) = Tx::lend(step("begin", store.begin_with(work.permit())).await.inspect_err(tell)?);
             handler(event.assume_kind(), context, tx).await?;
             let transaction = lent.returned()?;
             crash::point("in_transaction");
@@ -289,7 +310,14 @@ where
             crash::point("committed");
             Ok(held)
         })
-    }))
+    });
+    Handler::Committing { run, permits: Arc::new(L::permits) }
+}
+
+impl<S, L> Handler<S, L> {
+    fn commits(&self) -> bool {
+        matches!(self, Self::Committing { .. })
+    }
 }
 
 impl<S, L> fmt::Debug for Handlers<S, L> {
@@ -306,6 +334,9 @@ impl<S, L> fmt::Debug for Handlers<S, L> {
 pub(crate) trait AnyHandlers: Send + Sync {
     /// Who handles this type, if anybody does.
     fn route(&self, event_type: &EventType) -> Option<Box<dyn Route>>;
+
+    /// What each handler needs a permit of, where each takes a transaction; nothing where some do not.
+    fn permits_of_all(&self) -> Option<TransactionPermits>;
 }
 
 /// A handler that was found, to be started once.
@@ -314,6 +345,9 @@ pub(crate) trait Route: Send + Sync {
 
     /// Whether the handler completes its claim itself, and so cannot do without one.
     fn commits(&self) -> bool;
+
+    /// What a permit has to be taken of before a handler that takes a transaction is started.
+    fn permits(&self) -> Option<&TransactionPermits>;
 }
 
 /// A handler that runs.
@@ -340,17 +374,24 @@ impl Started {
 struct InStore<S, L> {
     handlers: Handlers<S, L>,
     store: L,
+    /// Where some handler takes a transaction.
+    permits: Option<TransactionPermits>,
 }
 
 struct Found<S, L> {
     state: Arc<S>,
     handler: Handler<S, L>,
     store: L,
+    permits: Option<TransactionPermits>,
 }
 
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers for InStore<S, L> {
     fn route(&self, event_type: &EventType) -> Option<Box<dyn Route>> {
-        self.handlers.route(event_type, &self.store)
+        self.handlers.route(event_type, &self.store, self.permits.as_ref())
+    }
+
+    fn permits_of_all(&self) -> Option<TransactionPermits> {
+        self.permits.clone().filter(|_| self.handlers.all().all(Handler::commits))
     }
 }
 
@@ -360,10 +401,10 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for Found
         let context = Context::new(self.state.clone(), work);
         match (&self.handler, token) {
             (Handler::Told(handler), _) => Started::Told(handler(event, context)),
-            (Handler::Committing(handler), Some(token)) => {
-                Started::Committing(handler(self.store.clone(), event, context, token))
+            (Handler::Committing { run, .. }, Some(token)) => {
+                Started::Committing(run(self.store.clone(), event, context, token))
             }
-            (Handler::Committing(_), None) => {
+            (Handler::Committing { .. }, None) => {
                 let refused = HandlerError::retryable("a handler that commits its own claim was run without one");
                 Started::Told(Box::pin(std::future::ready(Err(refused))))
             }
@@ -371,7 +412,11 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for Found
     }
 
     fn commits(&self) -> bool {
-        matches!(self.handler, Handler::Committing(_))
+        self.handler.commits()
+    }
+
+    fn permits(&self) -> Option<&TransactionPermits> {
+        self.permits.as_ref()
     }
 }
 

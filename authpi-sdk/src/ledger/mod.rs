@@ -61,7 +61,7 @@ pub use redis::{Redis, RedisOptions};
 pub use sqlite::by_hand as sqlite_by_hand;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};
-pub use transaction::{Transactional, Tx};
+pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery
 /// and a reconciled copy are the same record).

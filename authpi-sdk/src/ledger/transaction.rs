@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::{EventKey, Held, Ledger, LedgerError, Token};
 
 /// A ledger in a database that can commit a handler's writes together with the completion of its claim.
@@ -32,6 +34,30 @@ pub trait Transactional: Ledger + Clone {
     /// # Errors
     /// When the store cannot be reached or refuses.
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction, LedgerError>> + Send;
+
+    /// The queue in which handlers wait for their turn to have a transaction. Clones of a store share it. Default: no limit.
+    ///
+    /// Receivers take a permit before they claim an event whose handler takes a [`Tx`], so that what waits holds no claim and no
+    /// connection.
+    ///
+    /// # Errors
+    /// When the store has room for no transaction at all. Receivers and workers with such handlers are not built then.
+    fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
+        Ok(TransactionPermits::unlimited())
+    }
+
+    /// As [`begin`](Self::begin), for a handler that has a permit. A store that limits its [`permits`](Self::permits) keeps the permit
+    /// in the transaction until the connection is free for another; by default it is given back.
+    ///
+    /// # Errors
+    /// As for [`begin`](Self::begin).
+    fn begin_with(
+        &self,
+        permit: TransactionPermit,
+    ) -> impl Future<Output = Result<Self::Transaction, LedgerError>> + Send {
+        drop(permit);
+        self.begin()
+    }
 
     /// Completes the claim as handled, in the transaction, and commits it. `Lost`: the token was no longer the record's; the
     /// transaction was rolled back.
@@ -120,3 +146,88 @@ impl fmt::Display for TxKept {
 }
 
 impl std::error::Error for TxKept {}
+
+/// How many handlers may have a transaction of a store at once; a fair queue for those that wait.
+#[derive(Clone, Debug)]
+pub struct TransactionPermits {
+    /// None where there is no limit.
+    places: Option<Arc<Semaphore>>,
+}
+
+/// A handler's place among those that may have a transaction at once; given back when it is dropped.
+#[derive(Debug, Default)]
+#[must_use = "dropped, it is given back"]
+pub struct TransactionPermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+
+/// How many connections of a pool are reserved, at least, for claims, renewals and completions.
+const RESERVED: u32 = 2;
+
+impl TransactionPermits {
+    /// Any number of transactions at once.
+    pub fn unlimited() -> Self {
+        Self { places: None }
+    }
+
+    /// At most so many at once.
+    pub fn at_most(transactions: usize) -> Self {
+        Self { places: Some(Arc::new(Semaphore::new(transactions.min(Semaphore::MAX_PERMITS)))) }
+    }
+
+    /// As many as a pool of so many connections has room for: all but a fifth of them, and all but two at least, which are reserved
+    /// for claims, renewals and completions.
+    ///
+    /// # Errors
+    /// When nothing is left.
+    pub fn in_pool_of(connections: u32) -> Result<Self, PoolTooSmall> {
+        match connections.saturating_sub(RESERVED.max(connections / 5)) {
+            0 => Err(PoolTooSmall { connections, needed: RESERVED + 1 }),
+            transactions => Ok(Self::at_most(usize::try_from(transactions).unwrap_or(usize::MAX))),
+        }
+    }
+
+    /// Waits for a permit, behind those who asked before.
+    pub async fn acquire(&self) -> TransactionPermit {
+        let Some(places) = &self.places else { return TransactionPermit(None) };
+        // It is never closed.
+        TransactionPermit(Arc::clone(places).acquire_owned().await.ok())
+    }
+}
+
+/// A store's connection pool has no room for a handler's transaction beside the reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolTooSmall {
+    /// How many connections the pool may have.
+    pub connections: u32,
+    /// How many it needs, at least.
+    pub needed: u32,
+}
+
+impl fmt::Display for PoolTooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connections, needed } = self;
+        write!(
+            f,
+            "the store's pool of {connections} connections has none for a handler's transaction: {RESERVED} are reserved for \
+             claims, renewals and completions; raise max_connections to {needed} or more"
+        )
+    }
+}
+
+impl std::error::Error for PoolTooSmall {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_leave_a_fifth_of_the_pool_and_two_connections_at_least() {
+        let places = |connections| {
+            let permits = TransactionPermits::in_pool_of(connections).map_err(|error| error.needed)?;
+            Ok::<_, u32>(permits.places.unwrap().available_permits())
+        };
+        assert_eq!([0, 1, 2].map(places), [Err(3); 3]);
+        assert_eq!([3, 10, 20, 100].map(places), [Ok(1), Ok(8), Ok(16), Ok(80)]);
+        assert!(places(u32::MAX).is_ok());
+    }
+}

@@ -14,8 +14,8 @@ use super::{DEFAULT_BODY_TIMEOUT, Mode, Receiver, Settings, Shared};
 use crate::{
     Clock,
     event::Subject,
-    handlers::{DEFAULT_DEADLINE, HandlersError},
-    ledger::{AnyInbox, AnyLedger, EventKey, Lanes},
+    handlers::{AnyHandlers, DEFAULT_DEADLINE, Handlers, HandlersError},
+    ledger::{AnyInbox, AnyLedger, EventKey, Lanes, PoolTooSmall},
     signature::{KeyRingError, Verifier},
 };
 
@@ -51,7 +51,7 @@ pub struct Inline {
     handlers: HandlersOrError,
 }
 
-type HandlersOrError = Result<Box<dyn super::AnyHandlers>, HandlersError>;
+type HandlersOrError = Result<Box<dyn AnyHandlers>, BuildError>;
 
 /// Stores in an `I`, then answers; see [`Receiver::inbox`].
 pub struct Stored<I> {
@@ -195,9 +195,10 @@ impl ReceiverBuilder<Inline> {
     /// Makes the receiver.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, the secrets or handlers are not usable, or a setting is zero or out of range.
+    /// When the endpoint has no name or one of more than 100 bytes, the secrets or handlers are not usable, a setting is zero or out of
+    /// range, or a handler takes a transaction and the store's connection pool has no room for one.
     pub fn build(self) -> Result<Receiver, BuildError> {
-        self.finish(|mode| Ok(Mode::Inline(mode.handlers.map_err(BuildError::Handlers)?)))
+        self.finish(|mode| Ok(Mode::Inline(mode.handlers?)))
     }
 }
 
@@ -257,6 +258,8 @@ pub enum BuildError {
     Secrets(KeyRingError),
     /// Two handlers want the same place.
     Handlers(HandlersError),
+    /// A handler takes a transaction, and the store's connection pool has no room for one.
+    Pool(PoolTooSmall),
     /// This setting is zero, or larger than can be.
     Setting(&'static str),
 }
@@ -265,6 +268,16 @@ impl BuildError {
     pub(crate) fn check_length(endpoint: &str) -> Result<(), Self> {
         let bytes = endpoint.len();
         if bytes > EventKey::MAX_ENDPOINT_BYTES { Err(Self::EndpointTooLong { bytes }) } else { Ok(()) }
+    }
+
+    /// The handlers as a receiver or worker holds them, or why it cannot.
+    pub(crate) fn of<S, H>(handlers: Handlers<S, H>, store: H) -> Result<Box<dyn AnyHandlers>, Self>
+    where
+        S: Send + Sync + 'static,
+        H: Clone + Send + Sync + 'static,
+    {
+        handlers.check().map_err(Self::Handlers)?;
+        handlers.in_store(store).map_err(Self::Pool)
     }
 }
 
@@ -277,6 +290,7 @@ impl fmt::Display for BuildError {
             }
             Self::Secrets(_) => f.write_str("the verifier's secrets cannot be used"),
             Self::Handlers(_) => f.write_str("the handlers contradict each other"),
+            Self::Pool(_) => f.write_str("the store's connection pool is too small for the handlers"),
             Self::Setting(name) => write!(f, "{name} is zero or out of range"),
         }
     }
@@ -287,6 +301,7 @@ impl std::error::Error for BuildError {
         match self {
             Self::Secrets(error) => Some(error),
             Self::Handlers(error) => Some(error),
+            Self::Pool(error) => Some(error),
             Self::NoEndpoint | Self::EndpointTooLong { .. } | Self::Setting(_) => None,
         }
     }

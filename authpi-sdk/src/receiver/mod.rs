@@ -114,7 +114,7 @@ impl Receiver {
         S: Send + Sync + 'static,
         H: Clone + Send + Sync + 'static,
     {
-        let handlers = handlers.check().map(|()| handlers.in_store(ledger.serve()));
+        let handlers = BuildError::of(handlers, ledger.serve());
         ReceiverBuilder::inline(endpoint.into(), verifier, AnyLedger::new(ledger), handlers)
     }
 

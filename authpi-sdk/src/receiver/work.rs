@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Span;
 
 use super::{Lane, Mode, Shared, StoreFailure, answer::Answer};
@@ -12,13 +12,33 @@ use crate::{
     crash,
     event::{Event, ParseError},
     handlers::{Claimed, Outcome, Route, Work, run, run_leased},
-    ledger::{AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, LedgerErrorKind, Token},
+    ledger::{
+        AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, LedgerErrorKind, Token,
+        TransactionPermit, TransactionPermits,
+    },
     signature::Verified,
     telemetry,
 };
 
 /// Between two looks at an event that another worker is on: from the first to the second.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+/// A claim, and how it came about.
+struct Granted {
+    token: Token,
+    /// From when on the store was asked for it.
+    asked: Instant,
+    /// For the handler's transaction, if it takes one.
+    permit: Option<TransactionPermit>,
+    /// How long it waited for the permit.
+    waited: Duration,
+}
+
+/// All of the store's transactions are taken, for as long as the handler would have.
+fn no_permit(waited: Duration) -> LedgerError {
+    let why = format!("no transaction became free within {waited:?}: other handlers have them all");
+    LedgerError::new("begin a transaction", why).with_kind(LedgerErrorKind::Busy)
+}
 
 impl Shared {
     /// Takes an authentic delivery as far as it goes.
@@ -65,12 +85,13 @@ impl Shared {
         span: &Span,
     ) -> Answer {
         let key = self.key(event.shared_id());
-        match self.claim(&key, digest).await {
-            Ok(Ok((token, asked))) => {
+        match self.claim(&key, digest, route.permits()).await {
+            Ok(Ok(Granted { token, asked, permit, waited })) => {
                 crash::point("claimed");
                 span.record("attempt", token.attempt);
-                let (deadline, lease) = (self.settings.deadline, self.settings.lease);
-                self.handle(route, event, &Claimed { key: &key, token, asked, received_at, deadline, lease }).await
+                let (deadline, lease) = (self.settings.deadline.saturating_sub(waited), self.settings.lease);
+                let claimed = Claimed { key: &key, token, asked, received_at, deadline, lease };
+                self.handle(route, event, permit, &claimed).await
             }
             Ok(Err(answer)) => answer,
             Err(error) if error.kind() == LedgerErrorKind::Content => {
@@ -81,7 +102,7 @@ impl Shared {
                 StoreFailure::HandleAnyway if !route.commits() => {
                     self.store_down(&error);
                     tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), "handled without a claim: it may be handled twice");
-                    let work = Work::new(event, key.clone(), None, received_at, self.settings.deadline);
+                    let work = Work::new(event, key.clone(), None, received_at, self.settings.deadline, None);
                     let running = run(route, work);
                     let outcome = Box::pin(running).await;
                     self.answer_unclaimed(&key, outcome)
@@ -146,15 +167,36 @@ impl Shared {
     }
 
     /// The token, or the answer of whoever was first; waits for that one as long as patience lasts.
-    async fn claim(&self, key: &EventKey, digest: Digest) -> Result<Result<(Token, Instant), Answer>, LedgerError> {
-        let give_up = Instant::now() + self.settings.patience;
+    ///
+    /// Where `permits` are given, it takes one before it claims. It takes another for each further look: who waits for another worker
+    /// keeps none.
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        permits: Option<&TransactionPermits>,
+    ) -> Result<Result<Granted, Answer>, LedgerError> {
+        let mut first_look = None;
         let mut pause = LOOKS.0;
         loop {
-            let asked = Instant::now();
+            let since = Instant::now();
+            let mut permit = None;
+            if let Some(permits) = permits {
+                let until = first_look.map_or(since + self.settings.deadline, |first| first + self.settings.patience);
+                permit = timeout_at(until, permits.acquire()).await.ok();
+                if permit.is_none() {
+                    return match first_look {
+                        None => Err(no_permit(self.settings.deadline)),
+                        Some(_) => Ok(Err(Answer::InFlight { retry_after: self.settings.retry_after })),
+                    };
+                }
+            }
+            let asked = if permit.is_some() { Instant::now() } else { since };
+            let give_up = *first_look.get_or_insert(asked) + self.settings.patience;
             let retry_after = match self.ledger.claim(key, digest, self.settings.lease).await? {
                 Claim::Granted { token, first_digest } => {
                     key.compare(digest, first_digest);
-                    return Ok(Ok((token, asked)));
+                    return Ok(Ok(Granted { token, asked, permit, waited: asked - since }));
                 }
                 Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
                     key.compare(digest, first_digest);
@@ -170,14 +212,21 @@ impl Shared {
             if pause > give_up.saturating_duration_since(Instant::now()) {
                 return Ok(Err(Answer::InFlight { retry_after }));
             }
+            drop(permit);
             sleep(pause).await;
             pause = (pause * 2).min(LOOKS.1);
         }
     }
 
-    async fn handle(&self, route: &dyn Route, event: &Event, claimed: &Claimed<'_>) -> Answer {
+    async fn handle(
+        &self,
+        route: &dyn Route,
+        event: &Event,
+        permit: Option<TransactionPermit>,
+        claimed: &Claimed<'_>,
+    ) -> Answer {
         let Claimed { key, token, .. } = *claimed;
-        let outcome = Box::pin(run_leased(&self.ledger, claimed, route, event)).await;
+        let outcome = Box::pin(run_leased(&self.ledger, claimed, permit, route, event)).await;
         crash::point("handled");
         let retry_after = self.settings.retry_after;
         let (answer, settled) = match outcome {
@@ -262,8 +311,8 @@ impl Shared {
         if !self.ledger.keeps_dead_letters() {
             return otherwise;
         }
-        let token = match self.claim(key, digest).await {
-            Ok(Ok((token, _))) => token,
+        let token = match self.claim(key, digest, None).await {
+            Ok(Ok(granted)) => granted.token,
             Ok(Err(answer)) => return answer,
             Err(error) if error.kind() == LedgerErrorKind::Content => return otherwise,
             Err(error) => return self.store_down(&error),

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::{Settings, Shared, Worker};
 use crate::{
     Clock,
-    handlers::{AnyHandlers, DEFAULT_DEADLINE, HandlersError},
+    handlers::{AnyHandlers, DEFAULT_DEADLINE},
     ledger::AnyInbox,
     receiver::{BuildError, LONGEST},
 };
@@ -22,16 +22,12 @@ use crate::{
 pub struct WorkerBuilder {
     endpoint: Arc<str>,
     inbox: AnyInbox,
-    handlers: Result<Box<dyn AnyHandlers>, HandlersError>,
+    handlers: Result<Box<dyn AnyHandlers>, BuildError>,
     settings: Settings,
 }
 
 impl WorkerBuilder {
-    pub(super) fn new(
-        endpoint: Arc<str>,
-        inbox: AnyInbox,
-        handlers: Result<Box<dyn AnyHandlers>, HandlersError>,
-    ) -> Self {
+    pub(super) fn new(endpoint: Arc<str>, inbox: AnyInbox, handlers: Result<Box<dyn AnyHandlers>, BuildError>) -> Self {
         Self {
             endpoint,
             inbox,
@@ -102,13 +98,14 @@ impl WorkerBuilder {
     /// Makes the worker.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, two handlers want the same place, or a setting is zero or out of range.
+    /// When the endpoint has no name or one of more than 100 bytes, two handlers want the same place, a setting is zero or out of range,
+    /// or a handler takes a transaction and the store's connection pool has no room for one.
     pub fn build(self) -> Result<Worker, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
         BuildError::check_length(&self.endpoint)?;
-        let handlers = self.handlers.map_err(BuildError::Handlers)?;
+        let handlers = self.handlers?;
         let settings = self.settings;
         for (name, duration) in [("deadline", settings.deadline), ("lease", settings.lease), ("poll", settings.poll)] {
             if duration.is_zero() || duration > LONGEST {
@@ -125,6 +122,7 @@ impl WorkerBuilder {
         let shared = Shared {
             endpoint,
             inbox,
+            permits: handlers.permits_of_all(),
             handlers,
             settings,
             settled: Notify::new(),

@@ -52,7 +52,7 @@ use tokio::{
 use crate::{
     Clock,
     handlers::{AnyHandlers, Handlers, Serves},
-    ledger::{AnyInbox, Backlog, EventKey, Inbox, LedgerError, Next, Token},
+    ledger::{AnyInbox, Backlog, EventKey, Inbox, LedgerError, Next, Token, TransactionPermits},
     telemetry,
 };
 
@@ -69,6 +69,8 @@ struct Shared {
     endpoint: Arc<str>,
     inbox: AnyInbox,
     handlers: Box<dyn AnyHandlers>,
+    /// Where each handler takes a transaction: nothing is leased before there is room for one.
+    permits: Option<TransactionPermits>,
     settings: Settings,
     /// Told when an event is settled: the next of its lane may go.
     settled: Notify,
@@ -107,7 +109,7 @@ impl Worker {
         S: Send + Sync + 'static,
         H: Clone + Send + Sync + 'static,
     {
-        let handlers = handlers.check().map(|()| handlers.in_store(inbox.serve()));
+        let handlers = BuildError::of(handlers, inbox.serve());
         WorkerBuilder::new(endpoint.into(), Arc::new(inbox), handlers)
     }
 
@@ -137,6 +139,14 @@ impl Worker {
                 () = &mut stop => break,
                 slot = Arc::clone(&slots).acquire_owned() => slot,
             };
+            let permit = match &shared.permits {
+                None => None,
+                Some(permits) => select! {
+                    biased;
+                    () = &mut stop => break,
+                    permit = permits.acquire() => Some(permit),
+                },
+            };
             // Before looking, so that nothing that happens meanwhile is missed.
             let (appended, settled) = (shared.inbox.appended(), shared.settled.notified());
             let asked = Instant::now();
@@ -145,7 +155,7 @@ impl Worker {
                     let shared = Arc::clone(shared);
                     running.0.spawn(async move {
                         let at_work = AtWork::begin(&shared.in_flight);
-                        shared.handle(leased, asked).await;
+                        shared.handle(leased, asked, permit).await;
                         drop(at_work);
                         shared.settled.notify_waiters();
                         drop(slot);
@@ -155,7 +165,7 @@ impl Worker {
                 Ok(Next::Nothing { due_in }) => due_in.unwrap_or(Duration::MAX).min(shared.settings.poll),
                 Err(error) => {
                     error.tell(&shared.endpoint);
-                    drop(slot);
+                    drop((slot, permit));
                     // What is appended meanwhile is found then, too.
                     select! {
                         () = &mut stop => break,
@@ -163,7 +173,7 @@ impl Worker {
                     }
                 }
             };
-            drop(slot);
+            drop((slot, permit));
             select! {
                 () = &mut stop => break,
                 () = appended => {}

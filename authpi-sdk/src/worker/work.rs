@@ -10,13 +10,13 @@ use crate::{
     crash,
     event::Event,
     handlers::{Claimed, Outcome, run_leased},
-    ledger::{AnyLedger, Completion, Held, Leased, LedgerError, LedgerErrorKind},
+    ledger::{AnyLedger, Completion, Held, Leased, LedgerError, LedgerErrorKind, TransactionPermit},
     telemetry,
 };
 
 impl Shared {
-    /// `asked` is when the store was asked for it.
-    pub(super) async fn handle(&self, leased: Leased, asked: Instant) {
+    /// `asked` is when the store was asked for it; `permit` is for the handler's transaction, where it was taken before.
+    pub(super) async fn handle(&self, leased: Leased, asked: Instant, permit: Option<TransactionPermit>) {
         // A root of its own: the worker's caller has nothing to do with this event.
         let span = info_span!(
             parent: None,
@@ -27,15 +27,21 @@ impl Shared {
             event_type = Empty,
             outcome = Empty,
         );
-        let outcome = self.work(&leased, asked, &span).instrument(span.clone()).await;
+        let outcome = self.work(&leased, asked, permit, &span).instrument(span.clone()).await;
         span.record("outcome", outcome);
         telemetry::count_by(telemetry::EVENTS, &self.endpoint, "outcome", outcome);
     }
 
     /// Makes the attempt and tells the store; the outcome's name.
-    async fn work(&self, leased: &Leased, asked: Instant, span: &tracing::Span) -> &'static str {
+    async fn work(
+        &self,
+        leased: &Leased,
+        asked: Instant,
+        permit: Option<TransactionPermit>,
+        span: &tracing::Span,
+    ) -> &'static str {
         crash::point("leased");
-        let end = self.try_once(leased, asked, span).await;
+        let end = self.try_once(leased, asked, permit, span).await;
         crash::point("handled");
         let (key, token) = (&leased.key, leased.token);
         let result = match &end {
@@ -112,7 +118,13 @@ impl Shared {
         }
     }
 
-    async fn try_once(&self, leased: &Leased, asked: Instant, span: &tracing::Span) -> End {
+    async fn try_once(
+        &self,
+        leased: &Leased,
+        asked: Instant,
+        permit: Option<TransactionPermit>,
+        span: &tracing::Span,
+    ) -> End {
         let settings = &self.settings;
         let attempt = leased.token.attempt;
         if attempt > settings.attempts {
@@ -138,7 +150,7 @@ impl Shared {
             lease: settings.lease,
         };
         let ledger = AnyLedger::from(self.inbox.clone());
-        let outcome = run_leased(&ledger, &claimed, &*route, &event).await;
+        let outcome = run_leased(&ledger, &claimed, permit, &*route, &event).await;
         let lag = || settings.clock.since(event.time());
         match &outcome {
             Outcome::Handled => return End::Handled { lag: lag() },

@@ -1,6 +1,7 @@
 //! `Postgres`, on a server of `initdb`'s making.
 
 mod backlog;
+mod permits;
 mod reconcile;
 mod sync_users;
 mod transactions;

@@ -34,8 +34,8 @@ use self::{
     queue::{Arrived, Published, Queue},
 };
 use super::{
-    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next, Token,
-    Transactional, remote::within,
+    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next,
+    PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional, remote::within,
 };
 use crate::{Clock, crash};
 
@@ -340,6 +340,14 @@ impl<L: Transactional> Transactional for Nats<L> {
 
     async fn begin(&self) -> Result<L::Transaction, LedgerError> {
         self.ledger().begin().await
+    }
+
+    fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
+        self.ledger().permits()
+    }
+
+    async fn begin_with(&self, permit: TransactionPermit) -> Result<L::Transaction, LedgerError> {
+        self.ledger().begin_with(permit).await
     }
 
     async fn commit(&self, transaction: L::Transaction, key: &EventKey, token: Token) -> Result<Held, LedgerError> {

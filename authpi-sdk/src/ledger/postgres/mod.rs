@@ -37,7 +37,8 @@ use sqlx::{
 };
 
 use super::{
-    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next, Token,
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next,
+    PoolTooSmall, Token, TransactionPermits,
     dead_letter::timestamp,
     remote::{Nonces, millis, within},
 };
@@ -59,8 +60,9 @@ pub use transaction::PostgresTransaction;
 ///   `test_before_acquire(false)`, or sqlx spends another one on asking whether the connection is alive; the pool that
 ///   [`connect`](Postgres::connect) makes asks only of connections that were idle for a while.
 /// - **Transactional.** A handler's writes and its claim's completion commit together ([`on_tx`](crate::handlers::Handlers::on_tx)). A handler that does
-///   so keeps a connection of the pool for as long as it runs: let the pool have a few more than handlers may run at once. Three
-///   round trips: begin, completion, commit. Under `REPEATABLE READ` or `SERIALIZABLE` a commit may be refused, and after a renewal of the
+///   so keeps a connection of the pool for as long as it runs. Such handlers take turns, in a fair queue that clones share: a fifth
+///   of the pool's connections, and two at least, are left to everything else. A pool of less than three is refused when a receiver or worker
+///   with such handlers is built. Three round trips: begin, completion, commit. Under `REPEATABLE READ` or `SERIALIZABLE` a commit may be refused, and after a renewal of the
 ///   lease it is; the event is handled again then.
 /// - **Wakes workers.** Those of other processes hear of an append within about 10 ms, by `NOTIFY`; each process whose workers wait
 ///   has one connection more for that, beside the pool. Where nothing is heard (behind a pooler that hands out connections per
@@ -108,6 +110,8 @@ struct Shared {
     nonces: Nonces,
     until_prune: AtomicU32,
     wake: Wake,
+    /// Of handlers that have, or want, a transaction.
+    permits: Result<TransactionPermits, PoolTooSmall>,
 }
 
 type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;

@@ -16,7 +16,7 @@ use super::{
     wake::Wake,
 };
 use crate::ledger::{
-    DEFAULT_RETENTION, LedgerError,
+    DEFAULT_RETENTION, LedgerError, TransactionPermits,
     remote::{Nonces, TIMEOUT, millis, within},
 };
 
@@ -130,6 +130,7 @@ impl PostgresOptions {
 
     fn over(self, pool: PgPool, tables: &Tables) -> Postgres {
         let nonces = Nonces::default();
+        let permits = TransactionPermits::in_pool_of(pool.options().get_max_connections());
         let shared = Shared {
             pool,
             statements: Statements::on(tables),
@@ -138,6 +139,7 @@ impl PostgresOptions {
             wake: Wake::new(nonces.mint()),
             nonces,
             until_prune: AtomicU32::new(0),
+            permits,
         };
         Postgres { shared: Arc::new(shared) }
     }

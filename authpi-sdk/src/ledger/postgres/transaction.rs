@@ -5,7 +5,7 @@
 //! statement but the commit.
 
 use std::{
-    fmt,
+    fmt, mem,
     ops::{Deref, DerefMut},
     time::Duration,
 };
@@ -15,7 +15,10 @@ use sqlx_core::transaction::TransactionManager as _;
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{Postgres, connection::Borrowed, rows::text};
-use crate::ledger::{EventKey, Held, LedgerError, Token, Transactional, remote::within};
+use crate::ledger::{
+    EventKey, Held, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional,
+    remote::within,
+};
 
 /// An open transaction of [`Postgres`], a [`PgConnection`] to the handler: `.execute(&mut *tx)`. Savepoints (`tx.begin()`) can be
 /// had in it; it is not the handler that ends it.
@@ -26,6 +29,8 @@ pub struct PostgresTransaction {
     connection: Borrowed,
     open: bool,
     timeout: Duration,
+    /// Given back with the connection.
+    permit: TransactionPermit,
 }
 
 impl Transactional for Postgres {
@@ -33,11 +38,19 @@ impl Transactional for Postgres {
     type Transaction = PostgresTransaction;
 
     async fn begin(&self) -> Result<PostgresTransaction, LedgerError> {
+        self.begin_with(TransactionPermit::default()).await
+    }
+
+    fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
+        self.shared.permits.clone()
+    }
+
+    async fn begin_with(&self, permit: TransactionPermit) -> Result<PostgresTransaction, LedgerError> {
         let timeout = self.shared.timeout;
         within(timeout, "begin a transaction", async {
             let mut connection = Borrowed::from(&self.shared.pool).await?;
             begin(&mut connection).await?;
-            Ok::<_, sqlx::Error>(PostgresTransaction { connection, open: true, timeout })
+            Ok::<_, sqlx::Error>(PostgresTransaction { connection, open: true, timeout, permit })
         })
         .await
     }
@@ -49,6 +62,7 @@ impl Transactional for Postgres {
         token: Token,
     ) -> Result<Held, LedgerError> {
         // From here on it is closed if it is dropped midway: what it was asked may be the commit.
+        let _permit = mem::take(&mut transaction.permit);
         let mut connection = transaction.connection.take();
         transaction.open = false;
         within(self.shared.timeout, "commit", async {
@@ -100,8 +114,10 @@ impl Drop for PostgresTransaction {
         if self.open
             && let Ok(runtime) = Handle::try_current()
         {
+            let permit = mem::take(&mut self.permit);
             let (mut connection, limit) = (self.connection.take(), self.timeout);
             runtime.spawn(async move {
+                let _permit = permit;
                 if let Ok(Ok(())) = timeout(limit, rollback(&mut connection)).await {
                     connection.answered();
                 }

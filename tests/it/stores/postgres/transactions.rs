@@ -98,11 +98,11 @@ fn event() -> Fixture {
     Fixture::of::<UserCreated>().id("evt_0")
 }
 
-async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
+pub(super) async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
     receiver.receive(fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()).await.status().as_u16()
 }
 
-fn verifier() -> Verifier {
+pub(super) fn verifier() -> Verifier {
     Verifier::authpi(KeyRing::new().with("test", SECRET))
 }
 
