@@ -2,6 +2,7 @@
 
 mod answers;
 mod client;
+mod copies;
 mod crash;
 mod emulator;
 mod events;

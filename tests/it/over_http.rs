@@ -77,7 +77,7 @@ impl Service {
     }
 }
 
-async fn status_line(stream: &mut TcpStream) -> String {
+pub(crate) async fn status_line(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = async {
         while !answer.windows(2).any(|end| end == b"\r\n") {
@@ -86,7 +86,7 @@ async fn status_line(stream: &mut TcpStream) -> String {
             }
         }
     };
-    timeout(Duration::from_secs(10), read).await.expect("no answer within ten seconds");
+    timeout(Duration::from_mins(1), read).await.expect("no answer within a minute");
     String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
 }
 
@@ -97,6 +97,13 @@ fn body() -> Vec<u8> {
 fn signature(body: &[u8]) -> String {
     let headers = SignatureScheme::authpi().sign(&SECRET.into(), "", jiff::Timestamp::now(), body).unwrap();
     headers["x-webhook-signature"].to_str().unwrap().to_owned()
+}
+
+/// Sends the request on a connection of its own; the answer's first line.
+pub(crate) async fn answer_to(address: SocketAddr, request: Vec<u8>) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&request).await.unwrap();
+    status_line(&mut stream).await
 }
 
 /// A whole request, with these headers beside `Host` and `Content-Length`.
@@ -113,7 +120,7 @@ fn post(headers: &[(&str, &[u8])], body: &[u8]) -> Vec<u8> {
     request
 }
 
-fn signed_post(body: &[u8]) -> Vec<u8> {
+pub(crate) fn signed_post(body: &[u8]) -> Vec<u8> {
     post(&[("x-webhook-signature", signature(body).as_bytes())], body)
 }
 

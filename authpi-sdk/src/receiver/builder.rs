@@ -1,16 +1,8 @@
-use std::{
-    fmt,
-    marker::PhantomData,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize},
-    },
-    time::Duration,
-};
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::{DEFAULT_BODY_TIMEOUT, Mode, Receiver, Settings, Shared};
+use super::{DEFAULT_BODY_TIMEOUT, Mode, Places, Receiver, Settings, Shared};
 use crate::{
     Clock,
     event::Subject,
@@ -83,6 +75,9 @@ impl<M> ReceiverBuilder<M> {
     }
 
     /// How many authentic deliveries may be worked on at once; those beyond are answered with 503. Default 256.
+    ///
+    /// A delivery that waits for another worker's outcome ([`patience`](ReceiverBuilder::patience)) is not worked on. As many again
+    /// may wait.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
         self
@@ -144,9 +139,7 @@ impl<M> ReceiverBuilder<M> {
                 verifier: self.verifier,
                 ledger: self.ledger,
                 mode,
-                in_flight: Arc::new(Semaphore::new(settings.max_in_flight as usize)),
-                working: AtomicUsize::new(0),
-                draining: AtomicBool::new(false),
+                places: Places::new(settings.max_in_flight),
                 settings,
             }),
         })
@@ -172,6 +165,9 @@ impl ReceiverBuilder<Inline> {
     }
 
     /// How long to wait for the outcome when another worker is on the same event. Default 5 s; zero does not wait.
+    ///
+    /// At most four deliveries of one event wait, and in all at most [`max_in_flight`](Self::max_in_flight). Those beyond are answered
+    /// with 503 at once.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settings.patience = patience;
         self

@@ -61,14 +61,17 @@ impl Receiver {
             outcome = Empty,
         );
         let within = span.clone();
-        let work = async move {
-            let received_at = shared.settings.clock.now();
-            // Without an envelope it is not as a delivery wrote it, and says nothing about one.
-            let is_a_delivery = event.envelope().is_some();
-            let digest = if is_a_delivery { Digest::of(event.raw().as_bytes()) } else { Digest::UNCOMPARED };
-            shared.count_fed(shared.settle(&event, digest, received_at, &within).await, &within)
+        let work = |mut place| {
+            let work = async move {
+                let received_at = shared.settings.clock.now();
+                // Without an envelope it is not as a delivery wrote it, and says nothing about one.
+                let is_a_delivery = event.envelope().is_some();
+                let digest = if is_a_delivery { Digest::of(event.raw().as_bytes()) } else { Digest::UNCOMPARED };
+                shared.count_fed(shared.settle(&event, digest, received_at, &mut place, &within).await, &within)
+            };
+            work.instrument(span.clone())
         };
-        let settled = self.work(work.instrument(span.clone())).await;
+        let settled = self.work(work).await;
         settled.unwrap_or_else(|refused| self.shared.count_fed(refused, &span)).fed()
     }
 
@@ -76,7 +79,7 @@ impl Receiver {
     #[cfg(feature = "client")]
     pub(crate) async fn feed_unreadable(&self, raw: Bytes, error: ParseError) -> Fed {
         let shared = Arc::clone(&self.shared);
-        let settled = self.work(async move { shared.bury_unreadable(raw, &error).await });
+        let settled = self.work(|mut place| async move { shared.bury_unreadable(raw, &error, &mut place).await });
         settled.await.unwrap_or_else(|refused| refused).fed()
     }
 

@@ -1,6 +1,6 @@
 //! What a health probe is told.
 
-use std::{fmt, sync::atomic::Ordering, time::Duration};
+use std::{fmt, time::Duration};
 
 use tokio::time::timeout;
 
@@ -70,8 +70,7 @@ impl Receiver {
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn health(&self) -> Health {
         let shared = &self.shared;
-        let in_flight = shared.working.load(Ordering::Relaxed);
-        let draining = shared.draining.load(Ordering::Acquire);
+        let (in_flight, draining) = (shared.places.working(), shared.places.is_draining());
         match &shared.mode {
             Mode::Inbox { inbox, .. } => Health::of_inbox(inbox.backlog(&shared.endpoint), draining, in_flight).await,
             Mode::Inline(_) => {

@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,10 +14,10 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
-use super::{Receiver, Shared, answer::Answer};
+use super::{Receiver, Shared, answer::Answer, places::Place};
 use crate::{
     crash,
     signature::{Verified, Verifier, VerifyError, Verifying},
@@ -65,13 +65,14 @@ impl Receiver {
             Ok(body) => {
                 crash::point("verified");
                 let (shared, within) = (Arc::clone(shared), span.clone());
-                let work = async move {
-                    // Counted here, since nobody may be waiting for the answer any more.
-                    shared.count(shared.take(body, &within).await, &within)
+                let work = |mut place| {
+                    let work = async move {
+                        // Counted here, since nobody may be waiting for the answer any more.
+                        shared.count(shared.take(body, &mut place, &within).await, &within)
+                    };
+                    work.instrument(span.clone())
                 };
-                self.work(work.instrument(span.clone()))
-                    .await
-                    .unwrap_or_else(|refused| self.shared.count(refused, &span))
+                self.work(work).await.unwrap_or_else(|refused| self.shared.count(refused, &span))
             }
             Err(answer) => shared.count(answer, &span),
         };
@@ -80,22 +81,20 @@ impl Receiver {
     }
 
     /// Does the work so that whoever waits for the answer may go away: what is not done at once goes into a task of its own. The error
-    /// is the answer where the work was not begun or did not end.
-    pub(super) async fn work(&self, work: impl Future<Output = Answer> + Send + 'static) -> Result<Answer, Answer> {
+    /// is the answer where the work was not begun or did not end. It has its place until it ends.
+    pub(super) async fn work<W>(&self, work: impl FnOnce(Place) -> W) -> Result<Answer, Answer>
+    where
+        W: Future<Output = Answer> + Send + 'static,
+    {
         let shared = &self.shared;
         let retry_after = shared.settings.retry_after;
-        if shared.draining.load(Ordering::Acquire) {
+        if shared.places.is_draining() {
             return Err(Answer::Draining { retry_after });
         }
-        let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
+        let Some(place) = Place::take(&shared.places) else {
             return Err(Answer::TooMany { retry_after });
         };
-        let place = Place::take(shared, permit);
-        let mut work = Box::pin(async move {
-            let answer = work.await;
-            drop(place);
-            answer
-        });
+        let mut work = Box::pin(work(place));
         // Work that waits for nothing is over with its first poll, and a task would cost as much again. Between that poll and
         // the task nobody can drop it.
         let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))))).await;
@@ -109,25 +108,6 @@ impl Receiver {
             tracing::error!(endpoint = %shared.endpoint, error, "the work on an event did not finish");
             Answer::Failed { retry_after }
         })
-    }
-}
-
-/// One of the places for work in flight, until dropped.
-struct Place {
-    shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Place {
-    fn take(shared: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
-        shared.working.fetch_add(1, Ordering::Relaxed);
-        Self { shared: Arc::clone(shared), _permit: permit }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.shared.working.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -26,18 +26,12 @@ mod builder;
 mod feed;
 mod health;
 mod http;
+mod places;
 mod work;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use places::Places;
 
 use crate::{
     Clock,
@@ -68,10 +62,7 @@ struct Shared {
     ledger: AnyLedger,
     mode: Mode,
     settings: Settings,
-    in_flight: Arc<Semaphore>,
-    /// How many places of those are taken by work; `drain` takes places too.
-    working: AtomicUsize,
-    draining: AtomicBool,
+    places: Arc<Places>,
 }
 
 /// What is done with a readable event.
@@ -135,13 +126,11 @@ impl Receiver {
     /// Takes no new work (it is answered with 503, for good) and waits for what runs. For after the server's own graceful
     /// shutdown.
     ///
+    /// Deliveries that wait for the outcome of another worker are answered with 503 at once.
+    ///
     /// Handlers have their deadline, so with a ledger that answers this ends; to be sure, put it under a timeout of your own.
     pub async fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
-        if let Ok(all) = self.shared.in_flight.acquire_many(self.shared.settings.max_in_flight).await {
-            all.forget();
-            self.shared.in_flight.close();
-        }
+        self.shared.places.drain().await;
     }
 }
 

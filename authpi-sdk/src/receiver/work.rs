@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 use tracing::Span;
 
-use super::{Lane, Mode, Shared, StoreFailure, answer::Answer};
+use super::{
+    Lane, Mode, Shared, StoreFailure,
+    answer::Answer,
+    places::{Draining, Place},
+};
 use crate::{
     crash,
     event::{Event, ParseError},
@@ -34,6 +38,12 @@ struct Granted {
     waited: Duration,
 }
 
+/// A permit where they are needed, unless none is free by then.
+async fn permit_of(permits: Option<&TransactionPermits>, until: Instant) -> Result<Option<TransactionPermit>, Elapsed> {
+    let Some(permits) = permits else { return Ok(None) };
+    timeout_at(until, permits.acquire()).await.map(Some)
+}
+
 /// All of the store's transactions are taken, for as long as the handler would have.
 fn no_permit(waited: Duration) -> LedgerError {
     let why = format!("no transaction became free within {waited:?}: other handlers have them all");
@@ -44,35 +54,42 @@ impl Shared {
     /// Takes an authentic delivery as far as it goes.
     ///
     /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the future that each delivery needs.
-    pub(super) async fn take(&self, body: Verified<Bytes>, span: &Span) -> Answer {
+    pub(super) async fn take(&self, body: Verified<Bytes>, place: &mut Place, span: &Span) -> Answer {
         let received_at = self.settings.clock.now();
         let event = match body.event() {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(endpoint = %self.endpoint, %error, "an authentic delivery is not a readable event");
-                return Box::pin(self.bury_unreadable(body.into_inner(), &error)).await;
+                return Box::pin(self.bury_unreadable(body.into_inner(), &error, place)).await;
             }
         };
         if !span.is_disabled() {
             span.record("event_id", &*EventKey::bounded(event.id())).record("event_type", event.event_type().as_str());
         }
         if self.is_expired(&event) {
-            return Box::pin(self.bury_expired(&event)).await;
+            return Box::pin(self.bury_expired(&event, place)).await;
         }
-        self.settle(&event, Digest::of(event.raw().as_bytes()), received_at, span).await
+        self.settle(&event, Digest::of(event.raw().as_bytes()), received_at, place, span).await
     }
 
     /// Handles or stores an authentic event, however it came.
-    pub(super) async fn settle(&self, event: &Event, digest: Digest, received_at: Timestamp, span: &Span) -> Answer {
+    pub(super) async fn settle(
+        &self,
+        event: &Event,
+        digest: Digest,
+        received_at: Timestamp,
+        place: &mut Place,
+        span: &Span,
+    ) -> Answer {
         match &self.mode {
             Mode::Inline(handlers) => {
                 let Some(route) = handlers.route(event.event_type()) else {
                     tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
                     return Answer::Unhandled;
                 };
-                self.handle_inline(&*route, event, digest, received_at, span).await
+                self.handle_inline(&*route, event, digest, received_at, place, span).await
             }
-            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event, digest)).await,
+            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event, digest, place)).await,
         }
     }
 
@@ -82,10 +99,11 @@ impl Shared {
         event: &Event,
         digest: Digest,
         received_at: Timestamp,
+        place: &mut Place,
         span: &Span,
     ) -> Answer {
         let key = self.key(event.shared_id());
-        match self.claim(&key, digest, route.permits()).await {
+        match self.claim(&key, digest, route.permits(), place).await {
             Ok(Ok(Granted { token, asked, permit, waited })) => {
                 crash::point("claimed");
                 span.record("attempt", token.attempt);
@@ -95,7 +113,7 @@ impl Shared {
             }
             Ok(Err(answer)) => answer,
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                Box::pin(self.bury_refused(&key, digest, event, &error)).await
+                Box::pin(self.bury_refused(&key, digest, event, &error, place)).await
             }
             Err(error) => match self.settings.store_failure {
                 // A handler that writes in a transaction needs the store, whatever the policy.
@@ -113,7 +131,14 @@ impl Shared {
     }
 
     /// Stores the event for a worker.
-    async fn store(&self, inbox: &AnyInbox, lane: Option<Lane>, event: &Event, digest: Digest) -> Answer {
+    async fn store(
+        &self,
+        inbox: &AnyInbox,
+        lane: Option<Lane>,
+        event: &Event,
+        digest: Digest,
+        place: &mut Place,
+    ) -> Answer {
         let key = self.key(event.shared_id());
         let lane = lane.and_then(|lane| lane(event.subject()));
         match inbox.append(&key, digest, lane, event.body().clone()).await {
@@ -126,17 +151,24 @@ impl Shared {
                 Answer::Duplicate
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                self.bury_refused(&key, digest, event, &error).await
+                self.bury_refused(&key, digest, event, &error, place).await
             }
             Err(error) => self.store_down(&error),
         }
     }
 
     /// The store works, and refuses what this event contains: sent again, it would be refused again.
-    async fn bury_refused(&self, key: &EventKey, digest: Digest, event: &Event, error: &LedgerError) -> Answer {
+    async fn bury_refused(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        event: &Event,
+        error: &LedgerError,
+        place: &mut Place,
+    ) -> Answer {
         let reason = error.chain();
         tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), error = %reason, "the store refuses the content of an event");
-        self.bury(key, digest, reason, event.body().clone(), Answer::ContentRefused).await
+        self.bury(key, digest, reason, event.body().clone(), Answer::ContentRefused, place).await
     }
 
     /// Whether the delivery was signed longer ago than records are kept: were it an old capture, nothing would tell.
@@ -145,21 +177,21 @@ impl Shared {
     }
 
     /// Keyed by what it is, since it has no id.
-    pub(super) async fn bury_unreadable(&self, body: Bytes, error: &ParseError) -> Answer {
+    pub(super) async fn bury_unreadable(&self, body: Bytes, error: &ParseError, place: &mut Place) -> Answer {
         let digest = Digest::of(&body);
         let key = EventKey::unreadable(self.endpoint.clone(), &body);
-        self.bury(&key, digest, error.to_string(), body, Answer::Unreadable).await
+        self.bury(&key, digest, error.to_string(), body, Answer::Unreadable, place).await
     }
 
     /// Under a key of its own: an old capture must not bury the event itself, which may still be waiting in the inbox or in AuthPI's
     /// log, whence it may be fed.
-    async fn bury_expired(&self, event: &Event) -> Answer {
+    async fn bury_expired(&self, event: &Event, place: &mut Place) -> Answer {
         let event_id = EventKey::bounded(event.id());
         tracing::warn!(endpoint = %self.endpoint, %event_id, "a delivery is older than records are kept");
         let key = EventKey::expired(self.endpoint.clone(), event.id());
         let digest = Digest::of(event.raw().as_bytes());
         let reason = "the delivery was signed longer ago than records are kept".to_owned();
-        self.bury(&key, digest, reason, event.body().clone(), Answer::Expired).await
+        self.bury(&key, digest, reason, event.body().clone(), Answer::Expired, place).await
     }
 
     fn key(&self, event_id: std::sync::Arc<str>) -> EventKey {
@@ -168,53 +200,97 @@ impl Shared {
 
     /// The token, or the answer of whoever was first; waits for that one as long as patience lasts.
     ///
-    /// Where `permits` are given, it takes one before it claims. It takes another for each further look: who waits for another worker
-    /// keeps none.
+    /// Where `permits` are given, it takes one before it claims.
     async fn claim(
         &self,
         key: &EventKey,
         digest: Digest,
         permits: Option<&TransactionPermits>,
+        place: &mut Place,
     ) -> Result<Result<Granted, Answer>, LedgerError> {
-        let mut first_look = None;
+        let since = Instant::now();
+        let deadline = self.settings.deadline;
+        let Ok(permit) = permit_of(permits, since + deadline).await else { return Err(no_permit(deadline)) };
+        let looked = self.look(key, digest, permit, since).await?;
+        match looked {
+            Look::Granted(granted) => Ok(Ok(granted)),
+            Look::Duplicate => Ok(Err(Answer::Duplicate)),
+            Look::InFlight { asked, pause, retry_after } => {
+                let in_flight = (asked + self.settings.patience, pause, retry_after);
+                Box::pin(self.wait_for_outcome(key, digest, permits, place, in_flight)).await
+            }
+        }
+    }
+
+    /// Asks for the claim, once.
+    async fn look(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        permit: Option<TransactionPermit>,
+        since: Instant,
+    ) -> Result<Look, LedgerError> {
+        let asked = if permit.is_some() { Instant::now() } else { since };
+        Ok(match self.ledger.claim(key, digest, self.settings.lease).await? {
+            Claim::Granted { token, first_digest } => {
+                key.compare(digest, first_digest);
+                Look::Granted(Granted { token, asked, permit, waited: asked - since })
+            }
+            Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
+                key.compare(digest, first_digest);
+                Look::Duplicate
+            }
+            Claim::InFlight { .. } => {
+                Look::InFlight { asked, pause: Duration::ZERO, retry_after: self.settings.retry_after }
+            }
+            // How long is known, so there is no use in looking before.
+            Claim::NotYet { wait } => Look::InFlight { asked, pause: wait, retry_after: wait },
+        })
+    }
+
+    /// Looks again and again until `give_up`. Keeps neither a place nor a permit between two looks: copies of one event must not keep
+    /// others out.
+    async fn wait_for_outcome(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        permits: Option<&TransactionPermits>,
+        place: &mut Place,
+        (give_up, mut at_least, mut retry_after): (Instant, Duration, Duration),
+    ) -> Result<Result<Granted, Answer>, LedgerError> {
+        let draining = Answer::Draining { retry_after: self.settings.retry_after };
+        let mut waiter = None;
         let mut pause = LOOKS.0;
         loop {
-            let since = Instant::now();
-            let mut permit = None;
-            if let Some(permits) = permits {
-                let until = first_look.map_or(since + self.settings.deadline, |first| first + self.settings.patience);
-                permit = timeout_at(until, permits.acquire()).await.ok();
-                if permit.is_none() {
-                    return match first_look {
-                        None => Err(no_permit(self.settings.deadline)),
-                        Some(_) => Ok(Err(Answer::InFlight { retry_after: self.settings.retry_after })),
-                    };
-                }
-            }
-            let asked = if permit.is_some() { Instant::now() } else { since };
-            let give_up = *first_look.get_or_insert(asked) + self.settings.patience;
-            let retry_after = match self.ledger.claim(key, digest, self.settings.lease).await? {
-                Claim::Granted { token, first_digest } => {
-                    key.compare(digest, first_digest);
-                    return Ok(Ok(Granted { token, asked, permit, waited: asked - since }));
-                }
-                Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
-                    key.compare(digest, first_digest);
-                    return Ok(Err(Answer::Duplicate));
-                }
-                Claim::InFlight { .. } => self.settings.retry_after,
-                // How long is known, so there is no use in looking before.
-                Claim::NotYet { wait } => {
-                    pause = pause.max(wait);
-                    wait
-                }
-            };
+            pause = pause.max(at_least);
             if pause > give_up.saturating_duration_since(Instant::now()) {
                 return Ok(Err(Answer::InFlight { retry_after }));
             }
-            drop(permit);
-            sleep(pause).await;
+            if waiter.is_none() {
+                waiter = self.places.waiter(key);
+            }
+            let Some(waiter) = &waiter else { return Ok(Err(Answer::InFlight { retry_after })) };
+            place.give_back();
+            if let Err(Draining) = waiter.until_drain(sleep(pause)).await {
+                return Ok(Err(draining));
+            }
             pause = (pause * 2).min(LOOKS.1);
+            at_least = Duration::ZERO;
+            // Before the look, since a claim that is granted has to be worked on.
+            if !place.take_again() {
+                continue;
+            }
+            let since = Instant::now();
+            let permit = match waiter.until_drain(permit_of(permits, give_up)).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(_)) => return Ok(Err(Answer::InFlight { retry_after })),
+                Err(Draining) => return Ok(Err(draining)),
+            };
+            match self.look(key, digest, permit, since).await? {
+                Look::Granted(granted) => return Ok(Ok(granted)),
+                Look::Duplicate => return Ok(Err(Answer::Duplicate)),
+                Look::InFlight { pause, retry_after: next, .. } => (at_least, retry_after) = (pause, next),
+            }
         }
     }
 
@@ -307,11 +383,19 @@ impl Shared {
     }
 
     /// Puts a delivery that will not be handled among the dead letters, once; `otherwise` where there is no place for them.
-    async fn bury(&self, key: &EventKey, digest: Digest, reason: String, body: Bytes, otherwise: Answer) -> Answer {
+    async fn bury(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        reason: String,
+        body: Bytes,
+        otherwise: Answer,
+        place: &mut Place,
+    ) -> Answer {
         if !self.ledger.keeps_dead_letters() {
             return otherwise;
         }
-        let token = match self.claim(key, digest, None).await {
+        let token = match self.claim(key, digest, None, place).await {
             Ok(Ok(granted)) => granted.token,
             Ok(Err(answer)) => return answer,
             Err(error) if error.kind() == LedgerErrorKind::Content => return otherwise,
@@ -342,4 +426,16 @@ impl Shared {
         error.tell(&self.endpoint);
         Answer::StoreDown { retry_after: self.settings.retry_after }
     }
+}
+
+/// What a look at the ledger's record shows.
+enum Look {
+    Granted(Granted),
+    Duplicate,
+    InFlight {
+        asked: Instant,
+        /// No sooner than after this is there another look.
+        pause: Duration,
+        retry_after: Duration,
+    },
 }
