@@ -55,7 +55,7 @@ pub use nats::{Nats, NatsOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]
-pub use redis::{Redis, RedisOptions};
+pub use redis::{Redis, RedisConnection, RedisOptions};
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 #[doc(hidden)]
 pub use sqlite::by_hand as sqlite_by_hand;
@@ -425,15 +425,26 @@ impl LedgerError {
 
     /// The error and its causes in a line, for the reason of a dead letter.
     pub(crate) fn chain(&self) -> String {
-        use std::error::Error as _;
-        let causes = std::iter::successors(self.source(), |&error| error.source());
-        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+        format!("{self}: {}", self.causes())
+    }
+
+    /// The chain of causes on one line; drivers repeat some of theirs, which is left out.
+    fn causes(&self) -> String {
+        let mut line = self.source.to_string();
+        let (mut last, mut cause) = (line.clone(), self.source.source());
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if text != last {
+                line = format!("{line}: {text}");
+            }
+            (last, cause) = (text, error.source());
+        }
+        line
     }
 
     /// Tells the log and the metrics: receivers, workers and lease keepers in the same words.
     pub(crate) fn tell(&self, endpoint: &Arc<str>) {
-        let source = self.source.to_string();
-        tracing::error!(%endpoint, error = %self, source, "the store failed");
+        tracing::error!(%endpoint, error = %self, source = self.causes(), "the store failed");
         telemetry::count_by(telemetry::STORE_FAILURES, endpoint, "step", self.step);
     }
 }

@@ -4,6 +4,7 @@
 //! missing fails its tests: `cargo xtask test` installs what it can, and else leaves the tests out by name and says so.
 
 pub(crate) mod faults;
+pub(crate) mod forward;
 pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod prism;

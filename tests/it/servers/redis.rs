@@ -78,6 +78,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        (std::net::Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     /// One beside those of the ledgers, to look and to meddle with.
     pub(crate) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         Client::open(self.url())?.get_multiplexed_async_connection().await

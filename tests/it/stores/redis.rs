@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::ledger::{Claim, Completion, Held, Ledger as _, Redis, Token, conformance};
+use authpi_sdk::ledger::{Claim, Completion, Held, Ledger as _, LedgerErrorKind, Redis, Token, conformance};
+use jiff::Timestamp;
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClient,
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::{DIGEST, EVENTS, LEASE, answered, chain, claims_dropped_midway, granted, handled, key, race};
 use crate::servers::{
+    forward::Forwarder,
     redis::{RedisCluster, RedisServer, fresh_prefix},
     until,
 };
@@ -161,7 +163,9 @@ async fn a_connection_that_the_server_ends_is_made_anew() {
         .await
         .unwrap();
     assert_eq!(ended, 1);
-    assert_eq!(answered(&ledger, 0).await, Claim::Handled { first_digest: DIGEST });
+    // Even the step that meets it: to claim twice is as good as once.
+    assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+    granted(&ledger, 1).await;
 }
 
 #[tokio::test]
@@ -286,6 +290,196 @@ async fn what_cannot_be_opened_is_told_without_the_password() {
 #[tokio::test]
 async fn a_server_that_may_not_write_cannot_be_opened() {
     let server = RedisServer::start_with(&["--min-replicas-to-write", "1"]).await;
-    let error = chain(&Redis::connect(&server.url()).await.unwrap_err());
-    assert!(error.contains("the server cannot be used"), "{error}");
+    let error = Redis::connect(&server.url()).await.unwrap_err();
+    assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
+    assert!(chain(&error).contains("cannot serve") && chain(&error).contains("NOREPLICAS"), "{}", chain(&error));
+}
+
+async fn tell(server: &RedisServer, command: &str) {
+    let mut words = command.split(' ');
+    let mut command = cmd(words.next().unwrap());
+    for word in words {
+        command.arg(word);
+    }
+    command.exec_async(&mut server.connection().await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_to_a_server_that_cannot_serve_is_replaced_and_the_next_step_works() {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let become_replica = format!("REPLICAOF 127.0.0.1 {}", new.address().port());
+    let faults = [
+        (&*become_replica, "REPLICAOF NO ONE", "READONLY"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OOM"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", "NOREPLICAS"),
+    ];
+    for (fault, cure, code) in faults {
+        let address = Forwarder::to(old.address()).await;
+        let url = format!("redis://{}", address.address());
+        let ledger = Redis::options().prefix(fresh_prefix()).connect(&url).await.unwrap();
+        let token = granted(&ledger, 0).await;
+
+        // The address still leads to it.
+        tell(&old, fault).await;
+        for _ in 0..3 {
+            let error = ledger.claim(&key(1), DIGEST, LEASE).await.unwrap_err();
+            assert_eq!(error.kind(), LedgerErrorKind::CannotWrite, "{code}: {}", chain(&error));
+            let said = chain(&error);
+            assert!(said.contains(&address.address().to_string()) && said.contains("cannot serve"), "{code}: {said}");
+            // What it has may be old: no step is answered by it.
+            let other = Token { attempt: 9, ..token };
+            assert!(ledger.complete(&key(0), other, Completion::Handled).await.is_err(), "{code}");
+            // A server without memory may delete.
+            assert_eq!(ledger.forget(&key(0)).await.is_err(), code != "OOM", "{code}");
+        }
+        address.switch(new.address());
+        assert_eq!(granted(&ledger, 1).await.attempt, 1);
+        handled(&ledger, 2).await;
+        tell(&old, cure).await;
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_meets_the_old_primary_after_a_fail_over_goes_on_with_the_new_one() {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let address = Forwarder::to(old.address()).await;
+    let ledger = Redis::connect(&format!("redis://{}", address.address())).await.unwrap();
+    let token = granted(&ledger, 0).await;
+    let mut other = new.connection().await.unwrap();
+    tell(&new, &format!("REPLICAOF 127.0.0.1 {}", old.address().port())).await;
+    let replicated = || {
+        let mut other = other.clone();
+        async move { (!keys(&mut other, "authpi:5:users").await.is_empty()).then_some(()) }
+    };
+    until(|| "the record was not replicated".to_owned(), replicated).await;
+    tell(&new, "REPLICAOF NO ONE").await;
+    tell(&old, &format!("REPLICAOF 127.0.0.1 {}", new.address().port())).await;
+    address.switch(new.address());
+    assert_eq!(ledger.complete(&key(0), token, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(keys(&mut other, "authpi:").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_to_a_server_that_hangs_is_replaced() {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let address = Forwarder::to(old.address()).await;
+    let options = Redis::options().timeout(Duration::from_secs(1));
+    let ledger = options.connect(&format!("redis://{}", address.address())).await.unwrap();
+    let paused = old.pause();
+    let error = chain(&ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err());
+    assert!(error.contains(&format!("redis at {} did not answer within 1s", address.address())), "{error}");
+    address.switch(new.address());
+    assert!(matches!(answered(&ledger, 0).await, Claim::Granted { .. }));
+    drop(paused);
+}
+
+#[tokio::test]
+async fn a_reconnect_that_the_server_refuses_for_a_while_succeeds_later() {
+    let server = RedisServer::start().await;
+    let mut other = server.connection().await.unwrap();
+    let mut set = async |password: &str| {
+        let mut set = cmd("CONFIG").arg("SET").arg("requirepass").arg(password).to_owned();
+        set.exec_async(&mut other).await.unwrap();
+        // This connection stays, with the rights that it has.
+        set = cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").to_owned();
+        set.query_async::<i64>(&mut other).await.unwrap()
+    };
+    set("hunter2").await;
+    let url = format!("redis://:hunter2@{}", server.address());
+    let ledger = Redis::connect(&url).await.unwrap();
+    handled(&ledger, 0).await;
+
+    assert_eq!(set("rotated").await, 1);
+    for _ in 0..3 {
+        let error = chain(&ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err());
+        let expected = format!("could not log in to redis at {}", server.address());
+        assert!(error.contains(&expected) && !error.contains("hunter2"), "{error}");
+    }
+    set("hunter2").await;
+    assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+    handled(&ledger, 1).await;
+}
+
+#[tokio::test]
+async fn one_node_of_a_cluster_and_a_replica_are_refused_at_connect() {
+    let cluster = RedisCluster::start().await;
+    for url in cluster.urls() {
+        let error = Redis::connect(&url).await.unwrap_err();
+        assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
+        assert!(chain(&error).contains("node of a cluster"), "{}", chain(&error));
+    }
+    // Also where it does not know HELLO.
+    for settings in [&[][..], &["--rename-command", "HELLO", ""]] {
+        let server = RedisServer::start_with(settings).await;
+        Redis::connect(&server.url()).await.unwrap();
+        tell(&server, "REPLICAOF 127.0.0.1 1").await;
+        let error = Redis::connect(&server.url()).await.unwrap_err();
+        assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
+        assert!(chain(&error).contains("the server is a replica"), "{}", chain(&error));
+        // A connection of the caller's, which the ledger cannot replace.
+        let error = Redis::open(server.connection().await.unwrap()).await.unwrap_err();
+        assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
+        let said = chain(&error);
+        assert!(said.contains("given to `Redis::open`: replacing it is up to its owner"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_lacks_a_command_that_any_step_needs_is_refused_at_connect() {
+    const NEEDED: [&str; 8] = ["set", "del", "eval", "evalsha", "get", "getrange", "setrange", "pttl"];
+    let server = RedisServer::start().await;
+    let url = format!("redis://worker:hunter2@{}", server.address());
+    let allow = async |commands: &[&str]| {
+        let commands = commands.join(" +");
+        tell(&server, &format!("ACL SETUSER worker reset on >hunter2 ~authpi:* +{commands}")).await;
+    };
+    allow(&NEEDED).await;
+    let ledger = Redis::connect(&url).await.unwrap();
+    handled(&ledger, 0).await;
+    assert_eq!(ledger.server_time().await.unwrap(), None, "it may not ask for the time");
+    for lacks in NEEDED {
+        let others: Vec<_> = NEEDED.into_iter().filter(|needed| *needed != lacks).collect();
+        allow(&others).await;
+        let error = Redis::connect(&url).await.unwrap_err();
+        assert_eq!(error.kind(), LedgerErrorKind::CannotWrite, "{lacks}: {}", chain(&error));
+        assert!(chain(&error).contains("denies a command"), "{lacks}: {}", chain(&error));
+    }
+    // Nor may it write under other keys.
+    allow(&NEEDED).await;
+    let error = Redis::options().prefix("other:").connect(&url).await.unwrap_err();
+    assert_eq!(error.kind(), LedgerErrorKind::CannotWrite, "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn a_wrong_host_port_password_or_database_is_named_at_connect() {
+    let server = RedisServer::start().await;
+    tell(&server, "CONFIG SET requirepass right").await;
+    let at = server.address();
+    let wrong = [
+        // Nobody listens at port 1.
+        ("redis://:hunter2@127.0.0.1:1".to_owned(), "could not connect to redis at 127.0.0.1:1".to_owned()),
+        ("redis://:hunter2@host.invalid:7000".to_owned(), "could not connect to redis at host.invalid:7000".to_owned()),
+        (format!("redis://:hunter2@{at}"), format!("could not log in to redis at {at}")),
+        (format!("redis://hunter2:right@{at}"), format!("could not log in to redis at {at}")),
+        (format!("redis://{at}"), format!("redis at {at} asks for a password")),
+        (format!("redis://:right@{at}/99"), format!("could not select the database on redis at {at}")),
+    ];
+    for (url, expected) in wrong {
+        let options = Redis::options().timeout(Duration::from_secs(2));
+        let error = options.connect(&url).await.unwrap_err();
+        let said = chain(&error);
+        assert!(said.starts_with(&format!("the ledger failed to open: {expected}")), "{url}: {said}");
+        assert!(!format!("{said} {error:?}").contains("hunter2"), "{said} {error:?}");
+    }
+    Redis::connect(&format!("redis://:right@{at}/1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_servers_clock_is_read() {
+    let ledger = Redis::options().prefix(fresh_prefix()).connect(&RedisServer::shared().await.url()).await.unwrap();
+    let before = Timestamp::now();
+    let at = ledger.server_time().await.unwrap().unwrap();
+    // Both read the clock of this machine, the server to the microsecond.
+    let slack = Duration::from_millis(1);
+    assert!(before - slack <= at && at <= Timestamp::now(), "{at} instead of {before}");
 }

@@ -13,24 +13,32 @@
 //! State and token come first and always have the same length, so that finishing an event, which is done once for each, compares and writes
 //! those few bytes and leaves the rest of the record, and its expiry, as they are.
 
+mod connection;
+mod failure;
+
 use std::{
+    collections::HashMap,
     fmt::{self, Write as _},
+    future::Future,
     sync::Arc,
     time::Duration,
 };
 
+use jiff::Timestamp;
 use redis::{
     Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, RedisResult, Script,
-    ServerErrorKind,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
-    cmd,
+    ServerErrorKind, Value, aio::ConnectionLike, cmd,
 };
+use tokio::time::{Instant, timeout};
 
+use self::failure::{Foreign, StepError, Unfit};
 use super::{
-    Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token,
-    remote::{BadName, Nonces, TIMEOUT, millis, within},
+    Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Token, probe,
+    remote::{BadName, Nonces, TIMEOUT, millis},
 };
 use crate::hex::{push_hex, unhex};
+
+pub use connection::RedisConnection;
 
 /// A [`Ledger`] in Redis (7.0 or later), alone or a cluster.
 ///
@@ -48,12 +56,18 @@ use crate::hex::{push_hex, unhex};
 /// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](RedisOptions::timeout) (default 5 s).
 /// - **Keeps itself small.** Records expire one [`retention`](RedisOptions::retention) after the lease ends under which they were
 ///   finished.
+/// - **Leaves a server that cannot serve.** A ledger that was opened by [`connect`](Redis::connect) replaces its connection when it
+///   breaks, when a step has had no answer in time, and when the server answers that it is read-only, loads its data, or cannot write
+///   (`READONLY`, `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and the like). So after a fail-over behind
+///   the same address the step that meets the old primary goes on with the new one. Connecting is tried until it succeeds, whatever it
+///   failed for, at most a second apart; a step that waits for it fails with the cause. To replace a connection that was given to
+///   [`open`](Redis::open) is up to its owner, and the error says so.
 /// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
 /// - **On the server's clock**, so hosts may differ.
 ///
-/// Any connection of the `redis` crate that can be cloned will do: the [`ConnectionManager`] that
+/// Any connection of the `redis` crate that can be cloned will do: the [`RedisConnection`] that
 /// [`connect`](Redis::connect) makes, or one's own; a `ClusterConnection` (its feature `cluster-async`), to which one key per
-/// step, and so one node, is sent. TLS is a feature of that crate as well, which you turn on by depending on it yourself.
+/// step, and so one node, is sent. A `ConnectionManager` of that crate replaces a connection for I/O errors only. TLS is a feature of that crate as well, which you turn on by depending on it yourself.
 ///
 /// ```no_run
 /// # use authpi_sdk::ledger::Redis;
@@ -64,12 +78,14 @@ use crate::hex::{push_hex, unhex};
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Redis<C = ConnectionManager> {
+pub struct Redis<C = RedisConnection> {
     connection: C,
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    /// The connection, if it is the ledger's to replace.
+    own: Option<RedisConnection>,
     prefix: String,
     retention: Duration,
     timeout: Duration,
@@ -81,11 +97,13 @@ struct Shared {
 }
 
 impl Redis {
-    /// Opens the ledger over a connection of its own, at `redis://:password@host:port/database`, which is made anew when it
-    /// breaks.
+    /// Opens the ledger over a connection of its own, at `redis://user:password@host:port/database`, which is replaced when it
+    /// breaks and when its server cannot serve.
     ///
     /// # Errors
-    /// When the URL cannot be read, else as for [`open`](Redis::open).
+    /// When the URL cannot be read; when host, port, password or database are wrong, with the cause; when the server is a replica, a
+    /// Sentinel or one node of a cluster (by its answer to `HELLO`; a server or proxy that does not know it is asked for its `ROLE`, and
+    /// taken for a primary where it does not know that either); else as for [`open`](Redis::open).
     pub async fn connect(url: &str) -> Result<Self, LedgerError> {
         Self::options().connect(url).await
     }
@@ -99,8 +117,10 @@ impl Redis {
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
     /// Opens the ledger over `connection`, of which each step uses a clone.
     ///
+    /// Each command and script of later steps is tried, under the empty endpoint name, which no receiver can have.
+    ///
     /// # Errors
-    /// When the server cannot be reached, refuses to write, or is older than Redis 7.0.
+    /// When the server cannot be reached, cannot write, denies the user one of the commands, or is older than Redis 7.0.
     pub async fn open(connection: C) -> Result<Self, LedgerError> {
         Redis::options().open(connection).await
     }
@@ -117,9 +137,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         }
     }
 
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, StepError> {
+    async fn claim(&self, key: &EventKey, token: Token, digest: Digest, lease: Duration) -> Result<Claim, StepError> {
         let key = self.key(key);
-        let token = Token { attempt: 1, nonce: self.shared.nonces.mint() };
         let retention = millis(self.shared.retention);
         let fresh = Record { state: State::Claimed, token, retention, first_digest: digest }.write();
         let expiry = self.expiry(lease).max(1).to_string();
@@ -150,6 +169,34 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         })
     }
 
+    /// Runs a step for the timeout at most; once more where its connection breaks and it is `repeatable`, since asking twice is as good
+    /// as once.
+    async fn step<T, F>(&self, step: &'static str, repeatable: bool, work: impl Fn() -> F) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, StepError>>,
+    {
+        let (began, own) = (Instant::now(), self.shared.own.as_ref());
+        let once = async || {
+            if let Some(own) = own {
+                own.connected().await?;
+            }
+            work().await
+        };
+        let done = timeout(self.shared.timeout, async {
+            match once().await {
+                Err(error) if repeatable && own.is_some() && is_broken(&error) => once().await,
+                done => done,
+            }
+        });
+        match done.await {
+            Ok(done) => done.map_err(|error| failure::failed(step, error, own)),
+            Err(_) => Err(match own.and_then(|own| own.unanswered(began)) {
+                Some(unconnected) => LedgerError::new(step, unconnected),
+                None => failure::too_slow(step, self.shared.timeout, own),
+            }),
+        }
+    }
+
     /// What only the holder of the token may do.
     async fn held(
         &self,
@@ -159,7 +206,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         arguments: &[&str],
     ) -> Result<Held, LedgerError> {
         let key = self.key(key);
-        let changed = within(self.shared.timeout, step, self.run::<i64>(script, &key, arguments)).await?;
+        let run = || async { Ok(self.run::<i64>(script, &key, arguments).await?) };
+        // A second release would find that the first has ended the claim.
+        let changed = self.step(step, step != RELEASE, run).await?;
         Ok(if changed == 0 { Held::Lost } else { Held::Yes })
     }
 
@@ -193,6 +242,13 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
     }
 }
 
+const RELEASE: &str = "release";
+
+/// Whether the answer got lost with the connection.
+fn is_broken(error: &StepError) -> bool {
+    error.downcast_ref::<RedisError>().is_some_and(RedisError::is_connection_dropped)
+}
+
 impl<C> fmt::Debug for Redis<C> {
     /// Leaves the connection out: there is a password in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,7 +262,9 @@ impl<C> fmt::Debug for Redis<C> {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
     async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
-        within(self.shared.timeout, "claim", Redis::claim(self, key, digest, lease)).await
+        // The same token if it is asked twice.
+        let token = Token { attempt: 1, nonce: self.shared.nonces.mint() };
+        self.step("claim", true, || Redis::claim(self, key, token, digest, lease)).await
     }
 
     async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
@@ -222,14 +280,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
     }
 
     async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
-        self.change("release", key, token, State::Pending, pause).await
+        self.change(RELEASE, key, token, State::Pending, pause).await
     }
 
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
         let mut delete = cmd("DEL");
         delete.arg(self.key(key));
-        let removed = async { delete.query_async::<i64>(&mut self.connection.clone()).await };
-        Ok(within(self.shared.timeout, "forget", removed).await? > 0)
+        let delete = || async { Ok(delete.query_async::<i64>(&mut self.connection.clone()).await?) };
+        Ok(self.step("forget", false, delete).await? > 0)
     }
 
     fn keeps_dead_letters(&self) -> bool {
@@ -238,6 +296,21 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
 
     fn remembers_for(&self) -> Duration {
         self.shared.retention
+    }
+
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        let ask = || async {
+            match cmd("TIME").query_async::<(i64, i64)>(&mut self.connection.clone()).await {
+                Ok((seconds, micros)) => {
+                    let at = seconds.checked_mul(1_000_000).and_then(|at| at.checked_add(micros));
+                    Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
+                }
+                // The user may not ask, or a proxy does not know the command.
+                Err(error) if !error.is_io_error() && !failure::cannot_serve(&error) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        self.step("read the clock", true, ask).await
     }
 
     fn store_id(&self) -> Option<usize> {
@@ -283,12 +356,30 @@ impl RedisOptions {
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
+        self.open_over(connection, None).await
+    }
+
+    /// Opens the ledger over a connection of its own.
+    ///
+    /// # Errors
+    /// As for [`Redis::connect`]; and when the prefix cannot be used.
+    pub async fn connect(self, url: &str) -> Result<Redis, LedgerError> {
+        let client = self.server(url).and_then(redis::Client::open).map_err(|error| LedgerError::new(OPEN, error))?;
+        let connection = RedisConnection::new(client, self.timeout);
+        self.open_over(connection.clone(), Some(connection)).await
+    }
+
+    async fn open_over<C>(self, connection: C, own: Option<RedisConnection>) -> Result<Redis<C>, LedgerError>
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
         let usable = |c: char| c.is_ascii_alphanumeric() || ":._/-".contains(c);
         if !(1..=100).contains(&self.prefix.len()) || !self.prefix.chars().all(usable) {
             let allowed = "ASCII letters, digits and :._/-, 1 to 100 of them";
-            return Err(LedgerError::new("open", BadName { what: "a prefix of keys", name: self.prefix, allowed }));
+            return Err(LedgerError::new(OPEN, BadName { what: "a prefix of keys", name: self.prefix, allowed }));
         }
         let shared = Shared {
+            own,
             prefix: self.prefix,
             retention: self.retention,
             timeout: self.timeout,
@@ -299,31 +390,13 @@ impl RedisOptions {
             dead: Loaded::new(FINISH.replace("STATE", State::Dead.letter())),
         };
         let ledger = Redis { connection, shared: Arc::new(shared) };
-        ledger.probe().await?;
+        ledger.check_role().await?;
+        ledger.check_version().await?;
+        ledger.check_scripts().await?;
+        probe::probe_ledger(&ledger).await?;
         Ok(ledger)
     }
 
-    /// Opens the ledger over a connection of its own.
-    ///
-    /// # Errors
-    /// As for [`Redis::connect`]; and when the prefix cannot be used.
-    pub async fn connect(self, url: &str) -> Result<Redis, LedgerError> {
-        let connection = within(self.timeout, "open", async {
-            let config = ConnectionManagerConfig::new()
-                // Each step has its own.
-                .set_response_timeout(None)
-                .set_connection_timeout(Some(self.timeout))
-                .set_max_delay(Duration::from_secs(1));
-            ConnectionManager::new_with_config(redis::Client::open(self.server(url)?)?, config).await
-        });
-        let connection = connection.await?;
-        self.open(connection).await
-    }
-}
-
-const DEFAULT_PREFIX: &str = "authpi:";
-
-impl RedisOptions {
     /// With a limit to how long the kernel waits for a host that went away without a word.
     fn server(&self, url: &str) -> Result<ConnectionInfo, RedisError> {
         let server = url.into_connection_info()?;
@@ -334,73 +407,90 @@ impl RedisOptions {
     }
 }
 
+const DEFAULT_PREFIX: &str = "authpi:";
+const OPEN: &str = "open";
+
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
-    /// Tries the command that older servers do not know, on a key of its own, so that this shows at the start.
-    async fn probe(&self) -> Result<(), LedgerError> {
-        let key = format!("{}open", self.shared.prefix);
-        let mut connection = self.connection.clone();
-        let set = cmd("SET").arg(key).arg("").arg("NX").arg("GET").arg("PX").arg(1).to_owned();
-        within(self.shared.timeout, "open", async {
-            let probed: Result<Option<Vec<u8>>, RedisError> = set.query_async(&mut connection).await;
-            match probed {
-                Ok(_) => Ok(()),
-                Err(error) if error.detail().is_some_and(|detail| detail.contains("syntax")) => {
-                    Err(OpenError::TooOld(error))
-                }
-                Err(error) => Err(OpenError::Redis(error)),
-            }
-        })
-        .await
-    }
-}
-
-#[derive(Debug)]
-enum OpenError {
-    Redis(RedisError),
-    TooOld(RedisError),
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Redis(_) => "the server cannot be used",
-            Self::TooOld(_) => "the server does not know SET with both NX and GET: it must be Redis 7.0 or later",
-        })
-    }
-}
-
-impl std::error::Error for OpenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Redis(error) | Self::TooOld(error) => Some(error),
+    /// Refuses a server that will refuse most steps, though it may take one.
+    async fn check_role(&self) -> Result<(), LedgerError> {
+        // A connection of the caller's may be one to a cluster, and ask any of its nodes.
+        if self.shared.own.is_none() {
+            return Ok(());
         }
+        let unfit = self.step(OPEN, true, || async { Ok(self.unfit().await?) }).await?;
+        unfit.map_or(Ok(()), |unfit| Err(LedgerError::new(OPEN, unfit).with_kind(LedgerErrorKind::CannotWrite)))
     }
-}
 
-type StepError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Why what lies under one of the ledger's keys is not read.
-#[derive(Debug, PartialEq, Eq)]
-enum Foreign {
-    /// No version of the ledger that this one knows has written it.
-    Unknown,
-    /// Versions before the first release kept a SHA-256 in each record.
-    Unreleased,
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "a key of the ledger holds something else: set a prefix that nobody else uses",
-            Self::Unreleased => {
-                "a key of the ledger holds a record of an unreleased authpi-sdk, with a SHA-256 digest, which this version \
-                 cannot use: delete the keys under this prefix, or set another prefix"
+    async fn unfit(&self) -> RedisResult<Option<Unfit>> {
+        let mut connection = self.connection.clone();
+        let is = |value: Option<&Value>, name: &[u8]| match value {
+            Some(Value::BulkString(text)) => text == name,
+            Some(Value::SimpleString(text)) => text.as_bytes() == name,
+            _ => false,
+        };
+        // Not known to old servers and some proxies, or not allowed.
+        let asked: RedisResult<HashMap<String, Value>> = cmd("HELLO").query_async(&mut connection).await;
+        let unknown = match asked {
+            Ok(hello) => {
+                let (mode, role) = (hello.get("mode"), hello.get("role"));
+                return Ok(if is(mode, b"cluster") {
+                    Some(Unfit::Cluster)
+                } else if is(mode, b"sentinel") {
+                    Some(Unfit::Sentinel)
+                } else if is(role, b"replica") || is(role, b"slave") {
+                    Some(Unfit::Replica)
+                } else {
+                    None
+                });
             }
-        })
+            Err(error) => error,
+        };
+        if unknown.is_io_error() || failure::cannot_serve(&unknown) {
+            return Err(unknown);
+        }
+        let role: RedisResult<Vec<Value>> = cmd("ROLE").query_async(&mut connection).await;
+        Ok(role.ok().filter(|role| is(role.first(), b"slave")).map(|_| Unfit::Replica))
+    }
+
+    /// Tries the command that older servers do not know.
+    async fn check_version(&self) -> Result<(), LedgerError> {
+        let key = probe::probe_key();
+        let set = cmd("SET").arg(self.key(&key)).arg("").arg("NX").arg("GET").arg("PX").arg(10_000).to_owned();
+        let set = || async {
+            match set.query_async::<Option<Vec<u8>>>(&mut self.connection.clone()).await {
+                Err(error) if error.detail().is_some_and(|detail| detail.contains("syntax")) => {
+                    Err(Unfit::TooOld(error).into())
+                }
+                done => Ok(done.map(drop)?),
+            }
+        };
+        self.step(OPEN, true, set).await?;
+        // Its expiry would be written to the server's file at some later time.
+        self.forget(&key).await.map(drop)
+    }
+
+    /// Tries all that steps may come to: a script by its text, as after a restart of the server, and by its hash.
+    async fn check_scripts(&self) -> Result<(), LedgerError> {
+        let (key, lease) = (probe::probe_key(), Duration::from_secs(10));
+        let name = self.key(&key);
+        let load = || async {
+            let call = calling("EVAL", &self.shared.change.text, &name, &["", "", "", ""]);
+            Ok(call.query_async::<i64>(&mut self.connection.clone()).await?)
+        };
+        self.step(OPEN, true, load).await?;
+        let tried = async {
+            if let Claim::Granted { token, .. } = Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await? {
+                Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await?;
+                // A lease that is lost proves as much.
+                let _held = self.release(&key, token, Duration::ZERO).await?;
+            }
+            Ok(())
+        };
+        let tried = tried.await;
+        let forgotten = self.forget(&key).await;
+        tried.and(forgotten.map(drop))
     }
 }
-
-impl std::error::Error for Foreign {}
 
 // The record.
 
@@ -483,7 +573,8 @@ impl Record {
     }
 }
 
-// The scripts. Numbers up to 2⁵³ are exact in them, but must not be turned into text by themselves.
+// The scripts. Their first line has a server refuse them at once that cannot write: else a replica would answer from records that are not
+// the newest, up to the first write. Numbers up to 2⁵³ are exact in them, but must not be turned into text by themselves.
 
 /// A script and its hash.
 struct Loaded {
@@ -507,7 +598,7 @@ fn calling(how: &str, script: &str, key: &str, arguments: &[&str]) -> Cmd {
 
 /// KEYS: the record. ARGV: the record of a first claim, its expiry. Answers what is left of a lease or pause, and the record
 /// as it is now.
-const CLAIM: &str = "
+const CLAIM: &str = "#!lua
 local found = redis.call('GET', KEYS[1])
 local state, attempt, retention, digest
 if found then
@@ -529,7 +620,7 @@ return {0, claimed}
 
 /// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin, its retention, its expiry. Answers 1 if
 /// the token was the record's.
-const CHANGE: &str = "
+const CHANGE: &str = "#!lua
 local found = redis.call('GET', KEYS[1])
 if not found or string.sub(found, 1, 27) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. string.sub(found, -32), 'PX', ARGV[4])
@@ -539,7 +630,7 @@ return 1
 /// KEYS: the record. ARGV: how the record begins if it is the token's. Answers 1 if the token was the record's. The same completion
 /// once more changes nothing. Every event takes it once, so it does no more than it must: it takes little more than half the time that
 /// writing the record anew does. (Numbers that Lua has to turn into text would cost it some of that.)
-const FINISH: &str = "
+const FINISH: &str = "#!lua
 local held = redis.call('GETRANGE', KEYS[1], '0', '26')
 if held == ARGV[1] then
     redis.call('SETRANGE', KEYS[1], '0', 'STATE')

@@ -1,0 +1,58 @@
+//! An address in front of servers, as that of a load balancer or a floating IP is: new connections go where it leads at the time, those
+//! that are there stay where they are.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+pub(crate) struct Forwarder {
+    address: SocketAddr,
+    to: Arc<Mutex<SocketAddr>>,
+    task: JoinHandle<()>,
+}
+
+impl Forwarder {
+    pub(crate) async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let to = Arc::new(Mutex::new(server));
+        let leads = Arc::clone(&to);
+        let task = tokio::spawn(async move {
+            // The connections end with the forwarder.
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
+                let to = *leads.lock().unwrap();
+                connections.spawn(async move {
+                    // Without a server the client's connection ends, as it does without a forwarder.
+                    if let Ok(mut server) = TcpStream::connect(to).await {
+                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Self { address, to, task }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Has new connections go to another server.
+    pub(crate) fn switch(&self, server: SocketAddr) {
+        *self.to.lock().unwrap() = server;
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
