@@ -3,13 +3,15 @@
 //! `serde_json::Value` loses key order, repeated keys and digits of big numbers; what AuthPI does not document must survive
 //! a round trip as it was written, so it is kept as text.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
+
+use crate::UnixMillis;
 
 /// A JSON value kept as it was written, byte for byte.
 ///
@@ -32,12 +34,12 @@ impl RawJson {
         self.0.get()
     }
 
-    /// Reads the value as a `T`.
+    /// Reads the value as a `T`. A lone surrogate (`"\ud83d"`) is read as U+FFFD.
     ///
     /// # Errors
     /// When the JSON has another shape than `T`.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.get())
+        read(self.get())
     }
 
     /// The value as `serde_json` keeps raw JSON.
@@ -108,12 +110,150 @@ pub(crate) fn members<'a>(
 
 /// The same for text that is known to be JSON.
 ///
-/// The loop exists once and not once per type, which keeps a hundred generated types cheap to compile.
+/// The loop exists once and not once per type, which keeps a hundred generated types cheap to compile. A name with a lone surrogate is
+/// given with U+FFFD in its place; values are always given as they are written.
 pub(crate) fn members_of_text<'a>(
     json: &'a str,
     member: &mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
-    serde_json::Deserializer::from_str(json).deserialize_any(Object(member))
+    let mut given = 0;
+    let read = serde_json::Deserializer::from_str(json).deserialize_any(Object(&mut |name, value| {
+        given += 1;
+        member(name, value)
+    }));
+    // An error of data is what `member` has found wrong, or that it is no object.
+    let Err(false) = read.as_ref().map_err(serde_json::Error::is_data) else { return read };
+    let Some(mended) = without_lone_surrogates(json) else { return read };
+    let mut seen = 0;
+    serde_json::Deserializer::from_str(&mended).deserialize_any(Object(&mut |name, value: &RawValue| {
+        seen += 1;
+        if seen <= given {
+            return Ok(());
+        }
+        // Mending keeps every place.
+        let start = value.get().as_ptr() as usize - mended.as_ptr() as usize;
+        member(name, serde_json::from_str(&json[start..start + value.get().len()])?)
+    }))
+}
+
+/// `json` with `\ufffd` in place of each escape that is half of a surrogate pair without its other half; `None` where there is none.
+///
+/// JavaScript writes such a half when text was cut inside of an emoji. It is valid JSON by the grammar (RFC 8259, 8.2), and no text in
+/// Rust. Both escapes have six bytes, so all else keeps its place.
+pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
+    let code = |at: usize| {
+        let digits = json.as_bytes().get(at..at + 6)?.strip_prefix(b"\\u")?;
+        digits.iter().try_fold(0, |code, digit| Some(code << 4 | char::from(*digit).to_digit(16)?))
+    };
+    let (mut mended, mut at): (Option<String>, _) = (None, 0);
+    // Outside of strings a backslash is no JSON.
+    while let Some(found) = json.get(at..).and_then(|rest| rest.find('\\')) {
+        at += found;
+        at += match code(at) {
+            Some(0xd800..=0xdbff) if matches!(code(at + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                mended.get_or_insert_with(|| json.to_owned()).replace_range(at..at + 6, "\\ufffd");
+                6
+            }
+            Some(_) => 6,
+            // The escaped character, whatever it is, has as many bytes as it has.
+            None => 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
+        };
+    }
+    mended
+}
+
+/// Reads JSON text as a `T`; where that fails, once more with U+FFFD in place of lone surrogates.
+pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(json).or_else(|error| match without_lone_surrogates(json) {
+        Some(mended) => serde_json::from_str(&mended),
+        None => Err(error),
+    })
+}
+
+/// What is read from the JSON of one value by itself, so that it can be odd without making its neighbours unreadable.
+pub(crate) trait FromRaw: Sized {
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
+}
+
+fn expected(what: &str) -> serde_json::Error {
+    serde_json::Error::custom(format_args!("expected {what}"))
+}
+
+impl FromRaw for String {
+    /// A raw value is known to be valid JSON, so a string without escapes is what stands between the quotes.
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let inner = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let inner = inner.ok_or_else(|| expected("a string"))?;
+        if inner.contains('\\') { read(raw.get()) } else { Ok(inner.to_owned()) }
+    }
+}
+
+impl FromRaw for i64 {
+    /// What JSON Schema calls an integer: also `1.0` and `1e2`.
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let text = raw.get();
+        let without_zeros = || text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|b| b == b'0'));
+        let plain = text.parse().ok().or_else(|| without_zeros()?.0.parse().ok());
+        plain.or_else(|| integral(text)).ok_or_else(|| expected("an integer"))
+    }
+}
+
+/// A number with an exponent, as far as a float holds it exactly.
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked, and there is no fraction")]
+fn integral(text: &str) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) || !text.contains(['e', 'E']) {
+        return None;
+    }
+    let number: f64 = text.parse().ok()?;
+    (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
+}
+
+impl FromRaw for bool {
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        raw.get().parse().map_err(|_| expected("true or false"))
+    }
+}
+
+impl FromRaw for f64 {
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(raw.get())
+    }
+}
+
+impl FromRaw for UnixMillis {
+    /// Nearly always an integer; else whatever `UnixMillis` itself takes.
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        raw.get().parse().map(Self).or_else(|_| serde_json::from_str(raw.get()))
+    }
+}
+
+impl FromRaw for RawJson {
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        Ok(raw.to_owned().into())
+    }
+}
+
+impl<T: FromRaw> FromRaw for Vec<T> {
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let items: Vec<&RawValue> = serde_json::from_str(raw.get())?;
+        items.into_iter().map(T::from_raw).collect()
+    }
+}
+
+impl<T: FromRaw> FromRaw for BTreeMap<String, T> {
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let mut all = Self::new();
+        if raw.get() == "null" {
+            return Err(expected("an object"));
+        }
+        members_of_text(raw.get(), &mut |name, value| {
+            all.insert(name.to_owned(), T::from_raw(value)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
 }
 
 struct Object<'f, 'a>(&'f mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>);
@@ -145,7 +285,7 @@ struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 /// What reads and writes the API's types; events do without.
 #[cfg(feature = "client")]
 mod api {
-    use std::{fmt, marker::PhantomData};
+    use std::{borrow::Cow, fmt, marker::PhantomData};
 
     use serde::{
         Deserializer,
@@ -153,14 +293,88 @@ mod api {
     };
     use serde_json::value::RawValue;
 
-    use super::{Borrowed, Cow, members};
+    use super::{FromRaw, members};
+
+    impl<T: FromRaw> FromRaw for Option<T> {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            if raw.get() == "null" { Ok(None) } else { T::from_raw(raw).map(Some) }
+        }
+    }
+
+    /// Reads an answer in one pass; where that fails, once more member by member, so that what is odd in one of them is none of the
+    /// others' concern: see [`optional`]. Bytes that are not UTF-8 are read as U+FFFD, as lone surrogates are.
+    ///
+    /// # Errors
+    /// When a member that must be there is missing or odd, when a secret is odd, or when it is not JSON.
+    pub(crate) fn answer<T: DeserializeOwned + FromRaw>(body: &[u8]) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(body).or_else(|error| {
+            let text = String::from_utf8_lossy(body);
+            match serde_json::from_str::<&RawValue>(&text) {
+                Ok(raw) => T::from_raw(raw),
+                Err(_) => Err(error),
+            }
+        })
+    }
+
+    /// The members of these names, as they are written.
+    pub(crate) fn pick<'a, const N: usize>(
+        object: &'a RawValue,
+        names: [&str; N],
+    ) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
+        let mut picked = [None; N];
+        members(object, &mut |name, value| {
+            if let Some(at) = names.iter().position(|wanted| *wanted == name) {
+                picked[at] = Some(value);
+            }
+            Ok(())
+        })?;
+        Ok(picked)
+    }
+
+    /// A picked member that must be there.
+    pub(crate) fn needed<T: FromRaw>(name: &str, value: Option<&RawValue>) -> Result<T, serde_json::Error> {
+        T::from_raw(required(name, value)?).map_err(|error| at(name, &error))
+    }
+
+    /// A picked member that may be absent, and so is where it has another shape than described.
+    pub(crate) fn optional<T: FromRaw>(name: &str, value: Option<&RawValue>) -> Option<T> {
+        let read = Option::<T>::from_raw(value?);
+        read.inspect_err(|_| tracing::debug!(member = name, "a member of an answer has another shape than described"))
+            .unwrap_or_default()
+    }
+
+    /// A picked member that may be absent but, where it is there, is too precious to be passed over: a secret that is shown once.
+    pub(crate) fn precious<T: FromRaw>(name: &str, value: Option<&RawValue>) -> Result<Option<T>, serde_json::Error> {
+        let read = value.map(Option::<T>::from_raw).transpose();
+        read.map(Option::flatten).map_err(|error| at(name, &error))
+    }
+
+    /// What the object `{"data": …}` holds, read member by member; an object without that member holds itself. `own`: what is held
+    /// has a `data` of its own, so that it is looked for first where there are other members.
+    pub(crate) fn held<T: FromRaw>(json: &RawValue, own: bool) -> Result<T, serde_json::Error> {
+        let (mut data, mut others) = (None, 0);
+        members(json, &mut |name, value| {
+            if name == "data" {
+                data = Some(value);
+            } else {
+                others += 1;
+            }
+            Ok(())
+        })?;
+        match data {
+            Some(data) if others == 0 => T::from_raw(data),
+            Some(data) if own => T::from_raw(json).or_else(|error| T::from_raw(data).map_err(|_| error)),
+            Some(data) => T::from_raw(data).or_else(|error| T::from_raw(json).map_err(|_| error)),
+            None => T::from_raw(json),
+        }
+    }
 
     /// The member of an object that says what the rest is.
     pub(crate) fn tag<'a>(object: &'a RawValue, name: &str) -> Result<Cow<'a, str>, serde_json::Error> {
         let mut found = None;
         members(object, &mut |member, value| {
             if member == name {
-                found = Some(serde_json::from_str::<Borrowed<'a>>(value.get()).map_err(|error| at(name, &error))?.0);
+                found = Some(String::from_raw(value).map_err(|error| at(name, &error))?.into());
             }
             Ok(())
         })?;
@@ -169,7 +383,7 @@ mod api {
 
     /// One member's value; `null` is none.
     pub(crate) fn member<T: DeserializeOwned>(name: &str, value: &RawValue) -> Result<Option<T>, serde_json::Error> {
-        serde_json::from_str(value.get()).map_err(|error| at(name, &error))
+        super::read(value.get()).map_err(|error| at(name, &error))
     }
 
     /// As [`without_envelope`], for a `T` that has no member `data` of its own: in one pass where there is an envelope and nothing else.
@@ -240,7 +454,7 @@ mod api {
     /// An error of the member `name`. serde's own text shows the value, which may be a secret; this one says what was expected.
     fn at(name: &str, error: &serde_json::Error) -> serde_json::Error {
         let text = error.to_string();
-        let expected = text.rsplit_once(", expected ").map_or("another shape", |(_, expected)| expected);
+        let expected = text.rsplit_once("expected ").map_or("another shape", |(_, expected)| expected);
         let expected = expected.split(" at line ").next().unwrap_or(expected);
         serde_json::Error::custom(format_args!("`{name}`: expected {expected}"))
     }
@@ -296,6 +510,10 @@ impl<T, F: FnOnce(&str) -> T> Visitor<'_> for Text<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -310,5 +528,126 @@ mod tests {
     fn raw_json_is_read_out_of_a_value_too() {
         let json: RawJson = serde_json::from_value(serde_json::json!({"a": [1, 2]})).unwrap();
         assert_eq!(json, RawJson::new(&serde_json::json!({"a": [1, 2]})).unwrap());
+    }
+
+    #[test]
+    fn a_lone_surrogate_is_replaced_and_all_else_keeps_its_place() {
+        for (json, mended) in [
+            (r#""\ud83d""#, Some(r#""\ufffd""#)),
+            (r#""\uDE00""#, Some(r#""\ufffd""#)),
+            (r#""\ud83d\ude00 \ud83d!""#, Some(r#""\ud83d\ude00 \ufffd!""#)),
+            (r#""\ud83d\ud83d\ude00""#, Some(r#""\ufffd\ud83d\ude00""#)),
+            (r#""\ude00\ud83d""#, Some(r#""\ufffd\ufffd""#)),
+            (r#"{"\ud83d":"\u00e9"}"#, Some(r#"{"\ufffd":"\u00e9"}"#)),
+            (r#""\ud83d\u0041""#, Some(r#""\ufffd\u0041""#)),
+            (r#""\ud83d\n""#, Some(r#""\ufffd\n""#)),
+            (r#""\\ud83d""#, None),
+            (r#""\\\ud83d""#, Some(r#""\\\ufffd""#)),
+            (r#""\ud83d\ude00""#, None),
+            (r#""ud83d \u00e9 \" é""#, None),
+            (r#""\ud8"#, None),
+            (r#""\u"#, None),
+            ("\\", None),
+            ("\"\\é", None),
+            ("", None),
+        ] {
+            assert_eq!(without_lone_surrogates(json).as_deref(), mended, "{json}");
+        }
+    }
+
+    #[test]
+    fn names_with_lone_surrogates_are_read_and_values_stay_as_they_are_written() {
+        let json = r#"{"a":"\ud83d","b\udc00":["\ud83d", 1.0],"c":{"\udead":1}}"#;
+        let mut seen = Vec::new();
+        members_of_text(json, &mut |name, value| {
+            seen.push((name.to_owned(), value.get().to_owned()));
+            Ok(())
+        })
+        .unwrap();
+        let expected = [("a", r#""\ud83d""#), ("b\u{fffd}", r#"["\ud83d", 1.0]"#), ("c", r#"{"\udead":1}"#)];
+        assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn an_integer_may_be_written_as_a_float_without_a_fraction() {
+        let read = |text: &str| i64::from_raw(&RawValue::from_string(text.to_owned()).unwrap()).ok();
+        for (text, number) in [
+            ("7", 7),
+            ("1.0", 1),
+            ("-2.000", -2),
+            ("-0.0", 0),
+            ("1e2", 100),
+            ("1.5E1", 15),
+            ("9223372036854775807", i64::MAX),
+            ("9223372036854775807.0", i64::MAX),
+        ] {
+            assert_eq!(read(text), Some(number), "{text}");
+        }
+        for text in
+            ["1.5", "1e-2", "1e300", "9223372036854775808", "9223372036854775808.0", "1e400", "\"1\"", "null", "[1]"]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn raw_json_with_a_lone_surrogate_is_read() {
+        let json: RawJson = serde_json::from_str(r#"["cut \ud83d"]"#).unwrap();
+        assert_eq!(json.read::<Vec<String>>().unwrap(), ["cut \u{fffd}"]);
+        assert_eq!(json.get(), r#"["cut \ud83d"]"#);
+    }
+
+    /// Text as JSON of what JavaScript may have in a string: characters, and halves of pairs.
+    fn pieces() -> impl Strategy<Value = Vec<Result<char, u16>>> {
+        let half = (0xd800..=0xdfff_u16).prop_map(Err);
+        prop::collection::vec(prop_oneof![any::<char>().prop_map(Ok), half], 0..20)
+    }
+
+    /// As JavaScript writes it: halves as escapes, and the rest as it is or escaped.
+    fn written(pieces: &[Result<char, u16>], escape: bool) -> String {
+        let mut json = String::from("\"");
+        for piece in pieces {
+            match piece {
+                Err(half) => write!(json, "\\u{half:04x}").unwrap(),
+                Ok(c) if escape || *c < ' ' || matches!(c, '"' | '\\') => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(json, "\\u{unit:04X}").unwrap();
+                    }
+                }
+                Ok(c) => json.push(*c),
+            }
+        }
+        json + "\""
+    }
+
+    proptest! {
+        #[test]
+        fn every_string_that_javascript_writes_is_read_as_it_would_replace_it(pieces in pieces(), escape: bool) {
+            let units: Vec<u16> = pieces
+                .iter()
+                .flat_map(|piece| match piece {
+                    Ok(c) => c.encode_utf16(&mut [0; 2]).to_vec(),
+                    Err(half) => vec![*half],
+                })
+                .collect();
+            let json = written(&pieces, escape);
+            // An escaped half beside a bare character is no pair, and neither is one beside another escape, unless they fit.
+            prop_assert_eq!(read::<String>(&json).unwrap(), String::from_utf16_lossy(&units));
+            let member = format!("{{{json}:{json}}}");
+            let mut names = Vec::new();
+            members_of_text(&member, &mut |name, value| {
+                names.push((name.to_owned(), value.get().to_owned()));
+                Ok(())
+            }).unwrap();
+            prop_assert_eq!(names, [(String::from_utf16_lossy(&units), json)]);
+        }
+
+        #[test]
+        fn mending_changes_no_length_and_leaves_nothing_to_mend(text in "(\\\\|u|d8|3d|dc00|[\"é😀a-f0-9]){0,30}") {
+            if let Some(mended) = without_lone_surrogates(&text) {
+                prop_assert_eq!(mended.len(), text.len());
+                prop_assert_eq!(without_lone_surrogates(&mended), None);
+            }
+        }
     }
 }

@@ -70,6 +70,19 @@ impl<'de> Deserialize<'de> for UnixMillis {
     }
 }
 
+/// Reads a time in the form of RFC 3339. What is finer than nanoseconds is cut off; a leap second is read as the one before it.
+pub(crate) fn rfc3339(text: &str) -> Result<Timestamp, jiff::Error> {
+    text.parse().or_else(|error| {
+        let Some(at) = text.find(['.', ',']) else { return Err(error) };
+        let (whole, fraction) = text.split_at(at + 1);
+        let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+        if digits <= 9 {
+            return Err(error);
+        }
+        format!("{whole}{}{}", &fraction[..9], &fraction[digits..]).parse().map_err(|_| error)
+    })
+}
+
 /// Where the SDK reads the time; the system's clock unless a test says otherwise.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
@@ -118,6 +131,25 @@ mod tests {
         assert_eq!(serde_json::from_str::<UnixMillis>("1709139600000.75").unwrap(), UnixMillis(1_709_139_600_000));
         for bad in ["1e300", "18446744073709551615", "\"1709139600000\"", "null"] {
             assert!(serde_json::from_str::<UnixMillis>(bad).is_err(), "{bad} was read as a time");
+        }
+    }
+
+    #[test]
+    fn a_time_finer_than_nanoseconds_is_cut_and_other_odd_forms_are_read() {
+        let read = |text: &str| rfc3339(text).map(|at| at.to_string());
+        for fraction in ["1234567890", "1234567899", "123456789012345678901234567890"] {
+            let text = format!("2026-11-25T00:00:00.{fraction}Z");
+            assert_eq!(read(&text).unwrap(), "2026-11-25T00:00:00.123456789Z", "{text}");
+        }
+        assert_eq!(read("2026-11-25T02:00:00.1234567890+02:00").unwrap(), "2026-11-25T00:00:00.123456789Z");
+        assert_eq!(read("2026-11-25t00:00:00z").unwrap(), "2026-11-25T00:00:00Z");
+        assert_eq!(read("2026-11-25 00:00:00.5Z").unwrap(), "2026-11-25T00:00:00.5Z");
+        assert_eq!(read("2016-12-31T23:59:60Z").unwrap(), "2016-12-31T23:59:59Z");
+        assert_eq!(read("2016-12-31T23:59:60.1234567890Z").unwrap(), "2016-12-31T23:59:59.123456789Z");
+        for bad in
+            ["", ".", "2026-11-25T00:00:00", "2026-11-25T00:00:00.12345678901", "2026-11-25T00:00:00.1234567890Zé"]
+        {
+            assert!(read(bad).is_err(), "{bad:?} was read as a time");
         }
     }
 

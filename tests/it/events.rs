@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use authpi_sdk::{
-    event::{Event, EventData, EventType},
+    event::{Event, EventData, EventType, types::UserCreated},
     handlers::{Context, Handlers},
     ledger::Memory,
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
-    testing::Fixture,
+    testing::{Fixture, signed_request},
 };
 
 /// The names in the description, in its order.
@@ -70,4 +70,29 @@ async fn every_type_and_an_unknown_one_reaches_a_handler() {
         assert_eq!(receiver.receive(request).await.status(), 200, "{name}");
     }
     assert_eq!(*seen.lock().unwrap(), names);
+}
+
+#[tokio::test]
+async fn a_payload_with_half_a_surrogate_pair_is_handled_and_not_sent_again_for_ever() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let handlers =
+        Handlers::new(Arc::clone(&seen)).on(async |event: Event<UserCreated>, cx: Context<Arc<Mutex<Vec<String>>>>| {
+            let own: serde_json::Value = event.data_as()?;
+            let user = event.data()?;
+            assert_eq!(own["username"].as_str(), user.username.as_deref());
+            cx.state.lock().unwrap().extend([event.id().to_owned(), user.username.unwrap_or_default()]);
+            Ok(())
+        });
+    let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
+    let receiver = Receiver::inline("odd", verifier, Memory::new(), handlers).build().unwrap();
+    let plain =
+        Fixture::new(EventType::UserCreated).id("evt_cut").data(serde_json::json!({"username": "CUT", "CUT": ["CUT"]}));
+    let plain = String::from_utf8(plain.body().to_vec()).unwrap();
+    for body in
+        [plain.replace("CUT", r"\ud83d"), plain.replace("evt_cut", r"evt_2\udc00").replace("CUT", r"\ud83d\ude00")]
+    {
+        let request = signed_request(&SignatureScheme::authpi(), &"whs_test".into(), body.into()).unwrap();
+        assert_eq!(receiver.receive(request).await.status(), 200);
+    }
+    assert_eq!(*seen.lock().unwrap(), ["evt_cut", "\u{fffd}", "evt_2\u{fffd}", "😀"]);
 }

@@ -11,6 +11,7 @@ use super::{
     },
     error::Error,
     exchange::Built,
+    pages::PageWire,
     spec::millis,
 };
 use crate::{
@@ -18,10 +19,7 @@ use crate::{
     event::EventType,
     generated::api::{
         operations,
-        types::{
-            RedeliverFailedInput, RedeliverFailedResultResponse, RedeliveredWebhookDeliveryResponse,
-            WebhookDeliveryPage,
-        },
+        types::{RedeliverFailedInput, RedeliverFailedResultResponse, RedeliveredWebhookDeliveryResponse},
     },
 };
 
@@ -108,15 +106,15 @@ impl Windowed for ListDeliveries {
 }
 
 impl Sends for ListDeliveries {
-    type Wire = WebhookDeliveryPage;
+    type Wire = PageWire<WebhookDelivery>;
     const OPERATION: operations::Operation = operations::WEBHOOKS_LIST_DELIVERIES;
 
     fn check(&self) -> Result<(), Error> {
         check_ids([("webhook", &*self.webhook_id)])
     }
 
-    fn request(&self, at: &Attempt<'_>) -> Built<WebhookDeliveryPage> {
-        at.api.webhooks_list_deliveries(
+    fn request(&self, at: &Attempt<'_>) -> Built<PageWire<WebhookDelivery>> {
+        let request = at.api.webhooks_list_deliveries(
             at.account,
             &self.webhook_id,
             millis(self.filter.after),
@@ -125,12 +123,12 @@ impl Sends for ListDeliveries {
             self.filter.event_type.as_ref().map(EventType::as_str),
             self.limit.map(i64::from),
             self.status.as_ref().map(DeliveryStatus::as_str),
-        )
+        );
+        Ok(request?.read_as())
     }
 
-    fn read(reply: Reply<WebhookDeliveryPage>) -> Page<WebhookDelivery> {
-        let page = reply.value;
-        Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
+    fn read(reply: Reply<PageWire<WebhookDelivery>>) -> Page<WebhookDelivery> {
+        reply.value.into()
     }
 }
 

@@ -133,7 +133,7 @@ impl Error {
             self.0.complaint = Complaint::read(&answer.body);
             self.0.may_have_run = may_have_run(answer.status);
         }
-        self.0.answer = Some(answer);
+        self.0.answer = Some(answer.shortened());
         self
     }
 
@@ -373,7 +373,8 @@ impl Error {
         self.0.complaint.retryable
     }
 
-    /// What is wrong with which members of the request.
+    /// What is wrong with which members of the request; of a longer list the first 100. Texts are cut at 4096 characters, here as in
+    /// [`code`](Self::code), [`description`](Self::description) and [`reference`](Self::reference).
     pub fn fields(&self) -> &[FieldError] {
         &self.0.complaint.fields
     }
@@ -431,8 +432,11 @@ impl fmt::Display for Error {
         if let Some(description) = &complaint.description {
             write!(f, " {}", OneLine(description))?;
         }
-        for FieldError { field, code, message } in &complaint.fields {
+        for FieldError { field, code, message } in complaint.fields.iter().take(SHOWN_FIELDS) {
             write!(f, "; {}: {} {}", OneLine(field), OneLine(code), OneLine(message))?;
+        }
+        if let Some(more @ 1..) = (complaint.fields.len() + complaint.more_fields).checked_sub(SHOWN_FIELDS) {
+            write!(f, "; and {more} more fields")?;
         }
         if let Some(reference) = &complaint.reference {
             write!(f, " (reference {})", OneLine(reference))?;
@@ -455,6 +459,9 @@ impl fmt::Display for Error {
         Ok(())
     }
 }
+
+/// How many members of a request a message names.
+const SHOWN_FIELDS: usize = 10;
 
 /// Text from outside in a message of one line: no control characters, and not without end.
 struct OneLine<'a>(&'a str);
@@ -480,9 +487,34 @@ impl fmt::Debug for Error {
         debug.field("operation", operation).field("kind", kind).field("may_have_run", may_have_run);
         debug.field("attempts", attempts).field("why_no_more", no_more).field("secret_lost", secret_lost);
         if let Some(answer) = answer {
-            debug.field("answer", answer).field("complaint", complaint);
+            debug.field("answer", answer).field("complaint", &Shown(complaint));
         }
         debug.field("source", source).finish()
+    }
+}
+
+/// A complaint in a log: no longer than its message is.
+struct Shown<'a>(&'a Complaint);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Complaint { code, description, retryable, reference, retry_after, fields, more_fields, current_etag } =
+            self.0;
+        let short = |text: Option<&str>| text.map(|text| OneLine(text).to_string());
+        let shown = fields.iter().take(SHOWN_FIELDS);
+        let shown: Vec<_> = shown
+            .map(|FieldError { field, code, message }| [field, code, message].map(|text| OneLine(text).to_string()))
+            .collect();
+        f.debug_struct("Complaint")
+            .field("code", &short(code.as_ref().map(ErrorCode::as_str)))
+            .field("description", &short(description.as_deref()))
+            .field("retryable", retryable)
+            .field("reference", &short(reference.as_deref()))
+            .field("retry_after", retry_after)
+            .field("fields", &shown)
+            .field("more_fields", &(fields.len() - shown.len() + more_fields))
+            .field("current_etag", &short(current_etag.as_ref().map(ETag::as_str)))
+            .finish()
     }
 }
 
@@ -522,6 +554,31 @@ mod tests {
             "webhooks.create: refused [422 invalid_request] bad  request; url: invalid no address (reference req_1)"
         );
         assert_eq!(refused(502, "<html>").to_string(), "webhooks.create: refused [502]; the server may have acted");
+    }
+
+    #[test]
+    fn a_refusal_of_any_length_has_a_short_message() {
+        let long = "x".repeat(100_000);
+        let field = format!(r#"{{"field":"{long}","code":"{long}","message":"{long}"}}"#);
+        let body = format!(
+            r#"{{"error":"{long}","error_description":"{long}","reference":"{long}","fields":[{}]}}"#,
+            vec![r#"{"field":"f","code":"c","message":"m"}"#; 160_000].join(",") + "," + &field
+        );
+        let answer = |body: &str| Answer {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            body: body.to_owned().into(),
+            ..Answer::default()
+        };
+        let error = Error::refused(answer(&body));
+        let shown = error.to_string();
+        assert!(
+            shown.len() < 2_000 && shown.contains("; f: c m") && shown.contains("and 159991 more fields"),
+            "{shown}"
+        );
+        let longest = vec![field.as_str(); 50].join(",");
+        let longest = Error::refused(answer(&format!(r#"{{"error":"{long}","fields":[{longest}]}}"#)));
+        assert!(longest.to_string().len() < 15_000 && format!("{longest:?}").len() < 15_000, "{longest:?}");
+        assert!(format!("{error:?}").len() < 3_000, "{error:?}");
     }
 
     #[test]

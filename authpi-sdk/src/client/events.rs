@@ -1,7 +1,6 @@
 //! The account's event log: list, get, count.
 
 use jiff::Timestamp;
-use serde::Deserialize;
 
 use super::{
     Call, Client, EventAggregate, LoggedEvent, Operation, Page, Paged, Tagged,
@@ -11,6 +10,7 @@ use super::{
     },
     error::Error,
     exchange::Built,
+    pages::PageWire,
     spec::millis,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     event::EventType,
     generated::api::{
         operations,
-        types::{EventAggregateResponse, EventPage, EventResponse},
+        types::{EventAggregateResponse, EventResponse},
     },
 };
 
@@ -160,16 +160,16 @@ impl Windowed for ListEvents {
 }
 
 impl Sends for ListEvents {
-    type Wire = EventPage;
+    type Wire = PageWire<LoggedEvent>;
     const OPERATION: operations::Operation = operations::EVENTS_LIST;
 
     fn check(&self) -> Result<(), Error> {
         self.filter.check()
     }
 
-    fn request(&self, at: &Attempt<'_>) -> Built<EventPage> {
+    fn request(&self, at: &Attempt<'_>) -> Built<PageWire<LoggedEvent>> {
         let types = self.filter.event_types();
-        at.api.events_list(
+        let request = at.api.events_list(
             at.account,
             millis(self.filter.after),
             millis(self.filter.before),
@@ -179,28 +179,19 @@ impl Sends for ListEvents {
             self.filter.issuer_id.as_deref(),
             self.limit.map(i64::from),
             self.filter.user_id.as_deref(),
-        )
+        );
+        Ok(request?.read_as())
     }
 
-    fn read(reply: Reply<EventPage>) -> Page<LoggedEvent> {
-        let page = reply.value;
-        Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
+    fn read(reply: Reply<PageWire<LoggedEvent>>) -> Page<LoggedEvent> {
+        reply.value.into()
     }
 }
 
 /// `GET /events` again, for who needs each event's own JSON: [`LoggedEvent`] has no place for members that the description does not
-/// know, and one event of another shape than described fails its whole page.
+/// know, and leaves out those of another shape.
 #[derive(Clone, Debug)]
 pub(crate) struct ListAsWritten(ListEvents);
-
-/// A page whose items are left alone.
-#[derive(Debug, Deserialize)]
-pub(crate) struct PageAsWritten {
-    data: Vec<RawJson>,
-    has_more: bool,
-    next_cursor: Option<String>,
-    invalid_count: Option<i64>,
-}
 
 impl Operation for ListAsWritten {
     type Output = Page<RawJson>;
@@ -217,20 +208,19 @@ impl Windowed for ListAsWritten {
 }
 
 impl Sends for ListAsWritten {
-    type Wire = PageAsWritten;
+    type Wire = PageWire<RawJson>;
     const OPERATION: operations::Operation = operations::EVENTS_LIST;
 
     fn check(&self) -> Result<(), Error> {
         self.0.check()
     }
 
-    fn request(&self, at: &Attempt<'_>) -> Built<PageAsWritten> {
+    fn request(&self, at: &Attempt<'_>) -> Built<PageWire<RawJson>> {
         Ok(self.0.request(at)?.read_as())
     }
 
-    fn read(reply: Reply<PageAsWritten>) -> Page<RawJson> {
-        let page = reply.value;
-        Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
+    fn read(reply: Reply<PageWire<RawJson>>) -> Page<RawJson> {
+        reply.value.into()
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     credentials::Authorization,
     error::{Error, Kind},
 };
+use crate::json::{self, FromRaw};
 
 /// The longest answer that is read, in bytes. A page of 100 events is far below it.
 pub(super) const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
@@ -47,10 +48,13 @@ impl From<InvalidHeaderValue> for NotBuilt {
     }
 }
 
-impl<T: DeserializeOwned> Request<T> {
+impl<T> Request<T> {
     /// One whose answer is JSON.
-    pub(crate) fn new(http: reqwest::Request) -> Self {
-        Self { http, read: |body| serde_json::from_slice(body) }
+    pub(crate) fn new(http: reqwest::Request) -> Self
+    where
+        T: DeserializeOwned + FromRaw,
+    {
+        Self { http, read: json::answer }
     }
 }
 
@@ -63,7 +67,7 @@ impl Request<()> {
 
 impl<T> Request<T> {
     /// The same, with its answer read as something else.
-    pub(super) fn read_as<U: DeserializeOwned>(self) -> Request<U> {
+    pub(super) fn read_as<U: DeserializeOwned + FromRaw>(self) -> Request<U> {
         Request::new(self.http)
     }
 

@@ -14,6 +14,7 @@ use super::{
     },
     error::Error,
     exchange::Built,
+    pages::PageWire,
     retry::applied,
 };
 use crate::{
@@ -22,10 +23,10 @@ use crate::{
         operations,
         types::{
             BearerAuthWithSecret, BearerSignatureAuthWithSecrets, CreateWebhookResponseAuth as WithSecrets,
-            SignatureAuthWithSecret, WebhookPage, WebhookResponse, WebhookWithSecretsResponse,
+            SignatureAuthWithSecret, WebhookResponse, WebhookWithSecretsResponse,
         },
     },
-    json::members,
+    json::{FromRaw as _, members},
     signature::Secret,
 };
 
@@ -147,17 +148,16 @@ impl Windowed for ListWebhooks {
 }
 
 impl Sends for ListWebhooks {
-    type Wire = WebhookPage;
+    type Wire = PageWire<WebhookListItem>;
     const OPERATION: operations::Operation = operations::WEBHOOKS_LIST;
 
-    fn request(&self, at: &Attempt<'_>) -> Built<WebhookPage> {
+    fn request(&self, at: &Attempt<'_>) -> Built<PageWire<WebhookListItem>> {
         let status = self.status.as_ref().map(WebhookStatus::as_str);
-        at.api.webhooks_list(at.account, self.cursor.as_deref(), self.limit.map(i64::from), status)
+        Ok(at.api.webhooks_list(at.account, self.cursor.as_deref(), self.limit.map(i64::from), status)?.read_as())
     }
 
-    fn read(reply: Reply<WebhookPage>) -> Page<WebhookListItem> {
-        let page = reply.value;
-        Page::new(page.data, page.has_more, page.next_cursor, page.invalid_count)
+    fn read(reply: Reply<PageWire<WebhookListItem>>) -> Page<WebhookListItem> {
+        reply.value.into()
     }
 }
 
@@ -377,7 +377,7 @@ fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
             let mut found = None;
             let _ = members(other.json().as_raw_value(), &mut |member, value| {
                 if member == name {
-                    found = serde_json::from_str(value.get()).ok();
+                    found = Secret::from_raw(value).ok();
                 }
                 Ok(())
             });

@@ -5,12 +5,12 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor},
+    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
 use super::{EventType, Inner, ParseError, Text};
-use crate::UnixMillis;
+use crate::{UnixMillis, json, time::rfc3339};
 
 /// The CloudEvents attributes of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,11 @@ impl Envelope {
     /// # Errors
     /// When the body is no CloudEvents 1.0 envelope in JSON.
     pub fn from_json(body: &[u8]) -> Result<Self, ParseError> {
-        parse::<Wire<'_>>(utf8(body)?, "")?.envelope("")
+        fn read(text: &str) -> Result<Envelope, ParseError> {
+            parse::<Wire<'_>>(text, "")?.envelope("")
+        }
+        let text = utf8(body)?;
+        read(text).or_else(|error| json::without_lone_surrogates(text).map_or(Err(error), |mended| read(&mended)))
     }
 
     /// Reads the `ce-*` headers of a delivery in binary mode.
@@ -45,7 +49,7 @@ impl Envelope {
         if required("ce-specversion")? != "1.0" {
             return Err(ParseError::wrong("ce-specversion", "1.0"));
         }
-        let time = optional("ce-time")?.map(|text| text.parse()).transpose();
+        let time = optional("ce-time")?.map(|text| rfc3339(&text)).transpose();
         Ok(Self {
             id: required("ce-id")?,
             source: required("ce-source")?,
@@ -132,7 +136,7 @@ impl<D> Wire<'_, D> {
         if self.id.is_empty() {
             return Err(ParseError::wrong(member("id"), "a string that is not empty"));
         }
-        let time = self.time.as_deref().map(str::parse).transpose();
+        let time = self.time.as_deref().map(rfc3339).transpose();
         Ok(Envelope {
             id: self.id.clone().into_owned(),
             source: self.source.as_deref().ok_or_else(|| ParseError::missing(member("source")))?.to_owned(),
@@ -150,7 +154,28 @@ pub(super) fn read(body: &Bytes) -> Result<Inner, ParseError> {
     }
     match read_ordinary(body, text) {
         Some(inner) => Ok(inner),
-        None => read_one(body, text, ""),
+        None => read_mended(body, text, ""),
+    }
+}
+
+/// Reads a delivery with U+FFFD in place of lone surrogates, where it cannot be read otherwise; its bytes stay as they are.
+fn read_mended(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {
+    read_one(body, Whole(text), text, at).or_else(|error| match json::without_lone_surrogates(text) {
+        // Every place is the same in both texts.
+        Some(mended) => read_one(body, Whole(&mended), &mended, at),
+        None => Err(error),
+    })
+}
+
+/// The text that the parts of a delivery are slices of.
+#[derive(Clone, Copy)]
+struct Whole<'a>(&'a str);
+
+impl Whole<'_> {
+    /// Where `part`, a slice of this, lies in it.
+    fn place(self, part: &str) -> Range<usize> {
+        let start = part.as_ptr() as usize - self.0.as_ptr() as usize;
+        start..start + part.len()
     }
 }
 
@@ -170,10 +195,11 @@ fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
         data,
     };
     // From the brace before the first name to the one behind the last value.
-    let before = text[..place(body, members.first?).start].strip_suffix('"')?.trim_ascii_end().strip_suffix('{')?.len();
-    let last = place(body, members.last?.get()).end;
+    let whole = Whole(text);
+    let before = text[..whole.place(members.first?).start].strip_suffix('"')?.trim_ascii_end().strip_suffix('{')?.len();
+    let last = whole.place(members.last?.get()).end;
     let end = text.len() - text[last..].trim_ascii_start().strip_prefix('}')?.len();
-    read_members(body, event, &text[before..end], "data.", Some(envelope)).ok()
+    read_members(body, whole, event, &text[before..end], "data.", Some(envelope)).ok()
 }
 
 /// The event's members as they stand there, and where they begin and end.
@@ -224,32 +250,41 @@ fn plain(raw: &RawValue) -> Option<&str> {
 
 /// Reads each delivery of a batch.
 pub(super) fn read_batch(body: &Bytes) -> Result<Vec<Inner>, ParseError> {
-    let parts: Vec<&RawValue> = parse(utf8(body)?, "")?;
+    let text = utf8(body)?;
+    let parts: Vec<&RawValue> = parse(text, "")?;
     // Each part is a delivery of its own, so that none carries the others along.
-    let own = |part: &RawValue| body.slice(place(body, part.get()));
-    parts.iter().enumerate().map(|(n, part)| read_one(&own(part), part.get(), &format!("[{n}]."))).collect()
+    let whole = Whole(text);
+    let own = |part: &RawValue| body.slice(whole.place(part.get()));
+    parts.iter().enumerate().map(|(n, part)| read_mended(&own(part), part.get(), &format!("[{n}]."))).collect()
 }
 
-fn read_one(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {
+fn read_one(body: &Bytes, whole: Whole<'_>, text: &str, at: &str) -> Result<Inner, ParseError> {
     let wire: Wire<'_> = parse(text, at)?;
     if wire.specversion.is_none() {
         // Binary mode: the body is the event, and has to bring its own time.
-        return read_event(body, text, at, None);
+        return read_event(body, whole, text, at, None);
     }
     let envelope = wire.envelope(at)?;
     if wire.data_base64.is_some() {
         return Err(ParseError::wrong(format!("{at}data_base64"), "absent: AuthPI's data is JSON"));
     }
     let data = given(wire.data).ok_or_else(|| ParseError::missing(format!("{at}data")))?;
-    read_event(body, data.get(), &format!("{at}data."), Some(envelope))
+    read_event(body, whole, data.get(), &format!("{at}data."), Some(envelope))
 }
 
-fn read_event(body: &Bytes, text: &str, at: &str, envelope: Option<Envelope>) -> Result<Inner, ParseError> {
-    read_members(body, parse(text, at)?, text, at, envelope)
+fn read_event(
+    body: &Bytes,
+    whole: Whole<'_>,
+    text: &str,
+    at: &str,
+    envelope: Option<Envelope>,
+) -> Result<Inner, ParseError> {
+    read_members(body, whole, parse(text, at)?, text, at, envelope)
 }
 
 fn read_members(
     body: &Bytes,
+    whole: Whole<'_>,
     event: WireEvent<'_>,
     text: &str,
     at: &str,
@@ -265,23 +300,17 @@ fn read_members(
         ParseError::missing(if envelope.is_some() { at.replace("data.", "time") } else { format!("{at}timestamp") })
     })?;
     Ok(Inner {
-        event: place(body, text),
-        data: given(event.data).map(|raw| place(body, raw.get())),
+        event: whole.place(text),
+        data: given(event.data).map(|raw| whole.place(raw.get())),
         envelope,
         id: event.id.into(),
         event_type: EventType::from(&*event.event_type),
         subject: given(event.subject).and_then(lenient).unwrap_or_default(),
-        trace: given(event.trace).and_then(|raw| string(body, raw)),
-        source: given(event.source).and_then(|raw| string(body, raw)),
+        trace: given(event.trace).and_then(|raw| string(whole, raw)),
+        source: given(event.source).and_then(|raw| string(whole, raw)),
         time,
         body: body.clone(),
     })
-}
-
-/// Where `part`, a slice of `body`, lies in it.
-fn place(body: &Bytes, part: &str) -> Range<usize> {
-    let start = part.as_ptr() as usize - body.as_ptr() as usize;
-    start..start + part.len()
 }
 
 /// A member that is there and not null.
@@ -289,13 +318,13 @@ fn given(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
 
-fn lenient<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
-    serde_json::from_str(raw.get()).ok()
+fn lenient<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    json::read(raw.get()).ok()
 }
 
-fn string(body: &Bytes, raw: &RawValue) -> Option<Text> {
+fn string(whole: Whole<'_>, raw: &RawValue) -> Option<Text> {
     match plain(raw) {
-        Some(text) => Some(Text::At(place(body, text))),
+        Some(text) => Some(Text::At(whole.place(text))),
         None => lenient(raw).map(Text::Decoded),
     }
 }
@@ -348,7 +377,7 @@ mod tests {
                 assert!(!is_ordinary, "not read in one pass: {text}");
                 continue;
             };
-            let slow = read_one(&body, text, "").unwrap();
+            let slow = read_one(&body, Whole(text), text, "").unwrap();
             let all = |inner: Inner| {
                 let text = |text: &Option<Text>| text.as_ref().map(|text| inner.text(text).to_owned());
                 let (trace, source) = (text(&inner.trace), text(&inner.source));

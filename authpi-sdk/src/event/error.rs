@@ -3,6 +3,8 @@ use std::fmt;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::error::Category;
 
+use crate::json::without_lone_surrogates;
+
 /// The body is not a readable event. It names the place and what belongs there, and never shows content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
@@ -95,7 +97,8 @@ impl DataError {
 
     /// Parses once more to learn where the error lies.
     pub(super) fn locate<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Self {
-        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let mended = without_lone_surrogates(text);
+        let mut deserializer = serde_json::Deserializer::from_str(mended.as_deref().unwrap_or(text));
         let path = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
             Err(error) if error.path().iter().next().is_some() => error.path().to_string(),
             _ => String::new(),

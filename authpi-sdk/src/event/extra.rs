@@ -14,10 +14,14 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::{RawJson, UnixMillis, json::members_of_text};
+use crate::{
+    RawJson,
+    json::{FromRaw, members_of_text},
+};
 
 /// Members of a JSON object that have no field: unknown ones, and those of another shape than deduced.
 ///
+/// An integer that is written with a fraction of zeros (`1.0`) fits, and a lone surrogate in a text (`"\ud83d"`) is read as U+FFFD.
 /// They are kept raw, so that writing the object gives them back as they came. `Debug` shows their names only.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Extra {
@@ -68,6 +72,15 @@ impl Extra {
 
     pub(crate) fn keep(&mut self, name: &str, raw: &RawValue) {
         self.members.insert(name.to_owned(), raw.to_owned().into());
+    }
+
+    /// Puts a member of an answer into its field, or keeps it here where it does not fit.
+    #[cfg(feature = "client")]
+    pub(crate) fn unless_fit<T: FromRaw>(&mut self, field: &mut Option<T>, name: &str, raw: &RawValue) {
+        if fit(field, raw) == Fit::Misfit {
+            self.misfits += 1;
+            self.keep(name, raw);
+        }
     }
 }
 
@@ -158,69 +171,20 @@ pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(deserializer: D
     read(data.get()).map_err(D::Error::custom)
 }
 
-/// A field's type, read from the JSON of one member; `None` when it has another shape.
-pub(crate) trait Field: Sized {
-    fn read(raw: &RawValue) -> Option<Self>;
-}
-
 /// Puts a member into its field; `null` empties it.
-pub(crate) fn fit<T: Field>(field: &mut Option<T>, raw: &RawValue) -> Fit {
+pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: &RawValue) -> Fit {
     if raw.get() == "null" {
         *field = None;
         return Fit::Fits;
     }
-    match T::read(raw) {
-        Some(value) => {
+    match T::from_raw(raw) {
+        Ok(value) => {
             *field = Some(value);
             Fit::Fits
         }
-        None => Fit::Misfit,
+        Err(_) => Fit::Misfit,
     }
 }
-
-impl Field for String {
-    /// A raw value is known to be valid JSON, so a string without escapes is what stands between the quotes.
-    fn read(raw: &RawValue) -> Option<Self> {
-        let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
-        if inner.contains('\\') { serde_json::from_str(raw.get()).ok() } else { Some(inner.to_owned()) }
-    }
-}
-
-impl Field for i64 {
-    fn read(raw: &RawValue) -> Option<Self> {
-        raw.get().parse().ok()
-    }
-}
-
-impl Field for bool {
-    fn read(raw: &RawValue) -> Option<Self> {
-        raw.get().parse().ok()
-    }
-}
-
-impl Field for UnixMillis {
-    fn read(raw: &RawValue) -> Option<Self> {
-        // Nearly always an integer; else whatever `UnixMillis` itself takes.
-        raw.get().parse().map(Self).ok().or_else(|| serde_json::from_str(raw.get()).ok())
-    }
-}
-
-impl Field for RawJson {
-    fn read(raw: &RawValue) -> Option<Self> {
-        Some(raw.to_owned().into())
-    }
-}
-
-macro_rules! field_by_serde {
-    ($($field:ty),*) => {$(
-        impl Field for $field {
-            fn read(raw: &RawValue) -> Option<Self> {
-                serde_json::from_str(raw.get()).ok()
-            }
-        }
-    )*};
-}
-field_by_serde!(f64, Vec<String>, Vec<RawJson>, BTreeMap<String, RawJson>, BTreeMap<String, String>);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,9 @@
 //! `data` has is deduced from AuthPI's API, not documented: a member of another shape than deduced lands in
 //! [`Extra`], and no event fails for it.
 //!
+//! Half of a surrogate pair (`"\ud83d"`, what JavaScript writes when a text was cut inside of an emoji) is no text in Rust. Wherever it
+//! stands in a string, it is read as U+FFFD; the bytes stay as they were delivered.
+//!
 //! [`EventType`] is open: a type that this version of the SDK does not know is received, routed and kept byte-exact like any
 //! other. A handler's argument says which type it wants: `Event<UserCreated>` for a marker of [`types`], plain `Event` for all.
 
@@ -30,6 +33,7 @@ pub use self::{
     subject::Subject,
 };
 pub use crate::generated::events::{EventData, EventType, UnknownEventType, payload, types};
+use crate::json;
 
 /// What a handler's argument may say about its event's type: a marker of [`types`], or [`AnyEvent`].
 pub trait EventKind: Send + Sync + 'static {}
@@ -44,7 +48,7 @@ pub trait KnownEvent: EventKind {
     /// Reads `data` as [`Self::Data`]; the markers of [`types`] do it without a detour over serde's data model.
     #[doc(hidden)]
     fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
-        serde_json::from_str(data)
+        json::read(data)
     }
 }
 
@@ -184,13 +188,13 @@ impl<K: EventKind> Event<K> {
         &self.inner.body
     }
 
-    /// `data` as a type of one's own.
+    /// `data` as a type of one's own. A lone surrogate (`"\ud83d"`, half of an emoji that was cut) is read as U+FFFD.
     ///
     /// # Errors
     /// When `data` is not of that shape; an event without `data` reads as `{}`. [`DataError::path`] tells which member.
     pub fn data_as<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         let data = self.raw_data().unwrap_or("{}");
-        serde_json::from_str(data).map_err(|error| DataError::locate::<T>(data, &error))
+        json::read(data).map_err(|error| DataError::locate::<T>(data, &error))
     }
 
     /// `data` as the payload of whatever type the event is of.

@@ -6,6 +6,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use crate::json::FromRaw as _;
+
 /// Whom an event happened to: ids by name, of which AuthPI documents `user_id`, by an example.
 ///
 /// Which ids come with which type is not documented, so each may be absent. Every member that is a string can be
@@ -64,8 +66,8 @@ impl<'de> Deserialize<'de> for Subject {
                 let mut ids = Vec::new();
                 while let Some(name) = map.next_key::<Box<str>>()? {
                     let raw = map.next_value::<&'de RawValue>()?;
-                    if let Ok(id) = serde_json::from_str::<Box<str>>(raw.get()) {
-                        ids.push((name, id));
+                    if let Ok(id) = String::from_raw(raw) {
+                        ids.push((name, id.into()));
                     }
                 }
                 Ok(Subject { ids })

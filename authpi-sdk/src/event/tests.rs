@@ -209,3 +209,86 @@ fn debug_shows_neither_data_nor_ids_of_people() {
     let shown = format!("{event:?} {:?}", event.subject());
     assert!(shown.contains("UserCreated") && !shown.contains(user), "{shown}");
 }
+
+#[test]
+fn half_a_surrogate_pair_anywhere_is_read_as_a_replacement_and_its_bytes_are_kept() {
+    let whole = r#"{"specversion":"1.0","id":"1","source":"s","type":"event","time":"2024-01-01T00:00:00Z","data":
+        {"id":"evt_1","type":"user.created","trace":"t","source":"com.authpi/v1","subject":{"user_id":"u"},"data":{"username":"ada"}}}"#;
+    // In every string, and in every name of a member that nothing depends on.
+    let places = [
+        ("\"id\":\"1\"", r#""id":"1\ud83d""#),
+        (r#""source":"s""#, r#""source":"s\udc00""#),
+        (r#""type":"event""#, r#""type":"event\ud83d""#),
+        ("evt_1", r"evt_1\ud83d"),
+        ("user.created", r"user.created\ud83d"),
+        (r#""trace":"t""#, r#""trace":"t\ud83d""#),
+        ("com.authpi/v1", r"com.authpi/v1\ud83d"),
+        (r#"{"user_id":"u"}"#, r#"{"user_id":"u\ud83d"}"#),
+        (r#"{"user_id":"u"}"#, r#"{"other\ud83d":"x","user_id":"u"}"#),
+        ("\"ada\"", r#""ada\ud83d""#),
+        (r#""username""#, r#""new\ud83d":1,"username""#),
+        (r#""username""#, r#""new":{"\ud83d":["\udc00"]},"username""#),
+        (r#""specversion""#, r#""new\ud83d":"\ud83d","specversion""#),
+        (r#""subject""#, r#""new\ud83d":"\ud83d","subject""#),
+    ];
+    for (plain, odd) in places {
+        let body = whole.replacen(plain, odd, 1);
+        assert_ne!(body, whole, "{odd}");
+        let event = Event::from_json(body.clone()).unwrap_or_else(|error| panic!("{odd}: {error}"));
+        let shown = |text: &str| text.replace('\u{fffd}', "");
+        assert_eq!(shown(event.id()), "evt_1", "{odd}");
+        assert_eq!(
+            (event.trace().map(shown), event.source().map(shown)),
+            (Some("t".into()), Some("com.authpi/v1".into()))
+        );
+        assert_eq!(event.subject().user_id().map(shown).as_deref(), Some("u"), "{odd}");
+        let envelope = event.envelope().unwrap();
+        assert_eq!((shown(envelope.id()), shown(envelope.envelope_type())), ("1".into(), "event".into()));
+        assert_eq!(
+            (event.body().as_ref(), event.raw()),
+            (body.as_bytes(), &body[body.find("{\"id\":\"evt").unwrap()..body.len() - 1])
+        );
+        assert_eq!(serde_json::to_string(&event).unwrap(), body);
+        let again: Event = serde_json::from_str(&body).unwrap();
+        assert_eq!(again.id(), event.id());
+        Envelope::from_json(body.as_bytes()).unwrap_or_else(|error| panic!("{odd}: {error}"));
+        assert_eq!(Event::from_batch(format!(" [{body}, {body}]")).unwrap()[1].raw(), event.raw(), "{odd}");
+        let data = EventData::read(&EventType::UserCreated, event.raw_data().unwrap()).unwrap();
+        let EventData::User(user) = data else { panic!("{data:?}") };
+        assert_eq!((user.username.as_deref().map(shown).as_deref(), user.extra.misfits()), (Some("ada"), 0), "{odd}");
+        let own: std::collections::BTreeMap<String, serde_json::Value> = event.data_as().unwrap();
+        assert_eq!(own["username"].as_str().map(shown).as_deref(), Some("ada"), "{odd}");
+    }
+    let odd =
+        Event::from_json(whole.replace("ada", r"\ud83d\ude00 cut: \ud83d")).unwrap().downcast::<UserCreated>().unwrap();
+    assert_eq!(odd.data().unwrap().username.as_deref(), Some("😀 cut: \u{fffd}"));
+    assert_eq!(odd.raw_data(), Some(r#"{"username":"\ud83d\ude00 cut: \ud83d"}"#));
+    // What does not fit, or has no field, stays as it came.
+    let extra = Event::from_json(whole.replace("\"ada\"", r#"["\ud83d"],"new\udc00":"\ud83d""#)).unwrap();
+    let data = extra.downcast::<UserCreated>().unwrap().data().unwrap();
+    assert_eq!(data.extra.misfits(), 1);
+    assert_eq!(data.extra.get("username").map(RawValue::get), Some(r#"["\ud83d"]"#));
+    assert_eq!(data.extra.get("new\u{fffd}").map(RawValue::get), Some(r#""\ud83d""#));
+    assert_eq!(data.extra.read::<String>("new\u{fffd}").unwrap().as_deref(), Some("\u{fffd}"));
+    // What is wrong beside it is still an error, which names its place.
+    let wrong = whole.replace(r#""trace":"t""#, r#""trace":"\ud83d""#).replace(r#""id":"evt_1","#, "");
+    assert_eq!(error(wrong), "data.id is missing");
+}
+
+#[test]
+fn numbers_and_times_of_odd_forms_are_read() {
+    let event = |data: &str| {
+        let body = format!(
+            r#"{{"specversion":"1.0","id":"1","source":"s","type":"event","time":"2026-11-25T00:00:00.1234567890Z","data":{{{data}}}}}"#
+        );
+        Event::from_json(body).unwrap()
+    };
+    let read = event(r#""id":"e","type":"user.created","data":{"created_at":1.0e3}"#);
+    assert_eq!(read.time().to_string(), "2026-11-25T00:00:00.123456789Z");
+    let EventData::User(user) = read.decode().unwrap() else { panic!() };
+    assert_eq!(user.extra.misfits(), 0);
+    // One that is none leaves the others alone.
+    let read =
+        event(r#""id":"e","type":"user.created","timestamp":"1e999","subject":7,"trace":[],"source":{},"data":{}"#);
+    assert_eq!(read.time().to_string(), "2026-11-25T00:00:00.123456789Z");
+}

@@ -33,6 +33,23 @@ pub mod types {
         pub fields: Option<Vec<FieldError>>,
     }
 
+    impl crate::json::FromRaw for ApiError {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [error, error_description, retryable, reference, retry_after, fields] = crate::json::pick(
+                raw,
+                ["error", "error_description", "retryable", "reference", "retry_after", "fields"],
+            )?;
+            Ok(Self {
+                error: crate::json::needed("error", error)?,
+                error_description: crate::json::needed("error_description", error_description)?,
+                retryable: crate::json::needed("retryable", retryable)?,
+                reference: crate::json::optional("reference", reference),
+                retry_after: crate::json::optional("retry_after", retry_after),
+                fields: crate::json::optional("fields", fields),
+            })
+        }
+    }
+
     /// The kind of authentication of a webhook's deliveries.
     #[derive(Clone, Debug, PartialEq, Eq, Hash)]
     #[non_exhaustive]
@@ -141,6 +158,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for AuthType {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
+        }
+    }
+
     #[cfg(feature = "schemars")]
     impl schemars::JsonSchema for AuthType {
         fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -195,14 +218,18 @@ pub mod types {
             members(raw, &mut |name, value| {
                 match name {
                     "type" => {}
-                    "bearer_token_hint" => {
-                        bearer_token_hint = crate::json::member(name, value)?;
-                    }
+                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
                     _ => extra.keep(name, value),
                 }
                 Ok(())
             })?;
             Ok(Self { bearer_token_hint, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for BearerAuth {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -255,9 +282,7 @@ pub mod types {
             members(raw, &mut |name, value| {
                 match name {
                     "type" => {}
-                    "bearer_token_hint" => {
-                        bearer_token_hint = crate::json::member(name, value)?;
-                    }
+                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
                     "bearer_token_plain" => {
                         bearer_token_plain = crate::json::member(name, value)?;
                     }
@@ -266,6 +291,12 @@ pub mod types {
                 Ok(())
             })?;
             Ok(Self { bearer_token_hint, bearer_token_plain, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for BearerAuthWithSecret {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -324,20 +355,20 @@ pub mod types {
             members(raw, &mut |name, value| {
                 match name {
                     "type" => {}
-                    "signature_algorithm" => {
-                        signature_algorithm = crate::json::member(name, value)?;
-                    }
-                    "signature_secret_hint" => {
-                        signature_secret_hint = crate::json::member(name, value)?;
-                    }
-                    "bearer_token_hint" => {
-                        bearer_token_hint = crate::json::member(name, value)?;
-                    }
+                    "signature_algorithm" => extra.unless_fit(&mut signature_algorithm, name, value),
+                    "signature_secret_hint" => extra.unless_fit(&mut signature_secret_hint, name, value),
+                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
                     _ => extra.keep(name, value),
                 }
                 Ok(())
             })?;
             Ok(Self { signature_algorithm, signature_secret_hint, bearer_token_hint, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for BearerSignatureAuth {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -408,18 +439,12 @@ pub mod types {
             members(raw, &mut |name, value| {
                 match name {
                     "type" => {}
-                    "signature_algorithm" => {
-                        signature_algorithm = crate::json::member(name, value)?;
-                    }
-                    "signature_secret_hint" => {
-                        signature_secret_hint = crate::json::member(name, value)?;
-                    }
+                    "signature_algorithm" => extra.unless_fit(&mut signature_algorithm, name, value),
+                    "signature_secret_hint" => extra.unless_fit(&mut signature_secret_hint, name, value),
                     "signature_secret_plain" => {
                         signature_secret_plain = crate::json::member(name, value)?;
                     }
-                    "bearer_token_hint" => {
-                        bearer_token_hint = crate::json::member(name, value)?;
-                    }
+                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
                     "bearer_token_plain" => {
                         bearer_token_plain = crate::json::member(name, value)?;
                     }
@@ -438,6 +463,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for BearerSignatureAuthWithSecrets {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
+        }
+    }
+
     /// An account the caller can act on.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -451,6 +482,17 @@ pub mod types {
         pub scopes: Vec<String>,
     }
 
+    impl crate::json::FromRaw for CallerAccountAccess {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [account_id, org_id, scopes] = crate::json::pick(raw, ["account_id", "org_id", "scopes"])?;
+            Ok(Self {
+                account_id: crate::json::needed("account_id", account_id)?,
+                org_id: crate::json::needed("org_id", org_id)?,
+                scopes: crate::json::needed("scopes", scopes)?,
+            })
+        }
+    }
+
     /// An organization the caller can act on.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -460,6 +502,13 @@ pub mod types {
         pub org_id: String,
         /// What the caller may do there.
         pub scopes: Vec<String>,
+    }
+
+    impl crate::json::FromRaw for CallerOrganizationAccess {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [org_id, scopes] = crate::json::pick(raw, ["org_id", "scopes"])?;
+            Ok(Self { org_id: crate::json::needed("org_id", org_id)?, scopes: crate::json::needed("scopes", scopes)? })
+        }
     }
 
     /// The kind of credential.
@@ -563,6 +612,12 @@ pub mod types {
     impl<'de> Deserialize<'de> for CallerType {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
+        }
+    }
+
+    impl crate::json::FromRaw for CallerType {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
         }
     }
 
@@ -1065,6 +1120,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for CreateWebhookResponseAuth {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
+        }
+    }
+
     /// The state of a delivery. AuthPI does not document the values; the named ones are assumed.
     #[derive(Clone, Debug, PartialEq, Eq, Hash)]
     #[non_exhaustive]
@@ -1166,6 +1227,12 @@ pub mod types {
     impl<'de> Deserialize<'de> for DeliveryStatus {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
+        }
+    }
+
+    impl crate::json::FromRaw for DeliveryStatus {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
         }
     }
 
@@ -1318,6 +1385,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for ErrorCode {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
+        }
+    }
+
     #[cfg(feature = "schemars")]
     impl schemars::JsonSchema for ErrorCode {
         fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -1361,6 +1434,27 @@ pub mod types {
         pub data: Option<crate::RawJson>,
     }
 
+    impl crate::json::FromRaw for Event {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [spec, id, trace, r#type, source, trigger, auth, subject, timestamp, data] = crate::json::pick(
+                raw,
+                ["spec", "id", "trace", "type", "source", "trigger", "auth", "subject", "timestamp", "data"],
+            )?;
+            Ok(Self {
+                spec: crate::json::needed("spec", spec)?,
+                id: crate::json::needed("id", id)?,
+                trace: crate::json::optional("trace", trace),
+                r#type: crate::json::needed("type", r#type)?,
+                source: crate::json::needed("source", source)?,
+                trigger: crate::json::optional("trigger", trigger),
+                auth: crate::json::optional("auth", auth),
+                subject: crate::json::optional("subject", subject),
+                timestamp: crate::json::needed("timestamp", timestamp)?,
+                data: crate::json::optional("data", data),
+            })
+        }
+    }
+
     /// Counts of events.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -1374,6 +1468,17 @@ pub mod types {
         pub group_by: Option<String>,
         /// The counts. The members of a bucket are not documented.
         pub buckets: Vec<crate::RawJson>,
+    }
+
+    impl crate::json::FromRaw for EventAggregate {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [interval, group_by, buckets] = crate::json::pick(raw, ["interval", "group_by", "buckets"])?;
+            Ok(Self {
+                interval: crate::json::optional("interval", interval),
+                group_by: crate::json::optional("group_by", group_by),
+                buckets: crate::json::needed("buckets", buckets)?,
+            })
+        }
     }
 
     /// Counts of events, in the envelope of single resources.
@@ -1392,6 +1497,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for EventAggregateResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, false)? })
+        }
+    }
+
     /// A page of events.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -1407,6 +1518,19 @@ pub mod types {
         /// Items of this page that the service could not show.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub invalid_count: Option<i64>,
+    }
+
+    impl crate::json::FromRaw for EventPage {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [data, has_more, next_cursor, invalid_count] =
+                crate::json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
+            Ok(Self {
+                data: crate::json::needed("data", data)?,
+                has_more: crate::json::needed("has_more", has_more)?,
+                next_cursor: crate::json::optional("next_cursor", next_cursor),
+                invalid_count: crate::json::optional("invalid_count", invalid_count),
+            })
+        }
     }
 
     /// An event, in the envelope of single resources.
@@ -1428,6 +1552,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for EventResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, true)? })
+        }
+    }
+
     /// What is wrong with one member of a request.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -1439,6 +1569,17 @@ pub mod types {
         pub code: String,
         /// What is wrong, as a sentence.
         pub message: String,
+    }
+
+    impl crate::json::FromRaw for FieldError {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [field, code, message] = crate::json::pick(raw, ["field", "code", "message"])?;
+            Ok(Self {
+                field: crate::json::needed("field", field)?,
+                code: crate::json::needed("code", code)?,
+                message: crate::json::needed("message", message)?,
+            })
+        }
     }
 
     /// Who the caller is.
@@ -1464,6 +1605,21 @@ pub mod types {
         pub organizations: Option<Vec<CallerOrganizationAccess>>,
     }
 
+    impl crate::json::FromRaw for Me {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [r#type, key_id, user_id, issuer_id, accounts, organizations] =
+                crate::json::pick(raw, ["type", "key_id", "user_id", "issuer_id", "accounts", "organizations"])?;
+            Ok(Self {
+                r#type: crate::json::needed("type", r#type)?,
+                key_id: crate::json::optional("key_id", key_id),
+                user_id: crate::json::optional("user_id", user_id),
+                issuer_id: crate::json::optional("issuer_id", issuer_id),
+                accounts: crate::json::needed("accounts", accounts)?,
+                organizations: crate::json::optional("organizations", organizations),
+            })
+        }
+    }
+
     /// The caller, in the envelope of single resources.
     #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -1477,6 +1633,12 @@ pub mod types {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             Ok(Self { data: crate::json::enveloped::<Me, D>(deserializer)? })
+        }
+    }
+
+    impl crate::json::FromRaw for MeResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, false)? })
         }
     }
 
@@ -1525,6 +1687,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for NoneAuth {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
+        }
+    }
+
     /// Why a call failed whose If-Match no longer holds, with the ETag that would. AuthPI's pages and its SDK spell that
     /// member differently.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -1552,6 +1720,35 @@ pub mod types {
         /// ETag that the resource has now, as AuthPI's page on conditional requests spells it.
         #[serde(rename = "currentETag", skip_serializing_if = "Option::is_none")]
         pub current_e_tag: Option<String>,
+    }
+
+    impl crate::json::FromRaw for PreconditionFailedError {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [error, error_description, retryable, reference, retry_after, fields, current_etag, current_e_tag] =
+                crate::json::pick(
+                    raw,
+                    [
+                        "error",
+                        "error_description",
+                        "retryable",
+                        "reference",
+                        "retry_after",
+                        "fields",
+                        "current_etag",
+                        "currentETag",
+                    ],
+                )?;
+            Ok(Self {
+                error: crate::json::needed("error", error)?,
+                error_description: crate::json::needed("error_description", error_description)?,
+                retryable: crate::json::needed("retryable", retryable)?,
+                reference: crate::json::optional("reference", reference),
+                retry_after: crate::json::optional("retry_after", retry_after),
+                fields: crate::json::optional("fields", fields),
+                current_etag: crate::json::optional("current_etag", current_etag),
+                current_e_tag: crate::json::optional("currentETag", current_e_tag),
+            })
+        }
     }
 
     /// Which failed deliveries to send again; all if empty. All members are assumed.
@@ -1586,6 +1783,17 @@ pub mod types {
         pub failed: Option<i64>,
     }
 
+    impl crate::json::FromRaw for RedeliverFailedResult {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [redelivered, succeeded, failed] = crate::json::pick(raw, ["redelivered", "succeeded", "failed"])?;
+            Ok(Self {
+                redelivered: crate::json::optional("redelivered", redelivered),
+                succeeded: crate::json::optional("succeeded", succeeded),
+                failed: crate::json::optional("failed", failed),
+            })
+        }
+    }
+
     /// How a redelivery in bulk went, in the envelope of single resources.
     #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -1599,6 +1807,12 @@ pub mod types {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             Ok(Self { data: crate::json::enveloped::<RedeliverFailedResult, D>(deserializer)? })
+        }
+    }
+
+    impl crate::json::FromRaw for RedeliverFailedResultResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, false)? })
         }
     }
 
@@ -1649,6 +1863,67 @@ pub mod types {
         pub success: bool,
     }
 
+    impl crate::json::FromRaw for RedeliveredWebhookDelivery {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [
+                id,
+                webhook_id,
+                event_id,
+                event_type,
+                status,
+                attempt_count,
+                first_attempted_at,
+                last_attempted_at,
+                next_attempt_at,
+                retry_workflow_id,
+                attempt_budget,
+                last_error,
+                last_response_status,
+                created_at,
+                updated_at,
+                success,
+            ] = crate::json::pick(
+                raw,
+                [
+                    "id",
+                    "webhook_id",
+                    "event_id",
+                    "event_type",
+                    "status",
+                    "attempt_count",
+                    "first_attempted_at",
+                    "last_attempted_at",
+                    "next_attempt_at",
+                    "retry_workflow_id",
+                    "attempt_budget",
+                    "last_error",
+                    "last_response_status",
+                    "created_at",
+                    "updated_at",
+                    "success",
+                ],
+            )?;
+            Ok(Self {
+                id: crate::json::needed("id", id)?,
+                webhook_id: crate::json::needed("webhook_id", webhook_id)?,
+                event_id: crate::json::needed("event_id", event_id)?,
+                event_type: crate::json::needed("event_type", event_type)?,
+                status: crate::json::needed("status", status)?,
+                attempt_count: crate::json::needed("attempt_count", attempt_count)?,
+                first_attempted_at: crate::json::optional("first_attempted_at", first_attempted_at),
+                last_attempted_at: crate::json::optional("last_attempted_at", last_attempted_at),
+                next_attempt_at: crate::json::optional("next_attempt_at", next_attempt_at),
+                retry_workflow_id: crate::json::optional("retry_workflow_id", retry_workflow_id),
+                attempt_budget: crate::json::optional("attempt_budget", attempt_budget),
+                last_error: crate::json::optional("last_error", last_error),
+                last_response_status: crate::json::optional("last_response_status", last_response_status),
+                created_at: crate::json::needed("created_at", created_at)?,
+                updated_at: crate::json::optional("updated_at", updated_at),
+                success: crate::json::needed("success", success)?,
+            })
+        }
+    }
+
     /// A delivery that was sent again, in the envelope of single resources.
     #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -1662,6 +1937,12 @@ pub mod types {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             Ok(Self { data: crate::json::enveloped::<RedeliveredWebhookDelivery, D>(deserializer)? })
+        }
+    }
+
+    impl crate::json::FromRaw for RedeliveredWebhookDeliveryResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, false)? })
         }
     }
 
@@ -1821,6 +2102,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for SignatureAlgorithm {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
+        }
+    }
+
     #[cfg(feature = "schemars")]
     impl schemars::JsonSchema for SignatureAlgorithm {
         fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -1881,17 +2168,19 @@ pub mod types {
             members(raw, &mut |name, value| {
                 match name {
                     "type" => {}
-                    "signature_algorithm" => {
-                        signature_algorithm = crate::json::member(name, value)?;
-                    }
-                    "signature_secret_hint" => {
-                        signature_secret_hint = crate::json::member(name, value)?;
-                    }
+                    "signature_algorithm" => extra.unless_fit(&mut signature_algorithm, name, value),
+                    "signature_secret_hint" => extra.unless_fit(&mut signature_secret_hint, name, value),
                     _ => extra.keep(name, value),
                 }
                 Ok(())
             })?;
             Ok(Self { signature_algorithm, signature_secret_hint, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for SignatureAuth {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -1950,12 +2239,8 @@ pub mod types {
             members(raw, &mut |name, value| {
                 match name {
                     "type" => {}
-                    "signature_algorithm" => {
-                        signature_algorithm = crate::json::member(name, value)?;
-                    }
-                    "signature_secret_hint" => {
-                        signature_secret_hint = crate::json::member(name, value)?;
-                    }
+                    "signature_algorithm" => extra.unless_fit(&mut signature_algorithm, name, value),
+                    "signature_secret_hint" => extra.unless_fit(&mut signature_secret_hint, name, value),
                     "signature_secret_plain" => {
                         signature_secret_plain = crate::json::member(name, value)?;
                     }
@@ -1964,6 +2249,12 @@ pub mod types {
                 Ok(())
             })?;
             Ok(Self { signature_algorithm, signature_secret_hint, signature_secret_plain, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for SignatureAuthWithSecret {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -2157,6 +2448,70 @@ pub mod types {
         pub updated_at: Option<crate::UnixMillis>,
     }
 
+    impl crate::json::FromRaw for Webhook {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [
+                id,
+                account_id,
+                name,
+                description,
+                url,
+                status,
+                status_at,
+                status_reason,
+                status_by,
+                auth,
+                events,
+                subjects,
+                retry,
+                circuit_breaker,
+                metadata,
+                created_at,
+                updated_at,
+            ] = crate::json::pick(
+                raw,
+                [
+                    "id",
+                    "account_id",
+                    "name",
+                    "description",
+                    "url",
+                    "status",
+                    "status_at",
+                    "status_reason",
+                    "status_by",
+                    "auth",
+                    "events",
+                    "subjects",
+                    "retry",
+                    "circuit_breaker",
+                    "metadata",
+                    "created_at",
+                    "updated_at",
+                ],
+            )?;
+            Ok(Self {
+                id: crate::json::needed("id", id)?,
+                account_id: crate::json::needed("account_id", account_id)?,
+                name: crate::json::needed("name", name)?,
+                description: crate::json::optional("description", description),
+                url: crate::json::needed("url", url)?,
+                status: crate::json::optional("status", status),
+                status_at: crate::json::optional("status_at", status_at),
+                status_reason: crate::json::optional("status_reason", status_reason),
+                status_by: crate::json::optional("status_by", status_by),
+                auth: crate::json::needed("auth", auth)?,
+                events: crate::json::needed("events", events)?,
+                subjects: crate::json::optional("subjects", subjects),
+                retry: crate::json::optional("retry", retry),
+                circuit_breaker: crate::json::optional("circuit_breaker", circuit_breaker),
+                metadata: crate::json::optional("metadata", metadata),
+                created_at: crate::json::needed("created_at", created_at)?,
+                updated_at: crate::json::optional("updated_at", updated_at),
+            })
+        }
+    }
+
     /// How a webhook's deliveries are authenticated, without secrets.
     #[derive(Clone, Debug, PartialEq)]
     #[non_exhaustive]
@@ -2276,6 +2631,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for WebhookAuth {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
+        }
+    }
+
     /// The record of one event's delivery to one webhook, all attempts together.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -2321,6 +2682,64 @@ pub mod types {
         pub updated_at: Option<crate::UnixMillis>,
     }
 
+    impl crate::json::FromRaw for WebhookDelivery {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [
+                id,
+                webhook_id,
+                event_id,
+                event_type,
+                status,
+                attempt_count,
+                first_attempted_at,
+                last_attempted_at,
+                next_attempt_at,
+                retry_workflow_id,
+                attempt_budget,
+                last_error,
+                last_response_status,
+                created_at,
+                updated_at,
+            ] = crate::json::pick(
+                raw,
+                [
+                    "id",
+                    "webhook_id",
+                    "event_id",
+                    "event_type",
+                    "status",
+                    "attempt_count",
+                    "first_attempted_at",
+                    "last_attempted_at",
+                    "next_attempt_at",
+                    "retry_workflow_id",
+                    "attempt_budget",
+                    "last_error",
+                    "last_response_status",
+                    "created_at",
+                    "updated_at",
+                ],
+            )?;
+            Ok(Self {
+                id: crate::json::needed("id", id)?,
+                webhook_id: crate::json::needed("webhook_id", webhook_id)?,
+                event_id: crate::json::needed("event_id", event_id)?,
+                event_type: crate::json::needed("event_type", event_type)?,
+                status: crate::json::needed("status", status)?,
+                attempt_count: crate::json::needed("attempt_count", attempt_count)?,
+                first_attempted_at: crate::json::optional("first_attempted_at", first_attempted_at),
+                last_attempted_at: crate::json::optional("last_attempted_at", last_attempted_at),
+                next_attempt_at: crate::json::optional("next_attempt_at", next_attempt_at),
+                retry_workflow_id: crate::json::optional("retry_workflow_id", retry_workflow_id),
+                attempt_budget: crate::json::optional("attempt_budget", attempt_budget),
+                last_error: crate::json::optional("last_error", last_error),
+                last_response_status: crate::json::optional("last_response_status", last_response_status),
+                created_at: crate::json::needed("created_at", created_at)?,
+                updated_at: crate::json::optional("updated_at", updated_at),
+            })
+        }
+    }
+
     /// A page of deliveries.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -2336,6 +2755,19 @@ pub mod types {
         /// Items of this page that the service could not show.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub invalid_count: Option<i64>,
+    }
+
+    impl crate::json::FromRaw for WebhookDeliveryPage {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [data, has_more, next_cursor, invalid_count] =
+                crate::json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
+            Ok(Self {
+                data: crate::json::needed("data", data)?,
+                has_more: crate::json::needed("has_more", has_more)?,
+                next_cursor: crate::json::optional("next_cursor", next_cursor),
+                invalid_count: crate::json::optional("invalid_count", invalid_count),
+            })
+        }
     }
 
     /// A webhook as it stands in a list, without the details of its authentication.
@@ -2376,6 +2808,58 @@ pub mod types {
         pub updated_at: Option<crate::UnixMillis>,
     }
 
+    impl crate::json::FromRaw for WebhookListItem {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [
+                id,
+                account_id,
+                status,
+                name,
+                description,
+                url,
+                auth_type,
+                events,
+                status_at,
+                status_reason,
+                status_by,
+                created_at,
+                updated_at,
+            ] = crate::json::pick(
+                raw,
+                [
+                    "id",
+                    "account_id",
+                    "status",
+                    "name",
+                    "description",
+                    "url",
+                    "auth_type",
+                    "events",
+                    "status_at",
+                    "status_reason",
+                    "status_by",
+                    "created_at",
+                    "updated_at",
+                ],
+            )?;
+            Ok(Self {
+                id: crate::json::needed("id", id)?,
+                account_id: crate::json::needed("account_id", account_id)?,
+                status: crate::json::needed("status", status)?,
+                name: crate::json::needed("name", name)?,
+                description: crate::json::optional("description", description),
+                url: crate::json::needed("url", url)?,
+                auth_type: crate::json::needed("auth_type", auth_type)?,
+                events: crate::json::needed("events", events)?,
+                status_at: crate::json::optional("status_at", status_at),
+                status_reason: crate::json::optional("status_reason", status_reason),
+                status_by: crate::json::optional("status_by", status_by),
+                created_at: crate::json::needed("created_at", created_at)?,
+                updated_at: crate::json::optional("updated_at", updated_at),
+            })
+        }
+    }
+
     /// A page of webhooks.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -2393,6 +2877,19 @@ pub mod types {
         pub invalid_count: Option<i64>,
     }
 
+    impl crate::json::FromRaw for WebhookPage {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [data, has_more, next_cursor, invalid_count] =
+                crate::json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
+            Ok(Self {
+                data: crate::json::needed("data", data)?,
+                has_more: crate::json::needed("has_more", has_more)?,
+                next_cursor: crate::json::optional("next_cursor", next_cursor),
+                invalid_count: crate::json::optional("invalid_count", invalid_count),
+            })
+        }
+    }
+
     /// A webhook, in the envelope of single resources.
     #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -2406,6 +2903,12 @@ pub mod types {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             Ok(Self { data: crate::json::enveloped::<Webhook, D>(deserializer)? })
+        }
+    }
+
+    impl crate::json::FromRaw for WebhookResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, false)? })
         }
     }
 
@@ -2517,6 +3020,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for WebhookStatus {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
+        }
+    }
+
     #[cfg(feature = "schemars")]
     impl schemars::JsonSchema for WebhookStatus {
         fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -2586,6 +3095,76 @@ pub mod types {
         pub updated_at: Option<crate::UnixMillis>,
     }
 
+    impl crate::json::FromRaw for WebhookWithSecrets {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [
+                id,
+                account_id,
+                name,
+                description,
+                url,
+                status,
+                status_at,
+                status_reason,
+                status_by,
+                auth,
+                signature_secret_plain,
+                bearer_token_plain,
+                events,
+                subjects,
+                retry,
+                circuit_breaker,
+                metadata,
+                created_at,
+                updated_at,
+            ] = crate::json::pick(
+                raw,
+                [
+                    "id",
+                    "account_id",
+                    "name",
+                    "description",
+                    "url",
+                    "status",
+                    "status_at",
+                    "status_reason",
+                    "status_by",
+                    "auth",
+                    "signature_secret_plain",
+                    "bearer_token_plain",
+                    "events",
+                    "subjects",
+                    "retry",
+                    "circuit_breaker",
+                    "metadata",
+                    "created_at",
+                    "updated_at",
+                ],
+            )?;
+            Ok(Self {
+                id: crate::json::needed("id", id)?,
+                account_id: crate::json::needed("account_id", account_id)?,
+                name: crate::json::needed("name", name)?,
+                description: crate::json::optional("description", description),
+                url: crate::json::needed("url", url)?,
+                status: crate::json::optional("status", status),
+                status_at: crate::json::optional("status_at", status_at),
+                status_reason: crate::json::optional("status_reason", status_reason),
+                status_by: crate::json::optional("status_by", status_by),
+                auth: crate::json::needed("auth", auth)?,
+                signature_secret_plain: crate::json::precious("signature_secret_plain", signature_secret_plain)?,
+                bearer_token_plain: crate::json::precious("bearer_token_plain", bearer_token_plain)?,
+                events: crate::json::needed("events", events)?,
+                subjects: crate::json::optional("subjects", subjects),
+                retry: crate::json::optional("retry", retry),
+                circuit_breaker: crate::json::optional("circuit_breaker", circuit_breaker),
+                metadata: crate::json::optional("metadata", metadata),
+                created_at: crate::json::needed("created_at", created_at)?,
+                updated_at: crate::json::optional("updated_at", updated_at),
+            })
+        }
+    }
+
     /// A webhook with its secrets, in the envelope of single resources.
     #[derive(Clone, Debug, PartialEq, Serialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -2599,6 +3178,12 @@ pub mod types {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             Ok(Self { data: crate::json::enveloped::<WebhookWithSecrets, D>(deserializer)? })
+        }
+    }
+
+    impl crate::json::FromRaw for WebhookWithSecretsResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, false)? })
         }
     }
 }

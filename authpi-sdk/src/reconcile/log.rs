@@ -63,7 +63,6 @@ impl<'a> Reading<'a> {
     pub(super) async fn page(&mut self) -> Result<Option<Page>, Error> {
         let Some(next) = self.pages.next().await else { return Ok(None) };
         let next = next?;
-        next.check_end()?;
         let before = self.held.events.len();
         let held = &mut self.held;
         held.not_shown = held.not_shown.saturating_add(next.invalid_count);

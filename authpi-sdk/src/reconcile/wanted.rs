@@ -10,6 +10,7 @@ use crate::{
     RawJson,
     client::Webhook,
     event::{Event, EventType},
+    json,
 };
 
 /// The longest list of types that is put into an address, in bytes; servers commonly take 8 KB in all. All 106 types together
@@ -57,15 +58,15 @@ impl Wanted {
 /// **Assumed:** an event is wanted if its subject has all members of at least one of the webhook's subjects. What AuthPI means by
 /// them is not documented.
 pub(super) fn subject_is_one_of(event: &Event, subjects: &[&RawValue]) -> bool {
-    type Members<'a> = std::collections::BTreeMap<std::borrow::Cow<'a, str>, serde_json::Value>;
+    type Members = std::collections::BTreeMap<String, serde_json::Value>;
     #[derive(serde::Deserialize)]
-    struct Subject<'a> {
-        #[serde(borrow, default)]
-        subject: Members<'a>,
+    struct Subject {
+        #[serde(default)]
+        subject: Members,
     }
-    let Ok(Subject { subject }) = serde_json::from_str(event.raw()) else { return false };
+    let Ok(Subject { subject }) = json::read(event.raw()) else { return false };
     subjects
         .iter()
-        .filter_map(|wanted| serde_json::from_str::<Members<'_>>(wanted.get()).ok())
+        .filter_map(|wanted| json::read::<Members>(wanted.get()).ok())
         .any(|wanted| wanted.iter().all(|(name, value)| subject.get(name) == Some(value)))
 }

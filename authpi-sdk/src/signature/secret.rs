@@ -72,6 +72,13 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+#[cfg(feature = "client")]
+impl crate::json::FromRaw for Secret {
+    fn from_raw(raw: &serde_json::value::RawValue) -> Result<Self, serde_json::Error> {
+        String::from_raw(raw).map(Self::new)
+    }
+}
+
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.expose())

@@ -2,13 +2,14 @@
 //!
 //! `emulator` goes through every operation; `peer` is a server that says exactly what a test tells it to say and writes down
 //! what it was asked; `faults`, `retries` and `tokens` are about calls that are made again; `requests` looks at what the client sends, `refusals` at what it makes of answers that are no success,
-//! `broken` at answers that are no answers, and `settings` at clients that must not be built. A test named
+//! `broken` at answers that are no answers, `odd` at answers with odd members, and `settings` at clients that must not be built. A test named
 //! `mistake_<n>_…` proves that one of the mistakes found in well-known SDKs is not made here.
 
 mod broken;
 mod emulator;
 mod ensure;
 mod faults;
+mod odd;
 mod pages;
 mod peer;
 mod redeliver;

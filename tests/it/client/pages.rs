@@ -184,6 +184,30 @@ async fn a_list_whose_cursors_come_round_again_ends_with_an_error() {
 }
 
 #[tokio::test]
+async fn a_page_that_says_more_and_names_no_cursor_is_an_error_and_no_end() -> Result<(), Error> {
+    for cursor in ["null", "\"\"", "7"] {
+        let first = r#"{"data":[],"has_more":true,"next_cursor":"c1"}"#;
+        let hiding = format!(
+            r#"{{"data":[{{"id":"d_1","webhook_id":"w","event_id":"e","event_type":"t","status":"failed","attempt_count":1,"created_at":1}}],"has_more":true,"next_cursor":{cursor}}}"#
+        );
+        let last = r#"{"data":[],"has_more":false,"next_cursor":null}"#;
+        let peer = Peer::in_turn([first, &hiding, last].map(|body| Reply::json(200, body))).await;
+        let mut items = peer.client().webhooks().deliveries("wh_1").items();
+        assert_eq!(items.next().await.expect("what came before the error stays good")?.id, "d_1");
+        let error = items.next().await.expect("it does not end as if all were well").unwrap_err();
+        assert!(error.is_malformed_response() && error.to_string().contains("next_cursor"), "{error}");
+        assert_eq!(error.operation(), Some("webhooks.listDeliveries"));
+        assert!(!items.is_finished() && items.next().await.is_none());
+        // The page that hid the next one is asked for again.
+        assert_eq!(items.cursor(), Some("c1"));
+        items.resume();
+        assert!(items.next().await.is_none() && items.is_finished());
+        assert!(asks_for(&peer.asked()[2].line, "c1"), "{:?}", peer.asked());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_poll_that_is_given_up_loses_no_page_and_asks_for_none_twice() -> Result<(), Error> {
     let peer =
         Peer::answering(

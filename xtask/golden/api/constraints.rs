@@ -48,12 +48,18 @@ pub mod types {
             let mut extra = Extra::default();
             members(raw, &mut |name, value| {
                 match name {
-                    "id" => id = crate::json::member(name, value)?,
+                    "id" => extra.unless_fit(&mut id, name, value),
                     _ => extra.keep(name, value),
                 }
                 Ok(())
             })?;
             Ok(Self { id, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for Open {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -162,16 +168,16 @@ pub mod types {
                     "spec" => {}
                     "id" => id = crate::json::member(name, value)?,
                     "created_at" => created_at = crate::json::member(name, value)?,
-                    "seen_at" => seen_at = crate::json::member(name, value)?,
+                    "seen_at" => extra.unless_fit(&mut seen_at, name, value),
                     "day" => day = crate::json::member(name, value)?,
-                    "count" => count = crate::json::member(name, value)?,
-                    "ratio" => ratio = crate::json::member(name, value)?,
-                    "tags" => tags = crate::json::member(name, value)?,
-                    "holes" => holes = crate::json::member(name, value)?,
-                    "labels" => labels = crate::json::member(name, value)?,
-                    "metadata" => metadata = crate::json::member(name, value)?,
-                    "anything" => anything = crate::json::member(name, value)?,
-                    "open" => open = crate::json::member(name, value)?,
+                    "count" => extra.unless_fit(&mut count, name, value),
+                    "ratio" => extra.unless_fit(&mut ratio, name, value),
+                    "tags" => extra.unless_fit(&mut tags, name, value),
+                    "holes" => extra.unless_fit(&mut holes, name, value),
+                    "labels" => extra.unless_fit(&mut labels, name, value),
+                    "metadata" => extra.unless_fit(&mut metadata, name, value),
+                    "anything" => extra.unless_fit(&mut anything, name, value),
+                    "open" => extra.unless_fit(&mut open, name, value),
                     _ => extra.keep(name, value),
                 }
                 Ok(())
@@ -191,6 +197,12 @@ pub mod types {
                 open,
                 extra,
             })
+        }
+    }
+
+    impl crate::json::FromRaw for Thing {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 }

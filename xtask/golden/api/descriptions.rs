@@ -29,6 +29,13 @@ pub mod types {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub id: Option<String>,
     }
+
+    impl crate::json::FromRaw for Thing {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [id] = crate::json::pick(raw, ["id"])?;
+            Ok(Self { id: crate::json::optional("id", id) })
+        }
+    }
 }
 
 /// What the description says about each operation beyond its types.

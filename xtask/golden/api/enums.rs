@@ -119,6 +119,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for Colour {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
+        }
+    }
+
     #[cfg(feature = "schemars")]
     impl schemars::JsonSchema for Colour {
         fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -194,6 +200,17 @@ pub mod types {
         /// `size`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub size: Option<ThingSize>,
+    }
+
+    impl crate::json::FromRaw for Thing {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [colour, former, size] = crate::json::pick(raw, ["colour", "former", "size"])?;
+            Ok(Self {
+                colour: crate::json::needed("colour", colour)?,
+                former: crate::json::optional("former", former),
+                size: crate::json::optional("size", size),
+            })
+        }
     }
 
     /// `ThingSize` of AuthPI's API.
@@ -373,6 +390,12 @@ pub mod types {
     impl<'de> Deserialize<'de> for ThingSize {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
+        }
+    }
+
+    impl crate::json::FromRaw for ThingSize {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
         }
     }
 

@@ -20,6 +20,13 @@ pub mod types {
         pub error: String,
     }
 
+    impl crate::json::FromRaw for ApiError {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [error] = crate::json::pick(raw, ["error"])?;
+            Ok(Self { error: crate::json::needed("error", error)? })
+        }
+    }
+
     /// `Stale` of AuthPI's API.
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -30,6 +37,13 @@ pub mod types {
         pub current_etag: Option<String>,
     }
 
+    impl crate::json::FromRaw for Stale {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [current_etag] = crate::json::pick(raw, ["current_etag"])?;
+            Ok(Self { current_etag: crate::json::optional("current_etag", current_etag) })
+        }
+    }
+
     /// A thing.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -37,6 +51,13 @@ pub mod types {
     pub struct Thing {
         /// `id`.
         pub id: String,
+    }
+
+    impl crate::json::FromRaw for Thing {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [id] = crate::json::pick(raw, ["id"])?;
+            Ok(Self { id: crate::json::needed("id", id)? })
+        }
     }
 }
 

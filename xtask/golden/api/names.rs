@@ -36,6 +36,21 @@ pub mod types {
         pub kind: Option<N2faThingKind>,
     }
 
+    impl crate::json::FromRaw for N2faThing {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [r#type, self_, created_at, n2fa, amount_micros, kind] =
+                crate::json::pick(raw, ["type", "self", "createdAt", "2fa", "amount_usd", "kind"])?;
+            Ok(Self {
+                r#type: crate::json::optional("type", r#type),
+                self_: crate::json::optional("self", self_),
+                created_at: crate::json::optional("createdAt", created_at),
+                n2fa: crate::json::optional("2fa", n2fa),
+                amount_micros: crate::json::optional("amount_usd", amount_micros),
+                kind: crate::json::optional("kind", kind),
+            })
+        }
+    }
+
     /// `N2faThingKind` of AuthPI's API.
     #[derive(Clone, Debug, PartialEq, Eq, Hash)]
     #[non_exhaustive]
@@ -137,6 +152,12 @@ pub mod types {
     impl<'de> Deserialize<'de> for N2faThingKind {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
+        }
+    }
+
+    impl crate::json::FromRaw for N2faThingKind {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
         }
     }
 

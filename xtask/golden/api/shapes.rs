@@ -25,6 +25,17 @@ pub mod types {
         pub parts: Option<Vec<Thing>>,
     }
 
+    impl crate::json::FromRaw for Thing {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [id, name, parts] = crate::json::pick(raw, ["id", "name", "parts"])?;
+            Ok(Self {
+                id: crate::json::needed("id", id)?,
+                name: crate::json::needed("name", name)?,
+                parts: crate::json::optional("parts", parts),
+            })
+        }
+    }
+
     /// `ThingPage` of AuthPI's API.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -37,6 +48,17 @@ pub mod types {
         /// `next_cursor`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub next_cursor: Option<String>,
+    }
+
+    impl crate::json::FromRaw for ThingPage {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [data, has_more, next_cursor] = crate::json::pick(raw, ["data", "has_more", "next_cursor"])?;
+            Ok(Self {
+                data: crate::json::needed("data", data)?,
+                has_more: crate::json::needed("has_more", has_more)?,
+                next_cursor: crate::json::optional("next_cursor", next_cursor),
+            })
+        }
     }
 
     /// `ThingsCreateBody` of AuthPI's API.
@@ -84,6 +106,12 @@ pub mod types {
         /// With or without the envelope.
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             Ok(Self { data: crate::json::enveloped::<Thing, D>(deserializer)? })
+        }
+    }
+
+    impl crate::json::FromRaw for ThingsCreateResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Ok(Self { data: crate::json::held(raw, false)? })
         }
     }
 }

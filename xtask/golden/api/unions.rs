@@ -103,6 +103,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for Auth {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
+        }
+    }
+
     /// `Bearer` of AuthPI's API.
     #[derive(Clone, Debug, Default, PartialEq)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -155,14 +161,18 @@ pub mod types {
                     "bearer_token_plain" => {
                         bearer_token_plain = crate::json::member(name, value)?;
                     }
-                    "bearer_token_hint" => {
-                        bearer_token_hint = crate::json::member(name, value)?;
-                    }
+                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
                     _ => extra.keep(name, value),
                 }
                 Ok(())
             })?;
             Ok(Self { bearer_token_plain, bearer_token_hint, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for Bearer {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -220,6 +230,12 @@ pub mod types {
                 Ok(())
             })?;
             Ok(Self { algorithm: crate::json::required("algorithm", algorithm)?, secret, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for BearerSignature {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 
@@ -316,6 +332,12 @@ pub mod types {
     impl<'de> Deserialize<'de> for BearerSignatureAlgorithm {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
+        }
+    }
+
+    impl crate::json::FromRaw for BearerSignatureAlgorithm {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
         }
     }
 
@@ -516,6 +538,13 @@ pub mod types {
         pub state: Option<DoorSetResponseState>,
     }
 
+    impl crate::json::FromRaw for DoorSetResponse {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            let [state] = crate::json::pick(raw, ["state"])?;
+            Ok(Self { state: crate::json::optional("state", state) })
+        }
+    }
+
     /// `DoorSetResponseState` of AuthPI's API.
     #[derive(Clone, Debug, PartialEq)]
     #[non_exhaustive]
@@ -600,6 +629,12 @@ pub mod types {
         }
     }
 
+    impl crate::json::FromRaw for DoorSetResponseState {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
+        }
+    }
+
     /// `DoorSetResponseStateAjar` of AuthPI's API.
     #[derive(Clone, Debug, Default, PartialEq)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -643,12 +678,18 @@ pub mod types {
             members(raw, &mut |name, value| {
                 match name {
                     "kind" => {}
-                    "angle" => angle = crate::json::member(name, value)?,
+                    "angle" => extra.unless_fit(&mut angle, name, value),
                     _ => extra.keep(name, value),
                 }
                 Ok(())
             })?;
             Ok(Self { angle, extra })
+        }
+    }
+
+    impl crate::json::FromRaw for DoorSetResponseStateAjar {
+        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+            Self::read(raw)
         }
     }
 

@@ -112,6 +112,12 @@ impl<'de> Deserialize<'de> for EventType {
     }
 }
 
+impl crate::json::FromRaw for EventType {
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
+    }
+}
+
 #[cfg(feature = "schemars")]
 impl schemars::JsonSchema for EventType {
     fn schema_name() -> std::borrow::Cow<'static, str> {

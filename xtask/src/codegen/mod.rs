@@ -142,7 +142,7 @@ fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
         .filter_map(|operation| operation.body.as_ref().and_then(named_in).map(str::to_owned))
         .collect();
     let used: BTreeSet<String> = received.union(&sent).cloned().collect();
-    let context = types::Context::new(&reader.definitions, sent, patches);
+    let context = types::Context::new(&reader.definitions, sent, received, patches);
     let definitions = reader
         .definitions
         .values()

@@ -16,6 +16,8 @@ pub(crate) struct Context<'a> {
     pub(crate) definitions: &'a BTreeMap<String, Definition>,
     /// Reached from request bodies: callers make them, so they get constructors.
     pub(crate) sent: BTreeSet<String>,
+    /// Reached from answers: read member by member where they cannot be read in one pass.
+    pub(crate) received: BTreeSet<String>,
     /// Bodies of partial updates: absent and null are two things there.
     pub(crate) patches: BTreeSet<String>,
 }
@@ -24,9 +26,10 @@ impl<'a> Context<'a> {
     pub(crate) fn new(
         definitions: &'a BTreeMap<String, Definition>,
         sent: BTreeSet<String>,
+        received: BTreeSet<String>,
         patches: BTreeSet<String>,
     ) -> Self {
-        Self { definitions, sent, patches }
+        Self { definitions, sent, received, patches }
     }
 
     /// The code of one definition.
@@ -41,7 +44,11 @@ impl<'a> Context<'a> {
             Kind::Object(object) => self.plain_object(definition, object, &name, &docs),
             Kind::Enum { values, open: true } => open_enum(&name, &docs, values),
             Kind::Enum { values, open: false } => closed_enum(&name, &docs, values),
-            Kind::Union { tag, variants, open } => self.union((tag, variants, *open), &name, &docs),
+            Kind::Union { tag, variants, open } => {
+                let union = self.union((tag, variants, *open), &name, &docs);
+                let from_raw = self.from_raw_by_read(definition, &name);
+                quote! { #union #from_raw }
+            }
         }
     }
 
@@ -76,6 +83,55 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// How an answer is read in which something is odd: each member by itself. An odd one that may be absent is read as absent, but for
+    /// secrets, which are shown once.
+    fn from_raw(&self, object: &Object, definition: &Definition, name: &Ident) -> Option<TokenStream> {
+        if !self.received.contains(&definition.name) {
+            return None;
+        }
+        let body = if let Some(held) = enveloped(object) {
+            let own = !self.can_be_read_member_by_member(held);
+            quote! { Ok(Self { data: crate::json::held(raw, #own)? }) }
+        } else {
+            let fields: Vec<_> = object.members.iter().map(|member| ident(&member.rust)).collect();
+            let wires: Vec<_> = object.members.iter().map(|member| &member.name).collect();
+            let reads = object.members.iter().map(|member| {
+                let (field, wire) = (ident(&member.rust), &member.name);
+                if member.required && !member.ty.nullable {
+                    quote! { #field: crate::json::needed(#wire, #field)?, }
+                } else if member.ty.shape == Shape::Secret {
+                    quote! { #field: crate::json::precious(#wire, #field)?, }
+                } else {
+                    quote! { #field: crate::json::optional(#wire, #field), }
+                }
+            });
+            quote! {
+                let [#(#fields),*] = crate::json::pick(raw, [#(#wires),*])?;
+                Ok(Self { #(#reads)* })
+            }
+        };
+        Some(quote! {
+            impl crate::json::FromRaw for #name {
+                fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+                    #body
+                }
+            }
+        })
+    }
+
+    /// The same for what is always read so.
+    fn from_raw_by_read(&self, definition: &Definition, name: &Ident) -> Option<TokenStream> {
+        self.received.contains(&definition.name).then(|| {
+            quote! {
+                impl crate::json::FromRaw for #name {
+                    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+                        Self::read(raw)
+                    }
+                }
+            }
+        })
+    }
+
     /// An object whose unknown members nobody needs.
     fn plain_object(&self, definition: &Definition, object: &Object, name: &Ident, docs: &TokenStream) -> TokenStream {
         let default = default_derive(object);
@@ -101,6 +157,7 @@ impl<'a> Context<'a> {
             quote! { #docs #serde pub #field: #ty, }
         });
         let new = self.sent.contains(&definition.name).then(|| constructor(object, name, is_patch)).flatten();
+        let from_raw = self.from_raw(object, definition, name);
         quote! {
             #docs
             #[derive(Clone, Debug, #default PartialEq, Serialize #derive_deserialize)]
@@ -109,6 +166,7 @@ impl<'a> Context<'a> {
             pub struct #name { #(#fields)* }
             #new
             #deserialize
+            #from_raw
         }
     }
 
@@ -144,7 +202,17 @@ impl<'a> Context<'a> {
             }
         });
         let all: Vec<_> = object.members.iter().map(|member| ident(&member.rust)).collect();
-        let wires = object.members.iter().map(|member| &member.name);
+        // What is only received may be odd; what callers write down must be right.
+        let lenient = self.received.contains(&definition.name) && !self.sent.contains(&definition.name);
+        let arms = object.members.iter().map(|member| {
+            let (field, wire) = (ident(&member.rust), &member.name);
+            if !lenient || member.required && !member.ty.nullable || member.ty.shape == Shape::Secret {
+                quote! { #wire => #field = crate::json::member(name, value)?, }
+            } else {
+                quote! { #wire => extra.unless_fit(&mut #field, name, value), }
+            }
+        });
+        let from_raw = self.from_raw_by_read(definition, name);
         let reads = object.members.iter().map(|member| {
             let (field, wire) = (ident(&member.rust), &member.name);
             if member.required && !member.ty.nullable {
@@ -193,7 +261,7 @@ impl<'a> Context<'a> {
                     members(raw, &mut |name, value| {
                         match name {
                             #skip_constants
-                            #(#wires => #all = crate::json::member(name, value)?,)*
+                            #(#arms)*
                             _ => extra.keep(name, value),
                         }
                         Ok(())
@@ -201,6 +269,7 @@ impl<'a> Context<'a> {
                     Ok(Self { #(#reads)* extra })
                 }
             }
+            #from_raw
         }
     }
 
@@ -543,6 +612,12 @@ pub(crate) fn open_enum(name: &Ident, docs: &TokenStream, values: &[Named]) -> T
         impl<'de> Deserialize<'de> for #name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
+            }
+        }
+
+        impl crate::json::FromRaw for #name {
+            fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+                <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
             }
         }
 

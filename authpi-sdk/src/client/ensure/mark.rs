@@ -13,7 +13,7 @@ use crate::{
     RawJson,
     client::{Client, Error, Webhook, WebhookSpec, idempotency},
     hex::hex,
-    json::members,
+    json::{FromRaw as _, members},
 };
 
 /// The fingerprint of the idempotency key that the webhook was made under; what makes it ours.
@@ -40,7 +40,7 @@ pub(super) struct Purpose {
 impl Mark {
     pub(super) fn of(webhook: &Webhook) -> Option<Self> {
         let (mut key, mut replaces, mut rotation) = (None, None, None);
-        let read = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
+        let read = |value: &RawValue| String::from_raw(value).ok();
         members(webhook.metadata.as_ref()?.as_raw_value(), &mut |name, value| {
             match name {
                 KEY => key = read(value),

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 
 use super::mark::Mark;
-use crate::client::{Error, KeptSecret, Tagged, Webhook, WebhookStatus, Webhooks, same};
+use crate::{
+    RawJson,
+    client::{Error, KeptSecret, Tagged, Webhook, WebhookStatus, Webhooks, answer::Answer, same},
+    json::{self, FromRaw as _},
+};
 
 /// A webhook of ours.
 #[derive(Clone, Debug)]
@@ -45,9 +49,17 @@ impl Standing {
     pub(super) async fn look(webhooks: &Webhooks, name: &str, url: &str, kept: &[KeptSecret]) -> Result<Self, Error> {
         let mut found = Vec::new();
         let mut others = Vec::new();
-        let mut listed = webhooks.list().limit(100).items();
-        while let Some(item) = listed.next().await {
-            let item = item?;
+        let mut pages = webhooks.list().limit(100).pages();
+        let mut listed = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page?;
+            if page.unreadable.iter().any(|webhook| may_be_called(webhook, name)) {
+                let why = "a webhook that may be the one looked for cannot be read";
+                return Err(Error::malformed(why, Answer::default()).during("webhooks.list"));
+            }
+            listed.extend(page.items);
+        }
+        for item in listed {
             if item.name != name || !same::url(&item.url, url) || item.status == WebhookStatus::Deleted {
                 continue;
             }
@@ -86,6 +98,12 @@ impl Standing {
         }
         standing
     }
+}
+
+/// Whether a webhook of the list that cannot be read has this name, or none that can be read. Where it has another, it stops nobody.
+fn may_be_called(webhook: &RawJson, name: &str) -> bool {
+    let [found] = json::pick(webhook.as_raw_value(), ["name"]).unwrap_or_default();
+    found.and_then(|found| String::from_raw(found).ok()).is_none_or(|found| found == name)
 }
 
 /// The webhook, unless AuthPI says that it is gone.

@@ -7,4 +7,5 @@ mod page;
 mod stream;
 
 pub use page::Page;
+pub(in crate::client) use page::PageWire;
 pub use stream::{Items, Pages};

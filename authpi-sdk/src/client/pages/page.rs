@@ -1,6 +1,12 @@
 //! One page of a list.
 
-use crate::client::{Error, answer::Answer};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    RawJson,
+    json::{self, FromRaw},
+};
 
 /// One page of a list. Its length says nothing of the total, which AuthPI does not tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +20,9 @@ pub struct Page<T> {
     pub has_more: bool,
     /// How many items of this page AuthPI could not show.
     pub invalid_count: u64,
+    /// Items that this version cannot read, as they came: a member that must be there is missing or has another shape than described.
+    /// They are logged, and the others of the page are in `items`. (An optional member of another shape is read as absent.)
+    pub unreadable: Vec<RawJson>,
 }
 
 impl<T> Page<T> {
@@ -21,27 +30,52 @@ impl<T> Page<T> {
     pub fn next_page(&self) -> Option<&str> {
         self.next_cursor.as_deref().filter(|cursor| self.has_more && !cursor.is_empty())
     }
+}
 
-    /// For whom nothing of the list may be missing. Whoever looks at a list is better served with what there is, as by AuthPI's own
-    /// SDK.
-    ///
-    /// # Errors
-    /// When the page says that another follows, and not where.
-    pub(crate) fn check_end(&self) -> Result<(), Error> {
-        if self.has_more && self.next_page().is_none() {
-            return Err(Error::malformed("there is more of the list, and no cursor to it", Answer::default()));
+/// A page as it is sent.
+#[derive(Debug, Deserialize)]
+pub struct PageWire<T> {
+    data: Vec<T>,
+    has_more: bool,
+    next_cursor: Option<String>,
+    invalid_count: Option<i64>,
+    #[serde(skip)]
+    unreadable: Vec<RawJson>,
+}
+
+impl<T: FromRaw> FromRaw for PageWire<T> {
+    /// Each item by itself.
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let [data, has_more, next_cursor, invalid_count] =
+            json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
+        let (mut items, mut unreadable) = (Vec::new(), Vec::new());
+        for item in json::needed::<Vec<RawJson>>("data", data)? {
+            match T::from_raw(item.as_raw_value()) {
+                Ok(item) => items.push(item),
+                Err(_) => unreadable.push(item),
+            }
         }
-        Ok(())
+        Ok(Self {
+            data: items,
+            has_more: json::needed("has_more", has_more)?,
+            next_cursor: json::optional("next_cursor", next_cursor),
+            invalid_count: json::optional("invalid_count", invalid_count),
+            unreadable,
+        })
     }
+}
 
-    pub(in crate::client) fn new(
-        items: Vec<T>,
-        has_more: bool,
-        next_cursor: Option<String>,
-        invalid_count: Option<i64>,
-    ) -> Self {
+impl<T> From<PageWire<T>> for Page<T> {
+    fn from(wire: PageWire<T>) -> Self {
+        let PageWire { data, has_more, next_cursor, invalid_count, unreadable } = wire;
+        if !unreadable.is_empty() {
+            tracing::warn!(
+                count = unreadable.len(),
+                "items of a page cannot be read; they are left out, see `Page::unreadable`"
+            );
+        }
         let invalid_count = invalid_count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-        Self { items, next_cursor, has_more, invalid_count }
+        Self { items: data, next_cursor, has_more, invalid_count, unreadable }
     }
 }
 
@@ -49,26 +83,17 @@ impl<T> Page<T> {
 mod tests {
     use super::*;
 
+    fn empty(has_more: bool, cursor: Option<&str>) -> Page<u8> {
+        let next_cursor = cursor.map(Into::into);
+        Page { items: Vec::new(), next_cursor, has_more, invalid_count: 0, unreadable: Vec::new() }
+    }
+
     #[test]
     fn mistake_18_a_short_or_empty_page_is_not_taken_for_the_last() {
-        let page =
-            |items: &[u8], more, cursor: Option<&str>| Page::new(items.to_vec(), more, cursor.map(Into::into), None);
+        let page = |items: &[u8], more, cursor: Option<&str>| Page { items: items.to_vec(), ..empty(more, cursor) };
         assert_eq!(page(&[], true, Some("c")).next_page(), Some("c"));
         assert_eq!(page(&[1, 2, 3], false, Some("c")).next_page(), None);
         assert_eq!(page(&[1, 2, 3], true, None).next_page(), None);
         assert_eq!(page(&[1, 2, 3], true, Some("")).next_page(), None);
-    }
-
-    #[test]
-    fn a_page_that_hides_the_next_one_is_an_error_to_who_needs_them_all() {
-        for (more, cursor, ok) in
-            [(true, None, false), (true, Some(""), false), (true, Some("c"), true), (false, None, true)]
-        {
-            let page = Page::<u8>::new(Vec::new(), more, cursor.map(Into::into), None);
-            assert_eq!(
-                page.check_end().map_err(|error| error.is_malformed_response()),
-                if ok { Ok(()) } else { Err(true) }
-            );
-        }
     }
 }

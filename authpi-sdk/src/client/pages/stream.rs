@@ -38,6 +38,9 @@ type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, 
 /// [`resume`](Self::resume) the next element is that page again. (It does not go on by itself, so that a loop that passes over
 /// errors ends.)
 ///
+/// A page that says that there are more (`has_more`) and names no cursor, or an empty one, is no end either: after that page comes
+/// [`Error::is_malformed_response`], and [`resume`](Self::resume) asks for that page again.
+///
 /// A list whose cursors come round again has no end: the stream notices the first cursor that it has followed before, and ends
 /// with [`Error::is_malformed_response`] after the page that named it.
 ///
@@ -66,6 +69,8 @@ enum State {
     More,
     /// So is it, but its cursor has been followed before.
     Repeats,
+    /// There is another page, and AuthPI does not say where.
+    NoCursor,
     /// An error was told.
     Failed,
     /// There are no more.
@@ -103,15 +108,22 @@ impl<O: Paged> Pages<O> {
         }
     }
 
+    fn failed<T>(&mut self, error: Error) -> Poll<Option<Result<T, Error>>> {
+        self.state = State::Failed;
+        Poll::Ready(Some(Err(error.during(O::OPERATION.id))))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Page<O::Item>, Error>>> {
         match self.state {
             State::More => {}
             State::Finished | State::Failed => return Poll::Ready(None),
             State::Repeats => {
-                self.state = State::Failed;
-                let why = "the list comes back to a page that was given before";
-                return Poll::Ready(Some(Err(Error::malformed(why, Answer::default()).during(O::OPERATION.id))));
+                return self.failed(Error::malformed(
+                    "the list comes back to a page that was given before",
+                    Answer::default(),
+                ));
             }
+            State::NoCursor => return self.failed(no_cursor()),
         }
         let in_flight = self.in_flight.get_or_insert_with(|| {
             let mut call = self.call.clone();
@@ -122,17 +134,25 @@ impl<O: Paged> Pages<O> {
         self.in_flight = None;
         match &page {
             Ok(page) => {
-                self.cursor = page.next_page().map(str::to_owned);
-                self.state = match &self.cursor {
+                self.state = match page.next_page() {
+                    // The cursor stays: this page may name the next one when it is asked for again.
+                    None if page.has_more => State::NoCursor,
                     None => State::Finished,
                     Some(cursor) if self.followed.insert(digest(cursor)) => State::More,
                     Some(_) => State::Repeats,
                 };
+                if self.state != State::NoCursor {
+                    self.cursor = page.next_page().map(str::to_owned);
+                }
             }
             Err(_) => self.state = State::Failed,
         }
         Poll::Ready(Some(page))
     }
+}
+
+fn no_cursor() -> Error {
+    Error::malformed("there are more pages (has_more), but next_cursor is missing", Answer::default())
 }
 
 /// Cursors have any length, and a list any number of them; so much of a hash does not collide by chance.
@@ -208,7 +228,8 @@ impl<O: Paged> Items<O> {
         self.buffered.as_slice().is_empty() && self.pages.is_finished()
     }
 
-    /// How many items of the pages so far AuthPI could not show, by its own count.
+    /// How many items of the pages so far are missing: those that AuthPI could not show, by its own count, and those that this version
+    /// could not read ([`Page::unreadable`]).
     pub fn invalid_count(&self) -> u64 {
         self.invalid_count
     }
@@ -228,7 +249,8 @@ impl<O: Paged> Items<O> {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(page)) => {
-                    self.invalid_count = self.invalid_count.saturating_add(page.invalid_count);
+                    self.invalid_count =
+                        self.invalid_count.saturating_add(page.invalid_count + page.unreadable.len() as u64);
                     self.from = from;
                     self.buffered = page.items.into_iter();
                 }
