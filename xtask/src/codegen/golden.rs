@@ -125,6 +125,20 @@ fn what_a_published_document_contradicts_is_listed_place_by_place() {
 }
 
 #[test]
+fn an_operation_that_cannot_be_read_is_told_on_either_side_and_not_called_missing() {
+    let (unreadable, theirs) = (load("published", "unreadable.ours"), load("published", "unreadable.theirs"));
+    for (ours, theirs, whose) in [(&unreadable, &theirs, "ours"), (&theirs, &unreadable, "theirs")] {
+        let found = published::contradictions(ours, theirs, &BTreeSet::new());
+        let told = |line: &str| found.iter().any(|found| found.contains(line));
+        assert!(told(&format!("{whose} cannot be read: unreadable.ours.yaml#/components/schemas/None")), "{found:#?}");
+        for route in ["GET /v1/webhooks", "POST /v1/webhooks"] {
+            assert!(told(&format!("{route} is not compared: it cannot be read in {whose}")), "{found:#?}");
+            assert!(!told(&format!("{route} is not in")), "{found:#?}");
+        }
+    }
+}
+
+#[test]
 fn what_a_published_document_closes_is_read_as_open() {
     let text = fs::read_to_string(golden("api").join("refused-received-closed.yaml")).unwrap();
     let documents = Documents::from_text("theirs.yaml", &text.replace("/things:", "/webhooks:")).unwrap();

@@ -12,8 +12,8 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    document::{Documents, read as read_file},
-    model::{Definition, Kind, Object, Reader, Shape, Type},
+    document::{Documents, Place, read as read_file},
+    model::{Definition, Kind, Member, Named, Object, Reader, Shape, Type, Variant},
     operations::{self, Operation},
 };
 
@@ -32,61 +32,132 @@ pub(crate) fn event_types(folder: &Path) -> Result<BTreeSet<String>> {
 struct Side<'a> {
     reader: Reader<'a>,
     operations: Vec<Operation>,
+    /// All routes of interest; an operation that cannot be read has one too.
+    routes: BTreeSet<String>,
 }
 
 impl<'a> Side<'a> {
     fn new(documents: &'a Documents) -> Self {
         let mut reader = Reader::new(documents, true);
         let operations = operations::read(&mut reader, documents, &is_of_interest);
-        Self { reader, operations }
+        let mut routes = BTreeSet::new();
+        for (path, item) in documents.root()["paths"].as_object().into_iter().flatten() {
+            let methods =
+                operations::METHODS.iter().filter(|method| is_of_interest(path) && item.get(method).is_some());
+            routes.extend(methods.map(|method| route(method, path)));
+        }
+        Self { reader, operations, routes }
+    }
+
+    /// What is wrong with the document, each thing once, however many operations it spoils.
+    fn problems(&self, whose: &str) -> BTreeSet<String> {
+        self.reader.problems.iter().map(|problem| format!("{whose} cannot be read: {problem}")).collect()
     }
 
     fn definition(&self, name: &str) -> Option<&Definition> {
         self.reader.definitions.get(name)
     }
 
-    /// By method and path; what parameters are called does not matter to a server.
-    fn by_route(&self) -> BTreeMap<String, &Operation> {
-        let route = |operation: &Operation| {
-            let steps = operation.path.split('/').map(|step| if step.starts_with('{') { "{}" } else { step });
-            format!("{} {}", operation.method.to_uppercase(), steps.collect::<Vec<_>>().join("/"))
-        };
-        self.operations.iter().map(|operation| (route(operation), operation)).collect()
+    fn at_route(&self, wanted: &str) -> Option<&Operation> {
+        self.operations.iter().find(|operation| route(&operation.method, &operation.path) == wanted)
     }
+}
+
+/// A member, or one that always has the same text.
+enum Part<'o> {
+    Constant(&'o str),
+    Member(&'o Member),
+}
+
+impl<'o> Part<'o> {
+    fn of(object: &'o Object, name: &str) -> Option<Self> {
+        let constant = object.constants.iter().find(|(constant, _)| constant == name);
+        let member = || object.members.iter().find(|member| member.name == name);
+        constant.map(|(_, value)| Self::Constant(value)).or_else(|| member().map(Self::Member))
+    }
+
+    /// The texts that it can have, where these are listed: a constant is an enumeration of one.
+    fn values(&self, side: &Side<'_>) -> Option<BTreeSet<String>> {
+        match self {
+            Self::Constant(value) => Some([(*value).to_owned()].into()),
+            Self::Member(Member { ty: Type { shape: Shape::Named(name), .. }, .. }) => {
+                match &side.definition(name)?.kind {
+                    Kind::Enum { values, .. } => Some(wires(values)),
+                    _ => None,
+                }
+            }
+            Self::Member(_) => None,
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        matches!(self, Self::Member(Member { ty: Type { shape: Shape::Raw, .. }, .. }))
+    }
+
+    fn tell(&self, side: &Side<'_>) -> String {
+        match self {
+            Self::Constant(value) => format!("always {value:?}"),
+            Self::Member(member) => tell(side, &member.ty.shape).to_owned(),
+        }
+    }
+}
+
+fn wires(values: &[Named]) -> BTreeSet<String> {
+    values.iter().map(|value| value.wire.clone()).collect()
+}
+
+/// Method and path; what parameters are called does not matter to a server.
+fn route(method: &str, path: &str) -> String {
+    let steps = path.split('/').map(|step| if step.starts_with('{') { "{}" } else { step });
+    format!("{} {}", method.to_uppercase(), steps.collect::<Vec<_>>().join("/"))
 }
 
 /// What of ours theirs contradicts, a line each.
 pub(crate) fn contradictions(ours: &Documents, theirs: &Documents, our_events: &BTreeSet<String>) -> Vec<String> {
     let (our_side, their_side) = (Side::new(ours), Side::new(theirs));
     let mut found = Vec::new();
-    for problem in &their_side.reader.problems {
-        found.push(format!("cannot be read: {problem}"));
-    }
-    let (our_routes, their_routes) = (our_side.by_route(), their_side.by_route());
-    for route in our_routes.keys().chain(their_routes.keys()).collect::<BTreeSet<_>>() {
-        match (our_routes.get(route), their_routes.get(route)) {
+    found.extend(our_side.problems("ours"));
+    found.extend(their_side.problems("theirs"));
+    for route in our_side.routes.union(&their_side.routes) {
+        let named = |operation: Option<&Operation>| {
+            operation.map_or_else(|| route.clone(), |operation| format!("{}: {route}", operation.id))
+        };
+        let (our, their) = (our_side.at_route(route), their_side.at_route(route));
+        match (our, their) {
             (Some(our), Some(their)) => compare((&our_side, our), (&their_side, their), &mut found),
-            (Some(our), None) => found.push(format!("{}: {route} is not in theirs", our.id)),
-            (None, Some(their)) => found.push(format!("{}: {route} is not in ours", their.id)),
-            (None, None) => {}
+            _ if !their_side.routes.contains(route) => found.push(format!("{} is not in theirs", named(our))),
+            _ if !our_side.routes.contains(route) => found.push(format!("{} is not in ours", named(their))),
+            (our, their) => {
+                let whose = match (our, their) {
+                    (None, None) => "either",
+                    (None, _) => "ours",
+                    (_, _) => "theirs",
+                };
+                found.push(format!("{} is not compared: it cannot be read in {whose}", named(our.or(their))));
+            }
         }
     }
     let schemas = theirs.root_place().at("components").at("schemas");
-    let names = theirs
-        .get(&schemas.at("WebhookEventType"))
-        .and_then(|names| theirs.resolve(names, &schemas.at("WebhookEventType")).ok())
-        .map(|(names, _)| &names["enum"]);
-    let their_events: BTreeSet<String> = names
-        .and_then(|names| names.as_array())
-        .into_iter()
-        .flatten()
-        .filter_map(|name| name.as_str().map(str::to_owned))
-        .collect();
+    let their_events = enumerated(theirs, &schemas.at("WebhookEventType"));
     if !their_events.is_empty() {
         found.extend(our_events.difference(&their_events).map(|name| format!("event {name}: not in theirs")));
         found.extend(their_events.difference(our_events).map(|name| format!("event {name}: not in ours")));
     }
     found
+}
+
+/// The values of the schema at `place`, whether it is a closed enumeration or one of the choices is.
+fn enumerated(documents: &Documents, place: &Place) -> BTreeSet<String> {
+    let schema = documents.get(place).and_then(|schema| documents.resolve(schema, place).ok());
+    let Some((schema, place)) = schema else { return BTreeSet::new() };
+    let own = schema["enum"].as_array().into_iter().flatten();
+    let mut values: BTreeSet<String> = own.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    for choice in ["anyOf", "oneOf"] {
+        for n in 0..schema[choice].as_array().map_or(0, Vec::len) {
+            values.extend(enumerated(documents, &place.at(choice).at(n)));
+        }
+    }
+    values
 }
 
 fn compare((ours, our): (&Side<'_>, &Operation), (theirs, their): (&Side<'_>, &Operation), found: &mut Vec<String>) {
@@ -99,7 +170,10 @@ fn compare((ours, our): (&Side<'_>, &Operation), (theirs, their): (&Side<'_>, &O
         let parameters = operation.parameters.iter().filter(|parameter| parameter.location != "path");
         parameters
             .map(|parameter| {
-                let name = format!("{} {}", parameter.location, parameter.name.to_lowercase());
+                // Of headers alone the case does not matter.
+                let is_header = parameter.location == "header";
+                let name = if is_header { parameter.name.to_lowercase() } else { parameter.name.clone() };
+                let name = format!("{} {name}", parameter.location);
                 let list = if parameter.repeated { "list of " } else { "" };
                 (name, (parameter.required, format!("{list}{}", parameter.kind)))
             })
@@ -153,8 +227,14 @@ struct Pairs<'a, 'd> {
 impl Pairs<'_, '_> {
     fn types(&mut self, at: &str, our: &Type, their: &Type) {
         // What one side does not look into, the other cannot contradict.
+        if our.shape == Shape::Raw || their.shape == Shape::Raw {
+            return;
+        }
+        if our.nullable != their.nullable {
+            let word = |ty: &Type| if ty.nullable { "may be null" } else { "is never null" };
+            self.found.push(format!("{at}: {} in ours, {} in theirs", word(our), word(their)));
+        }
         match (&our.shape, &their.shape) {
-            (Shape::Raw, _) | (_, Shape::Raw) => {}
             (Shape::List(our), Shape::List(their)) | (Shape::Map(our), Shape::Map(their)) => {
                 self.types(&format!("{at}[]"), our, their);
             }
@@ -177,13 +257,10 @@ impl Pairs<'_, '_> {
         match (our.kind.clone(), their.kind.clone()) {
             (Kind::Object(our), Kind::Object(their)) => self.objects(at, &our, &their),
             (Kind::Enum { values: our, .. }, Kind::Enum { values: their, .. }) => {
-                let set = |values: &[super::model::Named]| {
-                    values.iter().map(|value| value.wire.clone()).collect::<BTreeSet<_>>()
-                };
-                self.sets(at, "value", &set(&our), &set(&their));
+                self.sets(at, "value", &wires(&our), &wires(&their));
             }
             (Kind::Union { variants: our, .. }, Kind::Union { variants: their, .. }) => {
-                let map = |variants: &[super::model::Variant]| -> BTreeMap<String, String> {
+                let map = |variants: &[Variant]| -> BTreeMap<String, String> {
                     variants.iter().map(|variant| (variant.tag.wire.clone(), variant.definition.clone())).collect()
                 };
                 let (our, their) = (map(&our), map(&their));
@@ -211,32 +288,34 @@ impl Pairs<'_, '_> {
     }
 
     fn objects(&mut self, at: &str, our: &Object, their: &Object) {
-        let names: BTreeSet<_> = our.members.iter().chain(&their.members).map(|member| member.name.clone()).collect();
-        for name in names {
+        let names = |object: &Object| -> BTreeSet<String> {
+            let members = object.members.iter().map(|member| &member.name);
+            members.chain(object.constants.iter().map(|(name, _)| name)).cloned().collect()
+        };
+        for name in names(our).union(&names(their)) {
             let here = format!("{at}.{name}");
-            let find = |object: &Object| object.members.iter().find(|member| member.name == name).cloned();
-            match (find(our), find(their)) {
+            match (Part::of(our, name), Part::of(their, name)) {
                 (Some(_), None) => self.found.push(format!("{here}: not in theirs")),
-                (None, Some(member)) if member.required => {
+                (None, Some(Part::Member(member))) if member.required => {
                     self.found.push(format!("{here}: not in ours, and required"));
                 }
                 (None, Some(_)) => self.found.push(format!("{here}: not in ours")),
-                (Some(our), Some(their)) => {
+                (Some(Part::Member(our)), Some(Part::Member(their))) => {
                     let word = |required: bool| if required { "required" } else { "optional" };
                     if our.required != their.required {
-                        self.found.push(format!(
-                            "{here}: {} in ours, {} in theirs",
-                            word(our.required),
-                            word(their.required)
-                        ));
-                    }
-                    if our.ty.nullable != their.ty.nullable {
-                        let word = |nullable: bool| if nullable { "may be null" } else { "is never null" };
-                        let (our, their) = (word(our.ty.nullable), word(their.ty.nullable));
+                        let (our, their) = (word(our.required), word(their.required));
                         self.found.push(format!("{here}: {our} in ours, {their} in theirs"));
                     }
                     self.types(&here, &our.ty, &their.ty);
                 }
+                (Some(our), Some(their)) => match (our.values(self.ours), their.values(self.theirs)) {
+                    (Some(our), Some(their)) => self.sets(&here, "value", &our, &their),
+                    _ if our.is_raw() || their.is_raw() => {}
+                    _ => {
+                        let (our, their) = (our.tell(self.ours), their.tell(self.theirs));
+                        self.found.push(format!("{here}: {our} in ours, {their} in theirs"));
+                    }
+                },
                 (None, None) => {}
             }
         }
@@ -256,7 +335,8 @@ fn kind(shape: &Shape) -> &'static str {
     match shape {
         Shape::Text | Shape::Secret | Shape::EventType => "text",
         Shape::Flag => "a flag",
-        Shape::Integer | Shape::Number | Shape::UnixMillis => "a number",
+        Shape::Integer | Shape::UnixMillis => "an integer",
+        Shape::Number => "a number",
         Shape::Raw => "anything",
         Shape::List(_) => "a list",
         Shape::Map(_) => "a map",
