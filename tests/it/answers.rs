@@ -20,7 +20,7 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Memory, Token},
-    receiver::{Inline, Receiver, ReceiverBuilder, StoreFailure},
+    receiver::{BuildError, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     testing::{Fixture, ManualClock, signed_request},
 };
@@ -670,6 +670,33 @@ async fn a_body_that_does_not_arrive_in_time_is_408_and_a_broken_one_400() {
     assert_answer(&receiver, in_frames(7, End::Stall), "too-slow").await;
     assert_answer(&receiver, in_frames(7, End::HangUp), "interrupted").await;
     assert_answer(&receiver, in_frames(7, End::Whole), "handled").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_budget_is_full_a_body_that_stalls_is_503_and_the_newcomer_is_taken() {
+    let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
+    let receiver = Receiver::inline("users", verifier().max_body(65_536), Memory::new(), handlers);
+    let receiver = receiver.max_unverified_bytes(65_536).build().unwrap();
+    let large = |end| {
+        let fixture = Fixture::of::<UserCreated>().data(serde_json::json!({ "username": "x".repeat(40_000) }));
+        let (head, body) = (request(&fixture).into_parts().0, fixture.body());
+        let frames = body.chunks(4096).map(Bytes::copy_from_slice).collect();
+        Request::from_parts(head, Frames { frames, end })
+    };
+    let stalled = tokio::spawn({
+        let (receiver, request) = (receiver.clone(), large(End::Stall));
+        async move { receiver.receive(request).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_answer(&receiver, large(End::Whole), "handled").await;
+    assert_golden("answers/shed.txt", &text(stalled.await.unwrap()).await);
+}
+
+#[tokio::test]
+async fn a_budget_that_has_no_room_for_one_body_is_refused() {
+    let build = |bytes| answering(Memory::new(), || Ok(())).max_unverified_bytes(bytes).build().map(drop);
+    assert_eq!(build((1 << 20) - 1), Err(BuildError::Setting("max_unverified_bytes")));
+    assert_eq!(build(1 << 20), Ok(()));
 }
 
 #[tokio::test]

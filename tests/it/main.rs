@@ -6,6 +6,7 @@ mod copies;
 mod crash;
 mod emulator;
 mod events;
+mod flood;
 mod floors;
 mod golden;
 mod handlers;

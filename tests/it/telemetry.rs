@@ -112,6 +112,21 @@ impl Body for Broken {
     }
 }
 
+/// A body that stalls after its first frame.
+struct Stalling(Option<Bytes>);
+
+impl Body for Stalling {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.0.take().map_or(Poll::Pending, |frame| Poll::Ready(Some(Ok(Frame::data(frame)))))
+    }
+}
+
 /// Sends what comes to each answer that a receiver can give, and to each reason for it.
 async fn deliver_everything() {
     let memory = Memory::new();
@@ -180,6 +195,14 @@ async fn deliver_everything() {
     let small =
         Receiver::inline("small", Verifier::authpi(keys()).max_body(9), Memory::new(), handlers(Memory::new()).0);
     small.build().unwrap().receive(request(&created("large"))).await;
+    let full = Verifier::authpi(keys()).max_body(40_000);
+    let full = Receiver::inline("full", full, Memory::new(), handlers(Memory::new()).0)
+        .max_unverified_bytes(40_000)
+        .body_timeout(Duration::from_millis(20))
+        .build()
+        .unwrap();
+    let stalling = || request(&created("stalling")).map(|_| Stalling(Some(vec![b' '; 39_000].into())));
+    tokio::join!(full.receive(stalling()), full.receive(stalling()));
     let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
     let unset =
         Receiver::inline("unset", Verifier::authpi(expired), Memory::new(), handlers(Memory::new()).0).build().unwrap();

@@ -1,5 +1,7 @@
 //! A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both, on any store.
 //!
+//! With the arguments `in-memory <bytes>` it is a receiver with the memory ledger and that budget for unverified bodies.
+//!
 //! It says `ready <port>` when it is, and ends when its standard input does, so that none outlives the tests.
 
 use std::{
@@ -17,12 +19,13 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
     handlers::{Context, HandlerError, Handlers, Serves},
-    ledger::{Inbox, Lanes, LedgerError, Nats, NatsOptions, Postgres, Redis, Sqlite, Transactional, Tx},
+    ledger::{Inbox, Lanes, LedgerError, Memory, Nats, NatsOptions, Postgres, Redis, Sqlite, Transactional, Tx},
     receiver::{Receiver, ReceiverBuilder, Stored},
     signature::{KeyRing, Verifier},
     testing::on_crash_point,
     worker::Worker,
 };
+use authpi_tests::allow_open_files;
 use authpi_tests::trial::{ENDPOINT, Entry, EventId, Journal, Mode, Role, SECRET, Setup, Store};
 use axum::Router;
 use rustix::process::{Signal, getpid, kill_process};
@@ -90,7 +93,14 @@ impl Service {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<()> {
-    let setup = std::env::args().nth(1).ok_or("the crash tests start this program, with its setup as argument")?;
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let setup = std::env::args().nth(1).ok_or("the tests start this program, with its setup as argument")?;
+    if setup == "in-memory" {
+        return in_memory(std::env::args().nth(2).ok_or("how many bytes of unverified bodies?")?.parse()?).await;
+    }
     let setup: Setup = serde_json::from_str(&setup)?;
     let service = Service {
         journal: Journal::open(&setup.journal)?,
@@ -100,10 +110,6 @@ async fn main() -> Result<()> {
         setup,
     };
     let service = SERVICE.get_or_init(|| service);
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
     tracing::subscriber::set_global_default(Log)?;
     on_crash_point(pass);
 
@@ -142,6 +148,16 @@ async fn main() -> Result<()> {
         },
         (store, mode) => Err(format!("{store:?} cannot do {mode:?}").into()),
     }
+}
+
+/// For many peers that send what they want, as slowly as they want.
+async fn in_memory(max_unverified_bytes: usize) -> Result<()> {
+    allow_open_files(4096)?;
+    let handlers = Handlers::new(()).on(async |_: Event<UserUpdated>, _: Context<()>| Ok(()));
+    let receiver = Receiver::inline(ENDPOINT, Service::verifier(), Memory::new(), handlers)
+        .max_unverified_bytes(max_unverified_bytes)
+        .body_timeout(Duration::from_hours(1));
+    serve(Some(receiver.build()?), None).await
 }
 
 async fn postgres(service: &Service, url: &str, prefix: &str) -> std::result::Result<Postgres, LedgerError> {

@@ -32,6 +32,8 @@ pub(super) enum Answer {
     CannotKeep { retry_after: Duration },
     /// Another worker has taken over.
     LeaseLost { retry_after: Duration },
+    /// The body was dropped before it was complete, since unverified bodies hold as much memory as they may.
+    Shed { retry_after: Duration },
     /// As much is in flight as may be.
     TooMany { retry_after: Duration },
     /// The receiver is shutting down.
@@ -68,6 +70,7 @@ impl Answer {
             | Self::Failed { .. }
             | Self::CannotKeep { .. }
             | Self::LeaseLost { .. }
+            | Self::Shed { .. }
             | Self::TooMany { .. }
             | Self::Draining { .. }
             | Self::StoreDown { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -86,6 +89,7 @@ impl Answer {
             | Self::Failed { retry_after }
             | Self::CannotKeep { retry_after }
             | Self::LeaseLost { retry_after }
+            | Self::Shed { retry_after }
             | Self::TooMany { retry_after }
             | Self::Draining { retry_after }
             | Self::StoreDown { retry_after } => Some(retry_after),
@@ -106,6 +110,7 @@ impl Answer {
             Self::Failed { .. } => "failed",
             Self::CannotKeep { .. } => "cannot_keep",
             Self::LeaseLost { .. } => "lease_lost",
+            Self::Shed { .. } => "shed",
             Self::TooMany { .. } => "too_many",
             Self::Draining { .. } => "draining",
             Self::StoreDown { .. } => "store_down",

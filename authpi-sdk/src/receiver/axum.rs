@@ -1,5 +1,7 @@
 //! `Verified<Event>` and `Verified<Bytes>` as axum extractors, for handlers that bring their own idempotency.
 
+use std::sync::LazyLock;
+
 use axum_core::{
     body::Body,
     extract::{FromRef, FromRequest, Request},
@@ -7,14 +9,22 @@ use axum_core::{
 };
 use bytes::Bytes;
 
-use super::{DEFAULT_BODY_TIMEOUT, answer::Answer, http::authentic};
+use super::{
+    DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER,
+    answer::Answer,
+    budget::{BodyBudget, default_budget},
+    http::{Bounds, authentic},
+};
 use crate::{
     event::Event,
-    signature::{Verified, Verifier},
+    signature::{DEFAULT_MAX_BODY, Verified, Verifier},
 };
 
+/// For all extractors of the process; what a request brings along goes first.
+static BUDGET: LazyLock<BodyBudget> = LazyLock::new(|| BodyBudget::new(default_budget(DEFAULT_MAX_BODY)));
+
 /// The body of an authentic delivery, by the [`Verifier`] in the router's state. Refuses as a [`Receiver`](super::Receiver)
-/// does; the body may take 10 s.
+/// does; the body may take 10 s, and counts against a [`BodyBudget`] until it is verified.
 impl<S> FromRequest<S> for Verified<Bytes>
 where
     Verifier: FromRef<S>,
@@ -23,7 +33,14 @@ where
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        authentic(&Verifier::from_ref(state), DEFAULT_BODY_TIMEOUT, "extractor", request).await.map_err(refusal)
+        let budget = request.extensions().get::<BodyBudget>().unwrap_or(&BUDGET).clone();
+        let bounds = Bounds {
+            endpoint: "extractor",
+            timeout: DEFAULT_BODY_TIMEOUT,
+            budget: &budget,
+            retry_after: DEFAULT_RETRY_AFTER,
+        };
+        authentic(&Verifier::from_ref(state), bounds, request).await.map_err(refusal)
     }
 }
 

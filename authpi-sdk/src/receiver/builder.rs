@@ -2,7 +2,10 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::{DEFAULT_BODY_TIMEOUT, Mode, Places, Receiver, Settings, Shared};
+use super::{
+    BodyBudget, DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER, Mode, Places, Receiver, Settings, Shared,
+    budget::default_budget,
+};
 use crate::{
     Clock,
     event::Subject,
@@ -35,6 +38,7 @@ pub struct ReceiverBuilder<M> {
     ledger: AnyLedger,
     mode: M,
     max_in_flight: usize,
+    max_unverified_bytes: Option<usize>,
     settings: Settings,
 }
 
@@ -60,12 +64,13 @@ impl<M> ReceiverBuilder<M> {
             ledger,
             mode,
             max_in_flight: 256,
+            max_unverified_bytes: None,
             settings: Settings {
                 body_timeout: DEFAULT_BODY_TIMEOUT,
                 deadline: DEFAULT_DEADLINE,
                 lease: Duration::from_secs(30),
                 patience: Duration::from_secs(5),
-                retry_after: Duration::from_secs(5),
+                retry_after: DEFAULT_RETRY_AFTER,
                 max_in_flight: 0,
                 store_failure: StoreFailure::default(),
                 drop_terminal: false,
@@ -80,6 +85,18 @@ impl<M> ReceiverBuilder<M> {
     /// may wait.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
+        self
+    }
+
+    /// How many bytes of bodies may be held before they are verified, in all. Default 64 MiB, or four times
+    /// [`Verifier::max_body`] where that is more; no less than one body's cap.
+    ///
+    /// Anybody can send a body, so this bounds the memory that senders without the secret can take. The first 16 KiB of each
+    /// body do not count and are always taken; beyond those, a body counts with what its buffer holds, not with what was announced. When the
+    /// budget is full, the bodies that hold the most for the least progress are dropped and answered with 503, and those who
+    /// come in at speed are taken. `docs/security.md` says what else bounds memory.
+    pub fn max_unverified_bytes(mut self, bytes: usize) -> Self {
+        self.max_unverified_bytes = Some(bytes);
         self
     }
 
@@ -129,6 +146,11 @@ impl<M> ReceiverBuilder<M> {
                 return Err(BuildError::Setting(name));
             }
         }
+        let max_body = self.verifier.body_limit();
+        let unverified = self.max_unverified_bytes.unwrap_or_else(|| default_budget(max_body));
+        if unverified < max_body {
+            return Err(BuildError::Setting("max_unverified_bytes"));
+        }
         settings.max_in_flight = u32::try_from(self.max_in_flight)
             .ok()
             .filter(|&n| n > 0 && n as usize <= Semaphore::MAX_PERMITS)
@@ -139,6 +161,7 @@ impl<M> ReceiverBuilder<M> {
                 verifier: self.verifier,
                 ledger: self.ledger,
                 mode,
+                bodies: BodyBudget::new(unverified),
                 places: Places::new(settings.max_in_flight),
                 settings,
             }),

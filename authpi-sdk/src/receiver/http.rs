@@ -17,10 +17,10 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
-use super::{Receiver, Shared, answer::Answer, places::Place};
+use super::{Receiver, Shared, answer::Answer, budget::BodyBudget, places::Place};
 use crate::{
     crash,
-    signature::{Verified, Verifier, VerifyError, Verifying},
+    signature::{FIRST_BUFFER, Verified, Verifier, VerifyError, Verifying},
     telemetry,
 };
 
@@ -56,8 +56,13 @@ impl Receiver {
         let shared = &self.shared;
         let authentic = match verifying {
             Ok((verifying, body)) => {
-                let whole = read(verifying, body, shared.settings.body_timeout, &shared.endpoint);
-                whole.instrument(span.clone()).await
+                let bounds = Bounds {
+                    endpoint: &shared.endpoint,
+                    timeout: shared.settings.body_timeout,
+                    budget: &shared.bodies,
+                    retry_after: shared.settings.retry_after,
+                };
+                bounds.read(verifying, body).instrument(span.clone()).await
             }
             Err(answer) => Err(answer),
         };
@@ -121,12 +126,11 @@ struct Begun<B> {
 #[cfg(feature = "axum")]
 pub(super) async fn authentic<B: Body>(
     verifier: &Verifier,
-    body_timeout: Duration,
-    endpoint: &str,
+    bounds: Bounds<'_>,
     request: Request<B>,
 ) -> Result<Verified<Bytes>, Answer> {
-    let (verifying, body) = begin(verifier, endpoint, request)?;
-    read(verifying, body, body_timeout, endpoint).await
+    let (verifying, body) = begin(verifier, bounds.endpoint, request)?;
+    bounds.read(verifying, body).await
 }
 
 /// What can be told without the body. Not asynchronous, so that no future has to carry the headers.
@@ -142,26 +146,77 @@ fn begin<B>(verifier: &Verifier, endpoint: &str, request: Request<B>) -> Result<
     Ok((verifying, request.into_body()))
 }
 
-async fn read<B: Body>(
-    mut verifying: Verifying,
-    body: B,
-    body_timeout: Duration,
-    endpoint: &str,
-) -> Result<Verified<Bytes>, Answer> {
-    let refuse = |error| refuse(endpoint, &error);
-    let mut body = std::pin::pin!(body);
-    let whole = async {
-        while let Some(frame) = body.frame().await {
-            // The framework's own error says no more than that the body did not arrive.
-            let frame = frame.map_err(|_| Answer::Interrupted)?;
-            if let Ok(mut data) = frame.into_data() {
-                verifying.update(data.copy_to_bytes(data.remaining())).map_err(refuse)?;
+/// What bounds a body that anybody may have sent, beside the verifier's cap.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) timeout: Duration,
+    pub(super) budget: &'a BodyBudget,
+    /// For who is dropped over the budget.
+    pub(super) retry_after: Duration,
+}
+
+impl Bounds<'_> {
+    async fn read<B: Body>(self, verifying: Verifying, body: B) -> Result<Verified<Bytes>, Answer> {
+        let body = std::pin::pin!(body);
+        timeout(self.timeout, self.whole(verifying, body)).await.unwrap_or(Err(Answer::TooSlow))
+    }
+
+    async fn whole<B: Body>(self, mut verifying: Verifying, mut body: Pin<&mut B>) -> Result<Verified<Bytes>, Answer> {
+        while let Some(data) = next_data(body.as_mut()).await? {
+            let is_last = body.is_end_stream();
+            if verifying.buffer_for(data.len(), is_last) > FIRST_BUFFER {
+                return Box::pin(self.large(verifying, body, data)).await;
+            }
+            verifying.take(data, is_last).map_err(|error| self.refuse(&error))?;
+        }
+        verifying.finish().map_err(|error| self.refuse(&error))
+    }
+
+    /// Goes on with a body that needs a larger buffer, within the budget.
+    async fn large<B: Body>(
+        self,
+        verifying: Verifying,
+        mut body: Pin<&mut B>,
+        mut data: Bytes,
+    ) -> Result<Verified<Bytes>, Answer> {
+        let shed = |_| Answer::Shed { retry_after: self.retry_after };
+        let charge = self.budget.begin();
+        let mut arrived = verifying.received() + data.len();
+        // Declared after the charge, so that its buffer is freed first whenever this is dropped.
+        let mut verifying = verifying;
+        loop {
+            let is_last = body.is_end_stream();
+            charge.hold(verifying.buffer_for(data.len(), is_last), arrived).await.map_err(shed)?;
+            verifying.take(data, is_last).map_err(|error| self.refuse(&error))?;
+            let next = tokio::select! {
+                biased;
+                dropped = charge.shed() => return Err(shed(dropped)),
+                next = next_data(body.as_mut()) => next?,
+            };
+            match next {
+                Some(more) => (arrived, data) = (more.len(), more),
+                None => break,
             }
         }
-        Ok(())
-    };
-    timeout(body_timeout, whole).await.unwrap_or(Err(Answer::TooSlow))?;
-    verifying.finish().map_err(refuse)
+        // Bytes that are authentic count as work in flight from here on.
+        verifying.finish().map_err(|error| self.refuse(&error))
+    }
+
+    fn refuse(self, error: &VerifyError) -> Answer {
+        refuse(self.endpoint, error)
+    }
+}
+
+async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Answer> {
+    while let Some(frame) = body.frame().await {
+        // The framework's own error says no more than that the body did not arrive.
+        let frame = frame.map_err(|_| Answer::Interrupted)?;
+        if let Ok(mut data) = frame.into_data() {
+            return Ok(Some(data.copy_to_bytes(data.remaining())));
+        }
+    }
+    Ok(None)
 }
 
 /// The log learns the reason, the peer does not.

@@ -22,6 +22,7 @@
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
+mod budget;
 mod builder;
 mod feed;
 mod health;
@@ -31,6 +32,8 @@ mod work;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(not(feature = "axum"))]
+use budget::BodyBudget;
 use places::Places;
 
 use crate::{
@@ -41,11 +44,15 @@ use crate::{
     signature::Verifier,
 };
 
+#[cfg(feature = "axum")]
+pub use budget::BodyBudget;
 pub(crate) use builder::LONGEST;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
 pub use feed::Fed;
 pub use health::Health;
 
+/// How long a peer is asked to wait, unless set.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long a body may take to arrive, unless set.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -62,6 +69,8 @@ struct Shared {
     ledger: AnyLedger,
     mode: Mode,
     settings: Settings,
+    /// For the bodies that are not verified yet.
+    bodies: BodyBudget,
     places: Arc<Places>,
 }
 

@@ -25,4 +25,5 @@ pub use key_ring::{KeyRing, KeyRingError, MAX_KEYS};
 pub use scheme::{Encoding, KeyForm, SignError, SignatureScheme, SignedContent, Syntax, TimeUnit, UnknownScheme};
 pub use secret::{Secret, SecretError};
 pub use verified::Verified;
+pub(crate) use verifier::FIRST_BUFFER;
 pub use verifier::{DEFAULT_MAX_BODY, Verifier, VerifyError, Verifying};

@@ -3,9 +3,12 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hmac::Mac as _;
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use http::{
+    HeaderMap, HeaderName,
+    header::{AUTHORIZATION, CONTENT_LENGTH},
+};
 use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
@@ -18,6 +21,9 @@ use crate::Clock;
 
 /// The largest body that is accepted unless [`Verifier::max_body`] says otherwise: 1 MiB (1,048,576 bytes).
 pub const DEFAULT_MAX_BODY: usize = 1 << 20;
+
+/// How large the buffer of a body of several frames is at first, or smaller where less was announced: 16 KiB.
+pub(crate) const FIRST_BUFFER: usize = 16 << 10;
 
 /// Proves that deliveries are authentic. Cheap to clone; does no I/O.
 #[derive(Clone)]
@@ -121,7 +127,16 @@ impl Verifier {
         let now = self.clock.now();
         let bearer = self.bearer.as_ref().map(|ring| check_bearer(ring, headers, now)).transpose()?;
         let signature = self.signature.as_ref().map(|check| check.begin(headers, now)).transpose()?;
-        Ok(Verifying { signature, bearer, body: Body::Empty, length: 0, max_body: self.max_body, too_large: false })
+        let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Verifying {
+            signature,
+            bearer,
+            body: Body::Empty,
+            length: 0,
+            announced,
+            max_body: self.max_body,
+            too_large: false,
+        })
     }
 
     /// Verifies a delivery whose body is there already.
@@ -130,7 +145,7 @@ impl Verifier {
     /// As [`begin`](Self::begin), and [`VerifyError::TooLarge`] or [`VerifyError::Mismatch`].
     pub fn verify(&self, headers: &HeaderMap, body: impl Into<Bytes>) -> Result<Verified<Bytes>, VerifyError> {
         let mut verifying = self.begin(headers)?;
-        verifying.update(body.into())?;
+        verifying.take(body.into(), true)?;
         verifying.finish()
     }
 }
@@ -255,6 +270,8 @@ pub struct Verifying {
     bearer: Option<Arc<str>>,
     body: Body,
     length: usize,
+    /// What `Content-Length` says, of which nothing is believed but that no more room is needed.
+    announced: Option<usize>,
     max_body: usize,
     /// Said once, it stays so: what comes after a frame that was left out must not pass for the whole.
     too_large: bool,
@@ -268,19 +285,29 @@ struct Hashing {
     now: Timestamp,
 }
 
-/// One frame is kept as it came; only a body of several is put together.
+/// A body of one frame is kept as it came. One of several is copied: a frame keeps the whole buffer in memory that the server
+/// has read it into.
 enum Body {
     Empty,
     One(Bytes),
-    Many(BytesMut),
+    Many(Vec<u8>),
 }
 
 impl Verifying {
     /// Takes the next frame of the body.
     ///
+    /// A frame that is the whole body, by the `Content-Length`, is kept as it is. Otherwise frames are copied into one buffer, which
+    /// grows with what has come: to twice its size at most, and never above what was announced.
+    ///
     /// # Errors
     /// [`VerifyError::TooLarge`] as soon as the body is over the cap, and from then on; the frame is neither hashed nor kept.
     pub fn update(&mut self, frame: Bytes) -> Result<(), VerifyError> {
+        let is_whole = self.announced.is_none_or(|length| length <= frame.len());
+        self.take(frame, is_whole)
+    }
+
+    /// As `update`, for who knows whether this is the last frame.
+    pub(crate) fn take(&mut self, frame: Bytes, is_last: bool) -> Result<(), VerifyError> {
         if frame.is_empty() {
             return Ok(());
         }
@@ -288,24 +315,52 @@ impl Verifying {
             self.too_large = true;
             return Err(VerifyError::TooLarge { limit: self.max_body });
         }
+        let capacity = self.buffer_for(frame.len(), is_last);
         self.length += frame.len();
         for (_, mac) in self.signature.iter_mut().flat_map(|hashing| &mut hashing.macs) {
             mac.update(&frame);
         }
         self.body = match std::mem::replace(&mut self.body, Body::Empty) {
-            Body::Empty => Body::One(frame),
-            Body::One(first) => {
-                let mut whole = BytesMut::with_capacity((first.len() + frame.len()).next_power_of_two());
+            Body::Empty if is_last => Body::One(frame),
+            before => {
+                let (mut whole, first) = match before {
+                    Body::Empty => (Vec::new(), Bytes::new()),
+                    Body::One(first) => (Vec::new(), first),
+                    Body::Many(whole) => (whole, Bytes::new()),
+                };
+                // No more than that: `reserve` and `extend_from_slice` would double it.
+                whole.reserve_exact(capacity - whole.len());
                 whole.extend_from_slice(&first);
-                whole.extend_from_slice(&frame);
-                Body::Many(whole)
-            }
-            Body::Many(mut whole) => {
                 whole.extend_from_slice(&frame);
                 Body::Many(whole)
             }
         };
         Ok(())
+    }
+
+    /// How many bytes have come so far.
+    pub(crate) fn received(&self) -> usize {
+        self.length
+    }
+
+    /// How large the buffer is once a frame of `more` bytes is in it: nothing where that frame is the body. One that is over the cap
+    /// changes nothing.
+    pub(crate) fn buffer_for(&self, more: usize, is_last: bool) -> usize {
+        let capacity = match &self.body {
+            Body::Empty if is_last => return 0,
+            Body::Empty | Body::One(_) => 0,
+            Body::Many(whole) => whole.capacity(),
+        };
+        let needed = self.length.saturating_add(more);
+        if needed <= capacity || needed > self.max_body {
+            return capacity;
+        }
+        match self.announced {
+            Some(length) if needed <= length => {
+                (capacity * 2).max(FIRST_BUFFER).clamp(needed, length.min(self.max_body))
+            }
+            _ => (capacity * 2).max(needed.next_power_of_two()).min(self.max_body),
+        }
     }
 
     /// Compares, in constant time, every signature that was presented with every key's.
@@ -323,7 +378,7 @@ impl Verifying {
         let body = match self.body {
             Body::Empty => Bytes::new(),
             Body::One(frame) => frame,
-            Body::Many(whole) => whole.freeze(),
+            Body::Many(whole) => whole.into(),
         };
         Ok(Verified::new(body, key))
     }
@@ -571,6 +626,50 @@ mod tests {
             verifier(SignatureScheme::timestamped(), ring()).begin(&headers),
             Err(VerifyError::Malformed { .. })
         ));
+    }
+
+    /// The buffer's capacity after each frame of `size`.
+    fn capacities(verifier: &Verifier, headers: &HeaderMap, body: &[u8], size: usize) -> Vec<usize> {
+        let mut verifying = verifier.begin(headers).unwrap();
+        let capacities = body.chunks(size).map(|frame| {
+            let expected = verifying.buffer_for(frame.len(), false);
+            verifying.take(Bytes::copy_from_slice(frame), false).unwrap();
+            let Body::Many(whole) = &verifying.body else { panic!("the frame is kept, and what it was read into") };
+            assert_eq!(whole.capacity(), expected, "the charge is not what is held");
+            expected
+        });
+        let capacities = capacities.collect();
+        assert_eq!(&verifying.finish().unwrap()[..], body);
+        capacities
+    }
+
+    #[test]
+    fn a_buffer_grows_with_what_has_come_and_never_above_what_was_announced_or_allowed() {
+        let verifier = Verifier::accept_anybody_dangerously().max_body(100_000);
+        let body = vec![b'x'; 100_000];
+        let announcing = |length: usize| HeaderMap::from_iter([(CONTENT_LENGTH, length.into())]);
+        assert_eq!(capacities(&verifier, &announcing(2000), &body[..2000], 100).last(), Some(&2000));
+        for headers in [announcing(100_000), announcing(usize::MAX), HeaderMap::new()] {
+            let capacities = capacities(&verifier, &headers, &body, 1000);
+            assert_eq!(capacities.last(), Some(&100_000));
+            for (at, &capacity) in capacities.iter().enumerate() {
+                let come = (at + 1) * 1000;
+                assert!(capacity >= come && capacity <= (2 * come).max(FIRST_BUFFER), "{capacity} for {come} bytes");
+            }
+        }
+        // More came than was announced.
+        assert_eq!(capacities(&verifier, &announcing(1500), &body, 1000).last(), Some(&100_000));
+    }
+
+    #[test]
+    fn a_frame_that_is_the_whole_body_is_kept_without_a_copy() {
+        let frame = Bytes::from_static(BODY);
+        for length in [None, Some(BODY.len())] {
+            let headers = length.map(|length| (CONTENT_LENGTH, length.into())).into_iter().collect();
+            let mut verifying = Verifier::accept_anybody_dangerously().begin(&headers).unwrap();
+            verifying.update(frame.clone()).unwrap();
+            assert_eq!(verifying.finish().unwrap().as_ptr(), frame.as_ptr());
+        }
     }
 
     #[test]

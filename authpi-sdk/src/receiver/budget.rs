@@ -1,0 +1,375 @@
+//! The budget for the bodies that are not verified yet.
+//!
+//! Anybody can send a body, so the memory that unverified bodies hold is bounded in all. The first 16 KiB of each are free: the
+//! number of requests bounds those, and a body of ordinary size never comes here. A larger one is charged for what its buffer
+//! holds, before the buffer grows, and never for what its sender announced.
+//!
+//! When the budget is full, room is made for whoever makes progress: the bodies that hold the most for the least progress are
+//! dropped, and answered with 503.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
+
+use crate::signature::FIRST_BUFFER;
+
+/// The budget, unless set: 64 MiB, or four of the largest bodies where that is more.
+pub(super) fn default_budget(max_body: usize) -> usize {
+    max_body.saturating_mul(4).max(64 << 20)
+}
+
+/// Charges are rounded up to a multiple of this, which pays for the record of the body too, and bounds how many there are.
+const STEP: usize = 4096;
+
+/// How many bytes of bodies may be held before they are verified, in all; cheap to clone, and clones share it.
+///
+/// A [`Receiver`](super::Receiver) has its own ([`max_unverified_bytes`](super::ReceiverBuilder::max_unverified_bytes)). The axum
+/// extractors of a process share one of 64 MiB, unless the request has another one among its extensions: with axum,
+/// `router.layer(Extension(BodyBudget::new(bytes)))`.
+#[derive(Clone)]
+pub struct BodyBudget {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limit: usize,
+    bodies: Mutex<Bodies>,
+    /// A body has given back what it held.
+    freed: Notify,
+}
+
+/// The unfinished bodies that are larger than what is free.
+#[derive(Default)]
+struct Bodies {
+    records: HashMap<u64, Record>,
+    next_id: u64,
+    held: usize,
+    /// How much of that is about to be given back, by bodies that are being dropped.
+    leaving: usize,
+}
+
+struct Record {
+    held: usize,
+    progress: Progress,
+    /// It has to be dropped.
+    is_shed: bool,
+    wake: Arc<Notify>,
+}
+
+enum Verdict {
+    Held,
+    /// Once those that are being dropped have given back what they hold.
+    Later,
+    Shed,
+}
+
+impl BodyBudget {
+    /// A budget of so many bytes. A single body is always taken, up to the verifier's cap.
+    pub fn new(bytes: usize) -> Self {
+        Self { shared: Arc::new(Shared { limit: bytes, bodies: Mutex::default(), freed: Notify::new() }) }
+    }
+
+    /// Takes notice of a body that becomes larger than what is free.
+    pub(super) fn begin(&self) -> Charge {
+        let wake = Arc::new(Notify::new());
+        let mut bodies = self.shared.lock();
+        let id = bodies.next_id;
+        bodies.next_id += 1;
+        let record =
+            Record { held: 0, progress: Progress::new(Instant::now()), is_shed: false, wake: Arc::clone(&wake) };
+        bodies.records.insert(id, record);
+        Charge { shared: Arc::clone(&self.shared), id, wake }
+    }
+}
+
+impl fmt::Debug for BodyBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bodies = self.shared.lock();
+        f.debug_struct("BodyBudget")
+            .field("limit", &self.shared.limit)
+            .field("held", &bodies.held)
+            .field("bodies", &bodies.records.len())
+            .finish()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Bodies> {
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one body holds of the budget, until dropped.
+pub(super) struct Charge {
+    shared: Arc<Shared>,
+    id: u64,
+    wake: Arc<Notify>,
+}
+
+/// The body has to be dropped to make room.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shed;
+
+impl Charge {
+    /// Charges the body for `buffer` bytes in all, of which `arrived` are new.
+    pub(super) async fn hold(&self, buffer: usize, mut arrived: usize) -> Result<(), Shed> {
+        let wanted = buffer.saturating_sub(FIRST_BUFFER).next_multiple_of(STEP);
+        loop {
+            // Before the look, so that nothing that is freed after it is missed.
+            let freed = self.shared.freed.notified();
+            let verdict = self.shared.lock().charge(
+                self.id,
+                wanted,
+                std::mem::take(&mut arrived),
+                self.shared.limit,
+                Instant::now(),
+            );
+            match verdict {
+                Verdict::Held => return Ok(()),
+                Verdict::Shed => return Err(Shed),
+                Verdict::Later => tokio::select! {
+                    shed = self.shed() => return Err(shed),
+                    () = freed => {}
+                },
+            }
+        }
+    }
+
+    /// Resolves when the body has to be dropped.
+    pub(super) async fn shed(&self) -> Shed {
+        self.wake.notified().await;
+        Shed
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut bodies = self.shared.lock();
+        let Some(record) = bodies.records.remove(&self.id) else { return };
+        bodies.held -= record.held;
+        if record.is_shed {
+            bodies.leaving -= record.held;
+        }
+        drop(bodies);
+        self.shared.freed.notify_waiters();
+    }
+}
+
+impl Bodies {
+    fn charge(&mut self, id: u64, wanted: usize, arrived: usize, limit: usize, now: Instant) -> Verdict {
+        let Some(record) = self.records.get_mut(&id) else { return Verdict::Shed };
+        record.progress.add(arrived, now);
+        if record.is_shed {
+            return Verdict::Shed;
+        }
+        let more = wanted.saturating_sub(record.held);
+        // One body that the verifier's cap allows always fits.
+        let limit = limit.max(wanted);
+        if self.held + more <= limit {
+            record.held += more;
+            self.held += more;
+            return Verdict::Held;
+        }
+        while self.held - self.leaving + more > limit {
+            match self.victim(id, wanted, now) {
+                Some(victim) if victim != id => {
+                    if let Some(record) = self.records.get_mut(&victim) {
+                        record.is_shed = true;
+                        record.wake.notify_one();
+                        self.leaving += record.held;
+                    }
+                }
+                _ => {
+                    if let Some(record) = self.records.get_mut(&id) {
+                        record.is_shed = true;
+                        self.leaving += record.held;
+                    }
+                    return Verdict::Shed;
+                }
+            }
+        }
+        Verdict::Later
+    }
+
+    /// Who holds the most for the least progress; the one who asks counts with what it asks for.
+    fn victim(&self, asking: u64, wanted: usize, now: Instant) -> Option<u64> {
+        let candidates = self.records.iter().filter(|(_, record)| !record.is_shed);
+        let costs = candidates.filter_map(|(&id, record)| {
+            let held = if id == asking { wanted } else { record.held };
+            // The oldest of equals.
+            (held > 0).then(|| (record.progress.cost_of(held, now), std::cmp::Reverse(id)))
+        });
+        costs.max().map(|(_, std::cmp::Reverse(id))| id)
+    }
+}
+
+/// How fast a body came in lately: by the second, so that one that stalls after a fast start shows.
+struct Progress {
+    began: Instant,
+    /// Which second of the body's this is, and what arrived in it and in the one before.
+    second: u64,
+    current: u64,
+    previous: u64,
+}
+
+impl Progress {
+    fn new(began: Instant) -> Self {
+        Self { began, second: 0, current: 0, previous: 0 }
+    }
+
+    fn add(&mut self, arrived: usize, now: Instant) {
+        let second = now.saturating_duration_since(self.began).as_secs();
+        (self.previous, self.current) = self.by(second);
+        self.second = second;
+        self.current += arrived as u64;
+    }
+
+    /// What had arrived in the second before that one, and in it.
+    fn by(&self, second: u64) -> (u64, u64) {
+        match second.saturating_sub(self.second) {
+            0 => (self.previous, self.current),
+            1 => (self.current, 0),
+            _ => (0, 0),
+        }
+    }
+
+    /// Bytes per second, over the last one.
+    fn rate(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.began);
+        let (previous, current) = self.by(age.as_secs());
+        if age < Duration::from_secs(1) {
+            return current * 1000 / u64::from(age.subsec_millis()).max(1);
+        }
+        previous * u64::from(1000 - age.subsec_millis()) / 1000 + current
+    }
+
+    /// Bytes held for each byte per second, in thousandths.
+    fn cost_of(&self, held: usize, now: Instant) -> u64 {
+        (held as u64).saturating_mul(1000) / (self.rate(now) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    /// A body that holds so much beyond what is free.
+    async fn holding(budget: &BodyBudget, kib: usize) -> Charge {
+        let charge = budget.begin();
+        charge.hold(FIRST_BUFFER + kib * KIB, kib * KIB).await.unwrap();
+        charge
+    }
+
+    fn held(budget: &BodyBudget) -> usize {
+        budget.shared.lock().held
+    }
+
+    fn is_shed(charge: &Charge) -> bool {
+        charge.shared.lock().records[&charge.id].is_shed
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_body_holds_is_given_back_when_it_ends() {
+        let budget = BodyBudget::new(64 * KIB);
+        let bodies = [holding(&budget, 32).await, holding(&budget, 32).await];
+        assert_eq!(held(&budget), 64 * KIB);
+        drop(bodies);
+        assert_eq!(held(&budget), 0);
+        drop(holding(&budget, 64).await);
+        assert_eq!((held(&budget), budget.shared.lock().records.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_budget_drops_the_slowest_and_not_the_newcomer() {
+        let budget = BodyBudget::new(64 * KIB);
+        let slow = holding(&budget, 32).await;
+        advance(Duration::from_secs(3)).await;
+        let fast = holding(&budget, 32).await;
+        let newcomer = tokio::spawn({
+            let budget = budget.clone();
+            async move { holding(&budget, 32).await }
+        });
+        slow.shed().await;
+        assert!(!is_shed(&fast) && !newcomer.is_finished(), "it held more than there was");
+        drop(slow);
+        newcomer.await.unwrap();
+        assert!(!is_shed(&fast));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_that_stall_the_largest_is_dropped_and_no_more_than_needed() {
+        let budget = BodyBudget::new(112 * KIB);
+        let stalled = [holding(&budget, 16).await, holding(&budget, 64).await, holding(&budget, 32).await];
+        advance(Duration::from_secs(3)).await;
+        let newcomer = budget.begin();
+        let asking = newcomer.hold(FIRST_BUFFER + 64 * KIB, 64 * KIB);
+        let (taken, ()) = tokio::join!(asking, async {
+            stalled[1].shed().await;
+            let [small, large, middle] = stalled;
+            assert!(!is_shed(&small) && !is_shed(&middle));
+            drop(large);
+        });
+        assert_eq!(taken, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_dropped_before_one_that_comes_in_at_speed() {
+        let budget = BodyBudget::new(128 * KIB);
+        let (trickling, steady) = (holding(&budget, 64).await, holding(&budget, 64).await);
+        for _ in 0..5 {
+            advance(Duration::from_secs(1)).await;
+            trickling.hold(FIRST_BUFFER + 64 * KIB, 1).await.unwrap();
+            steady.hold(FIRST_BUFFER + 64 * KIB, 10 * KIB).await.unwrap();
+        }
+        let newcomer = budget.begin();
+        let asking = newcomer.hold(FIRST_BUFFER + 32 * KIB, 32 * KIB);
+        let (taken, ()) = tokio::join!(asking, async {
+            trickling.shed().await;
+            assert!(!is_shed(&steady));
+            drop(trickling);
+        });
+        assert_eq!(taken, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_asks_for_more_and_is_the_slowest_is_dropped_itself() {
+        let budget = BodyBudget::new(64 * KIB);
+        let slow = holding(&budget, 32).await;
+        advance(Duration::from_secs(5)).await;
+        let fast = holding(&budget, 32).await;
+        assert_eq!(slow.hold(FIRST_BUFFER + 64 * KIB, 1).await, Err(Shed));
+        assert!(!is_shed(&fast));
+        drop(slow);
+        assert_eq!(held(&budget), 32 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_body_always_fits_and_those_who_wait_for_room_all_get_it() {
+        let budget = BodyBudget::new(32 * KIB);
+        drop(holding(&budget, 100).await);
+        let stalled = holding(&budget, 32).await;
+        advance(Duration::from_secs(3)).await;
+        let (first, second) = (budget.begin(), budget.begin());
+        let (one, two, ()) = tokio::join!(
+            first.hold(FIRST_BUFFER + 16 * KIB, 16 * KIB),
+            second.hold(FIRST_BUFFER + 16 * KIB, 16 * KIB),
+            async {
+                stalled.shed().await;
+                drop(stalled);
+            },
+        );
+        assert_eq!((one, two), (Ok(()), Ok(())));
+        assert_eq!(held(&budget), 32 * KIB);
+    }
+}
