@@ -62,6 +62,14 @@ impl HandlerError {
         self.cause.as_ref()
     }
 
+    /// Says first what can be done about it.
+    pub(super) fn with_advice(self, advice: Option<String>) -> Self {
+        match advice {
+            Some(advice) => Self { cause: Box::new(Advised { advice, cause: self.cause }), ..self },
+            None => self,
+        }
+    }
+
     /// The whole chain of causes on one line.
     pub(crate) fn chain(&self) -> String {
         let mut line = self.cause.to_string();
@@ -72,6 +80,25 @@ impl HandlerError {
             cause = error.source();
         }
         line
+    }
+}
+
+/// A cause, and what can be done about it.
+#[derive(Debug)]
+struct Advised {
+    advice: String,
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl fmt::Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.advice)
+    }
+}
+
+impl Error for Advised {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.cause.as_ref())
     }
 }
 

@@ -302,8 +302,15 @@ where
             let key = &work.key;
             let tell = |error: &LedgerError| error.tell(key.shared_endpoint());
             let (tx, lent) = Tx::lend(step("begin", store.begin_with(work.permit())).await.inspect_err(tell)?);
-            handler(event.assume_kind(), context, tx).await?;
-            let transaction = lent.returned()?;
+            let done = handler(event.assume_kind(), context, tx).await;
+            let transaction = match (done, lent.returned()) {
+                (Ok(()), returned) => returned?,
+                (Err(error), Ok(transaction)) => {
+                    let advice = store.abandon(transaction, error.cause());
+                    return Err(error.with_advice(advice));
+                }
+                (Err(error), Err(_)) => return Err(error),
+            };
             crash::point("in_transaction");
             work.commits();
             let held = step("commit", store.commit(transaction, key, token)).await.inspect_err(tell)?;

@@ -27,7 +27,7 @@ mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(feature = "postgres")]
-mod postgres;
+pub(crate) mod postgres;
 #[allow(dead_code)]
 mod probe;
 #[cfg(feature = "redis")]

@@ -59,6 +59,14 @@ pub trait Transactional: Ledger + Clone {
         self.begin()
     }
 
+    /// Rolls the transaction of a handler back that failed, and says what its author can do about the cause, where the store knows. By
+    /// default, drops it.
+    fn abandon(&self, transaction: Self::Transaction, cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+        let _ = cause;
+        drop(transaction);
+        None
+    }
+
     /// Completes the claim as handled, in the transaction, and commits it. `Lost`: the token was no longer the record's; the
     /// transaction was rolled back.
     ///

@@ -9,12 +9,14 @@ use std::{
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 
 pub(crate) struct Forwarder {
     address: SocketAddr,
     to: Arc<Mutex<SocketAddr>>,
+    cuts: watch::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -23,22 +25,26 @@ impl Forwarder {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let to = Arc::new(Mutex::new(server));
-        let leads = Arc::clone(&to);
+        let (leads, cuts) = (Arc::clone(&to), watch::Sender::new(()));
+        let cutting = cuts.clone();
         let task = tokio::spawn(async move {
             // The connections end with the forwarder.
             let mut connections = JoinSet::new();
             while let Ok((mut client, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
-                let to = *leads.lock().unwrap();
+                let (to, mut cut) = (*leads.lock().unwrap(), cutting.subscribe());
                 connections.spawn(async move {
                     // Without a server the client's connection ends, as it does without a forwarder.
                     if let Ok(mut server) = TcpStream::connect(to).await {
-                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                        tokio::select! {
+                            _ = copy_bidirectional(&mut client, &mut server) => {}
+                            _ = cut.changed() => {}
+                        }
                     }
                 });
             }
         });
-        Self { address, to, task }
+        Self { address, to, cuts, task }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -48,6 +54,11 @@ impl Forwarder {
     /// Has new connections go to another server.
     pub(crate) fn switch(&self, server: SocketAddr) {
         *self.to.lock().unwrap() = server;
+    }
+
+    /// Ends the connections that there are.
+    pub(crate) fn cut(&self) {
+        self.cuts.send_replace(());
     }
 }
 

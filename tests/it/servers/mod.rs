@@ -6,6 +6,7 @@
 pub(crate) mod faults;
 pub(crate) mod forward;
 pub(crate) mod nats;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod prism;
 pub(crate) mod redis;

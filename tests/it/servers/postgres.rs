@@ -47,7 +47,31 @@ impl PostgresServer {
             .expect("initdb starts");
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut server = Self { process: None, account, folder, port: 0, settings };
+        Self::at_a_free_port(Self { process: None, account, folder, port: 0, settings }).await
+    }
+
+    /// A hot standby, which follows this server for as long as both are there.
+    pub(crate) async fn standby(&self) -> Self {
+        let (account, port) = (self.account, self.port.to_string());
+        let folder = folder("standby", account);
+        let copied = command(account, &binary("pg_basebackup"))
+            .args([
+                "--host=127.0.0.1",
+                "--username=postgres",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ])
+            .args(["--port", &port, "--pgdata"])
+            .arg(folder.join("data"))
+            .output()
+            .expect("pg_basebackup starts");
+        assert!(copied.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&copied.stderr));
+        let settings = self.settings.clone();
+        Self::at_a_free_port(Self { process: None, account, folder, port: 0, settings }).await
+    }
+
+    async fn at_a_free_port(mut server: Self) -> Self {
         // Another program may take the port that was free.
         for _ in 0..5 {
             server.port = free_port();
@@ -92,6 +116,10 @@ impl PostgresServer {
     /// Where it listens.
     pub(crate) fn address(&self) -> (&'static str, u16) {
         ("127.0.0.1", self.port)
+    }
+
+    pub(crate) fn socket_address(&self) -> std::net::SocketAddr {
+        (std::net::Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     pub(crate) fn url(&self) -> String {

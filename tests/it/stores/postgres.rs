@@ -1,8 +1,11 @@
 //! `Postgres`, on a server of `initdb`'s making.
 
 mod backlog;
+mod opening;
 mod permits;
+mod pooler;
 mod reconcile;
+mod switched;
 mod sync_users;
 mod transactions;
 mod wake;

@@ -35,8 +35,8 @@ struct Server {
     tests: &'static [&'static str],
 }
 
-/// Debian keeps the programs of Postgres off the path, and that of NATS off the path of those who are not root.
-const SERVERS: [Server; 3] = [
+/// Debian keeps the programs of Postgres off the path, and those of PgBouncer and NATS off the path of those who are not root.
+const SERVERS: [Server; 4] = [
     Server {
         program: "initdb, of Postgres,",
         check: "command -v initdb || ls /usr/lib/postgresql/*/bin/initdb",
@@ -50,6 +50,12 @@ const SERVERS: [Server; 3] = [
             "crash::nats::",
             "crash::faults::on_postgres_",
         ],
+    },
+    Server {
+        program: "pgbouncer",
+        check: "command -v pgbouncer || test -x /usr/sbin/pgbouncer",
+        package: "pgbouncer",
+        tests: &["stores::postgres::pooler::"],
     },
     Server {
         program: "redis-server",

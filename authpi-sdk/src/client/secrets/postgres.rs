@@ -2,10 +2,14 @@
 
 use std::{fmt, time::Duration};
 
-use sqlx::{PgPool, Row as _};
+use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
 
 use super::{KeptSecret, SecretStore, SecretStoreError};
-use crate::{UnixMillis, signature::Secret};
+use crate::{
+    UnixMillis,
+    ledger::postgres::{Borrowed, rows},
+    signature::Secret,
+};
 
 /// How long a step may take, the wait for a connection included.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,19 +48,27 @@ impl PostgresSecrets {
     /// When the server cannot be reached within 5 s, or the table cannot be made.
     pub async fn open(pool: PgPool) -> Result<Self, SecretStoreError> {
         within("open", async {
-            let exists = sqlx::query("SELECT to_regclass('authpi_secrets') IS NOT NULL").fetch_one(&pool).await?;
+            let exists = "SELECT to_regclass('authpi_secrets') IS NOT NULL";
+            let exists = rows(&pool, || sqlx::query(exists)).await?;
             // A role that may not create tables can use one that is there.
-            if !exists.try_get::<bool, _>(0)? {
-                let mut transaction = pool.begin().await?;
-                sqlx::query(LOCK).execute(&mut *transaction).await?;
-                sqlx::query(TABLE).execute(&mut *transaction).await?;
-                transaction.commit().await?;
+            if !exists.first().ok_or(sqlx::Error::RowNotFound)?.try_get::<bool, _>(0)? {
+                let mut connection = Borrowed::from(&pool).await?;
+                let made = make(&mut connection).await;
+                connection.answered(made.as_ref().err());
+                made?;
             }
             Ok(())
         })
         .await?;
         Ok(Self { pool })
     }
+}
+
+async fn make(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query(LOCK).execute(&mut *transaction).await?;
+    sqlx::query(TABLE).execute(&mut *transaction).await?;
+    transaction.commit().await
 }
 
 async fn within<T>(
@@ -72,7 +84,7 @@ async fn within<T>(
 impl SecretStore for PostgresSecrets {
     async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
         within("load secrets", async {
-            let rows = sqlx::query(LOAD).bind(endpoint).fetch_all(&self.pool).await?;
+            let rows = rows(&self.pool, || sqlx::query(LOAD).bind(endpoint)).await?;
             let kept = rows.iter().map(|row| {
                 Ok(KeptSecret {
                     account_id: row.try_get(0)?,
@@ -89,17 +101,18 @@ impl SecretStore for PostgresSecrets {
     }
 
     async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
-        let query =
-            sqlx::query(SAVE).bind(endpoint).bind(&kept.account_id).bind(&kept.webhook_id).bind(kept.created_at.0);
-        let query =
-            query.bind(kept.secret.as_ref().map(Secret::expose)).bind(kept.bearer_token.as_ref().map(Secret::expose));
-        let query = query.bind(kept.valid_until.map(|until| until.0));
-        within("save a secret", query.execute(&self.pool)).await.map(drop)
+        let save = rows(&self.pool, || {
+            let query = sqlx::query(SAVE).bind(endpoint).bind(&kept.account_id).bind(&kept.webhook_id);
+            let query = query.bind(kept.created_at.0).bind(kept.secret.as_ref().map(Secret::expose));
+            let query = query.bind(kept.bearer_token.as_ref().map(Secret::expose));
+            query.bind(kept.valid_until.map(|until| until.0))
+        });
+        within("save a secret", save).await.map(drop)
     }
 
     async fn forget(&self, endpoint: &str, account_id: &str, webhook_id: &str) -> Result<(), SecretStoreError> {
-        let query = sqlx::query(FORGET).bind(endpoint).bind(account_id).bind(webhook_id);
-        within("forget a secret", query.execute(&self.pool)).await.map(drop)
+        let forget = rows(&self.pool, || sqlx::query(FORGET).bind(endpoint).bind(account_id).bind(webhook_id));
+        within("forget a secret", forget).await.map(drop)
     }
 }
 

@@ -350,6 +350,10 @@ impl<L: Transactional> Transactional for Nats<L> {
         self.ledger().begin_with(permit).await
     }
 
+    fn abandon(&self, transaction: L::Transaction, cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+        self.ledger().abandon(transaction, cause)
+    }
+
     async fn commit(&self, transaction: L::Transaction, key: &EventKey, token: Token) -> Result<Held, LedgerError> {
         let held = self.ledger().commit(transaction, key, token).await?;
         match held {

@@ -1,13 +1,29 @@
 //! Connections of the pool, and what may become of them.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use sqlx::{PgConnection, PgPool, pool::PoolConnection};
+use sqlx::{
+    Connection as _, PgConnection, PgPool,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgDatabaseError, PgRow, PgSeverity},
+    query::Query,
+};
 use tokio::runtime::Handle;
+
+use crate::ledger::{LedgerError, LedgerErrorKind};
+
+pub(super) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
 /// A connection that is closed, not given back to the pool, if it is dropped with an answer outstanding: that answer may be
 /// long in coming, and the pool would wait for it.
-pub(super) struct Borrowed {
+pub(crate) struct Borrowed {
     /// Until it is taken away.
     connection: Option<PoolConnection<sqlx::Postgres>>,
     outstanding: bool,
@@ -15,13 +31,19 @@ pub(super) struct Borrowed {
 
 impl Borrowed {
     /// Waits for the pool. It counts as one with an answer outstanding until it is said to be [`answered`](Self::answered).
-    pub(super) async fn from(pool: &PgPool) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn from(pool: &PgPool) -> Result<Self, sqlx::Error> {
         Ok(Self { connection: Some(pool.acquire().await?), outstanding: true })
     }
 
-    /// What was asked has been answered: the pool may have it back.
-    pub(super) fn answered(&mut self) {
-        self.outstanding = false;
+    /// What was asked has been answered, by this error if it failed. The pool may have the connection back, unless the error says that it
+    /// is of no use: it would fail every further step that gets it, for as long as it lives.
+    pub(crate) fn answered(&mut self, failed: Option<&sqlx::Error>) {
+        self.outstanding = failed.is_some_and(|error| is_of_no_use_after(error) || is_changed(error));
+    }
+
+    /// Something is asked again.
+    pub(super) fn is_asked(&mut self) {
+        self.outstanding = true;
     }
 
     /// The connection, for another one to drop; what is left behind cannot be used any more.
@@ -58,8 +80,183 @@ impl Drop for Borrowed {
     }
 }
 
+/// The connections of one step. Where the server refuses the step for the connection that it came on, it has certainly not begun, and is
+/// tried on another: on those that are idle now, and on one that is new.
+pub(super) struct Attempts<'p> {
+    pool: &'p PgPool,
+    /// How many more, from the first refusal on.
+    left: Option<usize>,
+    is_new: bool,
+    /// Told when there is a connection, and something is asked of the server.
+    asked: &'p AtomicBool,
+}
+
+impl<'p> Attempts<'p> {
+    pub(super) fn on(pool: &'p PgPool, asked: &'p AtomicBool) -> Self {
+        Self { pool, left: None, is_new: false, asked }
+    }
+
+    /// Waits for the pool.
+    pub(super) async fn connection(&mut self) -> Result<Borrowed, sqlx::Error> {
+        let some_were_idle = self.pool.num_idle() > 0;
+        self.asked.store(false, Ordering::Relaxed);
+        let connection = Borrowed::from(self.pool).await?;
+        self.asked.store(true, Ordering::Relaxed);
+        self.is_new = !some_were_idle && connection.cached_statements_size() == 0;
+        Ok(connection)
+    }
+
+    /// Takes note of the answer, and says whether the step should be tried on another connection.
+    pub(super) fn again<T>(&mut self, connection: &mut Borrowed, answer: &Result<T, sqlx::Error>) -> bool {
+        let failed = answer.as_ref().err();
+        connection.answered(failed);
+        let Some(error) = failed.filter(|error| !self.is_new && has_certainly_not_begun(error)) else { return false };
+        let left = self.left.get_or_insert_with(|| self.pool.num_idle() + 1);
+        if *left == 0 {
+            return false;
+        }
+        *left -= 1;
+        tracing::debug!(%error, "the connection is of no use; trying another");
+        true
+    }
+}
+
+/// Runs one statement on a connection of the pool.
+pub(crate) async fn rows<'q>(pool: &PgPool, query: impl Fn() -> PgQuery<'q>) -> Result<Vec<PgRow>, sqlx::Error> {
+    let asked = AtomicBool::new(false);
+    rows_in(Attempts::on(pool, &asked), query).await
+}
+
+/// As [`rows`].
+pub(super) async fn rows_in<'q>(
+    mut attempts: Attempts<'_>,
+    query: impl Fn() -> PgQuery<'q>,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    loop {
+        let mut connection = attempts.connection().await?;
+        let answer = query().fetch_all(&mut *connection).await;
+        if !attempts.again(&mut connection, &answer) {
+            return answer;
+        }
+    }
+}
+
+fn database_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error().and_then(|error| error.try_downcast_ref())
+}
+
+/// Whether the connection would fail others too: it is broken, or leads to a server that cannot serve (25006: it is read-only; 57P:
+/// it is going away, or coming up), or has lost its prepared statements (26000) or holds on to outdated plans (0A000).
+pub(super) fn is_of_no_use_after(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        error => database_error(error).is_some_and(spoils),
+    }
+}
+
+/// As [`is_of_no_use_after`], for an error of a handler, which may hide that of its statement among its causes.
+pub(super) fn is_of_no_use_after_any(error: &(dyn std::error::Error + 'static)) -> bool {
+    causes(error)
+        .any(|error| error.downcast_ref().is_some_and(is_of_no_use_after) || error.downcast_ref().is_some_and(spoils))
+}
+
+/// The SQLSTATE of a handler's error, where a statement was the cause.
+pub(super) fn sqlstate_among<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e PgDatabaseError> {
+    causes(error).find_map(|error| {
+        error.downcast_ref::<PgDatabaseError>().or_else(|| error.downcast_ref().and_then(database_error))
+    })
+}
+
+fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+fn spoils(error: &PgDatabaseError) -> bool {
+    let code = error.code();
+    matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+        || matches!(code, "25006" | "26000" | "0A000")
+        || code.starts_with("08")
+        || code.starts_with("57P")
+}
+
+/// Whether one of our own statements did not find what it found when the ledger was opened. The session may have been changed, by a
+/// handler's `SET search_path` or `SET ROLE`, or be left in a transaction that has failed.
+fn is_changed(error: &sqlx::Error) -> bool {
+    database_error(error).is_some_and(|error| {
+        let code = error.code();
+        code.starts_with("42") || matches!(code, "3F000" | "25P02")
+    })
+}
+
+/// Whether the server refused the statement for the connection that it came on. What a server that is being shut down had begun, it may
+/// have done.
+fn has_certainly_not_begun(error: &sqlx::Error) -> bool {
+    is_changed(error)
+        || database_error(error)
+            .is_some_and(|error| matches!(error.code(), "25006" | "26000" | "0A000" | "57P03" | "57P05"))
+}
+
 /// A serialization failure or a deadlock: the server undid the statement, and asks for it once more.
 pub(super) fn lost_a_race(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code == "40001" || code == "40P01")
+    database_error(error).is_some_and(|error| matches!(error.code(), "40001" | "40P01"))
+}
+
+/// What an error says about the store.
+pub(super) fn kind_of(error: &sqlx::Error) -> LedgerErrorKind {
+    let Some(error) = database_error(error) else { return LedgerErrorKind::Unreachable };
+    let code = error.code();
+    match code {
+        // A server that has no transaction ids left says the same as of a key that is too long for an index.
+        "54000" if error.routine().is_some_and(|routine| routine.starts_with("GetNew")) => LedgerErrorKind::CannotWrite,
+        "53300" => LedgerErrorKind::Busy,
+        // Read-only; no right; no disk, no memory; a disk that fails; tables that are gone.
+        "25006" | "53000" | "53100" | "53200" | "58030" => LedgerErrorKind::CannotWrite,
+        _ if code.starts_with("42") || code == "3F000" => LedgerErrorKind::CannotWrite,
+        _ if code.starts_with("22") || code.starts_with("54") => LedgerErrorKind::Content,
+        _ => LedgerErrorKind::Unreachable,
+    }
+}
+
+/// Whether a step failed because the role lacks a right.
+pub(super) fn is_without_right(error: &LedgerError) -> bool {
+    sqlstate_among(error).is_some_and(|error| error.code() == "42501")
+}
+
+/// Whether the server is there, for all that the steps have found out.
+pub(super) struct Presence(Mutex<Found>);
+
+struct Found {
+    answered_at: Instant,
+    /// Whether a step had no answer since.
+    is_missed: bool,
+}
+
+impl Presence {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Found { answered_at: Instant::now(), is_missed: false }))
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server answered, if only to refuse.
+    pub(super) fn answered(&self) {
+        *self.found() = Found { answered_at: Instant::now(), is_missed: false };
+    }
+
+    /// The server was asked, or should have been reached, in vain.
+    pub(super) fn missed(&self) {
+        self.found().is_missed = true;
+    }
+
+    /// Whether all connections are in use, although the server is there: it has answered within `recently`, or nothing has been asked of it
+    /// since.
+    pub(super) fn is_busy(&self, pool: &PgPool, recently: Duration) -> bool {
+        let in_use = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
+        let found = self.found();
+        in_use && (!found.is_missed || found.answered_at.elapsed() < recently)
+    }
 }

@@ -24,29 +24,27 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use sqlx::{
-    AssertSqlSafe, PgPool, Row as _,
-    postgres::{PgArguments, PgRow},
-    query::Query,
-};
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, PgPool, Row as _, postgres::PgRow};
 
 use super::{
-    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next,
-    PoolTooSmall, Token, TransactionPermits,
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError,
+    LedgerErrorKind, Next, PoolTooSmall, Token, TransactionPermits,
     dead_letter::timestamp,
     remote::{Nonces, millis, within},
 };
-use connection::{Borrowed, lost_a_race};
+use connection::{Attempts, PgQuery, Presence, kind_of, lost_a_race, rows_in};
 use rows::{claim_of, digest_of, next_of, text, untext};
 use statements::{CLAIMS_PER_PRUNING, PORTION, Statements, WOKEN};
 use wake::Wake;
 
+pub(crate) use connection::{Borrowed, rows};
 pub use options::PostgresOptions;
 pub use transaction::PostgresTransaction;
 
@@ -72,6 +70,8 @@ pub use transaction::PostgresTransaction;
 ///   The server goes on with a statement that nobody waits for any more, and a lease that it grants so is an attempt that no handler
 ///   gets. So the pool that [`connect`](Postgres::connect) makes has that timeout for its `statement_timeout`; give one of your own
 ///   the same. It holds for the statements of a handler in its transaction as well.
+/// - **Replaces connections that are of no use**: to a server that is read-only or going away, without their prepared statements, with
+///   outdated plans, or in a session that a handler has changed. A step that the server refused for that is tried on another one.
 /// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
 ///   [`retention`](PostgresOptions::retention); dead letters too. [`purge`](Postgres::purge) does so at once.
 /// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
@@ -110,11 +110,12 @@ struct Shared {
     nonces: Nonces,
     until_prune: AtomicU32,
     wake: Wake,
+    presence: Presence,
+    /// The `statement_timeout` that our own pool's connections were given.
+    statement_timeout: Option<Duration>,
     /// Of handlers that have, or want, a transaction.
     permits: Result<TransactionPermits, PoolTooSmall>,
 }
-
-type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
 /// When to look again for what is due and could not be had.
 const DUE_BY_NOW: Duration = Duration::from_millis(5);
@@ -123,8 +124,9 @@ impl Postgres {
     /// Opens the ledger in the database of `pool`, and makes its tables if they are not there.
     ///
     /// # Errors
-    /// When the server cannot be reached, the tables cannot be made, or they were brought up to date by a later version of
-    /// this crate.
+    /// When the server cannot be reached, the tables cannot be made or were brought up to date by a later version of this crate, the
+    /// database's encoding is not UTF-8, or a step does not work: the server is a standby, or the role is read-only or lacks a right.
+    /// [`kind`](LedgerError::kind) tells the last of these apart.
     pub async fn open(pool: PgPool) -> Result<Self, LedgerError> {
         Self::options().open(pool).await
     }
@@ -245,20 +247,18 @@ impl Postgres {
         statement: &Arc<str>,
         bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
     ) -> Result<Vec<PgRow>, LedgerError> {
-        within(self.shared.timeout, step, async {
+        let asked = AtomicBool::new(false);
+        let work = async {
             loop {
-                let mut connection = Borrowed::from(&self.shared.pool).await?;
-                let query = bind(sqlx::query(AssertSqlSafe(statement.clone())));
-                let done = query.fetch_all(&mut *connection).await;
-                connection.answered();
-                match done {
+                let attempts = Attempts::on(&self.shared.pool, &asked);
+                match rows_in(attempts, || bind(sqlx::query(AssertSqlSafe(statement.clone())))).await {
                     Err(error) if lost_a_race(&error) => {}
                     Ok(rows) if !told(&rows) => {}
                     done => return done,
                 }
             }
-        })
-        .await
+        };
+        self.shared.within_time(step, &asked, work).await
     }
 
     async fn held<'q>(
@@ -294,6 +294,46 @@ impl Postgres {
                 tracing::warn!(error = &error as &dyn std::error::Error, "pruning the ledger failed");
             }
         });
+    }
+}
+
+impl Shared {
+    /// Runs a step for as long as one may take, and says what its failure means. `asked` is true while the server has to answer.
+    async fn within_time<T>(
+        &self,
+        step: &'static str,
+        asked: &AtomicBool,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, LedgerError> {
+        // Boxed, since each future around it would hold it twice.
+        let mut work = Box::pin(work);
+        let error = match within(self.timeout, step, async { Ok::<_, sqlx::Error>(work.as_mut().await) }).await {
+            Ok(Ok(done)) => {
+                self.presence.answered();
+                return Ok(done);
+            }
+            Ok(Err(error)) => {
+                match error {
+                    sqlx::Error::Database(_) => self.presence.answered(),
+                    sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {}
+                    _ => self.presence.missed(),
+                }
+                let kind = kind_of(&error);
+                LedgerError::new(step, error).with_kind(kind)
+            }
+            Err(too_slow) => {
+                if asked.load(Ordering::Relaxed) {
+                    self.presence.missed();
+                }
+                too_slow
+            }
+        };
+        let is_busy = error.kind() == LedgerErrorKind::Unreachable && self.is_busy();
+        Err(if is_busy { error.with_kind(LedgerErrorKind::Busy) } else { error })
+    }
+
+    fn is_busy(&self) -> bool {
+        self.presence.is_busy(&self.pool, self.timeout)
     }
 }
 
@@ -366,9 +406,15 @@ impl Ledger for Postgres {
         self.shared.retention
     }
 
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        const STEP: &str = "read the server's clock";
+        let rows = self.rows(STEP, &self.shared.statements.clock, |query| query).await?;
+        let now = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<i64, _>(0));
+        Ok(Some(timestamp(now.map_err(|error| LedgerError::new(STEP, error))?)))
+    }
+
     fn is_busy(&self) -> bool {
-        let pool = &self.shared.pool;
-        pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections()
+        self.shared.is_busy()
     }
 
     fn store_id(&self) -> Option<usize> {
@@ -397,7 +443,10 @@ impl Inbox for Postgres {
         let known = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<Option<&[u8]>, _>(0));
         let known = known.map_err(|error| LedgerError::new("append", error))?;
         let Some(known) = known else {
-            self.ring();
+            // A probe's record is for no worker.
+            if !key.endpoint().is_empty() {
+                self.ring();
+            }
             self.prune_in_turn();
             return Ok(Appended::Stored);
         };

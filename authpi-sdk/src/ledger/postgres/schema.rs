@@ -4,8 +4,8 @@ use std::fmt;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
-use super::PostgresOptions;
-use crate::ledger::remote::BadName;
+use super::{PostgresOptions, connection::sqlstate_among};
+use crate::ledger::{LedgerError, remote::BadName};
 
 pub(super) const DEFAULT_PREFIX: &str = "authpi_";
 /// What replicas that migrate wait for each other at; an arbitrary number, the same in every version.
@@ -122,6 +122,11 @@ impl Tables {
 }
 
 pub(super) async fn migrate(connection: &mut PgConnection, tables: &Tables) -> Result<(), OpenError> {
+    let encoding = sqlx::query("SELECT current_setting('server_encoding')").fetch_one(&mut *connection).await?;
+    let encoding: String = encoding.try_get(0)?;
+    if encoding != "UTF8" {
+        return Err(OpenError::Encoding { encoding });
+    }
     if version(connection, tables).await? == VERSION {
         return Ok(());
     }
@@ -169,8 +174,26 @@ async fn version(connection: &mut PgConnection, tables: &Tables) -> Result<i64, 
 #[derive(Debug)]
 pub(super) enum OpenError {
     Postgres(sqlx::Error),
-    TooNew { prefix: String, found: i64 },
-    Unreleased { prefix: String, found: i64 },
+    TooNew {
+        prefix: String,
+        found: i64,
+    },
+    Unreleased {
+        prefix: String,
+        found: i64,
+    },
+    /// Ids and reasons are any text.
+    Encoding {
+        encoding: String,
+    },
+    /// The tables are there, and a step that the ledger needs does not work.
+    Step(LedgerError),
+}
+
+impl OpenError {
+    pub(super) fn cause(&self) -> Option<&sqlx::Error> {
+        if let Self::Postgres(error) = self { Some(error) } else { None }
+    }
 }
 
 impl From<sqlx::Error> for OpenError {
@@ -179,10 +202,29 @@ impl From<sqlx::Error> for OpenError {
     }
 }
 
+/// What is to be done about what the server said.
+fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let error = sqlstate_among(error)?;
+    match error.code() {
+        "25006" => Some(
+            "the database is read-only: it is a standby, or the role or database is set so; connect to the primary",
+        ),
+        "42501" => Some("the role lacks a right: it needs SELECT, INSERT, UPDATE and DELETE on the ledger's table"),
+        "08P01" if error.message().contains("startup parameter") => Some(
+            "the pooler refuses statement_timeout: add `options` to PgBouncer's ignore_startup_parameters, and set it on the role",
+        ),
+        _ => None,
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Postgres(_) => f.write_str("the database cannot be used"),
+            Self::Postgres(error) => f.write_str(advice(error).unwrap_or("the database cannot be used")),
+            Self::Step(error) => f.write_str(advice(error).unwrap_or("the database cannot be used as a ledger")),
+            Self::Encoding { encoding } => {
+                write!(f, "the database's encoding is {encoding}; create one with ENCODING 'UTF8'")
+            }
             Self::TooNew { prefix, found } => write!(
                 f,
                 "the tables {prefix}… have version {found}, and this authpi-sdk knows them up to version {VERSION}: use \
@@ -201,7 +243,8 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Postgres(error) => Some(error),
-            Self::TooNew { .. } | Self::Unreleased { .. } => None,
+            Self::Step(error) => Some(error),
+            Self::TooNew { .. } | Self::Unreleased { .. } | Self::Encoding { .. } => None,
         }
     }
 }

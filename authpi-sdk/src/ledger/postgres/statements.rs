@@ -31,6 +31,8 @@ pub(super) struct Statements {
     pub(super) committed: Arc<str>,
     pub(super) ring: Arc<str>,
     pub(super) channel: Arc<str>,
+    /// The one that asks for no table.
+    pub(super) clock: Arc<str>,
 }
 
 /// `found` is what stands in the way of a claim as the statement saw it at its start; only without it is anything written. A
@@ -248,6 +250,7 @@ impl Statements {
             committed: statement(COMMITTED),
             ring: statement(RING),
             channel: statement(CHANNEL),
+            clock: statement("SELECT {now}"),
         }
     }
 }
@@ -277,7 +280,9 @@ mod tests {
             committed,
             ring,
             channel,
+            clock,
         } = Statements::on(&tables);
+        assert!(!clock.contains(['{', '}']), "{clock}");
         let ledger = [claim, renew, handled, dead, release, forget, prune, purge, dead_letters];
         for statement in ledger.into_iter().chain([append, lease_next, wake, backlog, replay, committed, ring, channel])
         {

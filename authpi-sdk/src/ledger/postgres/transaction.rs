@@ -5,19 +5,24 @@
 //! statement but the commit.
 
 use std::{
+    error::Error,
     fmt, mem,
     ops::{Deref, DerefMut},
+    sync::atomic::AtomicBool,
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, SqlStr, postgres::PgDatabaseError};
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{Postgres, connection::Borrowed, rows::text};
+use super::{
+    Postgres,
+    connection::{Attempts, Borrowed, is_of_no_use_after, is_of_no_use_after_any, sqlstate_among},
+    rows::text,
+};
 use crate::ledger::{
     EventKey, Held, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional,
-    remote::within,
 };
 
 /// An open transaction of [`Postgres`], a [`PgConnection`] to the handler: `.execute(&mut *tx)`. Savepoints (`tx.begin()`) can be
@@ -46,13 +51,27 @@ impl Transactional for Postgres {
     }
 
     async fn begin_with(&self, permit: TransactionPermit) -> Result<PostgresTransaction, LedgerError> {
-        let timeout = self.shared.timeout;
-        within(timeout, "begin a transaction", async {
-            let mut connection = Borrowed::from(&self.shared.pool).await?;
-            begin(&mut connection).await?;
-            Ok::<_, sqlx::Error>(PostgresTransaction { connection, open: true, timeout, permit })
-        })
-        .await
+        let asked = AtomicBool::new(false);
+        let begun = async {
+            let mut attempts = Attempts::on(&self.shared.pool, &asked);
+            loop {
+                let mut connection = attempts.connection().await?;
+                let begun = begin(&mut connection).await;
+                if !attempts.again(&mut connection, &begun) {
+                    return begun.map(|()| connection);
+                }
+            }
+        };
+        let mut connection = self.shared.within_time("begin a transaction", &asked, begun).await?;
+        connection.is_asked();
+        Ok(PostgresTransaction { connection, open: true, timeout: self.shared.timeout, permit })
+    }
+
+    fn abandon(&self, mut transaction: PostgresTransaction, cause: &(dyn Error + 'static)) -> Option<String> {
+        // A connection of no use is closed, and the server rolls back.
+        transaction.open = !is_of_no_use_after_any(cause);
+        drop(transaction);
+        sqlstate_among(cause).and_then(|error| self.advice(error))
     }
 
     async fn commit(
@@ -65,7 +84,7 @@ impl Transactional for Postgres {
         let _permit = mem::take(&mut transaction.permit);
         let mut connection = transaction.connection.take();
         transaction.open = false;
-        within(self.shared.timeout, "commit", async {
+        let ended = async {
             let completed = sqlx::query(AssertSqlSafe(self.shared.statements.committed.clone()))
                 .bind(text(key.endpoint()))
                 .bind(text(key.event_id()))
@@ -79,12 +98,32 @@ impl Transactional for Postgres {
                 Err(error) => Err(error),
             };
             // Where this fails, the connection is closed, and the server rolls back what it has not committed.
-            if matches!(ended, Ok(Held::Yes)) || rollback(&mut connection).await.is_ok() {
-                connection.answered();
+            let is_of_use = !ended.as_ref().is_err_and(is_of_no_use_after);
+            if is_of_use && (matches!(ended, Ok(Held::Yes)) || rollback(&mut connection).await.is_ok()) {
+                connection.answered(None);
             }
             ended
-        })
-        .await
+        };
+        self.shared.within_time("commit", &AtomicBool::new(true), ended).await
+    }
+}
+
+impl Postgres {
+    /// What a handler's author can do about an error of the database.
+    fn advice(&self, error: &PgDatabaseError) -> Option<String> {
+        const CANCELED: &str = "57014";
+        // The same for one that an administrator has canceled, in English at least.
+        if error.code() != CANCELED || error.message().contains("user request") {
+            return None;
+        }
+        let limit = self.shared.statement_timeout.map_or_else(
+            || "the pool's statement_timeout".to_owned(),
+            |limit| format!("statement_timeout = {}ms, which Postgres::connect sets", limit.as_millis()),
+        );
+        Some(format!(
+            "a statement of the handler was canceled by {limit}; to allow more, run `SET LOCAL statement_timeout = '30s'` in its \
+             Tx, or set statement_timeout in the options of the URL or pool"
+        ))
     }
 }
 
@@ -119,7 +158,7 @@ impl Drop for PostgresTransaction {
             runtime.spawn(async move {
                 let _permit = permit;
                 if let Ok(Ok(())) = timeout(limit, rollback(&mut connection)).await {
-                    connection.answered();
+                    connection.answered(None);
                 }
             });
         }
@@ -129,8 +168,10 @@ impl Drop for PostgresTransaction {
 // sqlx's own `Transaction` keeps its connection to itself, so that it could not be closed. This is what it does; sqlx counts the
 // savepoints.
 
+/// One that writes: a standby refuses that at once (0A000), before the handler has begun.
 async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    <sqlx::Postgres as Database>::TransactionManager::begin(connection, None).await
+    const BEGIN: SqlStr = SqlStr::from_static("BEGIN READ WRITE");
+    <sqlx::Postgres as Database>::TransactionManager::begin(connection, Some(BEGIN)).await
 }
 
 /// Savepoints that the handler has left open included.

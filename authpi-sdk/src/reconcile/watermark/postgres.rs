@@ -1,9 +1,10 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use sqlx::PgPool;
+use sqlx::{PgPool, Row as _};
 
 use super::{Watermark, WatermarkError};
+use crate::ledger::postgres::rows;
 
 /// Several replicas may do this at once, and `IF NOT EXISTS` alone lets two of them collide.
 const MAKE: &str = "
@@ -29,7 +30,7 @@ impl WatermarkPostgres {
     /// # Errors
     /// When the server cannot be reached, or the table cannot be made.
     pub async fn open(pool: PgPool) -> Result<Self, WatermarkError> {
-        sqlx::query(MAKE).execute(&pool).await.map_err(|error| WatermarkError::new("open", error))?;
+        rows(&pool, || sqlx::query(MAKE)).await.map_err(|error| WatermarkError::new("open", error))?;
         Ok(Self { pool })
     }
 }
@@ -37,14 +38,14 @@ impl WatermarkPostgres {
 impl Watermark for WatermarkPostgres {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
         let failed = |error| WatermarkError::new("load", error);
-        let at: Option<i64> =
-            sqlx::query_scalar(LOAD).bind(endpoint).fetch_optional(&self.pool).await.map_err(failed)?;
+        let rows = rows(&self.pool, || sqlx::query(LOAD).bind(endpoint)).await.map_err(failed)?;
+        let at = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed)?;
         at.map(Timestamp::from_millisecond).transpose().map_err(|error| WatermarkError::new("load", error))
     }
 
     async fn save(&self, endpoint: &str, at: Timestamp) -> Result<(), WatermarkError> {
-        let saved = sqlx::query(SAVE).bind(endpoint).bind(at.as_millisecond()).execute(&self.pool).await;
-        saved.map(|_| ()).map_err(|error| WatermarkError::new("save", error))
+        let saved = rows(&self.pool, || sqlx::query(SAVE).bind(endpoint).bind(at.as_millisecond())).await;
+        saved.map(drop).map_err(|error| WatermarkError::new("save", error))
     }
 }
 
