@@ -19,10 +19,33 @@ use crate::{
     json::{FromRaw, members_of_text},
 };
 
-/// Members of a JSON object that have no field: unknown ones, and those of another shape than deduced.
+/// Members of a JSON object whose value is in no field: unknown ones, those of another shape than deduced, and, in the payload of an
+/// event, those that are `null`.
 ///
 /// An integer that is written with a fraction of zeros (`1.0`) fits, and a lone surrogate in a text (`"\ud83d"`) is read as U+FFFD.
 /// They are kept raw, so that writing the object gives them back as they came. `Debug` shows their names only.
+///
+/// # Why a field is `None`
+///
+/// A handler that keeps a copy leaves a column alone where the payload lacks the member or has it in another shape, and clears
+/// it where the payload says `null`:
+///
+/// | `user.username` | `user.extra.get("username")` | the payload has |
+/// |---|---|---|
+/// | `Some(name)` | `None` | a value |
+/// | `None` | `Some` of `null`, see [`is_null`](Self::is_null) | an explicit `null` |
+/// | `None` | `Some` of anything else | a member of another shape than deduced |
+/// | `None` | `None` | no such member |
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use authpi_sdk::event::payload::User;
+/// let user: User = serde_json::from_str(r#"{"username": null, "status": 17}"#)?;
+/// assert!(user.extra.is_null("username")); // clear it
+/// assert!(user.status.is_none() && !user.extra.is_null("status")); // of another shape: leave it alone
+/// assert!(user.profile.is_none() && !user.extra.is_null("profile")); // absent: leave it alone
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Extra {
     members: BTreeMap<String, RawJson>,
@@ -43,9 +66,19 @@ impl Extra {
         self.members.get(name).map(RawJson::read).transpose()
     }
 
+    /// Whether the payload has an explicit `null` for `name`, which is not the same as leaving it out.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.get(name).is_some_and(is_null)
+    }
+
     /// Adds or replaces a member, and gives back the former one.
     pub fn insert(&mut self, name: impl Into<String>, value: RawJson) -> Option<RawJson> {
         self.members.insert(name.into(), value)
+    }
+
+    /// Removes a member. Needed where a field is set after the payload was read: the object would be written with both.
+    pub fn remove(&mut self, name: &str) -> Option<RawJson> {
+        self.members.remove(name)
     }
 
     /// The members by name, in the order of their names.
@@ -71,15 +104,26 @@ impl Extra {
     }
 
     pub(crate) fn keep(&mut self, name: &str, raw: &RawValue) {
-        self.members.insert(name.to_owned(), raw.to_owned().into());
+        self.insert(name, raw.to_owned().into());
+    }
+
+    /// Notes what became of a member. Of one that is repeated, the last counts.
+    fn note(&mut self, name: &str, raw: &RawValue, fit: Fit) {
+        let known_before = match fit {
+            Fit::Fits if self.members.is_empty() => None,
+            Fit::Fits => self.members.remove(name),
+            Fit::Null | Fit::Misfit => self.insert(name, raw.to_owned().into()),
+            Fit::Unknown => return self.keep(name, raw),
+        };
+        self.misfits += usize::from(fit == Fit::Misfit);
+        self.misfits -= usize::from(known_before.is_some_and(|before| !is_null(before.as_raw_value())));
     }
 
     /// Puts a member of an answer into its field, or keeps it here where it does not fit.
     #[cfg(feature = "client")]
     pub(crate) fn unless_fit<T: FromRaw>(&mut self, field: &mut Option<T>, name: &str, raw: &RawValue) {
         if fit(field, raw) == Fit::Misfit {
-            self.misfits += 1;
-            self.keep(name, raw);
+            self.note(name, raw, Fit::Misfit);
         }
     }
 }
@@ -122,6 +166,7 @@ impl schemars::JsonSchema for Extra {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
     Fits,
+    Null,
     Misfit,
     Unknown,
 }
@@ -142,12 +187,8 @@ trait Sink {
 
 impl<P: Payload> Sink for P {
     fn put(&mut self, name: &str, raw: &RawValue) {
-        match self.take(name, raw) {
-            Fit::Fits => return,
-            Fit::Misfit => self.extra_mut().misfits += 1,
-            Fit::Unknown => {}
-        }
-        self.extra_mut().keep(name, raw);
+        let fit = self.take(name, raw);
+        self.extra_mut().note(name, raw, fit);
     }
 }
 
@@ -171,19 +212,20 @@ pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(deserializer: D
     read(data.get()).map_err(D::Error::custom)
 }
 
+/// A raw value is valid JSON without white space around it.
+fn is_null(raw: &RawValue) -> bool {
+    raw.get() == "null"
+}
+
 /// Puts a member into its field; `null` empties it.
 pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: &RawValue) -> Fit {
-    if raw.get() == "null" {
+    if is_null(raw) {
         *field = None;
-        return Fit::Fits;
+        return Fit::Null;
     }
-    match T::from_raw(raw) {
-        Ok(value) => {
-            *field = Some(value);
-            Fit::Fits
-        }
-        Err(_) => Fit::Misfit,
-    }
+    // Of a member that is repeated, the last counts.
+    *field = T::from_raw(raw).ok();
+    if field.is_some() { Fit::Fits } else { Fit::Misfit }
 }
 
 #[cfg(test)]
@@ -234,11 +276,41 @@ mod tests {
             r#"{"id":"\u00e9\n","count":null,"x":12345678901234567890123}"#,
             r#"{"id":1,"count":1.5,"\u0061":{}}"#,
             r#"{"id":1,"id":"twice"}"#,
+            r#"{"id":null,"id":"twice"}"#,
+            r#"{"id":"twice","id":null}"#,
+            r#"{"id":1,"id":2}"#,
+            r#"{"id":"twice","id":1}"#,
+            r#"{"id":1,"id":null}"#,
+            r#"{"id":null,"unknown":null}"#,
             "{}",
         ] {
             let first = sample(json);
             assert_eq!(sample(&serde_json::to_string(&first).unwrap()), first, "{json}");
         }
+    }
+
+    #[test]
+    fn a_field_that_is_absent_null_or_of_another_shape_can_be_told_apart() {
+        for (json, value, null, kept) in [
+            (r#"{"id":"a"}"#, Some("a"), false, None),
+            (r#"{"id":null}"#, None, true, Some("null")),
+            (r#"{"id": null }"#, None, true, Some("null")),
+            (r#"{"id":17}"#, None, false, Some("17")),
+            (r#"{"id":17,"id":null}"#, None, true, Some("null")),
+            ("{}", None, false, None),
+            (r#"{"id":null,"id":"a"}"#, Some("a"), false, None),
+            (r#"{"id":"a","id":null}"#, None, true, Some("null")),
+        ] {
+            for read in [sample(json), sample(&serde_json::to_string(&sample(json)).unwrap())] {
+                assert_eq!((read.id.as_deref(), read.extra.is_null("id")), (value, null), "{json}");
+                assert_eq!(read.extra.get("id").map(RawValue::get), kept, "{json}");
+                assert_eq!(read.extra.len(), usize::from(kept.is_some()), "{json}");
+            }
+        }
+        let mut read = sample(r#"{"id":null}"#);
+        read.id = Some("set".to_owned());
+        read.extra.remove("id");
+        assert_eq!(serde_json::to_string(&read).unwrap(), r#"{"id":"set"}"#);
     }
 
     #[test]

@@ -10,6 +10,8 @@
 //!
 //! [`EventType`] is open: a type that this version of the SDK does not know is received, routed and kept byte-exact like any
 //! other. A handler's argument says which type it wants: `Event<UserCreated>` for a marker of [`types`], plain `Event` for all.
+//!
+#![doc = include_str!("../../docs/handling-events.md")]
 
 mod envelope;
 mod error;
@@ -148,7 +150,7 @@ impl<K: EventKind> Event<K> {
 
     /// When it happened: the event's own `timestamp` where it has one (AuthPI's event log has), else the envelope's `time`.
     ///
-    /// Deliveries may come out of order: compare this before an older event overwrites what a newer one wrote.
+    /// Deliveries come in any order: compare this before an older event overwrites what a newer one wrote (see [the module](self)).
     pub fn time(&self) -> Timestamp {
         self.inner.time
     }

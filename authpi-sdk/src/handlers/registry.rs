@@ -131,12 +131,13 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// use authpi_sdk::handlers::Handlers;
     /// use authpi_sdk::ledger::{Sqlite, Tx};
     ///
-    /// // Deliveries may come out of order, so an older event changes nothing.
-    /// const NEWER: &str = "UPDATE users SET name = ?1, at = ?2 WHERE id = ?3 AND at < ?2";
+    /// // Deliveries come in any order: an older event changes nothing, nor does any after a deletion.
+    /// const UPDATE: &str = "INSERT INTO users (data, as_of, id) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE
+    ///     SET data = ?1, as_of = ?2 WHERE as_of <= ?2 AND NOT deleted";
     ///
     /// let handlers = Handlers::new(()).on_tx(async |event: Event<UserUpdated>, _cx, mut tx: Tx<Sqlite>| {
-    ///     sqlx::query(NEWER)
-    ///         .bind(event.data()?.username)
+    ///     sqlx::query(UPDATE)
+    ///         .bind(event.raw_data().map(str::to_owned))
     ///         .bind(event.time().as_millisecond())
     ///         .bind(event.subject().user_id())
     ///         .execute(&mut *tx)
