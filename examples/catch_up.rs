@@ -70,25 +70,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = axum::serve(listener, app).with_graceful_shutdown(until_stopped());
     let every = Duration::from_mins(5);
     let (result, (), ()) = tokio::join!(async { server.await }, reconcile.run(every, until_stopped()), async {
-        told_to_stop().await;
+        shutdown_signal().await;
         drop(stop);
     });
     hook.drain().await;
     Ok(result?)
 }
 
-/// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.
-async fn told_to_stop() {
+/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
+async fn shutdown_signal() {
+    let ctrl_c = async { signal::ctrl_c().await.expect("failed to listen for Ctrl-C") };
     #[cfg(unix)]
-    if let Ok(mut told) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = told.recv() => {}
-            _ = signal::ctrl_c() => {}
-        }
-        return;
+    let terminate = async {
+        let terminate = signal::unix::signal(signal::unix::SignalKind::terminate());
+        terminate.expect("failed to listen for SIGTERM").recv().await;
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = ctrl_c => {}
+        () = terminate => {}
     }
-    // Without the signal there is nothing to wait for.
-    let _ = signal::ctrl_c().await;
 }
 
 /// As long as the time that there was to catch up with.

@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
-    axum::serve(listener, app).with_graceful_shutdown(stop()).await?;
+    axum::serve(listener, app).with_graceful_shutdown(shutdown_signal()).await?;
     hook.drain().await;
     Ok(())
 }
@@ -75,16 +75,18 @@ fn told(error: &dyn Error) -> String {
     causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
-/// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.
-async fn stop() {
+/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
+async fn shutdown_signal() {
+    let ctrl_c = async { signal::ctrl_c().await.expect("failed to listen for Ctrl-C") };
     #[cfg(unix)]
-    if let Ok(mut told) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = told.recv() => {}
-            _ = signal::ctrl_c() => {}
-        }
-        return;
+    let terminate = async {
+        let terminate = signal::unix::signal(signal::unix::SignalKind::terminate());
+        terminate.expect("failed to listen for SIGTERM").recv().await;
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = ctrl_c => {}
+        () = terminate => {}
     }
-    // Without the signal there is nothing to wait for.
-    let _ = signal::ctrl_c().await;
 }

@@ -5,14 +5,14 @@
 //! ```
 //!
 //! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set); the table and the ledger are SQLite files in
-//! `DATA_DIR` (this folder unless set). Deliveries may come out of order, so a row is written only by what is newer, and a
-//! deleted user is remembered as such.
+//! `DATA_DIR` (this folder unless set). Deliveries come in any order, so a column takes only what is newer, and a deleted user
+//! stays deleted.
 
 use std::{env, path::PathBuf};
 
 use authpi_sdk::{
     event::{
-        Event, KnownEvent,
+        Event, EventType, KnownEvent,
         payload::User,
         types::{UserCreated, UserDeleted, UserUpdated},
     },
@@ -25,32 +25,56 @@ use axum::Router;
 use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, signal};
 
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS users
-    (id TEXT PRIMARY KEY, username TEXT, status TEXT, deleted INTEGER NOT NULL DEFAULT 0, as_of INTEGER NOT NULL)";
+/// Each column has the time of the event that wrote it, in Unix microseconds.
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
+    id TEXT PRIMARY KEY,
+    username TEXT,
+    username_as_of INTEGER NOT NULL DEFAULT 0,
+    status TEXT,
+    status_as_of INTEGER NOT NULL DEFAULT 0,
+    deleted INTEGER NOT NULL DEFAULT 0
+)";
 
-/// Of two writes about one user the newer wins, whichever came first; after a deletion none does.
-const PUT: &str = "INSERT INTO users (id, username, status, as_of) VALUES (?, ?, ?, ?)
-    ON CONFLICT (id) DO UPDATE SET username = excluded.username, status = excluded.status, as_of = excluded.as_of
-    WHERE excluded.as_of >= users.as_of AND NOT users.deleted";
+/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about a column has 0 as its time. A
+/// deleted user stays deleted.
+const PUT: &str = "INSERT INTO users AS u (id, username, username_as_of, status, status_as_of) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET
+        username = CASE WHEN excluded.username_as_of < u.username_as_of THEN u.username ELSE excluded.username END,
+        username_as_of = max(excluded.username_as_of, u.username_as_of),
+        status = CASE WHEN excluded.status_as_of < u.status_as_of THEN u.status ELSE excluded.status END,
+        status_as_of = max(excluded.status_as_of, u.status_as_of)
+    WHERE NOT u.deleted";
 
-const DELETE: &str = "INSERT INTO users (id, deleted, as_of) VALUES (?, 1, ?)
-    ON CONFLICT (id) DO UPDATE SET username = NULL, status = NULL, deleted = 1, as_of = excluded.as_of";
+const DELETE: &str = "INSERT INTO users (id, deleted) VALUES (?, 1)
+    ON CONFLICT (id) DO UPDATE SET username = NULL, status = NULL, deleted = 1";
 
 async fn put<K: KnownEvent<Data = User>>(event: Event<K>, cx: Context<SqlitePool>) -> authpi_sdk::Result {
     let user = event.data()?;
+    // A member that is absent or of another shape says nothing about its column; an explicit `null` clears it.
+    let as_of = |says: bool| if says { as_of(&event) } else { 0 };
+    let (says_username, says_status) = (
+        user.username.is_some() || user.extra.is_null("username"),
+        user.status.is_some() || user.extra.is_null("status"),
+    );
     sqlx::query(PUT)
         .bind(user_id(&event)?)
         .bind(user.username)
+        .bind(as_of(says_username))
         .bind(user.status)
-        .bind(event.time().as_millisecond())
+        .bind(as_of(says_status))
         .execute(&*cx.state)
         .await?;
     Ok(())
 }
 
 async fn delete(event: Event<UserDeleted>, cx: Context<SqlitePool>) -> authpi_sdk::Result {
-    sqlx::query(DELETE).bind(user_id(&event)?).bind(event.time().as_millisecond()).execute(&*cx.state).await?;
+    sqlx::query(DELETE).bind(user_id(&event)?).execute(&*cx.state).await?;
     Ok(())
+}
+
+/// A user is created before anything else happens to them, also where two events are of the same millisecond.
+fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
+    event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }
 
 fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::Result<&str> {
@@ -72,21 +96,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
     println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
-    axum::serve(listener, app).with_graceful_shutdown(stop()).await?;
+    axum::serve(listener, app).with_graceful_shutdown(shutdown_signal()).await?;
     hook.drain().await;
     Ok(())
 }
 
-/// Ctrl-C, or the SIGTERM with which service managers and Kubernetes end a process.
-async fn stop() {
+/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
+async fn shutdown_signal() {
+    let ctrl_c = async { signal::ctrl_c().await.expect("failed to listen for Ctrl-C") };
     #[cfg(unix)]
-    if let Ok(mut told) = signal::unix::signal(signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = told.recv() => {}
-            _ = signal::ctrl_c() => {}
-        }
-        return;
+    let terminate = async {
+        let terminate = signal::unix::signal(signal::unix::SignalKind::terminate());
+        terminate.expect("failed to listen for SIGTERM").recv().await;
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = ctrl_c => {}
+        () = terminate => {}
     }
-    // Without the signal there is nothing to wait for.
-    let _ = signal::ctrl_c().await;
 }

@@ -6,7 +6,7 @@
 //!
 //! What a handler writes in its `Tx` and the ledger's record that the event was handled commit together. Run as many of this
 //! program as you like, kill them whenever you like, have every delivery sent twice: `users.events` counts each event once, which no
-//! upsert could do by itself. Deliveries may come out of order, so a row takes only what is newer, and a deleted user stays deleted.
+//! upsert could do by itself. Deliveries come in any order, so a column takes only what is newer, and a deleted user stays deleted.
 //!
 //! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set). On SIGTERM and Ctrl-C it finishes what it has begun, and
 //! ends.
@@ -15,7 +15,7 @@ use std::{env, time::Duration};
 
 use authpi_sdk::{
     event::{
-        Event, KnownEvent,
+        Event, EventType, KnownEvent,
         payload::User,
         types::{UserCreated, UserDeleted, UserUpdated},
     },
@@ -26,29 +26,33 @@ use authpi_sdk::{
 };
 use axum::Router;
 use sqlx::postgres::PgPoolOptions;
-use tokio::{
-    net::TcpListener,
-    select,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::{net::TcpListener, signal};
 
-/// (A service has migrations for this, which do not race when several of it start at once.)
+/// Each column has the time of the event that wrote it, in Unix microseconds. (A service has migrations for this, which do not race
+/// when several of it start at once.)
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
     id TEXT PRIMARY KEY,
     username TEXT,
+    username_as_of BIGINT NOT NULL DEFAULT 0,
     status TEXT,
+    status_as_of BIGINT NOT NULL DEFAULT 0,
     deleted BOOLEAN NOT NULL DEFAULT false,
-    as_of BIGINT NOT NULL,              -- Unix ms: when what the row says happened
     events BIGINT NOT NULL DEFAULT 0    -- how many there were about this user
 )";
 
-/// Of two writes about one user the newer wins, whichever came first; after a deletion none does.
-const PUT: &str = "INSERT INTO users (id, username, status, as_of) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (id) DO UPDATE SET username = excluded.username, status = excluded.status, as_of = excluded.as_of
-    WHERE excluded.as_of >= users.as_of AND NOT users.deleted";
+/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about a column has 0 as its time. A
+/// deleted user stays deleted.
+const PUT: &str =
+    "INSERT INTO users AS u (id, username, username_as_of, status, status_as_of) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (id) DO UPDATE SET
+        username = CASE WHEN excluded.username_as_of < u.username_as_of THEN u.username ELSE excluded.username END,
+        username_as_of = greatest(excluded.username_as_of, u.username_as_of),
+        status = CASE WHEN excluded.status_as_of < u.status_as_of THEN u.status ELSE excluded.status END,
+        status_as_of = greatest(excluded.status_as_of, u.status_as_of)
+    WHERE NOT u.deleted";
 
-const DELETE: &str = "INSERT INTO users (id, deleted, as_of) VALUES ($1, true, $2)
-    ON CONFLICT (id) DO UPDATE SET username = NULL, status = NULL, deleted = true, as_of = excluded.as_of";
+const DELETE: &str = "INSERT INTO users (id, deleted) VALUES ($1, true)
+    ON CONFLICT (id) DO UPDATE SET username = NULL, status = NULL, deleted = true";
 
 const COUNT: &str = "UPDATE users SET events = events + 1 WHERE id = $1";
 
@@ -58,11 +62,18 @@ async fn put<K: KnownEvent<Data = User>>(
     mut tx: Tx<Postgres>,
 ) -> authpi_sdk::Result {
     let (id, user) = (user_id(&event)?, event.data()?);
+    // A member that is absent or of another shape says nothing about its column; an explicit `null` clears it.
+    let as_of = |says: bool| if says { as_of(&event) } else { 0 };
+    let (says_username, says_status) = (
+        user.username.is_some() || user.extra.is_null("username"),
+        user.status.is_some() || user.extra.is_null("status"),
+    );
     sqlx::query(PUT)
         .bind(id)
         .bind(user.username)
+        .bind(as_of(says_username))
         .bind(user.status)
-        .bind(event.time().as_millisecond())
+        .bind(as_of(says_status))
         .execute(&mut *tx)
         .await?;
     sqlx::query(COUNT).bind(id).execute(&mut *tx).await?;
@@ -72,9 +83,14 @@ async fn put<K: KnownEvent<Data = User>>(
 
 async fn delete(event: Event<UserDeleted>, _cx: Context<()>, mut tx: Tx<Postgres>) -> authpi_sdk::Result {
     let id = user_id(&event)?;
-    sqlx::query(DELETE).bind(id).bind(event.time().as_millisecond()).execute(&mut *tx).await?;
+    sqlx::query(DELETE).bind(id).execute(&mut *tx).await?;
     sqlx::query(COUNT).bind(id).execute(&mut *tx).await?;
     Ok(())
+}
+
+/// A user is created before anything else happens to them, also where two events are of the same millisecond.
+fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
+    event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }
 
 fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::Result<&str> {
@@ -83,8 +99,6 @@ fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::Result<&str> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Before anything else, so that there is no moment at which a signal ends the program midway.
-    let stop = stop()?;
     // The ledger's tables lie beside ours, and one pool serves both. `test_before_acquire` would be a round trip more per step.
     let url = env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set")?;
     let pool = PgPoolOptions::new().max_connections(20).test_before_acquire(false).connect(&url).await?;
@@ -103,18 +117,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
     println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
-    axum::serve(listener, app).with_graceful_shutdown(stop).await?;
+    axum::serve(listener, app).with_graceful_shutdown(shutdown_signal()).await?;
     hook.drain().await;
     Ok(())
 }
 
-/// Resolves on Ctrl-C and on SIGTERM, by which Docker, Kubernetes and systemd ask a service to end.
-fn stop() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
+/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
+async fn shutdown_signal() {
+    let ctrl_c = async { signal::ctrl_c().await.expect("failed to listen for Ctrl-C") };
+    #[cfg(unix)]
+    let terminate = async {
+        let terminate = signal::unix::signal(signal::unix::SignalKind::terminate());
+        terminate.expect("failed to listen for SIGTERM").recv().await;
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = ctrl_c => {}
+        () = terminate => {}
+    }
 }

@@ -3,22 +3,26 @@
 use std::{
     env,
     error::Error,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use authpi_emulator::{Emulator, NewEvent};
 use authpi_sdk::{
     client::{Client, WebhookSpec},
-    signature::Secret,
+    event::types::{UserCreated, UserDeleted, UserUpdated},
+    signature::{Secret, SignatureScheme},
+    testing::Fixture,
 };
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 use sqlx::{Row as _, SqlitePool};
 use tokio::time::timeout;
 
-type Outcome = Result<(), Box<dyn Error>>;
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// Cargo builds the examples before it runs tests, beside the folder of the tests.
 fn example(name: &str) -> Command {
@@ -29,6 +33,24 @@ fn example(name: &str) -> Command {
 
 /// Ends the program with the test.
 struct Running(Child);
+
+impl Running {
+    /// Ends it as Docker, Kubernetes and systemd do.
+    #[cfg(unix)]
+    fn terminate(&mut self) -> Outcome {
+        assert!(Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?.success());
+        let ended = self.0.wait()?;
+        assert!(ended.success(), "it did not end by itself: {ended}");
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn terminate(&mut self) -> Outcome {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -141,33 +163,189 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
     Ok(())
 }
 
+/// Begins a delivery of an event, on a connection of its own.
+fn send(port: u16, secret: &Secret, event: &Fixture) -> Result<TcpStream, Box<dyn Error>> {
+    let head = event.request(&SignatureScheme::authpi(), secret)?.into_parts().0;
+    let body = event.body();
+    let mut request = format!("POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in &head.headers {
+        request.extend([name.as_str(), ": ", value.to_str()?, "\r\n"]);
+    }
+    request.push_str("connection: close\r\n\r\n");
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(request.as_bytes())?;
+    stream.write_all(&body)?;
+    Ok(stream)
+}
+
+/// Delivers an event; what it is answered.
+fn deliver(port: u16, secret: &Secret, event: &Fixture) -> Result<String, Box<dyn Error>> {
+    let mut answer = String::new();
+    send(port, secret, event)?.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Tries again until it is so, for up to half a minute.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome {
+    let begin = Instant::now();
+    while !is_so() {
+        if begin.elapsed() > Duration::from_secs(30) {
+            return Err(what.into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn the_readmes_receiver_drains_on_sigterm() -> Outcome {
+    let (port, data, secret) = (free_port()?, folder("readme")?, Secret::new("whs_0123456789abcdef"));
+    let start = || -> Outcome<Running> {
+        let mut program = example("readme_receiver");
+        let program = program.env("AUTHPI_WEBHOOK_SECRET", secret.expose()).env("LISTEN", format!("127.0.0.1:{port}"));
+        let program = Running(program.current_dir(&data).stdout(Stdio::piped()).spawn()?);
+        until("it does not listen", || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+        Ok(program)
+    };
+    let mut program = start()?;
+    // The handler prints more than a pipe holds: it runs until this test reads.
+    let event = Fixture::of::<UserCreated>().data(json!({ "username": "x".repeat(500_000) }));
+    let sender = send(port, &secret, &event)?;
+    let mut out = program.0.stdout.take().ok_or("no output")?;
+    out.read_exact(&mut [0; 5])?;
+    // The server has nothing to wait for: only `drain` waits for the handler.
+    drop(sender);
+    assert!(Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status()?.success());
+    until("it still listens", || TcpStream::connect(("127.0.0.1", port)).is_err())?;
+    let mut rest = String::new();
+    out.read_to_string(&mut rest)?;
+    assert!(rest.ends_with("joined (attempt 1)\n"), "the handler was cut off");
+    let ended = program.0.wait()?;
+    assert!(ended.success(), "{ended}");
+
+    let mut program = start()?;
+    let answer = deliver(port, &secret, &event)?;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("duplicate"), "{answer}");
+    program.terminate()?;
+    std::fs::remove_dir_all(&data)?;
+    Ok(())
+}
+
+/// The events of one user: when each happened, in milliseconds, and what it is.
+fn history(user: &str, deleted: bool) -> Vec<Fixture> {
+    // Long enough ago to be no event of the future, and recent enough to be none that has expired.
+    let begin = Timestamp::now().as_millisecond() - 60_000;
+    let event = |millis: i64, event: Fixture, data: Value| {
+        let time = Timestamp::from_millisecond(begin + millis).expect("it is today");
+        event.id(format!("evt_{user}_{}", data["n"])).time(time).subject("user_id", user).data(data)
+    };
+    let mut events = vec![
+        event(0, Fixture::of::<UserCreated>(), json!({ "n": 0, "username": "first", "status": "new" })),
+        // Within the same millisecond.
+        event(0, Fixture::of::<UserUpdated>(), json!({ "n": 1, "username": "second" })),
+        event(1, Fixture::of::<UserUpdated>(), json!({ "n": 2, "status": "blocked" })),
+    ];
+    if deleted {
+        events.push(event(2, Fixture::of::<UserDeleted>(), json!({ "n": 3 })));
+    }
+    events
+}
+
+/// Every order of so many things.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let Some(last) = count.checked_sub(1) else { return vec![Vec::new()] };
+    let with_last = |order: Vec<usize>| {
+        (0..count).map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        })
+    };
+    orders(last).into_iter().flat_map(with_last).collect()
+}
+
+type Row = (String, Option<String>, Option<String>, bool);
+
+async fn users(data: &Path) -> Outcome<Vec<Row>> {
+    let users = SqlitePool::connect(&format!("sqlite:{}", data.join("users.db").display())).await?;
+    let rows = sqlx::query("SELECT id, username, status, deleted FROM users ORDER BY id").fetch_all(&users).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn handle_events_keeps_the_table_in_step_though_deliveries_come_out_of_order() -> Outcome {
+async fn handle_events_ends_with_the_same_rows_when_events_come_out_of_order() -> Outcome {
+    let (port, data, secret) = (free_port()?, folder("handle_events")?, Secret::new("whs_0123456789abcdef"));
+    let _program = serve("handle_events", port, &secret, &data)?;
+    let mut expected = Vec::new();
+    for deleted in [false, true] {
+        for order in orders(history("", deleted).len()) {
+            let user = format!("usr_{}_{order:?}", u8::from(deleted));
+            let events = history(&user, deleted);
+            for n in order {
+                let answer = deliver(port, &secret, &events[n])?;
+                assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("handled"), "{answer}");
+            }
+            let left = |text: &str| (!deleted).then(|| text.to_owned());
+            expected.push((user, left("second"), left("blocked"), deleted));
+        }
+    }
+    expected.sort();
+    assert_eq!(users(&data).await?, expected);
+    std::fs::remove_dir_all(&data)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handle_events_leaves_no_ghost_when_users_are_created_and_deleted_at_once() -> Outcome {
+    const USERS: usize = 20;
     let port = free_port()?;
-    let authpi = Emulator::builder().retry_delays([Duration::from_millis(100); 20]).start().await?;
+    // Some deliveries are refused at first, so that some deletions overtake their creation.
+    let authpi = Emulator::builder().retry_delays([Duration::from_millis(100); 600]).start().await?;
     let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events().signed();
     let made = client(&authpi)?.webhooks().create(&spec).await?;
-    let data = folder("handle_events")?;
-    let _program = serve("handle_events", port, &made.secret.ok_or("no secret")?, &data)?;
-
-    let about = |event_type: &str, user: &str, name: &str| {
-        NewEvent::new(event_type).subject(json!({ "user_id": user })).data(json!({ "id": user, "username": name }))
+    let data = folder("handle_events-ghosts")?;
+    let about = |event_type: &str, n: usize| {
+        let user = format!("usr_{n:02}");
+        NewEvent::new(event_type).subject(json!({ "user_id": user })).data(json!({ "id": user, "username": "ada" }))
     };
-    for event in [
-        about("user.created", "usr_1", "ada").copies(2),
-        about("user.updated", "usr_1", "countess"),
-        about("user.deleted", "usr_2", ""),
-        about("user.updated", "usr_2", "back from the dead"),
-        about("session.created", "usr_1", "nobody handles this"),
-    ] {
-        authpi.trigger(event).await?;
-        authpi.deliveries_finished().await;
+    for n in 0..USERS {
+        // Nobody listens yet, and both are sent again at the same moment.
+        authpi.trigger(about("user.created", n).copies(2)).await?;
+        authpi.trigger(about("user.deleted", n).copies(2)).await?;
     }
-    let users = SqlitePool::connect(&format!("sqlite:{}", data.join("users.db").display())).await?;
-    let rows = sqlx::query("SELECT id, username, deleted FROM users ORDER BY id").fetch_all(&users).await?;
-    let rows: Vec<(String, Option<String>, bool)> =
-        rows.iter().map(|row| (row.get("id"), row.get("username"), row.get("deleted"))).collect();
-    assert_eq!(rows, [("usr_1".into(), Some("countess".into()), false), ("usr_2".into(), None, true)]);
+    let _program = serve("handle_events", port, &made.secret.ok_or("no secret")?, &data)?;
+    timeout(Duration::from_mins(1), authpi.deliveries_finished()).await?;
+    let expected: Vec<Row> = (0..USERS).map(|n| (format!("usr_{n:02}"), None, None, true)).collect();
+    assert_eq!(users(&data).await?, expected);
+    std::fs::remove_dir_all(&data)?;
+    Ok(())
+}
+
+/// What a user's events say one after the other, and what the columns hold then.
+const SAID: [(&str, Option<&str>, Option<&str>); 6] = [
+    (r#"{ "username": "ada", "status": "active" }"#, Some("ada"), Some("active")),
+    ("{}", Some("ada"), Some("active")),
+    (r#"{ "username": 17, "status": { "word": "blocked" } }"#, Some("ada"), Some("active")),
+    (r#"{ "username": null }"#, None, Some("active")),
+    (r#"{ "username": "countess", "status": null }"#, Some("countess"), None),
+    ("null", Some("countess"), None),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handle_events_clears_a_column_for_null_and_leaves_it_for_what_is_absent_or_mismatched() -> Outcome {
+    let (port, data, secret) = (free_port()?, folder("handle_events-null")?, Secret::new("whs_0123456789abcdef"));
+    let _program = serve("handle_events", port, &secret, &data)?;
+    let begin = Timestamp::now().as_millisecond() - 60_000;
+    for (n, (said, username, status)) in (0_i64..).zip(SAID) {
+        let event = if n == 0 { Fixture::of::<UserCreated>() } else { Fixture::of::<UserUpdated>() };
+        let event = event.id(format!("evt_{n}")).time(Timestamp::from_millisecond(begin + n)?);
+        let event = event.subject("user_id", "usr_1").data(serde_json::from_str(said)?);
+        let answer = deliver(port, &secret, &event)?;
+        assert!(answer.ends_with("handled"), "{answer}");
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        assert_eq!(users(&data).await?, [("usr_1".into(), owned(username), owned(status), false)], "after {said}");
+    }
     std::fs::remove_dir_all(&data)?;
     Ok(())
 }
@@ -175,18 +353,16 @@ async fn handle_events_keeps_the_table_in_step_though_deliveries_come_out_of_ord
 #[cfg(unix)]
 #[test]
 fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
-    use std::io::{Read as _, Write as _};
     for name in ["handle_events", "handle_later"] {
         let (port, data) = (free_port()?, folder(&format!("{name}-stopped"))?);
         let mut program = serve(name, port, &Secret::new("whs_0123456789abcdef"), &data)?;
         // When it answers, it also listens for signals.
-        let mut request = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        let mut request = TcpStream::connect(("127.0.0.1", port))?;
         request.write_all(b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
         request.read_to_string(&mut answer)?;
         assert!(answer.contains("405"), "{answer}");
-        assert!(Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status()?.success());
-        assert!(program.0.wait()?.success(), "{name} was killed and did not end by itself");
+        program.terminate()?;
         std::fs::remove_dir_all(&data)?;
     }
     Ok(())
@@ -230,8 +406,7 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
         authpi.trigger(NewEvent::new("user.created").subject(json!({ "user_id": "usr_1" }))).await?;
         assert_eq!(line()?, "created usr_1");
         timeout(Duration::from_mins(1), authpi.deliveries_finished()).await?;
-        program.0.kill()?;
-        program.0.wait()?;
+        program.terminate()?;
     }
     assert_eq!(client(&authpi)?.webhooks().list().await?.items.len(), 1);
     std::fs::remove_dir_all(&data)?;
@@ -278,6 +453,7 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
     // And now it serves.
     let live = authpi.trigger("user.created").await?.id;
     assert!(lines.next().ok_or("it has ended")??.starts_with(&live));
+    program.terminate()?;
     std::fs::remove_dir_all(&data)?;
     Ok(())
 }

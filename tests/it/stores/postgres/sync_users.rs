@@ -3,7 +3,7 @@
 use std::{
     process::Stdio,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU16, Ordering},
     },
     time::Duration,
@@ -145,21 +145,151 @@ macro_rules! until {
     }};
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of_it() {
+/// A database of its own for the example, and a connection to it.
+async fn database(name: &str) -> (String, PgConnection) {
     let server = PostgresServer::shared().await;
-    let database = format!("{}sync", fresh_prefix());
+    let database = format!("{}{name}", fresh_prefix());
     let mut any = server.connection().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut any).await.unwrap();
     let options = server.options().database(&database).disable_statement_logging();
-    let connect = || options.connect();
-    let (mut observer, mut first, mut second) =
-        (connect().await.unwrap(), connect().await.unwrap(), connect().await.unwrap());
     let (host, port) = server.address();
-    let mut service = Service::start(format!("postgres://postgres@{host}:{port}/{database}")).await;
+    (format!("postgres://postgres@{host}:{port}/{database}"), options.connect().await.unwrap())
+}
+
+fn http() -> reqwest::Client {
     // Taken, if another test was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::new();
+    reqwest::Client::new()
+}
+
+/// Every order of so many things.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let Some(last) = count.checked_sub(1) else { return vec![Vec::new()] };
+    let with_last = |order: Vec<usize>| {
+        (0..count).map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        })
+    };
+    orders(last).into_iter().flat_map(with_last).collect()
+}
+
+type Row = (String, Option<String>, Option<String>, bool, i64);
+
+async fn users(connection: &mut PgConnection) -> Vec<Row> {
+    let rows = sqlx::query("SELECT id, username, status, deleted, events FROM users ORDER BY id COLLATE \"C\"");
+    let rows = rows.fetch_all(connection).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4))).collect()
+}
+
+/// A moment of a minute ago, and so many milliseconds later.
+fn at(millis: i64) -> Timestamp {
+    static BEGIN: LazyLock<i64> = LazyLock::new(|| Timestamp::now().as_millisecond() - 60_000);
+    Timestamp::from_millisecond(*BEGIN + millis).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_ends_with_the_same_rows_when_events_come_out_of_order() {
+    let (url, mut connection) = database("orders").await;
+    let (service, http) = (Service::start(url).await, http());
+    let mut users_of_all_orders = JoinSet::new();
+    let mut expected = Vec::new();
+    for deleted in [false, true] {
+        for order in orders(3 + usize::from(deleted)) {
+            let user = format!("usr_{}_{order:?}", u8::from(deleted));
+            let event = |n: i64, time: i64, event: Fixture, data| {
+                event.id(format!("evt_{user}_{n}")).time(at(time)).subject("user_id", &user).data(data)
+            };
+            let events = [
+                event(0, 0, Fixture::of::<UserCreated>(), json!({ "username": "first", "status": "new" })),
+                // Within the same millisecond.
+                event(1, 0, Fixture::of::<UserUpdated>(), json!({ "username": "second" })),
+                event(2, 1, Fixture::of::<UserUpdated>(), json!({ "status": "blocked" })),
+                event(3, 2, Fixture::of::<UserDeleted>(), json!({})),
+            ];
+            let (http, port, count) = (http.clone(), Arc::clone(&service.port), order.len());
+            users_of_all_orders.spawn(async move {
+                for n in order {
+                    deliver(http.clone(), Arc::clone(&port), events[n].clone()).await;
+                }
+            });
+            let left = |text: &str| (!deleted).then(|| text.to_owned());
+            expected.push((user, left("second"), left("blocked"), deleted, i64::try_from(count).unwrap()));
+        }
+    }
+    timeout(DEADLINE, users_of_all_orders.join_all()).await.expect("a delivery is stuck");
+    expected.sort();
+    assert_eq!(users(&mut connection).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_clears_a_column_for_null_and_leaves_it_for_what_is_absent_or_mismatched() {
+    let (url, mut connection) = database("nulls").await;
+    let (service, http) = (Service::start(url).await, http());
+    let said = [
+        (json!({ "username": "ada", "status": "active" }), Some("ada"), Some("active")),
+        (json!({}), Some("ada"), Some("active")),
+        (json!({ "username": 17, "status": { "word": "blocked" } }), Some("ada"), Some("active")),
+        (json!({ "username": null }), None, Some("active")),
+        (json!({ "username": "countess", "status": null }), Some("countess"), None),
+        (json!(null), Some("countess"), None),
+    ];
+    for (n, (said, username, status)) in (0_i64..).zip(said) {
+        let event = if n == 0 { Fixture::of::<UserCreated>() } else { Fixture::of::<UserUpdated>() };
+        let event = event.id(format!("evt_{n}")).time(at(n)).subject("user_id", "usr_1").data(said.clone());
+        deliver(http.clone(), Arc::clone(&service.port), event).await;
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let expected = ("usr_1".to_owned(), owned(username), owned(status), false, n + 1);
+        assert_eq!(users(&mut connection).await, [expected], "after {said}");
+    }
+}
+
+/// The README's statements are run as they stand there.
+#[tokio::test]
+async fn the_readmes_statements_end_with_the_same_row_when_events_come_out_of_order() {
+    const README: &str = include_str!("../../../../README.md");
+    let between = |begin: &str, end: &str| -> &'static str {
+        let (_, rest) = README.split_once(begin).unwrap_or_else(|| panic!("the README has no {begin:?}"));
+        rest.split_once(end).expect("it ends").0
+    };
+    let statement = |name: &str| between(&format!("const {name}: &str = \""), "\";");
+    let [create, update, delete] = ["CREATE", "UPDATE", "DELETE"].map(statement);
+    let mut connection = PostgresServer::shared().await.connection().await.unwrap();
+    let table = format!("CREATE TEMPORARY TABLE users ({})", between("// users: ", "\n"));
+    sqlx::raw_sql(AssertSqlSafe(table)).execute(&mut connection).await.unwrap();
+    for deleted in [false, true] {
+        for order in orders(3 + usize::from(deleted)) {
+            let user = format!("usr_{order:?}");
+            for n in order {
+                let (statement, data, as_of) = match n {
+                    0 => (create, r#"{"n":0}"#, 5_i64),
+                    // Within the same millisecond.
+                    1 => (update, r#"{"n":1}"#, 5),
+                    2 => (update, r#"{"n":2}"#, 6),
+                    _ => (delete, "", 0),
+                };
+                let mut query = sqlx::query(statement).bind(&user);
+                if n < 3 {
+                    query = query.bind(data).bind(as_of);
+                }
+                query.execute(&mut connection).await.unwrap();
+            }
+            let row = sqlx::query("SELECT data::text, deleted FROM users WHERE id = $1").bind(&user);
+            let row = row.fetch_one(&mut connection).await.unwrap();
+            let expected = (!deleted).then(|| r#"{"n": 2}"#.to_owned());
+            assert_eq!((row.get::<Option<String>, _>(0), row.get(1)), (expected, deleted), "{user}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of_it() {
+    let (url, mut observer) = database("sync").await;
+    let connect = || PgConnection::connect(&url);
+    let (mut first, mut second) = (connect().await.unwrap(), connect().await.unwrap());
+    let mut service = Service::start(url).await;
+    let http = http();
     let begin = Timestamp::from_second(Timestamp::now().as_second() - 3600).unwrap();
 
     let mut sent = 0;
