@@ -1,20 +1,18 @@
 //! `authpi emulate`: runs the emulator until it is told to stop.
 
-use std::{
-    error::Error,
-    io::{self, Write as _},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{error::Error, fmt::Write as _, io, net::SocketAddr, time::Duration};
 
-use authpi_emulator::Emulator;
+use authpi_emulator::{Emulator, LogLine};
 use authpi_sdk::signature::SignatureScheme;
 use clap::Args;
 use serde_json::json;
 
+use crate::output::{self, Lines};
+
 /// Run AuthPI's webhooks API, event log and deliveries in this process, in memory.
 ///
-/// It prints its address and its credentials, which are new each time, and runs until SIGINT or SIGTERM.
+/// It prints its address and its credentials, which are new each time, and runs until SIGINT or SIGTERM. On standard error it prints a
+/// line for each attempt to deliver an event.
 #[derive(Args)]
 #[expect(clippy::doc_markdown, reason = "the program prints these texts as they stand")]
 pub(crate) struct Emulate {
@@ -25,6 +23,18 @@ pub(crate) struct Emulate {
     /// Print one line of JSON, with base_url, account_id, key_id, key_secret and access_token
     #[arg(long)]
     json: bool,
+
+    /// Deliver to this host, too, such as app or host.docker.internal; only to this machine unless given. May be repeated
+    #[arg(long, value_name = "HOST")]
+    allow_host: Vec<String>,
+
+    /// How many deliveries may be pending; events beyond that are refused with 503
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = parse_count)]
+    max_pending: usize,
+
+    /// Print no line per delivery; warnings are still printed
+    #[arg(long, short)]
+    quiet: bool,
 
     /// Pauses between the attempts of a delivery, such as 100ms,5s,2m,1h; empty for one attempt only
     #[arg(long, value_name = "DELAYS", default_value = "5s,30s,2m,15m,1h", value_parser = parse_delays)]
@@ -43,21 +53,31 @@ impl Emulate {
     pub(crate) async fn run(self) -> Result<(), Box<dyn Error>> {
         // Before anything is printed: whoever reads that line may send a signal at once.
         let stop = Stop::listen()?;
-        let emulator = Emulator::builder()
+        let lines = Lines::start();
+        let (print, quiet) = (lines.sender(), self.quiet);
+        let mut builder = Emulator::builder()
             .listen(self.listen)
             .retry_delays(self.retry_delays.0)
             .signature_scheme(self.signature_scheme)
-            .start()
-            .await?;
-        announce(&emulator, self.json)?;
+            .max_pending(self.max_pending)
+            .log(move |line| {
+                if !(quiet && matches!(line, LogLine::Attempt(_))) {
+                    print(line.to_string());
+                }
+            });
+        for host in &self.allow_host {
+            builder = builder.allow_host(host);
+        }
+        let emulator = builder.start().await?;
+        output::print(&announcement(&emulator, self.json))?;
         stop.requested().await;
         emulator.stop().await;
+        lines.finish();
         Ok(())
     }
 }
 
-fn announce(emulator: &Emulator, as_json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn announcement(emulator: &Emulator, as_json: bool) -> String {
     if as_json {
         let line = json!({
             "base_url": emulator.base_url(),
@@ -66,21 +86,20 @@ fn announce(emulator: &Emulator, as_json: bool) -> io::Result<()> {
             "key_secret": emulator.key_secret(),
             "access_token": emulator.access_token(),
         });
-        writeln!(out, "{line}")?;
-    } else {
-        writeln!(out, "AuthPI's emulator listens on {}. For this session's programs:\n", emulator.base_url())?;
-        for (name, value) in [
-            ("AUTHPI_BASE_URL", emulator.base_url()),
-            ("AUTHPI_ACCOUNT_ID", emulator.account_id()),
-            ("AUTHPI_KEY_ID", emulator.key_id()),
-            ("AUTHPI_KEY_SECRET", emulator.key_secret()),
-        ] {
-            writeln!(out, "export {name}={value}")?;
-        }
-        writeln!(out, "\nA bearer token, instead of the key: {}", emulator.access_token())?;
-        writeln!(out, "`authpi trigger user.created` makes an event happen. Ctrl-C ends it.")?;
+        return format!("{line}\n");
     }
-    out.flush()
+    let mut text = format!("AuthPI's emulator listens on {}. For this session's programs:\n\n", emulator.base_url());
+    for (name, value) in [
+        ("AUTHPI_BASE_URL", emulator.base_url()),
+        ("AUTHPI_ACCOUNT_ID", emulator.account_id()),
+        ("AUTHPI_KEY_ID", emulator.key_id()),
+        ("AUTHPI_KEY_SECRET", emulator.key_secret()),
+    ] {
+        let _ = writeln!(text, "export {name}={value}");
+    }
+    let _ = writeln!(text, "\nA bearer token, instead of the key: {}", emulator.access_token());
+    text.push_str("`authpi trigger user.created` makes an event happen. Ctrl-C ends it.\n");
+    text
 }
 
 /// The signals that end the program.
@@ -122,6 +141,10 @@ impl Stop {
 
 fn parse_scheme(text: &str) -> Result<SignatureScheme, String> {
     text.parse().map_err(|_| "must be authpi, timestamped or standard-webhooks".to_owned())
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a whole number from 1 on".to_owned())
 }
 
 fn parse_delays(text: &str) -> Result<Delays, String> {

@@ -1,6 +1,7 @@
 //! The `authpi` program: an emulator to run (`authpi emulate`), and events to make happen in it (`authpi trigger`).
 
 mod emulate;
+mod output;
 mod trigger;
 
 use std::{error::Error, process::ExitCode};
@@ -29,8 +30,9 @@ async fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("authpi: {}", told(error.as_ref()));
+            output::note(&told(error.as_ref()));
             ExitCode::FAILURE
         }
     }

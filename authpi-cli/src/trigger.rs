@@ -6,6 +6,8 @@ use authpi_emulator::{NewEvent, RemoteEmulator};
 use clap::Args;
 use serde_json::{Map, Value};
 
+use crate::output;
+
 /// Make an event happen in a running emulator.
 ///
 /// Where it runs and with which key is taken from the environment, as `authpi emulate` prints it, or from the options. Prints the
@@ -16,13 +18,17 @@ pub(crate) struct Trigger {
     /// The type of event, such as user.created
     event_type: String,
 
-    /// Whom and what it is about, such as user_id=usr_1; an example unless given
-    #[arg(long, value_name = "ID=VALUE", num_args = 1.., value_parser = parse_member)]
+    /// An id that it is about, such as user_id=usr_1; an example unless given. May be repeated
+    #[arg(long, value_name = "ID=VALUE", value_parser = parse_member)]
     subject: Vec<(String, String)>,
 
     /// What it carries, as a JSON object; an example unless given
     #[arg(long, value_name = "JSON", value_parser = parse_data)]
     data: Option<Value>,
+
+    /// Take a type that AuthPI's catalogue does not have, such as user.teleported; webhooks with all events get it
+    #[arg(long)]
+    allow_unknown_type: bool,
 
     /// How often to deliver it to each webhook
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -52,16 +58,30 @@ impl Trigger {
         if let Some(account_id) = self.account_id.filter(|id| !id.is_empty()) {
             emulator = emulator.account(account_id);
         }
-        let mut event = NewEvent::new(self.event_type).copies(self.copies);
+        let mut event = NewEvent::new(&self.event_type).copies(self.copies);
+        if self.allow_unknown_type {
+            event = event.allow_unknown_type();
+        }
         if !self.subject.is_empty() {
-            let members = self.subject.into_iter().map(|(name, value)| (name, Value::String(value)));
-            event = event.subject(Value::Object(members.collect::<Map<_, _>>()));
+            let mut members = Map::new();
+            for (name, value) in self.subject {
+                if members.insert(name.clone(), Value::String(value)).is_some() {
+                    return Err(format!("--subject names {name} twice").into());
+                }
+            }
+            event = event.subject(Value::Object(members));
         }
         if let Some(data) = self.data {
             event = event.data(data);
         }
-        println!("{}", emulator.trigger(event).await?);
-        Ok(())
+        let triggered = emulator.trigger(event).await?;
+        if triggered.deliveries == 0 {
+            output::note(&format!(
+                "no active webhook is subscribed to {} for this subject: the event was logged, not delivered",
+                self.event_type
+            ));
+        }
+        output::print(&format!("{}\n", triggered.event))
     }
 }
 

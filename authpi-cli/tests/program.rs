@@ -38,6 +38,53 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+/// Answers 200 to each delivery.
+struct Receiver {
+    url: String,
+    event_types: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<String>>,
+}
+
+impl Receiver {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+        let (tell, event_types) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, tell.clone()));
+            }
+        });
+        Self { url, event_types: event_types.into() }
+    }
+
+    async fn next_event_type(&self) -> String {
+        let mut event_types = self.event_types.lock().await;
+        timeout(PATIENCE, event_types.recv()).await.expect("no delivery came").unwrap()
+    }
+}
+
+/// Serves a connection, as far as the emulator's deliveries need it.
+async fn answer(stream: TcpStream, tell: tokio::sync::mpsc::UnboundedSender<String>) -> Option<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
+            match line.trim().split_once(": ") {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().ok()?,
+                None if line.trim().is_empty() => break,
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.ok()?;
+        let body: Value = serde_json::from_slice(&body).ok()?;
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.ok()?;
+        tell.send(body["data"]["type"].as_str()?.to_owned()).ok()?;
+    }
+}
+
 /// A running `authpi emulate --json`.
 struct Emulate {
     child: Child,
@@ -47,8 +94,13 @@ struct Emulate {
 
 impl Emulate {
     async fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, Stdio::inherit()).await
+    }
+
+    async fn start_with(arguments: &[&str], stderr: Stdio) -> Self {
         let mut command = authpi();
-        let mut child = command.args(["emulate", "--json"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(["emulate", "--json"]).args(arguments).stdout(Stdio::piped()).stderr(stderr);
+        let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         timeout(PATIENCE, out.read_line(&mut line)).await.expect("the program printed no line").unwrap();
@@ -69,6 +121,31 @@ impl Emulate {
         let answer = request.json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         answer.json().await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let url = format!("{}/v1/accounts/{}{path}", self.told("base_url"), self.told("account_id"));
+        let request = http().get(url).basic_auth(self.told("key_id"), Some(self.told("key_secret")));
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Waits until every delivery of this type of event is over.
+    async fn until_over(&self, event_type: &str) {
+        let over = async {
+            loop {
+                let mut deliveries = Vec::new();
+                for webhook in self.get("/webhooks").await["data"].as_array().unwrap() {
+                    let path =
+                        format!("/webhooks/{}/deliveries?event_type={event_type}", webhook["id"].as_str().unwrap());
+                    deliveries.extend(self.get(&path).await["data"].as_array().unwrap().clone());
+                }
+                if !deliveries.is_empty() && deliveries.iter().all(|delivery| delivery["status"] != "pending") {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, over).await.expect("a delivery is not over");
     }
 
     /// `authpi trigger` with what this emulator printed.
@@ -156,7 +233,7 @@ async fn trigger_makes_an_event_happen_with_what_it_is_given() {
         "user.created",
         "--subject",
         "user_id=usr_1",
-        "issuer_id=i_1",
+        "--subject=issuer_id=i_1",
         "--data",
         r#"{"id": "usr_1"}"#,
         "--copies",
@@ -191,6 +268,10 @@ async fn trigger_fails_with_a_reason_and_without_the_secret() {
     authpi_itself.env("AUTHPI_BASE_URL", "https://api.authpi.com");
     for (mut command, status, reason) in [
         (emulate.trigger(&["user.invented"]), 1, "no event type of the catalogue"),
+        (emulate.trigger(&["user.create"]), 1, "near to it are user.created"),
+        (emulate.trigger(&["user.teleported"]), 1, "--allow-unknown-type"),
+        (emulate.trigger(&["User Created", "--allow-unknown-type"]), 1, "must be words of"),
+        (emulate.trigger(&["user.created", "--subject", "a=1", "--subject", "a=2"]), 1, "names a twice"),
         (wrong_account, 1, "do not reach this account"),
         (wrong_secret, 1, "credentials are not valid"),
         (nobody_there, 1, "cannot be reached"),
@@ -212,6 +293,8 @@ async fn arguments_that_cannot_be_are_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = listener.local_addr().unwrap().to_string();
     for (arguments, status, reason) in [
+        (["--allow-host", "http://app:8080"], 1, "without scheme, port and path"),
+        (["--max-pending", "0"], 2, "must be a whole number from 1 on"),
         (["--retry-delays", "5"], 2, "is no delay"),
         (["--signature-scheme", "md5"], 2, "must be authpi, timestamped or standard-webhooks"),
         (["--listen", "everywhere"], 2, "--listen"),
@@ -222,6 +305,147 @@ async fn arguments_that_cannot_be_are_refused() {
         assert_eq!(done.status.code(), Some(status), "{told}");
         assert!(told.contains(reason), "{told}");
     }
+}
+
+#[tokio::test]
+async fn trigger_takes_its_arguments_in_the_order_of_its_usage_line() {
+    let emulate = Emulate::start(&[]).await;
+    let help = run(authpi().args(["trigger", "--help"])).await;
+    let usage = text(&help.stdout).lines().find(|line| line.starts_with("Usage:")).unwrap().to_owned();
+    assert!(usage.contains("[OPTIONS]") && usage.ends_with("<EVENT_TYPE>"), "{usage}");
+    for arguments in [
+        &["--subject", "user_id=u1", "user.created"][..],
+        &["--subject", "user_id=u1", "--subject", "issuer_id=i1", "--copies", "2", "user.created"],
+        &["user.created", "--subject", "user_id=u1"],
+    ] {
+        let done = run(&mut emulate.trigger(arguments)).await;
+        assert!(done.status.success(), "{arguments:?}: {}", text(&done.stderr));
+        let event: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!((&event["type"], &event["subject"]["user_id"]), (&json!("user.created"), &json!("u1")));
+    }
+}
+
+#[tokio::test]
+async fn trigger_says_where_no_webhook_wants_the_event_and_sends_an_unknown_type_on_request() {
+    let emulate = Emulate::start(&["--retry-delays", ""]).await;
+    let receiver = Receiver::start().await;
+    let said_nothing = |done: &Output| text(&done.stderr).is_empty();
+    for arguments in [&["user.created"][..], &["user.teleported", "--allow-unknown-type"]] {
+        let done = run(&mut emulate.trigger(arguments)).await;
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        let told = text(&done.stderr);
+        assert!(told.contains("not delivered") && told.contains(arguments[0]), "{told}");
+        let event: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(event["type"], arguments[0]);
+    }
+    emulate.post("/webhooks", json!({"name": "n", "url": receiver.url, "events": ["user.deleted"]})).await;
+    let done = run(&mut emulate.trigger(&["user.created"])).await;
+    assert!(done.status.success() && text(&done.stderr).contains("not delivered"));
+    emulate.post("/webhooks", json!({"name": "all", "url": receiver.url})).await;
+    for arguments in [&["user.created"][..], &["user.teleported", "--allow-unknown-type"]] {
+        let done = run(&mut emulate.trigger(arguments)).await;
+        assert!(done.status.success() && said_nothing(&done), "{}", text(&done.stderr));
+        // Creating the second webhook was no event for the first.
+        assert_eq!(receiver.next_event_type().await, arguments[0]);
+    }
+}
+
+/// The end of a pipe whose other end is closed.
+fn closed() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[tokio::test]
+async fn a_closed_pipe_ends_every_command_quietly() {
+    let emulate = Emulate::start(&[]).await;
+    let with = |arguments: &[&str]| {
+        let mut command = authpi();
+        command.args(arguments);
+        command
+    };
+    for mut command in [
+        with(&["--help"]),
+        with(&["--version"]),
+        with(&["emulate", "--help"]),
+        with(&["emulate", "--json"]),
+        with(&["emulate"]),
+        emulate.trigger(&["user.created"]),
+    ] {
+        let done =
+            timeout(PATIENCE, command.stdout(closed()).stderr(Stdio::piped()).spawn().unwrap().wait_with_output());
+        let done = done.await.unwrap_or_else(|_| panic!("{command:?} did not end")).unwrap();
+        let told = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(0), "{command:?}: {told}");
+        assert!(!told.contains("panicked") && !told.contains("closed"), "{command:?}: {told}");
+    }
+    // Without standard error, a command does what it does all the same.
+    let done = run(emulate.trigger(&["user.created"]).stderr(closed()).stdout(Stdio::piped())).await;
+    assert_eq!(done.status.code(), Some(0));
+    assert!(serde_json::from_slice::<Value>(&done.stdout).is_ok());
+    let done = run(emulate.trigger(&["user.invented"]).stderr(closed())).await;
+    assert_eq!(done.status.code(), Some(1));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn emulate_prints_a_line_per_delivery_unless_it_is_quiet() {
+    for quiet in [false, true] {
+        let mut arguments = vec!["--retry-delays", ""];
+        arguments.extend(quiet.then_some("--quiet"));
+        let mut emulate = Emulate::start_with(&arguments, Stdio::piped()).await;
+        let receiver = Receiver::start().await;
+        let url = format!("{}?token=secret", receiver.url);
+        emulate.post("/webhooks", json!({"name": "n", "url": url, "events": ["user.created"]})).await;
+        let elsewhere = "http://app.example:8080/hooks?token=secret";
+        emulate.post("/webhooks", json!({"name": "m", "url": elsewhere, "events": ["user.updated"]})).await;
+        let mut err = BufReader::new(emulate.child.stderr.take().unwrap());
+        let mut told = String::new();
+        timeout(PATIENCE, err.read_line(&mut told)).await.expect("there is no warning").unwrap();
+        for event_type in ["user.created", "user.updated"] {
+            assert!(run(&mut emulate.trigger(&[event_type])).await.status.success());
+            emulate.until_over(event_type).await;
+            if !quiet {
+                timeout(PATIENCE, err.read_line(&mut told)).await.expect("there is no line").unwrap();
+            }
+        }
+        emulate.signalled("TERM").await;
+        err.read_to_string(&mut told).await.unwrap();
+        let lines: Vec<_> = told.lines().collect();
+        assert!(!told.contains("secret"), "{told}");
+        assert!(lines[0].starts_with("warning: ") && lines[0].contains("--allow-host app.example"), "{told}");
+        if quiet {
+            assert_eq!(lines.len(), 1, "{told}");
+            continue;
+        }
+        let (_, created) = lines[1].split_once("user.created evt_").expect(&told);
+        assert!(created.contains(&format!(" -> {}: 200 in ", receiver.url)), "{told}");
+        let (_, updated) = lines[2].split_once("user.updated evt_").expect(&told);
+        assert!(updated.contains("failed: ") && updated.contains("--allow-host app.example"), "{told}");
+        assert!(updated.ends_with("(attempt 1 of 1, given up)"), "{told}");
+        assert_eq!(lines.len(), 3, "{told}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn emulate_delivers_although_nobody_reads_its_log() {
+    let mut emulate = Emulate::start_with(&["--retry-delays", ""], Stdio::piped()).await;
+    let receiver = Receiver::start().await;
+    let url = format!("{}/{}", receiver.url, "x".repeat(4_000));
+    emulate.post("/webhooks", json!({"name": "n", "url": url, "events": ["user.created"]})).await;
+    // More than a pipe and the lines that may wait hold: some 8 MB.
+    let done = run(&mut emulate.trigger(&["user.created", "--copies", "1000"])).await;
+    assert!(done.status.success());
+    let done = run(&mut emulate.trigger(&["user.created", "--copies", "1000"])).await;
+    assert!(done.status.success());
+    for _ in 0..2_000 {
+        receiver.next_event_type().await;
+    }
+    // It still ends at once.
+    let _unread = emulate.child.stderr.take();
+    assert!(emulate.signalled("TERM").await.0.success());
 }
 
 #[tokio::test]

@@ -8,7 +8,11 @@
 //!   `fields`. Query parameters that the description does not know are ignored.
 //! - **Another account's id** is 403 `access_denied`; an unknown path or id is 404 `not_found`.
 //! - **URL of a webhook:** any absolute `http` or `https` URL with a host and without credentials is accepted. The emulator
-//!   itself delivers only to loopback addresses over plain HTTP; a delivery to another URL fails and says so in `last_error`.
+//!   itself delivers over plain HTTP, to this machine and to the hosts that it was allowed to. For another URL it logs a warning, and
+//!   each delivery fails and says in `last_error` how to allow it.
+//! - **A type that is not in the catalogue** is triggered only on request, and goes to the webhooks that have all events.
+//! - **Too many pending deliveries.** A triggered event is then refused with 503. A change of a webhook is not: its event is logged,
+//!   and its deliveries fail at once.
 //! - **No `events`** in a create call means all events of the catalogue; the webhook then shows the whole list.
 //! - **Deleted webhooks** stay in the list under `status=deleted` and are 404 elsewhere. A list without `status` leaves them out.
 //! - **Disabled webhooks** get no new deliveries, and what was still to be retried fails. `failing` webhooks get no new
@@ -60,5 +64,14 @@ pub(crate) const FORBIDDEN: &str = "access_denied";
 /// The longest request body, in bytes; a longer one is 413.
 pub(crate) const MAX_REQUEST: usize = 1024 * 1024;
 
-/// `Retry-After` of the answer 409, in seconds.
+/// How long a request's body may take to arrive; after that it is 408.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections to the emulator at once; more of them wait to be accepted.
+pub(crate) const MAX_CONNECTIONS: usize = 1024;
+
+/// How many deliveries may be pending.
+pub(crate) const MAX_PENDING: usize = 10_000;
+
+/// `Retry-After` of the answers 409 and 503, in seconds.
 pub(crate) const CONFLICT_RETRY_AFTER: u64 = 1;

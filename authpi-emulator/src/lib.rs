@@ -29,15 +29,21 @@
 //! # Events on demand
 //!
 //! In the same process by [`Emulator::trigger`]; from another by [`RemoteEmulator`] or `authpi trigger`, which both call
-//! `POST /_emulator/events` with the API's credentials and `{"type": "user.created", "subject": {…}, "data": {…}, "copies": 1}`, of
-//! which only `type` is needed: subject and data are the examples of `openapi/events` unless given. It answers 201 with the event.
+//! `POST /_emulator/events` with the API's credentials and `{"type": "user.created", "subject": {…}, "data": {…}, "copies": 1,
+//! "allow_unknown_type": false}`, of which only `type` is needed: subject and data are the examples of `openapi/events` unless given.
+//! It answers 201 with the event (`data`) and with how many deliveries of it are on their way (`deliveries`).
 //! Changes of webhooks are events, too, and delivered to every webhook that wants them but the one they are about.
 //!
 //! # Limits
 //!
-//! It delivers only to loopback addresses over plain HTTP, and only status 200 is a receipt; redirects are not followed. It
-//! has one account, one API key and one access token, which reach everything and never expire. Nothing outlives the process.
-//! The event log and the deliveries that are over are bounded ([`Builder::keep`]), idempotency keys too (10 000).
+//! It delivers over plain HTTP, to this machine and to the hosts that [`Builder::allow_host`] names, and only status 200 is a receipt;
+//! redirects are not followed. It has one account, one API key and one access token, which reach everything and never expire. Nothing
+//! outlives the process.
+//!
+//! The event log and the deliveries that are over are bounded ([`Builder::keep`]), idempotency keys too (10 000). Deliveries that are
+//! pending are bounded by [`Builder::max_pending`]: beyond it, an event is refused with 503 instead of happening. Credentials are
+//! checked before a body is read; a body has at most 1 MiB, and [30 seconds](Builder::body_timeout) to arrive. 1024 connections are
+//! served at once.
 //!
 //! # Parts
 //!
@@ -51,6 +57,7 @@ mod description;
 mod dispatch;
 mod idempotency;
 mod ids;
+mod log;
 mod operations;
 mod problem;
 mod server;
@@ -75,8 +82,9 @@ use tokio::{
 };
 
 pub use clock::EmulatorClock;
+pub use log::LogLine;
 pub use store::Event;
-pub use trigger::{NewEvent, RemoteEmulator, TriggerError};
+pub use trigger::{NewEvent, RemoteEmulator, TriggerError, Triggered};
 
 use credentials::Account;
 use description::Description;
@@ -146,12 +154,12 @@ impl Emulator {
     /// Makes an event happen: it is logged, and on its way to the webhooks that want it when this returns.
     ///
     /// # Errors
-    /// When there is no such event type, or when subject or data is no JSON object.
+    /// When there is no such event type, when subject or data is no JSON object, or when too many deliveries are pending
+    /// ([`Builder::max_pending`]).
     #[expect(clippy::unused_async, reason = "as for RemoteEmulator; the store may come to be waited for")]
     pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Event, TriggerError> {
-        let NewEvent { event_type, subject, data, copies } = event.into();
-        match self.world.trigger(&event_type, subject, data, copies) {
-            Ok(event) => Ok(Event::clone(&event)),
+        match self.world.trigger(event.into()) {
+            Ok(recorded) => Ok(Event::clone(&recorded.event)),
             Err(problem) => Err(TriggerError::new(problem.description())),
         }
     }
@@ -210,6 +218,8 @@ pub struct Builder {
     listen: SocketAddr,
     clock: EmulatorClock,
     settings: Settings,
+    /// The first host that is none, and what is wrong with it.
+    wrong_host: Option<String>,
 }
 
 impl Default for Builder {
@@ -222,8 +232,13 @@ impl Default for Builder {
                 delivery_timeout: assumptions::DELIVERY_TIMEOUT,
                 failing_after: assumptions::FAILING_AFTER,
                 keep: 100_000,
+                max_pending: assumptions::MAX_PENDING,
+                body_timeout: assumptions::BODY_TIMEOUT,
+                hosts: dispatch::Hosts::default(),
+                log: log::Log::default(),
                 scheme: SignatureScheme::authpi(),
             },
+            wrong_host: None,
         }
     }
 }
@@ -276,12 +291,54 @@ impl Builder {
         self
     }
 
+    /// How many deliveries may be pending, waiting for an attempt or under way (default 10 000, at least 1).
+    ///
+    /// An event whose deliveries would be more than that does not happen: [`Emulator::trigger`] fails, and the control endpoint answers
+    /// 503. A change of a webhook is an event that cannot be refused: its deliveries fail at once.
+    #[must_use]
+    pub fn max_pending(mut self, count: usize) -> Self {
+        self.settings.max_pending = count.max(1);
+        self
+    }
+
+    /// Lets deliveries go to this host, too, at any port: a name or an address without scheme and port, such as `app` or
+    /// `host.docker.internal` (default: this machine only).
+    ///
+    /// What is no such host makes [`start`](Self::start) fail.
+    #[must_use]
+    pub fn allow_host(mut self, host: &str) -> Self {
+        if let Err(wrong) = self.settings.hosts.allow(host) {
+            self.wrong_host.get_or_insert(wrong);
+        }
+        self
+    }
+
+    /// How long the body of a call may take to arrive (default 30 s); after that it is answered 408. Always in the system's time.
+    #[must_use]
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.body_timeout = timeout;
+        self
+    }
+
+    /// Where to report each attempt of a delivery, and warnings (default nowhere; `authpi emulate` prints them on standard error).
+    ///
+    /// It is called within the emulator's tasks, so it must not block.
+    #[must_use]
+    pub fn log(mut self, to: impl Fn(&LogLine) + Send + Sync + 'static) -> Self {
+        self.settings.log = log::Log::new(to);
+        self
+    }
+
     /// Starts the emulator, in tasks of the tokio runtime that this is called in.
     ///
     /// # Errors
-    /// When the address cannot be listened on.
+    /// When the address cannot be listened on, or [`allow_host`](Self::allow_host) was given what is no host.
     pub async fn start(self) -> Result<Emulator, StartError> {
-        let failed = |cause| StartError { address: self.listen, cause };
+        if let Some(wrong) = self.wrong_host {
+            return Err(StartError { what: wrong, cause: None });
+        }
+        let failed =
+            |cause| StartError { what: format!("the emulator cannot listen on {}", self.listen), cause: Some(cause) };
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let account = Account::new(self.clock.millis());
@@ -291,7 +348,10 @@ impl Builder {
             account,
             clock: self.clock,
             description: Description::get(),
-            sender: dispatch::Sender::new(self.settings.delivery_timeout),
+            sender: dispatch::Sender::new(self.settings.delivery_timeout, self.settings.hosts),
+            log: self.settings.log,
+            max_pending: self.settings.max_pending,
+            body_timeout: self.settings.body_timeout,
             replays: idempotency::Replays::default(),
             asked_for,
             changed: watch::Sender::new(()),
@@ -324,21 +384,21 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// The emulator could not listen.
+/// The emulator could not start.
 #[derive(Debug)]
 pub struct StartError {
-    address: SocketAddr,
-    cause: io::Error,
+    what: String,
+    cause: Option<io::Error>,
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the emulator cannot listen on {}", self.address)
+        f.write_str(&self.what)
     }
 }
 
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.cause)
+        self.cause.as_ref().map(|cause| cause as _)
     }
 }

@@ -112,7 +112,12 @@ impl Problem {
     }
 
     pub(crate) fn stopping() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the emulator is shutting down")
+        Self::unavailable("the emulator is shutting down")
+    }
+
+    /// It cannot be done now, and can later.
+    pub(crate) fn unavailable(description: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", description)
             .with_retry_after(assumptions::CONFLICT_RETRY_AFTER)
     }
 

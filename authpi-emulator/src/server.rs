@@ -1,22 +1,29 @@
 //! HTTP in, HTTP out: connections, and a request's way through the rules.
 //!
 //! ```text
-//! request -> body (capped) -> operation -> credentials -> account -> idempotency key -> parameters, body -> operation -> answer
+//! request -> operation -> credentials -> account -> headers -> body (cap, timeout) -> idempotency key -> query, body -> operation -> answer
 //! ```
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use crate::{assumptions, idempotency::Claim, operations, problem::Problem, world::World};
+use crate::{
+    assumptions, credentials::Caller, description::Operation, idempotency::Claim, operations, problem::Problem,
+    world::World,
+};
 
-/// How long a stopping server waits for requests that are being answered.
+/// How long a stopping server waits for requests that are being answered, and an answered one for what is left of its body.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// An answer before it is an HTTP response.
@@ -95,7 +102,7 @@ pub(crate) async fn run(world: Arc<World>, listener: TcpListener, mut stop: watc
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < assumptions::MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
                     // Small answers should not wait for an acknowledgement; without this they are merely slower.
                     let _ = stream.set_nodelay(true);
@@ -134,35 +141,106 @@ async fn serve(world: Arc<World>, io: TokioIo<tokio::net::TcpStream>, mut stop: 
     let _ = connection.await;
 }
 
+/// What a request is, as far as can be told without its body.
+enum Admitted {
+    Control,
+    Call { operation: &'static Operation, path: BTreeMap<String, String>, caller: Caller },
+}
+
 async fn handle(world: Arc<World>, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, assumptions::MAX_REQUEST).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let text = format!("a body may have {} bytes", assumptions::MAX_REQUEST);
-            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", text).into();
+    // A body is kept only for callers who have proved who they are.
+    let admitted = match admit(&world, &parts) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            tokio::spawn(discard(body));
+            return *refusal;
         }
-        Err(_) => return Problem::malformed("the body broke off", Vec::new()).into(),
+    };
+    let body = match tokio::time::timeout(world.body_timeout, read(body)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(problem)) => return problem.into(),
+        Err(_) => {
+            let text = format!("the body did not arrive within {:?}", world.body_timeout);
+            return Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", text).into();
+        }
     };
     // In a task of its own: a caller that hangs up does not leave its call half-done.
-    match tokio::spawn(async move { answer(&world, &parts, body).await }).await {
+    match tokio::spawn(async move { answer(&world, admitted, &parts, body).await }).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(problem)) => problem.into(),
         Err(_) => Problem::internal("the emulator has a defect: the operation panicked").into(),
     }
 }
 
-async fn answer(world: &Arc<World>, parts: &request::Parts, body: Bytes) -> Result<Answer, Problem> {
+fn admit(world: &World, parts: &request::Parts) -> Result<Admitted, Box<Answer>> {
+    let refusal = |problem| Box::new(Answer::from(problem));
     let path = parts.uri.path();
     if path == operations::control::PATH {
-        return operations::control::answer(world, parts, &body);
+        operations::control::admit(world, parts).map_err(refusal)?;
+        return Ok(Admitted::Control);
     }
-    let (operation, path_parameters) = world.description.find(&parts.method, path)?;
-    let answer = match within(world, parts, operation, path_parameters, body).await {
-        Ok(answer) => answer,
-        Err(problem) => problem.into(),
+    let (operation, path) = world.description.find(&parts.method, path).map_err(refusal)?;
+    let within = || -> Result<Caller, Problem> {
+        let caller = world.account.authenticate(&parts.headers)?;
+        if let Some(account_id) = path.get("account_id") {
+            world.account.check_account(account_id)?;
+        }
+        operation.check_headers(&parts.headers)?;
+        Ok(caller)
     };
-    // The emulator must not teach its callers what AuthPI would never say. (A replay was checked when it was new.)
+    match within() {
+        Ok(caller) => Ok(Admitted::Call { operation, path, caller }),
+        Err(problem) => Err(checked(operation, problem.into()).unwrap_or_else(Answer::from).into()),
+    }
+}
+
+/// Reads a body, up to the cap.
+async fn read(body: Incoming) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let text = format!("a body may have {} bytes", assumptions::MAX_REQUEST);
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", text)
+    };
+    if body.size_hint().lower() > assumptions::MAX_REQUEST as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, assumptions::MAX_REQUEST).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Problem::malformed("the body broke off", Vec::new())),
+    }
+}
+
+/// Throws a body away as it comes, for a moment: a caller that is still sending it may not read the answer otherwise.
+async fn discard(mut body: Incoming) {
+    let all = async {
+        let mut left = assumptions::MAX_REQUEST;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(length) else { return };
+            left = rest;
+        }
+    };
+    let _ = tokio::time::timeout(GRACE, all).await;
+}
+
+async fn answer(
+    world: &Arc<World>,
+    admitted: Admitted,
+    parts: &request::Parts,
+    body: Bytes,
+) -> Result<Answer, Problem> {
+    match admitted {
+        Admitted::Control => operations::control::answer(world, parts, &body),
+        Admitted::Call { operation, path, caller } => {
+            let answer = perform(world, operation, caller, path, parts, body).await;
+            checked(operation, answer.unwrap_or_else(Answer::from))
+        }
+    }
+}
+
+/// The emulator must not teach its callers what AuthPI would never say. (A replay was checked when it was new.)
+fn checked(operation: &Operation, answer: Answer) -> Result<Answer, Problem> {
     let replayed = answer.headers.contains_key("idempotent-replayed");
     match operation.check_answer(answer.status, answer.body.as_ref()) {
         Some(defect) if !replayed => Err(Problem::internal(format!("the emulator has a defect: {defect}"))),
@@ -170,18 +248,14 @@ async fn answer(world: &Arc<World>, parts: &request::Parts, body: Bytes) -> Resu
     }
 }
 
-async fn within(
+async fn perform(
     world: &Arc<World>,
+    operation: &Operation,
+    caller: Caller,
+    path: BTreeMap<String, String>,
     parts: &request::Parts,
-    operation: &crate::description::Operation,
-    path: std::collections::BTreeMap<String, String>,
     body: Bytes,
 ) -> Result<Answer, Problem> {
-    let caller = world.account.authenticate(&parts.headers)?;
-    if let Some(account_id) = path.get("account_id") {
-        world.account.check_account(account_id)?;
-    }
-    operation.check_headers(&parts.headers)?;
     let key = match parts.headers.get("idempotency-key") {
         Some(key) if operation.takes_idempotency_key() => Some(String::from_utf8_lossy(key.as_bytes()).into_owned()),
         _ => None,

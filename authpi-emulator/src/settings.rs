@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use authpi_sdk::signature::SignatureScheme;
 
+use crate::{dispatch::Hosts, log::Log};
+
 /// Set by [`Builder`](crate::Builder).
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -11,6 +13,10 @@ pub(crate) struct Settings {
     pub(crate) delivery_timeout: Duration,
     pub(crate) failing_after: u32,
     pub(crate) keep: usize,
+    pub(crate) max_pending: usize,
+    pub(crate) body_timeout: Duration,
+    pub(crate) hosts: Hosts,
+    pub(crate) log: Log,
     pub(crate) scheme: SignatureScheme,
 }
 

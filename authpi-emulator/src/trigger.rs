@@ -27,14 +27,26 @@ pub struct NewEvent {
     pub(crate) subject: Option<Value>,
     pub(crate) data: Option<Value>,
     pub(crate) copies: u32,
+    pub(crate) allow_unknown_type: bool,
 }
 
 impl NewEvent {
-    /// An event of this type, which must be one of the catalogue's 106, such as `user.created`.
+    /// An event of this type, one of the catalogue's 106 such as `user.created` (unless
+    /// [`allow_unknown_type`](Self::allow_unknown_type) is called).
     ///
     /// Its subject and data are the examples of `openapi/events`, until they are set.
     pub fn new(event_type: impl Into<String>) -> Self {
-        Self { event_type: event_type.into(), subject: None, data: None, copies: 1 }
+        let event_type = event_type.into();
+        Self { event_type, subject: None, data: None, copies: 1, allow_unknown_type: false }
+    }
+
+    /// Allows a type that is not in the catalogue, such as AuthPI may add one day: `user.teleported`.
+    ///
+    /// It is delivered to the webhooks that want all events. Without this, it is refused, since it is more often a typing error. Its
+    /// subject and data are empty, until they are set.
+    #[must_use]
+    pub fn allow_unknown_type(self) -> Self {
+        Self { allow_unknown_type: true, ..self }
     }
 
     /// Sets whom and what it is about: a JSON object of ids.
@@ -111,6 +123,26 @@ impl std::error::Error for TriggerError {
     }
 }
 
+/// An event that has happened in an emulator elsewhere.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Triggered {
+    /// The event, as the events API shows it.
+    pub event: Value,
+    /// How many deliveries of it are on their way; zero where no active webhook wants it.
+    pub deliveries: u64,
+}
+
+impl fmt::Debug for Triggered {
+    /// Without subject and data, which may be personal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Triggered")
+            .field("id", &self.event["id"])
+            .field("deliveries", &self.deliveries)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How long an emulator elsewhere may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -144,11 +176,11 @@ impl RemoteEmulator {
         Self { account_id: Some(account_id.into()), ..self }
     }
 
-    /// Makes an event happen; answers with the event, as the events API shows it.
+    /// Makes an event happen.
     ///
     /// # Errors
     /// When the emulator cannot be reached, does not answer within 30 seconds, or refuses: its own words, then.
-    pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Value, TriggerError> {
+    pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Triggered, TriggerError> {
         let event = event.into();
         let mut url = self.base_url.clone();
         url.set_path(&format!("{}{PATH}", self.base_url.path().trim_end_matches('/')));
@@ -158,6 +190,9 @@ impl RemoteEmulator {
         let mut body = Map::new();
         body.insert("type".to_owned(), event.event_type.into());
         body.insert("copies".to_owned(), event.copies.into());
+        if event.allow_unknown_type {
+            body.insert("allow_unknown_type".to_owned(), true.into());
+        }
         body.extend(event.subject.map(|subject| ("subject".to_owned(), subject)));
         body.extend(event.data.map(|data| ("data".to_owned(), data)));
         let request = Request::builder()
@@ -171,7 +206,10 @@ impl RemoteEmulator {
         let (status, mut body) =
             answered.map_err(|late| TriggerError::caused(format!("{} does not answer", self.base_url), late))??;
         match (status, body["error_description"].as_str()) {
-            (StatusCode::CREATED, _) => Ok(body["data"].take()),
+            (StatusCode::CREATED, _) => Ok(Triggered {
+                event: body["data"].take(),
+                deliveries: body["deliveries"].as_u64().unwrap_or_default(),
+            }),
             (_, Some(told)) => Err(TriggerError::new(format!("the emulator refuses ({status}): {told}"))),
             (_, None) => Err(TriggerError::new(format!("{} answers {status}; is it an emulator?", self.base_url))),
         }

@@ -1,6 +1,9 @@
 //! All that the parts of a running emulator share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -11,8 +14,10 @@ use crate::{
     description::Description,
     dispatch::{AskedFor, Sender},
     idempotency::Replays,
+    log::{Log, LogLine},
     problem::{Field, Problem},
-    store::{Event, Store},
+    store::{Recorded, Store},
+    trigger::NewEvent,
 };
 
 pub(crate) struct World {
@@ -24,6 +29,9 @@ pub(crate) struct World {
     pub(crate) asked_for: mpsc::UnboundedSender<AskedFor>,
     pub(crate) store: Mutex<Store>,
     pub(crate) changed: watch::Sender<()>,
+    pub(crate) log: Log,
+    pub(crate) max_pending: usize,
+    pub(crate) body_timeout: Duration,
 }
 
 impl World {
@@ -43,18 +51,19 @@ impl World {
         self.changed.subscribe()
     }
 
-    /// Makes an event happen, as the control endpoint and the library ask for it; 422 for what is no event.
-    pub(crate) fn trigger(
-        &self,
-        event_type: &str,
-        subject: Option<Value>,
-        data: Option<Value>,
-        copies: u32,
-    ) -> Result<Arc<Event>, Problem> {
+    /// Makes an event happen, as the control endpoint and the library ask for it; 422 for what is no event, 503 where there is no
+    /// room for its deliveries.
+    pub(crate) fn trigger(&self, event: NewEvent) -> Result<Recorded, Problem> {
+        let NewEvent { event_type, subject, data, copies, allow_unknown_type } = event;
         let mut mistakes = Vec::new();
         let catalogue = &self.description.events;
-        if !catalogue.types.iter().any(|known| known == event_type) {
-            mistakes.push(Field::new("type", "invalid_value", "is no event type of the catalogue"));
+        if !catalogue.types.contains(&event_type) {
+            if !allow_unknown_type {
+                mistakes.push(Field::new("type", "invalid_value", unknown_type(&event_type, &catalogue.types)));
+            } else if !is_type_name(&event_type) {
+                let message = "must be words of a-z, 0-9, - and _ with dots in between, such as user.teleported";
+                mistakes.push(Field::new("type", "invalid_value", message));
+            }
         }
         for (name, value) in [("subject", &subject), ("data", &data)] {
             if value.as_ref().is_some_and(|value| !value.is_object()) {
@@ -68,13 +77,92 @@ impl World {
             return Err(Problem::invalid(mistakes));
         }
         let own = Value::from(self.account.id.as_str());
-        let subject = subject.unwrap_or_else(|| catalogue.example_subject(event_type, &own));
-        let data = data.unwrap_or_else(|| catalogue.example_data(event_type, &subject, &own));
-        let event = self.store().record(event_type, subject, data, "emulator", copies);
+        let subject = subject.unwrap_or_else(|| catalogue.example_subject(&event_type, &own));
+        let data = data.unwrap_or_else(|| catalogue.example_data(&event_type, &subject, &own));
+        let recorded = self.store().record(&event_type, subject, data, "emulator", copies);
         self.changed();
-        Ok(event)
+        recorded.map_err(|full| {
+            let why = format!(
+                "{} deliveries may be pending, and there is no room for more: wait until some are over, or raise \
+                 --max-pending (Builder::max_pending)",
+                self.max_pending
+            );
+            if full.first {
+                self.log.line(|| LogLine::Warning(format!("events are refused with 503: {why}")));
+            }
+            Problem::unavailable(why)
+        })
     }
 }
 
 /// Copies of one event that a call can ask for.
 const MAX_COPIES: u32 = 1_000;
+/// A name that is longer is none.
+const MAX_TYPE_NAME: usize = 100;
+
+fn is_type_name(name: &str) -> bool {
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
+    name.len() <= MAX_TYPE_NAME && name.contains('.') && name.split('.').all(is_word)
+}
+
+/// Why a type is refused, with the names that may have been meant.
+fn unknown_type(name: &str, known: &[String]) -> String {
+    let mut near: Vec<_> = known.iter().map(|known| (distance(name, known), known.as_str())).collect();
+    near.sort_unstable();
+    // Beyond that, another name was meant.
+    let near = near.into_iter().take(3).filter(|(distance, known)| *distance <= known.len() / 2);
+    let near: Vec<_> = near.map(|(_, name)| name).collect();
+    let meant = if near.is_empty() { String::new() } else { format!("; near to it are {}", near.join(", ")) };
+    format!(
+        "is no event type of the catalogue{meant}; to send a type that is not in it, use --allow-unknown-type \
+         (allow_unknown_type)"
+    )
+}
+
+/// How many characters have to be inserted, removed or replaced to get from one to the other.
+fn distance(a: &str, b: &str) -> usize {
+    // Names are short; what is not is no name.
+    let a: Vec<_> = a.chars().take(MAX_TYPE_NAME).collect();
+    let mut row: Vec<usize> = (0..=a.len()).collect();
+    for (i, b) in b.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, a) in a.iter().enumerate() {
+            let replaced = diagonal + usize::from(*a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[a.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_type_is_refused_with_the_names_that_are_near_and_the_flag_that_allows_it() {
+        let known = &Description::get().events.types;
+        let near = |name| unknown_type(name, known);
+        assert!(near("user.create").contains("near to it are user.created, "), "{}", near("user.create"));
+        assert!(near("users.created").contains("near to it are user.created, "));
+        assert!(near("user.teleported").contains("user.deleted"), "{}", near("user.teleported"));
+        for name in ["", "zzzzzzzz", &"x".repeat(10_000)] {
+            assert!(!near(name).contains("near to it"), "{}", near(name));
+            assert!(near(name).contains("--allow-unknown-type"));
+        }
+        assert_eq!([distance("", "abc"), distance("kitten", "sitting"), distance("a.b", "a.b")], [3, 3, 0]);
+    }
+
+    #[test]
+    fn a_type_name_is_words_with_dots_in_between() {
+        for name in ["user.teleported", "user.mfa.factor-created", "a.b_2"] {
+            assert!(is_type_name(name), "{name}");
+        }
+        for name in
+            ["", "user", "user.", ".user", "user..x", "User.x", "user.x y", "user.é", &format!("a.{}", "b".repeat(99))]
+        {
+            assert!(!is_type_name(name), "{name}");
+        }
+    }
+}

@@ -5,9 +5,13 @@
 //! client that hangs up cancels nothing.
 
 mod envelope;
+mod hosts;
 mod send;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -17,9 +21,11 @@ use tokio::{
 
 use crate::{
     ids,
-    store::{Attempted, WebhookStatus},
+    log::LogLine,
+    store::{Attempted, DeliveryStatus, Store, WebhookStatus},
     world::World,
 };
+pub(crate) use hosts::Hosts;
 pub(crate) use send::{Outgoing, Sender};
 
 /// Attempts under way at once, of the queue and as many again of redeliveries; what is beyond that waits for its turn.
@@ -81,7 +87,7 @@ async fn sleep_until(world: &World, at: Option<i64>) {
 
 /// One attempt, from the bytes to the record.
 async fn attempt(world: Arc<World>, delivery_id: String, outcome: Option<oneshot::Sender<bool>>) {
-    let at = world.clock.millis();
+    let (at, begun) = (world.clock.millis(), Instant::now());
     let answered = match prepare(&world, &delivery_id) {
         Ok(outgoing) => world.sender.send(outgoing).await,
         Err(why) => Err(why),
@@ -93,12 +99,47 @@ async fn attempt(world: Arc<World>, delivery_id: String, outcome: Option<oneshot
     };
     let received = error.is_none();
     let asked_for = outcome.is_some();
-    world.store().attempted(&delivery_id, Attempted { at, asked_for, status, error });
+    let line = {
+        let mut store = world.store();
+        store.attempted(&delivery_id, Attempted { at, asked_for, status, error });
+        world.log.is_on().then(|| describe(&store, &delivery_id, begun.elapsed())).flatten()
+    };
+    // Before anyone who waits for the delivery goes on.
+    if let Some(line) = line {
+        world.log.line(|| LogLine::Attempt(line));
+    }
     world.changed();
     if let Some(outcome) = outcome {
         // Nobody may be waiting any more; the attempt is in the record all the same.
         let _ = outcome.send(received);
     }
+}
+
+/// A delivery's latest attempt, in one line.
+fn describe(store: &Store, delivery_id: &str, took: Duration) -> Option<String> {
+    let delivery = store.deliveries.get(delivery_id)?;
+    let webhook = store.webhooks.get(&delivery.webhook_id)?;
+    let url = shown(&webhook.url);
+    let (event_type, event_id) = (&delivery.event.event_type, &delivery.event.id);
+    let ended = match delivery.failure() {
+        None => format!("200 in {} ms", took.as_millis()),
+        Some(why) => {
+            let next = match (delivery.status, delivery.next_attempt_at) {
+                (DeliveryStatus::Pending, Some(at)) => {
+                    let millis = u64::try_from(at.saturating_sub(store.clock.millis())).unwrap_or(0);
+                    format!("next in {:?}", Duration::from_millis(millis))
+                }
+                _ => "given up".to_owned(),
+            };
+            format!("failed: {why} (attempt {} of {}, {next})", delivery.attempt_count, delivery.attempt_budget)
+        }
+    };
+    Some(format!("{event_type} {event_id} -> {url}: {ended}"))
+}
+
+/// A URL without its query, which may hold a secret.
+pub(crate) fn shown(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// The request of an attempt, or why there can be none.

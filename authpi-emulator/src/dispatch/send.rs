@@ -1,6 +1,6 @@
-//! One request to a receiver, over plain HTTP to this machine.
+//! One request to a receiver, over plain HTTP.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
@@ -9,8 +9,8 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use url::{Host, Url};
 
+use super::Hosts;
 use crate::assumptions;
 
 /// At most so many bytes of a receiver's answer are read, only to keep the connection in use.
@@ -27,18 +27,24 @@ pub(crate) struct Outgoing {
 pub(crate) struct Sender {
     client: Client<HttpConnector, Full<Bytes>>,
     timeout: Duration,
+    hosts: Hosts,
 }
 
 impl Sender {
-    pub(crate) fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration, hosts: Hosts) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), timeout }
+        Self { client: Client::builder(TokioExecutor::new()).build(connector), timeout, hosts }
+    }
+
+    /// Whether this URL can be called, or why not.
+    pub(crate) fn check(&self, url: &str) -> Result<(), String> {
+        self.hosts.check(url)
     }
 
     /// The status of the answer; redirects are not followed. Or why there was none, as a text for `last_error`.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<u16, String> {
-        check_loopback(&outgoing.url)?;
+        self.check(&outgoing.url)?;
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(&outgoing.url)
@@ -73,40 +79,4 @@ fn told(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn check_loopback(url: &str) -> Result<(), String> {
-    let parsed = Url::parse(url).map_err(|error| format!("the webhook's URL cannot be called: {error}"))?;
-    let here = match parsed.host() {
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        None => false,
-    };
-    if here && parsed.scheme() == "http" {
-        Ok(())
-    } else {
-        Err("the emulator delivers only to loopback addresses over plain HTTP".to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_called() {
-        for url in ["http://localhost:1/x", "http://127.9.9.9", "http://[::1]:8080/", "http://[::ffff:127.0.0.1]/"] {
-            assert!(check_loopback(url).is_ok(), "{url}");
-        }
-        for url in [
-            "https://localhost/",
-            "http://example.com/",
-            "http://192.168.0.1/",
-            "http://localhost.example.com/",
-            "nonsense",
-        ] {
-            assert!(check_loopback(url).is_err(), "{url}");
-        }
-    }
 }

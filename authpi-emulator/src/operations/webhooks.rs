@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use super::{Request, etag};
 use crate::{
+    dispatch,
+    log::LogLine,
     problem::{Field, Problem},
     server::Answer,
     store::{Auth, Page, Store, Webhook, WebhookStatus},
@@ -33,7 +35,7 @@ pub(super) fn create(world: &World, request: &Request<'_>) -> Result<Answer, Pro
     let account_id = store.account_id.clone();
     let mut webhook = Webhook::new(id.clone(), account_id, name.to_owned(), url.to_owned(), now);
     webhook.auth = Auth::of(body.get("auth").unwrap_or(&Value::Null));
-    webhook.events = events(world, body.get("events"));
+    (webhook.events, webhook.all_events) = events(world, body.get("events"));
     if body.get("status") == Some(&Value::from("disabled")) {
         webhook.status = WebhookStatus::Disabled;
     }
@@ -44,6 +46,7 @@ pub(super) fn create(world: &World, request: &Request<'_>) -> Result<Answer, Pro
     store.put(webhook);
     store.record_about(&id, "webhook.created", request.caller.as_str());
     drop(store);
+    warn_of_url(world, &id, url);
     world.changed();
     Ok(Answer::resource(StatusCode::CREATED, shown).with_etag(&etag(version)))
 }
@@ -79,7 +82,7 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
         }
     }
     if body.get("events").is_some() {
-        webhook.events = events(world, body.get("events"));
+        (webhook.events, webhook.all_events) = events(world, body.get("events"));
     }
     if let Some(auth) = body.get("auth") {
         webhook.auth = Auth::of(auth);
@@ -114,6 +117,9 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
         }
     }
     drop(store);
+    if let Some(url) = body.get("url").and_then(Value::as_str) {
+        warn_of_url(world, &id, url);
+    }
     world.changed();
     Ok(Answer::resource(StatusCode::OK, shown).with_etag(&etag(version)))
 }
@@ -149,16 +155,28 @@ fn free_members(webhook: &mut Webhook) -> [(&'static str, &mut Value); 5] {
     ]
 }
 
-/// The event types asked for, each once; all of them where none is named.
-fn events(world: &World, asked: Option<&Value>) -> Vec<String> {
-    let Some(asked) = asked.and_then(Value::as_array) else { return world.description.events.types.clone() };
+/// The event types asked for, each once, and whether these are all there are; all of them where none is named.
+fn events(world: &World, asked: Option<&Value>) -> (Vec<String>, bool) {
+    let all = &world.description.events.types;
+    let Some(asked) = asked.and_then(Value::as_array) else { return (all.clone(), true) };
     let mut events = Vec::with_capacity(asked.len());
     for name in asked.iter().filter_map(Value::as_str) {
         if !events.iter().any(|known| known == name) {
             events.push(name.to_owned());
         }
     }
-    events
+    let has_all = all.iter().all(|name| events.contains(name));
+    (events, has_all)
+}
+
+/// Says so where deliveries to this URL cannot be made. AuthPI would take it, so it is no reason to refuse it.
+fn warn_of_url(world: &World, webhook_id: &str, url: &str) {
+    if let Err(why) = world.sender.check(url) {
+        let url = dispatch::shown(url);
+        world
+            .log
+            .line(|| LogLine::Warning(format!("no delivery to webhook {webhook_id} at {url} will succeed: {why}")));
+    }
 }
 
 /// What no schema can tell of a URL.

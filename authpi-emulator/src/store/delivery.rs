@@ -13,10 +13,10 @@ pub(crate) struct Delivery {
     pub(crate) webhook_id: String,
     pub(crate) event: Arc<Event>,
     pub(crate) status: DeliveryStatus,
-    attempt_count: u32,
+    pub(crate) attempt_count: u32,
     /// Attempts that the queue made; redeliveries are not among them.
     from_queue: usize,
-    attempt_budget: u32,
+    pub(crate) attempt_budget: u32,
     first_attempted_at: Option<i64>,
     last_attempted_at: Option<i64>,
     pub(crate) next_attempt_at: Option<i64>,
@@ -144,6 +144,11 @@ impl Delivery {
     /// `updated_at` grows with each change, also within a millisecond, since the `ETag` is made of it.
     fn touch(&mut self, now: i64) {
         self.updated_at = Some(now.max(self.version() + 1));
+    }
+
+    /// Why the latest attempt was not a receipt.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     pub(crate) fn version(&self) -> i64 {

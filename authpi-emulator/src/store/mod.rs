@@ -2,8 +2,9 @@
 //!
 //! All in memory, behind one lock that is never held while something is waited for. Ids sort by time, so each collection is a
 //! map by id and a page is a range of it. The event log and the deliveries are bounded: beyond
-//! [`Builder::keep`](crate::Builder::keep) the oldest event, and the oldest delivery that is over, are forgotten. Webhooks
-//! are not bounded; they are made one call at a time.
+//! [`Builder::keep`](crate::Builder::keep) the oldest event, and the oldest delivery that is over, are forgotten; beyond
+//! [`Builder::max_pending`](crate::Builder::max_pending) new events are refused. Webhooks are not bounded; they are made one call
+//! at a time.
 
 mod delivery;
 mod event;
@@ -41,6 +42,21 @@ pub(crate) struct Store {
     over: VecDeque<String>,
     /// How many attempts are under way.
     under_way: usize,
+    /// An event was refused for want of room, and none that is delivered was taken since.
+    full: bool,
+}
+
+/// An event that has happened, and how many deliveries of it are on their way.
+pub(crate) struct Recorded {
+    pub(crate) event: Arc<Event>,
+    pub(crate) deliveries: usize,
+}
+
+/// Too many deliveries are pending.
+#[derive(Debug)]
+pub(crate) struct Full {
+    /// Whether the event before this one was taken.
+    pub(crate) first: bool,
 }
 
 impl Store {
@@ -57,6 +73,7 @@ impl Store {
             queue: BTreeSet::new(),
             over: VecDeque::new(),
             under_way: 0,
+            full: false,
         }
     }
 
@@ -74,6 +91,8 @@ impl Store {
     }
 
     /// Makes an event happen: it is logged, and queued for each webhook that wants it, `copies` times.
+    ///
+    /// Nothing happens where there is no room for its deliveries.
     pub(crate) fn record(
         &mut self,
         event_type: &str,
@@ -81,37 +100,72 @@ impl Store {
         data: Value,
         trigger: &str,
         copies: u32,
-    ) -> Arc<Event> {
-        let now = self.clock.millis();
-        let id = self.ids.fresh("evt_", now);
-        let event = Arc::new(Event::new(id, event_type, now, trigger, subject, data));
+    ) -> Result<Recorded, Full> {
+        let event = self.event(event_type, subject, data, trigger);
+        let receivers = self.receivers(&event);
+        let copies = usize::try_from(copies).unwrap_or(usize::MAX);
+        let deliveries = receivers.len().saturating_mul(copies);
+        if deliveries > self.room() {
+            return Err(Full { first: !std::mem::replace(&mut self.full, true) });
+        }
+        self.full &= deliveries == 0;
         self.events.insert(event.id.clone(), event.clone());
-        let interested = self.interested.get(event_type).into_iter().flatten();
-        let wants = |id: &&String| self.webhooks.get(*id).is_some_and(|webhook| webhook.wants(&event));
-        let receivers: Vec<_> = interested.filter(wants).cloned().collect();
         for webhook_id in receivers {
             for _ in 0..copies {
-                let delivery = Delivery::new(
-                    self.ids.fresh("whd_", now),
-                    webhook_id.clone(),
-                    event.clone(),
-                    self.settings.attempt_budget(),
-                    now,
-                );
-                self.queue.insert((now, delivery.id.clone()));
+                let delivery = self.delivery(&webhook_id, &event);
+                self.queue.insert((delivery.created_at, delivery.id.clone()));
                 self.deliveries.insert(delivery.id.clone(), delivery);
             }
         }
         self.forget_the_oldest();
-        event
+        Ok(Recorded { event, deliveries })
     }
 
-    /// A change of a webhook is an event, too.
+    /// A change of a webhook is an event, too. It has happened, so a delivery that there is no room for fails at once.
     pub(crate) fn record_about(&mut self, webhook_id: &str, event_type: &str, trigger: &str) {
         let Some(webhook) = self.webhooks.get(webhook_id) else { return };
         let data = webhook.shown_in_event();
         let subject = serde_json::json!({"account_id": self.account_id, "webhook_id": webhook_id});
-        self.record(event_type, subject, data, trigger, 1);
+        let event = self.event(event_type, subject, data, trigger);
+        self.events.insert(event.id.clone(), event.clone());
+        for webhook_id in self.receivers(&event) {
+            let mut delivery = self.delivery(&webhook_id, &event);
+            if self.room() == 0 {
+                delivery.give_up("too many deliveries were pending (Builder::max_pending)", delivery.created_at);
+                note_over(&mut delivery, &mut self.over);
+            } else {
+                self.queue.insert((delivery.created_at, delivery.id.clone()));
+            }
+            self.deliveries.insert(delivery.id.clone(), delivery);
+        }
+        self.forget_the_oldest();
+    }
+
+    fn event(&self, event_type: &str, subject: Value, data: Value, trigger: &str) -> Arc<Event> {
+        let now = self.clock.millis();
+        Arc::new(Event::new(self.ids.fresh("evt_", now), event_type, now, trigger, subject, data))
+    }
+
+    /// The webhooks that an event is to be delivered to.
+    fn receivers(&self, event: &Event) -> Vec<String> {
+        if let Some(interested) = self.interested.get(&event.event_type) {
+            let wants = |id: &&String| self.webhooks.get(*id).is_some_and(|webhook| webhook.wants(event));
+            return interested.iter().filter(wants).cloned().collect();
+        }
+        // A type of the catalogue that no webhook wants, or a type that is not in it: for those that want all there is.
+        let wants = |webhook: &&Webhook| webhook.all_events && webhook.takes(event);
+        self.webhooks.values().filter(wants).map(|webhook| webhook.id.clone()).collect()
+    }
+
+    fn delivery(&self, webhook_id: &str, event: &Arc<Event>) -> Delivery {
+        let now = event.timestamp;
+        let id = self.ids.fresh("whd_", now);
+        Delivery::new(id, webhook_id.to_owned(), event.clone(), self.settings.attempt_budget(), now)
+    }
+
+    /// How many more deliveries may be pending.
+    fn room(&self) -> usize {
+        self.settings.max_pending.saturating_sub(self.deliveries.len() - self.over.len())
     }
 
     fn forget_the_oldest(&mut self) {
@@ -221,6 +275,10 @@ mod tests {
             delivery_timeout: Duration::from_secs(1),
             failing_after: 2,
             keep,
+            max_pending: 1_000,
+            body_timeout: Duration::from_secs(1),
+            hosts: crate::dispatch::Hosts::default(),
+            log: crate::log::Log::default(),
             scheme: SignatureScheme::authpi(),
         };
         let mut store = Store::new("acc_1".to_owned(), EmulatorClock::manual(Timestamp::UNIX_EPOCH), settings);
@@ -233,7 +291,7 @@ mod tests {
     }
 
     fn happen(store: &mut Store) {
-        store.record("user.created", json!({}), json!({}), "test", 1);
+        store.record("user.created", json!({}), json!({}), "test", 1).unwrap();
     }
 
     fn attempt(store: &mut Store, status: u16) -> Option<String> {
@@ -246,7 +304,8 @@ mod tests {
     #[test]
     fn each_webhook_that_wants_an_event_gets_one_delivery_per_copy() {
         let mut store = store(10);
-        store.record("user.created", json!({}), json!({}), "test", 3);
+        let recorded = store.record("user.created", json!({}), json!({}), "test", 3).unwrap();
+        assert_eq!(recorded.deliveries, 6);
         assert_eq!(store.deliveries.len(), 6);
         while attempt(&mut store, 200).is_some() {}
         assert!(store.is_quiet(true));
@@ -300,6 +359,43 @@ mod tests {
         happen(&mut store);
         assert_eq!(store.deliveries.len(), 3 + 2);
         assert!(!store.deliveries.contains_key(&first));
+    }
+
+    #[test]
+    fn an_event_is_refused_as_a_whole_when_too_many_deliveries_are_pending() {
+        let mut store = store(10);
+        store.settings.max_pending = 5;
+        let record = |store: &mut Store, copies| store.record("user.created", json!({}), json!({}), "test", copies);
+        assert_eq!(record(&mut store, 2).unwrap().deliveries, 4);
+        assert!(record(&mut store, 1).is_err_and(|full| full.first), "there is room for one of two deliveries");
+        assert!(record(&mut store, 1).is_err_and(|full| !full.first));
+        assert_eq!((store.events.len(), store.deliveries.len()), (1, 4));
+        while attempt(&mut store, 200).is_some() {}
+        assert_eq!(record(&mut store, 2).unwrap().deliveries, 4, "what is over takes no room");
+        assert!(record(&mut store, 1).is_err_and(|full| full.first));
+    }
+
+    #[test]
+    fn a_change_of_a_webhook_is_recorded_when_too_many_deliveries_are_pending_and_its_delivery_fails() {
+        let mut store = store(10);
+        store.settings.max_pending = 0;
+        store.record_about("wh_1", "webhook.paused", "test");
+        let deliveries: Vec<_> = store.deliveries.values().collect();
+        assert_eq!(
+            deliveries.iter().map(|d| (&*d.webhook_id, d.status)).collect::<Vec<_>>(),
+            [("wh_2", DeliveryStatus::Failed)]
+        );
+        assert!(deliveries[0].failure().unwrap().contains("max_pending"));
+        assert!(store.is_quiet(true));
+    }
+
+    #[test]
+    fn a_type_that_is_not_of_the_catalogue_goes_to_webhooks_that_want_all_events() {
+        let mut store = store(10);
+        store.webhooks.get_mut("wh_2").unwrap().all_events = true;
+        let record = |store: &mut Store, name| store.record(name, json!({}), json!({}), "test", 1).unwrap().deliveries;
+        assert_eq!(record(&mut store, "user.teleported"), 1);
+        assert_eq!(record(&mut store, "user.created"), 2);
     }
 
     #[test]

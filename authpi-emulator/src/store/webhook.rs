@@ -14,6 +14,8 @@ pub(crate) struct Webhook {
     pub(crate) url: String,
     pub(crate) auth: Auth,
     pub(crate) events: Vec<String>,
+    /// Whether these are all of the catalogue: such a webhook also gets types that are not in it.
+    pub(crate) all_events: bool,
     pub(crate) status: WebhookStatus,
     status_at: i64,
     pub(crate) status_reason: Value,
@@ -57,6 +59,7 @@ impl Webhook {
             url,
             auth: Auth::of(&Value::Null),
             events: Vec::new(),
+            all_events: false,
             status: WebhookStatus::Active,
             status_at: now,
             status_reason: Value::Null,
@@ -72,10 +75,14 @@ impl Webhook {
         }
     }
 
-    /// Whether an event is to be delivered here.
+    /// Whether an event of the catalogue is to be delivered here.
     pub(crate) fn wants(&self, event: &Event) -> bool {
+        self.events.contains(&event.event_type) && self.takes(event)
+    }
+
+    /// Whether an event is to be delivered here if its type is wanted.
+    pub(crate) fn takes(&self, event: &Event) -> bool {
         self.status == WebhookStatus::Active
-            && self.events.contains(&event.event_type)
             && self.takes_subject(&event.subject)
             && event.subject["webhook_id"] != self.id.as_str()
     }

@@ -414,6 +414,8 @@ async fn events_are_made_to_happen_only_with_credentials_and_only_if_they_can_be
         (json!({"type": "user.created", "copies": -1}), "copies"),
         (json!({"type": "user.created", "copies": "2"}), "copies"),
         (json!({"type": "user.created", "copies": 1001}), "copies"),
+        (json!({"type": "user.created", "allow_unknown_type": "yes"}), "allow_unknown_type"),
+        (json!({"type": "User Created", "allow_unknown_type": true}), "type"),
     ] {
         assert_eq!(Answer::of(key(body)).await.refused(422, "invalid_request"), [field]);
     }

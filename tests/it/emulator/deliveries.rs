@@ -1,8 +1,11 @@
 //! Deliveries: what arrives, when it is sent again, and what is written down.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use authpi_emulator::{Emulator, EmulatorClock, NewEvent};
+use authpi_emulator::{Builder, Emulator, EmulatorClock, LogLine, NewEvent};
 use authpi_sdk::{
     Clock,
     signature::{KeyRing, Secret, SignatureScheme, Verifier},
@@ -14,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::{
     Answer, Authpi, NOON,
-    endpoint::{Endpoint, Reply},
+    endpoint::{Endpoint, Received, Reply},
     ids,
 };
 
@@ -201,9 +204,10 @@ async fn a_delivery_that_gets_no_answer_says_why() {
     for (url, why) in [
         (endpoint.url.as_str(), "no answer within 50ms"),
         ("http://127.0.0.1:1/", "refused"),
-        ("https://127.0.0.1:1/", "only to loopback addresses over plain HTTP"),
-        ("http://192.0.2.1/", "only to loopback addresses over plain HTTP"),
-        ("https://example.com/hooks", "only to loopback addresses over plain HTTP"),
+        ("https://127.0.0.1:1/", "over plain HTTP only"),
+        ("http://192.0.2.1/", "allow the host with --allow-host 192.0.2.1"),
+        ("http://app:8080/hooks", "allow the host with --allow-host app"),
+        ("https://example.com/hooks", "over plain HTTP only"),
     ] {
         let (id, _) = authpi.webhook(url, &["user.created"]).await;
         authpi.emulator.trigger("user.created").await.unwrap();
@@ -380,4 +384,131 @@ async fn a_disabled_webhook_gets_nothing_until_it_is_active_again() {
     authpi.emulator.trigger("user.created").await.unwrap();
     authpi.emulator.deliveries_finished().await;
     assert_eq!(endpoint.received().len(), 2);
+}
+
+/// A builder whose log is kept, and the log.
+fn logged() -> (Builder, Arc<Mutex<Vec<LogLine>>>) {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let builder = Emulator::builder().log({
+        let log = Arc::clone(&log);
+        move |line| log.lock().unwrap().push(line.clone())
+    });
+    (builder, log)
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_allowed_is_warned_of_once_and_one_that_is_allowed_is_called() {
+    let endpoint = Endpoint::start().await;
+    // This machine, under an address that is not the loopback one.
+    let url = endpoint.url.replace("127.0.0.1", "0.0.0.0");
+    let (builder, log) = logged();
+    let authpi = Authpi::with(builder.retry_delays([])).await;
+    let (id, _) = authpi.webhook(&format!("{url}?token=hidden"), &["user.created"]).await;
+    for _ in 0..2 {
+        authpi.emulator.trigger("user.created").await.unwrap();
+    }
+    authpi.emulator.deliveries_finished().await;
+    let lines = std::mem::take(&mut *log.lock().unwrap());
+    let [LogLine::Warning(warning), LogLine::Attempt(first), LogLine::Attempt(second)] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert!(warning.contains(&id) && warning.contains(&url) && warning.contains("--allow-host 0.0.0.0"), "{warning}");
+    for attempt in [first, second] {
+        assert!(attempt.contains("user.created evt_") && attempt.contains("--allow-host 0.0.0.0"), "{attempt}");
+        assert!(attempt.ends_with("(attempt 1 of 1, given up)") && !attempt.contains("hidden"), "{attempt}");
+    }
+    let deliveries = authpi.get(&format!("/webhooks/{id}/deliveries")).await.expect(StatusCode::OK);
+    for delivery in deliveries["data"].as_array().unwrap() {
+        assert!(delivery["last_error"].as_str().unwrap().contains("--allow-host 0.0.0.0"), "{delivery}");
+    }
+    assert_eq!(endpoint.received().len(), 0);
+
+    let (builder, log) = logged();
+    let authpi = Authpi::with(builder.allow_host("0.0.0.0")).await;
+    let (id, _) = authpi.webhook(&url, &["user.created"]).await;
+    authpi.emulator.trigger("user.created").await.unwrap();
+    authpi.emulator.deliveries_finished().await;
+    assert_eq!(endpoint.received().len(), 1);
+    // A webhook that is pointed elsewhere is warned of, too.
+    let elsewhere = json!({"url": "http://app:8080/"});
+    authpi.patch(&format!("/webhooks/{id}"), &elsewhere).await.expect(StatusCode::OK);
+    let lines = std::mem::take(&mut *log.lock().unwrap());
+    let [LogLine::Attempt(attempt), LogLine::Warning(warning)] = &lines[..] else { panic!("{lines:?}") };
+    assert!(attempt.contains(": 200 in ") && warning.contains("--allow-host app"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_retry_is_logged_with_what_comes_next() {
+    let (builder, log) = logged();
+    let (authpi, endpoint) = (Authpi::at_noon(builder.retry_delays(seconds(&[5]))).await, Endpoint::start().await);
+    endpoint.then([500].map(Reply::Status));
+    authpi.webhook(&endpoint.url, &["user.created"]).await;
+    authpi.emulator.trigger("user.created").await.unwrap();
+    authpi.emulator.deliveries_settled().await;
+    authpi.emulator.clock().advance(Duration::from_secs(5));
+    authpi.emulator.deliveries_settled().await;
+    let lines: Vec<_> = log.lock().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].ends_with("answered 500; only 200 is a receipt (attempt 1 of 2, next in 5s)"), "{lines:?}");
+    assert!(lines[1].contains(": 200 in "), "{lines:?}");
+}
+
+#[tokio::test]
+async fn events_are_refused_with_503_while_too_many_deliveries_are_pending() {
+    let (builder, log) = logged();
+    let authpi = Authpi::with(builder.max_pending(3).retry_delays([])).await;
+    let endpoint = Endpoint::start().await;
+    let go: Vec<_> = (0..3).map(|_| Arc::new(Notify::new())).collect();
+    endpoint.then(go.iter().map(|go| Reply::HoldUntil(Arc::clone(go))));
+    authpi.webhook(&endpoint.url, &["user.created"]).await;
+    let trigger = async |copies: u32| {
+        let request = authpi.anonymous(Method::POST, "/_emulator/events").bearer_auth(authpi.emulator.access_token());
+        Answer::of(request.json(&json!({"type": "user.created", "copies": copies}))).await
+    };
+    assert_eq!(trigger(2).await.expect(StatusCode::CREATED)["deliveries"], 2);
+    assert_eq!(trigger(1).await.expect(StatusCode::CREATED)["deliveries"], 1);
+    for _ in 0..3 {
+        let full = trigger(1).await;
+        full.refused(503, "unavailable");
+        assert_eq!((full.header("retry-after"), &full.body["retryable"]), ("1", &json!(true)));
+        assert!(full.body["error_description"].as_str().unwrap().contains("--max-pending"), "{}", full.body);
+    }
+    let refused = authpi.emulator.trigger("user.created").await.unwrap_err();
+    assert!(refused.to_string().contains("Builder::max_pending"), "{refused}");
+    // What needs no delivery happens all the same.
+    authpi.emulator.trigger("user.deleted").await.unwrap();
+    let listed = authpi.get("/events?event_types=user.created").await.expect(StatusCode::OK);
+    assert_eq!(ids(&listed).len(), 2, "an event that was refused is in the log");
+    let warnings = |log: &[LogLine]| log.iter().filter(|line| matches!(line, LogLine::Warning(_))).count();
+    assert_eq!(warnings(&log.lock().unwrap()), 1, "{log:?}");
+    for go in go {
+        go.notify_one();
+    }
+    authpi.emulator.deliveries_finished().await;
+    assert_eq!(trigger(3).await.expect(StatusCode::CREATED)["deliveries"], 3);
+    authpi.emulator.deliveries_finished().await;
+    assert_eq!(endpoint.received().len(), 6);
+}
+
+#[tokio::test]
+async fn a_type_that_is_not_in_the_catalogue_is_delivered_on_request_to_webhooks_with_all_events() {
+    let (authpi, endpoint, other) = (Authpi::start().await, Endpoint::start().await, Endpoint::start().await);
+    authpi.webhook(&other.url, &["user.created"]).await;
+    let all = json!({"name": "all", "url": endpoint.url, "auth": {"type": "none"}});
+    let id = authpi.post("/webhooks", &all).await.expect(StatusCode::CREATED)["data"]["id"].take();
+    let event = NewEvent::new("user.teleported").data(json!({"to": "Mars"}));
+    let refused = authpi.emulator.trigger(event.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains("--allow-unknown-type") && refused.contains("user."), "{refused}");
+    let made = authpi.emulator.trigger(event.allow_unknown_type()).await.unwrap();
+    authpi.emulator.deliveries_finished().await;
+    let received = endpoint.received();
+    assert_eq!(received.iter().map(Received::event_type).collect::<Vec<_>>(), ["user.teleported"]);
+    assert_eq!(received[0].envelope()["data"]["data"], json!({"to": "Mars"}));
+    assert_eq!(other.received().len(), 0);
+    // AuthPI's API shows it like any other.
+    let shown = authpi.get(&format!("/events/{}", made.id)).await.expect(StatusCode::OK);
+    assert_eq!(shown["data"]["type"], "user.teleported");
+    assert!(ids(&authpi.get("/events").await.expect(StatusCode::OK)).contains(&made.id));
+    let deliveries = authpi.get(&format!("/webhooks/{}/deliveries", id.as_str().unwrap())).await;
+    assert_eq!(deliveries.expect(StatusCode::OK)["data"][0]["event_type"], "user.teleported");
 }

@@ -1,0 +1,108 @@
+//! What the program prints. A pipe that its reader has closed is no reason for a panic.
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, ErrorKind, Write as _},
+    sync::mpsc::{self, Receiver, SyncSender, TrySendError},
+    thread,
+    time::Duration,
+};
+
+/// How many lines may wait to be printed; more are dropped, and counted.
+const WAITING: usize = 1024;
+/// How long the end of the program waits for the lines that are left.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Whoever read standard output has closed it, as `head` does. The program ends quietly then.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("standard output is closed")
+    }
+}
+
+impl Error for Closed {}
+
+/// Prints a text on standard output, in one piece.
+pub(crate) fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(closed) if closed.kind() == ErrorKind::BrokenPipe => Err(Closed.into()),
+        Err(error) => Err(format!("cannot write to standard output: {error}").into()),
+    }
+}
+
+/// Prints a line on standard error, where there is one.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "authpi: {text}");
+}
+
+/// Prints lines on standard error without ever waiting for its reader.
+pub(crate) struct Lines {
+    lines: SyncSender<String>,
+    done: Receiver<()>,
+}
+
+impl Lines {
+    pub(crate) fn start() -> Self {
+        let (lines, to_print) = mpsc::sync_channel::<String>(WAITING);
+        let (tell, done) = mpsc::channel();
+        thread::spawn(move || {
+            for line in to_print {
+                // Without a reader there is nobody to tell.
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+            let _ = tell.send(());
+        });
+        Self { lines, done }
+    }
+
+    /// What takes the lines.
+    pub(crate) fn sender(&self) -> impl Fn(String) + Send + Sync + 'static {
+        let lines = self.lines.clone();
+        let dropped = std::sync::Mutex::new(0_u64);
+        move |line| {
+            let mut dropped = dropped.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if *dropped > 0 {
+                match lines.try_send(format!("({dropped} lines were dropped: standard error is read too slowly)")) {
+                    Ok(()) => *dropped = 0,
+                    Err(_) => *dropped += 1,
+                }
+            }
+            if *dropped == 0
+                && let Err(TrySendError::Full(_)) = lines.try_send(line)
+            {
+                *dropped = 1;
+            }
+        }
+    }
+
+    /// Waits a moment for what is left to be printed. All senders have to be gone.
+    pub(crate) fn finish(self) {
+        drop(self.lines);
+        let _ = self.done.recv_timeout(GRACE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_nobody_prints_are_dropped_and_counted_and_the_sender_never_waits() {
+        let (lines, printed) = mpsc::sync_channel(2);
+        let (_tell, done) = mpsc::channel();
+        let send = Lines { lines, done }.sender();
+        for n in 0..5 {
+            send(n.to_string());
+        }
+        assert_eq!(printed.try_iter().collect::<Vec<_>>(), ["0", "1"]);
+        send("5".to_owned());
+        let rest: Vec<_> = printed.try_iter().collect();
+        assert_eq!(rest, ["(3 lines were dropped: standard error is read too slowly)", "5"]);
+    }
+}
