@@ -1,14 +1,18 @@
-//! A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both, on any store.
+//! A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both, on any store. As
+//! `service reconcile FOLDER` it is one of the processes that the tests of `reconcile` kill.
 //!
 //! With the arguments `in-memory <bytes>` it is a receiver with the memory ledger and that budget for unverified bodies.
 //!
 //! It says `ready <port>` when it is, and ends when its standard input does, so that none outlives the tests.
+
+mod reconcile;
 
 use std::{
     collections::HashMap,
     error::Error,
     fmt::Write as _,
     io::{Read as _, Write as _},
+    path::Path,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -97,9 +101,13 @@ async fn main() -> Result<()> {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
-    let setup = std::env::args().nth(1).ok_or("the tests start this program, with its setup as argument")?;
+    let mut arguments = std::env::args().skip(1);
+    let setup = arguments.next().ok_or("the tests start this program, with its setup as argument")?;
     if setup == "in-memory" {
-        return in_memory(std::env::args().nth(2).ok_or("how many bytes of unverified bodies?")?.parse()?).await;
+        return in_memory(arguments.next().ok_or("how many bytes of unverified bodies?")?.parse()?).await;
+    }
+    if setup == "reconcile" {
+        return reconcile::run(Path::new(&arguments.next().ok_or("usage: service reconcile FOLDER")?)).await;
     }
     let setup: Setup = serde_json::from_str(&setup)?;
     let service = Service {

@@ -2,22 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
-    time::Duration,
-};
-
-use authpi_sdk::{
-    Client,
-    event::Event,
-    handlers::{Context, Handlers},
-    ledger::Sqlite,
-    receiver::Receiver,
-    reconcile::{Reconcile, WatermarkFile},
-    signature::Verifier,
 };
 
 use super::{
@@ -25,47 +13,26 @@ use super::{
     log::{Log, event},
 };
 
-const REPLICA: &str = "AUTHPI_IT_RECONCILES";
+/// What is said last about a process, by its reader.
+const ENDED: &str = "ended";
 const EVENTS: i64 = 300;
 const PROCESSES: usize = 3;
 /// So many events are handled before a process is killed; the last one may go to the end.
 const LIFE: usize = 60;
-const LEASE: Duration = Duration::from_millis(400);
 
 fn process(log: &Log, folder: &Path) -> Child {
-    Command::new(env::current_exe().expect("a test knows where it is"))
-        .args(["--exact", "reconcile::processes::a_process_reconciles_what_its_environment_says", "--nocapture"])
-        .env(REPLICA, folder)
+    Command::new(env!("CARGO_BIN_EXE_service"))
+        .arg("reconcile")
+        .arg(folder)
         .env("AUTHPI_BASE_URL", &log.base_url)
         .env("AUTHPI_KEY_ID", "key_1")
         .env("AUTHPI_KEY_SECRET", "secret")
         .env("AUTHPI_ACCOUNT_ID", "acc_1")
+        // It ends when nobody holds this.
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("the test's own program starts")
-}
-
-/// One of the processes; nothing is to be done where nobody started it as one.
-#[tokio::test]
-async fn a_process_reconciles_what_its_environment_says() -> Result<(), Box<dyn std::error::Error>> {
-    let Ok(folder) = env::var(REPLICA) else { return Ok(()) };
-    let folder = Path::new(&folder);
-    let handlers = Handlers::new(()).otherwise(async |event: Event, _: Context<()>| {
-        println!("\nhandled {}", event.id());
-        Ok(())
-    });
-    let ledger = Sqlite::open(folder.join("hooks.db")).await?;
-    let receiver = Receiver::inline("users", Verifier::accept_anybody_dangerously(), ledger, handlers).lease(LEASE);
-    let receiver = receiver.build()?;
-    let reconcile = Reconcile::new(&Client::from_env()?, &receiver, "wh_1")
-        .watermark(WatermarkFile::new(folder.join("users.watermark")))
-        .lease(LEASE)
-        .limit(40)
-        .build()?;
-    let report = reconcile.catch_up().await?;
-    assert!(report.is_complete(), "{report:?}");
-    println!("\ncaught up");
-    Ok(())
+        .expect("the service starts")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,14 +48,17 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
         let mut child = process(&log, &folder);
         let (number, tell, lines) = (started, tell.clone(), BufReader::new(child.stdout.take().unwrap()).lines());
         started += 1;
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send((number, line))));
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).chain([ENDED.to_owned()]).try_for_each(|line| tell.send((number, line)))
+        });
         alive.insert(number, child);
     };
     for _ in 0..PROCESSES {
         start(&mut alive);
     }
     let driven = tokio::task::block_in_place(|| {
-        let (mut handled, mut turns, mut kills) = (Vec::new(), Vec::<(usize, usize)>::new(), 0);
+        let (mut handled, mut turns) = (Vec::new(), Vec::<(usize, usize)>::new());
+        let (mut kills, mut lost) = (0, 0);
         let mut ended = 0;
         while ended < PROCESSES {
             let (number, line) = told.recv_timeout(PATIENCE).expect("nobody says anything any more");
@@ -96,6 +66,13 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
                 let mut done = alive.remove(&number).expect("it was not killed");
                 assert!(done.wait().unwrap().success());
                 ended += 1;
+            } else if line == ENDED {
+                // On a machine that is busy enough a process finds its lease lost, and ends by itself.
+                if let Some(mut other) = alive.remove(&number) {
+                    assert!(!other.wait().unwrap().success());
+                    lost += 1;
+                    start(&mut alive);
+                }
             } else if let Some(id) = line.strip_prefix("handled ") {
                 handled.push(id.to_owned());
                 match turns.last_mut() {
@@ -113,20 +90,21 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
                 }
             }
         }
-        (handled, turns, kills)
+        (handled, turns, kills, lost)
     });
-    let (mut handled, turns, kills) = driven;
+    let (mut handled, turns, kills, lost) = driven;
     assert!(kills >= 3, "{turns:?}");
-    // Nobody came back after another had begun: at no time did two of them run.
+    // None came back after another had begun: at no time did two of them run. Only one that lost its lease may still have had an event
+    // in hand.
     let mut who: Vec<_> = turns.iter().map(|(number, _)| *number).collect();
     who.sort_unstable();
     who.dedup();
-    assert_eq!(who.len(), turns.len(), "two ran at the same time: {turns:?}");
+    assert!(turns.len() <= who.len() + 2 * lost, "two ran at the same time: {turns:?}, {lost} leases lost");
     let all = handled.len();
     handled.sort_unstable();
     handled.dedup();
     assert_eq!(handled.len(), usize::try_from(EVENTS).unwrap());
     // Each that was killed may have had one in hand.
-    assert!(all <= handled.len() + kills, "{all} times, {kills} kills");
+    assert!(all <= handled.len() + kills + lost, "{all} times, {kills} kills, {lost} leases lost");
     std::fs::remove_dir_all(folder).unwrap();
 }
