@@ -20,6 +20,8 @@ pub const DEAD_LETTERS: &str = "authpi_dead_letters_total";
 pub const LEASES_LOST: &str = "authpi_leases_lost_total";
 /// Events that came again with another content: `endpoint`.
 pub const CONTENT_DIFFERS: &str = "authpi_content_differs_total";
+/// Records of the memory ledger that made room for others before their retention was over: `endpoint`.
+pub const EVICTED: &str = "authpi_memory_evictions_total";
 /// Steps of the store that failed: `endpoint`, `step`.
 pub const STORE_FAILURES: &str = "authpi_store_failures_total";
 /// How long handlers took, in seconds: `endpoint`, `outcome`.
@@ -75,6 +77,11 @@ pub const METRICS: &[Metric] = &[
     counter(DEAD_LETTERS, &["endpoint", "reason"], "What became a dead letter, and why"),
     counter(LEASES_LOST, &["endpoint"], "Attempts whose lease another worker took over"),
     counter(CONTENT_DIFFERS, &["endpoint"], "Events that came again with another content"),
+    counter(
+        EVICTED,
+        &["endpoint"],
+        "Records that `Memory` forgot for lack of room: their events would be handled again",
+    ),
     counter(STORE_FAILURES, &["endpoint", "step"], "Steps of the store that failed"),
     histogram(HANDLER_SECONDS, &["endpoint", "outcome"], "How long handlers took"),
     histogram(LAG_SECONDS, &["endpoint"], "From when an event happened to when it was handled"),

@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod copies;
 mod crash;
+mod disk;
 mod emulator;
 mod events;
 mod flood;

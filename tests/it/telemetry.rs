@@ -185,6 +185,11 @@ async fn deliver_everything() {
     kept.receive(request(&created("terminal"))).await;
     kept.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
     kept.receive(unreadable()).await;
+    let (handle, _) = handlers(Memory::new());
+    let full = Receiver::inline("full", Verifier::authpi(keys()), Memory::new().capacity(1), handle).build().unwrap();
+    for id in ["first", "second"] {
+        full.receive(request(&created(id))).await;
+    }
     let plain = || Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
     let refused = Receiver::inline("buried", Verifier::authpi(keys()), Picky::new(store.clone(), 1, 0), plain());
     refused.build().unwrap().receive(request(&created("refused"))).await;
@@ -379,6 +384,31 @@ async fn each_metric_and_each_value_of_its_labels_is_emitted_as_documented_and_n
     }
     assert!(log.contains("the handler's own line"), "{log}");
     assert_clean("spans and log", &log);
+}
+
+#[tokio::test]
+async fn a_memory_ledger_that_is_full_warns_once_and_counts_what_it_forgets() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let logged = Logged::default();
+    let ledger = Memory::new().capacity(2);
+    let _recorded = metrics::set_default_local_recorder(&recorder);
+    let _guard = listen(logged.clone());
+    for n in 0..10 {
+        let key = EventKey::new("users", format!("evt_{n}"));
+        let claim = ledger.claim(&key, Digest::of(b"PAYLOAD"), Duration::from_secs(30)).await.unwrap();
+        let Claim::Granted { token, .. } = claim else { panic!("{claim:?}") };
+        assert_eq!(ledger.complete(&key, token, Completion::Handled).await.unwrap(), Held::Yes);
+    }
+    assert_eq!(logged.text().matches("the memory ledger is full").count(), 1, "{}", logged.text());
+    let counted = snapshotter.snapshot().into_vec();
+    let evictions = counted.iter().find(|(key, ..)| key.key().name() == telemetry::EVICTED);
+    let (key, _, _, count) = evictions.expect("evictions are counted");
+    assert_eq!(
+        (key.key().labels().map(metrics::Label::value).collect::<Vec<_>>(), count),
+        (vec!["users"], &DebugValue::Counter(8))
+    );
+    assert_eq!(ledger.evicted(), 8);
 }
 
 #[test]

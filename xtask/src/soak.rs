@@ -41,7 +41,7 @@ pub(crate) fn soak(args: &Args, root: &Path) -> Result<()> {
     let only = match name.as_ref().map(PossibleValue::get_name) {
         // Its faults are in a module with those of the others.
         Some(store) => vec![format!("{}{store}::", test::CRASH), format!("{}faults::on_{store}_", test::CRASH)],
-        None => vec![test::CRASH.to_owned()],
+        None => vec![test::CRASH.to_owned(), test::DISK.to_owned()],
     };
     let given = [
         ("AUTHPI_CRASH_KILLS", Some(args.kills.to_string())),

@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token};
-use crate::Clock;
+use crate::{Clock, telemetry};
 
 /// A [`Ledger`] in memory: for tests, for development, and for services whose handlers may repeat after a restart.
 ///
@@ -24,7 +24,8 @@ use crate::Clock;
 /// - **Bounded.** It holds at most [`capacity`](Memory::capacity) records (default 1,000,000). At capacity the record that was
 ///   handled (or given up) longest ago makes room, so a duplicate of that event would be handled again; where none is
 ///   finished, one that waits for its next attempt goes (its attempts are counted from 1 again), then one whose lease ran
-///   out. A record under a running lease is never evicted: if there are only those, a claim fails.
+///   out. A record under a running lease is never evicted: if there are only those, a claim fails. The first eviction is logged as a
+///   warning; `authpi_memory_evictions_total` and [`evicted`](Memory::evicted) count all of them.
 /// - **Small.** About 155 bytes per remembered event with ids of 30 bytes (measured from 10³ to 10⁷ of them).
 /// - **Flat.** A step takes about a microsecond at most, however many records there are.
 ///
@@ -229,6 +230,8 @@ struct Records {
     used: usize,
     minted: u64,
     evicted: u64,
+    /// Whether the log knows that records are evicted.
+    said_so: bool,
 }
 
 impl Records {
@@ -246,6 +249,7 @@ impl Records {
             used: 0,
             minted: 0,
             evicted: 0,
+            said_so: false,
         }
     }
 
@@ -348,8 +352,18 @@ impl Records {
     fn evict_one(&mut self, now: i64) -> bool {
         let victim = [FINISHED, PENDING].map(|list| self.lists[list].oldest).into_iter().find(|&slot| slot != NONE);
         let Some(victim) = victim.or_else(|| self.abandoned(now)) else { return false };
+        let endpoint = Arc::clone(&self.endpoints[self.get(victim).endpoint as usize].name);
         self.remove(victim);
         self.evicted += 1;
+        telemetry::count(telemetry::EVICTED, &endpoint);
+        if !std::mem::replace(&mut self.said_so, true) {
+            tracing::warn!(
+                %endpoint,
+                capacity = self.capacity,
+                "the memory ledger is full: it forgets its oldest records, and handles their events again if they are \
+                 delivered again; raise `capacity`, or use a store (logged once)"
+            );
+        }
         true
     }
 

@@ -1,4 +1,4 @@
-//! Deliveries go on while their store is stopped, hangs, breaks off in the middle of a reply, or has no room left.
+//! Deliveries go on while their store is stopped, hangs, or breaks off in the middle of a reply. (`disk`: or has no room left.)
 //!
 //! The service is told nothing of it, and nobody restarts it: it answers 200 or 503 with `Retry-After`, and works again as soon as
 //! its store does. What each store does by itself is in `stores`.
@@ -11,7 +11,7 @@ use std::{
 use authpi_tests::trial::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
-use super::{Trial, disk::SmallDisk, kill::LANES, proxy::Proxy};
+use super::{Trial, kill::LANES, proxy::Proxy};
 use crate::servers::{
     nats::NatsServer,
     postgres::PostgresServer,
@@ -45,9 +45,6 @@ const FAULTS: [Fault; 8] = [
 
 /// How long the service waits for its store.
 const TIMEOUT: Duration = Duration::from_millis(700);
-
-/// How often a disk fills up.
-const TIMES_FULL: u32 = 4;
 
 enum Server {
     Postgres(PostgresServer),
@@ -102,7 +99,7 @@ impl Server {
 
 impl Trial {
     /// Sends deliveries while `faults` go on, and judges.
-    async fn endure(mut self, roles: &[Role], faults: impl AsyncFnOnce(&Self)) {
+    pub(crate) async fn endure(mut self, roles: &[Role], faults: impl AsyncFnOnce(&Self)) {
         // A claim whose answer was lost is held up for this long.
         self.lease = Duration::from_secs(3);
         self.timeout = TIMEOUT;
@@ -183,53 +180,17 @@ impl Trial {
     }
 
     /// Waits for further deliveries to be acknowledged: the service is well.
-    async fn until_acknowledged(&self, further: u64, before: impl std::fmt::Debug) {
+    pub(crate) async fn until_acknowledged(&self, further: u64, before: impl std::fmt::Debug) {
         let enough = self.sent.load(Ordering::Relaxed) + further;
         let otherwise = || format!("{}: the service did not recover (next: {before:?})", self.name);
         until(otherwise, || async { (self.sent.load(Ordering::Relaxed) >= enough).then_some(()) }).await;
     }
 
-    async fn until_refused(&self, further: u64) {
+    pub(crate) async fn until_refused(&self, further: u64) {
         let enough = self.refused.load(Ordering::Relaxed) + further;
         let otherwise = || format!("{}: without a store, nothing is refused", self.name);
         until(otherwise, || async { (self.refused.load(Ordering::Relaxed) >= enough).then_some(()) }).await;
     }
-}
-
-/// The disk fills up again and again, with whatever the service has in hand, and each time something is removed from it.
-async fn on_a_small_disk(test: &str, name: &'static str, mode: Mode, roles: &[Role]) {
-    let Some(disk) = SmallDisk::of(&format!("crash::faults::{test}")).await else { return };
-    let trial = Trial::new(name, mode, Some(Store::Sqlite(disk.file())));
-    let faults = async |trial: &Trial| {
-        for _ in 0..TIMES_FULL {
-            trial.until_acknowledged(50, "a full disk").await;
-            disk.fill();
-            trial.until_refused(50).await;
-            disk.make_room();
-        }
-        let why = std::fs::read_to_string(trial.log(0)).expect("a log can be read");
-        assert!(why.contains("disk is full"), "{}: deliveries were refused for another reason: {why}", trial.name);
-    };
-    trial.endure(roles, faults).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn on_sqlite_inline_nothing_is_lost_when_the_disk_is_full() {
-    let test = "on_sqlite_inline_nothing_is_lost_when_the_disk_is_full";
-    on_a_small_disk(test, "sqlite on a full disk, inline", Mode::Inline, &[Role::Receiver; 2]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn on_sqlite_an_inbox_loses_nothing_when_the_disk_is_full() {
-    let test = "on_sqlite_an_inbox_loses_nothing_when_the_disk_is_full";
-    let roles = [Role::Receiver, Role::Worker];
-    on_a_small_disk(test, "sqlite on a full disk, inbox", Mode::Inbox, &roles).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full() {
-    let test = "on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full";
-    on_a_small_disk(test, "sqlite on a full disk, inbox in a transaction", Mode::InboxTx, &[Role::Both; 2]).await;
 }
 
 async fn on_postgres(name: &'static str, mode: Mode, roles: &[Role]) {

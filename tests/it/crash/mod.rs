@@ -12,7 +12,6 @@
 //! What a seed decides is which events are sent in which number and order, and who is killed when. Which of two processes is the
 //! faster, it does not; a failure may take several runs of its seed to come back.
 
-mod disk;
 mod faults;
 mod judge;
 mod kill;
@@ -63,8 +62,8 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// What is set up for one test, and taken down with it.
-struct Trial {
-    name: &'static str,
+pub(crate) struct Trial {
+    pub(crate) name: &'static str,
     seed: u64,
     folder: PathBuf,
     journal: Journal,
@@ -92,7 +91,7 @@ struct Trial {
 
 impl Trial {
     /// On an SQLite file of its own, or on what `store` gives.
-    fn new(name: &'static str, mode: Mode, store: Option<Store>) -> Self {
+    pub(crate) fn new(name: &'static str, mode: Mode, store: Option<Store>) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number_of_this = MADE.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("authpi-it-crash-{}-{number_of_this}", std::process::id()));
@@ -165,7 +164,7 @@ impl Trial {
     }
 
     /// What a process had to say.
-    fn log(&self, process: u32) -> PathBuf {
+    pub(crate) fn log(&self, process: u32) -> PathBuf {
         self.folder.join(format!("log-{process}"))
     }
 

@@ -50,7 +50,7 @@ async fn handled(ledger: &impl Ledger, n: usize) {
 }
 
 /// Each error in the chain, as a log would show it.
-fn chain(error: &LedgerError) -> String {
+pub(crate) fn chain(error: &LedgerError) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
     causes.fold(error.to_string(), |text, cause| text + ": " + &cause.to_string())
 }

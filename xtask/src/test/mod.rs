@@ -47,6 +47,8 @@ enum Part {
     Stores,
     /// A service whose processes are killed, or race, on each store; its servers are started for it
     Crash,
+    /// A ledger's file on a disk that fills up or cannot be written: a small one, mounted in a namespace
+    Disk,
     /// Tests of this program, above all of the generator
     Codegen,
     /// Every feature of authpi-sdk alone, and pairs that matter, without a warning
@@ -109,9 +111,15 @@ impl Part {
         match self {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
-            Self::Unit => run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH, "--skip", PRISM]))?,
+            Self::Unit => {
+                run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH, "--skip", DISK, "--skip", PRISM]))?
+            }
             Self::Stores => on_servers(root, &[STORES.to_owned()], [])?,
             Self::Crash => on_servers(root, &[CRASH.to_owned()], [])?,
+            Self::Disk => {
+                system::small_disk(root)?;
+                on_servers(root, &[DISK.to_owned()], [])?;
+            }
             Self::Codegen => run(&mut cargo(
                 root,
                 // As the alias `cargo xtask` builds it, so that its dependencies are built once.
@@ -140,6 +148,7 @@ impl Part {
 /// What the names of the tests begin with that parts of their own run.
 const STORES: &str = "stores::";
 pub(crate) const CRASH: &str = "crash::";
+pub(crate) const DISK: &str = "disk::";
 const PRISM: &str = "prism::";
 
 /// The integration tests whose names begin like one of these, with these variables set; what they say is shown. Where a server is
@@ -154,7 +163,7 @@ pub(crate) fn on_servers(
     let left_out: BTreeSet<_> = missing.iter().flat_map(|server| &server.tests).copied().collect();
     test.args(["--test", "it", "--"]).args(names).envs(variables);
     test.args(left_out.iter().flat_map(|name| ["--skip", name]));
-    if names.iter().any(|name| name.starts_with(CRASH)) {
+    if names.iter().any(|name| name.starts_with(CRASH) || name.starts_with(DISK)) {
         // The figures and the seeds are half of it.
         test.arg("--nocapture");
     }

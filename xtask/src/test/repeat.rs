@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{CRASH, PRISM, Part, STORES, system, tests};
+use super::{CRASH, DISK, PRISM, Part, STORES, system, tests};
 use crate::run::{capture, program, succeeds};
 
 /// How often, and on what kind of machine.
@@ -85,7 +85,7 @@ fn binaries_of(part: Part, root: &Path) -> Result<Vec<Binary>> {
     match part {
         Part::Unit => Ok(vec![
             built(root, "authpi_sdk", &["--lib"], Vec::new())?,
-            built(root, "it", &["--test", "it"], skipped(&[STORES, CRASH, PRISM]))?,
+            built(root, "it", &["--test", "it"], skipped(&[STORES, CRASH, DISK, PRISM]))?,
         ]),
         Part::Stores => Ok(vec![on_servers(root, STORES)?]),
         Part::Crash => Ok(vec![on_servers(root, CRASH)?]),

@@ -103,6 +103,20 @@ pub(super) fn servers(root: &Path, names: &[String]) -> Vec<Missing> {
     SERVERS.iter().filter_map(missing).collect()
 }
 
+/// `unshare`, and the right to mount a tmpfs with it.
+pub(super) fn small_disk(root: &Path) -> Result<(), Stopped> {
+    let mounts = |namespace: &[&str]| {
+        let mount = ["--", "mount", "-t", "tmpfs", "authpi-small-disk", "/tmp"];
+        succeeds(&mut program(root, "unshare", [namespace, &mount].concat()))
+    };
+    if mounts(&["--mount"]) || mounts(&["--mount", "--map-root-user"]) {
+        return Ok(());
+    }
+    Err(Stopped::NotRun(
+        "`unshare` mounts no disk here: it takes root, or a system on which users may make namespaces".into(),
+    ))
+}
+
 /// The mock server that the part `prism` asks; installed by npm below the target folder, once.
 const PRISM: &str = "@stoplight/prism-cli@5.14.2";
 

@@ -5,8 +5,10 @@
 //! together and shares one flush of the disk (group commit); a step that fails leaves its neighbours be, and runs to its end
 //! when its caller has gone away. The same task lends its connection to handlers that write in a [transaction] of their own.
 //!
-//! What a step does is in [steps], in the words of [statements]; the tables are in [schema].
+//! What a step does is in [steps], in the words of [statements]; the tables are in [schema], the [file] itself in its own.
 
+mod file;
+mod kind;
 mod options;
 mod queue;
 mod schema;
@@ -63,6 +65,8 @@ pub mod by_hand {
 ///   flushes nothing.
 /// - **Alone in its failure.** A step that fails leaves those that shared its transaction as they are. If it is the commit that
 ///   fails (the disk is full), none of them took place, and each caller is told.
+/// - **Watched.** SQLite goes on writing to a file that was deleted. Before a step is answered, the file and its `-wal` are looked
+///   for under their names; where one was deleted or replaced, each step fails until it is back or the process restarts.
 /// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
 ///   [`retention`](SqliteOptions::retention); dead letters too. [`purge`](Sqlite::purge) does so at once. The file does not
 ///   shrink, its room is used again.
@@ -74,6 +78,9 @@ pub mod by_hand {
 ///
 /// The tables are called `authpi_…`, so the file may hold an application's own. They are made, and brought up to date, when it
 /// is opened; a file that a later version of this crate has brought up to date is refused.
+///
+/// Leases and pauses run on the host's clock. If that is set back, those that would last longer than they were asked for begin
+/// anew, and none lasts longer than that.
 ///
 /// It runs on the tokio runtime in which it was opened: when that runtime ends, every further step fails.
 ///
@@ -105,11 +112,14 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it (its folder must exist).
+    /// Opens the file, or makes it (its folder must exist), with mode 0600 on Unix.
+    ///
+    /// An event of an endpoint without a name is claimed, completed, stored, leased and forgotten, so that what is opened works.
     ///
     /// # Errors
-    /// When the file cannot be opened, is no SQLite database, may not be written, or was brought up to date by a later
-    /// version of this crate. The message names the file.
+    /// When the file cannot be opened, is no SQLite database, cannot be written, or was brought up to date by a later
+    /// version of this crate; and when the path keeps nothing (`""`, `":memory:"`, a `file:` URI of a database in memory): that is
+    /// [`in_memory`](Sqlite::in_memory). The message names the file.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
         Self::options().open(path).await
     }
@@ -194,7 +204,10 @@ impl Sqlite {
 
     async fn request<T>(&self, name: &'static str, wanted: impl FnOnce(Reply<T>) -> Wanted) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        let failed = |failure: Failure| LedgerError::new(name, failure);
+        let failed = |failure: Failure| {
+            let kind = kind::of_failure(&failure);
+            LedgerError::new(name, failure).with_kind(kind)
+        };
         self.requests.send(Request::new(wanted(reply))).await.map_err(|_| failed(Closed.into()))?;
         answer.await.map_err(|_| failed(Closed.into()))?.map_err(failed)
     }

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     Sqlite,
+    file::{Watched, prepare},
     queue::{Queue, ROOM},
     schema::{OpenError, Unusable, connect_and_migrate, is_busy},
     steps::Records,
@@ -21,7 +22,10 @@ use super::{
 };
 use crate::{
     Clock,
-    ledger::{DEFAULT_RETENTION, LedgerError},
+    ledger::{
+        DEFAULT_RETENTION, LedgerError,
+        probe::{probe_inbox, probe_ledger},
+    },
 };
 
 /// What can be set before a [`Sqlite`] ledger is opened.
@@ -57,18 +61,24 @@ impl SqliteOptions {
         self
     }
 
-    /// Opens the file, or makes it (its folder must exist).
+    /// Opens the file, or makes it (its folder must exist), with mode 0600 on Unix.
     ///
     /// # Errors
     /// As for [`Sqlite::open`].
     pub async fn open(self, path: impl AsRef<Path>) -> Result<Sqlite, LedgerError> {
         let path = path.as_ref();
+        if let Err(cause) = prepare(path) {
+            return Err(unusable(path, cause));
+        }
         let connect = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        self.start(connect, Some(path)).await
+        let ledger = self.start(connect, Some(path)).await?;
+        let works = async { probe_ledger(&ledger).await.and(probe_inbox(&ledger).await) };
+        works.await.map_err(|error| unusable(path, OpenError::Step(error)))?;
+        Ok(ledger)
     }
 
     /// Opens a ledger of its own in memory.
@@ -82,28 +92,27 @@ impl SqliteOptions {
     async fn start(self, connect: SqliteConnectOptions, path: Option<&Path>) -> Result<Sqlite, LedgerError> {
         use sqlx::ConnectOptions as _;
         let connect = connect.busy_timeout(self.busy_timeout).disable_statement_logging();
-        let connection = match self.connect(&connect).await {
-            Ok(connection) => connection,
-            Err(cause) => {
-                let path = path.map_or_else(|| "in memory".into(), Path::to_path_buf);
-                return Err(LedgerError::new("open", Unusable { path, cause }));
-            }
-        };
+        let connected = self.connect(&connect, path.is_some()).await;
+        let (connection, file) = connected.map_err(|cause| unusable(path.unwrap_or(Path::new("in memory")), cause))?;
         let (requests, asked) = mpsc::channel(ROOM);
         let retention = self.retention;
-        let records = Records { connection, clock: self.clock, retention, changed: false, let_in: 0 };
+        let records = Records { connection, clock: self.clock, retention, changed: false, let_in: 0, latest: i64::MAX };
         let (flushes, lent) = (Arc::default(), Arc::default());
-        let writer = Writer::new(Queue::new(asked, self.busy_timeout), Arc::clone(&flushes), Arc::clone(&lent));
+        let writer = Writer::new(Queue::new(asked, self.busy_timeout), file, Arc::clone(&flushes), Arc::clone(&lent));
         tokio::spawn(writer.run(records));
         Ok(Sqlite { requests, retention, appended: Arc::default(), flushes, lent })
     }
 
     /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one), so we do: several
     /// processes may be starting at once.
-    async fn connect(&self, connect: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+    async fn connect(
+        &self,
+        connect: &SqliteConnectOptions,
+        on_disk: bool,
+    ) -> Result<(SqliteConnection, Option<Watched>), OpenError> {
         let started = Instant::now();
         loop {
-            match open(connect).await {
+            match open(connect, on_disk).await {
                 Err(OpenError::Sqlite(error)) if is_busy(&error) && started.elapsed() < self.busy_timeout => {
                     sleep(Duration::from_millis(10)).await;
                 }
@@ -113,8 +122,14 @@ impl SqliteOptions {
     }
 }
 
-async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
-    let mut connection = connect_and_migrate(options).await?;
+async fn open(options: &SqliteConnectOptions, on_disk: bool) -> Result<(SqliteConnection, Option<Watched>), OpenError> {
+    let mut connection = connect_and_migrate(options, on_disk).await?;
+    let file = if on_disk { Some(Watched::of(&mut connection).await?) } else { None };
     nest(&mut connection).await?;
-    Ok(connection)
+    Ok((connection, file))
+}
+
+fn unusable(path: &Path, cause: OpenError) -> LedgerError {
+    let kind = cause.kind();
+    LedgerError::new("open", Unusable { path: path.to_owned(), cause }).with_kind(kind)
 }

@@ -228,7 +228,7 @@ impl Queue {
 
 /// Others wrote for longer than one waits.
 #[derive(Debug)]
-struct Occupied {
+pub(super) struct Occupied {
     patience: Duration,
 }
 

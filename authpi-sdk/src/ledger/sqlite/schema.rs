@@ -1,13 +1,19 @@
 //! The tables, and how a file is brought up to date when it is opened.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use super::{
+    file::{Watched, kind_of_io},
+    kind,
+};
+use crate::ledger::{LedgerError, LedgerErrorKind};
 
 /// The version of the first tables. Those before it were never released, and kept a SHA-256 in each record.
 const FIRST: i64 = 4;
 /// The tables of the first version, and what brings a file from each version to the next. Never changed, only added to.
-pub(super) const MIGRATIONS: [&str; 3] = ["
+pub(super) const MIGRATIONS: [&str; 4] = ["
     CREATE TABLE authpi_ledger (
         endpoint TEXT NOT NULL,
         event_id TEXT NOT NULL,
@@ -60,12 +66,22 @@ pub(super) const MIGRATIONS: [&str; 3] = ["
             SELECT endpoint, event_id FROM authpi_ledger INDEXED BY authpi_inbox_lane
             WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2 ORDER BY place LIMIT 1);
     END;
+", "
+    -- When the pause or lease was given, Unix ms: what is left of it is no more than the whole, though the clock is set back.
+    ALTER TABLE authpi_ledger ADD COLUMN since INTEGER;
 "];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
-pub(super) async fn connect_and_migrate(options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+pub(super) async fn connect_and_migrate(
+    options: &SqliteConnectOptions,
+    on_disk: bool,
+) -> Result<SqliteConnection, OpenError> {
     let mut connection = SqliteConnection::connect_with(options).await?;
+    if on_disk {
+        // Before anything is made in what keeps nothing.
+        Watched::of(&mut connection).await?;
+    }
     if version(&mut connection).await? == VERSION {
         return Ok(connection);
     }
@@ -102,16 +118,40 @@ async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> 
 }
 
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
-    const BUSY: u32 = 5;
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
-    code.is_some_and(|code| code & 0xff == BUSY)
+    kind::of_sqlite(error) == LedgerErrorKind::Busy
 }
 
 #[derive(Debug)]
 pub(super) enum OpenError {
     Sqlite(sqlx::Error),
-    TooNew { found: i64 },
-    Unreleased { found: i64 },
+    TooNew {
+        found: i64,
+    },
+    Unreleased {
+        found: i64,
+    },
+    /// In memory, or in a file that SQLite removes.
+    KeepsNothing,
+    NotWal {
+        mode: String,
+    },
+    NoFolder {
+        folder: PathBuf,
+    },
+    Io(io::Error),
+    /// It was opened, and a step of the ledger failed.
+    Step(LedgerError),
+}
+
+impl OpenError {
+    pub(super) fn kind(&self) -> LedgerErrorKind {
+        match self {
+            Self::Sqlite(error) => kind::of_sqlite(error),
+            Self::Io(error) => kind_of_io(error),
+            Self::Step(error) => error.kind(),
+            _ => LedgerErrorKind::CannotWrite,
+        }
+    }
 }
 
 impl From<sqlx::Error> for OpenError {
@@ -129,7 +169,26 @@ pub(super) struct Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        match self.cause {
+        match &self.cause {
+            OpenError::KeepsNothing => write!(
+                f,
+                "\"{path}\" names a database that is not kept in a file: give the path of a file, or use Sqlite::in_memory()"
+            ),
+            OpenError::NotWal { mode } => {
+                write!(
+                    f,
+                    "{path} is used with journal_mode={mode}, and the ledger needs WAL: keep the file on a local disk"
+                )
+            }
+            OpenError::NoFolder { folder } => {
+                write!(f, "{path} cannot be made: there is no folder {}", folder.display())
+            }
+            OpenError::Io(_) => write!(f, "{path} cannot be made"),
+            OpenError::Step(error) if error.kind() == LedgerErrorKind::CannotWrite => write!(
+                f,
+                "{path} was opened and cannot be written: the file, its -wal and -shm, and their folder must be writable"
+            ),
+            OpenError::Step(_) => write!(f, "{path} was opened, but a first event could not be recorded in it"),
             OpenError::Sqlite(_) => write!(f, "{path} cannot be used as a SQLite database"),
             OpenError::TooNew { found } => write!(
                 f,
@@ -149,7 +208,13 @@ impl std::error::Error for Unusable {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             OpenError::Sqlite(error) => Some(error),
-            OpenError::TooNew { .. } | OpenError::Unreleased { .. } => None,
+            OpenError::Io(error) => Some(error),
+            OpenError::Step(error) => Some(error),
+            OpenError::TooNew { .. }
+            | OpenError::Unreleased { .. }
+            | OpenError::KeepsNothing
+            | OpenError::NotWal { .. }
+            | OpenError::NoFolder { .. } => None,
         }
     }
 }

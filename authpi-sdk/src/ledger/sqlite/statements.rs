@@ -3,13 +3,14 @@
 //! Where SQLite, which counts nothing, would rather walk all records of the endpoint, the index is named.
 
 pub(super) const CLAIM: &str = "
-    INSERT INTO authpi_ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest)
-    VALUES (?1, ?2, 1, 1, random(), ?3, ?4, ?5)
+    INSERT INTO authpi_ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, since)
+    VALUES (?1, ?2, 1, 1, random(), ?3, ?4, ?5, ?4)
     ON CONFLICT (endpoint, event_id) DO UPDATE SET
         state = 1,
         attempt = CASE WHEN state < 2 THEN min(attempt + 1, 4294967295) ELSE 1 END,
         nonce = excluded.nonce,
         at = excluded.at,
+        since = excluded.since,
         first_claimed_at = CASE WHEN state < 2 THEN first_claimed_at ELSE excluded.first_claimed_at END,
         first_digest = CASE WHEN state < 2 THEN first_digest ELSE excluded.first_digest END,
         reason = NULL,
@@ -18,9 +19,10 @@ pub(super) const CLAIM: &str = "
         lane = CASE WHEN state < 2 THEN lane END
     WHERE at <= CASE WHEN state < 2 THEN ?4 ELSE ?6 END
     RETURNING attempt, nonce, first_digest";
-pub(super) const LOOK: &str = "SELECT state, at, first_digest FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
+pub(super) const LOOK: &str =
+    "SELECT state, at, first_digest, since FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
 pub(super) const RENEW: &str = "
-    UPDATE authpi_ledger SET at = ?5
+    UPDATE authpi_ledger SET at = ?5, since = ?6
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
 pub(super) const HANDLED: &str = "
     UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2, body = NULL
@@ -38,7 +40,7 @@ pub(super) const DEAD: &str = "
         state = 3
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 3)";
 pub(super) const RELEASE: &str = "
-    UPDATE authpi_ledger SET at = ?5, state = 0
+    UPDATE authpi_ledger SET at = ?5, since = ?6, state = 0
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
 /// As if it had just been appended; in the lane that it had.
 pub(super) const REPLAY: &str = "
@@ -81,7 +83,7 @@ pub(super) const APPEND: &str = "
     RETURNING 1";
 /// Nothing is leased, unless ?4 is true, while anything has still to be woken: it may be the oldest.
 pub(super) const LEASE_NEXT: &str = "
-    UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3
+    UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3, since = ?2
     WHERE (endpoint, event_id) = (
         SELECT endpoint, event_id FROM authpi_ledger AS due
         WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at <= 0
@@ -102,8 +104,20 @@ pub(super) const WAKE: &str = "
          ORDER BY at LIMIT ?3)";
 /// When the next lease or pause ends, or has ended already.
 pub(super) const NEXT_DUE: &str = "
-    SELECT min(at) FROM authpi_ledger
-    WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0";
+    SELECT at, since FROM authpi_ledger
+    WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0
+    ORDER BY at LIMIT 1";
+/// Whether a lease or pause was given at a time to come, so that the clock was set back since.
+pub(super) const IS_AHEAD: &str = "
+    SELECT EXISTS (
+            SELECT 1 FROM authpi_ledger INDEXED BY authpi_ledger_at
+            WHERE at > ?1 AND (place IS NULL OR state >= 2) AND state < 2 AND since > ?1)
+        OR EXISTS (
+            SELECT 1 FROM authpi_ledger INDEXED BY authpi_inbox_waiting
+            WHERE place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0 AND since > ?1)";
+/// Leases and pauses that were given at a time to come begin now.
+pub(super) const SET_BACK: &str = "
+    UPDATE authpi_ledger SET at = ?2 + (at - since), since = ?2 WHERE state < 2 AND at > 0 AND since > ?1";
 pub(super) const BACKLOG: &str = "
     SELECT count(*), min(first_claimed_at) FROM authpi_ledger INDEXED BY authpi_inbox
     WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2";

@@ -10,8 +10,8 @@ use sqlx::{
 };
 
 use super::statements::{
-    APPEND, BACKLOG, CLAIM, DEAD, DEAD_LETTERS, FORGET, HANDLED, HANDLED_HERE, LEASE_NEXT, LOOK, NEXT_DUE, PRUNE,
-    PURGE, RELEASE, RENEW, REPLAY, WAKE,
+    APPEND, BACKLOG, CLAIM, DEAD, DEAD_LETTERS, FORGET, HANDLED, HANDLED_HERE, IS_AHEAD, LEASE_NEXT, LOOK, NEXT_DUE,
+    PRUNE, PURGE, RELEASE, RENEW, REPLAY, SET_BACK, WAKE,
 };
 use crate::{
     Clock,
@@ -26,6 +26,9 @@ const PORTION: i64 = 256;
 /// How many rows a statement wakes, at most.
 const WOKEN: i64 = 4096;
 
+/// In ms: so much may the times of two processes differ, and the clock be slowed down, without being set back.
+const WOBBLE: i64 = 1_000;
+
 /// The file, and what every step needs beside it.
 pub(super) struct Records {
     pub(super) connection: SqliteConnection,
@@ -35,6 +38,8 @@ pub(super) struct Records {
     pub(super) changed: bool,
     /// How many events were let in since the last look, by claims and appends.
     pub(super) let_in: u32,
+    /// What time it was at the last look at the clock.
+    pub(super) latest: i64,
 }
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -42,6 +47,29 @@ type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 impl Records {
     fn now(&self) -> i64 {
         self.clock.now().as_millisecond()
+    }
+
+    /// Sets right what a clock that was set back would prolong: at the first look, which may be after a restart, and whenever time
+    /// goes back.
+    pub(super) async fn follow_clock(&mut self) {
+        let now = self.now();
+        if now.saturating_add(WOBBLE) < self.latest
+            && let Err(error) = self.set_back(now).await
+        {
+            tracing::warn!(%error, "the clock was set back, and the ledger's leases and pauses could not be");
+            return;
+        }
+        self.latest = now;
+    }
+
+    async fn set_back(&mut self, now: i64) -> Result<(), sqlx::Error> {
+        let ahead = now.saturating_add(WOBBLE);
+        let found = self.read(sqlx::query(IS_AHEAD).bind(ahead)).await?;
+        if found.first().map_or(Ok(false), |row| row.try_get(0))? {
+            let changed = self.change(sqlx::query(SET_BACK).bind(ahead).bind(now)).await?;
+            tracing::warn!(records = changed, "the clock was set back; leases and pauses begin anew");
+        }
+        Ok(())
     }
 
     /// What was handled or given up before this, or at it, is forgotten.
@@ -118,7 +146,7 @@ impl Step for ClaimStep {
             let Some(row) = found.first() else { continue };
             let (state, at): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             let first_digest = digest_at(row, 2)?;
-            let left = Duration::from_millis(at.saturating_sub(now).try_into().unwrap_or(0));
+            let left = left(at, row.try_get(3)?, now);
             match state {
                 0 if !left.is_zero() => return Ok(Claim::NotYet { wait: left }),
                 1 if !left.is_zero() => return Ok(Claim::InFlight { lease_left: left }),
@@ -157,7 +185,9 @@ impl Step for ChangeStep {
         };
         let statement = of_holder(text, &self.key, self.token);
         let statement = match &self.change {
-            Change::Renew(length) | Change::Release(length) => statement.bind(now.saturating_add(millis(*length))),
+            Change::Renew(length) | Change::Release(length) => {
+                statement.bind(now.saturating_add(millis(*length))).bind(now)
+            }
             Change::Complete(Completion::Handled) => statement.bind(now),
             Change::Complete(Completion::Dead { reason, body }) => {
                 statement.bind(now).bind(reason.as_str()).bind(&body[..])
@@ -233,11 +263,13 @@ impl Step for LeaseNextStep {
             return Ok(Some(Next::Leased(leased)));
         }
         let due = records.read(sqlx::query(NEXT_DUE).bind(self.endpoint.clone())).await?;
-        let due: Option<i64> = due.first().map_or(Ok(None), |row| row.try_get(0))?;
-        if !self.woken && due.is_some_and(|at| at <= now) {
+        let due_in = match due.first() {
+            Some(row) => Some(left(row.try_get(0)?, row.try_get(1)?, now)),
+            None => None,
+        };
+        if !self.woken && due_in == Some(Duration::ZERO) {
             return Ok(None);
         }
-        let due_in = due.map(|at| Duration::from_millis(at.saturating_sub(now).try_into().unwrap_or(0)));
         Ok(Some(Next::Nothing { due_in }))
     }
 }
@@ -370,6 +402,12 @@ fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
     let bytes: &[u8] = row.try_get(column)?;
     let digest = bytes.try_into().map_err(|_| sqlx::Error::Protocol("the ledger's file holds half a digest".into()))?;
     Ok(Digest::from_bytes(digest))
+}
+
+/// How much is left of a lease or pause that ends `at` and was given `since`: never more than the whole.
+fn left(at: i64, since: Option<i64>, now: i64) -> Duration {
+    let whole = since.map_or(i64::MAX, |since| at.saturating_sub(since));
+    Duration::from_millis(at.saturating_sub(now).min(whole).try_into().unwrap_or(0))
 }
 
 /// Rounded up, so that a lease or pause of any length at all has one.

@@ -13,7 +13,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::oneshot;
 
 use super::{
-    Closed, Sqlite,
+    Closed, Sqlite, kind,
     queue::{Reply, Wanted},
     steps::Records,
 };
@@ -117,7 +117,10 @@ impl Transactional for Sqlite {
             let _ = home.send(Returned { records, wish });
         }
         match answer.await {
-            Ok(done) => done.map_err(|error| LedgerError::new(STEP, error)),
+            Ok(done) => done.map_err(|error| {
+                let kind = kind::of_failure(&error);
+                LedgerError::new(STEP, error).with_kind(kind)
+            }),
             Err(_) => Err(LedgerError::new(STEP, Closed)),
         }
     }

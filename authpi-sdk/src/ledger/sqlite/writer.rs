@@ -13,6 +13,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::oneshot;
 
 use super::{
+    file::{Gone, Watched},
     queue::{Asked, Failure, Queue, Reply},
     steps::{PruneStep, Records},
     transaction::{Returned, SqliteTransaction, Wish},
@@ -24,19 +25,22 @@ const LET_IN_PER_PRUNING: u32 = 64;
 
 pub(super) struct Writer {
     queue: Queue,
+    /// None in memory.
+    file: Option<Watched>,
     flushes: Arc<AtomicU64>,
     lent: Arc<AtomicBool>,
     until_prune: u32,
 }
 
 impl Writer {
-    pub(super) fn new(queue: Queue, flushes: Arc<AtomicU64>, lent: Arc<AtomicBool>) -> Self {
-        Self { queue, flushes, lent, until_prune: 0 }
+    pub(super) fn new(queue: Queue, file: Option<Watched>, flushes: Arc<AtomicU64>, lent: Arc<AtomicBool>) -> Self {
+        Self { queue, file, flushes, lent, until_prune: 0 }
     }
 
     /// Works until the ledger is closed or all handles are gone.
     pub(super) async fn run(mut self, mut records: Records) {
         while self.queue.gather().await {
+            records.follow_clock().await;
             // A group, then a handler, then a group: neither waits for all of the others.
             let group = self.queue.next_group();
             self.settle(group, &mut records).await;
@@ -91,7 +95,7 @@ impl Writer {
         match execute(COMMIT, &mut records.connection).await {
             Ok(()) => {
                 self.count_flush(records);
-                steps.into_iter().for_each(Asked::answer);
+                self.answer(steps);
             }
             Err(error) => {
                 roll_back(records).await;
@@ -115,7 +119,18 @@ impl Writer {
     async fn alone(&mut self, mut step: Box<dyn Asked>, records: &mut Records) {
         step.run(records).await;
         self.count_flush(records);
-        step.answer();
+        self.answer([step]);
+    }
+
+    /// What was done is told, unless it was done to a file that nobody will find again.
+    fn answer(&self, steps: impl IntoIterator<Item = Box<dyn Asked>>) {
+        let there = is_there(self.file.as_ref());
+        for step in steps {
+            match &there {
+                Ok(()) => step.answer(),
+                Err(gone) => step.fail(Box::new(gone.clone())),
+            }
+        }
     }
 
     fn count_flush(&self, records: &mut Records) {
@@ -125,6 +140,10 @@ impl Writer {
 
     /// Lends the connection to a handler, in a transaction, and waits until it is back; none if it was lost.
     async fn lend(&mut self, mut records: Records, reply: Reply<SqliteTransaction>) -> Option<Records> {
+        if let Err(gone) = is_there(self.file.as_ref()) {
+            let _ = reply.send(Err(gone.into()));
+            return Some(records);
+        }
         for statement in [BEGIN, MARK] {
             if let Err(error) = execute(statement, &mut records.connection).await {
                 roll_back(&mut records).await;
@@ -140,9 +159,11 @@ impl Writer {
             match wish {
                 Wish::RollBack => roll_back(&mut records).await,
                 Wish::Commit { key, token, reply } => {
-                    let done = commit(&mut records, &key, token).await;
+                    let mut done = commit(&mut records, &key, token).await;
                     if !matches!(done, Ok(Held::Yes)) {
                         roll_back(&mut records).await;
+                    } else if let Err(gone) = is_there(self.file.as_ref()) {
+                        done = Err(gone.into());
                     }
                     self.flushes.fetch_add(u64::from(std::mem::take(&mut records.changed)), Ordering::Relaxed);
                     let _ = reply.send(done);
@@ -196,6 +217,10 @@ async fn commit(records: &mut Records, key: &EventKey, token: Token) -> Result<H
     }
     execute(COMMIT, &mut records.connection).await?;
     Ok(Held::Yes)
+}
+
+fn is_there(file: Option<&Watched>) -> Result<(), Gone> {
+    file.map_or(Ok(()), Watched::check)
 }
 
 fn fail_all(steps: Vec<Box<dyn Asked>>, not: &'static str, error: sqlx::Error) {

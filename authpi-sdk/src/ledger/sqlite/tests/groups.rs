@@ -136,6 +136,7 @@ async fn a_disk_that_fills_up_in_mid_group_fails_what_has_no_room_and_halves_not
     assert!(done > 0 && done < 20, "{done} of 20 had room");
     for error in told.iter().filter_map(|told| told.as_ref().err()) {
         assert!(chain(error).contains("full"), "{}", chain(error));
+        assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
     }
     let letters = ledger.dead_letters("users", None, 100).await.unwrap();
     assert_eq!(letters.len(), done, "what was answered is not what is there");
@@ -160,7 +161,9 @@ async fn a_file_that_another_process_keeps_locked_fails_a_group_as_a_whole() {
     // The runtime has one thread: all of them ask before the writer has its turn.
     let asking: Vec<_> = claims(&ledger, 0..20).into_iter().map(tokio::spawn).collect();
     for claim in asking {
-        let error = chain(&claim.await.unwrap().unwrap_err());
+        let error = claim.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), LedgerErrorKind::Busy);
+        let error = chain(&error);
         assert!(error.contains("those beside it could not be begun") && error.contains("locked"), "{error}");
     }
     assert_eq!(count(&folder.file()).await, 0);
@@ -171,7 +174,7 @@ async fn a_file_that_another_process_keeps_locked_fails_a_group_as_a_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_cancelled_at_any_point_change_nothing_for_the_others() {
     let folder = Folder::new();
-    let ledger = Sqlite::open(folder.file()).await.unwrap();
+    let ledger = Sqlite::options().busy_timeout(Duration::from_mins(1)).open(folder.file()).await.unwrap();
     let mut patient = tokio::task::JoinSet::new();
     for worker in 0..16 {
         let ledger = ledger.clone();

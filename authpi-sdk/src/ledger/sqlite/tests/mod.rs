@@ -10,9 +10,11 @@ use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOpt
 use super::{steps::Records, *};
 use crate::{
     Clock,
-    ledger::{Leased, Transactional as _, conformance},
+    ledger::{Leased, LedgerErrorKind, Transactional as _, conformance},
 };
 
+mod clock;
+mod file;
 mod groups;
 mod transactions;
 
@@ -356,7 +358,7 @@ async fn an_unusable_file_is_named_in_the_error() {
     let folder = Folder::new();
     let missing = folder.0.join("no such folder").join("hooks.db");
     let error = chain(&Sqlite::open(&missing).await.unwrap_err());
-    assert!(error.contains(&*missing.to_string_lossy()) && error.contains("unable to open"), "{error}");
+    assert!(error.contains(&*missing.to_string_lossy()) && error.contains("there is no folder"), "{error}");
 
     std::fs::write(folder.file(), "not a database, but long enough to look like one".repeat(100)).unwrap();
     let error = chain(&Sqlite::open(folder.file()).await.unwrap_err());

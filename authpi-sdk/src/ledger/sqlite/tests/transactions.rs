@@ -57,15 +57,22 @@ async fn a_transaction_that_is_dropped_in_mid_statement_is_rolled_back_before_an
     let ledger = shop().await;
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
-    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT i FROM n";
+    let gate = Gate::at(&mut transaction).await;
+    gate.close();
     {
         let many = sqlx::raw_sql("INSERT INTO sold VALUES ('b'); SELECT 1; INSERT INTO sold VALUES ('c')");
         let mut many = std::pin::pin!(many.execute(&mut *transaction));
-        assert!(poll_once(&mut many).await.is_none(), "it was done before it could be dropped");
+        assert!(poll_once(&mut many).await.is_none(), "a statement passed a closed gate");
+        gate.until_reached();
     }
+    gate.open();
+    sqlx::query("SELECT 1").execute(&mut *transaction).await.unwrap();
+    gate.close();
     {
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000) SELECT i FROM n";
         let mut rows = std::pin::pin!(sqlx::query(endless).fetch_all(&mut *transaction));
-        assert!(poll_once(&mut rows).await.is_none(), "it was done before it could be dropped");
+        assert!(poll_once(&mut rows).await.is_none(), "a statement passed a closed gate");
+        gate.until_reached();
     }
     let claim = tokio::spawn({
         let ledger = ledger.clone();
@@ -73,8 +80,55 @@ async fn a_transaction_that_is_dropped_in_mid_statement_is_rolled_back_before_an
     });
     tokio::task::yield_now().await;
     drop(transaction);
+    gate.open();
     assert!(matches!(claim.await.unwrap().unwrap(), Claim::Granted { .. }));
     assert!(sold(&ledger).await.is_empty());
+}
+
+/// Holds up the statements of a connection in their midst: SQLite passes it between any two of its own instructions.
+#[derive(Clone, Default)]
+struct Gate(Arc<(std::sync::Mutex<Passage>, std::sync::Condvar)>);
+
+#[derive(Default)]
+struct Passage {
+    closed: bool,
+    /// Whether a statement waits, or has waited since it was closed.
+    reached: bool,
+}
+
+impl Gate {
+    async fn at(connection: &mut SqliteConnection) -> Self {
+        let gate = Self::default();
+        let passed = gate.clone();
+        connection.lock_handle().await.unwrap().set_progress_handler(1, move || passed.pass());
+        gate
+    }
+
+    /// On the connection's own thread.
+    fn pass(&self) -> bool {
+        let (passage, changed) = &*self.0;
+        let mut passage = passage.lock().unwrap();
+        while passage.closed {
+            passage.reached = true;
+            changed.notify_all();
+            passage = changed.wait(passage).unwrap();
+        }
+        true
+    }
+
+    fn close(&self) {
+        *self.0.0.lock().unwrap() = Passage { closed: true, reached: false };
+    }
+
+    fn open(&self) {
+        self.0.0.lock().unwrap().closed = false;
+        self.0.1.notify_all();
+    }
+
+    fn until_reached(&self) {
+        let (passage, changed) = &*self.0;
+        drop(changed.wait_while(passage.lock().unwrap(), |passage| !passage.reached).unwrap());
+    }
 }
 
 async fn poll_once<F: Future>(future: &mut std::pin::Pin<&mut F>) -> Option<F::Output> {
@@ -129,7 +183,12 @@ async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
     let limit = Duration::from_millis(30);
     let ledger = Sqlite::options().busy_timeout(limit).in_memory().await.unwrap();
     let token = granted(&ledger, 0).await;
-    let transaction = ledger.begin().await.unwrap();
+    // On a busy machine, the limit may pass before the writer has its turn.
+    let transaction = loop {
+        if let Ok(transaction) = ledger.begin().await {
+            break transaction;
+        }
+    };
     let (held, other) = (key(0), key(1));
     let (renewed, claimed, begun, backlog) = tokio::join!(
         ledger.renew(&held, token, LEASE),
@@ -140,6 +199,7 @@ async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
     let errors = [renewed.unwrap_err(), claimed.unwrap_err(), begun.unwrap_err(), backlog.unwrap_err()];
     for error in errors {
         assert!(chain(&error).contains("occupied for 30ms"), "{}", chain(&error));
+        assert_eq!(error.kind(), LedgerErrorKind::Busy);
     }
     assert_eq!(ledger.commit(transaction, &key(0), token).await.unwrap(), Held::Yes, "its lease was lost");
     assert_eq!(granted(&ledger, 1).await.attempt, 1, "a claim that failed took place");
