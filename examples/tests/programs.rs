@@ -350,10 +350,46 @@ async fn handle_events_clears_a_column_for_null_and_leaves_it_for_what_is_absent
     Ok(())
 }
 
+#[test]
+fn limited_server_takes_a_delivery_and_bounds_the_head_of_a_request() -> Outcome {
+    use std::io::{Read as _, Write as _};
+    let (port, data, secret) = (free_port()?, folder("limited_server")?, Secret::new("whs_0123456789abcdef"));
+    let _program = serve("limited_server", port, &secret, &data)?;
+    // Sends this and reads until the server closes the connection.
+    let exchange = |request: &[u8]| -> Result<String, Box<dyn Error>> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
+        stream.write_all(request)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let fixture = Fixture::of::<UserCreated>();
+    let (signed, body) = (fixture.request(&SignatureScheme::authpi(), &secret)?, fixture.body());
+    let signature = signed.headers()["x-webhook-signature"].to_str()?;
+    let mut delivery = format!(
+        "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-webhook-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    delivery.extend_from_slice(&body);
+    assert!(exchange(&delivery)?.starts_with("HTTP/1.1 200"));
+
+    let large = format!("POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nx-large: {}\r\n\r\n", "x".repeat(17 << 10));
+    // 431, or a connection that is closed before all of it was sent; 401 if it had been read.
+    let answer = exchange(large.as_bytes()).unwrap_or_default();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    // Half a head, and no more: were there no timeout, reading would end with an error after a minute.
+    let answer = exchange(b"POST /hooks/authpi HTTP/1.1\r\nhost: loc")?;
+    assert!(!answer.contains("401"), "{answer}");
+    std::fs::remove_dir_all(&data)?;
+    Ok(())
+}
+
 #[cfg(unix)]
 #[test]
 fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
-    for name in ["handle_events", "handle_later"] {
+    for name in ["handle_events", "handle_later", "limited_server"] {
         let (port, data) = (free_port()?, folder(&format!("{name}-stopped"))?);
         let mut program = serve(name, port, &Secret::new("whs_0123456789abcdef"), &data)?;
         // When it answers, it also listens for signals.

@@ -94,7 +94,7 @@ impl<M> ReceiverBuilder<M> {
     /// Anybody can send a body, so this bounds the memory that senders without the secret can take. The first 16 KiB of each
     /// body do not count and are always taken; beyond those, a body counts with what its buffer holds, not with what was announced. When the
     /// budget is full, the bodies that hold the most for the least progress are dropped and answered with 503, and those who
-    /// come in at speed are taken. `docs/security.md` says what else bounds memory.
+    /// come in at speed are taken. [`security`](super::security) says what else bounds memory.
     pub fn max_unverified_bytes(mut self, bytes: usize) -> Self {
         self.max_unverified_bytes = Some(bytes);
         self

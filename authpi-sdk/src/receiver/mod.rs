@@ -17,6 +17,8 @@
 //! means that sending it again cannot help. The table is `answer.rs`. A peer never learns why its signature was refused; the log
 //! always does.
 //!
+//! What peers can take, and what bounds it, is in [`security`].
+//!
 //! [`Receiver::feed`] takes events that came another way, and [`Receiver::health`] is for a readiness probe.
 
 mod answer;
@@ -29,6 +31,9 @@ mod health;
 mod http;
 mod places;
 mod work;
+
+#[doc = include_str!("../../docs/security.md")]
+pub mod security {}
 
 use std::{fmt, sync::Arc, time::Duration};
 
