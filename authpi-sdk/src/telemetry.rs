@@ -1,8 +1,12 @@
 #![doc = include_str!("../docs/observability.md")]
 
+mod limit;
+
 use std::{sync::Arc, time::Duration};
 
 use metrics::Unit;
+
+pub(crate) use limit::LogLimit;
 
 /// Deliveries, by how they were answered: `endpoint`, `outcome`.
 pub const DELIVERIES: &str = "authpi_deliveries_total";

@@ -1,9 +1,13 @@
 //! Time as AuthPI writes it, and time as a parameter.
 
+mod witness;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de};
+
+pub(crate) use witness::{ClockWitness, agree};
 
 /// A point in time in Unix milliseconds, the unit of AuthPI's API (`created_at`, `after`, …).
 ///

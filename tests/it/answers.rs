@@ -28,6 +28,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full};
+use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
@@ -92,6 +93,8 @@ async fn assert_answer<B: Body>(receiver: &Receiver, request: Request<B>, golden
 struct Keeping {
     memory: Memory,
     dead: Arc<Mutex<Vec<(String, Bytes)>>>,
+    /// What the store's own clock says, if it has one.
+    server_time: Option<Timestamp>,
 }
 
 impl Ledger for Keeping {
@@ -118,6 +121,9 @@ impl Ledger for Keeping {
     }
     fn remembers_for(&self) -> Duration {
         self.memory.remembers_for()
+    }
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        Ok(self.server_time)
     }
 }
 
@@ -330,7 +336,7 @@ async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
 
 /// The time of tokio's clock, which a test can turn.
 fn paused_clock() -> Clock {
-    let (start, began) = (jiff::Timestamp::now(), tokio::time::Instant::now());
+    let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
     Clock::from_fn(move || start + jiff::SignedDuration::try_from(began.elapsed()).unwrap())
 }
 
@@ -575,17 +581,121 @@ async fn content_that_the_store_refuses_is_buried_or_400_and_never_503() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_is_logged_with_the_key_of_its_dead_letter() {
+    let logged = Logged::default();
+    let _guard = listen(logged.clone());
+    for receiver in [answering(Memory::new(), || Ok(())), answering(Keeping::default(), || Ok(()))] {
+        receiver.build().unwrap().receive(signed(&b"not json"[..])).await;
+    }
+    let text = logged.text();
+    for line in ["nor kept as a dead letter: refused", "it is kept as a dead letter"] {
+        let line = text.lines().find(|known| known.contains(line)).unwrap_or_else(|| panic!("{line}: {text}"));
+        assert!(line.contains("event_id=\"unreadable:") && line.contains("outcome=\"unreadable\""), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
     let clock = ManualClock::at("2024-01-01T03:21:36Z".parse().unwrap());
     let guide: &[u8] = include_bytes!("../../authpi-sdk/src/event/guide-delivery.json");
     let fresh = answering(Memory::new(), || Ok(())).clock(clock.clock()).build().unwrap();
     assert_answer(&fresh, signed(guide), "handled").await;
     clock.advance(Memory::new().remembers_for() + Duration::from_secs(1));
-    let never = || panic!("an expired delivery reached a handler");
-    let receiver = answering(Memory::new(), never).clock(clock.clock()).build().unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = || {
+        let runs = Arc::clone(&runs);
+        move || {
+            runs.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    };
+    // What was signed just now vouches for the clock.
+    let recent = request(&Fixture::of::<UserCreated>().time(clock.now()));
+    let receiver = answering(Memory::new(), counted()).clock(clock.clock()).build().unwrap();
+    assert_answer(&receiver, recent.clone(), "handled").await;
     assert_answer(&receiver, signed(guide), "expired").await;
-    let keeping = answering(Keeping::default(), never).clock(clock.clock()).build().unwrap();
+    let keeping = answering(Keeping::default(), counted()).clock(clock.clock()).build().unwrap();
+    assert_answer(&keeping, recent, "handled").await;
     assert_answer(&keeping, signed(guide), "dead-letter").await;
+    // And so does the store's clock.
+    let server_time = Some(clock.now() + jiff::SignedDuration::from_mins(59));
+    let ledger = Keeping { server_time, ..Keeping::default() };
+    let witnessed = answering(ledger, counted()).clock(clock.clock()).build().unwrap();
+    assert_answer(&witnessed, signed(guide), "dead-letter").await;
+    assert_eq!(runs.load(Ordering::SeqCst), 2, "an expired delivery reached a handler");
+}
+
+#[tokio::test]
+async fn with_a_clock_40_days_ahead_every_delivery_is_503_and_none_is_lost() {
+    let ahead = ManualClock::at(Timestamp::now() + jiff::SignedDuration::from_hours(40 * 24));
+    for server_time in [None, Some(Timestamp::now())] {
+        let ledger = Keeping { server_time, ..Keeping::default() };
+        let receiver = answering(ledger.clone(), || Ok(())).clock(ahead.clock()).build().unwrap();
+        let plain = answering(Memory::new(), || Ok(())).clock(ahead.clock()).build().unwrap();
+        let logged = Logged::default();
+        let guard = listen(logged.clone());
+        for id in ["evt_1", "evt_2", "evt_1"] {
+            let sent = request(&Fixture::of::<UserCreated>().id(id));
+            assert_answer(&receiver, sent.clone(), "clock-unsure").await;
+            assert_answer(&plain, sent, "clock-unsure").await;
+        }
+        drop(guard);
+        assert!(ledger.dead.lock().unwrap().is_empty());
+        let health = receiver.health().await;
+        assert!(health.clock_unsure && health.is_ready() && health.to_string().contains("clock"), "{health}");
+        let lines = logged.text().matches("nothing confirms the clock").count();
+        assert_eq!(lines, 2, "once for each receiver: {}", logged.text());
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_while_the_receiver_runs_has_no_witness_until_a_recent_delivery_comes() {
+    let clock = ManualClock::at(Timestamp::now());
+    let ledger = Keeping::default();
+    let receiver = answering(ledger.clone(), || Ok(())).clock(clock.clock()).build().unwrap();
+    let sent = |id: &str, time: Timestamp| request(&Fixture::of::<UserCreated>().id(id).time(time));
+    assert_answer(&receiver, sent("evt_1", clock.now()), "handled").await;
+    let before = clock.now();
+    clock.advance(Duration::from_hours(40 * 24));
+    assert_answer(&receiver, sent("evt_2", before), "clock-unsure").await;
+    assert!(receiver.health().await.clock_unsure && ledger.dead.lock().unwrap().is_empty());
+    // It was right: the time has really passed.
+    assert_answer(&receiver, sent("evt_3", clock.now()), "handled").await;
+    assert_answer(&receiver, sent("evt_2", before), "dead-letter").await;
+    assert!(!receiver.health().await.clock_unsure);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_refused_requests_and_a_store_that_is_down_are_a_few_lines_with_a_count() {
+    let receiver = answering(Scripted::failing(), || Ok(())).build().unwrap();
+    let logged = Logged::default();
+    let _guard = listen(logged.clone());
+    let mut forged = created();
+    *forged.body_mut() = Full::new(Fixture::of::<UserCreated>().id("evt_forged").body());
+    let mut unsigned = created();
+    unsigned.headers_mut().clear();
+    for _ in 0..1_000 {
+        for (request, status) in [(&forged, 401), (&unsigned, 401), (&created(), 503)] {
+            assert_eq!(receiver.receive(request.clone()).await.status(), status);
+        }
+    }
+    let lines = |text: &str| logged.text().lines().filter(|line| line.contains(text)).count();
+    let at_first = [("a delivery was refused", 2), ("the store failed", 1), ("left_out", 0)];
+    for (text, expected) in at_first {
+        assert_eq!(lines(text), expected, "{text}: {}", logged.text());
+    }
+    // The flood is over, and its size is logged with what happens next.
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let _ = receiver.health().await;
+    for reason in ["mismatch", "missing", "claim"] {
+        let text = logged.text();
+        let counted = text.lines().filter(|line| line.contains(reason) && line.contains("left_out=999")).count();
+        assert_eq!(counted, 1, "{reason}: {text}");
+    }
+    receiver.receive(forged.clone()).await;
+    receiver.receive(forged).await;
+    drop(receiver);
+    assert_eq!(lines("left_out=2"), 1, "what was left out at the end: {}", logged.text());
 }
 
 #[tokio::test]
@@ -605,7 +715,7 @@ async fn a_stale_signature_and_a_wrong_or_missing_bearer_token_are_401() {
     let never = || Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("a forged delivery was handled"));
     let keys = || KeyRing::new().with("test", SECRET);
     let build = |verifier| Receiver::inline("users", verifier, Memory::new(), never()).build().unwrap();
-    let late = ManualClock::at(jiff::Timestamp::now() + jiff::SignedDuration::from_mins(6));
+    let late = ManualClock::at(Timestamp::now() + jiff::SignedDuration::from_mins(6));
     let scheme = SignatureScheme::timestamped();
     let stale = Fixture::of::<UserCreated>().request(&scheme, &SECRET.into()).unwrap();
     assert_answer(&build(Verifier::new(scheme, keys()).clock(late.clock())), stale, "unauthorized").await;
@@ -712,7 +822,7 @@ async fn a_body_over_the_cap_is_413_announced_or_not() {
 
 #[tokio::test]
 async fn having_no_usable_secret_is_500_and_never_401() {
-    let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
+    let expired = KeyRing::new().with_during("gone", SECRET, ..Timestamp::UNIX_EPOCH);
     let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
     let receiver = Receiver::inline("users", Verifier::authpi(expired), Memory::new(), handlers).build().unwrap();
     assert_answer(&receiver, created(), "no-secret").await;

@@ -19,7 +19,10 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted},
     },
     handlers::{Context, HandlerError, Handlers},
-    ledger::{Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Memory, Next, Sqlite, Token, Tx},
+    ledger::{
+        Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, LedgerErrorKind, Memory, Next, Sqlite,
+        Token, Tx,
+    },
     receiver::{Receiver, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     telemetry::{self, Kind, METRICS},
@@ -209,6 +212,8 @@ async fn deliver_everything() {
     let stalling = || request(&created("stalling")).map(|_| Stalling(Some(vec![b' '; 39_000].into())));
     tokio::join!(full.receive(stalling()), full.receive(stalling()));
     let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
+    let ahead = Receiver::inline("ahead", Verifier::authpi(keys()), Memory::new(), handlers(Memory::new()).0);
+    ahead.build().unwrap().receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
     let unset =
         Receiver::inline("unset", Verifier::authpi(expired), Memory::new(), handlers(Memory::new()).0).build().unwrap();
     unset.receive(request(&created("unset"))).await;
@@ -596,8 +601,10 @@ async fn each_step_of_a_store_has_a_span_that_names_it() {
         inline.receive(request(&created(id))).await;
     }
     let inbox = Receiver::inbox("inbox", verifier(), store.clone()).build().unwrap();
+    inbox.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
     inbox.receive(request(&created("ok"))).await;
     inbox.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
+    assert!(inline.health().await.is_ready() && inbox.health().await.is_ready());
     let committing = Handlers::new(()).on_tx(async |_: Event<UserCreated>, _, _tx: Tx<Sqlite>| Ok(()));
     worked_off(hasty(Worker::new("inbox", store, committing))).await;
     let steps: BTreeSet<_> = scoped.spans("authpi.store").into_iter().collect();
@@ -641,9 +648,126 @@ async fn a_probe_tells_of_the_store_of_what_runs_and_of_a_shutdown() {
     assert_eq!(waiting.await.unwrap(), 200);
     assert_eq!(receiver.health().await.to_string(), "draining; in flight: 0");
     store.close().await;
+    until(async || receiver.health().await.store.is_err()).await;
     let health = receiver.health().await;
-    assert!(!health.is_ready() && health.store.is_err(), "{health:?}");
+    assert!(!health.is_ready(), "{health:?}");
     assert!(health.to_string().starts_with("the store does not answer"), "{health}");
+}
+
+#[tokio::test]
+async fn a_probe_of_a_store_that_is_busy_is_ready_and_says_so() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go))).on_tx(
+        async |_: Event<UserCreated>, cx: Context<(Arc<Notify>, Arc<Semaphore>)>, _tx: Tx<Sqlite>| {
+            cx.state.0.notify_one();
+            cx.state.1.acquire().await?.forget();
+            Ok(())
+        },
+    );
+    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handlers);
+    let receiver = receiver.deadline(Duration::from_mins(1)).build().unwrap();
+    let waiting = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(request(&created("evt_1"))).await.status() }
+    });
+    started.notified().await;
+    let health = receiver.health().await;
+    let kind = health.store.as_ref().unwrap_err().kind();
+    assert_eq!(kind, LedgerErrorKind::Busy, "{health:?}");
+    assert!(health.is_ready() && health.to_string().starts_with("ready, but the store is busy"), "{health}");
+    go.add_permits(1);
+    assert_eq!(waiting.await.unwrap(), 200);
+    until(async || receiver.health().await.store.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_of_an_inline_endpoint_shows_while_it_waits() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let (handle, _) = handlers(store.clone());
+    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle).build().unwrap();
+    receiver.receive(request(&created("evt_terminal"))).await;
+    let letter = store.dead_letters("users", None, 1).await.unwrap().remove(0);
+    assert_eq!(receiver.health().await.backlog, None);
+    let logged = Logged::default();
+    let guard = listen(logged.clone());
+    assert!(store.replay(&letter.key).await.unwrap());
+    drop(guard);
+    assert!(logged.text().contains("it waits for a worker of its endpoint, or for a redelivery"), "{}", logged.text());
+    let recorder = DebuggingRecorder::new();
+    let depth = |expected: u64| {
+        let (receiver, recorder) = (&receiver, &recorder);
+        async move {
+            until(async || {
+                let _recorded = metrics::set_default_local_recorder(recorder);
+                receiver.health().await.backlog.map_or(0, |backlog| backlog.depth) == expected
+            })
+            .await;
+            let gauges = recorder.snapshotter().snapshot().into_vec();
+            let depth = gauges.into_iter().find(|(key, ..)| key.key().name() == telemetry::INBOX_DEPTH).unwrap().3;
+            #[expect(clippy::cast_precision_loss)]
+            let expected = DebugValue::Gauge((expected as f64).into());
+            assert_eq!(depth, expected);
+        }
+    };
+    depth(1).await;
+    worked_off(Worker::new("users", store.clone(), Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()))))
+        .await;
+    depth(0).await;
+}
+
+/// Counts what is claimed.
+#[derive(Clone, Default)]
+struct Counting(Memory, Arc<std::sync::atomic::AtomicUsize>);
+
+impl Ledger for Counting {
+    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        assert_eq!(key.endpoint(), "", "a probe's record must not be an endpoint's");
+        self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.0.claim(key, digest, lease).await
+    }
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        self.0.renew(key, token, lease).await
+    }
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        self.0.complete(key, token, completion).await
+    }
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        self.0.release(key, token, pause).await
+    }
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let known = self.0.forget(key).await?;
+        assert!(known, "the probe's record is not there");
+        Ok(known)
+    }
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+    fn remembers_for(&self) -> Duration {
+        self.0.remembers_for()
+    }
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.1).addr())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_probes_there_are_a_store_is_asked_once_a_second() {
+    let store = Counting::default();
+    let receiver = |endpoint: &'static str| {
+        Receiver::inline(endpoint, Verifier::authpi(keys()), store.clone(), handlers(Memory::new()).0).build().unwrap()
+    };
+    let receivers = [receiver("users"), receiver("orders")];
+    let asked = || store.1.load(std::sync::atomic::Ordering::SeqCst);
+    for second in 1..4 {
+        for receiver in receivers.iter().cycle().take(500) {
+            let (one, other) = tokio::join!(receiver.health(), receiver.health());
+            assert!(one.is_ready() && other.is_ready());
+        }
+        assert_eq!(asked(), second);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test]
@@ -672,9 +796,9 @@ async fn a_workers_probe_tells_what_waits_and_for_how_long() {
     timeout(PATIENCE, running).await.expect("the worker did not stop").unwrap();
     let health = worker.health().await;
     assert!(!health.is_ready() && health.in_flight == 0, "{health:?}");
-    assert_eq!(health.backlog.unwrap().depth, 1);
+    until(async || worker.health().await.backlog.is_some_and(|backlog| backlog.depth == 1)).await;
     store.close().await;
-    assert!(worker.health().await.store.is_err() && hook.health().await.store.is_err());
+    until(async || worker.health().await.store.is_err() && hook.health().await.store.is_err()).await;
 }
 
 /// A store that takes its time.
@@ -682,11 +806,11 @@ async fn a_workers_probe_tells_what_waits_and_for_how_long() {
 struct Hanging(Memory);
 
 impl Ledger for Hanging {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
-        self.0.claim(key, digest, lease).await
-    }
-    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+    async fn claim(&self, _: &EventKey, _: Digest, _: Duration) -> Result<Claim, LedgerError> {
         pending().await
+    }
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        self.0.renew(key, token, lease).await
     }
     async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
         self.0.complete(key, token, completion).await

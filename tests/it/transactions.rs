@@ -378,9 +378,10 @@ async fn an_event_that_is_fed_may_be_older_than_records_are_kept() {
     let old = created().time(jiff::Timestamp::UNIX_EPOCH);
     let shop = Shop::default();
     let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
+    assert_eq!(deliver(&receiver, &created().id("evt_recent")).await, 200);
     assert_eq!(deliver(&receiver, &old).await, 400);
     assert_eq!(receiver.feed(old.verified()).await, Fed::Handled);
-    assert_eq!(shop.sold(), ["evt_1"]);
+    assert_eq!(shop.sold(), ["evt_recent", "evt_1"]);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     event::Event,
     ledger::{EventKey, Token, TransactionPermit},
+    telemetry::LogLimit,
 };
 
 /// What a handler is given beside the event. Cheap to clone.
@@ -31,6 +32,7 @@ pub(crate) struct Work {
     pub(crate) received_at: Timestamp,
     pub(crate) deadline: Instant,
     pub(crate) event: Event,
+    pub(crate) log: Arc<LogLimit>,
     pub(crate) ended: Ended,
     /// Whether the handler is done, and its transaction is being committed.
     committing: AtomicBool,
@@ -47,6 +49,7 @@ impl Work {
         received_at: Timestamp,
         deadline: Duration,
         permit: Option<TransactionPermit>,
+        log: &Arc<LogLimit>,
     ) -> Arc<Self> {
         Arc::new(Self {
             key,
@@ -54,6 +57,7 @@ impl Work {
             received_at,
             deadline: Instant::now() + deadline,
             event: event.clone(),
+            log: Arc::clone(log),
             ended: Ended::default(),
             committing: AtomicBool::new(false),
             permit: Mutex::new(permit),

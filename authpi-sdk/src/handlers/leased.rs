@@ -9,6 +9,7 @@ use super::{Outcome, Route, Work, run};
 use crate::{
     event::Event,
     ledger::{AnyLedger, EventKey, Held, Token, TransactionPermit},
+    telemetry::LogLimit,
 };
 
 /// An event that was claimed, and under what terms it is handled.
@@ -20,6 +21,7 @@ pub(crate) struct Claimed<'a> {
     pub(crate) received_at: Timestamp,
     pub(crate) deadline: Duration,
     pub(crate) lease: Duration,
+    pub(crate) log: &'a Arc<LogLimit>,
 }
 
 /// Runs the handler, and renews the lease at each third of it; when the lease is lost, the handler is dropped.
@@ -36,8 +38,8 @@ pub(crate) async fn run_leased(
     route: &dyn Route,
     event: &Event,
 ) -> Outcome {
-    let Claimed { key, token, asked, received_at, deadline, lease } = *claimed;
-    let mut lost = pin!(async { Box::pin(lost(ledger, key, token, (asked, lease))).await });
+    let Claimed { key, token, asked, received_at, deadline, lease, log } = *claimed;
+    let mut lost = pin!(async { Box::pin(lost(ledger, key, token, (asked, lease), log)).await });
     if let (None, Some(permits)) = (&permit, route.permits()) {
         tokio::select! {
             biased;
@@ -45,7 +47,7 @@ pub(crate) async fn run_leased(
             () = &mut lost => return Outcome::LeaseLost,
         }
     }
-    let work = Work::new(event, key.clone(), Some(token), received_at, deadline, permit);
+    let work = Work::new(event, key.clone(), Some(token), received_at, deadline, permit, log);
     let mut running = pin!(run(route, Arc::clone(&work)));
     tokio::select! {
         // First the handler: one that is done at once needs no timer.
@@ -58,7 +60,7 @@ pub(crate) async fn run_leased(
 
 /// Resolves when the lease is lost: when the store says so, or when it could not be renewed until it ran out. Somebody else may be at
 /// work then, and the store may not be there to say so.
-async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, (asked, lease): (Instant, Duration)) {
+async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, (asked, lease): (Instant, Duration), log: &LogLimit) {
     let third = (lease / 3).max(Duration::from_millis(1));
     let mut ticks = interval_at(Instant::now() + third, third);
     // By this process' clock, from when it asked: the store's lease began no earlier.
@@ -73,13 +75,16 @@ async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, (asked, lease): 
             Ok((asked, Ok(Held::Yes))) => ends = asked + lease,
             Ok((_, Ok(Held::Lost))) => return,
             // The store may be back before the lease runs out.
-            Ok((_, Err(error))) => error.tell(key.shared_endpoint()),
+            Ok((_, Err(error))) => error.tell(key.shared_endpoint(), log),
             Err(_) => {
-                tracing::warn!(
-                    endpoint = key.endpoint(),
-                    event_id = key.event_id(),
-                    "the lease ran out before it could be renewed"
-                );
+                log.write("the lease ran out before it could be renewed", "lease_lost", |left_out| {
+                    tracing::warn!(
+                        endpoint = key.endpoint(),
+                        event_id = key.event_id(),
+                        left_out,
+                        "the lease ran out before it could be renewed"
+                    );
+                });
                 return;
             }
         }

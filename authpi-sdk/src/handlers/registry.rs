@@ -301,7 +301,7 @@ where
         Box::pin(async move {
             let work = Arc::clone(context.work());
             let key = &work.key;
-            let tell = |error: &LedgerError| error.tell(key.shared_endpoint());
+            let tell = |error: &LedgerError| error.tell(key.shared_endpoint(), &work.log);
             let (tx, lent) = Tx::lend(step("begin", store.begin_with(work.permit())).await.inspect_err(tell)?);
             let done = handler(event.assume_kind(), context, tx).await;
             let transaction = match (done, lent.returned()) {

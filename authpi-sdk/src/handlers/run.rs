@@ -161,6 +161,7 @@ impl<S: Send + Sync + 'static> Handlers<S> {
     pub async fn dispatch(&self, event: Verified<Event>) -> Outcome {
         let Some(route) = self.route(event.event_type(), &AnyStore, None) else { return Outcome::Unhandled };
         let (key, token) = (EventKey::new("dispatch", event.shared_id()), Token { attempt: 1, nonce: 0 });
-        run(&*route, Work::new(&event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE, None)).await
+        run(&*route, Work::new(&event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE, None, &Arc::default()))
+            .await
     }
 }

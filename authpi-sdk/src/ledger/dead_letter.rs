@@ -41,6 +41,15 @@ impl fmt::Debug for DeadLetter {
     }
 }
 
+/// For the log: nothing handles it by itself where there is no worker.
+pub(super) fn tell_replayed(key: &EventKey) {
+    tracing::info!(
+        endpoint = key.endpoint(),
+        event_id = key.event_id(),
+        "a dead letter was put back; it waits for a worker of its endpoint, or for a redelivery"
+    );
+}
+
 /// The end of the calendar for what lies beyond it.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(super) fn timestamp(millis: i64) -> Timestamp {

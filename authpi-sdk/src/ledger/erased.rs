@@ -95,6 +95,13 @@ impl AnyLedger {
         }
     }
 
+    pub(crate) async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        match self {
+            Self::Memory(ledger) => Ledger::waiting(ledger, endpoint).await,
+            Self::Other(ledger) => ledger.waiting(endpoint).await,
+        }
+    }
+
     pub(crate) fn store_id(&self) -> Option<usize> {
         match self {
             Self::Memory(ledger) => Ledger::store_id(ledger),
@@ -129,6 +136,7 @@ pub(crate) trait Erased: Send + Sync {
     fn server_time(&self) -> Step<'_, Option<Timestamp>>;
     fn check_write(&self) -> Step<'_, ()>;
     fn is_busy(&self) -> bool;
+    fn waiting<'a>(&'a self, endpoint: &'a str) -> Step<'a, Option<Backlog>>;
     fn store_id(&self) -> Option<usize>;
 }
 
@@ -183,6 +191,10 @@ impl<L: Ledger> Erased for L {
 
     fn is_busy(&self) -> bool {
         Ledger::is_busy(self)
+    }
+
+    fn waiting<'a>(&'a self, endpoint: &'a str) -> Step<'a, Option<Backlog>> {
+        Box::pin(step("backlog", Ledger::waiting(self, endpoint)))
     }
 
     fn store_id(&self) -> Option<usize> {

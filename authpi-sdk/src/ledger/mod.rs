@@ -20,7 +20,6 @@ pub mod conformance;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 mod dead_letter;
 mod digest;
-#[allow(dead_code)]
 mod erased;
 mod inbox;
 mod memory;
@@ -42,7 +41,10 @@ use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::{hex::sha256_hex, telemetry};
+use crate::{
+    hex::sha256_hex,
+    telemetry::{self, LogLimit},
+};
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
@@ -54,6 +56,7 @@ pub use memory::Memory;
 pub use nats::{Nats, NatsOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
+pub(crate) use probe::{Probes, Target};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisConnection, RedisOptions};
 #[cfg(all(feature = "sqlite", feature = "testing"))]
@@ -154,11 +157,20 @@ impl EventKey {
     }
 
     /// Another content under a known id is for people to look at; the first one counts.
-    pub(crate) fn compare(&self, digest: Digest, first: Digest) {
+    pub(crate) fn compare(&self, digest: Digest, first: Digest, log: &LogLimit) {
         let comparable = ![digest, first].contains(&Digest::UNCOMPARED);
         if digest != first && comparable {
             telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
-            tracing::warn!(endpoint = %self.endpoint, event_id = self.event_id(), %digest, %first, "an event came again with another content");
+            log.write("an event came again with another content", "content_differs", |left_out| {
+                tracing::warn!(
+                    endpoint = %self.endpoint,
+                    event_id = self.event_id(),
+                    %digest,
+                    %first,
+                    left_out,
+                    "an event came again with another content"
+                );
+            });
         }
     }
 }
@@ -322,6 +334,15 @@ pub trait Ledger: Send + Sync + 'static {
         false
     }
 
+    /// What waits in the store for a worker of this endpoint, such as dead letters that were replayed; `None`, the default, for a
+    /// store that is no [`Inbox`].
+    ///
+    /// An inline receiver shows it in its health: it handles deliveries only, so what was replayed needs a worker or a redelivery.
+    fn waiting(&self, endpoint: &str) -> impl Future<Output = Result<Option<Backlog>, LedgerError>> + Send {
+        let _ = endpoint;
+        async { Ok(None) }
+    }
+
     /// What clones of one store have in common and no other store of this process has, such as the address of what they share:
     /// their receivers and workers share one health probe then. `None` by default.
     fn store_id(&self) -> Option<usize> {
@@ -368,6 +389,10 @@ impl<L: Ledger> Ledger for Arc<L> {
 
     fn is_busy(&self) -> bool {
         L::is_busy(self)
+    }
+
+    async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        L::waiting(self, endpoint).await
     }
 
     fn store_id(&self) -> Option<usize> {
@@ -443,8 +468,10 @@ impl LedgerError {
     }
 
     /// Tells the log and the metrics: receivers, workers and lease keepers in the same words.
-    pub(crate) fn tell(&self, endpoint: &Arc<str>) {
-        tracing::error!(%endpoint, error = %self, source = self.causes(), "the store failed");
+    pub(crate) fn tell(&self, endpoint: &Arc<str>, log: &LogLimit) {
+        log.write("the store failed", self.step, |left_out| {
+            tracing::error!(%endpoint, error = %self, source = self.causes(), left_out, "the store failed");
+        });
         telemetry::count_by(telemetry::STORE_FAILURES, endpoint, "step", self.step);
     }
 }

@@ -40,6 +40,8 @@ pub(super) enum Answer {
     Draining { retry_after: Duration },
     /// The ledger cannot be reached.
     StoreDown { retry_after: Duration },
+    /// It seems to be older than records are kept, and nothing but this machine's clock says so.
+    ClockUnsure { retry_after: Duration },
     /// Authentic, but not a readable event, and nothing here can keep it.
     Unreadable,
     /// The store works and refuses what the event contains, even as a dead letter, or keeps none.
@@ -73,7 +75,8 @@ impl Answer {
             | Self::Shed { .. }
             | Self::TooMany { .. }
             | Self::Draining { .. }
-            | Self::StoreDown { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::StoreDown { .. }
+            | Self::ClockUnsure { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreadable | Self::ContentRefused | Self::Expired | Self::Interrupted => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
@@ -92,7 +95,8 @@ impl Answer {
             | Self::Shed { retry_after }
             | Self::TooMany { retry_after }
             | Self::Draining { retry_after }
-            | Self::StoreDown { retry_after } => Some(retry_after),
+            | Self::StoreDown { retry_after }
+            | Self::ClockUnsure { retry_after } => Some(retry_after),
             _ => None,
         }
     }
@@ -114,6 +118,7 @@ impl Answer {
             Self::TooMany { .. } => "too_many",
             Self::Draining { .. } => "draining",
             Self::StoreDown { .. } => "store_down",
+            Self::ClockUnsure { .. } => "clock_unsure",
             Self::Unreadable => "unreadable",
             Self::ContentRefused => "content_refused",
             Self::Expired => "expired",

@@ -18,10 +18,15 @@ use super::{
 use crate::{
     event::Event,
     signature::{DEFAULT_MAX_BODY, Verified, Verifier},
+    telemetry::LogLimit,
 };
 
 /// For all extractors of the process; what a request brings along goes first.
 static BUDGET: LazyLock<BodyBudget> = LazyLock::new(|| BodyBudget::new(default_budget(DEFAULT_MAX_BODY)));
+/// What stands for the endpoint's name in logs and metrics.
+const ENDPOINT: &str = "extractor";
+/// Of all extractors of the process.
+static LOG: LogLimit = LogLimit::new();
 
 /// The body of an authentic delivery, by the [`Verifier`] in the router's state. Refuses as a [`Receiver`](super::Receiver)
 /// does; the body may take 10 s, and counts against a [`BodyBudget`] until it is verified.
@@ -35,7 +40,7 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let budget = request.extensions().get::<BodyBudget>().unwrap_or(&BUDGET).clone();
         let bounds = Bounds {
-            endpoint: "extractor",
+            about: (ENDPOINT, &LOG),
             timeout: DEFAULT_BODY_TIMEOUT,
             budget: &budget,
             retry_after: DEFAULT_RETRY_AFTER,
@@ -55,7 +60,9 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let body = Verified::<Bytes>::from_request(request, state).await?;
         body.event().map_err(|error| {
-            tracing::warn!(%error, "an authentic delivery is not a readable event");
+            LOG.write("an authentic delivery is not a readable event", "unreadable", |left_out| {
+                tracing::warn!(%error, left_out, "an authentic delivery is not a readable event");
+            });
             refusal(Answer::Unreadable)
         })
     }

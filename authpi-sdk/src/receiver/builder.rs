@@ -10,8 +10,9 @@ use crate::{
     Clock,
     event::Subject,
     handlers::{AnyHandlers, DEFAULT_DEADLINE, Handlers, HandlersError},
-    ledger::{AnyInbox, AnyLedger, EventKey, Lanes, PoolTooSmall},
+    ledger::{AnyInbox, AnyLedger, EventKey, Lanes, PoolTooSmall, Probes, Target},
     signature::{KeyRingError, Verifier},
+    time::ClockWitness,
 };
 
 /// The longest duration that a setting may have: a year.
@@ -127,6 +128,10 @@ impl<M> ReceiverBuilder<M> {
         BuildError::check_length(&self.endpoint)?;
         self.verifier.check().map_err(BuildError::Secrets)?;
         let mode = mode(self.mode)?;
+        let probes = Probes::new(match &mode {
+            Mode::Inline(_) => Target::Ledger(self.ledger.clone()),
+            Mode::Inbox { inbox, .. } => Target::Inbox(inbox.clone()),
+        });
         let mut settings = self.settings;
         for (name, duration) in
             [("body_timeout", settings.body_timeout), ("deadline", settings.deadline), ("lease", settings.lease)]
@@ -163,6 +168,9 @@ impl<M> ReceiverBuilder<M> {
                 mode,
                 bodies: BodyBudget::new(unverified),
                 places: Places::new(settings.max_in_flight),
+                probes,
+                log: Arc::default(),
+                witness: ClockWitness::new(),
                 settings,
             }),
         })

@@ -14,7 +14,7 @@ use crate::{
     telemetry,
 };
 #[cfg(feature = "client")]
-use crate::{event::ParseError, ledger::AnyLedger};
+use crate::{event::ParseError, ledger::AnyLedger, telemetry::LogLimit};
 
 /// What became of an event that was fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,11 @@ impl Receiver {
     #[cfg(feature = "client")]
     pub(crate) fn shared_endpoint(&self) -> &Arc<str> {
         &self.shared.endpoint
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn log(&self) -> &LogLimit {
+        &self.shared.log
     }
 
     /// The store that this receiver's replicas share.

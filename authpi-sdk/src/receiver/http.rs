@@ -21,7 +21,7 @@ use super::{Receiver, Shared, answer::Answer, budget::BodyBudget, places::Place}
 use crate::{
     crash,
     signature::{FIRST_BUFFER, Verified, Verifier, VerifyError, Verifying},
-    telemetry,
+    telemetry::{self, LogLimit},
 };
 
 impl Receiver {
@@ -48,7 +48,7 @@ impl Receiver {
             attempt = Empty,
             outcome = Empty,
         );
-        let verifying = span.in_scope(|| begin(&self.shared.verifier, endpoint, request));
+        let verifying = span.in_scope(|| begin(&self.shared.verifier, self.shared.about(), request));
         Begun { span, verifying }
     }
 
@@ -57,7 +57,7 @@ impl Receiver {
         let authentic = match verifying {
             Ok((verifying, body)) => {
                 let bounds = Bounds {
-                    endpoint: &shared.endpoint,
+                    about: shared.about(),
                     timeout: shared.settings.body_timeout,
                     budget: &shared.bodies,
                     retry_after: shared.settings.retry_after,
@@ -110,7 +110,9 @@ impl Receiver {
         };
         done.map_err(|error| {
             // Handlers' panics are caught where they run; this is the runtime's end, or a bug of ours.
-            tracing::error!(endpoint = %shared.endpoint, error, "the work on an event did not finish");
+            shared.log.write("the work on an event did not finish", "panic", |left_out| {
+                tracing::error!(endpoint = %shared.endpoint, error, left_out, "the work on an event did not finish");
+            });
             Answer::Failed { retry_after }
         })
     }
@@ -129,27 +131,29 @@ pub(super) async fn authentic<B: Body>(
     bounds: Bounds<'_>,
     request: Request<B>,
 ) -> Result<Verified<Bytes>, Answer> {
-    let (verifying, body) = begin(verifier, bounds.endpoint, request)?;
+    let (endpoint, log) = bounds.about;
+    log.tick(endpoint);
+    let (verifying, body) = begin(verifier, bounds.about, request)?;
     bounds.read(verifying, body).await
 }
 
 /// What can be told without the body. Not asynchronous, so that no future has to carry the headers.
-fn begin<B>(verifier: &Verifier, endpoint: &str, request: Request<B>) -> Result<(Verifying, B), Answer> {
+fn begin<B>(verifier: &Verifier, about: About<'_>, request: Request<B>) -> Result<(Verifying, B), Answer> {
     if request.method() != Method::POST {
         return Err(Answer::NotPost);
     }
     let limit = verifier.body_limit();
     if announced_length(request.headers()).is_some_and(|length| length > limit as u64) {
-        return Err(refuse(endpoint, &VerifyError::TooLarge { limit }));
+        return Err(refuse(about, &VerifyError::TooLarge { limit }));
     }
-    let verifying = verifier.begin(request.headers()).map_err(|error| refuse(endpoint, &error))?;
+    let verifying = verifier.begin(request.headers()).map_err(|error| refuse(about, &error))?;
     Ok((verifying, request.into_body()))
 }
 
 /// What bounds a body that anybody may have sent, beside the verifier's cap.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds<'a> {
-    pub(super) endpoint: &'a str,
+    pub(super) about: About<'a>,
     pub(super) timeout: Duration,
     pub(super) budget: &'a BodyBudget,
     /// For who is dropped over the budget.
@@ -204,7 +208,7 @@ impl Bounds<'_> {
     }
 
     fn refuse(self, error: &VerifyError) -> Answer {
-        refuse(self.endpoint, error)
+        refuse(self.about, error)
     }
 }
 
@@ -219,30 +223,42 @@ async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Answ
     Ok(None)
 }
 
+/// Whose request it is, in metrics and log lines, and what limits those.
+pub(super) type About<'a> = (&'a str, &'a LogLimit);
+
 /// The log learns the reason, the peer does not.
-fn refuse(endpoint: &str, error: &VerifyError) -> Answer {
+fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Answer {
     let reason = error.reason();
     metrics::counter!(telemetry::REFUSED, "endpoint" => endpoint.to_owned(), "reason" => reason).increment(1);
     match error {
         VerifyError::TooLarge { .. } => Answer::TooLarge,
         VerifyError::NoUsableSecret => {
-            tracing::error!(endpoint, reason, %error, "no delivery can be verified");
+            log.write("no delivery can be verified", reason, |left_out| {
+                tracing::error!(endpoint, reason, %error, left_out, "no delivery can be verified");
+            });
             Answer::NoSecret
         }
         _ => {
-            tracing::warn!(endpoint, reason, %error, "a delivery was refused");
+            log.write("a delivery was refused", reason, |left_out| {
+                tracing::warn!(endpoint, reason, %error, left_out, "a delivery was refused");
+            });
             Answer::Unauthorized
         }
     }
 }
 
 impl Shared {
+    fn about(&self) -> About<'_> {
+        (&self.endpoint, &self.log)
+    }
+
     /// Counts the answer, and hands it on.
     fn count(&self, answer: Answer, span: &Span) -> Answer {
         let outcome = answer.outcome();
         telemetry::count_by(telemetry::DELIVERIES, &self.endpoint, "outcome", outcome);
         span.record("outcome", outcome);
         span.in_scope(|| tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery"));
+        self.log.tick(&self.endpoint);
         answer
     }
 }

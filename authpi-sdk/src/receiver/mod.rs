@@ -45,8 +45,10 @@ use crate::{
     Clock,
     event::Subject,
     handlers::{AnyHandlers, Handlers, Serves},
-    ledger::{AnyInbox, AnyLedger, Inbox},
+    ledger::{AnyInbox, AnyLedger, Inbox, Probes},
     signature::Verifier,
+    telemetry::LogLimit,
+    time::ClockWitness,
 };
 
 #[cfg(feature = "axum")]
@@ -77,6 +79,15 @@ struct Shared {
     /// For the bodies that are not verified yet.
     bodies: BodyBudget,
     places: Arc<Places>,
+    probes: Probes,
+    log: Arc<LogLimit>,
+    witness: ClockWitness,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.log.flush(&self.endpoint);
+    }
 }
 
 /// What is done with a readable event.
@@ -145,6 +156,7 @@ impl Receiver {
     /// Handlers have their deadline, so with a ledger that answers this ends; to be sure, put it under a timeout of your own.
     pub async fn drain(&self) {
         self.shared.places.drain().await;
+        self.shared.log.flush(&self.shared.endpoint);
     }
 }
 

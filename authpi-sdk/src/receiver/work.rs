@@ -22,7 +22,13 @@ use crate::{
     },
     signature::Verified,
     telemetry,
+    time::agree,
 };
+
+/// How long ago the delivery was signed; zero for a time to come.
+fn age(now: Timestamp, event: &Event) -> Duration {
+    Duration::try_from(now.duration_since(event.delivered_at())).unwrap_or(Duration::ZERO)
+}
 
 /// Between two looks at an event that another worker is on: from the first to the second.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
@@ -58,17 +64,15 @@ impl Shared {
         let received_at = self.settings.clock.now();
         let event = match body.event() {
             Ok(event) => event,
-            Err(error) => {
-                tracing::warn!(endpoint = %self.endpoint, %error, "an authentic delivery is not a readable event");
-                return Box::pin(self.bury_unreadable(body.into_inner(), &error, place)).await;
-            }
+            Err(error) => return Box::pin(self.bury_unreadable(body.into_inner(), &error, place)).await,
         };
         if !span.is_disabled() {
             span.record("event_id", &*EventKey::bounded(event.id())).record("event_type", event.event_type().as_str());
         }
-        if self.is_expired(&event) {
-            return Box::pin(self.bury_expired(&event, place)).await;
+        if age(received_at, &event) > self.ledger.remembers_for() {
+            return Box::pin(self.expired(&event, received_at, place)).await;
         }
+        self.witness.saw_recent(received_at);
         self.settle(&event, Digest::of(event.raw().as_bytes()), received_at, place, span).await
     }
 
@@ -108,7 +112,7 @@ impl Shared {
                 crash::point("claimed");
                 span.record("attempt", token.attempt);
                 let (deadline, lease) = (self.settings.deadline.saturating_sub(waited), self.settings.lease);
-                let claimed = Claimed { key: &key, token, asked, received_at, deadline, lease };
+                let claimed = Claimed { key: &key, token, asked, received_at, deadline, lease, log: &self.log };
                 self.handle(route, event, permit, &claimed).await
             }
             Ok(Err(answer)) => answer,
@@ -119,8 +123,16 @@ impl Shared {
                 // A handler that writes in a transaction needs the store, whatever the policy.
                 StoreFailure::HandleAnyway if !route.commits() => {
                     self.store_down(&error);
-                    tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), "handled without a claim: it may be handled twice");
-                    let work = Work::new(event, key.clone(), None, received_at, self.settings.deadline, None);
+                    self.log.write("handled without a claim: it may be handled twice", "store_failed", |left_out| {
+                        tracing::warn!(
+                            endpoint = %self.endpoint,
+                            event_id = key.event_id(),
+                            left_out,
+                            "handled without a claim: it may be handled twice"
+                        );
+                    });
+                    let work =
+                        Work::new(event, key.clone(), None, received_at, self.settings.deadline, None, &self.log);
                     let running = run(route, work);
                     let outcome = Box::pin(running).await;
                     self.answer_unclaimed(&key, outcome)
@@ -147,7 +159,7 @@ impl Shared {
                 Answer::Stored
             }
             Ok(Appended::Known { first_digest }) => {
-                key.compare(digest, first_digest);
+                key.compare(digest, first_digest, &self.log);
                 Answer::Duplicate
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
@@ -166,14 +178,37 @@ impl Shared {
         error: &LedgerError,
         place: &mut Place,
     ) -> Answer {
-        let reason = error.chain();
-        tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), error = %reason, "the store refuses the content of an event");
-        self.bury(key, digest, reason, event.body().clone(), Answer::ContentRefused, place).await
+        self.bury(key, digest, error.chain(), event.body().clone(), Answer::ContentRefused, place).await
     }
 
-    /// Whether the delivery was signed longer ago than records are kept: were it an old capture, nothing would tell.
-    fn is_expired(&self, event: &Event) -> bool {
-        self.settings.clock.since(event.delivered_at()) > self.ledger.remembers_for()
+    /// The delivery was signed longer ago than records are kept, by this machine's clock: were it an old capture, nothing would tell.
+    /// Were the clock wrong, every delivery would seem to be that old. So nothing is judged by the clock alone.
+    async fn expired(&self, event: &Event, now: Timestamp, place: &mut Place) -> Answer {
+        if !self.witness.vouches_for(now) {
+            match self.ledger.server_time().await {
+                Ok(Some(store_says)) if agree(now, store_says) => {}
+                Ok(store_says) => return self.clock_unsure(event, now, store_says),
+                Err(error) => return self.store_down(&error),
+            }
+        }
+        self.bury_expired(event, place).await
+    }
+
+    fn clock_unsure(&self, event: &Event, now: Timestamp, store_says: Option<Timestamp>) -> Answer {
+        self.witness.unsure();
+        let reason = if store_says.is_some() { "store_differs" } else { "no_witness" };
+        self.log.write("a delivery seems to be expired, and nothing confirms the clock", reason, |left_out| {
+            tracing::error!(
+                endpoint = %self.endpoint,
+                event_id = &*EventKey::bounded(event.id()),
+                signed_at = %event.delivered_at(),
+                clock = %now,
+                store_clock = store_says.map(tracing::field::display),
+                left_out,
+                "a delivery seems to be expired, and nothing confirms the clock: check this machine's clock"
+            );
+        });
+        Answer::ClockUnsure { retry_after: self.settings.retry_after }
     }
 
     /// Keyed by what it is, since it has no id.
@@ -186,8 +221,6 @@ impl Shared {
     /// Under a key of its own: an old capture must not bury the event itself, which may still be waiting in the inbox or in AuthPI's
     /// log, whence it may be fed.
     async fn bury_expired(&self, event: &Event, place: &mut Place) -> Answer {
-        let event_id = EventKey::bounded(event.id());
-        tracing::warn!(endpoint = %self.endpoint, %event_id, "a delivery is older than records are kept");
         let key = EventKey::expired(self.endpoint.clone(), event.id());
         let digest = Digest::of(event.raw().as_bytes());
         let reason = "the delivery was signed longer ago than records are kept".to_owned();
@@ -233,11 +266,11 @@ impl Shared {
         let asked = if permit.is_some() { Instant::now() } else { since };
         Ok(match self.ledger.claim(key, digest, self.settings.lease).await? {
             Claim::Granted { token, first_digest } => {
-                key.compare(digest, first_digest);
+                key.compare(digest, first_digest, &self.log);
                 Look::Granted(Granted { token, asked, permit, waited: asked - since })
             }
             Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
-                key.compare(digest, first_digest);
+                key.compare(digest, first_digest, &self.log);
                 Look::Duplicate
             }
             Claim::InFlight { .. } => {
@@ -305,13 +338,14 @@ impl Shared {
         let outcome = Box::pin(run_leased(&self.ledger, claimed, permit, route, event)).await;
         crash::point("handled");
         let retry_after = self.settings.retry_after;
+        let mut gave_up = None;
         let (answer, settled) = match outcome {
             Outcome::Committed => (Answer::Handled, Ok(Held::Yes)),
             Outcome::LeaseLost => return self.lease_lost(key),
             Outcome::Handled => (Answer::Handled, self.ledger.complete(key, token, Completion::Handled).await),
             Outcome::Failed(error) if error.is_terminal() => {
                 let reason = error.chain();
-                tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), attempt = token.attempt, error = %reason, "a handler gave up");
+                gave_up = Some(reason.clone());
                 let answer = if self.ledger.keeps_dead_letters() {
                     Answer::DeadLetter
                 } else if self.settings.drop_terminal {
@@ -334,6 +368,9 @@ impl Shared {
             }
         };
         crash::point("completed");
+        if let Some(reason) = gave_up {
+            self.tell_given_up(key, token.attempt, &reason, answer, settled.is_ok());
+        }
         match settled {
             Ok(Held::Yes) => {
                 match answer {
@@ -347,8 +384,7 @@ impl Shared {
             }
             Ok(Held::Lost) => self.lease_lost(key),
             Err(error) if error.kind() == LedgerErrorKind::Content && answer == Answer::DeadLetter => {
-                tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), error = %error.chain(), "the store refuses the content of a dead letter");
-                Answer::ContentRefused
+                self.cannot_bury(key, &error.chain(), Answer::ContentRefused)
             }
             Err(error) => {
                 let down = self.store_down(&error);
@@ -359,13 +395,38 @@ impl Shared {
         }
     }
 
+    /// Once for each event that is kept or dropped for good; of one that comes again, as often as other lines.
+    fn tell_given_up(&self, key: &EventKey, attempt: u32, error: &str, answer: Answer, settled: bool) {
+        let (endpoint, event_id) = (&self.endpoint, key.event_id());
+        match answer {
+            Answer::DeadLetter if settled => {
+                tracing::error!(%endpoint, event_id, attempt, error, "a handler gave up; the event is kept as a dead letter");
+            }
+            Answer::Dropped if settled => {
+                tracing::error!(%endpoint, event_id, attempt, error, "a handler gave up; the event is dropped");
+            }
+            _ => self.log.write("a handler gave up; the event stays with AuthPI", "terminal", |left_out| {
+                tracing::error!(
+                    %endpoint,
+                    event_id,
+                    attempt,
+                    error,
+                    left_out,
+                    "a handler gave up; the event stays with AuthPI"
+                );
+            }),
+        }
+    }
+
     /// Tells of a failure that another try may cure, and says what pause was asked for.
     fn tell_failure(&self, key: &EventKey, attempt: u32, outcome: &Outcome) -> Option<Duration> {
         let (problem, pause) = outcome.problem()?;
         if let Some(reason) = outcome.retry_reason() {
             telemetry::count_by(telemetry::RETRIED, &self.endpoint, "reason", reason);
         }
-        tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), attempt, error = %problem, "a handler failed");
+        self.log.write("a handler failed", outcome.retry_reason().unwrap_or("terminal"), |left_out| {
+            tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), attempt, error = %problem, left_out, "a handler failed");
+        });
         pause
     }
 
@@ -393,23 +454,43 @@ impl Shared {
         place: &mut Place,
     ) -> Answer {
         if !self.ledger.keeps_dead_letters() {
-            return otherwise;
+            return self.cannot_bury(key, &reason, otherwise);
         }
         let token = match self.claim(key, digest, None, place).await {
             Ok(Ok(granted)) => granted.token,
             Ok(Err(answer)) => return answer,
-            Err(error) if error.kind() == LedgerErrorKind::Content => return otherwise,
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                return self.cannot_bury(key, &error.chain(), otherwise);
+            }
             Err(error) => return self.store_down(&error),
         };
-        match self.ledger.complete(key, token, Completion::Dead { reason, body }).await {
+        match self.ledger.complete(key, token, Completion::Dead { reason: reason.clone(), body }).await {
             Ok(Held::Yes) => {
+                // Never left out: there is one for each dead letter.
+                let (endpoint, event_id, outcome) = (&self.endpoint, key.event_id(), otherwise.outcome());
+                tracing::warn!(%endpoint, event_id, outcome, error = reason, "a delivery cannot be handled; it is kept as a dead letter");
                 self.count_dead(otherwise.outcome());
                 Answer::DeadLetter
             }
             Ok(Held::Lost) => self.lease_lost(key),
-            Err(error) if error.kind() == LedgerErrorKind::Content => otherwise,
+            Err(error) if error.kind() == LedgerErrorKind::Content => self.cannot_bury(key, &error.chain(), otherwise),
             Err(error) => self.store_down(&error),
         }
+    }
+
+    /// There is no place for it, so it is refused.
+    fn cannot_bury(&self, key: &EventKey, error: &str, answer: Answer) -> Answer {
+        self.log.write("a delivery cannot be handled, nor kept as a dead letter", answer.outcome(), |left_out| {
+            tracing::warn!(
+                endpoint = %self.endpoint,
+                event_id = key.event_id(),
+                outcome = answer.outcome(),
+                error,
+                left_out,
+                "a delivery cannot be handled, nor kept as a dead letter: refused"
+            );
+        });
+        answer
     }
 
     fn count_dead(&self, reason: &'static str) {
@@ -418,12 +499,19 @@ impl Shared {
 
     fn lease_lost(&self, key: &EventKey) -> Answer {
         telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
-        tracing::warn!(endpoint = %self.endpoint, event_id = key.event_id(), "the lease was lost: another worker has taken over");
+        self.log.write("the lease was lost: another worker has taken over", "lease_lost", |left_out| {
+            tracing::warn!(
+                endpoint = %self.endpoint,
+                event_id = key.event_id(),
+                left_out,
+                "the lease was lost: another worker has taken over"
+            );
+        });
         Answer::LeaseLost { retry_after: self.settings.retry_after }
     }
 
     fn store_down(&self, error: &LedgerError) -> Answer {
-        error.tell(&self.endpoint);
+        error.tell(&self.endpoint, &self.log);
         Answer::StoreDown { retry_after: self.settings.retry_after }
     }
 }

@@ -65,7 +65,7 @@ impl<'a> Passes<'a> {
     async fn pass(&mut self, wanted: &Wanted, now: Timestamp) -> Result<(), Kind> {
         let Shared { settings, .. } = self.shared;
         self.from = begin(self.report.watermark, settings.since, wanted.created_at, settings.overlap);
-        self.leave_out_what_is_forgotten(now);
+        self.leave_out_what_is_forgotten(now).await?;
         let mut windows = Windows::new(self.from.as_millisecond(), now.as_millisecond());
         loop {
             let window = windows.next();
@@ -89,11 +89,18 @@ impl<'a> Passes<'a> {
     }
 
     /// Begins no earlier than the ledger remembers, unless a begin was given by name: what was handled before would be handled again.
-    fn leave_out_what_is_forgotten(&mut self, now: Timestamp) {
+    ///
+    /// By the store's clock, if it has one: this machine's may be wrong, and one that is ahead would leave out what is remembered.
+    async fn leave_out_what_is_forgotten(&mut self, now: Timestamp) -> Result<(), Kind> {
         let Shared { receiver, settings, .. } = self.shared;
-        let known_from = known_from(now, receiver.ledger().remembers_for(), settings.overlap);
-        if settings.since.is_some() || self.from >= known_from {
-            return;
+        let known_from = |now| known_from(now, receiver.ledger().remembers_for(), settings.overlap);
+        if settings.since.is_some() || self.from >= known_from(now) {
+            return Ok(());
+        }
+        let now = receiver.ledger().server_time().await.map_err(Kind::Ledger)?.unwrap_or(now);
+        let known_from = known_from(now);
+        if self.from >= known_from {
+            return Ok(());
         }
         if self.report.not_read_before.is_none() {
             tracing::warn!(
@@ -105,6 +112,7 @@ impl<'a> Passes<'a> {
         }
         self.report.not_read_before.get_or_insert(known_from);
         self.from = known_from;
+        Ok(())
     }
 
     async fn read(&mut self, window: Window, wanted: &Wanted) -> Result<Read, Kind> {
@@ -139,7 +147,10 @@ impl<'a> Passes<'a> {
     /// Makes a dead letter of what is no readable event. It is tried again as an event is.
     async fn bury(&mut self, raw: RawJson, error: ParseError) -> Option<Stopped> {
         let Shared { receiver, settings, .. } = self.shared;
-        tracing::warn!(endpoint = receiver.endpoint(), %error, "the log holds what is not a readable event");
+        receiver.log().write("the log holds what is not a readable event", "unreadable", |left_out| {
+            let endpoint = receiver.endpoint();
+            tracing::warn!(endpoint, %error, left_out, "the log holds what is not a readable event");
+        });
         let raw = Bytes::from(String::from(raw.get()));
         let give_up = Instant::now() + settings.patience;
         loop {

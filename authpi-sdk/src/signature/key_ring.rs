@@ -107,7 +107,7 @@ impl KeyRing {
     /// name keeps its [`last_match`](Self::last_match).
     ///
     /// # Errors
-    /// When `next` does not pass [`check`](Self::check) or is empty; the ring is unchanged then.
+    /// When `next` does not pass [`check`](Self::check) or is empty, which [`clear`](Self::clear) is for; the ring is unchanged then.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
         let keys = next.keys();
         if keys.0.is_empty() {
@@ -123,6 +123,12 @@ impl KeyRing {
         }
         *held = Arc::new(keys);
         Ok(())
+    }
+
+    /// Removes every secret, for every clone of this ring at once: a receiver answers each delivery with 500 from then on, until
+    /// [`replace`](Self::replace) gives it others. For when the last secret is revoked.
+    pub fn clear(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
     /// When an authentic delivery was last signed with (or carried) the secret of this name; none if none was yet, or there is

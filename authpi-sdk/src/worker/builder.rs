@@ -13,8 +13,9 @@ use super::{Settings, Shared, Worker};
 use crate::{
     Clock,
     handlers::{AnyHandlers, DEFAULT_DEADLINE},
-    ledger::AnyInbox,
+    ledger::{AnyInbox, Probes, Target},
     receiver::{BuildError, LONGEST},
+    time::ClockWitness,
 };
 
 /// Settings of a worker; made by [`Worker::new`].
@@ -119,6 +120,7 @@ impl WorkerBuilder {
             return Err(BuildError::Setting("attempts"));
         }
         let Self { endpoint, inbox, .. } = self;
+        let probes = Probes::new(Target::Inbox(inbox.clone()));
         let shared = Shared {
             endpoint,
             inbox,
@@ -128,6 +130,9 @@ impl WorkerBuilder {
             settled: Notify::new(),
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
+            probes,
+            log: Arc::default(),
+            witness: ClockWitness::new(),
         };
         Ok(Worker { shared: Arc::new(shared) })
     }

@@ -52,8 +52,9 @@ use tokio::{
 use crate::{
     Clock,
     handlers::{AnyHandlers, Handlers, Serves},
-    ledger::{AnyInbox, Backlog, EventKey, Inbox, LedgerError, Next, Token, TransactionPermits},
-    telemetry,
+    ledger::{AnyInbox, Backlog, Inbox, LedgerError, Next, Probes, TransactionPermits},
+    telemetry::{self, LogLimit},
+    time::ClockWitness,
 };
 
 pub use crate::receiver::{BuildError, Health};
@@ -77,6 +78,15 @@ struct Shared {
     /// How many events are being handled.
     in_flight: AtomicUsize,
     stopping: AtomicBool,
+    probes: Probes,
+    log: Arc<LogLimit>,
+    witness: ClockWitness,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.log.flush(&self.endpoint);
+    }
 }
 
 /// After that a store that failed is asked again.
@@ -164,7 +174,7 @@ impl Worker {
                 }
                 Ok(Next::Nothing { due_in }) => due_in.unwrap_or(Duration::MAX).min(shared.settings.poll),
                 Err(error) => {
-                    error.tell(&shared.endpoint);
+                    error.tell(&shared.endpoint, &shared.log);
                     drop((slot, permit));
                     // What is appended meanwhile is found then, too.
                     select! {
@@ -183,6 +193,7 @@ impl Worker {
         }
         shared.stopping.store(true, Ordering::Release);
         while running.0.join_next().await.is_some() {}
+        shared.log.flush(&shared.endpoint);
     }
 
     /// How much there is to do; for a health probe. An error says that the store cannot be reached.
@@ -195,20 +206,17 @@ impl Worker {
 
     /// How this worker is; two steps of the store, two seconds at most.
     ///
-    /// The inbox is asked for its backlog, and to renew a claim that nobody has, which changes nothing: where the inbox is a queue, its
-    /// ledger is another server.
+    /// The inbox is asked to append and forget a record under the empty endpoint name (a queue: to claim and forget one in its ledger),
+    /// and for its backlog. However often this is called, a store is asked once a second at most and once at a time: the receivers
+    /// and workers of a process share the answer.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn health(&self) -> Health {
         let shared = &self.shared;
         let draining = shared.stopping.load(Ordering::Acquire);
-        let asked = async {
-            let (nothing, nobody) = (EventKey::new(shared.endpoint.clone(), "health"), Token { attempt: 0, nonce: 0 });
-            let _lost = shared.inbox.renew(&nothing, nobody, shared.settings.lease).await?;
-            self.backlog().await
-        };
-        Health::of_inbox(asked, draining, shared.in_flight.load(Ordering::Relaxed)).await
+        shared.log.tick(&shared.endpoint);
+        Health::ask(&shared.probes, &shared.endpoint, draining, shared.in_flight.load(Ordering::Relaxed)).await
     }
 }
 
@@ -220,6 +228,7 @@ impl Shared {
             if let Ok(Backlog { depth, oldest }) = self.inbox.backlog(&self.endpoint).await {
                 telemetry::inbox(&self.endpoint, depth, oldest);
             }
+            self.log.tick(&self.endpoint);
             sleep(self.settings.poll.max(MEASURED_EVERY)).await;
         }
     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{Instrument as _, field::Empty, info_span};
 
-use super::{Shared, backoff};
+use super::{Settings, Shared, backoff};
 use crate::{
     crash,
     event::Event,
@@ -48,8 +49,6 @@ impl Shared {
             End::Handled { .. } => self.inbox.complete(key, token, Completion::Handled).await,
             End::Committed { .. } => Ok(Held::Yes),
             End::Dead { text, .. } => {
-                let event_id = key.event_id();
-                tracing::error!(endpoint = %self.endpoint, event_id, attempt = token.attempt, error = %text, "an event was given up");
                 let dead = Completion::Dead { reason: text.clone(), body: leased.body.clone() };
                 self.inbox.complete(key, token, dead).await
             }
@@ -64,17 +63,30 @@ impl Shared {
         };
         crash::point("completed");
         match result {
-            Ok(Held::Yes) => self.count(&end),
+            Ok(Held::Yes) => {
+                if let End::Dead { text, .. } = &end {
+                    // Never left out: there is one for each dead letter.
+                    let (endpoint, event_id, attempt) = (&self.endpoint, key.event_id(), token.attempt);
+                    tracing::error!(%endpoint, event_id, attempt, error = %text, "an event was given up; it is kept as a dead letter");
+                }
+                self.count(&end)
+            }
             Ok(Held::Lost) => {
-                let event_id = key.event_id();
-                tracing::warn!(endpoint = %self.endpoint, event_id, "the lease was lost: another worker has taken over");
+                self.log.write("the lease was lost: another worker has taken over", "lease_lost", |left_out| {
+                    tracing::warn!(
+                        endpoint = %self.endpoint,
+                        event_id = key.event_id(),
+                        left_out,
+                        "the lease was lost: another worker has taken over"
+                    );
+                });
                 telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
                 "lease_lost"
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => self.bury_refused(leased, &error).await,
             // The lease runs out by itself, and the event is handled again.
             Err(error) => {
-                error.tell(&self.endpoint);
+                error.tell(&self.endpoint, &self.log);
                 "store_down"
             }
         }
@@ -84,7 +96,10 @@ impl Shared {
     async fn bury_refused(&self, leased: &Leased, error: &LedgerError) -> &'static str {
         let Leased { key, token, body, .. } = leased;
         let reason = error.chain();
-        tracing::error!(endpoint = %self.endpoint, event_id = key.event_id(), error = %reason, "the store refuses the content of an event");
+        self.log.write("the store refuses the content of an event", "content_refused", |left_out| {
+            let (endpoint, event_id) = (&self.endpoint, key.event_id());
+            tracing::error!(%endpoint, event_id, error = %reason, left_out, "the store refuses the content of an event");
+        });
         match self.inbox.complete(key, *token, Completion::Dead { reason, body: body.clone() }).await {
             Ok(Held::Yes) => {
                 telemetry::count_by(telemetry::DEAD_LETTERS, &self.endpoint, "reason", "content_refused");
@@ -92,7 +107,7 @@ impl Shared {
             }
             Ok(Held::Lost) => "lease_lost",
             Err(error) => {
-                error.tell(&self.endpoint);
+                error.tell(&self.endpoint, &self.log);
                 "store_down"
             }
         }
@@ -148,6 +163,7 @@ impl Shared {
             received_at: leased.received_at,
             deadline: settings.deadline,
             lease: settings.lease,
+            log: &self.log,
         };
         let ledger = AnyLedger::from(self.inbox.clone());
         let outcome = run_leased(&ledger, &claimed, permit, &*route, &event).await;
@@ -168,13 +184,63 @@ impl Shared {
         if attempt == settings.attempts {
             return given_up("attempts");
         }
-        if settings.clock.since(leased.received_at) >= settings.give_up_after {
+        if self.is_too_old(leased.received_at).await {
             return given_up("age");
         }
-        tracing::warn!(endpoint = %self.endpoint, event_id = leased.key.event_id(), attempt, error = %problem, "a handler failed");
+        self.log.write("a handler failed", reason, |left_out| {
+            let event_id = leased.key.event_id();
+            tracing::warn!(endpoint = %self.endpoint, event_id, attempt, error = %problem, left_out, "a handler failed");
+        });
         End::Retry { reason, pause: pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt)) }
     }
 }
+
+impl Shared {
+    /// Whether the event was stored so long ago that it is given up. By the store's clock where it has one, since that is what
+    /// `received_at` was read from; else by this machine's, if something recent was seen by it: a clock that was set ahead would give
+    /// up everything at its first failure.
+    async fn is_too_old(&self, received_at: Timestamp) -> bool {
+        let Settings { clock, give_up_after, .. } = &self.settings;
+        let now = clock.now();
+        let age = |now: Timestamp| Duration::try_from(now.duration_since(received_at)).unwrap_or(Duration::ZERO);
+        if age(now) <= RECENT {
+            self.witness.saw_recent(now);
+        }
+        if age(now) < *give_up_after {
+            return false;
+        }
+        if age(now) <= RECENT || self.witness.vouches_for(now) {
+            return true;
+        }
+        match self.inbox.server_time().await {
+            Ok(Some(now)) => age(now) >= *give_up_after,
+            // It is tried again, and given up after the last attempt at the latest.
+            Ok(None) => {
+                self.log.write(
+                    "an event seems to be too old, and nothing confirms the clock",
+                    "no_witness",
+                    |left_out| {
+                        tracing::warn!(
+                            endpoint = %self.endpoint,
+                            stored_at = %received_at,
+                            clock = %now,
+                            left_out,
+                            "an event seems to be too old, and nothing confirms the clock: it is tried again"
+                        );
+                    },
+                );
+                false
+            }
+            Err(error) => {
+                error.tell(&self.endpoint, &self.log);
+                false
+            }
+        }
+    }
+}
+
+/// As long as clocks may differ, an event is recent.
+const RECENT: Duration = Duration::from_hours(1);
 
 /// How an attempt ends.
 enum End {

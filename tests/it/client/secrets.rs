@@ -5,7 +5,12 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use authpi_sdk::{
     UnixMillis,
     client::{KeptSecret, MemorySecrets, SecretFile, SecretStore},
-    signature::Secret,
+    event::{Event, types::UserCreated},
+    handlers::Handlers,
+    ledger::Memory,
+    receiver::Receiver,
+    signature::{Secret, SignatureScheme, Verifier},
+    testing::Fixture,
 };
 use jiff::Timestamp;
 
@@ -114,6 +119,50 @@ async fn many_writers_of_one_file_lose_nothing() {
         writer.await.unwrap();
     }
     assert_eq!(SecretFile::new(&path).load("users").await.unwrap().len(), 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_it_again() {
+    let sent =
+        |secret: &str| Fixture::of::<UserCreated>().request(&SignatureScheme::authpi(), &Secret::new(secret)).unwrap();
+    let expired = || {
+        let mut kept = kept("acc_1", "wh_1", "whs_1");
+        kept.valid_until = Some(UnixMillis(1));
+        kept
+    };
+    for forgotten in [true, false] {
+        let store = MemorySecrets::new();
+        store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+        let keys = store.keys("users").await.unwrap();
+        let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
+        let verifier = Verifier::authpi(keys.signatures.clone());
+        let hook = Receiver::inline("users", verifier, Memory::new(), handlers).build().unwrap();
+        assert_eq!(hook.receive(sent("whs_1")).await.status(), 200);
+        let following = {
+            let store = store.clone();
+            tokio::spawn(async move { keys.follow(&store, "users", std::time::Duration::from_secs(10)).await })
+        };
+        if forgotten {
+            store.forget("users", "acc_1", "wh_1").await.unwrap();
+        } else {
+            store.save("users", &expired()).await.unwrap();
+        }
+        let answers = async |secret: &str, status: u16| {
+            for _ in 0..100 {
+                if hook.receive(sent(secret)).await.status() == status {
+                    return true;
+                }
+                tokio::time::advance(std::time::Duration::from_secs(1)).await;
+                tokio::task::yield_now().await;
+            }
+            false
+        };
+        assert!(answers("whs_1", 500).await, "a revoked secret is still trusted, forgotten: {forgotten}");
+        store.save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+        assert!(answers("whs_2", 200).await, "the new secret is not trusted");
+        assert_eq!(hook.receive(sent("whs_1")).await.status(), 401);
+        following.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,10 @@ use std::{convert::Infallible, time::Duration};
 use jiff::Timestamp;
 
 use super::{KeptSecret, SecretStore};
-use crate::signature::{KeyRing, KeyRingError, MAX_KEYS, Secret};
+use crate::{
+    signature::{KeyRing, KeyRingError, MAX_KEYS, Secret},
+    telemetry::LogLimit,
+};
 
 /// The key rings of an endpoint's receiver. Each secret is named by its webhook's id, so that
 /// [`Verified::key_name`](crate::signature::Verified::key_name) and [`KeyRing::last_match`] tell which webhook sent what.
@@ -54,31 +57,52 @@ impl EndpointKeys {
         Self { signatures: ring(|kept| kept.secret.as_ref()), bearer_tokens: ring(|kept| kept.bearer_token.as_ref()) }
     }
 
-    /// Puts the secrets of `next` in the place of these, for every receiver that uses these rings. A ring that would be empty
-    /// then is left as it is, since a receiver without secrets can only fail.
+    /// Puts the secrets of `next` in the place of these, for every receiver that uses these rings. What `next` does not have is
+    /// trusted no longer. If that was the last secret, the receiver answers each delivery with 500 until there is another one.
     ///
     /// # Errors
     /// When a secret is empty or kept twice under one name; nothing is changed then.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
         let rings = [(&self.signatures, &next.signatures), (&self.bearer_tokens, &next.bearer_tokens)];
         rings.iter().try_for_each(|(_, next)| next.check())?;
-        rings.iter().filter(|(_, next)| !next.is_empty()).try_for_each(|(ring, next)| ring.replace(next))
+        rings.iter().try_for_each(|(ring, next)| {
+            if next.is_empty() {
+                ring.clear();
+                return Ok(());
+            }
+            ring.replace(next)
+        })
     }
 
     /// Takes over what the store has, every `period` (at least 100 ms), for as long as it is polled: what another replica ensures
-    /// or rotates reaches this one. Of a store that fails the log tells, and the rings stay as they are.
+    /// or rotates reaches this one, and so does what it revokes: a secret that was forgotten, or whose `valid_until` has passed, is
+    /// trusted no longer, even if it was the last one. Every delivery is answered with 500 then, and the log has an error.
+    ///
+    /// A store that fails is logged, and the rings stay as they are.
     pub async fn follow(&self, store: &impl SecretStore, endpoint: &str, period: Duration) -> Infallible {
-        let mut known = None;
+        let (mut known, log) = (None, LogLimit::new());
         loop {
             match store.load(endpoint).await {
-                Ok(kept) if known.as_ref() == Some(&kept) => {}
-                Ok(kept) => match self.replace(&Self::of(&kept)) {
-                    Ok(()) => known = Some(kept),
-                    Err(error) => tracing::warn!(endpoint, %error, "the secrets that are kept cannot be used"),
-                },
-                Err(error) => {
-                    tracing::warn!(endpoint, error = &error as &dyn std::error::Error, "secrets cannot be loaded");
+                Ok(mut kept) => {
+                    // What is trusted changes with time as well.
+                    let now = Timestamp::now();
+                    kept.retain(|kept| !kept.is_expired(now));
+                    if known.as_ref() != Some(&kept) {
+                        match self.replace(&Self::of(&kept)) {
+                            Ok(()) => known = Some(kept),
+                            Err(error) => log.write("the secrets that are kept cannot be used", "", |left_out| {
+                                tracing::warn!(endpoint, %error, left_out, "the secrets that are kept cannot be used");
+                            }),
+                        }
+                        if self.signatures.is_empty() && self.bearer_tokens.is_empty() {
+                            tracing::error!(endpoint, "no secret is left: every delivery is refused until one is kept");
+                        }
+                    }
                 }
+                Err(error) => log.write("secrets cannot be loaded", "", |left_out| {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(endpoint, error, left_out, "secrets cannot be loaded");
+                }),
             }
             tokio::time::sleep(period.max(Duration::from_millis(100))).await;
         }
@@ -104,10 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_ring_takes_no_others_place() {
+    fn replacing_the_last_secret_by_none_leaves_none() {
         let keys = EndpointKeys::of(&[kept("wh_1", 1)]);
+        let clone = keys.signatures.clone();
         keys.replace(&EndpointKeys::default()).unwrap();
-        assert_eq!(keys.signatures.names(), ["wh_1"]);
+        assert!(clone.is_empty());
         keys.replace(&EndpointKeys::of(&[kept("wh_2", 1)])).unwrap();
         assert_eq!(keys.signatures.names(), ["wh_2"]);
     }

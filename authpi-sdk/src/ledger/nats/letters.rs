@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    ledger::{Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, remote::within},
+    ledger::{Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, dead_letter::tell_replayed, remote::within},
 };
 
 const REASON: &str = "Authpi-Reason";
@@ -160,6 +160,9 @@ impl<L: Ledger> Nats<L> {
     /// whether there was such a dead letter; it is one no more. Should this fail midway, it is one still, and asking again handles nothing
     /// twice; two who ask for the same event at the same time may.
     ///
+    /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one is lent to it (`docs/dead-letters.md`),
+    /// or AuthPI delivers the event again, it waits, and the receiver's health and `authpi_inbox_depth` show it.
+    ///
     /// # Errors
     /// When the server, or the ledger, cannot be reached or refuses.
     pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -197,6 +200,7 @@ impl<L: Ledger> Nats<L> {
             }
         })
         .await?;
+        tell_replayed(key);
         Ok(true)
     }
 

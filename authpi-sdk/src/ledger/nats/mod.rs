@@ -37,7 +37,7 @@ use super::{
     Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next,
     PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional, remote::within,
 };
-use crate::{Clock, crash};
+use crate::{Clock, crash, telemetry::LogLimit};
 
 pub use options::NatsOptions;
 
@@ -91,6 +91,7 @@ struct Shared<L> {
     at_hand: Mutex<AtHand>,
     timeout: Duration,
     clock: Clock,
+    log: LogLimit,
 }
 
 /// A message whose event must wait longer comes up in between.
@@ -327,6 +328,10 @@ impl<L: Ledger> Ledger for Nats<L> {
         self.ledger().is_busy()
     }
 
+    async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        self.backlog(endpoint).await.map(Some)
+    }
+
     fn store_id(&self) -> Option<usize> {
         Some(Arc::as_ptr(&self.shared).addr())
     }
@@ -396,7 +401,7 @@ impl<L: Ledger> Inbox for Nats<L> {
             };
             match self.ledger().claim(&key, digest, lease).await {
                 Ok(Claim::Granted { token, first_digest }) => {
-                    key.compare(digest, first_digest);
+                    key.compare(digest, first_digest, &self.shared.log);
                     let received_at = arrived.ticket.received_at;
                     self.at_hand().lease(&key, token, arrived.ticket, lease);
                     return Ok(Next::Leased(Leased::new(key, token, arrived.body, received_at)));
@@ -407,11 +412,11 @@ impl<L: Ledger> Inbox for Nats<L> {
                 }
                 Ok(Claim::NotYet { wait }) => self.give_back(&key, arrived, wait).await,
                 Ok(Claim::Handled { first_digest }) => {
-                    key.compare(digest, first_digest);
+                    key.compare(digest, first_digest, &self.shared.log);
                     self.acknowledge(&arrived.ticket).await;
                 }
                 Ok(Claim::Dead { first_digest }) => {
-                    key.compare(digest, first_digest);
+                    key.compare(digest, first_digest, &self.shared.log);
                     self.keep_if_missing(&key, &arrived).await?;
                     self.acknowledge(&arrived.ticket).await;
                 }

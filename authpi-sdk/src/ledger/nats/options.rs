@@ -24,6 +24,7 @@ use crate::{
         Ledger, LedgerError,
         remote::{BadName, TIMEOUT, within},
     },
+    telemetry::LogLimit,
 };
 
 /// What can be set before a [`Nats`] inbox is opened.
@@ -147,8 +148,8 @@ impl NatsOptions {
             appended: Arc::default(),
             listener: tokio::sync::OnceCell::new(),
         };
-        let shared =
-            Shared { ledger, queue, letters, at_hand: Mutex::default(), timeout: self.timeout, clock: self.clock };
+        let (at_hand, log) = (Mutex::default(), LogLimit::new());
+        let shared = Shared { ledger, queue, letters, at_hand, timeout: self.timeout, clock: self.clock, log };
         Ok(Nats { shared: Arc::new(shared) })
     }
 

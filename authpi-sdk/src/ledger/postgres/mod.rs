@@ -36,7 +36,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row as _, postgres::PgRow};
 use super::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError,
     LedgerErrorKind, Next, PoolTooSmall, Token, TransactionPermits,
-    dead_letter::timestamp,
+    dead_letter::{tell_replayed, timestamp},
     remote::{Nonces, millis, within},
 };
 use connection::{Attempts, PgQuery, Presence, kind_of, lost_a_race, rows_in};
@@ -180,8 +180,9 @@ impl Postgres {
     /// Puts a dead letter back into the inbox, as an event that has just been stored: no attempt at it counts any more, and it
     /// is the last of its lane. Says whether there was such a dead letter.
     ///
-    /// A worker of its endpoint handles it. One that was given up by an inline receiver has no lane: nothing waits for it, and it
-    /// waits for nothing.
+    /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one is lent to it (`docs/dead-letters.md`),
+    /// or AuthPI delivers the event again, it waits, and the receiver's health and `authpi_inbox_depth` show it. One that was given up by
+    /// an inline receiver has no lane: nothing waits for it, and it waits for nothing.
     ///
     /// # Errors
     /// When the store fails.
@@ -191,6 +192,7 @@ impl Postgres {
         });
         let replayed = !rows.await?.is_empty();
         if replayed {
+            tell_replayed(key);
             self.ring();
         }
         Ok(replayed)
@@ -415,6 +417,10 @@ impl Ledger for Postgres {
 
     fn is_busy(&self) -> bool {
         self.shared.is_busy()
+    }
+
+    async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        self.backlog(endpoint).await.map(Some)
     }
 
     fn store_id(&self) -> Option<usize> {

@@ -42,6 +42,7 @@ use self::{
 };
 use super::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next, Token,
+    dead_letter::tell_replayed,
 };
 
 /// For measurements beside the same statements by hand.
@@ -154,13 +155,15 @@ impl Sqlite {
     /// Puts a dead letter back into the inbox, body and all, as if it had just been appended: pending, without attempts, behind
     /// what already waits in its lane. Says whether there was such a dead letter.
     ///
-    /// It is for a worker to handle; an endpoint that is handled inline has none, and lends it one (`docs/dead-letters.md`).
+    /// It is for a worker to handle. An endpoint that is handled inline has none: until one is lent to it (`docs/dead-letters.md`), or
+    /// AuthPI delivers the event again, it waits, and the receiver's health and `authpi_inbox_depth` show it.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
         let replayed = self.ask("replay a dead letter", ReplayStep { key: key.clone() }).await?;
         if replayed {
+            tell_replayed(key);
             self.appended.notify_waiters();
         }
         Ok(replayed)
@@ -250,6 +253,10 @@ impl Ledger for Sqlite {
 
     fn is_busy(&self) -> bool {
         self.lent.load(Ordering::Relaxed)
+    }
+
+    async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        self.backlog(endpoint).await.map(Some)
     }
 
     fn store_id(&self) -> Option<usize> {
