@@ -4,6 +4,8 @@
 pub mod client;
 mod crash;
 pub mod event;
+#[cfg(feature = "client")]
+mod files;
 mod generated;
 pub mod handlers;
 mod hex;

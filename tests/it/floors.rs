@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 /// From the ground up; what stands in one line does not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["time", "hex", "json", "crash", "telemetry"],
+    &["time", "hex", "json", "files", "crash", "telemetry"],
     &["event"],
     &["signature", "ledger"],
     &["handlers"],

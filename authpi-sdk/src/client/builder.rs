@@ -434,6 +434,72 @@ mod tests {
         assert!(shown.contains("rustls") && shown.contains("native-tls"), "{shown}");
     }
 
+    /// A proxy that answers `CONNECT` with this, and counts.
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    async fn proxy(reply: &'static [u8]) -> (String, Arc<std::sync::atomic::AtomicU32>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && connection.read_buf(&mut head).await.unwrap() > 0 {}
+                assert!(head.starts_with(b"CONNECT authpi.invalid:443 "), "{}", String::from_utf8_lossy(&head));
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                connection.write_all(reply).await.unwrap();
+            }
+        });
+        (address, asked)
+    }
+
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    #[tokio::test]
+    async fn what_a_proxy_cannot_do_now_is_tried_again_and_told_of_the_proxy() {
+        use std::sync::atomic::Ordering;
+
+        use super::super::{NoMore, retry::ExponentialBackoff};
+
+        let nothing = Duration::ZERO;
+        let policy = RetryPolicy::default().attempts(3).backoff(ExponentialBackoff::new(nothing, nothing));
+        let builder =
+            Client::builder().base_url("https://authpi.invalid/").api_key("key_1", "very_secret").account("acc_1");
+        for (reply, attempts, why, told) in [
+            (&b"HTTP/1.1 502 Bad Gateway\r\n\r\n"[..], 3, NoMore::Attempts, "the proxy answered CONNECT with an error"),
+            (b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy", 3, NoMore::Attempts, "or hung up"),
+            (b"", 3, NoMore::Attempts, "or hung up"),
+            (b"HTTP/1.1 20", 3, NoMore::Attempts, "or hung up"),
+            // It opens the tunnel, and its end is gone.
+            (b"HTTP/1.1 200 OK\r\n\r\n", 3, NoMore::Attempts, "no connection to authpi.invalid:443"),
+            (b"HTTP/1.1 407 Who\r\n\r\n", 1, NoMore::Permanent, "the proxy requires credentials (407)"),
+        ] {
+            let (address, asked) = proxy(reply).await;
+            let mut client = builder.clone().retry(policy.clone()).build().unwrap();
+            let http = reqwest::Client::builder().proxy(reqwest::Proxy::https(address).unwrap());
+            let http = tls::set_up(http, true).unwrap().build().unwrap();
+            Arc::get_mut(&mut client.0).expect("it is not shared yet").api.client = http;
+            let error = client.webhooks().list().await.unwrap_err();
+            let shown = error.to_string();
+            assert!(error.is_connect() && !error.may_have_run() && shown.contains(told), "{shown} {error:?}");
+            assert!(shown.contains("no connection to authpi.invalid:443") && !shown.contains("very_secret"), "{shown}");
+            assert_eq!((error.attempts(), error.why_no_more()), (attempts, Some(why)), "{shown} {error:?}");
+            assert_eq!(asked.load(Ordering::SeqCst), attempts, "{shown}");
+        }
+        // One that is not there.
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let mut client = builder.retry(policy).build().unwrap();
+        let http = reqwest::Client::builder().proxy(reqwest::Proxy::https(format!("http://{gone}")).unwrap());
+        Arc::get_mut(&mut client.0).expect("it is not shared yet").api.client =
+            tls::set_up(http, true).unwrap().build().unwrap();
+        let error = client.webhooks().list().await.unwrap_err();
+        assert!(
+            error.attempts() == 3 && error.to_string().contains("the proxy cannot be reached"),
+            "{error} {error:?}"
+        );
+    }
+
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     #[test]
     fn a_client_for_authpi_itself_is_built_with_tls() {

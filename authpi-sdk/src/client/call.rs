@@ -440,7 +440,8 @@ async fn attempt<O: Operation>(
     let request = operation.request(&Attempt { api: &settings.api, account, idempotency_key, if_match });
     let request = request.map_err(|NotBuilt| Error::invalid_argument("the request cannot be built"))?;
     let request = request.by(authorization, &options.headers);
-    let (value, answer) = exchange(&settings.api.client, request, until).await?;
+    let exchanged = exchange(&settings.api.client, request, until).await;
+    let (value, answer) = exchanged.map_err(|error| error.towards(&settings.api.baseurl))?;
     Ok((O::read(Reply { value, headers: answer.headers }), answer.status))
 }
 

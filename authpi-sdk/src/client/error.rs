@@ -3,6 +3,7 @@
 use std::{error::Error as StdError, fmt, time::Duration};
 
 use http::{HeaderMap, StatusCode};
+use url::Url;
 
 use super::{
     ETag, ErrorCode, FieldError,
@@ -31,6 +32,8 @@ struct Inner {
     idempotency_key: Option<Key>,
     secret_lost: bool,
     source: Option<Cause>,
+    /// Host and port that the call was for, where no answer came from there.
+    peer: Option<String>,
 }
 
 /// The idempotency key that a call was sent with.
@@ -52,6 +55,8 @@ pub(super) enum Kind {
     Credential(String),
     /// No connection came about; one that may come about later, unless something is set up wrong.
     Connect { transient: bool },
+    /// No connection came about, because of the proxy on the way.
+    Proxy(ProxyFault),
     /// No whole answer in time.
     Timeout { connecting: bool },
     /// The connection broke.
@@ -68,6 +73,34 @@ pub(super) enum Kind {
     SecretLost,
 }
 
+/// What is wrong with a proxy, as far as can be known: the status with which it refuses is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProxyFault {
+    /// It cannot be reached; perhaps later, unless something is set up wrong.
+    Unreachable { transient: bool },
+    /// It answered `CONNECT` with an error, or hung up.
+    NoTunnel,
+    /// It answered `CONNECT` with 407.
+    Credentials,
+}
+
+impl ProxyFault {
+    fn passes(self) -> bool {
+        matches!(self, Self::NoTunnel | Self::Unreachable { transient: true })
+    }
+}
+
+impl fmt::Display for ProxyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable { transient: true } => "the proxy cannot be reached",
+            Self::Unreachable { transient: false } => "the proxy cannot be reached; check how it is set up",
+            Self::NoTunnel => "the proxy answered CONNECT with an error, or hung up",
+            Self::Credentials => "the proxy requires credentials (407)",
+        })
+    }
+}
+
 impl Error {
     pub(super) fn new(kind: Kind, may_have_run: bool) -> Self {
         Self(Box::new(Inner {
@@ -81,6 +114,7 @@ impl Error {
             idempotency_key: None,
             secret_lost: false,
             source: None,
+            peer: None,
         }))
     }
 
@@ -119,6 +153,15 @@ impl Error {
     pub(super) fn secret_is_lost(mut self) -> Self {
         self.0.kind = Kind::SecretLost;
         self.0.may_have_run = true;
+        self
+    }
+
+    /// Names the server, unless its answer is there. A base URL holds neither user nor query.
+    pub(super) fn towards(mut self, base_url: &str) -> Self {
+        if self.0.answer.is_none() {
+            let url = Url::parse(base_url).ok();
+            self.0.peer = url.and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
+        }
         self
     }
 
@@ -176,6 +219,7 @@ impl Error {
     pub(super) fn fault(&self) -> Option<Reason> {
         match self.0.kind {
             Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => Some(Reason::Connect),
+            Kind::Proxy(fault) => fault.passes().then_some(Reason::Connect),
             Kind::Timeout { connecting: false } => Some(Reason::Timeout),
             Kind::Transport => Some(Reason::Broken),
             Kind::Malformed { cut_off: true, .. } => Some(Reason::CutOff),
@@ -189,7 +233,7 @@ impl Error {
             Kind::InvalidArgument(_) => "invalid_argument",
             Kind::Configuration(_) => "configuration",
             Kind::Credential(_) => "no_credential",
-            Kind::Connect { .. } | Kind::Timeout { connecting: true } => "no_connection",
+            Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true } => "no_connection",
             Kind::Timeout { connecting: false } => "timeout",
             Kind::Transport => "broken",
             Kind::Refused => "refused",
@@ -262,9 +306,9 @@ impl Error {
         matches!(self.0.kind, Kind::Timeout { .. })
     }
 
-    /// No connection came about (name not found, refused, TLS, or not in time); nothing was sent.
+    /// No connection came about (name not found, refused, a proxy, TLS, or not in time); nothing was sent.
     pub fn is_connect(&self) -> bool {
-        matches!(self.0.kind, Kind::Connect { .. } | Kind::Timeout { connecting: true })
+        matches!(self.0.kind, Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true })
     }
 
     /// The call was not sent because one of its arguments is wrong, for example an id that is no id.
@@ -347,7 +391,8 @@ impl Error {
         self.status().is_some_and(|status| status.is_server_error())
     }
 
-    /// How long to wait before the next try: what the body says, else the `Retry-After` header (seconds or a date).
+    /// How long to wait before the next try: what the body says, else the `Retry-After` header (seconds or a date). Rounded up to whole
+    /// seconds; a number beyond any measure is [`Duration::MAX`].
     pub fn retry_after(&self) -> Option<Duration> {
         let answer = self.0.answer.as_ref()?;
         self.0.complaint.retry_after.or_else(|| answer.retry_after_header())
@@ -403,17 +448,22 @@ fn may_have_run(status: StatusCode) -> bool {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, kind, complaint, attempts, no_more, .. } = &*self.0;
+        let Inner { operation, kind, complaint, attempts, no_more, peer, .. } = &*self.0;
         if let Some(operation) = operation {
             write!(f, "{operation}: ")?;
         }
+        let (to, from) = match peer {
+            Some(peer) => (format!(" to {peer}"), format!(" from {peer}")),
+            None => Default::default(),
+        };
         match kind {
             Kind::InvalidArgument(why) | Kind::Configuration(why) | Kind::Credential(why) => f.write_str(why)?,
-            Kind::Connect { transient: true } => f.write_str("no connection")?,
-            Kind::Connect { transient: false } => f.write_str("no connection can be had; is TLS set up right?")?,
-            Kind::Timeout { connecting: true } => f.write_str("no connection in time")?,
-            Kind::Timeout { connecting: false } => f.write_str("no whole answer in time")?,
-            Kind::Transport => f.write_str("the connection broke")?,
+            Kind::Connect { transient: true } => write!(f, "no connection{to}")?,
+            Kind::Connect { transient: false } => write!(f, "no connection{to}; check the TLS configuration")?,
+            Kind::Proxy(fault) => write!(f, "no connection{to}: {fault}")?,
+            Kind::Timeout { connecting: true } => write!(f, "no connection{to} in time")?,
+            Kind::Timeout { connecting: false } => write!(f, "no whole answer{from} in time")?,
+            Kind::Transport => write!(f, "the connection{to} broke")?,
             Kind::Refused => f.write_str("refused")?,
             Kind::Redirect => f.write_str("redirected, which is not followed; is the base URL right?")?,
             Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
@@ -481,11 +531,26 @@ impl fmt::Display for OneLine<'_> {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, kind, may_have_run, answer, complaint, attempts, no_more, secret_lost, source, .. } =
-            &*self.0;
+        let Inner {
+            operation,
+            kind,
+            may_have_run,
+            answer,
+            complaint,
+            attempts,
+            no_more,
+            secret_lost,
+            source,
+            peer,
+            ..
+        } = &*self.0;
         let mut debug = f.debug_struct("Error");
         debug.field("operation", operation).field("kind", kind).field("may_have_run", may_have_run);
-        debug.field("attempts", attempts).field("why_no_more", no_more).field("secret_lost", secret_lost);
+        debug
+            .field("peer", peer)
+            .field("attempts", attempts)
+            .field("why_no_more", no_more)
+            .field("secret_lost", secret_lost);
         if let Some(answer) = answer {
             debug.field("answer", answer).field("complaint", &Shown(complaint));
         }

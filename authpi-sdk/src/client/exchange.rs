@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     answer::Answer,
     credentials::Authorization,
-    error::{Error, Kind},
+    error::{Error, Kind, ProxyFault},
 };
 use crate::json::{self, FromRaw};
 
@@ -172,6 +172,8 @@ fn unreadable(error: &serde_json::Error, answer: Answer) -> Error {
 fn not_exchanged(error: reqwest::Error) -> Error {
     let failed = if error.is_connect() && error.is_timeout() {
         Error::new(Kind::Timeout { connecting: true }, false)
+    } else if let Some(fault) = proxy_fault(&error) {
+        Error::new(Kind::Proxy(fault), false)
     } else if error.is_connect() {
         Error::new(Kind::Connect { transient: may_connect_later(&error) }, false)
     } else if error.is_builder() {
@@ -183,6 +185,17 @@ fn not_exchanged(error: reqwest::Error) -> Error {
     };
     // Ids and filters are in the address; a log needs neither.
     failed.caused_by(error.without_url())
+}
+
+/// What the proxy on the way did, if it was the proxy. The HTTP library tells it in words alone, and not with which status it refused.
+fn proxy_fault(error: &reqwest::Error) -> Option<ProxyFault> {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let why = causes.find_map(|cause| cause.to_string().strip_prefix("tunnel error: ").map(str::to_owned))?;
+    Some(match &*why {
+        "proxy authorization required" => ProxyFault::Credentials,
+        "failed to create underlying connection" => ProxyFault::Unreachable { transient: may_connect_later(error) },
+        _ => ProxyFault::NoTunnel,
+    })
 }
 
 /// Whether a connection that did not come about may come about later: it was the network, and not what is set up here or there.

@@ -120,7 +120,9 @@ pub use patch::Patch;
 pub use retry::{Applied, NoMore, RetryPolicy};
 #[cfg(feature = "postgres")]
 pub use secrets::PostgresSecrets;
-pub use secrets::{EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore, SecretStoreError};
+pub use secrets::{
+    DEFAULT_LOCK_TIMEOUT, EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore, SecretStoreError,
+};
 pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
 pub use update_with::{DEFAULT_ROUNDS, Edited, UpdateWith};
 pub use webhooks::{

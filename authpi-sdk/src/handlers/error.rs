@@ -7,19 +7,19 @@ pub type Result<T = ()> = std::result::Result<T, HandlerError>;
 ///
 /// Any [`Error`] becomes a retryable one through `?`. (For that, this type is not an [`Error`] itself; its cause is
 /// [`cause`](Self::cause).) What is no [`Error`] but can be made a box of one, such as an `anyhow::Error`, a box of
-/// one or a text, goes through `.map_err(HandlerError::retryable)?` or [`terminal`](Self::terminal).
+/// one or a text, goes through [`Terminal::retryable`] or [`Terminal::terminal`] first.
 ///
 /// ```
-/// use authpi_sdk::handlers::HandlerError;
+/// use authpi_sdk::handlers::Terminal as _;
 ///
-/// fn find() -> Result<u8, Box<dyn std::error::Error + Send + Sync>> {
-///     Err("nobody there".into())
+/// fn find() -> anyhow::Result<u8> {
+///     anyhow::bail!("no such user")
 /// }
 /// fn handle() -> authpi_sdk::Result {
-///     let _found = find().map_err(HandlerError::retryable)?;
+///     let _found = find().retryable()?;
 ///     Ok(())
 /// }
-/// assert_eq!(handle().unwrap_err().to_string(), "nobody there");
+/// assert_eq!(handle().unwrap_err().to_string(), "no such user");
 /// ```
 ///
 /// The receiver logs the whole chain of causes, and a dead letter keeps it: do not put into an error what may not be logged.
@@ -108,6 +108,13 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     }
 }
 
+impl From<HandlerError> for Box<dyn Error + Send + Sync> {
+    /// The cause alone.
+    fn from(error: HandlerError) -> Self {
+        error.cause
+    }
+}
+
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandlerError")
@@ -126,6 +133,8 @@ impl fmt::Display for HandlerError {
 
 /// Marks the error of a `Result` as one that no further try will cure.
 ///
+/// For every error that can be made a box of one: any [`Error`], `anyhow::Error`, a box of an error, a text.
+///
 /// ```
 /// use authpi_sdk::handlers::Terminal as _;
 ///
@@ -133,18 +142,33 @@ impl fmt::Display for HandlerError {
 ///     text.parse::<u8>().terminal()
 /// }
 /// assert!(age("old").unwrap_err().is_terminal());
+///
+/// fn load() -> anyhow::Result<u8> {
+///     anyhow::bail!("the user is gone")
+/// }
+/// assert!(load().terminal().unwrap_err().is_terminal());
 /// ```
-pub trait Terminal<T> {
+pub trait Terminal<T>: Sized {
     /// See the trait.
     ///
     /// # Errors
     /// The same error, marked.
     fn terminal(self) -> Result<T>;
+
+    /// The same error as one that another try may cure: for what `?` does not take, such as `anyhow::Error`.
+    ///
+    /// # Errors
+    /// The same error.
+    fn retryable(self) -> Result<T>;
 }
 
-impl<T, E: Into<HandlerError>> Terminal<T> for std::result::Result<T, E> {
+impl<T, E: Into<Box<dyn Error + Send + Sync>>> Terminal<T> for std::result::Result<T, E> {
     fn terminal(self) -> Result<T> {
-        self.map_err(|error| HandlerError { terminal: true, ..error.into() })
+        self.map_err(HandlerError::terminal)
+    }
+
+    fn retryable(self) -> Result<T> {
+        self.map_err(HandlerError::retryable)
     }
 }
 
@@ -159,6 +183,13 @@ mod tests {
         }
         assert!(!parse("x").unwrap_err().is_terminal());
         assert!(parse("x").terminal().unwrap_err().is_terminal());
+        let odd: [anyhow::Result<()>; 2] = [Err(anyhow::anyhow!("inner").context("outer")), Err(anyhow::anyhow!("x"))];
+        let [first, second] = odd;
+        let first = first.terminal().unwrap_err();
+        assert!(first.is_terminal() && first.chain() == "outer: inner", "{}", first.chain());
+        assert!(!second.retryable().unwrap_err().is_terminal());
+        let boxed: std::result::Result<(), Box<dyn Error + Send + Sync>> = Err("text".into());
+        assert!(boxed.terminal().unwrap_err().is_terminal() && Err::<(), _>("text").terminal().is_err());
         let later = HandlerError::retryable("busy").after(Duration::from_secs(9));
         assert_eq!((later.retry_after(), later.to_string().as_str()), (Some(Duration::from_secs(9)), "busy"));
     }

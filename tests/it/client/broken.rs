@@ -83,6 +83,26 @@ async fn no_connection_means_that_nothing_ran() {
 }
 
 #[tokio::test]
+async fn an_error_without_an_answer_names_host_and_port_and_no_query() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let stalls = Peer::replying(Reply::Stall(Vec::new())).await;
+    let breaks = Peer::replying(Reply::Bytes(Vec::new())).await;
+    let long = Duration::from_secs(60);
+    for (base_url, told, timeout) in [
+        (format!("http://{free}/path"), format!("no connection to {free}"), long),
+        ("http://authpi.invalid".to_owned(), "no connection to authpi.invalid:80".to_owned(), long),
+        (stalls.base_url.clone(), format!("no whole answer from {} in time", &stalls.base_url[7..]), SOON),
+        (breaks.base_url.clone(), format!("the connection to {} broke", &breaks.base_url[7..]), long),
+    ] {
+        let client = Client::builder().base_url(base_url).allow_plain_http().api_key("key_1", "very_secret");
+        let once = client.account("acc_1").retry(RetryPolicy::never()).build().unwrap();
+        let error = once.webhooks().list().cursor("hidden_cursor").timeout(timeout).await.unwrap_err();
+        assert!(error.to_string().contains(&told), "{error}");
+        assert!(!shown(&error).contains("hidden_cursor") && !shown(&error).contains("acc_1"), "{}", shown(&error));
+    }
+}
+
+#[tokio::test]
 async fn a_tls_handshake_that_fails_means_that_nothing_ran() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("https://{}", listener.local_addr().unwrap());

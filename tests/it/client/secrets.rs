@@ -100,6 +100,71 @@ async fn a_link_to_the_file_stays_a_link_and_a_dead_writers_leavings_stop_nobody
     assert_eq!(SecretFile::new(&real).load("users").await.unwrap().len(), 2);
 }
 
+#[tokio::test]
+async fn a_link_to_a_file_that_is_not_there_yet_stays_a_link() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path().join("mounted")).unwrap();
+    let (real, link, relative) =
+        (folder.path().join("mounted/real.json"), folder.path().join("link.json"), folder.path().join("second.json"));
+    symlink(&real, &link).unwrap();
+    symlink("link.json", &relative).unwrap();
+    assert_eq!(SecretFile::new(&relative).load("users").await.unwrap(), []);
+    SecretFile::new(&relative).save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    SecretFile::new(&link).save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+    for link in [&link, &relative] {
+        assert!(std::fs::symlink_metadata(link).unwrap().is_symlink());
+        assert_eq!(SecretFile::new(link).load("users").await.unwrap().len(), 2);
+    }
+    assert_eq!(SecretFile::new(&real).load("users").await.unwrap().len(), 2);
+    assert!(folder.path().join("mounted/real.json.lock").exists() && !folder.path().join("link.json.lock").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_is_there_keeps_its_mode() {
+    let folder = Folder::new();
+    let path = folder.path().join("secrets.json");
+    let store = SecretFile::new(&path);
+    store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    for mode in [0o640, 0o660, 0o400, 0o600] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        store.save("users", &kept("acc_1", "wh_1", "whs_2")).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{mode:o}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_is_never_let_go_stops_a_writer_for_a_limited_time_only() {
+    let folder = Folder::new();
+    let path = folder.path().join("secrets.json");
+    let store = SecretFile::new(&path).lock_timeout(std::time::Duration::from_millis(50));
+    store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    // As by a replica that was stopped in the middle of a change.
+    let held = std::fs::File::open(folder.path().join("secrets.json.lock")).unwrap();
+    held.lock().unwrap();
+    let error = store.save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("secrets.json.lock is locked for more than 50ms"), "{cause}");
+    assert!(store.forget("users", "acc_1", "wh_1").await.is_err());
+    assert_eq!(store.load("users").await.unwrap().len(), 1, "reading needs no lock");
+    drop(held);
+    store.save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+    assert_eq!(store.load("users").await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_missing_is_named() {
+    let folder = Folder::new();
+    let path = folder.path().join("missing/secrets.json");
+    let store = SecretFile::new(&path);
+    for error in [
+        store.save("users", &kept("acc_1", "wh_1", "very_secret")).await.unwrap_err(),
+        store.load("users").await.unwrap_err(),
+    ] {
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains(&format!("{} does not exist", folder.path().join("missing").display())), "{cause}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_writers_of_one_file_lose_nothing() {
     let folder = Folder::new();

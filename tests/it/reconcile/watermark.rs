@@ -83,3 +83,26 @@ async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_
     assert!(nowhere.save("users", at(5)).await.is_err());
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[tokio::test]
+async fn a_link_to_a_watermark_stays_one_its_mode_is_kept_and_a_missing_folder_is_named() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let folder = folder("watermarks-links");
+    let (real, link) = (folder.join("real"), folder.join("link"));
+    symlink("real", &link).unwrap();
+    let store = WatermarkFile::new(&link);
+    assert_eq!(store.load("users").await.unwrap(), None);
+    store.save("users", at(1)).await.unwrap();
+    std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o640)).unwrap();
+    store.save("users", at(2)).await.unwrap();
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(WatermarkFile::new(&real).load("users").await.unwrap(), Some(at(2)));
+    assert_eq!(std::fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+    let lost = WatermarkFile::new(folder.join("missing/users"));
+    for error in [lost.load("users").await.unwrap_err(), lost.save("users", at(1)).await.unwrap_err()] {
+        let cause = error.source().unwrap().to_string();
+        assert!(cause.contains("missing does not exist"), "{cause}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}

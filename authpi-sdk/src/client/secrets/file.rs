@@ -3,24 +3,40 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{KeptSecret, SecretStore, SecretStoreError};
+use crate::{
+    files::{self, private},
+    json,
+};
 
-/// Secrets in a JSON file that only its owner may read (mode 0600 on Unix; elsewhere as the folder has it).
+/// How long a [`SecretFile`] waits for another process that writes the same file, unless set: 10 seconds.
+pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait before the lock is tried once more.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Secrets in a JSON file that only its owner may read: a new one has mode 0600 on Unix (elsewhere as the folder has it). One that is there
+/// keeps its owner, group and mode, such as 0640, as far as the process may set them; a group that it cannot keep loses its rights.
 ///
 /// Any number of processes of one machine may use it at once: writers lock the file `<path>.lock` beside it and put a new file in the
 /// place of the old one, flushed to disk first, so that a reader sees all or nothing of a change, and a crash leaves the
-/// old or the new file. A symbolic link stays one; what it points to is written.
+/// old or the new file. A writer waits for the lock for at most 10 s ([`lock_timeout`](Self::lock_timeout)), so that a process that was
+/// stopped while it held it keeps no other from going on or from ending. A symbolic link stays one, also where what it points to is not
+/// there yet; what it points to is written.
 ///
 /// The folder must exist, and be the service's own: it must be able to make files in it. A file system whose locks do not reach all
 /// machines (NFS, mostly) is no place for it.
 #[derive(Clone, Debug)]
 pub struct SecretFile {
     path: PathBuf,
+    lock_timeout: Duration,
 }
 
 /// By endpoint. `BTreeMap`, so that a file does not change without reason.
@@ -29,7 +45,14 @@ type Kept = BTreeMap<String, Vec<KeptSecret>>;
 impl SecretFile {
     /// The secrets in the file at `path`, which need not be there yet. Nothing is read or written before it is used.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), lock_timeout: DEFAULT_LOCK_TIMEOUT }
+    }
+
+    /// How long to wait for another process that writes the same file; [`DEFAULT_LOCK_TIMEOUT`] (10 s) if not given. After that the step
+    /// fails, and nothing is changed.
+    #[must_use]
+    pub fn lock_timeout(self, lock_timeout: Duration) -> Self {
+        Self { lock_timeout, ..self }
     }
 
     /// Where it is.
@@ -52,12 +75,11 @@ impl SecretFile {
         step: &'static str,
         change: impl FnOnce(&mut Kept) + Send + 'static,
     ) -> Result<(), SecretStoreError> {
-        self.off_the_runtime(step, |path| {
-            // Through a link to the file that it stands for; a file that is not there is made where the path says.
-            let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-            let lock = private().write(true).create(true).truncate(false).open(beside(&path, ".lock"))?;
+        let wait = self.lock_timeout;
+        self.off_the_runtime(step, move |path| {
+            let path = files::target(path)?;
             // Released when it is closed, also by a crash.
-            lock.lock()?;
+            let _lock = lock(&beside(&path, ".lock"), wait)?;
             let mut kept = read(&path)?;
             change(&mut kept);
             write(&path, &kept)
@@ -92,13 +114,23 @@ impl SecretStore for SecretFile {
     }
 }
 
-/// For files that nobody else may read.
-fn private() -> OpenOptions {
-    #[cfg_attr(not(unix), allow(unused_mut, reason = "modes are Unix's"))]
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
+/// Takes the lock, or gives up.
+fn lock(path: &Path, wait: Duration) -> io::Result<File> {
+    let file =
+        private().write(true).create(true).truncate(false).open(path).map_err(|error| files::about(path, &error))?;
+    let begin = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begin.elapsed() < wait => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                let path = path.display();
+                let why = format!("{path} is locked for more than {wait:?}; is a process stopped that uses it?");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            Err(TryLockError::Error(error)) => return Err(files::about(path, &error)),
+        }
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -110,40 +142,35 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 fn read(path: &Path) -> io::Result<Kept> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::new()),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Not even its folder: a wrong path must not look like a file without secrets.
+            return files::target(path).map(|_| Kept::new());
+        }
+        Err(error) => return Err(files::about(path, &error)),
     };
     #[cfg(unix)]
     if std::os::unix::fs::PermissionsExt::mode(&file.metadata()?.permissions()) & 0o007 != 0 {
-        return Err(io::Error::other("the file is open to every user of this machine: chmod 600 it"));
+        let path = path.display();
+        return Err(io::Error::other(format!("{path} is open to every user of this machine: chmod 600 it")));
     }
-    let text = zeroize::Zeroizing::new(io::read_to_string(file)?);
+    let text = zeroize::Zeroizing::new(io::read_to_string(file).map_err(|error| files::about(path, &error))?);
     // Not serde's own message, which quotes what it found.
     let not_ours = |error: serde_json::Error| {
-        let place = format!("line {}, column {}", error.line(), error.column());
-        io::Error::new(io::ErrorKind::InvalidData, format!("the file is not one of ours ({place})"))
+        let (path, line, column) = (path.display(), error.line(), error.column());
+        let why = format!("{path}: the file is not one of ours (line {line}, column {column})");
+        io::Error::new(io::ErrorKind::InvalidData, why)
     };
-    if text.is_empty() { Ok(Kept::new()) } else { serde_json::from_str(&text).map_err(not_ours) }
+    if text.is_empty() { Ok(Kept::new()) } else { json::read(&text).map_err(not_ours) }
 }
 
-/// Another file takes the place of this one, as a whole. Whoever calls it holds the lock.
+/// Another file takes the place of this one, as a whole. The caller holds the lock.
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     let next = beside(path, ".next");
     // Of a writer that died; its mode may have been changed.
     match fs::remove_file(&next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files::about(&next, &error)),
         _ => {}
     }
-    let mut file = private().write(true).create_new(true).open(&next)?;
     let text = zeroize::Zeroizing::new(serde_json::to_vec_pretty(kept)?);
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    #[cfg(unix)]
-    {
-        // Or the folder may forget the new name.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    files::replace(path, &next, &text, &mut private())
 }

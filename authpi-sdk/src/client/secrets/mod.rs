@@ -17,7 +17,7 @@ mod postgres;
 
 use std::{error::Error as StdError, fmt, future::Future};
 
-pub use file::SecretFile;
+pub use file::{DEFAULT_LOCK_TIMEOUT, SecretFile};
 pub use kept::KeptSecret;
 pub use keys::EndpointKeys;
 pub use memory::MemorySecrets;

@@ -1,19 +1,21 @@
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, OpenOptions},
     hash::{BuildHasher as _, RandomState},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
 use super::{Watermark, WatermarkError};
+use crate::files;
 
 /// Keeps one endpoint's watermark in a file, which is replaced as a whole. For one host.
 ///
 /// The file is a line: the time in RFC 3339 and the endpoint's name. Beside it, while it is written, stands one with a random
-/// number and `.new` added to its name. Its folder has to exist.
+/// number and `.new` added to its name. Its folder has to exist. A symbolic link stays one; what it points to is written. A file that is
+/// there keeps its mode, and its owner and group as far as the process may set them.
 #[derive(Clone, Debug)]
 pub struct WatermarkFile {
     path: PathBuf,
@@ -30,9 +32,10 @@ impl Watermark for WatermarkFile {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
         let (path, endpoint) = (self.path.clone(), endpoint.to_owned());
         in_background("load", move || match fs::read_to_string(&path) {
-            Ok(text) => read(&text, &endpoint).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Ok(text) => read(&text, &endpoint).map(Some).map_err(|error| files::about(&path, &error)),
+            // Not even its folder: a wrong path must not look like a fresh start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => files::target(&path).map(|_| None),
+            Err(error) => Err(files::about(&path, &error)),
         })
         .await
     }
@@ -53,20 +56,12 @@ fn read(text: &str, endpoint: &str) -> io::Result<Timestamp> {
     at.parse().map_err(|_| wrong("it does not begin with a time".into()))
 }
 
-/// Whoever looks, also after a loss of power, finds the old line or the new one.
 fn replace(path: &Path, line: &str) -> io::Result<()> {
+    let path = files::target(path)?;
     // Two who take each other's turn for their own must not write into one file.
-    let mut beside = OsString::from(path);
-    beside.push(format!(".{:016x}.new", RandomState::new().hash_one(std::process::id())));
-    let mut file = File::create_new(&beside)?;
-    file.write_all(line.as_bytes())?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&beside, path)?;
-    // The name is part of the folder, which is a file of its own there.
-    #[cfg(unix)]
-    File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok(())
+    let mut next = OsString::from(&path);
+    next.push(format!(".{:016x}.new", RandomState::new().hash_one(std::process::id())));
+    files::replace(&path, Path::new(&next), line.as_bytes(), &mut OpenOptions::new())
 }
 
 async fn in_background<T: Send + 'static>(

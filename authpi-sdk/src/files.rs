@@ -1,0 +1,131 @@
+//! Files that are replaced as a whole, so that a reader, also after a loss of power, finds the old content or the new one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// An error that names the file or folder it is about.
+pub(crate) fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// The folder that a file is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The file that `path` stands for, through symbolic links, also where nothing is there yet.
+///
+/// # Errors
+/// When its folder is not there, when links lead in a circle, or when `path` names no file.
+pub(crate) fn target(path: &Path) -> io::Result<PathBuf> {
+    // As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    let mut at = path.to_owned();
+    for _ in 0..=MOST_LINKS {
+        let Ok(link) = fs::read_link(&at) else {
+            let Some(name) = at.file_name() else {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{}: this names no file", path.display()),
+                ));
+            };
+            let folder = fs::canonicalize(folder(&at)).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    let folder = folder(&at).display();
+                    io::Error::new(error.kind(), format!("the folder {folder} does not exist; create it first"))
+                }
+                _ => about(folder(&at), &error),
+            })?;
+            return Ok(folder.join(name));
+        };
+        at = folder(&at).join(link);
+    }
+    Err(io::Error::other(format!("{}: symbolic links lead in a circle", path.display())))
+}
+
+/// Options for files that nobody else may read.
+pub(crate) fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "modes are Unix's"))]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Puts a file of this content in the place of `target`, which is no link: `next`, in the same folder, is written with `options` and
+/// renamed. The owner, group and mode of the file that is replaced are kept; see [`keep_access`].
+pub(crate) fn replace(target: &Path, next: &Path, content: &[u8], options: &mut OpenOptions) -> io::Result<()> {
+    let file = options.write(true).create_new(true).open(next).map_err(|error| about(next, &error))?;
+    let written = write(file, target, content).and_then(|()| fs::rename(next, target));
+    if let Err(error) = written {
+        let _ = fs::remove_file(next);
+        return Err(about(target, &error));
+    }
+    // The name is part of the folder, which is a file of its own there.
+    #[cfg(unix)]
+    File::open(folder(target)).and_then(|folder| folder.sync_all()).map_err(|error| about(folder(target), &error))?;
+    Ok(())
+}
+
+fn write(mut file: File, target: &Path, content: &[u8]) -> io::Result<()> {
+    file.write_all(content)?;
+    #[cfg(unix)]
+    match fs::metadata(target) {
+        Ok(replaced) => keep_access(&file, &replaced)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    #[cfg(not(unix))]
+    let _ = target;
+    file.sync_all()
+}
+
+/// Gives the file the owner, group and mode of the one that it replaces. Where this process may not give files to that owner or group, who
+/// owns it is as for a new file, and what they were allowed as owner or group is not carried over to others: the group's rights are
+/// dropped where the group changes.
+#[cfg(unix)]
+fn keep_access(file: &File, replaced: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+
+    let ours = file.metadata()?;
+    let mut mode = replaced.mode() & 0o777;
+    if ours.gid() != replaced.gid() && fchown(file, None, Some(replaced.gid())).is_err() {
+        mode &= !0o070;
+    }
+    if ours.uid() != replaced.uid() {
+        // Only root may; else it is ours from now on.
+        let _ = fchown(file, Some(replaced.uid()), None);
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_found_through_links_before_it_is_there() {
+        let root = std::env::temp_dir().join(format!("authpi-files-{}", std::process::id()));
+        fs::create_dir_all(root.join("real")).unwrap();
+        let root = fs::canonicalize(&root).unwrap();
+        assert_eq!(target(&root.join("real/new")).unwrap(), root.join("real/new"));
+        assert!(target(&root.join("none/new")).unwrap_err().to_string().contains("none does not exist"));
+        assert!(target(&root.join("real/..")).is_err() && target(Path::new("")).is_err());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::symlink;
+            for (to, name) in [("real/new", "first"), ("first", "second"), ("round", "back"), ("back", "round")] {
+                symlink(to, root.join(name)).unwrap();
+            }
+            symlink(root.join("second"), root.join("real/absolute")).unwrap();
+            for link in ["first", "second", "real/absolute"] {
+                assert_eq!(target(&root.join(link)).unwrap(), root.join("real/new"), "{link}");
+            }
+            assert!(target(&root.join("round")).unwrap_err().to_string().contains("circle"));
+        }
+        fs::remove_dir_all(root).unwrap();
+    }
+}
