@@ -419,7 +419,7 @@ impl Error {
     }
 
     /// What is wrong with which members of the request; of a longer list the first 100. Texts are cut at 4096 characters, here as in
-    /// [`code`](Self::code), [`description`](Self::description) and [`reference`](Self::reference).
+    /// [`description`](Self::description); [`code`](Self::code) and [`reference`](Self::reference) at 300.
     pub fn fields(&self) -> &[FieldError] {
         &self.0.complaint.fields
     }

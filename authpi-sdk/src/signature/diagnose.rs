@@ -8,6 +8,7 @@ use super::{
     Encoding, KeyForm, Secret, SignatureScheme, SignedContent, Syntax, TimeUnit, Verifier,
     scheme::{Signature, SignedTime, update_all},
 };
+use crate::json;
 
 /// How many bytes are hashed before giving up.
 const HASHED_AT_MOST: usize = 256 << 20;
@@ -140,7 +141,8 @@ fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
         bodies.push((Some("the body without its byte order mark"), rest.to_vec()));
     }
     // Reading it as a value also bounds how deep it goes.
-    if let (Ok(text), Ok(value)) = (std::str::from_utf8(body), serde_json::from_slice::<serde_json::Value>(body)) {
+    if let Some((text, value)) = std::str::from_utf8(body).ok().and_then(|text| Some((text, json::read(text).ok()?))) {
+        let value: serde_json::Value = value;
         let forms = [
             ("the same JSON written compactly", Spacing::None),
             ("the same JSON, indented", Spacing::Indented),

@@ -146,6 +146,23 @@ async fn an_item_that_cannot_be_read_is_kept_as_it_came_and_the_others_are_read(
 }
 
 #[tokio::test]
+async fn the_items_of_a_page_that_does_not_say_whether_there_are_more_are_read_and_its_end_is_an_error()
+-> Result<(), Error> {
+    for end in
+        ["", r#","has_more":"no""#, r#","has_more":null,"next_cursor":null"#, r#","has_more":false,"next_cursor":7"#]
+    {
+        let list = peer(format!(r#"{{"data":[{DELIVERY}]{end}}}"#)).await;
+        let mut items = list.client().webhooks().deliveries("wh_1").items();
+        assert_eq!(items.next().await.unwrap()?.id, "d_1", "{end}");
+        match items.next().await {
+            None => assert!(end.contains("false"), "{end}"),
+            Some(next) => assert!(next.unwrap_err().is_malformed_response() && !end.contains("false"), "{end}"),
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_odd_neighbour_stops_no_ensure_unless_it_may_be_the_one_that_is_looked_for() {
     let named = |name: &str, created_at: &str| {
         let webhook = WEBHOOK.replace(r#""name":"n""#, &format!(r#""name":{name}"#));

@@ -77,7 +77,8 @@ async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_
         }
         let error = store.load("users").await.unwrap_err();
         assert_eq!(error.to_string(), "the watermark's store failed to load");
-        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some(why));
+        let named = format!("{}: {why}", path.display());
+        assert_eq!(error.source().map(ToString::to_string), Some(named));
     }
     let nowhere = WatermarkFile::new(folder.join("no such folder").join("users"));
     assert!(nowhere.save("users", at(5)).await.is_err());

@@ -57,7 +57,8 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
         }
         Ok(Self {
             data: items,
-            has_more: json::needed("has_more", has_more)?,
+            // Where it cannot be read, there may be more: the items are given, and the end is not taken for granted.
+            has_more: json::optional("has_more", has_more).unwrap_or(true),
             next_cursor: json::optional("next_cursor", next_cursor),
             invalid_count: json::optional("invalid_count", invalid_count),
             unreadable,

@@ -1,10 +1,12 @@
 //! How it is known that a change was made.
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     client::{Webhook, same},
     generated::api::types::{UpdateAuthInput, UpdateWebhook},
+    json,
 };
 
 /// How it is known that a change was made.
@@ -22,9 +24,7 @@ pub enum Applied {
 
 /// Whether the webhook can be seen to be as the patch wants it. That a token of the caller's own is in force cannot.
 pub(in crate::client) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
-    let (Ok(Value::Object(wanted)), Ok(seen)) = (serde_json::to_value(patch), serde_json::to_value(webhook)) else {
-        return false;
-    };
+    let (Some(Value::Object(wanted)), Some(seen)) = (value(patch), value(webhook)) else { return false };
     wanted.iter().all(|(name, wanted)| match (name.as_str(), &seen[name]) {
         ("auth", seen) => seen["type"] == wanted["type"] && !sets_a_token(patch),
         ("url", Value::String(seen)) => wanted.as_str().is_some_and(|wanted| same::url(seen, wanted)),
@@ -36,6 +36,11 @@ pub(in crate::client) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool
         }),
         (_, seen) => seen == wanted,
     })
+}
+
+/// By way of its text: what is kept raw may hold lone surrogates, which `serde_json::to_value` refuses.
+fn value(of: &impl Serialize) -> Option<Value> {
+    json::read(&serde_json::to_string(of).ok()?).ok()
 }
 
 /// Whether all that its `auth` would change is a token that the caller knows and AuthPI never shows.
@@ -121,5 +126,13 @@ mod tests {
         assert!(!makes(&DeliveryAuth::bearer().with_bearer_token("t")));
         assert!(!makes(&DeliveryAuth::unauthenticated_for_testing()));
         assert!(!makes_a_secret(WebhookPatch::new().name("n").as_input()));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_in_what_is_seen_does_not_hide_that_the_change_was_made() {
+        let webhook = r#"{"id":"wh_1","account_id":"a","name":"n","url":"u","auth":{"type":"none"},"events":[],"metadata":{"k":"\ud83d"},"created_at":1}"#;
+        let webhook: Webhook = serde_json::from_str(webhook).unwrap();
+        assert!(holds(WebhookPatch::new().name("n").as_input(), &webhook));
+        assert!(!holds(WebhookPatch::new().name("m").as_input(), &webhook));
     }
 }
