@@ -27,7 +27,6 @@ mod memory;
 mod nats;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
-#[allow(dead_code)]
 mod probe;
 #[cfg(feature = "redis")]
 mod redis;

@@ -16,9 +16,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    AnyInbox, AnyLedger, Backlog, Claim, Completion, Digest, EventKey, Inbox, Ledger, LedgerError, LedgerErrorKind,
-};
+use super::{AnyInbox, AnyLedger, Backlog, Digest, EventKey, Inbox, Ledger, LedgerError, LedgerErrorKind};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+use super::{Claim, Completion};
 
 /// How long a probe's record stays claimed if the process dies before it is forgotten.
 const LEASE: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ pub(crate) fn probe_key() -> EventKey {
 ///
 /// # Errors
 /// With the error of the first step that failed.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 pub(crate) async fn probe_ledger(ledger: &impl Ledger) -> Result<(), LedgerError> {
     let key = probe_key();
     let worked = claim_and_complete(ledger, &key).await;
@@ -40,6 +41,7 @@ pub(crate) async fn probe_ledger(ledger: &impl Ledger) -> Result<(), LedgerError
     worked.and(forgotten.map(|_| ()))
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 async fn claim_and_complete(ledger: &impl Ledger, key: &EventKey) -> Result<(), LedgerError> {
     if let Claim::Granted { token, .. } = ledger.claim(key, Digest::UNCOMPARED, LEASE).await? {
         // A lease that was lost meanwhile proves as much: the store answered and wrote.
@@ -78,6 +80,7 @@ async fn forgotten(
 ///
 /// # Errors
 /// With the error of the first step that failed.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) async fn probe_inbox(inbox: &impl Inbox) -> Result<(), LedgerError> {
     let key = probe_key();
     let worked = append_and_lease(inbox, &key).await;
@@ -85,6 +88,7 @@ pub(crate) async fn probe_inbox(inbox: &impl Inbox) -> Result<(), LedgerError> {
     worked.and(forgotten.map(|_| ()))
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 async fn append_and_lease(inbox: &impl Inbox, key: &EventKey) -> Result<(), LedgerError> {
     inbox.append(key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}")).await?;
     // Another process's probe may have leased it: what matters is that leasing works.

@@ -7,6 +7,9 @@ use tokio::time::{Instant, sleep};
 use super::{Budget, FailedAttempt, NoMore, Reason, RetryPolicy};
 use crate::client::{error::Error, observe};
 
+/// What tokio's timer rounds up to.
+const TIMER_TICK: Duration = Duration::from_millis(1);
+
 /// What a call brings along for the decision.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::client) struct Terms<'a> {
@@ -93,7 +96,8 @@ impl<'a> Attempts<'a> {
             return Err(NoMore::Attempts);
         }
         let wait = policy.wait(counted, error.retry_after());
-        if wait >= deadline.saturating_duration_since(Instant::now()) {
+        // The timer rounds up, so a wait that ends just before the deadline would leave an attempt no time.
+        if wait.saturating_add(TIMER_TICK) > deadline.saturating_duration_since(Instant::now()) {
             return Err(NoMore::Deadline);
         }
         self.paid = Some(budget.withdraw(reason).ok_or(NoMore::Budget)?);
@@ -195,6 +199,14 @@ mod tests {
         assert_eq!((error.attempts(), error.why_no_more()), (1, Some(NoMore::Deadline)));
         assert!(waits.is_empty() && begin.elapsed().is_zero(), "the call ends at once");
         assert!(error.is_rate_limited() && !error.may_have_run(), "it ends with the last error: {error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_leaves_less_than_the_timer_can_tell_is_not_begun() {
+        let (policy, begin) = (policy(), Instant::now());
+        let terms = Terms { deadline: begin + Duration::from_micros(30_000_500), ..terms(&policy, &Unlimited) };
+        let (error, waits) = failing(terms, |_| refused(429, Some(30))).await;
+        assert_eq!((error.why_no_more(), waits), (Some(NoMore::Deadline), Vec::new()));
     }
 
     #[tokio::test(start_paused = true)]
