@@ -276,6 +276,28 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     store.close().await;
 }
 
+/// The file is lent to one at a time, and a step waits for it no longer than the busy timeout: so the others do not ask for it yet.
+#[tokio::test]
+async fn handlers_with_a_transaction_in_sqlite_wait_for_each_other_longer_than_the_busy_timeout() {
+    const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+    let store = Sqlite::options().busy_timeout(BUSY_TIMEOUT).in_memory().await.unwrap();
+    let handlers = Handlers::new(()).on_tx(async |_: Event<UserCreated>, _: Context<()>, mut tx: Tx<Sqlite>| {
+        sqlx::query("SELECT 1").execute(&mut *tx).await?;
+        tokio::time::sleep(BUSY_TIMEOUT * 3 / 2).await;
+        Ok(())
+    });
+    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers).deadline(Duration::from_mins(5));
+    let receiver = receiver.build().unwrap();
+    let mut deliveries = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let receiver = receiver.clone();
+        deliveries.spawn(async move { deliver(&receiver, &created().id(format!("evt_{n}"))).await });
+    }
+    assert_eq!(deliveries.join_all().await, [200; 4]);
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_handler_that_puts_its_transaction_away_has_failed() {
     let (shop, finish) = (Shop::default(), Arc::new(Notify::new()));

@@ -4,7 +4,7 @@ use std::{
     ops::{Deref, DerefMut},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -225,7 +225,11 @@ pub(super) fn is_without_right(error: &LedgerError) -> bool {
 }
 
 /// Whether the server is there, for all that the steps have found out.
-pub(super) struct Presence(Mutex<Found>);
+pub(super) struct Presence {
+    /// Steps that wait for a connection or for an answer; not handlers' transactions.
+    steps: AtomicU32,
+    found: Mutex<Found>,
+}
 
 struct Found {
     answered_at: Instant,
@@ -235,11 +239,16 @@ struct Found {
 
 impl Presence {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Found { answered_at: Instant::now(), is_missed: false }))
+        Self { steps: AtomicU32::new(0), found: Mutex::new(Found { answered_at: Instant::now(), is_missed: false }) }
+    }
+
+    pub(super) fn begin(&self) -> AtWork<'_> {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        AtWork(self)
     }
 
     fn found(&self) -> MutexGuard<'_, Found> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server answered, if only to refuse.
@@ -252,11 +261,27 @@ impl Presence {
         self.found().is_missed = true;
     }
 
-    /// Whether all connections are in use, although the server is there: it has answered within `recently`, or nothing has been asked of it
-    /// since.
+    /// A step had no connection in time. If as many steps are at work as there are connections, it may be that they try to make them all, and
+    /// that the server is away.
+    pub(super) fn waited_in_vain(&self, pool: &PgPool) {
+        if self.steps.load(Ordering::Relaxed) >= pool.options().get_max_connections() {
+            self.missed();
+        }
+    }
+
+    /// Whether all connections are in use, although the server is there: it has answered within `recently`, or was not missed since it did.
     pub(super) fn is_busy(&self, pool: &PgPool, recently: Duration) -> bool {
         let in_use = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
         let found = self.found();
         in_use && (!found.is_missed || found.answered_at.elapsed() < recently)
+    }
+}
+
+/// A step that is being done, until dropped.
+pub(super) struct AtWork<'p>(&'p Presence);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.steps.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -307,6 +307,7 @@ impl Shared {
         asked: &AtomicBool,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
+        let _at_work = self.presence.begin();
         // Boxed, since each future around it would hold it twice.
         let mut work = Box::pin(work);
         let error = match within(self.timeout, step, async { Ok::<_, sqlx::Error>(work.as_mut().await) }).await {
@@ -317,7 +318,8 @@ impl Shared {
             Ok(Err(error)) => {
                 match error {
                     sqlx::Error::Database(_) => self.presence.answered(),
-                    sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {}
+                    sqlx::Error::PoolTimedOut => self.presence.waited_in_vain(&self.pool),
+                    sqlx::Error::PoolClosed => {}
                     _ => self.presence.missed(),
                 }
                 let kind = kind_of(&error);
@@ -326,6 +328,8 @@ impl Shared {
             Err(too_slow) => {
                 if asked.load(Ordering::Relaxed) {
                     self.presence.missed();
+                } else {
+                    self.presence.waited_in_vain(&self.pool);
                 }
                 too_slow
             }

@@ -42,7 +42,7 @@ use self::{
 };
 use super::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next, Token,
-    dead_letter::tell_replayed,
+    TransactionPermits, dead_letter::tell_replayed,
 };
 
 /// For measurements beside the same statements by hand.
@@ -110,6 +110,8 @@ pub struct Sqlite {
     flushes: Arc<AtomicU64>,
     /// Whether the connection is lent to a handler's transaction.
     lent: Arc<AtomicBool>,
+    /// Of handlers that have, or want, the connection: one at a time.
+    permits: TransactionPermits,
 }
 
 impl Sqlite {

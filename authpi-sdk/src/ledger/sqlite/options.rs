@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Clock,
     ledger::{
-        DEFAULT_RETENTION, LedgerError,
+        DEFAULT_RETENTION, LedgerError, TransactionPermits,
         probe::{probe_inbox, probe_ledger},
     },
 };
@@ -100,7 +100,14 @@ impl SqliteOptions {
         let (flushes, lent) = (Arc::default(), Arc::default());
         let writer = Writer::new(Queue::new(asked, self.busy_timeout), file, Arc::clone(&flushes), Arc::clone(&lent));
         tokio::spawn(writer.run(records));
-        Ok(Sqlite { requests, retention, appended: Arc::default(), flushes, lent })
+        Ok(Sqlite {
+            requests,
+            retention,
+            appended: Arc::default(),
+            flushes,
+            lent,
+            permits: TransactionPermits::at_most(1),
+        })
     }
 
     /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one), so we do: several

@@ -17,7 +17,9 @@ use super::{
     queue::{Reply, Wanted},
     steps::Records,
 };
-use crate::ledger::{EventKey, Held, LedgerError, Token, Transactional};
+use crate::ledger::{
+    EventKey, Held, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional,
+};
 
 /// An open transaction in a [`Sqlite`] ledger's file; rolled back when it is dropped.
 ///
@@ -25,13 +27,16 @@ use crate::ledger::{EventKey, Held, LedgerError, Token, Transactional};
 /// and the one connection that the process has to it. Claims, renewals, appends and other transactions wait, for at most the
 /// [`busy_timeout`](super::SqliteOptions::busy_timeout), and then fail. So it suits a handler that writes a few rows, not
 /// one that makes a call over the network; and a handler must not await a step of the same ledger meanwhile, which would wait for
-/// the handler.
+/// the handler. Handlers with a transaction wait for each other in a fair queue, before their events are claimed: that wait is part of
+/// their deadline, and not limited by the busy timeout.
 ///
 /// `sqlx::Connection::begin` on it makes a savepoint. Statements that end the transaction itself (`COMMIT`, `ROLLBACK`) are found
 /// out at the commit, which then fails. Settings made by `PRAGMA` would stay with the connection, so make none.
 pub struct SqliteTransaction {
     /// None only while it is dropped or committed.
     lent: Option<Lent>,
+    /// Given back with the connection.
+    permit: TransactionPermit,
 }
 
 struct Lent {
@@ -60,7 +65,7 @@ pub(super) enum Wish {
 
 impl SqliteTransaction {
     pub(super) fn new(records: Records, home: oneshot::Sender<Returned>) -> Self {
-        Self { lent: Some(Lent { records, home }) }
+        Self { lent: Some(Lent { records, home }), permit: TransactionPermit::default() }
     }
 }
 
@@ -101,6 +106,16 @@ impl Transactional for Sqlite {
 
     async fn begin(&self) -> Result<SqliteTransaction, LedgerError> {
         self.request("begin a transaction", Wanted::Transaction).await
+    }
+
+    fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
+        Ok(self.permits.clone())
+    }
+
+    async fn begin_with(&self, permit: TransactionPermit) -> Result<SqliteTransaction, LedgerError> {
+        let mut transaction = self.begin().await?;
+        transaction.permit = permit;
+        Ok(transaction)
     }
 
     async fn commit(
