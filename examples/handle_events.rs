@@ -102,17 +102,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
-async fn shutdown_signal() {
-    let ctrl_c = async { signal::ctrl_c().await.expect("failed to listen for Ctrl-C") };
+///
+/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never ends the program at once.
+fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let terminate = async {
-        let terminate = signal::unix::signal(signal::unix::SignalKind::terminate());
-        terminate.expect("failed to listen for SIGTERM").recv().await;
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = ctrl_c => {}
-        () = terminate => {}
+    let mut terminate =
+        signal::unix::signal(signal::unix::SignalKind::terminate()).expect("failed to listen for SIGTERM");
+    async move {
+        #[cfg(unix)]
+        let terminate = terminate.recv();
+        #[cfg(not(unix))]
+        let terminate = std::future::pending::<Option<()>>();
+        tokio::select! {
+            _ = signal::ctrl_c() => {}
+            _ = terminate => {}
+        }
     }
 }

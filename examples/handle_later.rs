@@ -56,6 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
     println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
+    let stop_requested = shutdown_signal();
     let (stop, stopped) = watch::channel(());
     let until_stopped = || {
         let mut stopped = stopped.clone();
@@ -67,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
     let server = axum::serve(listener, app).with_graceful_shutdown(until_stopped());
     let (result, (), ()) = tokio::join!(async { server.await }, worker.run(until_stopped()), async {
-        shutdown_signal().await;
+        stop_requested.await;
         drop(stop);
     });
     hook.drain().await;
@@ -75,17 +76,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
-async fn shutdown_signal() {
-    let ctrl_c = async { signal::ctrl_c().await.expect("failed to listen for Ctrl-C") };
+///
+/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never ends the program at once.
+fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let terminate = async {
-        let terminate = signal::unix::signal(signal::unix::SignalKind::terminate());
-        terminate.expect("failed to listen for SIGTERM").recv().await;
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = ctrl_c => {}
-        () = terminate => {}
+    let mut terminate =
+        signal::unix::signal(signal::unix::SignalKind::terminate()).expect("failed to listen for SIGTERM");
+    async move {
+        #[cfg(unix)]
+        let terminate = terminate.recv();
+        #[cfg(not(unix))]
+        let terminate = std::future::pending::<Option<()>>();
+        tokio::select! {
+            _ = signal::ctrl_c() => {}
+            _ = terminate => {}
+        }
     }
 }

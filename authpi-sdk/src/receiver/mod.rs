@@ -149,7 +149,7 @@ impl Receiver {
     }
 
     /// Takes no new work (it is answered with 503, for good) and waits for what runs. For after the server's own graceful
-    /// shutdown.
+    /// shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the README).
     ///
     /// Deliveries that wait for the outcome of another worker are answered with 503 at once.
     ///
