@@ -36,15 +36,15 @@ pub(crate) struct Trigger {
 
     /// Where the emulator listens
     #[arg(long, value_name = "URL", env = "AUTHPI_BASE_URL")]
-    base_url: String,
+    base_url: Option<String>,
 
     /// The id of its API key
     #[arg(long, value_name = "ID", env = "AUTHPI_KEY_ID")]
-    key_id: String,
+    key_id: Option<String>,
 
     /// The secret of its API key; better left in the environment, since others can see a program's arguments
     #[arg(long, value_name = "SECRET", env = "AUTHPI_KEY_SECRET", hide_env_values = true)]
-    key_secret: String,
+    key_secret: Option<String>,
 
     /// The account that the emulator must have; not checked unless given
     #[arg(long, value_name = "ID", env = "AUTHPI_ACCOUNT_ID")]
@@ -53,8 +53,10 @@ pub(crate) struct Trigger {
 
 impl Trigger {
     pub(crate) async fn run(self) -> Result<(), Box<dyn Error>> {
-        let mut emulator = RemoteEmulator::new(&self.base_url, &self.key_id, &self.key_secret)?;
-        // A variable that is set to nothing is a variable that is not set.
+        let base_url = required(self.base_url, "AUTHPI_BASE_URL", "--base-url")?;
+        let key_id = required(self.key_id, "AUTHPI_KEY_ID", "--key-id")?;
+        let key_secret = required(self.key_secret, "AUTHPI_KEY_SECRET", "--key-secret")?;
+        let mut emulator = RemoteEmulator::new(&base_url, &key_id, &key_secret)?;
         if let Some(account_id) = self.account_id.filter(|id| !id.is_empty()) {
             emulator = emulator.account(account_id);
         }
@@ -83,6 +85,15 @@ impl Trigger {
         }
         output::print(&format!("{}\n", triggered.event))
     }
+}
+
+/// A setting that the emulator cannot be reached without. A variable that is set to nothing is a variable that is not set.
+fn required(given: Option<String>, variable: &str, option: &str) -> Result<String, String> {
+    given.filter(|value| !value.is_empty()).ok_or_else(|| {
+        format!(
+            "{variable} is not set: start `authpi emulate` and export the variables that it prints, or give {option}"
+        )
+    })
 }
 
 fn parse_member(text: &str) -> Result<(String, String), String> {

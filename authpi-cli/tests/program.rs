@@ -267,8 +267,8 @@ async fn trigger_fails_with_a_reason_and_without_the_secret() {
     let mut authpi_itself = emulate.trigger(&["user.created"]);
     authpi_itself.env("AUTHPI_BASE_URL", "https://api.authpi.com");
     for (mut command, status, reason) in [
-        (emulate.trigger(&["user.invented"]), 1, "no event type of the catalogue"),
-        (emulate.trigger(&["user.create"]), 1, "near to it are user.created"),
+        (emulate.trigger(&["user.invented"]), 1, "is not in the catalogue of event types"),
+        (emulate.trigger(&["user.create"]), 1, "did you mean user.created"),
         (emulate.trigger(&["user.teleported"]), 1, "--allow-unknown-type"),
         (emulate.trigger(&["User Created", "--allow-unknown-type"]), 1, "must be words of"),
         (emulate.trigger(&["user.created", "--subject", "a=1", "--subject", "a=2"]), 1, "names a twice"),
@@ -304,6 +304,33 @@ async fn arguments_that_cannot_be_are_refused() {
         let told = text(&done.stderr);
         assert_eq!(done.status.code(), Some(status), "{told}");
         assert!(told.contains(reason), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn trigger_says_what_is_missing_to_reach_the_emulator() {
+    let given = ["AUTHPI_BASE_URL", "AUTHPI_KEY_ID", "AUTHPI_KEY_SECRET"];
+    for missing in given {
+        // A variable that is set to nothing is a variable that is not set.
+        for empty in [false, true] {
+            let mut command = authpi();
+            command.args(["trigger", "user.created"]);
+            for name in given {
+                command.env(name, "http://127.0.0.1:1");
+            }
+            if empty {
+                command.env(missing, "");
+            } else {
+                command.env_remove(missing);
+            }
+            let done = run(&mut command).await;
+            let told = text(&done.stderr);
+            assert_eq!(done.status.code(), Some(1), "{told}");
+            assert!(
+                told.starts_with(&format!("authpi: {missing} is not set")) && told.contains("authpi emulate"),
+                "{told}"
+            );
+        }
     }
 }
 

@@ -159,7 +159,8 @@ impl RemoteEmulator {
     /// # Errors
     /// When `base_url` is no `http` URL, as AuthPI's own is none: no event can be made to happen there.
     pub fn new(base_url: &str, key_id: &str, key_secret: &str) -> Result<Self, TriggerError> {
-        let url = Url::parse(base_url).map_err(|error| TriggerError::caused(format!("{base_url} is no URL"), error))?;
+        let url =
+            Url::parse(base_url).map_err(|error| TriggerError::caused(format!("`{base_url}` is not a URL"), error))?;
         if url.scheme() != "http" {
             return Err(TriggerError::new(format!("{base_url} is no emulator: it speaks plain http only")));
         }

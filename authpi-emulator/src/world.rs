@@ -113,10 +113,9 @@ fn unknown_type(name: &str, known: &[String]) -> String {
     // Beyond that, another name was meant.
     let near = near.into_iter().take(3).filter(|(distance, known)| *distance <= known.len() / 2);
     let near: Vec<_> = near.map(|(_, name)| name).collect();
-    let meant = if near.is_empty() { String::new() } else { format!("; near to it are {}", near.join(", ")) };
+    let meant = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) };
     format!(
-        "is no event type of the catalogue{meant}; to send a type that is not in it, use --allow-unknown-type \
-         (allow_unknown_type)"
+        "is not in the catalogue of event types{meant}; to send it anyway, use --allow-unknown-type (allow_unknown_type)"
     )
 }
 
@@ -144,11 +143,11 @@ mod tests {
     fn an_unknown_type_is_refused_with_the_names_that_are_near_and_the_flag_that_allows_it() {
         let known = &Description::get().events.types;
         let near = |name| unknown_type(name, known);
-        assert!(near("user.create").contains("near to it are user.created, "), "{}", near("user.create"));
-        assert!(near("users.created").contains("near to it are user.created, "));
+        assert!(near("user.create").contains("did you mean user.created, "), "{}", near("user.create"));
+        assert!(near("users.created").contains("did you mean user.created, "));
         assert!(near("user.teleported").contains("user.deleted"), "{}", near("user.teleported"));
         for name in ["", "zzzzzzzz", &"x".repeat(10_000)] {
-            assert!(!near(name).contains("near to it"), "{}", near(name));
+            assert!(!near(name).contains("did you mean"), "{}", near(name));
             assert!(near(name).contains("--allow-unknown-type"));
         }
         assert_eq!([distance("", "abc"), distance("kitten", "sitting"), distance("a.b", "a.b")], [3, 3, 0]);
