@@ -17,6 +17,7 @@ pub(crate) struct Forwarder {
     address: SocketAddr,
     to: Arc<Mutex<SocketAddr>>,
     cuts: watch::Sender<()>,
+    made: watch::Receiver<usize>,
     task: JoinHandle<()>,
 }
 
@@ -27,10 +28,12 @@ impl Forwarder {
         let to = Arc::new(Mutex::new(server));
         let (leads, cuts) = (Arc::clone(&to), watch::Sender::new(()));
         let cutting = cuts.clone();
+        let (count, made) = watch::channel(0);
         let task = tokio::spawn(async move {
             // The connections end with the forwarder.
             let mut connections = JoinSet::new();
             while let Ok((mut client, _)) = listener.accept().await {
+                count.send_modify(|made| *made += 1);
                 while connections.try_join_next().is_some() {}
                 let (to, mut cut) = (*leads.lock().unwrap(), cutting.subscribe());
                 connections.spawn(async move {
@@ -44,7 +47,7 @@ impl Forwarder {
                 });
             }
         });
-        Self { address, to, cuts, task }
+        Self { address, to, cuts, made, task }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -59,6 +62,13 @@ impl Forwarder {
     /// Ends the connections that there are.
     pub(crate) fn cut(&self) {
         self.cuts.send_replace(());
+    }
+
+    /// Waits until so many connections were made in all.
+    pub(crate) async fn has_made(&self, connections: usize) {
+        let mut made = self.made.clone();
+        let made = tokio::time::timeout(super::DEADLINE, made.wait_for(|made| *made >= connections));
+        made.await.expect("nobody connects any more").expect("the forwarder runs");
     }
 }
 

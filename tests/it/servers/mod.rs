@@ -116,6 +116,23 @@ fn signal(name: &str, pids: &[u32]) {
     assert!(succeeds(Command::new("kill").arg(format!("-{name}")).args(pids)), "kill -{name} failed");
 }
 
+/// Waits until every thread of these processes has stopped: `kill` returns before that, and meanwhile they may go on to answer. Where
+/// there is no `/proc`, nothing is known of it.
+fn stopped(pids: &[u32]) {
+    let started = Instant::now();
+    let stops = |pid: &u32| {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let mut states = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+        // The state is behind the program's name, which is in brackets.
+        states
+            .all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 't', 'Z', 'X'])))
+    };
+    while !pids.iter().all(stops) {
+        assert!(started.elapsed() < DEADLINE, "a server does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// An empty folder for a server's data.
 fn folder(kind: &str, owner: Option<Account>) -> PathBuf {
     static MADE: AtomicU32 = AtomicU32::new(0);

@@ -5,16 +5,19 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use async_nats::{Client, ConnectError, jetstream};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, jetstream};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::{Process, folder, free_port, log, program, signal, until};
+use super::{Process, folder, free_port, log, program, signal, stopped, until};
 
 pub(crate) struct NatsServer {
     process: Option<Process>,
     folder: PathBuf,
     port: u16,
+    jetstream: bool,
+    /// Who looks and meddles.
+    login: Option<(String, String)>,
 }
 
 /// A name for a stream and its subjects that nobody else uses.
@@ -31,7 +34,37 @@ impl NatsServer {
     }
 
     pub(crate) async fn start() -> Self {
-        let mut server = Self { process: None, folder: folder("nats", None), port: 0 };
+        Self::start_with("", None).await
+    }
+
+    /// With a file of settings, by which this user and password may do everything.
+    pub(crate) async fn start_with(config: &str, login: Option<(&str, &str)>) -> Self {
+        let server = Self::new();
+        server.configured(config, login).started().await
+    }
+
+    pub(crate) async fn start_without_jetstream(config: &str) -> Self {
+        Self { jetstream: false, ..Self::new().configured(config, None) }.started().await
+    }
+
+    fn new() -> Self {
+        let server = Self { process: None, folder: folder("nats", None), port: 0, jetstream: true, login: None };
+        server.configured("", None)
+    }
+
+    fn configured(mut self, config: &str, login: Option<(&str, &str)>) -> Self {
+        self.configure(config, login);
+        self
+    }
+
+    /// Counts from the next start on.
+    pub(crate) fn configure(&mut self, config: &str, login: Option<(&str, &str)>) {
+        std::fs::write(self.folder.join("config"), config).expect("a file can be written");
+        self.login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
+    }
+
+    async fn started(self) -> Self {
+        let mut server = self;
         // Another program may take the port that was free.
         for _ in 0..5 {
             server.port = free_port();
@@ -45,7 +78,10 @@ impl NatsServer {
     /// Whether it accepts connections; not if it ended at once.
     async fn begin(&mut self) -> bool {
         let (port, data) = (self.port.to_string(), self.folder.join("data").to_string_lossy().into_owned());
-        let args = ["--jetstream", "--addr", "127.0.0.1", "--port", &port, "--store_dir", &data].map(str::to_owned);
+        let config = self.folder.join("config").to_string_lossy().into_owned();
+        let args = ["--config", &config, "--addr", "127.0.0.1", "--port", &port, "--store_dir", &data, "--jetstream"];
+        let args = if self.jetstream { &args[..] } else { &args[..6] };
+        let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
         let nats_server = program("nats-server", "nats-server", &[PathBuf::from("/usr/sbin")]);
         let process = Process::start(None, "KILL", &self.folder, &nats_server, &args);
         let ready = until(
@@ -53,9 +89,13 @@ impl NatsServer {
             || async {
                 match self.client().await {
                     // Until JetStream has read its files it is connected, and answers nothing of it.
+                    Ok(_) if !self.jetstream => Some(true),
                     Ok(client) => {
                         let told: Result<Value, _> = jetstream::new(client).request("INFO", &json!({})).await;
                         told.ok().map(|_| true)
+                    }
+                    Err(error) if !self.jetstream && error.kind() == ConnectErrorKind::AuthorizationViolation => {
+                        Some(true)
                     }
                     Err(_) if process.is_running() => None,
                     Err(_) => Some(false),
@@ -75,9 +115,18 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        (std::net::Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     /// One beside those of the inboxes, to look and to meddle with.
     pub(crate) async fn client(&self) -> Result<Client, ConnectError> {
-        async_nats::connect(self.url()).await
+        let options = match &self.login {
+            Some((user, password)) => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
+            None => ConnectOptions::new(),
+        };
+        Box::pin(options.connect(self.url())).await
     }
 
     pub(crate) async fn jetstream(&self) -> jetstream::Context {
@@ -98,6 +147,7 @@ impl NatsServer {
     pub(crate) fn pause(&self) -> Paused {
         let pid = self.process.as_ref().expect("it runs").pid;
         signal("STOP", &[pid]);
+        stopped(&[pid]);
         Paused { pid }
     }
 }

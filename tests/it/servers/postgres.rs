@@ -9,7 +9,7 @@ use std::{
 use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
 
-use super::{Account, Process, command, folder, free_port, log, program, signal, until};
+use super::{Account, Process, command, folder, free_port, log, program, signal, stopped, until};
 
 pub(crate) struct PostgresServer {
     process: Option<Process>,
@@ -155,6 +155,7 @@ impl PostgresServer {
             Command::new("kill").args(["-STOP", &pid.to_string()]).output().is_ok_and(|o| o.status.success())
         });
         pids.push(server);
+        stopped(&pids);
         Paused { pids }
     }
 }

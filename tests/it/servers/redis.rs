@@ -8,7 +8,7 @@ use std::{
 use redis::{Client, RedisResult, aio::MultiplexedConnection, cmd};
 use tokio::sync::OnceCell;
 
-use super::{Process, folder, free_port, log, program, signal, until};
+use super::{Process, folder, free_port, log, program, signal, stopped, until};
 
 pub(crate) struct RedisServer {
     process: Option<Process>,
@@ -102,6 +102,7 @@ impl RedisServer {
     pub(crate) fn pause(&self) -> Paused {
         let pid = self.process.as_ref().expect("it runs").pid;
         signal("STOP", &[pid]);
+        stopped(&[pid]);
         Paused { pid }
     }
 }

@@ -20,8 +20,8 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{
-        Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, Memory, Nats, NatsOptions, Next,
-        Postgres, Redis, Sqlite, Tx, conformance,
+        Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, LedgerErrorKind,
+        Memory, Nats, NatsOptions, Next, Postgres, Redis, Sqlite, Token, Tx, conformance,
     },
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
@@ -43,6 +43,7 @@ use super::{DIGEST, EVENTS, LEASE, chain, key, odd_names_hold_up_nothing};
 use crate::mistakes::{Logged, listen};
 use crate::servers::{
     DEADLINE,
+    forward::Forwarder,
     nats::{NatsServer, fresh_name},
     postgres::{self, PostgresServer},
     redis::{self, RedisServer},
@@ -700,9 +701,12 @@ async fn a_full_stream_refuses_what_is_new_and_drops_nothing() {
         }
     };
     assert!(stored > 5 && error.contains("maximum bytes exceeded"), "{stored} were stored: {error}");
+    let full = inbox.append(&key(stored), DIGEST, None, large.clone()).await.unwrap_err();
+    assert_eq!(full.kind(), LedgerErrorKind::CannotWrite);
     // Refused as too large, rather than sent to a server that would end the connection.
     let error = inbox.append(&key(1000), DIGEST, None, vec![b' '; 2_000_000].into()).await.unwrap_err();
     assert!(chain(&error).contains("limit"), "{}", chain(&error));
+    assert_eq!(error.kind(), LedgerErrorKind::Content);
     let mut done = work_off(&inbox).await;
     done.sort_unstable();
     assert_eq!(done, ids(0..stored));
@@ -765,6 +769,224 @@ async fn what_cannot_be_opened_is_told_without_the_password() {
     }
     let inbox = options(&fresh_name()).connect(&NatsServer::shared().await.url(), Memory::new()).await.unwrap();
     assert!(!format!("{inbox:?}").contains("127.0.0.1"), "{inbox:?}");
+}
+
+#[tokio::test]
+async fn an_event_too_large_for_the_stream_is_refused_as_content() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let config = stream::Config {
+        name: name.clone(),
+        subjects: vec![format!("{name}.event.*")],
+        retention: stream::RetentionPolicy::WorkQueue,
+        max_message_size: 5000,
+        ..Default::default()
+    };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let error = inbox.append(&key(0), DIGEST, None, vec![b' '; 6000].into()).await.unwrap_err();
+    assert_eq!(error.kind(), LedgerErrorKind::Content, "{}", chain(&error));
+    append(&inbox, 1).await;
+}
+
+#[tokio::test]
+async fn the_credentials_of_the_url_are_passed_on_and_wrong_ones_are_named() {
+    let server = NatsServer::start_with(
+        "authorization { user: \"we@b\", password: \"p/w%hunter2\" }",
+        Some(("we@b", "p/w%hunter2")),
+    )
+    .await;
+    let at = server.address();
+    let right = format!("nats://we%40b:p%2Fw%25hunter2@{at}");
+    append(&options("one").connect(&right, Memory::new()).await.unwrap(), 0).await;
+    let tokens = NatsServer::start_without_jetstream("authorization { token: hunter2 }").await;
+    let with_token = tokens.address();
+    let wrong = [
+        (format!("nats://we%40b:hunter2@{at}"), format!("could not log in to NATS at {at}")),
+        (format!("nats://{at}"), format!("could not log in to NATS at {at}")),
+        (format!("nats://not-hunter2@{with_token}"), format!("could not log in to NATS at {with_token}")),
+        // The token is right, and JetStream is not there.
+        (format!("nats://hunter2@{with_token}"), "requested JetStream resource does not exist".to_owned()),
+        ("nats://we%40b:hunter2@127.0.0.1:1".to_owned(), "could not connect to NATS at 127.0.0.1:1".to_owned()),
+        ("nats://a:hunter2@host.invalid:7000".to_owned(), "could not connect to NATS at host.invalid:7000".to_owned()),
+    ];
+    for (url, expected) in wrong {
+        let options = options("two").timeout(Duration::from_secs(2));
+        let error = options.connect(&url, Memory::new()).await.unwrap_err();
+        assert!(chain(&error).contains(&expected), "{url}: {}", chain(&error));
+        assert!(!format!("{} {error:?}", chain(&error)).contains("hunter2"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_the_server_refuses_for_a_while_succeeds_later() {
+    let config = |password: &str| format!("authorization {{ user: app, password: {password} }}");
+    let mut server = NatsServer::start_with(&config("right"), Some(("app", "right"))).await;
+    let url = format!("nats://app:right@{}", server.address());
+    let inbox = options("t").timeout(Duration::from_secs(1)).connect(&url, Memory::new()).await.unwrap();
+    append(&inbox, 0).await;
+    for password in ["rotated", "right"] {
+        server.stop();
+        server.configure(&config(password), Some(("app", password)));
+        server.start_again().await;
+        if password == "rotated" {
+            assert!(inbox.append(&key(1), DIGEST, None, body(1)).await.is_err());
+        }
+    }
+    let again = || async { inbox.append(&key(1), DIGEST, None, body(1)).await.ok() };
+    until(|| "the inbox does not recover".to_owned(), again).await;
+    assert_eq!(work_off(&inbox).await, ids(0..2));
+}
+
+#[tokio::test]
+async fn a_right_that_the_user_lacks_is_named_at_open_or_by_the_step() {
+    let config = r#"authorization { users = [
+        { user: admin, password: admin }
+        { user: mute, password: mute, permissions: { publish: { deny: ["t.event.>"] } } }
+        { user: deaf, password: deaf, permissions: { publish: { deny: ["$JS.API.CONSUMER.>"] } } }
+    ] }"#;
+    let server = NatsServer::start_with(config, Some(("admin", "admin"))).await;
+    let open = async |user: &str| {
+        let url = format!("nats://{user}:{user}@{}", server.address());
+        options("t").timeout(Duration::from_secs(2)).connect(&url, Memory::new()).await
+    };
+    open("admin").await.unwrap();
+    let denied = [
+        (open("deaf").await.unwrap_err(), "CONSUMER.CREATE"),
+        (open("mute").await.unwrap().append(&key(0), DIGEST, None, body(0)).await.unwrap_err(), "t.event.users"),
+    ];
+    for (error, subject) in denied {
+        assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
+        let said = chain(&error).to_lowercase();
+        assert!(said.contains("permissions violation") && said.contains(&subject.to_lowercase()), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_to_a_server_without_jetstream_is_given_up() {
+    let (server, other) = (NatsServer::start().await, NatsServer::start_without_jetstream("").await);
+    let address = Forwarder::to(server.address()).await;
+    let options = options("t").timeout(Duration::from_secs(2));
+    let inbox = options.connect(&format!("nats://{}", address.address()), Memory::new()).await.unwrap();
+    append(&inbox, 0).await;
+    address.switch(other.address());
+    address.cut();
+    let refused = || async {
+        let error = inbox.append(&key(1), DIGEST, None, body(1)).await.err()?;
+        (error.kind() == LedgerErrorKind::CannotWrite).then_some(())
+    };
+    until(|| "the other server is not asked".to_owned(), refused).await;
+    // It goes on working, and nobody ends the connection but the inbox.
+    address.switch(server.address());
+    let back = || async { inbox.append(&key(1), DIGEST, None, body(1)).await.ok() };
+    until(|| "the inbox does not recover".to_owned(), back).await;
+    assert_eq!(work_off(&inbox).await, ids(0..2));
+}
+
+#[tokio::test]
+async fn a_connection_to_a_server_that_hangs_is_given_up() {
+    let server = NatsServer::start().await;
+    let address = Forwarder::to(server.address()).await;
+    let options = options("t").timeout(Duration::from_secs(1));
+    let inbox = options.connect(&format!("nats://{}", address.address()), Memory::new()).await.unwrap();
+    let paused = server.pause();
+    address.has_made(2).await;
+    drop(paused);
+    let again = || async { inbox.append(&key(0), DIGEST, None, body(0)).await.ok() };
+    until(|| "the inbox does not recover".to_owned(), again).await;
+}
+
+/// A ledger in memory that fails to claim one event, or all.
+#[derive(Clone, Default)]
+struct Refusing {
+    ledger: Memory,
+    /// For all events.
+    down: Arc<AtomicBool>,
+    /// For one event, with this error's kind.
+    refuses: Option<(EventKey, LedgerErrorKind)>,
+    /// How many claims of the first event it has failed.
+    failed: Arc<AtomicI64>,
+}
+
+impl Ledger for Refusing {
+    async fn claim(&self, asked: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        let refused = self.refuses.as_ref().filter(|(refused, _)| refused == asked).map(|(_, kind)| *kind);
+        let kind = refused.or_else(|| self.down.load(Ordering::SeqCst).then_some(LedgerErrorKind::Unreachable));
+        let Some(kind) = kind else { return self.ledger.claim(asked, digest, lease).await };
+        if *asked == key(0) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+        }
+        Err(LedgerError::new("claim", "it does not like this one").with_kind(kind))
+    }
+
+    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+        self.ledger.renew(key, token, lease).await
+    }
+
+    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+        self.ledger.complete(key, token, completion).await
+    }
+
+    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+        self.ledger.release(key, token, pause).await
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        self.ledger.forget(key).await
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.ledger.remembers_for()
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_the_ledger_refuses_holds_up_no_other_and_becomes_a_dead_letter() {
+    for kind in [LedgerErrorKind::Content, LedgerErrorKind::Unreachable] {
+        let (server, name) = (NatsServer::shared().await, fresh_name());
+        let ledger = Refusing { refuses: Some((key(0), kind)), ..Refusing::default() };
+        let inbox = options(&name).connect(&server.url(), ledger.clone()).await.unwrap();
+        for n in 0..30 {
+            append(&inbox, n).await;
+        }
+        let mut done = Vec::new();
+        while done.len() < 29 {
+            let event = leased(&inbox, LEASE).await;
+            handled(&inbox, &event).await;
+            done.push(event.key.event_id().to_owned());
+        }
+        done.sort_unstable();
+        assert_eq!(done, ids(1..30), "the others were not handled while it waited");
+        assert!(work_off(&inbox).await.is_empty());
+        let letters = inbox.dead_letters("users", None, 10).await.unwrap();
+        assert_eq!((letters.len(), &letters[0].key, &letters[0].body), (1, &key(0), &body(0)));
+        assert!(letters[0].reason.contains("it does not like this one"), "{}", letters[0].reason);
+        let failed = ledger.failed.load(Ordering::SeqCst);
+        assert_eq!(failed, if kind == LedgerErrorKind::Content { 1 } else { 6 }, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn while_the_ledger_is_down_no_event_becomes_a_dead_letter() {
+    let (server, name) = (NatsServer::shared().await, fresh_name());
+    let ledger = Refusing { down: Arc::new(AtomicBool::new(true)), ..Refusing::default() };
+    let inbox = options(&name).connect(&server.url(), ledger.clone()).await.unwrap();
+    append(&inbox, 0).await;
+    append(&inbox, 1).await;
+    // Given back for longer each time, and not at once.
+    let tried_often = || async {
+        assert!(!matches!(inbox.lease_next("users", LEASE).await, Ok(Next::Leased(_))));
+        (ledger.failed.load(Ordering::SeqCst) > 5).then_some(())
+    };
+    until(|| "it is not tried again".to_owned(), tried_often).await;
+    ledger.down.store(false, Ordering::SeqCst);
+    let mut done = work_off(&inbox).await;
+    done.sort_unstable();
+    assert_eq!(done, ids(0..2));
+    assert!(inbox.dead_letters("users", None, 10).await.unwrap().is_empty());
 }
 
 const SECRET: &str = "whs_test";

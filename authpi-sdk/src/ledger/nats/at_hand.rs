@@ -25,7 +25,12 @@ pub(super) struct AtHand {
     leased: HashMap<(EventKey, Token), (Ticket, Instant)>,
     /// Given back, and when they come again.
     waiting: HashMap<EventKey, (Ticket, Instant)>,
+    /// How often in a row the ledger has failed to say what to do with it.
+    refused: HashMap<EventKey, u32>,
 }
+
+/// Of how many events failures are counted. With more, the ledger is away, and it is not about the events.
+const MOST_REFUSED: usize = 10_000;
 
 /// After that a message that was due has gone to somebody else.
 const OVERDUE: Duration = Duration::from_secs(1);
@@ -37,6 +42,7 @@ impl AtHand {
         let now = Instant::now();
         self.leased.retain(|_, (_, until)| *until > now);
         self.waiting.remove(key);
+        self.refused.remove(key);
         self.leased.insert((key.clone(), token), (ticket, now + kept(lease)));
     }
 
@@ -63,6 +69,25 @@ impl AtHand {
 
     pub(super) fn waits(&mut self, key: &EventKey, ticket: Ticket, pause: Duration) {
         self.waiting.insert(key.clone(), (ticket, Instant::now() + pause));
+    }
+
+    /// The ledger has failed to claim it once more; how often in a row it is by now.
+    pub(super) fn refused(&mut self, key: &EventKey) -> u32 {
+        if self.refused.len() >= MOST_REFUSED && !self.refused.contains_key(key) {
+            self.refused.clear();
+        }
+        let times = self.refused.entry(key.clone()).or_default();
+        *times = times.saturating_add(1);
+        *times
+    }
+
+    pub(super) fn refusals(&self, key: &EventKey) -> u32 {
+        self.refused.get(key).copied().unwrap_or_default()
+    }
+
+    /// It is done with, or the ledger has said what to do.
+    pub(super) fn answered(&mut self, key: &EventKey) {
+        self.refused.remove(key);
     }
 
     /// Every leased delivery of the event.

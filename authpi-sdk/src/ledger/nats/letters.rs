@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    ledger::{Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, dead_letter::tell_replayed, remote::within},
+    ledger::{Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, dead_letter::tell_replayed},
 };
 
 const REASON: &str = "Authpi-Reason";
@@ -73,6 +73,10 @@ impl Letters {
 
     /// Whether there was one.
     pub(super) async fn remove(&self, queue: &Queue, key: &EventKey) -> Result<bool, AnyError> {
+        // A look is cheaper than a removal, and mostly there is none.
+        if self.get(queue, key).await?.is_none() {
+            return Ok(false);
+        }
         Ok(self.stream.purge().filter(queue.names.letter(key)).await?.purged > 0)
     }
 
@@ -140,14 +144,14 @@ impl<L: Ledger> Nats<L> {
         let subject = queue.names.letters(&names::token(endpoint), "*");
         let (mut from, mut read_to) = (1, after.map(|after| after.died_at));
         if let Some(after) = after
-            && let Some(last) = within(self.limit(), STEP, self.letters().get(queue, &after.key)).await?
+            && let Some(last) = queue.within(STEP, self.letters().get(queue, &after.key)).await?
             && timestamp(last.time.into()) == after.died_at
         {
             (from, read_to) = (last.sequence + 1, None);
         }
         let mut letters = Vec::new();
         while letters.len() < limit {
-            let next = within(self.limit(), STEP, self.letters().at_or_after(from, &subject)).await?;
+            let next = queue.within(STEP, self.letters().at_or_after(from, &subject)).await?;
             let Some(next) = next else { break };
             from = next.sequence + 1;
             // Where the one before is gone, its time tells how far the list was read.
@@ -168,7 +172,7 @@ impl<L: Ledger> Nats<L> {
     pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
         const STEP: &str = "replay a dead letter";
         let (queue, letters) = (self.queue(), self.letters());
-        let Some(letter) = within(self.limit(), STEP, letters.get(queue, key)).await? else { return Ok(false) };
+        let Some(letter) = queue.within(STEP, letters.get(queue, key)).await? else { return Ok(false) };
         let body = letter.payload;
         let digest = Event::from_json(body.clone())
             .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw().as_bytes()));
@@ -186,20 +190,21 @@ impl<L: Ledger> Nats<L> {
             }
             Claim::InFlight { .. } | Claim::NotYet { .. } => false,
         };
-        within(self.limit(), STEP, async {
-            // Its own id, so that asking twice stores one message, and an event that has died again can be replayed again.
-            let id = format!("{}@dead.{}", names::message_id(key), letter.sequence);
-            if !handled {
-                queue.publish_as(id, key, digest, body).await?;
-            }
-            match letters.stream.delete_message(letter.sequence).await {
-                Ok(_) => Ok(()),
-                // Somebody else's replay has removed it.
-                Err(_) if found(letters.stream.get_raw_message(letter.sequence).await)?.is_none() => Ok(()),
-                Err(error) => Err(AnyError::from(error)),
-            }
-        })
-        .await?;
+        queue
+            .within(STEP, async {
+                // Its own id, so that asking twice stores one message, and an event that has died again can be replayed again.
+                let id = format!("{}@dead.{}", names::message_id(key), letter.sequence);
+                if !handled {
+                    queue.publish_as(id, key, digest, body).await?;
+                }
+                match letters.stream.delete_message(letter.sequence).await {
+                    Ok(_) => Ok(()),
+                    // Somebody else's replay has removed it.
+                    Err(_) if found(letters.stream.get_raw_message(letter.sequence).await)?.is_none() => Ok(()),
+                    Err(error) => Err(AnyError::from(error)),
+                }
+            })
+            .await?;
         tell_replayed(key);
         Ok(true)
     }
@@ -214,6 +219,6 @@ impl<L: Ledger> Nats<L> {
         let (queue, letters) = (self.queue(), self.letters());
         let Ok(at) = self.now().checked_sub(age) else { return Ok(0) };
         let subject = queue.names.letters("*", "*");
-        within(self.limit(), STEP, letters.remove_until(at, &subject)).await
+        queue.within(STEP, letters.remove_until(at, &subject)).await
     }
 }

@@ -12,6 +12,7 @@
 //! not come, the message is delivered again, and its claim says what to do with it.
 
 mod at_hand;
+mod failure;
 mod letters;
 mod names;
 mod options;
@@ -34,10 +35,13 @@ use self::{
     queue::{Arrived, Published, Queue},
 };
 use super::{
-    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, Next,
-    PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional, remote::within,
+    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, LedgerErrorKind,
+    Next, PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional,
 };
-use crate::{Clock, crash, telemetry::LogLimit};
+use crate::{
+    Clock, crash,
+    telemetry::{self, LogLimit},
+};
 
 pub use options::NatsOptions;
 
@@ -55,6 +59,9 @@ pub use options::NatsOptions;
 /// - **Keeps dead letters**, whether or not the ledger does: in a stream of their own, to be [listed](Nats::dead_letters),
 ///   [replayed](Nats::replay), forgotten and [purged](Nats::purge).
 /// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](NatsOptions::timeout) (default 5 s) and the ledger's.
+/// - **No event blocks another.** A message whose event the ledger fails to claim is given back for a quarter of a second, and for twice as
+///   long each time, up to a minute. If the ledger refuses its content ([`LedgerErrorKind::Content`]), or has failed five times in a row for it
+///   while it works for others, it becomes a dead letter.
 /// - **Cancelled safely.** A message whose `lease_next` was dropped midway comes again after the
 ///   [`ack_wait`](NatsOptions::ack_wait).
 /// - **On two clocks**: leases on the ledger's, redelivery on the server's. Neither has to be right.
@@ -65,7 +72,8 @@ pub use options::NatsOptions;
 ///
 /// At most 100,000 events of an endpoint can be in work or waiting for another try; those behind them wait.
 ///
-/// A message has to fit into the server's `max_payload` (1 MiB unless set); one that does not is refused, and stays with AuthPI.
+/// A message has to fit into the server's `max_payload` (1 MiB unless set) and the stream's `max_msg_size`; one that does not is refused as
+/// [content](LedgerErrorKind::Content). A full stream is a store that [cannot write](LedgerErrorKind::CannotWrite).
 ///
 /// TLS to the server is a feature of async-nats (`ring` or `aws-lc-rs`), which you turn on by depending on it yourself.
 ///
@@ -89,13 +97,18 @@ struct Shared<L> {
     queue: Queue,
     letters: Letters,
     at_hand: Mutex<AtHand>,
-    timeout: Duration,
     clock: Clock,
     log: LogLimit,
 }
 
 /// A message whose event must wait longer comes up in between.
 const LONGEST_DELAY: Duration = Duration::from_hours(1);
+
+/// How long a message waits whose event the ledger failed to claim: from the first failure, doubled with each, to the longest.
+const AFTER_FAILURES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(1));
+
+/// After so many failures in a row the ledger is asked whether it works for other events.
+const SUSPECT_AFTER: u32 = 5;
 
 /// Nobody else may take an event while its letter is written.
 const LETTER_WITHIN: Duration = Duration::from_secs(30);
@@ -111,17 +124,22 @@ impl<L: Ledger> Nats<L> {
     /// Opens the inbox over a connection of one's own, and makes its streams if they are not there; any number of processes may
     /// do so at once.
     ///
+    /// Streams are looked at, and a consumer is made, asked and removed. Nothing is published, so that a user who may not publish is found
+    /// with the first event, which stays with AuthPI. The ledger was opened before.
+    ///
     /// # Errors
-    /// When the server cannot be reached or has no JetStream, when the streams cannot be made, or when one of that name is there
-    /// that would lose events.
+    /// When the server cannot be reached or has no JetStream, when the streams or a consumer cannot be made, or when a stream of that name
+    /// is there that would lose events.
     pub async fn open(jetstream: Context, ledger: L) -> Result<Self, LedgerError> {
         NatsOptions::default().open(jetstream, ledger).await
     }
 
-    /// Opens the inbox over a connection of its own, at `nats://user:password@host:port`, which is made anew when it breaks.
+    /// Opens the inbox over a connection of its own, at `nats://user:password@host:port` or `nats://token@host:port`, which is replaced
+    /// when it breaks, when its server has hung for three times the [`timeout`](NatsOptions::timeout), and when JetStream is not available
+    /// there any more. What is not a letter or digit in the credentials may be escaped (`%40` for `@`).
     ///
     /// # Errors
-    /// When the URL cannot be read, else as for [`open`](Nats::open).
+    /// When the URL cannot be read; when host, port or credentials are wrong, with the cause; else as for [`open`](Nats::open).
     pub async fn connect(url: &str, ledger: L) -> Result<Self, LedgerError> {
         NatsOptions::default().connect(url, ledger).await
     }
@@ -140,7 +158,7 @@ impl<L: Ledger> Nats<L> {
     }
 
     fn limit(&self) -> Duration {
-        self.shared.timeout
+        self.queue().timeout
     }
 
     fn now(&self) -> Timestamp {
@@ -162,7 +180,7 @@ impl<L: Ledger> Nats<L> {
     /// Removes a message whose event is done. If that fails it comes again.
     async fn acknowledge(&self, ticket: &at_hand::Ticket) {
         crash::point("unacknowledged");
-        let settled = within(self.limit(), "acknowledge", self.queue().settle(ticket, AckKind::Ack)).await;
+        let settled = self.queue().within("acknowledge", self.queue().settle(ticket, AckKind::Ack)).await;
         if let Err(error) = settled {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
@@ -181,14 +199,111 @@ impl<L: Ledger> Nats<L> {
     }
 
     async fn keep(&self, letter: Letter<'_>) -> Result<(), LedgerError> {
-        within(self.limit(), "keep a dead letter", self.letters().put(self.queue(), &letter)).await?;
+        self.queue().within("keep a dead letter", self.letters().put(self.queue(), &letter)).await?;
         crash::point("letter_kept");
+        Ok(())
+    }
+
+    /// Gives a message back that cannot be dealt with now, for longer each time.
+    async fn put_off(&self, key: &EventKey, arrived: Arrived) {
+        let failures = self.at_hand().refused(key);
+        self.give_back(key, arrived, put_off_for(failures)).await;
+    }
+
+    /// Leases the event of a message, or settles the message where there is nothing to handle at present.
+    async fn lease_arrived(
+        &self,
+        endpoint: &str,
+        arrived: Arrived,
+        lease: Duration,
+    ) -> Result<Option<Leased>, LedgerError> {
+        let Some((key, digest)) = arrived.event.clone() else {
+            let key = EventKey::new(endpoint, format!("message {}", arrived.sequence));
+            let kept = self.keep_foreign(&key, &arrived).await;
+            return self.settle(&key, arrived, kept).await;
+        };
+        let settled = match self.claim_arrived(&key, digest, lease).await {
+            Ok(Claim::Granted { token, first_digest }) => {
+                key.compare(digest, first_digest, &self.shared.log);
+                let received_at = arrived.ticket.received_at;
+                self.at_hand().lease(&key, token, arrived.ticket, lease);
+                return Ok(Some(Leased::new(key, token, arrived.body, received_at)));
+            }
+            Ok(Claim::InFlight { lease_left }) => {
+                self.at_hand().answered(&key);
+                // It may end sooner, by a process that has no other way to tell.
+                self.give_back(&key, arrived, lease_left.min(self.queue().ack_wait)).await;
+                return Ok(None);
+            }
+            Ok(Claim::NotYet { wait }) => {
+                self.at_hand().answered(&key);
+                self.give_back(&key, arrived, wait).await;
+                return Ok(None);
+            }
+            Ok(Claim::Handled { first_digest }) => {
+                key.compare(digest, first_digest, &self.shared.log);
+                Ok(())
+            }
+            Ok(Claim::Dead { first_digest }) => {
+                key.compare(digest, first_digest, &self.shared.log);
+                self.keep_if_missing(&key, &arrived).await
+            }
+            Err(error) if error.kind() == LedgerErrorKind::Content => self.bury(&key, &arrived, &error).await,
+            Err(error) => Err(error),
+        };
+        self.settle(&key, arrived, settled).await
+    }
+
+    /// Removes a message that is done with; else those behind it have their turn before it comes again.
+    async fn settle(
+        &self,
+        key: &EventKey,
+        arrived: Arrived,
+        done: Result<(), LedgerError>,
+    ) -> Result<Option<Leased>, LedgerError> {
+        match done {
+            Ok(()) => {
+                self.at_hand().answered(key);
+                self.acknowledge(&arrived.ticket).await;
+                Ok(None)
+            }
+            Err(error) => {
+                self.put_off(key, arrived).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims the event. Where that has failed too often, the ledger is asked whether it works for others; if it does, and the event is
+    /// refused once more, it is about the event.
+    async fn claim_arrived(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+        let error = match self.ledger().claim(key, digest, lease).await {
+            Err(error) if !matches!(error.kind(), LedgerErrorKind::Content | LedgerErrorKind::Busy) => error,
+            claimed => return claimed,
+        };
+        if self.at_hand().refusals(key) + 1 < SUSPECT_AFTER || self.ledger().check_write().await.is_err() {
+            return Err(error);
+        }
+        let again = self.ledger().claim(key, digest, lease).await;
+        again.map_err(|error| match error.kind() {
+            LedgerErrorKind::Busy => error,
+            _ => error.with_kind(LedgerErrorKind::Content),
+        })
+    }
+
+    /// The ledger works, and refuses this event: a later try would be refused too.
+    async fn bury(&self, key: &EventKey, arrived: &Arrived, error: &LedgerError) -> Result<(), LedgerError> {
+        let reason = error.chain();
+        tracing::error!(endpoint = key.endpoint(), event_id = key.event_id(), error = %reason, "the ledger refuses an event");
+        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
+        self.keep(Letter { key, reason: &reason, attempts: 0, received_at, body }).await?;
+        telemetry::count_by(telemetry::DEAD_LETTERS, key.shared_endpoint(), "reason", "content_refused");
         Ok(())
     }
 
     /// The ledger says that it was given up, but its message was not acknowledged: its letter may be missing.
     async fn keep_if_missing(&self, key: &EventKey, arrived: &Arrived) -> Result<(), LedgerError> {
-        let there = within(self.limit(), "keep a dead letter", self.letters().get(self.queue(), key)).await?;
+        let there = self.queue().within("keep a dead letter", self.letters().get(self.queue(), key)).await?;
         if there.is_some() {
             return Ok(());
         }
@@ -198,14 +313,22 @@ impl<L: Ledger> Nats<L> {
     }
 
     /// A message that this crate has not published.
-    async fn keep_foreign(&self, endpoint: &str, arrived: &Arrived) -> Result<(), LedgerError> {
-        let key = EventKey::new(endpoint, format!("message {}", arrived.sequence));
-        tracing::error!(endpoint, sequence = arrived.sequence, "a message in the stream is not an event");
+    async fn keep_foreign(&self, key: &EventKey, arrived: &Arrived) -> Result<(), LedgerError> {
+        tracing::error!(
+            endpoint = key.endpoint(),
+            sequence = arrived.sequence,
+            "a message in the stream is not an event"
+        );
         let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
         let reason =
             "the message does not say which event it is: something else, or an unreleased authpi-sdk, published it";
-        self.keep(Letter { key: &key, reason, attempts: 0, received_at, body }).await
+        self.keep(Letter { key, reason, attempts: 0, received_at, body }).await
     }
+}
+
+fn put_off_for(failures: u32) -> Duration {
+    let (first, longest) = AFTER_FAILURES;
+    first.saturating_mul(1 << failures.saturating_sub(1).min(31)).min(longest)
 }
 
 fn nak(delay: Duration) -> AckKind {
@@ -223,7 +346,7 @@ impl<L> fmt::Debug for Nats<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nats")
             .field("queue", &self.shared.queue)
-            .field("timeout", &self.shared.timeout)
+            .field("timeout", &self.shared.queue.timeout)
             .finish_non_exhaustive()
     }
 }
@@ -291,14 +414,14 @@ impl<L: Ledger> Ledger for Nats<L> {
                 at_hand.waits(key, ticket.clone(), delay);
             }
             // Should it fail, the message comes again after the ack wait, and waits for the rest of the pause.
-            let _ = within(self.limit(), "release", self.queue().settle(&ticket, nak(delay))).await;
+            let _ = self.queue().within("release", self.queue().settle(&ticket, nak(delay))).await;
         }
         Ok(held)
     }
 
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
         let known = self.ledger().forget(key).await?;
-        let dead = within(self.limit(), "forget", self.letters().remove(self.queue(), key)).await?;
+        let dead = self.queue().within("forget", self.letters().remove(self.queue(), key)).await?;
         let leased = self.at_hand().forget(key);
         for ticket in &leased {
             self.acknowledge(ticket).await;
@@ -378,7 +501,7 @@ impl<L: Ledger> Inbox for Nats<L> {
         _lane: Option<&str>,
         body: Bytes,
     ) -> Result<Appended, LedgerError> {
-        let published = within(self.limit(), "append", self.queue().publish(key, digest, body)).await?;
+        let published = self.queue().within("append", self.queue().publish(key, digest, body)).await?;
         Ok(match published {
             Published::Stored => Appended::Stored,
             Published::Waits(first_digest) => Appended::Known { first_digest },
@@ -388,42 +511,14 @@ impl<L: Ledger> Inbox for Nats<L> {
     async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
         const STEP: &str = "lease the next event";
         let until = Instant::now() + self.limit();
-        within(self.limit(), STEP, self.queue().listen()).await?;
+        self.queue().within(STEP, self.queue().listen()).await?;
         // Of many that need no handling any more, each is a round trip or two; whoever asks should not wait for all of them.
         while Instant::now() < until {
-            let Some(arrived) = within(self.limit(), STEP, self.queue().next(endpoint)).await? else {
+            let Some(arrived) = self.queue().within(STEP, self.queue().next(endpoint)).await? else {
                 return Ok(Next::Nothing { due_in: self.at_hand().due_in(endpoint) });
             };
-            let Some((key, digest)) = arrived.event.clone() else {
-                self.keep_foreign(endpoint, &arrived).await?;
-                self.acknowledge(&arrived.ticket).await;
-                continue;
-            };
-            match self.ledger().claim(&key, digest, lease).await {
-                Ok(Claim::Granted { token, first_digest }) => {
-                    key.compare(digest, first_digest, &self.shared.log);
-                    let received_at = arrived.ticket.received_at;
-                    self.at_hand().lease(&key, token, arrived.ticket, lease);
-                    return Ok(Next::Leased(Leased::new(key, token, arrived.body, received_at)));
-                }
-                // It may end sooner, by a process that has no other way to tell.
-                Ok(Claim::InFlight { lease_left }) => {
-                    self.give_back(&key, arrived, lease_left.min(self.queue().ack_wait)).await;
-                }
-                Ok(Claim::NotYet { wait }) => self.give_back(&key, arrived, wait).await,
-                Ok(Claim::Handled { first_digest }) => {
-                    key.compare(digest, first_digest, &self.shared.log);
-                    self.acknowledge(&arrived.ticket).await;
-                }
-                Ok(Claim::Dead { first_digest }) => {
-                    key.compare(digest, first_digest, &self.shared.log);
-                    self.keep_if_missing(&key, &arrived).await?;
-                    self.acknowledge(&arrived.ticket).await;
-                }
-                Err(error) => {
-                    self.queue().tell(&arrived.ticket, AckKind::Nak(None)).await;
-                    return Err(error);
-                }
+            if let Some(leased) = self.lease_arrived(endpoint, arrived, lease).await? {
+                return Ok(Next::Leased(leased));
             }
         }
         Ok(Next::Nothing { due_in: Some(Duration::ZERO) })
@@ -434,7 +529,7 @@ impl<L: Ledger> Inbox for Nats<L> {
     }
 
     async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
-        let (depth, first) = within(self.limit(), "count the backlog", self.queue().depth(endpoint)).await?;
+        let (depth, first) = self.queue().within("count the backlog", self.queue().depth(endpoint)).await?;
         Ok(Backlog { depth, oldest: first.map(|first| self.shared.clock.since(first)) })
     }
 

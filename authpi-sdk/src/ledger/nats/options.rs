@@ -6,14 +6,19 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::{
-    self, Context,
-    context::GetStreamErrorKind,
-    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+use async_nats::{
+    ConnectOptions, Event, ServerAddr,
+    jetstream::{
+        self, Context,
+        context::GetStreamErrorKind,
+        stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+    },
 };
+use tokio::time::timeout;
 
 use super::{
     Nats, Shared,
+    failure::{Said, Unconnected},
     letters::Letters,
     names::Names,
     queue::{AnyError, Queue},
@@ -22,7 +27,7 @@ use crate::{
     Clock,
     ledger::{
         Ledger, LedgerError,
-        remote::{BadName, TIMEOUT, within},
+        remote::{BadName, TIMEOUT},
     },
     telemetry::LogLimit,
 };
@@ -127,14 +132,19 @@ impl NatsOptions {
     /// # Errors
     /// As for [`Nats::open`]; and when a name cannot be used.
     pub async fn open<L: Ledger>(self, jetstream: Context, ledger: L) -> Result<Nats<L>, LedgerError> {
+        Box::pin(self.open_over(jetstream, ledger, None)).await
+    }
+
+    async fn open_over<L: Ledger>(
+        self,
+        jetstream: Context,
+        ledger: L,
+        said: Option<Arc<Said>>,
+    ) -> Result<Nats<L>, LedgerError> {
         self.usable().map_err(|error| LedgerError::new("open", error))?;
         let names = Names { stream: self.stream.clone(), prefix: self.prefix.clone() };
         let dead_for = self.dead_letters_for.unwrap_or_else(|| ledger.remembers_for());
-        within(self.timeout, "open", async {
-            ensure(&jetstream, self.inbox(&names), fit_for_events).await?;
-            ensure(&jetstream, self.dead(&names, dead_for), fit_for_letters).await
-        })
-        .await?;
+        let configs = [(self.inbox(&names), fit_for_events as Fit), (self.dead(&names, dead_for), fit_for_letters)];
         let stream =
             async |name: &str| jetstream.get_stream_no_info(name).await.map_err(|e| LedgerError::new("open", e));
         let letters = Letters { stream: stream(&names.dead_stream()).await?, name: names.dead_stream() };
@@ -143,13 +153,20 @@ impl NatsOptions {
             names,
             jetstream,
             ack_wait: self.ack_wait,
+            timeout: self.timeout,
+            said,
+            left: Mutex::default(),
             patience: self.timeout / 3,
             consumers: Mutex::default(),
             appended: Arc::default(),
             listener: tokio::sync::OnceCell::new(),
         };
+        for (config, fit) in configs {
+            queue.within("open", ensure(&queue.jetstream, config, fit)).await?;
+        }
+        queue.within("open", queue.check()).await?;
         let (at_hand, log) = (Mutex::default(), LogLimit::new());
-        let shared = Shared { ledger, queue, letters, at_hand, timeout: self.timeout, clock: self.clock, log };
+        let shared = Shared { ledger, queue, letters, at_hand, clock: self.clock, log };
         Ok(Nats { shared: Arc::new(shared) })
     }
 
@@ -158,8 +175,27 @@ impl NatsOptions {
     /// # Errors
     /// As for [`Nats::connect`]; and when a name cannot be used.
     pub async fn connect<L: Ledger>(self, url: &str, ledger: L) -> Result<Nats<L>, LedgerError> {
-        let client = within(self.timeout, "open", async_nats::connect(url)).await?;
-        self.open(jetstream::new(client), ledger).await
+        let (address, options) = credentials(url).map_err(|error| LedgerError::new("open", error))?;
+        let server = format!("{}:{}", address.host(), address.port());
+        let said = Arc::new(Said::default());
+        let noted = Arc::clone(&said);
+        let options = options
+            // A server that hangs is left after three of them.
+            .ping_interval(self.timeout.clamp(Duration::from_secs(1), Duration::from_mins(1)))
+            .event_callback(move |event| {
+                let noted = Arc::clone(&noted);
+                async move {
+                    if let Event::ServerError(error) = event {
+                        noted.note(&error);
+                    }
+                }
+            });
+        let client = match timeout(self.timeout, Box::pin(options.connect(address))).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(LedgerError::new("open", Unconnected::boxed(&server, Some(error)))),
+            Err(_) => return Err(LedgerError::new("open", Unconnected::boxed(&server, None))),
+        };
+        Box::pin(self.open_over(jetstream::new(client), ledger, Some(said))).await
     }
 
     fn usable(&self) -> Result<(), AnyError> {
@@ -217,11 +253,43 @@ const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
 const NAME_IN_USE: u64 = 10058;
 const SUBJECTS_OVERLAP: u64 = 10065;
 
-async fn ensure(
-    jetstream: &Context,
-    config: Config,
-    unfit: fn(&Config, wanted: &Config) -> Option<&'static str>,
-) -> Result<(), AnyError> {
+/// The address without its credentials, which the client does not use and would log, and options with them.
+fn credentials(url: &str) -> Result<(ServerAddr, ConnectOptions), AnyError> {
+    let mut url = url.parse::<ServerAddr>()?.into_inner();
+    let (user, password) = (decoded(url.username())?, url.password().map(decoded).transpose()?);
+    let options = match (user, password) {
+        (user, Some(password)) => ConnectOptions::new().user_and_password(user, password),
+        (token, None) if !token.is_empty() => ConnectOptions::new().token(token),
+        _ => ConnectOptions::new(),
+    };
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        return Err("the URL names no host".into());
+    }
+    Ok((ServerAddr::from_url(url)?, options))
+}
+
+/// A part of a URL without its escapes.
+fn decoded(part: &str) -> Result<String, AnyError> {
+    let mut bytes = part.bytes();
+    let mut out = Vec::with_capacity(part.len());
+    while let Some(byte) = bytes.next() {
+        let mut ahead = bytes.clone();
+        let mut half = || u8::try_from(char::from(ahead.next()?).to_digit(16)?).ok();
+        match (byte, half(), half()) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(high << 4 | low);
+                bytes = ahead;
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8(out).map_err(|_| "the credentials in the URL are not UTF-8".into())
+}
+
+/// Why a stream that is there cannot be used in place of the one that is wanted.
+type Fit = fn(&Config, wanted: &Config) -> Option<&'static str>;
+
+async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), AnyError> {
     let found = |info: &Info| match unfit(&info.config, &config) {
         None => Ok(()),
         Some(why) => Err(AnyError::from(Unfit { stream: config.name.clone(), why })),
@@ -267,6 +335,8 @@ fn fit_for_events(found: &Config, wanted: &Config) -> Option<&'static str> {
         Some("it has a limit and does not `discard` what is new, so that events would be lost")
     } else if found.no_ack {
         Some("it acknowledges nothing (`no_ack`)")
+    } else if found.sealed {
+        Some("it is sealed, so that it takes no message")
     } else {
         None
     }
@@ -283,6 +353,8 @@ fn fit_for_letters(found: &Config, wanted: &Config) -> Option<&'static str> {
         Some("it keeps not one message per subject")
     } else if found.no_ack {
         Some("it acknowledges nothing (`no_ack`)")
+    } else if found.sealed {
+        Some("it is sealed, so that it takes no message")
     } else {
         None
     }
@@ -302,3 +374,23 @@ impl fmt::Display for Unfit {
 }
 
 impl std::error::Error for Unfit {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_taken_out_of_the_url() {
+        for url in ["nats://me:hunter2@host", "nats://hunter2@host:4222", "me:hunter2@host", "tls://m%40e:hunter2@host"]
+        {
+            let (address, options) = credentials(url).unwrap();
+            assert!(!format!("{address:?} {options:?}").contains("hunter2"), "{url}");
+            assert_eq!((address.host(), address.username(), address.password()), ("host", None, None), "{url}");
+        }
+        for (part, text) in [("", ""), ("a%40b%2F%25", "a@b/%"), ("%c3%A9", "é"), ("100%", "100%"), ("%zz%4", "%zz%4")]
+        {
+            assert_eq!(decoded(part).unwrap(), text);
+        }
+        assert!(decoded("%ff").is_err());
+    }
+}

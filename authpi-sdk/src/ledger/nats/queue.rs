@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_nats::{
@@ -35,9 +35,10 @@ use tokio::{
 
 use super::{
     at_hand::Ticket,
+    failure::{Denied, Said, Verdict},
     names::{self, Names},
 };
-use crate::ledger::{Digest, EventKey};
+use crate::ledger::{Digest, EventKey, LedgerError, LedgerErrorKind, probe, remote::within};
 
 pub(super) type AnyError = Box<dyn Error + Send + Sync>;
 
@@ -53,6 +54,12 @@ pub(super) struct Queue {
     pub(super) names: Names,
     pub(super) stream: Stream<()>,
     pub(super) ack_wait: Duration,
+    /// How long a step may take.
+    pub(super) timeout: Duration,
+    /// What the server said of itself, over a connection that is the inbox's own.
+    pub(super) said: Option<Arc<Said>>,
+    /// When a connection of one's own was last given up for a server without JetStream.
+    pub(super) left: Mutex<Option<Instant>>,
     /// How long an answer that has nothing to wait for may take.
     pub(super) patience: Duration,
     /// The consumers that were looked at, each by the id of the server that this process was connected to and the endpoint's token;
@@ -71,6 +78,9 @@ pub(super) struct Arrived {
     pub(super) sequence: u64,
 }
 
+/// Between two connections that were given up.
+const LEFT_FOR: Duration = Duration::from_secs(1);
+
 /// A message's fate after it was published.
 pub(super) enum Published {
     Stored,
@@ -79,6 +89,72 @@ pub(super) enum Published {
 }
 
 impl Queue {
+    /// Runs a step for the timeout at most, and says of its error what that says about the server.
+    pub(super) async fn within<T>(
+        &self,
+        step: &'static str,
+        work: impl Future<Output = Result<T, AnyError>>,
+    ) -> Result<T, LedgerError> {
+        let began = Instant::now();
+        let error = match within(self.timeout, step, work).await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let verdict = Verdict::of(&error);
+        let Some(said) = &self.said else { return Err(error.with_kind(verdict.kind())) };
+        if verdict == Verdict::NoJetStream {
+            self.leave().await;
+        }
+        Err(match said.since(began).filter(|_| verdict == Verdict::Other) {
+            Some(said) => LedgerError::new(step, Denied { said, error }).with_kind(LedgerErrorKind::CannotWrite),
+            None => error.with_kind(verdict.kind()),
+        })
+    }
+
+    /// Gives the connection up if its server has no JetStream: at the same address may be another server by now, or in the cluster one that
+    /// has.
+    async fn leave(&self) {
+        let asked = self.jetstream.request::<_, _, Response<serde_json::Value>>("INFO", &());
+        let gone = match timeout(self.patience, asked).await {
+            Ok(Ok(Response::Err { error })) => Verdict::of_cause(&error) == Verdict::NoJetStream,
+            Ok(Err(error)) => Verdict::of_cause(&error) == Verdict::NoJetStream,
+            Ok(Ok(Response::Ok(_))) | Err(_) => false,
+        };
+        if !gone {
+            return;
+        }
+        {
+            let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+            if left.is_some_and(|at| at.elapsed() < LEFT_FOR) {
+                return;
+            }
+            *left = Some(Instant::now());
+        }
+        if let Err(error) = self.jetstream.client().force_reconnect().await {
+            tracing::debug!(%error, "could not give up the connection to a server without JetStream");
+        }
+    }
+
+    /// Makes a consumer that no endpoint has, asks it for a message, and removes it.
+    pub(super) async fn check(&self) -> Result<(), AnyError> {
+        let name = names::token(probe::probe_key().event_id());
+        let unused = Duration::from_secs(30);
+        let made =
+            self.stream.create_consumer(pull::Config { inactive_threshold: unused, ..self.consumer(&name) }).await;
+        match made {
+            // Those that there are may be all that are needed.
+            Err(error) if is_code(&error, ErrorCode::MAXIMUM_CONSUMERS_LIMIT) => return Ok(()),
+            made => made?,
+        };
+        let asked = self.ask(&name).await;
+        let removed = self.stream.delete_consumer(&name).await;
+        if asked?.is_none() {
+            return Err("a consumer did not answer a request for its next message".into());
+        }
+        removed?;
+        Ok(())
+    }
+
     /// Durable, as far as the stream is, when it returns.
     pub(super) async fn publish(&self, key: &EventKey, digest: Digest, body: Bytes) -> Result<Published, AnyError> {
         self.publish_as(names::message_id(key), key, digest, body).await
@@ -122,23 +198,15 @@ impl Queue {
     pub(super) async fn next(&self, endpoint: &str) -> Result<Option<Arrived>, AnyError> {
         let consumer = names::token(endpoint);
         self.ensure_consumer(&consumer).await?;
-        let client = self.jetstream.client();
         loop {
-            // With an inbox of its own, so that the server sees when nobody waits for the answer any more.
-            let inbox = client.new_inbox();
-            let mut answers = client.subscribe(inbox.clone()).await?;
-            let request = Request::new().payload(Bytes::from_static(br#"{"batch":1,"no_wait":true}"#)).inbox(inbox);
-            let subject = format!("CONSUMER.MSG.NEXT.{}.{consumer}", self.names.stream);
-            self.jetstream.send_request(subject, request).await?;
-            match timeout(self.patience, next_of(&mut answers)).await {
-                Ok(Some(message)) if message.status.is_none() => return self.arrived(message).map(Some),
+            match self.ask(&consumer).await? {
+                Some(message) if message.status.is_none() => return self.arrived(message).map(Some),
                 // None there, or all of them promised to requests that came earlier.
-                Ok(Some(message)) if message.status.is_some_and(|status| matches!(status.as_u16(), 404 | 408)) => {
+                Some(message) if message.status.is_some_and(|status| matches!(status.as_u16(), 404 | 408)) => {
                     return Ok(None);
                 }
                 // The consumer is going; or nobody knows it, which gets no answer at all.
-                Ok(_) | Err(_) => {
-                    drop(answers);
+                _ => {
                     // Not one that was never looked at.
                     if let Some(there) = self.known().get_mut(&(self.server(), consumer.clone())) {
                         *there = false;
@@ -149,6 +217,18 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// What a consumer says to a request for its next message; nothing where it says nothing.
+    async fn ask(&self, consumer: &str) -> Result<Option<async_nats::Message>, AnyError> {
+        let client = self.jetstream.client();
+        // With an inbox of its own, so that the server sees when nobody waits for the answer any more.
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await?;
+        let request = Request::new().payload(Bytes::from_static(br#"{"batch":1,"no_wait":true}"#)).inbox(inbox);
+        let subject = format!("CONSUMER.MSG.NEXT.{}.{consumer}", self.names.stream);
+        self.jetstream.send_request(subject, request).await?;
+        Ok(timeout(self.patience, next_of(&mut answers)).await.ok().flatten())
     }
 
     fn arrived(&self, message: async_nats::Message) -> Result<Arrived, AnyError> {
@@ -204,19 +284,22 @@ impl Queue {
             |config: &consumer::Config| config.ack_wait == self.ack_wait && config.max_ack_pending == MOST_UNSETTLED;
         if !there.as_ref().is_some_and(|there| fits(&there.config)) {
             // Any number of processes may do so at once: it is made, or brought up to date, by whoever comes first.
-            let config = pull::Config {
-                durable_name: Some(name.to_owned()),
-                description: Some(server.clone()),
-                filter_subject: self.names.events(name),
-                ack_policy: consumer::AckPolicy::Explicit,
-                ack_wait: self.ack_wait,
-                max_ack_pending: MOST_UNSETTLED,
-                ..Default::default()
-            };
+            let config = pull::Config { description: Some(server.clone()), ..self.consumer(name) };
             self.stream.create_consumer(config).await?;
         }
         self.known().insert((server, name.to_owned()), true);
         Ok(there.is_none())
+    }
+
+    fn consumer(&self, name: &str) -> pull::Config {
+        pull::Config {
+            durable_name: Some(name.to_owned()),
+            filter_subject: self.names.events(name),
+            ack_policy: consumer::AckPolicy::Explicit,
+            ack_wait: self.ack_wait,
+            max_ack_pending: MOST_UNSETTLED,
+            ..Default::default()
+        }
     }
 
     /// The server that this process is connected to; another one after each of its starts.
@@ -329,7 +412,11 @@ fn event(headers: &HeaderMap) -> Option<(EventKey, Digest)> {
 }
 
 fn is_no_consumer(error: &ConsumerError) -> bool {
-    matches!(error.kind(), ConsumerErrorKind::JetStream(said) if said.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
+    is_code(error, ErrorCode::CONSUMER_NOT_FOUND)
+}
+
+fn is_code(error: &ConsumerError, code: ErrorCode) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(said) if said.error_code() == code)
 }
 
 /// Nothing where there is no such message.
