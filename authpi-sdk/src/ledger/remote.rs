@@ -1,22 +1,24 @@
 //! What the ledgers have in common whose store is a server: answers that do not come, tokens made on this side, names.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, time::Duration};
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use std::{
     hash::{BuildHasher, RandomState},
     sync::atomic::{AtomicU64, Ordering},
 };
 
+#[cfg(any(feature = "postgres", feature = "nats"))]
 use super::LedgerError;
 
 /// The default for how long a step may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a step for `limit` at most.
+#[cfg(any(feature = "postgres", feature = "nats"))]
 pub(super) async fn within<T, E>(
     limit: Duration,
     step: &'static str,
-    work: impl Future<Output = Result<T, E>>,
+    work: impl std::future::Future<Output = Result<T, E>>,
 ) -> Result<T, LedgerError>
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -27,17 +29,20 @@ where
     }
 }
 
+#[cfg(any(feature = "postgres", feature = "nats"))]
 #[derive(Debug)]
 struct TooSlow {
     limit: Duration,
 }
 
+#[cfg(any(feature = "postgres", feature = "nats"))]
 impl fmt::Display for TooSlow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the store did not answer within {:?}", self.limit)
     }
 }
 
+#[cfg(any(feature = "postgres", feature = "nats"))]
 impl std::error::Error for TooSlow {}
 
 /// A prefix, or a schema's name, that cannot be used.

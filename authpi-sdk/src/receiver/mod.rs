@@ -24,6 +24,7 @@
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg_attr(not(feature = "axum"), allow(unreachable_pub))]
 mod budget;
 mod builder;
 mod feed;

@@ -34,6 +34,7 @@ struct Kind {
 }
 
 impl LogLimit {
+    #[cfg(any(test, feature = "axum", feature = "client", feature = "nats"))]
     pub(crate) const fn new() -> Self {
         Self { kinds: Mutex::new(Vec::new()), pending: AtomicBool::new(false) }
     }
