@@ -31,7 +31,7 @@ const STEP: usize = 4096;
 /// How many bytes of bodies may be held before they are verified, in all; cheap to clone, and clones share it.
 ///
 /// A [`Receiver`](super::Receiver) has its own ([`max_unverified_bytes`](super::ReceiverBuilder::max_unverified_bytes)). The axum
-/// extractors of a process share one of 64 MiB, unless the request has another one among its extensions: with axum,
+/// extractors (feature `axum`) of a process share one of 64 MiB, unless the request has another one among its extensions: with axum,
 /// `router.layer(Extension(BodyBudget::new(bytes)))`.
 #[derive(Clone)]
 pub struct BodyBudget {

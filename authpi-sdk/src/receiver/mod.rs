@@ -38,8 +38,6 @@ pub mod security {}
 
 use std::{fmt, sync::Arc, time::Duration};
 
-#[cfg(not(feature = "axum"))]
-use budget::BodyBudget;
 use places::Places;
 
 use crate::{
@@ -52,7 +50,6 @@ use crate::{
     time::ClockWitness,
 };
 
-#[cfg(feature = "axum")]
 pub use budget::BodyBudget;
 pub(crate) use builder::LONGEST;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
