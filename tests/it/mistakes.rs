@@ -275,7 +275,15 @@ async fn one_runs(ledger: impl Ledger) {
     let deliveries: Vec<_> = (0..32)
         .map(|_| {
             let receiver = receiver.clone();
-            tokio::spawn(async move { receiver.receive(request(&Fixture::of::<UserCreated>())).await.status() })
+            // Four wait for the outcome. The others are sent again, as AuthPI does it.
+            tokio::spawn(async move {
+                loop {
+                    match receiver.receive(request(&Fixture::of::<UserCreated>())).await.status().as_u16() {
+                        503 => tokio::task::yield_now().await,
+                        status => return status,
+                    }
+                }
+            })
         })
         .collect();
     started.notified().await;
