@@ -84,8 +84,8 @@ impl Drop for Borrowed {
 /// tried on another: on those that are idle now, and on one that is new.
 pub(super) struct Attempts<'p> {
     pool: &'p PgPool,
-    /// How many more, from the first refusal on.
-    left: Option<usize>,
+    /// How many more: a pool's `after_connect` may prepare statements, so that no connection looks new.
+    left: u32,
     is_new: bool,
     /// Told when there is a connection, and something is asked of the server.
     asked: &'p AtomicBool,
@@ -93,7 +93,7 @@ pub(super) struct Attempts<'p> {
 
 impl<'p> Attempts<'p> {
     pub(super) fn on(pool: &'p PgPool, asked: &'p AtomicBool) -> Self {
-        Self { pool, left: None, is_new: false, asked }
+        Self { pool, left: pool.options().get_max_connections(), is_new: false, asked }
     }
 
     /// Waits for the pool.
@@ -111,11 +111,10 @@ impl<'p> Attempts<'p> {
         let failed = answer.as_ref().err();
         connection.answered(failed);
         let Some(error) = failed.filter(|error| !self.is_new && has_certainly_not_begun(error)) else { return false };
-        let left = self.left.get_or_insert_with(|| self.pool.num_idle() + 1);
-        if *left == 0 {
+        if self.left == 0 {
             return false;
         }
-        *left -= 1;
+        self.left -= 1;
         tracing::debug!(%error, "the connection is of no use; trying another");
         true
     }
@@ -271,7 +270,9 @@ impl Presence {
 
     /// Whether all connections are in use, although the server is there: it has answered within `recently`, or was not missed since it did.
     pub(super) fn is_busy(&self, pool: &PgPool, recently: Duration) -> bool {
-        let in_use = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
+        // sqlx counts idle ones after it has given them away, so that there may seem to be less than none.
+        let is_none_idle = pool.num_idle() == 0 || pool.num_idle() > pool.size() as usize;
+        let in_use = is_none_idle && pool.size() >= pool.options().get_max_connections();
         let found = self.found();
         in_use && (!found.is_missed || found.answered_at.elapsed() < recently)
     }
