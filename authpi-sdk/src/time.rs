@@ -2,10 +2,21 @@
 
 mod witness;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep_until},
+};
 
 pub(crate) use witness::{ClockWitness, agree};
 
@@ -125,8 +136,37 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// It was not done by its deadline.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TimedOut;
+
+/// As `tokio::time::timeout_at`, but what is done with its first poll needs no timer, no room for one, and no look at the clock.
+///
+/// The future is pinned by the caller, since one that is handed from function to function has its room in each of them.
+pub(crate) fn before<T>(
+    deadline: impl FnOnce() -> Instant,
+    mut future: impl Future<Output = T> + Unpin,
+) -> impl Future<Output = Result<T, TimedOut>> {
+    let (mut deadline, mut timer) = (Some(deadline), None);
+    poll_fn(move |cx| {
+        if let Poll::Ready(done) = Pin::new(&mut future).poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        if let Some(deadline) = deadline.take() {
+            // Its turn comes even if the future has used up the task's budget.
+            timer = Some(Box::pin(unconstrained(sleep_until(deadline()))));
+        }
+        match timer.as_mut().map(|timer| timer.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(TimedOut)),
+            _ => Poll::Pending,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[test]
@@ -155,6 +195,33 @@ mod tests {
         {
             assert!(read(bad).is_err(), "{bad:?} was read as a time");
         }
+    }
+
+    #[test]
+    fn what_is_done_at_once_needs_no_timer() {
+        // Outside of a runtime, where making one would panic.
+        let at_once = pin!(async { 7 });
+        let mut done = pin!(before(|| panic!("the clock was read"), at_once));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert_eq!(done.as_mut().poll(&mut context), Poll::Ready(Ok(7)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_is_dropped_at_its_deadline_and_no_sooner() {
+        let (limit, started) = (Duration::from_secs(3), Instant::now());
+        let after = |wait| before(move || started + limit, Box::pin(tokio::time::sleep(wait)));
+        assert_eq!(after(Duration::from_secs(2)).await, Ok(()));
+        assert_eq!(started.elapsed().as_secs(), 2);
+        assert_eq!(after(Duration::from_secs(9)).await, Err(TimedOut));
+        assert_eq!(started.elapsed().as_secs(), 3);
+        // One that is always ready, but for the budget of its task.
+        let busy = async {
+            loop {
+                tokio::task::consume_budget().await;
+                tokio::time::advance(Duration::from_millis(1)).await;
+            }
+        };
+        assert_eq!(before(|| Instant::now() + limit, pin!(busy)).await, Err::<(), _>(TimedOut));
     }
 
     #[test]

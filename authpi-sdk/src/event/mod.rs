@@ -180,6 +180,10 @@ impl<K: EventKind> Event<K> {
         self.inner.slice(&self.inner.event)
     }
 
+    pub(crate) fn raw_bytes(&self) -> &[u8] {
+        &self.inner.body[self.inner.event.clone()]
+    }
+
     /// The JSON of `data`, byte for byte, if there is one.
     pub fn raw_data(&self) -> Option<&str> {
         self.inner.data.as_ref().map(|range| self.inner.slice(range))

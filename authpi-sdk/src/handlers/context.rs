@@ -30,6 +30,7 @@ pub(crate) struct Work {
     /// None where the store was down and the receiver was told to handle anyway.
     pub(crate) token: Option<Token>,
     pub(crate) received_at: Timestamp,
+    pub(crate) started_at: Instant,
     pub(crate) deadline: Instant,
     pub(crate) event: Event,
     pub(crate) log: Arc<LogLimit>,
@@ -51,11 +52,13 @@ impl Work {
         permit: Option<TransactionPermit>,
         log: &Arc<LogLimit>,
     ) -> Arc<Self> {
+        let started_at = Instant::now();
         Arc::new(Self {
             key,
             token,
             received_at,
-            deadline: Instant::now() + deadline,
+            started_at,
+            deadline: started_at + deadline,
             event: event.clone(),
             log: Arc::clone(log),
             ended: Ended::default(),

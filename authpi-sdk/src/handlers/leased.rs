@@ -43,7 +43,7 @@ pub(crate) async fn run_leased(
     if let (None, Some(permits)) = (&permit, route.permits()) {
         tokio::select! {
             biased;
-            acquired = permits.acquire() => permit = Some(acquired),
+            acquired = Box::pin(permits.acquire()) => permit = Some(acquired),
             () = &mut lost => return Outcome::LeaseLost,
         }
     }

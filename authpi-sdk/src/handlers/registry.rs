@@ -28,15 +28,42 @@ impl<S, L> Clone for Handler<S, L> {
     }
 }
 
+/// Handlers, or what is made of them, by the type of event that each is for.
+struct ByType<H> {
+    exact: HashMap<EventType, H>,
+    /// The longest first.
+    prefixes: Vec<(String, H)>,
+    fallback: Option<H>,
+}
+
+impl<H> ByType<H> {
+    fn find(&self, event_type: &EventType) -> Option<&H> {
+        let by_prefix = || {
+            let name = event_type.as_str();
+            self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix.as_str())).map(|(_, handler)| handler)
+        };
+        self.exact.get(event_type).or_else(by_prefix).or(self.fallback.as_ref())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &H> {
+        self.exact.values().chain(self.prefixes.iter().map(|(_, handler)| handler)).chain(&self.fallback)
+    }
+
+    fn map<T>(self, mut change: impl FnMut(H) -> T) -> ByType<T> {
+        ByType {
+            exact: self.exact.into_iter().map(|(event_type, handler)| (event_type, change(handler))).collect(),
+            prefixes: self.prefixes.into_iter().map(|(prefix, handler)| (prefix, change(handler))).collect(),
+            fallback: self.fallback.map(change),
+        }
+    }
+}
+
 /// The registry: one handler per event. `S` is the state that every handler can reach; `L` is the store that they write to in a
 /// [`Tx`], if any does.
 #[must_use]
 pub struct Handlers<S, L = AnyStore> {
     state: Arc<S>,
-    exact: HashMap<EventType, Handler<S, L>>,
-    /// The longest first.
-    prefixes: Vec<(String, Handler<S, L>)>,
-    fallback: Option<Handler<S, L>>,
+    by_type: ByType<Handler<S, L>>,
     error: Option<HandlersError>,
 }
 
@@ -68,7 +95,8 @@ impl<L: Transactional> Serves<L> for L {
 impl<S: Send + Sync + 'static> Handlers<S> {
     /// An empty registry; every handler gets `state` in its [`Context`].
     pub fn new(state: S) -> Self {
-        Self { state: Arc::new(state), exact: HashMap::new(), prefixes: Vec::new(), fallback: None, error: None }
+        let by_type = ByType { exact: HashMap::new(), prefixes: Vec::new(), fallback: None };
+        Self { state: Arc::new(state), by_type, error: None }
     }
 }
 
@@ -193,31 +221,31 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
 
     /// The known types of event that nobody handles: what a service acknowledges unread. To print at start-up.
     pub fn unhandled(&self) -> Vec<EventType> {
-        EventType::ALL.iter().filter(|event_type| self.find(event_type).is_none()).cloned().collect()
+        EventType::ALL.iter().filter(|event_type| self.by_type.find(event_type).is_none()).cloned().collect()
     }
 
     fn insert(mut self, event_type: EventType, handler: Handler<S, L>) -> Self {
-        if self.exact.contains_key(&event_type) {
+        if self.by_type.exact.contains_key(&event_type) {
             return self.refuse(HandlersError::TypeTwice(event_type));
         }
-        self.exact.insert(event_type, handler);
+        self.by_type.exact.insert(event_type, handler);
         self
     }
 
     fn insert_prefix(mut self, prefix: String, handler: Handler<S, L>) -> Self {
-        if self.prefixes.iter().any(|(other, _)| *other == prefix) {
+        if self.by_type.prefixes.iter().any(|(other, _)| *other == prefix) {
             return self.refuse(HandlersError::PrefixTwice(prefix));
         }
-        self.prefixes.push((prefix, handler));
-        self.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        self.by_type.prefixes.push((prefix, handler));
+        self.by_type.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         self
     }
 
     fn insert_fallback(mut self, handler: Handler<S, L>) -> Self {
-        if self.fallback.is_some() {
+        if self.by_type.fallback.is_some() {
             return self.refuse(HandlersError::FallbackTwice);
         }
-        self.fallback = Some(handler);
+        self.by_type.fallback = Some(handler);
         self
     }
 
@@ -230,51 +258,32 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
                 permits: Arc::new(move |store: &T| permits(&store.serve())),
             },
         };
-        Handlers {
-            state: self.state,
-            exact: self.exact.into_iter().map(|(event_type, handler)| (event_type, over(handler))).collect(),
-            prefixes: self.prefixes.into_iter().map(|(prefix, handler)| (prefix, over(handler))).collect(),
-            fallback: self.fallback.map(over),
-            error: self.error,
-        }
+        Handlers { state: self.state, by_type: self.by_type.map(over), error: self.error }
     }
 
-    /// Who handles this type, if anybody does.
-    pub(super) fn route(
-        &self,
-        event_type: &EventType,
-        store: &L,
-        permits: Option<&TransactionPermits>,
-    ) -> Option<Box<dyn Route>> {
-        let handler = self.find(event_type)?.clone();
-        let permits = permits.filter(|_| handler.commits()).cloned();
-        Some(Box::new(Found { state: self.state.clone(), handler, store: store.clone(), permits }))
+    /// The handler of this type, if there is one, for one event and under no store.
+    pub(super) fn route(&self, event_type: &EventType, store: &L) -> Option<impl Route + use<S, L>> {
+        let handler = self.by_type.find(event_type)?.clone();
+        Some(InStore { state: self.state.clone(), handler, store: store.clone(), permits: None })
     }
 
     /// The registry as a receiver or worker holds it. An error says that the store has no room for the transactions of its handlers.
     pub(crate) fn in_store(self, store: L) -> std::result::Result<Box<dyn AnyHandlers>, PoolTooSmall> {
-        let permits = self.all().find_map(|handler| match handler {
+        let permits = self.by_type.all().find_map(|handler| match handler {
             Handler::Told(_) => None,
             Handler::Committing { permits, .. } => Some(permits(&store)),
         });
-        Ok(Box::new(InStore { permits: permits.transpose()?, handlers: self, store }))
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Handler<S, L>> {
-        self.exact.values().chain(self.prefixes.iter().map(|(_, handler)| handler)).chain(&self.fallback)
+        let permits = permits.transpose()?;
+        let state = self.state;
+        Ok(Box::new(self.by_type.map(|handler| {
+            let permits = permits.clone().filter(|_| handler.commits());
+            InStore { state: state.clone(), handler, store: store.clone(), permits }
+        })))
     }
 
     fn refuse(mut self, error: HandlersError) -> Self {
         self.error.get_or_insert(error);
         self
-    }
-
-    fn find(&self, event_type: &EventType) -> Option<&Handler<S, L>> {
-        let by_prefix = || {
-            let name = event_type.as_str();
-            self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix.as_str())).map(|(_, handler)| handler)
-        };
-        self.exact.get(event_type).or_else(by_prefix).or(self.fallback.as_ref())
     }
 }
 
@@ -331,9 +340,9 @@ impl<S, L> Handler<S, L> {
 impl<S, L> fmt::Debug for Handlers<S, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handlers")
-            .field("types", &self.exact.keys())
-            .field("prefixes", &self.prefixes.iter().map(|(prefix, _)| prefix).collect::<Vec<_>>())
-            .field("fallback", &self.fallback.is_some())
+            .field("types", &self.by_type.exact.keys())
+            .field("prefixes", &self.by_type.prefixes.iter().map(|(prefix, _)| prefix).collect::<Vec<_>>())
+            .field("fallback", &self.by_type.fallback.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -341,13 +350,13 @@ impl<S, L> fmt::Debug for Handlers<S, L> {
 /// Handlers of whatever state, as the receiver holds them.
 pub(crate) trait AnyHandlers: Send + Sync {
     /// Who handles this type, if anybody does.
-    fn route(&self, event_type: &EventType) -> Option<Box<dyn Route>>;
+    fn route(&self, event_type: &EventType) -> Option<&dyn Route>;
 
     /// What each handler needs a permit of, where each takes a transaction; nothing where some do not.
     fn permits_of_all(&self) -> Option<TransactionPermits>;
 }
 
-/// A handler that was found, to be started once.
+/// A handler, to be started for each event of its type.
 pub(crate) trait Route: Send + Sync {
     fn start(&self, event: Event, work: Arc<Work>) -> Started;
 
@@ -379,31 +388,27 @@ impl Started {
     }
 }
 
+/// A handler, with all that it is started with.
 struct InStore<S, L> {
-    handlers: Handlers<S, L>,
-    store: L,
-    /// Where some handler takes a transaction.
-    permits: Option<TransactionPermits>,
-}
-
-struct Found<S, L> {
     state: Arc<S>,
     handler: Handler<S, L>,
     store: L,
+    /// Where it takes a transaction.
     permits: Option<TransactionPermits>,
 }
 
-impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers for InStore<S, L> {
-    fn route(&self, event_type: &EventType) -> Option<Box<dyn Route>> {
-        self.handlers.route(event_type, &self.store, self.permits.as_ref())
+impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers for ByType<InStore<S, L>> {
+    fn route(&self, event_type: &EventType) -> Option<&dyn Route> {
+        self.find(event_type).map(|handler| handler as &dyn Route)
     }
 
     fn permits_of_all(&self) -> Option<TransactionPermits> {
-        self.permits.clone().filter(|_| self.handlers.all().all(Handler::commits))
+        let permits = self.all().map(|handler| handler.permits.as_ref());
+        permits.reduce(Option::and)?.cloned()
     }
 }
 
-impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for Found<S, L> {
+impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for InStore<S, L> {
     fn start(&self, event: Event, work: Arc<Work>) -> Started {
         let token = work.token;
         let context = Context::new(self.state.clone(), work);

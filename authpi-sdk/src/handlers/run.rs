@@ -4,14 +4,13 @@ use std::{
     any::Any,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use super::{AnyStore, HandlerError, Handlers, Route, Work};
@@ -20,6 +19,7 @@ use crate::{
     ledger::{EventKey, Token},
     signature::Verified,
     telemetry,
+    time::{TimedOut, before},
 };
 
 /// How an attempt at an event went.
@@ -85,7 +85,6 @@ pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the handler to its end, its panic or its deadline.
 pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
-    let started_at = Instant::now();
     let Work { key, token, event, deadline, .. } = &*work;
     let span = info_span!(
         "authpi.handle",
@@ -97,10 +96,11 @@ pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
         outcome = Empty,
     );
     // Whoever drops this future before its end has lost the lease.
-    let mut attempt = Attempt { work: &work, started_at, span: &span, outcome: LEASE_LOST };
-    let started = caught(AssertUnwindSafe(async { route.start(event.clone(), Arc::clone(&work)).finish().await }));
-    let outcome = match timeout_at(*deadline, started.instrument(span.clone())).await {
-        Err(_) => Outcome::TimedOut,
+    let mut attempt = Attempt { work: &work, span: &span, outcome: LEASE_LOST };
+    let running = async { route.start(event.clone(), Arc::clone(&work)).finish().await };
+    let running = pin!(running.instrument(span.clone()));
+    let outcome = match before(|| *deadline, caught(running)).await {
+        Err(TimedOut) => Outcome::TimedOut,
         Ok(Err(panic)) => Outcome::Panicked(panic),
         Ok(Ok(Err(error))) => Outcome::Failed(error),
         Ok(Ok(Ok(outcome))) => outcome,
@@ -112,7 +112,6 @@ pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
 /// Tells everybody when the attempt has ended, in whatever way.
 struct Attempt<'a> {
     work: &'a Work,
-    started_at: Instant,
     span: &'a Span,
     outcome: &'static str,
 }
@@ -121,19 +120,19 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         self.work.ended.end();
         self.span.record("outcome", self.outcome);
-        telemetry::handler_took(self.work.key.shared_endpoint(), self.outcome, self.started_at.elapsed());
+        telemetry::handler_took(self.work.key.shared_endpoint(), self.outcome, self.work.started_at.elapsed());
     }
 }
 
 /// The future's result, or what it panicked with.
-async fn caught<T>(future: AssertUnwindSafe<impl Future<Output = T>>) -> std::result::Result<T, String> {
-    let mut future = pin!(future.0);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+fn caught<T>(
+    mut future: Pin<&mut impl Future<Output = T>>,
+) -> impl Future<Output = std::result::Result<T, String>> + Unpin {
+    poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
         Err(panic) => Poll::Ready(Err(message(&*panic))),
     })
-    .await
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -159,9 +158,9 @@ impl<S: Send + Sync + 'static> Handlers<S> {
     /// # }) }
     /// ```
     pub async fn dispatch(&self, event: Verified<Event>) -> Outcome {
-        let Some(route) = self.route(event.event_type(), &AnyStore, None) else { return Outcome::Unhandled };
+        let Some(route) = self.route(event.event_type(), &AnyStore) else { return Outcome::Unhandled };
         let (key, token) = (EventKey::new("dispatch", event.shared_id()), Token { attempt: 1, nonce: 0 });
-        run(&*route, Work::new(&event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE, None, &Arc::default()))
+        run(&route, Work::new(&event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE, None, &Arc::default()))
             .await
     }
 }

@@ -66,7 +66,7 @@ impl Receiver {
                 let received_at = shared.settings.clock.now();
                 // Without an envelope it is not as a delivery wrote it, and says nothing about one.
                 let is_a_delivery = event.envelope().is_some();
-                let digest = if is_a_delivery { Digest::of(event.raw().as_bytes()) } else { Digest::UNCOMPARED };
+                let digest = if is_a_delivery { Digest::of(event.raw_bytes()) } else { Digest::UNCOMPARED };
                 shared.count_fed(shared.settle(&event, digest, received_at, &mut place, &within).await, &within)
             };
             work.instrument(span.clone())

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
-use tokio::time::timeout;
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use super::{Receiver, Shared, answer::Answer, budget::BodyBudget, places::Place};
@@ -22,6 +22,7 @@ use crate::{
     crash,
     signature::{FIRST_BUFFER, Verified, Verifier, VerifyError, Verifying},
     telemetry::{self, LogLimit},
+    time::before,
 };
 
 impl Receiver {
@@ -162,11 +163,12 @@ pub(super) struct Bounds<'a> {
 
 impl Bounds<'_> {
     async fn read<B: Body>(self, verifying: Verifying, body: B) -> Result<Verified<Bytes>, Answer> {
-        let body = std::pin::pin!(body);
-        timeout(self.timeout, self.whole(verifying, body)).await.unwrap_or(Err(Answer::TooSlow))
+        let body = pin!(body);
+        let whole = pin!(self.whole(verifying, body));
+        before(|| Instant::now() + self.timeout, whole).await.unwrap_or(Err(Answer::TooSlow))
     }
 
-    async fn whole<B: Body>(self, mut verifying: Verifying, mut body: Pin<&mut B>) -> Result<Verified<Bytes>, Answer> {
+    async fn whole<B: Body>(&self, mut verifying: Verifying, mut body: Pin<&mut B>) -> Result<Verified<Bytes>, Answer> {
         while let Some(data) = next_data(body.as_mut()).await? {
             let is_last = body.is_end_stream();
             if verifying.buffer_for(data.len(), is_last) > FIRST_BUFFER {
@@ -179,7 +181,7 @@ impl Bounds<'_> {
 
     /// Goes on with a body that needs a larger buffer, within the budget.
     async fn large<B: Body>(
-        self,
+        &self,
         verifying: Verifying,
         mut body: Pin<&mut B>,
         mut data: Bytes,
@@ -207,7 +209,7 @@ impl Bounds<'_> {
         verifying.finish().map_err(|error| self.refuse(&error))
     }
 
-    fn refuse(self, error: &VerifyError) -> Answer {
+    fn refuse(&self, error: &VerifyError) -> Answer {
         refuse(self.about, error)
     }
 }

@@ -47,7 +47,8 @@ struct Granted {
 /// A permit where they are needed, unless none is free by then.
 async fn permit_of(permits: Option<&TransactionPermits>, until: Instant) -> Result<Option<TransactionPermit>, Elapsed> {
     let Some(permits) = permits else { return Ok(None) };
-    timeout_at(until, permits.acquire()).await.map(Some)
+    // In a box, since handlers without a transaction need no room for it.
+    Box::pin(timeout_at(until, permits.acquire())).await.map(Some)
 }
 
 /// All of the store's transactions are taken, for as long as the handler would have.
@@ -73,7 +74,7 @@ impl Shared {
             return Box::pin(self.expired(&event, received_at, place)).await;
         }
         self.witness.saw_recent(received_at);
-        self.settle(&event, Digest::of(event.raw().as_bytes()), received_at, place, span).await
+        self.settle(&event, Digest::of(event.raw_bytes()), received_at, place, span).await
     }
 
     /// Handles or stores an authentic event, however it came.
@@ -91,7 +92,7 @@ impl Shared {
                     tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
                     return Answer::Unhandled;
                 };
-                self.handle_inline(&*route, event, digest, received_at, place, span).await
+                self.handle_inline(route, event, digest, received_at, place, span).await
             }
             Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event, digest, place)).await,
         }
@@ -222,7 +223,7 @@ impl Shared {
     /// log, whence it may be fed.
     async fn bury_expired(&self, event: &Event, place: &mut Place) -> Answer {
         let key = EventKey::expired(self.endpoint.clone(), event.id());
-        let digest = Digest::of(event.raw().as_bytes());
+        let digest = Digest::of(event.raw_bytes());
         let reason = "the delivery was signed longer ago than records are kept".to_owned();
         self.bury(&key, digest, reason, event.body().clone(), Answer::Expired, place).await
     }

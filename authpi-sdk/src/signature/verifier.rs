@@ -128,7 +128,7 @@ impl Verifier {
         let bearer = self.bearer.as_ref().map(|ring| check_bearer(ring, headers, now)).transpose()?;
         let signature = self.signature.as_ref().map(|check| check.begin(headers, now)).transpose()?;
         let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Ok(Verifying {
+        Ok(Verifying(Box::new(Progress {
             signature,
             bearer,
             body: Body::Empty,
@@ -136,7 +136,7 @@ impl Verifier {
             announced,
             max_body: self.max_body,
             too_large: false,
-        })
+        })))
     }
 
     /// Verifies a delivery whose body is there already.
@@ -265,7 +265,10 @@ fn check_bearer(ring: &KeyRing, headers: &HeaderMap, now: Timestamp) -> Result<A
 
 /// A delivery whose body is still coming in.
 #[must_use = "nothing is proven before `finish`"]
-pub struct Verifying {
+pub struct Verifying(Box<Progress>);
+
+/// In a box, since it is handed from one future to the next.
+struct Progress {
     signature: Option<Hashing>,
     bearer: Option<Arc<str>>,
     body: Body,
@@ -302,7 +305,7 @@ impl Verifying {
     /// # Errors
     /// [`VerifyError::TooLarge`] as soon as the body is over the cap, and from then on; the frame is neither hashed nor kept.
     pub fn update(&mut self, frame: Bytes) -> Result<(), VerifyError> {
-        let is_whole = self.announced.is_none_or(|length| length <= frame.len());
+        let is_whole = self.0.announced.is_none_or(|length| length <= frame.len());
         self.take(frame, is_whole)
     }
 
@@ -311,16 +314,16 @@ impl Verifying {
         if frame.is_empty() {
             return Ok(());
         }
-        if self.too_large || frame.len() > self.max_body - self.length {
-            self.too_large = true;
-            return Err(VerifyError::TooLarge { limit: self.max_body });
+        if self.0.too_large || frame.len() > self.0.max_body - self.0.length {
+            self.0.too_large = true;
+            return Err(VerifyError::TooLarge { limit: self.0.max_body });
         }
         let capacity = self.buffer_for(frame.len(), is_last);
-        self.length += frame.len();
-        for (_, mac) in self.signature.iter_mut().flat_map(|hashing| &mut hashing.macs) {
+        self.0.length += frame.len();
+        for (_, mac) in self.0.signature.iter_mut().flat_map(|hashing| &mut hashing.macs) {
             mac.update(&frame);
         }
-        self.body = match std::mem::replace(&mut self.body, Body::Empty) {
+        self.0.body = match std::mem::replace(&mut self.0.body, Body::Empty) {
             Body::Empty if is_last => Body::One(frame),
             before => {
                 let (mut whole, first) = match before {
@@ -340,26 +343,26 @@ impl Verifying {
 
     /// How many bytes have come so far.
     pub(crate) fn received(&self) -> usize {
-        self.length
+        self.0.length
     }
 
     /// How large the buffer is once a frame of `more` bytes is in it: nothing where that frame is the body. One that is over the cap
     /// changes nothing.
     pub(crate) fn buffer_for(&self, more: usize, is_last: bool) -> usize {
-        let capacity = match &self.body {
+        let capacity = match &self.0.body {
             Body::Empty if is_last => return 0,
             Body::Empty | Body::One(_) => 0,
             Body::Many(whole) => whole.capacity(),
         };
-        let needed = self.length.saturating_add(more);
-        if needed <= capacity || needed > self.max_body {
+        let needed = self.0.length.saturating_add(more);
+        if needed <= capacity || needed > self.0.max_body {
             return capacity;
         }
-        match self.announced {
+        match self.0.announced {
             Some(length) if needed <= length => {
-                (capacity * 2).max(FIRST_BUFFER).clamp(needed, length.min(self.max_body))
+                (capacity * 2).max(FIRST_BUFFER).clamp(needed, length.min(self.0.max_body))
             }
-            _ => (capacity * 2).max(needed.next_power_of_two()).min(self.max_body),
+            _ => (capacity * 2).max(needed.next_power_of_two()).min(self.0.max_body),
         }
     }
 
@@ -368,14 +371,15 @@ impl Verifying {
     /// # Errors
     /// [`VerifyError::Mismatch`] when none fits; [`VerifyError::TooLarge`] when [`update`](Self::update) said so before.
     pub fn finish(self) -> Result<Verified<Bytes>, VerifyError> {
-        if self.too_large {
-            return Err(VerifyError::TooLarge { limit: self.max_body });
+        if self.0.too_large {
+            return Err(VerifyError::TooLarge { limit: self.0.max_body });
         }
-        let key = match self.signature {
+        let Progress { signature, bearer, body, .. } = *self.0;
+        let key = match signature {
             Some(hashing) => Some(hashing.finish().ok_or(VerifyError::Mismatch)?),
-            None => self.bearer,
+            None => bearer,
         };
-        let body = match self.body {
+        let body = match body {
             Body::Empty => Bytes::new(),
             Body::One(frame) => frame,
             Body::Many(whole) => whole.into(),
@@ -388,8 +392,8 @@ impl fmt::Debug for Verifying {
     /// Leaves the body out: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifying")
-            .field("length", &self.length)
-            .field("max_body", &self.max_body)
+            .field("length", &self.0.length)
+            .field("max_body", &self.0.max_body)
             .finish_non_exhaustive()
     }
 }
@@ -634,7 +638,7 @@ mod tests {
         let capacities = body.chunks(size).map(|frame| {
             let expected = verifying.buffer_for(frame.len(), false);
             verifying.take(Bytes::copy_from_slice(frame), false).unwrap();
-            let Body::Many(whole) = &verifying.body else { panic!("the frame is kept, and what it was read into") };
+            let Body::Many(whole) = &verifying.0.body else { panic!("the frame is kept, and what it was read into") };
             assert_eq!(whole.capacity(), expected, "the charge is not what is held");
             expected
         });

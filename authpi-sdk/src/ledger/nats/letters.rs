@@ -174,8 +174,8 @@ impl<L: Ledger> Nats<L> {
         let (queue, letters) = (self.queue(), self.letters());
         let Some(letter) = queue.within(STEP, letters.get(queue, key)).await? else { return Ok(false) };
         let body = letter.payload;
-        let digest = Event::from_json(body.clone())
-            .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw().as_bytes()));
+        let digest =
+            Event::from_json(body.clone()).map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw_bytes()));
         // An earlier call may have come as far as the publish: only a record that is dead, or made here, is forgotten. Beside any
         // other, one message more does no harm, since the ledger decides.
         let handled = match self.ledger().claim(key, digest, self.limit()).await? {
