@@ -278,6 +278,21 @@ async fn a_file_shared_with_other_tables_is_left_otherwise_alone() {
 }
 
 #[tokio::test]
+async fn health_probes_prune_nothing_since_the_clock_may_be_wrong() {
+    let (clock, time) = clock_at_rest();
+    let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
+    let token = granted(&ledger, 0).await;
+    assert_eq!(ledger.complete(&key(0), token, dead("reason", b"body")).await.unwrap(), Held::Yes);
+    time.fetch_add(40 * 24 * 60 * 60 * 1000, Ordering::Relaxed);
+    for _ in 0..100 {
+        ledger.check_write().await.unwrap();
+        ledger.check_append().await.unwrap();
+    }
+    assert_eq!(ledger.dead_letters("users", None, 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.backlog("").await.unwrap().depth, 0, "a probe left its record behind");
+}
+
+#[tokio::test]
 async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
     let folder = Folder::new();
     let (clock, time) = clock_at_rest();
