@@ -10,6 +10,7 @@ use std::{
 };
 
 use authpi_sdk::{
+    Clock,
     event::{
         Event, Subject,
         types::{SessionCreated, UserCreated, UserUpdated},
@@ -142,6 +143,26 @@ async fn a_worker_handles_what_was_stored_before_and_after_it_started_once_each(
     assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>().id("after")).await, (200, "duplicate".into()));
     running.stop().await;
     assert!(handled.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_worker_whose_clock_is_40_days_ahead_gives_nothing_up_for_its_age() {
+    let store = Sqlite::in_memory().await.unwrap();
+    deliver(&receiver(&store), &Fixture::of::<UserCreated>()).await;
+    let handlers = Handlers::new(()).on(
+        async |_: Event<UserCreated>, cx: Context<()>| {
+            if cx.attempt() < 3 { Err(HandlerError::retryable("busy")) } else { Ok(()) }
+        },
+    );
+    let ahead = Clock::from_fn(|| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(40 * 24));
+    let pause = Duration::from_millis(1);
+    let worker = Worker::new("users", store.clone(), handlers).clock(ahead).pauses(pause, pause);
+    let worker = worker.poll(Duration::from_millis(20)).build().unwrap();
+    let running = Running::start(&worker);
+    until_empty(&worker).await;
+    running.stop().await;
+    let letters = store.dead_letters("users", None, 10).await.unwrap();
+    assert!(letters.is_empty(), "{letters:?}");
 }
 
 type Seen = Mutex<BTreeMap<String, Vec<String>>>;

@@ -271,11 +271,11 @@ mod tests {
         assert_eq!(begun.load(Ordering::SeqCst), 1);
         go.add_permits(9);
         for expected in 2..5 {
+            tokio::time::advance(PROBED_EVERY).await;
             for _ in 0..100 {
                 ask().await;
             }
             assert_eq!(begun.load(Ordering::SeqCst), expected);
-            tokio::time::advance(PROBED_EVERY).await;
         }
     }
 

@@ -90,14 +90,16 @@ impl<'a> Passes<'a> {
 
     /// Begins no earlier than the ledger remembers, unless a begin was given by name: what was handled before would be handled again.
     ///
-    /// By the store's clock, if it has one: this machine's may be wrong, and one that is ahead would leave out what is remembered.
+    /// By the earlier of this machine's clock and the store's, if that has one: a clock that is ahead would leave out what is
+    /// remembered.
     async fn leave_out_what_is_forgotten(&mut self, now: Timestamp) -> Result<(), Kind> {
         let Shared { receiver, settings, .. } = self.shared;
         let known_from = |now| known_from(now, receiver.ledger().remembers_for(), settings.overlap);
         if settings.since.is_some() || self.from >= known_from(now) {
             return Ok(());
         }
-        let now = receiver.ledger().server_time().await.map_err(Kind::Ledger)?.unwrap_or(now);
+        let store_says = receiver.ledger().server_time().await.map_err(Kind::Ledger)?;
+        let now = store_says.unwrap_or(now).min(now);
         let known_from = known_from(now);
         if self.from >= known_from {
             return Ok(());
