@@ -26,12 +26,14 @@ use authpi_sdk::{
     ledger::{Inbox, Lanes, LedgerError, Memory, Nats, NatsOptions, Postgres, Redis, Sqlite, Transactional, Tx},
     receiver::{Receiver, ReceiverBuilder, Stored},
     signature::{KeyRing, Verifier},
+    telemetry::{LEASES_LOST, STORE_FAILURES},
     testing::on_crash_point,
     worker::Worker,
 };
 use authpi_tests::allow_open_files;
 use authpi_tests::trial::{ENDPOINT, Entry, EventId, Journal, Mode, Role, SECRET, Setup, Store};
 use axum::Router;
+use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Recorder, SharedString, Unit};
 use rustix::process::{Signal, getpid, kill_process};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::net::TcpListener;
@@ -50,6 +52,8 @@ struct Service {
     dice: Mutex<fastrand::Rng>,
     /// Which event the work in a task is about. A crash point tells its name alone.
     at_work_on: Mutex<HashMap<tokio::task::Id, EventId>>,
+    /// Which event a handler was begun for in a task.
+    tried: Mutex<HashMap<tokio::task::Id, EventId>>,
 }
 
 impl Service {
@@ -86,6 +90,12 @@ impl Service {
         self.at_work_on.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied()
     }
 
+    /// What the task that asks tries to handle, or has tried.
+    fn tried(&self) -> Option<EventId> {
+        let task = tokio::task::try_id()?;
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied()
+    }
+
     fn timeout(&self) -> Duration {
         Duration::from_millis(self.setup.timeout)
     }
@@ -115,10 +125,12 @@ async fn main() -> Result<()> {
         passed: AtomicU32::new(0),
         dice: Mutex::new(fastrand::Rng::with_seed(setup.seed)),
         at_work_on: Mutex::default(),
+        tried: Mutex::default(),
         setup,
     };
     let service = SERVICE.get_or_init(|| service);
     tracing::subscriber::set_global_default(Log)?;
+    metrics::set_global_recorder(Counts)?;
     on_crash_point(pass);
 
     match (&service.setup.store, service.setup.mode) {
@@ -304,6 +316,9 @@ async fn begin(
     let service = Service::get();
     let id: EventId = event.id().parse().map_err(|_| HandlerError::terminal("none of the driver's events"))?;
     service.journal.write(&Entry::Tried(service.process(), id, cx.attempt()));
+    if let Some(task) = tokio::task::try_id() {
+        service.tried.lock().unwrap_or_else(PoisonError::into_inner).insert(task, id);
+    }
     service.work().await;
     if service.setup.store.gives_up(id) {
         service.journal.write(&Entry::GaveUp(service.process(), id));
@@ -327,7 +342,7 @@ async fn end(service: &Service, id: EventId) {
     }
 }
 
-/// Shows warnings, and writes into the journal which leases were lost.
+/// Shows warnings.
 struct Log;
 
 impl Subscriber for Log {
@@ -340,30 +355,56 @@ impl Subscriber for Log {
     fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
     fn event(&self, event: &tracing::Event<'_>) {
-        struct Line {
-            event_id: Option<EventId>,
-            text: String,
-        }
+        struct Line(String);
         impl Visit for Line {
             fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                let _ = write!(self.text, " {field}={value:?}");
-                if field.name() == "event_id" {
-                    self.event_id = format!("{value:?}").trim_matches('"').parse().ok();
-                }
+                let _ = write!(self.0, " {field}={value:?}");
             }
         }
-        let mut line = Line { event_id: None, text: String::new() };
+        let mut line = Line(String::new());
         event.record(&mut line);
-        eprintln!("{}{}", event.metadata().level(), line.text);
-        let service = Service::get();
-        if let Some(id) = line.event_id.filter(|_| line.text.contains("the lease was lost")) {
-            service.journal.write(&Entry::LeaseLost(service.process(), id));
-        } else if ["the ledger failed", "the inbox failed"].iter().any(|failed| line.text.contains(failed))
-            && let Some(id) = service.at_hand()
-        {
-            service.journal.write(&Entry::NotCompleted(service.process(), id));
-        }
+        eprintln!("{}{}", event.metadata().level(), line.0);
     }
     fn enter(&self, _: &span::Id) {}
     fn exit(&self, _: &span::Id) {}
+}
+
+/// Writes into the journal which leases were lost and which completions failed. The metrics count each of them, while log lines are
+/// limited.
+struct Counts;
+
+impl Recorder for Counts {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &metrics::Metadata<'_>) -> Counter {
+        match key.name() {
+            LEASES_LOST => Counter::from_arc(Arc::new(Count(Service::tried, Entry::LeaseLost))),
+            STORE_FAILURES => Counter::from_arc(Arc::new(Count(Service::at_hand, Entry::NotCompleted))),
+            _ => Counter::noop(),
+        }
+    }
+
+    fn register_gauge(&self, _: &Key, _: &metrics::Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &metrics::Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// Which event the task is about, and what to write of it.
+struct Count(fn(&Service) -> Option<EventId>, fn(u32, EventId) -> Entry);
+
+impl CounterFn for Count {
+    fn increment(&self, _: u64) {
+        let service = Service::get();
+        if let Some(id) = (self.0)(service) {
+            service.journal.write(&(self.1)(service.process(), id));
+        }
+    }
+
+    fn absolute(&self, _: u64) {}
 }
