@@ -128,6 +128,9 @@ impl Trial {
             })
         };
         let faults = async {
+            // A store that fails while a process opens it stops that process, as it should.
+            let all_ready = |ready: &usize| *ready == roles.len();
+            trial.ready.subscribe().wait_for(all_ready).await.expect("the trial has the sender");
             faults(&trial).await;
             trial.until_acknowledged(50, "all").await;
             *over.lock().unwrap() = true;

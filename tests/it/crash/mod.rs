@@ -36,6 +36,7 @@ use std::{
 use authpi_sdk::ledger::Inbox;
 use authpi_tests::trial::{ENDPOINT, EventId, Journal, Mode, Role, Setup, Store};
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use self::judge::{Laws, Stored, Verdict, judge};
 use crate::servers::{DEADLINE, until};
@@ -82,6 +83,8 @@ pub(crate) struct Trial {
     refused: AtomicU64,
     /// The ports that are served at present, one for each receiver or none while it is dead.
     ports: Mutex<Vec<Option<u16>>>,
+    /// How many processes have become ready so far.
+    ready: watch::Sender<usize>,
     /// When all events happened: each delivery of one is the same.
     began: Timestamp,
     client: reqwest::Client,
@@ -115,6 +118,7 @@ impl Trial {
             sent: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             ports: Mutex::default(),
+            ready: watch::Sender::default(),
             began: Timestamp::now(),
             client: reqwest::Client::new(),
             passed: AtomicBool::new(false),

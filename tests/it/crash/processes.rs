@@ -123,6 +123,7 @@ impl Trial {
         if role != Role::Worker {
             self.ports.lock().unwrap()[slot] = Some(port);
         }
+        self.ready.send_modify(|ready| *ready += 1);
         match death {
             Some(Death::Working(after)) => {
                 tokio::time::sleep(after).await;
