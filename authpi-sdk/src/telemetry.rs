@@ -1,11 +1,13 @@
 #![doc = include_str!("../docs/observability.md")]
 
+mod keys;
 mod limit;
 
 use std::{sync::Arc, time::Duration};
 
-use metrics::Unit;
+use metrics::{Counter, Gauge, Histogram, Level, Metadata, Unit};
 
+use keys::{Label, kept};
 pub(crate) use limit::LogLimit;
 
 /// Deliveries, by how they were answered: `endpoint`, `outcome`.
@@ -124,33 +126,53 @@ pub fn describe_metrics() {
 
 /// One more of `name`, for the endpoint.
 pub(crate) fn count(name: &'static str, endpoint: &Arc<str>) {
-    metrics::counter!(name, "endpoint" => Arc::clone(endpoint)).increment(1);
+    counter_of(name, endpoint, None).increment(1);
 }
 
 /// One more of `name`, for the endpoint and one of a few words.
 pub(crate) fn count_by(name: &'static str, endpoint: &Arc<str>, label: &'static str, word: &'static str) {
-    metrics::counter!(name, "endpoint" => Arc::clone(endpoint), label => word).increment(1);
+    counter_of(name, endpoint, Some((label, word))).increment(1);
 }
 
 /// What is known of the inbox at present.
 pub(crate) fn inbox(endpoint: &Arc<str>, depth: u64, oldest: Option<Duration>) {
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2⁵³ events")]
-    metrics::gauge!(INBOX_DEPTH, "endpoint" => Arc::clone(endpoint)).set(depth as f64);
-    metrics::gauge!(INBOX_OLDEST_SECONDS, "endpoint" => Arc::clone(endpoint)).set(oldest.unwrap_or_default());
+    gauge_of(INBOX_DEPTH, endpoint).set(depth as f64);
+    gauge_of(INBOX_OLDEST_SECONDS, endpoint).set(oldest.unwrap_or_default());
 }
 
 /// An attempt's end, by how long its handler took.
 pub(crate) fn handler_took(endpoint: &Arc<str>, outcome: &'static str, time: Duration) {
-    metrics::histogram!(HANDLER_SECONDS, "endpoint" => Arc::clone(endpoint), "outcome" => outcome).record(time);
+    histogram_of(HANDLER_SECONDS, endpoint, Some(("outcome", outcome))).record(time);
 }
 
 /// An event was handled this long after it happened.
 pub(crate) fn handled_after(endpoint: &Arc<str>, lag: Duration) {
-    metrics::histogram!(LAG_SECONDS, "endpoint" => Arc::clone(endpoint)).record(lag);
+    histogram_of(LAG_SECONDS, endpoint, None).record(lag);
 }
 
 /// Reconciling has fed the log up to this long ago.
 #[cfg(feature = "client")]
 pub(crate) fn reconcile_lag(endpoint: &Arc<str>, lag: Duration) {
-    metrics::gauge!(RECONCILE_LAG_SECONDS, "endpoint" => Arc::clone(endpoint)).set(lag);
+    gauge_of(RECONCILE_LAG_SECONDS, endpoint).set(lag);
+}
+
+// The macros of `metrics` make a key, and allocate for it, each time, even where no recorder is installed. So keys are kept, and the
+// recorder that is installed at the moment is asked.
+
+static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+fn counter_of(name: &'static str, endpoint: &Arc<str>, label: Label) -> Counter {
+    let key = kept(name, endpoint, label);
+    metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA))
+}
+
+fn gauge_of(name: &'static str, endpoint: &Arc<str>) -> Gauge {
+    let key = kept(name, endpoint, None);
+    metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA))
+}
+
+fn histogram_of(name: &'static str, endpoint: &Arc<str>, label: Label) -> Histogram {
+    let key = kept(name, endpoint, label);
+    metrics::with_recorder(|recorder| recorder.register_histogram(&key, &METADATA))
 }

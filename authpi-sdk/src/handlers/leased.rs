@@ -33,12 +33,12 @@ pub(crate) struct Claimed<'a> {
 /// begins afterwards.
 pub(crate) async fn run_leased(
     ledger: &AnyLedger,
-    claimed: &Claimed<'_>,
+    claimed: Claimed<'_>,
     mut permit: Option<TransactionPermit>,
     route: &dyn Route,
     event: &Event,
 ) -> Outcome {
-    let Claimed { key, token, asked, received_at, deadline, lease, log } = *claimed;
+    let Claimed { key, token, asked, received_at, deadline, lease, log } = claimed;
     let mut lost = pin!(async { Box::pin(lost(ledger, key, token, (asked, lease), log)).await });
     if let (None, Some(permits)) = (&permit, route.permits()) {
         tokio::select! {

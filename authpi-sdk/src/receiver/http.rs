@@ -73,8 +73,12 @@ impl Receiver {
                 let (shared, within) = (Arc::clone(shared), span.clone());
                 let work = |mut place| {
                     let work = async move {
+                        let answer = match body.event() {
+                            Ok(event) => shared.take(&event, &mut place, &within).await,
+                            Err(error) => Box::pin(shared.bury_unreadable(body.into_inner(), &error, &mut place)).await,
+                        };
                         // Counted here, since nobody may be waiting for the answer any more.
-                        shared.count(shared.take(body, &mut place, &within).await, &within)
+                        shared.count(answer, &within)
                     };
                     work.instrument(span.clone())
                 };

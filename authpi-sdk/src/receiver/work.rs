@@ -20,7 +20,6 @@ use crate::{
         AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, LedgerErrorKind, Token,
         TransactionPermit, TransactionPermits,
     },
-    signature::Verified,
     telemetry,
     time::agree,
 };
@@ -61,20 +60,16 @@ impl Shared {
     /// Takes an authentic delivery as far as it goes.
     ///
     /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the future that each delivery needs.
-    pub(super) async fn take(&self, body: Verified<Bytes>, place: &mut Place, span: &Span) -> Answer {
+    pub(super) async fn take(&self, event: &Event, place: &mut Place, span: &Span) -> Answer {
         let received_at = self.settings.clock.now();
-        let event = match body.event() {
-            Ok(event) => event,
-            Err(error) => return Box::pin(self.bury_unreadable(body.into_inner(), &error, place)).await,
-        };
         if !span.is_disabled() {
             span.record("event_id", &*EventKey::bounded(event.id())).record("event_type", event.event_type().as_str());
         }
-        if age(received_at, &event) > self.ledger.remembers_for() {
-            return Box::pin(self.expired(&event, received_at, place)).await;
+        if age(received_at, event) > self.ledger.remembers_for() {
+            return Box::pin(self.expired(event, received_at, place)).await;
         }
         self.witness.saw_recent(received_at);
-        self.settle(&event, Digest::of(event.raw_bytes()), received_at, place, span).await
+        self.settle(event, Digest::of(event.raw_bytes()), received_at, place, span).await
     }
 
     /// Handles or stores an authentic event, however it came.
@@ -86,61 +81,57 @@ impl Shared {
         place: &mut Place,
         span: &Span,
     ) -> Answer {
-        match &self.mode {
-            Mode::Inline(handlers) => {
-                let Some(route) = handlers.route(event.event_type()) else {
-                    tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
-                    return Answer::Unhandled;
-                };
-                self.handle_inline(route, event, digest, received_at, place, span).await
+        let handlers = match &self.mode {
+            Mode::Inline(handlers) => handlers,
+            Mode::Inbox { inbox, lane } => return Box::pin(self.store(inbox, *lane, event, digest, place)).await,
+        };
+        let Some(route) = handlers.route(event.event_type()) else {
+            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
+            return Answer::Unhandled;
+        };
+        let key = self.key(event.shared_id());
+        let Granted { token, asked, permit, waited } = match self.claim(&key, digest, route.permits(), place).await {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(answer)) => return answer,
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                return Box::pin(self.bury_refused(&key, digest, event, &error, place)).await;
             }
-            Mode::Inbox { inbox, lane } => Box::pin(self.store(inbox, *lane, event, digest, place)).await,
-        }
+            Err(error) => return Box::pin(self.handle_unclaimed(route, event, &key, received_at, &error)).await,
+        };
+        crash::point("claimed");
+        span.record("attempt", token.attempt);
+        let (deadline, lease) = (self.settings.deadline.saturating_sub(waited), self.settings.lease);
+        let claimed = Claimed { key: &key, token, asked, received_at, deadline, lease, log: &self.log };
+        let outcome = Box::pin(run_leased(&self.ledger, claimed, permit, route, event)).await;
+        crash::point("handled");
+        self.conclude(event, &key, token, outcome).await
     }
 
-    async fn handle_inline(
+    /// Handles an event that could not be claimed, where the receiver was told to.
+    async fn handle_unclaimed(
         &self,
         route: &dyn Route,
         event: &Event,
-        digest: Digest,
+        key: &EventKey,
         received_at: Timestamp,
-        place: &mut Place,
-        span: &Span,
+        error: &LedgerError,
     ) -> Answer {
-        let key = self.key(event.shared_id());
-        match self.claim(&key, digest, route.permits(), place).await {
-            Ok(Ok(Granted { token, asked, permit, waited })) => {
-                crash::point("claimed");
-                span.record("attempt", token.attempt);
-                let (deadline, lease) = (self.settings.deadline.saturating_sub(waited), self.settings.lease);
-                let claimed = Claimed { key: &key, token, asked, received_at, deadline, lease, log: &self.log };
-                self.handle(route, event, permit, &claimed).await
-            }
-            Ok(Err(answer)) => answer,
-            Err(error) if error.kind() == LedgerErrorKind::Content => {
-                Box::pin(self.bury_refused(&key, digest, event, &error, place)).await
-            }
-            Err(error) => match self.settings.store_failure {
-                // A handler that writes in a transaction needs the store, whatever the policy.
-                StoreFailure::HandleAnyway if !route.commits() => {
-                    self.store_down(&error);
-                    self.log.write("handled without a claim: it may be handled twice", "store_failed", |left_out| {
-                        tracing::warn!(
-                            endpoint = %self.endpoint,
-                            event_id = key.event_id(),
-                            left_out,
-                            "handled without a claim: it may be handled twice"
-                        );
-                    });
-                    let work =
-                        Work::new(event, key.clone(), None, received_at, self.settings.deadline, None, &self.log);
-                    let running = run(route, work);
-                    let outcome = Box::pin(running).await;
-                    self.answer_unclaimed(&key, outcome)
-                }
-                _ => self.store_down(&error),
-            },
+        let store_down = self.store_down(error);
+        // A handler that writes in a transaction needs the store, whatever the policy.
+        if self.settings.store_failure != StoreFailure::HandleAnyway || route.commits() {
+            return store_down;
         }
+        self.log.write("handled without a claim: it may be handled twice", "store_failed", |left_out| {
+            tracing::warn!(
+                endpoint = %self.endpoint,
+                event_id = key.event_id(),
+                left_out,
+                "handled without a claim: it may be handled twice"
+            );
+        });
+        let work = Work::new(event, key.clone(), None, received_at, self.settings.deadline, None, &self.log);
+        let outcome = run(route, work).await;
+        self.answer_unclaimed(key, outcome)
     }
 
     /// Stores the event for a worker.
@@ -328,16 +319,8 @@ impl Shared {
         }
     }
 
-    async fn handle(
-        &self,
-        route: &dyn Route,
-        event: &Event,
-        permit: Option<TransactionPermit>,
-        claimed: &Claimed<'_>,
-    ) -> Answer {
-        let Claimed { key, token, .. } = *claimed;
-        let outcome = Box::pin(run_leased(&self.ledger, claimed, permit, route, event)).await;
-        crash::point("handled");
+    /// Tells the ledger how the attempt went.
+    async fn conclude(&self, event: &Event, key: &EventKey, token: Token, outcome: Outcome) -> Answer {
         let retry_after = self.settings.retry_after;
         let mut gave_up = None;
         let (answer, settled) = match outcome {

@@ -166,7 +166,7 @@ impl Shared {
             log: &self.log,
         };
         let ledger = AnyLedger::from(self.inbox.clone());
-        let outcome = run_leased(&ledger, &claimed, permit, route, &event).await;
+        let outcome = run_leased(&ledger, claimed, permit, route, &event).await;
         let lag = || settings.clock.since(event.time());
         match &outcome {
             Outcome::Handled => return End::Handled { lag: lag() },
