@@ -104,7 +104,7 @@ impl Shared {
         let claimed = Claimed { key: &key, token, asked, received_at, deadline, lease, log: &self.log };
         let outcome = Box::pin(run_leased(&self.ledger, claimed, permit, route, event)).await;
         crash::point("handled");
-        self.conclude(event, &key, token, outcome).await
+        self.conclude(event, &key, token, &outcome).await
     }
 
     /// Handles an event that could not be claimed, where the receiver was told to.
@@ -320,7 +320,7 @@ impl Shared {
     }
 
     /// Tells the ledger how the attempt went.
-    async fn conclude(&self, event: &Event, key: &EventKey, token: Token, outcome: Outcome) -> Answer {
+    async fn conclude(&self, event: &Event, key: &EventKey, token: Token, outcome: &Outcome) -> Answer {
         let retry_after = self.settings.retry_after;
         let mut gave_up = None;
         let (answer, settled) = match outcome {
@@ -346,7 +346,7 @@ impl Shared {
                 (answer, settled)
             }
             retryable => {
-                let pause = self.tell_failure(key, token.attempt, &retryable);
+                let pause = self.tell_failure(key, token.attempt, retryable);
                 let answer = Answer::Failed { retry_after: pause.unwrap_or(retry_after) };
                 (answer, self.ledger.release(key, token, pause.unwrap_or_default()).await)
             }
