@@ -121,6 +121,7 @@ impl<'p> Attempts<'p> {
 }
 
 /// Runs one statement on a connection of the pool.
+#[cfg(feature = "client")]
 pub(crate) async fn rows<'q>(pool: &PgPool, query: impl Fn() -> PgQuery<'q>) -> Result<Vec<PgRow>, sqlx::Error> {
     let asked = AtomicBool::new(false);
     rows_in(Attempts::on(pool, &asked), query).await

@@ -44,6 +44,7 @@ use rows::{claim_of, digest_of, next_of, text, untext};
 use statements::{CLAIMS_PER_PRUNING, PORTION, Statements, WOKEN};
 use wake::Wake;
 
+#[cfg(feature = "client")]
 pub(crate) use connection::{Borrowed, rows};
 pub use options::PostgresOptions;
 pub use transaction::PostgresTransaction;
