@@ -46,7 +46,7 @@ impl<'a> Context<'a> {
             Kind::Enum { values, open: false } => closed_enum(&name, &docs, values),
             Kind::Union { tag, variants, open } => {
                 let union = self.union((tag, variants, *open), &name, &docs);
-                let from_raw = self.from_raw_by_read(definition, &name);
+                let from_raw = self.impl_from_raw_by_read(definition, &name);
                 quote! { #union #from_raw }
             }
         }
@@ -85,7 +85,7 @@ impl<'a> Context<'a> {
 
     /// How an answer is read in which something is odd: each member by itself. An odd one that may be absent is read as absent, but for
     /// secrets, which are shown once.
-    fn from_raw(&self, object: &Object, definition: &Definition, name: &Ident) -> Option<TokenStream> {
+    fn impl_from_raw(&self, object: &Object, definition: &Definition, name: &Ident) -> Option<TokenStream> {
         if !self.received.contains(&definition.name) {
             return None;
         }
@@ -120,7 +120,7 @@ impl<'a> Context<'a> {
     }
 
     /// The same for what is always read so.
-    fn from_raw_by_read(&self, definition: &Definition, name: &Ident) -> Option<TokenStream> {
+    fn impl_from_raw_by_read(&self, definition: &Definition, name: &Ident) -> Option<TokenStream> {
         self.received.contains(&definition.name).then(|| {
             quote! {
                 impl crate::json::FromRaw for #name {
@@ -157,7 +157,7 @@ impl<'a> Context<'a> {
             quote! { #docs #serde pub #field: #ty, }
         });
         let new = self.sent.contains(&definition.name).then(|| constructor(object, name, is_patch)).flatten();
-        let from_raw = self.from_raw(object, definition, name);
+        let from_raw = self.impl_from_raw(object, definition, name);
         quote! {
             #docs
             #[derive(Clone, Debug, #default PartialEq, Serialize #derive_deserialize)]
@@ -212,7 +212,7 @@ impl<'a> Context<'a> {
                 quote! { #wire => extra.unless_fit(&mut #field, name, value), }
             }
         });
-        let from_raw = self.from_raw_by_read(definition, name);
+        let from_raw = self.impl_from_raw_by_read(definition, name);
         let reads = object.members.iter().map(|member| {
             let (field, wire) = (ident(&member.rust), &member.name);
             if member.required && !member.ty.nullable {

@@ -112,7 +112,7 @@ impl Part {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
             Self::Unit => {
-                run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH, "--skip", DISK, "--skip", PRISM]))?
+                run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH, "--skip", DISK, "--skip", PRISM]))?;
             }
             Self::Stores => on_servers(root, &[STORES.to_owned()], [])?,
             Self::Crash => on_servers(root, &[CRASH.to_owned()], [])?,

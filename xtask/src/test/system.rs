@@ -35,7 +35,7 @@ struct Server {
     tests: &'static [&'static str],
 }
 
-/// Debian keeps the programs of Postgres off the path, and those of PgBouncer and NATS off the path of those who are not root.
+/// Debian keeps the programs of Postgres off the path, and those of `PgBouncer` and NATS off the path of those who are not root.
 const SERVERS: [Server; 4] = [
     Server {
         program: "initdb, of Postgres,",

@@ -84,7 +84,8 @@ fn ours(name: &'static str, inbox: impl Inbox) -> Each {
         let inbox = Arc::clone(&inbox);
         async move {
             let body = body(&event_id(n));
-            let appended = inbox.append(&key(n), Digest::from_bytes([0; 16]), None, body).await.expect("the store answers");
+            let appended =
+                inbox.append(&key(n), Digest::from_bytes([0; 16]), None, body).await.expect("the store answers");
             assert_eq!(appended, Appended::Stored);
         }
     })
