@@ -13,7 +13,7 @@ use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
     ledger::Memory,
-    receiver::Receiver,
+    receiver::{Inline, Receiver, ReceiverBuilder},
     signature::{KeyRing, SignatureScheme, Verifier},
     testing::Fixture,
 };
@@ -38,6 +38,10 @@ struct Service {
 
 impl Service {
     async fn start() -> Self {
+        Self::with(|receiver| receiver).await
+    }
+
+    async fn with(settings: impl FnOnce(ReceiverBuilder<Inline>) -> ReceiverBuilder<Inline>) -> Self {
         let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
         let handled = Arc::new(AtomicUsize::new(0));
         let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&handled))).on(
@@ -50,10 +54,7 @@ impl Service {
             },
         );
         let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET)).max_body(4096);
-        let receiver = Receiver::inline("users", verifier, Memory::new(), handlers)
-            .body_timeout(Duration::from_millis(200))
-            .build()
-            .unwrap();
+        let receiver = settings(Receiver::inline("users", verifier, Memory::new(), handlers)).build().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = Router::new().route_service("/hooks/authpi", receiver.clone());
@@ -161,7 +162,7 @@ async fn a_sender_that_hangs_up_while_a_handler_runs_does_not_cancel_it() {
 
 #[tokio::test]
 async fn a_body_that_stops_coming_is_408() {
-    let service = Service::start().await;
+    let service = Service::with(|receiver| receiver.body_timeout(Duration::from_millis(200))).await;
     let request = signed_post(&body());
     let mut stream = service.connect().await;
     stream.write_all(&request[..request.len() - 10]).await.unwrap();

@@ -20,9 +20,11 @@ use authpi_sdk::{
     },
     receiver::{Fed, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
-    testing::Fixture,
+    testing::{Fixture, ManualClock},
 };
 use tokio::sync::Notify;
+
+use crate::servers::until;
 
 const SECRET: &str = "whs_test";
 
@@ -243,7 +245,9 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
         used: AtomicBool,
         kept: Mutex<Option<Tx<Sqlite>>>,
     }
-    let store = Sqlite::options().busy_timeout(Duration::from_millis(20)).in_memory().await.unwrap();
+    let clock = ManualClock::at(jiff::Timestamp::now());
+    let options = Sqlite::options().clock(clock.clock()).busy_timeout(Duration::from_millis(20));
+    let store = options.in_memory().await.unwrap();
     let handlers =
         Handlers::new(Shelf::default()).on_tx(async |_: Event<UserCreated>, cx: Context<Shelf>, mut tx: Tx<Sqlite>| {
             let keep = !cx.state.used.swap(true, Ordering::Relaxed);
@@ -257,8 +261,8 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     let shelf = handlers.state();
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
     let receiver = Receiver::inline("shop", verifier, store.clone(), handlers);
-    // The claim cannot be given back: its lease has to run out. On a busy machine it may do so before the handler has begun.
-    let receiver = receiver.lease(Duration::from_millis(50)).patience(Duration::ZERO).build().unwrap();
+    let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
+    let receiver = receiver.deadline(minute).lease(hour).patience(Duration::ZERO).build().unwrap();
     while shelf.kept.lock().unwrap().is_none() {
         assert_eq!(deliver(&receiver, &created()).await, 503);
     }
@@ -268,8 +272,12 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
         .unwrap_err();
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("occupied"), "{error:?}");
     drop(shelf.kept.lock().unwrap().take());
-    while deliver(&receiver, &created()).await != 200 {}
-    let mut transaction = store.begin().await.unwrap();
+    // The claim could not be given back: its lease has to run out.
+    clock.advance(hour);
+    let handled = || async { (deliver(&receiver, &created()).await == 200).then_some(()) };
+    until(|| "the event is not handled again".to_owned(), handled).await;
+    let begun = || async { store.begin().await.ok() };
+    let mut transaction = until(|| "the file is not free".to_owned(), begun).await;
     let sold: Result<Vec<bool>, _> = sqlx::query_scalar("SELECT kept FROM sold").fetch_all(&mut *transaction).await;
     assert_eq!(sold.unwrap(), [false], "what was put away was committed, or what was not is missing");
     drop(transaction);

@@ -1,6 +1,7 @@
 //! A server that says exactly what it is told to say.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -110,6 +111,24 @@ impl Peer {
     pub(super) fn asked_who(&self) -> usize {
         let all = self.asked.lock().unwrap().len();
         all - self.asked().len()
+    }
+
+    /// Lets so much time pass at once for `call`, as soon as the peer has been asked so often.
+    ///
+    /// Only on a runtime of one thread.
+    pub(super) async fn delaying<T>(&self, by: Duration, asked: usize, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
+        while self.asked().len() < asked {
+            tokio::select! {
+                biased;
+                _ = &mut call => panic!("the call is over before the peer is asked"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        tokio::time::pause();
+        tokio::time::advance(by).await;
+        tokio::time::resume();
+        call.await
     }
 
     /// A client of it that knows its account, and sends each call once.

@@ -215,8 +215,9 @@ async fn each_call_can_have_its_own_policy_deadline_attempt_and_headers() {
     assert_eq!((peer.asked_who(), peer.asked().len()), (1, 1));
 
     let peer = Peer::in_turn([Reply::Stall(Vec::new()), webhook("n")]).await;
-    let call = client(&peer).webhooks().create(&spec()).attempt_timeout(Duration::from_millis(300));
-    call.await.unwrap();
+    let minute = Duration::from_mins(1);
+    let call = client(&peer).webhooks().create(&spec()).attempt_timeout(minute).timeout(10 * minute);
+    peer.delaying(minute, 1, call.into_future()).await.unwrap();
     let peer = Peer::replying(Reply::Stall(Vec::new())).await;
     let error = client(&peer).webhooks().create(&spec()).timeout(Duration::from_millis(300)).await.unwrap_err();
     assert!(error.is_timeout() && error.attempts() == 1, "{error:?}");
@@ -239,10 +240,12 @@ async fn redeliveries_have_all_of_the_calls_time_for_one_attempt() {
     let peer = Peer::replying(Reply::Stall(Vec::new())).await;
     let client = peer.builder().account("acc_1").retry(at_once()).attempt_timeout(Duration::from_millis(1));
     let client = client.build().unwrap();
-    let webhooks = client.webhooks();
+    let (webhooks, minute) = (client.webhooks(), Duration::from_mins(1));
+    let one = webhooks.redeliver("wh_1", "d_1").timeout(minute);
+    let all = webhooks.redeliver_failed("wh_1").timeout(minute);
     for error in [
-        webhooks.redeliver("wh_1", "d_1").timeout(Duration::from_millis(500)).await.unwrap_err(),
-        webhooks.redeliver_failed("wh_1").timeout(Duration::from_millis(500)).await.unwrap_err(),
+        peer.delaying(minute, 1, one.into_future()).await.unwrap_err(),
+        peer.delaying(minute, 2, all.into_future()).await.unwrap_err(),
     ] {
         assert!(error.is_timeout() && error.attempts() == 1, "{error:?}");
     }

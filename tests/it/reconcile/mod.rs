@@ -73,6 +73,26 @@ fn noting(handled: &Handled, fail: impl Fn(&Event) -> bool + Clone + Send + Sync
     })
 }
 
+const DAY: Duration = Duration::from_hours(24);
+
+/// As [`noting`]; but each run tries what fails twice. It fails for a moment, and then for a day, which is longer than a run waits that
+/// has half a day's patience. Until the next run the ledger's clock has to be set a day on.
+fn noting_in_two_tries(
+    handled: &Handled,
+    fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static,
+) -> Handlers<Handled> {
+    Handlers::new(handled.clone()).otherwise(move |event: Event, cx: Context<Handled>| {
+        let result = if fail(&event) {
+            let error = HandlerError::retryable("not today");
+            Err(if cx.attempt() % 2 == 1 { error } else { error.after(DAY) })
+        } else {
+            cx.state.0.lock().unwrap().push(event.id().to_owned());
+            Ok(())
+        };
+        std::future::ready(result)
+    })
+}
+
 fn inline(ledger: impl Ledger, handlers: Handlers<Handled>) -> ReceiverBuilder<Inline> {
     let pause = Duration::from_millis(1);
     Receiver::inline("users", Verifier::accept_anybody_dangerously(), ledger, handlers)

@@ -11,12 +11,13 @@ use std::{
 use authpi_sdk::{
     ledger::Memory,
     reconcile::{WatermarkFile, WatermarkMemory},
+    testing::ManualClock,
 };
 
 use super::{
-    HOUR, Handled, at, caught_up, inline,
+    DAY, HOUR, Handled, at, caught_up, inline,
     log::{Log, Logged, event},
-    noting, receiver, reconcile,
+    noting, noting_in_two_tries, receiver, reconcile,
 };
 
 fn events(count: i64) -> Vec<Logged> {
@@ -74,17 +75,20 @@ async fn an_event_that_is_not_taken_ends_the_run_and_the_next_begins_with_it() {
     let handled = Handled::default();
     let broken = Arc::new(AtomicBool::new(true));
     let fails = Arc::clone(&broken);
-    let handlers = noting(&handled, move |event| event.id() == "evt_0030" && fails.load(Ordering::SeqCst));
-    let receiver = inline(Memory::new(), handlers).build().unwrap();
+    let handlers = noting_in_two_tries(&handled, move |event| event.id() == "evt_0030" && fails.load(Ordering::SeqCst));
+    let time = ManualClock::at(at(100 * HOUR));
+    let receiver = inline(Memory::new().clock(time.clock()), handlers).build().unwrap();
     let store = WatermarkMemory::new();
-    let reconcile = reconcile(&log, &receiver).watermark(store).overlap(Duration::ZERO).build().unwrap();
+    let reconcile = reconcile(&log, &receiver).watermark(store).overlap(Duration::ZERO).patience(DAY / 2);
+    let reconcile = reconcile.build().unwrap();
     for again in [false, true] {
         let report = caught_up(&reconcile).await;
         let stopped = report.stopped.as_ref().expect("an event fails");
         assert_eq!((stopped.event_id.as_str(), stopped.outcome), ("evt_0030", "failed"));
         assert_eq!(report.watermark, Some(at(30 * 60_000)), "all before it is fed, and it is not");
-        assert!(report.progress.retried > 0, "it was tried once only");
+        assert_eq!(report.progress.retried, 1, "it is tried twice");
         assert_eq!(report.progress.handled, if again { 0 } else { 30 });
+        time.advance(DAY);
     }
     assert_eq!(handled.ids(), ids(30));
     broken.store(false, Ordering::SeqCst);

@@ -15,6 +15,7 @@ use authpi_sdk::{
     receiver::{BuildError, Receiver},
     reconcile::{Reconcile, WatermarkMemory},
     signature::Verifier,
+    testing::ManualClock,
 };
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
@@ -65,9 +66,11 @@ async fn of_two_replicas_one_runs_and_the_other_waits_or_passes() {
 #[tokio::test]
 async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() {
     let log = Log::of([event("evt_1", at(5), "user.created", "usr_1")]).await;
-    let (ledger, gate) = (Memory::new(), Gate::default());
+    let clock = ManualClock::at(at(100 * HOUR));
+    let (ledger, gate) = (Memory::new().clock(clock.clock()), Gate::default());
     let handled = Handled::default();
-    let lease = Duration::from_millis(300);
+    // Shorter than that of an event.
+    let lease = Duration::from_secs(10);
     // A runtime of its own, whose end is that of a process: nothing is given back.
     let (died, has_died) = oneshot::channel();
     let dying = reconcile(&log, &gated(&ledger, &gate)).lease(lease).build().unwrap();
@@ -84,6 +87,7 @@ async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() 
     let receiver = inline(ledger.clone(), noting(&handled, |_| false)).build().unwrap();
     let heir = reconcile(&log, &receiver).lease(lease).build().unwrap();
     assert_eq!(heir.try_catch_up().await.unwrap(), None, "the lease is not over");
+    clock.advance(lease);
     let report = caught_up(&heir).await;
     // The dead replica's event is under its own lease still.
     assert_eq!(report.stopped.map(|stopped| stopped.outcome), Some("in_flight"));
