@@ -288,13 +288,18 @@ async fn worked_off(worker: WorkerBuilder) {
     timeout(PATIENCE, worker.run(empty)).await.expect("the backlog was not worked off");
 }
 
-/// A call that is made again, to a port where nobody listens.
+/// A call that is made again, to a server that closes every connection.
 async fn call() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", nobody.local_addr().unwrap());
-    drop(nobody);
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    let closing = tokio::spawn(async move {
+        loop {
+            drop(server.accept().await.unwrap());
+        }
+    });
     let client = Client::builder().api_key("key_1", SECRET).base_url(url).build().unwrap();
     client.whoami().await.unwrap_err();
+    closing.abort();
 }
 
 /// What was emitted: each metric's kind and the values of its labels.

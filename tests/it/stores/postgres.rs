@@ -67,6 +67,14 @@ async fn opened(options: PostgresOptions, prefix: &str) -> (Postgres, PgConnecti
     (ledger, server.connection().await.unwrap())
 }
 
+/// A ledger whose steps have to end within `limit`, for those that must fail, and one with the default limit on the same pool and
+/// tables, for those that must succeed.
+async fn with_short_limit(options: &PostgresOptions, limit: Duration, pool: &PgPool) -> (Postgres, Postgres) {
+    let patient = options.clone().open(pool.clone()).await.unwrap();
+    let open = || async { options.clone().timeout(limit).open(pool.clone()).await.ok() };
+    (until(|| "the ledger cannot be opened".to_owned(), open).await, patient)
+}
+
 fn dead(reason: &str, body: &'static [u8]) -> Completion {
     Completion::Dead { reason: reason.into(), body: Bytes::from_static(body) }
 }
@@ -178,8 +186,8 @@ async fn records_leases_and_dead_letters_outlive_a_crash_of_the_server() {
 async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again() {
     let server = PostgresServer::start().await;
     let timeout = Duration::from_millis(300);
-    let ledger = Postgres::options().timeout(timeout).open(pool(&server)).await.unwrap();
-    let token = granted(&ledger, 0).await;
+    let (ledger, patient) = with_short_limit(&Postgres::options(), timeout, &pool(&server)).await;
+    let token = granted(&patient, 0).await;
 
     let paused = server.pause().await;
     // More steps than there are connections, so that some wait for one.
@@ -203,7 +211,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     assert_eq!(until(|| "the ledger does not recover".to_owned(), completed).await, Held::Yes);
     // What became of those that were not answered is unknown; but no more than that.
     for n in 1..=40 {
-        assert!(matches!(answered(&ledger, n).await, Claim::Granted { .. } | Claim::InFlight { .. }));
+        assert!(matches!(answered(&patient, n).await, Claim::Granted { .. } | Claim::InFlight { .. }));
     }
 }
 
@@ -422,9 +430,11 @@ async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
 async fn a_step_that_gave_up_is_ended_at_the_server_too_and_leases_nothing_to_nobody() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let url = format!("{}?application_name={prefix}", server.url());
-    let options = Postgres::options().prefix(&prefix).timeout(Duration::from_millis(300));
-    let ledger = options.connect(&url).await.unwrap();
-    let appended = ledger.append(&key(0), DIGEST, None, Bytes::from_static(b"body")).await.unwrap();
+    let options = Postgres::options().prefix(&prefix);
+    let patient = options.clone().connect(&server.url()).await.unwrap();
+    let connect = || async { options.clone().timeout(Duration::from_millis(300)).connect(&url).await.ok() };
+    let ledger = until(|| "the ledger cannot be opened".to_owned(), connect).await;
+    let appended = patient.append(&key(0), DIGEST, None, Bytes::from_static(b"body")).await.unwrap();
     assert_eq!(appended, Appended::Stored);
     let mut other = server.connection().await.unwrap();
     meddle(&mut other, &prefix, "BEGIN; LOCK TABLE {t}ledger").await;
@@ -438,7 +448,7 @@ async fn a_step_that_gave_up_is_ended_at_the_server_too_and_leases_nothing_to_no
     };
     until(|| "the server goes on with a statement that nobody waits for".to_owned(), ended).await;
     meddle(&mut other, &prefix, "COMMIT").await;
-    assert_eq!(leased(&ledger).await.token.attempt, 1, "an attempt that no handler got was counted");
+    assert_eq!(leased(&patient).await.token.attempt, 1, "an attempt that no handler got was counted");
 }
 
 #[tokio::test]

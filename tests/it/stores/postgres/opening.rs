@@ -12,7 +12,7 @@ use authpi_sdk::{
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor as _, PgPool, postgres::PgPoolOptions};
 
-use super::pool;
+use super::{pool, with_short_limit};
 use crate::{
     servers::{
         postgres::{PostgresServer, fresh_prefix},
@@ -119,7 +119,7 @@ async fn errors_tell_a_busy_pool_from_a_server_that_is_away_and_from_content() {
     let mut server = PostgresServer::start().await;
     let limit = Duration::from_millis(500);
     let few = PgPoolOptions::new().max_connections(3).connect_lazy_with(server.options());
-    let store = Postgres::options().timeout(limit).open(few.clone()).await.unwrap();
+    let (store, patient) = with_short_limit(&Postgres::options(), limit, &few).await;
     let mut taken = Vec::new();
     for _ in 0..3 {
         taken.push(few.acquire().await.unwrap());
@@ -133,7 +133,7 @@ async fn errors_tell_a_busy_pool_from_a_server_that_is_away_and_from_content() {
     // Which cannot be compressed into what fits an index.
     let mut random = fastrand::Rng::with_seed(0);
     let long: String = (0..4800).map(|_| random.alphanumeric()).collect();
-    let error = store.append(&EventKey::new(long, "evt_0"), DIGEST, None, "{}".into()).await.map(drop).unwrap_err();
+    let error = patient.append(&EventKey::new(long, "evt_0"), DIGEST, None, "{}".into()).await.map(drop).unwrap_err();
     assert_eq!(error.kind(), LedgerErrorKind::Content, "{}", chain(&error));
 
     server.stop();
@@ -146,7 +146,7 @@ async fn a_server_that_hangs_is_not_taken_for_a_busy_one() {
     let server = PostgresServer::start().await;
     let limit = Duration::from_millis(500);
     let few = PgPoolOptions::new().max_connections(3).connect_lazy_with(server.options());
-    let store = Postgres::options().timeout(limit).open(few).await.unwrap();
+    let (store, _) = with_short_limit(&Postgres::options(), limit, &few).await;
     let _paused = server.pause().await;
     // As many as there are connections, and more that wait for one.
     let hanging = || async {

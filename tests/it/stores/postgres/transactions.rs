@@ -29,7 +29,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{grow_older, meddle, pool};
+use super::{grow_older, meddle, pool, with_short_limit};
 use crate::{
     servers::{
         postgres::{PostgresServer, fresh_prefix},
@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A ledger, and beside it a table in which each application of an effect is a row.
 struct Shop {
     ledger: Postgres,
+    /// On the same pool and tables, with the default limit, where `ledger` has a short one.
+    patient: Postgres,
     prefix: String,
     other: PgConnection,
 }
@@ -54,15 +56,22 @@ impl Shop {
     }
 
     async fn over(pool: PgPool) -> Self {
-        Self::with(Postgres::options(), PostgresServer::shared().await, pool).await
+        Self::with(None, PostgresServer::shared().await, pool).await
     }
 
-    async fn with(options: authpi_sdk::ledger::PostgresOptions, server: &PostgresServer, pool: PgPool) -> Self {
+    async fn with(limit: Option<Duration>, server: &PostgresServer, pool: PgPool) -> Self {
         let prefix = fresh_prefix();
         let mut other = server.connection().await.unwrap();
         meddle(&mut other, &prefix, "CREATE TABLE {t}sold (id bigserial PRIMARY KEY, event_id text)").await;
-        let ledger = options.prefix(&prefix).open(pool).await.unwrap();
-        Self { ledger, prefix, other }
+        let options = Postgres::options().prefix(&prefix);
+        let (ledger, patient) = match limit {
+            Some(limit) => with_short_limit(&options, limit, &pool).await,
+            None => {
+                let ledger = options.open(pool).await.unwrap();
+                (ledger.clone(), ledger)
+            }
+        };
+        Self { ledger, patient, prefix, other }
     }
 
     fn seller(&self) -> Seller {
@@ -369,8 +378,8 @@ async fn workers_of_several_processes_apply_each_effect_once() {
 async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_lease() {
     let server = PostgresServer::shared().await;
     let limit = Duration::from_millis(300);
-    let mut shop = Shop::with(Postgres::options().timeout(limit), server, pool(server)).await;
-    let token = granted(&shop.ledger, 0).await;
+    let mut shop = Shop::with(Some(limit), server, pool(server)).await;
+    let token = granted(&shop.patient, 0).await;
     let lock = AssertSqlSafe(format!("SELECT FROM {}ledger FOR UPDATE", shop.prefix));
     let mut locking = shop.other.begin().await.unwrap();
     sqlx::query(lock).execute(&mut *locking).await.unwrap();
@@ -381,7 +390,7 @@ async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_
     assert!(begun.elapsed() < 10 * limit, "{:?}", begun.elapsed());
 
     locking.rollback().await.unwrap();
-    let renewed = || async { shop.ledger.renew(&key(0), token, LEASE).await.ok() };
+    let renewed = || async { shop.patient.renew(&key(0), token, LEASE).await.ok() };
     assert_eq!(until(|| "the lease cannot be renewed".to_owned(), renewed).await, Held::Yes);
 }
 
@@ -389,14 +398,15 @@ async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_
 async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_the_pool_back_in_time() {
     let server = PostgresServer::shared().await;
     let limit = Duration::from_millis(300);
-    let mut shop = Shop::with(Postgres::options().timeout(limit), server, of_one(server.options())).await;
-    let token = granted(&shop.ledger, 0).await;
-    let mut tx = shop.ledger.begin().await.unwrap();
+    let mut shop = Shop::with(Some(limit), server, of_one(server.options())).await;
+    let token = granted(&shop.patient, 0).await;
+    let begun = || async { shop.ledger.begin().await.ok() };
+    let mut tx = until(|| "no transaction can be begun".to_owned(), begun).await;
     shop.seller().sell(&mut tx, "never").await.unwrap();
     let forever = timeout(limit, sqlx::query("SELECT pg_sleep(3600)").execute(&mut *tx)).await;
     assert!(forever.is_err(), "pg_sleep is over");
     drop(tx);
-    let renewed = || async { shop.ledger.renew(&key(0), token, LEASE).await.ok() };
+    let renewed = || async { shop.patient.renew(&key(0), token, LEASE).await.ok() };
     assert_eq!(until(|| "the pool's one connection is never free again".to_owned(), renewed).await, Held::Yes);
     assert!(shop.sold().await.is_empty());
 }
@@ -405,9 +415,9 @@ async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_t
 async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_place() {
     let server = PostgresServer::start().await;
     let limit = Duration::from_millis(300);
-    let mut shop = Shop::with(Postgres::options().timeout(limit), &server, of_one(server.options())).await;
-    let token = granted(&shop.ledger, 0).await;
-    let mut tx = shop.ledger.begin().await.unwrap();
+    let mut shop = Shop::with(Some(limit), &server, of_one(server.options())).await;
+    let token = granted(&shop.patient, 0).await;
+    let mut tx = shop.patient.begin().await.unwrap();
     shop.seller().sell(&mut tx, "evt_0").await.unwrap();
 
     let paused = server.pause().await;
@@ -420,7 +430,7 @@ async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_
     drop(paused);
 
     // The completion arrived, and the commit was never sent.
-    let completed = || async { shop.ledger.complete(&key(0), token, Completion::Handled).await.ok() };
+    let completed = || async { shop.patient.complete(&key(0), token, Completion::Handled).await.ok() };
     assert_eq!(until(|| "the ledger does not recover".to_owned(), completed).await, Held::Yes);
     assert!(shop.sold().await.is_empty());
 }
@@ -428,7 +438,7 @@ async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_crashes_in_a_transaction_has_undone_it() {
     let mut server = PostgresServer::start().await;
-    let mut shop = Shop::with(Postgres::options(), &server, pool(&server)).await;
+    let mut shop = Shop::with(None, &server, pool(&server)).await;
     let token = granted(&shop.ledger, 0).await;
     let mut tx = shop.ledger.begin().await.unwrap();
     shop.seller().sell(&mut tx, "never").await.unwrap();
