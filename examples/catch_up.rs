@@ -4,9 +4,11 @@
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… AUTHPI_WEBHOOK_ID=wh_… AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example catch_up
 //! ```
 //!
-//! Before it listens, it feeds its receiver with what AuthPI's log has and no delivery brought, and a bar shows how far it is; from then
-//! on it looks every five minutes whether AuthPI shows that something was missed. `DATA_DIR` (default: here) has the ledger and the watermark, `LISTEN` is
-//! the address (default 127.0.0.1:8080), and with `AUTHPI_BASE_URL` it asks an emulator instead of AuthPI.
+//! Before it listens, it feeds its receiver with what AuthPI's log has and no delivery brought, and
+//! a bar shows how far it is; from then on it looks every five minutes whether AuthPI shows that
+//! something was missed. `DATA_DIR` (default: here) has the ledger and the watermark, `LISTEN` is
+//! the address (default 127.0.0.1:8080), and with `AUTHPI_BASE_URL` it asks an emulator instead of
+//! AuthPI.
 
 use std::{env, error::Error, path::PathBuf, time::Duration};
 
@@ -28,11 +30,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
     // Seen where the program runs in a terminal.
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:40} {percent:>3} % {msg}")?);
-    let handlers = Handlers::new(bar.clone()).otherwise(async |event: Event, cx: Context<ProgressBar>| {
-        cx.state.suspend(|| println!("{} {} of {}", event.id(), event.event_type(), event.time()));
-        Ok(())
-    });
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
+        "{bar:40} {percent:>3} % {msg}",
+    )?);
+    let handlers =
+        Handlers::new(bar.clone()).otherwise(async |event: Event, cx: Context<ProgressBar>| {
+            cx.state
+                .suspend(|| println!("{} {} of {}", event.id(), event.event_type(), event.time()));
+            Ok(())
+        });
     let ledger = Sqlite::open(data.join("hooks.db")).await?;
     let hook = Receiver::inline("users", Verifier::authpi(keys), ledger, handlers).build()?;
 
@@ -46,18 +52,35 @@ async fn main() -> Result<(), Box<dyn Error>> {
     bar.finish_and_clear();
     if let Some(stopped) = &report.stopped {
         // Served now, younger events would overtake it.
-        return Err(format!("event {} of {} is not taken: {}", stopped.event_id, stopped.time, stopped.outcome).into());
+        return Err(format!(
+            "event {} of {} is not taken: {}",
+            stopped.event_id, stopped.time, stopped.outcome
+        )
+        .into());
     }
     if !report.is_complete() {
-        eprintln!("events happen faster than they are handled; serving, {} s behind", report.progress.lag.as_secs());
+        eprintln!(
+            "events happen faster than they are handled; serving, {} s behind",
+            report.progress.lag.as_secs()
+        );
     }
     if let Some(begin) = report.not_read_before {
-        eprintln!("what happened before {begin} was not looked for: the ledger has forgotten what of it was handled");
+        eprintln!(
+            "what happened before {begin} was not looked for: the ledger has forgotten what of it was handled"
+        );
     }
-    println!("caught up: {} events were new, {} known", report.progress.new_events(), report.progress.duplicates);
+    println!(
+        "caught up: {} events were new, {} known",
+        report.progress.new_events(),
+        report.progress.duplicates
+    );
 
-    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
-    println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
+    let listener =
+        TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
+    println!(
+        "listening on http://{}/hooks/authpi",
+        listener.local_addr()?
+    );
     let stop_requested = shutdown_signal();
     let (stop, stopped) = watch::channel(());
     let until_stopped = || {
@@ -70,21 +93,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
     let server = axum::serve(listener, app).with_graceful_shutdown(until_stopped());
     let every = Duration::from_mins(5);
-    let (result, (), ()) = tokio::join!(async { server.await }, reconcile.run(every, until_stopped()), async {
-        stop_requested.await;
-        drop(stop);
-    });
+    let (result, (), ()) = tokio::join!(
+        async { server.await },
+        reconcile.run(every, until_stopped()),
+        async {
+            stop_requested.await;
+            drop(stop);
+        }
+    );
     hook.drain().await;
     Ok(result?)
 }
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
 ///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never ends the program at once.
+/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
+/// ends the program at once.
 fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let mut terminate =
-        signal::unix::signal(signal::unix::SignalKind::terminate()).expect("failed to listen for SIGTERM");
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
+        .expect("failed to listen for SIGTERM");
     async move {
         #[cfg(unix)]
         let terminate = terminate.recv();
@@ -108,5 +136,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
     bar.set_length(length);
     bar.set_position(length - behind);
     let (events, rate, seconds) = (progress.fed(), progress.rate(), progress.lag.as_secs());
-    bar.set_message(format!("{events} events, {rate:.0} a second, {seconds} s behind"));
+    bar.set_message(format!(
+        "{events} events, {rate:.0} a second, {seconds} s behind"
+    ));
 }

@@ -4,7 +4,8 @@
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… cargo run --example create_webhook https://example.com/hooks/authpi
 //! ```
 //!
-//! With `AUTHPI_BASE_URL` it asks an emulator (`cargo run -p authpi-cli -- emulate`) instead of AuthPI.
+//! With `AUTHPI_BASE_URL` it asks an emulator (`cargo run -p authpi-cli -- emulate`) instead of
+//! AuthPI.
 
 use std::{env, error::Error};
 
@@ -17,7 +18,11 @@ use authpi_sdk::{
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::args().nth(1).ok_or("usage: create_webhook URL")?;
     let spec = WebhookSpec::new("users", url)
-        .events([EventType::UserCreated, EventType::UserUpdated, EventType::UserDeleted])
+        .events([
+            EventType::UserCreated,
+            EventType::UserUpdated,
+            EventType::UserDeleted,
+        ])
         .signed();
     let made = Client::from_env()?.webhooks().create(&spec).await?;
     println!("created {}", made.webhook.id);

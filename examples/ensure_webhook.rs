@@ -1,12 +1,14 @@
-//! A service that declares its webhook when it starts, and then receives what it delivers. To be copied.
+//! A service that declares its webhook when it starts, and then receives what it delivers. To be
+//! copied.
 //!
 //! ```text
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… PUBLIC_URL=https://example.com/hooks/authpi cargo run --example ensure_webhook
 //! ```
 //!
-//! It listens at `LISTEN` (127.0.0.1:8080 unless set) for what AuthPI sends to `PUBLIC_URL`. The webhook's secret, which AuthPI shows
-//! once, is kept in a file in `DATA_DIR` (this folder unless set), which only its owner may read. Any number of replicas may start at once;
-//! on several machines, put `PostgresSecrets` in the place of the file.
+//! It listens at `LISTEN` (127.0.0.1:8080 unless set) for what AuthPI sends to `PUBLIC_URL`. The
+//! webhook's secret, which AuthPI shows once, is kept in a file in `DATA_DIR` (this folder unless
+//! set), which only its owner may read. Any number of replicas may start at once; on several
+//! machines, put `PostgresSecrets` in the place of the file.
 
 use std::{env, error::Error, path::PathBuf, time::Duration};
 
@@ -27,18 +29,25 @@ const ENDPOINT: &str = "users";
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));
-    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
+    let listener =
+        TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
 
-    let spec = WebhookSpec::new(ENDPOINT, env::var("PUBLIC_URL")?).events([EventType::UserCreated]).signed();
+    let spec = WebhookSpec::new(ENDPOINT, env::var("PUBLIC_URL")?)
+        .events([EventType::UserCreated])
+        .signed();
     let secrets = SecretFile::new(data.join("authpi-secrets.json"));
     match Client::from_env()?.webhooks().ensure(&spec, &secrets).await {
         // It says what to do.
         Ok(lost @ Ensured::SecretLost(_)) => return Err(lost.to_string().into()),
         Ok(ensured) => println!("{ensured}"),
-        // Does not pass by itself: somebody has to look at the credential, the spec or the settings.
+        // Does not pass by itself: somebody has to look at the credential, the spec or the
+        // settings.
         Err(error) if is_our_mistake(&error) => return Err(told(&error).into()),
-        // AuthPI may be out of reach while its deliveries are not. With a secret at hand, there is no reason not to serve.
-        Err(error) if secrets.keys(ENDPOINT).await?.signatures.is_empty() => return Err(told(&error).into()),
+        // AuthPI may be out of reach while its deliveries are not. With a secret at hand, there is
+        // no reason not to serve.
+        Err(error) if secrets.keys(ENDPOINT).await?.signatures.is_empty() => {
+            return Err(told(&error).into());
+        }
         Err(error) => {
             eprintln!(
                 "serving with the secret that is kept, since the webhook could not be looked at: {}",
@@ -50,23 +59,45 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let keys = secrets.keys(ENDPOINT).await?;
     let verifier = Verifier::authpi(keys.signatures.clone());
     let handlers = Handlers::new(()).on(async |event: Event<UserCreated>, _: Context<()>| {
-        println!("created {}", event.subject().user_id().unwrap_or("somebody"));
+        println!(
+            "created {}",
+            event.subject().user_id().unwrap_or("somebody")
+        );
         Ok(())
     });
-    let hook = Receiver::inline(ENDPOINT, verifier, Sqlite::open(data.join("hooks.db")).await?, handlers).build()?;
+    let hook = Receiver::inline(
+        ENDPOINT,
+        verifier,
+        Sqlite::open(data.join("hooks.db")).await?,
+        handlers,
+    )
+    .build()?;
     // A secret that another replica rotates is known here within ten seconds.
-    tokio::spawn(async move { keys.follow(&secrets, ENDPOINT, Duration::from_secs(10)).await });
+    tokio::spawn(async move {
+        keys.follow(&secrets, ENDPOINT, Duration::from_secs(10))
+            .await
+    });
 
-    println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
+    println!(
+        "listening on http://{}/hooks/authpi",
+        listener.local_addr()?
+    );
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
-    axum::serve(listener, app).with_graceful_shutdown(shutdown_signal()).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown_signal())
+        .await?;
     hook.drain().await;
     Ok(())
 }
 
 fn is_our_mistake(error: &EndpointError) -> bool {
-    let EndpointError::Call(error) = error else { return false };
-    error.is_unauthorized() || error.is_forbidden() || error.is_invalid_argument() || error.is_configuration()
+    let EndpointError::Call(error) = error else {
+        return false;
+    };
+    error.is_unauthorized()
+        || error.is_forbidden()
+        || error.is_invalid_argument()
+        || error.is_configuration()
 }
 
 /// An error with its causes, in one line.
@@ -77,11 +108,12 @@ fn told(error: &dyn Error) -> String {
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
 ///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never ends the program at once.
+/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
+/// ends the program at once.
 fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let mut terminate =
-        signal::unix::signal(signal::unix::SignalKind::terminate()).expect("failed to listen for SIGTERM");
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
+        .expect("failed to listen for SIGTERM");
     async move {
         #[cfg(unix)]
         let terminate = terminate.recv();

@@ -4,9 +4,9 @@
 //! AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example handle_events
 //! ```
 //!
-//! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set); the table and the ledger are SQLite files in
-//! `DATA_DIR` (this folder unless set). Deliveries come in any order, so a column takes only what is newer, and a deleted user
-//! stays deleted.
+//! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set); the table and the
+//! ledger are SQLite files in `DATA_DIR` (this folder unless set). Deliveries come in any order, so
+//! a column takes only what is newer, and a deleted user stays deleted.
 
 use std::{env, path::PathBuf};
 
@@ -35,8 +35,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
     deleted INTEGER NOT NULL DEFAULT 0
 )";
 
-/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about a column has 0 as its time. A
-/// deleted user stays deleted.
+/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about
+/// a column has 0 as its time. A deleted user stays deleted.
 const PUT: &str = "INSERT INTO users AS u (id, username, username_as_of, status, status_as_of) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET
         username = CASE WHEN excluded.username_as_of < u.username_as_of THEN u.username ELSE excluded.username END,
@@ -48,9 +48,13 @@ const PUT: &str = "INSERT INTO users AS u (id, username, username_as_of, status,
 const DELETE: &str = "INSERT INTO users (id, deleted) VALUES (?, 1)
     ON CONFLICT (id) DO UPDATE SET username = NULL, status = NULL, deleted = 1";
 
-async fn put<K: KnownEvent<Data = User>>(event: Event<K>, cx: Context<SqlitePool>) -> authpi_sdk::Result {
+async fn put<K: KnownEvent<Data = User>>(
+    event: Event<K>,
+    cx: Context<SqlitePool>,
+) -> authpi_sdk::Result {
     let user = event.data()?;
-    // A member that is absent or of another shape says nothing about its column; an explicit `null` clears it.
+    // A member that is absent or of another shape says nothing about its column; an explicit `null`
+    // clears it.
     let as_of = |says: bool| if says { as_of(&event) } else { 0 };
     let (says_username, says_status) = (
         user.username.is_some() || user.extra.is_null("username"),
@@ -68,46 +72,65 @@ async fn put<K: KnownEvent<Data = User>>(event: Event<K>, cx: Context<SqlitePool
 }
 
 async fn delete(event: Event<UserDeleted>, cx: Context<SqlitePool>) -> authpi_sdk::Result {
-    sqlx::query(DELETE).bind(user_id(&event)?).execute(&*cx.state).await?;
+    sqlx::query(DELETE)
+        .bind(user_id(&event)?)
+        .execute(&*cx.state)
+        .await?;
     Ok(())
 }
 
-/// A user is created before anything else happens to them, also where two events are of the same millisecond.
+/// A user is created before anything else happens to them, also where two events are of the same
+/// millisecond.
 fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
     event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }
 
 fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::Result<&str> {
-    event.subject().user_id().ok_or_else(|| HandlerError::terminal("the event names no user"))
+    event
+        .subject()
+        .user_id()
+        .ok_or_else(|| HandlerError::terminal("the event names no user"))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));
-    let users = SqliteConnectOptions::new().filename(data.join("users.db")).create_if_missing(true);
+    let users = SqliteConnectOptions::new()
+        .filename(data.join("users.db"))
+        .create_if_missing(true);
     let users = SqlitePool::connect_with(users).await?;
     sqlx::query(TABLE).execute(&users).await?;
 
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
     let ledger = Sqlite::open(data.join("hooks.db")).await?;
-    let handlers = Handlers::new(users).on(put::<UserCreated>).on(put::<UserUpdated>).on(delete);
+    let handlers = Handlers::new(users)
+        .on(put::<UserCreated>)
+        .on(put::<UserUpdated>)
+        .on(delete);
     let hook = Receiver::inline("users", Verifier::authpi(keys), ledger, handlers).build()?;
 
-    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
-    println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
+    let listener =
+        TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
+    println!(
+        "listening on http://{}/hooks/authpi",
+        listener.local_addr()?
+    );
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
-    axum::serve(listener, app).with_graceful_shutdown(shutdown_signal()).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown_signal())
+        .await?;
     hook.drain().await;
     Ok(())
 }
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
 ///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never ends the program at once.
+/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
+/// ends the program at once.
 fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let mut terminate =
-        signal::unix::signal(signal::unix::SignalKind::terminate()).expect("failed to listen for SIGTERM");
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
+        .expect("failed to listen for SIGTERM");
     async move {
         #[cfg(unix)]
         let terminate = terminate.recv();

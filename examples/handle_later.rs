@@ -4,9 +4,10 @@
 //! AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example handle_later
 //! ```
 //!
-//! The receiver answers as soon as a delivery is stored; the worker writes the log, each user's events in the order of their arrival.
-//! Kill the program at any moment: what was acknowledged is in the log after the next start. (An event may be written twice
-//! then, which the log's key makes harmless.) Settings are those of `handle_events`.
+//! The receiver answers as soon as a delivery is stored; the worker writes the log, each user's
+//! events in the order of their arrival. Kill the program at any moment: what was acknowledged is
+//! in the log after the next start. (An event may be written twice then, which the log's key makes
+//! harmless.) Settings are those of `handle_events`.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -42,20 +43,29 @@ async fn write(event: Event, cx: Context<SqlitePool>) -> authpi_sdk::Result {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));
-    let audit = SqliteConnectOptions::new().filename(data.join("audit.db")).create_if_missing(true);
+    let audit = SqliteConnectOptions::new()
+        .filename(data.join("audit.db"))
+        .create_if_missing(true);
     let audit = SqlitePool::connect_with(audit).await?;
     sqlx::query(TABLE).execute(&audit).await?;
 
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
     let store = Sqlite::open(data.join("hooks.db")).await?;
-    let hook =
-        Receiver::inbox("audit", Verifier::authpi(keys), store.clone()).in_order_per(Subject::user_id).build()?;
+    let hook = Receiver::inbox("audit", Verifier::authpi(keys), store.clone())
+        .in_order_per(Subject::user_id)
+        .build()?;
     // The handler is quick, so what a crash leaves behind may be taken up again soon.
     let lease = Duration::from_secs(2);
-    let worker = Worker::new("audit", store, Handlers::new(audit).otherwise(write)).lease(lease).build()?;
+    let worker = Worker::new("audit", store, Handlers::new(audit).otherwise(write))
+        .lease(lease)
+        .build()?;
 
-    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
-    println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
+    let listener =
+        TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
+    println!(
+        "listening on http://{}/hooks/authpi",
+        listener.local_addr()?
+    );
     let stop_requested = shutdown_signal();
     let (stop, stopped) = watch::channel(());
     let until_stopped = || {
@@ -67,21 +77,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
     let server = axum::serve(listener, app).with_graceful_shutdown(until_stopped());
-    let (result, (), ()) = tokio::join!(async { server.await }, worker.run(until_stopped()), async {
-        stop_requested.await;
-        drop(stop);
-    });
+    let (result, (), ()) =
+        tokio::join!(async { server.await }, worker.run(until_stopped()), async {
+            stop_requested.await;
+            drop(stop);
+        });
     hook.drain().await;
     Ok(result?)
 }
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
 ///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never ends the program at once.
+/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
+/// ends the program at once.
 fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let mut terminate =
-        signal::unix::signal(signal::unix::SignalKind::terminate()).expect("failed to listen for SIGTERM");
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
+        .expect("failed to listen for SIGTERM");
     async move {
         #[cfg(unix)]
         let terminate = terminate.recv();

@@ -1,7 +1,9 @@
-//! A receiver on a server with limits, for when strangers can reach it: at most so many connections, so long for the head of a
-//! request, and so large a head. `axum::serve` sets none of these; this is the same server, hyper, with its settings.
+//! A receiver on a server with limits, for when strangers can reach it: at most so many
+//! connections, so long for the head of a request, and so large a head. `axum::serve` sets none of
+//! these; this is the same server, hyper, with its settings.
 //!
-//! `docs/security.md` says what each limit is for. A reverse proxy in front that has them does as well.
+//! `docs/security.md` says what each limit is for. A reverse proxy in front that has them does as
+//! well.
 
 use std::{env, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
@@ -49,9 +51,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build()?;
 
     let end = ended()?;
-    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
-    println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
-    serve(listener, Router::new().route_service("/hooks/authpi", hook.clone()), end).await?;
+    let listener =
+        TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
+    println!(
+        "listening on http://{}/hooks/authpi",
+        listener.local_addr()?
+    );
+    serve(
+        listener,
+        Router::new().route_service("/hooks/authpi", hook.clone()),
+        end,
+    )
+    .await?;
     hook.drain().await;
     Ok(())
 }
@@ -73,7 +84,12 @@ async fn serve(
     let mut end = pin!(end);
     loop {
         // First a place, then a connection: those beyond wait in the system's queue.
-        let next = async { (Arc::clone(&connections).acquire_owned().await, listener.accept().await) };
+        let next = async {
+            (
+                Arc::clone(&connections).acquire_owned().await,
+                listener.accept().await,
+            )
+        };
         let (permit, accepted) = tokio::select! {
             next = next => next,
             () = &mut end => break,
@@ -82,7 +98,11 @@ async fn serve(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (server, app, mut stopped) = (server.clone(), TowerToHyperService::new(app.clone()), stopped.clone());
+        let (server, app, mut stopped) = (
+            server.clone(),
+            TowerToHyperService::new(app.clone()),
+            stopped.clone(),
+        );
         tokio::spawn(async move {
             let mut connection = pin!(server.serve_connection(TokioIo::new(stream), app));
             tokio::select! {
@@ -99,11 +119,14 @@ async fn serve(
     // Requests that have begun are answered.
     stop.send(())?;
     drop(stopped);
-    let _ = connections.acquire_many(u32::try_from(MAX_CONNECTIONS)?).await?;
+    let _ = connections
+        .acquire_many(u32::try_from(MAX_CONNECTIONS)?)
+        .await?;
     Ok(())
 }
 
-/// Resolves at Ctrl-C, or at the SIGTERM with which service managers and Kubernetes end a process. Listens from now on.
+/// Resolves at Ctrl-C, or at the SIGTERM with which service managers and Kubernetes end a process.
+/// Listens from now on.
 fn ended() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;

@@ -1,4 +1,5 @@
-//! The whole way in one process: an AuthPI of our own, a webhook, and what becomes of each delivery.
+//! The whole way in one process: an AuthPI of our own, a webhook, and what becomes of each
+//! delivery.
 //!
 //! ```text
 //! cargo run --example quickstart
@@ -45,28 +46,45 @@ struct App {
 }
 
 async fn user_created(event: Event<UserCreated>, cx: Context<App>) -> authpi_sdk::Result {
-    println!("    handler: {:?} was created (attempt {})", event.data()?.username.unwrap_or_default(), cx.attempt());
+    println!(
+        "    handler: {:?} was created (attempt {})",
+        event.data()?.username.unwrap_or_default(),
+        cx.attempt()
+    );
     Ok(())
 }
 
 async fn user_updated(event: Event<UserUpdated>, cx: Context<App>) -> authpi_sdk::Result {
-    println!("    handler: {} was updated (attempt {})", event.subject().user_id().unwrap_or("?"), cx.attempt());
+    println!(
+        "    handler: {} was updated (attempt {})",
+        event.subject().user_id().unwrap_or("?"),
+        cx.attempt()
+    );
     Ok(())
 }
 
 async fn user_deleted(_event: Event<UserDeleted>, cx: Context<App>) -> authpi_sdk::Result {
     if !cx.state.failed.swap(true, Ordering::SeqCst) {
-        println!("    handler: the database is away (attempt {})", cx.attempt());
+        println!(
+            "    handler: the database is away (attempt {})",
+            cx.attempt()
+        );
         return Err(HandlerError::retryable("the database is away"));
     }
-    println!("    handler: the user was deleted (attempt {})", cx.attempt());
+    println!(
+        "    handler: the user was deleted (attempt {})",
+        cx.attempt()
+    );
     Ok(())
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     // AuthPI on this machine. It retries after a fifth of a second, so that nobody has to wait.
-    let authpi = Emulator::builder().retry_delays([Duration::from_millis(200)]).start().await?;
+    let authpi = Emulator::builder()
+        .retry_delays([Duration::from_millis(200)])
+        .start()
+        .await?;
     println!("AuthPI's emulator listens on {}", authpi.base_url());
 
     // The typed client creates the webhook; the secret is shown this once.
@@ -77,21 +95,31 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/hooks/authpi", listener.local_addr()?);
     let spec = WebhookSpec::new("quickstart", &url)
-        .events([EventType::UserCreated, EventType::UserUpdated, EventType::UserDeleted])
+        .events([
+            EventType::UserCreated,
+            EventType::UserUpdated,
+            EventType::UserDeleted,
+        ])
         .signed();
     let made = client.webhooks().create(&spec).await?;
     let secret = made.secret.ok_or("AuthPI made no secret")?;
     println!("created the webhook {} for {url}", made.webhook.id);
 
     // The receiver: verify, claim, handle, answer.
-    let handlers = Handlers::new(App::default()).on(user_created).on(user_updated).on(user_deleted);
+    let handlers = Handlers::new(App::default())
+        .on(user_created)
+        .on(user_updated)
+        .on(user_deleted);
     let verifier = Verifier::authpi(KeyRing::new().with("quickstart", secret));
-    let hook = Receiver::inline("quickstart", verifier, Sqlite::in_memory().await?, handlers).build()?;
+    let hook =
+        Receiver::inline("quickstart", verifier, Sqlite::in_memory().await?, handlers).build()?;
     let answers = Answers::default();
-    let app = Router::new().route_service("/hooks/authpi", hook.clone()).layer(middleware::from_fn({
-        let answers = answers.clone();
-        move |request, next| answers.clone().watch(request, next)
-    }));
+    let app = Router::new()
+        .route_service("/hooks/authpi", hook.clone())
+        .layer(middleware::from_fn({
+            let answers = answers.clone();
+            move |request, next| answers.clone().watch(request, next)
+        }));
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     println!("\nuser.created and user.updated happen");
@@ -102,7 +130,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     answers.expect(&["200 handled", "200 handled"])?;
 
     println!("\nuser.created happens, and AuthPI delivers it twice");
-    authpi.trigger(NewEvent::new("user.created").copies(2)).await?;
+    authpi
+        .trigger(NewEvent::new("user.created").copies(2))
+        .await?;
     authpi.deliveries_finished().await;
     answers.expect_in_any_order(&["200 duplicate", "200 handled"])?;
 
@@ -125,7 +155,10 @@ async fn forge(url: &str) -> Result<(), Box<dyn Error>> {
     let forged = Fixture::of::<UserCreated>().id("evt_forged");
     let mut request = forged.request(&SignatureScheme::authpi(), &"whs_not_the_secret".into())?;
     *request.uri_mut() = url.parse()?;
-    HttpClient::builder(TokioExecutor::new()).build_http().request(request).await?;
+    HttpClient::builder(TokioExecutor::new())
+        .build_http()
+        .request(request)
+        .await?;
     Ok(())
 }
 
@@ -137,9 +170,16 @@ impl Answers {
     async fn watch(self, request: Request, next: Next) -> Response {
         let (head, body) = next.run(request).await.into_parts();
         let text = to_bytes(body, 1024).await.unwrap_or_default();
-        let answer = format!("{} {}", head.status.as_u16(), String::from_utf8_lossy(&text));
+        let answer = format!(
+            "{} {}",
+            head.status.as_u16(),
+            String::from_utf8_lossy(&text)
+        );
         println!("  a delivery came, and was answered: {answer}");
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(answer);
         Response::from_parts(head, text.into())
     }
 
@@ -159,6 +199,10 @@ impl Answers {
     }
 
     fn compare(given: &[String], told: &[&str]) -> Result<(), String> {
-        if given == told { Ok(()) } else { Err(format!("answered {given:?} instead of {told:?}")) }
+        if given == told {
+            Ok(())
+        } else {
+            Err(format!("answered {given:?} instead of {told:?}"))
+        }
     }
 }

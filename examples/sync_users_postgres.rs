@@ -1,15 +1,18 @@
-//! Keeps a table of users in a Postgres database in step with AuthPI, each event applied exactly once.
+//! Keeps a table of users in a Postgres database in step with AuthPI, each event applied exactly
+//! once.
 //!
 //! ```text
 //! DATABASE_URL=postgres://… AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example sync_users_postgres
 //! ```
 //!
-//! What a handler writes in its `Tx` and the ledger's record that the event was handled commit together. Run as many of this
-//! program as you like, kill them whenever you like, have every delivery sent twice: `users.events` counts each event once, which no
-//! upsert could do by itself. Deliveries come in any order, so a column takes only what is newer, and a deleted user stays deleted.
+//! What a handler writes in its `Tx` and the ledger's record that the event was handled commit
+//! together. Run as many of this program as you like, kill them whenever you like, have every
+//! delivery sent twice: `users.events` counts each event once, which no upsert could do by itself.
+//! Deliveries come in any order, so a column takes only what is newer, and a deleted user stays
+//! deleted.
 //!
-//! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set). On SIGTERM and Ctrl-C it finishes what it has begun, and
-//! ends.
+//! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set). On SIGTERM and Ctrl-C
+//! it finishes what it has begun, and ends.
 
 use std::{env, time::Duration};
 
@@ -28,8 +31,8 @@ use axum::Router;
 use sqlx::postgres::PgPoolOptions;
 use tokio::{net::TcpListener, signal};
 
-/// Each column has the time of the event that wrote it, in Unix microseconds. (A service has migrations for this, which do not race
-/// when several of it start at once.)
+/// Each column has the time of the event that wrote it, in Unix microseconds. (A service has
+/// migrations for this, which do not race when several of it start at once.)
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
     id TEXT PRIMARY KEY,
     username TEXT,
@@ -40,8 +43,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
     events BIGINT NOT NULL DEFAULT 0    -- how many there were about this user
 )";
 
-/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about a column has 0 as its time. A
-/// deleted user stays deleted.
+/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about
+/// a column has 0 as its time. A deleted user stays deleted.
 const PUT: &str =
     "INSERT INTO users AS u (id, username, username_as_of, status, status_as_of) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (id) DO UPDATE SET
@@ -62,7 +65,8 @@ async fn put<K: KnownEvent<Data = User>>(
     mut tx: Tx<Postgres>,
 ) -> authpi_sdk::Result {
     let (id, user) = (user_id(&event)?, event.data()?);
-    // A member that is absent or of another shape says nothing about its column; an explicit `null` clears it.
+    // A member that is absent or of another shape says nothing about its column; an explicit `null`
+    // clears it.
     let as_of = |says: bool| if says { as_of(&event) } else { 0 };
     let (says_username, says_status) = (
         user.username.is_some() || user.extra.is_null("username"),
@@ -77,36 +81,53 @@ async fn put<K: KnownEvent<Data = User>>(
         .execute(&mut *tx)
         .await?;
     sqlx::query(COUNT).bind(id).execute(&mut *tx).await?;
-    // The SDK commits. An error, here or above, would have undone everything, and the event would be delivered again.
+    // The SDK commits. An error, here or above, would have undone everything, and the event would
+    // be delivered again.
     Ok(())
 }
 
-async fn delete(event: Event<UserDeleted>, _cx: Context<()>, mut tx: Tx<Postgres>) -> authpi_sdk::Result {
+async fn delete(
+    event: Event<UserDeleted>,
+    _cx: Context<()>,
+    mut tx: Tx<Postgres>,
+) -> authpi_sdk::Result {
     let id = user_id(&event)?;
     sqlx::query(DELETE).bind(id).execute(&mut *tx).await?;
     sqlx::query(COUNT).bind(id).execute(&mut *tx).await?;
     Ok(())
 }
 
-/// A user is created before anything else happens to them, also where two events are of the same millisecond.
+/// A user is created before anything else happens to them, also where two events are of the same
+/// millisecond.
 fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
     event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }
 
 fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::Result<&str> {
-    event.subject().user_id().ok_or_else(|| HandlerError::terminal("the event names no user"))
+    event
+        .subject()
+        .user_id()
+        .ok_or_else(|| HandlerError::terminal("the event names no user"))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // The ledger's tables lie beside ours, and one pool serves both. `test_before_acquire` would be a round trip more per step.
+    // The ledger's tables lie beside ours, and one pool serves both. `test_before_acquire` would be
+    // a round trip more per step.
     let url = env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set")?;
-    let pool = PgPoolOptions::new().max_connections(20).test_before_acquire(false).connect(&url).await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(20)
+        .test_before_acquire(false)
+        .connect(&url)
+        .await?;
     sqlx::query(TABLE).execute(&pool).await?;
     let ledger = Postgres::open(pool).await?;
 
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
-    let handlers = Handlers::new(()).on_tx(put::<UserCreated>).on_tx(put::<UserUpdated>).on_tx(delete);
+    let handlers = Handlers::new(())
+        .on_tx(put::<UserCreated>)
+        .on_tx(put::<UserUpdated>)
+        .on_tx(delete);
     let hook = Receiver::inline("users", Verifier::authpi(keys), ledger, handlers)
         // A handler has a connection for as long as it runs; four are left for claims.
         .max_in_flight(16)
@@ -114,21 +135,28 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .lease(Duration::from_secs(2))
         .build()?;
 
-    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
-    println!("listening on http://{}/hooks/authpi", listener.local_addr()?);
+    let listener =
+        TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
+    println!(
+        "listening on http://{}/hooks/authpi",
+        listener.local_addr()?
+    );
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
-    axum::serve(listener, app).with_graceful_shutdown(shutdown_signal()).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown_signal())
+        .await?;
     hook.drain().await;
     Ok(())
 }
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
 ///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never ends the program at once.
+/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
+/// ends the program at once.
 fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let mut terminate =
-        signal::unix::signal(signal::unix::SignalKind::terminate()).expect("failed to listen for SIGTERM");
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
+        .expect("failed to listen for SIGTERM");
     async move {
         #[cfg(unix)]
         let terminate = terminate.recv();

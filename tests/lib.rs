@@ -1,5 +1,5 @@
-//! The integration suite lives in `it/`. Here is only what its crash tests and the program that they kill (`service/`) have to
-//! agree on.
+//! The integration suite lives in `it/`. Here is only what its crash tests and the program that
+//! they kill (`service/`) have to agree on.
 
 pub mod trial;
 
@@ -11,7 +11,13 @@ pub fn allow_open_files(count: u64) -> std::io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some_and(|current| current < count) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(count), maximum })?;
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(count),
+                maximum,
+            },
+        )?;
     }
     Ok(())
 }

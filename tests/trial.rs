@@ -1,5 +1,5 @@
-//! What the crash tests and the service that they kill agree on: how it is set up, and the journal in which all of them write
-//! what they do.
+//! What the crash tests and the service that they kill agree on: how it is set up, and the journal
+//! in which all of them write what they do.
 
 use std::{
     fmt,
@@ -62,7 +62,8 @@ impl Store {
         !matches!(self, Self::Nats(..))
     }
 
-    /// Whether handlers give this event up. Without a place for dead letters, none: AuthPI would have to send it for ever.
+    /// Whether handlers give this event up. Without a place for dead letters, none: AuthPI would
+    /// have to send it for ever.
     pub fn gives_up(&self, event: EventId) -> bool {
         !matches!(self, Self::Redis(..)) && event.is_terminal()
     }
@@ -104,7 +105,8 @@ pub enum Role {
     Both,
 }
 
-/// The n-th event of a lane. A lane's events are sent one after the other, each when the one before has been acknowledged.
+/// The n-th event of a lane. A lane's events are sent one after the other, each when the one before
+/// has been acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
     /// Which lane: the user whom its events are about.
@@ -114,7 +116,8 @@ pub struct EventId {
 }
 
 impl EventId {
-    /// Whether its failure is terminal: the id alone tells, so that every process agrees. One event in 25 of each lane, and of those that race.
+    /// Whether its failure is terminal: the id alone tells, so that every process agrees. One event
+    /// in 25 of each lane, and of those that race.
     pub fn is_terminal(self) -> bool {
         (self.lane + self.place) % 25 == 7
     }
@@ -130,8 +133,14 @@ impl FromStr for EventId {
     type Err = NotReadable;
 
     fn from_str(text: &str) -> Result<Self, NotReadable> {
-        let (lane, place) = text.strip_prefix("evt_").and_then(|rest| rest.split_once('_')).ok_or(NotReadable)?;
-        Ok(Self { lane: lane.parse().map_err(|_| NotReadable)?, place: place.parse().map_err(|_| NotReadable)? })
+        let (lane, place) = text
+            .strip_prefix("evt_")
+            .and_then(|rest| rest.split_once('_'))
+            .ok_or(NotReadable)?;
+        Ok(Self {
+            lane: lane.parse().map_err(|_| NotReadable)?,
+            place: place.parse().map_err(|_| NotReadable)?,
+        })
     }
 }
 
@@ -183,11 +192,15 @@ impl FromStr for Entry {
     fn from_str(line: &str) -> Result<Self, NotReadable> {
         let number = |text: &str| text.parse().map_err(|_| NotReadable);
         Ok(match line.split(' ').collect::<Vec<_>>()[..] {
-            ["tried", process, event, attempt] => Self::Tried(number(process)?, event.parse()?, number(attempt)?),
+            ["tried", process, event, attempt] => {
+                Self::Tried(number(process)?, event.parse()?, number(attempt)?)
+            }
             ["effect", process, event] => Self::Effect(number(process)?, event.parse()?),
             ["gave-up", process, event] => Self::GaveUp(number(process)?, event.parse()?),
             ["completed", process, event] => Self::Completed(number(process)?, event.parse()?),
-            ["not-completed", process, event] => Self::NotCompleted(number(process)?, event.parse()?),
+            ["not-completed", process, event] => {
+                Self::NotCompleted(number(process)?, event.parse()?)
+            }
             ["lease-lost", process, event] => Self::LeaseLost(number(process)?, event.parse()?),
             ["dying", process, point] => Self::Dying(number(process)?, point.to_owned()),
             ["killing", process] => Self::Killing(number(process)?),
@@ -202,9 +215,11 @@ impl FromStr for Entry {
 #[derive(Debug)]
 pub struct NotReadable;
 
-/// A file that every process appends to, a line at a time, whole and in order: what stands earlier happened earlier.
+/// A file that every process appends to, a line at a time, whole and in order: what stands earlier
+/// happened earlier.
 ///
-/// A line is one `write` to a file opened with `O_APPEND`, which is there when it returns, whatever then becomes of the process.
+/// A line is one `write` to a file opened with `O_APPEND`, which is there when it returns, whatever
+/// then becomes of the process.
 #[derive(Debug)]
 pub struct Journal(File);
 
@@ -214,7 +229,11 @@ impl Journal {
     /// # Errors
     /// As for any file.
     pub fn open(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().append(true).create(true).open(path).map(Self)
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map(Self)
     }
 
     /// Writes a line.
@@ -222,7 +241,9 @@ impl Journal {
     /// # Panics
     /// When the disk is full.
     pub fn write(&self, entry: &Entry) {
-        (&self.0).write_all(format!("{entry}\n").as_bytes()).expect("there is room for a journal");
+        (&self.0)
+            .write_all(format!("{entry}\n").as_bytes())
+            .expect("there is room for a journal");
     }
 
     /// All that was written so far.
@@ -233,7 +254,10 @@ impl Journal {
         let text = std::fs::read_to_string(path).expect("the journal can be read");
         // Whoever writes just now may have written half a line.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let entry = |line: &str| line.parse().unwrap_or_else(|_| panic!("the journal holds {line:?}"));
+        let entry = |line: &str| {
+            line.parse()
+                .unwrap_or_else(|_| panic!("the journal holds {line:?}"))
+        };
         whole.lines().map(entry).collect()
     }
 }

@@ -11,10 +11,13 @@ use crate::output::{self, Lines};
 
 /// Run AuthPI's webhooks API, event log and deliveries in this process, in memory.
 ///
-/// It prints its address and its credentials, which are new each time, and runs until SIGINT or SIGTERM. On standard error it prints a
-/// line for each attempt to deliver an event.
+/// It prints its address and its credentials, which are new each time, and runs until SIGINT or
+/// SIGTERM. On standard error it prints a line for each attempt to deliver an event.
 #[derive(Args)]
-#[expect(clippy::doc_markdown, reason = "the program prints these texts as they stand")]
+#[expect(
+    clippy::doc_markdown,
+    reason = "the program prints these texts as they stand"
+)]
 pub(crate) struct Emulate {
     /// Where to listen; port 0 is a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
@@ -24,7 +27,8 @@ pub(crate) struct Emulate {
     #[arg(long)]
     json: bool,
 
-    /// Deliver to this host, too, such as app or host.docker.internal; only to this machine unless given. May be repeated
+    /// Deliver to this host, too, such as app or host.docker.internal; only to this machine unless
+    /// given. May be repeated
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
 
@@ -36,7 +40,8 @@ pub(crate) struct Emulate {
     #[arg(long, short)]
     quiet: bool,
 
-    /// Pauses between the attempts of a delivery, such as 100ms,5s,2m,1h; empty for one attempt only
+    /// Pauses between the attempts of a delivery, such as 100ms,5s,2m,1h; empty for one attempt
+    /// only
     #[arg(long, value_name = "DELAYS", default_value = "5s,30s,2m,15m,1h", value_parser = parse_delays)]
     retry_delays: Delays,
 
@@ -88,7 +93,10 @@ fn announcement(emulator: &Emulator, as_json: bool) -> String {
         });
         return format!("{line}\n");
     }
-    let mut text = format!("AuthPI's emulator listens on {}. For this session's programs:\n\n", emulator.base_url());
+    let mut text = format!(
+        "AuthPI's emulator listens on {}. For this session's programs:\n\n",
+        emulator.base_url()
+    );
     for (name, value) in [
         ("AUTHPI_BASE_URL", emulator.base_url()),
         ("AUTHPI_ACCOUNT_ID", emulator.account_id()),
@@ -97,7 +105,11 @@ fn announcement(emulator: &Emulator, as_json: bool) -> String {
     ] {
         let _ = writeln!(text, "export {name}={value}");
     }
-    let _ = writeln!(text, "\nA bearer token, instead of the key: {}", emulator.access_token());
+    let _ = writeln!(
+        text,
+        "\nA bearer token, instead of the key: {}",
+        emulator.access_token()
+    );
     text.push_str("`authpi trigger user.created` makes an event happen. Ctrl-C ends it.\n");
     text
 }
@@ -112,7 +124,12 @@ struct Stop {
 impl Stop {
     fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
+        Ok(Self {
+            signals: [
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+            ],
+        })
     }
 
     async fn requested(mut self) {
@@ -140,18 +157,25 @@ impl Stop {
 }
 
 fn parse_scheme(text: &str) -> Result<SignatureScheme, String> {
-    text.parse().map_err(|_| "must be authpi, timestamped or standard-webhooks".to_owned())
+    text.parse()
+        .map_err(|_| "must be authpi, timestamped or standard-webhooks".to_owned())
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a whole number from 1 on".to_owned())
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| "must be a whole number from 1 on".to_owned())
 }
 
 fn parse_delays(text: &str) -> Result<Delays, String> {
     if text.trim().is_empty() {
         return Ok(Delays(Vec::new()));
     }
-    text.split(',').map(parse_delay).collect::<Result<_, _>>().map(Delays)
+    text.split(',')
+        .map(parse_delay)
+        .collect::<Result<_, _>>()
+        .map(Delays)
 }
 
 /// A whole number and its unit.
@@ -168,7 +192,10 @@ fn parse_delay(text: &str) -> Result<Duration, String> {
         "h" => 3_600_000,
         _ => return Err(wrong()),
     };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+    number
+        .checked_mul(millis)
+        .map(Duration::from_millis)
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -177,11 +204,25 @@ mod tests {
 
     #[test]
     fn delays_are_read_with_their_units() {
-        let millis =
-            |text| parse_delays(text).map(|delays| delays.0.iter().map(Duration::as_millis).collect::<Vec<_>>());
-        assert_eq!(millis("100ms,5s, 2m ,1h").unwrap(), [100, 5_000, 120_000, 3_600_000]);
+        let millis = |text| {
+            parse_delays(text)
+                .map(|delays| delays.0.iter().map(Duration::as_millis).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            millis("100ms,5s, 2m ,1h").unwrap(),
+            [100, 5_000, 120_000, 3_600_000]
+        );
         assert_eq!(millis("").unwrap(), [0; 0]);
-        for wrong in ["5", "s", "5d", "-1s", "1.5s", "1s,,2s", "99999999999999999999h", "9999999999999999999h"] {
+        for wrong in [
+            "5",
+            "s",
+            "5d",
+            "-1s",
+            "1.5s",
+            "1s,,2s",
+            "99999999999999999999h",
+            "9999999999999999999h",
+        ] {
             assert!(millis(wrong).is_err(), "{wrong} was read");
         }
     }

@@ -1,4 +1,5 @@
-//! The `authpi` program: an emulator to run (`authpi emulate`), and events to make happen in it (`authpi trigger`).
+//! The `authpi` program: an emulator to run (`authpi emulate`), and events to make happen in it
+//! (`authpi trigger`).
 
 mod emulate;
 mod output;

@@ -66,9 +66,13 @@ impl Lines {
         let lines = self.lines.clone();
         let dropped = std::sync::Mutex::new(0_u64);
         move |line| {
-            let mut dropped = dropped.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut dropped = dropped
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             if *dropped > 0 {
-                match lines.try_send(format!("({dropped} lines were dropped: standard error is read too slowly)")) {
+                match lines.try_send(format!(
+                    "({dropped} lines were dropped: standard error is read too slowly)"
+                )) {
                     Ok(()) => *dropped = 0,
                     Err(_) => *dropped += 1,
                 }
@@ -103,6 +107,12 @@ mod tests {
         assert_eq!(printed.try_iter().collect::<Vec<_>>(), ["0", "1"]);
         send("5".to_owned());
         let rest: Vec<_> = printed.try_iter().collect();
-        assert_eq!(rest, ["(3 lines were dropped: standard error is read too slowly)", "5"]);
+        assert_eq!(
+            rest,
+            [
+                "(3 lines were dropped: standard error is read too slowly)",
+                "5"
+            ]
+        );
     }
 }

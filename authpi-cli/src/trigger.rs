@@ -10,10 +10,13 @@ use crate::output;
 
 /// Make an event happen in a running emulator.
 ///
-/// Where it runs and with which key is taken from the environment, as `authpi emulate` prints it, or from the options. Prints the
-/// event as JSON.
+/// Where it runs and with which key is taken from the environment, as `authpi emulate` prints it,
+/// or from the options. Prints the event as JSON.
 #[derive(Args)]
-#[expect(clippy::doc_markdown, reason = "the program prints these texts as they stand")]
+#[expect(
+    clippy::doc_markdown,
+    reason = "the program prints these texts as they stand"
+)]
 pub(crate) struct Trigger {
     /// The type of event, such as user.created
     event_type: String,
@@ -26,7 +29,8 @@ pub(crate) struct Trigger {
     #[arg(long, value_name = "JSON", value_parser = parse_data)]
     data: Option<Value>,
 
-    /// Take a type that AuthPI's catalogue does not have, such as user.teleported; webhooks with all events get it
+    /// Take a type that AuthPI's catalogue does not have, such as user.teleported; webhooks with
+    /// all events get it
     #[arg(long)]
     allow_unknown_type: bool,
 
@@ -42,8 +46,14 @@ pub(crate) struct Trigger {
     #[arg(long, value_name = "ID", env = "AUTHPI_KEY_ID")]
     key_id: Option<String>,
 
-    /// The secret of its API key; better left in the environment, since others can see a program's arguments
-    #[arg(long, value_name = "SECRET", env = "AUTHPI_KEY_SECRET", hide_env_values = true)]
+    /// The secret of its API key; better left in the environment, since others can see a program's
+    /// arguments
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "AUTHPI_KEY_SECRET",
+        hide_env_values = true
+    )]
     key_secret: Option<String>,
 
     /// The account that the emulator must have; not checked unless given
@@ -87,7 +97,8 @@ impl Trigger {
     }
 }
 
-/// A setting that the emulator cannot be reached without. A variable that is set to nothing is a variable that is not set.
+/// A setting that the emulator cannot be reached without. A variable that is set to nothing is a
+/// variable that is not set.
 fn required(given: Option<String>, variable: &str, option: &str) -> Result<String, String> {
     given.filter(|value| !value.is_empty()).ok_or_else(|| {
         format!(

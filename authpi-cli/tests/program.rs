@@ -22,7 +22,12 @@ const FEW_SECONDS: Duration = Duration::from_secs(5);
 
 fn authpi() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_authpi"));
-    for variable in ["AUTHPI_BASE_URL", "AUTHPI_ACCOUNT_ID", "AUTHPI_KEY_ID", "AUTHPI_KEY_SECRET"] {
+    for variable in [
+        "AUTHPI_BASE_URL",
+        "AUTHPI_ACCOUNT_ID",
+        "AUTHPI_KEY_ID",
+        "AUTHPI_KEY_SECRET",
+    ] {
         command.env_remove(variable);
     }
     command.kill_on_drop(true).stdin(Stdio::null());
@@ -30,7 +35,10 @@ fn authpi() -> Command {
 }
 
 async fn run(command: &mut Command) -> Output {
-    timeout(PATIENCE, command.output()).await.expect("the program did not end").unwrap()
+    timeout(PATIENCE, command.output())
+        .await
+        .expect("the program did not end")
+        .unwrap()
 }
 
 #[track_caller]
@@ -54,12 +62,18 @@ impl Receiver {
                 tokio::spawn(answer(stream, tell.clone()));
             }
         });
-        Self { url, event_types: event_types.into() }
+        Self {
+            url,
+            event_types: event_types.into(),
+        }
     }
 
     async fn next_event_type(&self) -> String {
         let mut event_types = self.event_types.lock().await;
-        timeout(PATIENCE, event_types.recv()).await.expect("no delivery came").unwrap()
+        timeout(PATIENCE, event_types.recv())
+            .await
+            .expect("no delivery came")
+            .unwrap()
     }
 }
 
@@ -70,9 +84,15 @@ async fn answer(stream: TcpStream, tell: tokio::sync::mpsc::UnboundedSender<Stri
         let mut length = 0;
         loop {
             let mut line = String::new();
-            stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
+            stream
+                .read_line(&mut line)
+                .await
+                .ok()
+                .filter(|read| *read > 0)?;
             match line.trim().split_once(": ") {
-                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().ok()?,
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.parse().ok()?
+                }
                 None if line.trim().is_empty() => break,
                 _ => {}
             }
@@ -80,7 +100,11 @@ async fn answer(stream: TcpStream, tell: tokio::sync::mpsc::UnboundedSender<Stri
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await.ok()?;
         let body: Value = serde_json::from_slice(&body).ok()?;
-        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.ok()?;
+        stream
+            .get_mut()
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .ok()?;
         tell.send(body["data"]["type"].as_str()?.to_owned()).ok()?;
     }
 }
@@ -99,12 +123,23 @@ impl Emulate {
 
     async fn start_with(arguments: &[&str], stderr: Stdio) -> Self {
         let mut command = authpi();
-        command.args(["emulate", "--json"]).args(arguments).stdout(Stdio::piped()).stderr(stderr);
+        command
+            .args(["emulate", "--json"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(stderr);
         let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        timeout(PATIENCE, out.read_line(&mut line)).await.expect("the program printed no line").unwrap();
-        Self { child, out, told: serde_json::from_str(&line).unwrap() }
+        timeout(PATIENCE, out.read_line(&mut line))
+            .await
+            .expect("the program printed no line")
+            .unwrap();
+        Self {
+            child,
+            out,
+            told: serde_json::from_str(&line).unwrap(),
+        }
     }
 
     fn told(&self, name: &str) -> &str {
@@ -116,16 +151,28 @@ impl Emulate {
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
-        let url = format!("{}/v1/accounts/{}{path}", self.told("base_url"), self.told("account_id"));
-        let request = http().post(url).basic_auth(self.told("key_id"), Some(self.told("key_secret")));
+        let url = format!(
+            "{}/v1/accounts/{}{path}",
+            self.told("base_url"),
+            self.told("account_id")
+        );
+        let request = http()
+            .post(url)
+            .basic_auth(self.told("key_id"), Some(self.told("key_secret")));
         let answer = request.json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         answer.json().await.unwrap()
     }
 
     async fn get(&self, path: &str) -> Value {
-        let url = format!("{}/v1/accounts/{}{path}", self.told("base_url"), self.told("account_id"));
-        let request = http().get(url).basic_auth(self.told("key_id"), Some(self.told("key_secret")));
+        let url = format!(
+            "{}/v1/accounts/{}{path}",
+            self.told("base_url"),
+            self.told("account_id")
+        );
+        let request = http()
+            .get(url)
+            .basic_auth(self.told("key_id"), Some(self.told("key_secret")));
         request.send().await.unwrap().json().await.unwrap()
     }
 
@@ -135,17 +182,25 @@ impl Emulate {
             loop {
                 let mut deliveries = Vec::new();
                 for webhook in self.get("/webhooks").await["data"].as_array().unwrap() {
-                    let path =
-                        format!("/webhooks/{}/deliveries?event_type={event_type}", webhook["id"].as_str().unwrap());
+                    let path = format!(
+                        "/webhooks/{}/deliveries?event_type={event_type}",
+                        webhook["id"].as_str().unwrap()
+                    );
                     deliveries.extend(self.get(&path).await["data"].as_array().unwrap().clone());
                 }
-                if !deliveries.is_empty() && deliveries.iter().all(|delivery| delivery["status"] != "pending") {
+                if !deliveries.is_empty()
+                    && deliveries
+                        .iter()
+                        .all(|delivery| delivery["status"] != "pending")
+                {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, over).await.expect("a delivery is not over");
+        timeout(PATIENCE, over)
+            .await
+            .expect("a delivery is not over");
     }
 
     /// `authpi trigger` with what this emulator printed.
@@ -166,8 +221,19 @@ impl Emulate {
     #[cfg(unix)]
     async fn signalled(mut self, name: &str) -> (ExitStatus, String) {
         let kill = format!("kill -{name} {}", self.child.id().unwrap());
-        assert!(Command::new("sh").arg("-c").arg(kill).status().await.unwrap().success());
-        let status = timeout(FEW_SECONDS, self.child.wait()).await.expect("the program did not end").unwrap();
+        assert!(
+            Command::new("sh")
+                .arg("-c")
+                .arg(kill)
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+        let status = timeout(FEW_SECONDS, self.child.wait())
+            .await
+            .expect("the program did not end")
+            .unwrap();
         let mut rest = String::new();
         self.out.read_to_string(&mut rest).await.unwrap();
         (status, rest)
@@ -177,34 +243,75 @@ impl Emulate {
 #[tokio::test]
 async fn the_first_line_of_json_is_all_that_a_client_needs() {
     let emulate = Emulate::start(&[]).await;
-    let names: Vec<_> = emulate.told.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(names, ["access_token", "account_id", "base_url", "key_id", "key_secret"]);
+    let names: Vec<_> = emulate
+        .told
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "access_token",
+            "account_id",
+            "base_url",
+            "key_id",
+            "key_secret"
+        ]
+    );
     let me = http().get(format!("{}/v1/me", emulate.told("base_url")));
-    let basic = me.try_clone().unwrap().basic_auth(emulate.told("key_id"), Some(emulate.told("key_secret")));
+    let basic = me
+        .try_clone()
+        .unwrap()
+        .basic_auth(emulate.told("key_id"), Some(emulate.told("key_secret")));
     for request in [basic, me.bearer_auth(emulate.told("access_token"))] {
         let me: Value = request.send().await.unwrap().json().await.unwrap();
-        assert_eq!(me["data"]["accounts"][0]["account_id"], emulate.told("account_id"));
+        assert_eq!(
+            me["data"]["accounts"][0]["account_id"],
+            emulate.told("account_id")
+        );
     }
 }
 
 #[tokio::test]
 async fn without_json_it_prints_lines_for_a_shell() {
     let mut command = authpi();
-    let mut child = command.args(["emulate", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .args(["emulate", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut names = Vec::new();
     while names.len() < 4 {
-        let line =
-            timeout(PATIENCE, lines.next_line()).await.expect("the program printed too little").unwrap().unwrap();
-        if let Some((name, value)) = line.strip_prefix("export ").and_then(|line| line.split_once('=')) {
+        let line = timeout(PATIENCE, lines.next_line())
+            .await
+            .expect("the program printed too little")
+            .unwrap()
+            .unwrap();
+        if let Some((name, value)) = line
+            .strip_prefix("export ")
+            .and_then(|line| line.split_once('='))
+        {
             assert!(
-                value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:/.".contains(&byte)),
+                value
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"_:/.".contains(&byte)),
                 "{line} needs quotes"
             );
             names.push(name.to_owned());
         }
     }
-    assert_eq!(names, ["AUTHPI_BASE_URL", "AUTHPI_ACCOUNT_ID", "AUTHPI_KEY_ID", "AUTHPI_KEY_SECRET"]);
+    assert_eq!(
+        names,
+        [
+            "AUTHPI_BASE_URL",
+            "AUTHPI_ACCOUNT_ID",
+            "AUTHPI_KEY_ID",
+            "AUTHPI_KEY_SECRET"
+        ]
+    );
 }
 
 #[cfg(unix)]
@@ -214,12 +321,27 @@ async fn it_ends_soon_after_a_signal_with_connections_open_and_a_receiver_that_h
         let emulate = Emulate::start(&[]).await;
         let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", receiver.local_addr().unwrap());
-        emulate.post("/webhooks", json!({"name": "n", "url": url, "events": ["user.created"]})).await;
-        assert!(run(&mut emulate.trigger(&["user.created"])).await.status.success());
-        let (_hanging, _) = timeout(PATIENCE, receiver.accept()).await.expect("no delivery came").unwrap();
+        emulate
+            .post(
+                "/webhooks",
+                json!({"name": "n", "url": url, "events": ["user.created"]}),
+            )
+            .await;
+        assert!(
+            run(&mut emulate.trigger(&["user.created"]))
+                .await
+                .status
+                .success()
+        );
+        let (_hanging, _) = timeout(PATIENCE, receiver.accept())
+            .await
+            .expect("no delivery came")
+            .unwrap();
         let _idle = TcpStream::connect(emulate.address()).await.unwrap();
         let mut half = TcpStream::connect(emulate.address()).await.unwrap();
-        half.write_all(b"POST /v1/me HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345").await.unwrap();
+        half.write_all(b"POST /v1/me HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345")
+            .await
+            .unwrap();
         let (status, rest) = emulate.signalled(signal).await;
         assert!(status.success(), "{signal}: {status}");
         assert_eq!(rest, "", "it printed more than its first line");
@@ -242,16 +364,35 @@ async fn trigger_makes_an_event_happen_with_what_it_is_given() {
     let done = run(&mut emulate.trigger(&arguments)).await;
     assert!(done.status.success(), "{}", text(&done.stderr));
     let event: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!((&event["type"], &event["data"]), (&json!("user.created"), &json!({"id": "usr_1"})));
-    assert_eq!(event["subject"], json!({"user_id": "usr_1", "issuer_id": "i_1"}));
+    assert_eq!(
+        (&event["type"], &event["data"]),
+        (&json!("user.created"), &json!({"id": "usr_1"}))
+    );
+    assert_eq!(
+        event["subject"],
+        json!({"user_id": "usr_1", "issuer_id": "i_1"})
+    );
 
     // The same by options, and examples for what is not given.
     let mut by_options = authpi();
-    by_options.args(["trigger", "organization.created", "--base-url", emulate.told("base_url")]);
-    by_options.args(["--key-id", emulate.told("key_id"), "--key-secret", emulate.told("key_secret")]);
+    by_options.args([
+        "trigger",
+        "organization.created",
+        "--base-url",
+        emulate.told("base_url"),
+    ]);
+    by_options.args([
+        "--key-id",
+        emulate.told("key_id"),
+        "--key-secret",
+        emulate.told("key_secret"),
+    ]);
     let done = run(&mut by_options).await;
     let event: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert!(event["data"]["id"].is_string() && event["data"]["id"] == event["subject"]["org_id"], "{event}");
+    assert!(
+        event["data"]["id"].is_string() && event["data"]["id"] == event["subject"]["org_id"],
+        "{event}"
+    );
 }
 
 #[tokio::test]
@@ -267,17 +408,45 @@ async fn trigger_fails_with_a_reason_and_without_the_secret() {
     let mut authpi_itself = emulate.trigger(&["user.created"]);
     authpi_itself.env("AUTHPI_BASE_URL", "https://api.authpi.com");
     for (mut command, status, reason) in [
-        (emulate.trigger(&["user.invented"]), 1, "is not in the catalogue of event types"),
-        (emulate.trigger(&["user.create"]), 1, "did you mean user.created"),
-        (emulate.trigger(&["user.teleported"]), 1, "--allow-unknown-type"),
-        (emulate.trigger(&["User Created", "--allow-unknown-type"]), 1, "must be words of"),
-        (emulate.trigger(&["user.created", "--subject", "a=1", "--subject", "a=2"]), 1, "names a twice"),
+        (
+            emulate.trigger(&["user.invented"]),
+            1,
+            "is not in the catalogue of event types",
+        ),
+        (
+            emulate.trigger(&["user.create"]),
+            1,
+            "did you mean user.created",
+        ),
+        (
+            emulate.trigger(&["user.teleported"]),
+            1,
+            "--allow-unknown-type",
+        ),
+        (
+            emulate.trigger(&["User Created", "--allow-unknown-type"]),
+            1,
+            "must be words of",
+        ),
+        (
+            emulate.trigger(&["user.created", "--subject", "a=1", "--subject", "a=2"]),
+            1,
+            "names a twice",
+        ),
         (wrong_account, 1, "do not reach this account"),
         (wrong_secret, 1, "credentials are not valid"),
         (nobody_there, 1, "cannot be reached"),
         (authpi_itself, 1, "is no emulator"),
-        (emulate.trigger(&["user.created", "--data", "[]"]), 2, "must be a JSON object"),
-        (emulate.trigger(&["user.created", "--subject", "usr_1"]), 2, "must be of the form user_id=usr_1"),
+        (
+            emulate.trigger(&["user.created", "--data", "[]"]),
+            2,
+            "must be a JSON object",
+        ),
+        (
+            emulate.trigger(&["user.created", "--subject", "usr_1"]),
+            2,
+            "must be of the form user_id=usr_1",
+        ),
         (emulate.trigger(&[]), 2, "<EVENT_TYPE>"),
     ] {
         let done = run(&mut command).await;
@@ -293,10 +462,22 @@ async fn arguments_that_cannot_be_are_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = listener.local_addr().unwrap().to_string();
     for (arguments, status, reason) in [
-        (["--allow-host", "http://app:8080"], 1, "without scheme, port and path"),
-        (["--max-pending", "0"], 2, "must be a whole number from 1 on"),
+        (
+            ["--allow-host", "http://app:8080"],
+            1,
+            "without scheme, port and path",
+        ),
+        (
+            ["--max-pending", "0"],
+            2,
+            "must be a whole number from 1 on",
+        ),
         (["--retry-delays", "5"], 2, "is no delay"),
-        (["--signature-scheme", "md5"], 2, "must be authpi, timestamped or standard-webhooks"),
+        (
+            ["--signature-scheme", "md5"],
+            2,
+            "must be authpi, timestamped or standard-webhooks",
+        ),
         (["--listen", "everywhere"], 2, "--listen"),
         (["--listen", &taken], 1, "cannot listen on"),
     ] {
@@ -327,7 +508,8 @@ async fn trigger_says_what_is_missing_to_reach_the_emulator() {
             let told = text(&done.stderr);
             assert_eq!(done.status.code(), Some(1), "{told}");
             assert!(
-                told.starts_with(&format!("authpi: {missing} is not set")) && told.contains("authpi emulate"),
+                told.starts_with(&format!("authpi: {missing} is not set"))
+                    && told.contains("authpi emulate"),
                 "{told}"
             );
         }
@@ -338,17 +520,39 @@ async fn trigger_says_what_is_missing_to_reach_the_emulator() {
 async fn trigger_takes_its_arguments_in_the_order_of_its_usage_line() {
     let emulate = Emulate::start(&[]).await;
     let help = run(authpi().args(["trigger", "--help"])).await;
-    let usage = text(&help.stdout).lines().find(|line| line.starts_with("Usage:")).unwrap().to_owned();
-    assert!(usage.contains("[OPTIONS]") && usage.ends_with("<EVENT_TYPE>"), "{usage}");
+    let usage = text(&help.stdout)
+        .lines()
+        .find(|line| line.starts_with("Usage:"))
+        .unwrap()
+        .to_owned();
+    assert!(
+        usage.contains("[OPTIONS]") && usage.ends_with("<EVENT_TYPE>"),
+        "{usage}"
+    );
     for arguments in [
         &["--subject", "user_id=u1", "user.created"][..],
-        &["--subject", "user_id=u1", "--subject", "issuer_id=i1", "--copies", "2", "user.created"],
+        &[
+            "--subject",
+            "user_id=u1",
+            "--subject",
+            "issuer_id=i1",
+            "--copies",
+            "2",
+            "user.created",
+        ],
         &["user.created", "--subject", "user_id=u1"],
     ] {
         let done = run(&mut emulate.trigger(arguments)).await;
-        assert!(done.status.success(), "{arguments:?}: {}", text(&done.stderr));
+        assert!(
+            done.status.success(),
+            "{arguments:?}: {}",
+            text(&done.stderr)
+        );
         let event: Value = serde_json::from_slice(&done.stdout).unwrap();
-        assert_eq!((&event["type"], &event["subject"]["user_id"]), (&json!("user.created"), &json!("u1")));
+        assert_eq!(
+            (&event["type"], &event["subject"]["user_id"]),
+            (&json!("user.created"), &json!("u1"))
+        );
     }
 }
 
@@ -357,21 +561,41 @@ async fn trigger_says_where_no_webhook_wants_the_event_and_sends_an_unknown_type
     let emulate = Emulate::start(&["--retry-delays", ""]).await;
     let receiver = Receiver::start().await;
     let said_nothing = |done: &Output| text(&done.stderr).is_empty();
-    for arguments in [&["user.created"][..], &["user.teleported", "--allow-unknown-type"]] {
+    for arguments in [
+        &["user.created"][..],
+        &["user.teleported", "--allow-unknown-type"],
+    ] {
         let done = run(&mut emulate.trigger(arguments)).await;
         assert!(done.status.success(), "{}", text(&done.stderr));
         let told = text(&done.stderr);
-        assert!(told.contains("not delivered") && told.contains(arguments[0]), "{told}");
+        assert!(
+            told.contains("not delivered") && told.contains(arguments[0]),
+            "{told}"
+        );
         let event: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(event["type"], arguments[0]);
     }
-    emulate.post("/webhooks", json!({"name": "n", "url": receiver.url, "events": ["user.deleted"]})).await;
+    emulate
+        .post(
+            "/webhooks",
+            json!({"name": "n", "url": receiver.url, "events": ["user.deleted"]}),
+        )
+        .await;
     let done = run(&mut emulate.trigger(&["user.created"])).await;
     assert!(done.status.success() && text(&done.stderr).contains("not delivered"));
-    emulate.post("/webhooks", json!({"name": "all", "url": receiver.url})).await;
-    for arguments in [&["user.created"][..], &["user.teleported", "--allow-unknown-type"]] {
+    emulate
+        .post("/webhooks", json!({"name": "all", "url": receiver.url}))
+        .await;
+    for arguments in [
+        &["user.created"][..],
+        &["user.teleported", "--allow-unknown-type"],
+    ] {
         let done = run(&mut emulate.trigger(arguments)).await;
-        assert!(done.status.success() && said_nothing(&done), "{}", text(&done.stderr));
+        assert!(
+            done.status.success() && said_nothing(&done),
+            "{}",
+            text(&done.stderr)
+        );
         // Creating the second webhook was no event for the first.
         assert_eq!(receiver.next_event_type().await, arguments[0]);
     }
@@ -400,15 +624,32 @@ async fn a_closed_pipe_ends_every_command_quietly() {
         with(&["emulate"]),
         emulate.trigger(&["user.created"]),
     ] {
-        let done =
-            timeout(PATIENCE, command.stdout(closed()).stderr(Stdio::piped()).spawn().unwrap().wait_with_output());
-        let done = done.await.unwrap_or_else(|_| panic!("{command:?} did not end")).unwrap();
+        let done = timeout(
+            PATIENCE,
+            command
+                .stdout(closed())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+                .wait_with_output(),
+        );
+        let done = done
+            .await
+            .unwrap_or_else(|_| panic!("{command:?} did not end"))
+            .unwrap();
         let told = text(&done.stderr);
         assert_eq!(done.status.code(), Some(0), "{command:?}: {told}");
-        assert!(!told.contains("panicked") && !told.contains("closed"), "{command:?}: {told}");
+        assert!(
+            !told.contains("panicked") && !told.contains("closed"),
+            "{command:?}: {told}"
+        );
     }
     // Without standard error, a command does what it does all the same.
-    let done = run(emulate.trigger(&["user.created"]).stderr(closed()).stdout(Stdio::piped())).await;
+    let done = run(emulate
+        .trigger(&["user.created"])
+        .stderr(closed())
+        .stdout(Stdio::piped()))
+    .await;
     assert_eq!(done.status.code(), Some(0));
     assert!(serde_json::from_slice::<Value>(&done.stdout).is_ok());
     let done = run(emulate.trigger(&["user.invented"]).stderr(closed())).await;
@@ -424,32 +665,62 @@ async fn emulate_prints_a_line_per_delivery_unless_it_is_quiet() {
         let mut emulate = Emulate::start_with(&arguments, Stdio::piped()).await;
         let receiver = Receiver::start().await;
         let url = format!("{}?token=secret", receiver.url);
-        emulate.post("/webhooks", json!({"name": "n", "url": url, "events": ["user.created"]})).await;
+        emulate
+            .post(
+                "/webhooks",
+                json!({"name": "n", "url": url, "events": ["user.created"]}),
+            )
+            .await;
         let elsewhere = "http://app.example:8080/hooks?token=secret";
-        emulate.post("/webhooks", json!({"name": "m", "url": elsewhere, "events": ["user.updated"]})).await;
+        emulate
+            .post(
+                "/webhooks",
+                json!({"name": "m", "url": elsewhere, "events": ["user.updated"]}),
+            )
+            .await;
         let mut err = BufReader::new(emulate.child.stderr.take().unwrap());
         let mut told = String::new();
-        timeout(PATIENCE, err.read_line(&mut told)).await.expect("there is no warning").unwrap();
+        timeout(PATIENCE, err.read_line(&mut told))
+            .await
+            .expect("there is no warning")
+            .unwrap();
         for event_type in ["user.created", "user.updated"] {
-            assert!(run(&mut emulate.trigger(&[event_type])).await.status.success());
+            assert!(
+                run(&mut emulate.trigger(&[event_type]))
+                    .await
+                    .status
+                    .success()
+            );
             emulate.until_over(event_type).await;
             if !quiet {
-                timeout(PATIENCE, err.read_line(&mut told)).await.expect("there is no line").unwrap();
+                timeout(PATIENCE, err.read_line(&mut told))
+                    .await
+                    .expect("there is no line")
+                    .unwrap();
             }
         }
         emulate.signalled("TERM").await;
         err.read_to_string(&mut told).await.unwrap();
         let lines: Vec<_> = told.lines().collect();
         assert!(!told.contains("secret"), "{told}");
-        assert!(lines[0].starts_with("warning: ") && lines[0].contains("--allow-host app.example"), "{told}");
+        assert!(
+            lines[0].starts_with("warning: ") && lines[0].contains("--allow-host app.example"),
+            "{told}"
+        );
         if quiet {
             assert_eq!(lines.len(), 1, "{told}");
             continue;
         }
         let (_, created) = lines[1].split_once("user.created evt_").expect(&told);
-        assert!(created.contains(&format!(" -> {}: 200 in ", receiver.url)), "{told}");
+        assert!(
+            created.contains(&format!(" -> {}: 200 in ", receiver.url)),
+            "{told}"
+        );
         let (_, updated) = lines[2].split_once("user.updated evt_").expect(&told);
-        assert!(updated.contains("failed: ") && updated.contains("--allow-host app.example"), "{told}");
+        assert!(
+            updated.contains("failed: ") && updated.contains("--allow-host app.example"),
+            "{told}"
+        );
         assert!(updated.ends_with("(attempt 1 of 1, given up)"), "{told}");
         assert_eq!(lines.len(), 3, "{told}");
     }
@@ -461,7 +732,12 @@ async fn emulate_delivers_although_nobody_reads_its_log() {
     let mut emulate = Emulate::start_with(&["--retry-delays", ""], Stdio::piped()).await;
     let receiver = Receiver::start().await;
     let url = format!("{}/{}", receiver.url, "x".repeat(4_000));
-    emulate.post("/webhooks", json!({"name": "n", "url": url, "events": ["user.created"]})).await;
+    emulate
+        .post(
+            "/webhooks",
+            json!({"name": "n", "url": url, "events": ["user.created"]}),
+        )
+        .await;
     // More than a pipe and the lines that may wait hold: some 8 MB.
     let done = run(&mut emulate.trigger(&["user.created", "--copies", "1000"])).await;
     assert!(done.status.success());
@@ -478,10 +754,18 @@ async fn emulate_delivers_although_nobody_reads_its_log() {
 #[tokio::test]
 async fn the_help_is_as_it_was() {
     let mut help = Vec::new();
-    for arguments in [&["--help"][..], &["emulate", "--help"], &["trigger", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["emulate", "--help"],
+        &["trigger", "--help"],
+    ] {
         let done = run(authpi().args(arguments)).await;
         help.push(format!("$ authpi {}", arguments.join(" ")));
-        help.extend(text(&done.stdout).lines().map(|line| line.trim_end().to_owned()));
+        help.extend(
+            text(&done.stdout)
+                .lines()
+                .map(|line| line.trim_end().to_owned()),
+        );
         help.push(String::new());
     }
     let help = help.join("\n");
@@ -493,8 +777,8 @@ async fn the_help_is_as_it_was() {
     assert_eq!(help, expected, "UPDATE_GOLDEN=1 accepts the change");
 }
 
-/// Where the whole workspace is tested at once, authpi-sdk's feature `rustls` turns reqwest's on without a provider, and every
-/// client of reqwest wants one then.
+/// Where the whole workspace is tested at once, authpi-sdk's feature `rustls` turns reqwest's on
+/// without a provider, and every client of reqwest wants one then.
 fn http() -> reqwest::Client {
     // An error says that another test was first.
     let _ = rustls::crypto::ring::default_provider().install_default();

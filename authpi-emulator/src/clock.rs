@@ -9,10 +9,12 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-/// Where the emulator reads the time: the system's clock, or one that only moves when it is told to.
+/// Where the emulator reads the time: the system's clock, or one that only moves when it is told
+/// to.
 ///
-/// Timestamps, signatures, retries and the age of idempotency keys follow this clock. What waits for a socket (the
-/// timeout of a delivery, the grace period of a shutdown) always follows the system's.
+/// Timestamps, signatures, retries and the age of idempotency keys follow this clock. What waits
+/// for a socket (the timeout of a delivery, the grace period of a shutdown) always follows the
+/// system's.
 #[derive(Clone)]
 pub struct EmulatorClock(Kind);
 
@@ -35,7 +37,10 @@ impl EmulatorClock {
 
     /// A clock that stands at `start` until it is [advanced](Self::advance).
     pub fn manual(start: Timestamp) -> Self {
-        Self(Kind::Manual(Arc::new(Manual { now: Mutex::new(start), moved: watch::Sender::new(()) })))
+        Self(Kind::Manual(Arc::new(Manual {
+            now: Mutex::new(start),
+            moved: watch::Sender::new(()),
+        })))
     }
 
     /// What time it is.
@@ -48,8 +53,9 @@ impl EmulatorClock {
 
     /// Moves a manual clock forward; retries that are due by then are sent.
     ///
-    /// It does not wait for them: [`Emulator::deliveries_settled`](crate::Emulator::deliveries_settled) does. The clock stops at
-    /// the end of jiff's calendar, in the year 9999.
+    /// It does not wait for them:
+    /// [`Emulator::deliveries_settled`](crate::Emulator::deliveries_settled) does. The clock stops
+    /// at the end of jiff's calendar, in the year 9999.
     ///
     /// # Panics
     /// On the system's clock, which cannot be moved.
@@ -78,7 +84,8 @@ impl EmulatorClock {
             Kind::Manual(clock) => {
                 let mut moved = clock.moved.subscribe();
                 while self.millis() < at {
-                    // The sender lives in `clock`, so this cannot fail; if it could, nothing would ever be due.
+                    // The sender lives in `clock`, so this cannot fail; if it could, nothing would
+                    // ever be due.
                     if moved.changed().await.is_err() {
                         std::future::pending::<()>().await;
                     }

@@ -54,17 +54,32 @@ impl Account {
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
         let (given, None) = (given.next(), given.next()) else {
-            return Err(Problem::unauthenticated("there is more than one Authorization header"));
+            return Err(Problem::unauthenticated(
+                "there is more than one Authorization header",
+            ));
         };
-        let Some(given) = given else { return Err(Problem::unauthenticated("credentials are missing")) };
+        let Some(given) = given else {
+            return Err(Problem::unauthenticated("credentials are missing"));
+        };
         let refused = || Problem::unauthenticated("the credentials are not valid");
-        let (scheme, rest) = given.to_str().ok().and_then(|given| given.split_once(' ')).ok_or_else(refused)?;
+        let (scheme, rest) = given
+            .to_str()
+            .ok()
+            .and_then(|given| given.split_once(' '))
+            .ok_or_else(refused)?;
         if scheme.eq_ignore_ascii_case("basic") {
-            let pair = general_purpose::STANDARD.decode(rest.trim()).map_err(|_| refused())?;
-            if same(&pair, format!("{}:{}", self.key_id, self.key_secret).as_bytes()) {
+            let pair = general_purpose::STANDARD
+                .decode(rest.trim())
+                .map_err(|_| refused())?;
+            if same(
+                &pair,
+                format!("{}:{}", self.key_id, self.key_secret).as_bytes(),
+            ) {
                 return Ok(Caller::ApiKey);
             }
-        } else if scheme.eq_ignore_ascii_case("bearer") && same(rest.trim().as_bytes(), self.access_token.as_bytes()) {
+        } else if scheme.eq_ignore_ascii_case("bearer")
+            && same(rest.trim().as_bytes(), self.access_token.as_bytes())
+        {
             return Ok(Caller::User);
         }
         Err(refused())
@@ -75,7 +90,9 @@ impl Account {
         if account_id == self.id {
             Ok(())
         } else {
-            Err(Problem::forbidden("the credentials do not reach this account"))
+            Err(Problem::forbidden(
+                "the credentials do not reach this account",
+            ))
         }
     }
 
@@ -108,5 +125,10 @@ fn access_token(issuer_id: &str, user_id: &str, now_millis: i64) -> String {
     let encode = |bytes: &[u8]| general_purpose::URL_SAFE_NO_PAD.encode(bytes);
     let header = json!({"alg": "HS256", "typ": "JWT"}).to_string();
     let claims = json!({"iss": issuer_id, "sub": user_id, "iat": now_millis / 1000}).to_string();
-    format!("{}.{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()), encode(&ids::random::<32>()))
+    format!(
+        "{}.{}.{}",
+        encode(header.as_bytes()),
+        encode(claims.as_bytes()),
+        encode(&ids::random::<32>())
+    )
 }

@@ -1,7 +1,7 @@
 //! Calls that are safe to repeat: what was answered to an idempotency key is answered again.
 //!
-//! As AuthPI documents it: a key holds for 24 hours within the account, belongs to one path and body, and only 2xx is stored.
-//! The emulator has one account, so the key alone names a call.
+//! As AuthPI documents it: a key holds for 24 hours within the account, belongs to one path and
+//! body, and only 2xx is stored. The emulator has one account, so the key alone names a call.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,7 +30,8 @@ pub(crate) struct Replays(Mutex<Keys>);
 #[derive(Default)]
 struct Keys {
     calls: HashMap<String, Call>,
-    /// Oldest first. A key that was freed and taken again stands here twice; `began` tells which one counts.
+    /// Oldest first. A key that was freed and taken again stands here twice; `began` tells which
+    /// one counts.
     order: VecDeque<(i64, String)>,
 }
 
@@ -64,25 +65,53 @@ pub(crate) struct Ticket<'a> {
 
 impl Replays {
     /// 409 while the same call runs, 422 when the key belongs to another one.
-    pub(crate) fn claim(&self, key: &str, path: &str, body: &[u8], now: i64) -> Result<Claim<'_>, Problem> {
+    pub(crate) fn claim(
+        &self,
+        key: &str,
+        path: &str,
+        body: &[u8],
+        now: i64,
+    ) -> Result<Claim<'_>, Problem> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         keys.forget_before(now.saturating_sub(KEPT_FOR_MILLIS));
         // No path holds a line feed.
-        let fingerprint = Sha256::new().chain_update(path).chain_update("\n").chain_update(body).finalize().into();
+        let fingerprint = Sha256::new()
+            .chain_update(path)
+            .chain_update("\n")
+            .chain_update(body)
+            .finalize()
+            .into();
         if let Some(call) = keys.calls.get(key) {
             if call.fingerprint != fingerprint {
                 let message = "was used for another request";
-                return Err(Problem::invalid(vec![Field::new("Idempotency-Key", "reused", message)]));
+                return Err(Problem::invalid(vec![Field::new(
+                    "Idempotency-Key",
+                    "reused",
+                    message,
+                )]));
             }
             return match &call.answer {
-                Some(kept) => Ok(Claim::Replay(Answer::replay(kept.status, &kept.headers, kept.body.clone()))),
-                None => Err(Problem::conflict("a call with this idempotency key is under way")),
+                Some(kept) => Ok(Claim::Replay(Answer::replay(
+                    kept.status,
+                    &kept.headers,
+                    kept.body.clone(),
+                ))),
+                None => Err(Problem::conflict(
+                    "a call with this idempotency key is under way",
+                )),
             };
         }
-        let call = Call { fingerprint, began: now, answer: None };
+        let call = Call {
+            fingerprint,
+            began: now,
+            answer: None,
+        };
         keys.calls.insert(key.to_owned(), call);
         keys.order.push_back((now, key.to_owned()));
-        Ok(Claim::Run(Ticket { replays: self, key: key.to_owned() }))
+        Ok(Claim::Run(Ticket {
+            replays: self,
+            key: key.to_owned(),
+        }))
     }
 }
 
@@ -108,9 +137,21 @@ impl Ticket<'_> {
         if !answer.status().is_success() {
             return;
         }
-        let body = if answer.bytes().len() > MAX_KEPT_BODY { Bytes::new() } else { answer.bytes().clone() };
-        let kept = Kept { status: answer.status(), headers: answer.headers().clone(), body };
-        let mut keys = self.replays.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = if answer.bytes().len() > MAX_KEPT_BODY {
+            Bytes::new()
+        } else {
+            answer.bytes().clone()
+        };
+        let kept = Kept {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            body,
+        };
+        let mut keys = self
+            .replays
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(call) = keys.calls.get_mut(&self.key) {
             call.answer = Some(kept);
         }
@@ -119,8 +160,16 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut keys = self.replays.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.calls.get(&self.key).is_some_and(|call| call.answer.is_none()) {
+        let mut keys = self
+            .replays
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if keys
+            .calls
+            .get(&self.key)
+            .is_some_and(|call| call.answer.is_none())
+        {
             keys.calls.remove(&self.key);
         }
     }
@@ -157,7 +206,10 @@ mod tests {
         let replays = Replays::default();
         run(&replays, "k", "{}", 0).answered(&created());
         let again = replay(&replays, "k", KEPT_FOR_MILLIS - 1);
-        assert_eq!((again.status(), again.bytes()), (StatusCode::CREATED, created().bytes()));
+        assert_eq!(
+            (again.status(), again.bytes()),
+            (StatusCode::CREATED, created().bytes())
+        );
         assert_eq!(again.headers()["idempotent-replayed"], "true");
         run(&replays, "k", "{}", KEPT_FOR_MILLIS).answered(&created());
     }
@@ -174,7 +226,8 @@ mod tests {
     fn a_key_is_refused_for_another_body_and_while_it_is_under_way() {
         let replays = Replays::default();
         let ticket = run(&replays, "k", "{}", 0);
-        let status = |body: &'static str| match replays.claim("k", "/webhooks", body.as_bytes(), 1) {
+        let status = |body: &'static str| match replays.claim("k", "/webhooks", body.as_bytes(), 1)
+        {
             Err(problem) => Answer::from(problem).status().as_u16(),
             Ok(_) => panic!("the call was let through"),
         };
@@ -186,10 +239,16 @@ mod tests {
     #[test]
     fn a_long_answer_is_replayed_without_its_body() {
         let replays = Replays::default();
-        let long = Answer::json(StatusCode::CREATED, json!({"data": "x".repeat(MAX_KEPT_BODY)}));
+        let long = Answer::json(
+            StatusCode::CREATED,
+            json!({"data": "x".repeat(MAX_KEPT_BODY)}),
+        );
         run(&replays, "k", "{}", 0).answered(&long);
         let again = replay(&replays, "k", 1);
-        assert_eq!((again.status(), again.bytes().len()), (StatusCode::CREATED, 0));
+        assert_eq!(
+            (again.status(), again.bytes().len()),
+            (StatusCode::CREATED, 0)
+        );
     }
 
     #[test]

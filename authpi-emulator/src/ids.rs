@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-/// Makes ids that sort in the order in which they were made, so that a list in the order of ids is one in the order of time.
+/// Makes ids that sort in the order in which they were made, so that a list in the order of ids is
+/// one in the order of time.
 #[derive(Default)]
 pub(crate) struct Ids {
     last: Mutex<u128>,
@@ -16,7 +17,11 @@ impl Ids {
         let by_time = (u128::from(now_millis.max(0).unsigned_abs()) << 72) | noise;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // Two ids of one millisecond, or of a clock set back.
-        *last = if by_time > *last { by_time } else { *last + 1 + (noise >> 48) };
+        *last = if by_time > *last {
+            by_time
+        } else {
+            *last + 1 + (noise >> 48)
+        };
         format!("{prefix}{}", base36::<25>(*last))
     }
 }
@@ -38,10 +43,12 @@ pub(crate) fn secret(prefix: &str) -> String {
 /// A prefix and `N` random bytes in hexadecimal.
 pub(crate) fn hex<const N: usize>(prefix: &str) -> String {
     use std::fmt::Write as _;
-    random::<N>().iter().fold(prefix.to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    random::<N>()
+        .iter()
+        .fold(prefix.to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// A random id in the form of a UUID of version 4.
@@ -51,7 +58,14 @@ pub(crate) fn uuid() -> String {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let n = u128::from_be_bytes(bytes);
     let part = |shift: u32, digits: u32| (n >> shift) & ((1 << (4 * digits)) - 1);
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", part(96, 8), part(80, 4), part(64, 4), part(48, 4), part(0, 12))
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        part(96, 8),
+        part(80, 4),
+        part(64, 4),
+        part(48, 4),
+        part(0, 12)
+    )
 }
 
 fn base36<const N: usize>(mut n: u128) -> String {
@@ -70,7 +84,13 @@ mod tests {
     #[test]
     fn ids_sort_in_the_order_in_which_they_were_made() {
         let ids = Ids::default();
-        let times = [1_700_000_000_000, 1_700_000_000_000, 1_700_000_000_001, 1_600_000_000_000, 1_900_000_000_000];
+        let times = [
+            1_700_000_000_000,
+            1_700_000_000_000,
+            1_700_000_000_001,
+            1_600_000_000_000,
+            1_900_000_000_000,
+        ];
         let made: Vec<_> = times.iter().map(|at| ids.fresh("evt_", *at)).collect();
         assert!(made.is_sorted_by(|a, b| a < b), "{made:?}");
         assert!(made.iter().all(|id| id.len() == 29));

@@ -1,9 +1,11 @@
-//! AuthPI on one's own machine: its webhooks API, event log and signed deliveries, in one process and in memory.
+//! AuthPI on one's own machine: its webhooks API, event log and signed deliveries, in one process
+//! and in memory.
 //!
-//! For tests and for trying things out. It has all operations of `openapi/authpi.yaml` and AuthPI's rules for credentials,
-//! envelopes, pages, `ETags`, idempotency keys and errors; it refuses what that description refuses, with `fields`. It keeps an
-//! event log, delivers each event to the webhooks that want it, signed, with retries and records, and delivers again on request.
-//! What AuthPI does not document is decided in `assumptions.rs`, and listed there.
+//! For tests and for trying things out. It has all operations of `openapi/authpi.yaml` and AuthPI's
+//! rules for credentials, envelopes, pages, `ETags`, idempotency keys and errors; it refuses what
+//! that description refuses, with `fields`. It keeps an event log, delivers each event to the
+//! webhooks that want it, signed, with retries and records, and delivers again on request. What
+//! AuthPI does not document is decided in `assumptions.rs`, and listed there.
 //!
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,32 +25,37 @@
 //!
 //! # Time
 //!
-//! With [`EmulatorClock::manual`] the time stands still until a test [advances](EmulatorClock::advance) it, and the retries that
-//! are due by then are sent; [`Emulator::deliveries_settled`] waits for them. No test needs to sleep.
+//! With [`EmulatorClock::manual`] the time stands still until a test
+//! [advances](EmulatorClock::advance) it, and the retries that are due by then are sent;
+//! [`Emulator::deliveries_settled`] waits for them. No test needs to sleep.
 //!
 //! # Events on demand
 //!
-//! In the same process by [`Emulator::trigger`]; from another by [`RemoteEmulator`] or `authpi trigger`, which both call
-//! `POST /_emulator/events` with the API's credentials and `{"type": "user.created", "subject": {…}, "data": {…}, "copies": 1,
-//! "allow_unknown_type": false}`, of which only `type` is needed: subject and data are the examples of `openapi/events` unless given.
-//! It answers 201 with the event (`data`) and with how many deliveries of it are on their way (`deliveries`).
-//! Changes of webhooks are events, too, and delivered to every webhook that wants them but the one they are about.
+//! In the same process by [`Emulator::trigger`]; from another by [`RemoteEmulator`] or
+//! `authpi trigger`, which both call `POST /_emulator/events` with the API's credentials and
+//! `{"type": "user.created", "subject": {…}, "data": {…}, "copies": 1, "allow_unknown_type": false}`,
+//! of which only `type` is needed: subject and data are the examples of `openapi/events` unless
+//! given. It answers 201 with the event (`data`) and with how many deliveries of it are on their
+//! way (`deliveries`). Changes of webhooks are events, too, and delivered to every webhook that
+//! wants them but the one they are about.
 //!
 //! # Limits
 //!
-//! It delivers over plain HTTP, to this machine and to the hosts that [`Builder::allow_host`] names, and only status 200 is a receipt;
-//! redirects are not followed. It has one account, one API key and one access token, which reach everything and never expire. Nothing
-//! outlives the process.
+//! It delivers over plain HTTP, to this machine and to the hosts that [`Builder::allow_host`]
+//! names, and only status 200 is a receipt; redirects are not followed. It has one account, one API
+//! key and one access token, which reach everything and never expire. Nothing outlives the process.
 //!
-//! The event log and the deliveries that are over are bounded ([`Builder::keep`]), idempotency keys too (10 000). Deliveries that are
-//! pending are bounded by [`Builder::max_pending`]: beyond it, an event is refused with 503 instead of happening. Credentials are
-//! checked before a body is read; a body has at most 1 MiB, and [30 seconds](Builder::body_timeout) to arrive. 1024 connections are
+//! The event log and the deliveries that are over are bounded ([`Builder::keep`]), idempotency keys
+//! too (10 000). Deliveries that are pending are bounded by [`Builder::max_pending`]: beyond it, an
+//! event is refused with 503 instead of happening. Credentials are checked before a body is read; a
+//! body has at most 1 MiB, and [30 seconds](Builder::body_timeout) to arrive. 1024 connections are
 //! served at once.
 //!
 //! # Parts
 //!
-//! `description` reads the OpenAPI document and checks requests against it (and the emulator's own answers); `server` takes a
-//! request through credentials and idempotency keys to its operation in `operations`; `store` is the state; `dispatch` sends.
+//! `description` reads the OpenAPI document and checks requests against it (and the emulator's own
+//! answers); `server` takes a request through credentials and idempotency keys to its operation in
+//! `operations`; `store` is the state; `dispatch` sends.
 
 mod assumptions;
 mod clock;
@@ -92,7 +99,8 @@ use settings::Settings;
 use store::Store;
 use world::World;
 
-/// A running emulator. Dropping it stops it at once; [`stop`](Self::stop) lets it finish what it is answering.
+/// A running emulator. Dropping it stops it at once; [`stop`](Self::stop) lets it finish what it is
+/// answering.
 pub struct Emulator {
     world: Arc<World>,
     address: SocketAddr,
@@ -151,12 +159,16 @@ impl Emulator {
         &self.world.clock
     }
 
-    /// Makes an event happen: it is logged, and on its way to the webhooks that want it when this returns.
+    /// Makes an event happen: it is logged, and on its way to the webhooks that want it when this
+    /// returns.
     ///
     /// # Errors
-    /// When there is no such event type, when subject or data is no JSON object, or when too many deliveries are pending
-    /// ([`Builder::max_pending`]).
-    #[expect(clippy::unused_async, reason = "as for RemoteEmulator; the store may come to be waited for")]
+    /// When there is no such event type, when subject or data is no JSON object, or when too many
+    /// deliveries are pending ([`Builder::max_pending`]).
+    #[expect(
+        clippy::unused_async,
+        reason = "as for RemoteEmulator; the store may come to be waited for"
+    )]
     pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Event, TriggerError> {
         match self.world.trigger(event.into()) {
             Ok(recorded) => Ok(Event::clone(&recorded.event)),
@@ -164,14 +176,16 @@ impl Emulator {
         }
     }
 
-    /// Waits until no attempt is under way and none is due. Retries that are due later by the emulator's clock are not waited for.
+    /// Waits until no attempt is under way and none is due. Retries that are due later by the
+    /// emulator's clock are not waited for.
     pub async fn deliveries_settled(&self) {
         self.quiet(false).await;
     }
 
     /// Waits until each delivery has succeeded or failed for good, retries and all.
     ///
-    /// With a manual clock that nobody advances, a delivery that waits for its retry makes this wait forever.
+    /// With a manual clock that nobody advances, a delivery that waits for its retry makes this
+    /// wait forever.
     pub async fn deliveries_finished(&self) {
         self.quiet(true).await;
     }
@@ -185,7 +199,8 @@ impl Emulator {
         }
     }
 
-    /// Stops: no new connections, one second for what is being answered or delivered, then whatever is left is cut off.
+    /// Stops: no new connections, one second for what is being answered or delivered, then whatever
+    /// is left is cut off.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         // The server only ends this way; if it panicked, there is nothing left to stop.
@@ -247,7 +262,10 @@ impl Builder {
     /// Where to listen (default 127.0.0.1, a free port).
     #[must_use]
     pub fn listen(self, address: SocketAddr) -> Self {
-        Self { listen: address, ..self }
+        Self {
+            listen: address,
+            ..self
+        }
     }
 
     /// The clock to read (default the system's).
@@ -256,7 +274,8 @@ impl Builder {
         Self { clock, ..self }
     }
 
-    /// Pauses between the attempts of one delivery (default 5 s, 30 s, 2 min, 15 min, 1 h); none for a single attempt.
+    /// Pauses between the attempts of one delivery (default 5 s, 30 s, 2 min, 15 min, 1 h); none
+    /// for a single attempt.
     #[must_use]
     pub fn retry_delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
         self.settings.retry_delays = delays.into_iter().collect();
@@ -284,7 +303,8 @@ impl Builder {
         self
     }
 
-    /// How many events, and how many deliveries that are over, to remember (default 100 000 of each, at least 1).
+    /// How many events, and how many deliveries that are over, to remember (default 100 000 of
+    /// each, at least 1).
     ///
     /// One event and its delivery take about 5 kB with the catalogue's examples.
     #[must_use]
@@ -293,9 +313,11 @@ impl Builder {
         self
     }
 
-    /// How many deliveries may be pending, waiting for an attempt or under way (default 10 000, at least 1).
+    /// How many deliveries may be pending, waiting for an attempt or under way (default 10 000, at
+    /// least 1).
     ///
-    /// An event whose deliveries would be more than that does not happen: [`Emulator::trigger`] fails, and the control endpoint answers
+    /// An event whose deliveries would be more than that does not happen: [`Emulator::trigger`]
+    /// fails, and the control endpoint answers
     /// 503. A change of a webhook is an event that cannot be refused: its deliveries fail at once.
     #[must_use]
     pub fn max_pending(mut self, count: usize) -> Self {
@@ -303,8 +325,8 @@ impl Builder {
         self
     }
 
-    /// Lets deliveries go to this host, too, at any port: a name or an address without scheme and port, such as `app` or
-    /// `host.docker.internal` (default: this machine only).
+    /// Lets deliveries go to this host, too, at any port: a name or an address without scheme and
+    /// port, such as `app` or `host.docker.internal` (default: this machine only).
     ///
     /// What is no such host makes [`start`](Self::start) fail.
     #[must_use]
@@ -315,14 +337,16 @@ impl Builder {
         self
     }
 
-    /// How long the body of a call may take to arrive (default 30 s); after that it is answered 408. Always in the system's time.
+    /// How long the body of a call may take to arrive (default 30 s); after that it is answered
+    /// 408. Always in the system's time.
     #[must_use]
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.settings.body_timeout = timeout;
         self
     }
 
-    /// Where to report each attempt of a delivery, and warnings (default nowhere; `authpi emulate` prints them on standard error).
+    /// Where to report each attempt of a delivery, and warnings (default nowhere; `authpi emulate`
+    /// prints them on standard error).
     ///
     /// It is called within the emulator's tasks, so it must not block.
     #[must_use]
@@ -334,19 +358,29 @@ impl Builder {
     /// Starts the emulator, in tasks of the tokio runtime that this is called in.
     ///
     /// # Errors
-    /// When the address cannot be listened on, or [`allow_host`](Self::allow_host) was given what is no host.
+    /// When the address cannot be listened on, or [`allow_host`](Self::allow_host) was given what
+    /// is no host.
     pub async fn start(self) -> Result<Emulator, StartError> {
         if let Some(wrong) = self.wrong_host {
-            return Err(StartError { what: wrong, cause: None });
+            return Err(StartError {
+                what: wrong,
+                cause: None,
+            });
         }
-        let failed =
-            |cause| StartError { what: format!("the emulator cannot listen on {}", self.listen), cause: Some(cause) };
+        let failed = |cause| StartError {
+            what: format!("the emulator cannot listen on {}", self.listen),
+            cause: Some(cause),
+        };
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let account = Account::new(self.clock.millis());
         let (asked_for, to_dispatcher) = mpsc::unbounded_channel();
         let world = Arc::new(World {
-            store: Mutex::new(Store::new(account.id.clone(), self.clock.clone(), self.settings.clone())),
+            store: Mutex::new(Store::new(
+                account.id.clone(),
+                self.clock.clone(),
+                self.settings.clone(),
+            )),
             account,
             clock: self.clock,
             description: Description::get(),
@@ -372,7 +406,10 @@ impl Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("listen", &self.listen).field("clock", &self.clock).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("listen", &self.listen)
+            .field("clock", &self.clock)
+            .finish_non_exhaustive()
     }
 }
 

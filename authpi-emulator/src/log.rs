@@ -2,7 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-/// One line of a running emulator's log; `Display` is the line. It holds no secret, no payload and no query of a URL.
+/// One line of a running emulator's log; `Display` is the line. It holds no secret, no payload and
+/// no query of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogLine {

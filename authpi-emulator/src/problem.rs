@@ -30,13 +30,25 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    pub(crate) fn new(field: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self { field: field.into(), code, message: message.into() }
+    pub(crate) fn new(
+        field: impl Into<String>,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            code,
+            message: message.into(),
+        }
     }
 }
 
 impl Problem {
-    pub(crate) fn new(status: StatusCode, error: &'static str, description: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        status: StatusCode,
+        error: &'static str,
+        description: impl Into<String>,
+    ) -> Self {
         Self(Box::new(Parts {
             status,
             error,
@@ -74,13 +86,22 @@ impl Problem {
             [only] => format!("{}: {}", only.field, only.message),
             several => format!("{} members of the request are not valid", several.len()),
         };
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", description).with_fields(fields)
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_request",
+            description,
+        )
+        .with_fields(fields)
     }
 
     pub(crate) fn unauthenticated(description: &str) -> Self {
         let schemes = HeaderValue::from_static("Basic realm=\"AuthPI\", Bearer");
-        Self::new(StatusCode::UNAUTHORIZED, assumptions::UNAUTHENTICATED, description)
-            .with_header(header::WWW_AUTHENTICATE, schemes)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            assumptions::UNAUTHENTICATED,
+            description,
+        )
+        .with_header(header::WWW_AUTHENTICATE, schemes)
     }
 
     pub(crate) fn forbidden(description: &str) -> Self {
@@ -88,12 +109,20 @@ impl Problem {
     }
 
     pub(crate) fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("there is no such {what}"),
+        )
     }
 
     pub(crate) fn method_not_allowed(allowed: &str) -> Self {
         let description = format!("this path takes {allowed}");
-        let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", description);
+        let problem = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request",
+            description,
+        );
         match HeaderValue::from_str(allowed) {
             Ok(allowed) => problem.with_header(header::ALLOW, allowed),
             Err(_) => problem,
@@ -102,13 +131,18 @@ impl Problem {
 
     pub(crate) fn stale(current_etag: String) -> Self {
         let description = "the resource has changed since it was read";
-        let mut problem = Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", description);
+        let mut problem = Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition_failed",
+            description,
+        );
         problem.0.current_etag = Some(current_etag);
         problem
     }
 
     pub(crate) fn conflict(description: &str) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", description).with_retry_after(assumptions::CONFLICT_RETRY_AFTER)
+        Self::new(StatusCode::CONFLICT, "conflict", description)
+            .with_retry_after(assumptions::CONFLICT_RETRY_AFTER)
     }
 
     pub(crate) fn stopping() -> Self {
@@ -122,14 +156,19 @@ impl Problem {
     }
 
     pub(crate) fn internal(description: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", description)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            description,
+        )
     }
 
     pub(crate) fn description(&self) -> &str {
         &self.0.description
     }
 
-    /// AuthPI calls a failure retryable by its status; a conflict is, since the other call will be over.
+    /// AuthPI calls a failure retryable by its status; a conflict is, since the other call will be
+    /// over.
     fn retryable(&self) -> bool {
         matches!(self.0.status.as_u16(), 408 | 409 | 429 | 502 | 503 | 504)
     }

@@ -19,11 +19,12 @@ use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
-    assumptions, credentials::Caller, description::Operation, idempotency::Claim, operations, problem::Problem,
-    world::World,
+    assumptions, credentials::Caller, description::Operation, idempotency::Claim, operations,
+    problem::Problem, world::World,
 };
 
-/// How long a stopping server waits for requests that are being answered, and an answered one for what is left of its body.
+/// How long a stopping server waits for requests that are being answered, and an answered one for
+/// what is left of its body.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// An answer before it is an HTTP response.
@@ -38,7 +39,12 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: None, bytes: Bytes::new() }
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: None,
+            bytes: Bytes::new(),
+        }
     }
 
     pub(crate) fn json(status: StatusCode, body: Value) -> Self {
@@ -48,20 +54,39 @@ impl Answer {
     /// A single resource, in its envelope.
     pub(crate) fn resource(status: StatusCode, resource: Value) -> Self {
         // Not json!, which would copy the resource.
-        Self::json(status, Value::Object([("data".to_owned(), resource)].into_iter().collect()))
+        Self::json(
+            status,
+            Value::Object([("data".to_owned(), resource)].into_iter().collect()),
+        )
     }
 
     /// What was answered before.
     pub(crate) fn replay(status: StatusCode, headers: &HeaderMap, bytes: Bytes) -> Self {
-        let replayed = Self { status, headers: headers.clone(), body: None, bytes };
-        replayed.with_header(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"))
+        let replayed = Self {
+            status,
+            headers: headers.clone(),
+            body: None,
+            bytes,
+        };
+        replayed.with_header(
+            HeaderName::from_static("idempotent-replayed"),
+            HeaderValue::from_static("true"),
+        )
     }
 
     pub(crate) fn with_body(self, body: Value) -> Self {
         let bytes = Bytes::from(body.to_string());
         let headers = self.headers;
-        let answer = Self { status: self.status, headers, body: Some(body), bytes };
-        answer.with_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        let answer = Self {
+            status: self.status,
+            headers,
+            body: Some(body),
+            bytes,
+        };
+        answer.with_header(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )
     }
 
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -96,7 +121,8 @@ impl Answer {
     }
 }
 
-/// Serves until told to stop; then waits a moment for what is being answered, and cuts off the rest.
+/// Serves until told to stop; then waits a moment for what is being answered, and cuts off the
+/// rest.
 pub(crate) async fn run(world: Arc<World>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let for_connections = stop.clone();
     let mut connections = JoinSet::new();
@@ -104,11 +130,13 @@ pub(crate) async fn run(world: Arc<World>, listener: TcpListener, mut stop: watc
         tokio::select! {
             accepted = listener.accept(), if connections.len() < assumptions::MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    // Small answers should not wait for an acknowledgement; without this they are merely slower.
+                    // Small answers should not wait for an acknowledgement; without this they are
+                    // merely slower.
                     let _ = stream.set_nodelay(true);
                     connections.spawn(serve(world.clone(), TokioIo::new(stream), for_connections.clone()));
                 }
-                // The process has no file descriptor left, or the peer is gone already: the next one may fare better.
+                // The process has no file descriptor left, or the peer is gone already: the next
+                // one may fare better.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -125,12 +153,18 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn serve(world: Arc<World>, io: TokioIo<tokio::net::TcpStream>, mut stop: watch::Receiver<bool>) {
+async fn serve(
+    world: Arc<World>,
+    io: TokioIo<tokio::net::TcpStream>,
+    mut stop: watch::Receiver<bool>,
+) {
     let service = service_fn(move |request| {
         let world = world.clone();
         async move { Ok::<_, Infallible>(handle(world, request).await.into_response()) }
     });
-    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(io, service);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
@@ -144,7 +178,11 @@ async fn serve(world: Arc<World>, io: TokioIo<tokio::net::TcpStream>, mut stop: 
 /// What a request is, as far as can be told without its body.
 enum Admitted {
     Control,
-    Call { operation: &'static Operation, path: BTreeMap<String, String>, caller: Caller },
+    Call {
+        operation: &'static Operation,
+        path: BTreeMap<String, String>,
+        caller: Caller,
+    },
 }
 
 async fn handle(world: Arc<World>, request: Request<Incoming>) -> Answer {
@@ -180,7 +218,10 @@ fn admit(world: &World, parts: &request::Parts) -> Result<Admitted, Box<Answer>>
         operations::control::admit(world, parts).map_err(refusal)?;
         return Ok(Admitted::Control);
     }
-    let (operation, path) = world.description.find(&parts.method, path).map_err(refusal)?;
+    let (operation, path) = world
+        .description
+        .find(&parts.method, path)
+        .map_err(refusal)?;
     let within = || -> Result<Caller, Problem> {
         let caller = world.account.authenticate(&parts.headers)?;
         if let Some(account_id) = path.get("account_id") {
@@ -190,8 +231,14 @@ fn admit(world: &World, parts: &request::Parts) -> Result<Admitted, Box<Answer>>
         Ok(caller)
     };
     match within() {
-        Ok(caller) => Ok(Admitted::Call { operation, path, caller }),
-        Err(problem) => Err(checked(operation, problem.into()).unwrap_or_else(Answer::from).into()),
+        Ok(caller) => Ok(Admitted::Call {
+            operation,
+            path,
+            caller,
+        }),
+        Err(problem) => Err(checked(operation, problem.into())
+            .unwrap_or_else(Answer::from)
+            .into()),
     }
 }
 
@@ -211,13 +258,16 @@ async fn read(body: Incoming) -> Result<Bytes, Problem> {
     }
 }
 
-/// Throws a body away as it comes, for a moment: a caller that is still sending it may not read the answer otherwise.
+/// Throws a body away as it comes, for a moment: a caller that is still sending it may not read the
+/// answer otherwise.
 async fn discard(mut body: Incoming) {
     let all = async {
         let mut left = assumptions::MAX_REQUEST;
         while let Some(Ok(frame)) = body.frame().await {
             let length = frame.data_ref().map_or(0, Bytes::len);
-            let Some(rest) = left.checked_sub(length) else { return };
+            let Some(rest) = left.checked_sub(length) else {
+                return;
+            };
             left = rest;
         }
     };
@@ -232,18 +282,25 @@ async fn answer(
 ) -> Result<Answer, Problem> {
     match admitted {
         Admitted::Control => operations::control::answer(world, parts, &body),
-        Admitted::Call { operation, path, caller } => {
+        Admitted::Call {
+            operation,
+            path,
+            caller,
+        } => {
             let answer = perform(world, operation, caller, path, parts, body).await;
             checked(operation, answer.unwrap_or_else(Answer::from))
         }
     }
 }
 
-/// The emulator must not teach its callers what AuthPI would never say. (A replay was checked when it was new.)
+/// The emulator must not teach its callers what AuthPI would never say. (A replay was checked when
+/// it was new.)
 fn checked(operation: &Operation, answer: Answer) -> Result<Answer, Problem> {
     let replayed = answer.headers.contains_key("idempotent-replayed");
     match operation.check_answer(answer.status, answer.body.as_ref()) {
-        Some(defect) if !replayed => Err(Problem::internal(format!("the emulator has a defect: {defect}"))),
+        Some(defect) if !replayed => Err(Problem::internal(format!(
+            "the emulator has a defect: {defect}"
+        ))),
         _ => Ok(answer),
     }
 }
@@ -257,15 +314,22 @@ async fn perform(
     body: Bytes,
 ) -> Result<Answer, Problem> {
     let key = match parts.headers.get("idempotency-key") {
-        Some(key) if operation.takes_idempotency_key() => Some(String::from_utf8_lossy(key.as_bytes()).into_owned()),
+        Some(key) if operation.takes_idempotency_key() => {
+            Some(String::from_utf8_lossy(key.as_bytes()).into_owned())
+        }
         _ => None,
     };
     let ticket = match key {
         None => None,
-        Some(key) => match world.replays.claim(&key, parts.uri.path(), &body, world.clock.millis())? {
-            Claim::Run(ticket) => Some(ticket),
-            Claim::Replay(answer) => return Ok(answer),
-        },
+        Some(key) => {
+            match world
+                .replays
+                .claim(&key, parts.uri.path(), &body, world.clock.millis())?
+            {
+                Claim::Run(ticket) => Some(ticket),
+                Claim::Replay(answer) => return Ok(answer),
+            }
+        }
     };
     let request = operations::Request {
         caller,

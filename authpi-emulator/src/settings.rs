@@ -23,6 +23,8 @@ pub(crate) struct Settings {
 impl Settings {
     /// The first attempt, and one after each delay.
     pub(crate) fn attempt_budget(&self) -> u32 {
-        u32::try_from(self.retry_delays.len()).unwrap_or(u32::MAX).saturating_add(1)
+        u32::try_from(self.retry_delays.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1)
     }
 }

@@ -37,31 +37,48 @@ impl NewEvent {
     /// Its subject and data are the examples of `openapi/events`, until they are set.
     pub fn new(event_type: impl Into<String>) -> Self {
         let event_type = event_type.into();
-        Self { event_type, subject: None, data: None, copies: 1, allow_unknown_type: false }
+        Self {
+            event_type,
+            subject: None,
+            data: None,
+            copies: 1,
+            allow_unknown_type: false,
+        }
     }
 
-    /// Allows a type that is not in the catalogue, such as AuthPI may add one day: `user.teleported`.
+    /// Allows a type that is not in the catalogue, such as AuthPI may add one day:
+    /// `user.teleported`.
     ///
-    /// It is delivered to the webhooks that want all events. Without this, it is refused, since it is more often a typing error. Its
-    /// subject and data are empty, until they are set.
+    /// It is delivered to the webhooks that want all events. Without this, it is refused, since it
+    /// is more often a typing error. Its subject and data are empty, until they are set.
     #[must_use]
     pub fn allow_unknown_type(self) -> Self {
-        Self { allow_unknown_type: true, ..self }
+        Self {
+            allow_unknown_type: true,
+            ..self
+        }
     }
 
     /// Sets whom and what it is about: a JSON object of ids.
     #[must_use]
     pub fn subject(self, subject: Value) -> Self {
-        Self { subject: Some(subject), ..self }
+        Self {
+            subject: Some(subject),
+            ..self
+        }
     }
 
     /// Sets what it carries: a JSON object.
     #[must_use]
     pub fn data(self, data: Value) -> Self {
-        Self { data: Some(data), ..self }
+        Self {
+            data: Some(data),
+            ..self
+        }
     }
 
-    /// Has it delivered so many times to each webhook, 1 to 1000 (default 1), as a sender does that is not sure of its first attempt.
+    /// Has it delivered so many times to each webhook, 1 to 1000 (default 1), as a sender does that
+    /// is not sure of its first attempt.
     #[must_use]
     pub fn copies(self, copies: u32) -> Self {
         Self { copies, ..self }
@@ -71,8 +88,13 @@ impl NewEvent {
 impl fmt::Debug for NewEvent {
     /// Without subject and data, which may be personal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { event_type, copies, .. } = self;
-        f.debug_struct("NewEvent").field("type", event_type).field("copies", copies).finish_non_exhaustive()
+        let Self {
+            event_type, copies, ..
+        } = self;
+        f.debug_struct("NewEvent")
+            .field("type", event_type)
+            .field("copies", copies)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,11 +125,20 @@ pub struct TriggerError {
 
 impl TriggerError {
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), cause: None }
+        Self {
+            what: what.into(),
+            cause: None,
+        }
     }
 
-    fn caused(what: impl Into<String>, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { what: what.into(), cause: Some(cause.into()) }
+    fn caused(
+        what: impl Into<String>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            cause: Some(cause.into()),
+        }
     }
 }
 
@@ -157,34 +188,50 @@ impl RemoteEmulator {
     /// The emulator at `base_url`, with the key that it was started with.
     ///
     /// # Errors
-    /// When `base_url` is no `http` URL, as AuthPI's own is none: no event can be made to happen there.
+    /// When `base_url` is no `http` URL, as AuthPI's own is none: no event can be made to happen
+    /// there.
     pub fn new(base_url: &str, key_id: &str, key_secret: &str) -> Result<Self, TriggerError> {
-        let url =
-            Url::parse(base_url).map_err(|error| TriggerError::caused(format!("`{base_url}` is not a URL"), error))?;
+        let url = Url::parse(base_url)
+            .map_err(|error| TriggerError::caused(format!("`{base_url}` is not a URL"), error))?;
         if url.scheme() != "http" {
-            return Err(TriggerError::new(format!("{base_url} is no emulator: it speaks plain http only")));
+            return Err(TriggerError::new(format!(
+                "{base_url} is no emulator: it speaks plain http only"
+            )));
         }
-        let mut authorization =
-            HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{key_id}:{key_secret}"))))
-                .map_err(|error| TriggerError::caused("the key cannot stand in a header", error))?;
+        let mut authorization = HeaderValue::try_from(format!(
+            "Basic {}",
+            STANDARD.encode(format!("{key_id}:{key_secret}"))
+        ))
+        .map_err(|error| TriggerError::caused("the key cannot stand in a header", error))?;
         authorization.set_sensitive(true);
-        Ok(Self { base_url: url, authorization, account_id: None })
+        Ok(Self {
+            base_url: url,
+            authorization,
+            account_id: None,
+        })
     }
 
     /// Has the emulator check that it is the one with this account.
     #[must_use]
     pub fn account(self, account_id: impl Into<String>) -> Self {
-        Self { account_id: Some(account_id.into()), ..self }
+        Self {
+            account_id: Some(account_id.into()),
+            ..self
+        }
     }
 
     /// Makes an event happen.
     ///
     /// # Errors
-    /// When the emulator cannot be reached, does not answer within 30 seconds, or refuses: its own words, then.
+    /// When the emulator cannot be reached, does not answer within 30 seconds, or refuses: its own
+    /// words, then.
     pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Triggered, TriggerError> {
         let event = event.into();
         let mut url = self.base_url.clone();
-        url.set_path(&format!("{}{PATH}", self.base_url.path().trim_end_matches('/')));
+        url.set_path(&format!(
+            "{}{PATH}",
+            self.base_url.path().trim_end_matches('/')
+        ));
         if let Some(account_id) = &self.account_id {
             url.query_pairs_mut().append_pair("account_id", account_id);
         }
@@ -202,34 +249,54 @@ impl RemoteEmulator {
             .header(header::AUTHORIZATION, self.authorization.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(Value::Object(body).to_string())))
-            .map_err(|error| TriggerError::caused("the emulator's address cannot be called", error))?;
+            .map_err(|error| {
+                TriggerError::caused("the emulator's address cannot be called", error)
+            })?;
         let answered = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
-        let (status, mut body) =
-            answered.map_err(|late| TriggerError::caused(format!("{} does not answer", self.base_url), late))??;
+        let (status, mut body) = answered.map_err(|late| {
+            TriggerError::caused(format!("{} does not answer", self.base_url), late)
+        })??;
         match (status, body["error_description"].as_str()) {
             (StatusCode::CREATED, _) => Ok(Triggered {
                 event: body["data"].take(),
                 deliveries: body["deliveries"].as_u64().unwrap_or_default(),
             }),
-            (_, Some(told)) => Err(TriggerError::new(format!("the emulator refuses ({status}): {told}"))),
-            (_, None) => Err(TriggerError::new(format!("{} answers {status}; is it an emulator?", self.base_url))),
+            (_, Some(told)) => Err(TriggerError::new(format!(
+                "the emulator refuses ({status}): {told}"
+            ))),
+            (_, None) => Err(TriggerError::new(format!(
+                "{} answers {status}; is it an emulator?",
+                self.base_url
+            ))),
         }
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Value), TriggerError> {
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Value), TriggerError> {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
         let answer = client.request(request).await.map_err(|error| {
-            TriggerError::caused(format!("the emulator at {} cannot be reached", self.base_url), error)
+            TriggerError::caused(
+                format!("the emulator at {} cannot be reached", self.base_url),
+                error,
+            )
         })?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), 16 * 1024 * 1024).collect().await;
-        let body = body.map_err(|error| TriggerError::caused("the emulator broke off its answer", error))?.to_bytes();
+        let body = Limited::new(answer.into_body(), 16 * 1024 * 1024)
+            .collect()
+            .await;
+        let body = body
+            .map_err(|error| TriggerError::caused("the emulator broke off its answer", error))?
+            .to_bytes();
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 }
 
 impl fmt::Debug for RemoteEmulator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteEmulator").field("base_url", &self.base_url.as_str()).finish_non_exhaustive()
+        f.debug_struct("RemoteEmulator")
+            .field("base_url", &self.base_url.as_str())
+            .finish_non_exhaustive()
     }
 }

@@ -37,7 +37,8 @@ pub(crate) struct World {
 impl World {
     /// The account's state. Never held over an `await`.
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
-        // A handler that panicked half-way is answered as 500; the emulator goes on with what there is.
+        // A handler that panicked half-way is answered as 500; the emulator goes on with what there
+        // is.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -51,15 +52,25 @@ impl World {
         self.changed.subscribe()
     }
 
-    /// Makes an event happen, as the control endpoint and the library ask for it; 422 for what is no event, 503 where there is no
-    /// room for its deliveries.
+    /// Makes an event happen, as the control endpoint and the library ask for it; 422 for what is
+    /// no event, 503 where there is no room for its deliveries.
     pub(crate) fn trigger(&self, event: NewEvent) -> Result<Recorded, Problem> {
-        let NewEvent { event_type, subject, data, copies, allow_unknown_type } = event;
+        let NewEvent {
+            event_type,
+            subject,
+            data,
+            copies,
+            allow_unknown_type,
+        } = event;
         let mut mistakes = Vec::new();
         let catalogue = &self.description.events;
         if !catalogue.types.contains(&event_type) {
             if !allow_unknown_type {
-                mistakes.push(Field::new("type", "invalid_value", unknown_type(&event_type, &catalogue.types)));
+                mistakes.push(Field::new(
+                    "type",
+                    "invalid_value",
+                    unknown_type(&event_type, &catalogue.types),
+                ));
             } else if !is_type_name(&event_type) {
                 let message = "must be words of a-z, 0-9, - and _ with dots in between, such as user.teleported";
                 mistakes.push(Field::new("type", "invalid_value", message));
@@ -71,7 +82,11 @@ impl World {
             }
         }
         if !(1..=MAX_COPIES).contains(&copies) {
-            mistakes.push(Field::new("copies", "invalid_value", format!("must be from 1 to {MAX_COPIES}")));
+            mistakes.push(Field::new(
+                "copies",
+                "invalid_value",
+                format!("must be from 1 to {MAX_COPIES}"),
+            ));
         }
         if !mistakes.is_empty() {
             return Err(Problem::invalid(mistakes));
@@ -79,7 +94,9 @@ impl World {
         let own = Value::from(self.account.id.as_str());
         let subject = subject.unwrap_or_else(|| catalogue.example_subject(&event_type, &own));
         let data = data.unwrap_or_else(|| catalogue.example_data(&event_type, &subject, &own));
-        let recorded = self.store().record(&event_type, subject, data, "emulator", copies);
+        let recorded = self
+            .store()
+            .record(&event_type, subject, data, "emulator", copies);
         self.changed();
         recorded.map_err(|full| {
             let why = format!(
@@ -101,19 +118,33 @@ const MAX_COPIES: u32 = 1_000;
 const MAX_TYPE_NAME: usize = 100;
 
 fn is_type_name(name: &str) -> bool {
-    let is_word =
-        |word: &str| !word.is_empty() && word.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    };
     name.len() <= MAX_TYPE_NAME && name.contains('.') && name.split('.').all(is_word)
 }
 
 /// Why a type is refused, with the names that may have been meant.
 fn unknown_type(name: &str, known: &[String]) -> String {
-    let mut near: Vec<_> = known.iter().map(|known| (distance(name, known), known.as_str())).collect();
+    let mut near: Vec<_> = known
+        .iter()
+        .map(|known| (distance(name, known), known.as_str()))
+        .collect();
     near.sort_unstable();
     // Beyond that, another name was meant.
-    let near = near.into_iter().take(3).filter(|(distance, known)| *distance <= known.len() / 2);
+    let near = near
+        .into_iter()
+        .take(3)
+        .filter(|(distance, known)| *distance <= known.len() / 2);
     let near: Vec<_> = near.map(|(_, name)| name).collect();
-    let meant = if near.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) };
+    let meant = if near.is_empty() {
+        String::new()
+    } else {
+        format!(" (did you mean {}?)", near.join(", "))
+    };
     format!(
         "is not in the catalogue of event types{meant}; to send it anyway, use --allow-unknown-type (allow_unknown_type)"
     )
@@ -143,14 +174,29 @@ mod tests {
     fn an_unknown_type_is_refused_with_the_names_that_are_near_and_the_flag_that_allows_it() {
         let known = &Description::get().events.types;
         let near = |name| unknown_type(name, known);
-        assert!(near("user.create").contains("did you mean user.created, "), "{}", near("user.create"));
+        assert!(
+            near("user.create").contains("did you mean user.created, "),
+            "{}",
+            near("user.create")
+        );
         assert!(near("users.created").contains("did you mean user.created, "));
-        assert!(near("user.teleported").contains("user.deleted"), "{}", near("user.teleported"));
+        assert!(
+            near("user.teleported").contains("user.deleted"),
+            "{}",
+            near("user.teleported")
+        );
         for name in ["", "zzzzzzzz", &"x".repeat(10_000)] {
             assert!(!near(name).contains("did you mean"), "{}", near(name));
             assert!(near(name).contains("--allow-unknown-type"));
         }
-        assert_eq!([distance("", "abc"), distance("kitten", "sitting"), distance("a.b", "a.b")], [3, 3, 0]);
+        assert_eq!(
+            [
+                distance("", "abc"),
+                distance("kitten", "sitting"),
+                distance("a.b", "a.b")
+            ],
+            [3, 3, 0]
+        );
     }
 
     #[test]
@@ -158,9 +204,17 @@ mod tests {
         for name in ["user.teleported", "user.mfa.factor-created", "a.b_2"] {
             assert!(is_type_name(name), "{name}");
         }
-        for name in
-            ["", "user", "user.", ".user", "user..x", "User.x", "user.x y", "user.é", &format!("a.{}", "b".repeat(99))]
-        {
+        for name in [
+            "",
+            "user",
+            "user.",
+            ".user",
+            "user..x",
+            "User.x",
+            "user.x y",
+            "user.é",
+            &format!("a.{}", "b".repeat(99)),
+        ] {
             assert!(!is_type_name(name), "{name}");
         }
     }

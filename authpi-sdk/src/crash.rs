@@ -1,4 +1,5 @@
-//! Named points in the way of an event, at which a test may end the process. Nothing, in builds without the feature `testing`.
+//! Named points in the way of an event, at which a test may end the process. Nothing, in builds
+//! without the feature `testing`.
 
 /// The points, in the order in which one event can pass them.
 #[cfg(any(test, feature = "testing"))]
@@ -20,8 +21,8 @@ pub const CRASH_POINTS: &[&str] = &[
 #[cfg(any(test, feature = "testing"))]
 static HOOK: std::sync::OnceLock<fn(&'static str)> = std::sync::OnceLock::new();
 
-/// Has `hook` called with the name of each point that an event passes, once for the life of the process; a further call changes
-/// nothing. For tests that kill their process there.
+/// Has `hook` called with the name of each point that an event passes, once for the life of the
+/// process; a further call changes nothing. For tests that kill their process there.
 #[cfg(any(test, feature = "testing"))]
 pub fn on_crash_point(hook: fn(&'static str)) {
     let _ = HOOK.set(hook);

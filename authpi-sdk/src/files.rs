@@ -1,4 +1,5 @@
-//! Files that are replaced as a whole, so that a reader, also after a loss of power, finds the old content or the new one.
+//! Files that are replaced as a whole, so that a reader, also after a loss of power, finds the old
+//! content or the new one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,7 +14,9 @@ pub(crate) fn about(path: &Path, error: &io::Error) -> io::Error {
 
 /// The folder that a file is in.
 fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// The file that `path` stands for, through symbolic links, also where nothing is there yet.
@@ -35,7 +38,10 @@ pub(crate) fn target(path: &Path) -> io::Result<PathBuf> {
             let folder = fs::canonicalize(folder(&at)).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => {
                     let folder = folder(&at).display();
-                    io::Error::new(error.kind(), format!("the folder {folder} does not exist; create it first"))
+                    io::Error::new(
+                        error.kind(),
+                        format!("the folder {folder} does not exist; create it first"),
+                    )
                 }
                 _ => about(folder(&at), &error),
             })?;
@@ -43,7 +49,10 @@ pub(crate) fn target(path: &Path) -> io::Result<PathBuf> {
         };
         at = folder(&at).join(link);
     }
-    Err(io::Error::other(format!("{}: symbolic links lead in a circle", path.display())))
+    Err(io::Error::other(format!(
+        "{}: symbolic links lead in a circle",
+        path.display()
+    )))
 }
 
 /// Options for files that nobody else may read.
@@ -55,10 +64,20 @@ pub(crate) fn private() -> OpenOptions {
     options
 }
 
-/// Puts a file of this content in the place of `target`, which is no link: `next`, in the same folder, is written with `options` and
-/// renamed. The owner, group and mode of the file that is replaced are kept; see [`keep_access`].
-pub(crate) fn replace(target: &Path, next: &Path, content: &[u8], options: &mut OpenOptions) -> io::Result<()> {
-    let file = options.write(true).create_new(true).open(next).map_err(|error| about(next, &error))?;
+/// Puts a file of this content in the place of `target`, which is no link: `next`, in the same
+/// folder, is written with `options` and renamed. The owner, group and mode of the file that is
+/// replaced are kept; see [`keep_access`].
+pub(crate) fn replace(
+    target: &Path,
+    next: &Path,
+    content: &[u8],
+    options: &mut OpenOptions,
+) -> io::Result<()> {
+    let file = options
+        .write(true)
+        .create_new(true)
+        .open(next)
+        .map_err(|error| about(next, &error))?;
     let written = write(file, target, content).and_then(|()| fs::rename(next, target));
     if let Err(error) = written {
         let _ = fs::remove_file(next);
@@ -66,7 +85,9 @@ pub(crate) fn replace(target: &Path, next: &Path, content: &[u8], options: &mut 
     }
     // The name is part of the folder, which is a file of its own there.
     #[cfg(unix)]
-    File::open(folder(target)).and_then(|folder| folder.sync_all()).map_err(|error| about(folder(target), &error))?;
+    File::open(folder(target))
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| about(folder(target), &error))?;
     Ok(())
 }
 
@@ -83,9 +104,10 @@ fn write(mut file: File, target: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives the file the owner, group and mode of the one that it replaces. Where this process may not give files to that owner or group, who
-/// owns it is as for a new file, and what they were allowed as owner or group is not carried over to others: the group's rights are
-/// dropped where the group changes.
+/// Gives the file the owner, group and mode of the one that it replaces. Where this process may not
+/// give files to that owner or group, who owns it is as for a new file, and what they were allowed
+/// as owner or group is not carried over to others: the group's rights are dropped where the group
+/// changes.
 #[cfg(unix)]
 fn keep_access(file: &File, replaced: &fs::Metadata) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
@@ -111,20 +133,42 @@ mod tests {
         let root = std::env::temp_dir().join(format!("authpi-files-{}", std::process::id()));
         fs::create_dir_all(root.join("real")).unwrap();
         let root = fs::canonicalize(&root).unwrap();
-        assert_eq!(target(&root.join("real/new")).unwrap(), root.join("real/new"));
-        assert!(target(&root.join("none/new")).unwrap_err().to_string().contains("none does not exist"));
+        assert_eq!(
+            target(&root.join("real/new")).unwrap(),
+            root.join("real/new")
+        );
+        assert!(
+            target(&root.join("none/new"))
+                .unwrap_err()
+                .to_string()
+                .contains("none does not exist")
+        );
         assert!(target(&root.join("real/..")).is_err() && target(Path::new("")).is_err());
         #[cfg(unix)]
         {
             use std::os::unix::fs::symlink;
-            for (to, name) in [("real/new", "first"), ("first", "second"), ("round", "back"), ("back", "round")] {
+            for (to, name) in [
+                ("real/new", "first"),
+                ("first", "second"),
+                ("round", "back"),
+                ("back", "round"),
+            ] {
                 symlink(to, root.join(name)).unwrap();
             }
             symlink(root.join("second"), root.join("real/absolute")).unwrap();
             for link in ["first", "second", "real/absolute"] {
-                assert_eq!(target(&root.join(link)).unwrap(), root.join("real/new"), "{link}");
+                assert_eq!(
+                    target(&root.join(link)).unwrap(),
+                    root.join("real/new"),
+                    "{link}"
+                );
             }
-            assert!(target(&root.join("round")).unwrap_err().to_string().contains("circle"));
+            assert!(
+                target(&root.join("round"))
+                    .unwrap_err()
+                    .to_string()
+                    .contains("circle")
+            );
         }
         fs::remove_dir_all(root).unwrap();
     }

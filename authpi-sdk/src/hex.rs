@@ -6,7 +6,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// The same, at the end of a text. No formatting, since a ledger may do this several times for an event.
+/// The same, at the end of a text. No formatting, since a ledger may do this several times for an
+/// event.
 pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {

@@ -1,7 +1,7 @@
 //! JSON that is carried, not looked into.
 //!
-//! `serde_json::Value` loses key order, repeated keys and digits of big numbers; what AuthPI does not document must survive
-//! a round trip as it was written, so it is kept as text.
+//! `serde_json::Value` loses key order, repeated keys and digits of big numbers; what AuthPI does
+//! not document must survive a round trip as it was written, so it is kept as text.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -15,8 +15,9 @@ use crate::UnixMillis;
 
 /// A JSON value kept as it was written, byte for byte.
 ///
-/// Members that AuthPI documents as "an object" without saying what is in it (`metadata`, `retry`, `circuit_breaker`, …)
-/// have this type. `Debug` shows its length only. Two values are equal when their texts are.
+/// Members that AuthPI documents as "an object" without saying what is in it (`metadata`, `retry`,
+/// `circuit_breaker`, …) have this type. `Debug` shows its length only. Two values are equal when
+/// their texts are.
 #[derive(Clone)]
 pub struct RawJson(Box<RawValue>);
 
@@ -110,40 +111,55 @@ pub(crate) fn members<'a>(
 
 /// The same for text that is known to be JSON.
 ///
-/// The loop exists once and not once per type, which keeps a hundred generated types cheap to compile. A name with a lone surrogate is
-/// given with U+FFFD in its place; values are always given as they are written.
+/// The loop exists once and not once per type, which keeps a hundred generated types cheap to
+/// compile. A name with a lone surrogate is given with U+FFFD in its place; values are always given
+/// as they are written.
 pub(crate) fn members_of_text<'a>(
     json: &'a str,
     member: &mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
     let mut given = 0;
-    let read = serde_json::Deserializer::from_str(json).deserialize_any(Object(&mut |name, value| {
-        given += 1;
-        member(name, value)
-    }));
+    let read =
+        serde_json::Deserializer::from_str(json).deserialize_any(Object(&mut |name, value| {
+            given += 1;
+            member(name, value)
+        }));
     // An error of data is what `member` has found wrong, or that it is no object.
-    let Err(false) = read.as_ref().map_err(serde_json::Error::is_data) else { return read };
-    let Some(mended) = without_lone_surrogates(json) else { return read };
+    let Err(false) = read.as_ref().map_err(serde_json::Error::is_data) else {
+        return read;
+    };
+    let Some(mended) = without_lone_surrogates(json) else {
+        return read;
+    };
     let mut seen = 0;
-    serde_json::Deserializer::from_str(&mended).deserialize_any(Object(&mut |name, value: &RawValue| {
-        seen += 1;
-        if seen <= given {
-            return Ok(());
-        }
-        // Mending keeps every place.
-        let start = value.get().as_ptr() as usize - mended.as_ptr() as usize;
-        member(name, serde_json::from_str(&json[start..start + value.get().len()])?)
-    }))
+    serde_json::Deserializer::from_str(&mended).deserialize_any(Object(
+        &mut |name, value: &RawValue| {
+            seen += 1;
+            if seen <= given {
+                return Ok(());
+            }
+            // Mending keeps every place.
+            let start = value.get().as_ptr() as usize - mended.as_ptr() as usize;
+            member(
+                name,
+                serde_json::from_str(&json[start..start + value.get().len()])?,
+            )
+        },
+    ))
 }
 
-/// `json` with `\ufffd` in place of each escape that is half of a surrogate pair without its other half; `None` where there is none.
+/// `json` with `\ufffd` in place of each escape that is half of a surrogate pair without its other
+/// half; `None` where there is none.
 ///
-/// JavaScript writes such a half when text was cut inside of an emoji. It is valid JSON by the grammar (RFC 8259, 8.2), and no text in
-/// Rust. Both escapes have six bytes, so all else keeps its place.
+/// JavaScript writes such a half when text was cut inside of an emoji. It is valid JSON by the
+/// grammar (RFC 8259, 8.2), and no text in Rust. Both escapes have six bytes, so all else keeps its
+/// place.
 pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
     let code = |at: usize| {
         let digits = json.as_bytes().get(at..at + 6)?.strip_prefix(b"\\u")?;
-        digits.iter().try_fold(0, |code, digit| Some(code << 4 | char::from(*digit).to_digit(16)?))
+        digits.iter().try_fold(0, |code, digit| {
+            Some(code << 4 | char::from(*digit).to_digit(16)?)
+        })
     };
     let (mut mended, mut at): (Option<String>, _) = (None, 0);
     // Outside of strings a backslash is no JSON.
@@ -152,7 +168,9 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
         at += match code(at) {
             Some(0xd800..=0xdbff) if matches!(code(at + 6), Some(0xdc00..=0xdfff)) => 12,
             Some(0xd800..=0xdfff) => {
-                mended.get_or_insert_with(|| json.to_owned()).replace_range(at..at + 6, "\\ufffd");
+                mended
+                    .get_or_insert_with(|| json.to_owned())
+                    .replace_range(at..at + 6, "\\ufffd");
                 6
             }
             Some(_) => 6,
@@ -171,7 +189,8 @@ pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Err
     })
 }
 
-/// What is read from the JSON of one value by itself, so that it can be odd without making its neighbours unreadable.
+/// What is read from the JSON of one value by itself, so that it can be odd without making its
+/// neighbours unreadable.
 pub(crate) trait FromRaw: Sized {
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
 }
@@ -181,11 +200,19 @@ fn expected(what: &str) -> serde_json::Error {
 }
 
 impl FromRaw for String {
-    /// A raw value is known to be valid JSON, so a string without escapes is what stands between the quotes.
+    /// A raw value is known to be valid JSON, so a string without escapes is what stands between
+    /// the quotes.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-        let inner = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let inner = raw
+            .get()
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'));
         let inner = inner.ok_or_else(|| expected("a string"))?;
-        if inner.contains('\\') { read(raw.get()) } else { Ok(inner.to_owned()) }
+        if inner.contains('\\') {
+            read(raw.get())
+        } else {
+            Ok(inner.to_owned())
+        }
     }
 }
 
@@ -193,14 +220,25 @@ impl FromRaw for i64 {
     /// What JSON Schema calls an integer: also `1.0` and `1e2`.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         let text = raw.get();
-        let without_zeros = || text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|b| b == b'0'));
-        let plain = text.parse().ok().or_else(|| without_zeros()?.0.parse().ok());
-        plain.or_else(|| integral(text)).ok_or_else(|| expected("an integer"))
+        let without_zeros = || {
+            text.split_once('.')
+                .filter(|(_, zeros)| zeros.bytes().all(|b| b == b'0'))
+        };
+        let plain = text
+            .parse()
+            .ok()
+            .or_else(|| without_zeros()?.0.parse().ok());
+        plain
+            .or_else(|| integral(text))
+            .ok_or_else(|| expected("an integer"))
     }
 }
 
 /// A number with an exponent, as far as a float holds it exactly.
-#[expect(clippy::cast_possible_truncation, reason = "the range is checked, and there is no fraction")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the range is checked, and there is no fraction"
+)]
 fn integral(text: &str) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) || !text.contains(['e', 'E']) {
@@ -225,7 +263,10 @@ impl FromRaw for f64 {
 impl FromRaw for UnixMillis {
     /// Nearly always an integer; else whatever `UnixMillis` itself takes.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-        raw.get().parse().map(Self).or_else(|_| serde_json::from_str(raw.get()))
+        raw.get()
+            .parse()
+            .map(Self)
+            .or_else(|_| serde_json::from_str(raw.get()))
     }
 }
 
@@ -297,16 +338,24 @@ mod api {
 
     impl<T: FromRaw> FromRaw for Option<T> {
         fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            if raw.get() == "null" { Ok(None) } else { T::from_raw(raw).map(Some) }
+            if raw.get() == "null" {
+                Ok(None)
+            } else {
+                T::from_raw(raw).map(Some)
+            }
         }
     }
 
-    /// Reads an answer in one pass; where that fails, once more member by member, so that what is odd in one of them is none of the
-    /// others' concern: see [`optional`]. Bytes that are not UTF-8 are read as U+FFFD, as lone surrogates are.
+    /// Reads an answer in one pass; where that fails, once more member by member, so that what is
+    /// odd in one of them is none of the others' concern: see [`optional`]. Bytes that are not
+    /// UTF-8 are read as U+FFFD, as lone surrogates are.
     ///
     /// # Errors
-    /// When a member that must be there is missing or odd, when a secret is odd, or when it is not JSON.
-    pub(crate) fn answer<T: DeserializeOwned + FromRaw>(body: &[u8]) -> Result<T, serde_json::Error> {
+    /// When a member that must be there is missing or odd, when a secret is odd, or when it is not
+    /// JSON.
+    pub(crate) fn answer<T: DeserializeOwned + FromRaw>(
+        body: &[u8],
+    ) -> Result<T, serde_json::Error> {
         serde_json::from_slice(body).or_else(|error| {
             let text = String::from_utf8_lossy(body);
             match serde_json::from_str::<&RawValue>(&text) {
@@ -332,25 +381,38 @@ mod api {
     }
 
     /// A picked member that must be there.
-    pub(crate) fn needed<T: FromRaw>(name: &str, value: Option<&RawValue>) -> Result<T, serde_json::Error> {
+    pub(crate) fn needed<T: FromRaw>(
+        name: &str,
+        value: Option<&RawValue>,
+    ) -> Result<T, serde_json::Error> {
         T::from_raw(required(name, value)?).map_err(|error| at(name, &error))
     }
 
     /// A picked member that may be absent, and so is where it has another shape than described.
     pub(crate) fn optional<T: FromRaw>(name: &str, value: Option<&RawValue>) -> Option<T> {
         let read = Option::<T>::from_raw(value?);
-        read.inspect_err(|_| tracing::debug!(member = name, "a member of an answer has another shape than described"))
-            .unwrap_or_default()
+        read.inspect_err(|_| {
+            tracing::debug!(
+                member = name,
+                "a member of an answer has another shape than described"
+            )
+        })
+        .unwrap_or_default()
     }
 
-    /// A picked member that may be absent but, where it is there, is too precious to be passed over: a secret that is shown once.
-    pub(crate) fn precious<T: FromRaw>(name: &str, value: Option<&RawValue>) -> Result<Option<T>, serde_json::Error> {
+    /// A picked member that may be absent but, where it is there, is too precious to be passed
+    /// over: a secret that is shown once.
+    pub(crate) fn precious<T: FromRaw>(
+        name: &str,
+        value: Option<&RawValue>,
+    ) -> Result<Option<T>, serde_json::Error> {
         let read = value.map(Option::<T>::from_raw).transpose();
         read.map(Option::flatten).map_err(|error| at(name, &error))
     }
 
-    /// What the object `{"data": …}` holds, read member by member; an object without that member holds itself. `own`: what is held
-    /// has a `data` of its own, so that it is looked for first where there are other members.
+    /// What the object `{"data": …}` holds, read member by member; an object without that member
+    /// holds itself. `own`: what is held has a `data` of its own, so that it is looked for first
+    /// where there are other members.
     pub(crate) fn held<T: FromRaw>(json: &RawValue, own: bool) -> Result<T, serde_json::Error> {
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
@@ -363,18 +425,27 @@ mod api {
         })?;
         match data {
             Some(data) if others == 0 => T::from_raw(data),
-            Some(data) if own => T::from_raw(json).or_else(|error| T::from_raw(data).map_err(|_| error)),
+            Some(data) if own => {
+                T::from_raw(json).or_else(|error| T::from_raw(data).map_err(|_| error))
+            }
             Some(data) => T::from_raw(data).or_else(|error| T::from_raw(json).map_err(|_| error)),
             None => T::from_raw(json),
         }
     }
 
     /// The member of an object that says what the rest is.
-    pub(crate) fn tag<'a>(object: &'a RawValue, name: &str) -> Result<Cow<'a, str>, serde_json::Error> {
+    pub(crate) fn tag<'a>(
+        object: &'a RawValue,
+        name: &str,
+    ) -> Result<Cow<'a, str>, serde_json::Error> {
         let mut found = None;
         members(object, &mut |member, value| {
             if member == name {
-                found = Some(String::from_raw(value).map_err(|error| at(name, &error))?.into());
+                found = Some(
+                    String::from_raw(value)
+                        .map_err(|error| at(name, &error))?
+                        .into(),
+                );
             }
             Ok(())
         })?;
@@ -382,12 +453,18 @@ mod api {
     }
 
     /// One member's value; `null` is none.
-    pub(crate) fn member<T: DeserializeOwned>(name: &str, value: &RawValue) -> Result<Option<T>, serde_json::Error> {
+    pub(crate) fn member<T: DeserializeOwned>(
+        name: &str,
+        value: &RawValue,
+    ) -> Result<Option<T>, serde_json::Error> {
         super::read(value.get()).map_err(|error| at(name, &error))
     }
 
-    /// As [`without_envelope`], for a `T` that has no member `data` of its own: in one pass where there is an envelope and nothing else.
-    pub(crate) fn enveloped<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    /// As [`without_envelope`], for a `T` that has no member `data` of its own: in one pass where
+    /// there is an envelope and nothing else.
+    pub(crate) fn enveloped<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
         deserializer.deserialize_map(Envelope(PhantomData))
     }
 
@@ -414,7 +491,9 @@ mod api {
             {
                 return Ok(data);
             }
-            let bare = members.iter().map(|(name, value)| (name.as_str(), &**value));
+            let bare = members
+                .iter()
+                .map(|(name, value)| (name.as_str(), &**value));
             T::deserialize(MapDeserializer::new(bare)).or_else(|error: serde_json::Error| {
                 let later = || members.iter().find(|(name, _)| name == "data");
                 let data = first.or_else(|| serde_json::from_str(later()?.1.get()).ok());
@@ -425,9 +504,11 @@ mod api {
 
     /// What the object `{"data": …}` holds; an object without that member holds itself.
     ///
-    /// One with others beside `data` is read as itself first, since an event has a `data` of its own. Where that fails it is an
-    /// envelope that has got a new member, which must break nobody.
-    pub(crate) fn without_envelope<T: DeserializeOwned>(json: &RawValue) -> Result<T, serde_json::Error> {
+    /// One with others beside `data` is read as itself first, since an event has a `data` of its
+    /// own. Where that fails it is an envelope that has got a new member, which must break nobody.
+    pub(crate) fn without_envelope<T: DeserializeOwned>(
+        json: &RawValue,
+    ) -> Result<T, serde_json::Error> {
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
             if name == "data" {
@@ -439,9 +520,8 @@ mod api {
         })?;
         match data {
             Some(data) if others == 0 => serde_json::from_str(data.get()),
-            Some(data) => {
-                serde_json::from_str(json.get()).or_else(|error| serde_json::from_str(data.get()).map_err(|_| error))
-            }
+            Some(data) => serde_json::from_str(json.get())
+                .or_else(|error| serde_json::from_str(data.get()).map_err(|_| error)),
             None => serde_json::from_str(json.get()),
         }
     }
@@ -451,17 +531,24 @@ mod api {
         value.ok_or_else(|| serde_json::Error::custom(format_args!("missing member `{name}`")))
     }
 
-    /// An error of the member `name`. serde's own text shows the value, which may be a secret; this one says what was expected.
+    /// An error of the member `name`. serde's own text shows the value, which may be a secret; this
+    /// one says what was expected.
     fn at(name: &str, error: &serde_json::Error) -> serde_json::Error {
         let text = error.to_string();
-        let expected = text.rsplit_once("expected ").map_or("another shape", |(_, expected)| expected);
+        let expected = text
+            .rsplit_once("expected ")
+            .map_or("another shape", |(_, expected)| expected);
         let expected = expected.split(" at line ").next().unwrap_or(expected);
         serde_json::Error::custom(format_args!("`{name}`: expected {expected}"))
     }
 
     /// The schema of a union: its cases, and if it is open any object with the tag.
     #[cfg(feature = "schemars")]
-    pub(crate) fn union_schema(tag: &str, open: bool, mut cases: Vec<schemars::Schema>) -> schemars::Schema {
+    pub(crate) fn union_schema(
+        tag: &str,
+        open: bool,
+        mut cases: Vec<schemars::Schema>,
+    ) -> schemars::Schema {
         if open {
             cases.push(schemars::json_schema!({ "type": "object", "required": [tag] }));
         }
@@ -470,11 +557,16 @@ mod api {
 
     /// Adds to an object's schema a member that always has the same text.
     #[cfg(feature = "schemars")]
-    pub(crate) fn constant(name: &'static str, value: &'static str) -> impl FnMut(&mut schemars::Schema) {
+    pub(crate) fn constant(
+        name: &'static str,
+        value: &'static str,
+    ) -> impl FnMut(&mut schemars::Schema) {
         use serde_json::{Value, json};
         move |schema| {
             let object = schema.ensure_object();
-            if let Value::Object(properties) = object.entry("properties").or_insert_with(|| json!({})) {
+            if let Value::Object(properties) =
+                object.entry("properties").or_insert_with(|| json!({}))
+            {
                 properties.insert(name.to_owned(), json!({ "type": "string", "const": value }));
             }
             if let Value::Array(required) = object.entry("required").or_insert_with(|| json!([])) {
@@ -527,7 +619,10 @@ mod tests {
     #[test]
     fn raw_json_is_read_out_of_a_value_too() {
         let json: RawJson = serde_json::from_value(serde_json::json!({"a": [1, 2]})).unwrap();
-        assert_eq!(json, RawJson::new(&serde_json::json!({"a": [1, 2]})).unwrap());
+        assert_eq!(
+            json,
+            RawJson::new(&serde_json::json!({"a": [1, 2]})).unwrap()
+        );
     }
 
     #[test]
@@ -535,7 +630,10 @@ mod tests {
         for (json, mended) in [
             (r#""\ud83d""#, Some(r#""\ufffd""#)),
             (r#""\uDE00""#, Some(r#""\ufffd""#)),
-            (r#""\ud83d\ude00 \ud83d!""#, Some(r#""\ud83d\ude00 \ufffd!""#)),
+            (
+                r#""\ud83d\ude00 \ud83d!""#,
+                Some(r#""\ud83d\ude00 \ufffd!""#),
+            ),
             (r#""\ud83d\ud83d\ude00""#, Some(r#""\ufffd\ud83d\ude00""#)),
             (r#""\ude00\ud83d""#, Some(r#""\ufffd\ufffd""#)),
             (r#"{"\ud83d":"\u00e9"}"#, Some(r#"{"\ufffd":"\u00e9"}"#)),
@@ -564,13 +662,21 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let expected = [("a", r#""\ud83d""#), ("b\u{fffd}", r#"["\ud83d", 1.0]"#), ("c", r#"{"\udead":1}"#)];
-        assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let expected = [
+            ("a", r#""\ud83d""#),
+            ("b\u{fffd}", r#"["\ud83d", 1.0]"#),
+            ("c", r#"{"\udead":1}"#),
+        ];
+        assert_eq!(
+            seen,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
     }
 
     #[test]
     fn an_integer_may_be_written_as_a_float_without_a_fraction() {
-        let read = |text: &str| i64::from_raw(&RawValue::from_string(text.to_owned()).unwrap()).ok();
+        let read =
+            |text: &str| i64::from_raw(&RawValue::from_string(text.to_owned()).unwrap()).ok();
         for (text, number) in [
             ("7", 7),
             ("1.0", 1),
@@ -583,9 +689,17 @@ mod tests {
         ] {
             assert_eq!(read(text), Some(number), "{text}");
         }
-        for text in
-            ["1.5", "1e-2", "1e300", "9223372036854775808", "9223372036854775808.0", "1e400", "\"1\"", "null", "[1]"]
-        {
+        for text in [
+            "1.5",
+            "1e-2",
+            "1e300",
+            "9223372036854775808",
+            "9223372036854775808.0",
+            "1e400",
+            "\"1\"",
+            "null",
+            "[1]",
+        ] {
             assert_eq!(read(text), None, "{text}");
         }
     }
@@ -631,7 +745,8 @@ mod tests {
                 })
                 .collect();
             let json = written(&pieces, escape);
-            // An escaped half beside a bare character is no pair, and neither is one beside another escape, unless they fit.
+            // An escaped half beside a bare character is no pair, and neither is one beside another
+            // escape, unless they fit.
             prop_assert_eq!(read::<String>(&json).unwrap(), String::from_utf16_lossy(&units));
             let member = format!("{{{json}:{json}}}");
             let mut names = Vec::new();

@@ -26,7 +26,8 @@ pub const DEAD_LETTERS: &str = "authpi_dead_letters_total";
 pub const LEASES_LOST: &str = "authpi_leases_lost_total";
 /// Events that came again with another content: `endpoint`.
 pub const CONTENT_DIFFERS: &str = "authpi_content_differs_total";
-/// Records of the memory ledger that made room for others before their retention was over: `endpoint`.
+/// Records of the memory ledger that made room for others before their retention was over:
+/// `endpoint`.
 pub const EVICTED: &str = "authpi_memory_evictions_total";
 /// Steps of the store that failed: `endpoint`, `step`.
 pub const STORE_FAILURES: &str = "authpi_store_failures_total";
@@ -75,47 +76,152 @@ pub struct Metric {
 
 /// Every metric that this crate emits.
 pub const METRICS: &[Metric] = &[
-    counter(DELIVERIES, &["endpoint", "outcome"], "Deliveries, by how they were answered"),
-    counter(REFUSED, &["endpoint", "reason"], "Requests that were not authentic, by what was wrong with them"),
-    counter(FED, &["endpoint", "outcome"], "Events that were fed to a receiver, by what became of them"),
-    counter(EVENTS, &["endpoint", "outcome"], "Attempts of workers at events, by how they ended"),
-    counter(RETRIED, &["endpoint", "reason"], "Attempts that failed and will be made again"),
-    counter(DEAD_LETTERS, &["endpoint", "reason"], "What became a dead letter, and why"),
-    counter(LEASES_LOST, &["endpoint"], "Attempts whose lease another worker took over"),
-    counter(CONTENT_DIFFERS, &["endpoint"], "Events that came again with another content"),
+    counter(
+        DELIVERIES,
+        &["endpoint", "outcome"],
+        "Deliveries, by how they were answered",
+    ),
+    counter(
+        REFUSED,
+        &["endpoint", "reason"],
+        "Requests that were not authentic, by what was wrong with them",
+    ),
+    counter(
+        FED,
+        &["endpoint", "outcome"],
+        "Events that were fed to a receiver, by what became of them",
+    ),
+    counter(
+        EVENTS,
+        &["endpoint", "outcome"],
+        "Attempts of workers at events, by how they ended",
+    ),
+    counter(
+        RETRIED,
+        &["endpoint", "reason"],
+        "Attempts that failed and will be made again",
+    ),
+    counter(
+        DEAD_LETTERS,
+        &["endpoint", "reason"],
+        "What became a dead letter, and why",
+    ),
+    counter(
+        LEASES_LOST,
+        &["endpoint"],
+        "Attempts whose lease another worker took over",
+    ),
+    counter(
+        CONTENT_DIFFERS,
+        &["endpoint"],
+        "Events that came again with another content",
+    ),
     counter(
         EVICTED,
         &["endpoint"],
         "Records that `Memory` forgot for lack of room: their events would be handled again",
     ),
-    counter(STORE_FAILURES, &["endpoint", "step"], "Steps of the store that failed"),
-    histogram(HANDLER_SECONDS, &["endpoint", "outcome"], "How long handlers took"),
-    histogram(LAG_SECONDS, &["endpoint"], "From when an event happened to when it was handled"),
-    gauge(INBOX_DEPTH, &["endpoint"], "Events in the inbox that are not yet done"),
-    gauge(INBOX_OLDEST_SECONDS, &["endpoint"], "How long the oldest of them has been waiting"),
-    counter(CALLS, &["operation", "outcome"], "Calls of the client, by how they ended"),
-    counter(CALL_RETRIES, &["operation", "reason"], "Attempts that the client made again"),
-    counter(RECONCILED, &["endpoint", "outcome"], "Events of the log that reconciling has fed, by what became of them"),
-    gauge(RECONCILE_LAG_SECONDS, &["endpoint"], "How far reconciling is behind"),
+    counter(
+        STORE_FAILURES,
+        &["endpoint", "step"],
+        "Steps of the store that failed",
+    ),
+    histogram(
+        HANDLER_SECONDS,
+        &["endpoint", "outcome"],
+        "How long handlers took",
+    ),
+    histogram(
+        LAG_SECONDS,
+        &["endpoint"],
+        "From when an event happened to when it was handled",
+    ),
+    gauge(
+        INBOX_DEPTH,
+        &["endpoint"],
+        "Events in the inbox that are not yet done",
+    ),
+    gauge(
+        INBOX_OLDEST_SECONDS,
+        &["endpoint"],
+        "How long the oldest of them has been waiting",
+    ),
+    counter(
+        CALLS,
+        &["operation", "outcome"],
+        "Calls of the client, by how they ended",
+    ),
+    counter(
+        CALL_RETRIES,
+        &["operation", "reason"],
+        "Attempts that the client made again",
+    ),
+    counter(
+        RECONCILED,
+        &["endpoint", "outcome"],
+        "Events of the log that reconciling has fed, by what became of them",
+    ),
+    gauge(
+        RECONCILE_LAG_SECONDS,
+        &["endpoint"],
+        "How far reconciling is behind",
+    ),
 ];
 
-const fn counter(name: &'static str, labels: &'static [&'static str], meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, labels, meaning }
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Counter,
+        labels,
+        meaning,
+    }
 }
 
-const fn gauge(name: &'static str, labels: &'static [&'static str], meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, labels, meaning }
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Gauge,
+        labels,
+        meaning,
+    }
 }
 
-const fn histogram(name: &'static str, labels: &'static [&'static str], meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Histogram, labels, meaning }
+const fn histogram(
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Histogram,
+        labels,
+        meaning,
+    }
 }
 
-/// Tells the installed `metrics` recorder what each metric means. Once, after the recorder was installed; without this all metrics are
-/// there too, undescribed.
+/// Tells the installed `metrics` recorder what each metric means. Once, after the recorder was
+/// installed; without this all metrics are there too, undescribed.
 pub fn describe_metrics() {
-    for Metric { name, kind, meaning, .. } in METRICS.iter().copied() {
-        let unit = if name.ends_with("_seconds") { Unit::Seconds } else { Unit::Count };
+    for Metric {
+        name,
+        kind,
+        meaning,
+        ..
+    } in METRICS.iter().copied()
+    {
+        let unit = if name.ends_with("_seconds") {
+            Unit::Seconds
+        } else {
+            Unit::Count
+        };
         match kind {
             Kind::Counter => metrics::describe_counter!(name, unit, meaning),
             Kind::Gauge => metrics::describe_gauge!(name, unit, meaning),
@@ -130,7 +236,12 @@ pub(crate) fn count(name: &'static str, endpoint: &Arc<str>) {
 }
 
 /// One more of `name`, for the endpoint and one of a few words.
-pub(crate) fn count_by(name: &'static str, endpoint: &Arc<str>, label: &'static str, word: &'static str) {
+pub(crate) fn count_by(
+    name: &'static str,
+    endpoint: &Arc<str>,
+    label: &'static str,
+    word: &'static str,
+) {
     counter_of(name, endpoint, Some((label, word))).increment(1);
 }
 
@@ -157,10 +268,11 @@ pub(crate) fn reconcile_lag(endpoint: &Arc<str>, lag: Duration) {
     gauge_of(RECONCILE_LAG_SECONDS, endpoint).set(lag);
 }
 
-// The macros of `metrics` make a key, and allocate for it, each time, even where no recorder is installed. So keys are kept, and the
-// recorder that is installed at the moment is asked.
+// The macros of `metrics` make a key, and allocate for it, each time, even where no recorder is
+// installed. So keys are kept, and the recorder that is installed at the moment is asked.
 
-static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+static METADATA: Metadata<'static> =
+    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 fn counter_of(name: &'static str, endpoint: &Arc<str>, label: Label) -> Counter {
     let key = kept(name, endpoint, label);

@@ -22,8 +22,8 @@ pub(crate) use witness::{ClockWitness, agree};
 
 /// A point in time in Unix milliseconds, the unit of AuthPI's API (`created_at`, `after`, …).
 ///
-/// AuthPI documents integers for resources and a `number` for events, so a number with a fraction is read too; the fraction
-/// is dropped.
+/// AuthPI documents integers for resources and a `number` for events, so a number with a fraction
+/// is read too; the fraction is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -67,7 +67,9 @@ impl<'de> Deserialize<'de> for UnixMillis {
                 Ok(UnixMillis(n))
             }
             fn visit_u64<E: de::Error>(self, n: u64) -> Result<UnixMillis, E> {
-                i64::try_from(n).map(UnixMillis).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(n), &self))
+                i64::try_from(n)
+                    .map(UnixMillis)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(n), &self))
             }
             #[expect(
                 clippy::cast_possible_truncation,
@@ -85,16 +87,21 @@ impl<'de> Deserialize<'de> for UnixMillis {
     }
 }
 
-/// Reads a time in the form of RFC 3339. What is finer than nanoseconds is cut off; a leap second is read as the one before it.
+/// Reads a time in the form of RFC 3339. What is finer than nanoseconds is cut off; a leap second
+/// is read as the one before it.
 pub(crate) fn rfc3339(text: &str) -> Result<Timestamp, jiff::Error> {
     text.parse().or_else(|error| {
-        let Some(at) = text.find(['.', ',']) else { return Err(error) };
+        let Some(at) = text.find(['.', ',']) else {
+            return Err(error);
+        };
         let (whole, fraction) = text.split_at(at + 1);
         let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
         if digits <= 9 {
             return Err(error);
         }
-        format!("{whole}{}{}", &fraction[..9], &fraction[digits..]).parse().map_err(|_| error)
+        format!("{whole}{}{}", &fraction[..9], &fraction[digits..])
+            .parse()
+            .map_err(|_| error)
     })
 }
 
@@ -140,9 +147,11 @@ impl fmt::Debug for Clock {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TimedOut;
 
-/// As `tokio::time::timeout_at`, but what is done with its first poll needs no timer, no room for one, and no look at the clock.
+/// As `tokio::time::timeout_at`, but what is done with its first poll needs no timer, no room for
+/// one, and no look at the clock.
 ///
-/// The future is pinned by the caller, since one that is handed from function to function has its room in each of them.
+/// The future is pinned by the caller, since one that is handed from function to function has its
+/// room in each of them.
 pub(crate) fn before<T>(
     deadline: impl FnOnce() -> Instant,
     mut future: impl Future<Output = T> + Unpin,
@@ -171,10 +180,19 @@ mod tests {
 
     #[test]
     fn unix_millis_are_read_from_integers_and_from_fractions() {
-        assert_eq!(serde_json::from_str::<UnixMillis>("1709139600000").unwrap(), UnixMillis(1_709_139_600_000));
-        assert_eq!(serde_json::from_str::<UnixMillis>("1709139600000.75").unwrap(), UnixMillis(1_709_139_600_000));
+        assert_eq!(
+            serde_json::from_str::<UnixMillis>("1709139600000").unwrap(),
+            UnixMillis(1_709_139_600_000)
+        );
+        assert_eq!(
+            serde_json::from_str::<UnixMillis>("1709139600000.75").unwrap(),
+            UnixMillis(1_709_139_600_000)
+        );
         for bad in ["1e300", "18446744073709551615", "\"1709139600000\"", "null"] {
-            assert!(serde_json::from_str::<UnixMillis>(bad).is_err(), "{bad} was read as a time");
+            assert!(
+                serde_json::from_str::<UnixMillis>(bad).is_err(),
+                "{bad} was read as a time"
+            );
         }
     }
 
@@ -183,16 +201,39 @@ mod tests {
         let read = |text: &str| rfc3339(text).map(|at| at.to_string());
         for fraction in ["1234567890", "1234567899", "123456789012345678901234567890"] {
             let text = format!("2026-11-25T00:00:00.{fraction}Z");
-            assert_eq!(read(&text).unwrap(), "2026-11-25T00:00:00.123456789Z", "{text}");
+            assert_eq!(
+                read(&text).unwrap(),
+                "2026-11-25T00:00:00.123456789Z",
+                "{text}"
+            );
         }
-        assert_eq!(read("2026-11-25T02:00:00.1234567890+02:00").unwrap(), "2026-11-25T00:00:00.123456789Z");
-        assert_eq!(read("2026-11-25t00:00:00z").unwrap(), "2026-11-25T00:00:00Z");
-        assert_eq!(read("2026-11-25 00:00:00.5Z").unwrap(), "2026-11-25T00:00:00.5Z");
-        assert_eq!(read("2016-12-31T23:59:60Z").unwrap(), "2016-12-31T23:59:59Z");
-        assert_eq!(read("2016-12-31T23:59:60.1234567890Z").unwrap(), "2016-12-31T23:59:59.123456789Z");
-        for bad in
-            ["", ".", "2026-11-25T00:00:00", "2026-11-25T00:00:00.12345678901", "2026-11-25T00:00:00.1234567890Zé"]
-        {
+        assert_eq!(
+            read("2026-11-25T02:00:00.1234567890+02:00").unwrap(),
+            "2026-11-25T00:00:00.123456789Z"
+        );
+        assert_eq!(
+            read("2026-11-25t00:00:00z").unwrap(),
+            "2026-11-25T00:00:00Z"
+        );
+        assert_eq!(
+            read("2026-11-25 00:00:00.5Z").unwrap(),
+            "2026-11-25T00:00:00.5Z"
+        );
+        assert_eq!(
+            read("2016-12-31T23:59:60Z").unwrap(),
+            "2016-12-31T23:59:59Z"
+        );
+        assert_eq!(
+            read("2016-12-31T23:59:60.1234567890Z").unwrap(),
+            "2016-12-31T23:59:59.123456789Z"
+        );
+        for bad in [
+            "",
+            ".",
+            "2026-11-25T00:00:00",
+            "2026-11-25T00:00:00.12345678901",
+            "2026-11-25T00:00:00.1234567890Zé",
+        ] {
             assert!(read(bad).is_err(), "{bad:?} was read as a time");
         }
     }
@@ -221,7 +262,10 @@ mod tests {
                 tokio::time::advance(Duration::from_millis(1)).await;
             }
         };
-        assert_eq!(before(|| Instant::now() + limit, pin!(busy)).await, Err::<(), _>(TimedOut));
+        assert_eq!(
+            before(|| Instant::now() + limit, pin!(busy)).await,
+            Err::<(), _>(TimedOut)
+        );
     }
 
     #[test]

@@ -24,7 +24,10 @@ pub struct Case<'a> {
 impl<'a> Case<'a> {
     /// `once` must succeed, and say so by panicking if it does not.
     pub fn new(name: impl Into<String>, once: impl FnMut() -> usize + 'a) -> Self {
-        Self { name: name.into(), once: Box::new(once) }
+        Self {
+            name: name.into(),
+            once: Box::new(once),
+        }
     }
 }
 
@@ -37,7 +40,8 @@ pub struct Taken {
     pub median_ns: f64,
 }
 
-/// Runs all cases in turn, round after round, so that what disturbs the machine disturbs all of them alike.
+/// Runs all cases in turn, round after round, so that what disturbs the machine disturbs all of
+/// them alike.
 pub fn interleaved(cases: &mut [Case<'_>], rounds: usize, round: Duration) -> Vec<Taken> {
     let repeats: Vec<u32> = cases.iter_mut().map(|case| repeats(case, round)).collect();
     let mut samples = vec![Vec::with_capacity(rounds); cases.len()];
@@ -70,7 +74,9 @@ fn repeats(case: &mut Case<'_>, round: Duration) -> u32 {
     loop {
         let taken = per_operation(case, repeats) * f64::from(repeats);
         if taken >= round.as_nanos() as f64 / 2.0 {
-            return (f64::from(repeats) * round.as_nanos() as f64 / taken).ceil().max(1.0) as u32;
+            return (f64::from(repeats) * round.as_nanos() as f64 / taken)
+                .ceil()
+                .max(1.0) as u32;
         }
         repeats *= 2;
     }
@@ -99,7 +105,9 @@ impl Made {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let value = |name: &str| {
             let line = cpuinfo.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.split_once(':')).map_or("unknown", |(_, value)| value.trim()).to_owned()
+            line.and_then(|line| line.split_once(':'))
+                .map_or("unknown", |(_, value)| value.trim())
+                .to_owned()
         };
         let flags = value("flags");
         let wanted = ["sha_ni", "ssse3", "avx2", "avx512f", "vaes"];
@@ -111,7 +119,10 @@ impl Made {
                 .filter(|name| flags.split(' ').any(|flag| flag == *name))
                 .map(Into::into)
                 .collect(),
-            crates: crates.iter().map(|name| format!("{name} {}", version(name))).collect(),
+            crates: crates
+                .iter()
+                .map(|name| format!("{name} {}", version(name)))
+                .collect(),
             quick: quick(),
         }
     }
@@ -119,16 +130,31 @@ impl Made {
 
 impl std::fmt::Display for Made {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{} ({} cores; {})", self.cpu, self.cores, self.features.join(", "))?;
+        writeln!(
+            f,
+            "{} ({} cores; {})",
+            self.cpu,
+            self.cores,
+            self.features.join(", ")
+        )?;
         writeln!(f, "{}", self.crates.join(", "))?;
-        if self.quick { writeln!(f, "A quick run: few rounds, for a first look.") } else { Ok(()) }
+        if self.quick {
+            writeln!(f, "A quick run: few rounds, for a first look.")
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn version(name: &str) -> &'static str {
     let lock = include_str!("../Cargo.lock");
-    let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{name}\""));
-    lines.nth(1).and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"')).unwrap_or("?")
+    let mut lines = lock
+        .lines()
+        .skip_while(|line| *line != format!("name = \"{name}\""));
+    lines
+        .nth(1)
+        .and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
+        .unwrap_or("?")
 }
 
 /// Whether `--quick` was given.
@@ -149,13 +175,24 @@ pub fn write_json(name: &str, figures: &impl Serialize) {
 /// Rows of cells, the first column to the left and the others to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in rows {
         for (column, cell) in row.iter().enumerate() {
             let width = widths[column];
-            let _ = if column == 0 { write!(text, "{cell:width$}") } else { write!(text, "  {cell:>width$}") };
+            let _ = if column == 0 {
+                write!(text, "{cell:width$}")
+            } else {
+                write!(text, "  {cell:>width$}")
+            };
         }
         text.push('\n');
     }

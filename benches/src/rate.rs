@@ -31,7 +31,10 @@ impl Each {
         name: &'static str,
         once: impl Fn(usize) -> F + Send + Sync + 'static,
     ) -> Self {
-        Self { name, once: Arc::new(move |n| Box::pin(once(n))) }
+        Self {
+            name,
+            once: Arc::new(move |n| Box::pin(once(n))),
+        }
     }
 }
 
@@ -54,8 +57,16 @@ pub struct Compared {
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// Ours beside the same by hand, in rounds that take turns.
-pub async fn compare(ours: &Each, by_hand: &Each, aim: impl Fn(usize) -> Option<f64>) -> Vec<Compared> {
-    let (rounds, round) = if quick() { (3, Duration::from_millis(300)) } else { (9, Duration::from_secs(1)) };
+pub async fn compare(
+    ours: &Each,
+    by_hand: &Each,
+    aim: impl Fn(usize) -> Option<f64>,
+) -> Vec<Compared> {
+    let (rounds, round) = if quick() {
+        (3, Duration::from_millis(300))
+    } else {
+        (9, Duration::from_secs(1))
+    };
     let mut compared = Vec::new();
     for in_flight in IN_FLIGHT {
         let sides = [ours, by_hand];
@@ -63,14 +74,19 @@ pub async fn compare(ours: &Each, by_hand: &Each, aim: impl Fn(usize) -> Option<
         // The first round is to get warm.
         for n in 0..=rounds {
             for at in [n % 2, (n + 1) % 2] {
-                let (done, rate) = run(sides[at], USED.load(Ordering::Relaxed), in_flight, round).await;
+                let (done, rate) =
+                    run(sides[at], USED.load(Ordering::Relaxed), in_flight, round).await;
                 USED.fetch_add(done, Ordering::Relaxed);
                 if n > 0 {
                     samples[at].push(rate);
                 }
             }
         }
-        let mut ratios: Vec<f64> = samples[0].iter().zip(&samples[1]).map(|(ours, theirs)| ours / theirs).collect();
+        let mut ratios: Vec<f64> = samples[0]
+            .iter()
+            .zip(&samples[1])
+            .map(|(ours, theirs)| ours / theirs)
+            .collect();
         compared.push(Compared {
             what: ours.name,
             in_flight,
@@ -110,7 +126,16 @@ pub fn shown(compared: &[Compared]) -> String {
     let head = ["", "in flight", "per second", "by hand", "ratio", "aim"];
     let mut rows = vec![head.map(String::from).to_vec()];
     for one in compared {
-        let met = |aim: f64| format!("{aim} ({})", if one.over_by_hand >= aim { "met" } else { "missed" });
+        let met = |aim: f64| {
+            format!(
+                "{aim} ({})",
+                if one.over_by_hand >= aim {
+                    "met"
+                } else {
+                    "missed"
+                }
+            )
+        };
         rows.push(vec![
             format!("{}, beside {}", one.what, one.by_hand),
             one.in_flight.to_string(),

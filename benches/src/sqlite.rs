@@ -1,4 +1,5 @@
-//! The SQLite ledger beside the same statements in raw batches by hand, through the same driver and as durable.
+//! The SQLite ledger beside the same statements in raw batches by hand, through the same driver and
+//! as durable.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +11,8 @@ use std::{
 };
 
 use authpi_sdk::ledger::{
-    Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, Sqlite, sqlite_by_hand as statements,
+    Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, Sqlite,
+    sqlite_by_hand as statements,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -42,19 +44,23 @@ pub struct Figures {
     pub per_second: f64,
     /// Over all rounds. Aim with 64 in flight: at least 15.
     pub events_per_flush: f64,
-    /// The same statements, of as many events as are in flight, in each transaction of a loop by hand. Median of the rounds.
+    /// The same statements, of as many events as are in flight, in each transaction of a loop by
+    /// hand. Median of the rounds.
     pub by_hand_per_second: f64,
-    /// Ours over the loop by hand (median of the rounds' ratios). Aim with 64 in flight: at least 0.6.
+    /// Ours over the loop by hand (median of the rounds' ratios). Aim with 64 in flight: at least
+    /// 0.6.
     pub over_by_hand: f64,
 }
 
-/// Both kinds of work with 1, 8 and 64 events in flight, in files of its own in `folder`, which has to lie on a disk for flushes
-/// to cost what they cost. Ours and the loop by hand take turns, round after round.
+/// Both kinds of work with 1, 8 and 64 events in flight, in files of its own in `folder`, which has
+/// to lie on a disk for flushes to cost what they cost. Ours and the loop by hand take turns, round
+/// after round.
 pub async fn measure(folder: &Path, quick: bool) -> Vec<Figures> {
     let mut figures = Vec::new();
     for work in [Work::Handled, Work::Appended] {
         for (in_flight, events) in [(1, 300), (8, 1_200), (64, 6_400)] {
-            figures.push(compare(folder, work, in_flight, events, if quick { 3 } else { 15 }).await);
+            figures
+                .push(compare(folder, work, in_flight, events, if quick { 3 } else { 15 }).await);
         }
     }
     figures
@@ -69,7 +75,15 @@ pub fn folder() -> PathBuf {
 
 /// For people.
 pub fn shown(figures: &[Figures]) -> String {
-    let head = ["SQLite", "in flight", "per second", "events per flush", "batches by hand", "ratio", "aims"];
+    let head = [
+        "SQLite",
+        "in flight",
+        "per second",
+        "events per flush",
+        "batches by hand",
+        "ratio",
+        "aims",
+    ];
     let mut rows = vec![head.map(String::from).to_vec()];
     for one in figures {
         let met = one.events_per_flush >= 15.0 && one.over_by_hand >= 0.6;
@@ -84,13 +98,23 @@ pub fn shown(figures: &[Figures]) -> String {
             format!("{:.1}", one.events_per_flush),
             format!("{:.0}", one.by_hand_per_second),
             format!("{:.2}", one.over_by_hand),
-            if one.in_flight == 64 { aims } else { String::new() },
+            if one.in_flight == 64 {
+                aims
+            } else {
+                String::new()
+            },
         ]);
     }
     table(&rows)
 }
 
-async fn compare(folder: &Path, work: Work, in_flight: usize, events: usize, rounds: usize) -> Figures {
+async fn compare(
+    folder: &Path,
+    work: Work,
+    in_flight: usize,
+    events: usize,
+    rounds: usize,
+) -> Figures {
     let (mut ours, mut by_hand, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut flushes = 0;
     for round in 0..rounds {
@@ -135,12 +159,26 @@ async fn in_tasks(ledger: &Sqlite, work: Work, in_flight: usize, events: usize) 
                 let key = key(n);
                 if work == Work::Appended {
                     let body = Bytes::from_static(&BODY);
-                    assert_eq!(ledger.append(&key, DIGEST, None, body).await.expect("SQLite"), Appended::Stored);
+                    assert_eq!(
+                        ledger
+                            .append(&key, DIGEST, None, body)
+                            .await
+                            .expect("SQLite"),
+                        Appended::Stored
+                    );
                     continue;
                 }
                 let claim = ledger.claim(&key, DIGEST, LEASE).await.expect("SQLite");
-                let Claim::Granted { token, .. } = claim else { panic!("{claim:?}") };
-                assert_eq!(ledger.complete(&key, token, Completion::Handled).await.expect("SQLite"), Held::Yes);
+                let Claim::Granted { token, .. } = claim else {
+                    panic!("{claim:?}")
+                };
+                assert_eq!(
+                    ledger
+                        .complete(&key, token, Completion::Handled)
+                        .await
+                        .expect("SQLite"),
+                    Held::Yes
+                );
             }
         });
     }
@@ -150,20 +188,32 @@ async fn in_tasks(ledger: &Sqlite, work: Work, in_flight: usize, events: usize) 
     started.elapsed()
 }
 
-/// As one would who has all events of a batch at hand: the same statements, a transaction for each batch.
+/// As one would who has all events of a batch at hand: the same statements, a transaction for each
+/// batch.
 async fn in_batches(path: &Path, work: Work, batch: usize, events: usize) -> Duration {
     use sqlx::ConnectOptions as _;
-    let options = SqliteConnectOptions::new().filename(path).pragma("synchronous", "FULL").disable_statement_logging();
-    let mut connection = SqliteConnection::connect_with(&options).await.expect("a connection");
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .pragma("synchronous", "FULL")
+        .disable_statement_logging();
+    let mut connection = SqliteConnection::connect_with(&options)
+        .await
+        .expect("a connection");
     let started = Instant::now();
     for first in (0..events).step_by(batch) {
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.expect("SQLite");
+        sqlx::query("BEGIN IMMEDIATE")
+            .execute(&mut connection)
+            .await
+            .expect("SQLite");
         let keys = (first..events.min(first + batch)).map(key);
         match work {
             Work::Handled => handle_batch(&mut connection, keys).await,
             Work::Appended => append_batch(&mut connection, keys).await,
         }
-        sqlx::query("COMMIT").execute(&mut connection).await.expect("SQLite");
+        sqlx::query("COMMIT")
+            .execute(&mut connection)
+            .await
+            .expect("SQLite");
     }
     let taken = started.elapsed();
     connection.close().await.expect("SQLite");
@@ -181,7 +231,11 @@ async fn handle_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
             .bind(now)
             .bind(DIGEST.to_bytes().to_vec())
             .bind(now - 30 * 24 * 60 * 60 * 1000);
-        let row = claim.fetch_all(&mut *connection).await.expect("SQLite").remove(0);
+        let row = claim
+            .fetch_all(&mut *connection)
+            .await
+            .expect("SQLite")
+            .remove(0);
         claimed.push((key, row.get::<i64, _>(0), row.get::<i64, _>(1)));
     }
     for (key, attempt, nonce) in claimed {
@@ -191,7 +245,14 @@ async fn handle_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
             .bind(attempt)
             .bind(nonce)
             .bind(now());
-        assert_eq!(handled.execute(&mut *connection).await.expect("SQLite").rows_affected(), 1);
+        assert_eq!(
+            handled
+                .execute(&mut *connection)
+                .await
+                .expect("SQLite")
+                .rows_affected(),
+            1
+        );
     }
 }
 
@@ -206,7 +267,14 @@ async fn append_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
             .bind(&BODY[..])
             .bind(None::<String>)
             .bind(now - 30 * 24 * 60 * 60 * 1000);
-        assert_eq!(append.fetch_all(&mut *connection).await.expect("SQLite").len(), 1);
+        assert_eq!(
+            append
+                .fetch_all(&mut *connection)
+                .await
+                .expect("SQLite")
+                .len(),
+            1
+        );
     }
 }
 

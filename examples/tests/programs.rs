@@ -27,7 +27,10 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 /// Cargo builds the examples before it runs tests, beside the folder of the tests.
 fn example(name: &str) -> Command {
     let test = env::current_exe().expect("a test knows where it is");
-    let target = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
+    let target = test
+        .ancestors()
+        .nth(2)
+        .expect("tests lie in target/<profile>/deps");
     Command::new(target.join("examples").join(name))
 }
 
@@ -38,7 +41,12 @@ impl Running {
     /// Ends it as Docker, Kubernetes and systemd do.
     #[cfg(unix)]
     fn terminate(&mut self) -> Outcome {
-        assert!(Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?.success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &self.0.id().to_string()])
+                .status()?
+                .success()
+        );
         let ended = self.0.wait()?;
         assert!(ended.success(), "it did not end by itself: {ended}");
         Ok(())
@@ -62,22 +70,36 @@ impl Drop for Running {
 
 /// A folder of its own below the target folder.
 fn folder(name: &str) -> std::io::Result<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let folder =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }
 
 fn client(authpi: &Emulator) -> Result<Client, Box<dyn Error>> {
     let secret = Secret::new(authpi.key_secret());
-    Ok(Client::builder().api_key(authpi.key_id(), secret).base_url(authpi.base_url()).build()?)
+    Ok(Client::builder()
+        .api_key(authpi.key_id(), secret)
+        .base_url(authpi.base_url())
+        .build()?)
 }
 
 #[test]
 fn quickstart_ends_well_and_tells_of_every_delivery() -> Outcome {
     let output = example("quickstart").output()?;
     let told = String::from_utf8(output.stdout)?;
-    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
-    for part in ["200 handled", "200 duplicate", "401 unauthorized", "503 try again later", "all as told"] {
+    assert!(
+        output.status.success(),
+        "{told}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for part in [
+        "200 handled",
+        "200 duplicate",
+        "401 unauthorized",
+        "503 try again later",
+        "all as told",
+    ] {
         assert!(told.contains(part), "{part:?} is missing in:\n{told}");
     }
     Ok(())
@@ -93,7 +115,11 @@ async fn create_webhook_prints_the_secret_once() -> Outcome {
         .env("AUTHPI_KEY_SECRET", authpi.key_secret())
         .output()?;
     let told = String::from_utf8(output.stdout)?;
-    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{told}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(told.matches("whs_").count(), 1, "{told}");
     Ok(())
 }
@@ -114,9 +140,12 @@ fn serve(name: &str, port: u16, secret: &Secret, data: &Path) -> Result<Running,
     Ok(program)
 }
 
-/// A port that was free a moment ago: the webhook's secret has to be known before the program starts.
+/// A port that was free a moment ago: the webhook's secret has to be known before the program
+/// starts.
 fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,15 +153,23 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
     const KILLS: usize = 8;
     const BETWEEN: usize = 20;
     let port = free_port()?;
-    let authpi = Emulator::builder().retry_delays([Duration::from_millis(50); 200]).start().await?;
-    let spec = WebhookSpec::new("audit", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events().signed();
+    let authpi = Emulator::builder()
+        .retry_delays([Duration::from_millis(50); 200])
+        .start()
+        .await?;
+    let spec = WebhookSpec::new("audit", format!("http://127.0.0.1:{port}/hooks/authpi"))
+        .all_events()
+        .signed();
     let made = client(&authpi)?.webhooks().create(&spec).await?;
     let secret = made.secret.ok_or("no secret")?;
     let data = folder("handle_later")?;
     let mut program = serve("handle_later", port, &secret, &data)?;
     let audit = SqlitePool::connect(&format!("sqlite:{}", data.join("audit.db").display())).await?;
     let logged = async || -> Result<usize, sqlx::Error> {
-        let count: i64 = sqlx::query("SELECT count(*) FROM audit").fetch_one(&audit).await?.get(0);
+        let count: i64 = sqlx::query("SELECT count(*) FROM audit")
+            .fetch_one(&audit)
+            .await?
+            .get(0);
         Ok(usize::try_from(count).unwrap_or(0))
     };
 
@@ -140,7 +177,13 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
         let before = logged().await?;
         for n in 0..BETWEEN {
             let user = format!("usr_{}", n % 5);
-            authpi.trigger(NewEvent::new("user.updated").subject(json!({ "user_id": user })).copies(2)).await?;
+            authpi
+                .trigger(
+                    NewEvent::new("user.updated")
+                        .subject(json!({ "user_id": user }))
+                        .copies(2),
+                )
+                .await?;
         }
         // Somewhere within the round: another number of events is through each time.
         while logged().await? < before + kill * 2 % BETWEEN {
@@ -157,7 +200,9 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
         }
         Ok::<_, sqlx::Error>(())
     };
-    timeout(Duration::from_mins(1), all_logged).await.map_err(|_| "acknowledged events never came through")??;
+    timeout(Duration::from_mins(1), all_logged)
+        .await
+        .map_err(|_| "acknowledged events never came through")??;
     assert_eq!(logged().await?, KILLS * BETWEEN);
     std::fs::remove_dir_all(&data)?;
     Ok(())
@@ -165,9 +210,15 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
 
 /// Begins a delivery of an event, on a connection of its own.
 fn send(port: u16, secret: &Secret, event: &Fixture) -> Result<TcpStream, Box<dyn Error>> {
-    let head = event.request(&SignatureScheme::authpi(), secret)?.into_parts().0;
+    let head = event
+        .request(&SignatureScheme::authpi(), secret)?
+        .into_parts()
+        .0;
     let body = event.body();
-    let mut request = format!("POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
+    let mut request = format!(
+        "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     for (name, value) in &head.headers {
         request.extend([name.as_str(), ": ", value.to_str()?, "\r\n"]);
     }
@@ -200,12 +251,20 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome {
 #[cfg(unix)]
 #[test]
 fn the_readmes_receiver_drains_on_sigterm() -> Outcome {
-    let (port, data, secret) = (free_port()?, folder("readme")?, Secret::new("whs_0123456789abcdef"));
+    let (port, data, secret) = (
+        free_port()?,
+        folder("readme")?,
+        Secret::new("whs_0123456789abcdef"),
+    );
     let start = || -> Outcome<Running> {
         let mut program = example("readme_receiver");
-        let program = program.env("AUTHPI_WEBHOOK_SECRET", secret.expose()).env("LISTEN", format!("127.0.0.1:{port}"));
+        let program = program
+            .env("AUTHPI_WEBHOOK_SECRET", secret.expose())
+            .env("LISTEN", format!("127.0.0.1:{port}"));
         let program = Running(program.current_dir(&data).stdout(Stdio::piped()).spawn()?);
-        until("it does not listen", || TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+        until("it does not listen", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        })?;
         Ok(program)
     };
     let mut program = start()?;
@@ -216,17 +275,30 @@ fn the_readmes_receiver_drains_on_sigterm() -> Outcome {
     out.read_exact(&mut [0; 5])?;
     // The server has nothing to wait for: only `drain` waits for the handler.
     drop(sender);
-    assert!(Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status()?.success());
-    until("it still listens", || TcpStream::connect(("127.0.0.1", port)).is_err())?;
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &program.0.id().to_string()])
+            .status()?
+            .success()
+    );
+    until("it still listens", || {
+        TcpStream::connect(("127.0.0.1", port)).is_err()
+    })?;
     let mut rest = String::new();
     out.read_to_string(&mut rest)?;
-    assert!(rest.ends_with("joined (attempt 1)\n"), "the handler was cut off");
+    assert!(
+        rest.ends_with("joined (attempt 1)\n"),
+        "the handler was cut off"
+    );
     let ended = program.0.wait()?;
     assert!(ended.success(), "{ended}");
 
     let mut program = start()?;
     let answer = deliver(port, &secret, &event)?;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("duplicate"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("duplicate"),
+        "{answer}"
+    );
     program.terminate()?;
     std::fs::remove_dir_all(&data)?;
     Ok(())
@@ -238,13 +310,29 @@ fn history(user: &str, deleted: bool) -> Vec<Fixture> {
     let begin = Timestamp::now().as_millisecond() - 60_000;
     let event = |millis: i64, event: Fixture, data: Value| {
         let time = Timestamp::from_millisecond(begin + millis).expect("it is today");
-        event.id(format!("evt_{user}_{}", data["n"])).time(time).subject("user_id", user).data(data)
+        event
+            .id(format!("evt_{user}_{}", data["n"]))
+            .time(time)
+            .subject("user_id", user)
+            .data(data)
     };
     let mut events = vec![
-        event(0, Fixture::of::<UserCreated>(), json!({ "n": 0, "username": "first", "status": "new" })),
+        event(
+            0,
+            Fixture::of::<UserCreated>(),
+            json!({ "n": 0, "username": "first", "status": "new" }),
+        ),
         // Within the same millisecond.
-        event(0, Fixture::of::<UserUpdated>(), json!({ "n": 1, "username": "second" })),
-        event(1, Fixture::of::<UserUpdated>(), json!({ "n": 2, "status": "blocked" })),
+        event(
+            0,
+            Fixture::of::<UserUpdated>(),
+            json!({ "n": 1, "username": "second" }),
+        ),
+        event(
+            1,
+            Fixture::of::<UserUpdated>(),
+            json!({ "n": 2, "status": "blocked" }),
+        ),
     ];
     if deleted {
         events.push(event(2, Fixture::of::<UserDeleted>(), json!({ "n": 3 })));
@@ -254,7 +342,9 @@ fn history(user: &str, deleted: bool) -> Vec<Fixture> {
 
 /// Every order of so many things.
 fn orders(count: usize) -> Vec<Vec<usize>> {
-    let Some(last) = count.checked_sub(1) else { return vec![Vec::new()] };
+    let Some(last) = count.checked_sub(1) else {
+        return vec![Vec::new()];
+    };
     let with_last = |order: Vec<usize>| {
         (0..count).map(move |at| {
             let mut order = order.clone();
@@ -269,13 +359,22 @@ type Row = (String, Option<String>, Option<String>, bool);
 
 async fn users(data: &Path) -> Outcome<Vec<Row>> {
     let users = SqlitePool::connect(&format!("sqlite:{}", data.join("users.db").display())).await?;
-    let rows = sqlx::query("SELECT id, username, status, deleted FROM users ORDER BY id").fetch_all(&users).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+    let rows = sqlx::query("SELECT id, username, status, deleted FROM users ORDER BY id")
+        .fetch_all(&users)
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
+        .collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handle_events_ends_with_the_same_rows_when_events_come_out_of_order() -> Outcome {
-    let (port, data, secret) = (free_port()?, folder("handle_events")?, Secret::new("whs_0123456789abcdef"));
+    let (port, data, secret) = (
+        free_port()?,
+        folder("handle_events")?,
+        Secret::new("whs_0123456789abcdef"),
+    );
     let _program = serve("handle_events", port, &secret, &data)?;
     let mut expected = Vec::new();
     for deleted in [false, true] {
@@ -284,7 +383,10 @@ async fn handle_events_ends_with_the_same_rows_when_events_come_out_of_order() -
             let events = history(&user, deleted);
             for n in order {
                 let answer = deliver(port, &secret, &events[n])?;
-                assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("handled"), "{answer}");
+                assert!(
+                    answer.starts_with("HTTP/1.1 200") && answer.ends_with("handled"),
+                    "{answer}"
+                );
             }
             let left = |text: &str| (!deleted).then(|| text.to_owned());
             expected.push((user, left("second"), left("blocked"), deleted));
@@ -301,22 +403,36 @@ async fn handle_events_leaves_no_ghost_when_users_are_created_and_deleted_at_onc
     const USERS: usize = 20;
     let port = free_port()?;
     // Some deliveries are refused at first, so that some deletions overtake their creation.
-    let authpi = Emulator::builder().retry_delays([Duration::from_millis(100); 600]).start().await?;
-    let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events().signed();
+    let authpi = Emulator::builder()
+        .retry_delays([Duration::from_millis(100); 600])
+        .start()
+        .await?;
+    let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi"))
+        .all_events()
+        .signed();
     let made = client(&authpi)?.webhooks().create(&spec).await?;
     let data = folder("handle_events-ghosts")?;
     let about = |event_type: &str, n: usize| {
         let user = format!("usr_{n:02}");
-        NewEvent::new(event_type).subject(json!({ "user_id": user })).data(json!({ "id": user, "username": "ada" }))
+        NewEvent::new(event_type)
+            .subject(json!({ "user_id": user }))
+            .data(json!({ "id": user, "username": "ada" }))
     };
     for n in 0..USERS {
         // Nobody listens yet, and both are sent again at the same moment.
         authpi.trigger(about("user.created", n).copies(2)).await?;
         authpi.trigger(about("user.deleted", n).copies(2)).await?;
     }
-    let _program = serve("handle_events", port, &made.secret.ok_or("no secret")?, &data)?;
+    let _program = serve(
+        "handle_events",
+        port,
+        &made.secret.ok_or("no secret")?,
+        &data,
+    )?;
     timeout(Duration::from_mins(1), authpi.deliveries_finished()).await?;
-    let expected: Vec<Row> = (0..USERS).map(|n| (format!("usr_{n:02}"), None, None, true)).collect();
+    let expected: Vec<Row> = (0..USERS)
+        .map(|n| (format!("usr_{n:02}"), None, None, true))
+        .collect();
     assert_eq!(users(&data).await?, expected);
     std::fs::remove_dir_all(&data)?;
     Ok(())
@@ -324,27 +440,56 @@ async fn handle_events_leaves_no_ghost_when_users_are_created_and_deleted_at_onc
 
 /// What a user's events say one after the other, and what the columns hold then.
 const SAID: [(&str, Option<&str>, Option<&str>); 6] = [
-    (r#"{ "username": "ada", "status": "active" }"#, Some("ada"), Some("active")),
+    (
+        r#"{ "username": "ada", "status": "active" }"#,
+        Some("ada"),
+        Some("active"),
+    ),
     ("{}", Some("ada"), Some("active")),
-    (r#"{ "username": 17, "status": { "word": "blocked" } }"#, Some("ada"), Some("active")),
+    (
+        r#"{ "username": 17, "status": { "word": "blocked" } }"#,
+        Some("ada"),
+        Some("active"),
+    ),
     (r#"{ "username": null }"#, None, Some("active")),
-    (r#"{ "username": "countess", "status": null }"#, Some("countess"), None),
+    (
+        r#"{ "username": "countess", "status": null }"#,
+        Some("countess"),
+        None,
+    ),
     ("null", Some("countess"), None),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handle_events_clears_a_column_for_null_and_leaves_it_for_what_is_absent_or_mismatched() -> Outcome {
-    let (port, data, secret) = (free_port()?, folder("handle_events-null")?, Secret::new("whs_0123456789abcdef"));
+async fn handle_events_clears_a_column_for_null_and_leaves_it_for_what_is_absent_or_mismatched()
+-> Outcome {
+    let (port, data, secret) = (
+        free_port()?,
+        folder("handle_events-null")?,
+        Secret::new("whs_0123456789abcdef"),
+    );
     let _program = serve("handle_events", port, &secret, &data)?;
     let begin = Timestamp::now().as_millisecond() - 60_000;
     for (n, (said, username, status)) in (0_i64..).zip(SAID) {
-        let event = if n == 0 { Fixture::of::<UserCreated>() } else { Fixture::of::<UserUpdated>() };
-        let event = event.id(format!("evt_{n}")).time(Timestamp::from_millisecond(begin + n)?);
-        let event = event.subject("user_id", "usr_1").data(serde_json::from_str(said)?);
+        let event = if n == 0 {
+            Fixture::of::<UserCreated>()
+        } else {
+            Fixture::of::<UserUpdated>()
+        };
+        let event = event
+            .id(format!("evt_{n}"))
+            .time(Timestamp::from_millisecond(begin + n)?);
+        let event = event
+            .subject("user_id", "usr_1")
+            .data(serde_json::from_str(said)?);
         let answer = deliver(port, &secret, &event)?;
         assert!(answer.ends_with("handled"), "{answer}");
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        assert_eq!(users(&data).await?, [("usr_1".into(), owned(username), owned(status), false)], "after {said}");
+        assert_eq!(
+            users(&data).await?,
+            [("usr_1".into(), owned(username), owned(status), false)],
+            "after {said}"
+        );
     }
     std::fs::remove_dir_all(&data)?;
     Ok(())
@@ -353,7 +498,11 @@ async fn handle_events_clears_a_column_for_null_and_leaves_it_for_what_is_absent
 #[test]
 fn limited_server_takes_a_delivery_and_bounds_the_head_of_a_request() -> Outcome {
     use std::io::{Read as _, Write as _};
-    let (port, data, secret) = (free_port()?, folder("limited_server")?, Secret::new("whs_0123456789abcdef"));
+    let (port, data, secret) = (
+        free_port()?,
+        folder("limited_server")?,
+        Secret::new("whs_0123456789abcdef"),
+    );
     let _program = serve("limited_server", port, &secret, &data)?;
     // Sends this and reads until the server closes the connection.
     let exchange = |request: &[u8]| -> Result<String, Box<dyn Error>> {
@@ -365,7 +514,10 @@ fn limited_server_takes_a_delivery_and_bounds_the_head_of_a_request() -> Outcome
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
     let fixture = Fixture::of::<UserCreated>();
-    let (signed, body) = (fixture.request(&SignatureScheme::authpi(), &secret)?, fixture.body());
+    let (signed, body) = (
+        fixture.request(&SignatureScheme::authpi(), &secret)?,
+        fixture.body(),
+    );
     let signature = signed.headers()["x-webhook-signature"].to_str()?;
     let mut delivery = format!(
         "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-webhook-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
@@ -375,11 +527,18 @@ fn limited_server_takes_a_delivery_and_bounds_the_head_of_a_request() -> Outcome
     delivery.extend_from_slice(&body);
     assert!(exchange(&delivery)?.starts_with("HTTP/1.1 200"));
 
-    let large = format!("POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nx-large: {}\r\n\r\n", "x".repeat(17 << 10));
+    let large = format!(
+        "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nx-large: {}\r\n\r\n",
+        "x".repeat(17 << 10)
+    );
     // 431, or a connection that is closed before all of it was sent; 401 if it had been read.
     let answer = exchange(large.as_bytes()).unwrap_or_default();
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
-    // Half a head, and no more: were there no timeout, reading would end with an error after a minute.
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
+    // Half a head, and no more: were there no timeout, reading would end with an error after a
+    // minute.
     let answer = exchange(b"POST /hooks/authpi HTTP/1.1\r\nhost: loc")?;
     assert!(!answer.contains("401"), "{answer}");
     std::fs::remove_dir_all(&data)?;
@@ -394,7 +553,9 @@ fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
         let mut program = serve(name, port, &Secret::new("whs_0123456789abcdef"), &data)?;
         // When it answers, it also listens for signals.
         let mut request = TcpStream::connect(("127.0.0.1", port))?;
-        request.write_all(b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        request.write_all(
+            b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        )?;
         let mut answer = String::new();
         request.read_to_string(&mut answer)?;
         assert!(answer.contains("405"), "{answer}");
@@ -405,9 +566,13 @@ fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_without_authpi() -> Outcome {
+async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_without_authpi()
+-> Outcome {
     let port = free_port()?;
-    let authpi = Emulator::builder().retry_delays([Duration::from_millis(100); 20]).start().await?;
+    let authpi = Emulator::builder()
+        .retry_delays([Duration::from_millis(100); 20])
+        .start()
+        .await?;
     let data = folder("ensure_webhook")?;
     let start = |base_url: &str| -> Result<_, Box<dyn Error>> {
         let mut program = Running(
@@ -416,7 +581,10 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
                 .env("AUTHPI_KEY_ID", authpi.key_id())
                 .env("AUTHPI_KEY_SECRET", authpi.key_secret())
                 .env("AUTHPI_ACCOUNT_ID", authpi.account_id())
-                .env("PUBLIC_URL", format!("http://127.0.0.1:{port}/hooks/authpi"))
+                .env(
+                    "PUBLIC_URL",
+                    format!("http://127.0.0.1:{port}/hooks/authpi"),
+                )
                 .env("LISTEN", format!("127.0.0.1:{port}"))
                 .env("DATA_DIR", &data)
                 .stdout(Stdio::piped())
@@ -428,18 +596,26 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
     };
     // With AuthPI there, with the webhook there, and with AuthPI gone.
     let nowhere = format!("http://127.0.0.1:{}", free_port()?);
-    for (base_url, first) in
-        [(authpi.base_url(), Some(" created")), (authpi.base_url(), Some(" is as declared")), (&nowhere, None)]
-    {
+    for (base_url, first) in [
+        (authpi.base_url(), Some(" created")),
+        (authpi.base_url(), Some(" is as declared")),
+        (&nowhere, None),
+    ] {
         let (mut program, mut told) = start(base_url)?;
-        let mut line = || told.next().ok_or("it ended")?.map_err(Box::<dyn Error>::from);
+        let mut line = || {
+            told.next()
+                .ok_or("it ended")?
+                .map_err(Box::<dyn Error>::from)
+        };
         if let Some(first) = first {
             let told = line()?;
             assert!(told.ends_with(first), "{told}");
         }
         let told = line()?;
         assert!(told.starts_with("listening"), "{told}");
-        authpi.trigger(NewEvent::new("user.created").subject(json!({ "user_id": "usr_1" }))).await?;
+        authpi
+            .trigger(NewEvent::new("user.created").subject(json!({ "user_id": "usr_1" })))
+            .await?;
         assert_eq!(line()?, "created usr_1");
         timeout(Duration::from_mins(1), authpi.deliveries_finished()).await?;
         program.terminate()?;
@@ -454,7 +630,13 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
     let port = free_port()?;
     let authpi = Emulator::builder().retry_delays([]).start().await?;
     let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi"));
-    let spec = spec.events(["user.created".into(), "user.updated".into(), "user.deleted".into()]).signed();
+    let spec = spec
+        .events([
+            "user.created".into(),
+            "user.updated".into(),
+            "user.deleted".into(),
+        ])
+        .signed();
     let made = client(&authpi)?.webhooks().create(&spec).await?;
     let mut missed = Vec::new();
     for event in ["user.created", "user.updated", "user.deleted"] {
@@ -468,7 +650,10 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
             .env("AUTHPI_KEY_ID", authpi.key_id())
             .env("AUTHPI_KEY_SECRET", authpi.key_secret())
             .env("AUTHPI_WEBHOOK_ID", &made.webhook.id)
-            .env("AUTHPI_WEBHOOK_SECRET", made.secret.ok_or("no secret")?.expose())
+            .env(
+                "AUTHPI_WEBHOOK_SECRET",
+                made.secret.ok_or("no secret")?.expose(),
+            )
             .env("LISTEN", format!("127.0.0.1:{port}"))
             .env("DATA_DIR", &data)
             .stdout(Stdio::piped())
@@ -481,7 +666,11 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
         if line.starts_with("caught up") {
             break line;
         }
-        handled.extend(line.split_once(' ').filter(|(id, _)| id.starts_with("evt_")).map(|(id, _)| id.to_owned()));
+        handled.extend(
+            line.split_once(' ')
+                .filter(|(id, _)| id.starts_with("evt_"))
+                .map(|(id, _)| id.to_owned()),
+        );
     };
     assert_eq!(told, "caught up: 3 events were new, 0 known");
     assert_eq!(handled, missed);

@@ -1,5 +1,5 @@
-//! Deliveries of anybody: none is taken for authentic, none makes the verifier panic, and one that was signed is authentic however
-//! it is cut into frames.
+//! Deliveries of anybody: none is taken for authentic, none makes the verifier panic, and one that
+//! was signed is authentic however it is cut into frames.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -63,7 +63,9 @@ fn verify(verifier: &Verifier, headers: &HeaderMap, frames: &[Vec<u8>]) -> Resul
 }
 
 fuzz_target!(|delivery: Delivery| {
-    let Ok(now) = Timestamp::from_second(delivery.now.into()) else { return };
+    let Ok(now) = Timestamp::from_second(delivery.now.into()) else {
+        return;
+    };
     let scheme = match delivery.scheme {
         Scheme::Authpi => SignatureScheme::authpi(),
         Scheme::Timestamped => SignatureScheme::timestamped(),
@@ -81,12 +83,16 @@ fuzz_target!(|delivery: Delivery| {
             headers.append(header.name(), value);
         }
     }
-    assert!(verify(&verifier, &headers, &delivery.frames).is_err(), "a forged delivery is authentic");
+    assert!(
+        verify(&verifier, &headers, &delivery.frames).is_err(),
+        "a forged delivery is authentic"
+    );
     let _ = diagnose(&headers, &body, &secret);
     let _ = verifier.diagnose(&headers, &body);
 
-    let signed =
-        scheme.sign(&secret, "evt_1", now, &body).expect("the secret has every form, the id can stand in a header");
+    let signed = scheme
+        .sign(&secret, "evt_1", now, &body)
+        .expect("the secret has every form, the id can stand in a header");
     let answer = verify(&verifier, &signed, &delivery.frames);
     if body.len() > LIMIT {
         assert_eq!(answer, Err(VerifyError::TooLarge { limit: LIMIT }));

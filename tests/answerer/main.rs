@@ -1,4 +1,5 @@
-//! Works on a SQLite ledger with 64 events in flight, and says on its output what it was told, until it is killed.
+//! Works on a SQLite ledger with 64 events in flight, and says on its output what it was told,
+//! until it is killed.
 
 use std::{
     error::Error,
@@ -10,7 +11,8 @@ use std::{
 };
 
 use authpi_sdk::ledger::{
-    Appended, Claim, Completion, Digest, EventKey, Held, Inbox as _, Ledger as _, Sqlite, Transactional as _,
+    Appended, Claim, Completion, Digest, EventKey, Held, Inbox as _, Ledger as _, Sqlite,
+    Transactional as _,
 };
 
 const IN_FLIGHT: usize = 64;
@@ -20,7 +22,10 @@ const LEASE: Duration = Duration::from_mins(10);
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (path, first) = (arguments.next().ok_or("a file")?, arguments.next().ok_or("a number")?);
+    let (path, first) = (
+        arguments.next().ok_or("a file")?,
+        arguments.next().ok_or("a number")?,
+    );
     let ledger = Sqlite::open(path).await?;
     let next = Arc::new(AtomicUsize::new(first.parse()?));
     let mut tasks = tokio::task::JoinSet::new();
@@ -41,7 +46,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn work(ledger: &Sqlite, n: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
     let key = EventKey::new("users", n.to_string());
     if n.is_multiple_of(3) {
-        let stored = ledger.append(&key, DIGEST, None, n.to_string().into()).await?;
+        let stored = ledger
+            .append(&key, DIGEST, None, n.to_string().into())
+            .await?;
         assert_eq!(stored, Appended::Stored);
         println!("stored {n}");
         return Ok(());
@@ -51,7 +58,10 @@ async fn work(ledger: &Sqlite, n: usize) -> Result<(), Box<dyn Error + Send + Sy
     };
     println!("claimed {n}");
     if n % 3 == 1 {
-        assert_eq!(ledger.complete(&key, token, Completion::Handled).await?, Held::Yes);
+        assert_eq!(
+            ledger.complete(&key, token, Completion::Handled).await?,
+            Held::Yes
+        );
         println!("handled {n}");
     } else if n % 30 == 2 {
         let mut transaction = ledger.begin().await?;

@@ -19,7 +19,10 @@ use authpi_sdk::{
         types::{UserCreated, UserUpdated},
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
-    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Memory, Token},
+    ledger::{
+        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Memory,
+        Token,
+    },
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     testing::{Fixture, ManualClock, signed_request},
@@ -43,7 +46,9 @@ fn verifier() -> Verifier {
 }
 
 fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+    fixture
+        .request(&SignatureScheme::authpi(), &SECRET.into())
+        .unwrap()
 }
 
 fn created() -> Request<Full<Bytes>> {
@@ -85,7 +90,10 @@ async fn text(response: Response<Full<Bytes>>) -> String {
 }
 
 async fn assert_answer<B: Body>(receiver: &Receiver, request: Request<B>, golden: &str) {
-    assert_golden(&format!("answers/{golden}.txt"), &text(receiver.receive(request).await).await);
+    assert_golden(
+        &format!("answers/{golden}.txt"),
+        &text(receiver.receive(request).await).await,
+    );
 }
 
 /// A memory ledger that says it keeps dead letters, and keeps them.
@@ -98,19 +106,42 @@ struct Keeping {
 }
 
 impl Ledger for Keeping {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         self.memory.claim(key, digest, lease).await
     }
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         self.memory.renew(key, token, lease).await
     }
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         if let Completion::Dead { reason, body } = &completion {
-            self.dead.lock().unwrap().push((reason.clone(), body.clone()));
+            self.dead
+                .lock()
+                .unwrap()
+                .push((reason.clone(), body.clone()));
         }
         self.memory.complete(key, token, completion).await
     }
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         self.memory.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -185,16 +216,23 @@ async fn an_event_that_nobody_handles_is_200_and_not_remembered() {
     let receiver = answering(ledger.clone(), || Ok(())).build().unwrap();
     let updated = request(&Fixture::of::<UserUpdated>());
     assert_answer(&receiver, updated.clone(), "unhandled").await;
-    let later = inline(ledger, Handlers::new(()).on(async |_: Event<UserUpdated>, _| Ok(()))).build().unwrap();
+    let later = inline(
+        ledger,
+        Handlers::new(()).on(async |_: Event<UserUpdated>, _| Ok(())),
+    )
+    .build()
+    .unwrap();
     assert_answer(&later, updated, "handled").await;
 }
 
 #[tokio::test]
 async fn a_retryable_error_is_503_and_the_next_delivery_runs_again() {
     let runs = AtomicUsize::new(0);
-    let receiver = answering(Memory::new(), move || match runs.fetch_add(1, Ordering::SeqCst) {
-        0 => Err("busy".parse::<u8>().unwrap_err().into()),
-        _ => Ok(()),
+    let receiver = answering(Memory::new(), move || {
+        match runs.fetch_add(1, Ordering::SeqCst) {
+            0 => Err("busy".parse::<u8>().unwrap_err().into()),
+            _ => Ok(()),
+        }
     });
     let receiver = receiver.build().unwrap();
     assert_answer(&receiver, created(), "failed").await;
@@ -203,14 +241,22 @@ async fn a_retryable_error_is_503_and_the_next_delivery_runs_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_the_handler_asks_for_is_the_answers_retry_after() {
-    let receiver =
-        answering(Memory::new(), || Err(HandlerError::retryable("busy").after(Duration::from_millis(61_500))));
+    let receiver = answering(Memory::new(), || {
+        Err(HandlerError::retryable("busy").after(Duration::from_millis(61_500)))
+    });
     let receiver = receiver.build().unwrap();
     assert_answer(&receiver, created(), "failed-with-a-pause").await;
     let early = receiver.receive(created()).await;
     assert_eq!(early.status(), 503);
-    let wait: u64 = early.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((50..=62).contains(&wait), "an early delivery is told to wait {wait} s");
+    let wait: u64 = early.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(
+        (50..=62).contains(&wait),
+        "an early delivery is told to wait {wait} s"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,18 +266,35 @@ async fn a_pause_without_end_is_503_and_never_a_panic() {
     for _ in 0..2 {
         let answer = receiver.receive(created()).await;
         assert_eq!(answer.status(), 503);
-        assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 1_000_000);
+        assert!(
+            answer.headers()["retry-after"]
+                .to_str()
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+                > 1_000_000
+        );
     }
-    let wait = Claim::NotYet { wait: Duration::MAX };
-    let receiver = answering(Scripted(Mutex::new([wait].into())), || Ok(())).build().unwrap();
-    assert_eq!(receiver.receive(created()).await.headers()["retry-after"], u64::MAX.to_string().as_str());
+    let wait = Claim::NotYet {
+        wait: Duration::MAX,
+    };
+    let receiver = answering(Scripted(Mutex::new([wait].into())), || Ok(()))
+        .build()
+        .unwrap();
+    assert_eq!(
+        receiver.receive(created()).await.headers()["retry-after"],
+        u64::MAX.to_string().as_str()
+    );
 }
 
 #[tokio::test]
 async fn a_panic_is_503_and_the_receiver_lives_on() {
     let runs = AtomicUsize::new(0);
     let receiver = answering(Memory::new(), move || {
-        assert!(runs.fetch_add(1, Ordering::SeqCst) > 0, "the first attempt panics");
+        assert!(
+            runs.fetch_add(1, Ordering::SeqCst) > 0,
+            "the first attempt panics"
+        );
         Ok(())
     });
     let receiver = receiver.build().unwrap();
@@ -264,7 +327,9 @@ async fn a_handler_past_its_deadline_is_dropped_and_503() {
 #[tokio::test]
 async fn a_terminal_error_is_200_where_it_is_kept() {
     let ledger = Keeping::default();
-    let receiver = answering(ledger.clone(), || "x".parse::<u8>().map(drop).terminal()).build().unwrap();
+    let receiver = answering(ledger.clone(), || "x".parse::<u8>().map(drop).terminal())
+        .build()
+        .unwrap();
     assert_answer(&receiver, created(), "dead-letter").await;
     assert_answer(&receiver, created(), "duplicate").await;
     let dead = ledger.dead.lock().unwrap();
@@ -278,7 +343,10 @@ async fn a_terminal_error_that_cannot_be_kept_is_503_unless_dropping_is_chosen()
     let terminal = || Err(HandlerError::terminal("no such user"));
     let receiver = answering(Memory::new(), terminal).build().unwrap();
     assert_answer(&receiver, created(), "cannot-keep").await;
-    let receiver = answering(Memory::new(), terminal).drop_terminal_failures().build().unwrap();
+    let receiver = answering(Memory::new(), terminal)
+        .drop_terminal_failures()
+        .build()
+        .unwrap();
     assert_answer(&receiver, created(), "dropped").await;
     assert_answer(&receiver, created(), "duplicate").await;
 }
@@ -330,7 +398,12 @@ async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
         async move { receiver.receive(created()).await }
     });
     started.notified().await;
-    assert!(ledger.forget(&EventKey::new("users", "evt_user.created")).await.unwrap());
+    assert!(
+        ledger
+            .forget(&EventKey::new("users", "evt_user.created"))
+            .await
+            .unwrap()
+    );
     assert_golden("answers/lease-lost.txt", &text(answer.await.unwrap()).await);
 }
 
@@ -344,7 +417,11 @@ fn paused_clock() -> Clock {
 async fn a_long_handler_keeps_its_lease() {
     let ledger = Memory::new().clock(paused_clock());
     let (builder, started, go) = waiting(ledger.clone());
-    let receiver = builder.deadline(Duration::from_mins(10)).lease(Duration::from_secs(3)).build().unwrap();
+    let receiver = builder
+        .deadline(Duration::from_mins(10))
+        .lease(Duration::from_secs(3))
+        .build()
+        .unwrap();
     let answer = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(created()).await }
@@ -354,8 +431,14 @@ async fn a_long_handler_keeps_its_lease() {
     for second in 0..60 {
         tokio::time::advance(Duration::from_secs(1)).await;
         tokio::task::yield_now().await;
-        let other = ledger.claim(&key, Digest::of(b""), Duration::from_secs(3)).await.unwrap();
-        assert!(matches!(other, Claim::InFlight { .. }), "another worker took over after {second} s: {other:?}");
+        let other = ledger
+            .claim(&key, Digest::of(b""), Duration::from_secs(3))
+            .await
+            .unwrap();
+        assert!(
+            matches!(other, Claim::InFlight { .. }),
+            "another worker took over after {second} s: {other:?}"
+        );
     }
     go.add_permits(1);
     assert_golden("answers/handled.txt", &text(answer.await.unwrap()).await);
@@ -396,7 +479,10 @@ impl Ledger for Panicking {
 #[tokio::test]
 async fn a_ledger_that_panics_is_503_and_takes_no_place_for_good() {
     for at_once in [true, false] {
-        let receiver = answering(Panicking { at_once }, || Ok(())).max_in_flight(1).build().unwrap();
+        let receiver = answering(Panicking { at_once }, || Ok(()))
+            .max_in_flight(1)
+            .build()
+            .unwrap();
         for _ in 0..2 {
             assert_answer(&receiver, created(), "failed").await;
         }
@@ -419,13 +505,16 @@ async fn a_sender_that_hangs_up_again_and_again_takes_no_place_and_leaves_no_lea
         sent.abort();
         assert!(sent.await.unwrap_err().is_cancelled());
         go.add_permits(1);
-        // Whoever comes while the handler still runs waits in vain or not at all; it ends by itself.
+        // Whoever comes while the handler still runs waits in vain or not at all; it ends by
+        // itself.
         let again = async {
             while receiver.receive(self::request(&fixture)).await.status() != 200 {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), again).await.expect("the place or the lease was not given back");
+        tokio::time::timeout(Duration::from_secs(10), again)
+            .await
+            .expect("the place or the lease was not given back");
     }
 }
 
@@ -446,7 +535,10 @@ async fn too_much_in_flight_and_draining_are_503_and_drain_waits_for_what_runs()
     });
     tokio::task::yield_now().await;
     assert_answer(&receiver, other.clone(), "draining").await;
-    assert!(!drained.is_finished(), "drain did not wait for the running handler");
+    assert!(
+        !drained.is_finished(),
+        "drain did not wait for the running handler"
+    );
     go.add_permits(1);
     drained.await.unwrap();
     assert_golden("answers/handled.txt", &text(running.await.unwrap()).await);
@@ -466,30 +558,71 @@ async fn an_unreachable_store_is_503_unless_told_to_handle_anyway() {
             Ok(())
         }
     });
-    let anyway = inline(Scripted::failing(), handlers).on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    let anyway = inline(Scripted::failing(), handlers)
+        .on_store_failure(StoreFailure::HandleAnyway)
+        .build()
+        .unwrap();
     let logged = Logged::default();
     let _guard = listen(logged.clone());
     assert_answer(&anyway, created(), "handled").await;
-    assert!(logged.text().contains("handled without a claim: it may be handled twice"), "{}", logged.text());
-    assert_eq!(*attempts.lock().unwrap(), [0], "an attempt without a claim has no number");
+    assert!(
+        logged
+            .text()
+            .contains("handled without a claim: it may be handled twice"),
+        "{}",
+        logged.text()
+    );
+    assert_eq!(
+        *attempts.lock().unwrap(),
+        [0],
+        "an attempt without a claim has no number"
+    );
 }
 
 #[tokio::test]
 async fn a_store_that_fails_at_the_end_is_503() {
-    let granted = Claim::Granted { token: Token { attempt: 1, nonce: 7 }, first_digest: Digest::of(b"") };
-    let receiver = answering(Scripted(Mutex::new([granted].into())), || Ok(())).build().unwrap();
+    let granted = Claim::Granted {
+        token: Token {
+            attempt: 1,
+            nonce: 7,
+        },
+        first_digest: Digest::of(b""),
+    };
+    let receiver = answering(Scripted(Mutex::new([granted].into())), || Ok(()))
+        .build()
+        .unwrap();
     assert_answer(&receiver, created(), "store-down").await;
 }
 
 #[tokio::test]
 async fn what_was_handled_anyway_is_200_although_the_store_failed_at_the_end() {
-    let granted = Claim::Granted { token: Token { attempt: 1, nonce: 7 }, first_digest: Digest::of(b"") };
+    let granted = Claim::Granted {
+        token: Token {
+            attempt: 1,
+            nonce: 7,
+        },
+        first_digest: Digest::of(b""),
+    };
     let ledger = || Scripted(Mutex::new([granted].into()));
-    let anyway =
-        |builder: ReceiverBuilder<Inline>| builder.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
-    assert_answer(&anyway(answering(ledger(), || Ok(()))), created(), "handled").await;
+    let anyway = |builder: ReceiverBuilder<Inline>| {
+        builder
+            .on_store_failure(StoreFailure::HandleAnyway)
+            .build()
+            .unwrap()
+    };
+    assert_answer(
+        &anyway(answering(ledger(), || Ok(()))),
+        created(),
+        "handled",
+    )
+    .await;
     let failing = || Err(HandlerError::retryable("busy"));
-    assert_answer(&anyway(answering(ledger(), failing)), created(), "store-down").await;
+    assert_answer(
+        &anyway(answering(ledger(), failing)),
+        created(),
+        "store-down",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -522,31 +655,56 @@ pub(crate) struct Picky<L> {
 
 impl<L> Picky<L> {
     pub(crate) fn new(ledger: L, claims: usize, completions: usize) -> Self {
-        Self { ledger, refuses: [claims, completions].map(AtomicUsize::new) }
+        Self {
+            ledger,
+            refuses: [claims, completions].map(AtomicUsize::new),
+        }
     }
 
     fn look(&self, step: &'static str, which: usize) -> Result<(), LedgerError> {
         let fewer = |left: usize| left.checked_sub(1);
         match self.refuses[which].fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer) {
-            Ok(_) => Err(LedgerError::new(step, "it is too large").with_kind(LedgerErrorKind::Content)),
+            Ok(_) => {
+                Err(LedgerError::new(step, "it is too large").with_kind(LedgerErrorKind::Content))
+            }
             Err(_) => Ok(()),
         }
     }
 }
 
 impl<L: Ledger> Ledger for Picky<L> {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         self.look("claim", 0)?;
         self.ledger.claim(key, digest, lease).await
     }
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         self.ledger.renew(key, token, lease).await
     }
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         self.look("complete", 1)?;
         self.ledger.complete(key, token, completion).await
     }
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         self.ledger.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -563,20 +721,33 @@ impl<L: Ledger> Ledger for Picky<L> {
 #[tokio::test]
 async fn content_that_the_store_refuses_is_buried_or_400_and_never_503() {
     let never = || panic!("it was handled without a claim");
-    let anyway =
-        |receiver: ReceiverBuilder<Inline>| receiver.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    let anyway = |receiver: ReceiverBuilder<Inline>| {
+        receiver
+            .on_store_failure(StoreFailure::HandleAnyway)
+            .build()
+            .unwrap()
+    };
     let keeping = Keeping::default();
     let receiver = anyway(answering(Picky::new(keeping.clone(), 1, 0), never));
     assert_answer(&receiver, created(), "dead-letter").await;
     assert_answer(&receiver, created(), "duplicate").await;
-    assert_eq!(keeping.dead.lock().unwrap()[0].0, "the ledger failed to claim: it is too large");
+    assert_eq!(
+        keeping.dead.lock().unwrap()[0].0,
+        "the ledger failed to claim: it is too large"
+    );
     // Neither the event nor its dead letter.
-    let receiver = anyway(answering(Picky::new(Keeping::default(), usize::MAX, 0), never));
+    let receiver = anyway(answering(
+        Picky::new(Keeping::default(), usize::MAX, 0),
+        never,
+    ));
     assert_answer(&receiver, created(), "content-refused").await;
     let receiver = anyway(answering(Picky::new(Memory::new(), 1, 0), never));
     assert_answer(&receiver, created(), "content-refused").await;
     let gives_up = || Err(HandlerError::terminal("no"));
-    let receiver = anyway(answering(Picky::new(Keeping::default(), 0, usize::MAX), gives_up));
+    let receiver = anyway(answering(
+        Picky::new(Keeping::default(), 0, usize::MAX),
+        gives_up,
+    ));
     assert_answer(&receiver, created(), "content-refused").await;
 }
 
@@ -584,13 +755,29 @@ async fn content_that_the_store_refuses_is_buried_or_400_and_never_503() {
 async fn what_cannot_be_read_is_logged_with_the_key_of_its_dead_letter() {
     let logged = Logged::default();
     let _guard = listen(logged.clone());
-    for receiver in [answering(Memory::new(), || Ok(())), answering(Keeping::default(), || Ok(()))] {
-        receiver.build().unwrap().receive(signed(&b"not json"[..])).await;
+    for receiver in [
+        answering(Memory::new(), || Ok(())),
+        answering(Keeping::default(), || Ok(())),
+    ] {
+        receiver
+            .build()
+            .unwrap()
+            .receive(signed(&b"not json"[..]))
+            .await;
     }
     let text = logged.text();
-    for line in ["nor kept as a dead letter: refused", "it is kept as a dead letter"] {
-        let line = text.lines().find(|known| known.contains(line)).unwrap_or_else(|| panic!("{line}: {text}"));
-        assert!(line.contains("event_id=\"unreadable:") && line.contains("outcome=\"unreadable\""), "{line}");
+    for line in [
+        "nor kept as a dead letter: refused",
+        "it is kept as a dead letter",
+    ] {
+        let line = text
+            .lines()
+            .find(|known| known.contains(line))
+            .unwrap_or_else(|| panic!("{line}: {text}"));
+        assert!(
+            line.contains("event_id=\"unreadable:") && line.contains("outcome=\"unreadable\""),
+            "{line}"
+        );
     }
 }
 
@@ -598,7 +785,10 @@ async fn what_cannot_be_read_is_logged_with_the_key_of_its_dead_letter() {
 async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
     let clock = ManualClock::at("2024-01-01T03:21:36Z".parse().unwrap());
     let guide: &[u8] = include_bytes!("../../authpi-sdk/src/event/guide-delivery.json");
-    let fresh = answering(Memory::new(), || Ok(())).clock(clock.clock()).build().unwrap();
+    let fresh = answering(Memory::new(), || Ok(()))
+        .clock(clock.clock())
+        .build()
+        .unwrap();
     assert_answer(&fresh, signed(guide), "handled").await;
     clock.advance(Memory::new().remembers_for() + Duration::from_secs(1));
     let runs = Arc::new(AtomicUsize::new(0));
@@ -611,27 +801,52 @@ async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
     };
     // What was signed just now vouches for the clock.
     let recent = request(&Fixture::of::<UserCreated>().time(clock.now()));
-    let receiver = answering(Memory::new(), counted()).clock(clock.clock()).build().unwrap();
+    let receiver = answering(Memory::new(), counted())
+        .clock(clock.clock())
+        .build()
+        .unwrap();
     assert_answer(&receiver, recent.clone(), "handled").await;
     assert_answer(&receiver, signed(guide), "expired").await;
-    let keeping = answering(Keeping::default(), counted()).clock(clock.clock()).build().unwrap();
+    let keeping = answering(Keeping::default(), counted())
+        .clock(clock.clock())
+        .build()
+        .unwrap();
     assert_answer(&keeping, recent, "handled").await;
     assert_answer(&keeping, signed(guide), "dead-letter").await;
     // And so does the store's clock.
     let server_time = Some(clock.now() + jiff::SignedDuration::from_mins(59));
-    let ledger = Keeping { server_time, ..Keeping::default() };
-    let witnessed = answering(ledger, counted()).clock(clock.clock()).build().unwrap();
+    let ledger = Keeping {
+        server_time,
+        ..Keeping::default()
+    };
+    let witnessed = answering(ledger, counted())
+        .clock(clock.clock())
+        .build()
+        .unwrap();
     assert_answer(&witnessed, signed(guide), "dead-letter").await;
-    assert_eq!(runs.load(Ordering::SeqCst), 2, "an expired delivery reached a handler");
+    assert_eq!(
+        runs.load(Ordering::SeqCst),
+        2,
+        "an expired delivery reached a handler"
+    );
 }
 
 #[tokio::test]
 async fn with_a_clock_40_days_ahead_every_delivery_is_503_and_none_is_lost() {
     let ahead = ManualClock::at(Timestamp::now() + jiff::SignedDuration::from_hours(40 * 24));
     for server_time in [None, Some(Timestamp::now())] {
-        let ledger = Keeping { server_time, ..Keeping::default() };
-        let receiver = answering(ledger.clone(), || Ok(())).clock(ahead.clock()).build().unwrap();
-        let plain = answering(Memory::new(), || Ok(())).clock(ahead.clock()).build().unwrap();
+        let ledger = Keeping {
+            server_time,
+            ..Keeping::default()
+        };
+        let receiver = answering(ledger.clone(), || Ok(()))
+            .clock(ahead.clock())
+            .build()
+            .unwrap();
+        let plain = answering(Memory::new(), || Ok(()))
+            .clock(ahead.clock())
+            .build()
+            .unwrap();
         let logged = Logged::default();
         let guard = listen(logged.clone());
         for id in ["evt_1", "evt_2", "evt_1"] {
@@ -642,17 +857,24 @@ async fn with_a_clock_40_days_ahead_every_delivery_is_503_and_none_is_lost() {
         drop(guard);
         assert!(ledger.dead.lock().unwrap().is_empty());
         let health = receiver.health().await;
-        assert!(health.clock_unsure && health.is_ready() && health.to_string().contains("clock"), "{health}");
+        assert!(
+            health.clock_unsure && health.is_ready() && health.to_string().contains("clock"),
+            "{health}"
+        );
         let lines = logged.text().matches("nothing confirms the clock").count();
         assert_eq!(lines, 2, "once for each receiver: {}", logged.text());
     }
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_while_the_receiver_runs_has_no_witness_until_a_recent_delivery_comes() {
+async fn a_clock_that_is_set_while_the_receiver_runs_has_no_witness_until_a_recent_delivery_comes()
+{
     let clock = ManualClock::at(Timestamp::now());
     let ledger = Keeping::default();
-    let receiver = answering(ledger.clone(), || Ok(())).clock(clock.clock()).build().unwrap();
+    let receiver = answering(ledger.clone(), || Ok(()))
+        .clock(clock.clock())
+        .build()
+        .unwrap();
     let sent = |id: &str, time: Timestamp| request(&Fixture::of::<UserCreated>().id(id).time(time));
     assert_answer(&receiver, sent("evt_1", clock.now()), "handled").await;
     let before = clock.now();
@@ -679,8 +901,18 @@ async fn a_flood_of_refused_requests_and_a_store_that_is_down_are_a_few_lines_wi
             assert_eq!(receiver.receive(request.clone()).await.status(), status);
         }
     }
-    let lines = |text: &str| logged.text().lines().filter(|line| line.contains(text)).count();
-    let at_first = [("a delivery was refused", 2), ("the store failed", 1), ("left_out", 0)];
+    let lines = |text: &str| {
+        logged
+            .text()
+            .lines()
+            .filter(|line| line.contains(text))
+            .count()
+    };
+    let at_first = [
+        ("a delivery was refused", 2),
+        ("the store failed", 1),
+        ("left_out", 0),
+    ];
     for (text, expected) in at_first {
         assert_eq!(lines(text), expected, "{text}: {}", logged.text());
     }
@@ -689,18 +921,30 @@ async fn a_flood_of_refused_requests_and_a_store_that_is_down_are_a_few_lines_wi
     let _ = receiver.health().await;
     for reason in ["mismatch", "missing", "claim"] {
         let text = logged.text();
-        let counted = text.lines().filter(|line| line.contains(reason) && line.contains("left_out=999")).count();
+        let counted = text
+            .lines()
+            .filter(|line| line.contains(reason) && line.contains("left_out=999"))
+            .count();
         assert_eq!(counted, 1, "{reason}: {text}");
     }
     receiver.receive(forged.clone()).await;
     receiver.receive(forged).await;
     drop(receiver);
-    assert_eq!(lines("left_out=2"), 1, "what was left out at the end: {}", logged.text());
+    assert_eq!(
+        lines("left_out=2"),
+        1,
+        "what was left out at the end: {}",
+        logged.text()
+    );
 }
 
 #[tokio::test]
 async fn what_is_not_authentic_is_401_and_told_nothing() {
-    let receiver = answering(Memory::new(), || panic!("a forged delivery reached a handler")).build().unwrap();
+    let receiver = answering(Memory::new(), || {
+        panic!("a forged delivery reached a handler")
+    })
+    .build()
+    .unwrap();
     let mut forged = created();
     *forged.body_mut() = Full::new(Fixture::of::<UserCreated>().id("evt_forged").body());
     let mut unsigned = created();
@@ -712,19 +956,35 @@ async fn what_is_not_authentic_is_401_and_told_nothing() {
 
 #[tokio::test]
 async fn a_stale_signature_and_a_wrong_or_missing_bearer_token_are_401() {
-    let never = || Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("a forged delivery was handled"));
+    let never = || {
+        Handlers::new(())
+            .on(async |_: Event<UserCreated>, _| panic!("a forged delivery was handled"))
+    };
     let keys = || KeyRing::new().with("test", SECRET);
-    let build = |verifier| Receiver::inline("users", verifier, Memory::new(), never()).build().unwrap();
+    let build = |verifier| {
+        Receiver::inline("users", verifier, Memory::new(), never())
+            .build()
+            .unwrap()
+    };
     let late = ManualClock::at(Timestamp::now() + jiff::SignedDuration::from_mins(6));
     let scheme = SignatureScheme::timestamped();
-    let stale = Fixture::of::<UserCreated>().request(&scheme, &SECRET.into()).unwrap();
-    assert_answer(&build(Verifier::new(scheme, keys()).clock(late.clock())), stale, "unauthorized").await;
+    let stale = Fixture::of::<UserCreated>()
+        .request(&scheme, &SECRET.into())
+        .unwrap();
+    assert_answer(
+        &build(Verifier::new(scheme, keys()).clock(late.clock())),
+        stale,
+        "unauthorized",
+    )
+    .await;
     for verifier in [Verifier::bearer(keys()), verifier().and_bearer(keys())] {
         let receiver = build(verifier);
         assert_answer(&receiver, created(), "unauthorized").await;
         for wrong in ["Bearer whs_tes", "Bearer ", "Basic whs_test", "whs_test"] {
             let mut request = created();
-            request.headers_mut().insert("authorization", wrong.parse().unwrap());
+            request
+                .headers_mut()
+                .insert("authorization", wrong.parse().unwrap());
             assert_answer(&receiver, request, "unauthorized").await;
         }
     }
@@ -761,7 +1021,9 @@ impl Body for Frames {
         match (self.frames.pop_front(), &self.end) {
             (Some(frame), _) => Poll::Ready(Some(Ok(Frame::data(frame)))),
             (None, End::Stall) => Poll::Pending,
-            (None, End::HangUp) => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))),
+            (None, End::HangUp) => {
+                Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into())))
+            }
             (None, End::Whole) => Poll::Ready(None),
         }
     }
@@ -770,7 +1032,11 @@ impl Body for Frames {
 fn in_frames(size: usize, end: End) -> Request<Frames> {
     let fixture = Fixture::of::<UserCreated>();
     let (head, _) = request(&fixture).into_parts();
-    let frames = fixture.body().chunks(size).map(Bytes::copy_from_slice).collect();
+    let frames = fixture
+        .body()
+        .chunks(size)
+        .map(Bytes::copy_from_slice)
+        .collect();
     Request::from_parts(head, Frames { frames, end })
 }
 
@@ -785,10 +1051,16 @@ async fn a_body_that_does_not_arrive_in_time_is_408_and_a_broken_one_400() {
 #[tokio::test(start_paused = true)]
 async fn where_the_budget_is_full_a_body_that_stalls_is_503_and_the_newcomer_is_taken() {
     let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
-    let receiver = Receiver::inline("users", verifier().max_body(65_536), Memory::new(), handlers);
+    let receiver = Receiver::inline(
+        "users",
+        verifier().max_body(65_536),
+        Memory::new(),
+        handlers,
+    );
     let receiver = receiver.max_unverified_bytes(65_536).build().unwrap();
     let large = |end| {
-        let fixture = Fixture::of::<UserCreated>().data(serde_json::json!({ "username": "x".repeat(40_000) }));
+        let fixture = Fixture::of::<UserCreated>()
+            .data(serde_json::json!({ "username": "x".repeat(40_000) }));
         let (head, body) = (request(&fixture).into_parts().0, fixture.body());
         let frames = body.chunks(4096).map(Bytes::copy_from_slice).collect();
         Request::from_parts(head, Frames { frames, end })
@@ -804,16 +1076,27 @@ async fn where_the_budget_is_full_a_body_that_stalls_is_503_and_the_newcomer_is_
 
 #[tokio::test]
 async fn a_budget_that_has_no_room_for_one_body_is_refused() {
-    let build = |bytes| answering(Memory::new(), || Ok(())).max_unverified_bytes(bytes).build().map(drop);
-    assert_eq!(build((1 << 20) - 1), Err(BuildError::Setting("max_unverified_bytes")));
+    let build = |bytes| {
+        answering(Memory::new(), || Ok(()))
+            .max_unverified_bytes(bytes)
+            .build()
+            .map(drop)
+    };
+    assert_eq!(
+        build((1 << 20) - 1),
+        Err(BuildError::Setting("max_unverified_bytes"))
+    );
     assert_eq!(build(1 << 20), Ok(()));
 }
 
 #[tokio::test]
 async fn a_body_over_the_cap_is_413_announced_or_not() {
     let verifier = verifier().max_body(100);
-    let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("an oversized delivery was handled"));
-    let receiver = Receiver::inline("users", verifier, Memory::new(), handlers).build().unwrap();
+    let handlers = Handlers::new(())
+        .on(async |_: Event<UserCreated>, _| panic!("an oversized delivery was handled"));
+    let receiver = Receiver::inline("users", verifier, Memory::new(), handlers)
+        .build()
+        .unwrap();
     assert_answer(&receiver, in_frames(64, End::Stall), "too-large").await;
     let mut announced = in_frames(1, End::Stall);
     announced.headers_mut().insert("content-length", 101.into());
@@ -824,6 +1107,8 @@ async fn a_body_over_the_cap_is_413_announced_or_not() {
 async fn having_no_usable_secret_is_500_and_never_401() {
     let expired = KeyRing::new().with_during("gone", SECRET, ..Timestamp::UNIX_EPOCH);
     let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
-    let receiver = Receiver::inline("users", Verifier::authpi(expired), Memory::new(), handlers).build().unwrap();
+    let receiver = Receiver::inline("users", Verifier::authpi(expired), Memory::new(), handlers)
+        .build()
+        .unwrap();
     assert_answer(&receiver, created(), "no-secret").await;
 }

@@ -1,4 +1,5 @@
-//! Copies of one event while it is not finished: who waits for its outcome, who does not, and what others get meanwhile.
+//! Copies of one event while it is not finished: who waits for its outcome, who does not, and what
+//! others get meanwhile.
 
 use std::{
     net::SocketAddr,
@@ -45,22 +46,31 @@ struct World {
 }
 
 fn receiver(ledger: Memory) -> (ReceiverBuilder<Inline>, Arc<World>) {
-    let world = World { gate: Some(Semaphore::new(0)), ..World::default() };
-    let handlers = Handlers::new(world).on(async |event: Event<UserCreated>, cx: Context<World>| {
-        let world = &cx.state;
-        let running = world.running.fetch_add(1, Ordering::SeqCst) + 1;
-        world.most_running.fetch_max(running, Ordering::SeqCst);
-        if event.id().starts_with("slow") {
-            world.started.notify_one();
-            world.gate.as_ref().unwrap().acquire().await?.forget();
-        }
-        world.running.fetch_sub(1, Ordering::SeqCst);
-        world.handled.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    });
+    let world = World {
+        gate: Some(Semaphore::new(0)),
+        ..World::default()
+    };
+    let handlers =
+        Handlers::new(world).on(async |event: Event<UserCreated>, cx: Context<World>| {
+            let world = &cx.state;
+            let running = world.running.fetch_add(1, Ordering::SeqCst) + 1;
+            world.most_running.fetch_max(running, Ordering::SeqCst);
+            if event.id().starts_with("slow") {
+                world.started.notify_one();
+                world.gate.as_ref().unwrap().acquire().await?.forget();
+            }
+            world.running.fetch_sub(1, Ordering::SeqCst);
+            world.handled.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        });
     let world = handlers.state();
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    (Receiver::inline("users", verifier, ledger, handlers).deadline(PATIENCE).patience(PATIENCE), world)
+    (
+        Receiver::inline("users", verifier, ledger, handlers)
+            .deadline(PATIENCE)
+            .patience(PATIENCE),
+        world,
+    )
 }
 
 impl World {
@@ -74,14 +84,19 @@ fn event(id: &str) -> Fixture {
 }
 
 fn request(id: &str) -> Request<Full<bytes::Bytes>> {
-    event(id).request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+    event(id)
+        .request(&SignatureScheme::authpi(), &SECRET.into())
+        .unwrap()
 }
 
 /// Status, and what the peer is told.
 async fn deliver(receiver: Receiver, id: String) -> (u16, String) {
     let (head, body) = receiver.receive(request(&id)).await.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
-    (head.status.as_u16(), String::from_utf8_lossy(&body).into_owned())
+    (
+        head.status.as_u16(),
+        String::from_utf8_lossy(&body).into_owned(),
+    )
 }
 
 fn delivering(receiver: &Receiver, id: &str) -> JoinHandle<(u16, String)> {
@@ -89,7 +104,9 @@ fn delivering(receiver: &Receiver, id: &str) -> JoinHandle<(u16, String)> {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(ENOUGH, future).await.expect("it did not happen within a minute")
+    timeout(ENOUGH, future)
+        .await
+        .expect("it did not happen within a minute")
 }
 
 async fn serve(receiver: &Receiver) -> SocketAddr {
@@ -132,10 +149,17 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
     for sender in others {
         taken += within(sender).await.unwrap();
     }
-    assert_eq!(taken, OTHERS / 16 * 16, "others were turned away by copies of an event that is not theirs");
+    assert_eq!(
+        taken,
+        OTHERS / 16 * 16,
+        "others were turned away by copies of an event that is not theirs"
+    );
 
     for _ in 0..COPIES - 4 {
-        assert_eq!(within(told.recv()).await.unwrap(), "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(
+            within(told.recv()).await.unwrap(),
+            "HTTP/1.1 503 Service Unavailable"
+        );
     }
     // A look takes a place for a moment.
     within(async {
@@ -147,7 +171,11 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
     world.open_gate();
     assert_eq!(within(first).await.unwrap(), "HTTP/1.1 200 OK");
     for _ in 0..4 {
-        assert_eq!(within(told.recv()).await.unwrap(), "HTTP/1.1 200 OK", "a copy that waited learns the outcome");
+        assert_eq!(
+            within(told.recv()).await.unwrap(),
+            "HTTP/1.1 200 OK",
+            "a copy that waited learns the outcome"
+        );
     }
     assert_eq!(world.handled.load(Ordering::SeqCst), 1 + taken);
 }
@@ -183,9 +211,15 @@ async fn when_drain_begins_waiters_are_answered_at_once_and_work_is_waited_for()
         async move { receiver.drain().await }
     });
     for waiter in waiting {
-        assert_eq!(within(waiter).await.unwrap(), (503, "try again later".to_owned()));
+        assert_eq!(
+            within(waiter).await.unwrap(),
+            (503, "try again later".to_owned())
+        );
     }
-    assert!(!draining.is_finished(), "drain did not wait for the handler");
+    assert!(
+        !draining.is_finished(),
+        "drain did not wait for the handler"
+    );
     world.open_gate();
     assert_eq!(within(first).await.unwrap().0, 200);
     within(draining).await.unwrap();
@@ -200,8 +234,20 @@ async fn what_is_fed_waits_as_a_delivery_does() {
     within(world.started.notified()).await;
     let waiting = fill_waiters(&receiver, "slow").await;
     let fed = within(receiver.feed(event("slow").verified())).await;
-    assert!(matches!(fed, Fed::NotTaken { outcome: "in_flight", .. }), "{fed:?}");
-    assert_eq!(within(receiver.feed(event("evt_other").verified())).await, Fed::Handled);
+    assert!(
+        matches!(
+            fed,
+            Fed::NotTaken {
+                outcome: "in_flight",
+                ..
+            }
+        ),
+        "{fed:?}"
+    );
+    assert_eq!(
+        within(receiver.feed(event("evt_other").verified())).await,
+        Fed::Handled
+    );
     world.open_gate();
     assert_eq!(within(first).await.unwrap(), (200, "handled".to_owned()));
     for waiter in waiting {
@@ -212,7 +258,11 @@ async fn what_is_fed_waits_as_a_delivery_does() {
 /// Claims the event as another process would.
 async fn claim_elsewhere(ledger: &Memory, id: &str) -> (EventKey, Token) {
     let key = EventKey::new("users", id);
-    match ledger.claim(&key, Digest::of(&event(id).body()), PATIENCE).await.unwrap() {
+    match ledger
+        .claim(&key, Digest::of(&event(id).body()), PATIENCE)
+        .await
+        .unwrap()
+    {
         Claim::Granted { token, .. } => (key, token),
         other => panic!("not granted: {other:?}"),
     }
@@ -239,10 +289,25 @@ async fn in_all_no_more_wait_than_may_be_in_flight() {
             })
         })
         .collect();
-    assert_eq!(within(told.recv()).await, Some(503), "three wait where two may");
-    assert_eq!(within(deliver(receiver.clone(), "evt_other".to_owned())).await.0, 200);
+    assert_eq!(
+        within(told.recv()).await,
+        Some(503),
+        "three wait where two may"
+    );
+    assert_eq!(
+        within(deliver(receiver.clone(), "evt_other".to_owned()))
+            .await
+            .0,
+        200
+    );
     for (key, token) in elsewhere {
-        assert_eq!(ledger.complete(&key, token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&key, token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
     let mut statuses = Vec::new();
     for copy in copies {
@@ -263,9 +328,16 @@ async fn a_waiter_takes_no_claim_before_it_has_a_place_again() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let other = delivering(&receiver, "slow_b");
     world.started.notified().await;
-    assert_eq!(ledger.release(&key, token, Duration::ZERO).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger.release(&key, token, Duration::ZERO).await.unwrap(),
+        Held::Yes
+    );
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(world.running.load(Ordering::SeqCst), 1, "the waiter began without a place");
+    assert_eq!(
+        world.running.load(Ordering::SeqCst),
+        1,
+        "the waiter began without a place"
+    );
     assert_eq!(claim_elsewhere(&ledger, "slow_a").await.0, key);
     ledger.forget(&key).await.unwrap();
 

@@ -1,8 +1,9 @@
 //! A ledger's file on a small disk, which fills up and has room again, or cannot be written at all.
 //!
-//! It is a real one, a tmpfs. A test that wants it is run once more, in a mount namespace of its own: nothing is left mounted,
-//! however it ends, and nobody has to be root where users may make namespaces. Where `unshare` may not do that, these tests fail;
-//! `cargo xtask test` looks before, and reports the part `disk` as not run.
+//! It is a real one, a tmpfs. A test that wants it is run once more, in a mount namespace of its
+//! own: nothing is left mounted, however it ends, and nobody has to be root where users may make
+//! namespaces. Where `unshare` may not do that, these tests fail; `cargo xtask test` looks before,
+//! and reports the part `disk` as not run.
 
 use std::{
     env,
@@ -31,14 +32,23 @@ const NAMESPACES: [&[&str]; 2] = [&["--mount"], &["--mount", "--map-root-user"]]
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// The disk that this run of the test has. If it has none, the test has been run once more, with one, or could not be.
+    /// The disk that this run of the test has. If it has none, the test has been run once more,
+    /// with one, or could not be.
     async fn of(test: &str) -> Option<Self> {
         Self::behind(&[], test).await
     }
 
     /// The same, for a test that has to heed the modes of files although root runs it.
     async fn under_file_modes(test: &str) -> Option<Self> {
-        Self::behind(&["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"], test).await
+        Self::behind(
+            &[
+                "setpriv",
+                "--bounding-set=-dac_override,-dac_read_search",
+                "--",
+            ],
+            test,
+        )
+        .await
     }
 
     async fn behind(prelude: &[&str], test: &str) -> Option<Self> {
@@ -63,8 +73,11 @@ impl SmallDisk {
 
     /// Leaves no block free.
     fn fill(&self) {
-        let mut ballast =
-            OpenOptions::new().append(true).create(true).open(self.ballast()).expect("a file can be made");
+        let mut ballast = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.ballast())
+            .expect("a file can be made");
         let block = [0; 4096];
         loop {
             match ballast.write_all(&block) {
@@ -83,8 +96,15 @@ impl SmallDisk {
 async fn run_with_one(prelude: &[&str], test: &str, folder: &Path) -> Result<(), String> {
     let within = |namespace: &[&str], and_then: &[OsString]| {
         let mut command = Command::new("unshare");
-        command.args(namespace).args(["--", "sh", "-c", MOUNT, "sh", SIZE]).arg(folder).args(and_then);
-        command.env(VARIABLE, folder).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(namespace)
+            .args(["--", "sh", "-c", MOUNT, "sh", SIZE])
+            .arg(folder)
+            .args(and_then);
+        command
+            .env(VARIABLE, folder)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command
     };
     let mut way = None;
@@ -100,25 +120,37 @@ async fn run_with_one(prelude: &[&str], test: &str, folder: &Path) -> Result<(),
             "{test} needs `unshare` and the right to mount a disk that can fill up; `-- --skip disk::` leaves such tests out"
         ));
     };
-    let again = env::current_exe().expect("a test knows its program").into_os_string();
+    let again = env::current_exe()
+        .expect("a test knows its program")
+        .into_os_string();
     let args = ["--exact", test, "--nocapture"].map(OsString::from);
     let prelude: Vec<_> = prelude.iter().map(OsString::from).collect();
-    let told = within(way, &[&prelude, &[again][..], &args[..]].concat()).output().await.expect("unshare starts");
+    let told = within(way, &[&prelude, &[again][..], &args[..]].concat())
+        .output()
+        .await
+        .expect("unshare starts");
     let out = String::from_utf8_lossy(&told.stdout);
     print!("{out}");
     eprint!("{}", String::from_utf8_lossy(&told.stderr));
     if !told.status.success() {
         return Err(format!("{test} failed on a small disk (above)"));
     }
-    if out.contains("1 passed") { Ok(()) } else { Err(format!("no test is called {test}")) }
+    if out.contains("1 passed") {
+        Ok(())
+    } else {
+        Err(format!("no test is called {test}"))
+    }
 }
 
 /// How often a disk fills up.
 const TIMES_FULL: u32 = 4;
 
-/// The disk fills up again and again, with whatever the service has in hand, and each time something is removed from it.
+/// The disk fills up again and again, with whatever the service has in hand, and each time
+/// something is removed from it.
 async fn on_a_small_disk(test: &str, name: &'static str, mode: Mode, roles: &[Role]) {
-    let Some(disk) = SmallDisk::of(test).await else { return };
+    let Some(disk) = SmallDisk::of(test).await else {
+        return;
+    };
     let trial = Trial::new(name, mode, Some(Store::Sqlite(disk.file())));
     let faults = async |trial: &Trial| {
         for _ in 0..TIMES_FULL {
@@ -128,7 +160,11 @@ async fn on_a_small_disk(test: &str, name: &'static str, mode: Mode, roles: &[Ro
             disk.make_room();
         }
         let why = std::fs::read_to_string(trial.log(0)).expect("a log can be read");
-        assert!(why.contains("disk is full"), "{}: deliveries were refused for another reason: {why}", trial.name);
+        assert!(
+            why.contains("disk is full"),
+            "{}: deliveries were refused for another reason: {why}",
+            trial.name
+        );
     };
     trial.endure(roles, faults).await;
 }
@@ -136,7 +172,13 @@ async fn on_a_small_disk(test: &str, name: &'static str, mode: Mode, roles: &[Ro
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sqlite_inline_nothing_is_lost_when_the_disk_is_full() {
     let test = "on_sqlite_inline_nothing_is_lost_when_the_disk_is_full";
-    on_a_small_disk(test, "sqlite on a full disk, inline", Mode::Inline, &[Role::Receiver; 2]).await;
+    on_a_small_disk(
+        test,
+        "sqlite on a full disk, inline",
+        Mode::Inline,
+        &[Role::Receiver; 2],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +191,13 @@ async fn on_sqlite_an_inbox_loses_nothing_when_the_disk_is_full() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full() {
     let test = "on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full";
-    on_a_small_disk(test, "sqlite on a full disk, inbox in a transaction", Mode::InboxTx, &[Role::Both; 2]).await;
+    on_a_small_disk(
+        test,
+        "sqlite on a full disk, inbox in a transaction",
+        Mode::InboxTx,
+        &[Role::Both; 2],
+    )
+    .await;
 }
 
 /// Opening fails, and says which file it was and why.
@@ -163,16 +211,28 @@ async fn refused(disk: &SmallDisk, name: &str, why: &str) {
 #[tokio::test]
 async fn a_file_folder_or_mount_that_is_read_only_is_refused_with_the_cause() {
     let test = "a_file_folder_or_mount_that_is_read_only_is_refused_with_the_cause";
-    let Some(disk) = SmallDisk::under_file_modes(test).await else { return };
+    let Some(disk) = SmallDisk::under_file_modes(test).await else {
+        return;
+    };
     let mode = |path: &Path, mode| {
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode can be set");
     };
     let mount = async |how: &str| {
-        let mounted = Command::new("mount").args(["-o", how]).arg(&disk.0).status().await;
+        let mounted = Command::new("mount")
+            .args(["-o", how])
+            .arg(&disk.0)
+            .status()
+            .await;
         assert!(mounted.expect("mount starts").success(), "mount -o {how}");
     };
-    let opens = async || Sqlite::open(disk.file()).await.expect("it can be written").close().await;
+    let opens = async || {
+        Sqlite::open(disk.file())
+            .await
+            .expect("it can be written")
+            .close()
+            .await
+    };
     opens().await;
 
     mode(&disk.file(), 0o444);

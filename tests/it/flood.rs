@@ -1,4 +1,5 @@
-//! Bodies from senders without the secret: what memory they can take, and what others get meanwhile.
+//! Bodies from senders without the secret: what memory they can take, and what others get
+//! meanwhile.
 
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc, time::Duration};
 
@@ -29,15 +30,18 @@ const MORE: usize = 100;
 const ANNOUNCED: usize = 1 << 20;
 const AT_FIRST: usize = 20 * KIB;
 const LATER: usize = 236 * KIB;
-/// How much more memory the service may have needed at its worst: the budget (16 MiB), the first 16 KiB of 1,100 bodies (18 MiB),
-/// what hyper holds for as many connections, and what the allocator makes of it.
+/// How much more memory the service may have needed at its worst: the budget (16 MiB), the first 16
+/// KiB of 1,100 bodies (18 MiB), what hyper holds for as many connections, and what the allocator
+/// makes of it.
 const MOST_KIB: usize = 128 * KIB;
 const ENOUGH: Duration = Duration::from_mins(2);
 /// A body of which nothing came for so long stalls.
 const STALLED: Duration = Duration::from_secs(2);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(ENOUGH, future).await.expect("it did not happen within two minutes")
+    timeout(ENOUGH, future)
+        .await
+        .expect("it did not happen within two minutes")
 }
 
 fn head(signature: &str, length: usize) -> Vec<u8> {
@@ -55,13 +59,19 @@ async fn status(stream: &mut TcpStream) -> Option<u16> {
             return None;
         }
     }
-    String::from_utf8_lossy(&answer).split(' ').nth(1)?.parse().ok()
+    String::from_utf8_lossy(&answer)
+        .split(' ')
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 /// Delivers on a connection of its own, as AuthPI would.
 async fn deliver(address: SocketAddr, fixture: &Fixture) -> Option<u16> {
     let body = fixture.body();
-    let headers = SignatureScheme::authpi().sign(&SECRET.into(), "", jiff::Timestamp::now(), &body).unwrap();
+    let headers = SignatureScheme::authpi()
+        .sign(&SECRET.into(), "", jiff::Timestamp::now(), &body)
+        .unwrap();
     let mut request = head(headers["x-webhook-signature"].to_str().unwrap(), body.len());
     request.extend_from_slice(&body);
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -101,18 +111,32 @@ impl Service {
             .spawn()
             .expect("the service starts");
         let out = BufReader::new(child.stdout.take().expect("it is piped"));
-        let line = within(out.lines().next_line()).await.unwrap().unwrap_or_default();
-        let port = line.strip_prefix("ready ").and_then(|port| port.parse::<u16>().ok());
+        let line = within(out.lines().next_line())
+            .await
+            .unwrap()
+            .unwrap_or_default();
+        let port = line
+            .strip_prefix("ready ")
+            .and_then(|port| port.parse::<u16>().ok());
         let port = port.unwrap_or_else(|| panic!("the service is not ready: {line:?}"));
-        Self { child, address: ([127, 0, 0, 1], port).into() }
+        Self {
+            child,
+            address: ([127, 0, 0, 1], port).into(),
+        }
     }
 
     /// The most memory that it had at any time, in KiB.
     fn most_resident(&self) -> usize {
         let id = self.child.id().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .expect("Linux says so");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("a number")
     }
 }
 
@@ -122,7 +146,10 @@ async fn a_thousand_slow_bodies_take_bounded_memory_and_keep_no_genuine_delivery
     allow_open_files(4 * (SLOW + MORE) as u64).unwrap();
     let service = Service::start(SLOW * 16 * KIB).await;
     let address = service.address;
-    assert_eq!(deliver(address, &event_of("evt_before", 2 * KIB)).await, Some(200));
+    assert_eq!(
+        deliver(address, &event_of("evt_before", 2 * KIB)).await,
+        Some(200)
+    );
     let before = service.most_resident();
 
     let gate = Arc::new(Semaphore::new(0));
@@ -146,26 +173,47 @@ async fn a_thousand_slow_bodies_take_bounded_memory_and_keep_no_genuine_delivery
             let _ = status(&mut stream).await;
         });
     }
-    // Each holds one step beyond its first 16 KiB, so those that are too many show that the budget is full.
+    // Each holds one step beyond its first 16 KiB, so those that are too many show that the budget
+    // is full.
     for _ in 0..MORE {
         let status = within(dropped.recv()).await.unwrap();
-        assert!(matches!(status, Some(503) | None), "a slow body was answered {status:?}");
+        assert!(
+            matches!(status, Some(503) | None),
+            "a slow body was answered {status:?}"
+        );
     }
-    assert_eq!(deliver(address, &event_of("evt_small", 2 * KIB)).await, Some(200), "a full budget keeps others out");
+    assert_eq!(
+        deliver(address, &event_of("evt_small", 2 * KIB)).await,
+        Some(200),
+        "a full budget keeps others out"
+    );
     sleep(STALLED).await;
-    assert_eq!(deliver(address, &event_of("evt_large", 900 * KIB)).await, Some(200), "a large one is kept out");
+    assert_eq!(
+        deliver(address, &event_of("evt_large", 900 * KIB)).await,
+        Some(200),
+        "a large one is kept out"
+    );
     let most = service.most_resident() - before;
     assert!(most < MOST_KIB, "{most} KiB more for {SLOW} slow bodies");
 
     gate.add_permits(SLOW + MORE);
-    assert_eq!(deliver(address, &event_of("evt_meanwhile", 2 * KIB)).await, Some(200));
+    assert_eq!(
+        deliver(address, &event_of("evt_meanwhile", 2 * KIB)).await,
+        Some(200)
+    );
     for _ in 0..SLOW + MORE {
         within(done.recv()).await.unwrap();
     }
-    assert_eq!(deliver(address, &event_of("evt_after", 2 * KIB)).await, Some(200));
+    assert_eq!(
+        deliver(address, &event_of("evt_after", 2 * KIB)).await,
+        Some(200)
+    );
     let most = service.most_resident() - before;
     println!("{most} KiB more at the most");
-    assert!(most < MOST_KIB, "{most} KiB more for {SLOW} bodies that are pushed");
+    assert!(
+        most < MOST_KIB,
+        "{most} KiB more for {SLOW} bodies that are pushed"
+    );
 }
 
 #[tokio::test]
@@ -175,7 +223,10 @@ async fn an_extractor_drops_slow_bodies_where_its_budget_is_full() {
     }
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET)).max_body(64 * KIB);
     let budget = BodyBudget::new(64 * KIB);
-    let app = Router::new().route("/", axum::routing::post(hook)).layer(Extension(budget)).with_state(verifier);
+    let app = Router::new()
+        .route("/", axum::routing::post(hook))
+        .layer(Extension(budget))
+        .with_state(verifier);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -189,8 +240,17 @@ async fn an_extractor_drops_slow_bodies_where_its_budget_is_full() {
             status = status(&mut second) => status,
         }
     });
-    assert!(matches!(status.await, Some(503) | None), "both are held where one may be");
-    assert_eq!(deliver(address, &Fixture::of::<UserCreated>()).await, Some(200));
+    assert!(
+        matches!(status.await, Some(503) | None),
+        "both are held where one may be"
+    );
+    assert_eq!(
+        deliver(address, &Fixture::of::<UserCreated>()).await,
+        Some(200)
+    );
     sleep(STALLED).await;
-    assert_eq!(deliver(address, &event_of("evt_large", 40 * KIB)).await, Some(200));
+    assert_eq!(
+        deliver(address, &event_of("evt_large", 40 * KIB)).await,
+        Some(200)
+    );
 }

@@ -15,17 +15,30 @@ const FLOORS: &[&[&str]] = &[
 /// Under `event` and `client`: it writes out their types, so it names them, and is named by them.
 const GENERATED: &str = "generated";
 /// Crates that the slow-moving floors do not know.
-const EDGE: &[&str] = &["axum", "axum_core", "hyper", "progenitor_client", "reqwest", "tower_service"];
+const EDGE: &[&str] = &[
+    "axum",
+    "axum_core",
+    "hyper",
+    "progenitor_client",
+    "reqwest",
+    "tower_service",
+];
 const SLOW: &[&str] = &["event", "signature", "ledger"];
 
 #[test]
 fn a_floor_imports_only_floors_below_it() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("authpi-sdk").join("src");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("authpi-sdk")
+        .join("src");
     let modules = modules(&source);
     assert!(modules.len() > 8, "authpi-sdk/src has lost its folders");
     for (name, text) in &modules {
-        let height = height(name).unwrap_or_else(|| panic!("{name} stands on no floor; FLOORS has to tell"));
-        for imported in imports(text).into_iter().filter(|imported| imported != name && imported != GENERATED) {
+        let height =
+            height(name).unwrap_or_else(|| panic!("{name} stands on no floor; FLOORS has to tell"));
+        for imported in imports(text)
+            .into_iter()
+            .filter(|imported| imported != name && imported != GENERATED)
+        {
             // `crate::Clock` and the like are what the ground floor exports at the root.
             let below = self::height(&imported).is_none_or(|other| other < height);
             assert!(below, "{name} imports {imported}");
@@ -42,20 +55,34 @@ fn height(module: &str) -> Option<usize> {
 
 /// Name and text, comments left out, of each module at the root but the generated one.
 fn modules(source: &Path) -> Vec<(String, String)> {
-    let entries = fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path());
-    let modules = entries.map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), text(&path)));
-    modules.filter(|(name, _)| name != "lib" && name != GENERATED).collect()
+    let entries = fs::read_dir(source)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let modules = entries.map(|path| {
+        (
+            path.file_stem().unwrap().to_string_lossy().into_owned(),
+            text(&path),
+        )
+    });
+    modules
+        .filter(|(name, _)| name != "lib" && name != GENERATED)
+        .collect()
 }
 
 fn text(path: &Path) -> String {
     if path.is_dir() {
-        return fs::read_dir(path).unwrap().map(|entry| text(&entry.unwrap().path())).collect();
+        return fs::read_dir(path)
+            .unwrap()
+            .map(|entry| text(&entry.unwrap().path()))
+            .collect();
     }
     if path.extension().is_none_or(|extension| extension != "rs") {
         return String::new();
     }
     let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect()
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n")
+        .collect()
 }
 
 /// What follows `crate::`, be it one name or a list in braces.
@@ -86,5 +113,7 @@ fn imports(text: &str) -> BTreeSet<String> {
 }
 
 fn first_name(path: &str) -> String {
-    path.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+    path.chars()
+        .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+        .collect()
 }

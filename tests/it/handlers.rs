@@ -16,7 +16,9 @@ use authpi_sdk::{
 
 type Log = Mutex<Vec<&'static str>>;
 
-fn note(what: &'static str) -> impl Fn(Event, Context<Log>) -> std::future::Ready<authpi_sdk::Result> {
+fn note(
+    what: &'static str,
+) -> impl Fn(Event, Context<Log>) -> std::future::Ready<authpi_sdk::Result> {
     move |_, cx| {
         cx.state.lock().unwrap().push(what);
         std::future::ready(Ok(()))
@@ -34,7 +36,11 @@ async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallb
         })
         .on_type("user.teleported", note("user.teleported"))
         .on(async |event: Event<UserDeleted>, cx: Context<Log>| {
-            let what = if event.subject().user_id().is_some() { "user.deleted" } else { "nobody deleted" };
+            let what = if event.subject().user_id().is_some() {
+                "user.deleted"
+            } else {
+                "nobody deleted"
+            };
             cx.state.lock().unwrap().push(what);
             assert_eq!((cx.attempt(), cx.endpoint()), (1, "dispatch"));
             assert_eq!(cx.idempotency_key(), format!("8:dispatch:{}", event.id()));
@@ -51,11 +57,22 @@ async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallb
         "session.created",
         "usher.in",
     ] {
-        assert!(matches!(handlers.dispatch(Fixture::new(name).verified()).await, Outcome::Handled));
+        assert!(matches!(
+            handlers.dispatch(Fixture::new(name).verified()).await,
+            Outcome::Handled
+        ));
     }
     assert_eq!(
         *log.lock().unwrap(),
-        ["user.created", "user.", "user.email.", "user.teleported", "user.deleted", "otherwise", "otherwise"]
+        [
+            "user.created",
+            "user.",
+            "user.email.",
+            "user.teleported",
+            "user.deleted",
+            "otherwise",
+            "otherwise"
+        ]
     );
 }
 
@@ -64,7 +81,10 @@ async fn how_a_handler_went_is_told_by_its_outcome() {
     let handlers = Handlers::new(())
         .on(async |_: Event<UserCreated>, _| Err("x".parse::<u8>().unwrap_err().into()))
         .on(async |_: Event<UserDeleted>, _| panic!("boo"));
-    assert!(matches!(handlers.dispatch(fixture::<OrganizationCreated>()).await, Outcome::Unhandled));
+    assert!(matches!(
+        handlers.dispatch(fixture::<OrganizationCreated>()).await,
+        Outcome::Unhandled
+    ));
     let failed = handlers.dispatch(fixture::<UserCreated>()).await;
     assert!(matches!(failed, Outcome::Failed(error) if !error.is_terminal()));
     let panicked = handlers.dispatch(fixture::<UserDeleted>()).await;
@@ -75,11 +95,17 @@ async fn how_a_handler_went_is_told_by_its_outcome() {
 fn two_handlers_for_one_place_are_an_error_of_build() {
     let twice = |handlers: Handlers<Log>| {
         let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
-        Receiver::inline("users", verifier, Memory::new(), handlers).build().unwrap_err()
+        Receiver::inline("users", verifier, Memory::new(), handlers)
+            .build()
+            .unwrap_err()
     };
     let new = || Handlers::new(Log::default());
     assert_eq!(
-        twice(new().on_type("user.created", note("a")).on(async |_: Event<UserCreated>, _| Ok(()))),
+        twice(
+            new()
+                .on_type("user.created", note("a"))
+                .on(async |_: Event<UserCreated>, _| Ok(()))
+        ),
         BuildError::Handlers(HandlersError::TypeTwice(EventType::UserCreated))
     );
     assert_eq!(
@@ -95,33 +121,75 @@ fn two_handlers_for_one_place_are_an_error_of_build() {
 #[test]
 fn a_receiver_that_cannot_work_is_not_built() {
     let build = |endpoint: &str, keys: KeyRing, in_flight: usize| {
-        Receiver::inline(endpoint, Verifier::authpi(keys), Memory::new(), Handlers::new(()))
-            .max_in_flight(in_flight)
-            .build()
+        Receiver::inline(
+            endpoint,
+            Verifier::authpi(keys),
+            Memory::new(),
+            Handlers::new(()),
+        )
+        .max_in_flight(in_flight)
+        .build()
     };
     let keys = || KeyRing::new().with("test", "whs_test");
     assert!(build("users", keys(), 1).is_ok());
     assert_eq!(build("", keys(), 1).unwrap_err(), BuildError::NoEndpoint);
-    assert!(matches!(build("users", KeyRing::new(), 1), Err(BuildError::Secrets(_))));
-    assert_eq!(build("users", keys(), 0).unwrap_err(), BuildError::Setting("max_in_flight"));
+    assert!(matches!(
+        build("users", KeyRing::new(), 1),
+        Err(BuildError::Secrets(_))
+    ));
+    assert_eq!(
+        build("users", keys(), 0).unwrap_err(),
+        BuildError::Setting("max_in_flight")
+    );
     let set = |setting: fn(ReceiverBuilder<Inline>) -> ReceiverBuilder<Inline>| {
-        let receiver = Receiver::inline("users", Verifier::authpi(keys()), Memory::new(), Handlers::new(()));
+        let receiver = Receiver::inline(
+            "users",
+            Verifier::authpi(keys()),
+            Memory::new(),
+            Handlers::new(()),
+        );
         setting(receiver).build().map(drop)
     };
-    assert_eq!(set(|it| it.patience(Duration::MAX)), Err(BuildError::Setting("patience")));
-    assert_eq!(set(|it| it.deadline(Duration::MAX)), Err(BuildError::Setting("deadline")));
-    assert_eq!(set(|it| it.lease(Duration::ZERO)), Err(BuildError::Setting("lease")));
-    assert_eq!(set(|it| it.body_timeout(Duration::ZERO)), Err(BuildError::Setting("body_timeout")));
-    assert_eq!(set(|it| it.patience(Duration::ZERO).retry_after(Duration::MAX)), Ok(()));
-    let scheme = Verifier::new(SignatureScheme::standard_webhooks(), keys().with("other", "whsec_not base64"));
+    assert_eq!(
+        set(|it| it.patience(Duration::MAX)),
+        Err(BuildError::Setting("patience"))
+    );
+    assert_eq!(
+        set(|it| it.deadline(Duration::MAX)),
+        Err(BuildError::Setting("deadline"))
+    );
+    assert_eq!(
+        set(|it| it.lease(Duration::ZERO)),
+        Err(BuildError::Setting("lease"))
+    );
+    assert_eq!(
+        set(|it| it.body_timeout(Duration::ZERO)),
+        Err(BuildError::Setting("body_timeout"))
+    );
+    assert_eq!(
+        set(|it| it.patience(Duration::ZERO).retry_after(Duration::MAX)),
+        Ok(())
+    );
+    let scheme = Verifier::new(
+        SignatureScheme::standard_webhooks(),
+        keys().with("other", "whsec_not base64"),
+    );
     let with_it = Receiver::inline("users", scheme, Memory::new(), Handlers::new(())).build();
-    assert!(matches!(with_it, Err(BuildError::Secrets(_))), "a secret that can verify nothing was taken");
+    assert!(
+        matches!(with_it, Err(BuildError::Secrets(_))),
+        "a secret that can verify nothing was taken"
+    );
 }
 
 #[test]
 fn the_types_that_nobody_handles_are_reported() {
-    let handlers = Handlers::new(Log::default()).prefix("user.", note("a")).on_type("session.created", note("b"));
+    let handlers = Handlers::new(Log::default())
+        .prefix("user.", note("a"))
+        .on_type("session.created", note("b"));
     let unhandled = handlers.unhandled();
     assert_eq!(unhandled.len(), 106 - 36 - 1);
-    assert!(unhandled.contains(&EventType::SessionUpdated) && !unhandled.contains(&EventType::UserCreated));
+    assert!(
+        unhandled.contains(&EventType::SessionUpdated)
+            && !unhandled.contains(&EventType::UserCreated)
+    );
 }

@@ -37,18 +37,26 @@ const SECRET: &str = "whs_test";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+    fixture
+        .request(&SignatureScheme::authpi(), &SECRET.into())
+        .unwrap()
 }
 
 fn receiver(store: &Sqlite) -> Receiver {
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    Receiver::inbox("users", verifier, store.clone()).in_order_per(Subject::user_id).build().unwrap()
+    Receiver::inbox("users", verifier, store.clone())
+        .in_order_per(Subject::user_id)
+        .build()
+        .unwrap()
 }
 
 async fn answer(response: Response<Full<Bytes>>) -> (u16, String) {
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
-    (head.status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+    (
+        head.status.as_u16(),
+        String::from_utf8(body.to_vec()).unwrap(),
+    )
 }
 
 async fn deliver(receiver: &Receiver, fixture: &Fixture) -> (u16, String) {
@@ -65,19 +73,29 @@ impl Running {
     fn start(worker: &Worker) -> Self {
         let (stop, stopped) = oneshot::channel();
         let worker = worker.clone();
-        Self { stop, task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }) }
+        Self {
+            stop,
+            task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }),
+        }
     }
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        timeout(PATIENCE, self.task).await.expect("the worker did not stop").unwrap();
+        timeout(PATIENCE, self.task)
+            .await
+            .expect("the worker did not stop")
+            .unwrap();
     }
 }
 
 /// Short pauses, so that nobody waits.
 fn hasty(worker: WorkerBuilder) -> Worker {
     let pause = Duration::from_millis(5);
-    worker.pauses(pause, pause).poll(Duration::from_millis(20)).build().unwrap()
+    worker
+        .pauses(pause, pause)
+        .poll(Duration::from_millis(20))
+        .build()
+        .unwrap()
 }
 
 async fn until_empty(worker: &Worker) {
@@ -86,7 +104,9 @@ async fn until_empty(worker: &Worker) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, empty).await.expect("the backlog was not worked off");
+    timeout(PATIENCE, empty)
+        .await
+        .expect("the backlog was not worked off");
 }
 
 #[tokio::test]
@@ -107,12 +127,22 @@ async fn what_cannot_be_stored_is_refused_or_buried() {
     *forged.body_mut() = Full::new(Fixture::of::<UserUpdated>().body());
     assert_eq!(answer(receiver.receive(forged).await).await.0, 401);
     let old = Fixture::of::<UserCreated>().time(jiff::Timestamp::UNIX_EPOCH);
-    assert_eq!(deliver(&receiver, &old).await.0, 503, "nothing confirms the clock yet");
-    assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>()).await.0, 200);
+    assert_eq!(
+        deliver(&receiver, &old).await.0,
+        503,
+        "nothing confirms the clock yet"
+    );
+    assert_eq!(
+        deliver(&receiver, &Fixture::of::<UserCreated>()).await.0,
+        200
+    );
     assert_eq!(deliver(&receiver, &old).await, (200, "dead_letter".into()));
     assert_eq!(store.backlog("users").await.unwrap().depth, 1);
     store.close().await;
-    assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>()).await.0, 503);
+    assert_eq!(
+        deliver(&receiver, &Fixture::of::<UserCreated>()).await.0,
+        503
+    );
 }
 
 #[tokio::test]
@@ -127,20 +157,33 @@ async fn a_worker_handles_what_was_stored_before_and_after_it_started_once_each(
     let store = Sqlite::in_memory().await.unwrap();
     let receiver = receiver(&store);
     let (seen, mut handled) = mpsc::unbounded_channel();
-    let handlers = Handlers::new(seen).on(async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
-        cx.state.send((event.id().to_owned(), cx.attempt()))?;
-        Ok(())
-    });
+    let handlers = Handlers::new(seen).on(
+        async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
+            cx.state.send((event.id().to_owned(), cx.attempt()))?;
+            Ok(())
+        },
+    );
     deliver(&receiver, &Fixture::of::<UserCreated>().id("before")).await;
-    let worker = Worker::new("users", store.clone(), handlers).poll(Duration::from_mins(1)).build().unwrap();
+    let worker = Worker::new("users", store.clone(), handlers)
+        .poll(Duration::from_mins(1))
+        .build()
+        .unwrap();
     let running = Running::start(&worker);
-    let mut next = async || timeout(PATIENCE, handled.recv()).await.expect("nothing was handled").unwrap();
+    let mut next = async || {
+        timeout(PATIENCE, handled.recv())
+            .await
+            .expect("nothing was handled")
+            .unwrap()
+    };
     assert_eq!(next().await, ("before".into(), 1));
     // No poll is due for a minute: the append itself wakes the worker.
     deliver(&receiver, &Fixture::of::<UserCreated>().id("after")).await;
     assert_eq!(next().await, ("after".into(), 1));
     until_empty(&worker).await;
-    assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>().id("after")).await, (200, "duplicate".into()));
+    assert_eq!(
+        deliver(&receiver, &Fixture::of::<UserCreated>().id("after")).await,
+        (200, "duplicate".into())
+    );
     running.stop().await;
     assert!(handled.try_recv().is_err());
 }
@@ -149,14 +192,19 @@ async fn a_worker_handles_what_was_stored_before_and_after_it_started_once_each(
 async fn a_worker_whose_clock_is_40_days_ahead_gives_nothing_up_for_its_age() {
     let store = Sqlite::in_memory().await.unwrap();
     deliver(&receiver(&store), &Fixture::of::<UserCreated>()).await;
-    let handlers = Handlers::new(()).on(
-        async |_: Event<UserCreated>, cx: Context<()>| {
-            if cx.attempt() < 3 { Err(HandlerError::retryable("busy")) } else { Ok(()) }
-        },
-    );
-    let ahead = Clock::from_fn(|| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(40 * 24));
+    let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, cx: Context<()>| {
+        if cx.attempt() < 3 {
+            Err(HandlerError::retryable("busy"))
+        } else {
+            Ok(())
+        }
+    });
+    let ahead =
+        Clock::from_fn(|| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(40 * 24));
     let pause = Duration::from_millis(1);
-    let worker = Worker::new("users", store.clone(), handlers).clock(ahead).pauses(pause, pause);
+    let worker = Worker::new("users", store.clone(), handlers)
+        .clock(ahead)
+        .pauses(pause, pause);
     let worker = worker.poll(Duration::from_millis(20)).build().unwrap();
     let running = Running::start(&worker);
     until_empty(&worker).await;
@@ -172,17 +220,27 @@ async fn each_users_events_are_handled_in_order_though_one_fails() {
     let store = Sqlite::in_memory().await.unwrap();
     let receiver = receiver(&store);
     let seen: Arc<Seen> = Arc::default();
-    let handlers = Handlers::new(Arc::clone(&seen)).prefix("user.", async |event: Event, cx: Context<Arc<Seen>>| {
-        if event.id().ends_with("-0") && cx.attempt() < 3 {
-            return Err(HandlerError::retryable("not yet"));
-        }
-        let user = event.subject().user_id().unwrap().to_owned();
-        cx.state.lock().unwrap().entry(user).or_default().push(event.id().to_owned());
-        Ok(())
-    });
+    let handlers = Handlers::new(Arc::clone(&seen)).prefix(
+        "user.",
+        async |event: Event, cx: Context<Arc<Seen>>| {
+            if event.id().ends_with("-0") && cx.attempt() < 3 {
+                return Err(HandlerError::retryable("not yet"));
+            }
+            let user = event.subject().user_id().unwrap().to_owned();
+            cx.state
+                .lock()
+                .unwrap()
+                .entry(user)
+                .or_default()
+                .push(event.id().to_owned());
+            Ok(())
+        },
+    );
     for n in 0..5 {
         for user in ["ada", "bob", "cy"] {
-            let event = Fixture::of::<UserUpdated>().subject("user_id", user).id(format!("{user}-{n}"));
+            let event = Fixture::of::<UserUpdated>()
+                .subject("user_id", user)
+                .id(format!("{user}-{n}"));
             deliver(&receiver, &event).await;
         }
     }
@@ -218,15 +276,31 @@ async fn events_that_are_given_up_become_dead_letters_with_reason_and_attempts()
     until_empty(&worker).await;
     running.stop().await;
     let letters = store.dead_letters("users", None, 10).await.unwrap();
-    let mut told: Vec<_> =
-        letters.iter().map(|letter| (letter.key.event_id(), letter.attempts, letter.reason.as_str())).collect();
+    let mut told: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            (
+                letter.key.event_id(),
+                letter.attempts,
+                letter.reason.as_str(),
+            )
+        })
+        .collect();
     told.sort_unstable();
     assert_eq!(
         told,
         [
-            ("evt_session.created", 3, "after 3 attempts: it panicked: boo"),
+            (
+                "evt_session.created",
+                3,
+                "after 3 attempts: it panicked: boo"
+            ),
             ("evt_user.created", 1, "invalid digit found in string"),
-            ("evt_user.updated", 3, "after 3 attempts: the database is away"),
+            (
+                "evt_user.updated",
+                3,
+                "after 3 attempts: the database is away"
+            ),
         ]
     );
     assert_eq!(letters.len(), fixtures.len());
@@ -241,13 +315,17 @@ async fn an_event_whose_attempts_all_ended_without_a_word_is_given_up() {
         // A worker that takes the event and dies: its lease runs out at once.
         store.lease_next("users", Duration::ZERO).await.unwrap();
     }
-    let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("it was tried once more"));
+    let handlers =
+        Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("it was tried once more"));
     let worker = hasty(Worker::new("users", store.clone(), handlers).attempts(3));
     let running = Running::start(&worker);
     until_empty(&worker).await;
     running.stop().await;
     let letters = store.dead_letters("users", None, 10).await.unwrap();
-    assert_eq!(letters[0].reason, "3 attempts were begun and none was finished");
+    assert_eq!(
+        letters[0].reason,
+        "3 attempts were begun and none was finished"
+    );
 }
 
 #[tokio::test]
@@ -269,15 +347,16 @@ async fn stopping_waits_for_what_runs_and_takes_no_more() {
     let receiver = receiver(&store);
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let runs = Arc::new(AtomicU32::new(0));
-    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&runs))).otherwise(
-        async |_: Event, cx: Context<(Arc<Notify>, Arc<Notify>, Arc<AtomicU32>)>| {
-            let (started, go, runs) = &*cx.state;
-            started.notify_one();
-            go.notified().await;
-            runs.fetch_add(1, Ordering::SeqCst);
-            Ok(())
-        },
-    );
+    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&runs)))
+        .otherwise(
+            async |_: Event, cx: Context<(Arc<Notify>, Arc<Notify>, Arc<AtomicU32>)>| {
+                let (started, go, runs) = &*cx.state;
+                started.notify_one();
+                go.notified().await;
+                runs.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            },
+        );
     let worker = hasty(Worker::new("users", store, handlers).concurrency(1));
     deliver(&receiver, &Fixture::of::<UserCreated>()).await;
     deliver(&receiver, &Fixture::of::<SessionCreated>()).await;
@@ -319,10 +398,12 @@ async fn several_workers_share_a_store_and_handle_each_event_once() {
     let receiver = receiver(&store);
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
     let handlers = || {
-        Handlers::new(Arc::clone(&seen)).otherwise(async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
-            cx.state.lock().unwrap().push(event.id().to_owned());
-            Ok(())
-        })
+        Handlers::new(Arc::clone(&seen)).otherwise(
+            async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
+                cx.state.lock().unwrap().push(event.id().to_owned());
+                Ok(())
+            },
+        )
     };
     let workers = [(); 3].map(|()| hasty(Worker::new("users", store.clone(), handlers())));
     let running = workers.each_ref().map(Running::start);
@@ -359,13 +440,27 @@ async fn a_worker_whose_lease_was_lost_drops_its_handler_and_settles_nothing() {
             std::future::pending().await
         },
     );
-    let worker = hasty(Worker::new("users", store.clone(), handlers).lease(Duration::from_millis(300)));
+    let worker =
+        hasty(Worker::new("users", store.clone(), handlers).lease(Duration::from_millis(300)));
     let running = Running::start(&worker);
     timeout(PATIENCE, started.notified()).await.unwrap();
-    assert!(store.forget(&EventKey::new("users", "evt_user.created")).await.unwrap());
-    timeout(PATIENCE, ended.notified()).await.expect("the handler ran on without its lease");
+    assert!(
+        store
+            .forget(&EventKey::new("users", "evt_user.created"))
+            .await
+            .unwrap()
+    );
+    timeout(PATIENCE, ended.notified())
+        .await
+        .expect("the handler ran on without its lease");
     running.stop().await;
-    assert!(store.dead_letters("users", None, 1).await.unwrap().is_empty());
+    assert!(
+        store
+            .dead_letters("users", None, 1)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -378,12 +473,28 @@ async fn a_worker_that_cannot_work_is_not_built() {
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
     let receiver = Receiver::inbox(long.as_str(), verifier, store.clone()).build();
     for refused in [new(&long).build().unwrap_err(), receiver.unwrap_err()] {
-        assert_eq!(refused.to_string(), "the endpoint's name is 101 bytes long; use at most 100");
+        assert_eq!(
+            refused.to_string(),
+            "the endpoint's name is 101 bytes long; use at most 100"
+        );
     }
-    assert_eq!(new("users").concurrency(0).build().unwrap_err(), BuildError::Setting("concurrency"));
-    assert_eq!(new("users").attempts(0).build().unwrap_err(), BuildError::Setting("attempts"));
-    assert_eq!(new("users").lease(Duration::ZERO).build().unwrap_err(), BuildError::Setting("lease"));
-    let twice =
-        Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(())).on(async |_: Event<UserCreated>, _| Ok(()));
-    assert!(matches!(Worker::new("users", store, twice).build(), Err(BuildError::Handlers(_))));
+    assert_eq!(
+        new("users").concurrency(0).build().unwrap_err(),
+        BuildError::Setting("concurrency")
+    );
+    assert_eq!(
+        new("users").attempts(0).build().unwrap_err(),
+        BuildError::Setting("attempts")
+    );
+    assert_eq!(
+        new("users").lease(Duration::ZERO).build().unwrap_err(),
+        BuildError::Setting("lease")
+    );
+    let twice = Handlers::new(())
+        .on(async |_: Event<UserCreated>, _| Ok(()))
+        .on(async |_: Event<UserCreated>, _| Ok(()));
+    assert!(matches!(
+        Worker::new("users", store, twice).build(),
+        Err(BuildError::Handlers(_))
+    ));
 }

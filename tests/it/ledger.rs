@@ -20,7 +20,8 @@ impl Folder {
     fn new() -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("authpi-it-ledger-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("authpi-it-ledger-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -58,7 +59,11 @@ impl conformance::Harness for Files {
     async fn fresh(&self) -> Sqlite {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.0.join(format!("{number}.db"));
-        Sqlite::options().clock(self.clock.clock()).open(path).await.unwrap()
+        Sqlite::options()
+            .clock(self.clock.clock())
+            .open(path)
+            .await
+            .unwrap()
     }
 
     async fn advance(&self, _: &Sqlite, by: Duration) {
@@ -74,7 +79,12 @@ async fn the_memory_ledger_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sqlite_ledger_conforms() {
     let clock = ManualClock::at(Timestamp::now());
-    conformance::run(&Files { folder: Folder::new(), made: AtomicU32::new(0), clock }).await;
+    conformance::run(&Files {
+        folder: Folder::new(),
+        made: AtomicU32::new(0),
+        clock,
+    })
+    .await;
 }
 
 const EVENTS: usize = 200;
@@ -83,14 +93,26 @@ const FILE: &str = "AUTHPI_IT_LEDGER_FILE";
 
 /// Claims and completes what it can get of the events in the file, and says which those were.
 async fn handle_all(file: &Path) -> Vec<usize> {
-    let ledger = Sqlite::options().busy_timeout(Duration::from_mins(1)).open(file).await.unwrap();
+    let ledger = Sqlite::options()
+        .busy_timeout(Duration::from_mins(1))
+        .open(file)
+        .await
+        .unwrap();
     let mut handled = Vec::new();
     for n in 0..EVENTS {
         let key = EventKey::new("users", format!("evt_{n}"));
-        if let Claim::Granted { token, .. } =
-            ledger.claim(&key, Digest::from_bytes([0; 16]), Duration::from_hours(1)).await.unwrap()
+        if let Claim::Granted { token, .. } = ledger
+            .claim(&key, Digest::from_bytes([0; 16]), Duration::from_hours(1))
+            .await
+            .unwrap()
         {
-            assert_eq!(ledger.complete(&key, token, Completion::Handled).await.unwrap(), Held::Yes);
+            assert_eq!(
+                ledger
+                    .complete(&key, token, Completion::Handled)
+                    .await
+                    .unwrap(),
+                Held::Yes
+            );
             handled.push(n);
         }
     }
@@ -106,8 +128,14 @@ async fn one_process_alone_handles_each_event() {
         return;
     }
     let folder = Folder::new();
-    assert_eq!(handle_all(&folder.0.join("hooks.db")).await, (0..EVENTS).collect::<Vec<_>>());
-    assert!(handle_all(&folder.0.join("hooks.db")).await.is_empty(), "handled a second time");
+    assert_eq!(
+        handle_all(&folder.0.join("hooks.db")).await,
+        (0..EVENTS).collect::<Vec<_>>()
+    );
+    assert!(
+        handle_all(&folder.0.join("hooks.db")).await.is_empty(),
+        "handled a second time"
+    );
 }
 
 #[test]
@@ -116,7 +144,11 @@ fn processes_that_share_a_file_handle_each_event_once() {
     // They race from the making of the file on.
     let start = |_| {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "ledger::one_process_alone_handles_each_event", "--nocapture"])
+            .args([
+                "--exact",
+                "ledger::one_process_alone_handles_each_event",
+                "--nocapture",
+            ])
             .env(FILE, folder.0.join("hooks.db"))
             .stdout(Stdio::piped())
             .spawn()
@@ -128,7 +160,10 @@ fn processes_that_share_a_file_handle_each_event_once() {
         let output = process.wait_with_output().unwrap();
         assert!(output.status.success(), "a process failed");
         let text = String::from_utf8(output.stdout).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("handled: ")).expect("a line of its own");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("handled: "))
+            .expect("a line of its own");
         handled.extend(serde_json::from_str::<Vec<usize>>(line).unwrap());
     }
     handled.sort_unstable();

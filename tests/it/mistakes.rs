@@ -1,4 +1,5 @@
-//! The mistakes of `docs/eighteen-mistakes.md`, seen from outside: what crosses several parts and belongs to none of them.
+//! The mistakes of `docs/eighteen-mistakes.md`, seen from outside: what crosses several parts and
+//! belongs to none of them.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +38,9 @@ fn verifier() -> Verifier {
 }
 
 fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+    fixture
+        .request(&SignatureScheme::authpi(), &SECRET.into())
+        .unwrap()
 }
 
 #[test]
@@ -46,7 +49,10 @@ fn every_mistake_has_its_tests_and_each_of_them_exists() {
     let table = fs::read_to_string(root.join("docs/eighteen-mistakes.md")).unwrap();
     let mut rows = BTreeSet::new();
     for row in table.lines().filter_map(|line| line.strip_prefix("| ")) {
-        let Some((Ok(number), cells)) = row.split_once(" | ").map(|(number, rest)| (number.parse::<u8>(), rest)) else {
+        let Some((Ok(number), cells)) = row
+            .split_once(" | ")
+            .map(|(number, rest)| (number.parse::<u8>(), rest))
+        else {
             continue;
         };
         assert!(rows.insert(number), "mistake {number} has two rows");
@@ -55,13 +61,20 @@ fn every_mistake_has_its_tests_and_each_of_them_exists() {
         let (mut file, mut named) = (String::new(), 0);
         for name in tests.split('`').skip(1).step_by(2) {
             if name.contains('/') {
-                file = fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+                file = fs::read_to_string(root.join(name))
+                    .unwrap_or_else(|error| panic!("{name}: {error}"));
             } else {
-                assert!(file.contains(&format!("fn {name}(")), "mistake {number}: no test is called {name}");
+                assert!(
+                    file.contains(&format!("fn {name}(")),
+                    "mistake {number}: no test is called {name}"
+                );
                 named += 1;
             }
         }
-        assert!(named > 0 || tests.contains("nothing to go wrong yet"), "mistake {number} has no test");
+        assert!(
+            named > 0 || tests.contains("nothing to go wrong yet"),
+            "mistake {number} has no test"
+        );
     }
     assert_eq!(rows, (1..=18).collect());
 }
@@ -109,11 +122,16 @@ impl Subscriber for Logged {
 
 /// Has `subscriber` hear what happens on this thread, until the guard is dropped.
 ///
-/// Tests on other threads have no subscriber, and a place in the code that one of them comes to first would be taken for one that nobody
-/// listens to. So there is always another who would listen.
-pub(crate) fn listen(subscriber: impl Subscriber + Send + Sync) -> tracing::subscriber::DefaultGuard {
+/// Tests on other threads have no subscriber, and a place in the code that one of them comes to
+/// first would be taken for one that nobody listens to. So there is always another who would
+/// listen.
+pub(crate) fn listen(
+    subscriber: impl Subscriber + Send + Sync,
+) -> tracing::subscriber::DefaultGuard {
     static ANOTHER: Once = Once::new();
-    ANOTHER.call_once(|| tracing::subscriber::set_global_default(Willing).expect("nobody else sets one"));
+    ANOTHER.call_once(|| {
+        tracing::subscriber::set_global_default(Willing).expect("nobody else sets one")
+    });
     tracing::subscriber::set_default(subscriber)
 }
 
@@ -121,7 +139,9 @@ struct Willing;
 
 impl Subscriber for Willing {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        ["authpi_sdk", "it"].iter().any(|target| metadata.target().starts_with(target))
+        ["authpi_sdk", "it"]
+            .iter()
+            .any(|target| metadata.target().starts_with(target))
     }
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
         span::Id::from_u64(1)
@@ -141,7 +161,9 @@ pub(crate) fn assert_clean(what: &str, text: &str) {
 
 /// A delivery that is full of what must not be shown.
 pub(crate) fn personal(fixture: Fixture) -> Fixture {
-    fixture.subject("user_id", "usr_PERSON").data(json!({ "username": "PAYLOAD", "other": ["PAYLOAD"], "id": 7 }))
+    fixture
+        .subject("user_id", "usr_PERSON")
+        .data(json!({ "username": "PAYLOAD", "other": ["PAYLOAD"], "id": 7 }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,41 +180,95 @@ async fn mistake_5_whatever_becomes_of_a_delivery_neither_secret_nor_payload_is_
                 "evt_wants_more" => event.data_as::<Vec<String>>().map(drop).map_err(Into::into),
                 _ => Ok(()),
             })
-            .on(async |event: Event<UserUpdated>, _| event.data_as::<bool>().map(drop).map_err(HandlerError::terminal))
+            .on(async |event: Event<UserUpdated>, _| {
+                event
+                    .data_as::<bool>()
+                    .map(drop)
+                    .map_err(HandlerError::terminal)
+            })
     };
     let sqlite = Sqlite::in_memory().await.unwrap();
     let receivers = [
-        Receiver::inline("users", verifier(), Memory::new(), handlers()).build().unwrap(),
-        Receiver::inline("kept", verifier(), sqlite.clone(), handlers()).build().unwrap(),
+        Receiver::inline("users", verifier(), Memory::new(), handlers())
+            .build()
+            .unwrap(),
+        Receiver::inline("kept", verifier(), sqlite.clone(), handlers())
+            .build()
+            .unwrap(),
     ];
     let created = |id: &str| personal(Fixture::of::<UserCreated>().id(id));
     for receiver in &receivers {
-        for id in ["evt_1", "evt_1", "evt_fails", "evt_fails_for_good", "evt_panics", "evt_stalls", "evt_wants_more"] {
+        for id in [
+            "evt_1",
+            "evt_1",
+            "evt_fails",
+            "evt_fails_for_good",
+            "evt_panics",
+            "evt_stalls",
+            "evt_wants_more",
+        ] {
             receiver.receive(request(&created(id))).await;
         }
-        receiver.receive(request(&created("evt_1").data(json!({ "username": "another PAYLOAD" })))).await;
-        receiver.receive(request(&personal(Fixture::of::<UserUpdated>()))).await;
-        receiver.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
+        receiver
+            .receive(request(
+                &created("evt_1").data(json!({ "username": "another PAYLOAD" })),
+            ))
+            .await;
+        receiver
+            .receive(request(&personal(Fixture::of::<UserUpdated>())))
+            .await;
+        receiver
+            .receive(request(&personal(Fixture::of::<UserDeleted>())))
+            .await;
         let old = created("evt_old").time(jiff::Timestamp::UNIX_EPOCH);
         receiver.receive(request(&old)).await;
-        for unreadable in [r#"{"PAYLOAD":"#, r#"{"id":"PAYLOAD","type":["PAYLOAD"]}"#, "\"PAYLOAD\"", "[\"PAYLOAD\"]"] {
-            let sent = signed_request(&SignatureScheme::authpi(), &SECRET.into(), unreadable.into()).unwrap();
+        for unreadable in [
+            r#"{"PAYLOAD":"#,
+            r#"{"id":"PAYLOAD","type":["PAYLOAD"]}"#,
+            "\"PAYLOAD\"",
+            "[\"PAYLOAD\"]",
+        ] {
+            let sent = signed_request(
+                &SignatureScheme::authpi(),
+                &SECRET.into(),
+                unreadable.into(),
+            )
+            .unwrap();
             receiver.receive(sent).await;
         }
         for value in ["FORGED", "v1=FORGED", &"0".repeat(64)] {
             let mut forged = request(&created("evt_forged"));
-            forged.headers_mut().insert("x-webhook-signature", value.parse().unwrap());
+            forged
+                .headers_mut()
+                .insert("x-webhook-signature", value.parse().unwrap());
             receiver.receive(forged).await;
         }
     }
     let tokens = || KeyRing::new().with("token", SECRET);
-    let bearer = Receiver::inline("bearer", Verifier::bearer(tokens()), Memory::new(), handlers()).build().unwrap();
-    let small = Receiver::inline("small", verifier().max_body(9), Memory::new(), handlers()).build().unwrap();
+    let bearer = Receiver::inline(
+        "bearer",
+        Verifier::bearer(tokens()),
+        Memory::new(),
+        handlers(),
+    )
+    .build()
+    .unwrap();
+    let small = Receiver::inline("small", verifier().max_body(9), Memory::new(), handlers())
+        .build()
+        .unwrap();
     let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
-    let unset = Receiver::inline("unset", Verifier::authpi(expired), Memory::new(), handlers()).build().unwrap();
+    let unset = Receiver::inline(
+        "unset",
+        Verifier::authpi(expired),
+        Memory::new(),
+        handlers(),
+    )
+    .build()
+    .unwrap();
     for receiver in [&bearer, &small, &unset] {
         let mut sent = request(&created("evt_2"));
-        sent.headers_mut().insert("authorization", "Bearer FORGED".parse().unwrap());
+        sent.headers_mut()
+            .insert("authorization", "Bearer FORGED".parse().unwrap());
         receiver.receive(sent).await;
     }
     sqlite.close().await;
@@ -213,33 +289,66 @@ async fn mistake_5_whatever_becomes_of_a_delivery_neither_secret_nor_payload_is_
         "no_secret",
         "store_down",
     ] {
-        assert!(text.contains(&format!("outcome=\"{outcome}\"")), "{outcome} was not reached:\n{text}");
+        assert!(
+            text.contains(&format!("outcome=\"{outcome}\"")),
+            "{outcome} was not reached:\n{text}"
+        );
     }
-    assert!(text.contains("another content") && text.contains("a bug"), "{text}");
+    assert!(
+        text.contains("another content") && text.contains("a bug"),
+        "{text}"
+    );
     assert_clean("the log", &text);
 }
 
 #[tokio::test]
 async fn mistake_5_nothing_that_a_user_holds_shows_a_secret_or_a_payload() {
     let shown = Arc::new(Mutex::new(String::new()));
-    let handlers =
-        Handlers::new(Arc::clone(&shown)).on(async |event: Event<UserCreated>, cx: Context<Arc<Mutex<String>>>| {
+    let handlers = Handlers::new(Arc::clone(&shown)).on(
+        async |event: Event<UserCreated>, cx: Context<Arc<Mutex<String>>>| {
             let data = event.data()?;
-            let text =
-                format!("{event:?} {data:?} {:?} {:?} {:?} {cx:?}", data.extra, event.subject(), event.envelope());
+            let text = format!(
+                "{event:?} {data:?} {:?} {:?} {:?} {cx:?}",
+                data.extra,
+                event.subject(),
+                event.envelope()
+            );
             *cx.state.lock().unwrap() = text;
             Ok(())
-        });
+        },
+    );
     let delivery = personal(Fixture::of::<UserCreated>());
     let sent = request(&delivery);
     let verified = verifier().verify(sent.headers(), delivery.body()).unwrap();
     let event = verified.event().unwrap();
     let diagnosis = diagnose(sent.headers(), &delivery.body(), &SECRET.into());
-    let mut text = format!("{verified:?} {event:?} {:?} {diagnosis:?} {diagnosis}", event.decode().unwrap());
-    write!(text, "{:?} {:?}", event.data_as::<bool>().unwrap_err(), event.data_as::<Vec<bool>>().unwrap_err()).unwrap();
-    write!(text, "{:?}", verifier().diagnose(sent.headers(), b"PAYLOAD")).unwrap();
-    write!(text, "{:?}", Event::from_json(r#"{"id":"PAYLOAD","type":3}"#).unwrap_err()).unwrap();
-    let mut verifying = verifier().and_bearer(KeyRing::new().with("token", SECRET)).begin(sent.headers()).unwrap_err();
+    let mut text = format!(
+        "{verified:?} {event:?} {:?} {diagnosis:?} {diagnosis}",
+        event.decode().unwrap()
+    );
+    write!(
+        text,
+        "{:?} {:?}",
+        event.data_as::<bool>().unwrap_err(),
+        event.data_as::<Vec<bool>>().unwrap_err()
+    )
+    .unwrap();
+    write!(
+        text,
+        "{:?}",
+        verifier().diagnose(sent.headers(), b"PAYLOAD")
+    )
+    .unwrap();
+    write!(
+        text,
+        "{:?}",
+        Event::from_json(r#"{"id":"PAYLOAD","type":3}"#).unwrap_err()
+    )
+    .unwrap();
+    let mut verifying = verifier()
+        .and_bearer(KeyRing::new().with("token", SECRET))
+        .begin(sent.headers())
+        .unwrap_err();
     write!(text, "{verifying:?} {verifying}").unwrap();
     verifying = verifier().verify(sent.headers(), "PAYLOAD").unwrap_err();
     write!(text, "{verifying:?} {verifying}").unwrap();
@@ -248,13 +357,20 @@ async fn mistake_5_nothing_that_a_user_holds_shows_a_secret_or_a_payload() {
     let receiver = builder.build().unwrap();
     assert_eq!(receiver.receive(sent).await.status(), 200);
     write!(text, "{receiver:?} {}", shown.lock().unwrap()).unwrap();
-    assert!(text.contains("UserCreated") && text.contains("\"other\""), "nothing is shown:\n{text}");
+    assert!(
+        text.contains("UserCreated") && text.contains("\"other\""),
+        "nothing is shown:\n{text}"
+    );
     assert_clean("what Debug and Display show", &text);
 }
 
 /// A handler that waits for a permit and counts.
 fn counted() -> (Handlers<()>, Arc<Notify>, Arc<Semaphore>, Arc<AtomicUsize>) {
-    let (started, go, runs) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (started, go, runs) = (
+        Arc::new(Notify::new()),
+        Arc::new(Semaphore::new(0)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let shared = (Arc::clone(&started), Arc::clone(&go), Arc::clone(&runs));
     let handlers = Handlers::new(()).on(move |_: Event<UserCreated>, _: Context<()>| {
         let (started, go, runs) = shared.clone();
@@ -270,7 +386,8 @@ fn counted() -> (Handlers<()>, Arc<Notify>, Arc<Semaphore>, Arc<AtomicUsize>) {
 
 async fn one_runs(ledger: impl Ledger) {
     let (handlers, started, go, runs) = counted();
-    let receiver = Receiver::inline("users", verifier(), ledger, handlers).patience(Duration::from_mins(1));
+    let receiver =
+        Receiver::inline("users", verifier(), ledger, handlers).patience(Duration::from_mins(1));
     let receiver = receiver.build().unwrap();
     let deliveries: Vec<_> = (0..32)
         .map(|_| {
@@ -278,7 +395,12 @@ async fn one_runs(ledger: impl Ledger) {
             // Four wait for the outcome. The others are sent again, as AuthPI does it.
             tokio::spawn(async move {
                 loop {
-                    match receiver.receive(request(&Fixture::of::<UserCreated>())).await.status().as_u16() {
+                    match receiver
+                        .receive(request(&Fixture::of::<UserCreated>()))
+                        .await
+                        .status()
+                        .as_u16()
+                    {
                         503 => tokio::task::yield_now().await,
                         status => return status,
                     }
@@ -305,14 +427,27 @@ async fn mistake_9_two_endpoints_with_one_ledger_each_handle_an_event_of_the_sam
     let ledger = Memory::new();
     let (handlers, _, go, runs) = counted();
     go.add_permits(2);
-    let users = Receiver::inline("users", verifier(), ledger.clone(), handlers).build().unwrap();
+    let users = Receiver::inline("users", verifier(), ledger.clone(), handlers)
+        .build()
+        .unwrap();
     let (handlers, _, go, others) = counted();
     go.add_permits(2);
-    let orders = Receiver::inline("orders", verifier(), ledger, handlers).build().unwrap();
+    let orders = Receiver::inline("orders", verifier(), ledger, handlers)
+        .build()
+        .unwrap();
     for receiver in [&users, &orders, &users, &orders] {
-        assert_eq!(receiver.receive(request(&Fixture::of::<UserCreated>())).await.status(), 200);
+        assert_eq!(
+            receiver
+                .receive(request(&Fixture::of::<UserCreated>()))
+                .await
+                .status(),
+            200
+        );
     }
-    assert_eq!((runs.load(Ordering::SeqCst), others.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!(
+        (runs.load(Ordering::SeqCst), others.load(Ordering::SeqCst)),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
@@ -320,9 +455,13 @@ async fn mistake_10_a_forged_delivery_leaves_no_record_and_does_not_stand_in_for
     let ledger = Memory::new();
     let (handlers, _, go, runs) = counted();
     go.add_permits(1);
-    let receiver = Receiver::inline("users", verifier(), ledger.clone(), handlers).build().unwrap();
+    let receiver = Receiver::inline("users", verifier(), ledger.clone(), handlers)
+        .build()
+        .unwrap();
     let real = Fixture::of::<UserCreated>().id("evt_1");
-    let forged = real.request(&SignatureScheme::authpi(), &"whs_another".into()).unwrap();
+    let forged = real
+        .request(&SignatureScheme::authpi(), &"whs_another".into())
+        .unwrap();
     assert_eq!(receiver.receive(forged).await.status(), 401);
     assert!(ledger.is_empty(), "an unverified id reached the ledger");
     assert_eq!(receiver.receive(request(&real)).await.status(), 200);
@@ -334,11 +473,17 @@ async fn mistake_10_headers_outside_of_the_signature_choose_neither_key_nor_hand
     let ledger = Memory::new();
     let (handlers, _, go, runs) = counted();
     go.add_permits(1);
-    let handlers = handlers.on(async |_: Event<UserDeleted>, _| panic!("a header chose the handler"));
-    let receiver = Receiver::inline("users", verifier(), ledger.clone(), handlers).build().unwrap();
+    let handlers =
+        handlers.on(async |_: Event<UserDeleted>, _| panic!("a header chose the handler"));
+    let receiver = Receiver::inline("users", verifier(), ledger.clone(), handlers)
+        .build()
+        .unwrap();
     let now = jiff::Timestamp::now().as_millisecond();
     let binary = format!(r#"{{"id":"evt_1","type":"user.created","timestamp":{now}}}"#);
-    for body in [Fixture::of::<UserCreated>().id("evt_1").body(), Bytes::from(binary)] {
+    for body in [
+        Fixture::of::<UserCreated>().id("evt_1").body(),
+        Bytes::from(binary),
+    ] {
         let mut sent = signed_request(&SignatureScheme::authpi(), &SECRET.into(), body).unwrap();
         for (name, value) in [
             ("ce-specversion", "1.0"),
@@ -353,7 +498,12 @@ async fn mistake_10_headers_outside_of_the_signature_choose_neither_key_nor_hand
         assert_eq!(receiver.receive(sent).await.status(), 200);
     }
     assert_eq!((runs.load(Ordering::SeqCst), ledger.len()), (1, 1));
-    assert!(ledger.forget(&EventKey::new("users", "evt_1")).await.unwrap());
+    assert!(
+        ledger
+            .forget(&EventKey::new("users", "evt_1"))
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -361,15 +511,25 @@ async fn a_delivery_whose_sender_hung_up_is_counted_like_any_other() {
     let logged = Logged::default();
     let _guard = listen(logged.clone());
     let (handlers, started, go, _) = counted();
-    let receiver = Receiver::inline("users", verifier(), Memory::new(), handlers).build().unwrap();
+    let receiver = Receiver::inline("users", verifier(), Memory::new(), handlers)
+        .build()
+        .unwrap();
     let waiting = tokio::spawn({
         let receiver = receiver.clone();
-        async move { receiver.receive(request(&Fixture::of::<UserCreated>())).await }
+        async move {
+            receiver
+                .receive(request(&Fixture::of::<UserCreated>()))
+                .await
+        }
     });
     started.notified().await;
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
     go.add_permits(1);
     receiver.drain().await;
-    assert!(logged.text().contains("outcome=\"handled\""), "not counted:\n{}", logged.text());
+    assert!(
+        logged.text().contains("outcome=\"handled\""),
+        "not counted:\n{}",
+        logged.text()
+    );
 }

@@ -41,7 +41,9 @@ impl Service {
         Self::with(|receiver| receiver).await
     }
 
-    async fn with(settings: impl FnOnce(ReceiverBuilder<Inline>) -> ReceiverBuilder<Inline>) -> Self {
+    async fn with(
+        settings: impl FnOnce(ReceiverBuilder<Inline>) -> ReceiverBuilder<Inline>,
+    ) -> Self {
         let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
         let handled = Arc::new(AtomicUsize::new(0));
         let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&handled))).on(
@@ -54,12 +56,20 @@ impl Service {
             },
         );
         let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET)).max_body(4096);
-        let receiver = settings(Receiver::inline("users", verifier, Memory::new(), handlers)).build().unwrap();
+        let receiver = settings(Receiver::inline("users", verifier, Memory::new(), handlers))
+            .build()
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = Router::new().route_service("/hooks/authpi", receiver.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { address, receiver, started, go, handled }
+        Self {
+            address,
+            receiver,
+            started,
+            go,
+            handled,
+        }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -87,8 +97,14 @@ pub(crate) async fn status_line(stream: &mut TcpStream) -> String {
             }
         }
     };
-    timeout(Duration::from_mins(1), read).await.expect("no answer within a minute");
-    String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+    timeout(Duration::from_mins(1), read)
+        .await
+        .expect("no answer within a minute");
+    String::from_utf8_lossy(&answer)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn body() -> Vec<u8> {
@@ -96,7 +112,9 @@ fn body() -> Vec<u8> {
 }
 
 fn signature(body: &[u8]) -> String {
-    let headers = SignatureScheme::authpi().sign(&SECRET.into(), "", jiff::Timestamp::now(), body).unwrap();
+    let headers = SignatureScheme::authpi()
+        .sign(&SECRET.into(), "", jiff::Timestamp::now(), body)
+        .unwrap();
     headers["x-webhook-signature"].to_str().unwrap().to_owned()
 }
 
@@ -129,7 +147,10 @@ pub(crate) fn signed_post(body: &[u8]) -> Vec<u8> {
 async fn a_delivery_is_handled_over_http() {
     let service = Service::start().await;
     service.go.add_permits(1);
-    assert_eq!(service.exchange(&signed_post(&body())).await, "HTTP/1.1 200 OK");
+    assert_eq!(
+        service.exchange(&signed_post(&body())).await,
+        "HTTP/1.1 200 OK"
+    );
     assert_eq!(service.handled(), 1);
 }
 
@@ -139,7 +160,10 @@ async fn a_sender_that_hangs_up_half_way_is_not_handled() {
     service.go.add_permits(2);
     let request = signed_post(&body());
     let mut stream = service.connect().await;
-    stream.write_all(&request[..request.len() - 10]).await.unwrap();
+    stream
+        .write_all(&request[..request.len() - 10])
+        .await
+        .unwrap();
     drop(stream);
     assert_eq!(service.exchange(&request).await, "HTTP/1.1 200 OK");
     service.receiver.drain().await;
@@ -165,8 +189,14 @@ async fn a_body_that_stops_coming_is_408() {
     let service = Service::with(|receiver| receiver.body_timeout(Duration::from_millis(200))).await;
     let request = signed_post(&body());
     let mut stream = service.connect().await;
-    stream.write_all(&request[..request.len() - 10]).await.unwrap();
-    assert_eq!(status_line(&mut stream).await, "HTTP/1.1 408 Request Timeout");
+    stream
+        .write_all(&request[..request.len() - 10])
+        .await
+        .unwrap();
+    assert_eq!(
+        status_line(&mut stream).await,
+        "HTTP/1.1 408 Request Timeout"
+    );
     assert_eq!(service.handled(), 0);
 }
 
@@ -174,14 +204,20 @@ async fn a_body_that_stops_coming_is_408() {
 async fn a_body_over_the_cap_is_413_whether_it_says_its_length_or_not() {
     let service = Service::start().await;
     let large = vec![b' '; 5000];
-    assert_eq!(service.exchange(&signed_post(&large)).await, "HTTP/1.1 413 Payload Too Large");
+    assert_eq!(
+        service.exchange(&signed_post(&large)).await,
+        "HTTP/1.1 413 Payload Too Large"
+    );
     let mut chunked = format!(
         "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nx-webhook-signature: {}\r\ntransfer-encoding: chunked\r\n\r\n1388\r\n",
         signature(&large)
     )
     .into_bytes();
     chunked.extend_from_slice(&large);
-    assert_eq!(service.exchange(&chunked).await, "HTTP/1.1 413 Payload Too Large");
+    assert_eq!(
+        service.exchange(&chunked).await,
+        "HTTP/1.1 413 Payload Too Large"
+    );
 }
 
 #[tokio::test]
@@ -210,11 +246,26 @@ async fn headers_that_are_not_ascii_or_come_twice_are_judged_and_never_fatal() {
     let body = body();
     let right = signature(&body);
     let not_ascii = post(&[("x-webhook-signature", b"v1=\xc3\xa9\xff")], &body);
-    assert_eq!(service.exchange(&not_ascii).await, "HTTP/1.1 401 Unauthorized");
+    assert_eq!(
+        service.exchange(&not_ascii).await,
+        "HTTP/1.1 401 Unauthorized"
+    );
     let wrong = "0".repeat(64);
-    let twice = post(&[("x-webhook-signature", wrong.as_bytes()), ("x-webhook-signature", right.as_bytes())], &body);
+    let twice = post(
+        &[
+            ("x-webhook-signature", wrong.as_bytes()),
+            ("x-webhook-signature", right.as_bytes()),
+        ],
+        &body,
+    );
     assert_eq!(service.exchange(&twice).await, "HTTP/1.1 200 OK");
-    let stray = post(&[("x-webhook-signature", right.as_bytes()), ("traceparent", b"\xff\xfe")], &body);
+    let stray = post(
+        &[
+            ("x-webhook-signature", right.as_bytes()),
+            ("traceparent", b"\xff\xfe"),
+        ],
+        &body,
+    );
     assert_eq!(service.exchange(&stray).await, "HTTP/1.1 200 OK");
 }
 
@@ -222,7 +273,10 @@ async fn headers_that_are_not_ascii_or_come_twice_are_judged_and_never_fatal() {
 async fn a_reader_of_the_answer_need_not_send_more_requests() {
     let service = Service::start().await;
     let get = b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    assert_eq!(service.exchange(get).await, "HTTP/1.1 405 Method Not Allowed");
+    assert_eq!(
+        service.exchange(get).await,
+        "HTTP/1.1 405 Method Not Allowed"
+    );
 }
 
 #[tokio::test]
@@ -231,7 +285,9 @@ async fn an_extractor_hands_out_authentic_events_only() {
         format!("{} by {:?}", event.id(), event.key_name())
     }
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let app = Router::new().route("/hooks/authpi", axum::routing::post(hook)).with_state(verifier);
+    let app = Router::new()
+        .route("/hooks/authpi", axum::routing::post(hook))
+        .with_state(verifier);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });

@@ -19,13 +19,27 @@ fn a_delivery_signed_by_the_package_verifies_and_the_package_verifies_ours() {
     let mut theirs = HeaderMap::new();
     theirs.insert("webhook-id", "msg_1".parse().unwrap());
     theirs.insert("webhook-timestamp", now.as_second().into());
-    theirs.insert("webhook-signature", peer.sign("msg_1", now.as_second(), &body).unwrap().parse().unwrap());
-    let verifier = Verifier::new(SignatureScheme::standard_webhooks(), KeyRing::new().with("k", SECRET));
+    theirs.insert(
+        "webhook-signature",
+        peer.sign("msg_1", now.as_second(), &body)
+            .unwrap()
+            .parse()
+            .unwrap(),
+    );
+    let verifier = Verifier::new(
+        SignatureScheme::standard_webhooks(),
+        KeyRing::new().with("k", SECRET),
+    );
     assert!(verifier.verify(&theirs, body.clone()).is_ok());
 
-    let ours = SignatureScheme::standard_webhooks().sign(&Secret::new(SECRET), "msg_1", now, &body).unwrap();
+    let ours = SignatureScheme::standard_webhooks()
+        .sign(&Secret::new(SECRET), "msg_1", now, &body)
+        .unwrap();
     assert!(peer.verify(&body, &ours).is_ok());
 
     theirs.insert("webhook-id", "msg_2".parse().unwrap());
-    assert!(verifier.verify(&theirs, body).is_err(), "the id is not covered by the signature");
+    assert!(
+        verifier.verify(&theirs, body).is_err(),
+        "the id is not covered by the signature"
+    );
 }

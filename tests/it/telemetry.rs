@@ -1,4 +1,5 @@
-//! Spans and metrics: what `docs/observability.md` promises, no more and no less, and nothing secret.
+//! Spans and metrics: what `docs/observability.md` promises, no more and no less, and nothing
+//! secret.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,8 +21,8 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, LedgerErrorKind, Memory, Next, Sqlite,
-        Token, Tx,
+        Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, LedgerErrorKind,
+        Memory, Next, Sqlite, Token, Tx,
     },
     receiver::{Receiver, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
@@ -58,7 +59,9 @@ fn keys() -> KeyRing {
 }
 
 fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()
+    fixture
+        .request(&SignatureScheme::authpi(), &SECRET.into())
+        .unwrap()
 }
 
 fn created(id: &str) -> Fixture {
@@ -74,31 +77,36 @@ struct World<L> {
 
 /// One handler that does what the event's id says.
 fn handlers<L: Ledger>(store: L) -> (Handlers<World<L>>, Arc<World<L>>) {
-    let world = World { store, started: Notify::new(), go: Semaphore::new(0) };
-    let handlers = Handlers::new(world).on(async |event: Event<UserCreated>, cx: Context<World<L>>| {
-        tracing::info!("the handler's own line");
-        let key = EventKey::new(cx.endpoint(), event.id());
-        match event.id().rsplit('_').next().unwrap_or_default() {
-            "fails" => Err(HandlerError::retryable("busy")),
-            "terminal" => Err(HandlerError::terminal("no such user")),
-            "panics" => panic!("a bug"),
-            "stalls" => pending().await,
-            "overtaken" => {
-                cx.state.store.forget(&key).await?;
-                Ok(())
+    let world = World {
+        store,
+        started: Notify::new(),
+        go: Semaphore::new(0),
+    };
+    let handlers =
+        Handlers::new(world).on(async |event: Event<UserCreated>, cx: Context<World<L>>| {
+            tracing::info!("the handler's own line");
+            let key = EventKey::new(cx.endpoint(), event.id());
+            match event.id().rsplit('_').next().unwrap_or_default() {
+                "fails" => Err(HandlerError::retryable("busy")),
+                "terminal" => Err(HandlerError::terminal("no such user")),
+                "panics" => panic!("a bug"),
+                "stalls" => pending().await,
+                "overtaken" => {
+                    cx.state.store.forget(&key).await?;
+                    Ok(())
+                }
+                "taken" => {
+                    cx.state.store.forget(&key).await?;
+                    pending().await
+                }
+                "waits" => {
+                    cx.state.started.notify_one();
+                    cx.state.go.acquire().await?.forget();
+                    Ok(())
+                }
+                _ => Ok(()),
             }
-            "taken" => {
-                cx.state.store.forget(&key).await?;
-                pending().await
-            }
-            "waits" => {
-                cx.state.started.notify_one();
-                cx.state.go.acquire().await?.forget();
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    });
+        });
     let world = handlers.state();
     (handlers, world)
 }
@@ -110,8 +118,15 @@ impl Body for Broken {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        if self.0 { Poll::Pending } else { Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))) }
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if self.0 {
+            Poll::Pending
+        } else {
+            Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into())))
+        }
     }
 }
 
@@ -126,7 +141,9 @@ impl Body for Stalling {
         mut self: Pin<&mut Self>,
         _: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        self.0.take().map_or(Poll::Pending, |frame| Poll::Ready(Some(Ok(Frame::data(frame)))))
+        self.0.take().map_or(Poll::Pending, |frame| {
+            Poll::Ready(Some(Ok(Frame::data(frame))))
+        })
     }
 }
 
@@ -144,23 +161,58 @@ async fn deliver_everything() {
     for id in ["ok", "ok", "fails", "terminal", "panics", "overtaken"] {
         receiver.receive(request(&created(id))).await;
     }
-    // A limit that runs out is that of a receiver of its own: nothing else has to be done within it.
+    // A limit that runs out is that of a receiver of its own: nothing else has to be done within
+    // it.
     let soon = Duration::from_millis(20);
     let of = |endpoint: &'static str| {
-        Receiver::inline(endpoint, Verifier::authpi(keys()), memory.clone(), handlers(memory.clone()).0)
+        Receiver::inline(
+            endpoint,
+            Verifier::authpi(keys()),
+            memory.clone(),
+            handlers(memory.clone()).0,
+        )
     };
-    of("deadline").deadline(soon).build().unwrap().receive(request(&created("stalls"))).await;
-    of("lease").lease(soon).deadline(Duration::from_mins(1)).build().unwrap().receive(request(&created("taken"))).await;
+    of("deadline")
+        .deadline(soon)
+        .build()
+        .unwrap()
+        .receive(request(&created("stalls")))
+        .await;
+    of("lease")
+        .lease(soon)
+        .deadline(Duration::from_mins(1))
+        .build()
+        .unwrap()
+        .receive(request(&created("taken")))
+        .await;
     let stalled = of("body").body_timeout(soon).build().unwrap();
-    stalled.receive(request(&created("broken")).map(|_| Broken(true))).await;
-    receiver.receive(request(&created("ok").data(serde_json::json!({ "username": "another PAYLOAD" })))).await;
-    receiver.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
-    receiver.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
-    let unreadable = || signed_request(&SignatureScheme::authpi(), &SECRET.into(), r#"{"PAYLOAD":"#.into()).unwrap();
+    stalled
+        .receive(request(&created("broken")).map(|_| Broken(true)))
+        .await;
+    receiver
+        .receive(request(
+            &created("ok").data(serde_json::json!({ "username": "another PAYLOAD" })),
+        ))
+        .await;
+    receiver
+        .receive(request(&personal(Fixture::of::<UserDeleted>())))
+        .await;
+    receiver
+        .receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH)))
+        .await;
+    let unreadable = || {
+        signed_request(
+            &SignatureScheme::authpi(),
+            &SECRET.into(),
+            r#"{"PAYLOAD":"#.into(),
+        )
+        .unwrap()
+    };
     receiver.receive(unreadable()).await;
     for forged in ["FORGED", &"0".repeat(64)] {
         let mut sent = request(&created("forged"));
-        sent.headers_mut().insert("x-webhook-signature", forged.parse().unwrap());
+        sent.headers_mut()
+            .insert("x-webhook-signature", forged.parse().unwrap());
         receiver.receive(sent).await;
     }
     let mut bare = request(&created("forged"));
@@ -169,7 +221,9 @@ async fn deliver_everything() {
     let mut got = request(&created("got"));
     *got.method_mut() = Method::GET;
     receiver.receive(got).await;
-    receiver.receive(request(&created("broken")).map(|_| Broken(false))).await;
+    receiver
+        .receive(request(&created("broken")).map(|_| Broken(false)))
+        .await;
     let waiting = |id: &'static str| {
         let receiver = receiver.clone();
         tokio::spawn(async move { receiver.receive(request(&created(id))).await })
@@ -189,85 +243,194 @@ async fn deliver_everything() {
     receiver.feed(created("late").verified()).await;
 
     let store = Sqlite::in_memory().await.unwrap();
-    let kept = Receiver::inline("kept", Verifier::authpi(keys()), store.clone(), handlers(store.clone()).0);
+    let kept = Receiver::inline(
+        "kept",
+        Verifier::authpi(keys()),
+        store.clone(),
+        handlers(store.clone()).0,
+    );
     let kept = kept.build().unwrap();
     kept.receive(request(&created("terminal"))).await;
-    kept.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
+    kept.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH)))
+        .await;
     kept.receive(unreadable()).await;
     let (handle, _) = handlers(Memory::new());
-    let full = Receiver::inline("full", Verifier::authpi(keys()), Memory::new().capacity(1), handle).build().unwrap();
+    let full = Receiver::inline(
+        "full",
+        Verifier::authpi(keys()),
+        Memory::new().capacity(1),
+        handle,
+    )
+    .build()
+    .unwrap();
     for id in ["first", "second"] {
         full.receive(request(&created(id))).await;
     }
     let plain = || Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
-    let refused = Receiver::inline("buried", Verifier::authpi(keys()), Picky::new(store.clone(), 1, 0), plain());
-    refused.build().unwrap().receive(request(&created("refused"))).await;
-    let refused = Receiver::inline("refused", Verifier::authpi(keys()), Picky::new(Memory::new(), 1, 0), plain());
-    refused.build().unwrap().receive(request(&created("refused"))).await;
-    let dropping = Receiver::inline("dropping", Verifier::authpi(keys()), Memory::new(), handlers(Memory::new()).0);
-    dropping.drop_terminal_failures().build().unwrap().receive(request(&created("terminal"))).await;
-    let small =
-        Receiver::inline("small", Verifier::authpi(keys()).max_body(9), Memory::new(), handlers(Memory::new()).0);
-    small.build().unwrap().receive(request(&created("large"))).await;
+    let refused = Receiver::inline(
+        "buried",
+        Verifier::authpi(keys()),
+        Picky::new(store.clone(), 1, 0),
+        plain(),
+    );
+    refused
+        .build()
+        .unwrap()
+        .receive(request(&created("refused")))
+        .await;
+    let refused = Receiver::inline(
+        "refused",
+        Verifier::authpi(keys()),
+        Picky::new(Memory::new(), 1, 0),
+        plain(),
+    );
+    refused
+        .build()
+        .unwrap()
+        .receive(request(&created("refused")))
+        .await;
+    let dropping = Receiver::inline(
+        "dropping",
+        Verifier::authpi(keys()),
+        Memory::new(),
+        handlers(Memory::new()).0,
+    );
+    dropping
+        .drop_terminal_failures()
+        .build()
+        .unwrap()
+        .receive(request(&created("terminal")))
+        .await;
+    let small = Receiver::inline(
+        "small",
+        Verifier::authpi(keys()).max_body(9),
+        Memory::new(),
+        handlers(Memory::new()).0,
+    );
+    small
+        .build()
+        .unwrap()
+        .receive(request(&created("large")))
+        .await;
     let full = Verifier::authpi(keys()).max_body(40_000);
     let full = Receiver::inline("full", full, Memory::new(), handlers(Memory::new()).0)
         .max_unverified_bytes(40_000)
         .build()
         .unwrap();
-    let stalling = || request(&created("stalling")).map(|_| Stalling(Some(vec![b' '; 39_000].into())));
+    let stalling =
+        || request(&created("stalling")).map(|_| Stalling(Some(vec![b' '; 39_000].into())));
     // One of them is dropped to make room, and the other is given up then.
     tokio::select! {
         _ = full.receive(stalling()) => {}
         _ = full.receive(stalling()) => {}
     }
     let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
-    let ahead = Receiver::inline("ahead", Verifier::authpi(keys()), Memory::new(), handlers(Memory::new()).0);
-    ahead.build().unwrap().receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
-    let unset =
-        Receiver::inline("unset", Verifier::authpi(expired), Memory::new(), handlers(Memory::new()).0).build().unwrap();
+    let ahead = Receiver::inline(
+        "ahead",
+        Verifier::authpi(keys()),
+        Memory::new(),
+        handlers(Memory::new()).0,
+    );
+    ahead
+        .build()
+        .unwrap()
+        .receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH)))
+        .await;
+    let unset = Receiver::inline(
+        "unset",
+        Verifier::authpi(expired),
+        Memory::new(),
+        handlers(Memory::new()).0,
+    )
+    .build()
+    .unwrap();
     unset.receive(request(&created("unset"))).await;
     let stale = Verifier::new(SignatureScheme::timestamped(), keys());
     let stale = stale.clock(authpi_sdk::Clock::from_fn(|| jiff::Timestamp::UNIX_EPOCH));
-    let stale = Receiver::inline("stale", stale, Memory::new(), handlers(Memory::new()).0).build().unwrap();
-    stale.receive(created("stale").request(&SignatureScheme::timestamped(), &SECRET.into()).unwrap()).await;
+    let stale = Receiver::inline("stale", stale, Memory::new(), handlers(Memory::new()).0)
+        .build()
+        .unwrap();
+    stale
+        .receive(
+            created("stale")
+                .request(&SignatureScheme::timestamped(), &SECRET.into())
+                .unwrap(),
+        )
+        .await;
     store.close().await;
     kept.receive(request(&created("down"))).await;
-    let anyway = Receiver::inline("anyway", Verifier::authpi(keys()), store.clone(), handlers(Memory::new()).0);
-    let anyway = anyway.on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    let anyway = Receiver::inline(
+        "anyway",
+        Verifier::authpi(keys()),
+        store.clone(),
+        handlers(Memory::new()).0,
+    );
+    let anyway = anyway
+        .on_store_failure(StoreFailure::HandleAnyway)
+        .build()
+        .unwrap();
     anyway.receive(request(&created("unclaimed"))).await;
 }
 
 /// The same for a worker, and for the inbox before it.
 async fn work_everything() {
     let store = Sqlite::in_memory().await.unwrap();
-    let hooks =
-        |endpoint: &'static str| Receiver::inbox(endpoint, Verifier::authpi(keys()), store.clone()).build().unwrap();
+    let hooks = |endpoint: &'static str| {
+        Receiver::inbox(endpoint, Verifier::authpi(keys()), store.clone())
+            .build()
+            .unwrap()
+    };
     let hook = hooks("inbox");
     for id in ["ok", "ok", "fails", "terminal", "overtaken"] {
         hook.receive(request(&created(id))).await;
     }
-    hook.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
-    worked_off(hasty(Worker::new("inbox", store.clone(), handlers(store.clone()).0)).attempts(3)).await;
+    hook.receive(request(&personal(Fixture::of::<UserDeleted>())))
+        .await;
+    worked_off(
+        hasty(Worker::new(
+            "inbox",
+            store.clone(),
+            handlers(store.clone()).0,
+        ))
+        .attempts(3),
+    )
+    .await;
 
     hooks("aged").receive(request(&created("fails"))).await;
     let aged = Worker::new("aged", store.clone(), handlers(store.clone()).0);
     worked_off(hasty(aged).give_up_after(Duration::ZERO)).await;
 
     hooks("crashed").receive(request(&created("ok"))).await;
-    let taken = store.lease_next("crashed", Duration::from_millis(1)).await.unwrap();
+    let taken = store
+        .lease_next("crashed", Duration::from_millis(1))
+        .await
+        .unwrap();
     assert!(matches!(taken, Next::Leased(_)), "{taken:?}");
-    worked_off(hasty(Worker::new("crashed", store.clone(), handlers(store.clone()).0)).attempts(1)).await;
+    worked_off(
+        hasty(Worker::new(
+            "crashed",
+            store.clone(),
+            handlers(store.clone()).0,
+        ))
+        .attempts(1),
+    )
+    .await;
 
     hooks("down").receive(request(&created("waits"))).await;
     let (handle, world) = handlers(store.clone());
-    let worker = hasty(Worker::new("down", store.clone(), handle)).build().unwrap();
+    let worker = hasty(Worker::new("down", store.clone(), handle))
+        .build()
+        .unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
     world.started.notified().await;
     store.close().await;
     world.go.add_permits(1);
     stop.send(()).unwrap();
-    timeout(PATIENCE, running).await.expect("the worker did not stop").unwrap();
+    timeout(PATIENCE, running)
+        .await
+        .expect("the worker did not stop")
+        .unwrap();
 }
 
 /// Short pauses, so that nobody waits.
@@ -285,7 +448,9 @@ async fn worked_off(worker: WorkerBuilder) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, worker.run(empty)).await.expect("the backlog was not worked off");
+    timeout(PATIENCE, worker.run(empty))
+        .await
+        .expect("the backlog was not worked off");
 }
 
 /// A call that is made again, to a server that closes every connection.
@@ -297,7 +462,11 @@ async fn call() {
             drop(server.accept().await.unwrap());
         }
     });
-    let client = Client::builder().api_key("key_1", SECRET).base_url(url).build().unwrap();
+    let client = Client::builder()
+        .api_key("key_1", SECRET)
+        .base_url(url)
+        .build()
+        .unwrap();
     client.whoami().await.unwrap_err();
     closing.abort();
 }
@@ -321,17 +490,27 @@ impl Emitted {
             let (known, labels) = emitted.0.entry(key.name().to_owned()).or_default();
             *known = Some(kind);
             for label in key.labels() {
-                labels.entry(label.key().to_owned()).or_default().insert(label.value().to_owned());
+                labels
+                    .entry(label.key().to_owned())
+                    .or_default()
+                    .insert(label.value().to_owned());
             }
             if let DebugValue::Histogram(values) = value {
-                assert!(values.iter().all(|value| value.0 >= 0.0), "{key:?}: {values:?}");
+                assert!(
+                    values.iter().all(|value| value.0 >= 0.0),
+                    "{key:?}: {values:?}"
+                );
             }
         }
         emitted
     }
 
     fn values(&self, metric: &str, label: &str) -> BTreeSet<String> {
-        self.0.get(metric).and_then(|(_, labels)| labels.get(label)).cloned().unwrap_or_default()
+        self.0
+            .get(metric)
+            .and_then(|(_, labels)| labels.get(label))
+            .cloned()
+            .unwrap_or_default()
     }
 }
 
@@ -349,25 +528,45 @@ async fn everything() -> (Emitted, String) {
     (Emitted::read(&snapshotter), logged.text())
 }
 
-/// What other parts of the SDK emit, under the names of this table, in tests of their own (`reconcile::reading`).
+/// What other parts of the SDK emit, under the names of this table, in tests of their own
+/// (`reconcile::reading`).
 const ELSEWHERE: &[&str] = &[telemetry::RECONCILED, telemetry::RECONCILE_LAG_SECONDS];
 
 fn page() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs").join("observability.md")).unwrap()
+    fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .with_file_name("docs")
+            .join("observability.md"),
+    )
+    .unwrap()
 }
 
 /// The values that the page gives for the label, between backticks.
 fn documented(label: &str) -> BTreeSet<String> {
     let page = page();
-    let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {label} | "))).unwrap();
-    row.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+    let row = page
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("| {label} | ")))
+        .unwrap();
+    row.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 #[tokio::test]
-async fn each_metric_and_each_value_of_its_labels_is_emitted_as_documented_and_nothing_secret_with_it() {
+async fn each_metric_and_each_value_of_its_labels_is_emitted_as_documented_and_nothing_secret_with_it()
+ {
     let (emitted, log) = everything().await;
-    for metric in METRICS.iter().filter(|metric| !ELSEWHERE.contains(&metric.name)) {
-        let (kind, labels) = emitted.0.get(metric.name).unwrap_or_else(|| panic!("{} is not emitted", metric.name));
+    for metric in METRICS
+        .iter()
+        .filter(|metric| !ELSEWHERE.contains(&metric.name))
+    {
+        let (kind, labels) = emitted
+            .0
+            .get(metric.name)
+            .unwrap_or_else(|| panic!("{} is not emitted", metric.name));
         assert_eq!(*kind, Some(metric.kind), "{}", metric.name);
         let labels: Vec<_> = labels.keys().map(String::as_str).collect();
         let mut documented = metric.labels.to_vec();
@@ -375,30 +574,54 @@ async fn each_metric_and_each_value_of_its_labels_is_emitted_as_documented_and_n
         assert_eq!(labels, documented, "{}", metric.name);
     }
     let known: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
-    let unknown: Vec<_> = emitted.0.keys().filter(|name| !known.contains(name.as_str())).collect();
+    let unknown: Vec<_> = emitted
+        .0
+        .keys()
+        .filter(|name| !known.contains(name.as_str()))
+        .collect();
     assert!(unknown.is_empty(), "not in the table: {unknown:?}");
 
     for (label, metric, name) in [
         ("`outcome` of a delivery", telemetry::DELIVERIES, "outcome"),
-        ("`outcome` of a worker's attempt", telemetry::EVENTS, "outcome"),
-        ("`outcome` of a handler", telemetry::HANDLER_SECONDS, "outcome"),
+        (
+            "`outcome` of a worker's attempt",
+            telemetry::EVENTS,
+            "outcome",
+        ),
+        (
+            "`outcome` of a handler",
+            telemetry::HANDLER_SECONDS,
+            "outcome",
+        ),
         ("`reason` of a refusal", telemetry::REFUSED, "reason"),
         ("`reason` of a retry", telemetry::RETRIED, "reason"),
-        ("`reason` of a dead letter", telemetry::DEAD_LETTERS, "reason"),
+        (
+            "`reason` of a dead letter",
+            telemetry::DEAD_LETTERS,
+            "reason",
+        ),
     ] {
         assert_eq!(emitted.values(metric, name), documented(label), "{metric}");
     }
     assert_eq!(
         emitted.values(telemetry::FED, "outcome"),
-        ["draining".to_owned(), "handled".to_owned()].into_iter().collect()
+        ["draining".to_owned(), "handled".to_owned()]
+            .into_iter()
+            .collect()
     );
     let steps = emitted.values(telemetry::STORE_FAILURES, "step");
-    assert!(steps.contains("claim") && steps.contains("complete"), "{steps:?}");
+    assert!(
+        steps.contains("claim") && steps.contains("complete"),
+        "{steps:?}"
+    );
 
     for (name, (_, labels)) in &emitted.0 {
         for value in labels.values().flatten() {
             assert_clean(name, value);
-            assert!(!value.contains("evt_") && !value.contains("usr_"), "{name} has an id for a label: {value}");
+            assert!(
+                !value.contains("evt_") && !value.contains("usr_"),
+                "{name} has an id for a label: {value}"
+            );
         }
     }
     assert!(log.contains("the handler's own line"), "{log}");
@@ -415,16 +638,40 @@ async fn a_memory_ledger_that_is_full_warns_once_and_counts_what_it_forgets() {
     let _guard = listen(logged.clone());
     for n in 0..10 {
         let key = EventKey::new("users", format!("evt_{n}"));
-        let claim = ledger.claim(&key, Digest::of(b"PAYLOAD"), Duration::from_secs(30)).await.unwrap();
-        let Claim::Granted { token, .. } = claim else { panic!("{claim:?}") };
-        assert_eq!(ledger.complete(&key, token, Completion::Handled).await.unwrap(), Held::Yes);
+        let claim = ledger
+            .claim(&key, Digest::of(b"PAYLOAD"), Duration::from_secs(30))
+            .await
+            .unwrap();
+        let Claim::Granted { token, .. } = claim else {
+            panic!("{claim:?}")
+        };
+        assert_eq!(
+            ledger
+                .complete(&key, token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
-    assert_eq!(logged.text().matches("the memory ledger is full").count(), 1, "{}", logged.text());
+    assert_eq!(
+        logged.text().matches("the memory ledger is full").count(),
+        1,
+        "{}",
+        logged.text()
+    );
     let counted = snapshotter.snapshot().into_vec();
-    let evictions = counted.iter().find(|(key, ..)| key.key().name() == telemetry::EVICTED);
+    let evictions = counted
+        .iter()
+        .find(|(key, ..)| key.key().name() == telemetry::EVICTED);
     let (key, _, _, count) = evictions.expect("evictions are counted");
     assert_eq!(
-        (key.key().labels().map(metrics::Label::value).collect::<Vec<_>>(), count),
+        (
+            key.key()
+                .labels()
+                .map(metrics::Label::value)
+                .collect::<Vec<_>>(),
+            count
+        ),
         (vec!["users"], &DebugValue::Counter(8))
     );
     assert_eq!(ledger.evicted(), 8);
@@ -433,11 +680,24 @@ async fn a_memory_ledger_that_is_full_warns_once_and_counts_what_it_forgets() {
 #[test]
 fn the_page_has_the_table_of_the_code() {
     let page = page();
-    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `authpi_")).map(ToOwned::to_owned).collect();
+    let rows: Vec<_> = page
+        .lines()
+        .filter(|line| line.starts_with("| `authpi_"))
+        .map(ToOwned::to_owned)
+        .collect();
     let of = |metric: &telemetry::Metric| {
-        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels: Vec<_> = metric
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect();
         let kind = format!("{:?}", metric.kind).to_lowercase();
-        format!("| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.meaning)
+        format!(
+            "| `{}` | {kind} | {} | {} |",
+            metric.name,
+            labels.join(", "),
+            metric.meaning
+        )
     };
     assert_eq!(rows, METRICS.iter().map(of).collect::<Vec<_>>());
 }
@@ -479,13 +739,19 @@ impl Scoped {
     fn around(&self, text: &str) -> String {
         let scopes = self.0.lock().unwrap();
         let line = scopes.lines.iter().find(|line| line.contains(text));
-        line.unwrap_or_else(|| panic!("{text:?} was not logged: {:#?}", scopes.lines)).clone()
+        line.unwrap_or_else(|| panic!("{text:?} was not logged: {:#?}", scopes.lines))
+            .clone()
     }
 
     /// The spans of this name, as they were in the end.
     fn spans(&self, name: &str) -> Vec<String> {
         let scopes = self.0.lock().unwrap();
-        scopes.spans.values().filter(|span| span.split(' ').next() == Some(name)).cloned().collect()
+        scopes
+            .spans
+            .values()
+            .filter(|span| span.split(' ').next() == Some(name))
+            .cloned()
+            .collect()
     }
 }
 
@@ -517,7 +783,11 @@ impl Subscriber for Scoped {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
     fn event(&self, event: &tracing::Event<'_>) {
         let scopes = &mut *self.0.lock().unwrap();
-        let spans: Vec<_> = scopes.entered.iter().map(|id| scopes.spans[id].as_str()).collect();
+        let spans: Vec<_> = scopes
+            .entered
+            .iter()
+            .map(|id| scopes.spans[id].as_str())
+            .collect();
         let mut line = spans.join(" > ") + " >";
         event.record(&mut Fields(&mut line));
         scopes.lines.push(line);
@@ -527,7 +797,10 @@ impl Subscriber for Scoped {
     }
     fn exit(&self, id: &span::Id) {
         let entered = &mut self.0.lock().unwrap().entered;
-        let place = entered.iter().rposition(|other| *other == id.into_u64()).expect("it was entered");
+        let place = entered
+            .iter()
+            .rposition(|other| *other == id.into_u64())
+            .expect("it was entered");
         entered.remove(place);
     }
 }
@@ -554,7 +827,12 @@ async fn spans_follow_the_work_although_the_sender_has_hung_up() {
     let receiver = receiver.build().unwrap();
     let mut event: serde_json::Value = serde_json::from_slice(&created("evt_1").body()).unwrap();
     event["data"]["trace"] = "0af7651916cd43dd8448eb211c80319c".into();
-    let sent = signed_request(&SignatureScheme::authpi(), &SECRET.into(), event.to_string().into()).unwrap();
+    let sent = signed_request(
+        &SignatureScheme::authpi(),
+        &SECRET.into(),
+        event.to_string().into(),
+    )
+    .unwrap();
     let waiting = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(sent).await }
@@ -574,7 +852,10 @@ async fn spans_follow_the_work_although_the_sender_has_hung_up() {
     );
     for name in ["authpi.delivery", "authpi.handle"] {
         let spans = scoped.spans(name);
-        assert!(spans.len() == 1 && spans[0].ends_with(r#"outcome="handled""#), "{spans:?}");
+        assert!(
+            spans.len() == 1 && spans[0].ends_with(r#"outcome="handled""#),
+            "{spans:?}"
+        );
     }
 }
 
@@ -585,22 +866,43 @@ async fn a_workers_attempt_and_an_event_that_is_fed_have_spans_of_their_own() {
     let handlers = late_line();
     handlers.state().1.add_permits(1);
     let store = Sqlite::in_memory().await.unwrap();
-    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone()).build().unwrap();
+    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone())
+        .build()
+        .unwrap();
     hook.feed(created("evt_1").verified()).await;
     worked_off(hasty(Worker::new("users", store, handlers))).await;
     let within = scoped.around("of the handler's own");
     let mut spans = within.split(" > ");
     assert_eq!(
         spans.next(),
-        Some(r#"authpi.work endpoint="users" event_id="evt_1" attempt=1 event_type="user.created""#),
+        Some(
+            r#"authpi.work endpoint="users" event_id="evt_1" attempt=1 event_type="user.created""#
+        ),
         "{within}"
     );
-    assert!(spans.next().is_some_and(|span| span.starts_with("authpi.handle ")), "{within}");
-    for (name, outcome) in [("authpi.work", "handled"), ("authpi.handle", "handled"), ("authpi.feed", "stored")] {
+    assert!(
+        spans
+            .next()
+            .is_some_and(|span| span.starts_with("authpi.handle ")),
+        "{within}"
+    );
+    for (name, outcome) in [
+        ("authpi.work", "handled"),
+        ("authpi.handle", "handled"),
+        ("authpi.feed", "stored"),
+    ] {
         let spans = scoped.spans(name);
-        assert!(spans.len() == 1 && spans[0].ends_with(&format!("outcome=\"{outcome}\"")), "{spans:?}");
+        assert!(
+            spans.len() == 1 && spans[0].ends_with(&format!("outcome=\"{outcome}\"")),
+            "{spans:?}"
+        );
     }
-    assert!(scoped.spans("authpi.store").iter().any(|span| span.contains(r#"step="append""#)));
+    assert!(
+        scoped
+            .spans("authpi.store")
+            .iter()
+            .any(|span| span.contains(r#"step="append""#))
+    );
 }
 
 #[tokio::test]
@@ -610,20 +912,38 @@ async fn each_step_of_a_store_has_a_span_that_names_it() {
     let store = Sqlite::in_memory().await.unwrap();
     let verifier = || Verifier::authpi(keys());
     let (handle, _) = handlers(store.clone());
-    let inline = Receiver::inline("inline", verifier(), store.clone(), handle).build().unwrap();
+    let inline = Receiver::inline("inline", verifier(), store.clone(), handle)
+        .build()
+        .unwrap();
     for id in ["ok", "fails"] {
         inline.receive(request(&created(id))).await;
     }
-    let inbox = Receiver::inbox("inbox", verifier(), store.clone()).build().unwrap();
-    inbox.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH))).await;
+    let inbox = Receiver::inbox("inbox", verifier(), store.clone())
+        .build()
+        .unwrap();
+    inbox
+        .receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH)))
+        .await;
     inbox.receive(request(&created("ok"))).await;
-    inbox.receive(request(&personal(Fixture::of::<UserDeleted>()))).await;
+    inbox
+        .receive(request(&personal(Fixture::of::<UserDeleted>())))
+        .await;
     assert!(inline.health().await.is_ready() && inbox.health().await.is_ready());
-    let committing = Handlers::new(()).on_tx(async |_: Event<UserCreated>, _, _tx: Tx<Sqlite>| Ok(()));
+    let committing =
+        Handlers::new(()).on_tx(async |_: Event<UserCreated>, _, _tx: Tx<Sqlite>| Ok(()));
     worked_off(hasty(Worker::new("inbox", store, committing))).await;
     let steps: BTreeSet<_> = scoped.spans("authpi.store").into_iter().collect();
-    let promised: BTreeSet<_> = documented("`authpi.store`").into_iter().filter(|step| step != "step").collect();
-    assert_eq!(steps, promised.iter().map(|step| format!("authpi.store step=\"{step}\"")).collect());
+    let promised: BTreeSet<_> = documented("`authpi.store`")
+        .into_iter()
+        .filter(|step| step != "step")
+        .collect();
+    assert_eq!(
+        steps,
+        promised
+            .iter()
+            .map(|step| format!("authpi.store step=\"{step}\""))
+            .collect()
+    );
 }
 
 /// Polls until the probe says so.
@@ -633,16 +953,23 @@ async fn until(mut says: impl AsyncFnMut() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, said).await.expect("the probe never said so");
+    timeout(PATIENCE, said)
+        .await
+        .expect("the probe never said so");
 }
 
 #[tokio::test]
 async fn a_probe_tells_of_the_store_of_what_runs_and_of_a_shutdown() {
     let store = Sqlite::in_memory().await.unwrap();
     let (handle, world) = handlers(store.clone());
-    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle).build().unwrap();
+    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle)
+        .build()
+        .unwrap();
     let health = receiver.health().await;
-    assert!(health.is_ready() && health.in_flight == 0 && health.backlog.is_none(), "{health:?}");
+    assert!(
+        health.is_ready() && health.in_flight == 0 && health.backlog.is_none(),
+        "{health:?}"
+    );
     assert_eq!(health.to_string(), "ready; in flight: 0");
     let waiting = tokio::spawn({
         let receiver = receiver.clone();
@@ -660,12 +987,18 @@ async fn a_probe_tells_of_the_store_of_what_runs_and_of_a_shutdown() {
     world.go.add_permits(1);
     draining.await.unwrap();
     assert_eq!(waiting.await.unwrap(), 200);
-    assert_eq!(receiver.health().await.to_string(), "draining; in flight: 0");
+    assert_eq!(
+        receiver.health().await.to_string(),
+        "draining; in flight: 0"
+    );
     store.close().await;
     until(async || receiver.health().await.store.is_err()).await;
     let health = receiver.health().await;
     assert!(!health.is_ready(), "{health:?}");
-    assert!(health.to_string().starts_with("the store does not answer"), "{health}");
+    assert!(
+        health.to_string().starts_with("the store does not answer"),
+        "{health}"
+    );
 }
 
 #[tokio::test]
@@ -673,7 +1006,9 @@ async fn a_probe_of_a_store_that_is_busy_is_ready_and_says_so() {
     let store = Sqlite::in_memory().await.unwrap();
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go))).on_tx(
-        async |_: Event<UserCreated>, cx: Context<(Arc<Notify>, Arc<Semaphore>)>, _tx: Tx<Sqlite>| {
+        async |_: Event<UserCreated>,
+               cx: Context<(Arc<Notify>, Arc<Semaphore>)>,
+               _tx: Tx<Sqlite>| {
             cx.state.0.notify_one();
             cx.state.1.acquire().await?.forget();
             Ok(())
@@ -689,7 +1024,13 @@ async fn a_probe_of_a_store_that_is_busy_is_ready_and_says_so() {
     let health = receiver.health().await;
     let kind = health.store.as_ref().unwrap_err().kind();
     assert_eq!(kind, LedgerErrorKind::Busy, "{health:?}");
-    assert!(health.is_ready() && health.to_string().starts_with("ready, but the store is busy"), "{health}");
+    assert!(
+        health.is_ready()
+            && health
+                .to_string()
+                .starts_with("ready, but the store is busy"),
+        "{health}"
+    );
     go.add_permits(1);
     assert_eq!(waiting.await.unwrap(), 200);
     until(async || receiver.health().await.store.is_ok()).await;
@@ -699,34 +1040,59 @@ async fn a_probe_of_a_store_that_is_busy_is_ready_and_says_so() {
 async fn a_replayed_dead_letter_of_an_inline_endpoint_shows_while_it_waits() {
     let store = Sqlite::in_memory().await.unwrap();
     let (handle, _) = handlers(store.clone());
-    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle).build().unwrap();
+    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle)
+        .build()
+        .unwrap();
     receiver.receive(request(&created("evt_terminal"))).await;
-    let letter = store.dead_letters("users", None, 1).await.unwrap().remove(0);
+    let letter = store
+        .dead_letters("users", None, 1)
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(receiver.health().await.backlog, None);
     let logged = Logged::default();
     let guard = listen(logged.clone());
     assert!(store.replay(&letter.key).await.unwrap());
     drop(guard);
-    assert!(logged.text().contains("it waits for a worker of its endpoint, or for a redelivery"), "{}", logged.text());
+    assert!(
+        logged
+            .text()
+            .contains("it waits for a worker of its endpoint, or for a redelivery"),
+        "{}",
+        logged.text()
+    );
     let recorder = DebuggingRecorder::new();
     let depth = |expected: u64| {
         let (receiver, recorder) = (&receiver, &recorder);
         async move {
             until(async || {
                 let _recorded = metrics::set_default_local_recorder(recorder);
-                receiver.health().await.backlog.map_or(0, |backlog| backlog.depth) == expected
+                receiver
+                    .health()
+                    .await
+                    .backlog
+                    .map_or(0, |backlog| backlog.depth)
+                    == expected
             })
             .await;
             let gauges = recorder.snapshotter().snapshot().into_vec();
-            let depth = gauges.into_iter().find(|(key, ..)| key.key().name() == telemetry::INBOX_DEPTH).unwrap().3;
+            let depth = gauges
+                .into_iter()
+                .find(|(key, ..)| key.key().name() == telemetry::INBOX_DEPTH)
+                .unwrap()
+                .3;
             #[expect(clippy::cast_precision_loss)]
             let expected = DebugValue::Gauge((expected as f64).into());
             assert_eq!(depth, expected);
         }
     };
     depth(1).await;
-    worked_off(Worker::new("users", store.clone(), Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()))))
-        .await;
+    worked_off(Worker::new(
+        "users",
+        store.clone(),
+        Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(())),
+    ))
+    .await;
     depth(0).await;
 }
 
@@ -735,19 +1101,43 @@ async fn a_replayed_dead_letter_of_an_inline_endpoint_shows_while_it_waits() {
 struct Counting(Memory, Arc<std::sync::atomic::AtomicUsize>);
 
 impl Ledger for Counting {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
-        assert_eq!(key.endpoint(), "", "a probe's record must not be an endpoint's");
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        assert_eq!(
+            key.endpoint(),
+            "",
+            "a probe's record must not be an endpoint's"
+        );
         self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         tokio::task::yield_now().await;
         self.0.claim(key, digest, lease).await
     }
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         self.0.renew(key, token, lease).await
     }
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         self.0.complete(key, token, completion).await
     }
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         self.0.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -770,7 +1160,14 @@ impl Ledger for Counting {
 async fn however_many_probes_there_are_a_store_is_asked_once_a_second() {
     let store = Counting::default();
     let receiver = |endpoint: &'static str| {
-        Receiver::inline(endpoint, Verifier::authpi(keys()), store.clone(), handlers(Memory::new()).0).build().unwrap()
+        Receiver::inline(
+            endpoint,
+            Verifier::authpi(keys()),
+            store.clone(),
+            handlers(Memory::new()).0,
+        )
+        .build()
+        .unwrap()
     };
     let receivers = [receiver("users"), receiver("orders")];
     let asked = || store.1.load(std::sync::atomic::Ordering::SeqCst);
@@ -787,14 +1184,22 @@ async fn however_many_probes_there_are_a_store_is_asked_once_a_second() {
 #[tokio::test]
 async fn a_workers_probe_tells_what_waits_and_for_how_long() {
     let store = Sqlite::in_memory().await.unwrap();
-    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone()).build().unwrap();
+    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone())
+        .build()
+        .unwrap();
     for id in ["1_waits", "2_waits", "3_waits"] {
         hook.receive(request(&created(id))).await;
     }
     let backlog = hook.health().await.backlog.unwrap();
-    assert!(backlog.depth == 3 && backlog.oldest.is_some(), "{backlog:?}");
+    assert!(
+        backlog.depth == 3 && backlog.oldest.is_some(),
+        "{backlog:?}"
+    );
     let (handle, world) = handlers(store.clone());
-    let worker = hasty(Worker::new("users", store.clone(), handle)).concurrency(2).build().unwrap();
+    let worker = hasty(Worker::new("users", store.clone(), handle))
+        .concurrency(2)
+        .build()
+        .unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn({
         let worker = worker.clone();
@@ -803,16 +1208,32 @@ async fn a_workers_probe_tells_what_waits_and_for_how_long() {
     until(async || worker.health().await.in_flight == 2).await;
     let health = worker.health().await;
     assert!(health.is_ready(), "{health:?}");
-    assert!(health.to_string().starts_with("ready; in flight: 2; waiting: 3, the oldest for "), "{health}");
+    assert!(
+        health
+            .to_string()
+            .starts_with("ready; in flight: 2; waiting: 3, the oldest for "),
+        "{health}"
+    );
     stop.send(()).unwrap();
     until(async || worker.health().await.draining).await;
     world.go.add_permits(3);
-    timeout(PATIENCE, running).await.expect("the worker did not stop").unwrap();
+    timeout(PATIENCE, running)
+        .await
+        .expect("the worker did not stop")
+        .unwrap();
     let health = worker.health().await;
     assert!(!health.is_ready() && health.in_flight == 0, "{health:?}");
-    until(async || worker.health().await.backlog.is_some_and(|backlog| backlog.depth == 1)).await;
+    until(async || {
+        worker
+            .health()
+            .await
+            .backlog
+            .is_some_and(|backlog| backlog.depth == 1)
+    })
+    .await;
     store.close().await;
-    until(async || worker.health().await.store.is_err() && hook.health().await.store.is_err()).await;
+    until(async || worker.health().await.store.is_err() && hook.health().await.store.is_err())
+        .await;
 }
 
 /// A store that takes its time.
@@ -823,13 +1244,28 @@ impl Ledger for Hanging {
     async fn claim(&self, _: &EventKey, _: Digest, _: Duration) -> Result<Claim, LedgerError> {
         pending().await
     }
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         self.0.renew(key, token, lease).await
     }
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         self.0.complete(key, token, completion).await
     }
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         self.0.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -846,7 +1282,14 @@ impl Ledger for Hanging {
 #[tokio::test(start_paused = true)]
 async fn a_probe_waits_two_seconds_for_a_store_that_hangs() {
     let (handle, _) = handlers(Memory::new());
-    let receiver = Receiver::inline("users", Verifier::authpi(keys()), Hanging::default(), handle).build().unwrap();
+    let receiver = Receiver::inline(
+        "users",
+        Verifier::authpi(keys()),
+        Hanging::default(),
+        handle,
+    )
+    .build()
+    .unwrap();
     let asked = tokio::time::Instant::now();
     assert!(receiver.health().await.store.is_err());
     assert_eq!(asked.elapsed().as_secs(), 2);

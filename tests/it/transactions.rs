@@ -1,5 +1,6 @@
-//! Handlers whose writes commit together with their claim, and events that are fed; on a store that is all in memory, so that each
-//! fault can be had on demand. What real databases make of it is in `stores`.
+//! Handlers whose writes commit together with their claim, and events that are fed; on a store that
+//! is all in memory, so that each fault can be had on demand. What real databases make of it is in
+//! `stores`.
 
 use std::{
     sync::{
@@ -16,7 +17,8 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Sqlite, Token, Transactional, Tx,
+        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Sqlite, Token,
+        Transactional, Tx,
     },
     receiver::{Fed, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
@@ -67,11 +69,19 @@ impl Transactional for Shop {
         Ok(Box::default())
     }
 
-    async fn commit(&self, writes: Box<Vec<String>>, key: &EventKey, token: Token) -> Result<Held, LedgerError> {
+    async fn commit(
+        &self,
+        writes: Box<Vec<String>>,
+        key: &EventKey,
+        token: Token,
+    ) -> Result<Held, LedgerError> {
         if self.overtaken.swap(false, Ordering::Relaxed) {
             self.ledger.forget(key).await?;
         }
-        let held = self.ledger.complete(key, token, Completion::Handled).await?;
+        let held = self
+            .ledger
+            .complete(key, token, Completion::Handled)
+            .await?;
         if held == Held::Yes {
             self.sold.lock().unwrap().extend(*writes);
         }
@@ -83,14 +93,24 @@ impl Transactional for Shop {
 }
 
 impl Ledger for Shop {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         if self.down.load(Ordering::Relaxed) {
             return Err(LedgerError::new("claim", "the shop is closed"));
         }
         self.ledger.claim(key, digest, lease).await
     }
 
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         let renewals = *self.renewals.lock().unwrap();
         match renewals {
             Renewals::Answered => {}
@@ -104,14 +124,30 @@ impl Ledger for Shop {
         Ok(held)
     }
 
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
-        if self.stumbles.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
+        if self
+            .stumbles
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+        {
             return Err(LedgerError::new("complete", "the connection broke"));
         }
         self.ledger.complete(key, token, completion).await
     }
 
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         self.ledger.release(key, token, pause).await
     }
 
@@ -128,15 +164,31 @@ impl Ledger for Shop {
     }
 }
 
-fn receiver<H: Clone + Send + Sync + 'static>(shop: &Shop, handlers: Handlers<(), H>) -> ReceiverBuilder<Inline>
+fn receiver<H: Clone + Send + Sync + 'static>(
+    shop: &Shop,
+    handlers: Handlers<(), H>,
+) -> ReceiverBuilder<Inline>
 where
     Shop: authpi_sdk::handlers::Serves<H>,
 {
-    Receiver::inline("shop", Verifier::authpi(KeyRing::new().with("test", SECRET)), shop.clone(), handlers)
+    Receiver::inline(
+        "shop",
+        Verifier::authpi(KeyRing::new().with("test", SECRET)),
+        shop.clone(),
+        handlers,
+    )
 }
 
 async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
-    receiver.receive(fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()).await.status().as_u16()
+    receiver
+        .receive(
+            fixture
+                .request(&SignatureScheme::authpi(), &SECRET.into())
+                .unwrap(),
+        )
+        .await
+        .status()
+        .as_u16()
 }
 
 fn created() -> Fixture {
@@ -145,10 +197,12 @@ fn created() -> Fixture {
 
 /// Sells, and then does what the attempt asks for.
 fn selling(then: fn(u32) -> authpi_sdk::Result) -> Handlers<(), Shop> {
-    Handlers::new(()).on_tx(move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| async move {
-        tx.push(event.id().to_owned());
-        then(cx.attempt())
-    })
+    Handlers::new(()).on_tx(
+        move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| async move {
+            tx.push(event.id().to_owned());
+            then(cx.attempt())
+        },
+    )
 }
 
 #[tokio::test]
@@ -182,13 +236,14 @@ async fn an_error_a_panic_and_a_terminal_error_undo_what_was_written() {
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_misses_its_deadline_has_written_nothing() {
     let shop = Shop::default();
-    let handlers = Handlers::new(()).on_tx(async |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| {
-        tx.push(event.id().to_owned());
-        if cx.attempt() == 1 {
-            std::future::pending::<()>().await;
-        }
-        Ok(())
-    });
+    let handlers =
+        Handlers::new(()).on_tx(async |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| {
+            tx.push(event.id().to_owned());
+            if cx.attempt() == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        });
     let receiver = receiver(&shop, handlers).build().unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 503);
     assert!(shop.sold().is_empty());
@@ -211,7 +266,10 @@ async fn a_worker_that_was_overtaken_writes_nothing() {
 async fn a_renewal_that_finds_the_record_handled_does_not_drop_the_commit_that_handled_it() {
     let shop = Shop::default();
     shop.answers_late.store(true, Ordering::Relaxed);
-    let receiver = receiver(&shop, selling(|_| Ok(()))).lease(Duration::from_secs(3)).build().unwrap();
+    let receiver = receiver(&shop, selling(|_| Ok(())))
+        .lease(Duration::from_secs(3))
+        .build()
+        .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 200);
     assert_eq!(shop.sold(), ["evt_1"]);
 }
@@ -231,7 +289,11 @@ async fn a_handler_does_not_outlive_a_lease_that_cannot_be_renewed() {
                 std::future::pending().await
             }
         });
-        let receiver = receiver(&shop, handlers).deadline(lease * 10).lease(lease).build().unwrap();
+        let receiver = receiver(&shop, handlers)
+            .deadline(lease * 10)
+            .lease(lease)
+            .build()
+            .unwrap();
         let started = tokio::time::Instant::now();
         assert_eq!(deliver(&receiver, &created()).await, 503);
         assert_eq!(started.elapsed().as_secs(), (lease / 3 + lease).as_secs());
@@ -239,38 +301,62 @@ async fn a_handler_does_not_outlive_a_lease_that_cannot_be_renewed() {
 }
 
 #[tokio::test]
-async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_the_file_until_it_is_dropped() {
+async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_the_file_until_it_is_dropped()
+ {
     #[derive(Default)]
     struct Shelf {
         used: AtomicBool,
         kept: Mutex<Option<Tx<Sqlite>>>,
     }
     let clock = ManualClock::at(jiff::Timestamp::now());
-    let options = Sqlite::options().clock(clock.clock()).busy_timeout(Duration::from_millis(20));
+    let options = Sqlite::options()
+        .clock(clock.clock())
+        .busy_timeout(Duration::from_millis(20));
     let store = options.in_memory().await.unwrap();
-    let handlers =
-        Handlers::new(Shelf::default()).on_tx(async |_: Event<UserCreated>, cx: Context<Shelf>, mut tx: Tx<Sqlite>| {
+    let handlers = Handlers::new(Shelf::default()).on_tx(
+        async |_: Event<UserCreated>, cx: Context<Shelf>, mut tx: Tx<Sqlite>| {
             let keep = !cx.state.used.swap(true, Ordering::Relaxed);
-            sqlx::query("CREATE TABLE IF NOT EXISTS sold (kept BOOLEAN)").execute(&mut *tx).await?;
-            sqlx::query("INSERT INTO sold VALUES (?)").bind(keep).execute(&mut *tx).await?;
+            sqlx::query("CREATE TABLE IF NOT EXISTS sold (kept BOOLEAN)")
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("INSERT INTO sold VALUES (?)")
+                .bind(keep)
+                .execute(&mut *tx)
+                .await?;
             if keep {
                 *cx.state.kept.lock().unwrap() = Some(tx);
             }
             Ok(())
-        });
+        },
+    );
     let shelf = handlers.state();
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
     let receiver = Receiver::inline("shop", verifier, store.clone(), handlers);
     let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
-    let receiver = receiver.deadline(minute).lease(hour).patience(Duration::ZERO).build().unwrap();
+    let receiver = receiver
+        .deadline(minute)
+        .lease(hour)
+        .patience(Duration::ZERO)
+        .build()
+        .unwrap();
     while shelf.kept.lock().unwrap().is_none() {
         assert_eq!(deliver(&receiver, &created()).await, 503);
     }
     let error = store
-        .claim(&EventKey::new("shop", "evt_2"), Digest::from_bytes([0; 16]), Duration::from_secs(1))
+        .claim(
+            &EventKey::new("shop", "evt_2"),
+            Digest::from_bytes([0; 16]),
+            Duration::from_secs(1),
+        )
         .await
         .unwrap_err();
-    assert!(std::error::Error::source(&error).unwrap().to_string().contains("occupied"), "{error:?}");
+    assert!(
+        std::error::Error::source(&error)
+            .unwrap()
+            .to_string()
+            .contains("occupied"),
+        "{error:?}"
+    );
     drop(shelf.kept.lock().unwrap().take());
     // The claim could not be given back: its lease has to run out.
     clock.advance(hour);
@@ -278,29 +364,44 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     until(|| "the event is not handled again".to_owned(), handled).await;
     let begun = || async { store.begin().await.ok() };
     let mut transaction = until(|| "the file is not free".to_owned(), begun).await;
-    let sold: Result<Vec<bool>, _> = sqlx::query_scalar("SELECT kept FROM sold").fetch_all(&mut *transaction).await;
-    assert_eq!(sold.unwrap(), [false], "what was put away was committed, or what was not is missing");
+    let sold: Result<Vec<bool>, _> = sqlx::query_scalar("SELECT kept FROM sold")
+        .fetch_all(&mut *transaction)
+        .await;
+    assert_eq!(
+        sold.unwrap(),
+        [false],
+        "what was put away was committed, or what was not is missing"
+    );
     drop(transaction);
     store.close().await;
 }
 
-/// The file is lent to one at a time, and a step waits for it no longer than the busy timeout: so the others do not ask for it yet.
+/// The file is lent to one at a time, and a step waits for it no longer than the busy timeout: so
+/// the others do not ask for it yet.
 #[tokio::test]
 async fn handlers_with_a_transaction_in_sqlite_wait_for_each_other_longer_than_the_busy_timeout() {
     const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-    let store = Sqlite::options().busy_timeout(BUSY_TIMEOUT).in_memory().await.unwrap();
-    let handlers = Handlers::new(()).on_tx(async |_: Event<UserCreated>, _: Context<()>, mut tx: Tx<Sqlite>| {
-        sqlx::query("SELECT 1").execute(&mut *tx).await?;
-        tokio::time::sleep(BUSY_TIMEOUT * 3 / 2).await;
-        Ok(())
-    });
+    let store = Sqlite::options()
+        .busy_timeout(BUSY_TIMEOUT)
+        .in_memory()
+        .await
+        .unwrap();
+    let handlers = Handlers::new(()).on_tx(
+        async |_: Event<UserCreated>, _: Context<()>, mut tx: Tx<Sqlite>| {
+            sqlx::query("SELECT 1").execute(&mut *tx).await?;
+            tokio::time::sleep(BUSY_TIMEOUT * 3 / 2).await;
+            Ok(())
+        },
+    );
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers).deadline(Duration::from_mins(5));
+    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers)
+        .deadline(Duration::from_mins(5));
     let receiver = receiver.build().unwrap();
     let mut deliveries = tokio::task::JoinSet::new();
     for n in 0..4 {
         let receiver = receiver.clone();
-        deliveries.spawn(async move { deliver(&receiver, &created().id(format!("evt_{n}"))).await });
+        deliveries
+            .spawn(async move { deliver(&receiver, &created().id(format!("evt_{n}"))).await });
     }
     assert_eq!(deliveries.join_all().await, [200; 4]);
     store.close().await;
@@ -310,19 +411,20 @@ async fn handlers_with_a_transaction_in_sqlite_wait_for_each_other_longer_than_t
 async fn a_handler_that_puts_its_transaction_away_has_failed() {
     let (shop, finish) = (Shop::default(), Arc::new(Notify::new()));
     let waiting = Arc::clone(&finish);
-    let handlers = Handlers::new(()).on_tx(move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| {
-        let waiting = Arc::clone(&waiting);
-        async move {
-            tx.push(event.id().to_owned());
-            if cx.attempt() == 1 {
-                tokio::spawn(async move {
-                    waiting.notified().await;
-                    drop(tx);
-                });
+    let handlers =
+        Handlers::new(()).on_tx(move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| {
+            let waiting = Arc::clone(&waiting);
+            async move {
+                tx.push(event.id().to_owned());
+                if cx.attempt() == 1 {
+                    tokio::spawn(async move {
+                        waiting.notified().await;
+                        drop(tx);
+                    });
+                }
+                Ok(())
             }
-            Ok(())
-        }
-    });
+        });
     let receiver = receiver(&shop, handlers).build().unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 503);
     finish.notify_one();
@@ -355,7 +457,10 @@ async fn handlers_with_and_without_a_transaction_stand_in_one_registry() {
         Fixture::new("organization.created"),
     ];
     for (n, fixture) in sent.into_iter().enumerate() {
-        assert_eq!(deliver(&receiver, &fixture.id(format!("evt_{n}"))).await, 200);
+        assert_eq!(
+            deliver(&receiver, &fixture.id(format!("evt_{n}"))).await,
+            200
+        );
     }
     assert_eq!(shop.sold(), ["created", "user", "other"]);
 }
@@ -365,9 +470,15 @@ async fn a_handler_with_a_transaction_is_not_run_without_a_claim() {
     let shop = Shop::default();
     shop.down.store(true, Ordering::Relaxed);
     let handlers = selling(|_| Ok(())).on(async |_: Event<UserUpdated>, _| Ok(()));
-    let receiver = receiver(&shop, handlers).on_store_failure(StoreFailure::HandleAnyway).build().unwrap();
+    let receiver = receiver(&shop, handlers)
+        .on_store_failure(StoreFailure::HandleAnyway)
+        .build()
+        .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 503);
-    assert_eq!(deliver(&receiver, &Fixture::of::<UserUpdated>().id("evt_2")).await, 200);
+    assert_eq!(
+        deliver(&receiver, &Fixture::of::<UserUpdated>().id("evt_2")).await,
+        200
+    );
     assert!(shop.sold().is_empty());
 }
 
@@ -380,9 +491,16 @@ async fn a_completion_that_fails_once_does_not_repeat_the_effect_and_one_that_fa
             sale.sold.lock().unwrap().push("sold".to_owned());
             std::future::ready(Ok(()))
         });
-        let receiver = receiver(&shop, handlers).lease(Duration::from_millis(1)).build().unwrap();
+        let receiver = receiver(&shop, handlers)
+            .lease(Duration::from_millis(1))
+            .build()
+            .unwrap();
         shop.stumbles.store(stumbles, Ordering::Relaxed);
-        assert_eq!(deliver(&receiver, &created()).await, first, "{stumbles} failures");
+        assert_eq!(
+            deliver(&receiver, &created()).await,
+            first,
+            "{stumbles} failures"
+        );
         // The ledger's clock does not stand still: the lease runs out.
         while deliver(&receiver, &created()).await != 200 {}
         assert_eq!(shop.sold().len(), sold, "{stumbles} failures");
@@ -396,11 +514,23 @@ async fn an_event_that_is_fed_is_handled_once_beside_its_deliveries() {
     assert_eq!(receiver.feed(created().verified()).await, Fed::Handled);
     assert_eq!(deliver(&receiver, &created()).await, 200);
     assert_eq!(receiver.feed(created().verified()).await, Fed::Duplicate);
-    assert_eq!(receiver.feed(Fixture::of::<UserUpdated>().verified()).await, Fed::Unhandled);
+    assert_eq!(
+        receiver.feed(Fixture::of::<UserUpdated>().verified()).await,
+        Fed::Unhandled
+    );
     assert_eq!(shop.sold(), ["evt_1"]);
     receiver.drain().await;
     let refused = receiver.feed(created().verified()).await;
-    assert!(matches!(refused, Fed::NotTaken { outcome: "draining", .. }), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Fed::NotTaken {
+                outcome: "draining",
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -418,12 +548,25 @@ async fn an_event_that_is_fed_may_be_older_than_records_are_kept() {
 async fn an_old_capture_does_not_bury_the_event_that_still_waits_in_the_inbox() {
     let store = Sqlite::in_memory().await.unwrap();
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inbox("shop", verifier, store.clone()).build().unwrap();
+    let receiver = Receiver::inbox("shop", verifier, store.clone())
+        .build()
+        .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 200);
-    assert_eq!(deliver(&receiver, &created().time(jiff::Timestamp::UNIX_EPOCH)).await, 200);
+    assert_eq!(
+        deliver(&receiver, &created().time(jiff::Timestamp::UNIX_EPOCH)).await,
+        200
+    );
     let letters = store.dead_letters("shop", None, 10).await.unwrap();
-    assert_eq!(letters.iter().map(|letter| letter.key.event_id()).collect::<Vec<_>>(), ["expired:evt_1"]);
-    let waiting = authpi_sdk::ledger::Inbox::backlog(&store, "shop").await.unwrap();
+    assert_eq!(
+        letters
+            .iter()
+            .map(|letter| letter.key.event_id())
+            .collect::<Vec<_>>(),
+        ["expired:evt_1"]
+    );
+    let waiting = authpi_sdk::ledger::Inbox::backlog(&store, "shop")
+        .await
+        .unwrap();
     assert_eq!(waiting.depth, 1, "the event is still to be handled");
 }
 
@@ -433,36 +576,79 @@ async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_onc
     let mended = Arc::new(AtomicBool::new(false));
     let handlers = Handlers::new(Arc::clone(&mended)).on_tx(
         async |_: Event<UserCreated>, cx: Context<Arc<AtomicBool>>, mut tx: Tx<Sqlite>| {
-            sqlx::query("CREATE TABLE IF NOT EXISTS sold (attempt INTEGER)").execute(&mut *tx).await?;
-            sqlx::query("INSERT INTO sold VALUES (?)").bind(cx.attempt()).execute(&mut *tx).await?;
-            if cx.state.load(Ordering::SeqCst) { Ok(()) } else { Err(HandlerError::terminal("broken")) }
+            sqlx::query("CREATE TABLE IF NOT EXISTS sold (attempt INTEGER)")
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("INSERT INTO sold VALUES (?)")
+                .bind(cx.attempt())
+                .execute(&mut *tx)
+                .await?;
+            if cx.state.load(Ordering::SeqCst) {
+                Ok(())
+            } else {
+                Err(HandlerError::terminal("broken"))
+            }
         },
     );
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers).build().unwrap();
+    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers)
+        .build()
+        .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 200);
-    let [letter] = &store.dead_letters("shop", None, 10).await.unwrap()[..] else { panic!("not one dead letter") };
+    let [letter] = &store.dead_letters("shop", None, 10).await.unwrap()[..] else {
+        panic!("not one dead letter")
+    };
     let event = letter.event().unwrap();
-    assert_eq!(receiver.feed(event.clone()).await, Fed::Duplicate, "a dead event was handled again");
+    assert_eq!(
+        receiver.feed(event.clone()).await,
+        Fed::Duplicate,
+        "a dead event was handled again"
+    );
     mended.store(true, Ordering::SeqCst);
     assert!(store.replay(&letter.key).await.unwrap());
     assert_eq!(receiver.feed(event.clone()).await, Fed::Handled);
     assert_eq!(receiver.feed(event).await, Fed::Duplicate);
-    assert!(!store.replay(&letter.key).await.unwrap(), "what was handled is no dead letter");
-    assert!(store.dead_letters("shop", None, 10).await.unwrap().is_empty());
-    assert_eq!(authpi_sdk::ledger::Inbox::backlog(&store, "shop").await.unwrap().depth, 0);
+    assert!(
+        !store.replay(&letter.key).await.unwrap(),
+        "what was handled is no dead letter"
+    );
+    assert!(
+        store
+            .dead_letters("shop", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        authpi_sdk::ledger::Inbox::backlog(&store, "shop")
+            .await
+            .unwrap()
+            .depth,
+        0
+    );
 }
 
 #[tokio::test]
 async fn a_dead_letter_that_is_forgotten_is_handled_when_it_is_sent_again() {
     let store = Sqlite::in_memory().await.unwrap();
-    let failing = Handlers::new(()).on(async |_: Event<UserCreated>, _| Err(HandlerError::terminal("broken")));
+    let failing = Handlers::new(())
+        .on(async |_: Event<UserCreated>, _| Err(HandlerError::terminal("broken")));
     let verifier = || Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inline("shop", verifier(), store.clone(), failing).build().unwrap();
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), failing)
+        .build()
+        .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 200);
     assert!(store.forget(&EventKey::new("shop", "evt_1")).await.unwrap());
     let mended = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
-    let receiver = Receiver::inline("shop", verifier(), store.clone(), mended).build().unwrap();
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), mended)
+        .build()
+        .unwrap();
     assert_eq!(receiver.feed(created().verified()).await, Fed::Handled);
-    assert!(store.dead_letters("shop", None, 10).await.unwrap().is_empty());
+    assert!(
+        store
+            .dead_letters("shop", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }

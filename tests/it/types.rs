@@ -1,8 +1,9 @@
 //! What the types forbid: programs in `tests/ui` that must not compile.
 //!
-//! Each line that the compiler must refuse ends with `//~` and the error's code; no other line may be refused. Codes are the same
-//! in every version of the compiler, its wording is not, so that nothing else is compared. `allowed.rs`, without a mark, shows
-//! that the others fail for the reason they name.
+//! Each line that the compiler must refuse ends with `//~` and the error's code; no other line may
+//! be refused. Codes are the same in every version of the compiler, its wording is not, so that
+//! nothing else is compared. `allowed.rs`, without a mark, shows that the others fail for the
+//! reason they name.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +28,10 @@ fn the_compiler_refuses_what_the_types_forbid_and_nothing_else() {
 
 fn programs() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ui");
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect()
 }
 
 /// What the marks in a program announce.
@@ -44,14 +48,20 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap().to_string_lossy().into_owned()
 }
 
-/// A package whose examples the programs are. Outside the workspace, of which everything has to compile; with its lock file.
+/// A package whose examples the programs are. Outside the workspace, of which everything has to
+/// compile; with its lock file.
 fn project(programs: &[PathBuf]) -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let project = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ui");
     fs::create_dir_all(project.join("src")).unwrap();
     let quoted = |path: &Path| Value::from(path.to_string_lossy()).to_string();
-    let example =
-        |program: &PathBuf| format!("\n[[example]]\nname = \"{}\"\npath = {}\n", stem(program), quoted(program));
+    let example = |program: &PathBuf| {
+        format!(
+            "\n[[example]]\nname = \"{}\"\npath = {}\n",
+            stem(program),
+            quoted(program)
+        )
+    };
     let manifest = format!(
         "[package]\nname = \"ui\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
          authpi-sdk = {{ path = {}, default-features = false, features = [\"nats\"] }}\n{}",
@@ -60,31 +70,58 @@ fn project(programs: &[PathBuf]) -> PathBuf {
     );
     fs::write(project.join("Cargo.toml"), manifest).unwrap();
     fs::write(project.join("src/lib.rs"), "").unwrap();
-    fs::copy(tests.with_file_name("Cargo.lock"), project.join("Cargo.lock")).unwrap();
+    fs::copy(
+        tests.with_file_name("Cargo.lock"),
+        project.join("Cargo.lock"),
+    )
+    .unwrap();
     project
 }
 
 /// What the compiler refuses in the project's examples, and its own words.
 fn check(project: &Path) -> (BTreeSet<Refusal>, String) {
     let output = Command::new(env!("CARGO"))
-        .args(["check", "--quiet", "--offline", "--examples", "--keep-going", "--message-format=json"])
+        .args([
+            "check",
+            "--quiet",
+            "--offline",
+            "--examples",
+            "--keep-going",
+            "--message-format=json",
+        ])
         .arg("--target-dir")
         .arg(project.join("target"))
         .current_dir(project)
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let messages: Vec<Value> =
-        output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-    let errors = || messages.iter().filter(|message| message["message"]["level"] == "error");
+    let messages: Vec<Value> = output
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    let errors = || {
+        messages
+            .iter()
+            .filter(|message| message["message"]["level"] == "error")
+    };
     let refused = errors()
         .filter_map(|error| {
             let spans = error["message"]["spans"].as_array()?;
-            let line = spans.iter().find(|span| span["is_primary"] == true)?["line_start"].as_u64()?;
-            let code = error["message"]["code"]["code"].as_str().unwrap_or("no code");
-            Some((error["target"]["name"].as_str()?.to_owned(), line, code.to_owned()))
+            let line =
+                spans.iter().find(|span| span["is_primary"] == true)?["line_start"].as_u64()?;
+            let code = error["message"]["code"]["code"]
+                .as_str()
+                .unwrap_or("no code");
+            Some((
+                error["target"]["name"].as_str()?.to_owned(),
+                line,
+                code.to_owned(),
+            ))
         })
         .collect();
-    let told: String = errors().filter_map(|error| error["message"]["rendered"].as_str()).collect();
+    let told: String = errors()
+        .filter_map(|error| error["message"]["rendered"].as_str())
+        .collect();
     (refused, told + &String::from_utf8_lossy(&output.stderr))
 }

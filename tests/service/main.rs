@@ -1,9 +1,12 @@
-//! A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both, on any store. As
-//! `service reconcile FOLDER` it is one of the processes that the tests of `reconcile` kill.
+//! A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both,
+//! on any store. As `service reconcile FOLDER` it is one of the processes that the tests of
+//! `reconcile` kill.
 //!
-//! With the arguments `in-memory <bytes>` it is a receiver with the memory ledger and that budget for unverified bodies.
+//! With the arguments `in-memory <bytes>` it is a receiver with the memory ledger and that budget
+//! for unverified bodies.
 //!
-//! It says `ready <port>` when it is, and ends when its standard input does, so that none outlives the tests.
+//! It says `ready <port>` when it is, and ends when its standard input does, so that none outlives
+//! the tests.
 
 mod reconcile;
 
@@ -23,7 +26,10 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
     handlers::{Context, HandlerError, Handlers, Serves},
-    ledger::{Inbox, Lanes, LedgerError, Memory, Nats, NatsOptions, Postgres, Redis, Sqlite, Transactional, Tx},
+    ledger::{
+        Inbox, Lanes, LedgerError, Memory, Nats, NatsOptions, Postgres, Redis, Sqlite,
+        Transactional, Tx,
+    },
     receiver::{Receiver, ReceiverBuilder, Stored},
     signature::{KeyRing, Verifier},
     telemetry::{LEASES_LOST, STORE_FAILURES},
@@ -69,7 +75,8 @@ impl Service {
         throw(&mut self.dice.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes up to half the time that handling takes, and never none, so that the work is then in a task of its own.
+    /// Takes up to half the time that handling takes, and never none, so that the work is then in a
+    /// task of its own.
     async fn work(&self) {
         let most = self.setup.handling * 1000 / 2;
         let took = self.dice(|dice| dice.u64(1..=most.max(1)));
@@ -87,13 +94,21 @@ impl Service {
     /// What the task that asks is about, if a handler has ended there.
     fn at_hand(&self) -> Option<EventId> {
         let task = tokio::task::try_id()?;
-        self.at_work_on.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied()
+        self.at_work_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&task)
+            .copied()
     }
 
     /// What the task that asks tries to handle, or has tried.
     fn tried(&self) -> Option<EventId> {
         let task = tokio::task::try_id()?;
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied()
+        self.tried
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&task)
+            .copied()
     }
 
     fn timeout(&self) -> Duration {
@@ -112,12 +127,23 @@ async fn main() -> Result<()> {
         std::process::exit(0);
     });
     let mut arguments = std::env::args().skip(1);
-    let setup = arguments.next().ok_or("the tests start this program, with its setup as argument")?;
+    let setup = arguments
+        .next()
+        .ok_or("the tests start this program, with its setup as argument")?;
     if setup == "in-memory" {
-        return in_memory(arguments.next().ok_or("how many bytes of unverified bodies?")?.parse()?).await;
+        return in_memory(
+            arguments
+                .next()
+                .ok_or("how many bytes of unverified bodies?")?
+                .parse()?,
+        )
+        .await;
     }
     if setup == "reconcile" {
-        return reconcile::run(Path::new(&arguments.next().ok_or("usage: service reconcile FOLDER")?)).await;
+        return reconcile::run(Path::new(
+            &arguments.next().ok_or("usage: service reconcile FOLDER")?,
+        ))
+        .await;
     }
     let setup: Setup = serde_json::from_str(&setup)?;
     let service = Service {
@@ -148,8 +174,18 @@ async fn main() -> Result<()> {
             match mode {
                 Mode::Inline => inline(service, store, journaled()).await,
                 Mode::Inbox => inbox(service, store, journaled(), in_lanes).await,
-                Mode::InlineTx => inline(service, store, written_to_postgres::<Postgres>(prefix)).await,
-                Mode::InboxTx => inbox(service, store, written_to_postgres::<Postgres>(prefix), in_lanes).await,
+                Mode::InlineTx => {
+                    inline(service, store, written_to_postgres::<Postgres>(prefix)).await
+                }
+                Mode::InboxTx => {
+                    inbox(
+                        service,
+                        store,
+                        written_to_postgres::<Postgres>(prefix),
+                        in_lanes,
+                    )
+                    .await
+                }
             }
         }
         (Store::Redis(url, prefix), Mode::Inline) => {
@@ -157,14 +193,26 @@ async fn main() -> Result<()> {
         }
         (Store::Nats(url, name, ledger), mode) => match (&**ledger, mode) {
             (Store::Redis(ledger, prefix), Mode::Inbox) => {
-                let store = nats(service, name).connect(url, redis(service, ledger, prefix).await?).await?;
+                let store = nats(service, name)
+                    .connect(url, redis(service, ledger, prefix).await?)
+                    .await?;
                 inbox(service, store, journaled(), in_any_order).await
             }
             (Store::Postgres(ledger, prefix), Mode::InboxTx) => {
-                let store = nats(service, name).connect(url, postgres(service, ledger, prefix).await?).await?;
-                inbox(service, store, written_to_postgres::<Nats<Postgres>>(prefix), in_any_order).await
+                let store = nats(service, name)
+                    .connect(url, postgres(service, ledger, prefix).await?)
+                    .await?;
+                inbox(
+                    service,
+                    store,
+                    written_to_postgres::<Nats<Postgres>>(prefix),
+                    in_any_order,
+                )
+                .await
             }
-            (ledger, mode) => Err(format!("no trial needs {mode:?} with {ledger:?} under NATS").into()),
+            (ledger, mode) => {
+                Err(format!("no trial needs {mode:?} with {ledger:?} under NATS").into())
+            }
         },
         (store, mode) => Err(format!("{store:?} cannot do {mode:?}").into()),
     }
@@ -180,16 +228,36 @@ async fn in_memory(max_unverified_bytes: usize) -> Result<()> {
     serve(Some(receiver.build()?), None).await
 }
 
-async fn postgres(service: &Service, url: &str, prefix: &str) -> std::result::Result<Postgres, LedgerError> {
-    Postgres::options().timeout(service.timeout()).prefix(prefix).connect(url).await
+async fn postgres(
+    service: &Service,
+    url: &str,
+    prefix: &str,
+) -> std::result::Result<Postgres, LedgerError> {
+    Postgres::options()
+        .timeout(service.timeout())
+        .prefix(prefix)
+        .connect(url)
+        .await
 }
 
-async fn redis(service: &Service, url: &str, prefix: &str) -> std::result::Result<Redis, LedgerError> {
-    Redis::options().timeout(service.timeout()).prefix(prefix).connect(url).await
+async fn redis(
+    service: &Service,
+    url: &str,
+    prefix: &str,
+) -> std::result::Result<Redis, LedgerError> {
+    Redis::options()
+        .timeout(service.timeout())
+        .prefix(prefix)
+        .connect(url)
+        .await
 }
 
 fn nats(service: &Service, name: &str) -> NatsOptions {
-    Nats::options().timeout(service.timeout()).stream(name).subjects(name).ack_wait(service.lease())
+    Nats::options()
+        .timeout(service.timeout())
+        .stream(name)
+        .subjects(name)
+        .ack_wait(service.lease())
 }
 
 /// What happens at a crash point.
@@ -198,11 +266,17 @@ fn pass(point: &'static str) {
     if matches!(point, "completed" | "committed")
         && let Some(event) = service.at_hand()
     {
-        service.journal.write(&Entry::Completed(service.process(), event));
+        service
+            .journal
+            .write(&Entry::Completed(service.process(), event));
     }
-    let Some((at, pass)) = &service.setup.death else { return };
+    let Some((at, pass)) = &service.setup.death else {
+        return;
+    };
     if at == point && service.passed.fetch_add(1, Ordering::Relaxed) + 1 == *pass {
-        service.journal.write(&Entry::Dying(service.process(), point.to_owned()));
+        service
+            .journal
+            .write(&Entry::Dying(service.process(), point.to_owned()));
         let _ = kill_process(getpid(), Signal::KILL);
         // It comes at once, and nothing happens in between.
         loop {
@@ -211,13 +285,19 @@ fn pass(point: &'static str) {
     }
 }
 
-async fn inline<H>(service: &'static Service, ledger: impl Serves<H>, handlers: Handlers<(), H>) -> Result<()>
+async fn inline<H>(
+    service: &'static Service,
+    ledger: impl Serves<H>,
+    handlers: Handlers<(), H>,
+) -> Result<()>
 where
     H: Clone + Send + Sync + 'static,
 {
     let receiver = Receiver::inline(ENDPOINT, Service::verifier(), ledger, handlers);
     // Longer than a lease, so that whoever waits for the dead sees their lease run out.
-    let receiver = receiver.lease(service.lease()).patience(service.lease() * 2);
+    let receiver = receiver
+        .lease(service.lease())
+        .patience(service.lease() * 2);
     serve(Some(receiver.build()?), None).await
 }
 
@@ -231,9 +311,16 @@ where
     H: Clone + Send + Sync + 'static,
     I: Inbox + Serves<H> + Clone,
 {
-    let receiver = ordered(Receiver::inbox(ENDPOINT, Service::verifier(), store.clone()));
+    let receiver = ordered(Receiver::inbox(
+        ENDPOINT,
+        Service::verifier(),
+        store.clone(),
+    ));
     let pause = Duration::from_millis(20);
-    let worker = Worker::new(ENDPOINT, store, handlers).lease(service.lease()).poll(pause * 5).pauses(pause, pause * 5);
+    let worker = Worker::new(ENDPOINT, store, handlers)
+        .lease(service.lease())
+        .poll(pause * 5)
+        .pauses(pause, pause * 5);
     // Being killed must not use up an event's attempts.
     let worker = worker.attempts(10_000).build()?;
     match service.setup.role {
@@ -252,7 +339,8 @@ fn in_any_order<I: Inbox>(receiver: ReceiverBuilder<Stored<I>>) -> ReceiverBuild
 }
 
 async fn serve(receiver: Option<Receiver>, worker: Option<Worker>) -> Result<()> {
-    let worker = worker.map(|worker| tokio::spawn(async move { worker.run(std::future::pending()).await }));
+    let worker =
+        worker.map(|worker| tokio::spawn(async move { worker.run(std::future::pending()).await }));
     if let Some(receiver) = receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         ready(listener.local_addr()?.port())?;
@@ -285,11 +373,16 @@ fn journaled() -> Handlers<()> {
 
 /// Writes the effect into a table of the ledger's database, with the completion of the claim.
 fn written_to_sqlite() -> Handlers<(), Sqlite> {
-    Handlers::new(()).on_tx(async |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<Sqlite>| {
-        let (service, id) = begin(&event, &cx).await?;
-        sqlx::query("INSERT INTO effects (event) VALUES (?)").bind(id.to_string()).execute(&mut *tx).await?;
-        end_tx(service, id).await
-    })
+    Handlers::new(()).on_tx(
+        async |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<Sqlite>| {
+            let (service, id) = begin(&event, &cx).await?;
+            sqlx::query("INSERT INTO effects (event) VALUES (?)")
+                .bind(id.to_string())
+                .execute(&mut *tx)
+                .await?;
+            end_tx(service, id).await
+        },
+    )
 }
 
 /// As the one before; the ledger may be under an inbox of another kind.
@@ -298,14 +391,19 @@ where
     L: Transactional<Connection = PgConnection>,
 {
     let insert: Arc<str> = format!("INSERT INTO {prefix}effects (event) VALUES ($1)").into();
-    Handlers::new(()).on_tx(move |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<L>| {
-        let insert = AssertSqlSafe(insert.clone());
-        async move {
-            let (service, id) = begin(&event, &cx).await?;
-            sqlx::query(insert).bind(id.to_string()).execute(&mut *tx).await?;
-            end_tx(service, id).await
-        }
-    })
+    Handlers::new(()).on_tx(
+        move |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<L>| {
+            let insert = AssertSqlSafe(insert.clone());
+            async move {
+                let (service, id) = begin(&event, &cx).await?;
+                sqlx::query(insert)
+                    .bind(id.to_string())
+                    .execute(&mut *tx)
+                    .await?;
+                end_tx(service, id).await
+            }
+        },
+    )
 }
 
 /// The part of an attempt before its effect, if it comes to one.
@@ -314,10 +412,19 @@ async fn begin(
     cx: &Context<()>,
 ) -> std::result::Result<(&'static Service, EventId), HandlerError> {
     let service = Service::get();
-    let id: EventId = event.id().parse().map_err(|_| HandlerError::terminal("none of the driver's events"))?;
-    service.journal.write(&Entry::Tried(service.process(), id, cx.attempt()));
+    let id: EventId = event
+        .id()
+        .parse()
+        .map_err(|_| HandlerError::terminal("none of the driver's events"))?;
+    service
+        .journal
+        .write(&Entry::Tried(service.process(), id, cx.attempt()));
     if let Some(task) = tokio::task::try_id() {
-        service.tried.lock().unwrap_or_else(PoisonError::into_inner).insert(task, id);
+        service
+            .tried
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(task, id);
     }
     service.work().await;
     if service.setup.store.gives_up(id) {
@@ -331,14 +438,22 @@ async fn begin(
 /// The rest of an attempt after its row was written: that it fails then must undo it.
 async fn end_tx(service: &Service, id: EventId) -> std::result::Result<(), HandlerError> {
     end(service, id).await;
-    if service.fails() { Err(HandlerError::retryable("the dice fell so")) } else { Ok(()) }
+    if service.fails() {
+        Err(HandlerError::retryable("the dice fell so"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The rest of an attempt after its effect, or after it came to none.
 async fn end(service: &Service, id: EventId) {
     service.work().await;
     if let Some(task) = tokio::task::try_id() {
-        service.at_work_on.lock().unwrap_or_else(PoisonError::into_inner).insert(task, id);
+        service
+            .at_work_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(task, id);
     }
 }
 
@@ -369,8 +484,8 @@ impl Subscriber for Log {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Writes into the journal which leases were lost and which completions failed. The metrics count each of them, while log lines are
-/// limited.
+/// Writes into the journal which leases were lost and which completions failed. The metrics count
+/// each of them, while log lines are limited.
 struct Counts;
 
 impl Recorder for Counts {
@@ -381,7 +496,9 @@ impl Recorder for Counts {
     fn register_counter(&self, key: &Key, _: &metrics::Metadata<'_>) -> Counter {
         match key.name() {
             LEASES_LOST => Counter::from_arc(Arc::new(Count(Service::tried, Entry::LeaseLost))),
-            STORE_FAILURES => Counter::from_arc(Arc::new(Count(Service::at_hand, Entry::NotCompleted))),
+            STORE_FAILURES => {
+                Counter::from_arc(Arc::new(Count(Service::at_hand, Entry::NotCompleted)))
+            }
             _ => Counter::noop(),
         }
     }

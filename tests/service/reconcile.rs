@@ -14,18 +14,25 @@ use authpi_sdk::{
 
 use crate::Result;
 
-/// Long enough to be renewed in time on a busy machine; whoever follows on a process that was killed waits for it to run out.
+/// Long enough to be renewed in time on a busy machine; whoever follows on a process that was
+/// killed waits for it to run out.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// Reconciles from the AuthPI that the environment names, with ledger and watermark in `folder`. Prints a line for each event that it
-/// handles, and one when it has caught up.
+/// Reconciles from the AuthPI that the environment names, with ledger and watermark in `folder`.
+/// Prints a line for each event that it handles, and one when it has caught up.
 pub(crate) async fn run(folder: &Path) -> Result<()> {
     let handlers = Handlers::new(()).otherwise(async |event: Event, _: Context<()>| {
         println!("handled {}", event.id());
         Ok(())
     });
     let ledger = Sqlite::open(folder.join("hooks.db")).await?;
-    let receiver = Receiver::inline("users", Verifier::accept_anybody_dangerously(), ledger, handlers).lease(LEASE);
+    let receiver = Receiver::inline(
+        "users",
+        Verifier::accept_anybody_dangerously(),
+        ledger,
+        handlers,
+    )
+    .lease(LEASE);
     let receiver = receiver.build()?;
     let reconcile = Reconcile::new(&Client::from_env()?, &receiver, "wh_1")
         .watermark(WatermarkFile::new(folder.join("users.watermark")))

@@ -18,10 +18,20 @@ fn event_of(body: Verified<Vec<u8>>) -> Vec<u8> {
 }
 
 fn main() {
-    let keys = KeyRing::new().with("2026-11", Secret::new("whs_0123456789abcdef0123456789abcdef"));
-    let handlers = Handlers::new(String::new()).on(welcome).prefix("organization.", async |_: Event, _| Ok(()));
-    let receiver = Receiver::inline("users", Verifier::authpi(keys), Memory::new(), handlers).build();
+    let keys = KeyRing::new().with(
+        "2026-11",
+        Secret::new("whs_0123456789abcdef0123456789abcdef"),
+    );
+    let handlers = Handlers::new(String::new())
+        .on(welcome)
+        .prefix("organization.", async |_: Event, _| Ok(()));
+    let receiver =
+        Receiver::inline("users", Verifier::authpi(keys), Memory::new(), handlers).build();
     let unknown = EventType::from("moon.landed");
-    println!("{} {}", receiver.is_ok(), matches!(&unknown, EventType::Unknown(name) if name.as_str() == "moon.landed"));
+    println!(
+        "{} {}",
+        receiver.is_ok(),
+        matches!(&unknown, EventType::Unknown(name) if name.as_str() == "moon.landed")
+    );
     let _ = event_of;
 }

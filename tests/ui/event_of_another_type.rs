@@ -1,4 +1,5 @@
-//! An event of one type does not pass for one of another, and has typed data only once its type is known.
+//! An event of one type does not pass for one of another, and has typed data only once its type is
+//! known.
 
 use authpi_sdk::event::{
     Event,

@@ -1,4 +1,5 @@
-//! A handler's argument is an event of a type that AuthPI has, and its answer is the SDK's `Result`.
+//! A handler's argument is an event of a type that AuthPI has, and its answer is the SDK's
+//! `Result`.
 
 use authpi_sdk::{
     event::{Event, payload::User},

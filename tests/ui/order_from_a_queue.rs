@@ -1,4 +1,5 @@
-//! JetStream hands out what comes next, whomever it is about, so that order per user cannot be asked of it.
+//! JetStream hands out what comes next, whomever it is about, so that order per user cannot be
+//! asked of it.
 
 use authpi_sdk::{
     event::Subject,
@@ -12,7 +13,8 @@ fn in_any_order(inbox: Nats<Memory>) {
 }
 
 fn in_order(inbox: Nats<Memory>) {
-    let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), inbox).in_order_per(Subject::user_id); //~ E0277
+    let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), inbox)
+        .in_order_per(Subject::user_id); //~ E0277
 }
 
 fn main() {

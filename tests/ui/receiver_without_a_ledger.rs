@@ -1,4 +1,5 @@
-//! A receiver that answers after handling needs somewhere to remember what it handled, and a verifier.
+//! A receiver that answers after handling needs somewhere to remember what it handled, and a
+//! verifier.
 
 use std::collections::HashSet;
 
@@ -10,6 +11,11 @@ use authpi_sdk::{
 };
 
 fn main() {
-    let _ = Receiver::inline("users", Verifier::authpi(KeyRing::new()), HashSet::<String>::new(), Handlers::new(())); //~ E0277
+    let _ = Receiver::inline(
+        "users",
+        Verifier::authpi(KeyRing::new()),
+        HashSet::<String>::new(), //~ E0277
+        Handlers::new(()),
+    );
     let _ = Receiver::inline("users", KeyRing::new(), Memory::new(), Handlers::new(())); //~ E0308
 }

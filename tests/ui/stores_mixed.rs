@@ -1,4 +1,5 @@
-//! A handler that writes in one store's transaction cannot run over another, nor where there is no transaction.
+//! A handler that writes in one store's transaction cannot run over another, nor where there is no
+//! transaction.
 
 use authpi_sdk::{
     event::{Event, types::UserCreated, types::UserDeleted},

@@ -1,4 +1,5 @@
-//! A type that this version does not know cannot be made or matched by its name, so naming it later breaks nobody.
+//! A type that this version does not know cannot be made or matched by its name, so naming it later
+//! breaks nobody.
 
 use authpi_sdk::event::{EventType, UnknownEventType};
 

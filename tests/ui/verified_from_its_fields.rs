@@ -3,7 +3,10 @@
 use authpi_sdk::signature::Verified;
 
 fn promote(body: Vec<u8>) -> Verified<Vec<u8>> {
-    Verified { value: body, key: None } //~ E0451
+    Verified {
+        value: body, //~ E0451
+        key: None,
+    }
 }
 
 fn main() {

@@ -8,8 +8,9 @@ use crate::run::{cargo, run};
 
 /// Measure the SDK beside other crates and hand-written code; needs a quiet machine to be believed.
 ///
-/// Each measurement prints a table with the CPU and the versions it was made with, and writes the same figures as JSON to
-/// `target/bench/`. The first run builds the other crates, which takes minutes.
+/// Each measurement prints a table with the CPU and the versions it was made with, and writes the
+/// same figures as JSON to `target/bench/`. The first run builds the other crates, which takes
+/// minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only this one [default: all of them in turn]
@@ -22,13 +23,16 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Which {
-    /// Verification and parsing beside svix, standardwebhooks, workos and async-stripe-webhook, and the HMAC alone
+    /// Verification and parsing beside svix, standardwebhooks, workos and async-stripe-webhook, and
+    /// the HMAC alone
     Verify,
     /// A delivery over HTTP beside a bare axum route and a hand-written one
     Receiver,
-    /// The memory ledger per event; claim + complete in Postgres, Redis and SQLite beside the same by hand
+    /// The memory ledger per event; claim + complete in Postgres, Redis and SQLite beside the same
+    /// by hand
     Ledger,
-    /// Appends in Postgres and NATS beside the same by hand, and the time from an append to its handler
+    /// Appends in Postgres and NATS beside the same by hand, and the time from an append to its
+    /// handler
     Inbox,
     /// Calls beside bare reqwest and AuthPI's Python SDK, against one emulator
     Client,
@@ -37,7 +41,14 @@ enum Which {
 }
 
 impl Which {
-    const ALL: [Self; 6] = [Self::Verify, Self::Receiver, Self::Ledger, Self::Inbox, Self::Client, Self::Build];
+    const ALL: [Self; 6] = [
+        Self::Verify,
+        Self::Receiver,
+        Self::Ledger,
+        Self::Inbox,
+        Self::Client,
+        Self::Build,
+    ];
 
     const fn program(self) -> &'static str {
         match self {
@@ -52,12 +63,32 @@ impl Which {
 }
 
 pub(crate) fn bench(args: &Args, root: &Path) -> Result<()> {
-    let own = ["--release", "--manifest-path", "benches/Cargo.toml", "--target-dir", "target/benches", "--locked"];
+    let own = [
+        "--release",
+        "--manifest-path",
+        "benches/Cargo.toml",
+        "--target-dir",
+        "target/benches",
+        "--locked",
+    ];
     // All at once, so that nothing is built while something is measured.
-    run(&mut cargo(root, ["build", "--quiet"].into_iter().chain(own)))?;
-    for which in Which::ALL.into_iter().filter(|which| args.which.is_none_or(|wanted| wanted == *which)) {
-        let program = ["run", "--quiet"].into_iter().chain(own).chain(["--bin", which.program()]);
-        let options = args.quick.then_some(["--", "--quick"]).into_iter().flatten();
+    run(&mut cargo(
+        root,
+        ["build", "--quiet"].into_iter().chain(own),
+    ))?;
+    for which in Which::ALL
+        .into_iter()
+        .filter(|which| args.which.is_none_or(|wanted| wanted == *which))
+    {
+        let program = ["run", "--quiet"]
+            .into_iter()
+            .chain(own)
+            .chain(["--bin", which.program()]);
+        let options = args
+            .quick
+            .then_some(["--", "--quick"])
+            .into_iter()
+            .flatten();
         run(&mut cargo(root, program.chain(options)))?;
     }
     Ok(())

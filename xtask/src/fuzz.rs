@@ -39,17 +39,27 @@ impl Target {
 pub(crate) fn fuzz(args: &Args, root: &Path) -> Result<()> {
     // By the name `cargo`, which is rustup's and so understands `+nightly`.
     ensure!(
-        succeeds(&mut program(root, "cargo", ["+nightly", "fuzz", "--version"])),
+        succeeds(&mut program(
+            root,
+            "cargo",
+            ["+nightly", "fuzz", "--version"]
+        )),
         "cargo-fuzz or a nightly Rust is missing: `cargo install cargo-fuzz`, `rustup toolchain install nightly`"
     );
     let targets = <Target as clap::ValueEnum>::value_variants();
-    for target in targets.iter().filter(|target| args.which.is_none_or(|which| which == **target)) {
+    for target in targets
+        .iter()
+        .filter(|target| args.which.is_none_or(|which| which == **target))
+    {
         let limit = format!("-max_total_time={}", args.seconds);
         let mut fuzz = program(root, "cargo", ["+nightly", "fuzz", "run", target.name()]);
-        // What it finds goes into the first folder, and is not committed; what it begins with lies in the second.
-        let folders = ["corpus", "seeds"].map(|kind| root.join("fuzz").join(kind).join(target.name()));
+        // What it finds goes into the first folder, and is not committed; what it begins with lies
+        // in the second.
+        let folders =
+            ["corpus", "seeds"].map(|kind| root.join("fuzz").join(kind).join(target.name()));
         std::fs::create_dir_all(&folders[0])?;
-        fuzz.args(folders.iter().filter(|folder| folder.exists())).args(["--", &limit]);
+        fuzz.args(folders.iter().filter(|folder| folder.exists()))
+            .args(["--", &limit]);
         run(&mut fuzz)?;
     }
     Ok(())

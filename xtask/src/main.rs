@@ -1,4 +1,5 @@
-//! `cargo xtask`: every maintenance job of this repository. One file per subcommand; `cargo xtask --help` lists them.
+//! `cargo xtask`: every maintenance job of this repository. One file per subcommand;
+//! `cargo xtask --help` lists them.
 
 mod bench;
 mod codegen;
@@ -43,7 +44,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
+            error
+                .chain()
+                .skip(1)
+                .for_each(|cause| eprintln!("  because: {cause}"));
             ExitCode::FAILURE
         }
     }

@@ -21,7 +21,8 @@ pub(super) fn mistakes(schema: &Validator, value: &Value) -> Vec<Field> {
 fn explain(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
     let at = dotted(error.instance_path().as_str());
     match error.kind() {
-        // A union: the complaints of the variant that `type` names, or, if it names none, the names that there are.
+        // A union: the complaints of the variant that `type` names, or, if it names none, the names
+        // that there are.
         Kind::OneOfNotValid { context } | Kind::AnyOf { context } => {
             match variant(context, error.instance_path().as_str()) {
                 Variant::Named(errors) => {
@@ -37,12 +38,20 @@ fn explain(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
                     ));
                 }
                 Variant::NotTagged => {
-                    fields.push(Field::new(whole(at), "invalid_type", "is of none of the types allowed"));
+                    fields.push(Field::new(
+                        whole(at),
+                        "invalid_type",
+                        "is of none of the types allowed",
+                    ));
                 }
             }
         }
         Kind::Required { property } => {
-            fields.push(Field::new(join(&at, property.as_str().unwrap_or_default()), "required", "is missing"));
+            fields.push(Field::new(
+                join(&at, property.as_str().unwrap_or_default()),
+                "required",
+                "is missing",
+            ));
         }
         kind => fields.push(Field::new(whole(at), code(kind), text(error))),
     }
@@ -60,7 +69,9 @@ fn variant<'a>(context: &'a [Vec<ValidationError<'static>>], union: &str) -> Var
     let mut known = Vec::new();
     for errors in context {
         let wrong_tag = errors.iter().find_map(|error| match error.kind() {
-            Kind::Constant { expected_value } => Some((error.instance_path().as_str().to_owned(), expected_value)),
+            Kind::Constant { expected_value } => {
+                Some((error.instance_path().as_str().to_owned(), expected_value))
+            }
             _ => None,
         });
         match wrong_tag {
@@ -68,13 +79,19 @@ fn variant<'a>(context: &'a [Vec<ValidationError<'static>>], union: &str) -> Var
                 known.extend(expected.as_str().map(str::to_owned));
                 tag = Some(at);
             }
-            // The variant for null says nothing about an object, nor that for an object about a number.
-            None if errors.iter().any(|error| wrong_type(error) && error.instance_path().as_str() == union) => {}
+            // The variant for null says nothing about an object, nor that for an object about a
+            // number.
+            None if errors
+                .iter()
+                .any(|error| wrong_type(error) && error.instance_path().as_str() == union) => {}
             None => return Variant::Named(errors),
         }
     }
     match tag {
-        Some(at) => Variant::Unknown { tag: at.rsplit('/').next().unwrap_or_default().to_owned(), known },
+        Some(at) => Variant::Unknown {
+            tag: at.rsplit('/').next().unwrap_or_default().to_owned(),
+            known,
+        },
         None => Variant::NotTagged,
     }
 }
@@ -100,7 +117,9 @@ fn code(kind: &Kind) -> &'static str {
 /// The complaint without the value complained of, which may be a secret.
 fn text(error: &ValidationError<'_>) -> String {
     match error.kind() {
-        Kind::Type { kind: TypeKind::Single(expected) } => format!("must be of type {expected}"),
+        Kind::Type {
+            kind: TypeKind::Single(expected),
+        } => format!("must be of type {expected}"),
         Kind::Enum { options } if options.as_array().is_some_and(|all| all.len() > 12) => {
             "is not one of the values that the description lists".to_owned()
         }
@@ -125,11 +144,19 @@ fn dotted(pointer: &str) -> String {
 }
 
 fn join(path: &str, member: &str) -> String {
-    if path.is_empty() { member.to_owned() } else { format!("{path}.{member}") }
+    if path.is_empty() {
+        member.to_owned()
+    } else {
+        format!("{path}.{member}")
+    }
 }
 
 fn whole(path: String) -> String {
-    if path.is_empty() { "body".to_owned() } else { path }
+    if path.is_empty() {
+        "body".to_owned()
+    } else {
+        path
+    }
 }
 
 #[cfg(test)]
@@ -141,26 +168,42 @@ mod tests {
     #[test]
     fn a_mistake_in_a_union_is_told_for_the_variant_that_was_meant() {
         let variant = |name: &str, required: &str| json!({"type": "object", "required": ["type", required], "properties": {"type": {"const": name}}});
-        let schema =
-            json!({"properties": {"auth": {"oneOf": [variant("bearer", "token"), variant("signature", "key")]}}});
+        let schema = json!({"properties": {"auth": {"oneOf": [variant("bearer", "token"), variant("signature", "key")]}}});
         let schema = jsonschema::validator_for(&schema).unwrap();
         let told = |body: Value| mistakes(&schema, &body);
 
         assert_eq!(
             told(json!({"auth": {"type": "basic"}})),
-            [Field::new("auth.type", "invalid_value", "must be one of bearer, signature")]
+            [Field::new(
+                "auth.type",
+                "invalid_value",
+                "must be one of bearer, signature"
+            )]
         );
-        assert_eq!(told(json!({"auth": {"type": "signature"}})), [Field::new("auth.key", "required", "is missing")]);
+        assert_eq!(
+            told(json!({"auth": {"type": "signature"}})),
+            [Field::new("auth.key", "required", "is missing")]
+        );
         assert_eq!(told(json!({"auth": {"type": "bearer", "token": 1}})), []);
-        assert_eq!(told(json!({"auth": 1})), [Field::new("auth", "invalid_type", "is of none of the types allowed")]);
+        assert_eq!(
+            told(json!({"auth": 1})),
+            [Field::new(
+                "auth",
+                "invalid_type",
+                "is of none of the types allowed"
+            )]
+        );
     }
 
     #[test]
     fn the_value_complained_of_is_never_repeated() {
-        let schema =
-            json!({"properties": {"a": {"type": "string", "pattern": "^x", "maxLength": 3}, "b": {"enum": ["x"]}}});
+        let schema = json!({"properties": {"a": {"type": "string", "pattern": "^x", "maxLength": 3}, "b": {"enum": ["x"]}}});
         let schema = jsonschema::validator_for(&schema).unwrap();
-        for body in [json!({"a": "hunter2"}), json!({"b": "hunter2"}), json!({"a": {"hunter2": 1}})] {
+        for body in [
+            json!({"a": "hunter2"}),
+            json!({"b": "hunter2"}),
+            json!({"a": {"hunter2": 1}}),
+        ] {
             let told = mistakes(&schema, &body);
             assert!(!told.is_empty());
             assert!(!format!("{told:?}").contains("hunter2"), "{told:?}");

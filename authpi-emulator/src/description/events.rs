@@ -24,16 +24,44 @@ pub(crate) struct Example {
 impl EventCatalogue {
     /// A subject for an event of this type, within the account.
     pub(crate) fn example_subject(&self, event_type: &str, account_id: &Value) -> Value {
-        let members = self.examples.get(event_type).into_iter().flat_map(|example| &example.members);
-        let id = |name: &String| if name == "account_id" { account_id } else { &self.ids[name] };
-        Value::Object(members.map(|name| (name.clone(), id(name).clone())).collect())
+        let members = self
+            .examples
+            .get(event_type)
+            .into_iter()
+            .flat_map(|example| &example.members);
+        let id = |name: &String| {
+            if name == "account_id" {
+                account_id
+            } else {
+                &self.ids[name]
+            }
+        };
+        Value::Object(
+            members
+                .map(|name| (name.clone(), id(name).clone()))
+                .collect(),
+        )
     }
 
-    /// Data for an event of this type that is about `subject`: where the example has an id, it has the subject's.
-    pub(crate) fn example_data(&self, event_type: &str, subject: &Value, account_id: &Value) -> Value {
-        let mut data = self.examples.get(event_type).map(|example| example.data.clone()).unwrap_or_default();
+    /// Data for an event of this type that is about `subject`: where the example has an id, it has
+    /// the subject's.
+    pub(crate) fn example_data(
+        &self,
+        event_type: &str,
+        subject: &Value,
+        account_id: &Value,
+    ) -> Value {
+        let mut data = self
+            .examples
+            .get(event_type)
+            .map(|example| example.data.clone())
+            .unwrap_or_default();
         for value in data.values_mut().filter(|value| value.is_string()) {
-            let mut names = self.ids.iter().filter(|(_, id)| *id == value).map(|(name, _)| name);
+            let mut names = self
+                .ids
+                .iter()
+                .filter(|(_, id)| *id == value)
+                .map(|(name, _)| name);
             let known = names.find_map(|name| match subject.get(name) {
                 None if name == "account_id" => Some(account_id),
                 given => given,

@@ -1,8 +1,10 @@
-//! AuthPI's API as `openapi/authpi.yaml` describes it: which call a request is, and whether it is one that AuthPI would take.
+//! AuthPI's API as `openapi/authpi.yaml` describes it: which call a request is, and whether it is
+//! one that AuthPI would take.
 //!
-//! The document is the only source of paths, parameters and schemas here. [`Description::get`] reads it once per process;
-//! [`Description::find`] says which operation a request means; [`Operation::check_query`], [`Operation::check_headers`] and
-//! [`Operation::check_body`] find a client's mistakes; [`Operation::check_answer`] finds the emulator's own.
+//! The document is the only source of paths, parameters and schemas here. [`Description::get`]
+//! reads it once per process; [`Description::find`] says which operation a request means;
+//! [`Operation::check_query`], [`Operation::check_headers`] and [`Operation::check_body`] find a
+//! client's mistakes; [`Operation::check_answer`] finds the emulator's own.
 
 mod check;
 mod document;
@@ -97,16 +99,23 @@ impl Description {
     /// # Panics
     /// When `openapi/` cannot be read as a description; a unit test does so first.
     pub(crate) fn get() -> &'static Self {
-        static DESCRIPTION: LazyLock<Description> =
-            LazyLock::new(|| document::load().expect("the embedded description was read by this crate's tests"));
+        static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
+            document::load().expect("the embedded description was read by this crate's tests")
+        });
         &DESCRIPTION
     }
 
     /// The operation that a request means, and its path parameters.
-    pub(crate) fn find(&self, method: &Method, path: &str) -> Result<(&Operation, BTreeMap<String, String>), Problem> {
+    pub(crate) fn find(
+        &self,
+        method: &Method,
+        path: &str,
+    ) -> Result<(&Operation, BTreeMap<String, String>), Problem> {
         let mut allowed = Vec::new();
         for operation in &self.operations {
-            let Some(found) = operation.matches(path) else { continue };
+            let Some(found) = operation.matches(path) else {
+                continue;
+            };
             if operation.method == *method {
                 return Ok((operation, found));
             }
@@ -131,7 +140,9 @@ impl Description {
 impl Operation {
     /// Whether the description gives the call an `Idempotency-Key`.
     pub(crate) fn takes_idempotency_key(&self) -> bool {
-        self.headers.iter().any(|header| header.name.eq_ignore_ascii_case("idempotency-key"))
+        self.headers
+            .iter()
+            .any(|header| header.name.eq_ignore_ascii_case("idempotency-key"))
     }
 
     fn matches(&self, path: &str) -> Option<BTreeMap<String, String>> {
@@ -143,7 +154,9 @@ impl Operation {
                 Segment::Literal(literal) if literal == segment => {}
                 Segment::Literal(_) => return None,
                 Segment::Name(name) => {
-                    let value = percent_encoding::percent_decode_str(segment).decode_utf8().ok()?;
+                    let value = percent_encoding::percent_decode_str(segment)
+                        .decode_utf8()
+                        .ok()?;
                     if value.is_empty() {
                         return None;
                     }
@@ -158,9 +171,14 @@ impl Operation {
     pub(crate) fn check_query(&self, query: &str) -> Result<Parameters, Problem> {
         let mut given = BTreeMap::<String, Vec<String>>::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            given.entry(name.into_owned()).or_default().push(value.into_owned());
+            given
+                .entry(name.into_owned())
+                .or_default()
+                .push(value.into_owned());
         }
-        parameter::check_all(&self.query, "query", |parameter| given.remove(parameter).unwrap_or_default())
+        parameter::check_all(&self.query, "query", |parameter| {
+            given.remove(parameter).unwrap_or_default()
+        })
     }
 
     /// 400 for a header of the description that breaks it.
@@ -175,10 +193,12 @@ impl Operation {
         Ok(())
     }
 
-    /// The body as JSON: `Null` where there is none. 400 for what is not JSON, 415 for another content type, 422 for what
-    /// breaks the schema.
+    /// The body as JSON: `Null` where there is none. 400 for what is not JSON, 415 for another
+    /// content type, 422 for what breaks the schema.
     pub(crate) fn check_body(&self, headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
-        let Some(expected) = &self.body else { return Ok(Value::Null) };
+        let Some(expected) = &self.body else {
+            return Ok(Value::Null);
+        };
         if body.is_empty() {
             if expected.required {
                 return Err(Problem::malformed(
@@ -190,14 +210,23 @@ impl Operation {
         }
         let value = json_body(headers, body)?;
         let mistakes = check::mistakes(&expected.schema, &value);
-        if mistakes.is_empty() { Ok(value) } else { Err(Problem::invalid(mistakes)) }
+        if mistakes.is_empty() {
+            Ok(value)
+        } else {
+            Err(Problem::invalid(mistakes))
+        }
     }
 
     /// What is wrong with an answer of the emulator's own; `None` if the description allows it.
     pub(crate) fn check_answer(&self, status: StatusCode, body: Option<&Value>) -> Option<String> {
         let name = format!("{} {:?}", status.as_u16(), self.call);
         let range = format!("{}XX", status.as_u16() / 100);
-        match (self.answers.get(status.as_str()).or_else(|| self.answers.get(&range)), body) {
+        match (
+            self.answers
+                .get(status.as_str())
+                .or_else(|| self.answers.get(&range)),
+            body,
+        ) {
             (None, _) => Some(format!("{name} is not described")),
             (Some(None), None) => None,
             (Some(None), Some(_)) => Some(format!("{name} has a body that is not described")),
@@ -213,9 +242,16 @@ impl Operation {
 
 /// A JSON body, or 400 or 415.
 pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
-    let content_type =
-        headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let content_type = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     if essence != "application/json" {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -225,8 +261,15 @@ pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Probl
     }
     serde_json::from_slice(body).map_err(|error| {
         // The position, and not serde's text: that may quote the body.
-        let place = format!("is not JSON at line {}, column {}", error.line(), error.column());
-        Problem::malformed(format!("the body {place}"), vec![Field::new("body", "malformed", place)])
+        let place = format!(
+            "is not JSON at line {}, column {}",
+            error.line(),
+            error.column()
+        );
+        Problem::malformed(
+            format!("the body {place}"),
+            vec![Field::new("body", "malformed", place)],
+        )
     })
 }
 

@@ -34,7 +34,10 @@ pub(super) fn check_all(
                 if found.is_empty() {
                     read.insert(parameter.name.clone(), value);
                 }
-                mistakes.extend(found.into_iter().map(|mistake| Field { field: parameter.name.clone(), ..mistake }));
+                mistakes.extend(found.into_iter().map(|mistake| Field {
+                    field: parameter.name.clone(),
+                    ..mistake
+                }));
             }
             Err(mistake) => mistakes.push(mistake),
         }
@@ -42,8 +45,14 @@ pub(super) fn check_all(
     if mistakes.is_empty() {
         return Ok(read);
     }
-    let names: Vec<_> = mistakes.iter().map(|mistake| format!("{}: {}", mistake.field, mistake.message)).collect();
-    Err(Problem::malformed(format!("{place}: {}", names.join("; ")), mistakes))
+    let names: Vec<_> = mistakes
+        .iter()
+        .map(|mistake| format!("{}: {}", mistake.field, mistake.message))
+        .collect();
+    Err(Problem::malformed(
+        format!("{place}: {}", names.join("; ")),
+        mistakes,
+    ))
 }
 
 /// The types of a parameter's schema that are not text.
@@ -62,7 +71,13 @@ impl Parameter {
             [only] if self.list => only.split(',').map(|value| self.typed(value)).collect(),
             several if self.list => several.iter().map(|value| self.typed(value)).collect(),
             [only] => self.typed(only),
-            _ => return Err(Field::new(&self.name, "repeated", "is given more than once")),
+            _ => {
+                return Err(Field::new(
+                    &self.name,
+                    "repeated",
+                    "is given more than once",
+                ));
+            }
         };
         Ok(Some(value))
     }

@@ -26,7 +26,9 @@ pub(super) fn write(id: &str, webhook_id: &str, event: &Event) -> Vec<u8> {
         r#type: "event",
         datacontenttype: "application/json",
         // The emulator's clock cannot leave the calendar.
-        time: Timestamp::from_millisecond(event.timestamp).unwrap_or(Timestamp::MAX).to_string(),
+        time: Timestamp::from_millisecond(event.timestamp)
+            .unwrap_or(Timestamp::MAX)
+            .to_string(),
         data: &event.delivered,
     };
     serde_json::to_vec(&envelope).expect("strings and JSON are always JSON")
@@ -42,8 +44,14 @@ mod tests {
     #[test]
     fn an_envelope_reads_as_the_one_in_authpis_guide() {
         let subject = json!({"user_id": "usr_1"});
-        let event =
-            Event::new("evt_1".into(), "user.created", 1_704_079_296_000, "test", subject, json!({"id": "usr_1"}));
+        let event = Event::new(
+            "evt_1".into(),
+            "user.created",
+            1_704_079_296_000,
+            "test",
+            subject,
+            json!({"id": "usr_1"}),
+        );
         let written = String::from_utf8(write("0a-1b", "wh_1", &event)).unwrap();
         let expected = [
             r#"{"id":"0a-1b","specversion":"1.0","source":"com.authpi.webhooks/v1/wh_1","type":"event","#,
@@ -58,11 +66,23 @@ mod tests {
         let description = Description::get();
         for name in &description.events.types {
             let subject = description.events.example_subject(name, &json!("acc_1"));
-            let data = description.events.example_data(name, &subject, &json!("acc_1"));
-            let event = Event::new("evt_1".into(), name, 1_704_079_296_000, "test", subject, data);
+            let data = description
+                .events
+                .example_data(name, &subject, &json!("acc_1"));
+            let event = Event::new(
+                "evt_1".into(),
+                name,
+                1_704_079_296_000,
+                "test",
+                subject,
+                data,
+            );
             let written = serde_json::from_slice(&write("0a-1b", "wh_1", &event)).unwrap();
             assert_eq!(description.check_delivery(&written), [], "{name}");
         }
-        assert_ne!(description.check_delivery(&json!({"specversion": "1.0"})), []);
+        assert_ne!(
+            description.check_delivery(&json!({"specversion": "1.0"})),
+            []
+        );
     }
 }

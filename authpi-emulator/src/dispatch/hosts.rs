@@ -9,26 +9,32 @@ use url::{Host, Url};
 pub(crate) struct Hosts(Vec<Host<String>>);
 
 impl Hosts {
-    /// Allows a host, named as in a URL but without scheme and port. An IPv6 address may be without brackets.
+    /// Allows a host, named as in a URL but without scheme and port. An IPv6 address may be without
+    /// brackets.
     pub(crate) fn allow(&mut self, host: &str) -> Result<(), String> {
         let parsed = match host.parse::<Ipv6Addr>() {
             Ok(address) => Ok(Host::Ipv6(address)),
             Err(_) => Host::parse(host),
         };
-        let parsed = parsed.map_err(|_| format!("`{host}` is not a host: name it without scheme, port and path"))?;
+        let parsed = parsed.map_err(|_| {
+            format!("`{host}` is not a host: name it without scheme, port and path")
+        })?;
         self.0.push(parsed);
         Ok(())
     }
 
     /// Whether deliveries to this URL are possible, or why not.
     pub(crate) fn check(&self, url: &str) -> Result<(), String> {
-        let parsed = Url::parse(url).map_err(|error| format!("the webhook's URL cannot be called: {error}"))?;
+        let parsed = Url::parse(url)
+            .map_err(|error| format!("the webhook's URL cannot be called: {error}"))?;
         if parsed.scheme() != "http" {
             return Err("the emulator delivers over plain HTTP only".to_owned());
         }
         let host = parsed.host().ok_or("the webhook's URL has no host")?;
         let here = match host {
-            Host::Domain(name) => name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost"),
+            Host::Domain(name) => {
+                name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost")
+            }
             Host::Ipv4(address) => IpAddr::V4(address).is_loopback(),
             Host::Ipv6(address) => address.to_canonical().is_loopback(),
         };
@@ -48,12 +54,27 @@ mod tests {
     #[test]
     fn only_this_machine_is_called_unless_a_host_is_allowed() {
         let mut hosts = Hosts::default();
-        for url in ["http://localhost:1/x", "http://127.9.9.9", "http://[::1]:8080/", "http://[::ffff:127.0.0.1]/"] {
+        for url in [
+            "http://localhost:1/x",
+            "http://127.9.9.9",
+            "http://[::1]:8080/",
+            "http://[::ffff:127.0.0.1]/",
+        ] {
             assert_eq!(hosts.check(url), Ok(()), "{url}");
         }
-        let elsewhere = ["http://app:8080/", "http://192.168.0.1/", "http://[fd00::1]/", "http://my_app.internal/x"];
+        let elsewhere = [
+            "http://app:8080/",
+            "http://192.168.0.1/",
+            "http://[fd00::1]/",
+            "http://my_app.internal/x",
+        ];
         for url in elsewhere {
-            assert!(hosts.check(url).is_err_and(|why| why.contains("--allow-host ")), "{url}");
+            assert!(
+                hosts
+                    .check(url)
+                    .is_err_and(|why| why.contains("--allow-host ")),
+                "{url}"
+            );
         }
         for host in ["APP", "192.168.0.1", "fd00::1", "my_app.internal"] {
             hosts.allow(host).unwrap();
@@ -61,17 +82,30 @@ mod tests {
         for url in elsewhere {
             assert_eq!(hosts.check(url), Ok(()), "{url}");
         }
-        for url in ["http://app.example.com/", "http://localhost.example.com/", "http://192.168.0.2/"] {
+        for url in [
+            "http://app.example.com/",
+            "http://localhost.example.com/",
+            "http://192.168.0.2/",
+        ] {
             assert!(hosts.check(url).is_err(), "{url}");
         }
-        assert!(hosts.check("https://localhost/").is_err_and(|why| why.contains("plain HTTP only")));
+        assert!(
+            hosts
+                .check("https://localhost/")
+                .is_err_and(|why| why.contains("plain HTTP only"))
+        );
         assert!(hosts.check("nonsense").is_err());
     }
 
     #[test]
     fn what_is_not_a_host_alone_is_refused() {
         for host in ["", "http://app", "app:8080", "app/hooks", "a b", "[::1"] {
-            assert!(Hosts::default().allow(host).is_err_and(|why| why.contains("without scheme")), "{host:?}");
+            assert!(
+                Hosts::default()
+                    .allow(host)
+                    .is_err_and(|why| why.contains("without scheme")),
+                "{host:?}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Sends deliveries: the queue's when they are due, and those that a redelivery asks for.
 //!
-//! One task owns all attempts. It takes from the store what is due, sends it, writes down how it went, and sleeps until
-//! the emulator's clock shows the next retry. An attempt belongs to this task, never to the call that asked for it, so a
-//! client that hangs up cancels nothing.
+//! One task owns all attempts. It takes from the store what is due, sends it, writes down how it
+//! went, and sleeps until the emulator's clock shows the next retry. An attempt belongs to this
+//! task, never to the call that asked for it, so a client that hangs up cancels nothing.
 
 mod envelope;
 mod hosts;
@@ -28,7 +28,8 @@ use crate::{
 pub(crate) use hosts::Hosts;
 pub(crate) use send::{Outgoing, Sender};
 
-/// Attempts under way at once, of the queue and as many again of redeliveries; what is beyond that waits for its turn.
+/// Attempts under way at once, of the queue and as many again of redeliveries; what is beyond that
+/// waits for its turn.
 const AT_ONCE: usize = 256;
 
 /// A redelivery that somebody waits for.
@@ -55,7 +56,11 @@ pub(crate) async fn run(world: Arc<World>, mut asked_for: mpsc::UnboundedReceive
             {
                 attempts.spawn(attempt(world.clone(), delivery_id, None));
             }
-            if attempts.len() < AT_ONCE { store.next_due() } else { None }
+            if attempts.len() < AT_ONCE {
+                store.next_due()
+            } else {
+                None
+            }
         };
         tokio::select! {
             // The store or the clock's owner has news.
@@ -67,7 +72,8 @@ pub(crate) async fn run(world: Arc<World>, mut asked_for: mpsc::UnboundedReceive
                 Some(asked) => {
                     let (world, room) = (world.clone(), room.clone());
                     redeliveries.spawn(async move {
-                        // The semaphore is never closed; without it there would be no bound, and nothing else would change.
+                        // The semaphore is never closed; without it there would be no bound, and
+                        // nothing else would change.
                         let _room = room.acquire().await;
                         attempt(world, asked.delivery_id, Some(asked.outcome)).await;
                     });
@@ -94,15 +100,32 @@ async fn attempt(world: Arc<World>, delivery_id: String, outcome: Option<oneshot
     };
     let (status, error) = match answered {
         Ok(200) => (Some(200), None),
-        Ok(status) => (Some(status), Some(format!("the receiver answered {status}; only 200 is a receipt"))),
+        Ok(status) => (
+            Some(status),
+            Some(format!(
+                "the receiver answered {status}; only 200 is a receipt"
+            )),
+        ),
         Err(why) => (None, Some(why)),
     };
     let received = error.is_none();
     let asked_for = outcome.is_some();
     let line = {
         let mut store = world.store();
-        store.attempted(&delivery_id, Attempted { at, asked_for, status, error });
-        world.log.is_on().then(|| describe(&store, &delivery_id, begun.elapsed())).flatten()
+        store.attempted(
+            &delivery_id,
+            Attempted {
+                at,
+                asked_for,
+                status,
+                error,
+            },
+        );
+        world
+            .log
+            .is_on()
+            .then(|| describe(&store, &delivery_id, begun.elapsed()))
+            .flatten()
     };
     // Before anyone who waits for the delivery goes on.
     if let Some(line) = line {
@@ -126,12 +149,16 @@ fn describe(store: &Store, delivery_id: &str, took: Duration) -> Option<String> 
         Some(why) => {
             let next = match (delivery.status, delivery.next_attempt_at) {
                 (DeliveryStatus::Pending, Some(at)) => {
-                    let millis = u64::try_from(at.saturating_sub(store.clock.millis())).unwrap_or(0);
+                    let millis =
+                        u64::try_from(at.saturating_sub(store.clock.millis())).unwrap_or(0);
                     format!("next in {:?}", Duration::from_millis(millis))
                 }
                 _ => "given up".to_owned(),
             };
-            format!("failed: {why} (attempt {} of {}, {next})", delivery.attempt_count, delivery.attempt_budget)
+            format!(
+                "failed: {why} (attempt {} of {}, {next})",
+                delivery.attempt_count, delivery.attempt_budget
+            )
         }
     };
     Some(format!("{event_type} {event_id} -> {url}: {ended}"))
@@ -146,8 +173,14 @@ pub(crate) fn shown(url: &str) -> &str {
 fn prepare(world: &World, delivery_id: &str) -> Result<Outgoing, String> {
     let mut store = world.store();
     let store = &mut *store;
-    let delivery = store.deliveries.get_mut(delivery_id).ok_or("the delivery is gone")?;
-    let webhook = store.webhooks.get(&delivery.webhook_id).ok_or("the webhook is gone")?;
+    let delivery = store
+        .deliveries
+        .get_mut(delivery_id)
+        .ok_or("the delivery is gone")?;
+    let webhook = store
+        .webhooks
+        .get(&delivery.webhook_id)
+        .ok_or("the webhook is gone")?;
     if webhook.status == WebhookStatus::Deleted {
         return Err("the webhook is deleted".to_owned());
     }
@@ -171,5 +204,9 @@ fn prepare(world: &World, delivery_id: &str) -> Result<Outgoing, String> {
         value.set_sensitive(true);
         headers.insert(http::header::AUTHORIZATION, value);
     }
-    Ok(Outgoing { url: webhook.url.clone(), headers, body: body.clone() })
+    Ok(Outgoing {
+        url: webhook.url.clone(),
+        headers,
+        body: body.clone(),
+    })
 }

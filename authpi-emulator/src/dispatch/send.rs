@@ -34,7 +34,11 @@ impl Sender {
     pub(crate) fn new(timeout: Duration, hosts: Hosts) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), timeout, hosts }
+        Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            timeout,
+            hosts,
+        }
     }
 
     /// Whether this URL can be called, or why not.
@@ -42,21 +46,30 @@ impl Sender {
         self.hosts.check(url)
     }
 
-    /// The status of the answer; redirects are not followed. Or why there was none, as a text for `last_error`.
+    /// The status of the answer; redirects are not followed. Or why there was none, as a text for
+    /// `last_error`.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<u16, String> {
         self.check(&outgoing.url)?;
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(&outgoing.url)
             .header(header::CONTENT_TYPE, assumptions::DELIVERY_CONTENT_TYPE)
-            .header(header::USER_AGENT, concat!("authpi-emulator/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("authpi-emulator/", env!("CARGO_PKG_VERSION")),
+            )
             .body(Full::new(outgoing.body))
             .map_err(|error| format!("the webhook's URL cannot be called: {error}"))?;
         request.headers_mut().extend(outgoing.headers);
         let exchange = async {
-            let answer = self.client.request(request).await.map_err(|error| told(&error))?;
+            let answer = self
+                .client
+                .request(request)
+                .await
+                .map_err(|error| told(&error))?;
             let status = answer.status().as_u16();
-            // What the answer says is of no interest, but a receipt is one only when all of it has come.
+            // What the answer says is of no interest, but a receipt is one only when all of it has
+            // come.
             match Limited::new(answer.into_body(), MAX_ANSWER).collect().await {
                 Ok(_) => Ok(status),
                 Err(error) if error.is::<http_body_util::LengthLimitError>() => Ok(status),

@@ -1,4 +1,5 @@
-//! `POST /_emulator/events`: makes an event happen. Not of AuthPI's API, and so not in its description.
+//! `POST /_emulator/events`: makes an event happen. Not of AuthPI's API, and so not in its
+//! description.
 
 use http::{Method, StatusCode, request};
 use serde_json::{Value, json};
@@ -14,14 +15,16 @@ use crate::{
 /// Where.
 pub(crate) const PATH: &str = "/_emulator/events";
 
-/// Whether the call is one, and its caller may make it: all that can be told before its body is read. With `?account_id=` the
-/// account is checked, too.
+/// Whether the call is one, and its caller may make it: all that can be told before its body is
+/// read. With `?account_id=` the account is checked, too.
 pub(crate) fn admit(world: &World, parts: &request::Parts) -> Result<(), Problem> {
     if parts.method != Method::POST {
         return Err(Problem::method_not_allowed("POST"));
     }
     world.account.authenticate(&parts.headers)?;
-    for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+    for (name, value) in
+        url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
+    {
         if name == "account_id" {
             world.account.check_account(&value)?;
         }
@@ -29,33 +32,70 @@ pub(crate) fn admit(world: &World, parts: &request::Parts) -> Result<(), Problem
     Ok(())
 }
 
-/// Answers 201 with the event, as the events API shows it, and with how many deliveries of it are on their way.
-pub(crate) fn answer(world: &World, parts: &request::Parts, body: &[u8]) -> Result<Answer, Problem> {
+/// Answers 201 with the event, as the events API shows it, and with how many deliveries of it are
+/// on their way.
+pub(crate) fn answer(
+    world: &World,
+    parts: &request::Parts,
+    body: &[u8],
+) -> Result<Answer, Problem> {
     let mut body = json_body(&parts.headers, body)?;
     let Some(members) = body.as_object_mut() else {
-        return Err(Problem::invalid(vec![Field::new("body", "invalid_type", "must be of type object")]));
+        return Err(Problem::invalid(vec![Field::new(
+            "body",
+            "invalid_type",
+            "must be of type object",
+        )]));
     };
     let event_type = match members.get("type") {
         Some(Value::String(name)) => name.clone(),
-        Some(_) => return Err(Problem::invalid(vec![Field::new("type", "invalid_type", "must be of type string")])),
-        None => return Err(Problem::invalid(vec![Field::new("type", "required", "is missing")])),
+        Some(_) => {
+            return Err(Problem::invalid(vec![Field::new(
+                "type",
+                "invalid_type",
+                "must be of type string",
+            )]));
+        }
+        None => {
+            return Err(Problem::invalid(vec![Field::new(
+                "type",
+                "required",
+                "is missing",
+            )]));
+        }
     };
     let copies = match members.get("copies") {
         None => 1,
         // What is no count is no count that is allowed.
-        Some(copies) => copies.as_u64().and_then(|copies| u32::try_from(copies).ok()).unwrap_or(0),
+        Some(copies) => copies
+            .as_u64()
+            .and_then(|copies| u32::try_from(copies).ok())
+            .unwrap_or(0),
     };
     let allow_unknown_type = match members.get("allow_unknown_type") {
         None => false,
         Some(Value::Bool(allow)) => *allow,
         Some(_) => {
-            let field = Field::new("allow_unknown_type", "invalid_type", "must be of type boolean");
+            let field = Field::new(
+                "allow_unknown_type",
+                "invalid_type",
+                "must be of type boolean",
+            );
             return Err(Problem::invalid(vec![field]));
         }
     };
     let mut given = |name| members.remove(name).filter(|value| !value.is_null());
     let (subject, data) = (given("subject"), given("data"));
-    let recorded = world.trigger(NewEvent { event_type, subject, data, copies, allow_unknown_type })?;
+    let recorded = world.trigger(NewEvent {
+        event_type,
+        subject,
+        data,
+        copies,
+        allow_unknown_type,
+    })?;
     let shown = serde_json::to_value(recorded.event.as_ref()).unwrap_or_default();
-    Ok(Answer::json(StatusCode::CREATED, json!({"data": shown, "deliveries": recorded.deliveries})))
+    Ok(Answer::json(
+        StatusCode::CREATED,
+        json!({"data": shown, "deliveries": recorded.deliveries}),
+    ))
 }

@@ -30,28 +30,42 @@ pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Probl
     Ok(Answer::json(StatusCode::OK, page))
 }
 
-pub(super) async fn redeliver(world: &Arc<World>, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) async fn redeliver(
+    world: &Arc<World>,
+    request: &Request<'_>,
+) -> Result<Answer, Problem> {
     let delivery_id = request.path("delivery_id");
     let outcome = {
         let mut store = world.store();
         let webhook_id = webhooks::find(&mut store, request)?.id.clone();
-        let delivery = store.deliveries.get(delivery_id).filter(|delivery| delivery.webhook_id == webhook_id);
+        let delivery = store
+            .deliveries
+            .get(delivery_id)
+            .filter(|delivery| delivery.webhook_id == webhook_id);
         let delivery = delivery.ok_or_else(|| Problem::not_found("delivery"))?;
         request.check_version(delivery.version())?;
         if !store.take_now(delivery_id) {
-            return Err(Problem::conflict("an attempt of this delivery is under way"));
+            return Err(Problem::conflict(
+                "an attempt of this delivery is under way",
+            ));
         }
         ask(world, delivery_id)
     };
     let success = outcome.await.map_err(|_| Problem::stopping())?;
     let store = world.store();
-    let delivery = store.deliveries.get(delivery_id).ok_or_else(|| Problem::not_found("delivery"))?;
+    let delivery = store
+        .deliveries
+        .get(delivery_id)
+        .ok_or_else(|| Problem::not_found("delivery"))?;
     let mut shown = delivery.shown();
     shown["success"] = Value::from(success);
     Ok(Answer::resource(StatusCode::OK, shown).with_etag(&etag(delivery.version())))
 }
 
-pub(super) async fn redeliver_failed(world: &Arc<World>, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) async fn redeliver_failed(
+    world: &Arc<World>,
+    request: &Request<'_>,
+) -> Result<Answer, Problem> {
     let event_type = request.body["event_type"].as_str();
     let between = Between::of(request.body.get("after"), request.body.get("before"));
     let outcomes: Vec<_> = {
@@ -64,7 +78,11 @@ pub(super) async fn redeliver_failed(world: &Arc<World>, request: &Request<'_>) 
                 && between.holds(delivery.created_at)
         });
         let failed: Vec<_> = failed.map(|delivery| delivery.id.clone()).collect();
-        failed.iter().filter(|id| store.take_now(id)).map(|id| ask(world, id)).collect()
+        failed
+            .iter()
+            .filter(|id| store.take_now(id))
+            .map(|id| ask(world, id))
+            .collect()
     };
     let redelivered = outcomes.len();
     let mut succeeded = 0_usize;
@@ -79,6 +97,9 @@ pub(super) async fn redeliver_failed(world: &Arc<World>, request: &Request<'_>) 
 fn ask(world: &World, delivery_id: &str) -> oneshot::Receiver<bool> {
     let (outcome, told) = oneshot::channel();
     // Where the dispatcher is gone, so is the other end of `outcome`, which the receiver sees.
-    let _ = world.asked_for.send(AskedFor { delivery_id: delivery_id.to_owned(), outcome });
+    let _ = world.asked_for.send(AskedFor {
+        delivery_id: delivery_id.to_owned(),
+        outcome,
+    });
     told
 }

@@ -25,7 +25,10 @@ pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Probl
 
 pub(super) fn get(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
     let store = world.store();
-    let event = store.events.get(request.path("event_id")).ok_or_else(|| Problem::not_found("event"))?;
+    let event = store
+        .events
+        .get(request.path("event_id"))
+        .ok_or_else(|| Problem::not_found("event"))?;
     Ok(Answer::resource(StatusCode::OK, shown(event)).with_etag(&etag(event.timestamp)))
 }
 
@@ -40,7 +43,10 @@ pub(super) fn aggregate(world: &World, request: &Request<'_>) -> Result<Answer, 
         Some(_) => {
             let message = "must be one of minute, hour, day";
             let field = Field::new("interval", "invalid_value", message);
-            return Err(Problem::malformed(format!("interval: {message}"), vec![field]));
+            return Err(Problem::malformed(
+                format!("interval: {message}"),
+                vec![field],
+            ));
         }
     };
     let (group_by, count_unique) = (request.text("group_by"), request.text("count_unique"));
@@ -49,21 +55,34 @@ pub(super) fn aggregate(world: &World, request: &Request<'_>) -> Result<Answer, 
         // The total is one bucket, also when nothing happened.
         buckets.entry((None, None)).or_default();
     }
-    for event in world.store().events.values().filter(|event| filter.takes(event)) {
+    for event in world
+        .store()
+        .events
+        .values()
+        .filter(|event| filter.takes(event))
+    {
         let begin = millis.map(|millis: i64| event.timestamp.div_euclid(millis) * millis);
         let group = group_by.map(|name| member(event, name));
         let bucket = buckets.entry((begin, group)).or_default();
         bucket.0 += 1;
-        bucket.1.extend(count_unique.and_then(|name| member(event, name)));
+        bucket
+            .1
+            .extend(count_unique.and_then(|name| member(event, name)));
     }
-    let buckets = buckets.into_iter().map(|((begin, group), (count, unique))| {
-        let mut bucket = Map::new();
-        bucket.insert("count".to_owned(), count.into());
-        bucket.extend(begin.map(|begin| ("timestamp".to_owned(), begin.into())));
-        bucket.extend(group_by.zip(group).map(|(name, group)| (name.to_owned(), group.into())));
-        bucket.extend(count_unique.map(|_| ("unique".to_owned(), unique.len().into())));
-        Value::Object(bucket)
-    });
+    let buckets = buckets
+        .into_iter()
+        .map(|((begin, group), (count, unique))| {
+            let mut bucket = Map::new();
+            bucket.insert("count".to_owned(), count.into());
+            bucket.extend(begin.map(|begin| ("timestamp".to_owned(), begin.into())));
+            bucket.extend(
+                group_by
+                    .zip(group)
+                    .map(|(name, group)| (name.to_owned(), group.into())),
+            );
+            bucket.extend(count_unique.map(|_| ("unique".to_owned(), unique.len().into())));
+            Value::Object(bucket)
+        });
     let mut aggregate = Map::new();
     aggregate.insert("interval".to_owned(), interval.into());
     aggregate.insert("group_by".to_owned(), group_by.into());
@@ -97,15 +116,25 @@ impl<'a> Filter<'a> {
     fn of(request: &'a Request<'_>) -> Self {
         let subject = ["issuer_id", "user_id", "client_id"];
         Self {
-            subject: subject.into_iter().filter_map(|name| Some((name, request.text(name)?))).collect(),
-            types: request.text("event_types").map(|types| types.split(',').map(str::trim).collect()),
+            subject: subject
+                .into_iter()
+                .filter_map(|name| Some((name, request.text(name)?)))
+                .collect(),
+            types: request
+                .text("event_types")
+                .map(|types| types.split(',').map(str::trim).collect()),
             between: Between::of(request.query.get("after"), request.query.get("before")),
         }
     }
 
     fn takes(&self, event: &Event) -> bool {
-        self.subject.iter().all(|(name, id)| event.subject[*name] == *id)
-            && self.types.as_ref().is_none_or(|types| types.contains(&event.event_type.as_str()))
+        self.subject
+            .iter()
+            .all(|(name, id)| event.subject[*name] == *id)
+            && self
+                .types
+                .as_ref()
+                .is_none_or(|types| types.contains(&event.event_type.as_str()))
             && self.between.holds(event.timestamp)
     }
 }

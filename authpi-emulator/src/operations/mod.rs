@@ -1,7 +1,7 @@
 //! What the operations of the description do.
 //!
-//! A request that gets here is authenticated, about the emulator's account, and valid by the description; what is left are
-//! the rules that no schema can tell.
+//! A request that gets here is authenticated, about the emulator's account, and valid by the
+//! description; what is left are the rules that no schema can tell.
 
 pub(crate) mod control;
 mod deliveries;
@@ -31,7 +31,11 @@ pub(crate) struct Request<'a> {
     pub(crate) body: Value,
 }
 
-pub(crate) async fn perform(world: &Arc<World>, call: Call, request: Request<'_>) -> Result<Answer, Problem> {
+pub(crate) async fn perform(
+    world: &Arc<World>,
+    call: Call,
+    request: Request<'_>,
+) -> Result<Answer, Problem> {
     match call {
         Call::MeGet => Ok(me::get(world, &request)),
         Call::WebhooksList => webhooks::list(world, &request),
@@ -65,8 +69,16 @@ impl Request<'_> {
             return Ok(());
         }
         // Compared strongly, so that a weak tag (`W/"…"`) never fits.
-        let fits = |list: &str| list.split(',').map(str::trim).any(|tag| tag == "*" || tag == current);
-        if given.filter_map(|value| value.to_str().ok()).any(fits) { Ok(()) } else { Err(Problem::stale(current)) }
+        let fits = |list: &str| {
+            list.split(',')
+                .map(str::trim)
+                .any(|tag| tag == "*" || tag == current)
+        };
+        if given.filter_map(|value| value.to_str().ok()).any(fits) {
+            Ok(())
+        } else {
+            Err(Problem::stale(current))
+        }
     }
 }
 
@@ -84,10 +96,16 @@ struct Between {
 
 impl Between {
     fn of(after: Option<&Value>, before: Option<&Value>) -> Self {
-        Self { after: after.and_then(Value::as_f64), before: before.and_then(Value::as_f64) }
+        Self {
+            after: after.and_then(Value::as_f64),
+            before: before.and_then(Value::as_f64),
+        }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds stay below 2^53 for the next 285 000 years")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "milliseconds stay below 2^53 for the next 285 000 years"
+    )]
     fn holds(self, at: i64) -> bool {
         let at = at as f64;
         self.after.is_none_or(|after| at > after) && self.before.is_none_or(|before| at < before)

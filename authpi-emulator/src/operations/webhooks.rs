@@ -19,7 +19,8 @@ pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Probl
         Some(status) => webhook.status.as_str() == status,
         None => webhook.status != WebhookStatus::Deleted,
     };
-    let page = Page::of(&request.query).read(&world.store().webhooks, wanted, Webhook::shown_in_list)?;
+    let page =
+        Page::of(&request.query).read(&world.store().webhooks, wanted, Webhook::shown_in_list)?;
     Ok(Answer::json(StatusCode::OK, page))
 }
 
@@ -63,8 +64,12 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
     let now = world.clock.millis();
     let webhook = find(&mut store, request)?;
     request.check_version(webhook.version())?;
-    let nulls = ["name", "url", "status", "auth"].into_iter().filter(|name| body.get(*name) == Some(&Value::Null));
-    let nulls: Vec<_> = nulls.map(|name| Field::new(name, "invalid_type", "cannot be null")).collect();
+    let nulls = ["name", "url", "status", "auth"]
+        .into_iter()
+        .filter(|name| body.get(*name) == Some(&Value::Null));
+    let nulls: Vec<_> = nulls
+        .map(|name| Field::new(name, "invalid_type", "cannot be null"))
+        .collect();
     if !nulls.is_empty() {
         return Err(Problem::invalid(nulls));
     }
@@ -100,9 +105,18 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
         webhook.status_by = by.unwrap_or(&webhook.status_by).clone();
         webhook.touch(now);
     } else {
-        webhook.become_(after, reason.cloned().unwrap_or_default(), by.cloned().unwrap_or_default(), now);
+        webhook.become_(
+            after,
+            reason.cloned().unwrap_or_default(),
+            by.cloned().unwrap_or_default(),
+            now,
+        );
     }
-    let (id, shown, version) = (webhook.id.clone(), webhook.shown(body.get("auth").is_some()), webhook.version());
+    let (id, shown, version) = (
+        webhook.id.clone(),
+        webhook.shown(body.get("auth").is_some()),
+        webhook.version(),
+    );
     let wanted = webhook.events.clone();
     store.note_interests(&id, &wanted);
     store.record_about(&id, "webhook.updated", request.caller.as_str());
@@ -139,9 +153,14 @@ pub(super) fn delete(world: &World, request: &Request<'_>) -> Result<Answer, Pro
 }
 
 /// The webhook of the path; 404 also for one that was deleted.
-pub(super) fn find<'a>(store: &'a mut Store, request: &Request<'_>) -> Result<&'a mut Webhook, Problem> {
+pub(super) fn find<'a>(
+    store: &'a mut Store,
+    request: &Request<'_>,
+) -> Result<&'a mut Webhook, Problem> {
     let webhook = store.webhooks.get_mut(request.path("webhook_id"));
-    webhook.filter(|webhook| webhook.status != WebhookStatus::Deleted).ok_or_else(|| Problem::not_found("webhook"))
+    webhook
+        .filter(|webhook| webhook.status != WebhookStatus::Deleted)
+        .ok_or_else(|| Problem::not_found("webhook"))
 }
 
 /// The members that are stored as they come.
@@ -155,10 +174,13 @@ fn free_members(webhook: &mut Webhook) -> [(&'static str, &mut Value); 5] {
     ]
 }
 
-/// The event types asked for, each once, and whether these are all there are; all of them where none is named.
+/// The event types asked for, each once, and whether these are all there are; all of them where
+/// none is named.
 fn events(world: &World, asked: Option<&Value>) -> (Vec<String>, bool) {
     let all = &world.description.events.types;
-    let Some(asked) = asked.and_then(Value::as_array) else { return (all.clone(), true) };
+    let Some(asked) = asked.and_then(Value::as_array) else {
+        return (all.clone(), true);
+    };
     let mut events = Vec::with_capacity(asked.len());
     for name in asked.iter().filter_map(Value::as_str) {
         if !events.iter().any(|known| known == name) {
@@ -169,13 +191,16 @@ fn events(world: &World, asked: Option<&Value>) -> (Vec<String>, bool) {
     (events, has_all)
 }
 
-/// Says so where deliveries to this URL cannot be made. AuthPI would take it, so it is no reason to refuse it.
+/// Says so where deliveries to this URL cannot be made. AuthPI would take it, so it is no reason to
+/// refuse it.
 fn warn_of_url(world: &World, webhook_id: &str, url: &str) {
     if let Err(why) = world.sender.check(url) {
         let url = dispatch::shown(url);
-        world
-            .log
-            .line(|| LogLine::Warning(format!("no delivery to webhook {webhook_id} at {url} will succeed: {why}")));
+        world.log.line(|| {
+            LogLine::Warning(format!(
+                "no delivery to webhook {webhook_id} at {url} will succeed: {why}"
+            ))
+        });
     }
 }
 
@@ -191,7 +216,11 @@ fn check_url(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     let message = "must be an absolute http or https URL without credentials";
-    Err(Problem::invalid(vec![Field::new("url", "invalid_format", message)]))
+    Err(Problem::invalid(vec![Field::new(
+        "url",
+        "invalid_format",
+        message,
+    )]))
 }
 
 /// A bearer token of the caller's own must be able to stand in a header.
@@ -199,7 +228,11 @@ fn check_token(auth: Option<&Value>) -> Result<(), Problem> {
     match auth.and_then(|auth| auth["bearer_token"].as_str()) {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             let message = "must be visible ASCII without spaces";
-            Err(Problem::invalid(vec![Field::new("auth.bearer_token", "invalid_format", message)]))
+            Err(Problem::invalid(vec![Field::new(
+                "auth.bearer_token",
+                "invalid_format",
+                message,
+            )]))
         }
         _ => Ok(()),
     }

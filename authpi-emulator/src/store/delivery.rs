@@ -73,7 +73,13 @@ pub(crate) enum Verdict {
 }
 
 impl Delivery {
-    pub(crate) fn new(id: String, webhook_id: String, event: Arc<Event>, attempt_budget: u32, now: i64) -> Self {
+    pub(crate) fn new(
+        id: String,
+        webhook_id: String,
+        event: Arc<Event>,
+        attempt_budget: u32,
+        now: i64,
+    ) -> Self {
         let workflow_id = format!("wf_{}", id.trim_start_matches("whd_"));
         Self {
             id,
@@ -97,7 +103,12 @@ impl Delivery {
         }
     }
 
-    pub(super) fn attempted(&mut self, attempted: Attempted, delays: &[Duration], now: i64) -> Verdict {
+    pub(super) fn attempted(
+        &mut self,
+        attempted: Attempted,
+        delays: &[Duration],
+        now: i64,
+    ) -> Verdict {
         self.under_way = false;
         self.attempt_count += 1;
         self.first_attempted_at.get_or_insert(attempted.at);
@@ -125,7 +136,8 @@ impl Delivery {
             self.close(DeliveryStatus::Failed);
             return Verdict::GivenUp;
         };
-        self.next_attempt_at = Some(now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)));
+        self.next_attempt_at =
+            Some(now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)));
         Verdict::Uncounted
     }
 
@@ -141,7 +153,8 @@ impl Delivery {
         self.envelope = None;
     }
 
-    /// `updated_at` grows with each change, also within a millisecond, since the `ETag` is made of it.
+    /// `updated_at` grows with each change, also within a millisecond, since the `ETag` is made of
+    /// it.
     fn touch(&mut self, now: i64) {
         self.updated_at = Some(now.max(self.version() + 1));
     }
@@ -181,23 +194,44 @@ mod tests {
     use super::*;
 
     fn delivery() -> Delivery {
-        let event = Event::new("evt_1".into(), "user.created", 0, "test", json!({}), json!({}));
+        let event = Event::new(
+            "evt_1".into(),
+            "user.created",
+            0,
+            "test",
+            json!({}),
+            json!({}),
+        );
         Delivery::new("whd_1".into(), "wh_1".into(), Arc::new(event), 2, 0)
     }
 
     fn attempt(asked_for: bool, status: u16) -> Attempted {
         let error = (status != 200).then(|| format!("the receiver answered {status}"));
-        Attempted { at: 0, asked_for, status: Some(status), error }
+        Attempted {
+            at: 0,
+            asked_for,
+            status: Some(status),
+            error,
+        }
     }
 
     #[test]
     fn a_delivery_fails_when_its_attempts_are_used_up() {
         let mut delivery = delivery();
         let delays = [Duration::from_secs(5)];
-        assert_eq!(delivery.attempted(attempt(false, 500), &delays, 1_000), Verdict::Uncounted);
+        assert_eq!(
+            delivery.attempted(attempt(false, 500), &delays, 1_000),
+            Verdict::Uncounted
+        );
         assert_eq!(delivery.next_attempt_at, Some(6_000));
-        assert_eq!(delivery.attempted(attempt(false, 500), &delays, 6_000), Verdict::GivenUp);
-        assert_eq!((delivery.status, delivery.next_attempt_at), (DeliveryStatus::Failed, None));
+        assert_eq!(
+            delivery.attempted(attempt(false, 500), &delays, 6_000),
+            Verdict::GivenUp
+        );
+        assert_eq!(
+            (delivery.status, delivery.next_attempt_at),
+            (DeliveryStatus::Failed, None)
+        );
     }
 
     #[test]
@@ -206,10 +240,16 @@ mod tests {
         let delays = [Duration::from_secs(5)];
         delivery.attempted(attempt(false, 500), &delays, 0);
         delivery.attempted(attempt(true, 503), &delays, 10);
-        assert_eq!((delivery.attempt_count, delivery.next_attempt_at), (2, Some(5_000)));
+        assert_eq!(
+            (delivery.attempt_count, delivery.next_attempt_at),
+            (2, Some(5_000))
+        );
         assert_eq!(delivery.status, DeliveryStatus::Pending);
         delivery.attempted(attempt(true, 200), &delays, 20);
-        assert_eq!((delivery.status, delivery.next_attempt_at), (DeliveryStatus::Succeeded, None));
+        assert_eq!(
+            (delivery.status, delivery.next_attempt_at),
+            (DeliveryStatus::Succeeded, None)
+        );
         assert_eq!(delivery.shown()["last_error"], Value::Null);
     }
 

@@ -82,6 +82,9 @@ impl Event {
 impl fmt::Debug for Event {
     /// Without subject and data, which may be personal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Event").field("id", &self.id).field("type", &self.event_type).finish_non_exhaustive()
+        f.debug_struct("Event")
+            .field("id", &self.id)
+            .field("type", &self.event_type)
+            .finish_non_exhaustive()
     }
 }

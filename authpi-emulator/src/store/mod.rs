@@ -1,10 +1,11 @@
 //! What the emulated account holds: webhooks, the event log, deliveries.
 //!
-//! All in memory, behind one lock that is never held while something is waited for. Ids sort by time, so each collection is a
-//! map by id and a page is a range of it. The event log and the deliveries are bounded: beyond
-//! [`Builder::keep`](crate::Builder::keep) the oldest event, and the oldest delivery that is over, are forgotten; beyond
-//! [`Builder::max_pending`](crate::Builder::max_pending) new events are refused. Webhooks are not bounded; they are made one call
-//! at a time.
+//! All in memory, behind one lock that is never held while something is waited for. Ids sort by
+//! time, so each collection is a map by id and a page is a range of it. The event log and the
+//! deliveries are bounded: beyond [`Builder::keep`](crate::Builder::keep) the oldest event, and the
+//! oldest delivery that is over, are forgotten; beyond
+//! [`Builder::max_pending`](crate::Builder::max_pending) new events are refused. Webhooks are not
+//! bounded; they are made one call at a time.
 
 mod delivery;
 mod event;
@@ -86,11 +87,15 @@ impl Store {
     /// To be called when a webhook wants other events.
     pub(crate) fn note_interests(&mut self, webhook_id: &str, events: &[String]) {
         for event_type in events {
-            self.interested.entry(event_type.clone()).or_default().insert(webhook_id.to_owned());
+            self.interested
+                .entry(event_type.clone())
+                .or_default()
+                .insert(webhook_id.to_owned());
         }
     }
 
-    /// Makes an event happen: it is logged, and queued for each webhook that wants it, `copies` times.
+    /// Makes an event happen: it is logged, and queued for each webhook that wants it, `copies`
+    /// times.
     ///
     /// Nothing happens where there is no room for its deliveries.
     pub(crate) fn record(
@@ -106,14 +111,17 @@ impl Store {
         let copies = usize::try_from(copies).unwrap_or(usize::MAX);
         let deliveries = receivers.len().saturating_mul(copies);
         if deliveries > self.room() {
-            return Err(Full { first: !std::mem::replace(&mut self.full, true) });
+            return Err(Full {
+                first: !std::mem::replace(&mut self.full, true),
+            });
         }
         self.full &= deliveries == 0;
         self.events.insert(event.id.clone(), event.clone());
         for webhook_id in receivers {
             for _ in 0..copies {
                 let delivery = self.delivery(&webhook_id, &event);
-                self.queue.insert((delivery.created_at, delivery.id.clone()));
+                self.queue
+                    .insert((delivery.created_at, delivery.id.clone()));
                 self.deliveries.insert(delivery.id.clone(), delivery);
             }
         }
@@ -121,9 +129,12 @@ impl Store {
         Ok(Recorded { event, deliveries })
     }
 
-    /// A change of a webhook is an event, too. It has happened, so a delivery that there is no room for fails at once.
+    /// A change of a webhook is an event, too. It has happened, so a delivery that there is no room
+    /// for fails at once.
     pub(crate) fn record_about(&mut self, webhook_id: &str, event_type: &str, trigger: &str) {
-        let Some(webhook) = self.webhooks.get(webhook_id) else { return };
+        let Some(webhook) = self.webhooks.get(webhook_id) else {
+            return;
+        };
         let data = webhook.shown_in_event();
         let subject = serde_json::json!({"account_id": self.account_id, "webhook_id": webhook_id});
         let event = self.event(event_type, subject, data, trigger);
@@ -131,10 +142,14 @@ impl Store {
         for webhook_id in self.receivers(&event) {
             let mut delivery = self.delivery(&webhook_id, &event);
             if self.room() == 0 {
-                delivery.give_up("too many deliveries were pending (Builder::max_pending)", delivery.created_at);
+                delivery.give_up(
+                    "too many deliveries were pending (Builder::max_pending)",
+                    delivery.created_at,
+                );
                 note_over(&mut delivery, &mut self.over);
             } else {
-                self.queue.insert((delivery.created_at, delivery.id.clone()));
+                self.queue
+                    .insert((delivery.created_at, delivery.id.clone()));
             }
             self.deliveries.insert(delivery.id.clone(), delivery);
         }
@@ -143,29 +158,53 @@ impl Store {
 
     fn event(&self, event_type: &str, subject: Value, data: Value, trigger: &str) -> Arc<Event> {
         let now = self.clock.millis();
-        Arc::new(Event::new(self.ids.fresh("evt_", now), event_type, now, trigger, subject, data))
+        Arc::new(Event::new(
+            self.ids.fresh("evt_", now),
+            event_type,
+            now,
+            trigger,
+            subject,
+            data,
+        ))
     }
 
     /// The webhooks that an event is to be delivered to.
     fn receivers(&self, event: &Event) -> Vec<String> {
         if let Some(interested) = self.interested.get(&event.event_type) {
-            let wants = |id: &&String| self.webhooks.get(*id).is_some_and(|webhook| webhook.wants(event));
+            let wants = |id: &&String| {
+                self.webhooks
+                    .get(*id)
+                    .is_some_and(|webhook| webhook.wants(event))
+            };
             return interested.iter().filter(wants).cloned().collect();
         }
-        // A type of the catalogue that no webhook wants, or a type that is not in it: for those that want all there is.
+        // A type of the catalogue that no webhook wants, or a type that is not in it: for those
+        // that want all there is.
         let wants = |webhook: &&Webhook| webhook.all_events && webhook.takes(event);
-        self.webhooks.values().filter(wants).map(|webhook| webhook.id.clone()).collect()
+        self.webhooks
+            .values()
+            .filter(wants)
+            .map(|webhook| webhook.id.clone())
+            .collect()
     }
 
     fn delivery(&self, webhook_id: &str, event: &Arc<Event>) -> Delivery {
         let now = event.timestamp;
         let id = self.ids.fresh("whd_", now);
-        Delivery::new(id, webhook_id.to_owned(), event.clone(), self.settings.attempt_budget(), now)
+        Delivery::new(
+            id,
+            webhook_id.to_owned(),
+            event.clone(),
+            self.settings.attempt_budget(),
+            now,
+        )
     }
 
     /// How many more deliveries may be pending.
     fn room(&self) -> usize {
-        self.settings.max_pending.saturating_sub(self.deliveries.len() - self.over.len())
+        self.settings
+            .max_pending
+            .saturating_sub(self.deliveries.len() - self.over.len())
     }
 
     fn forget_the_oldest(&mut self) {
@@ -173,7 +212,9 @@ impl Store {
             self.events.pop_first();
         }
         for _ in self.settings.keep..self.over.len() {
-            let Some(id) = self.over.pop_front() else { return };
+            let Some(id) = self.over.pop_front() else {
+                return;
+            };
             match self.deliveries.get(&id) {
                 // It is being sent again; its turn comes when that is over.
                 Some(delivery) if delivery.under_way => self.over.push_back(id),
@@ -202,7 +243,9 @@ impl Store {
 
     /// Marks one delivery as under way out of its turn; false when it already is.
     pub(crate) fn take_now(&mut self, delivery_id: &str) -> bool {
-        let Some(delivery) = self.deliveries.get_mut(delivery_id) else { return false };
+        let Some(delivery) = self.deliveries.get_mut(delivery_id) else {
+            return false;
+        };
         if delivery.under_way {
             return false;
         }
@@ -214,21 +257,30 @@ impl Store {
         true
     }
 
-    /// Writes down how an attempt ended, and what follows from it for the delivery and for its webhook.
+    /// Writes down how an attempt ended, and what follows from it for the delivery and for its
+    /// webhook.
     pub(crate) fn attempted(&mut self, delivery_id: &str, attempted: Attempted) {
         let now = self.clock.millis();
         self.under_way = self.under_way.saturating_sub(1);
-        let Some(delivery) = self.deliveries.get_mut(delivery_id) else { return };
+        let Some(delivery) = self.deliveries.get_mut(delivery_id) else {
+            return;
+        };
         let verdict = delivery.attempted(attempted, &self.settings.retry_delays, now);
         match delivery.next_attempt_at {
             Some(at) => drop(self.queue.insert((at, delivery.id.clone()))),
             None => note_over(delivery, &mut self.over),
         }
         let webhook_id = delivery.webhook_id.clone();
-        let Some(webhook) = self.webhooks.get_mut(&webhook_id) else { return };
+        let Some(webhook) = self.webhooks.get_mut(&webhook_id) else {
+            return;
+        };
         match webhook.count(verdict, self.settings.failing_after, now) {
-            Some(WebhookStatus::Failing) => self.record_about(&webhook_id, "webhook.paused", "system"),
-            Some(WebhookStatus::Active) => self.record_about(&webhook_id, "webhook.resumed", "system"),
+            Some(WebhookStatus::Failing) => {
+                self.record_about(&webhook_id, "webhook.paused", "system")
+            }
+            Some(WebhookStatus::Active) => {
+                self.record_about(&webhook_id, "webhook.resumed", "system")
+            }
             _ => {}
         }
     }
@@ -236,7 +288,11 @@ impl Store {
     /// Gives up what is queued for a webhook that wants nothing any more.
     pub(crate) fn give_up(&mut self, webhook_id: &str, why: &str) {
         let now = self.clock.millis();
-        for delivery in self.deliveries.values_mut().filter(|delivery| delivery.webhook_id == webhook_id) {
+        for delivery in self
+            .deliveries
+            .values_mut()
+            .filter(|delivery| delivery.webhook_id == webhook_id)
+        {
             if let Some(at) = delivery.next_attempt_at {
                 self.queue.remove(&(at, delivery.id.clone()));
                 delivery.give_up(why, now);
@@ -245,9 +301,14 @@ impl Store {
         }
     }
 
-    /// Whether nothing is under way or due; with `retries`, whether nothing waits for a later attempt either.
+    /// Whether nothing is under way or due; with `retries`, whether nothing waits for a later
+    /// attempt either.
     pub(crate) fn is_quiet(&self, retries: bool) -> bool {
-        let due = if retries { i64::MAX } else { self.clock.millis() };
+        let due = if retries {
+            i64::MAX
+        } else {
+            self.clock.millis()
+        };
         self.under_way == 0 && self.next_due().is_none_or(|at| at > due)
     }
 }
@@ -281,30 +342,56 @@ mod tests {
             log: crate::log::Log::default(),
             scheme: SignatureScheme::authpi(),
         };
-        let mut store = Store::new("acc_1".to_owned(), EmulatorClock::manual(Timestamp::UNIX_EPOCH), settings);
+        let mut store = Store::new(
+            "acc_1".to_owned(),
+            EmulatorClock::manual(Timestamp::UNIX_EPOCH),
+            settings,
+        );
         for id in ["wh_1", "wh_2"] {
-            let mut webhook = Webhook::new(id.into(), "acc_1".into(), id.into(), "http://localhost".into(), 0);
-            webhook.events = vec!["user.created".into(), "webhook.paused".into(), "webhook.resumed".into()];
+            let mut webhook = Webhook::new(
+                id.into(),
+                "acc_1".into(),
+                id.into(),
+                "http://localhost".into(),
+                0,
+            );
+            webhook.events = vec![
+                "user.created".into(),
+                "webhook.paused".into(),
+                "webhook.resumed".into(),
+            ];
             store.put(webhook);
         }
         store
     }
 
     fn happen(store: &mut Store) {
-        store.record("user.created", json!({}), json!({}), "test", 1).unwrap();
+        store
+            .record("user.created", json!({}), json!({}), "test", 1)
+            .unwrap();
     }
 
     fn attempt(store: &mut Store, status: u16) -> Option<String> {
         let id = store.take_due()?;
         let error = (status != 200).then(|| "no".to_owned());
-        store.attempted(&id, Attempted { at: 0, asked_for: false, status: Some(status), error });
+        store.attempted(
+            &id,
+            Attempted {
+                at: 0,
+                asked_for: false,
+                status: Some(status),
+                error,
+            },
+        );
         Some(id)
     }
 
     #[test]
     fn each_webhook_that_wants_an_event_gets_one_delivery_per_copy() {
         let mut store = store(10);
-        let recorded = store.record("user.created", json!({}), json!({}), "test", 3).unwrap();
+        let recorded = store
+            .record("user.created", json!({}), json!({}), "test", 3)
+            .unwrap();
         assert_eq!(recorded.deliveries, 6);
         assert_eq!(store.deliveries.len(), 6);
         while attempt(&mut store, 200).is_some() {}
@@ -322,13 +409,23 @@ mod tests {
         assert!(!store.is_quiet(false));
         while attempt(&mut store, 500).is_some() {}
         assert!(store.is_quiet(true));
-        assert!(store.deliveries.values().all(|delivery| delivery.status == DeliveryStatus::Failed));
+        assert!(
+            store
+                .deliveries
+                .values()
+                .all(|delivery| delivery.status == DeliveryStatus::Failed)
+        );
     }
 
     #[test]
     fn a_webhook_that_starts_failing_is_told_to_the_others_and_not_to_itself() {
         let mut store = store(100);
-        store.webhooks.get_mut("wh_2").unwrap().events.retain(|name| name != "user.created");
+        store
+            .webhooks
+            .get_mut("wh_2")
+            .unwrap()
+            .events
+            .retain(|name| name != "user.created");
         for _ in 0..2 {
             happen(&mut store);
         }
@@ -338,8 +435,18 @@ mod tests {
             attempt(&mut store, 500);
         }
         assert_eq!(store.webhooks["wh_1"].status, WebhookStatus::Failing);
-        let paused: Vec<_> = store.deliveries.values().filter(|d| d.event.event_type == "webhook.paused").collect();
-        assert_eq!(paused.iter().map(|delivery| delivery.webhook_id.as_str()).collect::<Vec<_>>(), ["wh_2"]);
+        let paused: Vec<_> = store
+            .deliveries
+            .values()
+            .filter(|d| d.event.event_type == "webhook.paused")
+            .collect();
+        assert_eq!(
+            paused
+                .iter()
+                .map(|delivery| delivery.webhook_id.as_str())
+                .collect::<Vec<_>>(),
+            ["wh_2"]
+        );
         happen(&mut store);
         assert_eq!(store.queue.len(), 1, "a failing webhook got a new delivery");
     }
@@ -354,7 +461,11 @@ mod tests {
         for _ in 0..9 {
             happen(&mut store);
         }
-        assert_eq!((store.events.len(), store.deliveries.len()), (3, 20), "what is still to be sent is kept");
+        assert_eq!(
+            (store.events.len(), store.deliveries.len()),
+            (3, 20),
+            "what is still to be sent is kept"
+        );
         while attempt(&mut store, 200).is_some() {}
         happen(&mut store);
         assert_eq!(store.deliveries.len(), 3 + 2);
@@ -365,24 +476,37 @@ mod tests {
     fn an_event_is_refused_as_a_whole_when_too_many_deliveries_are_pending() {
         let mut store = store(10);
         store.settings.max_pending = 5;
-        let record = |store: &mut Store, copies| store.record("user.created", json!({}), json!({}), "test", copies);
+        let record = |store: &mut Store, copies| {
+            store.record("user.created", json!({}), json!({}), "test", copies)
+        };
         assert_eq!(record(&mut store, 2).unwrap().deliveries, 4);
-        assert!(record(&mut store, 1).is_err_and(|full| full.first), "there is room for one of two deliveries");
+        assert!(
+            record(&mut store, 1).is_err_and(|full| full.first),
+            "there is room for one of two deliveries"
+        );
         assert!(record(&mut store, 1).is_err_and(|full| !full.first));
         assert_eq!((store.events.len(), store.deliveries.len()), (1, 4));
         while attempt(&mut store, 200).is_some() {}
-        assert_eq!(record(&mut store, 2).unwrap().deliveries, 4, "what is over takes no room");
+        assert_eq!(
+            record(&mut store, 2).unwrap().deliveries,
+            4,
+            "what is over takes no room"
+        );
         assert!(record(&mut store, 1).is_err_and(|full| full.first));
     }
 
     #[test]
-    fn a_change_of_a_webhook_is_recorded_when_too_many_deliveries_are_pending_and_its_delivery_fails() {
+    fn a_change_of_a_webhook_is_recorded_when_too_many_deliveries_are_pending_and_its_delivery_fails()
+     {
         let mut store = store(10);
         store.settings.max_pending = 0;
         store.record_about("wh_1", "webhook.paused", "test");
         let deliveries: Vec<_> = store.deliveries.values().collect();
         assert_eq!(
-            deliveries.iter().map(|d| (&*d.webhook_id, d.status)).collect::<Vec<_>>(),
+            deliveries
+                .iter()
+                .map(|d| (&*d.webhook_id, d.status))
+                .collect::<Vec<_>>(),
             [("wh_2", DeliveryStatus::Failed)]
         );
         assert!(deliveries[0].failure().unwrap().contains("max_pending"));
@@ -393,7 +517,12 @@ mod tests {
     fn a_type_that_is_not_of_the_catalogue_goes_to_webhooks_that_want_all_events() {
         let mut store = store(10);
         store.webhooks.get_mut("wh_2").unwrap().all_events = true;
-        let record = |store: &mut Store, name| store.record(name, json!({}), json!({}), "test", 1).unwrap().deliveries;
+        let record = |store: &mut Store, name| {
+            store
+                .record(name, json!({}), json!({}), "test", 1)
+                .unwrap()
+                .deliveries
+        };
         assert_eq!(record(&mut store, "user.teleported"), 1);
         assert_eq!(record(&mut store, "user.created"), 2);
     }
@@ -405,8 +534,20 @@ mod tests {
         let id = store.take_due().unwrap();
         let webhook_id = store.deliveries[&id].webhook_id.clone();
         store.give_up(&webhook_id, "the webhook is deleted");
-        store.attempted(&id, Attempted { at: 0, asked_for: false, status: None, error: Some("no".into()) });
+        store.attempted(
+            &id,
+            Attempted {
+                at: 0,
+                asked_for: false,
+                status: None,
+                error: Some("no".into()),
+            },
+        );
         assert_eq!(store.deliveries[&id].status, DeliveryStatus::Failed);
-        assert_eq!(store.queue.len(), 1, "only the other webhook's delivery is left");
+        assert_eq!(
+            store.queue.len(),
+            1,
+            "only the other webhook's delivery is left"
+        );
     }
 }

@@ -18,11 +18,21 @@ pub(crate) struct Page {
 impl Page {
     /// From `limit` (50 unless told) and `cursor`.
     pub(crate) fn of(query: &Parameters) -> Self {
-        let limit = query.get("limit").and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
-        Self { limit: limit.unwrap_or(50), cursor: query.get("cursor").and_then(Value::as_str).map(str::to_owned) }
+        let limit = query
+            .get("limit")
+            .and_then(Value::as_u64)
+            .and_then(|limit| usize::try_from(limit).ok());
+        Self {
+            limit: limit.unwrap_or(50),
+            cursor: query
+                .get("cursor")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+        }
     }
 
-    /// The page's items that `wanted` lets through, shown by `show`; 400 for a cursor that is no id of this list.
+    /// The page's items that `wanted` lets through, shown by `show`; 400 for a cursor that is no id
+    /// of this list.
     pub(crate) fn read<T>(
         &self,
         all: &BTreeMap<String, T>,
@@ -40,7 +50,10 @@ impl Page {
                 ));
             }
         };
-        let mut rest = all.range::<str, _>((Bound::Unbounded, before)).rev().filter(|(_, item)| wanted(item));
+        let mut rest = all
+            .range::<str, _>((Bound::Unbounded, before))
+            .rev()
+            .filter(|(_, item)| wanted(item));
         let items: Vec<_> = rest.by_ref().take(self.limit).collect();
         let has_more = rest.next().is_some();
         let next_cursor = items.last().filter(|_| has_more).map(|(id, _)| id.as_str());

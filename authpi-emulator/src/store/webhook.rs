@@ -88,8 +88,16 @@ impl Webhook {
     }
 
     fn takes_subject(&self, subject: &Value) -> bool {
-        let Some(wanted) = self.subjects.as_array().filter(|all| !all.is_empty()) else { return true };
-        let has_all = |wanted: &Value| wanted.as_object().into_iter().flatten().all(|(name, id)| &subject[name] == id);
+        let Some(wanted) = self.subjects.as_array().filter(|all| !all.is_empty()) else {
+            return true;
+        };
+        let has_all = |wanted: &Value| {
+            wanted
+                .as_object()
+                .into_iter()
+                .flatten()
+                .all(|(name, id)| &subject[name] == id)
+        };
         wanted.iter().any(has_all)
     }
 
@@ -104,7 +112,12 @@ impl Webhook {
     }
 
     /// Counts how a delivery ended; tells the webhook's new status if that changes it.
-    pub(super) fn count(&mut self, verdict: Verdict, failing_after: u32, now: i64) -> Option<WebhookStatus> {
+    pub(super) fn count(
+        &mut self,
+        verdict: Verdict,
+        failing_after: u32,
+        now: i64,
+    ) -> Option<WebhookStatus> {
         match verdict {
             Verdict::Received => {
                 self.given_up = 0;
@@ -126,7 +139,8 @@ impl Webhook {
         Some(self.status)
     }
 
-    /// `updated_at` grows with each change, also within a millisecond, since the `ETag` is made of it.
+    /// `updated_at` grows with each change, also within a millisecond, since the `ETag` is made of
+    /// it.
     pub(crate) fn touch(&mut self, now: i64) {
         self.updated_at = Some(now.max(self.version() + 1));
     }
@@ -205,7 +219,8 @@ impl AuthKind {
 }
 
 impl Auth {
-    /// From the `auth` of a create or update call, which the description has checked; no `auth` is no authentication.
+    /// From the `auth` of a create or update call, which the description has checked; no `auth` is
+    /// no authentication.
     pub(crate) fn of(input: &Value) -> Self {
         let kind = match input["type"].as_str() {
             Some("bearer") => AuthKind::Bearer,
@@ -219,10 +234,12 @@ impl Auth {
         };
         Self {
             kind,
-            // The characters after the prefix are base64, too, as the Standard Webhooks scheme needs it.
+            // The characters after the prefix are base64, too, as the Standard Webhooks scheme
+            // needs it.
             secret: matches!(kind, AuthKind::Signature | AuthKind::BearerAndSignature)
                 .then(|| Secret::new(ids::secret("whs_"))),
-            token: matches!(kind, AuthKind::Bearer | AuthKind::BearerAndSignature).then(|| Secret::new(token())),
+            token: matches!(kind, AuthKind::Bearer | AuthKind::BearerAndSignature)
+                .then(|| Secret::new(token())),
         }
     }
 
@@ -249,7 +266,10 @@ impl Auth {
 fn hint(secret: &str) -> String {
     let count = secret.chars().count();
     let shown = 6.min(count / 3);
-    format!("...{}", secret.chars().skip(count - shown).collect::<String>())
+    format!(
+        "...{}",
+        secret.chars().skip(count - shown).collect::<String>()
+    )
 }
 
 #[cfg(test)]
@@ -257,7 +277,13 @@ mod tests {
     use super::*;
 
     fn webhook() -> Webhook {
-        let mut webhook = Webhook::new("wh_1".into(), "acc_1".into(), "users".into(), "http://localhost".into(), 1_000);
+        let mut webhook = Webhook::new(
+            "wh_1".into(),
+            "acc_1".into(),
+            "users".into(),
+            "http://localhost".into(),
+            1_000,
+        );
         webhook.events = vec!["user.created".into(), "webhook.updated".into()];
         webhook
     }
@@ -285,24 +311,41 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_fails_after_so_many_lost_deliveries_in_a_row_and_recovers_with_the_first_that_arrives() {
+    fn a_webhook_fails_after_so_many_lost_deliveries_in_a_row_and_recovers_with_the_first_that_arrives()
+     {
         let mut webhook = webhook();
         assert_eq!(webhook.count(Verdict::GivenUp, 2, 2_000), None);
         assert_eq!(webhook.count(Verdict::Received, 2, 2_000), None);
         assert_eq!(webhook.count(Verdict::GivenUp, 2, 2_000), None);
-        assert_eq!(webhook.count(Verdict::GivenUp, 2, 2_000), Some(WebhookStatus::Failing));
+        assert_eq!(
+            webhook.count(Verdict::GivenUp, 2, 2_000),
+            Some(WebhookStatus::Failing)
+        );
         assert_eq!(webhook.count(Verdict::GivenUp, 2, 2_000), None);
-        assert_eq!(webhook.count(Verdict::Received, 2, 2_000), Some(WebhookStatus::Active));
+        assert_eq!(
+            webhook.count(Verdict::Received, 2, 2_000),
+            Some(WebhookStatus::Active)
+        );
     }
 
     #[test]
     fn a_webhook_without_its_secrets_shown_holds_none() {
         let mut webhook = webhook();
         webhook.auth = Auth::of(&json!({"type": "bearer+signature"}));
-        let (secret, token) = (webhook.auth.secret.clone().unwrap(), webhook.auth.token.clone().unwrap());
-        for shown in [webhook.shown(false), webhook.shown_in_list(), webhook.shown_in_event()] {
+        let (secret, token) = (
+            webhook.auth.secret.clone().unwrap(),
+            webhook.auth.token.clone().unwrap(),
+        );
+        for shown in [
+            webhook.shown(false),
+            webhook.shown_in_list(),
+            webhook.shown_in_event(),
+        ] {
             let shown = shown.to_string();
-            assert!(!shown.contains(secret.expose()) && !shown.contains(token.expose()), "{shown}");
+            assert!(
+                !shown.contains(secret.expose()) && !shown.contains(token.expose()),
+                "{shown}"
+            );
         }
         assert!(webhook.shown(true).to_string().contains(secret.expose()));
         assert_eq!(hint("whs_a1b2c3d4xyz789"), "...xyz789");

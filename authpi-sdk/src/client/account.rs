@@ -34,21 +34,23 @@ impl Sends for WhoAmI {
 }
 
 impl Client {
-    /// Tells who the caller is: the kind of credential, and the accounts and organizations it can act on.
+    /// Tells who the caller is: the kind of credential, and the accounts and organizations it can
+    /// act on.
     pub fn whoami(&self) -> Call<WhoAmI> {
         Call::new(self, WhoAmI {})
     }
 
     /// The account that calls act on: the one that was given, else the credential's only one.
     ///
-    /// In the second case AuthPI is asked once, whichever call needs it first, and the answer is kept for this client and
-    /// its clones.
+    /// In the second case AuthPI is asked once, whichever call needs it first, and the answer is
+    /// kept for this client and its clones.
     ///
     /// # Errors
     /// When AuthPI cannot be asked, or the credential belongs to no account or to several
     /// ([`Error::is_configuration`]; the message lists them).
     pub async fn account_id(&self) -> Result<&str, Error> {
-        self.account_by(|| self.whoami(), deadline(self.settings().timeout)).await
+        self.account_by(|| self.whoami(), deadline(self.settings().timeout))
+            .await
     }
 
     /// `ask` is how, if it has to be asked.
@@ -68,8 +70,11 @@ impl Client {
         });
         // A waiter has its own deadline, which may be sooner than that of the call that is asking.
         match tokio::time::timeout_at(deadline, account).await {
-            Ok(account) => account.map(|account| &**account).map_err(Error::before_the_call),
-            Err(_) => Err(Error::new(Kind::Timeout { connecting: false }, false).during(operations::ME_GET.id)),
+            Ok(account) => account
+                .map(|account| &**account)
+                .map_err(Error::before_the_call),
+            Err(_) => Err(Error::new(Kind::Timeout { connecting: false }, false)
+                .during(operations::ME_GET.id)),
         }
     }
 }
@@ -82,8 +87,10 @@ fn only_account(me: &Me) -> Result<Box<str>, Error> {
             Ok((*one.account_id).into())
         }
         several => {
-            let listed: Vec<_> =
-                several.iter().map(|account| account.account_id.escape_default().to_string()).collect();
+            let listed: Vec<_> = several
+                .iter()
+                .map(|account| account.account_id.escape_default().to_string())
+                .collect();
             Err(Error::configuration(format!(
                 "the credential can act on {} accounts, so say which: {}",
                 several.len(),

@@ -34,7 +34,9 @@ impl fmt::Debug for Answer {
 impl Answer {
     /// Whether AuthPI says that it has stored this answer before.
     pub(super) fn replayed(headers: &HeaderMap) -> bool {
-        headers.get("idempotent-replayed").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+        headers
+            .get("idempotent-replayed")
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
     }
 
     /// The first characters of the body, if it is text.
@@ -42,9 +44,14 @@ impl Answer {
         let text = match std::str::from_utf8(&self.body) {
             Ok(text) => text,
             // Cut in the middle of a character, or garbage after some text: what is text is kept.
-            Err(error) => std::str::from_utf8(&self.body[..error.valid_up_to()]).unwrap_or_default(),
+            Err(error) => {
+                std::str::from_utf8(&self.body[..error.valid_up_to()]).unwrap_or_default()
+            }
         };
-        let end = text.char_indices().nth(KEPT_CHARS).map_or(text.len(), |(at, _)| at);
+        let end = text
+            .char_indices()
+            .nth(KEPT_CHARS)
+            .map_or(text.len(), |(at, _)| at);
         (end > 0).then(|| &text[..end])
     }
 
@@ -69,24 +76,45 @@ impl Answer {
     }
 }
 
-/// A number of seconds as a wait: a fraction is rounded up, and what is longer than any wait is the longest one.
+/// A number of seconds as a wait: a fraction is rounded up, and what is longer than any wait is the
+/// longest one.
 fn seconds(text: &str) -> Option<Duration> {
     let begins = text.starts_with(|c: char| c.is_ascii_digit());
     let seconds: f64 = text.parse().ok().filter(|_| begins)?;
     Some(Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX))
 }
 
-/// A date in the form that HTTP has now, or in one of the two that it had and recipients must read (RFC 9110, 5.6.7). The day of the
-/// week adds nothing, so a wrong one does no harm; what lies beyond the calendar is its end.
+/// A date in the form that HTTP has now, or in one of the two that it had and recipients must read
+/// (RFC 9110, 5.6.7). The day of the week adds nothing, so a wrong one does no harm; what lies
+/// beyond the calendar is its end.
 fn http_date(text: &str) -> Option<Timestamp> {
-    let without_weekday = text.split_once([',', ' ']).map_or("", |(_, rest)| rest.trim_start());
+    let without_weekday = text
+        .split_once([',', ' '])
+        .map_or("", |(_, rest)| rest.trim_start());
     let date = |format| {
-        let date = jiff::fmt::strtime::parse(format, without_weekday).ok()?.to_datetime().ok()?;
-        Some(jiff::tz::TimeZone::UTC.to_timestamp(date).unwrap_or(Timestamp::MAX))
+        let date = jiff::fmt::strtime::parse(format, without_weekday)
+            .ok()?
+            .to_datetime()
+            .ok()?;
+        Some(
+            jiff::tz::TimeZone::UTC
+                .to_timestamp(date)
+                .unwrap_or(Timestamp::MAX),
+        )
     };
-    ["%e %b %Y %H:%M:%S GMT", "%e-%b-%y %H:%M:%S GMT", "%b %e %H:%M:%S %Y"].into_iter().find_map(date).or_else(|| {
+    [
+        "%e %b %Y %H:%M:%S GMT",
+        "%e-%b-%y %H:%M:%S GMT",
+        "%b %e %H:%M:%S %Y",
+    ]
+    .into_iter()
+    .find_map(date)
+    .or_else(|| {
         // Servers that take the format of e-mail for it, with another zone.
-        jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok()
+        jiff::fmt::rfc2822::DateTimeParser::new()
+            .relaxed_weekday(true)
+            .parse_timestamp(text)
+            .ok()
     })
 }
 
@@ -96,8 +124,9 @@ const KEPT_NAME: usize = 300;
 /// How many members of a request an error lists.
 const KEPT_FIELDS: usize = 100;
 
-/// AuthPI's error envelope, as far as it is there. Every member may be missing, and one of another shape is passed over:
-/// a gateway's own JSON must not hide the status. However long an answer is, little of it is kept.
+/// AuthPI's error envelope, as far as it is there. Every member may be missing, and one of another
+/// shape is passed over: a gateway's own JSON must not hide the status. However long an answer is,
+/// little of it is kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Complaint {
     pub(super) code: Option<ErrorCode>,
@@ -116,8 +145,11 @@ impl Complaint {
     pub(super) fn read(body: &[u8]) -> Self {
         let mut complaint = Self::default();
         let body = String::from_utf8_lossy(body);
-        let Ok(raw) = serde_json::from_str::<&RawValue>(&body) else { return complaint };
-        // An object that turns out broken half-way is impossible here: `RawValue` has been through the parser.
+        let Ok(raw) = serde_json::from_str::<&RawValue>(&body) else {
+            return complaint;
+        };
+        // An object that turns out broken half-way is impossible here: `RawValue` has been through
+        // the parser.
         let _ = members(raw, &mut |name, value| {
             match name {
                 "error" => complaint.code = short_text(value, KEPT_NAME).map(ErrorCode::from),
@@ -134,7 +166,8 @@ impl Complaint {
                 }
                 // AuthPI's SDK and its page on conditional requests spell this one differently.
                 "current_etag" | "currentETag" => {
-                    complaint.current_etag = short_text(value, KEPT_NAME).and_then(|etag| etag.parse().ok());
+                    complaint.current_etag =
+                        short_text(value, KEPT_NAME).and_then(|etag| etag.parse().ok());
                 }
                 _ => {}
             }
@@ -171,7 +204,13 @@ mod tests {
     #[test]
     fn both_spellings_of_the_current_etag_are_read() {
         for body in [r#"{"current_etag":"\"17\""}"#, r#"{"currentETag":"17"}"#] {
-            assert_eq!(Complaint::read(body.as_bytes()).current_etag.unwrap().as_str(), "\"17\"");
+            assert_eq!(
+                Complaint::read(body.as_bytes())
+                    .current_etag
+                    .unwrap()
+                    .as_str(),
+                "\"17\""
+            );
         }
     }
 
@@ -189,13 +228,20 @@ mod tests {
 
     #[test]
     fn a_wait_in_the_body_is_rounded_up_and_one_without_measure_is_the_longest() {
-        let after = |value: &str| Complaint::read(format!(r#"{{"retry_after":{value}}}"#).as_bytes()).retry_after;
-        for (value, wait) in
-            [("1.5", Duration::from_secs(2)), ("3.0", Duration::from_secs(3)), ("\"4\"", Duration::from_secs(4))]
-        {
+        let after = |value: &str| {
+            Complaint::read(format!(r#"{{"retry_after":{value}}}"#).as_bytes()).retry_after
+        };
+        for (value, wait) in [
+            ("1.5", Duration::from_secs(2)),
+            ("3.0", Duration::from_secs(3)),
+            ("\"4\"", Duration::from_secs(4)),
+        ] {
             assert_eq!(after(value), Some(wait), "{value}");
         }
-        assert_eq!((after("1e400"), after("99999999999999999999")), (Some(Duration::MAX), Some(Duration::MAX)));
+        assert_eq!(
+            (after("1e400"), after("99999999999999999999")),
+            (Some(Duration::MAX), Some(Duration::MAX))
+        );
         for odd in ["null", "-1", "true", "[1]", "\"soon\""] {
             assert_eq!(after(odd), None, "{odd}");
         }
@@ -207,7 +253,13 @@ mod tests {
             br#"{"\udc00":1,"error_description":"cut \ud83d","fields":[{"field":"name","message":"\ud83d!"}],"reference":"r"}"#,
         );
         assert_eq!(complaint.description.as_deref(), Some("cut \u{fffd}"));
-        assert_eq!((complaint.fields[0].message.as_str(), complaint.reference.as_deref()), ("\u{fffd}!", Some("r")));
+        assert_eq!(
+            (
+                complaint.fields[0].message.as_str(),
+                complaint.reference.as_deref()
+            ),
+            ("\u{fffd}!", Some("r"))
+        );
         let latin = Complaint::read(b"{\"error_description\":\"caf\xe9\"}");
         assert_eq!(latin.description.as_deref(), Some("caf\u{fffd}"));
     }
@@ -216,23 +268,48 @@ mod tests {
     fn however_long_a_complaint_is_little_of_it_is_kept() {
         let field = r#"{"field":"f","code":"c","message":"m"}"#;
         let (fields, long) = (vec![field; 160_000].join(","), "é".repeat(100_000));
-        let body =
-            format!(r#"{{"error":"{long}","error_description":"{long}","reference":"{long}","fields":[{fields}]}}"#);
+        let body = format!(
+            r#"{{"error":"{long}","error_description":"{long}","reference":"{long}","fields":[{fields}]}}"#
+        );
         let complaint = Complaint::read(body.as_bytes());
-        assert_eq!((complaint.fields.len(), complaint.more_fields), (KEPT_FIELDS, 160_000 - KEPT_FIELDS));
-        assert_eq!(complaint.description.as_ref().unwrap().chars().count(), KEPT_CHARS);
-        for text in [complaint.code.as_ref().map(ErrorCode::as_str), complaint.reference.as_deref()] {
+        assert_eq!(
+            (complaint.fields.len(), complaint.more_fields),
+            (KEPT_FIELDS, 160_000 - KEPT_FIELDS)
+        );
+        assert_eq!(
+            complaint.description.as_ref().unwrap().chars().count(),
+            KEPT_CHARS
+        );
+        for text in [
+            complaint.code.as_ref().map(ErrorCode::as_str),
+            complaint.reference.as_deref(),
+        ] {
             assert_eq!(text.unwrap().chars().count(), KEPT_NAME);
         }
-        let answer = Answer { body: body.into(), ..Answer::default() };
+        let answer = Answer {
+            body: body.into(),
+            ..Answer::default()
+        };
         assert_eq!(answer.clone().shortened().text(), answer.text());
         assert!(answer.shortened().body.len() <= 4 * KEPT_CHARS);
     }
 
     #[test]
     fn a_body_that_is_no_json_object_leaves_the_complaint_empty() {
-        for body in ["", "<html>502</html>", "[1]", "null", "\"x\"", "{\"error\":\"x\"", "{\"error\""] {
-            assert_eq!(Complaint::read(body.as_bytes()), Complaint::default(), "{body}");
+        for body in [
+            "",
+            "<html>502</html>",
+            "[1]",
+            "null",
+            "\"x\"",
+            "{\"error\":\"x\"",
+            "{\"error\"",
+        ] {
+            assert_eq!(
+                Complaint::read(body.as_bytes()),
+                Complaint::default(),
+                "{body}"
+            );
         }
     }
 
@@ -240,18 +317,36 @@ mod tests {
     fn retry_after_is_read_as_seconds_and_as_a_date() {
         let after = |value: &[u8]| {
             let mut answer = Answer::default();
-            answer.headers.insert(header::RETRY_AFTER, http::HeaderValue::from_bytes(value).unwrap());
+            answer.headers.insert(
+                header::RETRY_AFTER,
+                http::HeaderValue::from_bytes(value).unwrap(),
+            );
             answer.retry_after_header()
         };
         assert_eq!(after(b"7"), Some(Duration::from_secs(7)));
-        assert_eq!(after(b"Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(
+            after(b"Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(Duration::ZERO)
+        );
         assert!(after(b"Fri, 06 Nov 2893 08:49:37 GMT").unwrap() > Duration::from_hours(1));
-        for same in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
-            assert_eq!(http_date(same).map(Timestamp::as_second), Some(784_111_777), "{same}");
+        for same in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(
+                http_date(same).map(Timestamp::as_second),
+                Some(784_111_777),
+                "{same}"
+            );
         }
         assert_eq!(after(b"1.5"), Some(Duration::from_secs(2)));
         assert_eq!(after(b"0.0"), Some(Duration::ZERO));
-        for beyond in ["18446744073709551616", "99999999999999999999999999", "1e400"] {
+        for beyond in [
+            "18446744073709551616",
+            "99999999999999999999999999",
+            "1e400",
+        ] {
             assert_eq!(after(beyond.as_bytes()), Some(Duration::MAX), "{beyond}");
         }
         let end = after(b"Fri, 31 Dec 9999 23:59:59 GMT").unwrap();
@@ -265,7 +360,11 @@ mod tests {
             "Friday, 06-Nov-94 08:49:37 GMT",
             "Fri Nov 06 08:49:37 1994",
         ] {
-            assert_eq!(http_date(odd).map(Timestamp::as_second), Some(784_111_777), "{odd}");
+            assert_eq!(
+                http_date(odd).map(Timestamp::as_second),
+                Some(784_111_777),
+                "{odd}"
+            );
         }
         for bad in ["soon", "-1", "inf", "NaN", "", "1.5 s", "06 Nov"] {
             assert_eq!(after(bad.as_bytes()), None, "{bad}");
@@ -275,8 +374,18 @@ mod tests {
 
     #[test]
     fn a_kept_body_is_cut_at_4096_characters_and_never_inside_one() {
-        let answer = |body: Vec<u8>| Answer { body: body.into(), ..Answer::default() };
-        assert_eq!(answer("é".repeat(5000).into_bytes()).text().unwrap().chars().count(), KEPT_CHARS);
+        let answer = |body: Vec<u8>| Answer {
+            body: body.into(),
+            ..Answer::default()
+        };
+        assert_eq!(
+            answer("é".repeat(5000).into_bytes())
+                .text()
+                .unwrap()
+                .chars()
+                .count(),
+            KEPT_CHARS
+        );
         assert_eq!(answer(b"ab\xff\xfe".to_vec()).text(), Some("ab"));
         assert_eq!(answer(b"\xff".to_vec()).text(), None);
     }

@@ -1,8 +1,9 @@
 //! The one way that every call takes.
 //!
-//! [`Call`] holds an operation with its arguments and the options of this one call; awaiting it runs [`run`]: arguments are
-//! checked, the account is found, and the request is sent, again where that is safe and may help, under the call's one
-//! deadline. Every failure leaves [`attempt`] as an [`Error`], a timeout too, so that [`Attempts`] sees them all in one place.
+//! [`Call`] holds an operation with its arguments and the options of this one call; awaiting it
+//! runs [`run`]: arguments are checked, the account is found, and the request is sent, again where
+//! that is safe and may help, under the call's one deadline. Every failure leaves [`attempt`] as an
+//! [`Error`], a timeout too, so that [`Attempts`] sees them all in one place.
 
 use std::{
     fmt,
@@ -32,8 +33,8 @@ use crate::generated::api::{self, operations};
 
 /// A call to AuthPI that is sent when it is awaited.
 ///
-/// Nothing happens before; a call that is dropped was never made. A call can be cloned and so be made again, but then with
-/// another idempotency key, unless it was given one.
+/// Nothing happens before; a call that is dropped was never made. A call can be cloned and so be
+/// made again, but then with another idempotency key, unless it was given one.
 #[derive(Clone)]
 #[must_use = "a call is sent when it is awaited"]
 pub struct Call<O> {
@@ -56,11 +57,15 @@ struct Options {
 
 impl<O: Operation> Call<O> {
     pub(super) fn new(client: &Client, operation: O) -> Self {
-        Self { client: client.clone(), operation, options: Options::default() }
+        Self {
+            client: client.clone(),
+            operation,
+            options: Options::default(),
+        }
     }
 
-    /// How long this call may take in all, repeats and waits included, from the moment it is awaited; [`ClientBuilder::timeout`]
-    /// if not given.
+    /// How long this call may take in all, repeats and waits included, from the moment it is
+    /// awaited; [`ClientBuilder::timeout`] if not given.
     ///
     /// [`ClientBuilder::timeout`]: super::ClientBuilder::timeout
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -68,8 +73,8 @@ impl<O: Operation> Call<O> {
         self
     }
 
-    /// How long one attempt at this call may take; [`ClientBuilder::attempt_timeout`] if not given, and what is left of
-    /// [`timeout`](Self::timeout) if that is less.
+    /// How long one attempt at this call may take; [`ClientBuilder::attempt_timeout`] if not given,
+    /// and what is left of [`timeout`](Self::timeout) if that is less.
     ///
     /// [`ClientBuilder::attempt_timeout`]: super::ClientBuilder::attempt_timeout
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
@@ -77,7 +82,8 @@ impl<O: Operation> Call<O> {
         self
     }
 
-    /// What of this call is repeated, and when; [`ClientBuilder::retry`] if not given. The budget stays that of the client.
+    /// What of this call is repeated, and when; [`ClientBuilder::retry`] if not given. The budget
+    /// stays that of the client.
     ///
     /// [`ClientBuilder::retry`]: super::ClientBuilder::retry
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
@@ -87,8 +93,9 @@ impl<O: Operation> Call<O> {
 
     /// Sends this header along, with each attempt; the same name again replaces it.
     ///
-    /// What the client sends itself cannot be replaced: credential, user agent, host, what describes the body and the connection,
-    /// idempotency key and `If-Match`, which have options of their own. The call fails with an invalid argument then.
+    /// What the client sends itself cannot be replaced: credential, user agent, host, what
+    /// describes the body and the connection, idempotency key and `If-Match`, which have options of
+    /// their own. The call fails with an invalid argument then.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.options.headers.insert(name, value);
         self
@@ -96,10 +103,12 @@ impl<O: Operation> Call<O> {
 }
 
 impl<O: Keyed> Call<O> {
-    /// The key that makes this call safe to repeat, 1 to 256 visible ASCII characters; a fresh random one if not given.
+    /// The key that makes this call safe to repeat, 1 to 256 visible ASCII characters; a fresh
+    /// random one if not given.
     ///
-    /// AuthPI keeps a key for 24 hours per account. The same call under the same key gets the stored answer, one-time secrets
-    /// included (that they are not blanked out is assumed); another call under it is a 422.
+    /// AuthPI keeps a key for 24 hours per account. The same call under the same key gets the
+    /// stored answer, one-time secrets included (that they are not blanked out is assumed); another
+    /// call under it is a 422.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.options.idempotency_key = Some(key.into());
         self
@@ -107,20 +116,22 @@ impl<O: Keyed> Call<O> {
 }
 
 impl<O: Conditional> Call<O> {
-    /// Only if the resource still has this state; else the call fails with 412. Without it the check is skipped.
+    /// Only if the resource still has this state; else the call fails with 412. Without it the
+    /// check is skipped.
     ///
-    /// It is also what makes a `PATCH` or `DELETE` safe to repeat: once it has been done, the state is another. But for this: an
-    /// ETag is a time in milliseconds, so two changes within one of them share theirs, and the second is not noticed.
+    /// It is also what makes a `PATCH` or `DELETE` safe to repeat: once it has been done, the state
+    /// is another. But for this: an ETag is a time in milliseconds, so two changes within one of
+    /// them share theirs, and the second is not noticed.
     pub fn if_match(mut self, etag: &ETag) -> Self {
         self.options.if_match = Some(etag.clone());
         self
     }
 
-    /// Repeats this call although it has no [`if_match`](Self::if_match): it may be done twice, and so undo what somebody else
-    /// has changed in between.
+    /// Repeats this call although it has no [`if_match`](Self::if_match): it may be done twice, and
+    /// so undo what somebody else has changed in between.
     ///
-    /// Without it, and without an ETag, a `PATCH` or `DELETE` is only repeated where the server has certainly not acted. A POST
-    /// needs neither, since it has its idempotency key.
+    /// Without it, and without an ETag, a `PATCH` or `DELETE` is only repeated where the server has
+    /// certainly not acted. A POST needs neither, since it has its idempotency key.
     pub fn repeat_without_etag(mut self) -> Self {
         self.options.repeat_without_etag = true;
         self
@@ -156,14 +167,26 @@ impl Options {
 impl<O> Call<O> {
     /// Another call with the same policy and headers.
     pub(super) fn beside<P: Operation>(&self, operation: P) -> Call<P> {
-        Call { client: self.client.clone(), operation, options: self.options.beside() }
+        Call {
+            client: self.client.clone(),
+            operation,
+            options: self.options.beside(),
+        }
     }
 }
 
 impl fmt::Debug for Options {
     /// Of headers the names alone: a value may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { timeout, attempt_timeout, retry, idempotency_key, if_match, repeat_without_etag, headers } = self;
+        let Self {
+            timeout,
+            attempt_timeout,
+            retry,
+            idempotency_key,
+            if_match,
+            repeat_without_etag,
+            headers,
+        } = self;
         f.debug_struct("Options")
             .field("timeout", timeout)
             .field("attempt_timeout", attempt_timeout)
@@ -197,7 +220,8 @@ impl<O: Operation> IntoFuture for Call<O> {
     }
 }
 
-/// Something that can be asked of AuthPI, with its arguments. This SDK implements it; nobody else can.
+/// Something that can be asked of AuthPI, with its arguments. This SDK implements it; nobody else
+/// can.
 pub trait Operation: Clone + Send + Sync + sealed::Sends + 'static {
     /// What a success gives.
     type Output: Send;
@@ -253,7 +277,8 @@ pub(super) mod sealed {
         type Wire: Send;
         /// The operation in the description.
         const OPERATION: operations::Operation;
-        /// Whether AuthPI's answer waits for an endpoint's: such a call is not cut short to be tried again.
+        /// Whether AuthPI's answer waits for an endpoint's: such a call is not cut short to be
+        /// tried again.
         const WAITS_FOR_AN_ENDPOINT: bool = false;
 
         /// # Errors
@@ -271,7 +296,8 @@ pub(super) mod sealed {
         where
             Self: super::Operation;
 
-        /// What to make of a refusal, where the state of things can tell that an earlier attempt did its work.
+        /// What to make of a refusal, where the state of things can tell that an earlier attempt
+        /// did its work.
         fn settle(
             &self,
             refused: Error,
@@ -312,12 +338,19 @@ pub struct Reply<T> {
 
 impl<T> Reply<T> {
     pub(super) fn tagged<U>(self, value: impl FnOnce(T) -> U) -> Tagged<U> {
-        Tagged { etag: ETag::of(&self.headers), value: value(self.value) }
+        Tagged {
+            etag: ETag::of(&self.headers),
+            value: value(self.value),
+        }
     }
 
     pub(super) fn posted<U>(self, value: impl FnOnce(T) -> U) -> Posted<U> {
         let (etag, replayed) = (ETag::of(&self.headers), Answer::replayed(&self.headers));
-        Posted { value: value(self.value), etag, replayed }
+        Posted {
+            value: value(self.value),
+            etag,
+            replayed,
+        }
     }
 }
 
@@ -335,28 +368,46 @@ impl Look<'_> {
     /// A call that has what is left of the time and the same policy and headers.
     pub(super) fn ask<O: Operation>(&self, operation: O) -> Call<O> {
         let timeout = self.deadline.saturating_duration_since(Instant::now());
-        Call { client: self.client.clone(), operation, options: self.options.beside() }.timeout(timeout)
+        Call {
+            client: self.client.clone(),
+            operation,
+            options: self.options.beside(),
+        }
+        .timeout(timeout)
     }
 }
 
 async fn run<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Result<O::Output, Error> {
     attempts(call, observed).await.map_err(|error| {
         let error = error.during(O::OPERATION.id);
-        let error = if call.operation.shows_a_secret_once() { error.with_its_secret() } else { error };
+        let error = if call.operation.shows_a_secret_once() {
+            error.with_its_secret()
+        } else {
+            error
+        };
         observed.failed(&error);
         error
     })
 }
 
-async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Result<O::Output, Error> {
-    let Call { client, operation, options } = call;
+async fn attempts<O: Operation>(
+    call: &Call<O>,
+    observed: &mut Observed,
+) -> Result<O::Output, Error> {
+    let Call {
+        client,
+        operation,
+        options,
+    } = call;
     let settings = client.settings();
     let deadline = deadline(options.timeout.unwrap_or(settings.timeout));
     operation.check()?;
     check_headers(&options.headers)?;
     let key = key::<O>(options)?;
     let account = if O::OPERATION.path.contains("{account_id}") {
-        client.account_by(|| call.beside(WhoAmI {}), deadline).await?
+        client
+            .account_by(|| call.beside(WhoAmI {}), deadline)
+            .await?
     } else {
         ""
     };
@@ -369,14 +420,17 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
         policy: options.retry.as_ref().unwrap_or(&settings.retry),
         budget: &*settings.budget,
         deadline,
-        attempt_timeout: options.attempt_timeout.or(waits).unwrap_or(settings.attempt_timeout),
+        attempt_timeout: options
+            .attempt_timeout
+            .or(waits)
+            .unwrap_or(settings.attempt_timeout),
     });
     let mut renewed = false;
     loop {
         // Key and deadline belong to the call, everything below to one attempt at it.
         let authorization = settings.credentials.authorization(deadline).await;
-        let authorization =
-            authorization.map_err(|error| attempts.over(error.under(key.clone()), NoMore::Permanent))?;
+        let authorization = authorization
+            .map_err(|error| attempts.over(error.under(key.clone()), NoMore::Permanent))?;
         let until = attempts.begin();
         observed.attempt(attempts.made());
         let error = match attempt(call, account, key.as_ref(), &authorization, until).await {
@@ -392,7 +446,8 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
         let error = if error.is_unauthorized() && !renewed {
             match settings.credentials.replace(&authorization, deadline).await {
                 Ok(true) => {
-                    // Once, and whatever the policy: nothing has run, and nothing is tried that has failed before.
+                    // Once, and whatever the policy: nothing has run, and nothing is tried that has
+                    // failed before.
                     renewed = true;
                     attempts.renewed(&error);
                     continue;
@@ -403,7 +458,12 @@ async fn attempts<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Resu
         } else {
             error
         };
-        let look = Look { client, options, deadline, fate_unknown: attempts.fate_unknown() };
+        let look = Look {
+            client,
+            options,
+            deadline,
+            fate_unknown: attempts.fate_unknown(),
+        };
         let error = match operation.settle(error, look).await {
             Ok(output) => {
                 attempts.succeeded();
@@ -434,15 +494,34 @@ async fn attempt<O: Operation>(
     authorization: &Authorization,
     until: Instant,
 ) -> Result<(O::Output, StatusCode), Error> {
-    let Call { client, operation, options } = call;
+    let Call {
+        client,
+        operation,
+        options,
+    } = call;
     let settings = client.settings();
-    let (idempotency_key, if_match) = (key.map(|key| &*key.text), options.if_match.as_ref().map(ETag::as_str));
-    let request = operation.request(&Attempt { api: &settings.api, account, idempotency_key, if_match });
-    let request = request.map_err(|NotBuilt| Error::invalid_argument("the request cannot be built"))?;
+    let (idempotency_key, if_match) = (
+        key.map(|key| &*key.text),
+        options.if_match.as_ref().map(ETag::as_str),
+    );
+    let request = operation.request(&Attempt {
+        api: &settings.api,
+        account,
+        idempotency_key,
+        if_match,
+    });
+    let request =
+        request.map_err(|NotBuilt| Error::invalid_argument("the request cannot be built"))?;
     let request = request.by(authorization, &options.headers);
     let exchanged = exchange(&settings.api.client, request, until).await;
     let (value, answer) = exchanged.map_err(|error| error.towards(&settings.api.baseurl))?;
-    Ok((O::read(Reply { value, headers: answer.headers }), answer.status))
+    Ok((
+        O::read(Reply {
+            value,
+            headers: answer.headers,
+        }),
+        answer.status,
+    ))
 }
 
 /// Headers of the caller's own must leave alone what the client sends itself.
@@ -467,12 +546,15 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
         HeaderName::from_static("idempotency-key"),
     ];
     match headers.keys().find(|name| ours.contains(name)) {
-        Some(name) => Err(Error::invalid_argument(format!("the client sends the header {name} itself"))),
+        Some(name) => Err(Error::invalid_argument(format!(
+            "the client sends the header {name} itself"
+        ))),
         None => Ok(()),
     }
 }
 
-/// The end of the time that a call may take; for a time without end, so far away that nobody sees it.
+/// The end of the time that a call may take; for a time without end, so far away that nobody sees
+/// it.
 pub(super) fn deadline(timeout: Duration) -> Instant {
     const LONG: Duration = Duration::from_hours(24 * 365);
     Instant::now() + timeout.min(LONG)
@@ -484,12 +566,23 @@ fn key<O: Operation>(options: &Options) -> Result<Option<Key>, Error> {
         return Ok(None);
     }
     match &options.idempotency_key {
-        Some(key) => idempotency::check(key).map(|()| Some(Key { text: key.clone(), own: true })),
-        None => Ok(Some(Key { text: idempotency::fresh()?, own: false })),
+        Some(key) => idempotency::check(key).map(|()| {
+            Some(Key {
+                text: key.clone(),
+                own: true,
+            })
+        }),
+        None => Ok(Some(Key {
+            text: idempotency::fresh()?,
+            own: false,
+        })),
     }
 }
 
 /// Checks several ids.
-pub(super) fn check_ids<'a>(ids: impl IntoIterator<Item = (&'static str, &'a str)>) -> Result<(), Error> {
-    ids.into_iter().try_for_each(|(what, id)| ids::check(what, id))
+pub(super) fn check_ids<'a>(
+    ids: impl IntoIterator<Item = (&'static str, &'a str)>,
+) -> Result<(), Error> {
+    ids.into_iter()
+        .try_for_each(|(what, id)| ids::check(what, id))
 }

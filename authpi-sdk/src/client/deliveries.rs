@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    Call, Conditional, DeliveryStatus, Keyed, Operation, Page, Paged, Posted, RedeliverFailedResult,
-    RedeliveredWebhookDelivery, WebhookDelivery, Webhooks,
+    Call, Conditional, DeliveryStatus, Keyed, Operation, Page, Paged, Posted,
+    RedeliverFailedResult, RedeliveredWebhookDelivery, WebhookDelivery, Webhooks,
     call::{
         Attempt, Reply, check_ids,
         sealed::{Sends, Windowed},
@@ -19,7 +19,9 @@ use crate::{
     event::EventType,
     generated::api::{
         operations,
-        types::{RedeliverFailedInput, RedeliverFailedResultResponse, RedeliveredWebhookDeliveryResponse},
+        types::{
+            RedeliverFailedInput, RedeliverFailedResultResponse, RedeliveredWebhookDeliveryResponse,
+        },
     },
 };
 
@@ -28,22 +30,49 @@ impl Webhooks {
     pub fn deliveries(&self, webhook_id: impl Into<String>) -> Call<ListDeliveries> {
         let webhook_id = webhook_id.into();
         let filter = Filter::default();
-        Call::new(&self.client, ListDeliveries { webhook_id, filter, status: None, limit: None, cursor: None })
+        Call::new(
+            &self.client,
+            ListDeliveries {
+                webhook_id,
+                filter,
+                status: None,
+                limit: None,
+                cursor: None,
+            },
+        )
     }
 
     /// Sends one delivery again and waits for this attempt's outcome.
     ///
-    /// That the endpoint refuses it is no error of this call: `success` in the answer says how it went.
-    pub fn redeliver(&self, webhook_id: impl Into<String>, delivery_id: impl Into<String>) -> Call<Redeliver> {
-        Call::new(&self.client, Redeliver { webhook_id: webhook_id.into(), delivery_id: delivery_id.into() })
+    /// That the endpoint refuses it is no error of this call: `success` in the answer says how it
+    /// went.
+    pub fn redeliver(
+        &self,
+        webhook_id: impl Into<String>,
+        delivery_id: impl Into<String>,
+    ) -> Call<Redeliver> {
+        Call::new(
+            &self.client,
+            Redeliver {
+                webhook_id: webhook_id.into(),
+                delivery_id: delivery_id.into(),
+            },
+        )
     }
 
     /// Sends a webhook's failed deliveries again; all of them, unless narrowed down.
     ///
-    /// AuthPI documents neither what narrows it down nor what it answers; the names of both are assumed. It may wait for each
-    /// attempt's outcome, so give this call a [`timeout`](Call::timeout) that fits how many there are.
+    /// AuthPI documents neither what narrows it down nor what it answers; the names of both are
+    /// assumed. It may wait for each attempt's outcome, so give this call a
+    /// [`timeout`](Call::timeout) that fits how many there are.
     pub fn redeliver_failed(&self, webhook_id: impl Into<String>) -> Call<RedeliverFailed> {
-        Call::new(&self.client, RedeliverFailed { webhook_id: webhook_id.into(), filter: Filter::default() })
+        Call::new(
+            &self.client,
+            RedeliverFailed {
+                webhook_id: webhook_id.into(),
+                filter: Filter::default(),
+            },
+        )
     }
 }
 
@@ -66,7 +95,8 @@ pub struct ListDeliveries {
 }
 
 impl Call<ListDeliveries> {
-    /// Only deliveries of this status. AuthPI does not document its values; the named ones are assumed.
+    /// Only deliveries of this status. AuthPI does not document its values; the named ones are
+    /// assumed.
     pub fn status(mut self, status: DeliveryStatus) -> Self {
         self.operation.status = Some(status);
         self
@@ -154,15 +184,26 @@ impl Sends for Redeliver {
     const WAITS_FOR_AN_ENDPOINT: bool = true;
 
     fn check(&self) -> Result<(), Error> {
-        check_ids([("webhook", &*self.webhook_id), ("delivery", &*self.delivery_id)])
+        check_ids([
+            ("webhook", &*self.webhook_id),
+            ("delivery", &*self.delivery_id),
+        ])
     }
 
     fn request(&self, at: &Attempt<'_>) -> Built<RedeliveredWebhookDeliveryResponse> {
         let (webhook, delivery) = (&*self.webhook_id, &*self.delivery_id);
-        at.api.webhooks_redeliver(at.account, webhook, delivery, at.idempotency_key, at.if_match)
+        at.api.webhooks_redeliver(
+            at.account,
+            webhook,
+            delivery,
+            at.idempotency_key,
+            at.if_match,
+        )
     }
 
-    fn read(reply: Reply<RedeliveredWebhookDeliveryResponse>) -> Posted<RedeliveredWebhookDelivery> {
+    fn read(
+        reply: Reply<RedeliveredWebhookDeliveryResponse>,
+    ) -> Posted<RedeliveredWebhookDelivery> {
         reply.posted(|response| response.data)
     }
 }
@@ -199,7 +240,13 @@ impl Call<RedeliverFailed> {
     /// The list of what it is about, whatever the status.
     pub(super) fn same_deliveries(&self) -> Call<ListDeliveries> {
         let RedeliverFailed { webhook_id, filter } = self.operation.clone();
-        self.beside(ListDeliveries { webhook_id, filter, status: None, limit: Some(100), cursor: None })
+        self.beside(ListDeliveries {
+            webhook_id,
+            filter,
+            status: None,
+            limit: Some(100),
+            cursor: None,
+        })
     }
 }
 
@@ -224,7 +271,8 @@ impl Sends for RedeliverFailed {
             before: self.filter.before.map(UnixMillis::from),
             event_type: self.filter.event_type.as_ref().map(ToString::to_string),
         };
-        at.api.webhooks_redeliver_failed(at.account, &self.webhook_id, at.idempotency_key, &body)
+        at.api
+            .webhooks_redeliver_failed(at.account, &self.webhook_id, at.idempotency_key, &body)
     }
 
     fn read(reply: Reply<RedeliverFailedResultResponse>) -> Posted<RedeliverFailedResult> {

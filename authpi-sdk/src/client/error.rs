@@ -15,10 +15,11 @@ type Cause = Box<dyn StdError + Send + Sync>;
 
 /// Why a call failed.
 ///
-/// It is opaque: the predicates tell the cases apart, so that a new case breaks nobody. [`Error::may_have_run`] says whether
-/// the server may have acted, which is what decides whether repeating the call is safe; [`Error::attempts`] and
-/// [`Error::why_no_more`] say what the client has tried already. Neither `Debug` nor `Display` shows a header or a body; what
-/// AuthPI itself says of the failure (code, description, fields, reference) is shown.
+/// It is opaque: the predicates tell the cases apart, so that a new case breaks nobody.
+/// [`Error::may_have_run`] says whether the server may have acted, which is what decides whether
+/// repeating the call is safe; [`Error::attempts`] and [`Error::why_no_more`] say what the client
+/// has tried already. Neither `Debug` nor `Display` shows a header or a body; what AuthPI itself
+/// says of the failure (code, description, fields, reference) is shown.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -69,7 +70,8 @@ pub(super) enum Kind {
     Malformed { why: String, cut_off: bool },
     /// Success by its status, with more of a body than is read.
     TooLarge,
-    /// The change may be there (what can be seen of it is), and the secret that AuthPI made for it is lost with the answer.
+    /// The change may be there (what can be seen of it is), and the secret that AuthPI made for it
+    /// is lost with the answer.
     SecretLost,
 }
 
@@ -94,7 +96,9 @@ impl fmt::Display for ProxyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unreachable { transient: true } => "the proxy cannot be reached",
-            Self::Unreachable { transient: false } => "the proxy cannot be reached; check how it is set up",
+            Self::Unreachable { transient: false } => {
+                "the proxy cannot be reached; check how it is set up"
+            }
             Self::NoTunnel => "the proxy answered CONNECT with an error, or hung up",
             Self::Credentials => "the proxy requires credentials (407)",
         })
@@ -128,12 +132,23 @@ impl Error {
 
     /// An answer whose status is no success.
     pub(super) fn refused(answer: Answer) -> Self {
-        let kind = if answer.status.is_redirection() { Kind::Redirect } else { Kind::Refused };
+        let kind = if answer.status.is_redirection() {
+            Kind::Redirect
+        } else {
+            Kind::Refused
+        };
         Self::new(kind, may_have_run(answer.status)).answered(answer)
     }
 
     pub(super) fn malformed(why: impl Into<String>, answer: Answer) -> Self {
-        Self::new(Kind::Malformed { why: why.into(), cut_off: false }, true).answered(answer)
+        Self::new(
+            Kind::Malformed {
+                why: why.into(),
+                cut_off: false,
+            },
+            true,
+        )
+        .answered(answer)
     }
 
     /// A success whose body is longer than what is read of one.
@@ -146,7 +161,14 @@ impl Error {
     }
 
     pub(super) fn cut_off(why: impl Into<String>, answer: Answer) -> Self {
-        Self::new(Kind::Malformed { why: why.into(), cut_off: true }, true).answered(answer)
+        Self::new(
+            Kind::Malformed {
+                why: why.into(),
+                cut_off: true,
+            },
+            true,
+        )
+        .answered(answer)
     }
 
     /// Instead of a refusal that came because the change was made before.
@@ -160,7 +182,13 @@ impl Error {
     pub(super) fn towards(mut self, base_url: &str) -> Self {
         if self.0.answer.is_none() {
             let url = Url::parse(base_url).ok();
-            self.0.peer = url.and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
+            self.0.peer = url.and_then(|url| {
+                Some(format!(
+                    "{}:{}",
+                    url.host_str()?,
+                    url.port_or_known_default()?
+                ))
+            });
         }
         self
     }
@@ -170,7 +198,8 @@ impl Error {
         self
     }
 
-    /// Adds what is known of the answer. A refusal says for itself whether the server may have acted.
+    /// Adds what is known of the answer. A refusal says for itself whether the server may have
+    /// acted.
     pub(super) fn answered(mut self, answer: Answer) -> Self {
         if !answer.status.is_success() {
             self.0.complaint = Complaint::read(&answer.body);
@@ -192,7 +221,12 @@ impl Error {
     }
 
     /// Makes it speak for all attempts at the call.
-    pub(super) fn after(mut self, attempts: u32, why_no_more: NoMore, earlier_may_have_run: bool) -> Self {
+    pub(super) fn after(
+        mut self,
+        attempts: u32,
+        why_no_more: NoMore,
+        earlier_may_have_run: bool,
+    ) -> Self {
         self.0.attempts = attempts;
         self.0.no_more = Some(why_no_more);
         self.0.may_have_run |= earlier_may_have_run;
@@ -214,11 +248,13 @@ impl Error {
         self
     }
 
-    /// The fault of the transport or of the server that this is, if it is of the kind that passes. Statuses that are no success
-    /// are not looked at.
+    /// The fault of the transport or of the server that this is, if it is of the kind that passes.
+    /// Statuses that are no success are not looked at.
     pub(super) fn fault(&self) -> Option<Reason> {
         match self.0.kind {
-            Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => Some(Reason::Connect),
+            Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => {
+                Some(Reason::Connect)
+            }
             Kind::Proxy(fault) => fault.passes().then_some(Reason::Connect),
             Kind::Timeout { connecting: false } => Some(Reason::Timeout),
             Kind::Transport => Some(Reason::Broken),
@@ -233,7 +269,9 @@ impl Error {
             Kind::InvalidArgument(_) => "invalid_argument",
             Kind::Configuration(_) => "configuration",
             Kind::Credential(_) => "no_credential",
-            Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true } => "no_connection",
+            Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true } => {
+                "no_connection"
+            }
             Kind::Timeout { connecting: false } => "timeout",
             Kind::Transport => "broken",
             Kind::Refused => "refused",
@@ -245,11 +283,12 @@ impl Error {
 
     /// Whether the server may have acted on the call, be it on its first attempt or on its last.
     ///
-    /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong argument, no connection), or it was
-    /// refused with a status that says so (any 4xx but the two below). `true`: it may have. An attempt was sent and no whole
-    /// answer came, the answer is not what is due, or its status is a redirect, 408, 409 to a POST (the same call may be
-    /// on its way under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for an attempt whose own, shorter
-    /// deadline passed while it was connecting.
+    /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong
+    /// argument, no connection), or it was refused with a status that says so (any 4xx but the two
+    /// below). `true`: it may have. An attempt was sent and no whole answer came, the answer is not
+    /// what is due, or its status is a redirect, 408, 409 to a POST (the same call may be on its
+    /// way under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for
+    /// an attempt whose own, shorter deadline passed while it was connecting.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
     }
@@ -266,14 +305,16 @@ impl Error {
 
     /// The idempotency key that the call was sent with, if it was a POST.
     ///
-    /// Where the server may have acted, the same call under this key ([`Call::idempotency_key`](super::Call::idempotency_key))
-    /// within 24 hours gets the answer that was lost, and does its work only if it was not done.
+    /// Where the server may have acted, the same call under this key
+    /// ([`Call::idempotency_key`](super::Call::idempotency_key)) within 24 hours gets the answer
+    /// that was lost, and does its work only if it was not done.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.0.idempotency_key.as_ref().map(|key| key.text.as_str())
     }
 
-    /// Whether a secret is lost that AuthPI has made, or may have made, for this call: a change of a webhook's authentication whose
-    /// answer did not come. Make another: the same change again, with the webhook's present ETag.
+    /// Whether a secret is lost that AuthPI has made, or may have made, for this call: a change of
+    /// a webhook's authentication whose answer did not come. Make another: the same change again,
+    /// with the webhook's present ETag.
     ///
     /// Never for `create`: its answer can be had again, see [`Error::idempotency_key`].
     pub fn is_secret_lost(&self) -> bool {
@@ -285,7 +326,8 @@ impl Error {
         self.0.answer.as_ref().map(|answer| answer.status)
     }
 
-    /// Whether AuthPI itself says that there is no such thing. The 404 of a gateway, or of a wrong base URL, says nothing.
+    /// Whether AuthPI itself says that there is no such thing. The 404 of a gateway, or of a wrong
+    /// base URL, says nothing.
     pub(super) fn says_there_is_none(&self) -> bool {
         self.is_not_found() && self.code() == Some(&ErrorCode::NotFound)
     }
@@ -306,38 +348,47 @@ impl Error {
         matches!(self.0.kind, Kind::Timeout { .. })
     }
 
-    /// No connection came about (name not found, refused, a proxy, TLS, or not in time); nothing was sent.
+    /// No connection came about (name not found, refused, a proxy, TLS, or not in time); nothing
+    /// was sent.
     pub fn is_connect(&self) -> bool {
-        matches!(self.0.kind, Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true })
+        matches!(
+            self.0.kind,
+            Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true }
+        )
     }
 
-    /// The call was not sent because one of its arguments is wrong, for example an id that is no id.
+    /// The call was not sent because one of its arguments is wrong, for example an id that is no
+    /// id.
     pub fn is_invalid_argument(&self) -> bool {
         matches!(self.0.kind, Kind::InvalidArgument(_))
     }
 
-    /// The call was not sent because no single account belongs to the credential; see [`ClientBuilder::account`].
+    /// The call was not sent because no single account belongs to the credential; see
+    /// [`ClientBuilder::account`].
     ///
     /// [`ClientBuilder::account`]: super::ClientBuilder::account
     pub fn is_configuration(&self) -> bool {
         matches!(self.0.kind, Kind::Configuration(_))
     }
 
-    /// The call was not sent because no access token could be had: [`TokenSource`](super::TokenSource) failed, was too slow, or
-    /// gave what is no token. The cause is its own error.
+    /// The call was not sent because no access token could be had:
+    /// [`TokenSource`](super::TokenSource) failed, was too slow, or gave what is no token. The
+    /// cause is its own error.
     pub fn is_credential(&self) -> bool {
         matches!(self.0.kind, Kind::Credential(_))
     }
 
-    /// The status says success, but the answer is not the one that is due: not JSON, another shape, empty, too large, cut off.
+    /// The status says success, but the answer is not the one that is due: not JSON, another shape,
+    /// empty, too large, cut off.
     pub fn is_malformed_response(&self) -> bool {
         matches!(self.0.kind, Kind::Malformed { .. } | Kind::TooLarge)
     }
 
     /// 422: the idempotency key was used for another call within the last 24 hours.
     ///
-    /// AuthPI documents it as `invalid_request` and not how it is told from a wrong body. Assumed: its `fields` name the key, or
-    /// there are none. Only for a key of the caller's own, since one of ours is never used twice.
+    /// AuthPI documents it as `invalid_request` and not how it is told from a wrong body. Assumed:
+    /// its `fields` name the key, or there are none. Only for a key of the caller's own, since one
+    /// of ours is never used twice.
     pub fn is_idempotency_key_reused(&self) -> bool {
         let names_it = |field: &FieldError| field.field.eq_ignore_ascii_case("idempotency-key");
         self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
@@ -345,14 +396,16 @@ impl Error {
             && (self.fields().is_empty() || self.fields().iter().any(names_it))
     }
 
-    /// The answer is a redirect. It is not followed, so that the credential goes nowhere else; the base URL is wrong.
+    /// The answer is a redirect. It is not followed, so that the credential goes nowhere else; the
+    /// base URL is wrong.
     pub fn is_redirect(&self) -> bool {
         self.0.kind == Kind::Redirect
     }
 
     /// 400 or 422: the request is wrong; [`Error::fields`] may say where.
     pub fn is_validation(&self) -> bool {
-        self.has_status(StatusCode::BAD_REQUEST) || self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
+        self.has_status(StatusCode::BAD_REQUEST)
+            || self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
     }
 
     /// 401: the credential is not accepted.
@@ -375,8 +428,9 @@ impl Error {
         self.has_status(StatusCode::CONFLICT)
     }
 
-    /// 412: the resource has another state than `If-Match` asked for; [`Error::current_etag`] may say which.
-    /// Not where it turned out that the call itself made that state: see [`Error::is_secret_lost`].
+    /// 412: the resource has another state than `If-Match` asked for; [`Error::current_etag`] may
+    /// say which. Not where it turned out that the call itself made that state: see
+    /// [`Error::is_secret_lost`].
     pub fn is_precondition_failed(&self) -> bool {
         self.has_status(StatusCode::PRECONDITION_FAILED) && self.0.kind != Kind::SecretLost
     }
@@ -391,11 +445,15 @@ impl Error {
         self.status().is_some_and(|status| status.is_server_error())
     }
 
-    /// How long to wait before the next try: what the body says, else the `Retry-After` header (seconds or a date). Rounded up to whole
-    /// seconds; a number beyond any measure is [`Duration::MAX`].
+    /// How long to wait before the next try: what the body says, else the `Retry-After` header
+    /// (seconds or a date). Rounded up to whole seconds; a number beyond any measure is
+    /// [`Duration::MAX`].
     pub fn retry_after(&self) -> Option<Duration> {
         let answer = self.0.answer.as_ref()?;
-        self.0.complaint.retry_after.or_else(|| answer.retry_after_header())
+        self.0
+            .complaint
+            .retry_after
+            .or_else(|| answer.retry_after_header())
     }
 
     /// AuthPI's word for what is wrong.
@@ -418,8 +476,9 @@ impl Error {
         self.0.complaint.retryable
     }
 
-    /// What is wrong with which members of the request; of a longer list the first 100. Texts are cut at 4096 characters, here as in
-    /// [`description`](Self::description); [`code`](Self::code) and [`reference`](Self::reference) at 300.
+    /// What is wrong with which members of the request; of a longer list the first 100. Texts are
+    /// cut at 4096 characters, here as in [`description`](Self::description); [`code`](Self::code)
+    /// and [`reference`](Self::reference) at 300.
     pub fn fields(&self) -> &[FieldError] {
         &self.0.complaint.fields
     }
@@ -434,8 +493,8 @@ impl Error {
         self.0.answer.as_ref().map(|answer| &answer.headers)
     }
 
-    /// The first 4096 characters of the answer's body, if it is text. **It may hold secrets**: a malformed answer to a
-    /// create call is one.
+    /// The first 4096 characters of the answer's body, if it is text. **It may hold secrets**: a
+    /// malformed answer to a create call is one.
     pub fn body(&self) -> Option<&str> {
         self.0.answer.as_ref()?.text()
     }
@@ -443,12 +502,22 @@ impl Error {
 
 /// What a status that is no success says of the call.
 fn may_have_run(status: StatusCode) -> bool {
-    !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::CONFLICT
+    !status.is_client_error()
+        || status == StatusCode::REQUEST_TIMEOUT
+        || status == StatusCode::CONFLICT
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, kind, complaint, attempts, no_more, peer, .. } = &*self.0;
+        let Inner {
+            operation,
+            kind,
+            complaint,
+            attempts,
+            no_more,
+            peer,
+            ..
+        } = &*self.0;
         if let Some(operation) = operation {
             write!(f, "{operation}: ")?;
         }
@@ -457,19 +526,27 @@ impl fmt::Display for Error {
             None => Default::default(),
         };
         match kind {
-            Kind::InvalidArgument(why) | Kind::Configuration(why) | Kind::Credential(why) => f.write_str(why)?,
+            Kind::InvalidArgument(why) | Kind::Configuration(why) | Kind::Credential(why) => {
+                f.write_str(why)?
+            }
             Kind::Connect { transient: true } => write!(f, "no connection{to}")?,
-            Kind::Connect { transient: false } => write!(f, "no connection{to}; check the TLS configuration")?,
+            Kind::Connect { transient: false } => {
+                write!(f, "no connection{to}; check the TLS configuration")?
+            }
             Kind::Proxy(fault) => write!(f, "no connection{to}: {fault}")?,
             Kind::Timeout { connecting: true } => write!(f, "no connection{to} in time")?,
             Kind::Timeout { connecting: false } => write!(f, "no whole answer{from} in time")?,
             Kind::Transport => write!(f, "the connection{to} broke")?,
             Kind::Refused => f.write_str("refused")?,
-            Kind::Redirect => f.write_str("redirected, which is not followed; is the base URL right?")?,
+            Kind::Redirect => {
+                f.write_str("redirected, which is not followed; is the base URL right?")?
+            }
             Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
             Kind::TooLarge => f.write_str("malformed response: the body is over 8 MiB")?,
             Kind::SecretLost => {
-                f.write_str("the change may be there, and then the new secret is lost with its answer")?;
+                f.write_str(
+                    "the change may be there, and then the new secret is lost with its answer",
+                )?;
             }
         }
         if let Some(status) = self.status() {
@@ -482,10 +559,23 @@ impl fmt::Display for Error {
         if let Some(description) = &complaint.description {
             write!(f, " {}", OneLine(description))?;
         }
-        for FieldError { field, code, message } in complaint.fields.iter().take(SHOWN_FIELDS) {
-            write!(f, "; {}: {} {}", OneLine(field), OneLine(code), OneLine(message))?;
+        for FieldError {
+            field,
+            code,
+            message,
+        } in complaint.fields.iter().take(SHOWN_FIELDS)
+        {
+            write!(
+                f,
+                "; {}: {} {}",
+                OneLine(field),
+                OneLine(code),
+                OneLine(message)
+            )?;
         }
-        if let Some(more @ 1..) = (complaint.fields.len() + complaint.more_fields).checked_sub(SHOWN_FIELDS) {
+        if let Some(more @ 1..) =
+            (complaint.fields.len() + complaint.more_fields).checked_sub(SHOWN_FIELDS)
+        {
             write!(f, "; and {more} more fields")?;
         }
         if let Some(reference) = &complaint.reference {
@@ -545,14 +635,19 @@ impl fmt::Debug for Error {
             ..
         } = &*self.0;
         let mut debug = f.debug_struct("Error");
-        debug.field("operation", operation).field("kind", kind).field("may_have_run", may_have_run);
+        debug
+            .field("operation", operation)
+            .field("kind", kind)
+            .field("may_have_run", may_have_run);
         debug
             .field("peer", peer)
             .field("attempts", attempts)
             .field("why_no_more", no_more)
             .field("secret_lost", secret_lost);
         if let Some(answer) = answer {
-            debug.field("answer", answer).field("complaint", &Shown(complaint));
+            debug
+                .field("answer", answer)
+                .field("complaint", &Shown(complaint));
         }
         debug.field("source", source).finish()
     }
@@ -563,12 +658,26 @@ struct Shown<'a>(&'a Complaint);
 
 impl fmt::Debug for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Complaint { code, description, retryable, reference, retry_after, fields, more_fields, current_etag } =
-            self.0;
+        let Complaint {
+            code,
+            description,
+            retryable,
+            reference,
+            retry_after,
+            fields,
+            more_fields,
+            current_etag,
+        } = self.0;
         let short = |text: Option<&str>| text.map(|text| OneLine(text).to_string());
         let shown = fields.iter().take(SHOWN_FIELDS);
         let shown: Vec<_> = shown
-            .map(|FieldError { field, code, message }| [field, code, message].map(|text| OneLine(text).to_string()))
+            .map(
+                |FieldError {
+                     field,
+                     code,
+                     message,
+                 }| [field, code, message].map(|text| OneLine(text).to_string()),
+            )
             .collect();
         f.debug_struct("Complaint")
             .field("code", &short(code.as_ref().map(ErrorCode::as_str)))
@@ -578,7 +687,10 @@ impl fmt::Debug for Shown<'_> {
             .field("retry_after", retry_after)
             .field("fields", &shown)
             .field("more_fields", &(fields.len() - shown.len() + more_fields))
-            .field("current_etag", &short(current_etag.as_ref().map(ETag::as_str)))
+            .field(
+                "current_etag",
+                &short(current_etag.as_ref().map(ETag::as_str)),
+            )
             .finish()
     }
 }
@@ -595,7 +707,12 @@ mod tests {
 
     fn refused(status: u16, body: &'static str) -> Error {
         let status = StatusCode::from_u16(status).unwrap();
-        Error::refused(Answer { status, body: body.into(), ..Answer::default() }).during("webhooks.create")
+        Error::refused(Answer {
+            status,
+            body: body.into(),
+            ..Answer::default()
+        })
+        .during("webhooks.create")
     }
 
     #[test]
@@ -618,7 +735,10 @@ mod tests {
             error.to_string(),
             "webhooks.create: refused [422 invalid_request] bad  request; url: invalid no address (reference req_1)"
         );
-        assert_eq!(refused(502, "<html>").to_string(), "webhooks.create: refused [502]; the server may have acted");
+        assert_eq!(
+            refused(502, "<html>").to_string(),
+            "webhooks.create: refused [502]; the server may have acted"
+        );
     }
 
     #[test]
@@ -637,21 +757,38 @@ mod tests {
         let error = Error::refused(answer(&body));
         let shown = error.to_string();
         assert!(
-            shown.len() < 2_000 && shown.contains("; f: c m") && shown.contains("and 159991 more fields"),
+            shown.len() < 2_000
+                && shown.contains("; f: c m")
+                && shown.contains("and 159991 more fields"),
             "{shown}"
         );
         let longest = vec![field.as_str(); 50].join(",");
-        let longest = Error::refused(answer(&format!(r#"{{"error":"{long}","fields":[{longest}]}}"#)));
-        assert!(longest.to_string().len() < 15_000 && format!("{longest:?}").len() < 15_000, "{longest:?}");
+        let longest = Error::refused(answer(&format!(
+            r#"{{"error":"{long}","fields":[{longest}]}}"#
+        )));
+        assert!(
+            longest.to_string().len() < 15_000 && format!("{longest:?}").len() < 15_000,
+            "{longest:?}"
+        );
         assert!(format!("{error:?}").len() < 3_000, "{error:?}");
     }
 
     #[test]
     fn mistake_5_a_body_is_in_neither_debug_nor_display() {
         let mut headers = HeaderMap::new();
-        headers.insert("set-cookie", http::HeaderValue::from_static("session=very_secret"));
+        headers.insert(
+            "set-cookie",
+            http::HeaderValue::from_static("session=very_secret"),
+        );
         let body = r#"{"data":{"signature_secret_plain":"very_secret"}"#.into();
-        let error = Error::malformed("not JSON", Answer { status: StatusCode::CREATED, headers, body });
+        let error = Error::malformed(
+            "not JSON",
+            Answer {
+                status: StatusCode::CREATED,
+                headers,
+                body,
+            },
+        );
         assert!(error.body().unwrap().contains("very_secret"));
         let shown = format!("{error} {error:?} {error:#?}");
         assert!(!shown.contains("very_secret"), "{shown}");

@@ -29,16 +29,26 @@ pub struct Events {
 }
 
 impl Client {
-    /// The account's event log: also of events that no webhook delivered. How long AuthPI keeps it is not documented.
+    /// The account's event log: also of events that no webhook delivered. How long AuthPI keeps it
+    /// is not documented.
     pub fn events(&self) -> Events {
-        Events { client: self.clone() }
+        Events {
+            client: self.clone(),
+        }
     }
 }
 
 impl Events {
     /// Lists events, a page at a time. In which order is not documented.
     pub fn list(&self) -> Call<ListEvents> {
-        Call::new(&self.client, ListEvents { filter: Filter::default(), limit: None, cursor: None })
+        Call::new(
+            &self.client,
+            ListEvents {
+                filter: Filter::default(),
+                limit: None,
+                cursor: None,
+            },
+        )
     }
 
     /// The same list with each event as AuthPI wrote it, whatever its shape.
@@ -48,13 +58,27 @@ impl Events {
 
     /// Returns one event.
     pub fn get(&self, event_id: impl Into<String>) -> Call<GetEvent> {
-        Call::new(&self.client, GetEvent { event_id: event_id.into() })
+        Call::new(
+            &self.client,
+            GetEvent {
+                event_id: event_id.into(),
+            },
+        )
     }
 
-    /// Counts events: one total, a time series with [`interval`](Call::interval), groups with [`group_by`](Call::group_by).
+    /// Counts events: one total, a time series with [`interval`](Call::interval), groups with
+    /// [`group_by`](Call::group_by).
     pub fn aggregate(&self) -> Call<AggregateEvents> {
         let filter = Filter::default();
-        Call::new(&self.client, AggregateEvents { filter, group_by: None, interval: None, count_unique: None })
+        Call::new(
+            &self.client,
+            AggregateEvents {
+                filter,
+                group_by: None,
+                interval: None,
+                count_unique: None,
+            },
+        )
     }
 }
 
@@ -70,15 +94,24 @@ struct Filter {
 
 impl Filter {
     fn check(&self) -> Result<(), Error> {
-        if self.event_types.iter().any(|event_type| event_type.as_str().contains(',')) {
+        if self
+            .event_types
+            .iter()
+            .any(|event_type| event_type.as_str().contains(','))
+        {
             return Err(Error::invalid_argument("an event type holds a comma"));
         }
         Ok(())
     }
 
     fn event_types(&self) -> Option<String> {
-        (!self.event_types.is_empty())
-            .then(|| self.event_types.iter().map(EventType::as_str).collect::<Vec<_>>().join(","))
+        (!self.event_types.is_empty()).then(|| {
+            self.event_types
+                .iter()
+                .map(EventType::as_str)
+                .collect::<Vec<_>>()
+                .join(",")
+        })
     }
 }
 
@@ -110,13 +143,15 @@ macro_rules! filters {
                 self
             }
 
-            /// Only events after this time, to the millisecond. That the time itself is left out is assumed.
+            /// Only events after this time, to the millisecond. That the time itself is left out is
+            /// assumed.
             pub fn after(mut self, after: Timestamp) -> Self {
                 self.operation.filter.after = Some(after);
                 self
             }
 
-            /// Only events before this time, to the millisecond. That the time itself is left out is assumed.
+            /// Only events before this time, to the millisecond. That the time itself is left out
+            /// is assumed.
             pub fn before(mut self, before: Timestamp) -> Self {
                 self.operation.filter.before = Some(before);
                 self
@@ -129,7 +164,12 @@ filters!(ListEvents);
 filters!(AggregateEvents);
 
 impl Call<ListAsWritten> {
-    pub(crate) fn narrowed(mut self, types: Vec<EventType>, after: Timestamp, before: Option<Timestamp>) -> Self {
+    pub(crate) fn narrowed(
+        mut self,
+        types: Vec<EventType>,
+        after: Timestamp,
+        before: Option<Timestamp>,
+    ) -> Self {
         let filter = &mut self.operation.0.filter;
         (filter.event_types, filter.after, filter.before) = (types, Some(after), before);
         self
@@ -188,8 +228,8 @@ impl Sends for ListEvents {
     }
 }
 
-/// `GET /events` again, for who needs each event's own JSON: [`LoggedEvent`] has no place for members that the description does not
-/// know, and leaves out those of another shape.
+/// `GET /events` again, for who needs each event's own JSON: [`LoggedEvent`] has no place for
+/// members that the description does not know, and leaves out those of another shape.
 #[derive(Clone, Debug)]
 pub(crate) struct ListAsWritten(ListEvents);
 
@@ -263,19 +303,22 @@ pub struct AggregateEvents {
 }
 
 impl Call<AggregateEvents> {
-    /// What to group by. The values are not documented; assumed are names such as `type` or `user_id`.
+    /// What to group by. The values are not documented; assumed are names such as `type` or
+    /// `user_id`.
     pub fn group_by(mut self, member: impl Into<String>) -> Self {
         self.operation.group_by = Some(member.into());
         self
     }
 
-    /// The length of a bucket. The values are not documented; assumed are words such as `hour` or `day`.
+    /// The length of a bucket. The values are not documented; assumed are words such as `hour` or
+    /// `day`.
     pub fn interval(mut self, interval: impl Into<String>) -> Self {
         self.operation.interval = Some(interval.into());
         self
     }
 
-    /// What to count distinct values of. The values are not documented; assumed are names such as `user_id`.
+    /// What to count distinct values of. The values are not documented; assumed are names such as
+    /// `user_id`.
     pub fn count_unique(mut self, member: impl Into<String>) -> Self {
         self.operation.count_unique = Some(member.into());
         self

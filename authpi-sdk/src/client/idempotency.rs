@@ -12,18 +12,24 @@ const LONGEST: usize = 256;
 pub(super) fn fresh() -> Result<String, Error> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(|error| {
-        Error::invalid_argument("the system gives no random numbers for an idempotency key").caused_by(error)
+        Error::invalid_argument("the system gives no random numbers for an idempotency key")
+            .caused_by(error)
     })?;
     Ok(format!("{:032x}", u128::from_be_bytes(bits)))
 }
 
 /// # Errors
-/// When AuthPI would not take the key: 1 to 256 characters. That they must be visible ASCII is ours, for a header's sake.
+/// When AuthPI would not take the key: 1 to 256 characters. That they must be visible ASCII is
+/// ours, for a header's sake.
 pub(super) fn check(key: &str) -> Result<(), Error> {
     if key.is_empty() || key.len() > LONGEST {
-        Err(Error::invalid_argument("an idempotency key has 1 to 256 characters"))
+        Err(Error::invalid_argument(
+            "an idempotency key has 1 to 256 characters",
+        ))
     } else if !key.bytes().all(|b| b.is_ascii_graphic()) {
-        Err(Error::invalid_argument("an idempotency key is visible ASCII without spaces"))
+        Err(Error::invalid_argument(
+            "an idempotency key is visible ASCII without spaces",
+        ))
     } else {
         Ok(())
     }
@@ -38,7 +44,10 @@ mod tests {
         let keys = [fresh().unwrap(), fresh().unwrap()];
         assert_ne!(keys[0], keys[1]);
         for key in keys {
-            assert!(key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit()), "{key}");
+            assert!(
+                key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit()),
+                "{key}"
+            );
             check(&key).unwrap();
         }
     }

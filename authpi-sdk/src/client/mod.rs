@@ -14,12 +14,14 @@
 //! # }
 //! ```
 //!
-//! [`Client::builder`] takes the credential and says at once what is wrong with the settings; nothing here panics. A client is
-//! cheap to clone, and its clones share connections. [`Client::webhooks`], [`Client::events`] and [`Client::whoami`] lead to
-//! the operations. Each of them gives a [`Call`]: it can be given options (a deadline, a retry policy, an idempotency key, an
-//! ETag) and runs when it is awaited. All calls take one way, in `call.rs`: check the arguments, find the account, send under
-//! one deadline, again where that is safe and may help ([`retry`]), and turn whatever comes back into a value or an [`Error`]
-//! that says whether the server may have acted, how often it was tried, and why not again.
+//! [`Client::builder`] takes the credential and says at once what is wrong with the settings;
+//! nothing here panics. A client is cheap to clone, and its clones share connections.
+//! [`Client::webhooks`], [`Client::events`] and [`Client::whoami`] lead to the operations. Each of
+//! them gives a [`Call`]: it can be given options (a deadline, a retry policy, an idempotency key,
+//! an ETag) and runs when it is awaited. All calls take one way, in `call.rs`: check the arguments,
+//! find the account, send under one deadline, again where that is safe and may help ([`retry`]),
+//! and turn whatever comes back into a value or an [`Error`] that says whether the server may have
+//! acted, how often it was tried, and why not again.
 //!
 //! # Errors
 //!
@@ -45,10 +47,12 @@
 //!
 //! # Odd answers
 //!
-//! One odd member of an answer does not make the rest of it unreadable. Half of a surrogate pair (`"\ud83d"`) is read as U+FFFD, `1.0` as
-//! an integer, and an optional member of another shape than described as absent, except for a secret that is shown once. An item of a page
-//! that lacks a required member, or has it in another shape, is in [`Page::unreadable`] as it came. `ensure` and `find` fail if such an
-//! item may be the webhook that they look for. What is kept raw ([`RawJson`](crate::RawJson)) is always kept as it was written.
+//! One odd member of an answer does not make the rest of it unreadable. Half of a surrogate pair
+//! (`"\ud83d"`) is read as U+FFFD, `1.0` as an integer, and an optional member of another shape
+//! than described as absent, except for a secret that is shown once. An item of a page that lacks a
+//! required member, or has it in another shape, is in [`Page::unreadable`] as it came. `ensure` and
+//! `find` fail if such an item may be the webhook that they look for. What is kept raw
+//! ([`RawJson`](crate::RawJson)) is always kept as it was written.
 //!
 //! # Pages
 //!
@@ -64,19 +68,21 @@
 //! # }
 //! ```
 //!
-//! Awaiting the call itself gives one [`Page`]; [`Items`] and [`Pages`] are streams (`futures_core::Stream`) over all of them.
+//! Awaiting the call itself gives one [`Page`]; [`Items`] and [`Pages`] are streams
+//! (`futures_core::Stream`) over all of them.
 //!
 //! # Declared instead of called
 //!
-//! What a service does when it starts is declared: [`Webhooks::ensure`] sees to it that its webhook is there, from any number of
-//! replicas at once, and that the one-time secret is in a [`SecretStore`]; [`Webhooks::rotate`] gives it another secret without a
-//! gap; [`Webhooks::update_with`] changes what depends on what is there. [`Call::followed`] and [`Webhooks::outcome`] look after
-//! deliveries that are sent again: see [`redelivery`].
+//! What a service does when it starts is declared: [`Webhooks::ensure`] sees to it that its webhook
+//! is there, from any number of replicas at once, and that the one-time secret is in a
+//! [`SecretStore`]; [`Webhooks::rotate`] gives it another secret without a gap;
+//! [`Webhooks::update_with`] changes what depends on what is there. [`Call::followed`] and
+//! [`Webhooks::outcome`] look after deliveries that are sent again: see [`redelivery`].
 //!
 //! # What it does not do
 //!
-//! It follows no redirect, since a credential must not travel to an address that nobody configured. It repeats no call that could
-//! do its work twice: see [`retry`].
+//! It follows no redirect, since a credential must not travel to an address that nobody configured.
+//! It repeats no call that could do its work twice: see [`retry`].
 
 mod account;
 mod answer;
@@ -105,11 +111,16 @@ mod update_with;
 mod webhooks;
 
 pub use account::WhoAmI;
-pub use builder::{BuildError, Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT};
+pub use builder::{
+    BuildError, Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT,
+};
 pub use call::{Call, Conditional, Keyed, Operation, Paged, Posted, Tagged};
 pub use credentials::{AccessToken, TokenSource};
 pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
-pub use ensure::{DEFAULT_SECRET_WAIT, Diff, Endpoint, EndpointError, Ensure, Ensured, LastMatches, Rotate, Rotation};
+pub use ensure::{
+    DEFAULT_SECRET_WAIT, Diff, Endpoint, EndpointError, Ensure, Ensured, LastMatches, Rotate,
+    Rotation,
+};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub(crate) use events::ListAsWritten;
@@ -121,18 +132,21 @@ pub use retry::{Applied, NoMore, RetryPolicy};
 #[cfg(feature = "postgres")]
 pub use secrets::PostgresSecrets;
 pub use secrets::{
-    DEFAULT_LOCK_TIMEOUT, EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore, SecretStoreError,
+    DEFAULT_LOCK_TIMEOUT, EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore,
+    SecretStoreError,
 };
 pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
 pub use update_with::{DEFAULT_ROUNDS, Edited, UpdateWith};
 pub use webhooks::{
-    CreateWebhook, Created, DeleteWebhook, Deleted, GetWebhook, ListWebhooks, UpdateWebhook, Updated, Webhooks,
+    CreateWebhook, Created, DeleteWebhook, Deleted, GetWebhook, ListWebhooks, UpdateWebhook,
+    Updated, Webhooks,
 };
 
 pub use crate::generated::api::types::{
-    AuthType, BearerAuth, BearerSignatureAuth, CallerAccountAccess, CallerOrganizationAccess, CallerType,
-    DeliveryStatus, ErrorCode, Event as LoggedEvent, EventAggregate, FieldError, Me, NoneAuth, RedeliverFailedResult,
-    RedeliveredWebhookDelivery, SettableWebhookStatus, SignatureAlgorithm, SignatureAuth, UnknownAuthType,
-    UnknownCallerType, UnknownDeliveryStatus, UnknownErrorCode, UnknownSignatureAlgorithm, UnknownWebhookAuth,
-    UnknownWebhookStatus, Webhook, WebhookAuth, WebhookDelivery, WebhookListItem, WebhookStatus,
+    AuthType, BearerAuth, BearerSignatureAuth, CallerAccountAccess, CallerOrganizationAccess,
+    CallerType, DeliveryStatus, ErrorCode, Event as LoggedEvent, EventAggregate, FieldError, Me,
+    NoneAuth, RedeliverFailedResult, RedeliveredWebhookDelivery, SettableWebhookStatus,
+    SignatureAlgorithm, SignatureAuth, UnknownAuthType, UnknownCallerType, UnknownDeliveryStatus,
+    UnknownErrorCode, UnknownSignatureAlgorithm, UnknownWebhookAuth, UnknownWebhookStatus, Webhook,
+    WebhookAuth, WebhookDelivery, WebhookListItem, WebhookStatus,
 };

@@ -14,13 +14,21 @@ use crate::telemetry::{CALL_RETRIES, CALLS};
 /// The span of a call, from when it is awaited until it has its value or its error.
 pub(super) const SPAN: &str = "authpi.call";
 
-/// The span of a call. `attempt` is the number of attempts so far, `status` that of the last answer, `reference` what AuthPI wants
-/// to be quoted, `duration_ms` that of the whole call.
+/// The span of a call. `attempt` is the number of attempts so far, `status` that of the last
+/// answer, `reference` what AuthPI wants to be quoted, `duration_ms` that of the whole call.
 pub(super) fn span(operation: &'static str) -> Span {
-    tracing::info_span!(SPAN, operation, attempt = Empty, status = Empty, reference = Empty, duration_ms = Empty)
+    tracing::info_span!(
+        SPAN,
+        operation,
+        attempt = Empty,
+        status = Empty,
+        reference = Empty,
+        duration_ms = Empty
+    )
 }
 
-/// A call that is being observed: whatever becomes of it, also that nobody waits for it any longer, is counted once.
+/// A call that is being observed: whatever becomes of it, also that nobody waits for it any longer,
+/// is counted once.
 pub(super) struct Observed {
     operation: &'static str,
     outcome: &'static str,
@@ -30,7 +38,12 @@ pub(super) struct Observed {
 
 impl Observed {
     pub(super) fn begin(operation: &'static str, span: Span) -> Self {
-        Self { operation, outcome: "dropped", span, begin: Instant::now() }
+        Self {
+            operation,
+            outcome: "dropped",
+            span,
+            begin: Instant::now(),
+        }
     }
 
     pub(super) fn attempt(&self, attempt: u32) {
@@ -71,13 +84,21 @@ impl Drop for Observed {
     fn drop(&mut self) {
         let millis = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.span.record("duration_ms", millis);
-        metrics::counter!(CALLS, "operation" => self.operation, "outcome" => self.outcome).increment(1);
+        metrics::counter!(CALLS, "operation" => self.operation, "outcome" => self.outcome)
+            .increment(1);
     }
 }
 
 /// A call is made again, after a wait.
-pub(super) fn repeated(operation: &'static str, attempt: u32, reason: Reason, error: &Error, wait: Duration) {
+pub(super) fn repeated(
+    operation: &'static str,
+    attempt: u32,
+    reason: Reason,
+    error: &Error,
+    wait: Duration,
+) {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     tracing::debug!(operation, attempt, reason = reason.as_str(), %error, wait_ms, "a call is made again");
-    metrics::counter!(CALL_RETRIES, "operation" => operation, "reason" => reason.as_str()).increment(1);
+    metrics::counter!(CALL_RETRIES, "operation" => operation, "reason" => reason.as_str())
+        .increment(1);
 }

@@ -47,7 +47,8 @@ impl<T> From<T> for Patch<T> {
 }
 
 impl<T: Serialize> Serialize for Patch<T> {
-    /// `Keep` is for `skip_serializing_if = "Patch::is_keep"`; where it is written all the same, it is written as `null`.
+    /// `Keep` is for `skip_serializing_if = "Patch::is_keep"`; where it is written all the same, it
+    /// is written as `null`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.set().serialize(serializer)
     }
@@ -90,9 +91,27 @@ mod tests {
     fn keep_null_and_set_are_three_different_bodies() {
         for (update, body) in [
             (Update::default(), "{}"),
-            (Update { description: Patch::Null, ..Update::default() }, r#"{"description":null}"#),
-            (Update { description: Patch::Set("x".into()), ..Update::default() }, r#"{"description":"x"}"#),
-            (Update { events: Patch::Set(vec![]), ..Update::default() }, r#"{"events":[]}"#),
+            (
+                Update {
+                    description: Patch::Null,
+                    ..Update::default()
+                },
+                r#"{"description":null}"#,
+            ),
+            (
+                Update {
+                    description: Patch::Set("x".into()),
+                    ..Update::default()
+                },
+                r#"{"description":"x"}"#,
+            ),
+            (
+                Update {
+                    events: Patch::Set(vec![]),
+                    ..Update::default()
+                },
+                r#"{"events":[]}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&update).unwrap(), body);
             assert_eq!(serde_json::from_str::<Update>(body).unwrap(), update);

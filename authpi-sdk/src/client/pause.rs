@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-/// Waits before round `round` (from 0) of several: a random time, evenly spread up to `first` doubled with each round, at most
-/// `longest`. So those who met once do not meet again and again.
+/// Waits before round `round` (from 0) of several: a random time, evenly spread up to `first`
+/// doubled with each round, at most `longest`. So those who met once do not meet again and again.
 pub(super) async fn before_round(round: u32, first: Duration, longest: Duration) {
-    let most = first.saturating_mul(1_u32.checked_shl(round.min(31)).unwrap_or(u32::MAX)).min(longest);
+    let most = first
+        .saturating_mul(1_u32.checked_shl(round.min(31)).unwrap_or(u32::MAX))
+        .min(longest);
     let mut bits = [0; 4];
     // Without random numbers the waits are longer, and all the same right.
     let share = match getrandom::fill(&mut bits) {

@@ -8,17 +8,24 @@ pub(super) fn url(a: &str, b: &str) -> bool {
     a == b || matches!((Url::parse(a), Url::parse(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Whether all that is declared is there. Of an object more may be there, since AuthPI may fill in members of its own.
+/// Whether all that is declared is there. Of an object more may be there, since AuthPI may fill in
+/// members of its own.
 pub(super) fn covers(there: &Value, declared: &Value) -> bool {
     match (there, declared) {
-        (Value::Object(there), Value::Object(declared)) => {
-            declared.iter().all(|(name, value)| there.get(name).is_some_and(|there| covers(there, value)))
-        }
+        (Value::Object(there), Value::Object(declared)) => declared
+            .iter()
+            .all(|(name, value)| there.get(name).is_some_and(|there| covers(there, value))),
         (Value::Array(there), Value::Array(declared)) => {
-            there.len() == declared.len() && there.iter().zip(declared).all(|(there, value)| covers(there, value))
+            there.len() == declared.len()
+                && there
+                    .iter()
+                    .zip(declared)
+                    .all(|(there, value)| covers(there, value))
         }
         // 1 and 1.0 are one number, as JSON has it.
-        (Value::Number(there), Value::Number(declared)) => there == declared || there.as_f64() == declared.as_f64(),
+        (Value::Number(there), Value::Number(declared)) => {
+            there == declared || there.as_f64() == declared.as_f64()
+        }
         _ => there == declared,
     }
 }

@@ -7,8 +7,8 @@ use crate::{
     RawJson, UnixMillis,
     event::EventType,
     generated::api::types::{
-        CreateAuthInput, CreateBearerAuth, CreateBearerSignatureAuth, CreateNoneAuth, CreateSignatureAuth,
-        CreateWebhookInput, UpdateAuthInput, UpdateWebhook,
+        CreateAuthInput, CreateBearerAuth, CreateBearerSignatureAuth, CreateNoneAuth,
+        CreateSignatureAuth, CreateWebhookInput, UpdateAuthInput, UpdateWebhook,
     },
     signature::Secret,
 };
@@ -31,7 +31,8 @@ impl DeliveryAuth {
         Self(Kind::Signature)
     }
 
-    /// Each delivery carries a bearer token that AuthPI makes and shows once. Anyone who sees one delivery can forge others.
+    /// Each delivery carries a bearer token that AuthPI makes and shows once. Anyone who sees one
+    /// delivery can forge others.
     pub fn bearer() -> Self {
         Self(Kind::Bearer(None))
     }
@@ -60,13 +61,17 @@ impl DeliveryAuth {
     fn to_create(&self) -> CreateAuthInput {
         match &self.0 {
             Kind::None => CreateNoneAuth::default().into(),
-            Kind::Bearer(bearer_token) => {
-                CreateBearerAuth { bearer_token: bearer_token.clone(), ..Default::default() }.into()
+            Kind::Bearer(bearer_token) => CreateBearerAuth {
+                bearer_token: bearer_token.clone(),
+                ..Default::default()
             }
+            .into(),
             Kind::Signature => CreateSignatureAuth::default().into(),
-            Kind::BearerSignature(bearer_token) => {
-                CreateBearerSignatureAuth { bearer_token: bearer_token.clone(), ..Default::default() }.into()
+            Kind::BearerSignature(bearer_token) => CreateBearerSignatureAuth {
+                bearer_token: bearer_token.clone(),
+                ..Default::default()
             }
+            .into(),
         }
     }
 
@@ -82,12 +87,14 @@ impl DeliveryAuth {
 
 /// The webhook that a service wants.
 ///
-/// A name, an address, [the events to deliver](Self::events), and how deliveries are authenticated: by signature, unless told
-/// otherwise. Both events and authentication are always sent, because what AuthPI does without them is told in two ways (its
-/// older guide: all events, no authentication; its SDK: both are required). So a spec without events is refused by `create`:
+/// A name, an address, [the events to deliver](Self::events), and how deliveries are authenticated:
+/// by signature, unless told otherwise. Both events and authentication are always sent, because
+/// what AuthPI does without them is told in two ways (its older guide: all events, no
+/// authentication; its SDK: both are required). So a spec without events is refused by `create`:
 /// say [`all_events`](Self::all_events) if all are wanted.
 ///
-/// `Debug` shows no secret. The members that take [`RawJson`] are objects whose members AuthPI does not document.
+/// `Debug` shows no secret. The members that take [`RawJson`] are objects whose members AuthPI does
+/// not document.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct WebhookSpec {
@@ -104,7 +111,8 @@ pub struct WebhookSpec {
 }
 
 impl WebhookSpec {
-    /// A webhook of this name that delivers to this address, an absolute `https` (or, where AuthPI allows it, `http`) URL.
+    /// A webhook of this name that delivers to this address, an absolute `https` (or, where AuthPI
+    /// allows it, `http`) URL.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -120,7 +128,8 @@ impl WebhookSpec {
         }
     }
 
-    /// Which events are delivered: these and no others. AuthPI takes exact names only, no wildcards.
+    /// Which events are delivered: these and no others. AuthPI takes exact names only, no
+    /// wildcards.
     pub fn events(mut self, events: impl IntoIterator<Item = EventType>) -> Self {
         self.events.clear();
         for event in events {
@@ -131,8 +140,8 @@ impl WebhookSpec {
         self
     }
 
-    /// Every event type that this version of the SDK knows ([`EventType::ALL`]) is delivered. A type that AuthPI adds later is
-    /// not, until the webhook is changed.
+    /// Every event type that this version of the SDK knows ([`EventType::ALL`]) is delivered. A
+    /// type that AuthPI adds later is not, until the webhook is changed.
     pub fn all_events(self) -> Self {
         self.events(EventType::ALL.iter().cloned())
     }
@@ -250,7 +259,8 @@ impl WebhookPatch {
         self
     }
 
-    /// Authenticates deliveries so from now on. That this makes new secrets, even for the same kind, is assumed.
+    /// Authenticates deliveries so from now on. That this makes new secrets, even for the same
+    /// kind, is assumed.
     pub fn auth(mut self, auth: &DeliveryAuth) -> Self {
         self.0.auth = Patch::Set(auth.to_update());
         self
@@ -320,8 +330,8 @@ mod tests {
 
     #[test]
     fn a_spec_always_sends_events_and_auth() {
-        let spec =
-            WebhookSpec::new("users", "https://example.com/h").events([EventType::UserCreated, EventType::UserCreated]);
+        let spec = WebhookSpec::new("users", "https://example.com/h")
+            .events([EventType::UserCreated, EventType::UserCreated]);
         assert_eq!(
             serde_json::to_value(spec.to_input()).unwrap(),
             serde_json::json!({
@@ -329,12 +339,20 @@ mod tests {
             })
         );
         assert_eq!(spec, spec.clone().signed());
-        assert_eq!(spec.all_events().to_input().events.unwrap().len(), EventType::ALL.len());
+        assert_eq!(
+            spec.all_events().to_input().events.unwrap().len(),
+            EventType::ALL.len()
+        );
     }
 
     #[test]
     fn a_spec_without_events_is_refused() {
-        assert!(WebhookSpec::new("n", "u").check().unwrap_err().is_invalid_argument());
+        assert!(
+            WebhookSpec::new("n", "u")
+                .check()
+                .unwrap_err()
+                .is_invalid_argument()
+        );
         assert!(WebhookSpec::new("n", "u").events([]).check().is_err());
         WebhookSpec::new("n", "u").all_events().check().unwrap();
     }
@@ -342,11 +360,23 @@ mod tests {
     #[test]
     fn each_kind_of_authentication_is_written_as_authpi_names_it() {
         for (auth, json) in [
-            (DeliveryAuth::unauthenticated_for_testing(), r#"{"type":"none"}"#),
-            (DeliveryAuth::signature().with_bearer_token("x"), r#"{"type":"signature"}"#),
+            (
+                DeliveryAuth::unauthenticated_for_testing(),
+                r#"{"type":"none"}"#,
+            ),
+            (
+                DeliveryAuth::signature().with_bearer_token("x"),
+                r#"{"type":"signature"}"#,
+            ),
             (DeliveryAuth::bearer(), r#"{"type":"bearer"}"#),
-            (DeliveryAuth::bearer().with_bearer_token("t"), r#"{"type":"bearer","bearer_token":"t"}"#),
-            (DeliveryAuth::bearer_and_signature(), r#"{"type":"bearer+signature"}"#),
+            (
+                DeliveryAuth::bearer().with_bearer_token("t"),
+                r#"{"type":"bearer","bearer_token":"t"}"#,
+            ),
+            (
+                DeliveryAuth::bearer_and_signature(),
+                r#"{"type":"bearer+signature"}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&auth.to_create()).unwrap(), json);
             assert_eq!(serde_json::to_string(&auth.to_update()).unwrap(), json);
@@ -356,15 +386,25 @@ mod tests {
     #[test]
     fn mistake_5_a_bearer_token_of_ones_own_is_not_in_debug() {
         let auth = DeliveryAuth::bearer().with_bearer_token("very_secret");
-        let shown =
-            format!("{auth:?}{:?}{:?}", WebhookSpec::new("n", "u").auth(auth.clone()), WebhookPatch::new().auth(&auth));
+        let shown = format!(
+            "{auth:?}{:?}{:?}",
+            WebhookSpec::new("n", "u").auth(auth.clone()),
+            WebhookPatch::new().auth(&auth)
+        );
         assert!(!shown.contains("very_secret"), "{shown}");
     }
 
     #[test]
     fn a_patch_tells_leave_clear_and_set_apart() {
-        assert_eq!(serde_json::to_string(WebhookPatch::new().as_input()).unwrap(), "{}");
-        let patch = WebhookPatch::new().clear_description().events([]).metadata(Patch::Null).disable();
+        assert_eq!(
+            serde_json::to_string(WebhookPatch::new().as_input()).unwrap(),
+            "{}"
+        );
+        let patch = WebhookPatch::new()
+            .clear_description()
+            .events([])
+            .metadata(Patch::Null)
+            .disable();
         assert_eq!(
             serde_json::to_value(patch.as_input()).unwrap(),
             serde_json::json!({"description": null, "events": [], "metadata": null, "status": "disabled"})

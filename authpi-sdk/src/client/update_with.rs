@@ -12,23 +12,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Webhooks {
-    /// Reads a webhook, asks `change` what to change, and writes that if nobody else has changed the webhook meanwhile; else it
-    /// begins again.
+    /// Reads a webhook, asks `change` what to change, and writes that if nobody else has changed
+    /// the webhook meanwhile; else it begins again.
     ///
-    /// `change` returns a [`WebhookPatch`], or none when there is nothing to do; it is asked again in each round, of which there
-    /// are [`DEFAULT_ROUNDS`] at most ([`UpdateWith::rounds`]). Between rounds it waits a random time of up to 20 ms, doubled with
-    /// each round, at most 1 s. Each call has the client's timeout.
+    /// `change` returns a [`WebhookPatch`], or none when there is nothing to do; it is asked again
+    /// in each round, of which there are [`DEFAULT_ROUNDS`] at most ([`UpdateWith::rounds`]).
+    /// Between rounds it waits a random time of up to 20 ms, doubled with each round, at most 1 s.
+    /// Each call has the client's timeout.
     ///
-    /// `change` must come to the same however often it is applied (set what is wanted; do not add to what is there): where the answer
-    /// to a write is lost and somebody else changes the webhook before it is looked at, whether the write took place cannot be known,
-    /// and the next round writes again.
+    /// `change` must come to the same however often it is applied (set what is wanted; do not add
+    /// to what is there): where the answer to a write is lost and somebody else changes the webhook
+    /// before it is looked at, whether the write took place cannot be known, and the next round
+    /// writes again.
     ///
-    /// The write carries `If-Match`. AuthPI's `ETags` are times in milliseconds, so of two changes within one millisecond the
-    /// first may be lost.
+    /// The write carries `If-Match`. AuthPI's `ETags` are times in milliseconds, so of two changes
+    /// within one millisecond the first may be lost.
     ///
     /// # Errors
-    /// As `get` and `update`. After the last round the error is the refusal ([`Error::is_precondition_failed`]). A webhook that
-    /// comes without an `ETag` cannot be changed so ([`Error::is_malformed_response`]).
+    /// As `get` and `update`. After the last round the error is the refusal
+    /// ([`Error::is_precondition_failed`]). A webhook that comes without an `ETag` cannot be
+    /// changed so ([`Error::is_malformed_response`]).
     ///
     /// ```no_run
     /// use authpi_sdk::client::{WebhookPatch, WebhookStatus};
@@ -50,7 +53,12 @@ impl Webhooks {
         mut change: impl FnMut(&Webhook) -> P + Send + 'c,
     ) -> UpdateWith<'c> {
         let change = Box::new(move |webhook: &Webhook| change(webhook).into());
-        UpdateWith { webhooks: self.clone(), webhook_id: webhook_id.into(), change, rounds: DEFAULT_ROUNDS }
+        UpdateWith {
+            webhooks: self.clone(),
+            webhook_id: webhook_id.into(),
+            change,
+            rounds: DEFAULT_ROUNDS,
+        }
     }
 }
 
@@ -68,7 +76,10 @@ pub struct UpdateWith<'c> {
 impl UpdateWith<'_> {
     /// How often to read and write at most; at least once, [`DEFAULT_ROUNDS`] if not given.
     pub fn rounds(self, rounds: u32) -> Self {
-        Self { rounds: rounds.max(1), ..self }
+        Self {
+            rounds: rounds.max(1),
+            ..self
+        }
     }
 }
 
@@ -119,14 +130,22 @@ impl<'c> IntoFuture for UpdateWith<'c> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { webhooks, webhook_id, mut change, rounds } = self;
+        let Self {
+            webhooks,
+            webhook_id,
+            mut change,
+            rounds,
+        } = self;
         Box::pin(async move {
             let mut round = 0;
             loop {
                 let got = webhooks.get(&webhook_id).await?;
-                let Some(patch) = change(&got.value) else { return Ok(Edited::Unchanged(got)) };
+                let Some(patch) = change(&got.value) else {
+                    return Ok(Edited::Unchanged(got));
+                };
                 let Some(etag) = &got.etag else {
-                    let without = Error::malformed("the webhook comes without an ETag", Answer::default());
+                    let without =
+                        Error::malformed("the webhook comes without an ETag", Answer::default());
                     return Err(without.during(operations::WEBHOOKS_GET.id));
                 };
                 match webhooks.update(&webhook_id, &patch).if_match(etag).await {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::{
-    Applied, BearerAuth, BearerSignatureAuth, Call, Client, Conditional, ETag, Keyed, NoneAuth, Operation, Page, Paged,
-    SignatureAuth, Tagged, Webhook, WebhookAuth, WebhookListItem, WebhookPatch, WebhookSpec, WebhookStatus,
+    Applied, BearerAuth, BearerSignatureAuth, Call, Client, Conditional, ETag, Keyed, NoneAuth,
+    Operation, Page, Paged, SignatureAuth, Tagged, Webhook, WebhookAuth, WebhookListItem,
+    WebhookPatch, WebhookSpec, WebhookStatus,
     answer::Answer,
     call::{
         Attempt, Look, Reply, check_ids,
@@ -22,8 +23,9 @@ use crate::{
     generated::api::{
         operations,
         types::{
-            BearerAuthWithSecret, BearerSignatureAuthWithSecrets, CreateWebhookResponseAuth as WithSecrets,
-            SignatureAuthWithSecret, WebhookResponse, WebhookWithSecretsResponse,
+            BearerAuthWithSecret, BearerSignatureAuthWithSecrets,
+            CreateWebhookResponseAuth as WithSecrets, SignatureAuthWithSecret, WebhookResponse,
+            WebhookWithSecretsResponse,
         },
     },
     json::{FromRaw as _, members},
@@ -39,14 +41,23 @@ pub struct Webhooks {
 impl Client {
     /// Webhook endpoints and their deliveries.
     pub fn webhooks(&self) -> Webhooks {
-        Webhooks { client: self.clone() }
+        Webhooks {
+            client: self.clone(),
+        }
     }
 }
 
 impl Webhooks {
     /// Lists the account's webhooks, a page at a time. Deleted ones may be among them.
     pub fn list(&self) -> Call<ListWebhooks> {
-        Call::new(&self.client, ListWebhooks { status: None, limit: None, cursor: None })
+        Call::new(
+            &self.client,
+            ListWebhooks {
+                status: None,
+                limit: None,
+                cursor: None,
+            },
+        )
     }
 
     /// Creates a webhook. Its secrets are in the answer, this once.
@@ -56,21 +67,43 @@ impl Webhooks {
 
     /// Returns one webhook with its ETag.
     pub fn get(&self, webhook_id: impl Into<String>) -> Call<GetWebhook> {
-        Call::new(&self.client, GetWebhook { webhook_id: webhook_id.into() })
+        Call::new(
+            &self.client,
+            GetWebhook {
+                webhook_id: webhook_id.into(),
+            },
+        )
     }
 
     /// Changes a webhook and leaves alone what the patch does not name.
     ///
-    /// With [`Call::if_match`] it is safe to repeat: where an answer is lost, the webhook is looked at, and [`Updated::applied`] tells
-    /// how it is known that the change was made. A new secret in a lost answer stays lost: [`Error::is_secret_lost`].
-    pub fn update(&self, webhook_id: impl Into<String>, patch: &WebhookPatch) -> Call<UpdateWebhook> {
-        Call::new(&self.client, UpdateWebhook { webhook_id: webhook_id.into(), patch: patch.clone() })
+    /// With [`Call::if_match`] it is safe to repeat: where an answer is lost, the webhook is looked
+    /// at, and [`Updated::applied`] tells how it is known that the change was made. A new secret in
+    /// a lost answer stays lost: [`Error::is_secret_lost`].
+    pub fn update(
+        &self,
+        webhook_id: impl Into<String>,
+        patch: &WebhookPatch,
+    ) -> Call<UpdateWebhook> {
+        Call::new(
+            &self.client,
+            UpdateWebhook {
+                webhook_id: webhook_id.into(),
+                patch: patch.clone(),
+            },
+        )
     }
 
-    /// Deletes a webhook. One that is not there counts as deleted, also where its id or the account is wrong, since AuthPI says
-    /// `not_found` (404) to these as well: see [`Deleted::applied`]. Any other 404, such as a gateway's, is an error.
+    /// Deletes a webhook. One that is not there counts as deleted, also where its id or the account
+    /// is wrong, since AuthPI says `not_found` (404) to these as well: see [`Deleted::applied`].
+    /// Any other 404, such as a gateway's, is an error.
     pub fn delete(&self, webhook_id: impl Into<String>) -> Call<DeleteWebhook> {
-        Call::new(&self.client, DeleteWebhook { webhook_id: webhook_id.into() })
+        Call::new(
+            &self.client,
+            DeleteWebhook {
+                webhook_id: webhook_id.into(),
+            },
+        )
     }
 }
 
@@ -86,8 +119,8 @@ pub struct Created {
     pub bearer_token: Option<Secret>,
     /// The state; what [`Call::if_match`] takes.
     pub etag: Option<ETag>,
-    /// Whether this is the stored answer to an earlier call under the same idempotency key. The webhook may have been changed
-    /// or deleted since.
+    /// Whether this is the stored answer to an earlier call under the same idempotency key. The
+    /// webhook may have been changed or deleted since.
     pub replayed: bool,
 }
 
@@ -97,13 +130,16 @@ pub struct Created {
 pub struct Updated {
     /// The webhook as it is now, without secrets.
     pub webhook: Webhook,
-    /// The new secret that its deliveries are signed with, if the change made one. **AuthPI shows it this once.**
+    /// The new secret that its deliveries are signed with, if the change made one. **AuthPI shows
+    /// it this once.**
     pub secret: Option<Secret>,
-    /// The new token that its deliveries carry, if the change made one. **AuthPI shows it this once.**
+    /// The new token that its deliveries carry, if the change made one. **AuthPI shows it this
+    /// once.**
     pub bearer_token: Option<Secret>,
     /// The new state; what [`Call::if_match`] takes.
     pub etag: Option<ETag>,
-    /// How it is known that the change was made. `Inferred`: the answer was lost, and the webhook is as the patch wants it.
+    /// How it is known that the change was made. `Inferred`: the answer was lost, and the webhook
+    /// is as the patch wants it.
     pub applied: Applied,
 }
 
@@ -111,8 +147,8 @@ pub struct Updated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deleted {
-    /// How it is known. `Inferred`: there is no such webhook; this call or another has deleted it, or there never was one, perhaps
-    /// because the id or the account is wrong.
+    /// How it is known. `Inferred`: there is no such webhook; this call or another has deleted it,
+    /// or there never was one, perhaps because the id or the account is wrong.
     pub applied: Applied,
 }
 
@@ -153,7 +189,15 @@ impl Sends for ListWebhooks {
 
     fn request(&self, at: &Attempt<'_>) -> Built<PageWire<WebhookListItem>> {
         let status = self.status.as_ref().map(WebhookStatus::as_str);
-        Ok(at.api.webhooks_list(at.account, self.cursor.as_deref(), self.limit.map(i64::from), status)?.read_as())
+        Ok(at
+            .api
+            .webhooks_list(
+                at.account,
+                self.cursor.as_deref(),
+                self.limit.map(i64::from),
+                status,
+            )?
+            .read_as())
     }
 
     fn read(reply: Reply<PageWire<WebhookListItem>>) -> Page<WebhookListItem> {
@@ -183,13 +227,24 @@ impl Sends for CreateWebhook {
     }
 
     fn request(&self, at: &Attempt<'_>) -> Built<WebhookWithSecretsResponse> {
-        at.api.webhooks_create(at.account, at.idempotency_key, &self.spec.to_input())
+        at.api
+            .webhooks_create(at.account, at.idempotency_key, &self.spec.to_input())
     }
 
     fn read(reply: Reply<WebhookWithSecretsResponse>) -> Created {
         let (etag, replayed) = (ETag::of(&reply.headers), Answer::replayed(&reply.headers));
-        let Parted { webhook, secret, bearer_token } = part(reply.value);
-        Created { webhook, secret, bearer_token, etag, replayed }
+        let Parted {
+            webhook,
+            secret,
+            bearer_token,
+        } = part(reply.value);
+        Created {
+            webhook,
+            secret,
+            bearer_token,
+            etag,
+            replayed,
+        }
     }
 }
 
@@ -245,20 +300,44 @@ impl Sends for UpdateWebhook {
 
     fn request(&self, at: &Attempt<'_>) -> Built<WebhookWithSecretsResponse> {
         let body = self.patch.as_input();
-        at.api.webhooks_update(at.account, &self.webhook_id, at.idempotency_key, at.if_match, body)
+        at.api.webhooks_update(
+            at.account,
+            &self.webhook_id,
+            at.idempotency_key,
+            at.if_match,
+            body,
+        )
     }
 
     fn read(reply: Reply<WebhookWithSecretsResponse>) -> Updated {
         let etag = ETag::of(&reply.headers);
-        let Parted { webhook, secret, bearer_token } = part(reply.value);
-        Updated { webhook, secret, bearer_token, etag, applied: Applied::Confirmed }
+        let Parted {
+            webhook,
+            secret,
+            bearer_token,
+        } = part(reply.value);
+        Updated {
+            webhook,
+            secret,
+            bearer_token,
+            etag,
+            applied: Applied::Confirmed,
+        }
     }
 
     async fn settle(&self, refused: Error, look: Look<'_>) -> Result<Updated, Error> {
         if !(look.fate_unknown && (refused.is_precondition_failed() || refused.is_not_found())) {
             return Err(refused);
         }
-        let Tagged { value: webhook, etag } = match look.ask(GetWebhook { webhook_id: self.webhook_id.clone() }).await {
+        let Tagged {
+            value: webhook,
+            etag,
+        } = match look
+            .ask(GetWebhook {
+                webhook_id: self.webhook_id.clone(),
+            })
+            .await
+        {
             Ok(seen) => seen,
             Err(error) if error.is_not_found() => return Err(refused),
             Err(unseen) => return Err(refused.caused_by(unseen)),
@@ -269,7 +348,13 @@ impl Sends for UpdateWebhook {
         } else if applied::makes_a_secret(patch) {
             Err(refused.secret_is_lost())
         } else {
-            Ok(Updated { webhook, secret: None, bearer_token: None, etag, applied: Applied::Inferred })
+            Ok(Updated {
+                webhook,
+                secret: None,
+                bearer_token: None,
+                etag,
+                applied: Applied::Inferred,
+            })
         }
     }
 
@@ -300,23 +385,34 @@ impl Sends for DeleteWebhook {
     }
 
     fn request(&self, at: &Attempt<'_>) -> Built<()> {
-        at.api.webhooks_delete(at.account, &self.webhook_id, at.if_match)
+        at.api
+            .webhooks_delete(at.account, &self.webhook_id, at.if_match)
     }
 
     fn read(_: Reply<()>) -> Deleted {
-        Deleted { applied: Applied::Confirmed }
+        Deleted {
+            applied: Applied::Confirmed,
+        }
     }
 
     async fn settle(&self, refused: Error, look: Look<'_>) -> Result<Deleted, Error> {
-        let gone = Ok(Deleted { applied: Applied::Inferred });
+        let gone = Ok(Deleted {
+            applied: Applied::Inferred,
+        });
         if refused.says_there_is_none() {
             return gone;
         }
-        // 412, also at the first attempt: what is deleted may still be shown, in another state than the one that is known.
+        // 412, also at the first attempt: what is deleted may still be shown, in another state than
+        // the one that is known.
         if !(refused.is_precondition_failed() || look.fate_unknown && refused.is_not_found()) {
             return Err(refused);
         }
-        match look.ask(GetWebhook { webhook_id: self.webhook_id.clone() }).await {
+        match look
+            .ask(GetWebhook {
+                webhook_id: self.webhook_id.clone(),
+            })
+            .await
+        {
             Ok(seen) if seen.value.status == Some(WebhookStatus::Deleted) => gone,
             Ok(_) => Err(refused),
             Err(error) if error.says_there_is_none() => gone,
@@ -332,8 +428,8 @@ struct Parted {
     bearer_token: Option<Secret>,
 }
 
-/// AuthPI's guide shows the secrets at the top level, its SDK only has room for them under `auth`: both are looked at, `auth`
-/// first.
+/// AuthPI's guide shows the secrets at the top level, its SDK only has room for them under `auth`:
+/// both are looked at, `auth` first.
 fn part(response: WebhookWithSecretsResponse) -> Parted {
     let from = response.data;
     let secret = under_auth(&from.auth, "signature_secret_plain").or(from.signature_secret_plain);
@@ -357,20 +453,35 @@ fn part(response: WebhookWithSecretsResponse) -> Parted {
         created_at: from.created_at,
         updated_at: from.updated_at,
     };
-    Parted { webhook, secret, bearer_token }
+    Parted {
+        webhook,
+        secret,
+        bearer_token,
+    }
 }
 
-/// A one-time secret by the name of its member, also where this kind of authentication is unknown or has no such field.
+/// A one-time secret by the name of its member, also where this kind of authentication is unknown
+/// or has no such field.
 fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
     let extra = |extra: &Extra| extra.read::<Secret>(name).ok().flatten();
     let (field, extra) = match auth {
         WithSecrets::None(auth) => (None, extra(&auth.extra)),
-        WithSecrets::Bearer(auth) => (auth.bearer_token_plain.as_ref().filter(|_| name == BEARER), extra(&auth.extra)),
-        WithSecrets::Signature(auth) => {
-            (auth.signature_secret_plain.as_ref().filter(|_| name == SIGNATURE), extra(&auth.extra))
-        }
+        WithSecrets::Bearer(auth) => (
+            auth.bearer_token_plain.as_ref().filter(|_| name == BEARER),
+            extra(&auth.extra),
+        ),
+        WithSecrets::Signature(auth) => (
+            auth.signature_secret_plain
+                .as_ref()
+                .filter(|_| name == SIGNATURE),
+            extra(&auth.extra),
+        ),
         WithSecrets::BearerSignature(auth) => {
-            let field = if name == BEARER { &auth.bearer_token_plain } else { &auth.signature_secret_plain };
+            let field = if name == BEARER {
+                &auth.bearer_token_plain
+            } else {
+                &auth.signature_secret_plain
+            };
             (field.as_ref(), extra(&auth.extra))
         }
         WithSecrets::Unknown(other) => {
@@ -393,16 +504,27 @@ const BEARER: &str = "bearer_token_plain";
 /// The same authentication as `get` would show it.
 fn without_secrets(auth: WithSecrets) -> WebhookAuth {
     match auth {
-        WithSecrets::None(NoneAuth { extra }) => WebhookAuth::None(NoneAuth { extra: shown(extra) }),
-        WithSecrets::Bearer(BearerAuthWithSecret { bearer_token_hint, bearer_token_plain: _, extra }) => {
-            WebhookAuth::Bearer(BearerAuth { bearer_token_hint, extra: shown(extra) })
-        }
+        WithSecrets::None(NoneAuth { extra }) => WebhookAuth::None(NoneAuth {
+            extra: shown(extra),
+        }),
+        WithSecrets::Bearer(BearerAuthWithSecret {
+            bearer_token_hint,
+            bearer_token_plain: _,
+            extra,
+        }) => WebhookAuth::Bearer(BearerAuth {
+            bearer_token_hint,
+            extra: shown(extra),
+        }),
         WithSecrets::Signature(SignatureAuthWithSecret {
             signature_algorithm,
             signature_secret_hint,
             signature_secret_plain: _,
             extra,
-        }) => WebhookAuth::Signature(SignatureAuth { signature_algorithm, signature_secret_hint, extra: shown(extra) }),
+        }) => WebhookAuth::Signature(SignatureAuth {
+            signature_algorithm,
+            signature_secret_hint,
+            extra: shown(extra),
+        }),
         WithSecrets::BearerSignature(BearerSignatureAuthWithSecrets {
             signature_algorithm,
             signature_secret_hint,

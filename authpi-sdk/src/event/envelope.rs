@@ -22,7 +22,8 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Reads the attributes of a structured delivery and leaves `data` alone: what a router needs, and nothing more.
+    /// Reads the attributes of a structured delivery and leaves `data` alone: what a router needs,
+    /// and nothing more.
     ///
     /// # Errors
     /// When the body is no CloudEvents 1.0 envelope in JSON.
@@ -31,7 +32,9 @@ impl Envelope {
             parse::<Wire<'_>>(text, "")?.envelope("")
         }
         let text = utf8(body)?;
-        read(text).or_else(|error| json::without_lone_surrogates(text).map_or(Err(error), |mended| read(&mended)))
+        read(text).or_else(|error| {
+            json::without_lone_surrogates(text).map_or(Err(error), |mended| read(&mended))
+        })
     }
 
     /// Reads the `ce-*` headers of a delivery in binary mode.
@@ -42,7 +45,10 @@ impl Envelope {
     /// When an attribute is missing or cannot be read.
     pub fn from_unsigned_headers(headers: &HeaderMap) -> Result<Self, ParseError> {
         let optional = |name: &'static str| {
-            let text = headers.get(name).map(|value| value.to_str().map(str::to_owned)).transpose();
+            let text = headers
+                .get(name)
+                .map(|value| value.to_str().map(str::to_owned))
+                .transpose();
             text.map_err(|_| ParseError::wrong(name, "visible ASCII"))
         };
         let required = |name| optional(name)?.ok_or_else(|| ParseError::missing(name));
@@ -68,12 +74,16 @@ impl Envelope {
         &self.source
     }
 
-    /// The id of the webhook that this was delivered for, where the source has the form of AuthPI's guide.
+    /// The id of the webhook that this was delivered for, where the source has the form of AuthPI's
+    /// guide.
     pub fn webhook_id(&self) -> Option<&str> {
-        self.source.strip_prefix("com.authpi.webhooks/v1/").filter(|id| !id.is_empty() && !id.contains('/'))
+        self.source
+            .strip_prefix("com.authpi.webhooks/v1/")
+            .filter(|id| !id.is_empty() && !id.contains('/'))
     }
 
-    /// The envelope's `type`: `event` in AuthPI's guide. What happened is [`Event::event_type`](super::Event::event_type).
+    /// The envelope's `type`: `event` in AuthPI's guide. What happened is
+    /// [`Event::event_type`](super::Event::event_type).
     pub fn envelope_type(&self) -> &str {
         &self.event_type
     }
@@ -108,7 +118,8 @@ struct Wire<'a, D = &'a RawValue> {
     data_base64: Option<&'a RawValue>,
 }
 
-/// AuthPI's event on the wire. What routing does not need is read leniently, so that it cannot make an event fail.
+/// AuthPI's event on the wire. What routing does not need is read leniently, so that it cannot make
+/// an event fail.
 #[derive(Deserialize)]
 struct WireEvent<'a> {
     #[serde(borrow)]
@@ -134,12 +145,19 @@ impl<D> Wire<'_, D> {
             return Err(ParseError::wrong(member("specversion"), "1.0"));
         }
         if self.id.is_empty() {
-            return Err(ParseError::wrong(member("id"), "a string that is not empty"));
+            return Err(ParseError::wrong(
+                member("id"),
+                "a string that is not empty",
+            ));
         }
         let time = self.time.as_deref().map(rfc3339).transpose();
         Ok(Envelope {
             id: self.id.clone().into_owned(),
-            source: self.source.as_deref().ok_or_else(|| ParseError::missing(member("source")))?.to_owned(),
+            source: self
+                .source
+                .as_deref()
+                .ok_or_else(|| ParseError::missing(member("source")))?
+                .to_owned(),
             event_type: self.event_type.clone().into_owned(),
             time: time.map_err(|_| ParseError::wrong(member("time"), "an RFC 3339 time"))?,
         })
@@ -158,12 +176,15 @@ pub(super) fn read(body: &Bytes) -> Result<Inner, ParseError> {
     }
 }
 
-/// Reads a delivery with U+FFFD in place of lone surrogates, where it cannot be read otherwise; its bytes stay as they are.
+/// Reads a delivery with U+FFFD in place of lone surrogates, where it cannot be read otherwise; its
+/// bytes stay as they are.
 fn read_mended(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {
-    read_one(body, Whole(text), text, at).or_else(|error| match json::without_lone_surrogates(text) {
-        // Every place is the same in both texts.
-        Some(mended) => read_one(body, Whole(&mended), &mended, at),
-        None => Err(error),
+    read_one(body, Whole(text), text, at).or_else(|error| {
+        match json::without_lone_surrogates(text) {
+            // Every place is the same in both texts.
+            Some(mended) => read_one(body, Whole(&mended), &mended, at),
+            None => Err(error),
+        }
     })
 }
 
@@ -179,11 +200,14 @@ impl Whole<'_> {
     }
 }
 
-/// Reads an ordinary delivery in one pass, and gives up on any other: [`read_one`] then reads it, or says what is wrong with it.
+/// Reads an ordinary delivery in one pass, and gives up on any other: [`read_one`] then reads it,
+/// or says what is wrong with it.
 fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
     let wire: Wire<'_, Members<'_>> = serde_json::from_str(text).ok()?;
     let envelope = wire.envelope("").ok()?;
-    let (members, None) = (wire.data?, wire.data_base64) else { return None };
+    let (members, None) = (wire.data?, wire.data_base64) else {
+        return None;
+    };
     let [id, event_type, trace, source, subject, timestamp, data] = members.known;
     let event = WireEvent {
         id: plain(id?)?.into(),
@@ -196,10 +220,22 @@ fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
     };
     // From the brace before the first name to the one behind the last value.
     let whole = Whole(text);
-    let before = text[..whole.place(members.first?).start].strip_suffix('"')?.trim_ascii_end().strip_suffix('{')?.len();
+    let before = text[..whole.place(members.first?).start]
+        .strip_suffix('"')?
+        .trim_ascii_end()
+        .strip_suffix('{')?
+        .len();
     let last = whole.place(members.last?.get()).end;
     let end = text.len() - text[last..].trim_ascii_start().strip_prefix('}')?.len();
-    read_members(body, whole, event, &text[before..end], "data.", Some(envelope)).ok()
+    read_members(
+        body,
+        whole,
+        event,
+        &text[before..end],
+        "data.",
+        Some(envelope),
+    )
+    .ok()
 }
 
 /// The event's members as they stand there, and where they begin and end.
@@ -210,7 +246,15 @@ struct Members<'a> {
 }
 
 impl Members<'_> {
-    const KNOWN: [&'static str; 7] = ["id", "type", "trace", "source", "subject", "timestamp", "data"];
+    const KNOWN: [&'static str; 7] = [
+        "id",
+        "type",
+        "trace",
+        "source",
+        "subject",
+        "timestamp",
+        "data",
+    ];
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -224,7 +268,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Members { known: [None; 7], first: None, last: None };
+                let mut members = Members {
+                    known: [None; 7],
+                    first: None,
+                    last: None,
+                };
                 while let Some(name) = map.next_key::<&'de str>()? {
                     let value: &'de RawValue = map.next_value()?;
                     members.first = members.first.or(Some(name));
@@ -255,7 +303,11 @@ pub(super) fn read_batch(body: &Bytes) -> Result<Vec<Inner>, ParseError> {
     // Each part is a delivery of its own, so that none carries the others along.
     let whole = Whole(text);
     let own = |part: &RawValue| body.slice(whole.place(part.get()));
-    parts.iter().enumerate().map(|(n, part)| read_mended(&own(part), part.get(), &format!("[{n}]."))).collect()
+    parts
+        .iter()
+        .enumerate()
+        .map(|(n, part)| read_mended(&own(part), part.get(), &format!("[{n}].")))
+        .collect()
 }
 
 fn read_one(body: &Bytes, whole: Whole<'_>, text: &str, at: &str) -> Result<Inner, ParseError> {
@@ -266,10 +318,19 @@ fn read_one(body: &Bytes, whole: Whole<'_>, text: &str, at: &str) -> Result<Inne
     }
     let envelope = wire.envelope(at)?;
     if wire.data_base64.is_some() {
-        return Err(ParseError::wrong(format!("{at}data_base64"), "absent: AuthPI's data is JSON"));
+        return Err(ParseError::wrong(
+            format!("{at}data_base64"),
+            "absent: AuthPI's data is JSON",
+        ));
     }
     let data = given(wire.data).ok_or_else(|| ParseError::missing(format!("{at}data")))?;
-    read_event(body, whole, data.get(), &format!("{at}data."), Some(envelope))
+    read_event(
+        body,
+        whole,
+        data.get(),
+        &format!("{at}data."),
+        Some(envelope),
+    )
 }
 
 fn read_event(
@@ -292,13 +353,24 @@ fn read_members(
 ) -> Result<Inner, ParseError> {
     for (name, value) in [("id", &event.id), ("type", &event.event_type)] {
         if value.is_empty() {
-            return Err(ParseError::wrong(format!("{at}{name}"), "a string that is not empty"));
+            return Err(ParseError::wrong(
+                format!("{at}{name}"),
+                "a string that is not empty",
+            ));
         }
     }
-    let own_time = given(event.timestamp).and_then(lenient::<UnixMillis>).and_then(|millis| millis.timestamp().ok());
-    let time = own_time.or_else(|| envelope.as_ref()?.time).ok_or_else(|| {
-        ParseError::missing(if envelope.is_some() { at.replace("data.", "time") } else { format!("{at}timestamp") })
-    })?;
+    let own_time = given(event.timestamp)
+        .and_then(lenient::<UnixMillis>)
+        .and_then(|millis| millis.timestamp().ok());
+    let time = own_time
+        .or_else(|| envelope.as_ref()?.time)
+        .ok_or_else(|| {
+            ParseError::missing(if envelope.is_some() {
+                at.replace("data.", "time")
+            } else {
+                format!("{at}timestamp")
+            })
+        })?;
     Ok(Inner {
         event: whole.place(text),
         data: given(event.data).map(|raw| whole.place(raw.get())),
@@ -369,7 +441,10 @@ mod tests {
             r#""data":{"id":"e","type":"user.created"},"data_base64":"e30=""#,
             r#""data":{"id":"e","type":"user.created"},"data":{"id":"e","type":"user.created"}"#,
         ];
-        for (text, is_ordinary) in ordinary.map(|text| (text, true)).into_iter().chain(others.map(|text| (text, false)))
+        for (text, is_ordinary) in ordinary
+            .map(|text| (text, true))
+            .into_iter()
+            .chain(others.map(|text| (text, false)))
         {
             let body = Bytes::from(outer(text));
             let text = utf8(&body).unwrap();
@@ -379,9 +454,17 @@ mod tests {
             };
             let slow = read_one(&body, Whole(text), text, "").unwrap();
             let all = |inner: Inner| {
-                let text = |text: &Option<Text>| text.as_ref().map(|text| inner.text(text).to_owned());
+                let text =
+                    |text: &Option<Text>| text.as_ref().map(|text| inner.text(text).to_owned());
                 let (trace, source) = (text(&inner.trace), text(&inner.source));
-                let routed = (inner.event, inner.data, inner.envelope, inner.id, inner.event_type, inner.time);
+                let routed = (
+                    inner.event,
+                    inner.data,
+                    inner.envelope,
+                    inner.id,
+                    inner.event_type,
+                    inner.time,
+                );
                 (routed, format!("{:?}", inner.subject), trace, source)
             };
             assert_eq!(all(inner), all(slow), "{text}");

@@ -5,7 +5,8 @@ use serde_json::error::Category;
 
 use crate::json::without_lone_surrogates;
 
-/// The body is not a readable event. It names the place and what belongs there, and never shows content.
+/// The body is not a readable event. It names the place and what belongs there, and never shows
+/// content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
     path: String,
@@ -29,30 +30,55 @@ impl ParseError {
     }
 
     pub(super) fn not_utf8() -> Self {
-        Self { path: String::new(), problem: Problem::NotUtf8 }
+        Self {
+            path: String::new(),
+            problem: Problem::NotUtf8,
+        }
     }
 
     pub(super) fn batch() -> Self {
-        Self { path: String::new(), problem: Problem::Batch }
+        Self {
+            path: String::new(),
+            problem: Problem::Batch,
+        }
     }
 
     pub(super) fn missing(path: impl Into<String>) -> Self {
-        Self { path: path.into(), problem: Problem::Missing }
+        Self {
+            path: path.into(),
+            problem: Problem::Missing,
+        }
     }
 
     pub(super) fn wrong(path: impl Into<String>, wanted: &'static str) -> Self {
-        Self { path: path.into(), problem: Problem::Wrong { wanted } }
+        Self {
+            path: path.into(),
+            problem: Problem::Wrong { wanted },
+        }
     }
 
-    /// Parses once more to learn where the error lies. serde's own text is not kept: it quotes what it found.
-    pub(super) fn locate<'a, T: Deserialize<'a>>(text: &'a str, at: &str, error: &serde_json::Error) -> Self {
+    /// Parses once more to learn where the error lies. serde's own text is not kept: it quotes what
+    /// it found.
+    pub(super) fn locate<'a, T: Deserialize<'a>>(
+        text: &'a str,
+        at: &str,
+        error: &serde_json::Error,
+    ) -> Self {
         let (line, column) = (error.line(), error.column());
         let here = at.trim_end_matches('.').to_owned();
         if error.classify() != Category::Data {
-            return Self { path: here, problem: Problem::NotJson { line, column } };
+            return Self {
+                path: here,
+                problem: Problem::NotJson { line, column },
+            };
         }
-        // serde tells a missing member only in words; the name in them is one of ours, not the sender's.
-        if let Some(name) = error.to_string().strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        // serde tells a missing member only in words; the name in them is one of ours, not the
+        // sender's.
+        if let Some(name) = error
+            .to_string()
+            .strip_prefix("missing field `")
+            .and_then(|rest| rest.split('`').next())
+        {
             return Self::missing(format!("{at}{name}"));
         }
         let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -60,21 +86,33 @@ impl ParseError {
             Err(error) if error.path().iter().next().is_some() => format!("{at}{}", error.path()),
             _ => here,
         };
-        Self { path, problem: Problem::Shape { line, column } }
+        Self {
+            path,
+            problem: Problem::Shape { line, column },
+        }
     }
 }
 
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.path.is_empty() { "the body" } else { &self.path };
+        let path = if self.path.is_empty() {
+            "the body"
+        } else {
+            &self.path
+        };
         match self.problem {
             Problem::NotUtf8 => f.write_str("the body is not UTF-8"),
-            Problem::NotJson { line, column } => write!(f, "{path} is not JSON (line {line}, column {column})"),
+            Problem::NotJson { line, column } => {
+                write!(f, "{path} is not JSON (line {line}, column {column})")
+            }
             Problem::Batch => f.write_str("the body is a batch, which AuthPI is not known to send"),
             Problem::Missing => write!(f, "{path} is missing"),
             Problem::Wrong { wanted } => write!(f, "{path} is not {wanted}"),
             Problem::Shape { line, column } => {
-                write!(f, "{path} has another shape than an AuthPI event (line {line}, column {column})")
+                write!(
+                    f,
+                    "{path} has another shape than an AuthPI event (line {line}, column {column})"
+                )
             }
         }
     }
@@ -92,24 +130,33 @@ pub struct DataError {
 
 impl DataError {
     pub(super) fn new(error: &serde_json::Error) -> Self {
-        Self { path: String::new(), line: error.line(), column: error.column() }
+        Self {
+            path: String::new(),
+            line: error.line(),
+            column: error.column(),
+        }
     }
 
     /// Parses once more to learn where the error lies.
     pub(super) fn locate<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Self {
         let mended = without_lone_surrogates(text);
-        let mut deserializer = serde_json::Deserializer::from_str(mended.as_deref().unwrap_or(text));
+        let mut deserializer =
+            serde_json::Deserializer::from_str(mended.as_deref().unwrap_or(text));
         let path = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
             Err(error) if error.path().iter().next().is_some() => error.path().to_string(),
             _ => String::new(),
         };
-        Self { path, ..Self::new(error) }
+        Self {
+            path,
+            ..Self::new(error)
+        }
     }
 
-    /// The path of the member at fault, as in `address.city`; empty where `data` as a whole is, or where it is not known.
+    /// The path of the member at fault, as in `address.city`; empty where `data` as a whole is, or
+    /// where it is not known.
     ///
-    /// Where the type asked for is or holds a map, its keys stand in the path, and those are the sender's. So the path is not in the
-    /// error's text.
+    /// Where the type asked for is or holds a map, its keys stand in the path, and those are the
+    /// sender's. So the path is not in the error's text.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -118,14 +165,20 @@ impl DataError {
 impl fmt::Debug for DataError {
     /// Leaves the path out, in which keys of a map may stand.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DataError").field("line", &self.line).field("column", &self.column).finish_non_exhaustive()
+        f.debug_struct("DataError")
+            .field("line", &self.line)
+            .field("column", &self.column)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, .. } = self;
-        write!(f, "the event's data has another shape than was asked for (its line {line}, column {column})")
+        write!(
+            f,
+            "the event's data has another shape than was asked for (its line {line}, column {column})"
+        )
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a payload holds beyond what was deduced.
 //!
-//! AuthPI does not document the members of an event's `data`; ours are deduced. So a payload is read member by member: one of
-//! another shape than deduced, or unknown, is kept raw in [`Extra`], and never makes the event fail.
+//! AuthPI does not document the members of an event's `data`; ours are deduced. So a payload is
+//! read member by member: one of another shape than deduced, or unknown, is kept raw in [`Extra`],
+//! and never makes the event fail.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -19,16 +20,17 @@ use crate::{
     json::{FromRaw, members_of_text},
 };
 
-/// Members of a JSON object whose value is in no field: unknown ones, those of another shape than deduced, and, in the payload of an
-/// event, those that are `null`.
+/// Members of a JSON object whose value is in no field: unknown ones, those of another shape than
+/// deduced, and, in the payload of an event, those that are `null`.
 ///
-/// An integer that is written with a fraction of zeros (`1.0`) fits, and a lone surrogate in a text (`"\ud83d"`) is read as U+FFFD.
-/// They are kept raw, so that writing the object gives them back as they came. `Debug` shows their names only.
+/// An integer that is written with a fraction of zeros (`1.0`) fits, and a lone surrogate in a text
+/// (`"\ud83d"`) is read as U+FFFD. They are kept raw, so that writing the object gives them back as
+/// they came. `Debug` shows their names only.
 ///
 /// # Why a field is `None`
 ///
-/// A handler that keeps a copy leaves a column alone where the payload lacks the member or has it in another shape, and clears
-/// it where the payload says `null`:
+/// A handler that keeps a copy leaves a column alone where the payload lacks the member or has it
+/// in another shape, and clears it where the payload says `null`:
 ///
 /// | `user.username` | `user.extra.get("username")` | the payload has |
 /// |---|---|---|
@@ -66,7 +68,8 @@ impl Extra {
         self.members.get(name).map(RawJson::read).transpose()
     }
 
-    /// Whether the payload has an explicit `null` for `name`, which is not the same as leaving it out.
+    /// Whether the payload has an explicit `null` for `name`, which is not the same as leaving it
+    /// out.
     pub fn is_null(&self, name: &str) -> bool {
         self.get(name).is_some_and(is_null)
     }
@@ -76,14 +79,17 @@ impl Extra {
         self.members.insert(name.into(), value)
     }
 
-    /// Removes a member. Needed where a field is set after the payload was read: the object would be written with both.
+    /// Removes a member. Needed where a field is set after the payload was read: the object would
+    /// be written with both.
     pub fn remove(&mut self, name: &str) -> Option<RawJson> {
         self.members.remove(name)
     }
 
     /// The members by name, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.members.iter().map(|(name, json)| (name.as_str(), json.as_raw_value()))
+        self.members
+            .iter()
+            .map(|(name, json)| (name.as_str(), json.as_raw_value()))
     }
 
     /// How many members there are.
@@ -98,7 +104,8 @@ impl Extra {
 
     /// How many members have a field but did not fit it, because their shape was deduced wrongly.
     ///
-    /// More than zero says that the deduced schema of this payload wants correcting; nothing is lost.
+    /// More than zero says that the deduced schema of this payload wants correcting; nothing is
+    /// lost.
     pub fn misfits(&self) -> usize {
         self.misfits
     }
@@ -116,12 +123,18 @@ impl Extra {
             Fit::Unknown => return self.keep(name, raw),
         };
         self.misfits += usize::from(fit == Fit::Misfit);
-        self.misfits -= usize::from(known_before.is_some_and(|before| !is_null(before.as_raw_value())));
+        self.misfits -=
+            usize::from(known_before.is_some_and(|before| !is_null(before.as_raw_value())));
     }
 
     /// Puts a member of an answer into its field, or keeps it here where it does not fit.
     #[cfg(feature = "client")]
-    pub(crate) fn unless_fit<T: FromRaw>(&mut self, field: &mut Option<T>, name: &str, raw: &RawValue) {
+    pub(crate) fn unless_fit<T: FromRaw>(
+        &mut self,
+        field: &mut Option<T>,
+        name: &str,
+        raw: &RawValue,
+    ) {
         if fit(field, raw) == Fit::Misfit {
             self.note(name, raw, Fit::Misfit);
         }
@@ -180,7 +193,8 @@ pub(crate) trait Payload: Default {
     fn extra_mut(&mut self) -> &mut Extra;
 }
 
-/// The part of [`Payload`] that works behind a pointer, so that the reading loop exists once and not once per payload.
+/// The part of [`Payload`] that works behind a pointer, so that the reading loop exists once and
+/// not once per payload.
 trait Sink {
     fn put(&mut self, name: &str, raw: &RawValue);
 }
@@ -199,7 +213,8 @@ fn fill(sink: &mut dyn Sink, data: &str) -> Result<(), serde_json::Error> {
     })
 }
 
-/// Reads a payload from JSON text; of valid JSON it fails only on what is neither an object nor `null`.
+/// Reads a payload from JSON text; of valid JSON it fails only on what is neither an object nor
+/// `null`.
 pub(crate) fn read<P: Payload>(data: &str) -> Result<P, serde_json::Error> {
     let mut payload = P::default();
     fill(&mut payload, data)?;
@@ -207,7 +222,9 @@ pub(crate) fn read<P: Payload>(data: &str) -> Result<P, serde_json::Error> {
 }
 
 /// Reads a payload from any deserializer.
-pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(deserializer: D) -> Result<P, D::Error> {
+pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<P, D::Error> {
     let data = Box::<RawValue>::deserialize(deserializer)?;
     read(data.get()).map_err(D::Error::custom)
 }
@@ -225,7 +242,11 @@ pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: &RawValue) -> Fit {
     }
     // Of a member that is repeated, the last counts.
     *field = T::from_raw(raw).ok();
-    if field.is_some() { Fit::Fits } else { Fit::Misfit }
+    if field.is_some() {
+        Fit::Fits
+    } else {
+        Fit::Misfit
+    }
 }
 
 #[cfg(test)]
@@ -285,7 +306,11 @@ mod tests {
             "{}",
         ] {
             let first = sample(json);
-            assert_eq!(sample(&serde_json::to_string(&first).unwrap()), first, "{json}");
+            assert_eq!(
+                sample(&serde_json::to_string(&first).unwrap()),
+                first,
+                "{json}"
+            );
         }
     }
 
@@ -301,8 +326,15 @@ mod tests {
             (r#"{"id":null,"id":"a"}"#, Some("a"), false, None),
             (r#"{"id":"a","id":null}"#, None, true, Some("null")),
         ] {
-            for read in [sample(json), sample(&serde_json::to_string(&sample(json)).unwrap())] {
-                assert_eq!((read.id.as_deref(), read.extra.is_null("id")), (value, null), "{json}");
+            for read in [
+                sample(json),
+                sample(&serde_json::to_string(&sample(json)).unwrap()),
+            ] {
+                assert_eq!(
+                    (read.id.as_deref(), read.extra.is_null("id")),
+                    (value, null),
+                    "{json}"
+                );
                 assert_eq!(read.extra.get("id").map(RawValue::get), kept, "{json}");
                 assert_eq!(read.extra.len(), usize::from(kept.is_some()), "{json}");
             }

@@ -1,15 +1,18 @@
 //! What a delivery holds: a CloudEvents [`Envelope`], and in it AuthPI's [`Event`].
 //!
-//! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what routing needs (id, type,
-//! subject, time) and keeps every byte; `data` stays raw until [`Event::data`] or [`Event::decode`] asks for it. What members
-//! `data` has is deduced from AuthPI's API, not documented: a member of another shape than deduced lands in
-//! [`Extra`], and no event fails for it.
+//! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what
+//! routing needs (id, type, subject, time) and keeps every byte; `data` stays raw until
+//! [`Event::data`] or [`Event::decode`] asks for it. What members `data` has is deduced from
+//! AuthPI's API, not documented: a member of another shape than deduced lands in [`Extra`], and no
+//! event fails for it.
 //!
-//! Half of a surrogate pair (`"\ud83d"`, what JavaScript writes when a text was cut inside of an emoji) is no text in Rust. Wherever it
-//! stands in a string, it is read as U+FFFD; the bytes stay as they were delivered.
+//! Half of a surrogate pair (`"\ud83d"`, what JavaScript writes when a text was cut inside of an
+//! emoji) is no text in Rust. Wherever it stands in a string, it is read as U+FFFD; the bytes stay
+//! as they were delivered.
 //!
-//! [`EventType`] is open: a type that this version of the SDK does not know is received, routed and kept byte-exact like any
-//! other. A handler's argument says which type it wants: `Event<UserCreated>` for a marker of [`types`], plain `Event` for all.
+//! [`EventType`] is open: a type that this version of the SDK does not know is received, routed and
+//! kept byte-exact like any other. A handler's argument says which type it wants:
+//! `Event<UserCreated>` for a marker of [`types`], plain `Event` for all.
 //!
 #![doc = include_str!("../../docs/handling-events.md")]
 
@@ -37,7 +40,8 @@ pub use self::{
 pub use crate::generated::events::{EventData, EventType, UnknownEventType, payload, types};
 use crate::json;
 
-/// What a handler's argument may say about its event's type: a marker of [`types`], or [`AnyEvent`].
+/// What a handler's argument may say about its event's type: a marker of [`types`], or
+/// [`AnyEvent`].
 pub trait EventKind: Send + Sync + 'static {}
 
 /// One type of event that this version of the SDK knows; implemented by the markers of [`types`].
@@ -47,7 +51,8 @@ pub trait KnownEvent: EventKind {
     /// What its `data` holds, as far as that could be deduced.
     type Data: DeserializeOwned + Serialize + Send + 'static;
 
-    /// Reads `data` as [`Self::Data`]; the markers of [`types`] do it without a detour over serde's data model.
+    /// Reads `data` as [`Self::Data`]; the markers of [`types`] do it without a detour over serde's
+    /// data model.
     #[doc(hidden)]
     fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
         json::read(data)
@@ -89,14 +94,16 @@ enum Text {
 }
 
 impl Event {
-    /// Reads the body of a delivery: a CloudEvents 1.0 envelope in structured mode, or (binary mode) the event alone.
+    /// Reads the body of a delivery: a CloudEvents 1.0 envelope in structured mode, or (binary
+    /// mode) the event alone.
     ///
-    /// Which of them it is shows in the body itself (`specversion`), so that nothing depends on headers, which are outside
-    /// of the signature. `data` is left raw.
+    /// Which of them it is shows in the body itself (`specversion`), so that nothing depends on
+    /// headers, which are outside of the signature. `data` is left raw.
     ///
     /// # Errors
-    /// When the body is not UTF-8 or not JSON, when it is a batch (see [`from_batch`](Self::from_batch)), or when a member that
-    /// routing needs is missing or of the wrong shape. The error names the member's path and never shows content.
+    /// When the body is not UTF-8 or not JSON, when it is a batch (see
+    /// [`from_batch`](Self::from_batch)), or when a member that routing needs is missing or of the
+    /// wrong shape. The error names the member's path and never shows content.
     pub fn from_json(body: impl Into<Bytes>) -> Result<Self, ParseError> {
         envelope::read(&body.into()).map(Self::new)
     }
@@ -108,11 +115,17 @@ impl Event {
     /// # Errors
     /// As [`from_json`](Self::from_json); the path begins with the place in the array.
     pub fn from_batch(body: impl Into<Bytes>) -> Result<Vec<Self>, ParseError> {
-        Ok(envelope::read_batch(&body.into())?.into_iter().map(Self::new).collect())
+        Ok(envelope::read_batch(&body.into())?
+            .into_iter()
+            .map(Self::new)
+            .collect())
     }
 
     fn new(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner), kind: PhantomData }
+        Self {
+            inner: Arc::new(inner),
+            kind: PhantomData,
+        }
     }
 
     /// The event as one of type `K`, or itself again where it is of another type.
@@ -120,11 +133,18 @@ impl Event {
     /// # Errors
     /// Gives the event back.
     pub fn downcast<K: KnownEvent>(self) -> Result<Event<K>, Self> {
-        if self.inner.event_type == K::TYPE { Ok(self.assume_kind()) } else { Err(self) }
+        if self.inner.event_type == K::TYPE {
+            Ok(self.assume_kind())
+        } else {
+            Err(self)
+        }
     }
 
     pub(crate) fn assume_kind<K: EventKind>(self) -> Event<K> {
-        Event { inner: self.inner, kind: PhantomData }
+        Event {
+            inner: self.inner,
+            kind: PhantomData,
+        }
     }
 }
 
@@ -148,16 +168,23 @@ impl<K: EventKind> Event<K> {
         &self.inner.subject
     }
 
-    /// When it happened: the event's own `timestamp` where it has one (AuthPI's event log has), else the envelope's `time`.
+    /// When it happened: the event's own `timestamp` where it has one (AuthPI's event log has),
+    /// else the envelope's `time`.
     ///
-    /// Deliveries come in any order: compare this before an older event overwrites what a newer one wrote (see [the module](self)).
+    /// Deliveries come in any order: compare this before an older event overwrites what a newer one
+    /// wrote (see [the module](self)).
     pub fn time(&self) -> Timestamp {
         self.inner.time
     }
 
-    /// When the delivery was made, as far as the signed body tells: the envelope's `time`, else [`time`](Self::time).
+    /// When the delivery was made, as far as the signed body tells: the envelope's `time`, else
+    /// [`time`](Self::time).
     pub fn delivered_at(&self) -> Timestamp {
-        self.inner.envelope.as_ref().and_then(Envelope::time).unwrap_or(self.inner.time)
+        self.inner
+            .envelope
+            .as_ref()
+            .and_then(Envelope::time)
+            .unwrap_or(self.inner.time)
     }
 
     /// AuthPI's trace id, if it sent one.
@@ -170,7 +197,8 @@ impl<K: EventKind> Event<K> {
         self.inner.source.as_ref().map(|text| self.inner.text(text))
     }
 
-    /// The envelope; none in binary mode, where its attributes are headers outside of the signature.
+    /// The envelope; none in binary mode, where its attributes are headers outside of the
+    /// signature.
     pub fn envelope(&self) -> Option<&Envelope> {
         self.inner.envelope.as_ref()
     }
@@ -186,7 +214,10 @@ impl<K: EventKind> Event<K> {
 
     /// The JSON of `data`, byte for byte, if there is one.
     pub fn raw_data(&self) -> Option<&str> {
-        self.inner.data.as_ref().map(|range| self.inner.slice(range))
+        self.inner
+            .data
+            .as_ref()
+            .map(|range| self.inner.slice(range))
     }
 
     /// The whole delivery, byte for byte; of a batch, this event's part.
@@ -194,10 +225,12 @@ impl<K: EventKind> Event<K> {
         &self.inner.body
     }
 
-    /// `data` as a type of one's own. A lone surrogate (`"\ud83d"`, half of an emoji that was cut) is read as U+FFFD.
+    /// `data` as a type of one's own. A lone surrogate (`"\ud83d"`, half of an emoji that was cut)
+    /// is read as U+FFFD.
     ///
     /// # Errors
-    /// When `data` is not of that shape; an event without `data` reads as `{}`. [`DataError::path`] tells which member.
+    /// When `data` is not of that shape; an event without `data` reads as `{}`. [`DataError::path`]
+    /// tells which member.
     pub fn data_as<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         let data = self.raw_data().unwrap_or("{}");
         json::read(data).map_err(|error| DataError::locate::<T>(data, &error))
@@ -211,13 +244,19 @@ impl<K: EventKind> Event<K> {
         self.read_data(|data| EventData::read(self.event_type(), data))
     }
 
-    fn read_data<T>(&self, read: impl FnOnce(&str) -> Result<T, serde_json::Error>) -> Result<T, DataError> {
+    fn read_data<T>(
+        &self,
+        read: impl FnOnce(&str) -> Result<T, serde_json::Error>,
+    ) -> Result<T, DataError> {
         read(self.raw_data().unwrap_or("{}")).map_err(|error| DataError::new(&error))
     }
 
     /// The same event without what is known of its type.
     pub fn into_any(self) -> Event {
-        Event { inner: self.inner, kind: PhantomData }
+        Event {
+            inner: self.inner,
+            kind: PhantomData,
+        }
     }
 }
 
@@ -225,7 +264,8 @@ impl<K: KnownEvent> Event<K> {
     /// What `data` holds, as far as that could be deduced; the rest is in its `extra`.
     ///
     /// # Errors
-    /// When `data` is not a JSON object. A member of another shape than deduced is no error, see [`Extra`].
+    /// When `data` is not a JSON object. A member of another shape than deduced is no error, see
+    /// [`Extra`].
     pub fn data(&self) -> Result<K::Data, DataError> {
         self.read_data(K::read)
     }
@@ -239,24 +279,32 @@ impl Inner {
         }
     }
 
-    #[expect(clippy::expect_used, reason = "ranges come from the parser, which has checked that the body is UTF-8")]
+    #[expect(
+        clippy::expect_used,
+        reason = "ranges come from the parser, which has checked that the body is UTF-8"
+    )]
     fn slice(&self, range: &Range<usize>) -> &str {
-        std::str::from_utf8(&self.body[range.clone()]).expect("the body was checked to be UTF-8 when it was parsed")
+        std::str::from_utf8(&self.body[range.clone()])
+            .expect("the body was checked to be UTF-8 when it was parsed")
     }
 }
 
 impl<K: EventKind> Clone for Event<K> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), kind: PhantomData }
+        Self {
+            inner: self.inner.clone(),
+            kind: PhantomData,
+        }
     }
 }
 
 impl<K: EventKind> Serialize for Event<K> {
-    /// As the whole delivery, byte for byte (without white space around it), which [`Event::from_json`] and [`Deserialize`] read
-    /// back.
+    /// As the whole delivery, byte for byte (without white space around it), which
+    /// [`Event::from_json`] and [`Deserialize`] read back.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = 0..self.inner.body.len();
-        let raw: &RawValue = serde_json::from_str(self.inner.slice(&whole)).map_err(serde::ser::Error::custom)?;
+        let raw: &RawValue =
+            serde_json::from_str(self.inner.slice(&whole)).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
     }
 }

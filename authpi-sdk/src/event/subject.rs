@@ -10,8 +10,9 @@ use crate::json::FromRaw as _;
 
 /// Whom an event happened to: ids by name, of which AuthPI documents `user_id`, by an example.
 ///
-/// Which ids come with which type is not documented, so each may be absent. Every member that is a string can be
-/// asked for by [`id`](Self::id), known or not; the bytes of all are in [`Event::raw`](super::Event::raw).
+/// Which ids come with which type is not documented, so each may be absent. Every member that is a
+/// string can be asked for by [`id`](Self::id), known or not; the bytes of all are in
+/// [`Event::raw`](super::Event::raw).
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     ids: Vec<(Box<str>, Box<str>)>,
@@ -43,7 +44,10 @@ impl Subject {
 
     /// The member `name`, if it is a string.
     pub fn id(&self, name: &str) -> Option<&str> {
-        self.ids.iter().find(|(member, _)| **member == *name).map(|(_, id)| &**id)
+        self.ids
+            .iter()
+            .find(|(member, _)| **member == *name)
+            .map(|(_, id)| &**id)
     }
 }
 
@@ -80,6 +84,8 @@ impl<'de> Deserialize<'de> for Subject {
 impl fmt::Debug for Subject {
     /// Names only; the ids belong to people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.ids.iter().map(|(name, _)| name)).finish()
+        f.debug_set()
+            .entries(self.ids.iter().map(|(name, _)| name))
+            .finish()
     }
 }

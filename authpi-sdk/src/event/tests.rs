@@ -1,6 +1,7 @@
 use super::{types::UserCreated, *};
 
-/// The delivery that AuthPI's guide shows (authpi.com/docs/guides/webhooks), with the JavaScript around it made JSON.
+/// The delivery that AuthPI's guide shows (authpi.com/docs/guides/webhooks), with the JavaScript
+/// around it made JSON.
 const GUIDE: &str = include_str!("guide-delivery.json");
 
 fn error(body: impl Into<Bytes>) -> String {
@@ -23,8 +24,10 @@ fn the_guides_delivery_is_read_as_it_stands() {
 #[test]
 fn every_byte_of_the_event_is_kept() {
     let data = r#"{ "n":12345678901234567890123, "b":1.0, "a":"\u00e9", "a":2 }"#;
-    let inner = format!(r#"{{"type":"user.teleported","id":"evt_1", "data":{data} ,"timestamp":1}}"#);
-    let body = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"event","data":{inner} }}"#);
+    let inner =
+        format!(r#"{{"type":"user.teleported","id":"evt_1", "data":{data} ,"timestamp":1}}"#);
+    let body =
+        format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"event","data":{inner} }}"#);
     let event = Event::from_json(body.clone()).unwrap();
     assert_eq!(event.raw(), inner);
     assert_eq!(event.raw_data(), Some(data));
@@ -39,7 +42,10 @@ fn escapes_in_what_is_routed_by_are_decoded() {
     let body = r#"{"specversion":"1.0","id":"a\n","source":"s\u00e9","type":"event","time":"2024-01-01T00:00:00Z",
         "data":{"id":"evt\u005f1","type":"user\u002ecreated","subject":{"user\u005fid":"u\"1"}}}"#;
     let event = Event::from_json(body).unwrap();
-    assert_eq!((event.id(), event.event_type()), ("evt_1", &EventType::UserCreated));
+    assert_eq!(
+        (event.id(), event.event_type()),
+        ("evt_1", &EventType::UserCreated)
+    );
     assert_eq!(event.subject().user_id(), Some("u\"1"));
 }
 
@@ -55,7 +61,10 @@ fn the_events_own_timestamp_goes_before_the_envelopes_time() {
     assert_eq!(event.time().to_string(), "2024-01-01T00:00:00Z");
     assert_eq!(event.delivered_at().to_string(), "2024-01-02T00:00:00Z");
     for lenient in ["null", "\"yesterday\"", "1e300", "{}"] {
-        assert_eq!(Event::from_json(body(lenient)).unwrap().time().to_string(), "2024-01-02T00:00:00Z");
+        assert_eq!(
+            Event::from_json(body(lenient)).unwrap().time().to_string(),
+            "2024-01-02T00:00:00Z"
+        );
     }
 }
 
@@ -110,36 +119,67 @@ fn errors_name_the_path_and_show_no_content() {
     let shape = error(envelope(r#"{"id":"e","type":["hush-hush"]}"#));
     assert!(shape.starts_with("data.type has another shape"), "{shape}");
     let text = error(envelope("\"hush-hush\""));
-    assert!(text.starts_with("data has another shape") && !text.contains("hush"), "{text}");
+    assert!(
+        text.starts_with("data has another shape") && !text.contains("hush"),
+        "{text}"
+    );
     assert_eq!(error(&b"\xff"[..]), "the body is not UTF-8");
 }
 
 #[test]
 fn binary_mode_is_told_by_the_body_alone_and_needs_a_time_of_its_own() {
-    let event = Event::from_json(r#"{"id":"evt_1","type":"user.created","timestamp":1704067200000}"#).unwrap();
+    let event =
+        Event::from_json(r#"{"id":"evt_1","type":"user.created","timestamp":1704067200000}"#)
+            .unwrap();
     assert!(event.envelope().is_none());
     assert_eq!(event.time().to_string(), "2024-01-01T00:00:00Z");
-    assert_eq!(error(r#"{"id":"evt_1","type":"user.created"}"#), "timestamp is missing");
+    assert_eq!(
+        error(r#"{"id":"evt_1","type":"user.created"}"#),
+        "timestamp is missing"
+    );
 }
 
 #[test]
 fn headers_of_binary_mode_are_read_and_bad_ones_named() {
     let mut headers = http::HeaderMap::new();
-    for (name, value) in [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "s"), ("ce-type", "event")] {
-        assert!(Envelope::from_unsigned_headers(&headers).unwrap_err().path().starts_with("ce-"));
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "s"),
+        ("ce-type", "event"),
+    ] {
+        assert!(
+            Envelope::from_unsigned_headers(&headers)
+                .unwrap_err()
+                .path()
+                .starts_with("ce-")
+        );
         headers.insert(name, value.parse().unwrap());
     }
     assert_eq!(Envelope::from_unsigned_headers(&headers).unwrap().id(), "1");
     headers.insert("ce-time", http::HeaderValue::from_bytes(b"\xff").unwrap());
-    assert_eq!(Envelope::from_unsigned_headers(&headers).unwrap_err().path(), "ce-time");
+    assert_eq!(
+        Envelope::from_unsigned_headers(&headers)
+            .unwrap_err()
+            .path(),
+        "ce-time"
+    );
 }
 
 #[test]
 fn a_batch_is_parsed_and_its_errors_name_the_place() {
     let batch = format!("[{GUIDE},{GUIDE}]");
     let events = Event::from_batch(batch).unwrap();
-    assert_eq!((events.len(), events[1].id()), (2, Event::from_json(GUIDE).unwrap().id()));
-    assert_eq!(Event::from_batch(format!("[{GUIDE},{{\"id\":1}}]")).unwrap_err().path(), "[1].id");
+    assert_eq!(
+        (events.len(), events[1].id()),
+        (2, Event::from_json(GUIDE).unwrap().id())
+    );
+    assert_eq!(
+        Event::from_batch(format!("[{GUIDE},{{\"id\":1}}]"))
+            .unwrap_err()
+            .path(),
+        "[1].id"
+    );
 }
 
 #[test]
@@ -157,12 +197,20 @@ fn an_event_that_was_written_reads_back_through_serde() {
     struct Kept {
         event: Event,
     }
-    let written = serde_json::to_string(&Kept { event: Event::from_json(GUIDE).unwrap() }).unwrap();
+    let written = serde_json::to_string(&Kept {
+        event: Event::from_json(GUIDE).unwrap(),
+    })
+    .unwrap();
     let read: Kept = serde_json::from_str(&written).unwrap();
     assert_eq!(read.event.body(), GUIDE.trim());
     assert_eq!(serde_json::to_string(&read).unwrap(), written);
-    let error = serde_json::from_str::<Event>(r#"{"pin":"4711"}"#).unwrap_err().to_string();
-    assert!(error.contains("id is missing") && !error.contains("4711"), "{error}");
+    let error = serde_json::from_str::<Event>(r#"{"pin":"4711"}"#)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("id is missing") && !error.contains("4711"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -173,15 +221,27 @@ fn data_of_another_shape_names_the_member_and_shows_nothing_of_it() {
         _address: std::collections::HashMap<String, u8>,
     }
     let body = r#"{"id":"e","type":"t","timestamp":1,"data":{"address":{"hush":"hush"}}}"#;
-    let error = Event::from_json(body).unwrap().data_as::<User>().unwrap_err();
+    let error = Event::from_json(body)
+        .unwrap()
+        .data_as::<User>()
+        .unwrap_err();
     assert_eq!(error.path(), "address.hush");
-    assert!(!format!("{error} {error:?}").contains("hush"), "{error} {error:?}");
+    assert!(
+        !format!("{error} {error:?}").contains("hush"),
+        "{error} {error:?}"
+    );
 }
 
 #[test]
 fn nesting_without_end_is_an_error_or_an_event_and_never_fatal() {
-    for data in ["[".repeat(500_000), "[".repeat(250_000) + &"]".repeat(250_000), r#"{"a":"#.repeat(200_000)] {
-        let body = format!(r#"{{"id":"e","type":"user.created","timestamp":1,"data":{data},"subject":{data}}}"#);
+    for data in [
+        "[".repeat(500_000),
+        "[".repeat(250_000) + &"]".repeat(250_000),
+        r#"{"a":"#.repeat(200_000),
+    ] {
+        let body = format!(
+            r#"{{"id":"e","type":"user.created","timestamp":1,"data":{data},"subject":{data}}}"#
+        );
         if let Ok(event) = Event::from_json(body.clone()) {
             assert!(event.decode().is_err() && event.data_as::<serde_json::Value>().is_err());
         }
@@ -191,15 +251,22 @@ fn nesting_without_end_is_an_error_or_an_event_and_never_fatal() {
 
 #[test]
 fn every_id_of_a_subject_can_be_listed() {
-    let body = r#"{"id":"e","type":"t","timestamp":1,"subject":{"user_id":"u","n":1,"team_id":"t"}}"#;
+    let body =
+        r#"{"id":"e","type":"t","timestamp":1,"subject":{"user_id":"u","n":1,"team_id":"t"}}"#;
     let event = Event::from_json(body).unwrap();
-    assert_eq!(event.subject().iter().collect::<Vec<_>>(), [("user_id", "u"), ("team_id", "t")]);
+    assert_eq!(
+        event.subject().iter().collect::<Vec<_>>(),
+        [("user_id", "u"), ("team_id", "t")]
+    );
 }
 
 #[test]
 fn the_envelope_alone_can_be_read() {
     let envelope = Envelope::from_json(GUIDE.as_bytes()).unwrap();
-    assert_eq!(&envelope, Event::from_json(GUIDE).unwrap().envelope().unwrap());
+    assert_eq!(
+        &envelope,
+        Event::from_json(GUIDE).unwrap().envelope().unwrap()
+    );
 }
 
 #[test]
@@ -207,7 +274,10 @@ fn debug_shows_neither_data_nor_ids_of_people() {
     let event = Event::from_json(GUIDE).unwrap();
     let user = event.subject().user_id().unwrap();
     let shown = format!("{event:?} {:?}", event.subject());
-    assert!(shown.contains("UserCreated") && !shown.contains(user), "{shown}");
+    assert!(
+        shown.contains("UserCreated") && !shown.contains(user),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -241,37 +311,84 @@ fn half_a_surrogate_pair_anywhere_is_read_as_a_replacement_and_its_bytes_are_kep
             (event.trace().map(shown), event.source().map(shown)),
             (Some("t".into()), Some("com.authpi/v1".into()))
         );
-        assert_eq!(event.subject().user_id().map(shown).as_deref(), Some("u"), "{odd}");
+        assert_eq!(
+            event.subject().user_id().map(shown).as_deref(),
+            Some("u"),
+            "{odd}"
+        );
         let envelope = event.envelope().unwrap();
-        assert_eq!((shown(envelope.id()), shown(envelope.envelope_type())), ("1".into(), "event".into()));
+        assert_eq!(
+            (shown(envelope.id()), shown(envelope.envelope_type())),
+            ("1".into(), "event".into())
+        );
         assert_eq!(
             (event.body().as_ref(), event.raw()),
-            (body.as_bytes(), &body[body.find("{\"id\":\"evt").unwrap()..body.len() - 1])
+            (
+                body.as_bytes(),
+                &body[body.find("{\"id\":\"evt").unwrap()..body.len() - 1]
+            )
         );
         assert_eq!(serde_json::to_string(&event).unwrap(), body);
         let again: Event = serde_json::from_str(&body).unwrap();
         assert_eq!(again.id(), event.id());
         Envelope::from_json(body.as_bytes()).unwrap_or_else(|error| panic!("{odd}: {error}"));
-        assert_eq!(Event::from_batch(format!(" [{body}, {body}]")).unwrap()[1].raw(), event.raw(), "{odd}");
+        assert_eq!(
+            Event::from_batch(format!(" [{body}, {body}]")).unwrap()[1].raw(),
+            event.raw(),
+            "{odd}"
+        );
         let data = EventData::read(&EventType::UserCreated, event.raw_data().unwrap()).unwrap();
-        let EventData::User(user) = data else { panic!("{data:?}") };
-        assert_eq!((user.username.as_deref().map(shown).as_deref(), user.extra.misfits()), (Some("ada"), 0), "{odd}");
+        let EventData::User(user) = data else {
+            panic!("{data:?}")
+        };
+        assert_eq!(
+            (
+                user.username.as_deref().map(shown).as_deref(),
+                user.extra.misfits()
+            ),
+            (Some("ada"), 0),
+            "{odd}"
+        );
         let own: std::collections::BTreeMap<String, serde_json::Value> = event.data_as().unwrap();
-        assert_eq!(own["username"].as_str().map(shown).as_deref(), Some("ada"), "{odd}");
+        assert_eq!(
+            own["username"].as_str().map(shown).as_deref(),
+            Some("ada"),
+            "{odd}"
+        );
     }
-    let odd =
-        Event::from_json(whole.replace("ada", r"\ud83d\ude00 cut: \ud83d")).unwrap().downcast::<UserCreated>().unwrap();
-    assert_eq!(odd.data().unwrap().username.as_deref(), Some("😀 cut: \u{fffd}"));
-    assert_eq!(odd.raw_data(), Some(r#"{"username":"\ud83d\ude00 cut: \ud83d"}"#));
+    let odd = Event::from_json(whole.replace("ada", r"\ud83d\ude00 cut: \ud83d"))
+        .unwrap()
+        .downcast::<UserCreated>()
+        .unwrap();
+    assert_eq!(
+        odd.data().unwrap().username.as_deref(),
+        Some("😀 cut: \u{fffd}")
+    );
+    assert_eq!(
+        odd.raw_data(),
+        Some(r#"{"username":"\ud83d\ude00 cut: \ud83d"}"#)
+    );
     // What does not fit, or has no field, stays as it came.
-    let extra = Event::from_json(whole.replace("\"ada\"", r#"["\ud83d"],"new\udc00":"\ud83d""#)).unwrap();
+    let extra =
+        Event::from_json(whole.replace("\"ada\"", r#"["\ud83d"],"new\udc00":"\ud83d""#)).unwrap();
     let data = extra.downcast::<UserCreated>().unwrap().data().unwrap();
     assert_eq!(data.extra.misfits(), 1);
-    assert_eq!(data.extra.get("username").map(RawValue::get), Some(r#"["\ud83d"]"#));
-    assert_eq!(data.extra.get("new\u{fffd}").map(RawValue::get), Some(r#""\ud83d""#));
-    assert_eq!(data.extra.read::<String>("new\u{fffd}").unwrap().as_deref(), Some("\u{fffd}"));
+    assert_eq!(
+        data.extra.get("username").map(RawValue::get),
+        Some(r#"["\ud83d"]"#)
+    );
+    assert_eq!(
+        data.extra.get("new\u{fffd}").map(RawValue::get),
+        Some(r#""\ud83d""#)
+    );
+    assert_eq!(
+        data.extra.read::<String>("new\u{fffd}").unwrap().as_deref(),
+        Some("\u{fffd}")
+    );
     // What is wrong beside it is still an error, which names its place.
-    let wrong = whole.replace(r#""trace":"t""#, r#""trace":"\ud83d""#).replace(r#""id":"evt_1","#, "");
+    let wrong = whole
+        .replace(r#""trace":"t""#, r#""trace":"\ud83d""#)
+        .replace(r#""id":"evt_1","#, "");
     assert_eq!(error(wrong), "data.id is missing");
 }
 
@@ -285,10 +402,13 @@ fn numbers_and_times_of_odd_forms_are_read() {
     };
     let read = event(r#""id":"e","type":"user.created","data":{"created_at":1.0e3}"#);
     assert_eq!(read.time().to_string(), "2026-11-25T00:00:00.123456789Z");
-    let EventData::User(user) = read.decode().unwrap() else { panic!() };
+    let EventData::User(user) = read.decode().unwrap() else {
+        panic!()
+    };
     assert_eq!(user.extra.misfits(), 0);
     // One that is none leaves the others alone.
-    let read =
-        event(r#""id":"e","type":"user.created","timestamp":"1e999","subject":7,"trace":[],"source":{},"data":{}"#);
+    let read = event(
+        r#""id":"e","type":"user.created","timestamp":"1e999","subject":7,"trace":[],"source":{},"data":{}"#,
+    );
     assert_eq!(read.time().to_string(), "2026-11-25T00:00:00.123456789Z");
 }

@@ -69,7 +69,11 @@ impl Work {
 
     /// What the handler's transaction begins with.
     pub(super) fn permit(&self) -> TransactionPermit {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+        self.permit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .unwrap_or_default()
     }
 
     /// From here on it is the commit that finds out whether the claim is still held.
@@ -113,7 +117,8 @@ impl<S> Context<S> {
         &self.work
     }
 
-    /// Which attempt at this event this is, from 1. (0 where the store was down and the receiver was told to handle anyway.)
+    /// Which attempt at this event this is, from 1. (0 where the store was down and the receiver
+    /// was told to handle anyway.)
     pub fn attempt(&self) -> u32 {
         self.work.token.map_or(0, |token| token.attempt)
     }
@@ -128,8 +133,8 @@ impl<S> Context<S> {
         self.work.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Resolves when the attempt has ended: the handler is done, or was dropped at its deadline or because its lease was
-    /// lost. For work that the handler has spawned.
+    /// Resolves when the attempt has ended: the handler is done, or was dropped at its deadline or
+    /// because its lease was lost. For work that the handler has spawned.
     pub async fn cancelled(&self) {
         self.work.ended.wait().await;
     }
@@ -144,8 +149,9 @@ impl<S> Context<S> {
         self.work.key.endpoint()
     }
 
-    /// A key for calls that the handler makes to others: the same on every attempt at this event, and unlike that of any other.
-    /// At most 255 bytes without control characters; longer ones are hashed, as [`EventKey`] does it.
+    /// A key for calls that the handler makes to others: the same on every attempt at this event,
+    /// and unlike that of any other. At most 255 bytes without control characters; longer ones are
+    /// hashed, as [`EventKey`] does it.
     pub fn idempotency_key(&self) -> String {
         let (endpoint, event_id) = (self.work.key.endpoint(), self.work.key.event_id());
         // The length keeps pairs of names apart.
@@ -159,12 +165,18 @@ impl<S> Context<S> {
 
 impl<S> Clone for Context<S> {
     fn clone(&self) -> Self {
-        Self { state: self.state.clone(), work: self.work.clone() }
+        Self {
+            state: self.state.clone(),
+            work: self.work.clone(),
+        }
     }
 }
 
 impl<S> fmt::Debug for Context<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("key", &self.work.key).field("attempt", &self.attempt()).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("key", &self.work.key)
+            .field("attempt", &self.attempt())
+            .finish_non_exhaustive()
     }
 }

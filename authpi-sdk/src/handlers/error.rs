@@ -5,9 +5,10 @@ pub type Result<T = ()> = std::result::Result<T, HandlerError>;
 
 /// Why a handler failed, and whether another try is worth it.
 ///
-/// Any [`Error`] becomes a retryable one through `?`. (For that, this type is not an [`Error`] itself; its cause is
-/// [`cause`](Self::cause).) What is no [`Error`] but can be made a box of one, such as an `anyhow::Error`, a box of
-/// one or a text, goes through [`Terminal::retryable`] or [`Terminal::terminal`] first.
+/// Any [`Error`] becomes a retryable one through `?`. (For that, this type is not an [`Error`]
+/// itself; its cause is [`cause`](Self::cause).) What is no [`Error`] but can be made a box of one,
+/// such as an `anyhow::Error`, a box of one or a text, goes through [`Terminal::retryable`] or
+/// [`Terminal::terminal`] first.
 ///
 /// ```
 /// use authpi_sdk::handlers::Terminal as _;
@@ -22,7 +23,8 @@ pub type Result<T = ()> = std::result::Result<T, HandlerError>;
 /// assert_eq!(handle().unwrap_err().to_string(), "no such user");
 /// ```
 ///
-/// The receiver logs the whole chain of causes, and a dead letter keeps it: do not put into an error what may not be logged.
+/// The receiver logs the whole chain of causes, and a dead letter keeps it: do not put into an
+/// error what may not be logged.
 pub struct HandlerError {
     cause: Box<dyn Error + Send + Sync>,
     terminal: bool,
@@ -32,19 +34,30 @@ pub struct HandlerError {
 impl HandlerError {
     /// An error that another try may cure.
     pub fn retryable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { cause: cause.into(), terminal: false, retry_after: None }
+        Self {
+            cause: cause.into(),
+            terminal: false,
+            retry_after: None,
+        }
     }
 
     /// An error that no further try will cure; the event becomes a dead letter.
     pub fn terminal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { terminal: true, ..Self::retryable(cause) }
+        Self {
+            terminal: true,
+            ..Self::retryable(cause)
+        }
     }
 
-    /// Asks that the next try come no sooner than after `pause` (told to AuthPI as `Retry-After`, in whole seconds rounded up;
-    /// unless given, the receiver's own). Without effect on a terminal error.
+    /// Asks that the next try come no sooner than after `pause` (told to AuthPI as `Retry-After`,
+    /// in whole seconds rounded up; unless given, the receiver's own). Without effect on a terminal
+    /// error.
     #[must_use]
     pub fn after(self, pause: Duration) -> Self {
-        Self { retry_after: Some(pause), ..self }
+        Self {
+            retry_after: Some(pause),
+            ..self
+        }
     }
 
     /// Whether no further try is wanted.
@@ -65,7 +78,13 @@ impl HandlerError {
     /// Says first what can be done about it.
     pub(super) fn with_advice(self, advice: Option<String>) -> Self {
         match advice {
-            Some(advice) => Self { cause: Box::new(Advised { advice, cause: self.cause }), ..self },
+            Some(advice) => Self {
+                cause: Box::new(Advised {
+                    advice,
+                    cause: self.cause,
+                }),
+                ..self
+            },
             None => self,
         }
     }
@@ -133,7 +152,8 @@ impl fmt::Display for HandlerError {
 
 /// Marks the error of a `Result` as one that no further try will cure.
 ///
-/// For every error that can be made a box of one: any [`Error`], `anyhow::Error`, a box of an error, a text.
+/// For every error that can be made a box of one: any [`Error`], `anyhow::Error`, a box of an
+/// error, a text.
 ///
 /// ```
 /// use authpi_sdk::handlers::Terminal as _;
@@ -155,7 +175,8 @@ pub trait Terminal<T>: Sized {
     /// The same error, marked.
     fn terminal(self) -> Result<T>;
 
-    /// The same error as one that another try may cure: for what `?` does not take, such as `anyhow::Error`.
+    /// The same error as one that another try may cure: for what `?` does not take, such as
+    /// `anyhow::Error`.
     ///
     /// # Errors
     /// The same error.
@@ -183,14 +204,26 @@ mod tests {
         }
         assert!(!parse("x").unwrap_err().is_terminal());
         assert!(parse("x").terminal().unwrap_err().is_terminal());
-        let odd: [anyhow::Result<()>; 2] = [Err(anyhow::anyhow!("inner").context("outer")), Err(anyhow::anyhow!("x"))];
+        let odd: [anyhow::Result<()>; 2] = [
+            Err(anyhow::anyhow!("inner").context("outer")),
+            Err(anyhow::anyhow!("x")),
+        ];
         let [first, second] = odd;
         let first = first.terminal().unwrap_err();
-        assert!(first.is_terminal() && first.chain() == "outer: inner", "{}", first.chain());
+        assert!(
+            first.is_terminal() && first.chain() == "outer: inner",
+            "{}",
+            first.chain()
+        );
         assert!(!second.retryable().unwrap_err().is_terminal());
         let boxed: std::result::Result<(), Box<dyn Error + Send + Sync>> = Err("text".into());
-        assert!(boxed.terminal().unwrap_err().is_terminal() && Err::<(), _>("text").terminal().is_err());
+        assert!(
+            boxed.terminal().unwrap_err().is_terminal() && Err::<(), _>("text").terminal().is_err()
+        );
         let later = HandlerError::retryable("busy").after(Duration::from_secs(9));
-        assert_eq!((later.retry_after(), later.to_string().as_str()), (Some(Duration::from_secs(9)), "busy"));
+        assert_eq!(
+            (later.retry_after(), later.to_string().as_str()),
+            (Some(Duration::from_secs(9)), "busy")
+        );
     }
 }

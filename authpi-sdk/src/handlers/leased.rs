@@ -24,13 +24,14 @@ pub(crate) struct Claimed<'a> {
     pub(crate) log: &'a Arc<LogLimit>,
 }
 
-/// Runs the handler, and renews the lease at each third of it; when the lease is lost, the handler is dropped.
+/// Runs the handler, and renews the lease at each third of it; when the lease is lost, the handler
+/// is dropped.
 ///
-/// But not while it commits. The commit checks the token itself, and a renewal that waited for it may be told, before the commit is
-/// answered, that the record is no longer claimed.
+/// But not while it commits. The commit checks the token itself, and a renewal that waited for it
+/// may be told, before the commit is answered, that the record is no longer claimed.
 ///
-/// `permit` is for the handler's transaction. Where it takes one and has none yet, it waits for it here, under its lease; its time
-/// begins afterwards.
+/// `permit` is for the handler's transaction. Where it takes one and has none yet, it waits for it
+/// here, under its lease; its time begins afterwards.
 pub(crate) async fn run_leased(
     ledger: &AnyLedger,
     claimed: Claimed<'_>,
@@ -38,7 +39,15 @@ pub(crate) async fn run_leased(
     route: &dyn Route,
     event: &Event,
 ) -> Outcome {
-    let Claimed { key, token, asked, received_at, deadline, lease, log } = claimed;
+    let Claimed {
+        key,
+        token,
+        asked,
+        received_at,
+        deadline,
+        lease,
+        log,
+    } = claimed;
     let mut lost = pin!(async { Box::pin(lost(ledger, key, token, (asked, lease), log)).await });
     if let (None, Some(permits)) = (&permit, route.permits()) {
         tokio::select! {
@@ -47,7 +56,15 @@ pub(crate) async fn run_leased(
             () = &mut lost => return Outcome::LeaseLost,
         }
     }
-    let work = Work::new(event, key.clone(), Some(token), received_at, deadline, permit, log);
+    let work = Work::new(
+        event,
+        key.clone(),
+        Some(token),
+        received_at,
+        deadline,
+        permit,
+        log,
+    );
     let mut running = pin!(run(route, Arc::clone(&work)));
     tokio::select! {
         // First the handler: one that is done at once needs no timer.
@@ -55,12 +72,22 @@ pub(crate) async fn run_leased(
         outcome = &mut running => return outcome,
         () = &mut lost => {}
     }
-    if work.is_committing() { running.await } else { Outcome::LeaseLost }
+    if work.is_committing() {
+        running.await
+    } else {
+        Outcome::LeaseLost
+    }
 }
 
-/// Resolves when the lease is lost: when the store says so, or when it could not be renewed until it ran out. Somebody else may be at
-/// work then, and the store may not be there to say so.
-async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, (asked, lease): (Instant, Duration), log: &LogLimit) {
+/// Resolves when the lease is lost: when the store says so, or when it could not be renewed until
+/// it ran out. Somebody else may be at work then, and the store may not be there to say so.
+async fn lost(
+    ledger: &AnyLedger,
+    key: &EventKey,
+    token: Token,
+    (asked, lease): (Instant, Duration),
+    log: &LogLimit,
+) {
     let third = (lease / 3).max(Duration::from_millis(1));
     let mut ticks = interval_at(Instant::now() + third, third);
     // By this process' clock, from when it asked: the store's lease began no earlier.
@@ -77,14 +104,18 @@ async fn lost(ledger: &AnyLedger, key: &EventKey, token: Token, (asked, lease): 
             // The store may be back before the lease runs out.
             Ok((_, Err(error))) => error.tell(key.shared_endpoint(), log),
             Err(_) => {
-                log.write("the lease ran out before it could be renewed", "lease_lost", |left_out| {
-                    tracing::warn!(
-                        endpoint = key.endpoint(),
-                        event_id = key.event_id(),
-                        left_out,
-                        "the lease ran out before it could be renewed"
-                    );
-                });
+                log.write(
+                    "the lease ran out before it could be renewed",
+                    "lease_lost",
+                    |left_out| {
+                        tracing::warn!(
+                            endpoint = key.endpoint(),
+                            event_id = key.event_id(),
+                            left_out,
+                            "the lease ran out before it could be renewed"
+                        );
+                    },
+                );
                 return;
             }
         }

@@ -1,12 +1,14 @@
 //! Which code handles which event, and how it went.
 //!
-//! [`Handlers`] is the registry: one handler per event, chosen by exact type, else by the longest prefix, else the fallback.
-//! A handler is an async function of an [`Event`](crate::event::Event) and a [`Context`]; the event's type is taken from its
-//! argument. It answers with [`Result`]: any error is worth another try, [`Terminal::terminal`] marks the other kind, a panic
-//! counts as an error.
+//! [`Handlers`] is the registry: one handler per event, chosen by exact type, else by the longest
+//! prefix, else the fallback. A handler is an async function of an [`Event`](crate::event::Event)
+//! and a [`Context`]; the event's type is taken from its argument. It answers with [`Result`]: any
+//! error is worth another try, [`Terminal::terminal`] marks the other kind, a panic counts as an
+//! error.
 //!
-//! A handler must not block its thread: its deadline could not stop it then, nor could its lease be renewed, and another worker
-//! would take the event over. Put what blocks into `tokio::task::spawn_blocking`.
+//! A handler must not block its thread: its deadline could not stop it then, nor could its lease be
+//! renewed, and another worker would take the event over. Put what blocks into
+//! `tokio::task::spawn_blocking`.
 //!
 //! ```
 //! use authpi_sdk::event::{Event, types::UserCreated};

@@ -4,26 +4,36 @@ use super::{Context, HandlerError, Outcome, Result, Work};
 use crate::{
     crash,
     event::{Event, EventKind, EventType, KnownEvent},
-    ledger::{Held, Ledger, LedgerError, PoolTooSmall, Token, TransactionPermits, Transactional, Tx, step},
+    ledger::{
+        Held, Ledger, LedgerError, PoolTooSmall, Token, TransactionPermits, Transactional, Tx, step,
+    },
 };
 
 type Running = Pin<Box<dyn Future<Output = Result> + Send>>;
 type Settling = Pin<Box<dyn Future<Output = Result<Held>> + Send>>;
 
-/// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its transaction in a store `L`.
+/// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its
+/// transaction in a store `L`.
 enum Handler<S, L> {
     Told(Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>),
-    Committing { run: Arc<dyn Fn(L, Event, Context<S>, Token) -> Settling + Send + Sync>, permits: Arc<PermitsOf<L>> },
+    Committing {
+        run: Arc<dyn Fn(L, Event, Context<S>, Token) -> Settling + Send + Sync>,
+        permits: Arc<PermitsOf<L>>,
+    },
 }
 
 /// The queue for transactions of a store.
-type PermitsOf<L> = dyn Fn(&L) -> std::result::Result<TransactionPermits, PoolTooSmall> + Send + Sync;
+type PermitsOf<L> =
+    dyn Fn(&L) -> std::result::Result<TransactionPermits, PoolTooSmall> + Send + Sync;
 
 impl<S, L> Clone for Handler<S, L> {
     fn clone(&self) -> Self {
         match self {
             Self::Told(handler) => Self::Told(handler.clone()),
-            Self::Committing { run, permits } => Self::Committing { run: run.clone(), permits: permits.clone() },
+            Self::Committing { run, permits } => Self::Committing {
+                run: run.clone(),
+                permits: permits.clone(),
+            },
         }
     }
 }
@@ -40,26 +50,43 @@ impl<H> ByType<H> {
     fn find(&self, event_type: &EventType) -> Option<&H> {
         let by_prefix = || {
             let name = event_type.as_str();
-            self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix.as_str())).map(|(_, handler)| handler)
+            self.prefixes
+                .iter()
+                .find(|(prefix, _)| name.starts_with(prefix.as_str()))
+                .map(|(_, handler)| handler)
         };
-        self.exact.get(event_type).or_else(by_prefix).or(self.fallback.as_ref())
+        self.exact
+            .get(event_type)
+            .or_else(by_prefix)
+            .or(self.fallback.as_ref())
     }
 
     fn all(&self) -> impl Iterator<Item = &H> {
-        self.exact.values().chain(self.prefixes.iter().map(|(_, handler)| handler)).chain(&self.fallback)
+        self.exact
+            .values()
+            .chain(self.prefixes.iter().map(|(_, handler)| handler))
+            .chain(&self.fallback)
     }
 
     fn map<T>(self, mut change: impl FnMut(H) -> T) -> ByType<T> {
         ByType {
-            exact: self.exact.into_iter().map(|(event_type, handler)| (event_type, change(handler))).collect(),
-            prefixes: self.prefixes.into_iter().map(|(prefix, handler)| (prefix, change(handler))).collect(),
+            exact: self
+                .exact
+                .into_iter()
+                .map(|(event_type, handler)| (event_type, change(handler)))
+                .collect(),
+            prefixes: self
+                .prefixes
+                .into_iter()
+                .map(|(prefix, handler)| (prefix, change(handler)))
+                .collect(),
             fallback: self.fallback.map(change),
         }
     }
 }
 
-/// The registry: one handler per event. `S` is the state that every handler can reach; `L` is the store that they write to in a
-/// [`Tx`], if any does.
+/// The registry: one handler per event. `S` is the state that every handler can reach; `L` is the
+/// store that they write to in a [`Tx`], if any does.
 #[must_use]
 pub struct Handlers<S, L = AnyStore> {
     state: Arc<S>,
@@ -72,8 +99,9 @@ pub struct Handlers<S, L = AnyStore> {
 #[non_exhaustive]
 pub struct AnyStore;
 
-/// A ledger under which [`Handlers`] of the kind `H` can run: every ledger runs those of [`AnyStore`]; those that take a [`Tx`] of a
-/// store run under this store alone. Others do not compile.
+/// A ledger under which [`Handlers`] of the kind `H` can run: every ledger runs those of
+/// [`AnyStore`]; those that take a [`Tx`] of a store run under this store alone. Others do not
+/// compile.
 pub trait Serves<H>: Ledger {
     /// What the handlers begin their transactions in.
     #[doc(hidden)]
@@ -95,15 +123,24 @@ impl<L: Transactional> Serves<L> for L {
 impl<S: Send + Sync + 'static> Handlers<S> {
     /// An empty registry; every handler gets `state` in its [`Context`].
     pub fn new(state: S) -> Self {
-        let by_type = ByType { exact: HashMap::new(), prefixes: Vec::new(), fallback: None };
-        Self { state: Arc::new(state), by_type, error: None }
+        let by_type = ByType {
+            exact: HashMap::new(),
+            prefixes: Vec::new(),
+            fallback: None,
+        };
+        Self {
+            state: Arc::new(state),
+            by_type,
+            error: None,
+        }
     }
 }
 
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> {
     /// Handles the type of event that the handler's argument names.
     ///
-    /// Two handlers for one type are an error, told by [`check`](Self::check) and so when a receiver is built.
+    /// Two handlers for one type are an error, told by [`check`](Self::check) and so when a
+    /// receiver is built.
     pub fn on<K, F, Fut>(self, handler: F) -> Self
     where
         K: KnownEvent,
@@ -122,8 +159,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.insert(event_type.into(), boxed(handler))
     }
 
-    /// Handles each type that begins with `prefix` (`"organization."`) and has no handler of its own. Of several prefixes the
-    /// longest wins.
+    /// Handles each type that begins with `prefix` (`"organization."`) and has no handler of its
+    /// own. Of several prefixes the longest wins.
     pub fn prefix<F, Fut>(self, prefix: impl Into<String>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
@@ -141,16 +178,19 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.insert_fallback(boxed(handler))
     }
 
-    /// As [`on`](Self::on), with a transaction that commits the handler's writes together with the ledger's record of the event:
-    /// its effect takes place exactly once, whatever crashes when ([`Transactional`]).
+    /// As [`on`](Self::on), with a transaction that commits the handler's writes together with the
+    /// ledger's record of the event: its effect takes place exactly once, whatever crashes when
+    /// ([`Transactional`]).
     ///
-    /// The transaction begins before the handler does; to wait for that is part of the attempt and of its deadline. So is the wait for
-    /// a permit, of which there are as many as the store has room for transactions at once ([`Transactional::permits`]): handlers
-    /// with a transaction wait in a fair queue, and an inline receiver claims the event when it has its permit. A worker that also has
-    /// handlers without a transaction takes the permit after it has leased the event, and the handler's time begins with the permit.
+    /// The transaction begins before the handler does; to wait for that is part of the attempt and
+    /// of its deadline. So is the wait for a permit, of which there are as many as the store has
+    /// room for transactions at once ([`Transactional::permits`]): handlers with a transaction wait
+    /// in a fair queue, and an inline receiver claims the event when it has its permit. A worker
+    /// that also has handlers without a transaction takes the permit after it has leased the event,
+    /// and the handler's time begins with the permit.
     ///
-    /// Only in a transactional store, which the handler's argument names, and then a receiver or worker over any other store does not
-    /// compile.
+    /// Only in a transactional store, which the handler's argument names, and then a receiver or
+    /// worker over any other store does not compile.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")]
@@ -175,7 +215,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// # handlers }
     /// ```
     ///
-    /// A handler that does not touch the database in its transaction still holds a connection until it is done.
+    /// A handler that does not touch the database in its transaction still holds a connection until
+    /// it is done.
     pub fn on_tx<K, F, Fut, T>(self, handler: F) -> Handlers<S, T>
     where
         K: KnownEvent,
@@ -193,7 +234,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result> + Send + 'static,
     {
-        self.over().insert_prefix(prefix.into(), committing(handler))
+        self.over()
+            .insert_prefix(prefix.into(), committing(handler))
     }
 
     /// As [`otherwise`](Self::otherwise), with a transaction as in [`on_tx`](Self::on_tx).
@@ -219,9 +261,14 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.error.clone().map_or(Ok(()), Err)
     }
 
-    /// The known types of event that nobody handles: what a service acknowledges unread. To print at start-up.
+    /// The known types of event that nobody handles: what a service acknowledges unread. To print
+    /// at start-up.
     pub fn unhandled(&self) -> Vec<EventType> {
-        EventType::ALL.iter().filter(|event_type| self.by_type.find(event_type).is_none()).cloned().collect()
+        EventType::ALL
+            .iter()
+            .filter(|event_type| self.by_type.find(event_type).is_none())
+            .cloned()
+            .collect()
     }
 
     fn insert(mut self, event_type: EventType, handler: Handler<S, L>) -> Self {
@@ -233,11 +280,18 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     }
 
     fn insert_prefix(mut self, prefix: String, handler: Handler<S, L>) -> Self {
-        if self.by_type.prefixes.iter().any(|(other, _)| *other == prefix) {
+        if self
+            .by_type
+            .prefixes
+            .iter()
+            .any(|(other, _)| *other == prefix)
+        {
             return self.refuse(HandlersError::PrefixTwice(prefix));
         }
         self.by_type.prefixes.push((prefix, handler));
-        self.by_type.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        self.by_type
+            .prefixes
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         self
     }
 
@@ -254,21 +308,40 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         let over = |handler| match handler {
             Handler::Told(handler) => Handler::Told(handler),
             Handler::Committing { run, permits } => Handler::Committing {
-                run: Arc::new(move |store: T, event, context, token| run(store.serve(), event, context, token)),
+                run: Arc::new(move |store: T, event, context, token| {
+                    run(store.serve(), event, context, token)
+                }),
                 permits: Arc::new(move |store: &T| permits(&store.serve())),
             },
         };
-        Handlers { state: self.state, by_type: self.by_type.map(over), error: self.error }
+        Handlers {
+            state: self.state,
+            by_type: self.by_type.map(over),
+            error: self.error,
+        }
     }
 
     /// The handler of this type, if there is one, for one event and under no store.
-    pub(super) fn route(&self, event_type: &EventType, store: &L) -> Option<impl Route + use<S, L>> {
+    pub(super) fn route(
+        &self,
+        event_type: &EventType,
+        store: &L,
+    ) -> Option<impl Route + use<S, L>> {
         let handler = self.by_type.find(event_type)?.clone();
-        Some(InStore { state: self.state.clone(), handler, store: store.clone(), permits: None })
+        Some(InStore {
+            state: self.state.clone(),
+            handler,
+            store: store.clone(),
+            permits: None,
+        })
     }
 
-    /// The registry as a receiver or worker holds it. An error says that the store has no room for the transactions of its handlers.
-    pub(crate) fn in_store(self, store: L) -> std::result::Result<Box<dyn AnyHandlers>, PoolTooSmall> {
+    /// The registry as a receiver or worker holds it. An error says that the store has no room for
+    /// the transactions of its handlers.
+    pub(crate) fn in_store(
+        self,
+        store: L,
+    ) -> std::result::Result<Box<dyn AnyHandlers>, PoolTooSmall> {
         let permits = self.by_type.all().find_map(|handler| match handler {
             Handler::Told(_) => None,
             Handler::Committing { permits, .. } => Some(permits(&store)),
@@ -277,7 +350,12 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         let state = self.state;
         Ok(Box::new(self.by_type.map(|handler| {
             let permits = permits.clone().filter(|_| handler.commits());
-            InStore { state: state.clone(), handler, store: store.clone(), permits }
+            InStore {
+                state: state.clone(),
+                handler,
+                store: store.clone(),
+                permits,
+            }
         })))
     }
 
@@ -293,7 +371,9 @@ where
     F: Fn(Event<K>, Context<S>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result> + Send + 'static,
 {
-    Handler::Told(Arc::new(move |event, context| Box::pin(handler(event.assume_kind(), context))))
+    Handler::Told(Arc::new(move |event, context| {
+        Box::pin(handler(event.assume_kind(), context))
+    }))
 }
 
 fn committing<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
@@ -305,30 +385,41 @@ where
     Fut: Future<Output = Result> + Send + 'static,
 {
     let handler = Arc::new(handler);
-    let run = Arc::new(move |store: L, event: Event, context: Context<S>, token| -> Settling {
-        let handler = Arc::clone(&handler);
-        Box::pin(async move {
-            let work = Arc::clone(context.work());
-            let key = &work.key;
-            let tell = |error: &LedgerError| error.tell(key.shared_endpoint(), &work.log);
-            let (tx, lent) = Tx::lend(step("begin", store.begin_with(work.permit())).await.inspect_err(tell)?);
-            let done = handler(event.assume_kind(), context, tx).await;
-            let transaction = match (done, lent.returned()) {
-                (Ok(()), returned) => returned?,
-                (Err(error), Ok(transaction)) => {
-                    let advice = store.abandon(transaction, error.cause());
-                    return Err(error.with_advice(advice));
-                }
-                (Err(error), Err(_)) => return Err(error),
-            };
-            crash::point("in_transaction");
-            work.commits();
-            let held = step("commit", store.commit(transaction, key, token)).await.inspect_err(tell)?;
-            crash::point("committed");
-            Ok(held)
-        })
-    });
-    Handler::Committing { run, permits: Arc::new(L::permits) }
+    let run = Arc::new(
+        move |store: L, event: Event, context: Context<S>, token| -> Settling {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move {
+                let work = Arc::clone(context.work());
+                let key = &work.key;
+                let tell = |error: &LedgerError| error.tell(key.shared_endpoint(), &work.log);
+                let (tx, lent) = Tx::lend(
+                    step("begin", store.begin_with(work.permit()))
+                        .await
+                        .inspect_err(tell)?,
+                );
+                let done = handler(event.assume_kind(), context, tx).await;
+                let transaction = match (done, lent.returned()) {
+                    (Ok(()), returned) => returned?,
+                    (Err(error), Ok(transaction)) => {
+                        let advice = store.abandon(transaction, error.cause());
+                        return Err(error.with_advice(advice));
+                    }
+                    (Err(error), Err(_)) => return Err(error),
+                };
+                crash::point("in_transaction");
+                work.commits();
+                let held = step("commit", store.commit(transaction, key, token))
+                    .await
+                    .inspect_err(tell)?;
+                crash::point("committed");
+                Ok(held)
+            })
+        },
+    );
+    Handler::Committing {
+        run,
+        permits: Arc::new(L::permits),
+    }
 }
 
 impl<S, L> Handler<S, L> {
@@ -341,7 +432,15 @@ impl<S, L> fmt::Debug for Handlers<S, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handlers")
             .field("types", &self.by_type.exact.keys())
-            .field("prefixes", &self.by_type.prefixes.iter().map(|(prefix, _)| prefix).collect::<Vec<_>>())
+            .field(
+                "prefixes",
+                &self
+                    .by_type
+                    .prefixes
+                    .iter()
+                    .map(|(prefix, _)| prefix)
+                    .collect::<Vec<_>>(),
+            )
             .field("fallback", &self.by_type.fallback.is_some())
             .finish_non_exhaustive()
     }
@@ -352,7 +451,8 @@ pub(crate) trait AnyHandlers: Send + Sync {
     /// Who handles this type, if anybody does.
     fn route(&self, event_type: &EventType) -> Option<&dyn Route>;
 
-    /// What each handler needs a permit of, where each takes a transaction; nothing where some do not.
+    /// What each handler needs a permit of, where each takes a transaction; nothing where some do
+    /// not.
     fn permits_of_all(&self) -> Option<TransactionPermits>;
 }
 
@@ -397,7 +497,9 @@ struct InStore<S, L> {
     permits: Option<TransactionPermits>,
 }
 
-impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers for ByType<InStore<S, L>> {
+impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers
+    for ByType<InStore<S, L>>
+{
     fn route(&self, event_type: &EventType) -> Option<&dyn Route> {
         self.find(event_type).map(|handler| handler as &dyn Route)
     }
@@ -418,7 +520,9 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for InSto
                 Started::Committing(run(self.store.clone(), event, context, token))
             }
             (Handler::Committing { .. }, None) => {
-                let refused = HandlerError::retryable("a handler that commits its own claim was run without one");
+                let refused = HandlerError::retryable(
+                    "a handler that commits its own claim was run without one",
+                );
                 Started::Told(Box::pin(std::future::ready(Err(refused))))
             }
         }
@@ -448,7 +552,9 @@ pub enum HandlersError {
 impl fmt::Display for HandlersError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TypeTwice(event_type) => write!(f, "two handlers for the event type {event_type}"),
+            Self::TypeTwice(event_type) => {
+                write!(f, "two handlers for the event type {event_type}")
+            }
             Self::PrefixTwice(prefix) => write!(f, "two handlers for the prefix {prefix:?}"),
             Self::FallbackTwice => f.write_str("two handlers for all other events"),
         }

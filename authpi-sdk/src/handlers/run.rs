@@ -28,7 +28,8 @@ use crate::{
 pub enum Outcome {
     /// The handler is done.
     Handled,
-    /// The handler is done, and its transaction is committed, the ledger's record of the event in it.
+    /// The handler is done, and its transaction is committed, the ledger's record of the event in
+    /// it.
     Committed,
     /// Another worker has taken over. The handler was dropped, or its transaction rolled back.
     LeaseLost,
@@ -54,7 +55,8 @@ impl Outcome {
         }
     }
 
-    /// What went wrong, in a line for the log, and the pause that the handler asked for; nothing where nothing went wrong.
+    /// What went wrong, in a line for the log, and the pause that the handler asked for; nothing
+    /// where nothing went wrong.
     pub(crate) fn problem(&self) -> Option<(String, Option<Duration>)> {
         match self {
             Self::Failed(error) => Some((error.chain(), error.retry_after())),
@@ -85,7 +87,13 @@ pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the handler to its end, its panic or its deadline.
 pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
-    let Work { key, token, event, deadline, .. } = &*work;
+    let Work {
+        key,
+        token,
+        event,
+        deadline,
+        ..
+    } = &*work;
     let span = info_span!(
         "authpi.handle",
         endpoint = key.endpoint(),
@@ -96,7 +104,11 @@ pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
         outcome = Empty,
     );
     // Whoever drops this future before its end has lost the lease.
-    let mut attempt = Attempt { work: &work, span: &span, outcome: LEASE_LOST };
+    let mut attempt = Attempt {
+        work: &work,
+        span: &span,
+        outcome: LEASE_LOST,
+    };
     let running = async { route.start(event.clone(), Arc::clone(&work)).finish().await };
     let running = pin!(running.instrument(span.clone()));
     let outcome = match before(|| *deadline, caught(running)).await {
@@ -120,7 +132,11 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         self.work.ended.end();
         self.span.record("outcome", self.outcome);
-        telemetry::handler_took(self.work.key.shared_endpoint(), self.outcome, self.work.started_at.elapsed());
+        telemetry::handler_took(
+            self.work.key.shared_endpoint(),
+            self.outcome,
+            self.work.started_at.elapsed(),
+        );
     }
 }
 
@@ -128,23 +144,30 @@ impl Drop for Attempt<'_> {
 fn caught<T>(
     mut future: Pin<&mut impl Future<Output = T>>,
 ) -> impl Future<Output = std::result::Result<T, String>> + Unpin {
-    poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
-        Err(panic) => Poll::Ready(Err(message(&*panic))),
-    })
+    poll_fn(
+        move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
+            Err(panic) => Poll::Ready(Err(message(&*panic))),
+        },
+    )
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("the panic carried no text").to_owned()
 }
 
 impl<S: Send + Sync + 'static> Handlers<S> {
-    /// Handles one event here and now: no HTTP, no ledger, attempt 1, the default deadline of 10 s. For tests of handlers.
+    /// Handles one event here and now: no HTTP, no ledger, attempt 1, the default deadline of 10 s.
+    /// For tests of handlers.
     ///
     /// # Panics
-    /// Outside of a tokio runtime with its timer enabled. (A handler that panics is an [`Outcome`].)
+    /// Outside of a tokio runtime with its timer enabled. (A handler that panics is an
+    /// [`Outcome`].)
     ///
     /// ```
     /// # #[cfg(feature = "testing")] {
@@ -158,9 +181,28 @@ impl<S: Send + Sync + 'static> Handlers<S> {
     /// # }) }
     /// ```
     pub async fn dispatch(&self, event: Verified<Event>) -> Outcome {
-        let Some(route) = self.route(event.event_type(), &AnyStore) else { return Outcome::Unhandled };
-        let (key, token) = (EventKey::new("dispatch", event.shared_id()), Token { attempt: 1, nonce: 0 });
-        run(&route, Work::new(&event, key, Some(token), Timestamp::now(), DEFAULT_DEADLINE, None, &Arc::default()))
-            .await
+        let Some(route) = self.route(event.event_type(), &AnyStore) else {
+            return Outcome::Unhandled;
+        };
+        let (key, token) = (
+            EventKey::new("dispatch", event.shared_id()),
+            Token {
+                attempt: 1,
+                nonce: 0,
+            },
+        );
+        run(
+            &route,
+            Work::new(
+                &event,
+                key,
+                Some(token),
+                Timestamp::now(),
+                DEFAULT_DEADLINE,
+                None,
+                &Arc::default(),
+            ),
+        )
+        .await
     }
 }

@@ -1,7 +1,7 @@
 //! What every [`Ledger`] must do, as a suite that takes any: ours pass it, and so can yours.
 //!
-//! Give it a [`Harness`], which makes empty stores and moves their time, and [`run`] it in a test. Each case is a function of
-//! its own too, named for what is false when it panics.
+//! Give it a [`Harness`], which makes empty stores and moves their time, and [`run`] it in a test.
+//! Each case is a function of its own too, named for what is false when it panics.
 //!
 //! ```
 //! use std::{sync::{Arc, atomic::{AtomicI64, Ordering}}, time::Duration};
@@ -46,15 +46,17 @@ pub trait Harness: Send + Sync {
     /// What is tried.
     type Ledger: Ledger;
 
-    /// Whether an inbox tells on `append` that an event is already done (default: it does). One in a queue may store such an
-    /// event once more, and find out when its turn comes; it must not hand it out then either.
+    /// Whether an inbox tells on `append` that an event is already done (default: it does). One in
+    /// a queue may store such an event once more, and find out when its turn comes; it must not
+    /// hand it out then either.
     const TELLS_WHAT_IS_DONE: bool = true;
 
     /// A ledger over a store without records, with a retention of a day at least.
     fn fresh(&self) -> impl Future<Output = Self::Ledger> + Send;
 
-    /// Moves the store's time on by `by`, which is in whole seconds: its clock, or, where that cannot be set, the times in
-    /// its records back. Time may also pass by itself; the suite leaves half a minute for that.
+    /// Moves the store's time on by `by`, which is in whole seconds: its clock, or, where that
+    /// cannot be set, the times in its records back. Time may also pass by itself; the suite leaves
+    /// half a minute for that.
     fn advance(&self, ledger: &Self::Ledger, by: Duration) -> impl Future<Output = ()> + Send;
 }
 
@@ -123,7 +125,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Once another has taken over, the old token neither renews nor releases nor completes, and leaves the new holder be.
+    /// Once another has taken over, the old token neither renews nor releases nor completes, and
+    /// leaves the new holder be.
     async fn a_stale_token_changes_nothing(harness) {
         let ledger = harness.fresh().await;
         let (stale, _) = granted(&ledger, &key("stale")).await;
@@ -136,8 +139,8 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("stale")).await, Claim::Handled { first_digest: DIGEST });
     }
 
-    /// A token of the right attempt but another nonce, or the reverse, is stale; and what was never claimed has no holder,
-    /// nor has it a record after somebody tried.
+    /// A token of the right attempt but another nonce, or the reverse, is stale; and what was never
+    /// claimed has no holder, nor has it a record after somebody tried.
     async fn a_foreign_token_changes_nothing(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("foreign")).await;
@@ -148,7 +151,8 @@ cases! { of Ledger:
         assert_eq!(complete(&ledger, &key("foreign"), token).await, Held::Yes);
     }
 
-    /// A lease that ran out, but that nobody took over, can still be renewed, released and completed by its holder.
+    /// A lease that ran out, but that nobody took over, can still be renewed, released and
+    /// completed by its holder.
     async fn a_lease_nobody_took_over_is_still_its_holders(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("late")).await;
@@ -204,7 +208,8 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("dead")).await, Claim::Dead { first_digest: DIGEST });
     }
 
-    /// The same completion with the same token once more is no failure, and changes nothing; another one is lost.
+    /// The same completion with the same token once more is no failure, and changes nothing;
+    /// another one is lost.
     async fn a_completion_can_be_repeated(harness) {
         let ledger = harness.fresh().await;
         for (name, first, other) in [("a", Completion::Handled, dead()), ("b", dead(), Completion::Handled)] {
@@ -222,8 +227,8 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("b")).await, Claim::Dead { first_digest: DIGEST });
     }
 
-    /// From every state a forgotten event is fresh, its old token is worthless although the attempt's number is the same,
-    /// and forgetting says whether there was a record.
+    /// From every state a forgotten event is fresh, its old token is worthless although the
+    /// attempt's number is the same, and forgetting says whether there was a record.
     async fn a_forgotten_event_is_fresh(harness) {
         let ledger = harness.fresh().await;
         assert!(!ledger.forget(&key("unknown")).await.expect("forget"), "there was nothing to forget");
@@ -302,7 +307,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Ids are bytes to the ledger: empty, long, in any script, with quotes, NUL, spaces at the end, differing in case.
+    /// Ids are bytes to the ledger: empty, long, in any script, with quotes, NUL, spaces at the
+    /// end, differing in case.
     async fn ids_of_any_kind_are_kept_apart(harness) {
         let ledger = harness.fresh().await;
         let long = "x".repeat(10_000);
@@ -367,7 +373,8 @@ cases! { of Ledger:
         assert_eq!(granted(&ledger, &key).await.0.attempt, token.attempt + 1, "a lease of nothing lasts");
     }
 
-    /// Of many claims at once exactly one is granted: of a fresh event, and of one whose lease ran out.
+    /// Of many claims at once exactly one is granted: of a fresh event, and of one whose lease ran
+    /// out.
     async fn of_many_claims_at_once_one_is_granted(harness) {
         let ledger = Arc::new(harness.fresh().await);
         for attempt in 1..4 {
@@ -390,7 +397,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Workers that race for many events through whole cycles, some giving back at first, complete each exactly once.
+    /// Workers that race for many events through whole cycles, some giving back at first, complete
+    /// each exactly once.
     async fn racing_workers_complete_each_event_once(harness) {
         const EVENTS: usize = 20;
         let ledger = Arc::new(harness.fresh().await);
@@ -468,7 +476,8 @@ cases! { of Ledger:
         }
     }
 
-    /// A finished event is remembered for the whole retention, and forgotten when twice that is over.
+    /// A finished event is remembered for the whole retention, and forgotten when twice that is
+    /// over.
     async fn finished_events_are_remembered_for_the_retention(harness) {
         let ledger = harness.fresh().await;
         let retention = Duration::from_secs(ledger.remembers_for().as_secs());
@@ -507,7 +516,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Random steps, by holders and others, on a few events agree with a model that is simple enough to be believed.
+    /// Random steps, by holders and others, on a few events agree with a model that is simple
+    /// enough to be believed.
     async fn random_histories_agree_with_the_model(harness) {
         for seed in 0..8 {
             let ledger = harness.fresh().await;
@@ -531,7 +541,10 @@ fn key(event_id: &str) -> EventKey {
 }
 
 fn dead() -> Completion {
-    Completion::Dead { reason: "conformance".into(), body: bytes::Bytes::from_static(b"\0\xff{}") }
+    Completion::Dead {
+        reason: "conformance".into(),
+        body: bytes::Bytes::from_static(b"\0\xff{}"),
+    }
 }
 
 async fn claim(ledger: &impl Ledger, key: &EventKey) -> Claim {
@@ -540,34 +553,65 @@ async fn claim(ledger: &impl Ledger, key: &EventKey) -> Claim {
 
 async fn granted(ledger: &impl Ledger, key: &EventKey) -> (Token, Digest) {
     match claim(ledger, key).await {
-        Claim::Granted { token, first_digest } => (token, first_digest),
+        Claim::Granted {
+            token,
+            first_digest,
+        } => (token, first_digest),
         other => panic!("the claim of {key:?} ended as {other:?}"),
     }
 }
 
 async fn complete(ledger: &impl Ledger, key: &EventKey, token: Token) -> Held {
-    ledger.complete(key, token, Completion::Handled).await.expect("complete")
+    ledger
+        .complete(key, token, Completion::Handled)
+        .await
+        .expect("complete")
 }
 
 async fn all_lost(ledger: &impl Ledger, key: &EventKey, token: Token) {
-    assert_eq!(ledger.renew(key, token, LEASE).await.expect("renew"), Held::Lost, "renewed with {token:?}");
-    assert_eq!(ledger.release(key, token, LEASE).await.expect("release"), Held::Lost, "released with {token:?}");
+    assert_eq!(
+        ledger.renew(key, token, LEASE).await.expect("renew"),
+        Held::Lost,
+        "renewed with {token:?}"
+    );
+    assert_eq!(
+        ledger.release(key, token, LEASE).await.expect("release"),
+        Held::Lost,
+        "released with {token:?}"
+    );
     for completion in [Completion::Handled, dead()] {
-        let held = ledger.complete(key, token, completion.clone()).await.expect("complete");
-        assert_eq!(held, Held::Lost, "completed as {completion:?} with {token:?}");
+        let held = ledger
+            .complete(key, token, completion.clone())
+            .await
+            .expect("complete");
+        assert_eq!(
+            held,
+            Held::Lost,
+            "completed as {completion:?} with {token:?}"
+        );
     }
 }
 
 #[track_caller]
 fn assert_in_flight(claim: Claim, lease: Duration) {
-    let Claim::InFlight { lease_left } = claim else { panic!("expected a lease, and found {claim:?}") };
-    assert!(lease_left <= lease && lease_left + SLACK > lease, "{lease_left:?} is left of a lease of {lease:?}");
+    let Claim::InFlight { lease_left } = claim else {
+        panic!("expected a lease, and found {claim:?}")
+    };
+    assert!(
+        lease_left <= lease && lease_left + SLACK > lease,
+        "{lease_left:?} is left of a lease of {lease:?}"
+    );
 }
 
 #[track_caller]
 fn assert_not_yet(claim: Claim, pause: Duration) {
-    let Claim::NotYet { wait } = claim else { panic!("expected a pause, and found {claim:?}") };
-    assert!(wait <= pause && wait + SLACK > pause, "{wait:?} is left of a pause of {pause:?}");
+    let Claim::NotYet { wait } = claim else {
+        panic!("expected a pause, and found {claim:?}")
+    };
+    assert!(
+        wait <= pause && wait + SLACK > pause,
+        "{wait:?} is left of a pause of {pause:?}"
+    );
 }
 
 /// Polls so many times at most, others having their turn in between, and drops the future.
@@ -594,7 +638,8 @@ struct History {
     random: u64,
     now: Duration,
     retention: Duration,
-    /// A few events: what they are now, the digest of their first claim, every token ever given out.
+    /// A few events: what they are now, the digest of their first claim, every token ever given
+    /// out.
     records: [Option<(Modelled, Digest)>; 3],
     tokens: [Vec<Token>; 3],
     told: Vec<String>,
@@ -603,7 +648,15 @@ struct History {
 impl History {
     fn new(seed: u64, retention: Duration) -> Self {
         let now = Duration::ZERO;
-        Self { seed, random: seed, now, retention, records: [None; 3], tokens: Default::default(), told: Vec::new() }
+        Self {
+            seed,
+            random: seed,
+            now,
+            retention,
+            records: [None; 3],
+            tokens: Default::default(),
+            told: Vec::new(),
+        }
     }
 
     /// Below `n` (splitmix64).
@@ -615,7 +668,8 @@ impl History {
         (z ^ (z >> 31)) % n
     }
 
-    /// Half a minute off the whole minutes in which time moves on, so that no comparison is a close one.
+    /// Half a minute off the whole minutes in which time moves on, so that no comparison is a close
+    /// one.
     fn some_time(&mut self) -> Duration {
         Duration::from_mins(self.below(5)) + SLACK
     }
@@ -625,7 +679,10 @@ impl History {
         let key = key(["one", "two", "three"][at]);
         // Mostly the newest token, at times any that there ever was.
         let token = match self.tokens[at].len() as u64 {
-            0 => Token { attempt: 1, nonce: 0 },
+            0 => Token {
+                attempt: 1,
+                nonce: 0,
+            },
             many if self.below(4) == 0 => {
                 let any = usize::try_from(self.below(many)).expect("below a length");
                 self.tokens[at][any]
@@ -640,7 +697,13 @@ impl History {
                 let held = ledger.renew(&key, token, lease).await.expect("renew");
                 self.agree(format!("renew {at} {token:?} {lease:?}"), held, holds);
                 if holds {
-                    self.turn_into(at, Modelled::Claimed { token, until: self.now + lease });
+                    self.turn_into(
+                        at,
+                        Modelled::Claimed {
+                            token,
+                            until: self.now + lease,
+                        },
+                    );
                 }
             }
             5 | 6 => {
@@ -648,7 +711,13 @@ impl History {
                 let held = ledger.release(&key, token, pause).await.expect("release");
                 self.agree(format!("release {at} {token:?} {pause:?}"), held, holds);
                 if holds {
-                    self.turn_into(at, Modelled::Pending { attempt: token.attempt, until: self.now + pause });
+                    self.turn_into(
+                        at,
+                        Modelled::Pending {
+                            attempt: token.attempt,
+                            until: self.now + pause,
+                        },
+                    );
                 }
             }
             7 | 8 => {
@@ -656,8 +725,15 @@ impl History {
                 let completion = if dies { dead() } else { Completion::Handled };
                 let again = matches!(self.records[at], Some((Modelled::Finished { token: by, dead }, _))
                     if by == token && dead == dies);
-                let held = ledger.complete(&key, token, completion).await.expect("complete");
-                self.agree(format!("complete {at} {token:?}, dead: {dies}"), held, holds || again);
+                let held = ledger
+                    .complete(&key, token, completion)
+                    .await
+                    .expect("complete");
+                self.agree(
+                    format!("complete {at} {token:?}, dead: {dies}"),
+                    held,
+                    holds || again,
+                );
                 if holds {
                     self.turn_into(at, Modelled::Finished { token, dead: dies });
                 }
@@ -680,26 +756,53 @@ impl History {
 
     async fn claim(&mut self, ledger: &impl Ledger, at: usize, key: &EventKey) {
         let lease = self.some_time();
-        let digest = if self.below(2) == 0 { DIGEST } else { OTHER_DIGEST };
+        let digest = if self.below(2) == 0 {
+            DIGEST
+        } else {
+            OTHER_DIGEST
+        };
         let found = ledger.claim(key, digest, lease).await.expect("claim");
-        self.told.push(format!("claim {at} for {lease:?}: {found:?}"));
+        self.told
+            .push(format!("claim {at} for {lease:?}: {found:?}"));
         let (expected, first) = match self.records[at] {
             None => (Ok(1), digest),
-            Some((Modelled::Claimed { token, until }, first)) if until <= self.now => (Ok(token.attempt + 1), first),
-            Some((Modelled::Pending { attempt, until }, first)) if until <= self.now => (Ok(attempt + 1), first),
+            Some((Modelled::Claimed { token, until }, first)) if until <= self.now => {
+                (Ok(token.attempt + 1), first)
+            }
+            Some((Modelled::Pending { attempt, until }, first)) if until <= self.now => {
+                (Ok(attempt + 1), first)
+            }
             Some((other, first)) => (Err(other), first),
         };
         match (expected, found) {
-            (Ok(attempt), Claim::Granted { token, first_digest }) => {
+            (
+                Ok(attempt),
+                Claim::Granted {
+                    token,
+                    first_digest,
+                },
+            ) => {
                 assert_eq!((token.attempt, first_digest), (attempt, first), "{self}");
-                assert!(!self.tokens[at].contains(&token), "a token was given twice\n{self}");
+                assert!(
+                    !self.tokens[at].contains(&token),
+                    "a token was given twice\n{self}"
+                );
                 self.tokens[at].push(token);
-                self.records[at] = Some((Modelled::Claimed { token, until: self.now + lease }, first));
+                self.records[at] = Some((
+                    Modelled::Claimed {
+                        token,
+                        until: self.now + lease,
+                    },
+                    first,
+                ));
             }
             (Err(Modelled::Claimed { until, .. }), Claim::InFlight { lease_left: left })
             | (Err(Modelled::Pending { until, .. }), Claim::NotYet { wait: left }) => {
                 let expected = until.saturating_sub(self.now);
-                assert!(left <= expected && left + SLACK > expected, "{left:?} is left of {expected:?}\n{self}");
+                assert!(
+                    left <= expected && left + SLACK > expected,
+                    "{left:?} is left of {expected:?}\n{self}"
+                );
             }
             (Err(Modelled::Finished { dead: false, .. }), Claim::Handled { first_digest })
             | (Err(Modelled::Finished { dead: true, .. }), Claim::Dead { first_digest }) => {
@@ -709,22 +812,28 @@ impl History {
         }
     }
 
-    /// Whether a record that nobody finished outlasts the retention is the store's affair, so those are forgotten first.
+    /// Whether a record that nobody finished outlasts the retention is the store's affair, so those
+    /// are forgotten first.
     async fn outlast_the_retention<H: Harness>(&mut self, harness: &H, ledger: &H::Ledger) {
         for at in 0..3 {
             if !matches!(self.records[at], Some((Modelled::Finished { .. }, _))) {
-                ledger.forget(&key(["one", "two", "three"][at])).await.expect("forget");
+                ledger
+                    .forget(&key(["one", "two", "three"][at]))
+                    .await
+                    .expect("forget");
                 self.records[at] = None;
             }
         }
         let by = Duration::from_mins(self.retention.as_secs() / 30 + 1);
-        self.told.push(format!("forget the unfinished, advance {by:?}"));
+        self.told
+            .push(format!("forget the unfinished, advance {by:?}"));
         harness.advance(ledger, by).await;
         self.now += by;
         for at in 0..3 {
             // A claim makes sure that it is gone, and not only about to go.
             if self.records[at].take().is_some() {
-                self.claim(ledger, at, &key(["one", "two", "three"][at])).await;
+                self.claim(ledger, at, &key(["one", "two", "three"][at]))
+                    .await;
             }
         }
     }
@@ -732,7 +841,11 @@ impl History {
     #[track_caller]
     fn agree(&mut self, what: String, found: Held, expected: bool) {
         self.told.push(what);
-        assert_eq!(found, if expected { Held::Yes } else { Held::Lost }, "{self}");
+        assert_eq!(
+            found,
+            if expected { Held::Yes } else { Held::Lost },
+            "{self}"
+        );
     }
 
     fn turn_into(&mut self, at: usize, state: Modelled) {
@@ -748,7 +861,8 @@ impl std::fmt::Display for History {
     }
 }
 
-/// Names that a sender may choose: of 3,000 characters that do not compress, with control characters, in the form of a hash.
+/// Names that a sender may choose: of 3,000 characters that do not compress, with control
+/// characters, in the form of a hash.
 fn hostile_names() -> [String; 5] {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let long = std::iter::repeat_with(|| {

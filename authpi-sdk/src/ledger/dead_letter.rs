@@ -53,5 +53,9 @@ pub(super) fn tell_replayed(key: &EventKey) {
 /// The end of the calendar for what lies beyond it.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(super) fn timestamp(millis: i64) -> Timestamp {
-    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
+    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
 }

@@ -4,20 +4,23 @@ use std::fmt;
 
 use crate::hex::hex;
 
-/// A digest of the event's bytes as they were delivered, by which another content under a known id is noticed.
+/// A digest of the event's bytes as they were delivered, by which another content under a known id
+/// is noticed.
 ///
-/// It is XXH3-128 with seed 0 in its canonical form, the high 64 bits first: 16 bytes with the same value on every platform and
-/// in every version, written as the 32 digits that `xxhsum -H2` prints. It is not a cryptographic hash and is no identity: only
-/// authentic deliveries are compared, and a difference is logged and counted, never acted upon.
+/// It is XXH3-128 with seed 0 in its canonical form, the high 64 bits first: 16 bytes with the same
+/// value on every platform and in every version, written as the 32 digits that `xxhsum -H2` prints.
+/// It is not a cryptographic hash and is no identity: only authentic deliveries are compared, and a
+/// difference is logged and counted, never acted upon.
 ///
-/// A store keeps the [bytes](Digest::to_bytes) and gives them [back](Digest::from_bytes) as they were, whatever they are. All
-/// zeros stands for an event that is not compared, since it did not come as a delivery.
+/// A store keeps the [bytes](Digest::to_bytes) and gives them [back](Digest::from_bytes) as they
+/// were, whatever they are. All zeros stands for an event that is not compared, since it did not
+/// come as a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 16]);
 
 impl Digest {
-    /// Of an event that did not come as a delivery: AuthPI's log writes an event with other members and in another order than a
-    /// delivery does, so its bytes say nothing about the delivery's.
+    /// Of an event that did not come as a delivery: AuthPI's log writes an event with other members
+    /// and in another order than a delivery does, so its bytes say nothing about the delivery's.
     pub(crate) const UNCOMPARED: Self = Self([0; 16]);
 
     /// Hashes `bytes`. Never all zeros.
@@ -25,7 +28,8 @@ impl Digest {
         Self::of_hash(xxhash_rust::xxh3::xxh3_128(bytes))
     }
 
-    /// Zero has a meaning of its own, so the one content in 2¹²⁸ that has this hash gets its neighbour.
+    /// Zero has a meaning of its own, so the one content in 2¹²⁸ that has this hash gets its
+    /// neighbour.
     fn of_hash(hash: u128) -> Self {
         Self(hash.max(1).to_be_bytes())
     }
@@ -63,7 +67,8 @@ impl fmt::Debug for Digest {
 mod tests {
     use super::*;
 
-    /// The values are those of the reference implementation (libxxhash 0.8.4). Stores keep them, so they never change.
+    /// The values are those of the reference implementation (libxxhash 0.8.4). Stores keep them, so
+    /// they never change.
     #[test]
     fn a_digest_has_the_same_value_on_every_platform_and_in_every_version() {
         // XXH3 treats each of these ranges of lengths in its own way.
@@ -85,7 +90,9 @@ mod tests {
             (65536, "f5e7bc5d3d8675bfaaae63800707a868"),
         ];
         for (length, digest) in golden {
-            let bytes: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            let bytes: Vec<u8> = (0..length)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
             assert_eq!(Digest::of(&bytes).to_string(), digest, "of {length} bytes");
         }
     }
@@ -96,7 +103,10 @@ mod tests {
         let bytes = digest.to_bytes();
         assert_eq!(bytes[..4], [0x99, 0xaa, 0x06, 0xd3]);
         assert_eq!(Digest::from_bytes(bytes), digest);
-        assert_eq!(format!("{digest:?}"), "Digest(99aa06d3014798d86001c324468d497f)");
+        assert_eq!(
+            format!("{digest:?}"),
+            "Digest(99aa06d3014798d86001c324468d497f)"
+        );
     }
 
     #[test]

@@ -8,11 +8,12 @@ use tokio::time::sleep;
 use tracing::{Instrument as _, debug_span};
 
 use super::{
-    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Memory, Next, Token,
+    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError,
+    Memory, Next, Token,
 };
 
-/// A [`Ledger`] of whatever kind; clones share it. The memory ledger, whose steps are shorter than an allocation, is called
-/// directly; a step of any other is one boxed future.
+/// A [`Ledger`] of whatever kind; clones share it. The memory ledger, whose steps are shorter than
+/// an allocation, is called directly; a step of any other is one boxed future.
 #[derive(Clone)]
 pub(crate) enum AnyLedger {
     Memory(Memory),
@@ -27,14 +28,24 @@ impl AnyLedger {
         }
     }
 
-    pub(crate) async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    pub(crate) async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         match self {
             Self::Memory(ledger) => Ledger::claim(ledger, key, digest, lease).await,
             Self::Other(ledger) => ledger.claim(key, digest, lease).await,
         }
     }
 
-    pub(crate) async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    pub(crate) async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         match self {
             Self::Memory(ledger) => Ledger::renew(ledger, key, token, lease).await,
             Self::Other(ledger) => ledger.renew(key, token, lease).await,
@@ -53,7 +64,12 @@ impl AnyLedger {
         }
     }
 
-    pub(crate) async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    pub(crate) async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         match self {
             Self::Memory(ledger) => Ledger::release(ledger, key, token, pause).await,
             Self::Other(ledger) => ledger.release(key, token, pause).await,
@@ -114,11 +130,15 @@ fn as_any<T: Any>(value: &T) -> &dyn Any {
     value
 }
 
-/// Before a completion that failed is asked for again: long enough for a broken connection to be made anew.
+/// Before a completion that failed is asked for again: long enough for a broken connection to be
+/// made anew.
 const ONCE_MORE: Duration = Duration::from_millis(100);
 
 /// A step of the store within its span.
-pub(crate) fn step<T>(name: &'static str, step: impl Future<Output = T>) -> impl Future<Output = T> {
+pub(crate) fn step<T>(
+    name: &'static str,
+    step: impl Future<Output = T>,
+) -> impl Future<Output = T> {
     step.instrument(debug_span!("authpi.store", step = name))
 }
 
@@ -128,7 +148,12 @@ type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 
 pub(crate) trait Erased: Send + Sync {
     fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim>;
     fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held>;
-    fn complete<'a>(&'a self, key: &'a EventKey, token: Token, completion: Completion) -> Step<'a, Held>;
+    fn complete<'a>(
+        &'a self,
+        key: &'a EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Step<'a, Held>;
     fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held>;
     fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool>;
     fn keeps_dead_letters(&self) -> bool;
@@ -149,9 +174,14 @@ impl<L: Ledger> Erased for L {
         Box::pin(step("renew", Ledger::renew(self, key, token, lease)))
     }
 
-    /// Asked once more where the first answer is an error: the effect has taken place, so that giving up repeats it, and to complete
-    /// twice changes nothing.
-    fn complete<'a>(&'a self, key: &'a EventKey, token: Token, completion: Completion) -> Step<'a, Held> {
+    /// Asked once more where the first answer is an error: the effect has taken place, so that
+    /// giving up repeats it, and to complete twice changes nothing.
+    fn complete<'a>(
+        &'a self,
+        key: &'a EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Step<'a, Held> {
         let complete = async move {
             match Ledger::complete(self, key, token, completion.clone()).await {
                 Ok(held) => Ok(held),

@@ -7,24 +7,29 @@ use jiff::Timestamp;
 
 use super::{Digest, EventKey, Ledger, LedgerError, Token};
 
-/// A ledger that also stores deliveries, for a receiver that answers first and a worker that handles later.
+/// A ledger that also stores deliveries, for a receiver that answers first and a worker that
+/// handles later.
 ///
 /// ```text
 /// append -> pending(body) -> claimed(lease, token) -> handled | dead(reason, body)
 ///              ^------------- retry_at ---------------'
 /// ```
 ///
-/// It is the ledger's state machine with one more way in, on the same records: an event that was appended is known to
-/// [`claim`](Ledger::claim), and the other way round. The body is kept until the record is handled, and however long that takes: what
-/// was acknowledged is never pruned before.
+/// It is the ledger's state machine with one more way in, on the same records: an event that was
+/// appended is known to [`claim`](Ledger::claim), and the other way round. The body is kept until
+/// the record is handled, and however long that takes: what was acknowledged is never pruned
+/// before.
 ///
 /// # Errors
-/// As for [`Ledger`]: each step fails with [`LedgerError`] when the store cannot be reached or refuses.
+/// As for [`Ledger`]: each step fails with [`LedgerError`] when the store cannot be reached or
+/// refuses.
 pub trait Inbox: Ledger {
-    /// Stores a delivery; durable when it returns `Ok`. An event that is known, in whatever state, is left as it is.
+    /// Stores a delivery; durable when it returns `Ok`. An event that is known, in whatever state,
+    /// is left as it is.
     ///
-    /// Events of one `lane` are leased one at a time, in the order in which they were appended; those without a lane in any.
-    /// A lane's name comes from the event and may be of any length: keep it as [`EventKey::bounded`] has it.
+    /// Events of one `lane` are leased one at a time, in the order in which they were appended;
+    /// those without a lane in any. A lane's name comes from the event and may be of any length:
+    /// keep it as [`EventKey::bounded`] has it.
     fn append(
         &self,
         key: &EventKey,
@@ -33,20 +38,27 @@ pub trait Inbox: Ledger {
         body: Bytes,
     ) -> impl Future<Output = Result<Appended, LedgerError>> + Send;
 
-    /// Leases the endpoint's oldest event that is due: pending, or claimed under a lease that ran out.
+    /// Leases the endpoint's oldest event that is due: pending, or claimed under a lease that ran
+    /// out.
     ///
-    /// An event waits for all earlier ones of its lane until they are handled, dead or forgotten; it holds up no other lane.
-    fn lease_next(&self, endpoint: &str, lease: Duration) -> impl Future<Output = Result<Next, LedgerError>> + Send;
+    /// An event waits for all earlier ones of its lane until they are handled, dead or forgotten;
+    /// it holds up no other lane.
+    fn lease_next(
+        &self,
+        endpoint: &str,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Next, LedgerError>> + Send;
 
-    /// Resolves when something may have been appended since this was called. A hint: workers poll as well, and a store that
-    /// cannot tell never resolves.
+    /// Resolves when something may have been appended since this was called. A hint: workers poll
+    /// as well, and a store that cannot tell never resolves.
     fn appended(&self) -> impl Future<Output = ()> + Send;
 
     /// How much the endpoint has before it.
     fn backlog(&self, endpoint: &str) -> impl Future<Output = Result<Backlog, LedgerError>> + Send;
 
-    /// As [`Ledger::check_write`], for a store that is used as an inbox: by default, appends and forgets a record under the empty
-    /// endpoint name. A queue that cannot take a message back checks its ledger only.
+    /// As [`Ledger::check_write`], for a store that is used as an inbox: by default, appends and
+    /// forgets a record under the empty endpoint name. A queue that cannot take a message back
+    /// checks its ledger only.
     fn check_append(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
         super::probe::check_append(self)
     }
@@ -107,7 +119,12 @@ pub struct Leased {
 impl Leased {
     /// For stores.
     pub fn new(key: EventKey, token: Token, body: Bytes, received_at: Timestamp) -> Self {
-        Self { key, token, body, received_at }
+        Self {
+            key,
+            token,
+            body,
+            received_at,
+        }
     }
 }
 

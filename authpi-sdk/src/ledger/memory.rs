@@ -1,8 +1,9 @@
 //! The ledger that needs nothing: records in this process's memory, bounded, forgotten at exit.
 //!
-//! Records lie in a slab of fixed chunks, so growing never copies them. An index from a 32-bit hash to the slab (keys that
-//! collide are chained and compared in full) finds them, and three lists through the slab (claimed, pending, finished, each
-//! oldest first) let the claims themselves prune and evict in constant time, without a thread.
+//! Records lie in a slab of fixed chunks, so growing never copies them. An index from a 32-bit hash
+//! to the slab (keys that collide are chained and compared in full) finds them, and three lists
+//! through the slab (claimed, pending, finished, each oldest first) let the claims themselves prune
+//! and evict in constant time, without a thread.
 
 use std::{
     collections::HashMap,
@@ -14,19 +15,26 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token};
+use super::{
+    Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token,
+};
 use crate::{Clock, telemetry};
 
-/// A [`Ledger`] in memory: for tests, for development, and for services whose handlers may repeat after a restart.
+/// A [`Ledger`] in memory: for tests, for development, and for services whose handlers may repeat
+/// after a restart.
 ///
-/// Clones share the records. It keeps no dead letters: what is given up is remembered as dead, its bytes are dropped.
+/// Clones share the records. It keeps no dead letters: what is given up is remembered as dead, its
+/// bytes are dropped.
 ///
-/// - **Bounded.** It holds at most [`capacity`](Memory::capacity) records (default 1,000,000). At capacity the record that was
-///   handled (or given up) longest ago makes room, so a duplicate of that event would be handled again; where none is
-///   finished, one that waits for its next attempt goes (its attempts are counted from 1 again), then one whose lease ran
-///   out. A record under a running lease is never evicted: if there are only those, a claim fails. The first eviction is logged as a
-///   warning; `authpi_memory_evictions_total` and [`evicted`](Memory::evicted) count all of them.
-/// - **Small.** About 155 bytes per remembered event with ids of 30 bytes (measured from 10³ to 10⁷ of them).
+/// - **Bounded.** It holds at most [`capacity`](Memory::capacity) records (default 1,000,000). At
+///   capacity the record that was handled (or given up) longest ago makes room, so a duplicate of
+///   that event would be handled again; where none is finished, one that waits for its next attempt
+///   goes (its attempts are counted from 1 again), then one whose lease ran out. A record under a
+///   running lease is never evicted: if there are only those, a claim fails. The first eviction is
+///   logged as a warning; `authpi_memory_evictions_total` and [`evicted`](Memory::evicted) count
+///   all of them.
+/// - **Small.** About 155 bytes per remembered event with ids of 30 bytes (measured from 10³ to 10⁷
+///   of them).
 /// - **Flat.** A step takes about a microsecond at most, however many records there are.
 ///
 /// Its clock is monotonic: setting the system's time neither ends nor prolongs a lease.
@@ -41,10 +49,13 @@ impl Memory {
 
     /// An empty ledger with the default capacity, retention and clock.
     pub fn new() -> Self {
-        Self { records: Arc::new(Mutex::new(Records::new())) }
+        Self {
+            records: Arc::new(Mutex::new(Records::new())),
+        }
     }
 
-    /// Sets how many records are held at most, for all clones (default 1,000,000; at least 1, at most 2³² − 2).
+    /// Sets how many records are held at most, for all clones (default 1,000,000; at least 1, at
+    /// most 2³² − 2).
     #[must_use]
     pub fn capacity(self, records: usize) -> Self {
         let mut held = self.lock();
@@ -62,7 +73,8 @@ impl Memory {
         self
     }
 
-    /// Sets where the time comes from, for all clones (default: a monotonic clock). For tests; give it before the first claim.
+    /// Sets where the time comes from, for all clones (default: a monotonic clock). For tests; give
+    /// it before the first claim.
     #[must_use]
     pub fn clock(self, clock: Clock) -> Self {
         self.lock().clock = clock;
@@ -79,14 +91,15 @@ impl Memory {
         self.len() == 0
     }
 
-    /// How many records have made room for others before their retention was over: above zero, the capacity is too small for
-    /// the retention.
+    /// How many records have made room for others before their retention was over: above zero, the
+    /// capacity is too small for the retention.
     pub fn evicted(&self) -> u64 {
         self.lock().evicted
     }
 
     fn lock(&self) -> MutexGuard<'_, Records> {
-        // Nothing in a step panics half-way, so a poisoned lock (a user's clock that panicked) still guards whole records.
+        // Nothing in a step panics half-way, so a poisoned lock (a user's clock that panicked)
+        // still guards whole records.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,15 +122,30 @@ impl fmt::Debug for Memory {
 }
 
 impl Ledger for Memory {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         self.lock().claim(key, digest, lease)
     }
 
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         Ok(self.lock().renew(key, token, lease))
     }
 
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         let state = match completion {
             Completion::Handled => State::Handled,
             Completion::Dead { .. } => State::Dead,
@@ -125,7 +153,12 @@ impl Ledger for Memory {
         Ok(self.lock().complete(key, token, state))
     }
 
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         Ok(self.lock().release(key, token, pause))
     }
 
@@ -150,13 +183,18 @@ struct AllClaimed {
 
 impl fmt::Display for AllClaimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "all {} records in memory are claimed; raise the capacity or lower what is in flight", self.capacity)
+        write!(
+            f,
+            "all {} records in memory are claimed; raise the capacity or lower what is in flight",
+            self.capacity
+        )
     }
 }
 
 impl std::error::Error for AllClaimed {}
 
-/// How many outdated records of each list a claim removes, at most. More than one, so that pruning catches up.
+/// How many outdated records of each list a claim removes, at most. More than one, so that pruning
+/// catches up.
 const PRUNED_PER_CLAIM: usize = 2;
 /// How far a claim at capacity looks for a lease that ran out.
 const CLAIMS_LOOKED_THROUGH: usize = 64;
@@ -244,7 +282,10 @@ impl Records {
             index: HashMap::default(),
             chunks: Vec::new(),
             free: Vec::new(),
-            lists: [List { oldest: NONE, newest: NONE }; 3],
+            lists: [List {
+                oldest: NONE,
+                newest: NONE,
+            }; 3],
             endpoints: Vec::new(),
             used: 0,
             minted: 0,
@@ -257,7 +298,12 @@ impl Records {
         self.clock.now().as_microsecond()
     }
 
-    fn claim(&mut self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    fn claim(
+        &mut self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         let now = self.now();
         let retention = micros(self.retention);
         self.prune(now, retention);
@@ -267,37 +313,60 @@ impl Records {
             let first_digest = record.first_digest;
             let left = Duration::from_micros(record.at.saturating_sub(now).try_into().unwrap_or(0));
             match record.state {
-                State::Claimed if !left.is_zero() => return Ok(Claim::InFlight { lease_left: left }),
+                State::Claimed if !left.is_zero() => {
+                    return Ok(Claim::InFlight { lease_left: left });
+                }
                 State::Pending if !left.is_zero() => return Ok(Claim::NotYet { wait: left }),
                 State::Claimed | State::Pending => {
                     let nonce = self.mint();
                     let record = self.get_mut(slot);
                     record.attempt = record.attempt.saturating_add(1);
                     record.nonce = nonce;
-                    let token = Token { attempt: record.attempt, nonce };
+                    let token = Token {
+                        attempt: record.attempt,
+                        nonce,
+                    };
                     self.enter(slot, State::Claimed, now.saturating_add(micros(lease)));
-                    return Ok(Claim::Granted { token, first_digest });
+                    return Ok(Claim::Granted {
+                        token,
+                        first_digest,
+                    });
                 }
                 State::Handled if record.at.saturating_add(retention) > now => {
                     return Ok(Claim::Handled { first_digest });
                 }
-                State::Dead if record.at.saturating_add(retention) > now => return Ok(Claim::Dead { first_digest }),
+                State::Dead if record.at.saturating_add(retention) > now => {
+                    return Ok(Claim::Dead { first_digest });
+                }
                 // Past its retention, and not pruned yet: as if it were gone.
                 State::Handled | State::Dead => self.remove(slot),
             }
         }
         while self.used >= self.capacity {
             if !self.evict_one(now) {
-                return Err(LedgerError::new("claim", AllClaimed { capacity: self.capacity }));
+                return Err(LedgerError::new(
+                    "claim",
+                    AllClaimed {
+                        capacity: self.capacity,
+                    },
+                ));
             }
         }
-        let token = Token { attempt: 1, nonce: self.mint() };
+        let token = Token {
+            attempt: 1,
+            nonce: self.mint(),
+        };
         self.insert(hash, key, digest, token, now.saturating_add(micros(lease)));
-        Ok(Claim::Granted { token, first_digest: digest })
+        Ok(Claim::Granted {
+            token,
+            first_digest: digest,
+        })
     }
 
     fn renew(&mut self, key: &EventKey, token: Token, lease: Duration) -> Held {
-        let Some(slot) = self.held(key, token) else { return Held::Lost };
+        let Some(slot) = self.held(key, token) else {
+            return Held::Lost;
+        };
         let until = self.now().saturating_add(micros(lease));
         self.enter(slot, State::Claimed, until);
         Held::Yes
@@ -309,7 +378,9 @@ impl Records {
             self.enter(slot, state, now);
             return Held::Yes;
         }
-        let again = self.find(self.hash(key.endpoint(), key.event_id()), key).map(|slot| self.get(slot));
+        let again = self
+            .find(self.hash(key.endpoint(), key.event_id()), key)
+            .map(|slot| self.get(slot));
         if again.is_some_and(|record| record.state == state && record.token() == token) {
             Held::Yes
         } else {
@@ -318,14 +389,18 @@ impl Records {
     }
 
     fn release(&mut self, key: &EventKey, token: Token, pause: Duration) -> Held {
-        let Some(slot) = self.held(key, token) else { return Held::Lost };
+        let Some(slot) = self.held(key, token) else {
+            return Held::Lost;
+        };
         let until = self.now().saturating_add(micros(pause));
         self.enter(slot, State::Pending, until);
         Held::Yes
     }
 
     fn forget(&mut self, key: &EventKey) -> bool {
-        let Some(slot) = self.find(self.hash(key.endpoint(), key.event_id()), key) else { return false };
+        let Some(slot) = self.find(self.hash(key.endpoint(), key.event_id()), key) else {
+            return false;
+        };
         self.remove(slot);
         true
     }
@@ -336,7 +411,8 @@ impl Records {
         (record.state == State::Claimed && record.token() == token).then_some(slot)
     }
 
-    /// Drops a few records whose retention is over. An abandoned claim or attempt counts from when it could be taken up.
+    /// Drops a few records whose retention is over. An abandoned claim or attempt counts from when
+    /// it could be taken up.
     fn prune(&mut self, now: i64, retention: i64) {
         for list in [FINISHED, PENDING, CLAIMED] {
             for _ in 0..PRUNED_PER_CLAIM {
@@ -350,8 +426,13 @@ impl Records {
     }
 
     fn evict_one(&mut self, now: i64) -> bool {
-        let victim = [FINISHED, PENDING].map(|list| self.lists[list].oldest).into_iter().find(|&slot| slot != NONE);
-        let Some(victim) = victim.or_else(|| self.abandoned(now)) else { return false };
+        let victim = [FINISHED, PENDING]
+            .map(|list| self.lists[list].oldest)
+            .into_iter()
+            .find(|&slot| slot != NONE);
+        let Some(victim) = victim.or_else(|| self.abandoned(now)) else {
+            return false;
+        };
         let endpoint = Arc::clone(&self.endpoints[self.get(victim).endpoint as usize].name);
         self.remove(victim);
         self.evicted += 1;
@@ -367,7 +448,8 @@ impl Records {
         true
     }
 
-    /// A claimed record whose lease ran out. Leases being alike, it is among the oldest if there is one.
+    /// A claimed record whose lease ran out. Leases being alike, it is among the oldest if there is
+    /// one.
     fn abandoned(&self, now: i64) -> Option<u32> {
         let mut slot = self.lists[CLAIMED].oldest;
         for _ in 0..CLAIMS_LOOKED_THROUGH {
@@ -384,7 +466,10 @@ impl Records {
 
     // The index.
 
-    #[expect(clippy::cast_possible_truncation, reason = "any 32 of the 64 bits will do")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "any 32 of the 64 bits will do"
+    )]
     fn hash(&self, endpoint: &str, event_id: &str) -> u32 {
         self.hashes.hash_one((endpoint, event_id)) as u32
     }
@@ -393,7 +478,8 @@ impl Records {
         let mut slot = *self.index.get(&hash)?;
         while slot != NONE {
             let record = self.get(slot);
-            if *record.event_id == *key.event_id() && *self.endpoints[record.endpoint as usize].name == *key.endpoint()
+            if *record.event_id == *key.event_id()
+                && *self.endpoints[record.endpoint as usize].name == *key.endpoint()
             {
                 return Some(slot);
             }
@@ -459,13 +545,24 @@ impl Records {
         self.used -= 1;
     }
 
-    /// The endpoint's number. A service has a handful, so they are looked through; a name whose records are gone gives its
-    /// place to the next.
+    /// The endpoint's number. A service has a handful, so they are looked through; a name whose
+    /// records are gone gives its place to the next.
     fn endpoint(&mut self, key: &EventKey) -> u32 {
-        let known = self.endpoints.iter().position(|endpoint| *endpoint.name == *key.endpoint());
-        let at =
-            known.or_else(|| self.endpoints.iter().position(|endpoint| endpoint.records == 0)).unwrap_or_else(|| {
-                self.endpoints.push(Endpoint { name: key.endpoint.clone(), records: 0 });
+        let known = self
+            .endpoints
+            .iter()
+            .position(|endpoint| *endpoint.name == *key.endpoint());
+        let at = known
+            .or_else(|| {
+                self.endpoints
+                    .iter()
+                    .position(|endpoint| endpoint.records == 0)
+            })
+            .unwrap_or_else(|| {
+                self.endpoints.push(Endpoint {
+                    name: key.endpoint.clone(),
+                    records: 0,
+                });
                 self.endpoints.len() - 1
             });
         let endpoint = &mut self.endpoints[at];
@@ -508,7 +605,12 @@ impl Records {
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Record { older, newer, state, .. } = *self.get(slot);
+        let Record {
+            older,
+            newer,
+            state,
+            ..
+        } = *self.get(slot);
         let list = state.list();
         if older == NONE {
             self.lists[list].oldest = newer;
@@ -530,11 +632,15 @@ impl Records {
 
 impl Record {
     fn token(&self) -> Token {
-        Token { attempt: self.attempt, nonce: self.nonce }
+        Token {
+            attempt: self.attempt,
+            nonce: self.nonce,
+        }
     }
 }
 
-/// Gives the index's hash, which is random already, to both ends of the 64 bits that the map looks at.
+/// Gives the index's hash, which is random already, to both ends of the 64 bits that the map looks
+/// at.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -558,7 +664,8 @@ fn micros(duration: Duration) -> i64 {
     duration.as_micros().try_into().unwrap_or(i64::MAX)
 }
 
-/// The time at which this was called plus what has passed since, whatever becomes of the system's clock.
+/// The time at which this was called plus what has passed since, whatever becomes of the system's
+/// clock.
 fn monotonic() -> Clock {
     let (start, since) = (Timestamp::now(), Instant::now());
     Clock::from_fn(move || start.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX))
@@ -575,7 +682,9 @@ mod tests {
     fn at_rest() -> (Memory, Arc<AtomicI64>) {
         let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
         let told = millis.clone();
-        let clock = Clock::from_fn(move || Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap());
+        let clock = Clock::from_fn(move || {
+            Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap()
+        });
         (Memory::new().clock(clock), millis)
     }
 
@@ -587,10 +696,17 @@ mod tests {
     const DIGEST: Digest = Digest::from_bytes([7; 16]);
 
     async fn handle(ledger: &Memory, n: usize) {
-        let Claim::Granted { token, .. } = ledger.claim(&key(n), DIGEST, LEASE).await.unwrap() else {
+        let Claim::Granted { token, .. } = ledger.claim(&key(n), DIGEST, LEASE).await.unwrap()
+        else {
             panic!("event {n} was not granted");
         };
-        assert_eq!(ledger.complete(&key(n), token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&key(n), token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
 
     struct Memories(Arc<AtomicI64>, Clock);
@@ -603,7 +719,8 @@ mod tests {
         }
 
         async fn advance(&self, _: &Memory, by: Duration) {
-            self.0.fetch_add(by.as_millis().try_into().unwrap(), Ordering::Relaxed);
+            self.0
+                .fetch_add(by.as_millis().try_into().unwrap(), Ordering::Relaxed);
         }
     }
 
@@ -626,11 +743,16 @@ mod tests {
         for n in 900..1000 {
             assert_eq!(
                 ledger.claim(&key(n), DIGEST, LEASE).await.unwrap(),
-                Claim::Handled { first_digest: DIGEST },
+                Claim::Handled {
+                    first_digest: DIGEST
+                },
                 "event {n} was forgotten"
             );
         }
-        assert!(matches!(ledger.claim(&key(899), DIGEST, LEASE).await.unwrap(), Claim::Granted { .. }));
+        assert!(matches!(
+            ledger.claim(&key(899), DIGEST, LEASE).await.unwrap(),
+            Claim::Granted { .. }
+        ));
         let chunks = ledger.lock().chunks.len();
         assert_eq!(chunks, 1, "evicted records' places were not used again");
     }
@@ -641,7 +763,8 @@ mod tests {
         let ledger = ledger.capacity(3);
         let mut tokens = Vec::new();
         for n in 0..3 {
-            let Claim::Granted { token, .. } = ledger.claim(&key(n), DIGEST, LEASE).await.unwrap() else {
+            let Claim::Granted { token, .. } = ledger.claim(&key(n), DIGEST, LEASE).await.unwrap()
+            else {
                 panic!("not granted");
             };
             tokens.push(token);
@@ -650,17 +773,38 @@ mod tests {
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("all 3 records"), "{cause}");
         // One that waits for its next attempt makes room …
-        assert_eq!(ledger.release(&key(1), tokens[1], LEASE).await.unwrap(), Held::Yes);
-        assert!(matches!(ledger.claim(&key(3), DIGEST, LEASE).await.unwrap(), Claim::Granted { .. }));
-        assert_eq!(ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger.release(&key(1), tokens[1], LEASE).await.unwrap(),
+            Held::Yes
+        );
+        assert!(matches!(
+            ledger.claim(&key(3), DIGEST, LEASE).await.unwrap(),
+            Claim::Granted { .. }
+        ));
+        assert_eq!(
+            ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(),
+            Held::Yes
+        );
         // … and so does one whose holder has died.
         time.fetch_add(29_000, Ordering::Relaxed);
-        assert_eq!(ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(),
+            Held::Yes
+        );
         assert!(ledger.claim(&key(4), DIGEST, LEASE).await.is_err());
         time.fetch_add(1_000, Ordering::Relaxed);
-        assert!(matches!(ledger.claim(&key(4), DIGEST, LEASE).await.unwrap(), Claim::Granted { .. }));
-        assert_eq!(ledger.renew(&key(2), tokens[2], LEASE).await.unwrap(), Held::Lost);
-        assert_eq!(ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(), Held::Yes);
+        assert!(matches!(
+            ledger.claim(&key(4), DIGEST, LEASE).await.unwrap(),
+            Claim::Granted { .. }
+        ));
+        assert_eq!(
+            ledger.renew(&key(2), tokens[2], LEASE).await.unwrap(),
+            Held::Lost
+        );
+        assert_eq!(
+            ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(),
+            Held::Yes
+        );
     }
 
     #[tokio::test]
@@ -682,7 +826,10 @@ mod tests {
         let (ledger, _) = at_rest();
         for n in 0..3 {
             let mut held = ledger.lock();
-            let token = Token { attempt: 1, nonce: 1 };
+            let token = Token {
+                attempt: 1,
+                nonce: 1,
+            };
             // As if all three hashed to the first one's.
             let hash = held.hash("users", "evt_0");
             held.insert(hash, &key(n), DIGEST, token, i64::MAX);
@@ -699,7 +846,10 @@ mod tests {
         let (ledger, _) = at_rest();
         for n in 0..1000 {
             let key = EventKey::new(format!("endpoint {n}"), "evt");
-            assert!(matches!(ledger.claim(&key, DIGEST, LEASE).await.unwrap(), Claim::Granted { .. }));
+            assert!(matches!(
+                ledger.claim(&key, DIGEST, LEASE).await.unwrap(),
+                Claim::Granted { .. }
+            ));
             assert!(ledger.forget(&key).await.unwrap());
         }
         assert_eq!(ledger.lock().endpoints.len(), 1);

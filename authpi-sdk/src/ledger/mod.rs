@@ -5,15 +5,17 @@
 //!    ^--------- retry_at -------------'
 //! ```
 //!
-//! The receiver never asks "seen before?" and marks later, which lets two workers through. It *claims* an event, which
-//! either commits and grants a lease, or says who was first. Whoever holds the lease renews it while it works, and ends it
-//! with [`complete`](Ledger::complete) or [`release`](Ledger::release). A worker that dies gives its lease back by expiry; a
-//! worker that was too slow finds that its token is no longer the record's ([`Held::Lost`]).
+//! The receiver never asks "seen before?" and marks later, which lets two workers through. It
+//! *claims* an event, which either commits and grants a lease, or says who was first. Whoever holds
+//! the lease renews it while it works, and ends it with [`complete`](Ledger::complete) or
+//! [`release`](Ledger::release). A worker that dies gives its lease back by expiry; a worker that
+//! was too slow finds that its token is no longer the record's ([`Held::Lost`]).
 //!
-//! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead letters in a file. Replicas
-//! on several hosts share one of `Postgres` (feature `postgres`), which keeps dead letters too, or `Redis` (feature `redis`).
-//! `Nats` (feature `nats`) adds an inbox in NATS JetStream to any of them.
-//! Any implementation of [`Ledger`] that passes the conformance suite (feature `testing`) will do.
+//! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead
+//! letters in a file. Replicas on several hosts share one of `Postgres` (feature `postgres`), which
+//! keeps dead letters too, or `Redis` (feature `redis`). `Nats` (feature `nats`) adds an inbox in
+//! NATS JetStream to any of them. Any implementation of [`Ledger`] that passes the conformance
+//! suite (feature `testing`) will do.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -65,14 +67,15 @@ pub use sqlite::by_hand as sqlite_by_hand;
 pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
-/// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id, so that a redelivery
-/// and a reconciled copy are the same record).
+/// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id,
+/// so that a redelivery and a reconciled copy are the same record).
 ///
 /// The endpoint is part of the key, so that two senders' ids never collide.
 ///
-/// A key is bounded, whatever a sender chose: an id of more than 255 bytes, one with control characters, and one that begins
-/// with `sha256:`, is replaced by `sha256:` and the hash of its bytes in 64 hex digits, the same in every store. Each function
-/// that takes a key finds the record by the original id.
+/// A key is bounded, whatever a sender chose: an id of more than 255 bytes, one with control
+/// characters, and one that begins with `sha256:`, is replaced by `sha256:` and the hash of its
+/// bytes in 64 hex digits, the same in every store. Each function that takes a key finds the record
+/// by the original id.
 ///
 /// ```
 /// # use authpi_sdk::ledger::EventKey;
@@ -89,7 +92,8 @@ pub struct EventKey {
 }
 
 impl EventKey {
-    /// How long an endpoint's name may be, in bytes; receivers and workers with a longer one are not built.
+    /// How long an endpoint's name may be, in bytes; receivers and workers with a longer one are
+    /// not built.
     pub const MAX_ENDPOINT_BYTES: usize = 100;
 
     /// How long an id may be, in bytes, to be kept as it is.
@@ -98,25 +102,39 @@ impl EventKey {
     /// What a hashed id begins with.
     const HASHED: &str = "sha256:";
 
-    /// Names a record by hand, as an operator's tool does to [`forget`](Ledger::forget) one. Takes the event's original id.
-    /// Receivers take the id from a verified event only.
+    /// Names a record by hand, as an operator's tool does to [`forget`](Ledger::forget) one. Takes
+    /// the event's original id. Receivers take the id from a verified event only.
     pub fn new(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
         let event_id = event_id.into();
         let hashed = match Self::bounded(&event_id) {
             Cow::Borrowed(_) => None,
             Cow::Owned(hashed) => Some(hashed.into()),
         };
-        Self { endpoint: endpoint.into(), event_id: hashed.unwrap_or(event_id) }
+        Self {
+            endpoint: endpoint.into(),
+            event_id: hashed.unwrap_or(event_id),
+        }
     }
 
-    /// Names a record by the id that a store, a log line or a dead letter shows, which may be a hash. For stores, which read
-    /// back what [`event_id`](EventKey::event_id) was, and for operators.
+    /// Names a record by the id that a store, a log line or a dead letter shows, which may be a
+    /// hash. For stores, which read back what [`event_id`](EventKey::event_id) was, and for
+    /// operators.
     pub fn from_stored(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
         let event_id = event_id.into();
         let is_hash = event_id.strip_prefix(Self::HASHED).is_some_and(|hash| {
-            hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            hash.len() == 64
+                && hash
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
         });
-        if is_hash { Self { endpoint: endpoint.into(), event_id } } else { Self::new(endpoint, event_id) }
+        if is_hash {
+            Self {
+                endpoint: endpoint.into(),
+                event_id,
+            }
+        } else {
+            Self::new(endpoint, event_id)
+        }
     }
 
     /// What is no readable event has no id, and is keyed by what it is.
@@ -129,9 +147,9 @@ impl EventKey {
         Self::new(endpoint, format!("expired:{event_id}"))
     }
 
-    /// The form in which an id or an ordering key is kept: as it is, or as `sha256:<hex>` if it has more than 255 bytes or
-    /// control characters, or begins with `sha256:`. A key does this to its event's id by itself; an [`Inbox`] does it to the
-    /// ordering keys that it stores.
+    /// The form in which an id or an ordering key is kept: as it is, or as `sha256:<hex>` if it has
+    /// more than 255 bytes or control characters, or begins with `sha256:`. A key does this to its
+    /// event's id by itself; an [`Inbox`] does it to the ordering keys that it stores.
     pub fn bounded(name: &str) -> Cow<'_, str> {
         let fits = name.len() <= Self::MAX_ID_BYTES && !name.starts_with(Self::HASHED);
         if fits && !name.chars().any(char::is_control) {
@@ -160,16 +178,20 @@ impl EventKey {
         let comparable = ![digest, first].contains(&Digest::UNCOMPARED);
         if digest != first && comparable {
             telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
-            log.write("an event came again with another content", "content_differs", |left_out| {
-                tracing::warn!(
-                    endpoint = %self.endpoint,
-                    event_id = self.event_id(),
-                    %digest,
-                    %first,
-                    left_out,
-                    "an event came again with another content"
-                );
-            });
+            log.write(
+                "an event came again with another content",
+                "content_differs",
+                |left_out| {
+                    tracing::warn!(
+                        endpoint = %self.endpoint,
+                        event_id = self.event_id(),
+                        %digest,
+                        %first,
+                        left_out,
+                        "an event came again with another content"
+                    );
+                },
+            );
         }
     }
 }
@@ -236,9 +258,11 @@ impl fmt::Debug for Completion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Handled => f.write_str("Handled"),
-            Self::Dead { reason, body } => {
-                f.debug_struct("Dead").field("reason", reason).field("bytes", &body.len()).finish_non_exhaustive()
-            }
+            Self::Dead { reason, body } => f
+                .debug_struct("Dead")
+                .field("reason", reason)
+                .field("bytes", &body.len())
+                .finish_non_exhaustive(),
         }
     }
 }
@@ -249,23 +273,28 @@ impl fmt::Debug for Completion {
 pub enum Held {
     /// It was, and the step took place.
     Yes,
-    /// It was not: the lease ran out and another took over, or the record was forgotten. Nothing was changed.
+    /// It was not: the lease ran out and another took over, or the record was forgotten. Nothing
+    /// was changed.
     Lost,
 }
 
-/// A store of records. Every step is atomic and, for durable stores, durable when its future resolves with `Ok`.
+/// A store of records. Every step is atomic and, for durable stores, durable when its future
+/// resolves with `Ok`.
 ///
-/// A token is the record's from the claim that granted it until the claim ends or another one is granted: a lease that ran
-/// out unnoticed can still be renewed, completed or released by its holder, since nobody else is at work.
+/// A token is the record's from the claim that granted it until the claim ends or another one is
+/// granted: a lease that ran out unnoticed can still be renewed, completed or released by its
+/// holder, since nobody else is at work.
 ///
-/// Leases run on the store's clock, so that hosts with differing clocks can share one. A future may be dropped at any
-/// point: the step has then taken place as a whole or not at all.
+/// Leases run on the store's clock, so that hosts with differing clocks can share one. A future may
+/// be dropped at any point: the step has then taken place as a whole or not at all.
 ///
 /// # Errors
-/// Each step fails with [`LedgerError`] when the store cannot be reached or refuses; nothing is known then of the record. It has to
-/// fail within seconds rather than hang: whoever waits for it is a delivery, and one of the receiver's places is taken meanwhile.
+/// Each step fails with [`LedgerError`] when the store cannot be reached or refuses; nothing is
+/// known then of the record. It has to fail within seconds rather than hang: whoever waits for it
+/// is a delivery, and one of the receiver's places is taken meanwhile.
 pub trait Ledger: Send + Sync + 'static {
-    /// Claims the record for `lease`: makes it if there is none, takes it over if its lease ran out or its pause is over.
+    /// Claims the record for `lease`: makes it if there is none, takes it over if its lease ran out
+    /// or its pause is over.
     fn claim(
         &self,
         key: &EventKey,
@@ -281,9 +310,10 @@ pub trait Ledger: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
 
-    /// Ends the claim for good. Asking once more with the same token and the same kind of completion is `Yes` again and changes
-    /// nothing, so that a caller whose connection broke need not know how far it came. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters) is false drops the body of
-    /// a dead one.
+    /// Ends the claim for good. Asking once more with the same token and the same kind of
+    /// completion is `Yes` again and changes nothing, so that a caller whose connection broke need
+    /// not know how far it came. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters)
+    /// is false drops the body of a dead one.
     fn complete(
         &self,
         key: &EventKey,
@@ -291,7 +321,8 @@ pub trait Ledger: Send + Sync + 'static {
         completion: Completion,
     ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
 
-    /// Gives the claim back, to be claimed again by anyone once `pause` is over (zero: at once). The attempt still counts.
+    /// Gives the claim back, to be claimed again by anyone once `pause` is over (zero: at once).
+    /// The attempt still counts.
     fn release(
         &self,
         key: &EventKey,
@@ -299,70 +330,102 @@ pub trait Ledger: Send + Sync + 'static {
         pause: Duration,
     ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
 
-    /// Forgets the record in whatever state, so that a redelivery is handled afresh. Says whether there was one.
+    /// Forgets the record in whatever state, so that a redelivery is handled afresh. Says whether
+    /// there was one.
     fn forget(&self, key: &EventKey) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
-    /// Whether dead letters survive, bytes and all: only then may a receiver acknowledge what it gave up.
+    /// Whether dead letters survive, bytes and all: only then may a receiver acknowledge what it
+    /// gave up.
     fn keeps_dead_letters(&self) -> bool;
 
-    /// How long a handled or dead record is remembered, at least, from the last claim or renewal on; once twice that is over since its lease
-    /// ended, a claim is a fresh one. Deliveries signed longer ago than this are not handled, so that an old capture cannot come back after
-    /// its record is gone.
+    /// How long a handled or dead record is remembered, at least, from the last claim or renewal
+    /// on; once twice that is over since its lease ended, a claim is a fresh one. Deliveries signed
+    /// longer ago than this are not handled, so that an old capture cannot come back after its
+    /// record is gone.
     fn remembers_for(&self) -> Duration;
 
-    /// What time it is by the store's own clock, for a store that has one: a server elsewhere. `None`, the default, for a store that
-    /// runs on this machine's clock, and for one that cannot tell.
+    /// What time it is by the store's own clock, for a store that has one: a server elsewhere.
+    /// `None`, the default, for a store that runs on this machine's clock, and for one that cannot
+    /// tell.
     ///
-    /// The receiver asks only when a delivery seems to be older than [`remembers_for`](Ledger::remembers_for), as a second witness: if
-    /// this machine's clock is wrong, every delivery seems to be.
+    /// The receiver asks only when a delivery seems to be older than
+    /// [`remembers_for`](Ledger::remembers_for), as a second witness: if this machine's clock is
+    /// wrong, every delivery seems to be.
     fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
         async { Ok(None) }
     }
 
-    /// Shows that the store can write, for a health probe: by default, claims and forgets a record under the empty endpoint name, which
-    /// no receiver can have.
+    /// Shows that the store can write, for a health probe: by default, claims and forgets a record
+    /// under the empty endpoint name, which no receiver can have.
     ///
-    /// Receivers and workers of one process call it at most once a second for each store, and never twice at a time.
+    /// Receivers and workers of one process call it at most once a second for each store, and never
+    /// twice at a time.
     fn check_write(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
         probe::check_write(self)
     }
 
-    /// Whether the store works but cannot take a step just now: no connection is free, or its only writer is lent to a handler's
-    /// transaction. Asked when a health probe had no answer in time; `false` by default.
+    /// Whether the store works but cannot take a step just now: no connection is free, or its only
+    /// writer is lent to a handler's transaction. Asked when a health probe had no answer in time;
+    /// `false` by default.
     fn is_busy(&self) -> bool {
         false
     }
 
-    /// What waits in the store for a worker of this endpoint, such as dead letters that were replayed; `None`, the default, for a
-    /// store that is no [`Inbox`].
+    /// What waits in the store for a worker of this endpoint, such as dead letters that were
+    /// replayed; `None`, the default, for a store that is no [`Inbox`].
     ///
-    /// An inline receiver shows it in its health: it handles deliveries only, so what was replayed needs a worker or a redelivery.
-    fn waiting(&self, endpoint: &str) -> impl Future<Output = Result<Option<Backlog>, LedgerError>> + Send {
+    /// An inline receiver shows it in its health: it handles deliveries only, so what was replayed
+    /// needs a worker or a redelivery.
+    fn waiting(
+        &self,
+        endpoint: &str,
+    ) -> impl Future<Output = Result<Option<Backlog>, LedgerError>> + Send {
         let _ = endpoint;
         async { Ok(None) }
     }
 
-    /// What clones of one store have in common and no other store of this process has, such as the address of what they share:
-    /// their receivers and workers share one health probe then. `None` by default.
+    /// What clones of one store have in common and no other store of this process has, such as the
+    /// address of what they share: their receivers and workers share one health probe then. `None`
+    /// by default.
     fn store_id(&self) -> Option<usize> {
         None
     }
 }
 
 impl<L: Ledger> Ledger for Arc<L> {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         L::claim(self, key, digest, lease).await
     }
 
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         L::renew(self, key, token, lease).await
     }
 
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         L::complete(self, key, token, completion).await
     }
 
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         L::release(self, key, token, pause).await
     }
 
@@ -414,21 +477,33 @@ pub struct LedgerError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LedgerErrorKind {
-    /// The store could not be reached, did not answer in time, or failed in a way that has no kind of its own.
+    /// The store could not be reached, did not answer in time, or failed in a way that has no kind
+    /// of its own.
     #[default]
     Unreachable,
-    /// The store works, but no connection is free, or its only writer is lent to a handler's transaction.
+    /// The store works, but no connection is free, or its only writer is lent to a handler's
+    /// transaction.
     Busy,
-    /// The store answers and cannot write: it is read-only, a standby, out of memory or disk, or the role lacks a right.
+    /// The store answers and cannot write: it is read-only, a standby, out of memory or disk, or
+    /// the role lacks a right.
     CannotWrite,
-    /// The store works and refuses what this event contains. Trying the same event again cannot help.
+    /// The store works and refuses what this event contains. Trying the same event again cannot
+    /// help.
     Content,
 }
 
 impl LedgerError {
-    /// `step` names what was tried (`claim`, `open`, …). The kind is [`LedgerErrorKind::Unreachable`].
-    pub fn new(step: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { step, kind: LedgerErrorKind::default(), source: source.into().into() }
+    /// `step` names what was tried (`claim`, `open`, …). The kind is
+    /// [`LedgerErrorKind::Unreachable`].
+    pub fn new(
+        step: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            step,
+            kind: LedgerErrorKind::default(),
+            source: source.into().into(),
+        }
     }
 
     /// Sets what the error says about the store.

@@ -1,7 +1,7 @@
 //! Proves that a store's steps work, with a record that no receiver can own.
 //!
-//! Receivers refuse an empty endpoint name, so records under it collide with nothing. Each probe uses a random event id, so
-//! that concurrent probes do not meet.
+//! Receivers refuse an empty endpoint name, so records under it collide with nothing. Each probe
+//! uses a random event id, so that concurrent probes do not meet.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,9 @@ use tokio::{
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use super::Next;
-use super::{AnyInbox, AnyLedger, Backlog, Digest, EventKey, Inbox, Ledger, LedgerError, LedgerErrorKind};
+use super::{
+    AnyInbox, AnyLedger, Backlog, Digest, EventKey, Inbox, Ledger, LedgerError, LedgerErrorKind,
+};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 use super::{Claim, Completion};
 
@@ -28,10 +30,14 @@ const LEASE: Duration = Duration::from_secs(10);
 /// A record of the empty endpoint name, with a random id.
 pub(crate) fn probe_key() -> EventKey {
     // Each `RandomState` has a key of its own.
-    EventKey::new("", format!("probe-{:016x}", RandomState::new().hash_one(())))
+    EventKey::new(
+        "",
+        format!("probe-{:016x}", RandomState::new().hash_one(())),
+    )
 }
 
-/// Claims, completes and forgets a record. For `open` and `connect`, with the connection settings of later steps.
+/// Claims, completes and forgets a record. For `open` and `connect`, with the connection settings
+/// of later steps.
 ///
 /// A busy store is one that works: another process may write to it the whole time.
 ///
@@ -49,7 +55,10 @@ pub(crate) async fn probe_ledger(ledger: &impl Ledger) -> Result<(), LedgerError
 fn busy_is_proof(worked: Result<(), LedgerError>) -> Result<(), LedgerError> {
     match worked {
         Err(error) if error.kind() == LedgerErrorKind::Busy => {
-            tracing::debug!(error = error.chain(), "the store is busy: not every step was tried");
+            tracing::debug!(
+                error = error.chain(),
+                "the store is busy: not every step was tried"
+            );
             Ok(())
         }
         worked => worked,
@@ -75,11 +84,14 @@ pub(super) async fn check_write(ledger: &(impl Ledger + ?Sized)) -> Result<(), L
 /// Appends and forgets a record; for [`Inbox::check_append`].
 pub(super) async fn check_append(inbox: &(impl Inbox + ?Sized)) -> Result<(), LedgerError> {
     let key = probe_key();
-    let appended = inbox.append(&key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}")).await;
+    let appended = inbox
+        .append(&key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}"))
+        .await;
     forgotten(inbox, &key, appended.map(drop)).await
 }
 
-/// Also where the first step failed, since it may have taken place; unless the store is away, which would take as long again.
+/// Also where the first step failed, since it may have taken place; unless the store is away, which
+/// would take as long again.
 async fn forgotten(
     ledger: &(impl Ledger + ?Sized),
     key: &EventKey,
@@ -105,8 +117,11 @@ pub(crate) async fn probe_inbox(inbox: &impl Inbox) -> Result<(), LedgerError> {
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 async fn append_and_lease(inbox: &impl Inbox, key: &EventKey) -> Result<(), LedgerError> {
-    inbox.append(key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}")).await?;
-    // It may be the record of another probe, perhaps of a process that died before it forgot it: what matters is that leasing works.
+    inbox
+        .append(key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}"))
+        .await?;
+    // It may be the record of another probe, perhaps of a process that died before it forgot it:
+    // what matters is that leasing works.
     if let Next::Leased(leased) = inbox.lease_next("", LEASE).await? {
         inbox.forget(&leased.key).await?;
     }
@@ -160,8 +175,8 @@ impl Target {
     }
 }
 
-/// The health probes of one receiver or worker. Whether the store can write is asked once for all receivers and workers of one store;
-/// what waits is counted for each of them.
+/// The health probes of one receiver or worker. Whether the store can write is asked once for all
+/// receivers and workers of one store; what waits is counted for each of them.
 pub(crate) struct Probes {
     /// Keeps the store, and so its id, for as long as `write` may be shared.
     target: Target,
@@ -171,11 +186,18 @@ pub(crate) struct Probes {
 
 impl Probes {
     pub(crate) fn new(target: Target) -> Self {
-        Self { write: target.id().map_or_else(Arc::default, shared), target, waiting: Throttled::default() }
+        Self {
+            write: target.id().map_or_else(Arc::default, shared),
+            target,
+            waiting: Throttled::default(),
+        }
     }
 
     /// Whether the store can write, and what waits there, within two seconds.
-    pub(crate) async fn ask(&self, endpoint: &Arc<str>) -> (Result<(), LedgerError>, Option<Backlog>) {
+    pub(crate) async fn ask(
+        &self,
+        endpoint: &Arc<str>,
+    ) -> (Result<(), LedgerError>, Option<Backlog>) {
         let target = || self.target.clone();
         let (write, waiting) = tokio::join!(
             self.in_time(self.write.ask(|| target().check())),
@@ -187,9 +209,16 @@ impl Probes {
         }
     }
 
-    async fn in_time<T>(&self, probe: impl Future<Output = Result<T, LedgerError>>) -> Result<T, LedgerError> {
+    async fn in_time<T>(
+        &self,
+        probe: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<T, LedgerError> {
         timeout(PROBE_WAITS, probe).await.unwrap_or_else(|late| {
-            let kind = if self.target.is_busy() { LedgerErrorKind::Busy } else { LedgerErrorKind::Unreachable };
+            let kind = if self.target.is_busy() {
+                LedgerErrorKind::Busy
+            } else {
+                LedgerErrorKind::Unreachable
+            };
             Err(LedgerError::new("answer a probe in time", late).with_kind(kind))
         })
     }
@@ -211,7 +240,8 @@ fn shared(id: (usize, bool)) -> Arc<Throttled<()>> {
     made
 }
 
-/// A question that is asked once a second at most, and never twice at a time; those who ask meanwhile get the same answer.
+/// A question that is asked once a second at most, and never twice at a time; those who ask
+/// meanwhile get the same answer.
 struct Throttled<T>(tokio::sync::Mutex<Asked<T>>);
 
 struct Asked<T> {
@@ -223,7 +253,11 @@ struct Asked<T> {
 
 impl<T> Default for Throttled<T> {
     fn default() -> Self {
-        Self(tokio::sync::Mutex::new(Asked { begun_at: None, running: None, answer: None }))
+        Self(tokio::sync::Mutex::new(Asked {
+            begun_at: None,
+            running: None,
+            answer: None,
+        }))
     }
 }
 
@@ -234,7 +268,11 @@ impl<T: Clone + Send + 'static> Throttled<T> {
     {
         let asked_at = Instant::now();
         let mut state = self.0.lock().await;
-        let Asked { begun_at, running, answer } = &mut *state;
+        let Asked {
+            begun_at,
+            running,
+            answer,
+        } = &mut *state;
         let is_recent = begun_at.is_some_and(|begun_at| begun_at.elapsed() < PROBED_EVERY);
         if running.is_none()
             && let Some((answered_at, answer)) = answer
@@ -242,13 +280,20 @@ impl<T: Clone + Send + 'static> Throttled<T> {
         {
             return answer.clone();
         }
-        // A task of its own: whoever asks may give up waiting, and the next one waits for the same answer.
+        // A task of its own: whoever asks may give up waiting, and the next one waits for the same
+        // answer.
         let running = running.get_or_insert_with(|| {
             *begun_at = Some(Instant::now());
             let question = timeout(PROBE_ENDS, question());
-            tokio::spawn(async { question.await.unwrap_or_else(|late| Err(LedgerError::new("end a probe", late))) })
+            tokio::spawn(async {
+                question
+                    .await
+                    .unwrap_or_else(|late| Err(LedgerError::new("end a probe", late)))
+            })
         });
-        let answered = running.await.unwrap_or_else(|gone| Err(LedgerError::new("run a probe", gone)));
+        let answered = running
+            .await
+            .unwrap_or_else(|gone| Err(LedgerError::new("run a probe", gone)));
         state.running = None;
         state.answer = Some((Instant::now(), answered.clone()));
         answered
@@ -265,7 +310,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_is_probed_once_a_second_and_once_at_a_time() {
-        let (probe, begun, go) = (Arc::new(Throttled::default()), Arc::new(AtomicU32::new(0)), Semaphore::new(0));
+        let (probe, begun, go) = (
+            Arc::new(Throttled::default()),
+            Arc::new(AtomicU32::new(0)),
+            Semaphore::new(0),
+        );
         let go = Arc::new(go);
         let ask = || {
             let (probe, begun, go) = (Arc::clone(&probe), Arc::clone(&begun), Arc::clone(&go));
@@ -301,6 +350,9 @@ mod tests {
     fn receivers_of_one_store_share_a_probe_and_those_of_another_do_not() {
         let (one, other) = (shared((1, false)), shared((2, false)));
         assert!(Arc::ptr_eq(&one, &shared((1, false))) && !Arc::ptr_eq(&one, &other));
-        assert!(!Arc::ptr_eq(&one, &shared((1, true))), "to claim is not to append");
+        assert!(
+            !Arc::ptr_eq(&one, &shared((1, true))),
+            "to claim is not to append"
+        );
     }
 }

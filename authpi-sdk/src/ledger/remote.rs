@@ -1,4 +1,5 @@
-//! What the ledgers have in common whose store is a server: answers that do not come, tokens made on this side, names.
+//! What the ledgers have in common whose store is a server: answers that do not come, tokens made
+//! on this side, names.
 
 use std::{fmt, time::Duration};
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -55,7 +56,11 @@ pub(super) struct BadName {
 
 impl fmt::Display for BadName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} cannot be used as {}: {}", self.name, self.what, self.allowed)
+        write!(
+            f,
+            "{:?} cannot be used as {}: {}",
+            self.name, self.what, self.allowed
+        )
     }
 }
 
@@ -72,16 +77,21 @@ pub(super) struct Nonces {
 #[cfg(any(feature = "postgres", feature = "redis"))]
 impl Nonces {
     pub(super) fn mint(&self) -> u64 {
-        self.key.hash_one(self.minted.fetch_add(1, Ordering::Relaxed))
+        self.key
+            .hash_one(self.minted.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// Rounded up, so that a lease or pause of any length at all has one; at most 2⁵¹ ms, so that sums of two stay below 2⁵³, to
-/// which databases and scripts count exactly.
+/// Rounded up, so that a lease or pause of any length at all has one; at most 2⁵¹ ms, so that sums
+/// of two stay below 2⁵³, to which databases and scripts count exactly.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(super) fn millis(duration: Duration) -> i64 {
     const MOST: i64 = 1 << 51;
-    duration.as_nanos().div_ceil(1_000_000).try_into().map_or(MOST, |millis: i64| millis.min(MOST))
+    duration
+        .as_nanos()
+        .div_ceil(1_000_000)
+        .try_into()
+        .map_or(MOST, |millis: i64| millis.min(MOST))
 }
 
 #[cfg(all(test, any(feature = "postgres", feature = "redis")))]

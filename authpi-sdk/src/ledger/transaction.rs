@@ -11,18 +11,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{EventKey, Held, Ledger, LedgerError, Token};
 
-/// A ledger in a database that can commit a handler's writes together with the completion of its claim.
+/// A ledger in a database that can commit a handler's writes together with the completion of its
+/// claim.
 ///
 /// ```text
 /// claim (commits alone) -> begin -> handler -> complete(token) -> commit
 /// ```
 ///
-/// The claim commits by itself, so that duplicates never wait inside a transaction and attempts are counted. The effect and the
-/// record's `handled` then become durable in one commit, or neither does: **the effect takes place exactly once**. A worker whose
-/// lease was taken over meanwhile finds its token stale, and its writes are rolled back.
+/// The claim commits by itself, so that duplicates never wait inside a transaction and attempts are
+/// counted. The effect and the record's `handled` then become durable in one commit, or neither
+/// does: **the effect takes place exactly once**. A worker whose lease was taken over meanwhile
+/// finds its token stale, and its writes are rolled back.
 ///
-/// `Sqlite` and `Postgres` are transactional. A handler asks for such a ledger by taking a [`Tx`] of it:
-/// [`Handlers::on_tx`](crate::handlers::Handlers::on_tx).
+/// `Sqlite` and `Postgres` are transactional. A handler asks for such a ledger by taking a [`Tx`]
+/// of it: [`Handlers::on_tx`](crate::handlers::Handlers::on_tx).
 pub trait Transactional: Ledger + Clone {
     /// What a handler writes with: sqlx's connection.
     type Connection: Send;
@@ -35,19 +37,22 @@ pub trait Transactional: Ledger + Clone {
     /// When the store cannot be reached or refuses.
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction, LedgerError>> + Send;
 
-    /// The queue in which handlers wait for their turn to have a transaction. Clones of a store share it. Default: no limit.
+    /// The queue in which handlers wait for their turn to have a transaction. Clones of a store
+    /// share it. Default: no limit.
     ///
-    /// Receivers take a permit before they claim an event whose handler takes a [`Tx`], so that what waits holds no claim and no
-    /// connection.
+    /// Receivers take a permit before they claim an event whose handler takes a [`Tx`], so that
+    /// what waits holds no claim and no connection.
     ///
     /// # Errors
-    /// When the store has room for no transaction at all. Receivers and workers with such handlers are not built then.
+    /// When the store has room for no transaction at all. Receivers and workers with such handlers
+    /// are not built then.
     fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
         Ok(TransactionPermits::unlimited())
     }
 
-    /// As [`begin`](Self::begin), for a handler that has a permit. A store that limits its [`permits`](Self::permits) keeps the permit
-    /// in the transaction until the connection is free for another; by default it is given back.
+    /// As [`begin`](Self::begin), for a handler that has a permit. A store that limits its
+    /// [`permits`](Self::permits) keeps the permit in the transaction until the connection is free
+    /// for another; by default it is given back.
     ///
     /// # Errors
     /// As for [`begin`](Self::begin).
@@ -59,20 +64,24 @@ pub trait Transactional: Ledger + Clone {
         self.begin()
     }
 
-    /// Rolls the transaction of a handler back that failed, and says what its author can do about the cause, where the store knows. By
-    /// default, drops it.
-    fn abandon(&self, transaction: Self::Transaction, cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    /// Rolls the transaction of a handler back that failed, and says what its author can do about
+    /// the cause, where the store knows. By default, drops it.
+    fn abandon(
+        &self,
+        transaction: Self::Transaction,
+        cause: &(dyn std::error::Error + 'static),
+    ) -> Option<String> {
         let _ = cause;
         drop(transaction);
         None
     }
 
-    /// Completes the claim as handled, in the transaction, and commits it. `Lost`: the token was no longer the record's; the
-    /// transaction was rolled back.
+    /// Completes the claim as handled, in the transaction, and commits it. `Lost`: the token was no
+    /// longer the record's; the transaction was rolled back.
     ///
     /// # Errors
-    /// When the store cannot be reached or refuses. If the answer to the commit is what was lost, the commit may have taken place;
-    /// the next claim of the event tells.
+    /// When the store cannot be reached or refuses. If the answer to the commit is what was lost,
+    /// the commit may have taken place; the next claim of the event tells.
     fn commit(
         &self,
         transaction: Self::Transaction,
@@ -83,14 +92,16 @@ pub trait Transactional: Ledger + Clone {
 
 /// The transaction in which a handler writes: `&mut *tx` is a connection of sqlx's.
 ///
-/// The handler owns it (a borrowed one could not cross the `.await`s of an async closure that has to be `Send`) and gives it back by
-/// dropping it, as every handler does at its end. It must neither commit it nor roll it back, which a `COMMIT` in its SQL would do: it returns `Ok`, and the SDK completes
-/// the claim in it and commits, or an error, and all that was written is undone. `sqlx::Connection::begin` on it makes a savepoint.
+/// The handler owns it (a borrowed one could not cross the `.await`s of an async closure that has
+/// to be `Send`) and gives it back by dropping it, as every handler does at its end. It must
+/// neither commit it nor roll it back, which a `COMMIT` in its SQL would do: it returns `Ok`, and
+/// the SDK completes the claim in it and commits, or an error, and all that was written is undone.
+/// `sqlx::Connection::begin` on it makes a savepoint.
 ///
-/// A handler that puts its `Tx` away (into a task that outlives it, or a static) has failed. What was written in it is
-/// never committed: it is rolled back when that `Tx` is dropped. Until then it keeps what a transaction keeps: in
-/// Postgres a connection and locks, **in SQLite the whole file**, so that every step fails after the busy timeout, and `Sqlite::close`
-/// waits.
+/// A handler that puts its `Tx` away (into a task that outlives it, or a static) has failed. What
+/// was written in it is never committed: it is rolled back when that `Tx` is dropped. Until then it
+/// keeps what a transaction keeps: in Postgres a connection and locks, **in SQLite the whole
+/// file**, so that every step fails after the busy timeout, and `Sqlite::close` waits.
 pub struct Tx<L: Transactional> {
     /// None only while it is dropped.
     transaction: Option<L::Transaction>,
@@ -100,10 +111,17 @@ pub struct Tx<L: Transactional> {
 type Home<L> = Arc<Mutex<Option<<L as Transactional>::Transaction>>>;
 
 impl<L: Transactional> Tx<L> {
-    /// The transaction as a handler gets it, and where it will be found when the handler has dropped it.
+    /// The transaction as a handler gets it, and where it will be found when the handler has
+    /// dropped it.
     pub(crate) fn lend(transaction: L::Transaction) -> (Self, Lent<L>) {
         let home = Home::<L>::default();
-        (Self { transaction: Some(transaction), home: home.clone() }, Lent(home))
+        (
+            Self {
+                transaction: Some(transaction),
+                home: home.clone(),
+            },
+            Lent(home),
+        )
     }
 }
 
@@ -111,13 +129,17 @@ impl<L: Transactional> Deref for Tx<L> {
     type Target = L::Connection;
 
     fn deref(&self) -> &L::Connection {
-        self.transaction.as_ref().expect("it is given back by drop alone")
+        self.transaction
+            .as_ref()
+            .expect("it is given back by drop alone")
     }
 }
 
 impl<L: Transactional> DerefMut for Tx<L> {
     fn deref_mut(&mut self) -> &mut L::Connection {
-        self.transaction.as_mut().expect("it is given back by drop alone")
+        self.transaction
+            .as_mut()
+            .expect("it is given back by drop alone")
     }
 }
 
@@ -139,7 +161,11 @@ pub(crate) struct Lent<L: Transactional>(Home<L>);
 impl<L: Transactional> Lent<L> {
     /// The transaction, if its [`Tx`] was dropped.
     pub(crate) fn returned(self) -> Result<L::Transaction, TxKept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(TxKept)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .ok_or(TxKept)
     }
 }
 
@@ -162,10 +188,13 @@ pub struct TransactionPermits {
     places: Option<Arc<Semaphore>>,
 }
 
-/// A handler's place among those that may have a transaction at once; given back when it is dropped.
+/// A handler's place among those that may have a transaction at once; given back when it is
+/// dropped.
 #[derive(Debug, Default)]
 #[must_use = "dropped, it is given back"]
-pub struct TransactionPermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+pub struct TransactionPermit(
+    #[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>,
+);
 
 /// How many connections of a pool are reserved, at least, for claims, renewals and completions.
 const RESERVED: u32 = 2;
@@ -178,24 +207,35 @@ impl TransactionPermits {
 
     /// At most so many at once.
     pub fn at_most(transactions: usize) -> Self {
-        Self { places: Some(Arc::new(Semaphore::new(transactions.min(Semaphore::MAX_PERMITS)))) }
+        Self {
+            places: Some(Arc::new(Semaphore::new(
+                transactions.min(Semaphore::MAX_PERMITS),
+            ))),
+        }
     }
 
-    /// As many as a pool of so many connections has room for: all but a fifth of them, and all but two at least, which are reserved
-    /// for claims, renewals and completions.
+    /// As many as a pool of so many connections has room for: all but a fifth of them, and all but
+    /// two at least, which are reserved for claims, renewals and completions.
     ///
     /// # Errors
     /// When nothing is left.
     pub fn in_pool_of(connections: u32) -> Result<Self, PoolTooSmall> {
         match connections.saturating_sub(RESERVED.max(connections / 5)) {
-            0 => Err(PoolTooSmall { connections, needed: RESERVED + 1 }),
-            transactions => Ok(Self::at_most(usize::try_from(transactions).unwrap_or(usize::MAX))),
+            0 => Err(PoolTooSmall {
+                connections,
+                needed: RESERVED + 1,
+            }),
+            transactions => Ok(Self::at_most(
+                usize::try_from(transactions).unwrap_or(usize::MAX),
+            )),
         }
     }
 
     /// Waits for a permit, behind those who asked before.
     pub async fn acquire(&self) -> TransactionPermit {
-        let Some(places) = &self.places else { return TransactionPermit(None) };
+        let Some(places) = &self.places else {
+            return TransactionPermit(None);
+        };
         // It is never closed.
         TransactionPermit(Arc::clone(places).acquire_owned().await.ok())
     }
@@ -213,7 +253,10 @@ pub struct PoolTooSmall {
 
 impl fmt::Display for PoolTooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connections, needed } = self;
+        let Self {
+            connections,
+            needed,
+        } = self;
         write!(
             f,
             "the store's pool of {connections} connections has none for a handler's transaction: {RESERVED} are reserved for \
@@ -231,7 +274,8 @@ mod tests {
     #[test]
     fn transactions_leave_a_fifth_of_the_pool_and_two_connections_at_least() {
         let places = |connections| {
-            let permits = TransactionPermits::in_pool_of(connections).map_err(|error| error.needed)?;
+            let permits =
+                TransactionPermits::in_pool_of(connections).map_err(|error| error.needed)?;
             Ok::<_, u32>(permits.places.unwrap().available_permits())
         };
         assert_eq!([0, 1, 2].map(places), [Err(3); 3]);

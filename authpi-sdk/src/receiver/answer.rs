@@ -32,7 +32,8 @@ pub(super) enum Answer {
     CannotKeep { retry_after: Duration },
     /// Another worker has taken over.
     LeaseLost { retry_after: Duration },
-    /// The body was dropped before it was complete, since unverified bodies hold as much memory as they may.
+    /// The body was dropped before it was complete, since unverified bodies hold as much memory as
+    /// they may.
     Shed { retry_after: Duration },
     /// As much is in flight as may be.
     TooMany { retry_after: Duration },
@@ -65,9 +66,12 @@ pub(super) enum Answer {
 impl Answer {
     fn status(self) -> StatusCode {
         match self {
-            Self::Handled | Self::Stored | Self::Duplicate | Self::Unhandled | Self::DeadLetter | Self::Dropped => {
-                StatusCode::OK
-            }
+            Self::Handled
+            | Self::Stored
+            | Self::Duplicate
+            | Self::Unhandled
+            | Self::DeadLetter
+            | Self::Dropped => StatusCode::OK,
             Self::InFlight { .. }
             | Self::Failed { .. }
             | Self::CannotKeep { .. }
@@ -77,7 +81,9 @@ impl Answer {
             | Self::Draining { .. }
             | Self::StoreDown { .. }
             | Self::ClockUnsure { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreadable | Self::ContentRefused | Self::Expired | Self::Interrupted => StatusCode::BAD_REQUEST,
+            Self::Unreadable | Self::ContentRefused | Self::Expired | Self::Interrupted => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -131,7 +137,8 @@ impl Answer {
         }
     }
 
-    /// What the peer is told: for an accepted delivery what became of it, else no more than the status says.
+    /// What the peer is told: for an accepted delivery what became of it, else no more than the
+    /// status says.
     fn text(self) -> &'static str {
         match self.status() {
             StatusCode::OK => self.outcome(),
@@ -149,10 +156,15 @@ impl Answer {
         let mut response = Response::new(Full::new(Bytes::from_static(self.text().as_bytes())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         if let Some(wait) = self.retry_after() {
             // Whole seconds, rounded up, and never "at once".
-            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+            let seconds = wait
+                .as_secs()
+                .saturating_add(u64::from(wait.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, seconds.max(1).into());
         }
         if self == Self::NotPost {

@@ -1,4 +1,5 @@
-//! `Verified<Event>` and `Verified<Bytes>` as axum extractors, for handlers that bring their own idempotency.
+//! `Verified<Event>` and `Verified<Bytes>` as axum extractors, for handlers that bring their own
+//! idempotency.
 
 use std::sync::LazyLock;
 
@@ -22,14 +23,16 @@ use crate::{
 };
 
 /// For all extractors of the process; what a request brings along goes first.
-static BUDGET: LazyLock<BodyBudget> = LazyLock::new(|| BodyBudget::new(default_budget(DEFAULT_MAX_BODY)));
+static BUDGET: LazyLock<BodyBudget> =
+    LazyLock::new(|| BodyBudget::new(default_budget(DEFAULT_MAX_BODY)));
 /// What stands for the endpoint's name in logs and metrics.
 const ENDPOINT: &str = "extractor";
 /// Of all extractors of the process.
 static LOG: LogLimit = LogLimit::new();
 
-/// The body of an authentic delivery, by the [`Verifier`] in the router's state. Refuses as a [`Receiver`](super::Receiver)
-/// does; the body may take 10 s, and counts against a [`BodyBudget`] until it is verified.
+/// The body of an authentic delivery, by the [`Verifier`] in the router's state. Refuses as a
+/// [`Receiver`](super::Receiver) does; the body may take 10 s, and counts against a [`BodyBudget`]
+/// until it is verified.
 impl<S> FromRequest<S> for Verified<Bytes>
 where
     Verifier: FromRef<S>,
@@ -38,18 +41,25 @@ where
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let budget = request.extensions().get::<BodyBudget>().unwrap_or(&BUDGET).clone();
+        let budget = request
+            .extensions()
+            .get::<BodyBudget>()
+            .unwrap_or(&BUDGET)
+            .clone();
         let bounds = Bounds {
             about: (ENDPOINT, &LOG),
             timeout: DEFAULT_BODY_TIMEOUT,
             budget: &budget,
             retry_after: DEFAULT_RETRY_AFTER,
         };
-        authentic(&Verifier::from_ref(state), bounds, request).await.map_err(refusal)
+        authentic(&Verifier::from_ref(state), bounds, request)
+            .await
+            .map_err(refusal)
     }
 }
 
-/// The event in an authentic delivery. Whoever takes it acknowledges with status 200, and must expect it again.
+/// The event in an authentic delivery. Whoever takes it acknowledges with status 200, and must
+/// expect it again.
 impl<S> FromRequest<S> for Verified<Event>
 where
     Verifier: FromRef<S>,

@@ -1,11 +1,12 @@
 //! The budget for the bodies that are not verified yet.
 //!
-//! Anybody can send a body, so the memory that unverified bodies hold is bounded in all. The first 16 KiB of each are free: the
-//! number of requests bounds those, and a body of ordinary size never comes here. A larger one is charged for what its buffer
-//! holds, before the buffer grows, and never for what its sender announced.
+//! Anybody can send a body, so the memory that unverified bodies hold is bounded in all. The first
+//! 16 KiB of each are free: the number of requests bounds those, and a body of ordinary size never
+//! comes here. A larger one is charged for what its buffer holds, before the buffer grows, and
+//! never for what its sender announced.
 //!
-//! When the budget is full, room is made for whoever makes progress: the bodies that hold the most for the least progress are
-//! dropped, and answered with 503.
+//! When the budget is full, room is made for whoever makes progress: the bodies that hold the most
+//! for the least progress are dropped, and answered with 503.
 
 use std::{
     collections::HashMap,
@@ -25,14 +26,17 @@ pub(super) fn default_budget(max_body: usize) -> usize {
     max_body.saturating_mul(4).max(64 << 20)
 }
 
-/// Charges are rounded up to a multiple of this, which pays for the record of the body too, and bounds how many there are.
+/// Charges are rounded up to a multiple of this, which pays for the record of the body too, and
+/// bounds how many there are.
 const STEP: usize = 4096;
 
-/// How many bytes of bodies may be held before they are verified, in all; cheap to clone, and clones share it.
+/// How many bytes of bodies may be held before they are verified, in all; cheap to clone, and
+/// clones share it.
 ///
-/// A [`Receiver`](super::Receiver) has its own ([`max_unverified_bytes`](super::ReceiverBuilder::max_unverified_bytes)). The axum
-/// extractors (feature `axum`) of a process share one of 64 MiB, unless the request has another one among its extensions: with axum,
-/// `router.layer(Extension(BodyBudget::new(bytes)))`.
+/// A [`Receiver`](super::Receiver) has its own
+/// ([`max_unverified_bytes`](super::ReceiverBuilder::max_unverified_bytes)). The axum extractors
+/// (feature `axum`) of a process share one of 64 MiB, unless the request has another one among its
+/// extensions: with axum, `router.layer(Extension(BodyBudget::new(bytes)))`.
 #[derive(Clone)]
 pub struct BodyBudget {
     shared: Arc<Shared>,
@@ -73,7 +77,13 @@ enum Verdict {
 impl BodyBudget {
     /// A budget of so many bytes. A single body is always taken, up to the verifier's cap.
     pub fn new(bytes: usize) -> Self {
-        Self { shared: Arc::new(Shared { limit: bytes, bodies: Mutex::default(), freed: Notify::new() }) }
+        Self {
+            shared: Arc::new(Shared {
+                limit: bytes,
+                bodies: Mutex::default(),
+                freed: Notify::new(),
+            }),
+        }
     }
 
     /// Takes notice of a body that becomes larger than what is free.
@@ -82,10 +92,18 @@ impl BodyBudget {
         let mut bodies = self.shared.lock();
         let id = bodies.next_id;
         bodies.next_id += 1;
-        let record =
-            Record { held: 0, progress: Progress::new(Instant::now()), is_shed: false, wake: Arc::clone(&wake) };
+        let record = Record {
+            held: 0,
+            progress: Progress::new(Instant::now()),
+            is_shed: false,
+            wake: Arc::clone(&wake),
+        };
         bodies.records.insert(id, record);
-        Charge { shared: Arc::clone(&self.shared), id, wake }
+        Charge {
+            shared: Arc::clone(&self.shared),
+            id,
+            wake,
+        }
     }
 }
 
@@ -152,7 +170,9 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         let mut bodies = self.shared.lock();
-        let Some(record) = bodies.records.remove(&self.id) else { return };
+        let Some(record) = bodies.records.remove(&self.id) else {
+            return;
+        };
         bodies.held -= record.held;
         if record.is_shed {
             bodies.leaving -= record.held;
@@ -163,8 +183,17 @@ impl Drop for Charge {
 }
 
 impl Bodies {
-    fn charge(&mut self, id: u64, wanted: usize, arrived: usize, limit: usize, now: Instant) -> Verdict {
-        let Some(record) = self.records.get_mut(&id) else { return Verdict::Shed };
+    fn charge(
+        &mut self,
+        id: u64,
+        wanted: usize,
+        arrived: usize,
+        limit: usize,
+        now: Instant,
+    ) -> Verdict {
+        let Some(record) = self.records.get_mut(&id) else {
+            return Verdict::Shed;
+        };
         record.progress.add(arrived, now);
         if record.is_shed {
             return Verdict::Shed;
@@ -221,7 +250,12 @@ struct Progress {
 
 impl Progress {
     fn new(began: Instant) -> Self {
-        Self { began, second: 0, current: 0, previous: 0 }
+        Self {
+            began,
+            second: 0,
+            current: 0,
+            previous: 0,
+        }
     }
 
     fn add(&mut self, arrived: usize, now: Instant) {
@@ -267,7 +301,10 @@ mod tests {
     /// A body that holds so much beyond what is free.
     async fn holding(budget: &BodyBudget, kib: usize) -> Charge {
         let charge = budget.begin();
-        charge.hold(FIRST_BUFFER + kib * KIB, kib * KIB).await.unwrap();
+        charge
+            .hold(FIRST_BUFFER + kib * KIB, kib * KIB)
+            .await
+            .unwrap();
         charge
     }
 
@@ -301,7 +338,10 @@ mod tests {
             async move { holding(&budget, 32).await }
         });
         slow.shed().await;
-        assert!(!is_shed(&fast) && !newcomer.is_finished(), "it held more than there was");
+        assert!(
+            !is_shed(&fast) && !newcomer.is_finished(),
+            "it held more than there was"
+        );
         drop(slow);
         newcomer.await.unwrap();
         assert!(!is_shed(&fast));
@@ -310,7 +350,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_those_that_stall_the_largest_is_dropped_and_no_more_than_needed() {
         let budget = BodyBudget::new(112 * KIB);
-        let stalled = [holding(&budget, 16).await, holding(&budget, 64).await, holding(&budget, 32).await];
+        let stalled = [
+            holding(&budget, 16).await,
+            holding(&budget, 64).await,
+            holding(&budget, 32).await,
+        ];
         advance(Duration::from_secs(3)).await;
         let newcomer = budget.begin();
         let asking = newcomer.hold(FIRST_BUFFER + 64 * KIB, 64 * KIB);
@@ -330,7 +374,10 @@ mod tests {
         for _ in 0..5 {
             advance(Duration::from_secs(1)).await;
             trickling.hold(FIRST_BUFFER + 64 * KIB, 1).await.unwrap();
-            steady.hold(FIRST_BUFFER + 64 * KIB, 10 * KIB).await.unwrap();
+            steady
+                .hold(FIRST_BUFFER + 64 * KIB, 10 * KIB)
+                .await
+                .unwrap();
         }
         let newcomer = budget.begin();
         let asking = newcomer.hold(FIRST_BUFFER + 32 * KIB, 32 * KIB);

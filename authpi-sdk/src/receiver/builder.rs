@@ -3,8 +3,8 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use super::{
-    BodyBudget, DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER, Mode, Places, Receiver, Settings, Shared,
-    budget::default_budget,
+    BodyBudget, DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER, Mode, Places, Receiver, Settings,
+    Shared, budget::default_budget,
 };
 use crate::{
     Clock,
@@ -25,13 +25,13 @@ pub enum StoreFailure {
     /// Refuse it with 503, so that it is sent again.
     #[default]
     Refuse,
-    /// Handle it without a claim, and acknowledge what was handled although the ledger could not be told; say so in the log. An
-    /// effect may then take place twice.
+    /// Handle it without a claim, and acknowledge what was handled although the ledger could not be
+    /// told; say so in the log. An effect may then take place twice.
     HandleAnyway,
 }
 
-/// Settings of a receiver; made by [`Receiver::inline`] and [`Receiver::inbox`]. No duration may be longer than a year, except
-/// [`retry_after`](Self::retry_after).
+/// Settings of a receiver; made by [`Receiver::inline`] and [`Receiver::inbox`]. No duration may be
+/// longer than a year, except [`retry_after`](Self::retry_after).
 #[must_use]
 pub struct ReceiverBuilder<M> {
     endpoint: Arc<str>,
@@ -80,21 +80,23 @@ impl<M> ReceiverBuilder<M> {
         }
     }
 
-    /// How many authentic deliveries may be worked on at once; those beyond are answered with 503. Default 256.
+    /// How many authentic deliveries may be worked on at once; those beyond are answered with 503.
+    /// Default 256.
     ///
-    /// A delivery that waits for another worker's outcome ([`patience`](ReceiverBuilder::patience)) is not worked on. As many again
-    /// may wait.
+    /// A delivery that waits for another worker's outcome ([`patience`](ReceiverBuilder::patience))
+    /// is not worked on. As many again may wait.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
         self
     }
 
-    /// How many bytes of bodies may be held before they are verified, in all. Default 64 MiB, or four times
-    /// [`Verifier::max_body`] where that is more; no less than one body's cap.
+    /// How many bytes of bodies may be held before they are verified, in all. Default 64 MiB, or
+    /// four times [`Verifier::max_body`] where that is more; no less than one body's cap.
     ///
-    /// Anybody can send a body, so this bounds the memory that senders without the secret can take. The first 16 KiB of each
-    /// body do not count and are always taken; beyond those, a body counts with what its buffer holds, not with what was announced. When the
-    /// budget is full, the bodies that hold the most for the least progress are dropped and answered with 503, and those who
+    /// Anybody can send a body, so this bounds the memory that senders without the secret can take.
+    /// The first 16 KiB of each body do not count and are always taken; beyond those, a body counts
+    /// with what its buffer holds, not with what was announced. When the budget is full, the bodies
+    /// that hold the most for the least progress are dropped and answered with 503, and those who
     /// come in at speed are taken. [`security`](super::security) says what else bounds memory.
     pub fn max_unverified_bytes(mut self, bytes: usize) -> Self {
         self.max_unverified_bytes = Some(bytes);
@@ -107,7 +109,8 @@ impl<M> ReceiverBuilder<M> {
         self
     }
 
-    /// The `Retry-After` of a 503 where nothing else is known, in whole seconds rounded up, 1 at least. Default 5 s.
+    /// The `Retry-After` of a 503 where nothing else is known, in whole seconds rounded up, 1 at
+    /// least. Default 5 s.
     ///
     /// Whether AuthPI heeds it is not documented.
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -121,7 +124,10 @@ impl<M> ReceiverBuilder<M> {
         self
     }
 
-    fn finish(self, mode: impl FnOnce(M) -> Result<Mode, BuildError>) -> Result<Receiver, BuildError> {
+    fn finish(
+        self,
+        mode: impl FnOnce(M) -> Result<Mode, BuildError>,
+    ) -> Result<Receiver, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
@@ -133,9 +139,11 @@ impl<M> ReceiverBuilder<M> {
             Mode::Inbox { inbox, .. } => Target::Inbox(inbox.clone()),
         });
         let mut settings = self.settings;
-        for (name, duration) in
-            [("body_timeout", settings.body_timeout), ("deadline", settings.deadline), ("lease", settings.lease)]
-        {
+        for (name, duration) in [
+            ("body_timeout", settings.body_timeout),
+            ("deadline", settings.deadline),
+            ("lease", settings.lease),
+        ] {
             if duration.is_zero() {
                 return Err(BuildError::Setting(name));
             }
@@ -152,7 +160,9 @@ impl<M> ReceiverBuilder<M> {
             }
         }
         let max_body = self.verifier.body_limit();
-        let unverified = self.max_unverified_bytes.unwrap_or_else(|| default_budget(max_body));
+        let unverified = self
+            .max_unverified_bytes
+            .unwrap_or_else(|| default_budget(max_body));
         if unverified < max_body {
             return Err(BuildError::Setting("max_unverified_bytes"));
         }
@@ -178,40 +188,48 @@ impl<M> ReceiverBuilder<M> {
 }
 
 impl ReceiverBuilder<Inline> {
-    pub(super) fn inline(endpoint: Arc<str>, verifier: Verifier, ledger: AnyLedger, handlers: HandlersOrError) -> Self {
+    pub(super) fn inline(
+        endpoint: Arc<str>,
+        verifier: Verifier,
+        ledger: AnyLedger,
+        handlers: HandlersOrError,
+    ) -> Self {
         Self::new(endpoint, verifier, ledger, Inline { handlers })
     }
 
-    /// How long a handler may take before it is dropped, which counts as a retryable error. Default 10 s.
+    /// How long a handler may take before it is dropped, which counts as a retryable error. Default
+    /// 10 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = deadline;
         self
     }
 
-    /// How long a claim lasts unless renewed, and so how long an event of a crashed process is held up. Renewed at each third.
-    /// Default 30 s.
+    /// How long a claim lasts unless renewed, and so how long an event of a crashed process is held
+    /// up. Renewed at each third. Default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How long to wait for the outcome when another worker is on the same event. Default 5 s; zero does not wait.
+    /// How long to wait for the outcome when another worker is on the same event. Default 5 s; zero
+    /// does not wait.
     ///
-    /// At most four deliveries of one event wait, and in all at most [`max_in_flight`](Self::max_in_flight). Those beyond are answered
-    /// with 503 at once.
+    /// At most four deliveries of one event wait, and in all at most
+    /// [`max_in_flight`](Self::max_in_flight). Those beyond are answered with 503 at once.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settings.patience = patience;
         self
     }
 
-    /// What to do when the ledger cannot be reached. Default: refuse. An event whose handler takes a transaction is refused in any
-    /// case: its handler needs the store.
+    /// What to do when the ledger cannot be reached. Default: refuse. An event whose handler takes
+    /// a transaction is refused in any case: its handler needs the store.
     pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
         self.settings.store_failure = policy;
         self
     }
 
-    /// Acknowledges events that a handler gave up although the ledger cannot keep dead letters: they are lost.
+    /// Acknowledges events that a handler gave up although the ledger cannot keep dead letters:
+    /// they are lost.
     ///
     /// Without this they are answered with 503 there, so that they stay with AuthPI.
     pub fn drop_terminal_failures(mut self) -> Self {
@@ -222,8 +240,9 @@ impl ReceiverBuilder<Inline> {
     /// Makes the receiver.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, the secrets or handlers are not usable, a setting is zero or out of
-    /// range, or a handler takes a transaction and the store's connection pool has no room for one.
+    /// When the endpoint has no name or one of more than 100 bytes, the secrets or handlers are not
+    /// usable, a setting is zero or out of range, or a handler takes a transaction and the store's
+    /// connection pool has no room for one.
     pub fn build(self) -> Result<Receiver, BuildError> {
         self.finish(|mode| Ok(Mode::Inline(mode.handlers?)))
     }
@@ -232,13 +251,24 @@ impl ReceiverBuilder<Inline> {
 impl<I> ReceiverBuilder<Stored<I>> {
     pub(super) fn inbox(endpoint: Arc<str>, verifier: Verifier, inbox: AnyInbox) -> Self {
         let ledger = AnyLedger::from(inbox.clone());
-        Self::new(endpoint, verifier, ledger, Stored { inbox, lane: None, kind: PhantomData })
+        Self::new(
+            endpoint,
+            verifier,
+            ledger,
+            Stored {
+                inbox,
+                lane: None,
+                kind: PhantomData,
+            },
+        )
     }
 
-    /// Has events that name the same thing in their subject handled one at a time, in the order in which they were stored:
-    /// `Subject::user_id` for each user's. Those that name none are handled in any order, as all are by default.
+    /// Has events that name the same thing in their subject handled one at a time, in the order in
+    /// which they were stored: `Subject::user_id` for each user's. Those that name none are handled
+    /// in any order, as all are by default.
     ///
-    /// That is the order of arrival. AuthPI may deliver out of order, so a handler still compares [`Event::time`].
+    /// That is the order of arrival. AuthPI may deliver out of order, so a handler still compares
+    /// [`Event::time`].
     ///
     /// Only for a store that keeps an order: a queue does not compile here.
     ///
@@ -254,7 +284,8 @@ impl<I> ReceiverBuilder<Stored<I>> {
     /// Makes the receiver.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, the secrets are not usable, or a setting is zero or out of range.
+    /// When the endpoint has no name or one of more than 100 bytes, the secrets are not usable, or
+    /// a setting is zero or out of range.
     pub fn build(self) -> Result<Receiver, BuildError> {
         self.finish(|Stored { inbox, lane, .. }| Ok(Mode::Inbox { inbox, lane }))
     }
@@ -294,7 +325,11 @@ pub enum BuildError {
 impl BuildError {
     pub(crate) fn check_length(endpoint: &str) -> Result<(), Self> {
         let bytes = endpoint.len();
-        if bytes > EventKey::MAX_ENDPOINT_BYTES { Err(Self::EndpointTooLong { bytes }) } else { Ok(()) }
+        if bytes > EventKey::MAX_ENDPOINT_BYTES {
+            Err(Self::EndpointTooLong { bytes })
+        } else {
+            Ok(())
+        }
     }
 
     /// The handlers as a receiver or worker holds them, or why it cannot.
@@ -313,11 +348,17 @@ impl fmt::Display for BuildError {
         match self {
             Self::NoEndpoint => f.write_str("the endpoint needs a name"),
             Self::EndpointTooLong { bytes } => {
-                write!(f, "the endpoint's name is {bytes} bytes long; use at most {}", EventKey::MAX_ENDPOINT_BYTES)
+                write!(
+                    f,
+                    "the endpoint's name is {bytes} bytes long; use at most {}",
+                    EventKey::MAX_ENDPOINT_BYTES
+                )
             }
             Self::Secrets(_) => f.write_str("the verifier's secrets cannot be used"),
             Self::Handlers(_) => f.write_str("the handlers contradict each other"),
-            Self::Pool(_) => f.write_str("the store's connection pool is too small for the handlers"),
+            Self::Pool(_) => {
+                f.write_str("the store's connection pool is too small for the handlers")
+            }
             Self::Setting(name) => write!(f, "{name} is zero or out of range"),
         }
     }

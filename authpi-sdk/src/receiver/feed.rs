@@ -1,4 +1,5 @@
-//! Events that came another way than by a delivery: read from AuthPI's log, or brought back from the dead letters.
+//! Events that came another way than by a delivery: read from AuthPI's log, or brought back from
+//! the dead letters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,11 +41,13 @@ pub enum Fed {
 }
 
 impl Receiver {
-    /// Takes an authentic event that did not come as a delivery, and does with it what it does with a delivered one: the same handlers,
-    /// the same ledger. It may be older than the ledger's retention.
+    /// Takes an authentic event that did not come as a delivery, and does with it what it does with
+    /// a delivered one: the same handlers, the same ledger. It may be older than the ledger's
+    /// retention.
     ///
-    /// Deliveries of one event are compared, and another content is counted. An event without an envelope, as AuthPI's log has it, is
-    /// compared with nothing: a delivery writes the same event otherwise.
+    /// Deliveries of one event are compared, and another content is counted. An event without an
+    /// envelope, as AuthPI's log has it, is compared with nothing: a delivery writes the same event
+    /// otherwise.
     ///
     /// Counts as work in flight; dropping the future cancels nothing.
     ///
@@ -66,20 +69,33 @@ impl Receiver {
                 let received_at = shared.settings.clock.now();
                 // Without an envelope it is not as a delivery wrote it, and says nothing about one.
                 let is_a_delivery = event.envelope().is_some();
-                let digest = if is_a_delivery { Digest::of(event.raw_bytes()) } else { Digest::UNCOMPARED };
-                shared.count_fed(shared.settle(&event, digest, received_at, &mut place, &within).await, &within)
+                let digest = if is_a_delivery {
+                    Digest::of(event.raw_bytes())
+                } else {
+                    Digest::UNCOMPARED
+                };
+                shared.count_fed(
+                    shared
+                        .settle(&event, digest, received_at, &mut place, &within)
+                        .await,
+                    &within,
+                )
             };
             work.instrument(span.clone())
         };
         let settled = self.work(work).await;
-        settled.unwrap_or_else(|refused| self.shared.count_fed(refused, &span)).fed()
+        settled
+            .unwrap_or_else(|refused| self.shared.count_fed(refused, &span))
+            .fed()
     }
 
-    /// Puts what stands in AuthPI's log and is no readable event among the dead letters, where the ledger keeps them.
+    /// Puts what stands in AuthPI's log and is no readable event among the dead letters, where the
+    /// ledger keeps them.
     #[cfg(feature = "client")]
     pub(crate) async fn feed_unreadable(&self, raw: Bytes, error: ParseError) -> Fed {
         let shared = Arc::clone(&self.shared);
-        let settled = self.work(|mut place| async move { shared.bury_unreadable(raw, &error, &mut place).await });
+        let settled = self
+            .work(|mut place| async move { shared.bury_unreadable(raw, &error, &mut place).await });
         settled.await.unwrap_or_else(|refused| refused).fed()
     }
 
@@ -117,7 +133,10 @@ impl Answer {
             Self::Duplicate => Fed::Duplicate,
             Self::Unhandled => Fed::Unhandled,
             Self::DeadLetter | Self::Dropped => Fed::Dead,
-            other => Fed::NotTaken { outcome: other.outcome(), retry_after: other.retry_after().unwrap_or_default() },
+            other => Fed::NotTaken {
+                outcome: other.outcome(),
+                retry_after: other.retry_after().unwrap_or_default(),
+            },
         }
     }
 }
@@ -126,8 +145,8 @@ impl Answer {
 impl crate::ledger::DeadLetter {
     /// The event, to be fed to its receiver again; its delivery was verified when it came.
     ///
-    /// Its record still says that it is dead: `replay` of its store first makes it pending. In inbox mode that is all, since a worker
-    /// takes it up then.
+    /// Its record still says that it is dead: `replay` of its store first makes it pending. In
+    /// inbox mode that is all, since a worker takes it up then.
     ///
     /// # Errors
     /// When the delivery was no readable event, which may be why it was given up.

@@ -1,4 +1,5 @@
-//! The HTTP side: the method, the body within its bounds, authenticity; then over to the detached work.
+//! The HTTP side: the method, the body within its bounds, authenticity; then over to the detached
+//! work.
 
 use std::{
     convert::Infallible,
@@ -28,7 +29,8 @@ use crate::{
 impl Receiver {
     /// Takes one request and answers it.
     ///
-    /// Dropping the future while the body comes in takes nothing; dropping it later cancels nothing.
+    /// Dropping the future while the body comes in takes nothing; dropping it later cancels
+    /// nothing.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -49,11 +51,15 @@ impl Receiver {
             attempt = Empty,
             outcome = Empty,
         );
-        let verifying = span.in_scope(|| begin(&self.shared.verifier, self.shared.about(), request));
+        let verifying =
+            span.in_scope(|| begin(&self.shared.verifier, self.shared.about(), request));
         Begun { span, verifying }
     }
 
-    async fn receive_begun<B: Body>(&self, Begun { span, verifying }: Begun<B>) -> Response<Full<Bytes>> {
+    async fn receive_begun<B: Body>(
+        &self,
+        Begun { span, verifying }: Begun<B>,
+    ) -> Response<Full<Bytes>> {
         let shared = &self.shared;
         let authentic = match verifying {
             Ok((verifying, body)) => {
@@ -75,14 +81,23 @@ impl Receiver {
                     let work = async move {
                         let answer = match body.event() {
                             Ok(event) => shared.take(&event, &mut place, &within).await,
-                            Err(error) => Box::pin(shared.bury_unreadable(body.into_inner(), &error, &mut place)).await,
+                            Err(error) => {
+                                Box::pin(shared.bury_unreadable(
+                                    body.into_inner(),
+                                    &error,
+                                    &mut place,
+                                ))
+                                .await
+                            }
                         };
                         // Counted here, since nobody may be waiting for the answer any more.
                         shared.count(answer, &within)
                     };
                     work.instrument(span.clone())
                 };
-                self.work(work).await.unwrap_or_else(|refused| self.shared.count(refused, &span))
+                self.work(work)
+                    .await
+                    .unwrap_or_else(|refused| self.shared.count(refused, &span))
             }
             Err(answer) => shared.count(answer, &span),
         };
@@ -90,8 +105,9 @@ impl Receiver {
         answer.response()
     }
 
-    /// Does the work so that whoever waits for the answer may go away: what is not done at once goes into a task of its own. The error
-    /// is the answer where the work was not begun or did not end. It has its place until it ends.
+    /// Does the work so that whoever waits for the answer may go away: what is not done at once
+    /// goes into a task of its own. The error is the answer where the work was not begun or did not
+    /// end. It has its place until it ends.
     pub(super) async fn work<W>(&self, work: impl FnOnce(Place) -> W) -> Result<Answer, Answer>
     where
         W: Future<Output = Answer> + Send + 'static,
@@ -105,16 +121,19 @@ impl Receiver {
             return Err(Answer::TooMany { retry_after });
         };
         let mut work = Box::pin(work(place));
-        // Work that waits for nothing is over with its first poll, and a task would cost as much again. Between that poll and
-        // the task nobody can drop it.
-        let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))))).await;
+        // Work that waits for nothing is over with its first poll, and a task would cost as much
+        // again. Between that poll and the task nobody can drop it.
+        let first =
+            poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))))
+                .await;
         let done = match first {
             Ok(Poll::Ready(answer)) => return Ok(answer),
             Ok(Poll::Pending) => tokio::spawn(work).await.map_err(|error| error.to_string()),
             Err(_) => Err("it panicked".to_owned()),
         };
         done.map_err(|error| {
-            // Handlers' panics are caught where they run; this is the runtime's end, or a bug of ours.
+            // Handlers' panics are caught where they run; this is the runtime's end, or a bug of
+            // ours.
             shared.log.write("the work on an event did not finish", "panic", |left_out| {
                 tracing::error!(endpoint = %shared.endpoint, error, left_out, "the work on an event did not finish");
             });
@@ -143,7 +162,11 @@ pub(super) async fn authentic<B: Body>(
 }
 
 /// What can be told without the body. Not asynchronous, so that no future has to carry the headers.
-fn begin<B>(verifier: &Verifier, about: About<'_>, request: Request<B>) -> Result<(Verifying, B), Answer> {
+fn begin<B>(
+    verifier: &Verifier,
+    about: About<'_>,
+    request: Request<B>,
+) -> Result<(Verifying, B), Answer> {
     if request.method() != Method::POST {
         return Err(Answer::NotPost);
     }
@@ -151,7 +174,9 @@ fn begin<B>(verifier: &Verifier, about: About<'_>, request: Request<B>) -> Resul
     if announced_length(request.headers()).is_some_and(|length| length > limit as u64) {
         return Err(refuse(about, &VerifyError::TooLarge { limit }));
     }
-    let verifying = verifier.begin(request.headers()).map_err(|error| refuse(about, &error))?;
+    let verifying = verifier
+        .begin(request.headers())
+        .map_err(|error| refuse(about, &error))?;
     Ok((verifying, request.into_body()))
 }
 
@@ -169,16 +194,24 @@ impl Bounds<'_> {
     async fn read<B: Body>(self, verifying: Verifying, body: B) -> Result<Verified<Bytes>, Answer> {
         let body = pin!(body);
         let whole = pin!(self.whole(verifying, body));
-        before(|| Instant::now() + self.timeout, whole).await.unwrap_or(Err(Answer::TooSlow))
+        before(|| Instant::now() + self.timeout, whole)
+            .await
+            .unwrap_or(Err(Answer::TooSlow))
     }
 
-    async fn whole<B: Body>(&self, mut verifying: Verifying, mut body: Pin<&mut B>) -> Result<Verified<Bytes>, Answer> {
+    async fn whole<B: Body>(
+        &self,
+        mut verifying: Verifying,
+        mut body: Pin<&mut B>,
+    ) -> Result<Verified<Bytes>, Answer> {
         while let Some(data) = next_data(body.as_mut()).await? {
             let is_last = body.is_end_stream();
             if verifying.buffer_for(data.len(), is_last) > FIRST_BUFFER {
                 return Box::pin(self.large(verifying, body, data)).await;
             }
-            verifying.take(data, is_last).map_err(|error| self.refuse(&error))?;
+            verifying
+                .take(data, is_last)
+                .map_err(|error| self.refuse(&error))?;
         }
         verifying.finish().map_err(|error| self.refuse(&error))
     }
@@ -190,15 +223,22 @@ impl Bounds<'_> {
         mut body: Pin<&mut B>,
         mut data: Bytes,
     ) -> Result<Verified<Bytes>, Answer> {
-        let shed = |_| Answer::Shed { retry_after: self.retry_after };
+        let shed = |_| Answer::Shed {
+            retry_after: self.retry_after,
+        };
         let charge = self.budget.begin();
         let mut arrived = verifying.received() + data.len();
         // Declared after the charge, so that its buffer is freed first whenever this is dropped.
         let mut verifying = verifying;
         loop {
             let is_last = body.is_end_stream();
-            charge.hold(verifying.buffer_for(data.len(), is_last), arrived).await.map_err(shed)?;
-            verifying.take(data, is_last).map_err(|error| self.refuse(&error))?;
+            charge
+                .hold(verifying.buffer_for(data.len(), is_last), arrived)
+                .await
+                .map_err(shed)?;
+            verifying
+                .take(data, is_last)
+                .map_err(|error| self.refuse(&error))?;
             let next = tokio::select! {
                 biased;
                 dropped = charge.shed() => return Err(shed(dropped)),
@@ -235,7 +275,8 @@ pub(super) type About<'a> = (&'a str, &'a LogLimit);
 /// The log learns the reason, the peer does not.
 fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Answer {
     let reason = error.reason();
-    metrics::counter!(telemetry::REFUSED, "endpoint" => endpoint.to_owned(), "reason" => reason).increment(1);
+    metrics::counter!(telemetry::REFUSED, "endpoint" => endpoint.to_owned(), "reason" => reason)
+        .increment(1);
     match error {
         VerifyError::TooLarge { .. } => Answer::TooLarge,
         VerifyError::NoUsableSecret => {
@@ -263,7 +304,9 @@ impl Shared {
         let outcome = answer.outcome();
         telemetry::count_by(telemetry::DELIVERIES, &self.endpoint, "outcome", outcome);
         span.record("outcome", outcome);
-        span.in_scope(|| tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery"));
+        span.in_scope(
+            || tracing::debug!(endpoint = %self.endpoint, outcome, "answered a delivery"),
+        );
         self.log.tick(&self.endpoint);
         answer
     }

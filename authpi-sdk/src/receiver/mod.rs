@@ -6,20 +6,23 @@
 //!         -> append (commits) -> 200, and a worker handles it    Receiver::inbox
 //! ```
 //!
-//! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`: with axum it is a `route_service`, and any other
-//! framework that speaks `http` types can call [`Receiver::receive`]. Only authentic deliveries get past the verifier, and
-//! handlers, ledger keys and logs see nothing else.
+//! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`: with axum it is a
+//! `route_service`, and any other framework that speaks `http` types can call
+//! [`Receiver::receive`]. Only authentic deliveries get past the verifier, and handlers, ledger
+//! keys and logs see nothing else.
 //!
-//! **Work is detached.** From the claim on, it runs in a task of its own: a sender that hangs up never cancels it. So a
-//! receiver needs a running tokio runtime with its timer enabled, and [`Receiver::drain`] waits for what still runs.
+//! **Work is detached.** From the claim on, it runs in a task of its own: a sender that hangs up
+//! never cancels it. So a receiver needs a running tokio runtime with its timer enabled, and
+//! [`Receiver::drain`] waits for what still runs.
 //!
-//! **The answer** says whose turn it is: 200, exactly, means that we have taken responsibility; 5xx means send it again; 4xx
-//! means that sending it again cannot help. The table is `answer.rs`. A peer never learns why its signature was refused; the log
-//! always does.
+//! **The answer** says whose turn it is: 200, exactly, means that we have taken responsibility; 5xx
+//! means send it again; 4xx means that sending it again cannot help. The table is `answer.rs`. A
+//! peer never learns why its signature was refused; the log always does.
 //!
 //! What peers can take, and what bounds it, is in [`security`].
 //!
-//! [`Receiver::feed`] takes events that came another way, and [`Receiver::health`] is for a readiness probe.
+//! [`Receiver::feed`] takes events that came another way, and [`Receiver::health`] is for a
+//! readiness probe.
 
 mod answer;
 #[cfg(feature = "axum")]
@@ -115,7 +118,8 @@ struct Settings {
 impl Receiver {
     /// A receiver that handles a delivery first and answers then.
     ///
-    /// `endpoint` names the endpoint in ledger keys, logs and metrics; two endpoints that share a ledger need two names.
+    /// `endpoint` names the endpoint in ledger keys, logs and metrics; two endpoints that share a
+    /// ledger need two names.
     ///
     /// Handlers that take a transaction ([`Handlers::on_tx`]) ask for the ledger that they name.
     pub fn inline<S, H>(
@@ -132,12 +136,16 @@ impl Receiver {
         ReceiverBuilder::inline(endpoint.into(), verifier, AnyLedger::new(ledger), handlers)
     }
 
-    /// A receiver that stores a delivery and answers as soon as it is durable; a [`Worker`](crate::worker::Worker) of the same
-    /// `endpoint` handles it.
+    /// A receiver that stores a delivery and answers as soon as it is durable; a
+    /// [`Worker`](crate::worker::Worker) of the same `endpoint` handles it.
     ///
-    /// For handlers that take longer than AuthPI waits for an answer (how long is not documented), and for events that have to be
-    /// handled in order.
-    pub fn inbox<I: Inbox>(endpoint: impl Into<Arc<str>>, verifier: Verifier, inbox: I) -> ReceiverBuilder<Stored<I>> {
+    /// For handlers that take longer than AuthPI waits for an answer (how long is not documented),
+    /// and for events that have to be handled in order.
+    pub fn inbox<I: Inbox>(
+        endpoint: impl Into<Arc<str>>,
+        verifier: Verifier,
+        inbox: I,
+    ) -> ReceiverBuilder<Stored<I>> {
         ReceiverBuilder::inbox(endpoint.into(), verifier, Arc::new(inbox))
     }
 
@@ -146,12 +154,13 @@ impl Receiver {
         &self.shared.endpoint
     }
 
-    /// Takes no new work (it is answered with 503, for good) and waits for what runs. For after the server's own graceful
-    /// shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the README).
+    /// Takes no new work (it is answered with 503, for good) and waits for what runs. For after the
+    /// server's own graceful shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the README).
     ///
     /// Deliveries that wait for the outcome of another worker are answered with 503 at once.
     ///
-    /// Handlers have their deadline, so with a ledger that answers this ends; to be sure, put it under a timeout of your own.
+    /// Handlers have their deadline, so with a ledger that answers this ends; to be sure, put it
+    /// under a timeout of your own.
     pub async fn drain(&self) {
         self.shared.places.drain().await;
         self.shared.log.flush(&self.shared.endpoint);

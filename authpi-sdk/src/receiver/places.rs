@@ -12,7 +12,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::ledger::EventKey;
 
-/// How many deliveries may wait for the outcome of one event. More would learn nothing else, and AuthPI sends them again.
+/// How many deliveries may wait for the outcome of one event. More would learn nothing else, and
+/// AuthPI sends them again.
 pub(super) const MAX_WAITERS_PER_EVENT: usize = 4;
 
 /// The places of one receiver.
@@ -49,7 +50,8 @@ impl Places {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Resolves when nothing waits or runs any more. Waiters are sent away first; nothing new begins.
+    /// Resolves when nothing waits or runs any more. Waiters are sent away first; nothing new
+    /// begins.
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.drain_begun.notify_waiters();
@@ -71,11 +73,16 @@ impl Places {
         }
         *of_event += 1;
         permit.forget();
-        Some(Waiter { places: self, key: key.clone() })
+        Some(Waiter {
+            places: self,
+            key: key.clone(),
+        })
     }
 
     fn take(&self) -> bool {
-        let Ok(permit) = self.free.try_acquire() else { return false };
+        let Ok(permit) = self.free.try_acquire() else {
+            return false;
+        };
         permit.forget();
         self.working.fetch_add(1, Ordering::Relaxed);
         true
@@ -91,7 +98,10 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn take(places: &Arc<Places>) -> Option<Self> {
-        places.take().then(|| Self { places: Arc::clone(places), is_held: true })
+        places.take().then(|| Self {
+            places: Arc::clone(places),
+            is_held: true,
+        })
     }
 
     pub(super) fn give_back(&mut self) {
@@ -125,7 +135,10 @@ pub(super) struct Draining;
 
 impl Waiter<'_> {
     /// Waits for this, but no longer than until a drain begins.
-    pub(super) async fn until_drain<T>(&self, waited_for: impl Future<Output = T>) -> Result<T, Draining> {
+    pub(super) async fn until_drain<T>(
+        &self,
+        waited_for: impl Future<Output = T>,
+    ) -> Result<T, Draining> {
         // From here on it sees a drain begin; one that had begun before shows in the flag.
         let drain_begun = self.places.drain_begun.notified();
         if self.places.is_draining() {
@@ -140,7 +153,11 @@ impl Waiter<'_> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let mut waiters = self.places.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiters = self
+            .places
+            .waiters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut of_event) = waiters.entry(self.key.clone()) {
             *of_event.get_mut() -= 1;
             if *of_event.get() == 0 {

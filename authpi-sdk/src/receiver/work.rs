@@ -1,4 +1,5 @@
-//! The detached side: which handler, the claim, the handler under its lease, and what the ledger is told at the end.
+//! The detached side: which handler, the claim, the handler under its lease, and what the ledger is
+//! told at the end.
 
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use crate::{
     event::{Event, ParseError},
     handlers::{Claimed, Outcome, Route, Work, run, run_leased},
     ledger::{
-        AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError, LedgerErrorKind, Token,
-        TransactionPermit, TransactionPermits,
+        AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError,
+        LedgerErrorKind, Token, TransactionPermit, TransactionPermits,
     },
     telemetry,
     time::agree,
@@ -44,10 +45,17 @@ struct Granted {
 }
 
 /// A permit where they are needed, unless none is free by then.
-async fn permit_of(permits: Option<&TransactionPermits>, until: Instant) -> Result<Option<TransactionPermit>, Elapsed> {
-    let Some(permits) = permits else { return Ok(None) };
+async fn permit_of(
+    permits: Option<&TransactionPermits>,
+    until: Instant,
+) -> Result<Option<TransactionPermit>, Elapsed> {
+    let Some(permits) = permits else {
+        return Ok(None);
+    };
     // In a box, since handlers without a transaction need no room for it.
-    Box::pin(timeout_at(until, permits.acquire())).await.map(Some)
+    Box::pin(timeout_at(until, permits.acquire()))
+        .await
+        .map(Some)
 }
 
 /// All of the store's transactions are taken, for as long as the handler would have.
@@ -59,17 +67,26 @@ fn no_permit(waited: Duration) -> LedgerError {
 impl Shared {
     /// Takes an authentic delivery as far as it goes.
     ///
-    /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the future that each delivery needs.
+    /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the
+    /// future that each delivery needs.
     pub(super) async fn take(&self, event: &Event, place: &mut Place, span: &Span) -> Answer {
         let received_at = self.settings.clock.now();
         if !span.is_disabled() {
-            span.record("event_id", &*EventKey::bounded(event.id())).record("event_type", event.event_type().as_str());
+            span.record("event_id", &*EventKey::bounded(event.id()))
+                .record("event_type", event.event_type().as_str());
         }
         if age(received_at, event) > self.ledger.remembers_for() {
             return Box::pin(self.expired(event, received_at, place)).await;
         }
         self.witness.saw_recent(received_at);
-        self.settle(event, Digest::of(event.raw_bytes()), received_at, place, span).await
+        self.settle(
+            event,
+            Digest::of(event.raw_bytes()),
+            received_at,
+            place,
+            span,
+        )
+        .await
     }
 
     /// Handles or stores an authentic event, however it came.
@@ -83,25 +100,46 @@ impl Shared {
     ) -> Answer {
         let handlers = match &self.mode {
             Mode::Inline(handlers) => handlers,
-            Mode::Inbox { inbox, lane } => return Box::pin(self.store(inbox, *lane, event, digest, place)).await,
+            Mode::Inbox { inbox, lane } => {
+                return Box::pin(self.store(inbox, *lane, event, digest, place)).await;
+            }
         };
         let Some(route) = handlers.route(event.event_type()) else {
             tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
             return Answer::Unhandled;
         };
         let key = self.key(event.shared_id());
-        let Granted { token, asked, permit, waited } = match self.claim(&key, digest, route.permits(), place).await {
+        let Granted {
+            token,
+            asked,
+            permit,
+            waited,
+        } = match self.claim(&key, digest, route.permits(), place).await {
             Ok(Ok(granted)) => granted,
             Ok(Err(answer)) => return answer,
             Err(error) if error.kind() == LedgerErrorKind::Content => {
                 return Box::pin(self.bury_refused(&key, digest, event, &error, place)).await;
             }
-            Err(error) => return Box::pin(self.handle_unclaimed(route, event, &key, received_at, &error)).await,
+            Err(error) => {
+                return Box::pin(self.handle_unclaimed(route, event, &key, received_at, &error))
+                    .await;
+            }
         };
         crash::point("claimed");
         span.record("attempt", token.attempt);
-        let (deadline, lease) = (self.settings.deadline.saturating_sub(waited), self.settings.lease);
-        let claimed = Claimed { key: &key, token, asked, received_at, deadline, lease, log: &self.log };
+        let (deadline, lease) = (
+            self.settings.deadline.saturating_sub(waited),
+            self.settings.lease,
+        );
+        let claimed = Claimed {
+            key: &key,
+            token,
+            asked,
+            received_at,
+            deadline,
+            lease,
+            log: &self.log,
+        };
         let outcome = Box::pin(run_leased(&self.ledger, claimed, permit, route, event)).await;
         crash::point("handled");
         self.conclude(event, &key, token, &outcome).await
@@ -121,15 +159,27 @@ impl Shared {
         if self.settings.store_failure != StoreFailure::HandleAnyway || route.commits() {
             return store_down;
         }
-        self.log.write("handled without a claim: it may be handled twice", "store_failed", |left_out| {
-            tracing::warn!(
-                endpoint = %self.endpoint,
-                event_id = key.event_id(),
-                left_out,
-                "handled without a claim: it may be handled twice"
-            );
-        });
-        let work = Work::new(event, key.clone(), None, received_at, self.settings.deadline, None, &self.log);
+        self.log.write(
+            "handled without a claim: it may be handled twice",
+            "store_failed",
+            |left_out| {
+                tracing::warn!(
+                    endpoint = %self.endpoint,
+                    event_id = key.event_id(),
+                    left_out,
+                    "handled without a claim: it may be handled twice"
+                );
+            },
+        );
+        let work = Work::new(
+            event,
+            key.clone(),
+            None,
+            received_at,
+            self.settings.deadline,
+            None,
+            &self.log,
+        );
         let outcome = run(route, work).await;
         self.answer_unclaimed(key, outcome)
     }
@@ -161,7 +211,8 @@ impl Shared {
         }
     }
 
-    /// The store works, and refuses what this event contains: sent again, it would be refused again.
+    /// The store works, and refuses what this event contains: sent again, it would be refused
+    /// again.
     async fn bury_refused(
         &self,
         key: &EventKey,
@@ -170,11 +221,20 @@ impl Shared {
         error: &LedgerError,
         place: &mut Place,
     ) -> Answer {
-        self.bury(key, digest, error.chain(), event.body().clone(), Answer::ContentRefused, place).await
+        self.bury(
+            key,
+            digest,
+            error.chain(),
+            event.body().clone(),
+            Answer::ContentRefused,
+            place,
+        )
+        .await
     }
 
-    /// The delivery was signed longer ago than records are kept, by this machine's clock: were it an old capture, nothing would tell.
-    /// Were the clock wrong, every delivery would seem to be that old. So nothing is judged by the clock alone.
+    /// The delivery was signed longer ago than records are kept, by this machine's clock: were it
+    /// an old capture, nothing would tell. Were the clock wrong, every delivery would seem to be
+    /// that old. So nothing is judged by the clock alone.
     async fn expired(&self, event: &Event, now: Timestamp, place: &mut Place) -> Answer {
         if !self.witness.vouches_for(now) {
             match self.ledger.server_time().await {
@@ -188,7 +248,11 @@ impl Shared {
 
     fn clock_unsure(&self, event: &Event, now: Timestamp, store_says: Option<Timestamp>) -> Answer {
         self.witness.unsure();
-        let reason = if store_says.is_some() { "store_differs" } else { "no_witness" };
+        let reason = if store_says.is_some() {
+            "store_differs"
+        } else {
+            "no_witness"
+        };
         self.log.write("a delivery seems to be expired, and nothing confirms the clock", reason, |left_out| {
             tracing::error!(
                 endpoint = %self.endpoint,
@@ -200,23 +264,46 @@ impl Shared {
                 "a delivery seems to be expired, and nothing confirms the clock: check this machine's clock"
             );
         });
-        Answer::ClockUnsure { retry_after: self.settings.retry_after }
+        Answer::ClockUnsure {
+            retry_after: self.settings.retry_after,
+        }
     }
 
     /// Keyed by what it is, since it has no id.
-    pub(super) async fn bury_unreadable(&self, body: Bytes, error: &ParseError, place: &mut Place) -> Answer {
+    pub(super) async fn bury_unreadable(
+        &self,
+        body: Bytes,
+        error: &ParseError,
+        place: &mut Place,
+    ) -> Answer {
         let digest = Digest::of(&body);
         let key = EventKey::unreadable(self.endpoint.clone(), &body);
-        self.bury(&key, digest, error.to_string(), body, Answer::Unreadable, place).await
+        self.bury(
+            &key,
+            digest,
+            error.to_string(),
+            body,
+            Answer::Unreadable,
+            place,
+        )
+        .await
     }
 
-    /// Under a key of its own: an old capture must not bury the event itself, which may still be waiting in the inbox or in AuthPI's
-    /// log, whence it may be fed.
+    /// Under a key of its own: an old capture must not bury the event itself, which may still be
+    /// waiting in the inbox or in AuthPI's log, whence it may be fed.
     async fn bury_expired(&self, event: &Event, place: &mut Place) -> Answer {
         let key = EventKey::expired(self.endpoint.clone(), event.id());
         let digest = Digest::of(event.raw_bytes());
         let reason = "the delivery was signed longer ago than records are kept".to_owned();
-        self.bury(&key, digest, reason, event.body().clone(), Answer::Expired, place).await
+        self.bury(
+            &key,
+            digest,
+            reason,
+            event.body().clone(),
+            Answer::Expired,
+            place,
+        )
+        .await
     }
 
     fn key(&self, event_id: std::sync::Arc<str>) -> EventKey {
@@ -235,12 +322,18 @@ impl Shared {
     ) -> Result<Result<Granted, Answer>, LedgerError> {
         let since = Instant::now();
         let deadline = self.settings.deadline;
-        let Ok(permit) = permit_of(permits, since + deadline).await else { return Err(no_permit(deadline)) };
+        let Ok(permit) = permit_of(permits, since + deadline).await else {
+            return Err(no_permit(deadline));
+        };
         let looked = self.look(key, digest, permit, since).await?;
         match looked {
             Look::Granted(granted) => Ok(Ok(granted)),
             Look::Duplicate => Ok(Err(Answer::Duplicate)),
-            Look::InFlight { asked, pause, retry_after } => {
+            Look::InFlight {
+                asked,
+                pause,
+                retry_after,
+            } => {
                 let in_flight = (asked + self.settings.patience, pause, retry_after);
                 Box::pin(self.wait_for_outcome(key, digest, permits, place, in_flight)).await
             }
@@ -255,26 +348,46 @@ impl Shared {
         permit: Option<TransactionPermit>,
         since: Instant,
     ) -> Result<Look, LedgerError> {
-        let asked = if permit.is_some() { Instant::now() } else { since };
-        Ok(match self.ledger.claim(key, digest, self.settings.lease).await? {
-            Claim::Granted { token, first_digest } => {
-                key.compare(digest, first_digest, &self.log);
-                Look::Granted(Granted { token, asked, permit, waited: asked - since })
-            }
-            Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
-                key.compare(digest, first_digest, &self.log);
-                Look::Duplicate
-            }
-            Claim::InFlight { .. } => {
-                Look::InFlight { asked, pause: Duration::ZERO, retry_after: self.settings.retry_after }
-            }
-            // How long is known, so there is no use in looking before.
-            Claim::NotYet { wait } => Look::InFlight { asked, pause: wait, retry_after: wait },
-        })
+        let asked = if permit.is_some() {
+            Instant::now()
+        } else {
+            since
+        };
+        Ok(
+            match self.ledger.claim(key, digest, self.settings.lease).await? {
+                Claim::Granted {
+                    token,
+                    first_digest,
+                } => {
+                    key.compare(digest, first_digest, &self.log);
+                    Look::Granted(Granted {
+                        token,
+                        asked,
+                        permit,
+                        waited: asked - since,
+                    })
+                }
+                Claim::Handled { first_digest } | Claim::Dead { first_digest } => {
+                    key.compare(digest, first_digest, &self.log);
+                    Look::Duplicate
+                }
+                Claim::InFlight { .. } => Look::InFlight {
+                    asked,
+                    pause: Duration::ZERO,
+                    retry_after: self.settings.retry_after,
+                },
+                // How long is known, so there is no use in looking before.
+                Claim::NotYet { wait } => Look::InFlight {
+                    asked,
+                    pause: wait,
+                    retry_after: wait,
+                },
+            },
+        )
     }
 
-    /// Looks again and again until `give_up`. Keeps neither a place nor a permit between two looks: copies of one event must not keep
-    /// others out.
+    /// Looks again and again until `give_up`. Keeps neither a place nor a permit between two looks:
+    /// copies of one event must not keep others out.
     async fn wait_for_outcome(
         &self,
         key: &EventKey,
@@ -283,7 +396,9 @@ impl Shared {
         place: &mut Place,
         (give_up, mut at_least, mut retry_after): (Instant, Duration, Duration),
     ) -> Result<Result<Granted, Answer>, LedgerError> {
-        let draining = Answer::Draining { retry_after: self.settings.retry_after };
+        let draining = Answer::Draining {
+            retry_after: self.settings.retry_after,
+        };
         let mut waiter = None;
         let mut pause = LOOKS.0;
         loop {
@@ -294,7 +409,9 @@ impl Shared {
             if waiter.is_none() {
                 waiter = self.places.waiter(key);
             }
-            let Some(waiter) = &waiter else { return Ok(Err(Answer::InFlight { retry_after })) };
+            let Some(waiter) = &waiter else {
+                return Ok(Err(Answer::InFlight { retry_after }));
+            };
             place.give_back();
             if let Err(Draining) = waiter.until_drain(sleep(pause)).await {
                 return Ok(Err(draining));
@@ -314,19 +431,32 @@ impl Shared {
             match self.look(key, digest, permit, since).await? {
                 Look::Granted(granted) => return Ok(Ok(granted)),
                 Look::Duplicate => return Ok(Err(Answer::Duplicate)),
-                Look::InFlight { pause, retry_after: next, .. } => (at_least, retry_after) = (pause, next),
+                Look::InFlight {
+                    pause,
+                    retry_after: next,
+                    ..
+                } => (at_least, retry_after) = (pause, next),
             }
         }
     }
 
     /// Tells the ledger how the attempt went.
-    async fn conclude(&self, event: &Event, key: &EventKey, token: Token, outcome: &Outcome) -> Answer {
+    async fn conclude(
+        &self,
+        event: &Event,
+        key: &EventKey,
+        token: Token,
+        outcome: &Outcome,
+    ) -> Answer {
         let retry_after = self.settings.retry_after;
         let mut gave_up = None;
         let (answer, settled) = match outcome {
             Outcome::Committed => (Answer::Handled, Ok(Held::Yes)),
             Outcome::LeaseLost => return self.lease_lost(key),
-            Outcome::Handled => (Answer::Handled, self.ledger.complete(key, token, Completion::Handled).await),
+            Outcome::Handled => (
+                Answer::Handled,
+                self.ledger.complete(key, token, Completion::Handled).await,
+            ),
             Outcome::Failed(error) if error.is_terminal() => {
                 let reason = error.chain();
                 gave_up = Some(reason.clone());
@@ -341,14 +471,23 @@ impl Shared {
                     self.ledger.release(key, token, Duration::ZERO).await
                 } else {
                     let body = event.body().clone();
-                    self.ledger.complete(key, token, Completion::Dead { reason, body }).await
+                    self.ledger
+                        .complete(key, token, Completion::Dead { reason, body })
+                        .await
                 };
                 (answer, settled)
             }
             retryable => {
                 let pause = self.tell_failure(key, token.attempt, retryable);
-                let answer = Answer::Failed { retry_after: pause.unwrap_or(retry_after) };
-                (answer, self.ledger.release(key, token, pause.unwrap_or_default()).await)
+                let answer = Answer::Failed {
+                    retry_after: pause.unwrap_or(retry_after),
+                };
+                (
+                    answer,
+                    self.ledger
+                        .release(key, token, pause.unwrap_or_default())
+                        .await,
+                )
             }
         };
         crash::point("completed");
@@ -359,7 +498,10 @@ impl Shared {
             Ok(Held::Yes) => {
                 match answer {
                     Answer::Handled => {
-                        telemetry::handled_after(&self.endpoint, self.settings.clock.since(event.time()));
+                        telemetry::handled_after(
+                            &self.endpoint,
+                            self.settings.clock.since(event.time()),
+                        );
                     }
                     Answer::DeadLetter => self.count_dead("terminal"),
                     _ => {}
@@ -367,20 +509,34 @@ impl Shared {
                 answer
             }
             Ok(Held::Lost) => self.lease_lost(key),
-            Err(error) if error.kind() == LedgerErrorKind::Content && answer == Answer::DeadLetter => {
+            Err(error)
+                if error.kind() == LedgerErrorKind::Content && answer == Answer::DeadLetter =>
+            {
                 self.cannot_bury(key, &error.chain(), Answer::ContentRefused)
             }
             Err(error) => {
                 let down = self.store_down(&error);
                 // What is done is done: sent again, it would be done twice for certain.
                 let done = matches!(answer, Answer::Handled | Answer::Dropped);
-                if done && self.settings.store_failure == StoreFailure::HandleAnyway { answer } else { down }
+                if done && self.settings.store_failure == StoreFailure::HandleAnyway {
+                    answer
+                } else {
+                    down
+                }
             }
         }
     }
 
-    /// Once for each event that is kept or dropped for good; of one that comes again, as often as other lines.
-    fn tell_given_up(&self, key: &EventKey, attempt: u32, error: &str, answer: Answer, settled: bool) {
+    /// Once for each event that is kept or dropped for good; of one that comes again, as often as
+    /// other lines.
+    fn tell_given_up(
+        &self,
+        key: &EventKey,
+        attempt: u32,
+        error: &str,
+        answer: Answer,
+        settled: bool,
+    ) {
         let (endpoint, event_id) = (&self.endpoint, key.event_id());
         match answer {
             Answer::DeadLetter if settled => {
@@ -389,16 +545,20 @@ impl Shared {
             Answer::Dropped if settled => {
                 tracing::error!(%endpoint, event_id, attempt, error, "a handler gave up; the event is dropped");
             }
-            _ => self.log.write("a handler gave up; the event stays with AuthPI", "terminal", |left_out| {
-                tracing::error!(
-                    %endpoint,
-                    event_id,
-                    attempt,
-                    error,
-                    left_out,
-                    "a handler gave up; the event stays with AuthPI"
-                );
-            }),
+            _ => self.log.write(
+                "a handler gave up; the event stays with AuthPI",
+                "terminal",
+                |left_out| {
+                    tracing::error!(
+                        %endpoint,
+                        event_id,
+                        attempt,
+                        error,
+                        left_out,
+                        "a handler gave up; the event stays with AuthPI"
+                    );
+                },
+            ),
         }
     }
 
@@ -419,15 +579,20 @@ impl Shared {
         let retry_after = self.settings.retry_after;
         match outcome {
             Outcome::Handled => Answer::Handled,
-            Outcome::Failed(error) if error.is_terminal() && self.settings.drop_terminal => Answer::Dropped,
+            Outcome::Failed(error) if error.is_terminal() && self.settings.drop_terminal => {
+                Answer::Dropped
+            }
             retryable => {
                 let pause = self.tell_failure(key, 0, &retryable);
-                Answer::Failed { retry_after: pause.unwrap_or(retry_after) }
+                Answer::Failed {
+                    retry_after: pause.unwrap_or(retry_after),
+                }
             }
         }
     }
 
-    /// Puts a delivery that will not be handled among the dead letters, once; `otherwise` where there is no place for them.
+    /// Puts a delivery that will not be handled among the dead letters, once; `otherwise` where
+    /// there is no place for them.
     async fn bury(
         &self,
         key: &EventKey,
@@ -448,32 +613,50 @@ impl Shared {
             }
             Err(error) => return self.store_down(&error),
         };
-        match self.ledger.complete(key, token, Completion::Dead { reason: reason.clone(), body }).await {
+        match self
+            .ledger
+            .complete(
+                key,
+                token,
+                Completion::Dead {
+                    reason: reason.clone(),
+                    body,
+                },
+            )
+            .await
+        {
             Ok(Held::Yes) => {
                 // Never left out: there is one for each dead letter.
-                let (endpoint, event_id, outcome) = (&self.endpoint, key.event_id(), otherwise.outcome());
+                let (endpoint, event_id, outcome) =
+                    (&self.endpoint, key.event_id(), otherwise.outcome());
                 tracing::warn!(%endpoint, event_id, outcome, error = reason, "a delivery cannot be handled; it is kept as a dead letter");
                 self.count_dead(otherwise.outcome());
                 Answer::DeadLetter
             }
             Ok(Held::Lost) => self.lease_lost(key),
-            Err(error) if error.kind() == LedgerErrorKind::Content => self.cannot_bury(key, &error.chain(), otherwise),
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                self.cannot_bury(key, &error.chain(), otherwise)
+            }
             Err(error) => self.store_down(&error),
         }
     }
 
     /// There is no place for it, so it is refused.
     fn cannot_bury(&self, key: &EventKey, error: &str, answer: Answer) -> Answer {
-        self.log.write("a delivery cannot be handled, nor kept as a dead letter", answer.outcome(), |left_out| {
-            tracing::warn!(
-                endpoint = %self.endpoint,
-                event_id = key.event_id(),
-                outcome = answer.outcome(),
-                error,
-                left_out,
-                "a delivery cannot be handled, nor kept as a dead letter: refused"
-            );
-        });
+        self.log.write(
+            "a delivery cannot be handled, nor kept as a dead letter",
+            answer.outcome(),
+            |left_out| {
+                tracing::warn!(
+                    endpoint = %self.endpoint,
+                    event_id = key.event_id(),
+                    outcome = answer.outcome(),
+                    error,
+                    left_out,
+                    "a delivery cannot be handled, nor kept as a dead letter: refused"
+                );
+            },
+        );
         answer
     }
 
@@ -483,20 +666,28 @@ impl Shared {
 
     fn lease_lost(&self, key: &EventKey) -> Answer {
         telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
-        self.log.write("the lease was lost: another worker has taken over", "lease_lost", |left_out| {
-            tracing::warn!(
-                endpoint = %self.endpoint,
-                event_id = key.event_id(),
-                left_out,
-                "the lease was lost: another worker has taken over"
-            );
-        });
-        Answer::LeaseLost { retry_after: self.settings.retry_after }
+        self.log.write(
+            "the lease was lost: another worker has taken over",
+            "lease_lost",
+            |left_out| {
+                tracing::warn!(
+                    endpoint = %self.endpoint,
+                    event_id = key.event_id(),
+                    left_out,
+                    "the lease was lost: another worker has taken over"
+                );
+            },
+        );
+        Answer::LeaseLost {
+            retry_after: self.settings.retry_after,
+        }
     }
 
     fn store_down(&self, error: &LedgerError) -> Answer {
         error.tell(&self.endpoint, &self.log);
-        Answer::StoreDown { retry_after: self.settings.retry_after }
+        Answer::StoreDown {
+            retry_after: self.settings.retry_after,
+        }
     }
 }
 

@@ -62,13 +62,15 @@ impl ReconcileBuilder {
         }
     }
 
-    /// Where the watermark is kept. Default: in memory, so that each start of the process begins at the webhook's creation.
+    /// Where the watermark is kept. Default: in memory, so that each start of the process begins at
+    /// the webhook's creation.
     pub fn watermark(mut self, store: impl Watermark) -> Self {
         self.watermark = Box::new(store);
         self
     }
 
-    /// Where to begin while there is no watermark: one that is there counts before it. Default: at the webhook's creation.
+    /// Where to begin while there is no watermark: one that is there counts before it. Default: at
+    /// the webhook's creation.
     ///
     /// A time before that is heeded, too: events that no webhook was there for are fed then.
     pub fn since(mut self, begin: Timestamp) -> Self {
@@ -78,8 +80,9 @@ impl ReconcileBuilder {
 
     /// How far before the watermark to begin. Default 10 min.
     ///
-    /// It has to be longer than an event may take to stand in AuthPI's log after its `timestamp` (not documented), and than our clock
-    /// and AuthPI's may differ. What is read again is a duplicate.
+    /// It has to be longer than an event may take to stand in AuthPI's log after its `timestamp`
+    /// (not documented), and than our clock and AuthPI's may differ. What is read again is a
+    /// duplicate.
     pub fn overlap(mut self, overlap: Duration) -> Self {
         self.settings.overlap = overlap;
         self
@@ -87,22 +90,25 @@ impl ReconcileBuilder {
 
     /// How many events to hold in memory at once. Default 10,000.
     ///
-    /// A window of time that holds more is read in halves. A single millisecond is read in full, whatever it holds.
+    /// A window of time that holds more is read in halves. A single millisecond is read in full,
+    /// whatever it holds.
     pub fn limit(mut self, events: usize) -> Self {
         self.settings.limit = events;
         self
     }
 
-    /// How long to go on trying an event that the receiver does not take, at the pauses that it asks for. Default 1 min; zero tries
-    /// once.
+    /// How long to go on trying an event that the receiver does not take, at the pauses that it
+    /// asks for. Default 1 min; zero tries once.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settings.patience = patience;
         self
     }
 
-    /// How long the other replicas wait for one that died in the middle of a run. Renewed at each third. Default 30 s.
+    /// How long the other replicas wait for one that died in the middle of a run. Renewed at each
+    /// third. Default 30 s.
     ///
-    /// The lease is a record in the receiver's ledger, so it is as shared as that: with `Memory`, by one process.
+    /// The lease is a record in the receiver's ledger, so it is as shared as that: with `Memory`,
+    /// by one process.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
@@ -110,39 +116,48 @@ impl ReconcileBuilder {
 
     /// How many events to feed at once. Default 1: one after the other, the oldest first.
     ///
-    /// With more, a handler may meet a younger event before an older one, unless [`in_order_per`](Self::in_order_per) says for which
-    /// events that must not be. The receiver's own limit of work in flight holds as well.
+    /// With more, a handler may meet a younger event before an older one, unless
+    /// [`in_order_per`](Self::in_order_per) says for which events that must not be. The receiver's
+    /// own limit of work in flight holds as well.
     pub fn concurrency(mut self, events: usize) -> Self {
         self.settings.concurrency = events;
         self
     }
 
-    /// Has events that name the same thing in their subject fed one after the other, whatever the concurrency: `Subject::user_id`
-    /// for each user's. Give it what the receiver has, if that is an inbox with lanes.
+    /// Has events that name the same thing in their subject fed one after the other, whatever the
+    /// concurrency: `Subject::user_id` for each user's. Give it what the receiver has, if that is
+    /// an inbox with lanes.
     pub fn in_order_per(mut self, lane: fn(&Subject) -> Option<&str>) -> Self {
         self.settings.lane = Some(lane);
         self
     }
 
-    /// Has [`run`](Reconcile::run) read the log only at its first turn, and when AuthPI shows that something may have been missed: a
-    /// delivery that failed since the watermark, or a webhook that is not active, or has not been for some time since, or took
-    /// another's place. Default: at each turn.
+    /// Has [`run`](Reconcile::run) read the log only at its first turn, and when AuthPI shows that
+    /// something may have been missed: a delivery that failed since the watermark, or a webhook
+    /// that is not active, or has not been for some time since, or took another's place. Default:
+    /// at each turn.
     ///
-    /// That a delivery's status says `failed` only when all retries are over is assumed. Events that AuthPI never tried to deliver
-    /// for another reason show nowhere, so also run without it now and then.
+    /// That a delivery's status says `failed` only when all retries are over is assumed. Events
+    /// that AuthPI never tried to deliver for another reason show nowhere, so also run without it
+    /// now and then.
     pub fn only_if_missed(mut self) -> Self {
         self.settings.only_if_missed = true;
         self
     }
 
-    /// Decides which events a webhook with `subjects` wants: the event, and those subjects as AuthPI wrote them. Default: an event
-    /// whose subject has all members of one of them, which is an assumption. A webhook without `subjects` wants all.
-    pub fn subjects(mut self, wanted: impl Fn(&Event, &[&RawValue]) -> bool + Send + Sync + 'static) -> Self {
+    /// Decides which events a webhook with `subjects` wants: the event, and those subjects as
+    /// AuthPI wrote them. Default: an event whose subject has all members of one of them, which is
+    /// an assumption. A webhook without `subjects` wants all.
+    pub fn subjects(
+        mut self,
+        wanted: impl Fn(&Event, &[&RawValue]) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.settings.subjects = Arc::new(wanted);
         self
     }
 
-    /// Calls `tell` after each page that was read and each event that was fed. It should be quick: the run waits for it.
+    /// Calls `tell` after each page that was read and each event that was fed. It should be quick:
+    /// the run waits for it.
     pub fn on_progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         self.settings.on_progress = Some(Arc::new(tell));
         self
@@ -159,8 +174,17 @@ impl ReconcileBuilder {
     /// # Errors
     /// When a setting is zero or out of range.
     pub fn build(self) -> Result<Reconcile, BuildError> {
-        let Self { client, receiver, webhook, watermark, settings } = self;
-        for (name, number) in [("limit", settings.limit), ("concurrency", settings.concurrency)] {
+        let Self {
+            client,
+            receiver,
+            webhook,
+            watermark,
+            settings,
+        } = self;
+        for (name, number) in [
+            ("limit", settings.limit),
+            ("concurrency", settings.concurrency),
+        ] {
             // A task each is made of the concurrency.
             if number == 0 || (name == "concurrency" && number > 4096) {
                 return Err(BuildError::Setting(name));
@@ -169,20 +193,39 @@ impl ReconcileBuilder {
         if settings.lease.is_zero() {
             return Err(BuildError::Setting("lease"));
         }
-        for (name, duration) in
-            [("overlap", settings.overlap), ("patience", settings.patience), ("lease", settings.lease)]
-        {
+        for (name, duration) in [
+            ("overlap", settings.overlap),
+            ("patience", settings.patience),
+            ("lease", settings.lease),
+        ] {
             if duration > LONGEST {
                 return Err(BuildError::Setting(name));
             }
         }
-        Ok(Reconcile { shared: Arc::new(Shared { client, receiver, webhook, watermark, settings }) })
+        Ok(Reconcile {
+            shared: Arc::new(Shared {
+                client,
+                receiver,
+                webhook,
+                watermark,
+                settings,
+            }),
+        })
     }
 }
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { since, overlap, limit, patience, lease, concurrency, only_if_missed, .. } = self;
+        let Self {
+            since,
+            overlap,
+            limit,
+            patience,
+            lease,
+            concurrency,
+            only_if_missed,
+            ..
+        } = self;
         f.debug_struct("Settings")
             .field("since", since)
             .field("overlap", overlap)

@@ -50,7 +50,8 @@ impl ReconcileError {
         matches!(self.0.kind, Kind::Watermark(_))
     }
 
-    /// Whether AuthPI has no webhook of the spec's name and URL: [`ensure`](client::Webhooks::ensure) it first.
+    /// Whether AuthPI has no webhook of the spec's name and URL:
+    /// [`ensure`](client::Webhooks::ensure) it first.
     pub fn is_no_webhook(&self) -> bool {
         matches!(self.0.kind, Kind::NoWebhook)
     }

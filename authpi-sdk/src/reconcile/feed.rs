@@ -1,4 +1,5 @@
-//! Feeds the events of a window: lane by lane in order, several lanes at once, and none past one that is not taken.
+//! Feeds the events of a window: lane by lane in order, several lanes at once, and none past one
+//! that is not taken.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +37,11 @@ struct Queue {
 /// What is told of an event while a window is fed.
 pub(super) enum Told {
     /// It was taken. Nothing before `all_before` is still to be fed; none when nothing is.
-    Taken { fed: Fed, time: Timestamp, all_before: Option<Timestamp> },
+    Taken {
+        fed: Fed,
+        time: Timestamp,
+        all_before: Option<Timestamp>,
+    },
     /// It was not, and is tried again.
     Again { fed: Fed },
     /// It was not, and no more is fed.
@@ -60,31 +65,53 @@ enum Said {
 
 impl Feeding {
     /// Begins with them, in the order that they are in.
-    pub(super) fn begin(receiver: &Receiver, settings: &Settings, events: impl Iterator<Item = Event>) -> Self {
-        let mut queues: Vec<Queue> = (0..settings.concurrency).map(|_| Queue { events: VecDeque::new() }).collect();
+    pub(super) fn begin(
+        receiver: &Receiver,
+        settings: &Settings,
+        events: impl Iterator<Item = Event>,
+    ) -> Self {
+        let mut queues: Vec<Queue> = (0..settings.concurrency)
+            .map(|_| Queue {
+                events: VecDeque::new(),
+            })
+            .collect();
         let hasher = RandomState::new();
         for (n, event) in events.enumerate() {
             let lane = settings.lane.and_then(|lane| lane(event.subject()));
-            let place = lane.map_or(n, |lane| usize::try_from(hasher.hash_one(lane) >> 32).unwrap_or(n));
+            let place = lane.map_or(n, |lane| {
+                usize::try_from(hasher.hash_one(lane) >> 32).unwrap_or(n)
+            });
             let count = queues.len();
             queues[place % count].events.push_back(event);
         }
-        let times = queues.iter().map(|queue| queue.events.iter().map(Event::time).collect()).collect();
+        let times = queues
+            .iter()
+            .map(|queue| queue.events.iter().map(Event::time).collect())
+            .collect();
         let (tell, told) = mpsc::channel(settings.concurrency);
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for (number, queue) in queues.into_iter().enumerate() {
-            let (receiver, tell, stop, patience) =
-                (receiver.clone(), tell.clone(), Arc::clone(&stop), settings.patience);
+            let (receiver, tell, stop, patience) = (
+                receiver.clone(),
+                tell.clone(),
+                Arc::clone(&stop),
+                settings.patience,
+            );
             tasks.spawn(async move { queue.feed(number, &receiver, patience, &tell, &stop).await });
         }
-        Self { times, told, queues: tasks }
+        Self {
+            times,
+            told,
+            queues: tasks,
+        }
     }
 
     /// The next news; none when all is over.
     pub(super) async fn next(&mut self) -> Option<Told> {
         let Some((queue, said)) = self.told.recv().await else {
-            // A queue that has panicked has not come to its end, and must not be taken for one that has.
+            // A queue that has panicked has not come to its end, and must not be taken for one that
+            // has.
             while let Some(ended) = self.queues.join_next().await {
                 if let Err(Ok(panicked)) = ended.map_err(JoinError::try_into_panic) {
                     resume_unwind(panicked);
@@ -96,7 +123,11 @@ impl Feeding {
             Said::Taken(fed, time) => {
                 self.times[queue].pop_front();
                 let all_before = self.times.iter().filter_map(VecDeque::front).min().copied();
-                Told::Taken { fed, time, all_before }
+                Told::Taken {
+                    fed,
+                    time,
+                    all_before,
+                }
             }
             Said::Again(fed) => Told::Again { fed },
             Said::Stopped(stopped) => Told::Stopped(stopped),
@@ -123,16 +154,26 @@ impl Queue {
             let give_up = Instant::now() + patience;
             let said = loop {
                 let (outcome, wait) = match receiver.feed(event.clone()).await {
-                    Fed::NotTaken { outcome, retry_after } => (outcome, retry_after.max(SHORTEST_PAUSE)),
+                    Fed::NotTaken {
+                        outcome,
+                        retry_after,
+                    } => (outcome, retry_after.max(SHORTEST_PAUSE)),
                     fed => break Said::Taken(fed, time),
                 };
                 // Draining is for good.
                 let hopeless = outcome == "draining" || stop.load(Ordering::Acquire);
                 if hopeless || wait > give_up.saturating_duration_since(Instant::now()) {
                     stop.store(true, Ordering::Release);
-                    break Said::Stopped(Stopped { event_id: id, time, outcome });
+                    break Said::Stopped(Stopped {
+                        event_id: id,
+                        time,
+                        outcome,
+                    });
                 }
-                let again = Fed::NotTaken { outcome, retry_after: wait };
+                let again = Fed::NotTaken {
+                    outcome,
+                    retry_after: wait,
+                };
                 if tell.send((number, Said::Again(again))).await.is_err() {
                     return;
                 }

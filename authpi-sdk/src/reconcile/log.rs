@@ -1,4 +1,5 @@
-//! A window of the log, read whole: every page, what the webhook wants of it, in the order in which it happened.
+//! A window of the log, read whole: every page, what the webhook wants of it, in the order in which
+//! it happened.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -37,7 +38,8 @@ pub(super) enum Read {
 pub(super) struct Page {
     /// Events that are wanted and stood on no page before.
     pub(super) wanted: u64,
-    /// Not kept with what the window holds: however much of it there is, it must not fill the memory.
+    /// Not kept with what the window holds: however much of it there is, it must not fill the
+    /// memory.
     pub(super) unreadable: Vec<(RawJson, ParseError)>,
 }
 
@@ -51,17 +53,29 @@ pub(super) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     pub(super) fn begin(client: &Client, window: Window, wanted: &'a Wanted, page: u32) -> Self {
-        // One millisecond further at the begin: whether `after` leaves out the moment itself is assumed and not known, and so with
-        // `before`. What is asked for holds the window in either case, and what is beyond is left out here.
+        // One millisecond further at the begin: whether `after` leaves out the moment itself is
+        // assumed and not known, and so with `before`. What is asked for holds the window in either
+        // case, and what is beyond is left out here.
         let from = timestamp(window.from.saturating_sub(1));
         let until = window.until.map(timestamp);
-        let call = client.events().list_as_written().narrowed(wanted.types_to_ask_for(), from, until).limit(page);
-        Self { window, wanted, pages: call.pages(), held: Held::default() }
+        let call = client
+            .events()
+            .list_as_written()
+            .narrowed(wanted.types_to_ask_for(), from, until)
+            .limit(page);
+        Self {
+            window,
+            wanted,
+            pages: call.pages(),
+            held: Held::default(),
+        }
     }
 
     /// The next page; none when the window is read whole.
     pub(super) async fn page(&mut self) -> Result<Option<Page>, Error> {
-        let Some(next) = self.pages.next().await else { return Ok(None) };
+        let Some(next) = self.pages.next().await else {
+            return Ok(None);
+        };
         let next = next?;
         let before = self.held.events.len();
         let held = &mut self.held;
@@ -69,20 +83,32 @@ impl<'a> Reading<'a> {
         let mut unreadable = Vec::new();
         for item in next.items {
             match Event::from_json(String::from(item.get())) {
-                Ok(event) if self.window.holds(event.time().as_millisecond()) && self.wanted.wants(&event) => {
+                Ok(event)
+                    if self.window.holds(event.time().as_millisecond())
+                        && self.wanted.wants(&event) =>
+                {
                     held.events.insert((event.time(), event.shared_id()), event);
                 }
                 Ok(_) => {}
                 Err(error) => unreadable.push((item, error)),
             }
         }
-        Ok(Some(Page { wanted: (held.events.len() - before) as u64, unreadable }))
+        Ok(Some(Page {
+            wanted: (held.events.len() - before) as u64,
+            unreadable,
+        }))
     }
 
     /// The newest event seen, if the window has to be split.
     pub(super) fn too_many(&self, limit: usize) -> Option<i64> {
-        let newest = || self.held.events.last_key_value().map(|((time, _), _)| time.as_millisecond());
-        (self.held.events.len() > limit && self.window.splits).then(|| newest().unwrap_or(self.window.from))
+        let newest = || {
+            self.held
+                .events
+                .last_key_value()
+                .map(|((time, _), _)| time.as_millisecond())
+        };
+        (self.held.events.len() > limit && self.window.splits)
+            .then(|| newest().unwrap_or(self.window.from))
     }
 
     pub(super) fn whole(self) -> Held {
@@ -92,5 +118,9 @@ impl<'a> Reading<'a> {
 
 /// The calendar's end for what lies beyond it.
 fn timestamp(millis: i64) -> Timestamp {
-    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 { Timestamp::MIN } else { Timestamp::MAX })
+    Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
 }

@@ -1,13 +1,15 @@
-//! What never arrived is found in AuthPI's log, and handled by the same handlers under the same ledger.
+//! What never arrived is found in AuthPI's log, and handled by the same handlers under the same
+//! ledger.
 //!
 //! ```text
 //! watermark - overlap -> window by window of GET /events: read whole, what the webhook wants, sorted
 //!                     -> Receiver::feed, one after the other -> watermark
 //! ```
 //!
-//! An event that has arrived is a duplicate there; one that has not is handled, or stored for the worker. So running it once too
-//! often does no harm, and whoever was down for longer than AuthPI retries runs [`Reconcile::catch_up`] before it serves again.
-//! [`Reconcile::run`] does it on a schedule, beside the server.
+//! An event that has arrived is a duplicate there; one that has not is handled, or stored for the
+//! worker. So running it once too often does no harm, and whoever was down for longer than AuthPI
+//! retries runs [`Reconcile::catch_up`] before it serves again. [`Reconcile::run`] does it on a
+//! schedule, beside the server.
 //!
 //! ```no_run
 //! use authpi_sdk::{client::Client, receiver::Receiver, reconcile::{Reconcile, WatermarkFile}};
@@ -27,14 +29,16 @@
 //!
 //! AuthPI documents the log's path, its filters and the members of its events, and not:
 //!
-//! - **in which order** it lists them. Nothing here depends on it: a part of the log is read in full, then sorted by
-//!   `timestamp`, then by id.
+//! - **in which order** it lists them. Nothing here depends on it: a part of the log is read in
+//!   full, then sorted by `timestamp`, then by id.
 //! - **whether `after` and `before` include** the moment itself. Either will do (`log.rs`).
-//! - **how soon** an event stands in the log. Assumed: within the [overlap](ReconcileBuilder::overlap) of its `timestamp`.
+//! - **how soon** an event stands in the log. Assumed: within the
+//!   [overlap](ReconcileBuilder::overlap) of its `timestamp`.
 //! - **how long** it is kept there. What is gone cannot be found.
-//! - **what `subjects` of a webhook mean.** Assumed: an event is wanted if its subject has all members of one of them
-//!   (`wanted.rs`); [`ReconcileBuilder::subjects`] says otherwise.
-//! - **whether a webhook gets events about itself** (`webhook.paused`, …). Fed here, if its `events` have them.
+//! - **what `subjects` of a webhook mean.** Assumed: an event is wanted if its subject has all
+//!   members of one of them (`wanted.rs`); [`ReconcileBuilder::subjects`] says otherwise.
+//! - **whether a webhook gets events about itself** (`webhook.paused`, …). Fed here, if its
+//!   `events` have them.
 //! - **that a delivery and the log's copy of an event have one id**, `data.id` there and `id` here.
 //!
 //! `docs/reconciling.md` is the guide: when to run it, what it cannot find, and how order holds.
@@ -76,7 +80,8 @@ use self::{
 };
 use crate::{client::Client, receiver::Receiver};
 
-/// Feeds a receiver what AuthPI's log knows and no delivery brought. Cheap to clone; clones share everything.
+/// Feeds a receiver what AuthPI's log knows and no delivery brought. Cheap to clone; clones share
+/// everything.
 #[derive(Clone)]
 pub struct Reconcile {
     shared: Arc<Shared>,
@@ -91,34 +96,45 @@ struct Shared {
 }
 
 impl Reconcile {
-    /// Reconciles `receiver`, inline or inbox, with the log, as far as it is about what a webhook wants: the one of an id, or the one
-    /// that is there for a [`&WebhookSpec`](crate::client::WebhookSpec), which a service that declares its webhook has at hand.
+    /// Reconciles `receiver`, inline or inbox, with the log, as far as it is about what a webhook
+    /// wants: the one of an id, or the one that is there for a
+    /// [`&WebhookSpec`](crate::client::WebhookSpec), which a service that declares its webhook has
+    /// at hand.
     ///
-    /// The webhook's `events`, `subjects` and `created_at` are asked for at each run. It may be disabled or failing. The client's key
-    /// needs to read webhooks, their deliveries (only for [`only_if_missed`](ReconcileBuilder::only_if_missed)) and events.
+    /// The webhook's `events`, `subjects` and `created_at` are asked for at each run. It may be
+    /// disabled or failing. The client's key needs to read webhooks, their deliveries (only for
+    /// [`only_if_missed`](ReconcileBuilder::only_if_missed)) and events.
     #[expect(clippy::new_ret_no_self, reason = "a builder, as for a worker")]
-    pub fn new(client: &Client, receiver: &Receiver, webhook: impl Into<WebhookRef>) -> ReconcileBuilder {
+    pub fn new(
+        client: &Client,
+        receiver: &Receiver,
+        webhook: impl Into<WebhookRef>,
+    ) -> ReconcileBuilder {
         ReconcileBuilder::new(client.clone(), receiver.clone(), webhook.into())
     }
 
-    /// Feeds all that the log has, up to the present. If another replica is at it, waits for its end first, and then makes sure.
+    /// Feeds all that the log has, up to the present. If another replica is at it, waits for its
+    /// end first, and then makes sure.
     ///
-    /// Call it before serving: then what was missed comes before what is delivered from now on. It looks again until a look takes less
-    /// than a second, or a second one finds nothing that is new, so that little has happened since; at most ten times.
+    /// Call it before serving: then what was missed comes before what is delivered from now on. It
+    /// looks again until a look takes less than a second, or a second one finds nothing that is
+    /// new, so that little has happened since; at most ten times.
     ///
-    /// An event that is not taken is tried again for as long as [`patience`](ReconcileBuilder::patience) lasts. If it is not taken
-    /// then, the run ends before it: [`Report::stopped`] says which one it is, and the next run begins with it. Nothing is passed
-    /// over. Dropping the future loses nothing either.
+    /// An event that is not taken is tried again for as long as
+    /// [`patience`](ReconcileBuilder::patience) lasts. If it is not taken then, the run ends before
+    /// it: [`Report::stopped`] says which one it is, and the next run begins with it. Nothing is
+    /// passed over. Dropping the future loses nothing either.
     ///
     /// # Errors
-    /// When AuthPI, the ledger or the watermark's store fail, or the lease is lost. [`ReconcileError::report`] tells how far it came;
-    /// the next run goes on from there.
+    /// When AuthPI, the ledger or the watermark's store fail, or the lease is lost.
+    /// [`ReconcileError::report`] tells how far it came; the next run goes on from there.
     pub async fn catch_up(&self) -> Result<Report, ReconcileError> {
         loop {
             match self.turn().await? {
                 Taken::Ours(turn) => return self.in_turn(turn).await,
                 Taken::Elsewhere { lease_left } => {
-                    sleep(lease_left.clamp(Duration::from_millis(10), Duration::from_secs(1))).await;
+                    sleep(lease_left.clamp(Duration::from_millis(10), Duration::from_secs(1)))
+                        .await;
                 }
             }
         }
@@ -135,12 +151,13 @@ impl Reconcile {
         }
     }
 
-    /// Catches up now and `every` so often after the end of the time before, until `stop` resolves; then what runs is broken off,
-    /// which loses nothing.
+    /// Catches up now and `every` so often after the end of the time before, until `stop` resolves;
+    /// then what runs is broken off, which loses nothing.
     ///
-    /// Beside a server. Where another replica is at it, this one leaves out its turn; a failure is logged, and the next turn tries
-    /// again. With [`only_if_missed`](ReconcileBuilder::only_if_missed) the log is read only when AuthPI shows that something was
-    /// not delivered.
+    /// Beside a server. Where another replica is at it, this one leaves out its turn; a failure is
+    /// logged, and the next turn tries again. With
+    /// [`only_if_missed`](ReconcileBuilder::only_if_missed) the log is read only when AuthPI shows
+    /// that something was not delivered.
     pub async fn run(&self, every: Duration, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut seen = Seen::default();
@@ -162,27 +179,41 @@ impl Reconcile {
         let shared = &self.shared;
         let endpoint = shared.receiver.endpoint();
         let ended = async {
-            let missed = if shared.settings.only_if_missed { shared.missed(seen).await? } else { Seen::default() };
+            let missed = if shared.settings.only_if_missed {
+                shared.missed(seen).await?
+            } else {
+                Seen::default()
+            };
             if shared.settings.only_if_missed && missed == *seen {
                 return Ok(());
             }
             let begun = shared.settings.clock.now();
-            let complete = self.try_catch_up().await?.is_some_and(|report| report.is_complete());
-            // Else what the signs are about may enter the log yet, and the next turn reads it again.
+            let complete = self
+                .try_catch_up()
+                .await?
+                .is_some_and(|report| report.is_complete());
+            // Else what the signs are about may enter the log yet, and the next turn reads it
+            // again.
             if complete && missed.is_settled(begun, shared.settings.overlap) {
                 *seen = missed;
             }
             Ok::<_, ReconcileError>(())
         };
         if let Err(error) = ended.await {
-            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            let source = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
             tracing::error!(endpoint, %error, source, "reconciling failed");
         }
     }
 
     async fn turn(&self) -> Result<Taken, ReconcileError> {
-        let Shared { receiver, settings, .. } = &*self.shared;
-        Turn::take(receiver, settings.lease).await.map_err(|error| Kind::Ledger(error).into())
+        let Shared {
+            receiver, settings, ..
+        } = &*self.shared;
+        Turn::take(receiver, settings.lease)
+            .await
+            .map_err(|error| Kind::Ledger(error).into())
     }
 
     /// One run, as long as the lease is ours.

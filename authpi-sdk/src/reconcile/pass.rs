@@ -35,18 +35,31 @@ pub(super) struct Passes<'a> {
 
 impl<'a> Passes<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
-        Self { shared, begin: Instant::now(), from: Timestamp::MIN, page: LONGEST_PAGE, report: Report::default() }
+        Self {
+            shared,
+            begin: Instant::now(),
+            from: Timestamp::MIN,
+            page: LONGEST_PAGE,
+            report: Report::default(),
+        }
     }
 
     pub(super) async fn run(&mut self) -> Result<(), Kind> {
-        let Shared { client, receiver, webhook, watermark, settings } = self.shared;
+        let Shared {
+            client,
+            receiver,
+            webhook,
+            watermark,
+            settings,
+        } = self.shared;
         self.report.watermark = watermark.load(receiver.endpoint()).await?;
         let webhook = webhook.look(client).await?;
         tracing::Span::current().record("webhook_id", &webhook.id);
         let wanted = Wanted::of(&webhook, settings.subjects.clone());
         loop {
-            // Once for all of the pass's windows, and before the first: an event that enters the log late may belong to a window that
-            // is already read. The overlap before this time is what finds it.
+            // Once for all of the pass's windows, and before the first: an event that enters the
+            // log late may belong to a window that is already read. The overlap before this time is
+            // what finds it.
             let (now, new_before) = (settings.clock.now(), self.report.progress.new_events());
             self.report.passes += 1;
             self.pass(&wanted, now).await?;
@@ -54,8 +67,10 @@ impl<'a> Passes<'a> {
                 return Ok(());
             }
             let nothing_new = self.report.progress.new_events() == new_before;
-            // The first look may have taken long for all that was known; the next begins at the watermark.
-            self.report.caught_up = settings.clock.since(now) < CLOSE_ENOUGH || (nothing_new && self.report.passes > 1);
+            // The first look may have taken long for all that was known; the next begins at the
+            // watermark.
+            self.report.caught_up =
+                settings.clock.since(now) < CLOSE_ENOUGH || (nothing_new && self.report.passes > 1);
             if self.report.caught_up || self.report.passes == MOST_PASSES {
                 return Ok(());
             }
@@ -64,7 +79,12 @@ impl<'a> Passes<'a> {
 
     async fn pass(&mut self, wanted: &Wanted, now: Timestamp) -> Result<(), Kind> {
         let Shared { settings, .. } = self.shared;
-        self.from = begin(self.report.watermark, settings.since, wanted.created_at, settings.overlap);
+        self.from = begin(
+            self.report.watermark,
+            settings.since,
+            wanted.created_at,
+            settings.overlap,
+        );
         self.leave_out_what_is_forgotten(now).await?;
         let mut windows = Windows::new(self.from.as_millisecond(), now.as_millisecond());
         loop {
@@ -88,17 +108,24 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Begins no earlier than the ledger remembers, unless a begin was given by name: what was handled before would be handled again.
+    /// Begins no earlier than the ledger remembers, unless a begin was given by name: what was
+    /// handled before would be handled again.
     ///
-    /// By the earlier of this machine's clock and the store's, if that has one: a clock that is ahead would leave out what is
-    /// remembered.
+    /// By the earlier of this machine's clock and the store's, if that has one: a clock that is
+    /// ahead would leave out what is remembered.
     async fn leave_out_what_is_forgotten(&mut self, now: Timestamp) -> Result<(), Kind> {
-        let Shared { receiver, settings, .. } = self.shared;
+        let Shared {
+            receiver, settings, ..
+        } = self.shared;
         let known_from = |now| known_from(now, receiver.ledger().remembers_for(), settings.overlap);
         if settings.since.is_some() || self.from >= known_from(now) {
             return Ok(());
         }
-        let store_says = receiver.ledger().server_time().await.map_err(Kind::Ledger)?;
+        let store_says = receiver
+            .ledger()
+            .server_time()
+            .await
+            .map_err(Kind::Ledger)?;
         let now = store_says.unwrap_or(now).min(now);
         let known_from = known_from(now);
         if self.from >= known_from {
@@ -118,7 +145,9 @@ impl<'a> Passes<'a> {
     }
 
     async fn read(&mut self, window: Window, wanted: &Wanted) -> Result<Read, Kind> {
-        let Shared { client, settings, .. } = self.shared;
+        let Shared {
+            client, settings, ..
+        } = self.shared;
         let mut reading = Reading::begin(client, window, wanted, self.page);
         loop {
             let page = match reading.page().await {
@@ -148,7 +177,9 @@ impl<'a> Passes<'a> {
 
     /// Makes a dead letter of what is no readable event. It is tried again as an event is.
     async fn bury(&mut self, raw: RawJson, error: ParseError) -> Option<Stopped> {
-        let Shared { receiver, settings, .. } = self.shared;
+        let Shared {
+            receiver, settings, ..
+        } = self.shared;
         receiver.log().write("the log holds what is not a readable event", "unreadable", |left_out| {
             let endpoint = receiver.endpoint();
             tracing::warn!(endpoint, %error, left_out, "the log holds what is not a readable event");
@@ -157,9 +188,10 @@ impl<'a> Passes<'a> {
         let give_up = Instant::now() + settings.patience;
         loop {
             let (outcome, wait) = match receiver.feed_unreadable(raw.clone(), error.clone()).await {
-                Fed::NotTaken { outcome, retry_after } if outcome != "unreadable" => {
-                    (outcome, retry_after.max(SHORTEST_PAUSE))
-                }
+                Fed::NotTaken {
+                    outcome,
+                    retry_after,
+                } if outcome != "unreadable" => (outcome, retry_after.max(SHORTEST_PAUSE)),
                 _ => {
                     self.report.unreadable += 1;
                     return None;
@@ -167,35 +199,51 @@ impl<'a> Passes<'a> {
             };
             // Draining is for good.
             if outcome == "draining" || wait > give_up.saturating_duration_since(Instant::now()) {
-                let event_id = EventKey::unreadable(receiver.endpoint(), &raw).event_id().to_owned();
+                let event_id = EventKey::unreadable(receiver.endpoint(), &raw)
+                    .event_id()
+                    .to_owned();
                 tracing::error!(
                     endpoint = receiver.endpoint(),
                     event_id,
                     outcome,
                     "it was not taken; the run ends before it"
                 );
-                return Some(Stopped { event_id, time: self.from, outcome });
+                return Some(Stopped {
+                    event_id,
+                    time: self.from,
+                    outcome,
+                });
             }
-            self.report.progress.count(Fed::NotTaken { outcome, retry_after: wait });
+            self.report.progress.count(Fed::NotTaken {
+                outcome,
+                retry_after: wait,
+            });
             self.tell();
             sleep(wait).await;
         }
     }
 
-    /// Feeds what a window held. The watermark goes as far as all is taken, and no further than `now`, the time at which the pass
-    /// began: it takes an event's word and our clock's for the time, and believes the earlier one, unless that is before all that
-    /// was read.
+    /// Feeds what a window held. The watermark goes as far as all is taken, and no further than
+    /// `now`, the time at which the pass began: it takes an event's word and our clock's for the
+    /// time, and believes the earlier one, unless that is before all that was read.
     async fn feed(&mut self, held: Held, now: Timestamp) -> Result<(), Kind> {
-        let Shared { receiver, settings, .. } = self.shared;
+        let Shared {
+            receiver, settings, ..
+        } = self.shared;
         self.report.not_shown = self.report.not_shown.saturating_add(held.not_shown);
         let newest = held.events.last_key_value().map(|((time, _), _)| *time);
         let mut since_saved = 0;
         let mut feeding = Feeding::begin(receiver, settings, held.events.into_values());
         while let Some(told) = feeding.next().await {
             let (fed, reached) = match told {
-                Told::Taken { fed, time, all_before } => {
+                Told::Taken {
+                    fed,
+                    time,
+                    all_before,
+                } => {
                     let reached = all_before.unwrap_or(time);
-                    self.report.progress.position = self.report.progress.position.max(Some(reached));
+                    self.report.progress.position =
+                        self.report.progress.position.max(Some(reached));
                     (fed, all_before.or(newest))
                 }
                 Told::Again { fed } => (fed, None),
@@ -208,16 +256,28 @@ impl<'a> Passes<'a> {
                         "an event was not taken; the run ends before it"
                     );
                     // Of several, the first one is what the next run begins with.
-                    let first = self.report.stopped.take().filter(|known| known.time <= stopped.time);
+                    let first = self
+                        .report
+                        .stopped
+                        .take()
+                        .filter(|known| known.time <= stopped.time);
                     self.report.stopped = Some(first.unwrap_or(stopped));
                     continue;
                 }
             };
             let outcome = self.report.progress.count(fed);
-            telemetry::count_by(telemetry::RECONCILED, receiver.shared_endpoint(), "outcome", outcome);
+            telemetry::count_by(
+                telemetry::RECONCILED,
+                receiver.shared_endpoint(),
+                "outcome",
+                outcome,
+            );
             self.tell();
             if let Some(reached) = reached {
-                self.report.watermark = self.report.watermark.max(Some(reached.min(now).max(self.from)));
+                self.report.watermark = self
+                    .report
+                    .watermark
+                    .max(Some(reached.min(now).max(self.from)));
                 since_saved += 1;
             }
             if since_saved == SAVE_EVERY {
@@ -225,11 +285,19 @@ impl<'a> Passes<'a> {
                 self.save().await?;
             }
         }
-        if since_saved > 0 { self.save().await } else { Ok(()) }
+        if since_saved > 0 {
+            self.save().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn save(&self) -> Result<(), Kind> {
-        let Shared { receiver, watermark, .. } = self.shared;
+        let Shared {
+            receiver,
+            watermark,
+            ..
+        } = self.shared;
         match self.report.watermark {
             Some(at) => Ok(watermark.save(receiver.endpoint(), at).await?),
             None => Ok(()),
@@ -237,10 +305,20 @@ impl<'a> Passes<'a> {
     }
 
     fn tell(&mut self) {
-        let Self { shared: Shared { settings, receiver, .. }, begin, report, .. } = self;
+        let Self {
+            shared: Shared {
+                settings, receiver, ..
+            },
+            begin,
+            report,
+            ..
+        } = self;
         let progress: &mut Progress = &mut report.progress;
         progress.elapsed = begin.elapsed();
-        progress.lag = progress.position.map(|position| settings.clock.since(position)).unwrap_or_default();
+        progress.lag = progress
+            .position
+            .map(|position| settings.clock.since(position))
+            .unwrap_or_default();
         telemetry::reconcile_lag(receiver.shared_endpoint(), progress.lag);
         if let Some(tell) = &settings.on_progress {
             tell(progress);
@@ -258,14 +336,28 @@ impl<'a> Passes<'a> {
         };
         if outcome == "complete" {
             // There is no event between the last one and now.
-            self.report.progress.position = Some(self.shared.settings.clock.now()).max(self.report.progress.position);
+            self.report.progress.position =
+                Some(self.shared.settings.clock.now()).max(self.report.progress.position);
         }
         self.tell();
         let report = self.report;
-        let Progress { read, duplicates, .. } = report.progress;
+        let Progress {
+            read, duplicates, ..
+        } = report.progress;
         let (fed, new) = (report.progress.fed(), report.progress.new_events());
-        tracing::Span::current().record("outcome", outcome).record("read", read).record("fed", fed);
-        tracing::info!(endpoint, outcome, read, fed, new, duplicates, "reconciled with AuthPI's log");
+        tracing::Span::current()
+            .record("outcome", outcome)
+            .record("read", read)
+            .record("fed", fed);
+        tracing::info!(
+            endpoint,
+            outcome,
+            read,
+            fed,
+            new,
+            duplicates,
+            "reconciled with AuthPI's log"
+        );
         match ended {
             Ok(()) => Ok(report),
             Err(kind) => Err(ReconcileError::after(kind, report)),
@@ -273,22 +365,30 @@ impl<'a> Passes<'a> {
     }
 }
 
-/// Where a pass begins. A watermark from before the webhook's creation is an earlier webhook's of the same endpoint (its secret was
-/// changed by making a new one, say), and holds; a later one is this webhook's, which wants nothing from before it was there.
+/// Where a pass begins. A watermark from before the webhook's creation is an earlier webhook's of
+/// the same endpoint (its secret was changed by making a new one, say), and holds; a later one is
+/// this webhook's, which wants nothing from before it was there.
 fn begin(
     watermark: Option<Timestamp>,
     since: Option<Timestamp>,
     created_at: Timestamp,
     overlap: Duration,
 ) -> Timestamp {
-    let Some(watermark) = watermark else { return since.unwrap_or(created_at) };
+    let Some(watermark) = watermark else {
+        return since.unwrap_or(created_at);
+    };
     let overlap = SignedDuration::try_from(overlap).unwrap_or(SignedDuration::MAX);
     let begin = watermark.saturating_sub(overlap).unwrap_or(Timestamp::MIN);
     let first = since.map_or(created_at, |since| since.min(created_at));
-    if watermark >= first { begin.max(first) } else { begin }
+    if watermark >= first {
+        begin.max(first)
+    } else {
+        begin
+    }
 }
 
-/// From when on the ledger still knows what was handled; an overlap of it is kept in hand, since a run takes time.
+/// From when on the ledger still knows what was handled; an overlap of it is kept in hand, since a
+/// run takes time.
 fn known_from(now: Timestamp, remembers_for: Duration, overlap: Duration) -> Timestamp {
     let sure = remembers_for.saturating_sub(overlap.min(remembers_for / 2));
     let sure = SignedDuration::try_from(sure).unwrap_or(SignedDuration::MAX);
@@ -305,14 +405,49 @@ mod tests {
         for (case, watermark, since, created, begins) in [
             ("nothing is known", None, None, 1_000, 1_000),
             ("a begin is given", None, Some(2_000), 1_000, 2_000),
-            ("a begin before the creation is given", None, Some(500), 1_000, 500),
+            (
+                "a begin before the creation is given",
+                None,
+                Some(500),
+                1_000,
+                500,
+            ),
             ("well after the creation", Some(5_000), None, 1_000, 4_900),
-            ("shortly after the creation", Some(1_050), None, 1_000, 1_000),
-            ("shortly after a begin before the creation", Some(550), Some(500), 1_000, 500),
-            ("of an earlier webhook of the endpoint", Some(900), None, 1_000, 800),
-            ("a begin that has long been passed", Some(5_000), Some(2_000), 1_000, 4_900),
+            (
+                "shortly after the creation",
+                Some(1_050),
+                None,
+                1_000,
+                1_000,
+            ),
+            (
+                "shortly after a begin before the creation",
+                Some(550),
+                Some(500),
+                1_000,
+                500,
+            ),
+            (
+                "of an earlier webhook of the endpoint",
+                Some(900),
+                None,
+                1_000,
+                800,
+            ),
+            (
+                "a begin that has long been passed",
+                Some(5_000),
+                Some(2_000),
+                1_000,
+                4_900,
+            ),
         ] {
-            let begun = begin(watermark.map(at), since.map(at), at(created), Duration::from_secs(100));
+            let begun = begin(
+                watermark.map(at),
+                since.map(at),
+                at(created),
+                Duration::from_secs(100),
+            );
             assert_eq!(begun, at(begins), "{case}");
         }
     }

@@ -8,8 +8,8 @@ use crate::receiver::Fed;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Events that were read and are wanted by the webhook, each once per window; those of a window that had to be split, or read again in
-    /// smaller pages, count again.
+    /// Events that were read and are wanted by the webhook, each once per window; those of a window
+    /// that had to be split, or read again in smaller pages, count again.
     pub read: u64,
     /// Pages that were read.
     pub pages: u64,
@@ -39,7 +39,8 @@ impl Progress {
         self.handled + self.stored + self.duplicates + self.unhandled + self.dead
     }
 
-    /// Events fed that were not known: what would have been missed. Those that nobody handles are not recorded, and so not among them.
+    /// Events fed that were not known: what would have been missed. Those that nobody handles are
+    /// not recorded, and so not among them.
     pub fn new_events(&self) -> u64 {
         self.handled + self.stored + self.dead
     }
@@ -48,7 +49,11 @@ impl Progress {
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     pub fn rate(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
-        if seconds > 0.0 { self.fed() as f64 / seconds } else { 0.0 }
+        if seconds > 0.0 {
+            self.fed() as f64 / seconds
+        } else {
+            0.0
+        }
     }
 
     /// Counts an event, and says under what name.
@@ -72,28 +77,32 @@ impl Progress {
 pub struct Report {
     /// The counts.
     pub progress: Progress,
-    /// Up to where everything is fed: the next run begins an overlap before it. None if there was no event yet.
+    /// Up to where everything is fed: the next run begins an overlap before it. None if there was
+    /// no event yet.
     pub watermark: Option<Timestamp>,
-    /// The event that was not taken, and that the run therefore ended at; none if it came to the end.
+    /// The event that was not taken, and that the run therefore ended at; none if it came to the
+    /// end.
     pub stopped: Option<Stopped>,
-    /// Whether the last look took less than a second, or was not the first and found nothing new. If not, events happen faster than they
-    /// are fed, or the run ended early.
+    /// Whether the last look took less than a second, or was not the first and found nothing new.
+    /// If not, events happen faster than they are fed, or the run ended early.
     pub caught_up: bool,
-    /// From before this nothing was read, though the run would have begun earlier: the ledger has forgotten what was handled then, so
-    /// that it would be handled again. A run of its own with [`since`](super::ReconcileBuilder::since), and without the stored
-    /// watermark, reads it all the same.
+    /// From before this nothing was read, though the run would have begun earlier: the ledger has
+    /// forgotten what was handled then, so that it would be handled again. A run of its own with
+    /// [`since`](super::ReconcileBuilder::since), and without the stored watermark, reads it all
+    /// the same.
     pub not_read_before: Option<Timestamp>,
     /// Events that AuthPI says it could not show (`invalid_count` of the pages read).
     pub not_shown: u64,
-    /// What stands in the log and is no readable event, for want of an id, a type or a timestamp. It is among the dead letters
-    /// where the ledger keeps them. Counted as often as it was read.
+    /// What stands in the log and is no readable event, for want of an id, a type or a timestamp.
+    /// It is among the dead letters where the ledger keeps them. Counted as often as it was read.
     pub unreadable: u64,
     /// How often the log was looked at.
     pub passes: u32,
 }
 
 impl Report {
-    /// Whether the present was reached. Whether all of the past was read, [`not_read_before`](Self::not_read_before) tells.
+    /// Whether the present was reached. Whether all of the past was read,
+    /// [`not_read_before`](Self::not_read_before) tells.
     pub fn is_complete(&self) -> bool {
         self.stopped.is_none() && self.caught_up
     }

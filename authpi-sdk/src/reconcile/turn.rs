@@ -12,8 +12,8 @@ use crate::{
     receiver::Receiver,
 };
 
-/// The record's name, which no event's id is: AuthPI's begin with `evt_`. It is claimed and released and never completed, and has no
-/// body, so that no worker takes it for an event.
+/// The record's name, which no event's id is: AuthPI's begin with `evt_`. It is claimed and
+/// released and never completed, and has no body, so that no worker takes it for an event.
 const RECORD: &str = "reconcile:turn";
 
 pub(super) enum Taken {
@@ -24,7 +24,8 @@ pub(super) enum Taken {
     },
 }
 
-/// Our turn. Dropped, it is given back, as long as the runtime lives; a process that dies leaves it to expire.
+/// Our turn. Dropped, it is given back, as long as the runtime lives; a process that dies leaves it
+/// to expire.
 pub(super) struct Turn {
     ledger: AnyLedger,
     key: EventKey,
@@ -38,15 +39,24 @@ impl Turn {
         let ledger = receiver.ledger().clone();
         let key = EventKey::new(receiver.endpoint(), RECORD);
         match ledger.claim(&key, Digest::UNCOMPARED, lease).await? {
-            Claim::Granted { token, .. } => Ok(Taken::Ours(Self { ledger, key, token: Some(token), lease })),
-            Claim::InFlight { lease_left: wait } | Claim::NotYet { wait } => Ok(Taken::Elsewhere { lease_left: wait }),
-            Claim::Handled { .. } | Claim::Dead { .. } => {
-                Err(LedgerError::new("claim", format!("somebody has completed the reserved record {RECORD}")))
+            Claim::Granted { token, .. } => Ok(Taken::Ours(Self {
+                ledger,
+                key,
+                token: Some(token),
+                lease,
+            })),
+            Claim::InFlight { lease_left: wait } | Claim::NotYet { wait } => {
+                Ok(Taken::Elsewhere { lease_left: wait })
             }
+            Claim::Handled { .. } | Claim::Dead { .. } => Err(LedgerError::new(
+                "claim",
+                format!("somebody has completed the reserved record {RECORD}"),
+            )),
         }
     }
 
-    /// Resolves when the turn is no longer ours: another took it, or the ledger could not be told for as long as the lease lasts.
+    /// Resolves when the turn is no longer ours: another took it, or the ledger could not be told
+    /// for as long as the lease lasts.
     pub(super) async fn lost(&self) {
         let Some(token) = self.token else { return };
         let third = (self.lease / 3).max(Duration::from_millis(1));
@@ -75,7 +85,8 @@ impl Turn {
 }
 
 async fn release(ledger: &AnyLedger, key: &EventKey, token: Token) {
-    // If it is lost, or the ledger cannot be told, there is nothing to give back but what expires by itself.
+    // If it is lost, or the ledger cannot be told, there is nothing to give back but what expires
+    // by itself.
     if let Err(error) = ledger.release(key, token, Duration::ZERO).await {
         tracing::warn!(endpoint = key.endpoint(), %error, "the turn to reconcile was not given back; it will expire");
     }

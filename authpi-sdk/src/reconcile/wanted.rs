@@ -13,8 +13,8 @@ use crate::{
     json,
 };
 
-/// The longest list of types that is put into an address, in bytes; servers commonly take 8 KB in all. All 106 types together
-/// are below it.
+/// The longest list of types that is put into an address, in bytes; servers commonly take 8 KB in
+/// all. All 106 types together are below it.
 const LONGEST_LIST: usize = 4_000;
 
 /// What a webhook wants.
@@ -29,10 +29,17 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(webhook: &Webhook, filter: SubjectFilter) -> Self {
         Self {
-            types: webhook.events.iter().map(|name| EventType::from(name.as_str())).collect(),
+            types: webhook
+                .events
+                .iter()
+                .map(|name| EventType::from(name.as_str()))
+                .collect(),
             subjects: webhook.subjects.clone().unwrap_or_default(),
             filter,
-            created_at: webhook.created_at.timestamp().unwrap_or(Timestamp::UNIX_EPOCH),
+            created_at: webhook
+                .created_at
+                .timestamp()
+                .unwrap_or(Timestamp::UNIX_EPOCH),
         }
     }
 
@@ -48,15 +55,21 @@ impl Wanted {
     /// None if AuthPI had better be asked for all.
     pub(super) fn types_to_ask_for(&self) -> Vec<EventType> {
         let length: usize = self.types.iter().map(|name| name.as_str().len() + 1).sum();
-        let can_be_asked_for = length <= LONGEST_LIST && self.types.iter().all(|name| !name.as_str().contains(','));
-        let mut types: Vec<_> = self.types.iter().filter(|_| can_be_asked_for).cloned().collect();
+        let can_be_asked_for =
+            length <= LONGEST_LIST && self.types.iter().all(|name| !name.as_str().contains(','));
+        let mut types: Vec<_> = self
+            .types
+            .iter()
+            .filter(|_| can_be_asked_for)
+            .cloned()
+            .collect();
         types.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         types
     }
 }
 
-/// **Assumed:** an event is wanted if its subject has all members of at least one of the webhook's subjects. What AuthPI means by
-/// them is not documented.
+/// **Assumed:** an event is wanted if its subject has all members of at least one of the webhook's
+/// subjects. What AuthPI means by them is not documented.
 pub(super) fn subject_is_one_of(event: &Event, subjects: &[&RawValue]) -> bool {
     type Members = std::collections::BTreeMap<String, serde_json::Value>;
     #[derive(serde::Deserialize)]
@@ -64,9 +77,15 @@ pub(super) fn subject_is_one_of(event: &Event, subjects: &[&RawValue]) -> bool {
         #[serde(default)]
         subject: Members,
     }
-    let Ok(Subject { subject }) = json::read(event.raw()) else { return false };
+    let Ok(Subject { subject }) = json::read(event.raw()) else {
+        return false;
+    };
     subjects
         .iter()
         .filter_map(|wanted| json::read::<Members>(wanted.get()).ok())
-        .any(|wanted| wanted.iter().all(|(name, value)| subject.get(name) == Some(value)))
+        .any(|wanted| {
+            wanted
+                .iter()
+                .all(|(name, value)| subject.get(name) == Some(value))
+        })
 }

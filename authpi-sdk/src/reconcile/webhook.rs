@@ -3,7 +3,8 @@
 use super::error::Kind;
 use crate::client::{Client, Webhook, WebhookSpec};
 
-/// Names a webhook: by its id, or by the spec that a service [declares](crate::client::Webhooks::ensure).
+/// Names a webhook: by its id, or by the spec that a service
+/// [declares](crate::client::Webhooks::ensure).
 ///
 /// An id is one webhook for ever. A spec is whatever webhook has its name and URL at the time
 /// ([`find`](crate::client::Webhooks::find)): also after another took its place, as by a
@@ -52,7 +53,12 @@ impl WebhookRef {
     pub(super) async fn look(&self, client: &Client) -> Result<Webhook, Kind> {
         match &self.0 {
             By::Id(id) => Ok(client.webhooks().get(id).await?.value),
-            By::Spec(spec) => Ok(client.webhooks().find(spec).await?.ok_or(Kind::NoWebhook)?.value),
+            By::Spec(spec) => Ok(client
+                .webhooks()
+                .find(spec)
+                .await?
+                .ok_or(Kind::NoWebhook)?
+                .value),
         }
     }
 }

@@ -22,7 +22,8 @@ impl Window {
     }
 }
 
-/// The windows from some time to the present, without a gap: each begins where the one before ended, and the last one has no end.
+/// The windows from some time to the present, without a gap: each begins where the one before
+/// ended, and the last one has no end.
 ///
 /// They grow while there is little in them, and are split when there is too much.
 #[derive(Debug)]
@@ -35,25 +36,38 @@ pub(super) struct Windows {
 
 impl Windows {
     pub(super) fn new(from: i64, now: i64) -> Self {
-        Self { from, span: FIRST, horizon: now }
+        Self {
+            from,
+            span: FIRST,
+            horizon: now,
+        }
     }
 
     pub(super) fn next(&self) -> Window {
         let until = Some(self.from.saturating_add(self.span)).filter(|until| *until < self.horizon);
-        Window { from: self.from, until, splits: until.is_none_or(|_| self.span > 1) }
+        Window {
+            from: self.from,
+            until,
+            splits: until.is_none_or(|_| self.span > 1),
+        }
     }
 
     /// The window held too much; the newest event seen in it was at `newest`.
     pub(super) fn split(&mut self, window: Window, newest: i64) {
         // The clock that `now` was from may be behind AuthPI's.
         self.horizon = self.horizon.max(newest.saturating_add(2));
-        let length = window.until.unwrap_or(self.horizon).saturating_sub(window.from);
+        let length = window
+            .until
+            .unwrap_or(self.horizon)
+            .saturating_sub(window.from);
         self.span = (length / 2).max(1);
     }
 
     /// The window was read, and held so many; says whether there is another.
     pub(super) fn done(&mut self, window: Window, events: usize, limit: usize) -> bool {
-        let Some(until) = window.until else { return false };
+        let Some(until) = window.until else {
+            return false;
+        };
         self.from = until;
         if events < limit.div_ceil(FULL_ENOUGH) {
             self.span = self.span.saturating_mul(2);
@@ -124,8 +138,15 @@ mod tests {
             let mut wanted = log.clone();
             wanted.sort_unstable();
             assert_eq!(got, wanted, "seed {seed}");
-            let fullest = log.iter().map(|at| log.iter().filter(|other| *other == at).count()).max().unwrap_or(0);
-            assert!(at_once <= limit.max(fullest), "seed {seed}: {at_once} events at once, limit {limit}");
+            let fullest = log
+                .iter()
+                .map(|at| log.iter().filter(|other| *other == at).count())
+                .max()
+                .unwrap_or(0);
+            assert!(
+                at_once <= limit.max(fullest),
+                "seed {seed}: {at_once} events at once, limit {limit}"
+            );
         }
     }
 
@@ -140,8 +161,19 @@ mod tests {
     #[test]
     fn a_clock_far_behind_or_ahead_changes_nothing_that_is_fed() {
         let log: Vec<i64> = (0..1_000).map(|n| 50 * FIRST + n * 1_000).collect();
-        for now in [i64::MIN, 0, 50 * FIRST, 50 * FIRST + 500_000, 60_000 * FIRST, i64::MAX] {
-            assert_eq!(fed(&log, 49 * FIRST, now, 10).0, log, "our clock shows {now}");
+        for now in [
+            i64::MIN,
+            0,
+            50 * FIRST,
+            50 * FIRST + 500_000,
+            60_000 * FIRST,
+            i64::MAX,
+        ] {
+            assert_eq!(
+                fed(&log, 49 * FIRST, now, 10).0,
+                log,
+                "our clock shows {now}"
+            );
         }
     }
 

@@ -21,7 +21,8 @@ const HASHED_AT_MOST: usize = 256 << 20;
 pub struct Diagnosis {
     /// The scheme that fits, if any.
     pub scheme: Option<SignatureScheme>,
-    /// Which bytes fitted instead of the delivered ones, when the body was changed on its way to us.
+    /// Which bytes fitted instead of the delivered ones, when the body was changed on its way to
+    /// us.
     pub body_was: Option<&'static str>,
     /// The headers that hold something like a signature.
     pub candidates: Vec<HeaderName>,
@@ -29,19 +30,27 @@ pub struct Diagnosis {
     pub remarks: Vec<String>,
 }
 
-/// Finds out how one real delivery, captured with all its headers and the exact bytes of its body, was signed with `secret`.
+/// Finds out how one real delivery, captured with all its headers and the exact bytes of its body,
+/// was signed with `secret`.
 ///
-/// Tries every header that holds something like a signature, with the body alone, with each timestamp and each id among the
-/// headers before it, and with every form of the key. When nothing fits it also tries what a well-meaning proxy or
-/// framework makes of a body: JSON written anew, a line break more or less.
+/// Tries every header that holds something like a signature, with the body alone, with each
+/// timestamp and each id among the headers before it, and with every form of the key. When nothing
+/// fits it also tries what a well-meaning proxy or framework makes of a body: JSON written anew, a
+/// line break more or less.
 ///
-/// It takes thousands of hashes where one verification takes one, so keep it to tools, and to logs of what you sent yourself. After
-/// 256 MiB it gives up and says so; headers made for that can come from a stranger only.
+/// It takes thousands of hashes where one verification takes one, so keep it to tools, and to logs
+/// of what you sent yourself. After 256 MiB it gives up and says so; headers made for that can come
+/// from a stranger only.
 pub fn diagnose(headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis {
     diagnose_within(HASHED_AT_MOST, headers, body, secret)
 }
 
-fn diagnose_within(mut budget: usize, headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis {
+fn diagnose_within(
+    mut budget: usize,
+    headers: &HeaderMap,
+    body: &[u8],
+    secret: &Secret,
+) -> Diagnosis {
     let mut candidates: Vec<HeaderName> = Vec::new();
     let mut remarks = Vec::new();
     let mut found = None;
@@ -52,13 +61,21 @@ fn diagnose_within(mut budget: usize, headers: &HeaderMap, body: &[u8], secret: 
                     candidates.push(header.clone());
                 }
                 for (content, time_unit, prefix) in contents(headers, header, paired.as_ref()) {
-                    for key in
-                        [KeyForm::Whole, KeyForm::AfterPrefix, KeyForm::Base64AfterPrefix, KeyForm::HexAfterPrefix]
-                    {
-                        let Some(mut mac) = key.hmac(secret) else { continue };
+                    for key in [
+                        KeyForm::Whole,
+                        KeyForm::AfterPrefix,
+                        KeyForm::Base64AfterPrefix,
+                        KeyForm::HexAfterPrefix,
+                    ] {
+                        let Some(mut mac) = key.hmac(secret) else {
+                            continue;
+                        };
                         // A hash of nothing at all is some blocks, too.
                         let Some(left) = budget.checked_sub(prefix.len() + body.len() + 256) else {
-                            remarks.push("gave up: there are too many combinations of headers to try".to_owned());
+                            remarks.push(
+                                "gave up: there are too many combinations of headers to try"
+                                    .to_owned(),
+                            );
                             break 'bodies;
                         };
                         budget = left;
@@ -92,7 +109,12 @@ fn diagnose_within(mut budget: usize, headers: &HeaderMap, body: &[u8], secret: 
         remarks.push("the secret begins or ends in white space".to_owned());
     }
     let (scheme, body_was) = found.map_or((None, None), |(scheme, was)| (Some(scheme), was));
-    Diagnosis { scheme, body_was, candidates, remarks }
+    Diagnosis {
+        scheme,
+        body_was,
+        candidates,
+        remarks,
+    }
 }
 
 impl Verifier {
@@ -101,10 +123,17 @@ impl Verifier {
     /// Each secret of the ring is tried by itself, also those out of their window.
     pub fn diagnose(&self, headers: &HeaderMap, body: &[u8]) -> Vec<String> {
         let mut lines = match self.verify(headers, bytes::Bytes::copy_from_slice(body)) {
-            Ok(verified) => return vec![format!("it is authentic (secret {:?})", verified.key_name())],
+            Ok(verified) => {
+                return vec![format!(
+                    "it is authentic (secret {:?})",
+                    verified.key_name()
+                )];
+            }
             Err(error) => vec![error.to_string()],
         };
-        let Some((scheme, ring)) = self.scheme_and_ring() else { return lines };
+        let Some((scheme, ring)) = self.scheme_and_ring() else {
+            return lines;
+        };
         for key in ring.keys().iter() {
             let diagnosis = diagnose(headers, body, &key.secret);
             let name = &key.name;
@@ -120,9 +149,17 @@ impl Verifier {
                     ));
                 }
                 (Some(found), None) => {
-                    lines.push(format!("the secret {name:?} fits another scheme: {}", found.to_rust()));
+                    lines.push(format!(
+                        "the secret {name:?} fits another scheme: {}",
+                        found.to_rust()
+                    ));
                 }
-                (None, _) => lines.extend(diagnosis.remarks.iter().map(|remark| format!("{name:?}: {remark}"))),
+                (None, _) => lines.extend(
+                    diagnosis
+                        .remarks
+                        .iter()
+                        .map(|remark| format!("{name:?}: {remark}")),
+                ),
             }
         }
         lines
@@ -133,25 +170,45 @@ impl Verifier {
 fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
     let mut bodies = vec![(None, body.to_vec())];
     if let Some(rest) = body.strip_suffix(b"\n") {
-        bodies.push((Some("the body without its last line break"), rest.strip_suffix(b"\r").unwrap_or(rest).to_vec()));
+        bodies.push((
+            Some("the body without its last line break"),
+            rest.strip_suffix(b"\r").unwrap_or(rest).to_vec(),
+        ));
     } else {
-        bodies.push((Some("the body with a line break behind it"), [body, b"\n"].concat()));
+        bodies.push((
+            Some("the body with a line break behind it"),
+            [body, b"\n"].concat(),
+        ));
     }
     if let Some(rest) = body.strip_prefix(b"\xef\xbb\xbf") {
         bodies.push((Some("the body without its byte order mark"), rest.to_vec()));
     }
     // Reading it as a value also bounds how deep it goes.
-    if let Some((text, value)) = std::str::from_utf8(body).ok().and_then(|text| Some((text, json::read(text).ok()?))) {
+    if let Some((text, value)) = std::str::from_utf8(body)
+        .ok()
+        .and_then(|text| Some((text, json::read(text).ok()?)))
+    {
         let value: serde_json::Value = value;
         let forms = [
             ("the same JSON written compactly", Spacing::None),
             ("the same JSON, indented", Spacing::Indented),
-            ("the same JSON with spaces behind commas and colons", Spacing::Spaces),
+            (
+                "the same JSON with spaces behind commas and colons",
+                Spacing::Spaces,
+            ),
         ];
-        bodies.extend(forms.iter().map(|(was, spacing)| (Some(*was), spaced_anew(text, *spacing))));
+        bodies.extend(
+            forms
+                .iter()
+                .map(|(was, spacing)| (Some(*was), spaced_anew(text, *spacing))),
+        );
         // The same again with the keys sorted, as some frameworks write them.
         let sorted = value.to_string();
-        bodies.extend(forms.iter().map(|(was, spacing)| (Some(*was), spaced_anew(&sorted, *spacing))));
+        bodies.extend(
+            forms
+                .iter()
+                .map(|(was, spacing)| (Some(*was), spaced_anew(&sorted, *spacing))),
+        );
     }
     bodies
 }
@@ -165,9 +222,11 @@ enum Spacing {
     Indented,
 }
 
-/// Valid JSON with other white space between its parts; order, numbers and escapes stay as they are written.
+/// Valid JSON with other white space between its parts; order, numbers and escapes stay as they are
+/// written.
 fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
-    let (mut anew, mut depth, mut in_string, mut escaped) = (Vec::with_capacity(json.len()), 0, false, false);
+    let (mut anew, mut depth, mut in_string, mut escaped) =
+        (Vec::with_capacity(json.len()), 0, false, false);
     let line = |anew: &mut Vec<u8>, depth: usize| {
         anew.push(b'\n');
         anew.extend(std::iter::repeat_n(b' ', depth * 2));
@@ -214,23 +273,39 @@ fn signatures_in(value: &[u8]) -> Vec<Found> {
         (Syntax::List, Encoding::Base64, TimeUnit::Seconds),
     ];
     let mut found = Vec::new();
-    let Ok(header_value) = http::HeaderValue::from_bytes(value) else { return found };
+    let Ok(header_value) = http::HeaderValue::from_bytes(value) else {
+        return found;
+    };
     let name = HeaderName::from_static("x");
     let headers = HeaderMap::from_iter([(name.clone(), header_value)]);
     for (syntax, encoding, unit) in readings {
-        let scheme = SignatureScheme::authpi().header(name.clone()).syntax(syntax).encoding(encoding).time_unit(unit);
-        let Ok(presented) = scheme.read_header(&headers) else { continue };
+        let scheme = SignatureScheme::authpi()
+            .header(name.clone())
+            .syntax(syntax)
+            .encoding(encoding)
+            .time_unit(unit);
+        let Ok(presented) = scheme.read_header(&headers) else {
+            continue;
+        };
         // Pairs without a time would be a list.
         if (syntax == Syntax::Pairs) != presented.timestamp.is_some() {
             continue;
         }
         // What can be seconds is: as milliseconds it would lie in the year 1973 at the latest.
-        let digits = presented.timestamp.as_ref().map_or(0, |at| at.written.len());
+        let digits = presented
+            .timestamp
+            .as_ref()
+            .map_or(0, |at| at.written.len());
         if unit == TimeUnit::Milliseconds && digits <= TimeUnit::Seconds.digits() {
             continue;
         }
         let paired = presented.timestamp.map(|at| (unit, at));
-        found.extend(presented.signatures.into_iter().map(|it| (syntax, encoding, it, paired.clone())));
+        found.extend(
+            presented
+                .signatures
+                .into_iter()
+                .map(|it| (syntax, encoding, it, paired.clone())),
+        );
     }
     found
 }
@@ -243,7 +318,11 @@ fn contents(
 ) -> Vec<(SignedContent, TimeUnit, Vec<u8>)> {
     let mut contents = vec![(SignedContent::Body, TimeUnit::Seconds, Vec::new())];
     if let Some((unit, at)) = paired {
-        contents.push((SignedContent::PairedTimestampAndBody, *unit, [&at.written[..], b"."].concat()));
+        contents.push((
+            SignedContent::PairedTimestampAndBody,
+            *unit,
+            [&at.written[..], b"."].concat(),
+        ));
     }
     for (timestamp, at) in headers {
         // Ten digits are a second, and thirteen a millisecond, between the years 2001 and 2286.
@@ -256,9 +335,21 @@ fn contents(
             continue;
         }
         let prefix = [at.as_bytes(), b"."].concat();
-        contents.push((SignedContent::TimestampAndBody { timestamp: timestamp.clone() }, unit, prefix.clone()));
-        for (id, value) in headers.iter().filter(|(name, value)| *name != signature && value.len() <= 256) {
-            let content = SignedContent::IdTimestampAndBody { id: id.clone(), timestamp: timestamp.clone() };
+        contents.push((
+            SignedContent::TimestampAndBody {
+                timestamp: timestamp.clone(),
+            },
+            unit,
+            prefix.clone(),
+        ));
+        for (id, value) in headers
+            .iter()
+            .filter(|(name, value)| *name != signature && value.len() <= 256)
+        {
+            let content = SignedContent::IdTimestampAndBody {
+                id: id.clone(),
+                timestamp: timestamp.clone(),
+            };
             contents.push((content, unit, [value.as_bytes(), b".", &prefix].concat()));
         }
     }
@@ -270,8 +361,19 @@ impl SignatureScheme {
     fn signs_as(&self, other: &Self) -> bool {
         let encoding = self.encoding == other.encoding || other.encoding == Encoding::HexOrBase64;
         encoding
-            && (&self.header, self.written_as(), &self.content, self.signed_unit(), self.key)
-                == (&other.header, other.written_as(), &other.content, other.signed_unit(), other.key)
+            && (
+                &self.header,
+                self.written_as(),
+                &self.content,
+                self.signed_unit(),
+                self.key,
+            ) == (
+                &other.header,
+                other.written_as(),
+                &other.content,
+                other.signed_unit(),
+                other.key,
+            )
     }
 
     /// The scheme as a line of Rust that makes it.
@@ -300,7 +402,11 @@ impl SignatureScheme {
                 write!(line, ".content(SignedContent::PairedTimestampAndBody)")
             }
             SignedContent::TimestampAndBody { timestamp } => {
-                write!(line, ".content(SignedContent::TimestampAndBody {{ timestamp: {} }})", name(timestamp))
+                write!(
+                    line,
+                    ".content(SignedContent::TimestampAndBody {{ timestamp: {} }})",
+                    name(timestamp)
+                )
             }
             SignedContent::IdTimestampAndBody { id, timestamp } => write!(
                 line,
@@ -327,13 +433,22 @@ impl fmt::Display for Diagnosis {
             None => writeln!(f, "no scheme fits")?,
         }
         if let Some(was) = self.body_was {
-            writeln!(f, "but only {was} fits: the body was changed after it was signed")?;
+            writeln!(
+                f,
+                "but only {was} fits: the body was changed after it was signed"
+            )?;
         }
         let names: Vec<_> = self.candidates.iter().map(HeaderName::as_str).collect();
         if !names.is_empty() {
-            writeln!(f, "headers that look like a signature: {}", names.join(", "))?;
+            writeln!(
+                f,
+                "headers that look like a signature: {}",
+                names.join(", ")
+            )?;
         }
-        self.remarks.iter().try_for_each(|remark| writeln!(f, "{remark}"))
+        self.remarks
+            .iter()
+            .try_for_each(|remark| writeln!(f, "{remark}"))
     }
 }
 
@@ -346,7 +461,9 @@ mod tests {
     const BODY: &[u8] = br#"{"b":1,"a":2}"#;
 
     fn signed(scheme: &SignatureScheme, secret: &Secret, body: &[u8]) -> HeaderMap {
-        scheme.sign(secret, "msg_1", Timestamp::now(), body).unwrap()
+        scheme
+            .sign(secret, "msg_1", Timestamp::now(), body)
+            .unwrap()
     }
 
     #[test]
@@ -357,20 +474,44 @@ mod tests {
         let contents = [
             (Syntax::List, SignedContent::Body),
             (Syntax::Pairs, SignedContent::PairedTimestampAndBody),
-            (Syntax::List, SignedContent::TimestampAndBody { timestamp: stamp.clone() }),
-            (Syntax::List, SignedContent::IdTimestampAndBody { id, timestamp: stamp }),
+            (
+                Syntax::List,
+                SignedContent::TimestampAndBody {
+                    timestamp: stamp.clone(),
+                },
+            ),
+            (
+                Syntax::List,
+                SignedContent::IdTimestampAndBody {
+                    id,
+                    timestamp: stamp,
+                },
+            ),
         ];
         for (syntax, content) in contents {
             for encoding in [Encoding::Hex, Encoding::Base64] {
-                for key in [KeyForm::Whole, KeyForm::AfterPrefix, KeyForm::Base64AfterPrefix, KeyForm::HexAfterPrefix] {
+                for key in [
+                    KeyForm::Whole,
+                    KeyForm::AfterPrefix,
+                    KeyForm::Base64AfterPrefix,
+                    KeyForm::HexAfterPrefix,
+                ] {
                     for unit in [TimeUnit::Seconds, TimeUnit::Milliseconds] {
-                        let scheme = SignatureScheme::authpi().syntax(syntax).content(content.clone());
+                        let scheme = SignatureScheme::authpi()
+                            .syntax(syntax)
+                            .content(content.clone());
                         let scheme = scheme.encoding(encoding).key(key).time_unit(unit);
                         let headers = signed(&scheme, &secret, BODY);
                         let diagnosis = diagnose(&headers, BODY, &secret);
-                        let found = diagnosis.scheme.unwrap_or_else(|| panic!("not found: {scheme:?}"));
-                        let verifier = Verifier::new(found, KeyRing::new().with("k", secret.clone()));
-                        assert!(verifier.verify(&headers, BODY).is_ok(), "found another scheme than {scheme:?}");
+                        let found = diagnosis
+                            .scheme
+                            .unwrap_or_else(|| panic!("not found: {scheme:?}"));
+                        let verifier =
+                            Verifier::new(found, KeyRing::new().with("k", secret.clone()));
+                        assert!(
+                            verifier.verify(&headers, BODY).is_ok(),
+                            "found another scheme than {scheme:?}"
+                        );
                     }
                 }
             }
@@ -382,20 +523,34 @@ mod tests {
         let secret = Secret::new("whs_c2VjcmV0");
         for (scheme, line) in [
             (SignatureScheme::authpi(), "SignatureScheme::authpi()"),
-            (SignatureScheme::timestamped(), "SignatureScheme::timestamped()"),
-            (SignatureScheme::standard_webhooks(), "SignatureScheme::standard_webhooks()"),
             (
-                SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).key(KeyForm::AfterPrefix),
+                SignatureScheme::timestamped(),
+                "SignatureScheme::timestamped()",
+            ),
+            (
+                SignatureScheme::standard_webhooks(),
+                "SignatureScheme::standard_webhooks()",
+            ),
+            (
+                SignatureScheme::authpi()
+                    .header(HeaderName::from_static("x-sig"))
+                    .key(KeyForm::AfterPrefix),
                 r#"SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).encoding(Encoding::Hex).key(KeyForm::AfterPrefix)"#,
             ),
             (
                 SignatureScheme::timestamped().time_unit(TimeUnit::Milliseconds),
                 "SignatureScheme::authpi().syntax(Syntax::Pairs).content(SignedContent::PairedTimestampAndBody).time_unit(TimeUnit::Milliseconds).encoding(Encoding::Hex)",
             ),
-            (SignatureScheme::authpi().time_unit(TimeUnit::Milliseconds), "SignatureScheme::authpi()"),
+            (
+                SignatureScheme::authpi().time_unit(TimeUnit::Milliseconds),
+                "SignatureScheme::authpi()",
+            ),
         ] {
             let diagnosis = diagnose(&signed(&scheme, &secret, BODY), BODY, &secret);
-            assert_eq!(diagnosis.to_string().lines().next().unwrap(), format!("it fits: {line}"));
+            assert_eq!(
+                diagnosis.to_string().lines().next().unwrap(),
+                format!("it fits: {line}")
+            );
         }
     }
 
@@ -406,9 +561,18 @@ mod tests {
         let compact = br#"{"a":2,"b":1}"#;
         let headers = signed(&scheme, &secret, compact);
         let delivered = b"{ \"a\": 2, \"b\": 1 }";
-        assert_eq!(diagnose(&headers, delivered, &secret).body_was, Some("the same JSON written compactly"));
-        let lines = Verifier::authpi(KeyRing::new().with("k", secret)).diagnose(&headers, delivered);
-        assert!(lines.iter().any(|line| line.contains("the body was changed")), "{lines:?}");
+        assert_eq!(
+            diagnose(&headers, delivered, &secret).body_was,
+            Some("the same JSON written compactly")
+        );
+        let lines =
+            Verifier::authpi(KeyRing::new().with("k", secret)).diagnose(&headers, delivered);
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.contains("the body was changed")),
+            "{lines:?}"
+        );
     }
 
     #[test]
@@ -426,7 +590,11 @@ mod tests {
         for (sent, was) in forms {
             let headers = signed(&SignatureScheme::authpi(), &secret, sent.as_bytes());
             for (delivered, _) in forms.iter().filter(|(delivered, _)| *delivered != sent) {
-                assert_eq!(diagnose(&headers, delivered.as_bytes(), &secret).body_was, Some(was), "from {delivered}");
+                assert_eq!(
+                    diagnose(&headers, delivered.as_bytes(), &secret).body_was,
+                    Some(was),
+                    "from {delivered}"
+                );
             }
         }
     }
@@ -437,7 +605,10 @@ mod tests {
         for n in 0..100 {
             let name = |what: &str| HeaderName::try_from(format!("x-{what}-{n}")).unwrap();
             headers.insert(name("time"), (1_700_000_000 + n).into());
-            headers.insert(name("signature"), vec!["0".repeat(64); 16].join(",").parse().unwrap());
+            headers.insert(
+                name("signature"),
+                vec!["0".repeat(64); 16].join(",").parse().unwrap(),
+            );
         }
         let diagnosis = diagnose_within(1 << 20, &headers, &[b' '; 4096], &Secret::new("whs_s"));
         assert!(diagnosis.scheme.is_none());
@@ -447,25 +618,45 @@ mod tests {
     #[test]
     fn a_failure_is_explained_by_the_secret_the_scheme_or_the_clock() {
         let secret = Secret::new("whs_s");
-        let explain = |verifier: Verifier, headers: &HeaderMap| verifier.diagnose(headers, BODY).join("\n");
+        let explain =
+            |verifier: Verifier, headers: &HeaderMap| verifier.diagnose(headers, BODY).join("\n");
         let ring = KeyRing::new().with("k", secret.clone());
         let timestamped = signed(&SignatureScheme::timestamped(), &secret, BODY);
         let another = explain(Verifier::authpi(ring.clone()), &timestamped);
-        assert!(another.contains("another scheme: SignatureScheme::timestamped()"), "{another}");
+        assert!(
+            another.contains("another scheme: SignatureScheme::timestamped()"),
+            "{another}"
+        );
         let wrong = explain(
             Verifier::authpi(KeyRing::new().with("k", "whs_t")),
             &signed(&SignatureScheme::authpi(), &secret, BODY),
         );
         assert!(wrong.contains("another webhook's secret"), "{wrong}");
         let late = crate::Clock::from_fn(|| Timestamp::now() + jiff::SignedDuration::from_hours(1));
-        let stale = explain(Verifier::new(SignatureScheme::timestamped(), ring).clock(late), &timestamped);
-        assert!(stale.contains("s ago") && stale.contains("clock"), "{stale}");
+        let stale = explain(
+            Verifier::new(SignatureScheme::timestamped(), ring).clock(late),
+            &timestamped,
+        );
+        assert!(
+            stale.contains("s ago") && stale.contains("clock"),
+            "{stale}"
+        );
     }
 
     #[test]
     fn nothing_secret_is_shown() {
         let secret = Secret::new("whs_topsecret ");
-        let shown = format!("{}", diagnose(&signed(&SignatureScheme::authpi(), &"x".into(), BODY), BODY, &secret));
-        assert!(shown.contains("white space") && !shown.contains("topsecret"), "{shown}");
+        let shown = format!(
+            "{}",
+            diagnose(
+                &signed(&SignatureScheme::authpi(), &"x".into(), BODY),
+                BODY,
+                &secret
+            )
+        );
+        assert!(
+            shown.contains("white space") && !shown.contains("topsecret"),
+            "{shown}"
+        );
     }
 }

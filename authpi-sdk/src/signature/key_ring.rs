@@ -14,10 +14,12 @@ use super::Secret;
 /// How many secrets a ring may hold: each one costs a hash of every delivery.
 pub const MAX_KEYS: usize = 4;
 
-/// The secrets that a delivery may be signed with, each under a name that says in the log which one matched.
+/// The secrets that a delivery may be signed with, each under a name that says in the log which one
+/// matched.
 ///
-/// Clones share one ring, so [`replace`](KeyRing::replace) changes the secrets of a running receiver. During a rotation hold the
-/// old and the new secret; with [`with_during`](KeyRing::with_during) a secret comes and goes by itself.
+/// Clones share one ring, so [`replace`](KeyRing::replace) changes the secrets of a running
+/// receiver. During a rotation hold the old and the new secret; with
+/// [`with_during`](KeyRing::with_during) a secret comes and goes by itself.
 #[derive(Clone)]
 pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
 
@@ -33,7 +35,8 @@ pub(super) struct Key {
     last_match: LastMatch,
 }
 
-/// When a delivery was last signed with a key, in Unix milliseconds; shared by all rings that hold the key.
+/// When a delivery was last signed with a key, in Unix milliseconds; shared by all rings that hold
+/// the key.
 #[derive(Clone)]
 struct LastMatch(Arc<AtomicI64>);
 
@@ -42,7 +45,9 @@ const NEVER: i64 = i64::MIN;
 impl Key {
     /// Notes that an authentic delivery was signed with it.
     pub(super) fn matched(&self, at: Timestamp) {
-        self.last_match.0.fetch_max(at.as_millisecond(), Ordering::Relaxed);
+        self.last_match
+            .0
+            .fetch_max(at.as_millisecond(), Ordering::Relaxed);
     }
 
     pub(super) fn is_valid_at(&self, now: Timestamp) -> bool {
@@ -61,10 +66,14 @@ impl Keys {
         }
         for (at, key) in self.0.iter().enumerate() {
             if self.0[..at].iter().any(|other| other.name == key.name) {
-                return Err(KeyRingError::NameTwice { name: key.name.to_string() });
+                return Err(KeyRingError::NameTwice {
+                    name: key.name.to_string(),
+                });
             }
             if key.secret.expose().is_empty() {
-                return Err(KeyRingError::EmptySecret { name: key.name.to_string() });
+                return Err(KeyRingError::EmptySecret {
+                    name: key.name.to_string(),
+                });
             }
         }
         Ok(())
@@ -77,17 +86,18 @@ impl KeyRing {
         Self(Arc::default())
     }
 
-    /// Adds a secret that is valid at any time. It gives a ring of its own: what already runs on a clone of this one does not
-    /// change (that is what [`replace`](Self::replace) is for).
+    /// Adds a secret that is valid at any time. It gives a ring of its own: what already runs on a
+    /// clone of this one does not change (that is what [`replace`](Self::replace) is for).
     ///
-    /// What is wrong with the ring as a whole (more than [`MAX_KEYS`] secrets, a name used twice, an empty secret) is told by
-    /// [`check`](Self::check), which building a receiver calls.
+    /// What is wrong with the ring as a whole (more than [`MAX_KEYS`] secrets, a name used twice,
+    /// an empty secret) is told by [`check`](Self::check), which building a receiver calls.
     #[must_use]
     pub fn with(self, name: impl Into<Arc<str>>, secret: impl Into<Secret>) -> Self {
         self.with_during(name, secret, ..)
     }
 
-    /// Adds a secret that is valid only at times within `window`: `start..` for not-before, `..end` for not-after.
+    /// Adds a secret that is valid only at times within `window`: `start..` for not-before, `..end`
+    /// for not-after.
     #[must_use]
     pub fn with_during(
         self,
@@ -98,16 +108,22 @@ impl KeyRing {
         let window = (window.start_bound().cloned(), window.end_bound().cloned());
         let mut keys = Keys::clone(&self.keys());
         let last_match = LastMatch(Arc::new(AtomicI64::new(NEVER)));
-        keys.0.push(Key { name: name.into(), secret: secret.into(), window, last_match });
+        keys.0.push(Key {
+            name: name.into(),
+            secret: secret.into(),
+            window,
+            last_match,
+        });
         // A ring of its own: adding to a clone must not change what a running receiver trusts.
         Self(Arc::new(RwLock::new(Arc::new(keys))))
     }
 
-    /// Puts the secrets of `next` in the place of these, for every clone of this ring at once. A secret that stays under its
-    /// name keeps its [`last_match`](Self::last_match).
+    /// Puts the secrets of `next` in the place of these, for every clone of this ring at once. A
+    /// secret that stays under its name keeps its [`last_match`](Self::last_match).
     ///
     /// # Errors
-    /// When `next` does not pass [`check`](Self::check) or is empty, which [`clear`](Self::clear) is for; the ring is unchanged then.
+    /// When `next` does not pass [`check`](Self::check) or is empty, which [`clear`](Self::clear)
+    /// is for; the ring is unchanged then.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
         let keys = next.keys();
         if keys.0.is_empty() {
@@ -117,7 +133,10 @@ impl KeyRing {
         let mut keys = Keys::clone(&keys);
         let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for key in &mut keys.0 {
-            if let Some(same) = held.iter().find(|held| held.name == key.name && held.secret == key.secret) {
+            if let Some(same) = held
+                .iter()
+                .find(|held| held.name == key.name && held.secret == key.secret)
+            {
                 key.last_match = same.last_match.clone();
             }
         }
@@ -125,19 +144,28 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Removes every secret, for every clone of this ring at once: a receiver answers each delivery with 500 from then on, until
-    /// [`replace`](Self::replace) gives it others. For when the last secret is revoked.
+    /// Removes every secret, for every clone of this ring at once: a receiver answers each delivery
+    /// with 500 from then on, until [`replace`](Self::replace) gives it others. For when the last
+    /// secret is revoked.
     pub fn clear(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
-    /// When an authentic delivery was last signed with (or carried) the secret of this name; none if none was yet, or there is
-    /// no such secret. It tells during a rotation whether the new secret is in use, and whether the old one still is. By the
-    /// verifier's clock, to the millisecond, in this process only.
+    /// When an authentic delivery was last signed with (or carried) the secret of this name; none
+    /// if none was yet, or there is no such secret. It tells during a rotation whether the new
+    /// secret is in use, and whether the old one still is. By the verifier's clock, to the
+    /// millisecond, in this process only.
     pub fn last_match(&self, name: &str) -> Option<Timestamp> {
         let keys = self.keys();
-        let at = keys.iter().find(|key| &*key.name == name)?.last_match.0.load(Ordering::Relaxed);
-        (at != NEVER).then(|| Timestamp::from_millisecond(at).ok()).flatten()
+        let at = keys
+            .iter()
+            .find(|key| &*key.name == name)?
+            .last_match
+            .0
+            .load(Ordering::Relaxed);
+        (at != NEVER)
+            .then(|| Timestamp::from_millisecond(at).ok())
+            .flatten()
     }
 
     /// Says what is wrong with the ring, if anything.
@@ -159,7 +187,10 @@ impl KeyRing {
     }
 
     pub(super) fn keys(&self) -> Arc<Keys> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -196,8 +227,8 @@ pub enum KeyRingError {
         /// Its name.
         name: String,
     },
-    /// A secret is not of the form that the signature scheme takes its key from (such as base64), so nothing could be verified
-    /// with it.
+    /// A secret is not of the form that the signature scheme takes its key from (such as base64),
+    /// so nothing could be verified with it.
     NotOfForm {
         /// Its name.
         name: String,
@@ -208,11 +239,17 @@ impl fmt::Display for KeyRingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("the key ring holds no secret"),
-            Self::TooMany { held } => write!(f, "the key ring holds {held} secrets, and may hold {MAX_KEYS}"),
+            Self::TooMany { held } => write!(
+                f,
+                "the key ring holds {held} secrets, and may hold {MAX_KEYS}"
+            ),
             Self::NameTwice { name } => write!(f, "the key ring holds two secrets named {name:?}"),
             Self::EmptySecret { name } => write!(f, "the secret named {name:?} is empty"),
             Self::NotOfForm { name } => {
-                write!(f, "the secret named {name:?} is not of the form that the signature scheme needs")
+                write!(
+                    f,
+                    "the secret named {name:?} is not of the form that the signature scheme needs"
+                )
             }
         }
     }
@@ -229,8 +266,14 @@ mod tests {
         let five = (0..5).fold(KeyRing::new(), |ring, n| ring.with(n.to_string(), "s"));
         assert_eq!(five.check(), Err(KeyRingError::TooMany { held: 5 }));
         let twice = KeyRing::new().with("a", "s").with("a", "t");
-        assert_eq!(twice.check(), Err(KeyRingError::NameTwice { name: "a".into() }));
-        assert_eq!(KeyRing::new().with("a", "").check(), Err(KeyRingError::EmptySecret { name: "a".into() }));
+        assert_eq!(
+            twice.check(),
+            Err(KeyRingError::NameTwice { name: "a".into() })
+        );
+        assert_eq!(
+            KeyRing::new().with("a", "").check(),
+            Err(KeyRingError::EmptySecret { name: "a".into() })
+        );
     }
 
     #[test]
@@ -252,13 +295,29 @@ mod tests {
             key.matched(at);
             key.matched(Timestamp::UNIX_EPOCH);
         }
-        ring.replace(&KeyRing::new().with("a", "s").with("b", "another").with("c", "u")).unwrap();
-        assert_eq!((ring.last_match("a"), ring.last_match("b"), ring.last_match("c")), (Some(at), None, None));
+        ring.replace(
+            &KeyRing::new()
+                .with("a", "s")
+                .with("b", "another")
+                .with("c", "u"),
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                ring.last_match("a"),
+                ring.last_match("b"),
+                ring.last_match("c")
+            ),
+            (Some(at), None, None)
+        );
         assert_eq!(ring.last_match("d"), None);
     }
 
     #[test]
     fn debug_shows_names_only() {
-        assert_eq!(format!("{:?}", KeyRing::new().with("2026-11", "whs_secret")), r#"KeyRing(["2026-11"])"#);
+        assert_eq!(
+            format!("{:?}", KeyRing::new().with("2026-11", "whs_secret")),
+            r#"KeyRing(["2026-11"])"#
+        );
     }
 }

@@ -19,15 +19,18 @@ use crate::hex::hex;
 pub(super) type HmacSha256 = Hmac<Sha256>;
 pub(super) type Signature = [u8; 32];
 
-/// At most this many signatures in one delivery are looked at; a sender in the midst of a rotation sends two.
+/// At most this many signatures in one delivery are looked at; a sender in the midst of a rotation
+/// sends two.
 pub(super) const MAX_SIGNATURES: usize = 16;
 /// A signature header longer than this (in bytes) is refused unread.
 const MAX_HEADER: usize = 4096;
 
-/// How a delivery is signed, as a small value. It is configuration, and never chosen by the request.
+/// How a delivery is signed, as a small value. It is configuration, and never chosen by the
+/// request.
 ///
-/// Three presets: [`authpi`](Self::authpi), [`timestamped`](Self::timestamped), [`standard_webhooks`](Self::standard_webhooks);
-/// by `FromStr` also `"authpi"`, `"timestamped"`, `"standard-webhooks"`. Each part can be replaced.
+/// Three presets: [`authpi`](Self::authpi), [`timestamped`](Self::timestamped),
+/// [`standard_webhooks`](Self::standard_webhooks); by `FromStr` also `"authpi"`, `"timestamped"`,
+/// `"standard-webhooks"`. Each part can be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignatureScheme {
     pub(super) header: HeaderName,
@@ -43,7 +46,8 @@ pub struct SignatureScheme {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Syntax {
-    /// One signature or several, parted by commas or spaces, each bare or after `sha256=`, `v1=` or `v1,`.
+    /// One signature or several, parted by commas or spaces, each bare or after `sha256=`, `v1=` or
+    /// `v1,`.
     List,
     /// `t=<timestamp>,v1=<signature>`, with as many `v1` as there are keys.
     Pairs,
@@ -55,8 +59,8 @@ pub enum Syntax {
 pub enum SignedContent {
     /// The raw body alone.
     Body,
-    /// `<t>.<body>`, where `t` (Unix time, in the scheme's [`TimeUnit`]) stands in the signature header, which is written in [`Syntax::Pairs`] then,
-    /// whatever else was asked for.
+    /// `<t>.<body>`, where `t` (Unix time, in the scheme's [`TimeUnit`]) stands in the signature
+    /// header, which is written in [`Syntax::Pairs`] then, whatever else was asked for.
     PairedTimestampAndBody,
     /// `<timestamp>.<body>`, where the timestamp (Unix time) stands in a header of its own.
     TimestampAndBody {
@@ -122,7 +126,8 @@ pub enum Encoding {
     Hex,
     /// Base64, with or without padding.
     Base64,
-    /// Either of them is read (their lengths differ, so neither can be taken for the other); hex is written.
+    /// Either of them is read (their lengths differ, so neither can be taken for the other); hex is
+    /// written.
     HexOrBase64,
 }
 
@@ -143,9 +148,10 @@ pub enum KeyForm {
 impl SignatureScheme {
     /// Our reading of AuthPI's signature: `X-Webhook-Signature`, HMAC-SHA256 of the raw body.
     ///
-    /// The header and the algorithm are documented (AuthPI's webhooks reference). **Assumed**, since nothing is documented: that
-    /// the raw body is what is signed, that the whole secret as UTF-8 is the key, and that there is no timestamp. The
-    /// encoding is not documented either, so hex and base64 are both read, with or without `sha256=` or `v1=`.
+    /// The header and the algorithm are documented (AuthPI's webhooks reference). **Assumed**,
+    /// since nothing is documented: that the raw body is what is signed, that the whole secret as
+    /// UTF-8 is the key, and that there is no timestamp. The encoding is not documented either, so
+    /// hex and base64 are both read, with or without `sha256=` or `v1=`.
     /// [`diagnose`](super::diagnose) tells from one real delivery whether this holds.
     pub fn authpi() -> Self {
         Self {
@@ -169,8 +175,9 @@ impl SignatureScheme {
         }
     }
 
-    /// The [Standard Webhooks](https://www.standardwebhooks.com) scheme: `webhook-id`, `webhook-timestamp`, and
-    /// `webhook-signature: v1,<base64>` over `<id>.<timestamp>.<body>`; tolerance five minutes.
+    /// The [Standard Webhooks](https://www.standardwebhooks.com) scheme: `webhook-id`,
+    /// `webhook-timestamp`, and `webhook-signature: v1,<base64>` over `<id>.<timestamp>.<body>`;
+    /// tolerance five minutes.
     pub fn standard_webhooks() -> Self {
         Self {
             header: HeaderName::from_static("webhook-signature"),
@@ -216,14 +223,15 @@ impl SignatureScheme {
         Self { key, ..self }
     }
 
-    /// Sets how far the signed timestamp may lie from now, to either side (default five minutes). Without effect where no
-    /// timestamp is signed.
+    /// Sets how far the signed timestamp may lie from now, to either side (default five minutes).
+    /// Without effect where no timestamp is signed.
     #[must_use]
     pub fn tolerance(self, tolerance: Duration) -> Self {
         Self { tolerance, ..self }
     }
 
-    /// Sets what the signed timestamp counts (default seconds). Without effect where no timestamp is signed.
+    /// Sets what the signed timestamp counts (default seconds). Without effect where no timestamp
+    /// is signed.
     #[must_use]
     pub fn time_unit(self, time_unit: TimeUnit) -> Self {
         Self { time_unit, ..self }
@@ -236,12 +244,19 @@ impl SignatureScheme {
 
     /// The headers that a sender puts on a delivery of `body`.
     ///
-    /// `message_id` and `at` are used where the scheme signs them. Hex or base64 is written bare, except that
-    /// [`Syntax::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes `v1,…`.
+    /// `message_id` and `at` are used where the scheme signs them. Hex or base64 is written bare,
+    /// except that [`Syntax::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes `v1,…`.
     ///
     /// # Errors
-    /// When the secret is not of the form that the scheme needs, or `message_id` cannot stand in a header.
-    pub fn sign(&self, secret: &Secret, message_id: &str, at: Timestamp, body: &[u8]) -> Result<HeaderMap, SignError> {
+    /// When the secret is not of the form that the scheme needs, or `message_id` cannot stand in a
+    /// header.
+    pub fn sign(
+        &self,
+        secret: &Secret,
+        message_id: &str,
+        at: Timestamp,
+        body: &[u8],
+    ) -> Result<HeaderMap, SignError> {
         let time = self.time_unit.of(at).to_string();
         let mut mac = self.key.hmac(secret).ok_or(SignError::Secret(self.key))?;
         let mut headers = HeaderMap::new();
@@ -255,7 +270,10 @@ impl SignatureScheme {
                 headers.insert(timestamp, header_value(&time)?);
             }
             SignedContent::IdTimestampAndBody { id, timestamp } => {
-                update_all(&mut mac, &[message_id.as_bytes(), b".", time.as_bytes(), b"."]);
+                update_all(
+                    &mut mac,
+                    &[message_id.as_bytes(), b".", time.as_bytes(), b"."],
+                );
                 headers.insert(id, header_value(message_id)?);
                 headers.insert(timestamp, header_value(&time)?);
             }
@@ -283,9 +301,13 @@ impl SignatureScheme {
         }
     }
 
-    /// All signatures in the header, and the timestamp that stands beside them in [`Syntax::Pairs`].
+    /// All signatures in the header, and the timestamp that stands beside them in
+    /// [`Syntax::Pairs`].
     pub(super) fn read_header(&self, headers: &HeaderMap) -> Result<Presented, Unread> {
-        let mut presented = Presented { signatures: Vec::new(), timestamp: None };
+        let mut presented = Presented {
+            signatures: Vec::new(),
+            timestamp: None,
+        };
         let mut seen = false;
         let syntax = self.written_as();
         for value in headers.get_all(&self.header) {
@@ -297,10 +319,16 @@ impl SignatureScheme {
             if syntax == Syntax::List && self.collect(value.as_bytes(), &mut presented)? {
                 continue;
             }
-            for item in value.as_bytes().split(|byte| matches!(byte, b',' | b' ' | b'\t')) {
+            for item in value
+                .as_bytes()
+                .split(|byte| matches!(byte, b',' | b' ' | b'\t'))
+            {
                 let (name, signature) = match item.iter().position(|&byte| byte == b'=') {
-                    // Base64 ends in `=` and a name never does, so an `=` with nothing but padding behind it parts nothing.
-                    Some(at) if item[at..].iter().any(|&byte| byte != b'=') => (&item[..at], &item[at + 1..]),
+                    // Base64 ends in `=` and a name never does, so an `=` with nothing but padding
+                    // behind it parts nothing.
+                    Some(at) if item[at..].iter().any(|&byte| byte != b'=') => {
+                        (&item[..at], &item[at + 1..])
+                    }
                     _ => (&b""[..], item),
                 };
                 match name {
@@ -309,8 +337,9 @@ impl SignatureScheme {
                         return Err(Unread::Malformed);
                     }
                     b"t" if syntax == Syntax::Pairs => {
-                        presented.timestamp =
-                            Some(SignedTime::read(signature, self.time_unit).ok_or(Unread::Malformed)?);
+                        presented.timestamp = Some(
+                            SignedTime::read(signature, self.time_unit).ok_or(Unread::Malformed)?,
+                        );
                     }
                     b"v1" => {
                         self.collect(signature, &mut presented)?;
@@ -331,7 +360,9 @@ impl SignatureScheme {
 
     /// Whether that was a signature.
     fn collect(&self, written: &[u8], presented: &mut Presented) -> Result<bool, Unread> {
-        let Some(signature) = self.encoding.decode(written) else { return Ok(false) };
+        let Some(signature) = self.encoding.decode(written) else {
+            return Ok(false);
+        };
         if presented.signatures.len() == MAX_SIGNATURES {
             return Err(Unread::Malformed);
         }
@@ -363,18 +394,29 @@ pub(super) struct SignedTime {
 impl SignedTime {
     /// As many digits as the unit allows.
     pub(super) fn read(written: &[u8], unit: TimeUnit) -> Option<Self> {
-        if written.is_empty() || written.len() > unit.digits() || !written.iter().all(u8::is_ascii_digit) {
+        if written.is_empty()
+            || written.len() > unit.digits()
+            || !written.iter().all(u8::is_ascii_digit)
+        {
             return None;
         }
-        let value = written.iter().fold(0_i64, |n, digit| n * 10 + i64::from(digit - b'0'));
-        Some(Self { written: written.to_vec(), value, unit })
+        let value = written
+            .iter()
+            .fold(0_i64, |n, digit| n * 10 + i64::from(digit - b'0'));
+        Some(Self {
+            written: written.to_vec(),
+            value,
+            unit,
+        })
     }
 
-    /// How many seconds it lies from `now`, ahead or (negative) behind, if that is further than tolerated.
+    /// How many seconds it lies from `now`, ahead or (negative) behind, if that is further than
+    /// tolerated.
     pub(super) fn intolerable_skew(&self, now: Timestamp, tolerance: Duration) -> Option<i64> {
         // At most fourteen digits, and the calendar has as many: the difference cannot overflow.
         let skew = self.value - self.unit.of(now);
-        (u128::from(skew.unsigned_abs()) > self.unit.count(tolerance)).then(|| skew / self.unit.in_a_second())
+        (u128::from(skew.unsigned_abs()) > self.unit.count(tolerance))
+            .then(|| skew / self.unit.in_a_second())
     }
 }
 
@@ -487,7 +529,11 @@ pub struct UnknownScheme(String);
 
 impl fmt::Display for UnknownScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no signature scheme is called {:?}; there are authpi, timestamped and standard-webhooks", self.0)
+        write!(
+            f,
+            "no signature scheme is called {:?}; there are authpi, timestamped and standard-webhooks",
+            self.0
+        )
     }
 }
 
@@ -506,7 +552,9 @@ pub enum SignError {
 impl fmt::Display for SignError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Secret(form) => write!(f, "the secret does not have the form {form:?}, or is empty"),
+            Self::Secret(form) => {
+                write!(f, "the secret does not have the form {form:?}, or is empty")
+            }
             Self::MessageId => f.write_str("the message id cannot stand in a header"),
         }
     }
@@ -554,7 +602,9 @@ mod tests {
         ];
         let scheme = SignatureScheme::authpi().key(KeyForm::HexAfterPrefix);
         for (key, body, expected) in cases {
-            let headers = scheme.sign(&Secret::new(key), "", Timestamp::UNIX_EPOCH, &body).unwrap();
+            let headers = scheme
+                .sign(&Secret::new(key), "", Timestamp::UNIX_EPOCH, &body)
+                .unwrap();
             assert_eq!(headers["x-webhook-signature"], expected);
         }
     }
@@ -568,28 +618,57 @@ mod tests {
         ] {
             assert_eq!(name.parse::<SignatureScheme>(), Ok(scheme));
         }
-        assert!("Authpi".parse::<SignatureScheme>().unwrap_err().to_string().contains("standard-webhooks"));
+        assert!(
+            "Authpi"
+                .parse::<SignatureScheme>()
+                .unwrap_err()
+                .to_string()
+                .contains("standard-webhooks")
+        );
     }
 
     #[test]
     fn a_timestamp_that_could_overflow_is_not_read() {
-        for bad in ["", "-1", "+1", "1e3", "123456789012", "99999999999999999999999", "１"] {
-            assert!(SignedTime::read(bad.as_bytes(), TimeUnit::Seconds).is_none(), "{bad:?} was read");
+        for bad in [
+            "",
+            "-1",
+            "+1",
+            "1e3",
+            "123456789012",
+            "99999999999999999999999",
+            "１",
+        ] {
+            assert!(
+                SignedTime::read(bad.as_bytes(), TimeUnit::Seconds).is_none(),
+                "{bad:?} was read"
+            );
         }
-        assert_eq!(SignedTime::read(b"00000000012", TimeUnit::Seconds).unwrap().value, 12);
+        assert_eq!(
+            SignedTime::read(b"00000000012", TimeUnit::Seconds)
+                .unwrap()
+                .value,
+            12
+        );
         let furthest = SignedTime::read(b"99999999999999", TimeUnit::Milliseconds).unwrap();
         for now in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
             assert!(furthest.intolerable_skew(now, Duration::ZERO).is_some());
             assert!(furthest.intolerable_skew(now, Duration::MAX).is_none());
         }
-        assert!(SignedTime::read(b"999999999999999", TimeUnit::Milliseconds).is_none(), "fifteen digits were read");
+        assert!(
+            SignedTime::read(b"999999999999999", TimeUnit::Milliseconds).is_none(),
+            "fifteen digits were read"
+        );
     }
 
     #[test]
     fn a_signed_time_counts_what_its_scheme_says() {
         let now = Timestamp::from_millisecond(1_700_000_000_500).unwrap();
         let limit = Duration::from_mins(5);
-        let skew = |written: &[u8], unit| SignedTime::read(written, unit).unwrap().intolerable_skew(now, limit);
+        let skew = |written: &[u8], unit| {
+            SignedTime::read(written, unit)
+                .unwrap()
+                .intolerable_skew(now, limit)
+        };
         for (written, unit, expected) in [
             ("1700000300", TimeUnit::Seconds, None),
             ("1700000301", TimeUnit::Seconds, Some(301)),
@@ -600,15 +679,30 @@ mod tests {
             ("1699999699000", TimeUnit::Milliseconds, Some(-301)),
             ("1700000000", TimeUnit::Milliseconds, Some(-1_698_300_000)),
         ] {
-            assert_eq!(skew(written.as_bytes(), unit), expected, "{written} {unit:?}");
+            assert_eq!(
+                skew(written.as_bytes(), unit),
+                expected,
+                "{written} {unit:?}"
+            );
         }
     }
 
     #[test]
     fn a_secret_of_another_form_cannot_sign() {
-        let error =
-            SignatureScheme::standard_webhooks().sign(&"whsec_not base64!".into(), "m", Timestamp::UNIX_EPOCH, b"");
-        assert_eq!(error.unwrap_err(), SignError::Secret(KeyForm::Base64AfterPrefix));
-        assert!(SignatureScheme::authpi().sign(&"".into(), "m", Timestamp::UNIX_EPOCH, b"").is_err());
+        let error = SignatureScheme::standard_webhooks().sign(
+            &"whsec_not base64!".into(),
+            "m",
+            Timestamp::UNIX_EPOCH,
+            b"",
+        );
+        assert_eq!(
+            error.unwrap_err(),
+            SignError::Secret(KeyForm::Base64AfterPrefix)
+        );
+        assert!(
+            SignatureScheme::authpi()
+                .sign(&"".into(), "m", Timestamp::UNIX_EPOCH, b"")
+                .is_err()
+        );
     }
 }

@@ -5,8 +5,9 @@ use zeroize::Zeroizing;
 
 /// A secret as AuthPI shows it once (`whs_…`, a bearer token, an API key's second half).
 ///
-/// Cheap to clone, wiped from memory with its last clone, and never printed: `Debug` writes `Secret(…)`. It is serialised in
-/// plain text, because a store of secrets needs that; so put it only where a secret may go.
+/// Cheap to clone, wiped from memory with its last clone, and never printed: `Debug` writes
+/// `Secret(…)`. It is serialised in plain text, because a store of secrets needs that; so put it
+/// only where a secret may go.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
@@ -19,8 +20,8 @@ impl Secret {
     /// Reads the secret from the environment variable `name`.
     ///
     /// # Errors
-    /// When the variable is not set, is empty, is not Unicode, or begins or ends in white space (a line break that came
-    /// along from a file would make every signature wrong).
+    /// When the variable is not set, is empty, is not Unicode, or begins or ends in white space (a
+    /// line break that came along from a file would make every signature wrong).
     pub fn from_env(name: &str) -> Result<Self, SecretError> {
         let problem = match env::var(name) {
             Ok(value) if value.is_empty() => "is empty",
@@ -29,7 +30,10 @@ impl Secret {
             Err(env::VarError::NotPresent) => "is not set",
             Err(env::VarError::NotUnicode(_)) => "is not Unicode",
         };
-        Err(SecretError { variable: name.to_owned(), problem })
+        Err(SecretError {
+            variable: name.to_owned(),
+            problem,
+        })
     }
 
     /// The secret in plain text.
@@ -48,7 +52,10 @@ impl PartialEq for Secret {
     /// In constant time for secrets of one length.
     fn eq(&self, other: &Self) -> bool {
         use subtle::ConstantTimeEq as _;
-        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+        self.expose()
+            .as_bytes()
+            .ct_eq(other.expose().as_bytes())
+            .into()
     }
 }
 
@@ -105,7 +112,11 @@ pub struct SecretError {
 
 impl fmt::Display for SecretError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the environment variable {} {}", self.variable, self.problem)
+        write!(
+            f,
+            "the environment variable {} {}",
+            self.variable, self.problem
+        )
     }
 }
 
@@ -125,6 +136,9 @@ mod tests {
     #[test]
     fn a_missing_variable_is_named() {
         let error = Secret::from_env("AUTHPI_TEST_NOT_SET").unwrap_err();
-        assert_eq!(error.to_string(), "the environment variable AUTHPI_TEST_NOT_SET is not set");
+        assert_eq!(
+            error.to_string(),
+            "the environment variable AUTHPI_TEST_NOT_SET is not set"
+        );
     }
 }

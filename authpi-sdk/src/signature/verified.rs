@@ -4,9 +4,11 @@ use bytes::Bytes;
 
 use crate::event::{Event, ParseError};
 
-/// Something that came in a delivery whose authenticity was proven. Only a [`Verifier`](super::Verifier) makes one.
+/// Something that came in a delivery whose authenticity was proven. Only a
+/// [`Verifier`](super::Verifier) makes one.
 ///
-/// (With the feature `testing`, `testing::fixture` does too, so that handlers can be tested without HTTP.)
+/// (With the feature `testing`, `testing::fixture` does too, so that handlers can be tested without
+/// HTTP.)
 #[derive(Clone)]
 pub struct Verified<T> {
     value: T,
@@ -18,8 +20,8 @@ impl<T> Verified<T> {
         Self { value, key }
     }
 
-    /// The name of the secret that matched: of the signature where there is one, else of the bearer token; none where no
-    /// authentication was asked for.
+    /// The name of the secret that matched: of the signature where there is one, else of the bearer
+    /// token; none where no authentication was asked for.
     pub fn key_name(&self) -> Option<&str> {
         self.key.as_deref()
     }
@@ -51,6 +53,8 @@ impl<T> Deref for Verified<T> {
 impl<T> fmt::Debug for Verified<T> {
     /// Leaves the value out: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verified").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Verified")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }

@@ -19,10 +19,12 @@ use super::{
 };
 use crate::Clock;
 
-/// The largest body that is accepted unless [`Verifier::max_body`] says otherwise: 1 MiB (1,048,576 bytes).
+/// The largest body that is accepted unless [`Verifier::max_body`] says otherwise: 1 MiB (1,048,576
+/// bytes).
 pub const DEFAULT_MAX_BODY: usize = 1 << 20;
 
-/// How large the buffer of a body of several frames is at first, or smaller where less was announced: 16 KiB.
+/// How large the buffer of a body of several frames is at first, or smaller where less was
+/// announced: 16 KiB.
 pub(crate) const FIRST_BUFFER: usize = 16 << 10;
 
 /// Proves that deliveries are authentic. Cheap to clone; does no I/O.
@@ -47,8 +49,8 @@ struct ReadyKeys {
 }
 
 impl Verifier {
-    /// Verifies AuthPI's signature (webhooks with auth `signature`) by [`SignatureScheme::authpi`], which see for what it
-    /// assumes.
+    /// Verifies AuthPI's signature (webhooks with auth `signature`) by [`SignatureScheme::authpi`],
+    /// which see for what it assumes.
     pub fn authpi(keys: KeyRing) -> Self {
         Self::new(SignatureScheme::authpi(), keys)
     }
@@ -57,31 +59,51 @@ impl Verifier {
     pub fn new(scheme: SignatureScheme, keys: KeyRing) -> Self {
         let ready = RwLock::new(Arc::new(ReadyKeys::new(&scheme, keys.keys())));
         Self {
-            signature: Some(Arc::new(SignatureCheck { scheme, ring: keys, ready })),
+            signature: Some(Arc::new(SignatureCheck {
+                scheme,
+                ring: keys,
+                ready,
+            })),
             ..Self::accept_anybody_dangerously()
         }
     }
 
-    /// Verifies the bearer token alone (webhooks with auth `bearer`): nothing proves then that the body is whole.
+    /// Verifies the bearer token alone (webhooks with auth `bearer`): nothing proves then that the
+    /// body is whole.
     pub fn bearer(tokens: KeyRing) -> Self {
-        Self { bearer: Some(tokens), ..Self::accept_anybody_dangerously() }
+        Self {
+            bearer: Some(tokens),
+            ..Self::accept_anybody_dangerously()
+        }
     }
 
     /// Wants a bearer token as well (webhooks with auth `bearer+signature`).
     #[must_use]
     pub fn and_bearer(self, tokens: KeyRing) -> Self {
-        Self { bearer: Some(tokens), ..self }
+        Self {
+            bearer: Some(tokens),
+            ..self
+        }
     }
 
-    /// Believes whoever finds the URL (webhooks with auth `none`, which AuthPI means for testing only).
+    /// Believes whoever finds the URL (webhooks with auth `none`, which AuthPI means for testing
+    /// only).
     pub fn accept_anybody_dangerously() -> Self {
-        Self { signature: None, bearer: None, max_body: DEFAULT_MAX_BODY, clock: Clock::system() }
+        Self {
+            signature: None,
+            bearer: None,
+            max_body: DEFAULT_MAX_BODY,
+            clock: Clock::system(),
+        }
     }
 
     /// Sets the largest body in bytes; [`DEFAULT_MAX_BODY`] unless set.
     #[must_use]
     pub fn max_body(self, bytes: usize) -> Self {
-        Self { max_body: bytes, ..self }
+        Self {
+            max_body: bytes,
+            ..self
+        }
     }
 
     /// Reads the time elsewhere than from the system.
@@ -93,19 +115,32 @@ impl Verifier {
     /// Says what is wrong with the secrets, if anything.
     ///
     /// # Errors
-    /// When a ring is empty or does not pass [`KeyRing::check`], or when a secret has not the form that the scheme needs.
+    /// When a ring is empty or does not pass [`KeyRing::check`], or when a secret has not the form
+    /// that the scheme needs.
     pub fn check(&self) -> Result<(), KeyRingError> {
-        let rings = [self.signature.as_ref().map(|check| &check.ring), self.bearer.as_ref()];
+        let rings = [
+            self.signature.as_ref().map(|check| &check.ring),
+            self.bearer.as_ref(),
+        ];
         for ring in rings.into_iter().flatten() {
             if ring.is_empty() {
                 return Err(KeyRingError::Empty);
             }
             ring.check()?;
         }
-        let Some(check) = &self.signature else { return Ok(()) };
+        let Some(check) = &self.signature else {
+            return Ok(());
+        };
         let ready = check.ready();
-        match ready.made_from.iter().zip(&ready.macs).find(|(_, mac)| mac.is_none()) {
-            Some((key, _)) => Err(KeyRingError::NotOfForm { name: key.name.to_string() }),
+        match ready
+            .made_from
+            .iter()
+            .zip(&ready.macs)
+            .find(|(_, mac)| mac.is_none())
+        {
+            Some((key, _)) => Err(KeyRingError::NotOfForm {
+                name: key.name.to_string(),
+            }),
             None => Ok(()),
         }
     }
@@ -115,19 +150,31 @@ impl Verifier {
     }
 
     pub(super) fn scheme_and_ring(&self) -> Option<(&SignatureScheme, &KeyRing)> {
-        self.signature.as_ref().map(|check| (&check.scheme, &check.ring))
+        self.signature
+            .as_ref()
+            .map(|check| (&check.scheme, &check.ring))
     }
 
     /// Reads what the headers say, and gets ready to hash the body.
     ///
     /// # Errors
-    /// All that can be told without the body: the signature or bearer token is missing, malformed, wrong (bearer) or too old,
-    /// or there is no secret to verify with.
+    /// All that can be told without the body: the signature or bearer token is missing, malformed,
+    /// wrong (bearer) or too old, or there is no secret to verify with.
     pub fn begin(&self, headers: &HeaderMap) -> Result<Verifying, VerifyError> {
         let now = self.clock.now();
-        let bearer = self.bearer.as_ref().map(|ring| check_bearer(ring, headers, now)).transpose()?;
-        let signature = self.signature.as_ref().map(|check| check.begin(headers, now)).transpose()?;
-        let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let bearer = self
+            .bearer
+            .as_ref()
+            .map(|ring| check_bearer(ring, headers, now))
+            .transpose()?;
+        let signature = self
+            .signature
+            .as_ref()
+            .map(|check| check.begin(headers, now))
+            .transpose()?;
+        let announced = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         Ok(Verifying(Box::new(Progress {
             signature,
             bearer,
@@ -143,7 +190,11 @@ impl Verifier {
     ///
     /// # Errors
     /// As [`begin`](Self::begin), and [`VerifyError::TooLarge`] or [`VerifyError::Mismatch`].
-    pub fn verify(&self, headers: &HeaderMap, body: impl Into<Bytes>) -> Result<Verified<Bytes>, VerifyError> {
+    pub fn verify(
+        &self,
+        headers: &HeaderMap,
+        body: impl Into<Bytes>,
+    ) -> Result<Verified<Bytes>, VerifyError> {
         let mut verifying = self.begin(headers)?;
         verifying.take(body.into(), true)?;
         verifying.finish()
@@ -162,14 +213,24 @@ impl fmt::Debug for Verifier {
 
 impl ReadyKeys {
     fn new(scheme: &SignatureScheme, keys: Arc<Keys>) -> Self {
-        Self { macs: keys.iter().map(|key| scheme.key.hmac(&key.secret)).collect(), made_from: keys }
+        Self {
+            macs: keys
+                .iter()
+                .map(|key| scheme.key.hmac(&key.secret))
+                .collect(),
+            made_from: keys,
+        }
     }
 }
 
 impl SignatureCheck {
     fn ready(&self) -> Arc<ReadyKeys> {
         let keys = self.ring.keys();
-        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let ready = self
+            .ready
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if Arc::ptr_eq(&ready.made_from, &keys) {
             return ready;
         }
@@ -180,7 +241,8 @@ impl SignatureCheck {
 
     fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Hashing, VerifyError> {
         let scheme = &self.scheme;
-        // Our own fault first: a sender must not be told that it is wrong while we have nothing to judge it by.
+        // Our own fault first: a sender must not be told that it is wrong while we have nothing to
+        // judge it by.
         let ready = self.ready();
         let mut macs: Vec<_> = ready
             .made_from
@@ -194,23 +256,34 @@ impl SignatureCheck {
             return Err(VerifyError::NoUsableSecret);
         }
         let presented = scheme.read_header(headers).map_err(|unread| match unread {
-            Unread::Missing => VerifyError::Missing { header: scheme.header.clone() },
-            Unread::Malformed => VerifyError::Malformed { header: scheme.header.clone() },
+            Unread::Missing => VerifyError::Missing {
+                header: scheme.header.clone(),
+            },
+            Unread::Malformed => VerifyError::Malformed {
+                header: scheme.header.clone(),
+            },
         })?;
         let (id, timestamp) = match &scheme.content {
             SignedContent::Body => (None, None),
             SignedContent::PairedTimestampAndBody => {
-                let malformed = || VerifyError::Malformed { header: scheme.header.clone() };
+                let malformed = || VerifyError::Malformed {
+                    header: scheme.header.clone(),
+                };
                 (None, Some(presented.timestamp.ok_or_else(malformed)?))
             }
-            SignedContent::TimestampAndBody { timestamp } => {
-                (None, Some(timestamp_in(headers, timestamp, scheme.time_unit)?))
-            }
-            SignedContent::IdTimestampAndBody { id, timestamp } => {
-                (Some(only_value(headers, id)?), Some(timestamp_in(headers, timestamp, scheme.time_unit)?))
-            }
+            SignedContent::TimestampAndBody { timestamp } => (
+                None,
+                Some(timestamp_in(headers, timestamp, scheme.time_unit)?),
+            ),
+            SignedContent::IdTimestampAndBody { id, timestamp } => (
+                Some(only_value(headers, id)?),
+                Some(timestamp_in(headers, timestamp, scheme.time_unit)?),
+            ),
         };
-        if let Some(skew_seconds) = timestamp.as_ref().and_then(|at| at.intolerable_skew(now, scheme.tolerance)) {
+        if let Some(skew_seconds) = timestamp
+            .as_ref()
+            .and_then(|at| at.intolerable_skew(now, scheme.tolerance))
+        {
             return Err(VerifyError::Stale { skew_seconds });
         }
         for (_, mac) in &mut macs {
@@ -221,34 +294,61 @@ impl SignatureCheck {
                 update_all(mac, &[&at.written, b"."]);
             }
         }
-        Ok(Hashing { keys: ready.made_from.clone(), macs, presented: presented.signatures, now })
+        Ok(Hashing {
+            keys: ready.made_from.clone(),
+            macs,
+            presented: presented.signatures,
+            now,
+        })
     }
 }
 
-/// The header's value where it is there exactly once: of two, the sender signed one and we might read the other.
+/// The header's value where it is there exactly once: of two, the sender signed one and we might
+/// read the other.
 fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], VerifyError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
-        (None, _) => Err(VerifyError::Missing { header: name.clone() }),
+        (None, _) => Err(VerifyError::Missing {
+            header: name.clone(),
+        }),
         (Some(value), None) => Ok(value.as_bytes()),
-        (Some(_), Some(_)) => Err(VerifyError::Malformed { header: name.clone() }),
+        (Some(_), Some(_)) => Err(VerifyError::Malformed {
+            header: name.clone(),
+        }),
     }
 }
 
-fn timestamp_in(headers: &HeaderMap, name: &HeaderName, unit: TimeUnit) -> Result<SignedTime, VerifyError> {
-    SignedTime::read(only_value(headers, name)?, unit).ok_or_else(|| VerifyError::Malformed { header: name.clone() })
+fn timestamp_in(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    unit: TimeUnit,
+) -> Result<SignedTime, VerifyError> {
+    SignedTime::read(only_value(headers, name)?, unit).ok_or_else(|| VerifyError::Malformed {
+        header: name.clone(),
+    })
 }
 
-fn check_bearer(ring: &KeyRing, headers: &HeaderMap, now: Timestamp) -> Result<Arc<str>, VerifyError> {
+fn check_bearer(
+    ring: &KeyRing,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<Arc<str>, VerifyError> {
     let keys = ring.keys();
-    let mut usable = keys.iter().filter(|key| key.is_valid_at(now) && !key.secret.expose().is_empty()).peekable();
+    let mut usable = keys
+        .iter()
+        .filter(|key| key.is_valid_at(now) && !key.secret.expose().is_empty())
+        .peekable();
     if usable.peek().is_none() {
         return Err(VerifyError::NoUsableSecret);
     }
     let value = only_value(headers, &AUTHORIZATION)?;
     let token = match value.split_at_checked(7) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
-        _ => return Err(VerifyError::Malformed { header: AUTHORIZATION }),
+        _ => {
+            return Err(VerifyError::Malformed {
+                header: AUTHORIZATION,
+            });
+        }
     };
     // Every key is compared, so that the time taken does not tell which one is close.
     usable
@@ -276,7 +376,8 @@ struct Progress {
     /// What `Content-Length` says, of which nothing is believed but that no more room is needed.
     announced: Option<usize>,
     max_body: usize,
-    /// Said once, it stays so: what comes after a frame that was left out must not pass for the whole.
+    /// Said once, it stays so: what comes after a frame that was left out must not pass for the
+    /// whole.
     too_large: bool,
 }
 
@@ -288,8 +389,8 @@ struct Hashing {
     now: Timestamp,
 }
 
-/// A body of one frame is kept as it came. One of several is copied: a frame keeps the whole buffer in memory that the server
-/// has read it into.
+/// A body of one frame is kept as it came. One of several is copied: a frame keeps the whole buffer
+/// in memory that the server has read it into.
 enum Body {
     Empty,
     One(Bytes),
@@ -299,11 +400,13 @@ enum Body {
 impl Verifying {
     /// Takes the next frame of the body.
     ///
-    /// A frame that is the whole body, by the `Content-Length`, is kept as it is. Otherwise frames are copied into one buffer, which
-    /// grows with what has come: to twice its size at most, and never above what was announced.
+    /// A frame that is the whole body, by the `Content-Length`, is kept as it is. Otherwise frames
+    /// are copied into one buffer, which grows with what has come: to twice its size at most, and
+    /// never above what was announced.
     ///
     /// # Errors
-    /// [`VerifyError::TooLarge`] as soon as the body is over the cap, and from then on; the frame is neither hashed nor kept.
+    /// [`VerifyError::TooLarge`] as soon as the body is over the cap, and from then on; the frame
+    /// is neither hashed nor kept.
     pub fn update(&mut self, frame: Bytes) -> Result<(), VerifyError> {
         let is_whole = self.0.announced.is_none_or(|length| length <= frame.len());
         self.take(frame, is_whole)
@@ -316,11 +419,18 @@ impl Verifying {
         }
         if self.0.too_large || frame.len() > self.0.max_body - self.0.length {
             self.0.too_large = true;
-            return Err(VerifyError::TooLarge { limit: self.0.max_body });
+            return Err(VerifyError::TooLarge {
+                limit: self.0.max_body,
+            });
         }
         let capacity = self.buffer_for(frame.len(), is_last);
         self.0.length += frame.len();
-        for (_, mac) in self.0.signature.iter_mut().flat_map(|hashing| &mut hashing.macs) {
+        for (_, mac) in self
+            .0
+            .signature
+            .iter_mut()
+            .flat_map(|hashing| &mut hashing.macs)
+        {
             mac.update(&frame);
         }
         self.0.body = match std::mem::replace(&mut self.0.body, Body::Empty) {
@@ -346,8 +456,8 @@ impl Verifying {
         self.0.length
     }
 
-    /// How large the buffer is once a frame of `more` bytes is in it: nothing where that frame is the body. One that is over the cap
-    /// changes nothing.
+    /// How large the buffer is once a frame of `more` bytes is in it: nothing where that frame is
+    /// the body. One that is over the cap changes nothing.
     pub(crate) fn buffer_for(&self, more: usize, is_last: bool) -> usize {
         let capacity = match &self.0.body {
             Body::Empty if is_last => return 0,
@@ -359,22 +469,32 @@ impl Verifying {
             return capacity;
         }
         match self.0.announced {
-            Some(length) if needed <= length => {
-                (capacity * 2).max(FIRST_BUFFER).clamp(needed, length.min(self.0.max_body))
-            }
-            _ => (capacity * 2).max(needed.next_power_of_two()).min(self.0.max_body),
+            Some(length) if needed <= length => (capacity * 2)
+                .max(FIRST_BUFFER)
+                .clamp(needed, length.min(self.0.max_body)),
+            _ => (capacity * 2)
+                .max(needed.next_power_of_two())
+                .min(self.0.max_body),
         }
     }
 
     /// Compares, in constant time, every signature that was presented with every key's.
     ///
     /// # Errors
-    /// [`VerifyError::Mismatch`] when none fits; [`VerifyError::TooLarge`] when [`update`](Self::update) said so before.
+    /// [`VerifyError::Mismatch`] when none fits; [`VerifyError::TooLarge`] when
+    /// [`update`](Self::update) said so before.
     pub fn finish(self) -> Result<Verified<Bytes>, VerifyError> {
         if self.0.too_large {
-            return Err(VerifyError::TooLarge { limit: self.0.max_body });
+            return Err(VerifyError::TooLarge {
+                limit: self.0.max_body,
+            });
         }
-        let Progress { signature, bearer, body, .. } = *self.0;
+        let Progress {
+            signature,
+            bearer,
+            body,
+            ..
+        } = *self.0;
         let key = match signature {
             Some(hashing) => Some(hashing.finish().ok_or(VerifyError::Mismatch)?),
             None => bearer,
@@ -403,7 +523,10 @@ impl Hashing {
         let mut matched = None;
         for (at, mac) in self.macs {
             let ours: Signature = mac.finalize().into_bytes().into();
-            let same = self.presented.iter().fold(false, |same, theirs| same | bool::from(ours.ct_eq(theirs)));
+            let same = self
+                .presented
+                .iter()
+                .fold(false, |same, theirs| same | bool::from(ours.ct_eq(theirs)));
             matched = matched.or_else(|| same.then_some(at));
         }
         let key = self.keys.iter().nth(matched?)?;
@@ -437,8 +560,8 @@ pub enum VerifyError {
         /// The cap in bytes.
         limit: usize,
     },
-    /// There is no secret to verify with: the ring is empty, all its secrets are out of their window, or none has the form
-    /// that the scheme needs. Our own fault, never the sender's.
+    /// There is no secret to verify with: the ring is empty, all its secrets are out of their
+    /// window, or none has the form that the scheme needs. Our own fault, never the sender's.
     NoUsableSecret,
 }
 
@@ -462,7 +585,9 @@ impl fmt::Display for VerifyError {
             Self::Missing { header } => write!(f, "the header {header} is missing"),
             Self::Malformed { header } => write!(f, "the header {header} cannot be read"),
             Self::Mismatch => f.write_str("no secret of the ring fits"),
-            Self::Stale { skew_seconds: skew @ ..=0 } => write!(f, "the signed time is {} s ago", skew.unsigned_abs()),
+            Self::Stale {
+                skew_seconds: skew @ ..=0,
+            } => write!(f, "the signed time is {} s ago", skew.unsigned_abs()),
             Self::Stale { skew_seconds } => write!(f, "the signed time is {skew_seconds} s ahead"),
             Self::TooLarge { limit } => write!(f, "the body is larger than {limit} bytes"),
             Self::NoUsableSecret => f.write_str("no secret can be used to verify with"),
@@ -495,7 +620,11 @@ mod tests {
     }
 
     fn every_scheme() -> [SignatureScheme; 3] {
-        [SignatureScheme::authpi(), SignatureScheme::timestamped(), SignatureScheme::standard_webhooks()]
+        [
+            SignatureScheme::authpi(),
+            SignatureScheme::timestamped(),
+            SignatureScheme::standard_webhooks(),
+        ]
     }
 
     fn signed(scheme: &SignatureScheme, secret: &str) -> HeaderMap {
@@ -506,7 +635,9 @@ mod tests {
     fn what_sign_writes_verify_accepts_and_names_the_key() {
         for scheme in every_scheme() {
             let headers = signed(&scheme, "whs_c2VjcmV0");
-            let keys = KeyRing::new().with("old", "whs_b2xk").with("new", "whs_c2VjcmV0");
+            let keys = KeyRing::new()
+                .with("old", "whs_b2xk")
+                .with("new", "whs_c2VjcmV0");
             let verified = verifier(scheme, keys).verify(&headers, BODY).unwrap();
             assert_eq!(&verified[..], BODY);
             assert_eq!(verified.key_name(), Some("new"));
@@ -532,17 +663,31 @@ mod tests {
         for scheme in every_scheme() {
             let headers = signed(&scheme, "whs_c2VjcmV0");
             let verifier = verifier(scheme.clone(), ring());
-            assert_eq!(verifier.verify(&headers, &b"{\"id\":\"2\"}"[..]).unwrap_err(), VerifyError::Mismatch);
+            assert_eq!(
+                verifier
+                    .verify(&headers, &b"{\"id\":\"2\"}"[..])
+                    .unwrap_err(),
+                VerifyError::Mismatch
+            );
             let other = signed(&scheme, "whs_b3RoZXI=");
-            assert_eq!(verifier.verify(&other, BODY).unwrap_err(), VerifyError::Mismatch);
-            assert!(matches!(verifier.verify(&HeaderMap::new(), BODY), Err(VerifyError::Missing { .. })));
+            assert_eq!(
+                verifier.verify(&other, BODY).unwrap_err(),
+                VerifyError::Mismatch
+            );
+            assert!(matches!(
+                verifier.verify(&HeaderMap::new(), BODY),
+                Err(VerifyError::Missing { .. })
+            ));
         }
     }
 
     #[test]
     fn every_signature_in_the_header_is_tried() {
         let scheme = SignatureScheme::authpi();
-        let right = signed(&scheme, "whs_c2VjcmV0")["x-webhook-signature"].to_str().unwrap().to_owned();
+        let right = signed(&scheme, "whs_c2VjcmV0")["x-webhook-signature"]
+            .to_str()
+            .unwrap()
+            .to_owned();
         let wrong = "0".repeat(64);
         let verifier = verifier(scheme, ring());
         for value in [
@@ -558,7 +703,10 @@ mod tests {
         let mut twice = HeaderMap::new();
         twice.append("x-webhook-signature", wrong.parse().unwrap());
         twice.append("x-webhook-signature", right.parse().unwrap());
-        assert!(verifier.verify(&twice, BODY).is_ok(), "the second of two headers was not read");
+        assert!(
+            verifier.verify(&twice, BODY).is_ok(),
+            "the second of two headers was not read"
+        );
     }
 
     #[test]
@@ -568,12 +716,23 @@ mod tests {
         for scheme in [SignatureScheme::authpi(), base64] {
             let mut headers = signed(&scheme, "whs_c2VjcmV0");
             assert!(verifier.verify(&headers, BODY).is_ok());
-            let bare = headers["x-webhook-signature"].to_str().unwrap().trim_end_matches('=').to_owned();
-            for prefixed in [format!("sha256={bare}"), format!("v1={bare}"), format!("v1,{bare}"), bare.to_uppercase()]
-            {
+            let bare = headers["x-webhook-signature"]
+                .to_str()
+                .unwrap()
+                .trim_end_matches('=')
+                .to_owned();
+            for prefixed in [
+                format!("sha256={bare}"),
+                format!("v1={bare}"),
+                format!("v1,{bare}"),
+                bare.to_uppercase(),
+            ] {
                 let hex_or_prefixed = prefixed.len() == 64 || prefixed.contains(['=', ',']);
                 headers.insert("x-webhook-signature", prefixed.parse().unwrap());
-                assert!(!hex_or_prefixed || verifier.verify(&headers, BODY).is_ok(), "refused {prefixed}");
+                assert!(
+                    !hex_or_prefixed || verifier.verify(&headers, BODY).is_ok(),
+                    "refused {prefixed}"
+                );
             }
         }
     }
@@ -581,12 +740,21 @@ mod tests {
     #[test]
     fn headers_that_are_not_ascii_are_refused_and_never_panic() {
         let mut headers = HeaderMap::new();
-        headers.insert("x-webhook-signature", HeaderValue::from_bytes(b"t=\xff\xfe,v1=\xc3\xa9").unwrap());
-        headers.insert("authorization", HeaderValue::from_bytes(b"Bearer \xff").unwrap());
+        headers.insert(
+            "x-webhook-signature",
+            HeaderValue::from_bytes(b"t=\xff\xfe,v1=\xc3\xa9").unwrap(),
+        );
+        headers.insert(
+            "authorization",
+            HeaderValue::from_bytes(b"Bearer \xff").unwrap(),
+        );
         for scheme in every_scheme() {
             assert!(verifier(scheme, ring()).verify(&headers, BODY).is_err());
         }
-        assert_eq!(Verifier::bearer(ring()).verify(&headers, BODY).unwrap_err(), VerifyError::Mismatch);
+        assert_eq!(
+            Verifier::bearer(ring()).verify(&headers, BODY).unwrap_err(),
+            VerifyError::Mismatch
+        );
     }
 
     #[test]
@@ -594,28 +762,55 @@ mod tests {
         let body = b"\xff\xfe\x00";
         let scheme = SignatureScheme::authpi();
         let headers = scheme.sign(&"s".into(), "", now(), body).unwrap();
-        assert!(verifier(scheme, KeyRing::new().with("k", "s")).verify(&headers, &body[..]).is_ok());
+        assert!(
+            verifier(scheme, KeyRing::new().with("k", "s"))
+                .verify(&headers, &body[..])
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_time_out_of_tolerance_is_stale_and_an_absurd_one_is_malformed() {
         let scheme = SignatureScheme::timestamped();
-        let later = |seconds: i64| Clock::from_fn(move || now() + jiff::SignedDuration::from_secs(seconds));
+        let later =
+            |seconds: i64| Clock::from_fn(move || now() + jiff::SignedDuration::from_secs(seconds));
         let headers = signed(&scheme, "whs_c2VjcmV0");
-        let at = |seconds| Verifier::new(scheme.clone(), ring()).clock(later(seconds)).verify(&headers, BODY);
+        let at = |seconds| {
+            Verifier::new(scheme.clone(), ring())
+                .clock(later(seconds))
+                .verify(&headers, BODY)
+        };
         assert!(at(300).is_ok());
-        assert_eq!(at(301).unwrap_err(), VerifyError::Stale { skew_seconds: -301 });
-        assert_eq!(at(-301).unwrap_err(), VerifyError::Stale { skew_seconds: 301 });
-        for absurd in ["9223372036854775807", "-9223372036854775808", "99999999999999999999"] {
+        assert_eq!(
+            at(301).unwrap_err(),
+            VerifyError::Stale { skew_seconds: -301 }
+        );
+        assert_eq!(
+            at(-301).unwrap_err(),
+            VerifyError::Stale { skew_seconds: 301 }
+        );
+        for absurd in [
+            "9223372036854775807",
+            "-9223372036854775808",
+            "99999999999999999999",
+        ] {
             let mut headers = headers.clone();
-            headers.insert("x-webhook-signature", format!("t={absurd},v1={}", "0".repeat(64)).parse().unwrap());
+            headers.insert(
+                "x-webhook-signature",
+                format!("t={absurd},v1={}", "0".repeat(64)).parse().unwrap(),
+            );
             assert!(matches!(
                 verifier(scheme.clone(), ring()).verify(&headers, BODY),
                 Err(VerifyError::Malformed { .. })
             ));
         }
         let wide = scheme.clone().tolerance(Duration::MAX);
-        assert!(Verifier::new(wide, ring()).clock(later(9_999_999)).verify(&headers, BODY).is_ok());
+        assert!(
+            Verifier::new(wide, ring())
+                .clock(later(9_999_999))
+                .verify(&headers, BODY)
+                .is_ok()
+        );
     }
 
     #[test]
@@ -623,9 +818,15 @@ mod tests {
         let scheme = SignatureScheme::standard_webhooks();
         let mut headers = signed(&scheme, "whs_c2VjcmV0");
         headers.append("webhook-id", "msg_2".parse().unwrap());
-        assert!(matches!(verifier(scheme, ring()).verify(&headers, BODY), Err(VerifyError::Malformed { .. })));
+        assert!(matches!(
+            verifier(scheme, ring()).verify(&headers, BODY),
+            Err(VerifyError::Malformed { .. })
+        ));
         let mut headers = HeaderMap::new();
-        headers.insert("x-webhook-signature", format!("t=1,t=2,v1={}", "0".repeat(64)).parse().unwrap());
+        headers.insert(
+            "x-webhook-signature",
+            format!("t=1,t=2,v1={}", "0".repeat(64)).parse().unwrap(),
+        );
         assert!(matches!(
             verifier(SignatureScheme::timestamped(), ring()).begin(&headers),
             Err(VerifyError::Malformed { .. })
@@ -633,12 +834,21 @@ mod tests {
     }
 
     /// The buffer's capacity after each frame of `size`.
-    fn capacities(verifier: &Verifier, headers: &HeaderMap, body: &[u8], size: usize) -> Vec<usize> {
+    fn capacities(
+        verifier: &Verifier,
+        headers: &HeaderMap,
+        body: &[u8],
+        size: usize,
+    ) -> Vec<usize> {
         let mut verifying = verifier.begin(headers).unwrap();
         let capacities = body.chunks(size).map(|frame| {
             let expected = verifying.buffer_for(frame.len(), false);
-            verifying.take(Bytes::copy_from_slice(frame), false).unwrap();
-            let Body::Many(whole) = &verifying.0.body else { panic!("the frame is kept, and what it was read into") };
+            verifying
+                .take(Bytes::copy_from_slice(frame), false)
+                .unwrap();
+            let Body::Many(whole) = &verifying.0.body else {
+                panic!("the frame is kept, and what it was read into")
+            };
             assert_eq!(whole.capacity(), expected, "the charge is not what is held");
             expected
         });
@@ -652,25 +862,43 @@ mod tests {
         let verifier = Verifier::accept_anybody_dangerously().max_body(100_000);
         let body = vec![b'x'; 100_000];
         let announcing = |length: usize| HeaderMap::from_iter([(CONTENT_LENGTH, length.into())]);
-        assert_eq!(capacities(&verifier, &announcing(2000), &body[..2000], 100).last(), Some(&2000));
-        for headers in [announcing(100_000), announcing(usize::MAX), HeaderMap::new()] {
+        assert_eq!(
+            capacities(&verifier, &announcing(2000), &body[..2000], 100).last(),
+            Some(&2000)
+        );
+        for headers in [
+            announcing(100_000),
+            announcing(usize::MAX),
+            HeaderMap::new(),
+        ] {
             let capacities = capacities(&verifier, &headers, &body, 1000);
             assert_eq!(capacities.last(), Some(&100_000));
             for (at, &capacity) in capacities.iter().enumerate() {
                 let come = (at + 1) * 1000;
-                assert!(capacity >= come && capacity <= (2 * come).max(FIRST_BUFFER), "{capacity} for {come} bytes");
+                assert!(
+                    capacity >= come && capacity <= (2 * come).max(FIRST_BUFFER),
+                    "{capacity} for {come} bytes"
+                );
             }
         }
         // More came than was announced.
-        assert_eq!(capacities(&verifier, &announcing(1500), &body, 1000).last(), Some(&100_000));
+        assert_eq!(
+            capacities(&verifier, &announcing(1500), &body, 1000).last(),
+            Some(&100_000)
+        );
     }
 
     #[test]
     fn a_frame_that_is_the_whole_body_is_kept_without_a_copy() {
         let frame = Bytes::from_static(BODY);
         for length in [None, Some(BODY.len())] {
-            let headers = length.map(|length| (CONTENT_LENGTH, length.into())).into_iter().collect();
-            let mut verifying = Verifier::accept_anybody_dangerously().begin(&headers).unwrap();
+            let headers = length
+                .map(|length| (CONTENT_LENGTH, length.into()))
+                .into_iter()
+                .collect();
+            let mut verifying = Verifier::accept_anybody_dangerously()
+                .begin(&headers)
+                .unwrap();
             verifying.update(frame.clone()).unwrap();
             assert_eq!(verifying.finish().unwrap().as_ptr(), frame.as_ptr());
         }
@@ -681,18 +909,32 @@ mod tests {
         let verifier = Verifier::accept_anybody_dangerously().max_body(4);
         let mut verifying = verifier.begin(&HeaderMap::new()).unwrap();
         verifying.update(Bytes::from_static(b"1234")).unwrap();
-        assert_eq!(verifying.update(Bytes::from_static(b"5")).unwrap_err(), VerifyError::TooLarge { limit: 4 });
+        assert_eq!(
+            verifying.update(Bytes::from_static(b"5")).unwrap_err(),
+            VerifyError::TooLarge { limit: 4 }
+        );
     }
 
     #[test]
     fn a_body_that_was_too_large_is_never_verified_by_what_else_comes() {
-        for verifier in [Verifier::accept_anybody_dangerously(), verifier(SignatureScheme::authpi(), ring())] {
-            let headers = SignatureScheme::authpi().sign(&"whs_c2VjcmV0".into(), "", now(), b"12").unwrap();
+        for verifier in [
+            Verifier::accept_anybody_dangerously(),
+            verifier(SignatureScheme::authpi(), ring()),
+        ] {
+            let headers = SignatureScheme::authpi()
+                .sign(&"whs_c2VjcmV0".into(), "", now(), b"12")
+                .unwrap();
             let mut verifying = verifier.max_body(4).begin(&headers).unwrap();
             verifying.update(Bytes::from_static(b"12")).unwrap();
             let too_large = VerifyError::TooLarge { limit: 4 };
-            assert_eq!(verifying.update(Bytes::from_static(b"345")).unwrap_err(), too_large);
-            assert_eq!(verifying.update(Bytes::from_static(b"3")).unwrap_err(), too_large);
+            assert_eq!(
+                verifying.update(Bytes::from_static(b"345")).unwrap_err(),
+                too_large
+            );
+            assert_eq!(
+                verifying.update(Bytes::from_static(b"3")).unwrap_err(),
+                too_large
+            );
             assert_eq!(verifying.finish().unwrap_err(), too_large);
         }
     }
@@ -700,8 +942,12 @@ mod tests {
     #[test]
     fn a_secret_that_the_scheme_cannot_use_is_told_by_check() {
         let scheme = SignatureScheme::standard_webhooks();
-        let ring = KeyRing::new().with("good", "whsec_c2VjcmV0").with("bad", "whsec_!!!");
-        let error = Verifier::new(scheme.clone(), ring.clone()).check().unwrap_err();
+        let ring = KeyRing::new()
+            .with("good", "whsec_c2VjcmV0")
+            .with("bad", "whsec_!!!");
+        let error = Verifier::new(scheme.clone(), ring.clone())
+            .check()
+            .unwrap_err();
         assert_eq!(error, KeyRingError::NotOfForm { name: "bad".into() });
         assert_eq!(Verifier::authpi(ring.clone()).check(), Ok(()));
         assert_eq!(Verifier::bearer(ring).check(), Ok(()));
@@ -710,20 +956,32 @@ mod tests {
     #[test]
     fn no_choice_of_parts_makes_a_scheme_that_refuses_its_own_signatures() {
         use super::super::{Encoding, KeyForm, Syntax};
-        let (id, timestamp) = (HeaderName::from_static("x-id"), HeaderName::from_static("x-time"));
+        let (id, timestamp) = (
+            HeaderName::from_static("x-id"),
+            HeaderName::from_static("x-time"),
+        );
         let contents = [
             SignedContent::Body,
             SignedContent::PairedTimestampAndBody,
-            SignedContent::TimestampAndBody { timestamp: timestamp.clone() },
+            SignedContent::TimestampAndBody {
+                timestamp: timestamp.clone(),
+            },
             SignedContent::IdTimestampAndBody { id, timestamp },
         ];
         for content in contents {
             for syntax in [Syntax::List, Syntax::Pairs] {
                 for encoding in [Encoding::Hex, Encoding::Base64, Encoding::HexOrBase64] {
-                    let scheme = SignatureScheme::authpi().content(content.clone()).syntax(syntax);
+                    let scheme = SignatureScheme::authpi()
+                        .content(content.clone())
+                        .syntax(syntax);
                     let scheme = scheme.encoding(encoding).key(KeyForm::Base64AfterPrefix);
                     let headers = signed(&scheme, "whs_c2VjcmV0");
-                    assert!(verifier(scheme.clone(), ring()).verify(&headers, BODY).is_ok(), "{scheme:?}");
+                    assert!(
+                        verifier(scheme.clone(), ring())
+                            .verify(&headers, BODY)
+                            .is_ok(),
+                        "{scheme:?}"
+                    );
                 }
             }
         }
@@ -732,17 +990,27 @@ mod tests {
     #[test]
     fn having_no_secret_is_our_fault_even_when_the_sender_is_wrong_too() {
         let past = now() - jiff::SignedDuration::from_secs(1);
-        let rings = [KeyRing::new(), KeyRing::new().with_during("gone", "whs_c2VjcmV0", ..past)];
+        let rings = [
+            KeyRing::new(),
+            KeyRing::new().with_during("gone", "whs_c2VjcmV0", ..past),
+        ];
         for ring in rings {
-            for verifier in
-                [verifier(SignatureScheme::authpi(), ring.clone()), Verifier::bearer(ring).clock(Clock::from_fn(now))]
-            {
-                assert_eq!(verifier.verify(&HeaderMap::new(), BODY).unwrap_err(), VerifyError::NoUsableSecret);
+            for verifier in [
+                verifier(SignatureScheme::authpi(), ring.clone()),
+                Verifier::bearer(ring).clock(Clock::from_fn(now)),
+            ] {
+                assert_eq!(
+                    verifier.verify(&HeaderMap::new(), BODY).unwrap_err(),
+                    VerifyError::NoUsableSecret
+                );
             }
         }
         let not_base64 = KeyRing::new().with("bad", "whsec_!!!");
         let verifier = verifier(SignatureScheme::standard_webhooks(), not_base64);
-        assert_eq!(verifier.verify(&HeaderMap::new(), BODY).unwrap_err(), VerifyError::NoUsableSecret);
+        assert_eq!(
+            verifier.verify(&HeaderMap::new(), BODY).unwrap_err(),
+            VerifyError::NoUsableSecret
+        );
     }
 
     #[test]
@@ -750,29 +1018,64 @@ mod tests {
         let scheme = SignatureScheme::authpi();
         let keys = KeyRing::new().with("old", "old");
         let verifier = verifier(scheme.clone(), keys.clone());
-        assert_eq!(verifier.verify(&signed(&scheme, "new"), BODY).unwrap_err(), VerifyError::Mismatch);
+        assert_eq!(
+            verifier.verify(&signed(&scheme, "new"), BODY).unwrap_err(),
+            VerifyError::Mismatch
+        );
         keys.replace(&KeyRing::new().with("new", "new")).unwrap();
-        assert_eq!(verifier.verify(&signed(&scheme, "new"), BODY).unwrap().key_name(), Some("new"));
-        assert_eq!(verifier.verify(&signed(&scheme, "old"), BODY).unwrap_err(), VerifyError::Mismatch);
+        assert_eq!(
+            verifier
+                .verify(&signed(&scheme, "new"), BODY)
+                .unwrap()
+                .key_name(),
+            Some("new")
+        );
+        assert_eq!(
+            verifier.verify(&signed(&scheme, "old"), BODY).unwrap_err(),
+            VerifyError::Mismatch
+        );
     }
 
     #[test]
     fn bearer_and_signature_are_both_needed_where_both_are_asked_for() {
         let scheme = SignatureScheme::authpi();
-        let verifier = verifier(scheme.clone(), ring()).and_bearer(KeyRing::new().with("token", "t0k3n"));
+        let verifier =
+            verifier(scheme.clone(), ring()).and_bearer(KeyRing::new().with("token", "t0k3n"));
         let mut headers = signed(&scheme, "whs_c2VjcmV0");
-        assert_eq!(verifier.verify(&headers, BODY).unwrap_err(), VerifyError::Missing { header: AUTHORIZATION });
+        assert_eq!(
+            verifier.verify(&headers, BODY).unwrap_err(),
+            VerifyError::Missing {
+                header: AUTHORIZATION
+            }
+        );
         headers.insert(AUTHORIZATION, "Bearer t0k3".parse().unwrap());
-        assert_eq!(verifier.verify(&headers, BODY).unwrap_err(), VerifyError::Mismatch);
+        assert_eq!(
+            verifier.verify(&headers, BODY).unwrap_err(),
+            VerifyError::Mismatch
+        );
         headers.insert(AUTHORIZATION, "Basic t0k3n".parse().unwrap());
-        assert_eq!(verifier.verify(&headers, BODY).unwrap_err(), VerifyError::Malformed { header: AUTHORIZATION });
+        assert_eq!(
+            verifier.verify(&headers, BODY).unwrap_err(),
+            VerifyError::Malformed {
+                header: AUTHORIZATION
+            }
+        );
         headers.insert(AUTHORIZATION, "bearer t0k3n".parse().unwrap());
-        assert_eq!(verifier.verify(&headers, BODY).unwrap().key_name(), Some("only"));
+        assert_eq!(
+            verifier.verify(&headers, BODY).unwrap().key_name(),
+            Some("only")
+        );
     }
 
     #[test]
     fn debug_of_a_verifier_shows_no_secret() {
-        let shown = format!("{:?}", verifier(SignatureScheme::authpi(), ring()).and_bearer(ring()));
-        assert!(shown.contains("only") && !shown.contains("c2VjcmV0"), "{shown}");
+        let shown = format!(
+            "{:?}",
+            verifier(SignatureScheme::authpi(), ring()).and_bearer(ring())
+        );
+        assert!(
+            shown.contains("only") && !shown.contains("c2VjcmV0"),
+            "{shown}"
+        );
     }
 }

@@ -25,7 +25,9 @@ thread_local! {
 pub(super) fn kept(name: &'static str, endpoint: &Arc<str>, label: Label) -> Rc<Key> {
     let kept = KEPT.try_with(|kept| {
         let mut kept = kept.borrow_mut();
-        let known = kept.iter().find(|of| of.name == name && of.label == label && of.endpoint == *endpoint);
+        let known = kept
+            .iter()
+            .find(|of| of.name == name && of.label == label && of.endpoint == *endpoint);
         if let Some(known) = known {
             return Rc::clone(&known.key);
         }
@@ -33,7 +35,12 @@ pub(super) fn kept(name: &'static str, endpoint: &Arc<str>, label: Label) -> Rc<
             kept.clear();
         }
         let key = Rc::new(new(name, endpoint, label));
-        kept.push(Kept { name, endpoint: Arc::clone(endpoint), label, key: Rc::clone(&key) });
+        kept.push(Kept {
+            name,
+            endpoint: Arc::clone(endpoint),
+            label,
+            key: Rc::clone(&key),
+        });
         key
     });
     // A thread that ends keeps none.
@@ -62,7 +69,10 @@ mod tests {
                     assert_eq!(*made, new(name, endpoint, label));
                     assert!(!seen.contains(&made));
                     // The endpoint's name counts, not where it is kept.
-                    assert!(Rc::ptr_eq(&made, &kept(name, &Arc::from(&**endpoint), label)));
+                    assert!(Rc::ptr_eq(
+                        &made,
+                        &kept(name, &Arc::from(&**endpoint), label)
+                    ));
                     seen.push(made);
                 }
             }

@@ -1,4 +1,5 @@
-//! Log lines that a peer or an outage can cause once per request: the first is written at once, then one per interval with a count.
+//! Log lines that a peer or an outage can cause once per request: the first is written at once,
+//! then one per interval with a count.
 
 use std::{
     sync::{
@@ -15,9 +16,10 @@ pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Limits the log lines of one receiver or worker, for each kind of line and reason by itself.
 ///
-/// What is left out is counted. The count is in the next line of the same kind; where none comes, it is written by
-/// [`tick`](Self::tick) once the interval is over, or by [`flush`](Self::flush). There is no timer: that is left to what happens
-/// anyway, such as a request, a health probe, a shutdown.
+/// What is left out is counted. The count is in the next line of the same kind; where none comes,
+/// it is written by [`tick`](Self::tick) once the interval is over, or by [`flush`](Self::flush).
+/// There is no timer: that is left to what happens anyway, such as a request, a health probe, a
+/// shutdown.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
     kinds: Mutex<Vec<Kind>>,
@@ -36,12 +38,20 @@ struct Kind {
 impl LogLimit {
     #[cfg(any(test, feature = "axum", feature = "client", feature = "nats"))]
     pub(crate) const fn new() -> Self {
-        Self { kinds: Mutex::new(Vec::new()), pending: AtomicBool::new(false) }
+        Self {
+            kinds: Mutex::new(Vec::new()),
+            pending: AtomicBool::new(false),
+        }
     }
 
-    /// Has `write` write the line unless one of the same `line` and `reason` was written within the interval. `write` is given how
-    /// many were left out before it, if any.
-    pub(crate) fn write(&self, line: &'static str, reason: &'static str, write: impl FnOnce(Option<u64>)) {
+    /// Has `write` write the line unless one of the same `line` and `reason` was written within the
+    /// interval. `write` is given how many were left out before it, if any.
+    pub(crate) fn write(
+        &self,
+        line: &'static str,
+        reason: &'static str,
+        write: impl FnOnce(Option<u64>),
+    ) {
         if let Some(left_out) = self.admit(line, reason) {
             write((left_out > 0).then_some(left_out));
         }
@@ -51,8 +61,16 @@ impl LogLimit {
     fn admit(&self, line: &'static str, reason: &'static str) -> Option<u64> {
         let now = Instant::now();
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(kind) = kinds.iter_mut().find(|kind| kind.line == line && kind.reason == reason) else {
-            kinds.push(Kind { line, reason, written_at: now, left_out: 0 });
+        let Some(kind) = kinds
+            .iter_mut()
+            .find(|kind| kind.line == line && kind.reason == reason)
+        else {
+            kinds.push(Kind {
+                line,
+                reason,
+                written_at: now,
+                left_out: 0,
+            });
             return Some(0);
         };
         if now.duration_since(kind.written_at) < LOG_INTERVAL {
@@ -108,7 +126,9 @@ mod tests {
         let mut written = Vec::new();
         let mut flood = |log: &LogLimit, lines: u32| {
             for _ in 0..lines {
-                log.write("a delivery was refused", "mismatch", |left_out| written.push(left_out));
+                log.write("a delivery was refused", "mismatch", |left_out| {
+                    written.push(left_out)
+                });
             }
         };
         flood(&log, 1_000);
@@ -130,9 +150,15 @@ mod tests {
         }
         assert_eq!(written, 2);
         log.tick("users");
-        assert!(log.pending.load(Ordering::Relaxed), "the interval is not over");
+        assert!(
+            log.pending.load(Ordering::Relaxed),
+            "the interval is not over"
+        );
         tokio::time::advance(LOG_INTERVAL).await;
         log.tick("users");
-        assert!(!log.pending.load(Ordering::Relaxed), "the counts were not written");
+        assert!(
+            !log.pending.load(Ordering::Relaxed),
+            "the counts were not written"
+        );
     }
 }

@@ -22,7 +22,10 @@ impl ManualClock {
 
     /// Turns it forward.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX / 2), Ordering::SeqCst);
+        self.0.fetch_add(
+            i64::try_from(by.as_micros()).unwrap_or(i64::MAX / 2),
+            Ordering::SeqCst,
+        );
     }
 
     /// What it shows; the end of the calendar at most.

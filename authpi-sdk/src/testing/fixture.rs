@@ -34,7 +34,8 @@ impl Fixture {
         Self::new(K::TYPE)
     }
 
-    /// An event of any type, known or not, with plausible data and a subject; its time is now, to the second.
+    /// An event of any type, known or not, with plausible data and a subject; its time is now, to
+    /// the second.
     pub fn new(event_type: impl Into<EventType>) -> Self {
         let event_type = event_type.into();
         let name = event_type.as_str().to_owned();
@@ -52,7 +53,9 @@ impl Fixture {
         };
         let id = format!("{prefix}_0123456789abcdefghijklmno");
         let data = match about {
-            "user" => json!({ "id": id, "username_type": "email", "username": "ada@example.com", "status": "active" }),
+            "user" => {
+                json!({ "id": id, "username_type": "email", "username": "ada@example.com", "status": "active" })
+            }
             _ => json!({ "id": id, "name": "Example", "status": "active" }),
         };
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
@@ -117,7 +120,8 @@ impl Fixture {
     /// When the fixture was given an empty id or type, which no event has.
     #[expect(clippy::expect_used, reason = "for tests, which are told so")]
     pub fn verified(&self) -> Verified<Event> {
-        let event = Event::from_json(self.body()).expect("a fixture with an id and a type is a readable event");
+        let event = Event::from_json(self.body())
+            .expect("a fixture with an id and a type is a readable event");
         Verified::new(event, Some("fixture".into()))
     }
 
@@ -125,7 +129,11 @@ impl Fixture {
     ///
     /// # Errors
     /// When the secret is not of the form that the scheme needs.
-    pub fn request(&self, scheme: &SignatureScheme, secret: &Secret) -> Result<Request<Full<Bytes>>, SignError> {
+    pub fn request(
+        &self,
+        scheme: &SignatureScheme,
+        secret: &Secret,
+    ) -> Result<Request<Full<Bytes>>, SignError> {
         signed_request(scheme, secret, self.body())
     }
 }
@@ -143,6 +151,9 @@ pub fn signed_request(
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     request.headers_mut().extend(signature);
-    request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/cloudevents+json"));
+    request.headers_mut().insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("application/cloudevents+json"),
+    );
     Ok(request)
 }

@@ -1,4 +1,5 @@
-//! For tests of code that uses this SDK: deliveries, signed or verified, for every event type, and a clock to turn.
+//! For tests of code that uses this SDK: deliveries, signed or verified, for every event type, and
+//! a clock to turn.
 //!
 //! ```
 //! use authpi_sdk::event::types::UserCreated;

@@ -15,10 +15,11 @@ const HOLDS_FOR: Duration = Duration::from_mins(10);
 /// A sighting is noted anew when it is older; so that most deliveries write nothing.
 const NOTED_EVERY: u64 = 1_000;
 
-/// Remembers when something from elsewhere last agreed with this machine's clock: the second witness for an age.
+/// Remembers when something from elsewhere last agreed with this machine's clock: the second
+/// witness for an age.
 ///
-/// It vouches for the clock for ten minutes, and only for as long as clock and monotonic time have gone on alike since: a clock
-/// that was set in between is another one.
+/// It vouches for the clock for ten minutes, and only for as long as clock and monotonic time have
+/// gone on alike since: a clock that was set in between is another one.
 #[derive(Debug)]
 pub(crate) struct ClockWitness {
     begun: Instant,
@@ -40,11 +41,15 @@ impl ClockWitness {
         }
     }
 
-    /// Something that is recent, by what another machine wrote, is recent by the clock as well, which says `now`.
+    /// Something that is recent, by what another machine wrote, is recent by the clock as well,
+    /// which says `now`.
     pub(crate) fn saw_recent(&self, now: Timestamp) {
         let at = self.monotonic();
         let noted = self.seen_at.load(Ordering::Relaxed);
-        if noted != 0 && at.saturating_sub(noted) < NOTED_EVERY && self.unsure_at.load(Ordering::Relaxed) == 0 {
+        if noted != 0
+            && at.saturating_sub(noted) < NOTED_EVERY
+            && self.unsure_at.load(Ordering::Relaxed) == 0
+        {
             return;
         }
         self.seen.store(now.as_millisecond(), Ordering::Relaxed);
@@ -52,14 +57,18 @@ impl ClockWitness {
         self.unsure_at.store(0, Ordering::Relaxed);
     }
 
-    /// Whether something recent was seen within the last ten minutes, by the clock that now says `now`.
+    /// Whether something recent was seen within the last ten minutes, by the clock that now says
+    /// `now`.
     pub(crate) fn vouches_for(&self, now: Timestamp) -> bool {
         let seen_at = self.seen_at.load(Ordering::Acquire);
         let passed = self.monotonic().saturating_sub(seen_at);
         if seen_at == 0 || u128::from(passed) > HOLDS_FOR.as_millis() {
             return false;
         }
-        let expected = self.seen.load(Ordering::Relaxed).saturating_add_unsigned(passed);
+        let expected = self
+            .seen
+            .load(Ordering::Relaxed)
+            .saturating_add_unsigned(passed);
         Timestamp::from_millisecond(expected).is_ok_and(|expected| agree(expected, now))
     }
 
@@ -68,14 +77,17 @@ impl ClockWitness {
         self.unsure_at.store(self.monotonic(), Ordering::Relaxed);
     }
 
-    /// Whether an age could not be judged within the last ten minutes, and nothing recent was seen since.
+    /// Whether an age could not be judged within the last ten minutes, and nothing recent was seen
+    /// since.
     pub(crate) fn is_unsure(&self) -> bool {
         let at = self.unsure_at.load(Ordering::Relaxed);
         at != 0 && u128::from(self.monotonic().saturating_sub(at)) <= HOLDS_FOR.as_millis()
     }
 
     fn monotonic(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.begun.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
     }
 }
 

@@ -28,7 +28,11 @@ pub struct WorkerBuilder {
 }
 
 impl WorkerBuilder {
-    pub(super) fn new(endpoint: Arc<str>, inbox: AnyInbox, handlers: Result<Box<dyn AnyHandlers>, BuildError>) -> Self {
+    pub(super) fn new(
+        endpoint: Arc<str>,
+        inbox: AnyInbox,
+        handlers: Result<Box<dyn AnyHandlers>, BuildError>,
+    ) -> Self {
         Self {
             endpoint,
             inbox,
@@ -52,14 +56,15 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long a handler may take before it is dropped, which counts as a retryable error. Default 10 s.
+    /// How long a handler may take before it is dropped, which counts as a retryable error. Default
+    /// 10 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.deadline = deadline;
         self
     }
 
-    /// How long a lease lasts unless renewed, and so how long an event of a crashed worker is held up. Renewed at each third.
-    /// Default 30 s.
+    /// How long a lease lasts unless renewed, and so how long an event of a crashed worker is held
+    /// up. Renewed at each third. Default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
@@ -71,20 +76,23 @@ impl WorkerBuilder {
         self
     }
 
-    /// After how many failed attempts an event becomes a dead letter. Default 20. Attempts that ended in a crash count.
+    /// After how many failed attempts an event becomes a dead letter. Default 20. Attempts that
+    /// ended in a crash count.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.settings.attempts = attempts;
         self
     }
 
-    /// How long after it was stored an event becomes a dead letter at its next failure, whatever its attempts. Default three days.
+    /// How long after it was stored an event becomes a dead letter at its next failure, whatever
+    /// its attempts. Default three days.
     pub fn give_up_after(mut self, age: Duration) -> Self {
         self.settings.give_up_after = age;
         self
     }
 
-    /// The pause after the first failure, which doubles with each further one, and the longest one; each is cut to a random
-    /// part of itself. Default 1 s and 10 min. A pause that a handler asks for is taken as it is.
+    /// The pause after the first failure, which doubles with each further one, and the longest one;
+    /// each is cut to a random part of itself. Default 1 s and 10 min. A pause that a handler asks
+    /// for is taken as it is.
     pub fn pauses(mut self, first: Duration, longest: Duration) -> Self {
         self.settings.pauses = (first, longest);
         self
@@ -99,8 +107,9 @@ impl WorkerBuilder {
     /// Makes the worker.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, two handlers want the same place, a setting is zero or out of range,
-    /// or a handler takes a transaction and the store's connection pool has no room for one.
+    /// When the endpoint has no name or one of more than 100 bytes, two handlers want the same
+    /// place, a setting is zero or out of range, or a handler takes a transaction and the store's
+    /// connection pool has no room for one.
     pub fn build(self) -> Result<Worker, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
@@ -108,7 +117,11 @@ impl WorkerBuilder {
         BuildError::check_length(&self.endpoint)?;
         let handlers = self.handlers?;
         let settings = self.settings;
-        for (name, duration) in [("deadline", settings.deadline), ("lease", settings.lease), ("poll", settings.poll)] {
+        for (name, duration) in [
+            ("deadline", settings.deadline),
+            ("lease", settings.lease),
+            ("poll", settings.poll),
+        ] {
             if duration.is_zero() || duration > LONGEST {
                 return Err(BuildError::Setting(name));
             }
@@ -119,7 +132,9 @@ impl WorkerBuilder {
         if settings.attempts == 0 {
             return Err(BuildError::Setting("attempts"));
         }
-        let Self { endpoint, inbox, .. } = self;
+        let Self {
+            endpoint, inbox, ..
+        } = self;
         let probes = Probes::new(Target::Inbox(inbox.clone()));
         let shared = Shared {
             endpoint,
@@ -134,7 +149,9 @@ impl WorkerBuilder {
             log: Arc::default(),
             witness: ClockWitness::new(),
         };
-        Ok(Worker { shared: Arc::new(shared) })
+        Ok(Worker {
+            shared: Arc::new(shared),
+        })
     }
 }
 

@@ -1,18 +1,19 @@
 //! Handles what an inbox has stored.
 //!
-//! A [`Receiver::inbox`](crate::receiver::Receiver::inbox) answers as soon as a delivery is stored; a [`Worker`] takes the events out,
-//! oldest first, and runs the same [`Handlers`] as an inline receiver would. Any number of workers, in any number of
-//! processes, may share one store: an event is leased to one of them at a time, and a worker that dies gives its lease back by
-//! expiry.
+//! A [`Receiver::inbox`](crate::receiver::Receiver::inbox) answers as soon as a delivery is stored;
+//! a [`Worker`] takes the events out, oldest first, and runs the same [`Handlers`] as an inline
+//! receiver would. Any number of workers, in any number of processes, may share one store: an event
+//! is leased to one of them at a time, and a worker that dies gives its lease back by expiry.
 //!
-//! An event whose type none of the handlers is for is dropped, as a receiver that handles at once would: it is counted, not recorded, and can
-//! be delivered again by AuthPI. It was acknowledged, though. Where old and new versions of a service work side by side, or nothing that
-//! was acknowledged may be dropped, have it kept as a dead letter instead: `.otherwise(async |_: Event, _| Err(HandlerError::terminal("nobody
-//! handles it")))`.
+//! An event whose type none of the handlers is for is dropped, as a receiver that handles at once
+//! would: it is counted, not recorded, and can be delivered again by AuthPI. It was acknowledged,
+//! though. Where old and new versions of a service work side by side, or nothing that was
+//! acknowledged may be dropped, have it kept as a dead letter instead:
+//! `.otherwise(async |_: Event, _| Err(HandlerError::terminal("nobody handles it")))`.
 //!
-//! A handler that fails is tried again after a pause that doubles each time, with full jitter; one that gives up
-//! ([`terminal`](crate::handlers::Terminal)), or has failed for the last time, makes the event a dead letter. A poisoned event holds
-//! up its own lane until then, and nobody else.
+//! A handler that fails is tried again after a pause that doubles each time, with full jitter; one
+//! that gives up ([`terminal`](crate::handlers::Terminal)), or has failed for the last time, makes
+//! the event a dead letter. A poisoned event holds up its own lane until then, and nobody else.
 //!
 //! ```no_run
 //! # use authpi_sdk::{event::{Event, Subject, types::UserCreated}, handlers::Handlers, ledger::Sqlite, worker::Worker};
@@ -60,7 +61,8 @@ use crate::{
 pub use crate::receiver::{BuildError, Health};
 pub use builder::WorkerBuilder;
 
-/// Takes the events of one endpoint out of an inbox and handles them. Cheap to clone; clones share everything.
+/// Takes the events of one endpoint out of an inbox and handles them. Cheap to clone; clones share
+/// everything.
 #[derive(Clone)]
 pub struct Worker {
     shared: Arc<Shared>,
@@ -109,7 +111,10 @@ struct Settings {
 
 impl Worker {
     /// A worker for the events that the receiver of this `endpoint` stores in `inbox`.
-    #[expect(clippy::new_ret_no_self, reason = "it is the builder's `build` that can fail")]
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "it is the builder's `build` that can fail"
+    )]
     pub fn new<S, H>(
         endpoint: impl Into<Arc<str>>,
         inbox: impl Inbox + Serves<H>,
@@ -123,10 +128,12 @@ impl Worker {
         WorkerBuilder::new(endpoint.into(), Arc::new(inbox), handlers)
     }
 
-    /// Works until `stop` resolves; then takes no more, waits for what runs, and returns. Dropped before, it takes no more either, and what
-    /// runs goes on to its end, as long as the runtime does.
+    /// Works until `stop` resolves; then takes no more, waits for what runs, and returns. Dropped
+    /// before, it takes no more either, and what runs goes on to its end, as long as the runtime
+    /// does.
     ///
-    /// A store that cannot be reached is logged and asked again a second later, or a poll if that is shorter. Needs a tokio runtime with its timer enabled.
+    /// A store that cannot be reached is logged and asked again a second later, or a poll if that
+    /// is shorter. Needs a tokio runtime with its timer enabled.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         self.shared.stopping.store(false, Ordering::Release);
         select! {
@@ -160,7 +167,11 @@ impl Worker {
             // Before looking, so that nothing that happens meanwhile is missed.
             let (appended, settled) = (shared.inbox.appended(), shared.settled.notified());
             let asked = Instant::now();
-            let wait = match shared.inbox.lease_next(&shared.endpoint, shared.settings.lease).await {
+            let wait = match shared
+                .inbox
+                .lease_next(&shared.endpoint, shared.settings.lease)
+                .await
+            {
                 Ok(Next::Leased(leased)) => {
                     let shared = Arc::clone(shared);
                     running.0.spawn(async move {
@@ -172,7 +183,9 @@ impl Worker {
                     });
                     continue;
                 }
-                Ok(Next::Nothing { due_in }) => due_in.unwrap_or(Duration::MAX).min(shared.settings.poll),
+                Ok(Next::Nothing { due_in }) => {
+                    due_in.unwrap_or(Duration::MAX).min(shared.settings.poll)
+                }
                 Err(error) => {
                     error.tell(&shared.endpoint, &shared.log);
                     drop((slot, permit));
@@ -206,9 +219,10 @@ impl Worker {
 
     /// How this worker is; two steps of the store, two seconds at most.
     ///
-    /// The inbox is asked to append and forget a record under the empty endpoint name (a queue: to claim and forget one in its ledger),
-    /// and for its backlog. However often this is called, a store is asked once a second at most and once at a time: the receivers
-    /// and workers of a process share the answer.
+    /// The inbox is asked to append and forget a record under the empty endpoint name (a queue: to
+    /// claim and forget one in its ledger), and for its backlog. However often this is called, a
+    /// store is asked once a second at most and once at a time: the receivers and workers of a
+    /// process share the answer.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -216,12 +230,19 @@ impl Worker {
         let shared = &self.shared;
         let draining = shared.stopping.load(Ordering::Acquire);
         shared.log.tick(&shared.endpoint);
-        Health::ask(&shared.probes, &shared.endpoint, draining, shared.in_flight.load(Ordering::Relaxed)).await
+        Health::ask(
+            &shared.probes,
+            &shared.endpoint,
+            draining,
+            shared.in_flight.load(Ordering::Relaxed),
+        )
+        .await
     }
 }
 
 impl Shared {
-    /// Keeps the metrics of the inbox up to date, at some polls and not at each event: counting has its price.
+    /// Keeps the metrics of the inbox up to date, at some polls and not at each event: counting has
+    /// its price.
     async fn measure(&self) {
         loop {
             // A store that fails is told of by whoever asks it for work.
@@ -234,7 +255,8 @@ impl Shared {
     }
 }
 
-/// Events that are being handled. A caller that gives up must not break them off between their effect and its completion.
+/// Events that are being handled. A caller that gives up must not break them off between their
+/// effect and its completion.
 #[derive(Default)]
 struct Running(JoinSet<()>);
 

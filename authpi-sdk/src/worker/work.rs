@@ -11,13 +11,21 @@ use crate::{
     crash,
     event::Event,
     handlers::{Claimed, Outcome, run_leased},
-    ledger::{AnyLedger, Completion, Held, Leased, LedgerError, LedgerErrorKind, TransactionPermit},
+    ledger::{
+        AnyLedger, Completion, Held, Leased, LedgerError, LedgerErrorKind, TransactionPermit,
+    },
     telemetry,
 };
 
 impl Shared {
-    /// `asked` is when the store was asked for it; `permit` is for the handler's transaction, where it was taken before.
-    pub(super) async fn handle(&self, leased: Leased, asked: Instant, permit: Option<TransactionPermit>) {
+    /// `asked` is when the store was asked for it; `permit` is for the handler's transaction, where
+    /// it was taken before.
+    pub(super) async fn handle(
+        &self,
+        leased: Leased,
+        asked: Instant,
+        permit: Option<TransactionPermit>,
+    ) {
         // A root of its own: the worker's caller has nothing to do with this event.
         let span = info_span!(
             parent: None,
@@ -28,7 +36,10 @@ impl Shared {
             event_type = Empty,
             outcome = Empty,
         );
-        let outcome = self.work(&leased, asked, permit, &span).instrument(span.clone()).await;
+        let outcome = self
+            .work(&leased, asked, permit, &span)
+            .instrument(span.clone())
+            .await;
         span.record("outcome", outcome);
         telemetry::count_by(telemetry::EVENTS, &self.endpoint, "outcome", outcome);
     }
@@ -49,12 +60,16 @@ impl Shared {
             End::Handled { .. } => self.inbox.complete(key, token, Completion::Handled).await,
             End::Committed { .. } => Ok(Held::Yes),
             End::Dead { text, .. } => {
-                let dead = Completion::Dead { reason: text.clone(), body: leased.body.clone() };
+                let dead = Completion::Dead {
+                    reason: text.clone(),
+                    body: leased.body.clone(),
+                };
                 self.inbox.complete(key, token, dead).await
             }
             End::Retry { pause, .. } => self.inbox.release(key, token, *pause).await,
-            // Not recorded as handled, so that it can be brought back when somebody handles it. By whoever holds it alone: another
-            // worker, of a later version, may have taken it over and know what to do with it.
+            // Not recorded as handled, so that it can be brought back when somebody handles it. By
+            // whoever holds it alone: another worker, of a later version, may have taken it over
+            // and know what to do with it.
             End::Unhandled => match self.inbox.renew(key, token, self.settings.lease).await {
                 Ok(Held::Yes) => self.inbox.forget(key).await.map(|_| Held::Yes),
                 lost_or_failed => lost_or_failed,
@@ -66,24 +81,31 @@ impl Shared {
             Ok(Held::Yes) => {
                 if let End::Dead { text, .. } = &end {
                     // Never left out: there is one for each dead letter.
-                    let (endpoint, event_id, attempt) = (&self.endpoint, key.event_id(), token.attempt);
+                    let (endpoint, event_id, attempt) =
+                        (&self.endpoint, key.event_id(), token.attempt);
                     tracing::error!(%endpoint, event_id, attempt, error = %text, "an event was given up; it is kept as a dead letter");
                 }
                 self.count(&end)
             }
             Ok(Held::Lost) => {
-                self.log.write("the lease was lost: another worker has taken over", "lease_lost", |left_out| {
-                    tracing::warn!(
-                        endpoint = %self.endpoint,
-                        event_id = key.event_id(),
-                        left_out,
-                        "the lease was lost: another worker has taken over"
-                    );
-                });
+                self.log.write(
+                    "the lease was lost: another worker has taken over",
+                    "lease_lost",
+                    |left_out| {
+                        tracing::warn!(
+                            endpoint = %self.endpoint,
+                            event_id = key.event_id(),
+                            left_out,
+                            "the lease was lost: another worker has taken over"
+                        );
+                    },
+                );
                 telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
                 "lease_lost"
             }
-            Err(error) if error.kind() == LedgerErrorKind::Content => self.bury_refused(leased, &error).await,
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                self.bury_refused(leased, &error).await
+            }
             // The lease runs out by itself, and the event is handled again.
             Err(error) => {
                 error.tell(&self.endpoint, &self.log);
@@ -92,17 +114,36 @@ impl Shared {
         }
     }
 
-    /// The store works, and refuses what this event's end contains: tried again, it would be refused again.
+    /// The store works, and refuses what this event's end contains: tried again, it would be
+    /// refused again.
     async fn bury_refused(&self, leased: &Leased, error: &LedgerError) -> &'static str {
-        let Leased { key, token, body, .. } = leased;
+        let Leased {
+            key, token, body, ..
+        } = leased;
         let reason = error.chain();
         self.log.write("the store refuses the content of an event", "content_refused", |left_out| {
             let (endpoint, event_id) = (&self.endpoint, key.event_id());
             tracing::error!(%endpoint, event_id, error = %reason, left_out, "the store refuses the content of an event");
         });
-        match self.inbox.complete(key, *token, Completion::Dead { reason, body: body.clone() }).await {
+        match self
+            .inbox
+            .complete(
+                key,
+                *token,
+                Completion::Dead {
+                    reason,
+                    body: body.clone(),
+                },
+            )
+            .await
+        {
             Ok(Held::Yes) => {
-                telemetry::count_by(telemetry::DEAD_LETTERS, &self.endpoint, "reason", "content_refused");
+                telemetry::count_by(
+                    telemetry::DEAD_LETTERS,
+                    &self.endpoint,
+                    "reason",
+                    "content_refused",
+                );
                 "dead_letter"
             }
             Ok(Held::Lost) => "lease_lost",
@@ -143,13 +184,25 @@ impl Shared {
         let settings = &self.settings;
         let attempt = leased.token.attempt;
         if attempt > settings.attempts {
-            // Each attempt before ended without a word: the process died, or the store could not be told.
-            let text = format!("{} attempts were begun and none was finished", settings.attempts);
-            return End::Dead { reason: "crashes", text };
+            // Each attempt before ended without a word: the process died, or the store could not be
+            // told.
+            let text = format!(
+                "{} attempts were begun and none was finished",
+                settings.attempts
+            );
+            return End::Dead {
+                reason: "crashes",
+                text,
+            };
         }
         let event = match Event::from_json(leased.body.clone()) {
             Ok(event) => event,
-            Err(error) => return End::Dead { reason: "unreadable", text: error.to_string() },
+            Err(error) => {
+                return End::Dead {
+                    reason: "unreadable",
+                    text: error.to_string(),
+                };
+            }
         };
         span.record("event_type", event.event_type().as_str());
         let Some(route) = self.handlers.route(event.event_type()) else {
@@ -173,14 +226,21 @@ impl Shared {
             Outcome::Committed => return End::Committed { lag: lag() },
             Outcome::LeaseLost => return End::LeaseLost,
             Outcome::Failed(error) if error.is_terminal() => {
-                return End::Dead { reason: "terminal", text: error.chain() };
+                return End::Dead {
+                    reason: "terminal",
+                    text: error.chain(),
+                };
             }
             _ => {}
         }
-        let (Some((problem, pause)), Some(reason)) = (outcome.problem(), outcome.retry_reason()) else {
+        let (Some((problem, pause)), Some(reason)) = (outcome.problem(), outcome.retry_reason())
+        else {
             return End::Unhandled;
         };
-        let given_up = |reason| End::Dead { reason, text: format!("after {attempt} attempts: {problem}") };
+        let given_up = |reason| End::Dead {
+            reason,
+            text: format!("after {attempt} attempts: {problem}"),
+        };
         if attempt == settings.attempts {
             return given_up("attempts");
         }
@@ -191,18 +251,28 @@ impl Shared {
             let event_id = leased.key.event_id();
             tracing::warn!(endpoint = %self.endpoint, event_id, attempt, error = %problem, left_out, "a handler failed");
         });
-        End::Retry { reason, pause: pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt)) }
+        End::Retry {
+            reason,
+            pause: pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt)),
+        }
     }
 }
 
 impl Shared {
-    /// Whether the event was stored so long ago that it is given up. By the store's clock where it has one, since that is what
-    /// `received_at` was read from; else by this machine's, if something recent was seen by it: a clock that was set ahead would give
-    /// up everything at its first failure.
+    /// Whether the event was stored so long ago that it is given up. By the store's clock where it
+    /// has one, since that is what `received_at` was read from; else by this machine's, if
+    /// something recent was seen by it: a clock that was set ahead would give up everything at its
+    /// first failure.
     async fn is_too_old(&self, received_at: Timestamp) -> bool {
-        let Settings { clock, give_up_after, .. } = &self.settings;
+        let Settings {
+            clock,
+            give_up_after,
+            ..
+        } = &self.settings;
         let now = clock.now();
-        let age = |now: Timestamp| Duration::try_from(now.duration_since(received_at)).unwrap_or(Duration::ZERO);
+        let age = |now: Timestamp| {
+            Duration::try_from(now.duration_since(received_at)).unwrap_or(Duration::ZERO)
+        };
         if age(now) <= RECENT {
             self.witness.saw_recent(now);
         }

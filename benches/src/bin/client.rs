@@ -1,5 +1,5 @@
-//! What a call costs: our client, bare reqwest with structs written by hand, and AuthPI's own Python SDK, against one process of the
-//! emulator, one call after the other and 64 at a time.
+//! What a call costs: our client, bare reqwest with structs written by hand, and AuthPI's own
+//! Python SDK, against one process of the emulator, one call after the other and 64 at a time.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,7 +37,8 @@ struct Calls {
     python_sdk: Pace,
     /// The time of a call over bare reqwest's; median of the rounds' ratios. Aim: at most 1.05.
     time_over_bare: f64,
-    /// Calls per second over the Python SDK's. Aim: at least 5 one after the other, 10 with 64 in flight.
+    /// Calls per second over the Python SDK's. Aim: at least 5 one after the other, 10 with 64 in
+    /// flight.
     rate_over_python: f64,
 }
 
@@ -51,11 +52,17 @@ struct Pace {
 
 impl Pace {
     fn new(per_second: f64, in_flight: usize) -> Self {
-        Self { per_second, us_each: in_flight as f64 * 1e6 / per_second }
+        Self {
+            per_second,
+            us_each: in_flight as f64 * 1e6 / per_second,
+        }
     }
 
     fn shown(self) -> [String; 2] {
-        [format!("{:.0}", self.per_second), format!("{:.0}", self.us_each)]
+        [
+            format!("{:.0}", self.per_second),
+            format!("{:.0}", self.us_each),
+        ]
     }
 }
 
@@ -75,12 +82,25 @@ async fn main() {
     let (_emulator, line) = emulator().await;
     let service: Service = serde_json::from_str(&line).expect("what it prints");
     let authpi = Client::builder().api_key(&service.key_id, Secret::new(&*service.key_secret));
-    let authpi = authpi.account(&service.account_id).base_url(&service.base_url).build().expect("a client");
-    let webhook = authpi.webhooks().create(&spec()).await.expect("the emulator answers").webhook;
+    let authpi = authpi
+        .account(&service.account_id)
+        .base_url(&service.base_url)
+        .build()
+        .expect("a client");
+    let webhook = authpi
+        .webhooks()
+        .create(&spec())
+        .await
+        .expect("the emulator answers")
+        .webhook;
 
     let mut calls = Vec::new();
     for (operation, ours, bare) in [
-        ("get", get(&authpi, &webhook.id), bare_get(&service, &webhook.id)),
+        (
+            "get",
+            get(&authpi, &webhook.id),
+            bare_get(&service, &webhook.id),
+        ),
         ("create", create(&authpi), bare_create(&service)),
     ] {
         for in_flight in IN_FLIGHT {
@@ -89,7 +109,14 @@ async fn main() {
     }
     println!("{}", shown(&calls));
     let python = python(&["--version"]).await;
-    write_json("client", &Figures { made, python: python.trim().to_owned(), calls });
+    write_json(
+        "client",
+        &Figures {
+            made,
+            python: python.trim().to_owned(),
+            calls,
+        },
+    );
 }
 
 async fn compare(
@@ -100,7 +127,11 @@ async fn compare(
     service: &str,
     webhook: &str,
 ) -> Calls {
-    let (rounds, round) = if quick() { (3, Duration::from_millis(300)) } else { (9, Duration::from_secs(1)) };
+    let (rounds, round) = if quick() {
+        (3, Duration::from_millis(300))
+    } else {
+        (9, Duration::from_secs(1))
+    };
     let mut samples = [Vec::new(), Vec::new(), Vec::new()];
     // The first round is to get warm.
     for n in 0..=rounds {
@@ -115,9 +146,26 @@ async fn compare(
         }
     }
     let (seconds, at_once) = ((round * 3).as_secs_f64().to_string(), in_flight.to_string());
-    let asked = ["--service", service, "--webhook", webhook, "--seconds", &seconds, operation, &at_once];
-    let python_sdk = Pace::new(python(&asked).await.trim().parse().expect("calls per second"), in_flight);
-    let [ours, bare_reqwest] = [0, 1].map(|at| Pace::new(percentile(&mut samples[at], 50), in_flight));
+    let asked = [
+        "--service",
+        service,
+        "--webhook",
+        webhook,
+        "--seconds",
+        &seconds,
+        operation,
+        &at_once,
+    ];
+    let python_sdk = Pace::new(
+        python(&asked)
+            .await
+            .trim()
+            .parse()
+            .expect("calls per second"),
+        in_flight,
+    );
+    let [ours, bare_reqwest] =
+        [0, 1].map(|at| Pace::new(percentile(&mut samples[at], 50), in_flight));
     Calls {
         operation,
         in_flight,
@@ -149,9 +197,17 @@ fn shown(calls: &[Calls]) -> String {
         let mut row = vec![one.operation.to_owned(), one.in_flight.to_string()];
         row.extend(one.ours.shown());
         row.extend(one.bare_reqwest.shown());
-        row.push(format!("{:.3} ({})", one.time_over_bare, met(one.time_over_bare <= 1.05)));
+        row.push(format!(
+            "{:.3} ({})",
+            one.time_over_bare,
+            met(one.time_over_bare <= 1.05)
+        ));
         row.extend(one.python_sdk.shown());
-        row.push(format!("{:.1} ({})", one.rate_over_python, met(one.rate_over_python >= aim)));
+        row.push(format!(
+            "{:.1} ({})",
+            one.rate_over_python,
+            met(one.rate_over_python >= aim)
+        ));
         rows.push(row);
     }
     table(&rows)
@@ -160,14 +216,27 @@ fn shown(calls: &[Calls]) -> String {
 // Ours.
 
 fn spec() -> WebhookSpec {
-    WebhookSpec::new("users", "https://example.com/hooks").events([EventType::UserCreated]).signed()
+    WebhookSpec::new("users", "https://example.com/hooks")
+        .events([EventType::UserCreated])
+        .signed()
 }
 
 fn get(authpi: &Client, webhook: &str) -> Each {
     let (authpi, webhook) = (authpi.clone(), webhook.to_owned());
     Each::new("get", move |_| {
         let (authpi, webhook) = (authpi.clone(), webhook.clone());
-        async move { assert_eq!(authpi.webhooks().get(&*webhook).await.expect("it is there").value.id, webhook) }
+        async move {
+            assert_eq!(
+                authpi
+                    .webhooks()
+                    .get(&*webhook)
+                    .await
+                    .expect("it is there")
+                    .value
+                    .id,
+                webhook
+            )
+        }
     })
 }
 
@@ -175,7 +244,17 @@ fn create(authpi: &Client) -> Each {
     let authpi = authpi.clone();
     Each::new("create", move |_| {
         let authpi = authpi.clone();
-        async move { assert!(authpi.webhooks().create(&spec()).await.expect("it is made").secret.is_some()) }
+        async move {
+            assert!(
+                authpi
+                    .webhooks()
+                    .create(&spec())
+                    .await
+                    .expect("it is made")
+                    .secret
+                    .is_some()
+            )
+        }
     })
 }
 
@@ -214,8 +293,16 @@ struct Auth<'a> {
 
 /// A client as it comes, and the address of the account's webhooks.
 fn bare(service: &Service) -> (reqwest::Client, String, String, String) {
-    let address = format!("{}/v1/accounts/{}/webhooks", service.base_url, service.account_id);
-    (reqwest::Client::new(), address, service.key_id.clone(), service.key_secret.clone())
+    let address = format!(
+        "{}/v1/accounts/{}/webhooks",
+        service.base_url, service.account_id
+    );
+    (
+        reqwest::Client::new(),
+        address,
+        service.key_id.clone(),
+        service.key_secret.clone(),
+    )
 }
 
 fn bare_get(service: &Service, webhook: &str) -> Each {
@@ -225,8 +312,20 @@ fn bare_get(service: &Service, webhook: &str) -> Each {
         let request = http.get(&address).basic_auth(&user, Some(&password));
         let webhook = webhook.clone();
         async move {
-            let answer = request.send().await.and_then(reqwest::Response::error_for_status).expect("it answers");
-            assert_eq!(answer.json::<Answer<Webhook>>().await.expect("a webhook").data.id, webhook);
+            let answer = request
+                .send()
+                .await
+                .and_then(reqwest::Response::error_for_status)
+                .expect("it answers");
+            assert_eq!(
+                answer
+                    .json::<Answer<Webhook>>()
+                    .await
+                    .expect("a webhook")
+                    .data
+                    .id,
+                webhook
+            );
         }
     })
 }
@@ -238,14 +337,34 @@ fn bare_create(service: &Service) -> Each {
             name: "users",
             url: "https://example.com/hooks",
             events: ["user.created"],
-            auth: Auth { r#type: "signature" },
+            auth: Auth {
+                r#type: "signature",
+            },
         };
         let key = format!("bare-{n}-{:?}", Instant::now());
-        let request = http.post(&address).basic_auth(&user, Some(&password)).json(&wanted);
-        let request = request.header("idempotency-key", key.replace([' ', '{', '}', ':', ','], ""));
+        let request = http
+            .post(&address)
+            .basic_auth(&user, Some(&password))
+            .json(&wanted);
+        let request = request.header(
+            "idempotency-key",
+            key.replace([' ', '{', '}', ':', ','], ""),
+        );
         async move {
-            let answer = request.send().await.and_then(reqwest::Response::error_for_status).expect("it answers");
-            assert!(answer.json::<Answer<Webhook>>().await.expect("a webhook").data.auth.is_object());
+            let answer = request
+                .send()
+                .await
+                .and_then(reqwest::Response::error_for_status)
+                .expect("it answers");
+            assert!(
+                answer
+                    .json::<Answer<Webhook>>()
+                    .await
+                    .expect("a webhook")
+                    .data
+                    .auth
+                    .is_object()
+            );
         }
     })
 }
@@ -259,9 +378,15 @@ fn root() -> PathBuf {
 /// The emulator, built with optimisation, and the line of JSON that it prints.
 async fn emulator() -> (Child, String) {
     let mut build = Command::new("cargo");
-    build.args(["build", "--quiet", "--release", "-p", "authpi-cli"]).current_dir(root());
-    assert!(build.status().await.expect("cargo runs").success(), "the emulator cannot be built");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    build
+        .args(["build", "--quiet", "--release", "-p", "authpi-cli"])
+        .current_dir(root());
+    assert!(
+        build.status().await.expect("cargo runs").success(),
+        "the emulator cannot be built"
+    );
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let mut emulator = Command::new(target.join("release/authpi"))
         .args(["emulate", "--json"])
         .stdout(Stdio::piped())
@@ -270,7 +395,9 @@ async fn emulator() -> (Child, String) {
         .expect("the emulator runs");
     let mut line = String::new();
     let mut out = BufReader::new(emulator.stdout.take().expect("piped"));
-    out.read_line(&mut line).await.expect("it tells its address");
+    out.read_line(&mut line)
+        .await
+        .expect("it tells its address");
     (emulator, line)
 }
 
@@ -284,6 +411,9 @@ async fn python(arguments: &[&str]) -> String {
         .output()
         .await
         .expect("Python 3.11 runs");
-    assert!(output.status.success(), "AuthPI's Python SDK cannot be measured");
+    assert!(
+        output.status.success(),
+        "AuthPI's Python SDK cannot be measured"
+    );
     String::from_utf8(output.stdout).expect("text")
 }

@@ -1,5 +1,5 @@
-//! What a dependency costs before it runs: crates in the tree and seconds of a cold build (dev profile, an empty target folder), for a
-//! service that depends on nothing else.
+//! What a dependency costs before it runs: crates in the tree and seconds of a cold build (dev
+//! profile, an empty target folder), for a service that depends on nothing else.
 
 use std::{
     collections::BTreeSet,
@@ -13,12 +13,24 @@ use serde::Serialize;
 
 /// What is built: a name for it, and its line under `[dependencies]`.
 const CASES: [(&str, &str); 6] = [
-    ("authpi-sdk, receiver", r#"authpi-sdk = { path = "SDK", default-features = false, features = ["axum"] }"#),
+    (
+        "authpi-sdk, receiver",
+        r#"authpi-sdk = { path = "SDK", default-features = false, features = ["axum"] }"#,
+    ),
     ("authpi-sdk, client", r#"authpi-sdk = { path = "SDK" }"#),
-    ("authpi-sdk, both", r#"authpi-sdk = { path = "SDK", features = ["axum"] }"#),
-    ("svix", r#"svix = { version = "=2.9.1", default-features = false, features = ["http1", "rustls-tls"] }"#),
+    (
+        "authpi-sdk, both",
+        r#"authpi-sdk = { path = "SDK", features = ["axum"] }"#,
+    ),
+    (
+        "svix",
+        r#"svix = { version = "=2.9.1", default-features = false, features = ["http1", "rustls-tls"] }"#,
+    ),
     ("workos", r#"workos = "=3.5.0""#),
-    ("async-stripe-webhook", r#"async-stripe-webhook = "=1.0.0-rc.10""#),
+    (
+        "async-stripe-webhook",
+        r#"async-stripe-webhook = "=1.0.0-rc.10""#,
+    ),
 ];
 
 #[derive(Serialize)]
@@ -39,10 +51,18 @@ fn main() {
     let made = Made::here(&["authpi-sdk", "svix", "workos", "async-stripe-webhook"]);
     println!("{made}");
     let mut built = Vec::new();
-    let mut rows = vec![["a service that depends on", "crates", "cold build s"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["a service that depends on", "crates", "cold build s"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for (name, dependency) in CASES {
         let one = build(name, dependency);
-        rows.push(vec![name.to_owned(), one.crates.to_string(), format!("{:.1}", one.seconds)]);
+        rows.push(vec![
+            name.to_owned(),
+            one.crates.to_string(),
+            format!("{:.1}", one.seconds),
+        ]);
         built.push(one);
     }
     println!("{}", table(&rows));
@@ -51,7 +71,10 @@ fn main() {
 
 fn build(name: &'static str, dependency: &str) -> Built {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let sdk = root.join("authpi-sdk").canonicalize().expect("the SDK is there");
+    let sdk = root
+        .join("authpi-sdk")
+        .canonicalize()
+        .expect("the SDK is there");
     let folder = std::env::temp_dir().join(format!("authpi-bench-build-{}", std::process::id()));
     let gone = Gone(folder.clone());
     std::fs::create_dir_all(folder.join("src")).expect("a folder for the service");
@@ -64,13 +87,31 @@ fn build(name: &'static str, dependency: &str) -> Built {
 
     // The download is not the build.
     cargo(&folder, &["fetch", "--quiet"]);
-    let tree = cargo(&folder, &["tree", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
-    let crates: BTreeSet<_> = tree.lines().map(|line| line.trim_end_matches(" (*)")).collect();
+    let tree = cargo(
+        &folder,
+        &[
+            "tree",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ],
+    );
+    let crates: BTreeSet<_> = tree
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .collect();
     let started = Instant::now();
     cargo(&folder, &["build", "--quiet"]);
     let seconds = started.elapsed().as_secs_f64();
     drop(gone);
-    Built { name, crates: crates.len() - 1, seconds }
+    Built {
+        name,
+        crates: crates.len() - 1,
+        seconds,
+    }
 }
 
 fn cargo(folder: &Path, arguments: &[&str]) -> String {
@@ -81,7 +122,11 @@ fn cargo(folder: &Path, arguments: &[&str]) -> String {
         .env_remove("RUSTFLAGS")
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("text")
 }
 

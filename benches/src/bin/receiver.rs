@@ -1,9 +1,10 @@
-//! What a delivery costs a service, over real HTTP on the loopback: a bare axum route that reads the body and answers 200, a
-//! route that does by hand what services do today (HMAC, serde, a `HashMap` of seen ids), and our receiver with the memory
-//! ledger.
+//! What a delivery costs a service, over real HTTP on the loopback: a bare axum route that reads
+//! the body and answers 200, a route that does by hand what services do today (HMAC, serde, a
+//! `HashMap` of seen ids), and our receiver with the memory ledger.
 //!
-//! Each server is a process of its own with one thread; the load comes from this one, over connections kept alive, and is the
-//! same for each: deliveries of 1 KiB, each with an id of its own. Servers take turns, round after round.
+//! Each server is a process of its own with one thread; the load comes from this one, over
+//! connections kept alive, and is the same for each: deliveries of 1 KiB, each with an id of its
+//! own. Servers take turns, round after round.
 
 use std::{
     cell::Cell,
@@ -51,9 +52,11 @@ struct Figures {
     deliveries_per_round: usize,
     rounds: usize,
     servers: BTreeMap<&'static str, Server>,
-    /// Ours over the hand-written one's deliveries per second (median of the rounds' ratios); aim: at least 0.92.
+    /// Ours over the hand-written one's deliveries per second (median of the rounds' ratios); aim:
+    /// at least 0.92.
     throughput_over_by_hand: f64,
-    /// The server's CPU time per delivery, ours less the bare one's, in µs (median of the rounds' differences); aim: at most 7.
+    /// The server's CPU time per delivery, ours less the bare one's, in µs (median of the rounds'
+    /// differences); aim: at most 7.
     cpu_us_over_bare: f64,
     /// The same of the time between answers.
     wall_us_over_bare: f64,
@@ -77,7 +80,10 @@ struct Round {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let arguments: Vec<_> = std::env::args().collect();
     match arguments.iter().position(|argument| argument == "serve") {
         Some(at) => runtime.block_on(serve(&arguments[at + 1])),
@@ -92,19 +98,29 @@ async fn serve(which: &str) {
         "bare" => Router::new().route("/hooks", post(bare)),
         "by hand" => {
             let mac = Hmac::new_from_slice(SECRET.as_bytes()).expect("any length");
-            Router::new().route("/hooks", post(by_hand)).with_state(Arc::new(ByHand { mac, seen: Mutex::default() }))
+            Router::new()
+                .route("/hooks", post(by_hand))
+                .with_state(Arc::new(ByHand {
+                    mac,
+                    seen: Mutex::default(),
+                }))
         }
         _ => {
-            let handlers = Handlers::new(()).on(async |event: Event<UserUpdated>, _: Context<()>| {
-                black_box(event.data()?.username);
-                Ok(())
-            });
+            let handlers =
+                Handlers::new(()).on(async |event: Event<UserUpdated>, _: Context<()>| {
+                    black_box(event.data()?.username);
+                    Ok(())
+                });
             let verifier = Verifier::authpi(KeyRing::new().with("bench", SECRET));
-            let receiver = Receiver::inline("users", verifier, Memory::new(), handlers).build().expect("a receiver");
+            let receiver = Receiver::inline("users", verifier, Memory::new(), handlers)
+                .build()
+                .expect("a receiver");
             Router::new().route_service("/hooks", receiver)
         }
     };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a free port");
     println!("{}", listener.local_addr().expect("an address"));
     // Gone with whoever started it.
     std::thread::spawn(|| {
@@ -127,7 +143,8 @@ struct ByHand {
     seen: Mutex<HashMap<String, Instant>>,
 }
 
-// What a service writes down of AuthPI's guide, and what our receiver reads too: the envelope, the event, and the user.
+// What a service writes down of AuthPI's guide, and what our receiver reads too: the envelope, the
+// event, and the user.
 
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "a service would use them")]
@@ -162,16 +179,34 @@ struct User {
     metadata: Option<serde_json::Value>,
 }
 
-/// Good work, as such code goes: the key is kept, the comparison takes constant time, an id is marked as it is looked up.
+/// Good work, as such code goes: the key is kept, the comparison takes constant time, an id is
+/// marked as it is looked up.
 async fn by_hand(State(state): State<Arc<ByHand>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let Some(signature) = headers.get("x-webhook-signature").and_then(|value| unhex(value.as_bytes())) else {
+    let Some(signature) = headers
+        .get("x-webhook-signature")
+        .and_then(|value| unhex(value.as_bytes()))
+    else {
         return StatusCode::UNAUTHORIZED;
     };
-    if state.mac.clone().chain_update(&body).verify_slice(&signature).is_err() {
+    if state
+        .mac
+        .clone()
+        .chain_update(&body)
+        .verify_slice(&signature)
+        .is_err()
+    {
         return StatusCode::UNAUTHORIZED;
     }
-    let Ok(Delivery { data: event, .. }) = serde_json::from_slice(&body) else { return StatusCode::BAD_REQUEST };
-    if state.seen.lock().expect("never poisoned").insert(event.id, Instant::now()).is_some() {
+    let Ok(Delivery { data: event, .. }) = serde_json::from_slice(&body) else {
+        return StatusCode::BAD_REQUEST;
+    };
+    if state
+        .seen
+        .lock()
+        .expect("never poisoned")
+        .insert(event.id, Instant::now())
+        .is_some()
+    {
         return StatusCode::OK;
     }
     if event.event_type == "user.updated" {
@@ -182,7 +217,10 @@ async fn by_hand(State(state): State<Arc<ByHand>>, headers: HeaderMap, body: Byt
 
 fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
     let digit = |digit: u8| (digit as char).to_digit(16);
-    digits.chunks_exact(2).map(|pair| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8)).collect()
+    digits
+        .chunks_exact(2)
+        .map(|pair| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8))
+        .collect()
 }
 
 // The load.
@@ -201,13 +239,19 @@ impl Serving {
             .spawn()
             .expect("this program runs");
         let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut line).expect("its address");
-        Self { process, address: line.trim().parse().expect("an address") }
+        BufReader::new(process.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("its address");
+        Self {
+            process,
+            address: line.trim().parse().expect("an address"),
+        }
     }
 
     /// What the kernel has counted for all of its threads, in nanoseconds.
     fn cpu(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("a process on Linux");
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id()))
+            .expect("a process on Linux");
         let nanos = |task: std::io::Result<std::fs::DirEntry>| {
             let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
             text.split(' ').next()?.parse::<u64>().ok()
@@ -224,7 +268,15 @@ impl Drop for Serving {
 }
 
 async fn measure() {
-    let made = Made::here(&["authpi-sdk", "axum", "hyper", "tokio", "hmac", "sha2", "serde_json"]);
+    let made = Made::here(&[
+        "authpi-sdk",
+        "axum",
+        "hyper",
+        "tokio",
+        "hmac",
+        "sha2",
+        "serde_json",
+    ]);
     println!("{made}");
     let (rounds, deliveries) = if quick() { (5, 5_000) } else { (25, 20_000) };
     let serving = SERVERS.map(Serving::start);
@@ -242,20 +294,46 @@ async fn measure() {
         }
     }
     for server in &mut servers {
-        server.cpu_us = percentile(&mut server.rounds.iter().map(|round| round.cpu).collect::<Vec<_>>(), 50);
-        server.wall_us = percentile(&mut server.rounds.iter().map(|round| round.wall).collect::<Vec<_>>(), 50);
+        server.cpu_us = percentile(
+            &mut server
+                .rounds
+                .iter()
+                .map(|round| round.cpu)
+                .collect::<Vec<_>>(),
+            50,
+        );
+        server.wall_us = percentile(
+            &mut server
+                .rounds
+                .iter()
+                .map(|round| round.wall)
+                .collect::<Vec<_>>(),
+            50,
+        );
         server.per_second = 1e6 / server.wall_us;
     }
     let [bare, by_hand, ours] = &servers;
     let median = |other: &Server, figure: fn(Round, Round) -> f64| {
         let rounds = ours.rounds.iter().zip(&other.rounds);
-        percentile(&mut rounds.map(|(ours, theirs)| figure(*ours, *theirs)).collect::<Vec<_>>(), 50)
+        percentile(
+            &mut rounds
+                .map(|(ours, theirs)| figure(*ours, *theirs))
+                .collect::<Vec<_>>(),
+            50,
+        )
     };
     let throughput_over_by_hand = median(by_hand, |ours, theirs| theirs.wall / ours.wall);
     let cpu_us_over_bare = median(bare, |ours, theirs| ours.cpu - theirs.cpu);
     let wall_us_over_bare = median(bare, |ours, theirs| ours.wall - theirs.wall);
 
-    let head = ["1 KiB deliveries", "per second", "µs of CPU each", "over bare", "µs between answers", "over bare"];
+    let head = [
+        "1 KiB deliveries",
+        "per second",
+        "µs of CPU each",
+        "over bare",
+        "µs between answers",
+        "over bare",
+    ];
     let mut cells = vec![head.map(String::from).to_vec()];
     for (name, server) in SERVERS.iter().zip(&servers) {
         cells.push(vec![
@@ -296,12 +374,15 @@ async fn drive(server: &Serving, load: &Rc<[Vec<u8>]>) -> Round {
     let next = Rc::new(Cell::new(0));
     let mut connections = Vec::new();
     for _ in 0..IN_FLIGHT {
-        let stream = TcpStream::connect(server.address).await.expect("it listens");
+        let stream = TcpStream::connect(server.address)
+            .await
+            .expect("it listens");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         connections.push(stream);
     }
-    // This process never sleeps: a server that had to wake it would pay for that with every answer, in a virtual machine more
-    // than for all of its own work, and the slower server more often than the faster one.
+    // This process never sleeps: a server that had to wake it would pay for that with every answer,
+    // in a virtual machine more than for all of its own work, and the slower server more often than
+    // the faster one.
     let awake = tokio::task::spawn_local(async {
         loop {
             tokio::task::yield_now().await;
@@ -316,9 +397,15 @@ async fn drive(server: &Serving, load: &Rc<[Vec<u8>]>) -> Round {
         task.await.expect("every delivery is answered with 200");
     }
     awake.abort();
-    let (wall, cpu) = (started.elapsed().as_nanos() as f64, (server.cpu() - cpu) as f64);
+    let (wall, cpu) = (
+        started.elapsed().as_nanos() as f64,
+        (server.cpu() - cpu) as f64,
+    );
     let each = load.len() as f64 * 1e3;
-    Round { wall: wall / each, cpu: cpu / each }
+    Round {
+        wall: wall / each,
+        cpu: cpu / each,
+    }
 }
 
 async fn send(mut stream: TcpStream, load: Rc<[Vec<u8>]>, next: Rc<Cell<usize>>) {
@@ -328,17 +415,30 @@ async fn send(mut stream: TcpStream, load: Rc<[Vec<u8>]>, next: Rc<Cell<usize>>)
         answer.clear();
         // Answers are small: what is missing is the end of one.
         while !is_whole(&answer) {
-            assert_ne!(stream.read_buf(&mut answer).await.expect("it answers"), 0, "the connection was closed");
+            assert_ne!(
+                stream.read_buf(&mut answer).await.expect("it answers"),
+                0,
+                "the connection was closed"
+            );
         }
         let status = answer.get(..15);
-        assert_eq!(status, Some(&b"HTTP/1.1 200 OK"[..]), "{}", String::from_utf8_lossy(&answer));
+        assert_eq!(
+            status,
+            Some(&b"HTTP/1.1 200 OK"[..]),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
     }
 }
 
 fn is_whole(answer: &[u8]) -> bool {
-    let Some(head) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return false };
+    let Some(head) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+        return false;
+    };
     let text = std::str::from_utf8(&answer[..head]).expect("ASCII");
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
     answer.len() >= head + 4 + length.map_or(0, |length| length.parse::<usize>().expect("a length"))
 }
 
@@ -353,7 +453,9 @@ fn request(n: usize) -> Vec<u8> {
     };
     let missing = BODY - fixture.clone().data(data("")).body().len();
     let body = fixture.data(data(&"x".repeat(missing))).body();
-    let signed = SignatureScheme::authpi().sign(&SECRET.into(), "", jiff::Timestamp::now(), &body).expect("the secret");
+    let signed = SignatureScheme::authpi()
+        .sign(&SECRET.into(), "", jiff::Timestamp::now(), &body)
+        .expect("the secret");
     let signature = signed["x-webhook-signature"].to_str().expect("ASCII");
     let mut request = format!(
         "POST /hooks HTTP/1.1\r\nhost: localhost\r\nuser-agent: bench\r\ncontent-type: application/cloudevents+json\r\n\

@@ -1,7 +1,7 @@
 //! Verification, and verification with parsing, beside the crates that services use for it today.
 //!
-//! Each verifies deliveries signed in its own scheme, as its documentation tells to; bodies are JSON of 1, 4 and 64 KiB. The
-//! limit is the HMAC alone, with the key kept.
+//! Each verifies deliveries signed in its own scheme, as its documentation tells to; bodies are
+//! JSON of 1, 4 and 64 KiB. The limit is the HMAC alone, with the key kept.
 
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,11 @@ fn main() {
         "serde_json",
     ]);
     println!("{made}");
-    let (rounds, round) = if quick() { (21, Duration::from_millis(1)) } else { (301, Duration::from_millis(2)) };
+    let (rounds, round) = if quick() {
+        (21, Duration::from_millis(1))
+    } else {
+        (301, Duration::from_millis(2))
+    };
     let mut sizes = BTreeMap::new();
     for (name, size) in SIZES {
         let rows = measure(size, rounds, round);
@@ -73,7 +77,12 @@ fn main() {
     }
     let aims = aims(&sizes);
     for aim in &aims {
-        println!("{}: {:.2} ({})", aim.what, aim.figure, if aim.met { "met" } else { "missed" });
+        println!(
+            "{}: {:.2} ({})",
+            aim.what,
+            aim.figure,
+            if aim.met { "met" } else { "missed" }
+        );
     }
     write_json("verify", &Figures { made, sizes, aims });
 }
@@ -96,7 +105,10 @@ fn measure(size: usize, rounds: usize, round: Duration) -> Vec<Row> {
 
     let ours = Verifier::authpi(KeyRing::new().with("bench", SECRET));
     let headers = signed(&SignatureScheme::authpi(), &delivery);
-    let ours_standard = Verifier::new(SignatureScheme::standard_webhooks(), KeyRing::new().with("bench", SECRET));
+    let ours_standard = Verifier::new(
+        SignatureScheme::standard_webhooks(),
+        KeyRing::new().with("bench", SECRET),
+    );
     let standard_headers = signed(&SignatureScheme::standard_webhooks(), &delivery);
 
     let svix = svix::webhooks::Webhook::new(SECRET).expect("the secret");
@@ -104,14 +116,24 @@ fn measure(size: usize, rounds: usize, round: Duration) -> Vec<Row> {
 
     let workos = workos::WebhookVerifier::new(SECRET).with_tolerance(Duration::from_hours(24));
     let workos_body = workos_delivery(size);
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis().to_string();
-    let workos_header = format!("t={millis}, v1={}", workos::compute_webhook_signature(SECRET, &millis, &workos_body));
+    let millis = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_millis()
+        .to_string();
+    let workos_header = format!(
+        "t={millis}, v1={}",
+        workos::compute_webhook_signature(SECRET, &millis, &workos_body)
+    );
 
     let stripe_body = stripe_delivery(size);
     let stripe_header = stripe_webhook::Webhook::generate_test_header(&stripe_body, SECRET, None);
 
     let value = |bytes: &[u8]| {
-        serde_json::from_slice::<Value>(bytes).expect("JSON").as_object().map_or(0, serde_json::Map::len)
+        serde_json::from_slice::<Value>(bytes)
+            .expect("JSON")
+            .as_object()
+            .map_or(0, serde_json::Map::len)
     };
     let mut cases = [
         Case::new(BARE, || {
@@ -119,40 +141,79 @@ fn measure(size: usize, rounds: usize, round: Duration) -> Vec<Row> {
             mac.verify(&signature).expect("authentic");
             1
         }),
-        Case::new(OURS, || ours.verify(&headers, delivery.clone()).expect("authentic").len()),
-        Case::new(OURS_STANDARD, || {
-            ours_standard.verify(&standard_headers, delivery.clone()).expect("authentic").len()
+        Case::new(OURS, || {
+            ours.verify(&headers, delivery.clone())
+                .expect("authentic")
+                .len()
         }),
-        Case::new(SVIX, || svix.verify(&delivery, &standard_headers).map(|()| 1).expect("authentic")),
-        Case::new(STANDARD, || standard.verify(&delivery, &standard_headers).map(|()| 1).expect("authentic")),
-        Case::new(WORKOS, || workos.verify_payload(&workos_header, &workos_body).expect("authentic").len()),
+        Case::new(OURS_STANDARD, || {
+            ours_standard
+                .verify(&standard_headers, delivery.clone())
+                .expect("authentic")
+                .len()
+        }),
+        Case::new(SVIX, || {
+            svix.verify(&delivery, &standard_headers)
+                .map(|()| 1)
+                .expect("authentic")
+        }),
+        Case::new(STANDARD, || {
+            standard
+                .verify(&delivery, &standard_headers)
+                .map(|()| 1)
+                .expect("authentic")
+        }),
+        Case::new(WORKOS, || {
+            workos
+                .verify_payload(&workos_header, &workos_body)
+                .expect("authentic")
+                .len()
+        }),
         Case::new(OURS_EVENT, || {
             let verified = ours.verify(&headers, delivery.clone()).expect("authentic");
             verified.event().expect("an event").id().len()
         }),
         Case::new(OURS_DATA, || {
             let verified = ours.verify(&headers, delivery.clone()).expect("authentic");
-            let event = verified.event().expect("an event").into_inner().downcast::<UserUpdated>().expect("its type");
+            let event = verified
+                .event()
+                .expect("an event")
+                .into_inner()
+                .downcast::<UserUpdated>()
+                .expect("its type");
             event.data().expect("its data").id.map_or(0, |id| id.len())
         }),
         Case::new("svix + serde_json::Value", || {
-            svix.verify(&delivery, &standard_headers).expect("authentic");
+            svix.verify(&delivery, &standard_headers)
+                .expect("authentic");
             value(text.as_bytes())
         }),
         Case::new("standardwebhooks + serde_json::Value", || {
-            standard.verify(&delivery, &standard_headers).expect("authentic");
+            standard
+                .verify(&delivery, &standard_headers)
+                .expect("authentic");
             value(text.as_bytes())
         }),
         Case::new("workos + its event", || {
-            workos.construct_event(&workos_header, &workos_body).expect("authentic").id.len()
+            workos
+                .construct_event(&workos_header, &workos_body)
+                .expect("authentic")
+                .id
+                .len()
         }),
         Case::new("async-stripe-webhook + its event", || {
-            let event = stripe_webhook::Webhook::construct_event(&stripe_body, &stripe_header, SECRET);
+            let event =
+                stripe_webhook::Webhook::construct_event(&stripe_body, &stripe_header, SECRET);
             event.expect("authentic").id.as_str().len()
         }),
     ];
     let taken = interleaved(&mut cases, rounds, round);
-    let p10 = |name: &str| taken.iter().find(|taken| taken.name == name).map_or(f64::NAN, |taken| taken.p10_ns);
+    let p10 = |name: &str| {
+        taken
+            .iter()
+            .find(|taken| taken.name == name)
+            .map_or(f64::NAN, |taken| taken.p10_ns)
+    };
     let row = |taken: &Taken| {
         let ours = match taken.name.as_str() {
             name if name == BARE => None,
@@ -172,41 +233,85 @@ fn measure(size: usize, rounds: usize, round: Duration) -> Vec<Row> {
 }
 
 fn print(size: &str, rows: &[Row]) {
-    let mut cells = vec![[size, "p10 ns", "median ns", "over bare HMAC", "over ours"].map(String::from).to_vec()];
+    let mut cells = vec![
+        [size, "p10 ns", "median ns", "over bare HMAC", "over ours"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for row in rows {
         cells.push(vec![
             row.taken.name.clone(),
             format!("{:.0}", row.taken.p10_ns),
             format!("{:.0}", row.taken.median_ns),
             format!("{:.2}", row.over_bare_hmac),
-            row.over_ours.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+            row.over_ours
+                .map_or(String::new(), |ratio| format!("{ratio:.2}")),
         ]);
     }
     println!("{}", table(&cells));
 }
 
 fn aims(sizes: &BTreeMap<&'static str, Vec<Row>>) -> Vec<Aim> {
-    let find = |name: &str| sizes["4 KiB"].iter().find(|row| row.taken.name == name).expect("a case");
+    let find = |name: &str| {
+        sizes["4 KiB"]
+            .iter()
+            .find(|row| row.taken.name == name)
+            .expect("a case")
+    };
     let over = |name: &str| find(name).over_ours.unwrap_or(f64::NAN);
-    let at_most = |aim: &str, figure: f64, most: f64| Aim { what: aim.into(), figure, met: figure <= most };
-    let at_least = |aim: &str, figure: f64, least: f64| Aim { what: aim.into(), figure, met: figure >= least };
+    let at_most = |aim: &str, figure: f64, most: f64| Aim {
+        what: aim.into(),
+        figure,
+        met: figure <= most,
+    };
+    let at_least = |aim: &str, figure: f64, least: f64| Aim {
+        what: aim.into(),
+        figure,
+        met: figure >= least,
+    };
     vec![
-        at_most("verify over the bare HMAC at 4 KiB (aim: at most 1.15)", find(OURS).over_bare_hmac, 1.15),
+        at_most(
+            "verify over the bare HMAC at 4 KiB (aim: at most 1.15)",
+            find(OURS).over_bare_hmac,
+            1.15,
+        ),
         at_least("svix over ours at 4 KiB (aim: at least 5)", over(SVIX), 5.0),
-        at_least("standardwebhooks over ours at 4 KiB (aim: at least 5)", over(STANDARD), 5.0),
-        at_least("workos over ours at 4 KiB (aim: above 1)", over(WORKOS), 1.0),
+        at_least(
+            "standardwebhooks over ours at 4 KiB (aim: at least 5)",
+            over(STANDARD),
+            5.0,
+        ),
+        at_least(
+            "workos over ours at 4 KiB (aim: above 1)",
+            over(WORKOS),
+            1.0,
+        ),
     ]
 }
 
 fn signed(scheme: &SignatureScheme, body: &[u8]) -> HeaderMap {
-    scheme.sign(&SECRET.into(), "msg_p5jXN8AQM9LWM0D4loKWxJek", jiff::Timestamp::now(), body).expect("the secret")
+    scheme
+        .sign(
+            &SECRET.into(),
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            jiff::Timestamp::now(),
+            body,
+        )
+        .expect("the secret")
 }
 
 /// Makes what `body` makes of so many members, so that it comes out a little above `size`.
 fn filled(size: usize, body: impl Fn(Value) -> String) -> String {
-    let member = |n: usize| (format!("attribute_{n}"), json!(format!("the value of attribute number {n}")));
+    let member = |n: usize| {
+        (
+            format!("attribute_{n}"),
+            json!(format!("the value of attribute number {n}")),
+        )
+    };
     let mut body_of = (0..size).map(|members| body((0..members).map(member).collect()));
-    body_of.find(|body| body.len() >= size).expect("a member is more than a byte")
+    body_of
+        .find(|body| body.len() >= size)
+        .expect("a member is more than a byte")
 }
 
 fn delivery(size: usize) -> Bytes {

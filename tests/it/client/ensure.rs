@@ -14,8 +14,8 @@ use authpi_emulator::{Emulator, EmulatorClock};
 use authpi_sdk::{
     Client, RawJson,
     client::{
-        DeliveryAuth, EndpointError, Ensured, KeptSecret, MemorySecrets, SecretFile, SecretStore, SecretStoreError,
-        WebhookPatch, WebhookSpec, WebhookStatus,
+        DeliveryAuth, EndpointError, Ensured, KeptSecret, MemorySecrets, SecretFile, SecretStore,
+        SecretStoreError, WebhookPatch, WebhookSpec, WebhookStatus,
     },
     event::EventType,
 };
@@ -29,11 +29,16 @@ use super::{
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// An emulator whose webhooks are two days old as soon as they are made: no answer is replayed any more.
+/// An emulator whose webhooks are two days old as soon as they are made: no answer is replayed any
+/// more.
 async fn two_days_ago() -> (Emulator, Client) {
     let then = SystemTime::now() - Duration::from_hours(48);
     let then = jiff::Timestamp::try_from(then).unwrap();
-    let emulator = Emulator::builder().clock(EmulatorClock::manual(then)).start().await.unwrap();
+    let emulator = Emulator::builder()
+        .clock(EmulatorClock::manual(then))
+        .start()
+        .await
+        .unwrap();
     let client = client(&emulator);
     (emulator, client)
 }
@@ -45,11 +50,25 @@ async fn started() -> (Emulator, Client, MemorySecrets) {
 }
 
 async fn webhooks(client: &Client) -> Vec<String> {
-    client.webhooks().list().await.unwrap().items.into_iter().map(|webhook| webhook.id).collect()
+    client
+        .webhooks()
+        .list()
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|webhook| webhook.id)
+        .collect()
 }
 
 async fn kept_ids(secrets: &impl SecretStore) -> Vec<String> {
-    secrets.load("users").await.unwrap().into_iter().map(|kept| kept.webhook_id).collect()
+    secrets
+        .load("users")
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|kept| kept.webhook_id)
+        .collect()
 }
 
 #[tokio::test]
@@ -60,8 +79,14 @@ async fn what_is_missing_is_created_and_afterwards_unchanged() -> Outcome {
     let again = client.webhooks().ensure(&spec(), &secrets).await?;
     assert!(matches!(again, Ensured::Unchanged(_)), "{again}");
     assert_eq!(made.endpoint(), again.endpoint());
-    assert_eq!(webhooks(&client).await, [made.endpoint().webhook.id.as_str()]);
-    assert_eq!(secrets.keys("users").await?.signatures.names(), [made.endpoint().webhook.id.as_str()]);
+    assert_eq!(
+        webhooks(&client).await,
+        [made.endpoint().webhook.id.as_str()]
+    );
+    assert_eq!(
+        secrets.keys("users").await?.signatures.names(),
+        [made.endpoint().webhook.id.as_str()]
+    );
     let shown = format!("{made} {made:?} {secrets:?}");
     for kept in secrets.load("users").await? {
         assert!(!shown.contains(kept.secret.unwrap().expose()), "{shown}");
@@ -72,20 +97,33 @@ async fn what_is_missing_is_created_and_afterwards_unchanged() -> Outcome {
 #[tokio::test]
 async fn what_differs_is_changed_and_told_and_what_is_not_declared_stays() -> Outcome {
     let (_emulator, client, secrets) = started().await;
-    let made = client.webhooks().ensure(&spec(), &secrets).await?.endpoint().webhook.clone();
+    let made = client
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .clone();
     let by_hand = WebhookPatch::new().description("by hand").disable();
     client.webhooks().update(&made.id, &by_hand).await?;
     let metadata = RawJson::new(&json!({"team": "identity"}))?;
     let wanted = spec().events([EventType::UserDeleted]).metadata(metadata);
-    let Ensured::Updated(endpoint, diff) = client.webhooks().ensure(&wanted, &secrets).await? else {
+    let Ensured::Updated(endpoint, diff) = client.webhooks().ensure(&wanted, &secrets).await?
+    else {
         panic!("nothing was changed");
     };
-    assert_eq!(diff.to_string(), "events, metadata +user.deleted -user.created");
+    assert_eq!(
+        diff.to_string(),
+        "events, metadata +user.deleted -user.created"
+    );
     assert_eq!(endpoint.webhook.id, made.id);
     assert_eq!(endpoint.webhook.events, ["user.deleted"]);
     assert_eq!(endpoint.webhook.description.as_deref(), Some("by hand"));
     assert_eq!(endpoint.webhook.status, Some(WebhookStatus::Disabled));
-    assert!(matches!(client.webhooks().ensure(&wanted, &secrets).await?, Ensured::Unchanged(_)));
+    assert!(matches!(
+        client.webhooks().ensure(&wanted, &secrets).await?,
+        Ensured::Unchanged(_)
+    ));
     Ok(())
 }
 
@@ -98,12 +136,23 @@ async fn a_webhook_that_was_deleted_is_made_again_though_its_answer_is_replayed(
         assert!(matches!(made, Ensured::Created(_)), "{made}");
         let id = &made.endpoint().webhook.id;
         assert_eq!(webhooks(&client).await, [id.as_str()]);
-        assert!(ids.insert(id.clone()), "a deleted webhook was taken for a live one");
+        assert!(
+            ids.insert(id.clone()),
+            "a deleted webhook was taken for a live one"
+        );
         client.webhooks().delete(id).await?;
     }
     // Secrets of what is gone are trusted for a while, and not as if they were good for ever.
-    client.webhooks().ensure(&spec(), &secrets).await?.endpoint();
-    let lasting = secrets.load("users").await?.into_iter().filter(|kept| kept.valid_until.is_none());
+    client
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .await?
+        .endpoint();
+    let lasting = secrets
+        .load("users")
+        .await?
+        .into_iter()
+        .filter(|kept| kept.valid_until.is_none());
     assert_eq!(lasting.count(), 1);
     Ok(())
 }
@@ -117,7 +166,10 @@ async fn who_crashed_before_the_secret_was_kept_gets_it_back() -> Outcome {
     let again = client.webhooks().ensure(&spec(), &empty).await?;
     assert!(matches!(again, Ensured::Unchanged(_)), "{again}");
     assert_eq!(empty.load("users").await?, kept);
-    assert_eq!(webhooks(&client).await, [made.endpoint().webhook.id.as_str()]);
+    assert_eq!(
+        webhooks(&client).await,
+        [made.endpoint().webhook.id.as_str()]
+    );
     Ok(())
 }
 
@@ -125,12 +177,26 @@ async fn who_crashed_before_the_secret_was_kept_gets_it_back() -> Outcome {
 async fn a_lost_secret_is_told_and_nothing_changed_until_renewal_is_asked_for() -> Outcome {
     let (_emulator, client) = two_days_ago().await;
     let secrets = MemorySecrets::new();
-    let first = client.webhooks().ensure(&spec(), &secrets).await?.endpoint().webhook.clone();
+    let first = client
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .clone();
     let empty = MemorySecrets::new();
     let declared = spec().description("changed");
-    let ensure = || client.webhooks().ensure(&declared, &empty).secret_wait(Duration::ZERO);
+    let ensure = || {
+        client
+            .webhooks()
+            .ensure(&declared, &empty)
+            .secret_wait(Duration::ZERO)
+    };
     let lost = ensure().await?;
-    assert!(lost.is_secret_lost() && lost.to_string().contains("renew_lost_secret"), "{lost}");
+    assert!(
+        lost.is_secret_lost() && lost.to_string().contains("renew_lost_secret"),
+        "{lost}"
+    );
     assert_eq!(client.webhooks().get(&first.id).await?.value, first);
 
     let renewed = ensure().renew_lost_secret().await?;
@@ -139,7 +205,10 @@ async fn a_lost_secret_is_told_and_nothing_changed_until_renewal_is_asked_for() 
     assert_eq!(renewed.endpoint().removed, [first.id]);
     assert_eq!(webhooks(&client).await, [now.as_str()]);
     assert_eq!(kept_ids(&empty).await, [now.as_str()]);
-    assert!(matches!(ensure().renew_lost_secret().await?, Ensured::Unchanged(_)));
+    assert!(matches!(
+        ensure().renew_lost_secret().await?,
+        Ensured::Unchanged(_)
+    ));
     Ok(())
 }
 
@@ -149,12 +218,21 @@ async fn a_secret_that_another_replica_is_about_to_keep_is_waited_for() -> Outco
     struct Late(MemorySecrets, AtomicU32);
     impl SecretStore for Late {
         async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
-            if self.1.fetch_add(1, Ordering::SeqCst) < 3 { Ok(Vec::new()) } else { self.0.load(endpoint).await }
+            if self.1.fetch_add(1, Ordering::SeqCst) < 3 {
+                Ok(Vec::new())
+            } else {
+                self.0.load(endpoint).await
+            }
         }
         async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
             self.0.save(endpoint, kept).await
         }
-        async fn forget(&self, endpoint: &str, account_id: &str, id: &str) -> Result<(), SecretStoreError> {
+        async fn forget(
+            &self,
+            endpoint: &str,
+            account_id: &str,
+            id: &str,
+        ) -> Result<(), SecretStoreError> {
             self.0.forget(endpoint, account_id, id).await
         }
     }
@@ -162,25 +240,46 @@ async fn a_secret_that_another_replica_is_about_to_keep_is_waited_for() -> Outco
     let theirs = MemorySecrets::new();
     let _ = client.webhooks().ensure(&spec(), &theirs).await?;
     let late = Late(theirs, AtomicU32::new(0));
-    let seen = client.webhooks().ensure(&spec(), &late).secret_wait(Duration::from_mins(1)).await?;
+    let seen = client
+        .webhooks()
+        .ensure(&spec(), &late)
+        .secret_wait(Duration::from_mins(1))
+        .await?;
     assert!(matches!(seen, Ensured::Unchanged(_)), "{seen}");
     assert!(late.1.load(Ordering::SeqCst) > 3);
     Ok(())
 }
 
 #[tokio::test]
-async fn another_kind_of_authentication_replaces_the_webhook_without_a_moment_without_one() -> Outcome {
+async fn another_kind_of_authentication_replaces_the_webhook_without_a_moment_without_one()
+-> Outcome {
     let (_emulator, client, secrets) = started().await;
-    let first = client.webhooks().ensure(&spec(), &secrets).await?.endpoint().webhook.id.clone();
+    let first = client
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .id
+        .clone();
     let both = spec().auth(DeliveryAuth::bearer_and_signature());
     let Ensured::Updated(endpoint, diff) = client.webhooks().ensure(&both, &secrets).await? else {
         panic!("it was not replaced");
     };
-    assert_eq!((diff.to_string(), &*endpoint.removed), ("auth".to_owned(), std::slice::from_ref(&first)));
+    assert_eq!(
+        (diff.to_string(), &*endpoint.removed),
+        ("auth".to_owned(), std::slice::from_ref(&first))
+    );
     let keys = secrets.keys("users").await?;
-    assert_eq!(keys.signatures.names(), [endpoint.webhook.id.clone(), first]);
+    assert_eq!(
+        keys.signatures.names(),
+        [endpoint.webhook.id.clone(), first]
+    );
     assert_eq!(keys.bearer_tokens.names(), [endpoint.webhook.id.as_str()]);
-    assert!(matches!(client.webhooks().ensure(&both, &secrets).await?, Ensured::Unchanged(_)));
+    assert!(matches!(
+        client.webhooks().ensure(&both, &secrets).await?,
+        Ensured::Unchanged(_)
+    ));
     Ok(())
 }
 
@@ -207,21 +306,40 @@ async fn a_webhook_whose_secret_is_in_the_store_is_adopted() -> Outcome {
     kept.secret = by_hand.secret;
     secrets.save("users", &kept).await?;
     let adopted = client.webhooks().ensure(&spec(), &secrets).await?;
-    assert!(matches!(&adopted, Ensured::Updated(_, diff) if diff.members == ["metadata"]), "{adopted}");
+    assert!(
+        matches!(&adopted, Ensured::Updated(_, diff) if diff.members == ["metadata"]),
+        "{adopted}"
+    );
     // From now on its mark tells, too.
     assert_eq!(adopted.endpoint().webhook.id, by_hand.webhook.id);
-    assert!(matches!(client.webhooks().ensure(&spec(), &secrets).await?, Ensured::Unchanged(_)));
+    assert!(matches!(
+        client.webhooks().ensure(&spec(), &secrets).await?,
+        Ensured::Unchanged(_)
+    ));
     Ok(())
 }
 
 #[tokio::test]
 async fn younger_twins_are_deleted_and_their_secrets_forgotten() -> Outcome {
     let (_emulator, client, secrets) = started().await;
-    let first = client.webhooks().ensure(&spec(), &secrets).await?.endpoint().webhook.clone();
+    let first = client
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .clone();
     let metadata = RawJson::new(&json!({"authpi_sdk_key": "of-another-replica"}))?;
-    let twin = client.webhooks().create(&spec().metadata(metadata)).await?.webhook;
+    let twin = client
+        .webhooks()
+        .create(&spec().metadata(metadata))
+        .await?
+        .webhook;
     let ensured = client.webhooks().ensure(&spec(), &secrets).await?;
-    assert_eq!((&ensured.endpoint().webhook, &*ensured.endpoint().removed), (&first, &[twin.id][..]));
+    assert_eq!(
+        (&ensured.endpoint().webhook, &*ensured.endpoint().removed),
+        (&first, &[twin.id][..])
+    );
     assert_eq!(webhooks(&client).await, [first.id]);
     Ok(())
 }
@@ -234,24 +352,41 @@ async fn a_store_that_fails_is_told_with_its_cause_and_tried_again_later() -> Ou
             Ok(Vec::new())
         }
         async fn save(&self, _: &str, _: &KeptSecret) -> Result<(), SecretStoreError> {
-            Err(SecretStoreError::new("save a secret", std::io::Error::other("disk full")))
+            Err(SecretStoreError::new(
+                "save a secret",
+                std::io::Error::other("disk full"),
+            ))
         }
         async fn forget(&self, _: &str, _: &str, _: &str) -> Result<(), SecretStoreError> {
             Ok(())
         }
     }
     let (_emulator, client, secrets) = started().await;
-    let error = client.webhooks().ensure(&spec(), &Broken).await.unwrap_err();
+    let error = client
+        .webhooks()
+        .ensure(&spec(), &Broken)
+        .await
+        .unwrap_err();
     assert!(matches!(&error, EndpointError::Secrets(_)), "{error}");
-    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the store of secrets failed to save a secret");
+    assert_eq!(
+        std::error::Error::source(&error).unwrap().to_string(),
+        "the store of secrets failed to save a secret"
+    );
     let again = client.webhooks().ensure(&spec(), &secrets).await?;
-    assert_eq!(secrets.keys("users").await?.signatures.names(), [again.endpoint().webhook.id.as_str()]);
+    assert_eq!(
+        secrets.keys("users").await?.signatures.names(),
+        [again.endpoint().webhook.id.as_str()]
+    );
     assert_eq!(webhooks(&client).await.len(), 1);
     Ok(())
 }
 
-/// AuthPI as a server of one webhook: a POST makes it, or is a replay without secrets; how a `get` is answered is up to the test.
-async fn one_webhook(replayed: bool, get: impl Fn(&serde_json::Value) -> Reply + Send + Sync + 'static) -> Peer {
+/// AuthPI as a server of one webhook: a POST makes it, or is a replay without secrets; how a `get`
+/// is answered is up to the test.
+async fn one_webhook(
+    replayed: bool,
+    get: impl Fn(&serde_json::Value) -> Reply + Send + Sync + 'static,
+) -> Peer {
     let metadata = std::sync::Mutex::new(serde_json::Value::Null);
     let webhook = move |metadata: &serde_json::Value| {
         json!({
@@ -267,43 +402,89 @@ async fn one_webhook(replayed: bool, get: impl Fn(&serde_json::Value) -> Reply +
             if !replayed {
                 made["signature_secret_plain"] = "whs_1".into();
             }
-            let replay = [("content-type", "application/json"), ("idempotent-replayed", "true")];
-            return Reply::new(201, &replay[..=usize::from(replayed)], &json!({ "data": made }).to_string());
+            let replay = [
+                ("content-type", "application/json"),
+                ("idempotent-replayed", "true"),
+            ];
+            return Reply::new(
+                201,
+                &replay[..=usize::from(replayed)],
+                &json!({ "data": made }).to_string(),
+            );
         }
         let there = webhook(&metadata.lock().unwrap());
         if asked.line.contains("/webhooks/wh_1") {
             return get(&there);
         }
-        let listed = if there["metadata"].is_null() { vec![] } else { vec![there] };
-        Reply::json(200, &json!({"data": listed, "has_more": false, "next_cursor": null}).to_string())
+        let listed = if there["metadata"].is_null() {
+            vec![]
+        } else {
+            vec![there]
+        };
+        Reply::json(
+            200,
+            &json!({"data": listed, "has_more": false, "next_cursor": null}).to_string(),
+        )
     })
     .await
 }
 
 #[tokio::test]
 async fn a_replay_without_secrets_takes_no_kept_secrets_place() -> Outcome {
-    let peer = one_webhook(true, |there| Reply::json(200, &json!({ "data": there }).to_string())).await;
+    let peer = one_webhook(true, |there| {
+        Reply::json(200, &json!({ "data": there }).to_string())
+    })
+    .await;
     let secrets = MemorySecrets::new();
     let mut kept = KeptSecret::new("acc_1", "wh_1", jiff::Timestamp::from_millisecond(7)?);
     kept.secret = Some("whs_1".into());
     secrets.save("users", &kept).await?;
     // The list does not show it at first, so that the replica asks for it.
-    let ensured = peer.client().webhooks().ensure(&spec(), &secrets).secret_wait(Duration::ZERO).await?;
+    let ensured = peer
+        .client()
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .secret_wait(Duration::ZERO)
+        .await?;
     assert!(!ensured.is_secret_lost(), "{ensured}");
-    assert!(peer.asked().iter().any(|asked| asked.line.starts_with("POST")));
+    assert!(
+        peer.asked()
+            .iter()
+            .any(|asked| asked.line.starts_with("POST"))
+    );
     assert_eq!(secrets.load("users").await?, [kept]);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_404_that_is_not_authpis_makes_no_second_webhook_and_lets_no_secret_expire() -> Outcome {
-    let peer = one_webhook(false, |_| Reply::new(404, &[("content-type", "text/html")], "<html>")).await;
+    let peer = one_webhook(false, |_| {
+        Reply::new(404, &[("content-type", "text/html")], "<html>")
+    })
+    .await;
     let secrets = MemorySecrets::new();
-    let error = peer.client().webhooks().ensure(&spec(), &secrets).await.unwrap_err();
-    assert!(matches!(&error, EndpointError::Call(error) if error.is_not_found()), "{error}");
-    let made = peer.asked().into_iter().filter(|asked| asked.line.starts_with("POST"));
+    let error = peer
+        .client()
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, EndpointError::Call(error) if error.is_not_found()),
+        "{error}"
+    );
+    let made = peer
+        .asked()
+        .into_iter()
+        .filter(|asked| asked.line.starts_with("POST"));
     assert_eq!(made.count(), 1);
-    assert!(secrets.load("users").await?.iter().all(|kept| kept.valid_until.is_none()));
+    assert!(
+        secrets
+            .load("users")
+            .await?
+            .iter()
+            .all(|kept| kept.valid_until.is_none())
+    );
     Ok(())
 }
 
@@ -339,9 +520,22 @@ async fn a_successor_without_a_secret_takes_nobodys_place() -> Outcome {
     })
     .await;
     let secrets = MemorySecrets::new();
-    let first = peer.client().webhooks().ensure(&spec(), &secrets).await?.endpoint().webhook.id.clone();
+    let first = peer
+        .client()
+        .webhooks()
+        .ensure(&spec(), &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .id
+        .clone();
     let both = spec().auth(DeliveryAuth::bearer_and_signature());
-    let error = peer.client().webhooks().ensure(&both, &secrets).await.unwrap_err();
+    let error = peer
+        .client()
+        .webhooks()
+        .ensure(&both, &secrets)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("the first one stays"), "{error}");
     assert_eq!(webhooks(&peer.client()).await, [first.as_str()]);
     assert_eq!(kept_ids(&secrets).await, [first]);
@@ -354,13 +548,28 @@ async fn a_spec_that_cannot_be_meant_is_refused_before_anything_is_sent() {
     let metadata = RawJson::new(&json!([1])).unwrap();
     let none = WebhookSpec::new("users", "https://example.com");
     for spec in [none.clone(), none.disabled()] {
-        let error = peer.client().webhooks().ensure(&spec, &MemorySecrets::new()).await.unwrap_err();
-        assert!(matches!(&error, EndpointError::Call(error) if error.is_invalid_argument()), "{error}");
+        let error = peer
+            .client()
+            .webhooks()
+            .ensure(&spec, &MemorySecrets::new())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, EndpointError::Call(error) if error.is_invalid_argument()),
+            "{error}"
+        );
     }
     assert!(peer.asked().is_empty());
     let (_emulator, client, secrets) = started().await;
-    let error = client.webhooks().ensure(&spec().metadata(metadata), &secrets).await.unwrap_err();
-    assert!(matches!(&error, EndpointError::Call(error) if error.is_invalid_argument()), "{error}");
+    let error = client
+        .webhooks()
+        .ensure(&spec().metadata(metadata), &secrets)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, EndpointError::Call(error) if error.is_invalid_argument()),
+        "{error}"
+    );
 }
 
 // From here on: processes.
@@ -371,7 +580,11 @@ pub(super) struct Folder(PathBuf);
 impl Folder {
     pub(super) fn new() -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let name = format!("authpi-it-secrets-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "authpi-it-secrets-{}-{}",
+            std::process::id(),
+            MADE.fetch_add(1, Ordering::Relaxed)
+        );
         let path = env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("a folder can be made");
         Self(path)
@@ -393,7 +606,11 @@ const REPLICA: &str = "AUTHPI_IT_REPLICA";
 /// What a process is to ensure: one of two specs, with its secrets in this file.
 fn replica(emulator: &Emulator, secrets: &Path, which: usize) -> Child {
     Command::new(env::current_exe().expect("a test knows where it is"))
-        .args(["--exact", "client::ensure::a_process_ensures_what_its_environment_says", "--nocapture"])
+        .args([
+            "--exact",
+            "client::ensure::a_process_ensures_what_its_environment_says",
+            "--nocapture",
+        ])
         .env(REPLICA, which.to_string())
         .env("AUTHPI_IT_SECRETS", secrets)
         .env("AUTHPI_BASE_URL", emulator.base_url())
@@ -417,24 +634,37 @@ async fn a_process_ensures_what_its_environment_says() -> Outcome {
     let client = Client::from_env()?;
     let spec = match &*which {
         "0" => spec(),
-        _ => spec().events([EventType::UserDeleted]).description("the other"),
+        _ => spec()
+            .events([EventType::UserDeleted])
+            .description("the other"),
     };
     println!("\nready");
     std::io::stdin().read_line(&mut String::new())?;
     let ensured = client.webhooks().ensure(&spec, &secrets).await?;
     let webhook_id = &ensured.endpoint().webhook.id;
-    let kept = secrets.load("users").await?.into_iter().find(|kept| kept.webhook_id == *webhook_id);
-    let secret = kept.and_then(|kept| kept.secret).expect("its secret is kept");
+    let kept = secrets
+        .load("users")
+        .await?
+        .into_iter()
+        .find(|kept| kept.webhook_id == *webhook_id);
+    let secret = kept
+        .and_then(|kept| kept.secret)
+        .expect("its secret is kept");
     println!("\nensured {webhook_id} {}", secret.expose());
     Ok(())
 }
 
 /// Lets all begin at once, and tells what each of them ended with.
 fn together(mut replicas: Vec<Child>) -> Vec<String> {
-    let mut outputs: Vec<_> =
-        replicas.iter_mut().map(|child| BufReader::new(child.stdout.take().expect("it is piped")).lines()).collect();
+    let mut outputs: Vec<_> = replicas
+        .iter_mut()
+        .map(|child| BufReader::new(child.stdout.take().expect("it is piped")).lines())
+        .collect();
     let mut line = |at: usize, begin: &str| loop {
-        let line = outputs[at].next().expect("the process told all it had to tell").expect("it tells text");
+        let line = outputs[at]
+            .next()
+            .expect("the process told all it had to tell")
+            .expect("it tells text");
         if line.starts_with(begin) {
             return line;
         }
@@ -443,7 +673,12 @@ fn together(mut replicas: Vec<Child>) -> Vec<String> {
         line(at, "ready");
     }
     for replica in &mut replicas {
-        replica.stdin.take().expect("it is piped").write_all(b"go\n").expect("the process waits for it");
+        replica
+            .stdin
+            .take()
+            .expect("it is piped")
+            .write_all(b"go\n")
+            .expect("the process waits for it");
     }
     let told = (0..replicas.len()).map(|at| line(at, "ensured ")).collect();
     for mut replica in replicas {
@@ -452,15 +687,26 @@ fn together(mut replicas: Vec<Child>) -> Vec<String> {
     told
 }
 
-async fn replicas(count: usize, secrets: impl Fn(usize) -> PathBuf, which: impl Fn(usize) -> usize) {
+async fn replicas(
+    count: usize,
+    secrets: impl Fn(usize) -> PathBuf,
+    which: impl Fn(usize) -> usize,
+) {
     let (emulator, client, _) = started().await;
-    let replicas = (0..count).map(|n| replica(&emulator, &secrets(n), which(n))).collect();
-    let told = tokio::task::spawn_blocking(|| together(replicas)).await.unwrap();
+    let replicas = (0..count)
+        .map(|n| replica(&emulator, &secrets(n), which(n)))
+        .collect();
+    let told = tokio::task::spawn_blocking(|| together(replicas))
+        .await
+        .unwrap();
     let only = &told[0];
     assert!(told.iter().all(|other| other == only), "{told:?}");
     let listed = webhooks(&client).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
-    assert!(only.starts_with(&format!("ensured {} whs_", listed[0])), "{only}");
+    assert!(
+        only.starts_with(&format!("ensured {} whs_", listed[0])),
+        "{only}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,9 @@
-//! Operation × fault × policy: how many attempts, what took place at the emulator, and what the caller is told.
+//! Operation × fault × policy: how many attempts, what took place at the emulator, and what the
+//! caller is told.
 //!
-//! The table is `tests/golden/faults.txt`. Whatever it says, three things hold for each line of it: nothing takes place twice,
-//! a success means that it took place, and an error that says it did not run means that it did not.
+//! The table is `tests/golden/faults.txt`. Whatever it says, three things hold for each line of it:
+//! nothing takes place twice, a success means that it took place, and an error that says it did not
+//! run means that it did not.
 
 use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
@@ -9,8 +11,8 @@ use authpi_emulator::Emulator;
 use authpi_sdk::{
     Client,
     client::{
-        Applied, Call, DeliveryAuth, ETag, Error, NoMore, Operation, RetryPolicy, WebhookPatch, WebhookSpec,
-        retry::ExponentialBackoff,
+        Applied, Call, DeliveryAuth, ETag, Error, NoMore, Operation, RetryPolicy, WebhookPatch,
+        WebhookSpec, retry::ExponentialBackoff,
     },
     event::EventType,
 };
@@ -97,9 +99,10 @@ impl What {
             Self::Event => "events.get",
             Self::Counts => "events.aggregate",
             Self::Create => "webhooks.create",
-            Self::Update | Self::UpdateWithoutEtag | Self::UpdateRepeatedWithoutEtag | Self::UpdateSecret => {
-                "webhooks.update"
-            }
+            Self::Update
+            | Self::UpdateWithoutEtag
+            | Self::UpdateRepeatedWithoutEtag
+            | Self::UpdateSecret => "webhooks.update",
             Self::Delete | Self::DeleteWithoutEtag => "webhooks.delete",
             Self::Redeliver => "webhooks.redeliver",
             Self::RedeliverFailed => "webhooks.redeliverFailed",
@@ -109,7 +112,13 @@ impl What {
     fn reads(self) -> bool {
         matches!(
             self,
-            Self::WhoAmI | Self::Get | Self::List | Self::Deliveries | Self::Events | Self::Event | Self::Counts
+            Self::WhoAmI
+                | Self::Get
+                | Self::List
+                | Self::Deliveries
+                | Self::Events
+                | Self::Event
+                | Self::Counts
         )
     }
 
@@ -151,38 +160,84 @@ struct Came {
 }
 
 async fn came(what: What, fault: Fault, how: How) -> Came {
-    let emulator = Emulator::builder().retry_delays([]).start().await.expect("the emulator starts");
+    let emulator = Emulator::builder()
+        .retry_delays([])
+        .start()
+        .await
+        .expect("the emulator starts");
     let direct = client(emulator.base_url(), &emulator).build().unwrap();
-    let spec = || WebhookSpec::new("users", "http://127.0.0.1:9/hook").events([EventType::UserCreated]);
-    let made = direct.webhooks().create(&spec()).await.expect("nothing is in the way");
+    let spec =
+        || WebhookSpec::new("users", "http://127.0.0.1:9/hook").events([EventType::UserCreated]);
+    let made = direct
+        .webhooks()
+        .create(&spec())
+        .await
+        .expect("nothing is in the way");
     let (id, etag) = (made.webhook.id, made.etag.expect("a webhook has an ETag"));
     let delivery = if what.redelivers() {
         emulator.trigger("user.created").await.unwrap();
         emulator.deliveries_finished().await;
-        direct.webhooks().deliveries(&id).await.unwrap().items.remove(0).id
+        direct
+            .webhooks()
+            .deliveries(&id)
+            .await
+            .unwrap()
+            .items
+            .remove(0)
+            .id
     } else {
         String::new()
     };
 
     let once = how == How::Once;
-    let plan = move |_: &_, before| if once && before > 0 { Fault::None } else { fault };
+    let plan = move |_: &_, before| {
+        if once && before > 0 {
+            Fault::None
+        } else {
+            fault
+        }
+    };
     let faulty = Faulty::before(emulator.address(), plan).await;
     let policy = match how {
         How::Unrepeated => RetryPolicy::never(),
-        _ => RetryPolicy::default().attempts(3).backoff(ExponentialBackoff::new(Duration::ZERO, Duration::ZERO)),
+        _ => RetryPolicy::default()
+            .attempts(3)
+            .backoff(ExponentialBackoff::new(Duration::ZERO, Duration::ZERO)),
     };
-    let attempt = if fault.stalls() { STALLED } else { Duration::from_secs(30) };
-    let client = client(&faulty.base_url, &emulator).retry(policy).timeout(Duration::from_mins(2));
+    let attempt = if fault.stalls() {
+        STALLED
+    } else {
+        Duration::from_secs(30)
+    };
+    let client = client(&faulty.base_url, &emulator)
+        .retry(policy)
+        .timeout(Duration::from_mins(2));
     let client = client.attempt_timeout(attempt).build().unwrap();
     let event = direct.events().list().await.unwrap().items.remove(0).id;
-    let outcome =
-        call(&client, what, &Args { id: &id, etag: &etag, delivery: &delivery, event: &event, attempt }).await;
+    let outcome = call(
+        &client,
+        what,
+        &Args {
+            id: &id,
+            etag: &etag,
+            delivery: &delivery,
+            event: &event,
+            attempt,
+        },
+    )
+    .await;
 
-    Came { requests: faulty.asked().len(), effects: effects(&direct, what, &id).await, outcome }
+    Came {
+        requests: faulty.asked().len(),
+        effects: effects(&direct, what, &id).await,
+        outcome,
+    }
 }
 
 fn client(base_url: &str, emulator: &Emulator) -> authpi_sdk::client::ClientBuilder {
-    let builder = Client::builder().base_url(base_url).account(emulator.account_id());
+    let builder = Client::builder()
+        .base_url(base_url)
+        .account(emulator.account_id());
     builder.api_key(emulator.key_id(), emulator.key_secret())
 }
 
@@ -196,7 +251,13 @@ struct Args<'a> {
 }
 
 async fn call(client: &Client, what: What, args: &Args<'_>) -> Result<&'static str, Error> {
-    let Args { id, etag, delivery, event, attempt } = *args;
+    let Args {
+        id,
+        etag,
+        delivery,
+        event,
+        attempt,
+    } = *args;
     let (webhooks, events) = (client.webhooks(), client.events());
     let applied = |applied| match applied {
         Applied::Confirmed => "confirmed",
@@ -214,31 +275,50 @@ async fn call(client: &Client, what: What, args: &Args<'_>) -> Result<&'static s
         What::Event => events.get(event).await.map(|_| "ok"),
         What::Counts => events.aggregate().await.map(|_| "ok"),
         What::Create => {
-            let spec = WebhookSpec::new("second", "http://127.0.0.1:9/hook").events([EventType::UserCreated]);
+            let spec = WebhookSpec::new("second", "http://127.0.0.1:9/hook")
+                .events([EventType::UserCreated]);
             let made = webhooks.create(&spec).await?;
-            assert!(made.secret.is_some(), "a webhook without its secret is of no use");
+            assert!(
+                made.secret.is_some(),
+                "a webhook without its secret is of no use"
+            );
             Ok(posted(made.replayed))
         }
-        What::Update => renamed().if_match(etag).await.map(|updated| applied(updated.applied)),
+        What::Update => renamed()
+            .if_match(etag)
+            .await
+            .map(|updated| applied(updated.applied)),
         What::UpdateWithoutEtag => renamed().await.map(|updated| applied(updated.applied)),
-        What::UpdateRepeatedWithoutEtag => {
-            renamed().repeat_without_etag().await.map(|updated| applied(updated.applied))
-        }
+        What::UpdateRepeatedWithoutEtag => renamed()
+            .repeat_without_etag()
+            .await
+            .map(|updated| applied(updated.applied)),
         What::UpdateSecret => {
             let patch = WebhookPatch::new().auth(&DeliveryAuth::signature());
             let updated = webhooks.update(id, &patch).if_match(etag).await?;
             assert!(updated.secret.is_some(), "a success shows the new secret");
             Ok(applied(updated.applied))
         }
-        What::Delete => webhooks.delete(id).if_match(etag).await.map(|deleted| applied(deleted.applied)),
-        What::DeleteWithoutEtag => webhooks.delete(id).await.map(|deleted| applied(deleted.applied)),
+        What::Delete => webhooks
+            .delete(id)
+            .if_match(etag)
+            .await
+            .map(|deleted| applied(deleted.applied)),
+        What::DeleteWithoutEtag => webhooks
+            .delete(id)
+            .await
+            .map(|deleted| applied(deleted.applied)),
         // It has all of the call's time, unless it is told otherwise.
-        What::Redeliver => {
-            webhooks.redeliver(id, delivery).attempt_timeout(attempt).await.map(|sent| posted(sent.replayed))
-        }
-        What::RedeliverFailed => {
-            webhooks.redeliver_failed(id).attempt_timeout(attempt).await.map(|sent| posted(sent.replayed))
-        }
+        What::Redeliver => webhooks
+            .redeliver(id, delivery)
+            .attempt_timeout(attempt)
+            .await
+            .map(|sent| posted(sent.replayed)),
+        What::RedeliverFailed => webhooks
+            .redeliver_failed(id)
+            .attempt_timeout(attempt)
+            .await
+            .map(|sent| posted(sent.replayed)),
     }
 }
 
@@ -253,7 +333,11 @@ async fn effects(direct: &Client, what: What, id: &str) -> usize {
         What::Create => happened(EventType::WebhookCreated).await - 1,
         What::Delete | What::DeleteWithoutEtag => happened(EventType::WebhookDeleted).await,
         What::Redeliver | What::RedeliverFailed => {
-            let deliveries = direct.webhooks().deliveries(id).await.expect("nothing is in the way");
+            let deliveries = direct
+                .webhooks()
+                .deliveries(id)
+                .await
+                .expect("nothing is in the way");
             usize::try_from(deliveries.items[0].attempt_count).unwrap() - 1
         }
         _ => happened(EventType::WebhookUpdated).await,
@@ -290,7 +374,9 @@ fn told(outcome: &Result<&'static str, Error>) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistake_12_whatever_goes_wrong_with_whatever_call_it_takes_place_once_at_most() {
-    let lines = What::ALL.into_iter().flat_map(|what| Fault::ALL.map(|fault| (what, fault)));
+    let lines = What::ALL
+        .into_iter()
+        .flat_map(|what| Fault::ALL.map(|fault| (what, fault)));
     let lines = lines.flat_map(|(what, fault)| How::ALL.map(|how| (what, fault, how)));
     // A call is not to run into its own deadline because of the others.
     let (busy, stalling) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(24)));
@@ -306,13 +392,35 @@ async fn mistake_12_whatever_goes_wrong_with_whatever_call_it_takes_place_once_a
     let mut all = all.join_all().await;
     all.sort_by_key(|(number, ..)| *number);
 
-    let mut table = format!("{:<28}{:<15}{:<15}{:>8}{:>8}  told\n", "call", "fault", "", "requests", "effects");
-    for (_, what, fault, how, Came { requests, effects, outcome }) in &all {
-        let line = format!("{what:?} {fault:?} {how:?}: {requests} requests, {effects} effects, {outcome:?}");
-        assert!(*effects <= 1 || what.may_be_twice() || *fault == Fault::Twice, "twice: {line}");
+    let mut table = format!(
+        "{:<28}{:<15}{:<15}{:>8}{:>8}  told\n",
+        "call", "fault", "", "requests", "effects"
+    );
+    for (
+        _,
+        what,
+        fault,
+        how,
+        Came {
+            requests,
+            effects,
+            outcome,
+        },
+    ) in &all
+    {
+        let line = format!(
+            "{what:?} {fault:?} {how:?}: {requests} requests, {effects} effects, {outcome:?}"
+        );
+        assert!(
+            *effects <= 1 || what.may_be_twice() || *fault == Fault::Twice,
+            "twice: {line}"
+        );
         match outcome {
             Ok(_) => assert!(*effects > 0 || what.reads(), "not done: {line}"),
-            Err(error) => assert!(error.may_have_run() || *effects == 0 || *fault == Fault::Twice, "done: {line}"),
+            Err(error) => assert!(
+                error.may_have_run() || *effects == 0 || *fault == Fault::Twice,
+                "done: {line}"
+            ),
         }
         let fault = format!("{fault:?}");
         let _ = writeln!(
@@ -334,7 +442,13 @@ fn the_table_has_every_operation_of_the_description() {
         // What AuthPI calls.
         .filter(|id| *id != "deliveries.receive")
         .collect();
-    assert_eq!(What::ALL.map(What::operation).into_iter().collect::<BTreeSet<_>>(), described);
+    assert_eq!(
+        What::ALL
+            .map(What::operation)
+            .into_iter()
+            .collect::<BTreeSet<_>>(),
+        described
+    );
 }
 
 async fn one<O: Operation>(faulty: &Faulty, call: Call<O>) -> O::Output {
@@ -350,11 +464,22 @@ async fn a_fault_free_call_is_one_request() {
     let faulty = Faulty::before(emulator.address(), |_, _| Fault::None).await;
     let client = client(&faulty.base_url, &emulator).build().unwrap();
     let webhooks = client.webhooks();
-    let spec = WebhookSpec::new("users", "http://127.0.0.1:9/hook").events([EventType::UserCreated]);
+    let spec =
+        WebhookSpec::new("users", "http://127.0.0.1:9/hook").events([EventType::UserCreated]);
     let made = one(&faulty, webhooks.create(&spec)).await;
     let id = &*made.webhook.id;
-    let updated = one(&faulty, webhooks.update(id, &WebhookPatch::new().name("n")).if_match(&made.etag.unwrap())).await;
+    let updated = one(
+        &faulty,
+        webhooks
+            .update(id, &WebhookPatch::new().name("n"))
+            .if_match(&made.etag.unwrap()),
+    )
+    .await;
     one(&faulty, webhooks.get(id)).await;
     one(&faulty, webhooks.list()).await;
-    one(&faulty, webhooks.delete(id).if_match(&updated.etag.unwrap())).await;
+    one(
+        &faulty,
+        webhooks.delete(id).if_match(&updated.etag.unwrap()),
+    )
+    .await;
 }

@@ -49,7 +49,10 @@ async fn webhooks_deliveries_and_events_are_listed_to_their_ends() -> Result<(),
         made.push(webhooks.create(&spec()).await?.webhook.id);
     }
     for _ in 0..7 {
-        emulator.trigger(NewEvent::new("user.created")).await.unwrap();
+        emulator
+            .trigger(NewEvent::new("user.created"))
+            .await
+            .unwrap();
     }
     emulator.deliveries_settled().await;
     let mut listed = Vec::new();
@@ -69,24 +72,35 @@ async fn webhooks_deliveries_and_events_are_listed_to_their_ends() -> Result<(),
     }
     assert_eq!(deliveries, 7);
     let mut sizes = Vec::new();
-    let mut pages = client.events().list().event_types([EventType::UserCreated]).limit(3).pages();
+    let mut pages = client
+        .events()
+        .list()
+        .event_types([EventType::UserCreated])
+        .limit(3)
+        .pages();
     while let Some(page) = pages.next().await {
         sizes.push(page?.items.len());
     }
     assert_eq!(sizes, [3, 3, 1]);
-    assert!(pages.next().await.is_none(), "a list that has ended goes on");
+    assert!(
+        pages.next().await.is_none(),
+        "a list that has ended goes on"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn mistake_18_an_error_keeps_what_came_before_and_the_same_page_comes_after_it() -> Result<(), Error> {
+async fn mistake_18_an_error_keeps_what_came_before_and_the_same_page_comes_after_it()
+-> Result<(), Error> {
     let failures = Arc::new(AtomicUsize::new(1));
     let left = Arc::clone(&failures);
     let peer = Peer::answering(move |asked| {
         if asks_for(&asked.line, "c2") {
             page(&["wh_4"], None)
         } else if asks_for(&asked.line, "c1") {
-            match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            }) {
                 // A refusal that no policy repeats.
                 Ok(_) => Reply::json(403, r#"{"error":"access_denied"}"#),
                 Err(_) => page(&["wh_3"], Some("c2")),
@@ -108,7 +122,10 @@ async fn mistake_18_an_error_keeps_what_came_before_and_the_same_page_comes_afte
     assert!(error.is_forbidden(), "{error}");
     assert_eq!(seen, ["wh_1", "wh_2"]);
     assert_eq!((items.cursor(), items.is_finished()), (Some("c1"), false));
-    assert!(items.next().await.is_none(), "a loop that passes over errors would not end");
+    assert!(
+        items.next().await.is_none(),
+        "a loop that passes over errors would not end"
+    );
     assert_eq!(peer.asked().len(), 2);
 
     // Elsewhere, from the cursor that was kept …
@@ -130,12 +147,15 @@ async fn mistake_18_an_error_keeps_what_came_before_and_the_same_page_comes_afte
 
 #[tokio::test]
 async fn mistake_18_an_empty_page_in_the_middle_is_not_the_end() -> Result<(), Error> {
-    let peer = Peer::answering(|asked| match asked.line.split_once("cursor=").map(|(_, cursor)| cursor) {
-        None => page(&[], Some("c1")),
-        Some("c1") => page(&[], Some("c2")),
-        Some(_) => page(&["wh_1"], None),
-    })
-    .await;
+    let peer =
+        Peer::answering(
+            |asked| match asked.line.split_once("cursor=").map(|(_, cursor)| cursor) {
+                None => page(&[], Some("c1")),
+                Some("c1") => page(&[], Some("c2")),
+                Some(_) => page(&["wh_1"], None),
+            },
+        )
+        .await;
     let mut items = peer.client().webhooks().list().items();
     assert_eq!(items.next().await.unwrap()?.id, "wh_1");
     assert!(items.next().await.is_none());
@@ -145,7 +165,11 @@ async fn mistake_18_an_empty_page_in_the_middle_is_not_the_end() -> Result<(), E
 #[tokio::test]
 async fn the_cursor_of_an_item_is_that_of_the_page_it_is_on() -> Result<(), Error> {
     let peer = Peer::answering(|asked| {
-        if asks_for(&asked.line, "c1") { page(&["wh_3", "wh_4"], None) } else { page(&["wh_1", "wh_2"], Some("c1")) }
+        if asks_for(&asked.line, "c1") {
+            page(&["wh_3", "wh_4"], None)
+        } else {
+            page(&["wh_1", "wh_2"], Some("c1"))
+        }
     })
     .await;
     let mut items = peer.client().webhooks().list().items();
@@ -161,18 +185,29 @@ async fn the_cursor_of_an_item_is_that_of_the_page_it_is_on() -> Result<(), Erro
 #[tokio::test]
 async fn a_list_whose_cursors_come_round_again_ends_with_an_error() {
     let peer = Peer::answering(|asked| {
-        if asks_for(&asked.line, "c1") { page(&["wh_2"], Some("c2")) } else { page(&["wh_1"], Some("c1")) }
+        if asks_for(&asked.line, "c1") {
+            page(&["wh_2"], Some("c2"))
+        } else {
+            page(&["wh_1"], Some("c1"))
+        }
     })
     .await;
     let mut items = peer.client().webhooks().list().items();
     let mut seen = Vec::new();
     let error = loop {
-        match items.next().await.expect("it does not end as if all were well") {
+        match items
+            .next()
+            .await
+            .expect("it does not end as if all were well")
+        {
             Ok(webhook) => seen.push(webhook.id),
             Err(error) => break error,
         }
     };
-    assert!(error.is_malformed_response() && error.operation() == Some("webhooks.list"), "{error}");
+    assert!(
+        error.is_malformed_response() && error.operation() == Some("webhooks.list"),
+        "{error}"
+    );
     assert_eq!(seen, ["wh_1", "wh_2", "wh_1"]);
     assert_eq!(peer.asked().len(), 3);
     // Also where the list began in its middle.
@@ -193,9 +228,23 @@ async fn a_page_that_says_more_and_names_no_cursor_is_an_error_and_no_end() -> R
         let last = r#"{"data":[],"has_more":false,"next_cursor":null}"#;
         let peer = Peer::in_turn([first, &hiding, last].map(|body| Reply::json(200, body))).await;
         let mut items = peer.client().webhooks().deliveries("wh_1").items();
-        assert_eq!(items.next().await.expect("what came before the error stays good")?.id, "d_1");
-        let error = items.next().await.expect("it does not end as if all were well").unwrap_err();
-        assert!(error.is_malformed_response() && error.to_string().contains("next_cursor"), "{error}");
+        assert_eq!(
+            items
+                .next()
+                .await
+                .expect("what came before the error stays good")?
+                .id,
+            "d_1"
+        );
+        let error = items
+            .next()
+            .await
+            .expect("it does not end as if all were well")
+            .unwrap_err();
+        assert!(
+            error.is_malformed_response() && error.to_string().contains("next_cursor"),
+            "{error}"
+        );
         assert_eq!(error.operation(), Some("webhooks.listDeliveries"));
         assert!(!items.is_finished() && items.next().await.is_none());
         // The page that hid the next one is asked for again.
@@ -209,13 +258,14 @@ async fn a_page_that_says_more_and_names_no_cursor_is_an_error_and_no_end() -> R
 
 #[tokio::test]
 async fn a_poll_that_is_given_up_loses_no_page_and_asks_for_none_twice() -> Result<(), Error> {
-    let peer =
-        Peer::answering(
-            |asked| {
-                if asks_for(&asked.line, "c1") { page(&["wh_2"], None) } else { page(&["wh_1"], Some("c1")) }
-            },
-        )
-        .await;
+    let peer = Peer::answering(|asked| {
+        if asks_for(&asked.line, "c1") {
+            page(&["wh_2"], None)
+        } else {
+            page(&["wh_1"], Some("c1"))
+        }
+    })
+    .await;
     let mut items = peer.client().webhooks().list().items();
     let mut seen = Vec::new();
     loop {
@@ -238,7 +288,11 @@ async fn a_poll_that_is_given_up_loses_no_page_and_asks_for_none_twice() -> Resu
 #[test]
 fn a_stream_can_cross_threads_and_needs_no_pinning() {
     fn is_one<T: futures_core::Stream + Send + Unpin>(_: &T) {}
-    let client = authpi_sdk::Client::builder().api_key("key_1", "s").base_url("http://127.0.0.1:1").build().unwrap();
+    let client = authpi_sdk::Client::builder()
+        .api_key("key_1", "s")
+        .base_url("http://127.0.0.1:1")
+        .build()
+        .unwrap();
     is_one(&client.webhooks().list().pages());
     is_one(&client.events().list().items());
 }

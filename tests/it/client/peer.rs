@@ -30,8 +30,14 @@ pub(super) enum Reply {
 impl Reply {
     /// A whole answer.
     pub(super) fn new(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
-        let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!("HTTP/1.1 {status} Whatever\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let head = format!(
+            "HTTP/1.1 {status} Whatever\r\nconnection: close\r\ncontent-length: {}\r\n",
+            body.len()
+        );
         Self::Bytes(format!("{head}{}\r\n{body}", headers.concat()).into())
     }
 
@@ -79,19 +85,29 @@ impl Peer {
     pub(super) async fn in_turn(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies: Vec<_> = replies.into_iter().collect();
         let next = AtomicUsize::new(0);
-        Self::answering(move |_| replies[next.fetch_add(1, Ordering::SeqCst).min(replies.len() - 1)].clone()).await
+        Self::answering(move |_| {
+            replies[next.fetch_add(1, Ordering::SeqCst).min(replies.len() - 1)].clone()
+        })
+        .await
     }
 
     pub(super) async fn answering(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let base_url = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
+        let base_url = format!(
+            "http://{}",
+            listener
+                .local_addr()
+                .expect("a bound listener has an address")
+        );
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (reply, seen) = (Arc::new(reply), Arc::clone(&asked));
         let server = tokio::spawn(async move {
             while let Ok((mut connection, _)) = listener.accept().await {
                 let (reply, seen) = (Arc::clone(&reply), Arc::clone(&seen));
                 tokio::spawn(async move {
-                    let Some(request) = read(&mut connection).await else { return };
+                    let Some(request) = read(&mut connection).await else {
+                        return;
+                    };
                     let reply = reply(&request);
                     seen.lock().unwrap().push(request);
                     // A client that has gone is what some tests are about.
@@ -99,12 +115,22 @@ impl Peer {
                 });
             }
         });
-        Self { base_url, asked, server }
+        Self {
+            base_url,
+            asked,
+            server,
+        }
     }
 
     /// What it was asked so far, `/v1/me` left out.
     pub(super) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().iter().filter(|asked| !asked.line.ends_with("/v1/me")).cloned().collect()
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|asked| !asked.line.ends_with("/v1/me"))
+            .cloned()
+            .collect()
     }
 
     /// How often it was asked who the caller is.
@@ -116,7 +142,12 @@ impl Peer {
     /// Lets so much time pass at once for `call`, as soon as the peer has been asked so often.
     ///
     /// Only on a runtime of one thread.
-    pub(super) async fn delaying<T>(&self, by: Duration, asked: usize, call: impl Future<Output = T>) -> T {
+    pub(super) async fn delaying<T>(
+        &self,
+        by: Duration,
+        asked: usize,
+        call: impl Future<Output = T>,
+    ) -> T {
         let mut call = pin!(call);
         while self.asked().len() < asked {
             tokio::select! {
@@ -133,12 +164,19 @@ impl Peer {
 
     /// A client of it that knows its account, and sends each call once.
     pub(super) fn client(&self) -> Client {
-        self.builder().account("acc_1").build().expect("a client for the peer")
+        self.builder()
+            .account("acc_1")
+            .build()
+            .expect("a client for the peer")
     }
 
     pub(super) fn builder(&self) -> ClientBuilder {
-        let builder = Client::builder().base_url(&self.base_url).api_key("key_1", "very_secret");
-        builder.timeout(Duration::from_secs(20)).retry(RetryPolicy::never())
+        let builder = Client::builder()
+            .base_url(&self.base_url)
+            .api_key("key_1", "very_secret");
+        builder
+            .timeout(Duration::from_secs(20))
+            .retry(RetryPolicy::never())
     }
 }
 
@@ -159,8 +197,14 @@ async fn read(connection: &mut TcpStream) -> Option<Asked> {
     let head = String::from_utf8(bytes[..head_end].to_vec()).ok()?;
     let (line, head) = head.split_once("\r\n")?;
     let line = line.strip_suffix(" HTTP/1.1")?.to_owned();
-    let mut asked = Asked { line, head: head.to_owned(), body: String::new() };
-    let length: usize = asked.header("content-length").map_or(0, |length| length.parse().expect("a length"));
+    let mut asked = Asked {
+        line,
+        head: head.to_owned(),
+        body: String::new(),
+    };
+    let length: usize = asked
+        .header("content-length")
+        .map_or(0, |length| length.parse().expect("a length"));
     while bytes.len() < head_end + 4 + length {
         (connection.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
     }

@@ -11,7 +11,12 @@ use super::{
 
 async fn created(reply: Reply) -> Error {
     let peer = Peer::replying(reply).await;
-    let error = peer.client().webhooks().create(&spec()).await.expect_err("the call fails");
+    let error = peer
+        .client()
+        .webhooks()
+        .create(&spec())
+        .await
+        .expect_err("the call fails");
     assert_eq!(peer.asked().len(), 1, "the call is sent once");
     assert_eq!(error.operation(), Some("webhooks.create"));
     assert!(!shown(&error).contains("very_secret"), "{}", shown(&error));
@@ -20,7 +25,11 @@ async fn created(reply: Reply) -> Error {
 
 #[tokio::test]
 async fn a_gateways_html_keeps_its_status_its_headers_and_its_body_out_of_the_log() {
-    let headers = [("content-type", "text/html"), ("cf-ray", "abc"), ("set-cookie", "s=very_secret")];
+    let headers = [
+        ("content-type", "text/html"),
+        ("cf-ray", "abc"),
+        ("set-cookie", "s=very_secret"),
+    ];
     let error = created(Reply::new(502, &headers, "<html>very_secret</html>")).await;
     assert_eq!(error.status().unwrap(), 502);
     assert!(error.is_server_error() && error.may_have_run());
@@ -75,8 +84,11 @@ async fn each_refusal_has_its_predicate() {
     ];
     for (status, _) in cases {
         let error = created(Reply::new(status, &[], "")).await;
-        let holding: Vec<_> =
-            cases.iter().filter(|(_, predicate)| predicate(&error)).map(|(status, _)| *status).collect();
+        let holding: Vec<_> = cases
+            .iter()
+            .filter(|(_, predicate)| predicate(&error))
+            .map(|(status, _)| *status)
+            .collect();
         assert_eq!(holding, [status]);
         assert!(!error.is_timeout() && !error.is_connect() && !error.is_malformed_response());
     }
@@ -85,7 +97,9 @@ async fn each_refusal_has_its_predicate() {
 #[tokio::test]
 async fn a_412_tells_the_present_etag_in_both_spellings() {
     for name in ["current_etag", "currentETag"] {
-        let body = format!(r#"{{"error":"precondition_failed","error_description":"stale","{name}":"\"1709\""}}"#);
+        let body = format!(
+            r#"{{"error":"precondition_failed","error_description":"stale","{name}":"\"1709\""}}"#
+        );
         let error = created(Reply::json(412, &body)).await;
         assert_eq!(error.current_etag().unwrap().as_str(), "\"1709\"");
     }

@@ -21,18 +21,23 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Seen = std::sync::Mutex<Vec<String>>;
 
 /// A receiver at an address of its own that notes each event that it handles.
-async fn receiver(ring: Arc<std::sync::OnceLock<KeyRing>>) -> (String, Arc<Seen>, impl FnOnce(KeyRing)) {
+async fn receiver(
+    ring: Arc<std::sync::OnceLock<KeyRing>>,
+) -> (String, Arc<Seen>, impl FnOnce(KeyRing)) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let seen = Arc::<Seen>::default();
     let state = Arc::clone(&seen);
     let start = move |keys: KeyRing| {
         ring.set(keys.clone()).expect("it is started once");
-        let handlers = Handlers::new(state).on(async |event: Event<UserCreated>, cx: Context<Arc<Seen>>| {
-            cx.state.lock().unwrap().push(event.id().to_owned());
-            Ok(())
-        });
-        let hook = Receiver::inline("users", Verifier::authpi(keys), Memory::new(), handlers).build().unwrap();
+        let handlers =
+            Handlers::new(state).on(async |event: Event<UserCreated>, cx: Context<Arc<Seen>>| {
+                cx.state.lock().unwrap().push(event.id().to_owned());
+                Ok(())
+            });
+        let hook = Receiver::inline("users", Verifier::authpi(keys), Memory::new(), handlers)
+            .build()
+            .unwrap();
         let app = Router::new().route_service("/hook", hook);
         tokio::spawn(async move { axum::serve(listener, app).await });
     };
@@ -40,7 +45,15 @@ async fn receiver(ring: Arc<std::sync::OnceLock<KeyRing>>) -> (String, Arc<Seen>
 }
 
 async fn ids(client: &Client) -> Vec<String> {
-    client.webhooks().list().await.unwrap().items.into_iter().map(|webhook| webhook.id).collect()
+    client
+        .webhooks()
+        .list()
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|webhook| webhook.id)
+        .collect()
 }
 
 #[tokio::test]
@@ -50,7 +63,14 @@ async fn every_event_is_handled_once_before_during_and_after_a_rotation() -> Out
     let secrets = MemorySecrets::new();
     let (url, seen, start) = receiver(Arc::default()).await;
     let spec = WebhookSpec::new("users", url).events([EventType::UserCreated]);
-    let first = client.webhooks().ensure(&spec, &secrets).await?.endpoint().webhook.id.clone();
+    let first = client
+        .webhooks()
+        .ensure(&spec, &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .id
+        .clone();
     let keys = secrets.keys("users").await?;
     start(keys.signatures.clone());
     let mut happened = Vec::new();
@@ -68,7 +88,8 @@ async fn every_event_is_handled_once_before_during_and_after_a_rotation() -> Out
     let rotation = client.webhooks().rotate("2026-11", &spec, &secrets).await?;
     let second = rotation.new_webhook().id.clone();
     assert_eq!(rotation.old().map(|old| &*old.id), Some(&*first));
-    // The ring does not know it yet: what the second delivers is refused, and the first delivers it as well.
+    // The ring does not know it yet: what the second delivers is refused, and the first delivers it
+    // as well.
     happen().await;
     assert_eq!(rotation.matches(&keys.signatures).new, None);
     assert!(!rotation.in_use(&keys.signatures, Duration::ZERO).await);
@@ -76,11 +97,17 @@ async fn every_event_is_handled_once_before_during_and_after_a_rotation() -> Out
     happen().await;
     assert!(rotation.in_use(&keys.signatures, Duration::ZERO).await);
     let matches = rotation.matches(&keys.signatures);
-    assert!(matches.old.is_some() && matches.new.is_some(), "{matches:?}");
+    assert!(
+        matches.old.is_some() && matches.new.is_some(),
+        "{matches:?}"
+    );
     rotation.finish().await?;
     happen().await;
     let after = rotation.matches(&keys.signatures);
-    assert!(after.old == matches.old && after.new > matches.new, "the old secret is still in use: {after:?}");
+    assert!(
+        after.old == matches.old && after.new > matches.new,
+        "the old secret is still in use: {after:?}"
+    );
     rotation.finish().await?;
 
     assert_eq!(ids(&client).await, [second.as_str()]);
@@ -88,7 +115,10 @@ async fn every_event_is_handled_once_before_during_and_after_a_rotation() -> Out
     kept.sort_by_key(|kept| kept.created_at);
     assert!(kept[0].webhook_id == first && kept[0].valid_until.is_some());
     assert!(kept[1].webhook_id == second && kept[1].valid_until.is_none());
-    assert!(matches!(client.webhooks().ensure(&spec, &secrets).await?, Ensured::Unchanged(_)));
+    assert!(matches!(
+        client.webhooks().ensure(&spec, &secrets).await?,
+        Ensured::Unchanged(_)
+    ));
     Ok(())
 }
 
@@ -100,17 +130,30 @@ async fn a_rotation_goes_on_where_it_stopped_and_is_done_once() -> Outcome {
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
     let rotate = || client.webhooks().rotate("2026-11", &spec, &secrets);
     let begun = rotate().await?;
-    let (old, new) = (begun.old().unwrap().id.clone(), begun.new_webhook().id.clone());
+    let (old, new) = (
+        begun.old().unwrap().id.clone(),
+        begun.new_webhook().id.clone(),
+    );
     // Whoever began it is gone; and with it, at worst, the secret that it had not kept yet.
     drop(begun);
     secrets.forget("users", emulator.account_id(), &new).await?;
     let again = rotate().await?;
-    assert_eq!((again.old().map(|old| &*old.id), &*again.new_webhook().id), (Some(&*old), &*new));
+    assert_eq!(
+        (again.old().map(|old| &*old.id), &*again.new_webhook().id),
+        (Some(&*old), &*new)
+    );
     assert!(again.keys().await?.signatures.names().contains(&new));
     // `ensure` leaves both alone.
     let ensured = client.webhooks().ensure(&spec, &secrets).await?;
     assert!(matches!(&ensured, Ensured::Unchanged(_)), "{ensured}");
-    assert_eq!(ensured.endpoint().successor.as_ref().map(|webhook| &*webhook.id), Some(&*new));
+    assert_eq!(
+        ensured
+            .endpoint()
+            .successor
+            .as_ref()
+            .map(|webhook| &*webhook.id),
+        Some(&*new)
+    );
     let mut both = ids(&client).await;
     both.sort();
     assert_eq!(both, [old, new.clone()]);
@@ -131,13 +174,23 @@ async fn a_crash_after_the_old_webhook_was_deleted_leaves_its_secret_to_expire()
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
     let (secrets, spec) = (MemorySecrets::new(), spec());
-    let first = client.webhooks().ensure(&spec, &secrets).await?.endpoint().webhook.id.clone();
+    let first = client
+        .webhooks()
+        .ensure(&spec, &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .id
+        .clone();
     let rotation = client.webhooks().rotate("2026-11", &spec, &secrets).await?;
     client.webhooks().delete(&first).await?;
     let ensured = client.webhooks().ensure(&spec, &secrets).await?;
     assert_eq!(ensured.endpoint().webhook.id, rotation.new_webhook().id);
     let kept = secrets.load("users").await?;
-    assert!(kept.iter().any(|kept| kept.webhook_id == first && kept.valid_until.is_some()));
+    assert!(
+        kept.iter()
+            .any(|kept| kept.webhook_id == first && kept.valid_until.is_some())
+    );
     rotation.finish().await?;
     assert_eq!(ids(&client).await.len(), 1);
     Ok(())
@@ -148,7 +201,14 @@ async fn a_rotation_whose_new_webhook_is_gone_leaves_the_old_one() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
     let (secrets, spec) = (MemorySecrets::new(), spec());
-    let first = client.webhooks().ensure(&spec, &secrets).await?.endpoint().webhook.id.clone();
+    let first = client
+        .webhooks()
+        .ensure(&spec, &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .id
+        .clone();
     let rotate = || client.webhooks().rotate("2026-11", &spec, &secrets);
     let rotation = rotate().await?;
     client.webhooks().delete(&rotation.new_webhook().id).await?;
@@ -193,13 +253,19 @@ async fn what_cannot_be_rotated_is_told() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
     let (secrets, spec) = (MemorySecrets::new(), spec());
-    let why = async |spec: &WebhookSpec, name: &str| match client.webhooks().rotate(name, spec, &secrets).await {
+    let why = async |spec: &WebhookSpec, name: &str| match client
+        .webhooks()
+        .rotate(name, spec, &secrets)
+        .await
+    {
         Err(EndpointError::Call(error)) if error.is_invalid_argument() => error.to_string(),
         other => panic!("{other:?}"),
     };
     assert!(why(&spec, "a").await.contains("ensure it first"));
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
-    let own = spec.clone().auth(DeliveryAuth::bearer().with_bearer_token("mine"));
+    let own = spec
+        .clone()
+        .auth(DeliveryAuth::bearer().with_bearer_token("mine"));
     assert!(why(&own, "a").await.contains("nothing to rotate"));
     let _begun = client.webhooks().rotate("a", &spec, &secrets).await?;
     assert!(why(&spec, "b").await.contains("finish it first"));

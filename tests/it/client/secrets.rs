@@ -17,7 +17,11 @@ use jiff::Timestamp;
 use super::ensure::Folder;
 
 fn kept(account_id: &str, webhook_id: &str, secret: &str) -> KeptSecret {
-    let mut kept = KeptSecret::new(account_id, webhook_id, Timestamp::from_millisecond(7).unwrap());
+    let mut kept = KeptSecret::new(
+        account_id,
+        webhook_id,
+        Timestamp::from_millisecond(7).unwrap(),
+    );
     kept.secret = Some(secret.into());
     kept
 }
@@ -33,12 +37,18 @@ pub(crate) async fn conforms(store: &impl SecretStore) {
     store.forget("users", "acc_1", "wh_1").await.unwrap();
     let mut first = kept("acc_1", "wh_1", "whs_1");
     first.bearer_token = Some("whb_'\"\\é".into());
-    let (second, elsewhere) = (kept("acc_1", "wh_2", "whs_2"), kept("acc_2", "wh_1", "whs_3"));
+    let (second, elsewhere) = (
+        kept("acc_1", "wh_2", "whs_2"),
+        kept("acc_2", "wh_1", "whs_3"),
+    );
     for kept in [&first, &second, &elsewhere] {
         store.save("users", kept).await.unwrap();
     }
     store.save("orders", &second).await.unwrap();
-    assert_eq!(load("users").await, [first.clone(), second.clone(), elsewhere.clone()]);
+    assert_eq!(
+        load("users").await,
+        [first.clone(), second.clone(), elsewhere.clone()]
+    );
     first.valid_until = Some(UnixMillis(9));
     first.bearer_token = None;
     store.save("users", &first).await.unwrap();
@@ -59,11 +69,17 @@ async fn a_file_keeps_what_it_is_given_and_shows_it_to_its_owner_alone() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
     conforms(&SecretFile::new(&path)).await;
-    let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
     names.sort();
     assert_eq!(names, ["secrets.json", "secrets.json.lock"]);
     for name in names {
-        let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(folder.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }
@@ -73,18 +89,37 @@ async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
     let store = SecretFile::new(&path);
-    store.save("users", &kept("acc_1", "wh_1", "whs_very_secret")).await.unwrap();
+    store
+        .save("users", &kept("acc_1", "wh_1", "whs_very_secret"))
+        .await
+        .unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     let told = |error: authpi_sdk::client::SecretStoreError| {
-        format!("{error} {error:?} {}", std::error::Error::source(&error).unwrap())
+        format!(
+            "{error} {error:?} {}",
+            std::error::Error::source(&error).unwrap()
+        )
     };
     let open = told(store.load("users").await.unwrap_err());
     assert!(open.contains("chmod 600"), "{open}");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    std::fs::write(&path, r#"{"users":[{"account_id":7,"secret":"whs_very_secret"}]}"#).unwrap();
+    std::fs::write(
+        &path,
+        r#"{"users":[{"account_id":7,"secret":"whs_very_secret"}]}"#,
+    )
+    .unwrap();
     let odd = told(store.load("users").await.unwrap_err());
-    assert!(odd.contains("not one of ours") && !odd.contains("very_secret"), "{odd}");
-    assert!(store.save("users", &kept("acc_1", "wh_1", "s")).await.is_err(), "somebody else's file was written over");
+    assert!(
+        odd.contains("not one of ours") && !odd.contains("very_secret"),
+        "{odd}"
+    );
+    assert!(
+        store
+            .save("users", &kept("acc_1", "wh_1", "s"))
+            .await
+            .is_err(),
+        "somebody else's file was written over"
+    );
 }
 
 #[tokio::test]
@@ -92,10 +127,16 @@ async fn a_link_to_the_file_stays_a_link_and_a_dead_writers_leavings_stop_nobody
     let folder = Folder::new();
     let real = folder.path().join("real.json");
     let link = folder.path().join("link.json");
-    SecretFile::new(&real).save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    SecretFile::new(&real)
+        .save("users", &kept("acc_1", "wh_1", "whs_1"))
+        .await
+        .unwrap();
     std::fs::write(folder.path().join("real.json.next"), "half").unwrap();
     symlink(&real, &link).unwrap();
-    SecretFile::new(&link).save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+    SecretFile::new(&link)
+        .save("users", &kept("acc_1", "wh_2", "whs_2"))
+        .await
+        .unwrap();
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(SecretFile::new(&real).load("users").await.unwrap().len(), 2);
 }
@@ -104,19 +145,31 @@ async fn a_link_to_the_file_stays_a_link_and_a_dead_writers_leavings_stop_nobody
 async fn a_link_to_a_file_that_is_not_there_yet_stays_a_link() {
     let folder = Folder::new();
     std::fs::create_dir(folder.path().join("mounted")).unwrap();
-    let (real, link, relative) =
-        (folder.path().join("mounted/real.json"), folder.path().join("link.json"), folder.path().join("second.json"));
+    let (real, link, relative) = (
+        folder.path().join("mounted/real.json"),
+        folder.path().join("link.json"),
+        folder.path().join("second.json"),
+    );
     symlink(&real, &link).unwrap();
     symlink("link.json", &relative).unwrap();
     assert_eq!(SecretFile::new(&relative).load("users").await.unwrap(), []);
-    SecretFile::new(&relative).save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
-    SecretFile::new(&link).save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+    SecretFile::new(&relative)
+        .save("users", &kept("acc_1", "wh_1", "whs_1"))
+        .await
+        .unwrap();
+    SecretFile::new(&link)
+        .save("users", &kept("acc_1", "wh_2", "whs_2"))
+        .await
+        .unwrap();
     for link in [&link, &relative] {
         assert!(std::fs::symlink_metadata(link).unwrap().is_symlink());
         assert_eq!(SecretFile::new(link).load("users").await.unwrap().len(), 2);
     }
     assert_eq!(SecretFile::new(&real).load("users").await.unwrap().len(), 2);
-    assert!(folder.path().join("mounted/real.json.lock").exists() && !folder.path().join("link.json.lock").exists());
+    assert!(
+        folder.path().join("mounted/real.json.lock").exists()
+            && !folder.path().join("link.json.lock").exists()
+    );
 }
 
 #[tokio::test]
@@ -124,11 +177,21 @@ async fn a_file_that_is_there_keeps_its_mode() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
     let store = SecretFile::new(&path);
-    store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    store
+        .save("users", &kept("acc_1", "wh_1", "whs_1"))
+        .await
+        .unwrap();
     for mode in [0o640, 0o660, 0o400, 0o600] {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        store.save("users", &kept("acc_1", "wh_1", "whs_2")).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{mode:o}");
+        store
+            .save("users", &kept("acc_1", "wh_1", "whs_2"))
+            .await
+            .unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            mode,
+            "{mode:o}"
+        );
     }
 }
 
@@ -137,17 +200,33 @@ async fn a_lock_that_is_never_let_go_stops_a_writer_for_a_limited_time_only() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
     let store = SecretFile::new(&path).lock_timeout(std::time::Duration::from_millis(50));
-    store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    store
+        .save("users", &kept("acc_1", "wh_1", "whs_1"))
+        .await
+        .unwrap();
     // As by a replica that was stopped in the middle of a change.
     let held = std::fs::File::open(folder.path().join("secrets.json.lock")).unwrap();
     held.lock().unwrap();
-    let error = store.save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap_err();
+    let error = store
+        .save("users", &kept("acc_1", "wh_2", "whs_2"))
+        .await
+        .unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("secrets.json.lock is locked for more than 50ms"), "{cause}");
+    assert!(
+        cause.contains("secrets.json.lock is locked for more than 50ms"),
+        "{cause}"
+    );
     assert!(store.forget("users", "acc_1", "wh_1").await.is_err());
-    assert_eq!(store.load("users").await.unwrap().len(), 1, "reading needs no lock");
+    assert_eq!(
+        store.load("users").await.unwrap().len(),
+        1,
+        "reading needs no lock"
+    );
     drop(held);
-    store.save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+    store
+        .save("users", &kept("acc_1", "wh_2", "whs_2"))
+        .await
+        .unwrap();
     assert_eq!(store.load("users").await.unwrap().len(), 2);
 }
 
@@ -157,11 +236,20 @@ async fn a_folder_that_is_missing_is_named() {
     let path = folder.path().join("missing/secrets.json");
     let store = SecretFile::new(&path);
     for error in [
-        store.save("users", &kept("acc_1", "wh_1", "very_secret")).await.unwrap_err(),
+        store
+            .save("users", &kept("acc_1", "wh_1", "very_secret"))
+            .await
+            .unwrap_err(),
         store.load("users").await.unwrap_err(),
     ] {
         let cause = std::error::Error::source(&error).unwrap().to_string();
-        assert!(cause.contains(&format!("{} does not exist", folder.path().join("missing").display())), "{cause}");
+        assert!(
+            cause.contains(&format!(
+                "{} does not exist",
+                folder.path().join("missing").display()
+            )),
+            "{cause}"
+        );
     }
 }
 
@@ -176,20 +264,33 @@ async fn many_writers_of_one_file_lose_nothing() {
                 let id = format!("wh_{n}");
                 store.save("users", &kept("acc_1", &id, "s")).await.unwrap();
                 // A reader meanwhile sees a whole file.
-                assert!(store.load("users").await.unwrap().iter().any(|kept| kept.webhook_id == id));
+                assert!(
+                    store
+                        .load("users")
+                        .await
+                        .unwrap()
+                        .iter()
+                        .any(|kept| kept.webhook_id == id)
+                );
             })
         })
         .collect();
     for writer in writers {
         writer.await.unwrap();
     }
-    assert_eq!(SecretFile::new(&path).load("users").await.unwrap().len(), 16);
+    assert_eq!(
+        SecretFile::new(&path).load("users").await.unwrap().len(),
+        16
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_it_again() {
-    let sent =
-        |secret: &str| Fixture::of::<UserCreated>().request(&SignatureScheme::authpi(), &Secret::new(secret)).unwrap();
+    let sent = |secret: &str| {
+        Fixture::of::<UserCreated>()
+            .request(&SignatureScheme::authpi(), &Secret::new(secret))
+            .unwrap()
+    };
     let expired = || {
         let mut kept = kept("acc_1", "wh_1", "whs_1");
         kept.valid_until = Some(UnixMillis(1));
@@ -197,15 +298,23 @@ async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_
     };
     for forgotten in [true, false] {
         let store = MemorySecrets::new();
-        store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+        store
+            .save("users", &kept("acc_1", "wh_1", "whs_1"))
+            .await
+            .unwrap();
         let keys = store.keys("users").await.unwrap();
         let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
         let verifier = Verifier::authpi(keys.signatures.clone());
-        let hook = Receiver::inline("users", verifier, Memory::new(), handlers).build().unwrap();
+        let hook = Receiver::inline("users", verifier, Memory::new(), handlers)
+            .build()
+            .unwrap();
         assert_eq!(hook.receive(sent("whs_1")).await.status(), 200);
         let following = {
             let store = store.clone();
-            tokio::spawn(async move { keys.follow(&store, "users", std::time::Duration::from_secs(10)).await })
+            tokio::spawn(async move {
+                keys.follow(&store, "users", std::time::Duration::from_secs(10))
+                    .await
+            })
         };
         if forgotten {
             store.forget("users", "acc_1", "wh_1").await.unwrap();
@@ -222,8 +331,14 @@ async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_
             }
             false
         };
-        assert!(answers("whs_1", 500).await, "a revoked secret is still trusted, forgotten: {forgotten}");
-        store.save("users", &kept("acc_1", "wh_2", "whs_2")).await.unwrap();
+        assert!(
+            answers("whs_1", 500).await,
+            "a revoked secret is still trusted, forgotten: {forgotten}"
+        );
+        store
+            .save("users", &kept("acc_1", "wh_2", "whs_2"))
+            .await
+            .unwrap();
         assert!(answers("whs_2", 200).await, "the new secret is not trusted");
         assert_eq!(hook.receive(sent("whs_1")).await.status(), 401);
         following.abort();
@@ -233,12 +348,18 @@ async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_
 #[tokio::test(start_paused = true)]
 async fn keys_that_follow_a_store_take_over_what_another_replica_keeps() {
     let store = MemorySecrets::new();
-    store.save("users", &kept("acc_1", "wh_1", "whs_1")).await.unwrap();
+    store
+        .save("users", &kept("acc_1", "wh_1", "whs_1"))
+        .await
+        .unwrap();
     let keys = store.keys("users").await.unwrap();
     let ring = keys.signatures.clone();
     let following = {
         let store = store.clone();
-        tokio::spawn(async move { keys.follow(&store, "users", std::time::Duration::from_secs(10)).await })
+        tokio::spawn(async move {
+            keys.follow(&store, "users", std::time::Duration::from_secs(10))
+                .await
+        })
     };
     let mut newer = KeptSecret::new("acc_1", "wh_2", Timestamp::from_millisecond(8).unwrap());
     newer.secret = Some(Secret::new("whs_2"));

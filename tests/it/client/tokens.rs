@@ -18,7 +18,8 @@ use super::{
 
 const WEBHOOK: &str = r#"{"data":{"id":"wh_1","account_id":"acc_1","name":"n","url":"https://x","auth":{"type":"none"},"events":[],"created_at":1}}"#;
 
-/// A peer that takes the token `good` and no other, and a client of it whose source gives `tokens` in turn.
+/// A peer that takes the token `good` and no other, and a client of it whose source gives `tokens`
+/// in turn.
 async fn peer(tokens: &[&'static str]) -> (Peer, ClientBuilder, Arc<AtomicUsize>) {
     let peer = Peer::answering(|asked| {
         if asked.header("authorization") == Some("Bearer good") {
@@ -32,9 +33,16 @@ async fn peer(tokens: &[&'static str]) -> (Peer, ClientBuilder, Arc<AtomicUsize>
     let count = Arc::clone(&asked);
     let source = move || {
         let token = tokens.get(count.fetch_add(1, Ordering::SeqCst)).copied();
-        async move { token.map(AccessToken::new).ok_or_else(|| "the issuer is down".into()) }
+        async move {
+            token
+                .map(AccessToken::new)
+                .ok_or_else(|| "the issuer is down".into())
+        }
     };
-    let builder = Client::builder().base_url(&peer.base_url).account("acc_1").retry(RetryPolicy::never());
+    let builder = Client::builder()
+        .base_url(&peer.base_url)
+        .account("acc_1")
+        .retry(RetryPolicy::never());
     (peer, builder.token_source(source), asked)
 }
 
@@ -48,7 +56,11 @@ async fn a_source_that_is_a_type_of_ones_own_works_with_the_emulator() {
     }
     let emulator = Emulator::start().await.unwrap();
     let source = Issuer(emulator.access_token().to_owned());
-    let client = Client::builder().base_url(emulator.base_url()).token_source(source).build().unwrap();
+    let client = Client::builder()
+        .base_url(emulator.base_url())
+        .token_source(source)
+        .build()
+        .unwrap();
     assert_eq!(client.account_id().await.unwrap(), emulator.account_id());
     assert!(!format!("{client:?}").contains(emulator.access_token()));
 }
@@ -60,7 +72,10 @@ async fn mistake_13_a_refused_token_is_replaced_and_the_call_made_once_more_with
     client.webhooks().create(&spec()).await.unwrap();
     let requests = peer.asked();
     assert_eq!((requests.len(), asked.load(Ordering::SeqCst)), (2, 2));
-    assert_eq!(requests[0].header("idempotency-key"), requests[1].header("idempotency-key"));
+    assert_eq!(
+        requests[0].header("idempotency-key"),
+        requests[1].header("idempotency-key")
+    );
     client.webhooks().get("wh_1").await.unwrap();
     assert_eq!(asked.load(Ordering::SeqCst), 2, "the new token is kept");
 }
@@ -68,8 +83,17 @@ async fn mistake_13_a_refused_token_is_replaced_and_the_call_made_once_more_with
 #[tokio::test]
 async fn a_second_refusal_is_the_callers() {
     let (peer, builder, asked) = peer(&["old", "older", "good"]).await;
-    let error = builder.build().unwrap().webhooks().create(&spec()).await.unwrap_err();
-    assert!(error.is_unauthorized() && !error.may_have_run() && error.attempts() == 2, "{error:?}");
+    let error = builder
+        .build()
+        .unwrap()
+        .webhooks()
+        .create(&spec())
+        .await
+        .unwrap_err();
+    assert!(
+        error.is_unauthorized() && !error.may_have_run() && error.attempts() == 2,
+        "{error:?}"
+    );
     assert_eq!((peer.asked().len(), asked.load(Ordering::SeqCst)), (2, 2));
 }
 
@@ -77,9 +101,23 @@ async fn a_second_refusal_is_the_callers() {
 async fn where_there_is_no_other_token_the_refusal_stays_and_says_why() {
     for (tokens, cause) in [(&["old"][..], true), (&["old", "old"], false)] {
         let (peer, builder, _) = peer(tokens).await;
-        let error = builder.build().unwrap().webhooks().create(&spec()).await.unwrap_err();
-        assert!(error.is_unauthorized() && error.attempts() == 1, "{error:?}");
-        assert_eq!(shown(&error).contains("the issuer is down"), cause, "{}", shown(&error));
+        let error = builder
+            .build()
+            .unwrap()
+            .webhooks()
+            .create(&spec())
+            .await
+            .unwrap_err();
+        assert!(
+            error.is_unauthorized() && error.attempts() == 1,
+            "{error:?}"
+        );
+        assert_eq!(
+            shown(&error).contains("the issuer is down"),
+            cause,
+            "{}",
+            shown(&error)
+        );
         assert_eq!(peer.asked().len(), 1);
     }
 }
@@ -87,8 +125,17 @@ async fn where_there_is_no_other_token_the_refusal_stays_and_says_why() {
 #[tokio::test]
 async fn without_a_token_nothing_is_sent() {
     let (peer, builder, asked) = peer(&[]).await;
-    let error = builder.build().unwrap().webhooks().create(&spec()).await.unwrap_err();
-    assert!(error.is_credential() && !error.may_have_run() && error.attempts() == 0, "{error:?}");
+    let error = builder
+        .build()
+        .unwrap()
+        .webhooks()
+        .create(&spec())
+        .await
+        .unwrap_err();
+    assert!(
+        error.is_credential() && !error.may_have_run() && error.attempts() == 0,
+        "{error:?}"
+    );
     assert_eq!(error.operation(), Some("webhooks.create"));
     assert_eq!((peer.asked().len(), asked.load(Ordering::SeqCst)), (0, 1));
 }
@@ -98,9 +145,15 @@ async fn a_source_has_as_long_as_the_call_has() {
     let peer = Peer::replying(Reply::json(200, WEBHOOK)).await;
     let builder = Client::builder().base_url(&peer.base_url).account("acc_1");
     let client = builder.token_source(std::future::pending).build().unwrap();
-    let call = client.webhooks().create(&spec()).timeout(std::time::Duration::from_millis(50));
+    let call = client
+        .webhooks()
+        .create(&spec())
+        .timeout(std::time::Duration::from_millis(50));
     let error = call.await.unwrap_err();
-    assert!(error.is_credential() && error.to_string().contains("in time"), "{error:?}");
+    assert!(
+        error.is_credential() && error.to_string().contains("in time"),
+        "{error:?}"
+    );
     assert!(peer.asked().is_empty());
 }
 
@@ -108,5 +161,8 @@ async fn a_source_has_as_long_as_the_call_has() {
 async fn an_api_key_that_is_refused_is_not_tried_twice() {
     let peer = Peer::replying(Reply::new(401, &[], "")).await;
     let error = peer.client().webhooks().create(&spec()).await.unwrap_err();
-    assert!(error.is_unauthorized() && error.attempts() == 1 && peer.asked().len() == 1, "{error:?}");
+    assert!(
+        error.is_unauthorized() && error.attempts() == 1 && peer.asked().len() == 1,
+        "{error:?}"
+    );
 }

@@ -32,8 +32,15 @@ async fn changes_that_depend_on_what_is_there_lose_none_of_each_other() -> Resul
     for writer in writers {
         assert!(writer.await.expect("it does not panic")?.is_updated());
     }
-    let mut written: Vec<_> =
-        client.webhooks().get(&made.webhook.id).await?.value.description.unwrap().chars().collect();
+    let mut written: Vec<_> = client
+        .webhooks()
+        .get(&made.webhook.id)
+        .await?
+        .value
+        .description
+        .unwrap()
+        .chars()
+        .collect();
     written.sort_unstable();
     assert_eq!(written.into_iter().collect::<String>(), "01234567");
     Ok(())
@@ -54,7 +61,10 @@ async fn nothing_is_written_where_there_is_nothing_to_do() -> Result<(), Error> 
         .await?;
     assert_eq!(asked, 1);
     assert!(matches!(&edited, Edited::Unchanged(_)));
-    assert_eq!((edited.webhook(), edited.etag()), (&made.webhook, made.etag.as_ref()));
+    assert_eq!(
+        (edited.webhook(), edited.etag()),
+        (&made.webhook, made.etag.as_ref())
+    );
     Ok(())
 }
 
@@ -64,7 +74,10 @@ const WEBHOOK: &str = r#"{"data":{"id":"wh_1","account_id":"acc_1","name":"n","u
 async fn it_gives_up_after_five_rounds_with_the_refusal() {
     let peer = Peer::answering(|asked| {
         if asked.line.starts_with("PATCH") {
-            Reply::json(412, r#"{"error":"precondition_failed","current_etag":"\"9\""}"#)
+            Reply::json(
+                412,
+                r#"{"error":"precondition_failed","current_etag":"\"9\""}"#,
+            )
         } else {
             Reply::new(200, &[("etag", "\"7\"")], WEBHOOK)
         }
@@ -75,7 +88,12 @@ async fn it_gives_up_after_five_rounds_with_the_refusal() {
         asked.fetch_add(1, Ordering::SeqCst);
         WebhookPatch::new().name("m")
     };
-    let error = peer.client().webhooks().update_with("wh_1", change).await.unwrap_err();
+    let error = peer
+        .client()
+        .webhooks()
+        .update_with("wh_1", change)
+        .await
+        .unwrap_err();
     assert!(error.is_precondition_failed(), "{error}");
     assert_eq!(asked.load(Ordering::SeqCst), 5);
     assert_eq!(peer.asked().len(), 10);
@@ -90,7 +108,12 @@ async fn it_gives_up_after_five_rounds_with_the_refusal() {
 #[tokio::test]
 async fn a_webhook_without_an_etag_is_not_changed_blindly() {
     let peer = Peer::replying(Reply::json(200, WEBHOOK)).await;
-    let error = peer.client().webhooks().update_with("wh_1", |_| WebhookPatch::new().name("m")).await.unwrap_err();
+    let error = peer
+        .client()
+        .webhooks()
+        .update_with("wh_1", |_| WebhookPatch::new().name("m"))
+        .await
+        .unwrap_err();
     assert!(error.is_malformed_response(), "{error}");
     assert_eq!(peer.asked().len(), 1);
     assert_eq!(json!(peer.asked()[0].body), json!(""));

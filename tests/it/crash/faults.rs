@@ -1,7 +1,9 @@
-//! Deliveries go on while their store is stopped, hangs, or breaks off in the middle of a reply. (`disk`: or has no room left.)
+//! Deliveries go on while their store is stopped, hangs, or breaks off in the middle of a reply.
+//! (`disk`: or has no room left.)
 //!
-//! The service is told nothing of it, and nobody restarts it: it answers 200 or 503 with `Retry-After`, and works again as soon as
-//! its store does. What each store does by itself is in `stores`.
+//! The service is told nothing of it, and nobody restarts it: it answers 200 or 503 with
+//! `Retry-After`, and works again as soon as its store does. What each store does by itself is in
+//! `stores`.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -59,7 +61,10 @@ impl Server {
             Self::Redis(server) => server.url(),
             Self::Nats(server) => server.url(),
         };
-        let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
+        let port = url
+            .rsplit(':')
+            .next()
+            .and_then(|rest| rest.split('/').next()?.parse().ok());
         port.expect("a server's address has a port")
     }
 
@@ -130,7 +135,12 @@ impl Trial {
         let faults = async {
             // A store that fails while a process opens it stops that process, as it should.
             let all_ready = |ready: &usize| *ready == roles.len();
-            trial.ready.subscribe().wait_for(all_ready).await.expect("the trial has the sender");
+            trial
+                .ready
+                .subscribe()
+                .wait_for(all_ready)
+                .await
+                .expect("the trial has the sender");
             faults(&trial).await;
             trial.until_acknowledged(50, "all").await;
             *over.lock().unwrap() = true;
@@ -144,13 +154,18 @@ impl Trial {
         let verdict = trial.verdict().await;
         keepers.shutdown().await;
 
-        let [sent, refused] = [&trial.sent, &trial.refused].map(|count| count.load(Ordering::Relaxed));
+        let [sent, refused] =
+            [&trial.sent, &trial.refused].map(|count| count.load(Ordering::Relaxed));
         let took = started.elapsed().as_secs_f64();
         println!(
             "{} (seed {}): {took:.1} s, {sent} deliveries acknowledged, {refused} tries answered 503, {verdict}",
             trial.name, trial.seed
         );
-        assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
+        assert!(
+            verdict.wrong.is_empty(),
+            "{}: what must not happen has happened (above)",
+            trial.name
+        );
         assert!(refused > 0, "{}: nobody noticed", trial.name);
         trial.passed.store(true, Ordering::Relaxed);
     }
@@ -169,7 +184,11 @@ impl Trial {
                         trial.until_refused(1).await;
                         server.start_again().await;
                     }
-                    Fault::Hang => server.pause(TIMEOUT + Duration::from_millis(dice.u64(100..1_500))).await,
+                    Fault::Hang => {
+                        server
+                            .pause(TIMEOUT + Duration::from_millis(dice.u64(100..1_500)))
+                            .await
+                    }
                     Fault::Stutter => server.pause(Duration::from_millis(dice.u64(10..200))).await,
                     Fault::Cut(replies) => {
                         proxy.cut(replies);
@@ -185,14 +204,25 @@ impl Trial {
     /// Waits for further deliveries to be acknowledged: the service is well.
     pub(crate) async fn until_acknowledged(&self, further: u64, before: impl std::fmt::Debug) {
         let enough = self.sent.load(Ordering::Relaxed) + further;
-        let otherwise = || format!("{}: the service did not recover (next: {before:?})", self.name);
-        until(otherwise, || async { (self.sent.load(Ordering::Relaxed) >= enough).then_some(()) }).await;
+        let otherwise = || {
+            format!(
+                "{}: the service did not recover (next: {before:?})",
+                self.name
+            )
+        };
+        until(otherwise, || async {
+            (self.sent.load(Ordering::Relaxed) >= enough).then_some(())
+        })
+        .await;
     }
 
     pub(crate) async fn until_refused(&self, further: u64) {
         let enough = self.refused.load(Ordering::Relaxed) + further;
         let otherwise = || format!("{}: without a store, nothing is refused", self.name);
-        until(otherwise, || async { (self.refused.load(Ordering::Relaxed) >= enough).then_some(()) }).await;
+        until(otherwise, || async {
+            (self.refused.load(Ordering::Relaxed) >= enough).then_some(())
+        })
+        .await;
     }
 }
 
@@ -208,23 +238,43 @@ async fn on_postgres(name: &'static str, mode: Mode, roles: &[Role]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_inline_nothing_is_lost() {
-    on_postgres("postgres faults, inline", Mode::Inline, &[Role::Receiver; 2]).await;
+    on_postgres(
+        "postgres faults, inline",
+        Mode::Inline,
+        &[Role::Receiver; 2],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_inline_an_effect_in_the_transaction_takes_place_once() {
-    on_postgres("postgres faults, inline in a transaction", Mode::InlineTx, &[Role::Receiver; 2]).await;
+    on_postgres(
+        "postgres faults, inline in a transaction",
+        Mode::InlineTx,
+        &[Role::Receiver; 2],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_in_an_inbox_an_effect_in_the_transaction_takes_place_once() {
     let roles = [Role::Receiver, Role::Worker];
-    on_postgres("postgres faults, inbox in a transaction", Mode::InboxTx, &roles).await;
+    on_postgres(
+        "postgres faults, inbox in a transaction",
+        Mode::InboxTx,
+        &roles,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_an_inbox_loses_nothing() {
-    on_postgres("postgres faults, inbox", Mode::Inbox, &[Role::Receiver, Role::Worker]).await;
+    on_postgres(
+        "postgres faults, inbox",
+        Mode::Inbox,
+        &[Role::Receiver, Role::Worker],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,7 +282,11 @@ async fn on_redis_inline_nothing_is_lost() {
     let server = Server::Redis(RedisServer::start().await);
     let proxy = Proxy::to(server.port()).await;
     let store = |port| Store::Redis(format!("redis://127.0.0.1:{port}"), "faults:".to_owned());
-    let mut trial = Trial::new("redis faults, inline", Mode::Inline, Some(store(server.port())));
+    let mut trial = Trial::new(
+        "redis faults, inline",
+        Mode::Inline,
+        Some(store(server.port())),
+    );
     trial.reached_by = Some(store(proxy.port));
     trial.endure_all(server, proxy, &[Role::Receiver; 2]).await;
 }
@@ -242,8 +296,20 @@ async fn on_nats_an_inbox_loses_nothing() {
     let server = Server::Nats(NatsServer::start().await);
     let proxy = Proxy::to(server.port()).await;
     let ledger = Store::Redis(RedisServer::shared().await.url(), redis::fresh_prefix());
-    let store = |port| Store::Nats(format!("nats://127.0.0.1:{port}"), "faults".to_owned(), Box::new(ledger.clone()));
-    let mut trial = Trial::new("nats faults, inbox", Mode::Inbox, Some(store(server.port())));
+    let store = |port| {
+        Store::Nats(
+            format!("nats://127.0.0.1:{port}"),
+            "faults".to_owned(),
+            Box::new(ledger.clone()),
+        )
+    };
+    let mut trial = Trial::new(
+        "nats faults, inbox",
+        Mode::Inbox,
+        Some(store(server.port())),
+    );
     trial.reached_by = Some(store(proxy.port));
-    trial.endure_all(server, proxy, &[Role::Receiver, Role::Worker]).await;
+    trial
+        .endure_all(server, proxy, &[Role::Receiver, Role::Worker])
+        .await;
 }

@@ -1,16 +1,20 @@
 //! Reads the journal of a trial, and tells what must not have happened.
 //!
-//! Whatever the mode, an event that was acknowledged takes effect, or is a dead letter, one, if its handlers give it up; never both.
-//! How often an effect may take place, depends:
+//! Whatever the mode, an event that was acknowledged takes effect, or is a dead letter, one, if its
+//! handlers give it up; never both. How often an effect may take place, depends:
 //!
 //! - Where the effect is a row in the transaction that completes the claim: once.
-//! - Elsewhere an effect may repeat only if its process was killed before the ledger knew of it: never after the completion, never
-//!   after an inline answer, never while the process that made it lives. (Or if that process was stopped for longer than its
-//!   lease, which it then says itself; a slow machine does that. Or if its ledger failed when it was to be told.)
-//!   What a process does that was stopped for as long on purpose (`freezing`), and had begun before, is not held against it.
-//! - In a lane, nothing takes effect once anything after it has; where the store keeps lanes, or inline.
+//! - Elsewhere an effect may repeat only if its process was killed before the ledger knew of it:
+//!   never after the completion, never after an inline answer, never while the process that made it
+//!   lives. (Or if that process was stopped for longer than its lease, which it then says itself; a
+//!   slow machine does that. Or if its ledger failed when it was to be told.) What a process does
+//!   that was stopped for as long on purpose (`freezing`), and had begun before, is not held
+//!   against it.
+//! - In a lane, nothing takes effect once anything after it has; where the store keeps lanes, or
+//!   inline.
 //!
-//! That an event was given up is told to the ledger as an effect that is no row is, and may repeat where that may.
+//! That an event was given up is told to the ledger as an effect that is no row is, and may repeat
+//! where that may.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,19 +40,39 @@ pub(super) struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { events, tried, effects, repeats, dead_letters, leases_lost, not_told, deaths, wrong } = self;
+        let Self {
+            events,
+            tried,
+            effects,
+            repeats,
+            dead_letters,
+            leases_lost,
+            not_told,
+            deaths,
+            wrong,
+        } = self;
         let killed: usize = deaths.values().sum();
         write!(
             f,
             "{events} events, {tried} attempts, {effects} effects, {dead_letters} dead letters, {repeats} repeats; "
         )?;
-        write!(f, "{leases_lost} leases lost, {not_told} completions failed; {killed} killed (")?;
+        write!(
+            f,
+            "{leases_lost} leases lost, {not_told} completions failed; {killed} killed ("
+        )?;
         for (n, (when, times)) in deaths.iter().enumerate() {
             write!(f, "{}{when} {times}", if n > 0 { ", " } else { "" })?;
         }
         write!(f, ")")?;
-        wrong.iter().take(20).try_for_each(|wrong| write!(f, "\n  {wrong}"))?;
-        if wrong.len() > 20 { write!(f, "\n  and {} more", wrong.len() - 20) } else { Ok(()) }
+        wrong
+            .iter()
+            .take(20)
+            .try_for_each(|wrong| write!(f, "\n  {wrong}"))?;
+        if wrong.len() > 20 {
+            write!(f, "\n  and {} more", wrong.len() - 20)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -58,7 +82,8 @@ struct Known {
     acknowledged: bool,
     completed: bool,
     took_effect: bool,
-    /// The processes that made its effect, or gave it up, and whether they could not tell the ledger.
+    /// The processes that made its effect, or gave it up, and whether they could not tell the
+    /// ledger.
     by: Vec<(u32, bool)>,
 }
 
@@ -79,7 +104,10 @@ pub(super) struct Stored {
 
 pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &Stored) -> Verdict {
     let in_order = store.keeps_lanes();
-    let mut verdict = Verdict { dead_letters: stored.dead_letters.len(), ..Verdict::default() };
+    let mut verdict = Verdict {
+        dead_letters: stored.dead_letters.len(),
+        ..Verdict::default()
+    };
     let lost = journal.iter().filter_map(|entry| match entry {
         Entry::LeaseLost(process, event) => Some((*process, *event)),
         _ => None,
@@ -91,7 +119,8 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
     let mut events = BTreeMap::<EventId, Known>::new();
     let mut dead = BTreeSet::new();
     let mut frozen = BTreeSet::new();
-    // What a process had begun before it was frozen, it goes on with, whatever has happened meanwhile.
+    // What a process had begun before it was frozen, it goes on with, whatever has happened
+    // meanwhile.
     let mut begun = BTreeSet::new();
     let mut furthest = BTreeMap::<u32, u32>::new();
     let void = void(journal);
@@ -120,17 +149,30 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
                     Some(format!("after number {furthest} of its lane"))
                 } else {
                     let living = known.by.last().filter(|(by, not_told)| {
-                        !not_told && !dead.contains(by) && !frozen.contains(by) && !was_lost(*by, *event)
+                        !not_told
+                            && !dead.contains(by)
+                            && !frozen.contains(by)
+                            && !was_lost(*by, *event)
                     });
-                    living.map(|(by, _)| format!("although process {by}, which had handled it, was alive"))
+                    living.map(|(by, _)| {
+                        format!("although process {by}, which had handled it, was alive")
+                    })
                 };
                 *furthest = (*furthest).max(event.place);
                 verdict.repeats += usize::from(!known.by.is_empty());
                 known.by.push((*process, false));
-                let what = if gave_up { "was given up" } else { "took effect" };
-                verdict.wrong.extend(wrong.map(|why| format!("{event} {what} {}x, {why}", known.by.len())));
+                let what = if gave_up {
+                    "was given up"
+                } else {
+                    "took effect"
+                };
+                verdict
+                    .wrong
+                    .extend(wrong.map(|why| format!("{event} {what} {}x, {why}", known.by.len())));
             }
-            Entry::Completed(_, event) => events.entry(*event).or_default().completed |= !void.contains(&at),
+            Entry::Completed(_, event) => {
+                events.entry(*event).or_default().completed |= !void.contains(&at)
+            }
             Entry::NotCompleted(process, event) => {
                 let known = events.entry(*event).or_default();
                 known.completed = false;
@@ -143,7 +185,10 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
             Entry::LeaseLost(..) => {}
             Entry::Freezing(process) => {
                 frozen.insert(*process);
-                *verdict.deaths.entry("after it was frozen".to_owned()).or_default() += 1;
+                *verdict
+                    .deaths
+                    .entry("after it was frozen".to_owned())
+                    .or_default() += 1;
             }
             Entry::Dying(process, point) => {
                 // Within a process two threads may get there at once.
@@ -163,8 +208,8 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
     verdict
 }
 
-/// Where completions stand that came to nothing: the process that asked for one says so after it, since the ledger's answer is read
-/// after the point.
+/// Where completions stand that came to nothing: the process that asked for one says so after it,
+/// since the ledger's answer is read after the point.
 fn void(journal: &[Entry]) -> BTreeSet<usize> {
     let (mut void, mut taken_back) = (BTreeSet::new(), BTreeSet::new());
     for (at, entry) in journal.iter().enumerate().rev() {
@@ -185,7 +230,12 @@ fn void(journal: &[Entry]) -> BTreeSet<usize> {
 }
 
 /// What is in the store afterwards has to be what the journal lets expect.
-fn compare(Laws { mode, store }: Laws<'_>, events: &BTreeMap<EventId, Known>, stored: &Stored, verdict: &mut Verdict) {
+fn compare(
+    Laws { mode, store }: Laws<'_>,
+    events: &BTreeMap<EventId, Known>,
+    stored: &Stored,
+    verdict: &mut Verdict,
+) {
     let mut furthest = BTreeMap::<u32, u32>::new();
     let mut in_rows = BTreeMap::<EventId, usize>::new();
     for event in &stored.rows {
@@ -195,9 +245,13 @@ fn compare(Laws { mode, store }: Laws<'_>, events: &BTreeMap<EventId, Known>, st
         let furthest = furthest.entry(event.lane).or_default();
         if *times > 1 {
             verdict.repeats += 1;
-            verdict.wrong.push(format!("{event} was committed {times}x"));
+            verdict
+                .wrong
+                .push(format!("{event} was committed {times}x"));
         } else if store.keeps_lanes() && *furthest > event.place {
-            verdict.wrong.push(format!("{event} was committed after number {furthest} of its lane"));
+            verdict.wrong.push(format!(
+                "{event} was committed after number {furthest} of its lane"
+            ));
         }
         *furthest = (*furthest).max(event.place);
     }
@@ -207,18 +261,32 @@ fn compare(Laws { mode, store }: Laws<'_>, events: &BTreeMap<EventId, Known>, st
     }
     for (event, known) in events {
         verdict.events += 1;
-        let took_effect = if mode.in_transaction() { in_rows.contains_key(event) } else { known.took_effect };
+        let took_effect = if mode.in_transaction() {
+            in_rows.contains_key(event)
+        } else {
+            known.took_effect
+        };
         let letters = letters.remove(event).unwrap_or_default();
         let is_settled = known.acknowledged || known.completed;
-        verdict.wrong.extend(match (store.gives_up(*event), took_effect, letters) {
-            (false, true, 0) | (true, false, 1) => None,
-            (_, false, 0) => is_settled.then(|| format!("{event} was acknowledged and is lost")),
-            (true, true, _) => Some(format!("{event} was given up and took effect")),
-            (false, ..) => Some(format!("{event} is a dead letter, although nobody gave it up")),
-            (true, ..) => Some(format!("{event} is {letters} dead letters")),
-        });
+        verdict
+            .wrong
+            .extend(match (store.gives_up(*event), took_effect, letters) {
+                (false, true, 0) | (true, false, 1) => None,
+                (_, false, 0) => {
+                    is_settled.then(|| format!("{event} was acknowledged and is lost"))
+                }
+                (true, true, _) => Some(format!("{event} was given up and took effect")),
+                (false, ..) => Some(format!(
+                    "{event} is a dead letter, although nobody gave it up"
+                )),
+                (true, ..) => Some(format!("{event} is {letters} dead letters")),
+            });
     }
-    verdict.wrong.extend(letters.into_keys().map(|event| format!("{event} is a dead letter, and nobody knows it")));
+    verdict.wrong.extend(
+        letters
+            .into_keys()
+            .map(|event| format!("{event} is a dead letter, and nobody knows it")),
+    );
 }
 
 #[cfg(test)]
@@ -230,9 +298,24 @@ mod tests {
     /// Which handlers give up.
     const C: EventId = EventId { lane: 0, place: 7 };
 
-    fn verdict(mode: Mode, journal: &[Entry], rows: &[EventId], dead_letters: &[EventId]) -> Verdict {
-        let stored = Stored { rows: rows.to_vec(), dead_letters: dead_letters.to_vec() };
-        judge(Laws { mode, store: &Store::Sqlite("hooks.db".into()) }, journal, &stored)
+    fn verdict(
+        mode: Mode,
+        journal: &[Entry],
+        rows: &[EventId],
+        dead_letters: &[EventId],
+    ) -> Verdict {
+        let stored = Stored {
+            rows: rows.to_vec(),
+            dead_letters: dead_letters.to_vec(),
+        };
+        judge(
+            Laws {
+                mode,
+                store: &Store::Sqlite("hooks.db".into()),
+            },
+            journal,
+            &stored,
+        )
     }
 
     fn wrong(mode: Mode, journal: &[Entry], rows: &[EventId]) -> String {
@@ -242,18 +325,46 @@ mod tests {
     #[test]
     fn a_repeat_after_a_kill_is_let_pass_and_counted() {
         use Entry::{Acknowledged, Completed, Dying, Effect, Killing, LeaseLost};
-        let killed =
-            [Effect(0, A), Killing(0), Effect(1, A), Dying(1, "handled".into()), Effect(2, A), Completed(2, A)];
-        let verdict = verdict(Mode::Inline, &[&killed[..], &[Acknowledged(A)]].concat(), &[], &[]);
-        assert_eq!((verdict.effects, verdict.repeats, verdict.wrong), (3, 2, vec![]));
+        let killed = [
+            Effect(0, A),
+            Killing(0),
+            Effect(1, A),
+            Dying(1, "handled".into()),
+            Effect(2, A),
+            Completed(2, A),
+        ];
+        let verdict = verdict(
+            Mode::Inline,
+            &[&killed[..], &[Acknowledged(A)]].concat(),
+            &[],
+            &[],
+        );
+        assert_eq!(
+            (verdict.effects, verdict.repeats, verdict.wrong),
+            (3, 2, vec![])
+        );
         assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);
-        // Overtaken by one that was killed, it came back, and was told that it had lost its lease: soon enough, or a moment too late.
+        // Overtaken by one that was killed, it came back, and was told that it had lost its lease:
+        // soon enough, or a moment too late.
         let overtaken = [Effect(0, A), Dying(1, "leased".into()), Completed(0, A)];
         let (told, taken) = ([LeaseLost(0, A)], [Effect(2, A), Completed(2, A)]);
-        assert_eq!(wrong(Mode::Inbox, &[&overtaken[..], &told, &taken].concat(), &[]), "");
-        assert_eq!(wrong(Mode::Inbox, &[&overtaken[..], &taken, &told].concat(), &[]), "");
+        assert_eq!(
+            wrong(Mode::Inbox, &[&overtaken[..], &told, &taken].concat(), &[]),
+            ""
+        );
+        assert_eq!(
+            wrong(Mode::Inbox, &[&overtaken[..], &taken, &told].concat(), &[]),
+            ""
+        );
         // Stopped for longer than its lease, it said so later.
-        assert_eq!(wrong(Mode::Inbox, &[Acknowledged(A), Effect(0, A), Effect(1, A), LeaseLost(0, A)], &[]), "");
+        assert_eq!(
+            wrong(
+                Mode::Inbox,
+                &[Acknowledged(A), Effect(0, A), Effect(1, A), LeaseLost(0, A)],
+                &[]
+            ),
+            ""
+        );
     }
 
     #[test]
@@ -261,18 +372,57 @@ mod tests {
         use Entry::{Acknowledged, Completed, Effect, Killing, LeaseLost};
         let told = |mode, journal: &[Entry], rows: &[EventId], expected| {
             let wrong = wrong(mode, journal, rows);
-            assert!(wrong.contains(expected), "{wrong:?} does not tell {expected:?}");
+            assert!(
+                wrong.contains(expected),
+                "{wrong:?} does not tell {expected:?}"
+            );
         };
         told(Mode::Inbox, &[Acknowledged(A)], &[], "is lost");
-        told(Mode::InlineTx, &[Effect(0, A), Acknowledged(A)], &[], "is lost");
-        told(Mode::Inline, &[Effect(0, A), Effect(1, A)], &[], "process 0, which had handled it, was alive");
-        told(Mode::Inline, &[Effect(0, A), Effect(0, A)], &[], "was alive");
-        told(Mode::Inbox, &[Effect(0, A), Completed(0, A), Killing(0), Effect(1, A)], &[], "the ledger knew");
+        told(
+            Mode::InlineTx,
+            &[Effect(0, A), Acknowledged(A)],
+            &[],
+            "is lost",
+        );
+        told(
+            Mode::Inline,
+            &[Effect(0, A), Effect(1, A)],
+            &[],
+            "process 0, which had handled it, was alive",
+        );
+        told(
+            Mode::Inline,
+            &[Effect(0, A), Effect(0, A)],
+            &[],
+            "was alive",
+        );
+        told(
+            Mode::Inbox,
+            &[Effect(0, A), Completed(0, A), Killing(0), Effect(1, A)],
+            &[],
+            "the ledger knew",
+        );
         // That some other process lost a lease excuses nobody.
-        let completed = [Acknowledged(A), Effect(0, A), Completed(0, A), Effect(1, A), LeaseLost(2, A)];
+        let completed = [
+            Acknowledged(A),
+            Effect(0, A),
+            Completed(0, A),
+            Effect(1, A),
+            LeaseLost(2, A),
+        ];
         told(Mode::Inbox, &completed, &[], "the ledger knew");
-        told(Mode::Inline, &[Effect(0, A), Acknowledged(A), Killing(0), Effect(1, A)], &[], "answered 200");
-        told(Mode::Inbox, &[Effect(0, A), Killing(0), Effect(1, B), Effect(1, A)], &[], "after number 1 of its lane");
+        told(
+            Mode::Inline,
+            &[Effect(0, A), Acknowledged(A), Killing(0), Effect(1, A)],
+            &[],
+            "answered 200",
+        );
+        told(
+            Mode::Inbox,
+            &[Effect(0, A), Killing(0), Effect(1, B), Effect(1, A)],
+            &[],
+            "after number 1 of its lane",
+        );
         told(Mode::InlineTx, &[], &[A, A], "committed 2x");
         told(Mode::InboxTx, &[], &[B, A], "committed after number 1");
     }
@@ -283,18 +433,41 @@ mod tests {
         let buried = |mode, journal: &[Entry], rows: &[EventId], letters: &[EventId]| {
             verdict(mode, journal, rows, letters).wrong.join("; ")
         };
-        let given_up = [GaveUp(0, C), Killing(0), GaveUp(1, C), Completed(1, C), Acknowledged(C)];
+        let given_up = [
+            GaveUp(0, C),
+            Killing(0),
+            GaveUp(1, C),
+            Completed(1, C),
+            Acknowledged(C),
+        ];
         for mode in [Mode::Inline, Mode::InlineTx, Mode::Inbox, Mode::InboxTx] {
             assert_eq!(buried(mode, &given_up, &[], &[C]), "");
             assert!(buried(mode, &given_up, &[], &[]).contains("is lost"));
             assert!(buried(mode, &given_up, &[], &[C, C]).contains("is 2 dead letters"));
-            assert!(buried(mode, &given_up, &[], &[C, A]).contains("evt_0_0 is a dead letter, and nobody knows it"));
+            assert!(
+                buried(mode, &given_up, &[], &[C, A])
+                    .contains("evt_0_0 is a dead letter, and nobody knows it")
+            );
             let twice = [GaveUp(0, C), GaveUp(1, C)];
-            assert!(buried(mode, &twice, &[], &[C]).contains("given up 2x, although process 0"), "{mode:?}");
+            assert!(
+                buried(mode, &twice, &[], &[C]).contains("given up 2x, although process 0"),
+                "{mode:?}"
+            );
         }
         let both = "evt_0_7 was given up and took effect";
-        assert!(buried(Mode::Inline, &[GaveUp(0, C), Killing(0), Effect(1, C)], &[], &[C]).contains(both));
+        assert!(
+            buried(
+                Mode::Inline,
+                &[GaveUp(0, C), Killing(0), Effect(1, C)],
+                &[],
+                &[C]
+            )
+            .contains(both)
+        );
         assert!(buried(Mode::InboxTx, &given_up, &[C], &[C]).contains(both));
-        assert!(buried(Mode::Inbox, &[Effect(0, A), Acknowledged(A)], &[], &[A]).contains("nobody gave it up"));
+        assert!(
+            buried(Mode::Inbox, &[Effect(0, A), Acknowledged(A)], &[], &[A])
+                .contains("nobody gave it up")
+        );
     }
 }

@@ -21,7 +21,13 @@ const SENT_AGAIN: usize = 200;
 fn points(store: &Store, mode: Mode, role: Role) -> Vec<&'static str> {
     let receives: &[_] = match mode {
         Mode::Inline => &["verified", "claimed", "handled", "completed", "answering"],
-        Mode::InlineTx => &["verified", "claimed", "in_transaction", "committed", "answering"],
+        Mode::InlineTx => &[
+            "verified",
+            "claimed",
+            "in_transaction",
+            "committed",
+            "answering",
+        ],
         Mode::Inbox | Mode::InboxTx => &["verified", "appended", "answering"],
     };
     let works: &[_] = match mode {
@@ -41,17 +47,29 @@ fn points(store: &Store, mode: Mode, role: Role) -> Vec<&'static str> {
     }
 }
 
-/// At which pass of the point a process dies, that is to pass it at most `most` times: of burials there are few.
+/// At which pass of the point a process dies, that is to pass it at most `most` times: of burials
+/// there are few.
 fn pass(dice: &mut fastrand::Rng, point: &'static str, most: u32) -> Death {
-    let most = if ["given_up", "letter_kept"].contains(&point) { most.div_ceil(25) } else { most };
+    let most = if ["given_up", "letter_kept"].contains(&point) {
+        most.div_ceil(25)
+    } else {
+        most
+    };
     Death::At(point, dice.u32(1..=most))
 }
 
 #[test]
 fn processes_die_at_every_crash_point() {
     let modes = [Mode::Inline, Mode::InlineTx, Mode::Inbox, Mode::InboxTx];
-    let nats = Store::Nats(String::new(), String::new(), Box::new(Store::Sqlite("hooks.db".into())));
-    let points: BTreeSet<_> = modes.into_iter().flat_map(|mode| points(&nats, mode, Role::Both)).collect();
+    let nats = Store::Nats(
+        String::new(),
+        String::new(),
+        Box::new(Store::Sqlite("hooks.db".into())),
+    );
+    let points: BTreeSet<_> = modes
+        .into_iter()
+        .flat_map(|mode| points(&nats, mode, Role::Both))
+        .collect();
     assert_eq!(points, CRASH_POINTS.iter().copied().collect());
 }
 
@@ -82,7 +100,16 @@ impl Fate {
         }
         let at_points: usize = laid_out.iter().map(|(_, points)| points.len()).sum();
         let left = kills.saturating_sub(u32::try_from(at_points).expect("they are few"));
-        Self { dice, left, dealt: 0, died: 0, laid_out, store, mode, lease: trial.lease }
+        Self {
+            dice,
+            left,
+            dealt: 0,
+            died: 0,
+            laid_out,
+            store,
+            mode,
+            lease: trial.lease,
+        }
     }
 
     fn deal(&mut self, role: Role) -> Option<Death> {
@@ -111,14 +138,20 @@ impl Fate {
     }
 
     fn is_fulfilled(&self) -> bool {
-        self.left == 0 && self.died == self.dealt && self.laid_out.iter().all(|(_, points)| points.is_empty())
+        self.left == 0
+            && self.died == self.dealt
+            && self.laid_out.iter().all(|(_, points)| points.is_empty())
     }
 }
 
 impl Trial {
     /// Kills `share` of the store's kills, and judges.
     pub(super) async fn kill(self, roles: &[Role], share: f64) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is small, and not negative")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is small, and not negative"
+        )]
         let kills = (f64::from(kills()) * share).ceil() as u32;
         let started = Instant::now();
         self.ports.lock().unwrap().resize(roles.len(), None);
@@ -144,7 +177,11 @@ impl Trial {
                 let mut lanes = JoinSet::new();
                 for lane in 0..LANES {
                     let (trial, fate) = (trial.clone(), fate.clone());
-                    lanes.spawn(async move { trial.lane(lane, || !fate.lock().unwrap().is_fulfilled()).await });
+                    lanes.spawn(async move {
+                        trial
+                            .lane(lane, || !fate.lock().unwrap().is_fulfilled())
+                            .await
+                    });
                 }
                 let events: Vec<EventId> = lanes.join_all().await.concat();
                 trial.until_done().await;
@@ -176,30 +213,62 @@ impl Trial {
             verdict = tokio::spawn(sending) => verdict,
             Some(failed) = keepers.join_next() => failed.map(|()| unreachable!("processes are kept for ever")),
         };
-        let verdict = verdict.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        let verdict =
+            verdict.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         keepers.shutdown().await;
 
         let sent = trial.sent.load(Ordering::Relaxed);
         let took = started.elapsed().as_secs_f64();
-        println!("{} (seed {}): {took:.1} s, {sent} deliveries acknowledged, {verdict}", trial.name, trial.seed);
-        assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
+        println!(
+            "{} (seed {}): {took:.1} s, {sent} deliveries acknowledged, {verdict}",
+            trial.name, trial.seed
+        );
+        assert!(
+            verdict.wrong.is_empty(),
+            "{}: what must not happen has happened (above)",
+            trial.name
+        );
         assert!(verdict.effects > 0, "{}: nothing took place", trial.name);
         let died = verdict.deaths.values().sum::<usize>();
-        assert_eq!(died, fate.lock().unwrap().dealt as usize, "{}: not all died who were to", trial.name);
-        assert!(died >= kills as usize, "{}: only {died} were killed", trial.name);
-        for point in roles.iter().flat_map(|role| points(&trial.store, trial.mode, *role)) {
-            assert!(verdict.deaths.contains_key(point), "{}: nobody died at {point}", trial.name);
+        assert_eq!(
+            died,
+            fate.lock().unwrap().dealt as usize,
+            "{}: not all died who were to",
+            trial.name
+        );
+        assert!(
+            died >= kills as usize,
+            "{}: only {died} were killed",
+            trial.name
+        );
+        for point in roles
+            .iter()
+            .flat_map(|role| points(&trial.store, trial.mode, *role))
+        {
+            assert!(
+                verdict.deaths.contains_key(point),
+                "{}: nobody died at {point}",
+                trial.name
+            );
         }
         trial.passed.store(true, Ordering::Relaxed);
     }
 
-    /// Sends the lane's events, one after the other, each several times at once or later, and says which they were.
-    pub(super) async fn lane(self: Arc<Self>, lane: u32, goes_on: impl Fn() -> bool) -> Vec<EventId> {
+    /// Sends the lane's events, one after the other, each several times at once or later, and says
+    /// which they were.
+    pub(super) async fn lane(
+        self: Arc<Self>,
+        lane: u32,
+        goes_on: impl Fn() -> bool,
+    ) -> Vec<EventId> {
         let mut dice = self.dice(&format!("lane {lane}"));
         let mut later = JoinSet::new();
         let mut events = Vec::new();
         while goes_on() {
-            let event = EventId { lane, place: u32::try_from(events.len()).expect("they are fewer") };
+            let event = EventId {
+                lane,
+                place: u32::try_from(events.len()).expect("they are fewer"),
+            };
             events.push(event);
             let mut at_once = JoinSet::new();
             for _ in 0..dice.u32(1..=3) {

@@ -1,16 +1,19 @@
 //! The proof that an event takes effect once, and that nothing is lost that was acknowledged.
 //!
-//! A service (`tests/service`) runs as several real processes on one store. Deliveries are sent to it as AuthPI sends them: signed,
-//! over HTTP, several of each event, again and again until the answer is exactly 200. Meanwhile the processes are killed with
-//! SIGKILL, at each crash point that the SDK names and at random moments, those of their start included, and others take their
-//! place. Everything that happens is written, in order, into one journal ([`authpi_tests::trial`]), and [`judge`] reads it
-//! afterwards.
+//! A service (`tests/service`) runs as several real processes on one store. Deliveries are sent to
+//! it as AuthPI sends them: signed, over HTTP, several of each event, again and again until the
+//! answer is exactly 200. Meanwhile the processes are killed with SIGKILL, at each crash point that
+//! the SDK names and at random moments, those of their start included, and others take their place.
+//! Everything that happens is written, in order, into one journal ([`authpi_tests::trial`]), and
+//! [`judge`] reads it afterwards.
 //!
-//! Each trial is made from a seed, which is told. `AUTHPI_CRASH_SEED` sets it, `AUTHPI_CRASH_KILLS` how many processes are killed on
-//! each store, and `AUTHPI_RACE_EVENTS` how many events several processes race for; `cargo xtask soak` sets all three.
+//! Each trial is made from a seed, which is told. `AUTHPI_CRASH_SEED` sets it, `AUTHPI_CRASH_KILLS`
+//! how many processes are killed on each store, and `AUTHPI_RACE_EVENTS` how many events several
+//! processes race for; `cargo xtask soak` sets all three.
 //!
-//! What a seed decides is which events are sent in which number and order, and who is killed when. Which of two processes is the
-//! faster, it does not; a failure may take several runs of its seed to come back.
+//! What a seed decides is which events are sent in which number and order, and who is killed when.
+//! Which of two processes is the faster, it does not; a failure may take several runs of its seed
+//! to come back.
 
 mod faults;
 mod judge;
@@ -59,7 +62,10 @@ fn raced() -> u32 {
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, which is no number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is {text:?}, which is no number")),
+    )
 }
 
 /// What is set up for one test, and taken down with it.
@@ -97,7 +103,10 @@ impl Trial {
     pub(crate) fn new(name: &'static str, mode: Mode, store: Option<Store>) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number_of_this = MADE.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("authpi-it-crash-{}-{number_of_this}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!(
+            "authpi-it-crash-{}-{number_of_this}",
+            std::process::id()
+        ));
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let seed = number("AUTHPI_CRASH_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
         println!("{name}: seed {seed}, journal in {}", folder.display());
@@ -128,9 +137,9 @@ impl Trial {
 
     /// Dice for one part of the trial, the same in each run with the same seed.
     fn dice(&self, part: &str) -> fastrand::Rng {
-        let salt = part
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let salt = part.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         fastrand::Rng::with_seed(self.seed ^ salt)
     }
 
@@ -160,7 +169,12 @@ impl Trial {
             Store::Redis(..) => "redis",
             Store::Nats(..) => "nats",
         };
-        format!("cargo xtask soak --store {store} --seed {} --kills {} --events {}", self.seed, kills(), raced())
+        format!(
+            "cargo xtask soak --store {store} --seed {} --kills {} --events {}",
+            self.seed,
+            kills(),
+            raced()
+        )
     }
 
     fn journal_file(&self) -> PathBuf {
@@ -188,8 +202,14 @@ impl Trial {
 
     /// What is to be said of it so far.
     async fn verdict(&self) -> Verdict {
-        let laws = Laws { mode: self.mode, store: &self.store };
-        let stored = Stored { rows: self.rows().await, dead_letters: self.dead_letters().await };
+        let laws = Laws {
+            mode: self.mode,
+            store: &self.store,
+        };
+        let stored = Stored {
+            rows: self.rows().await,
+            dead_letters: self.dead_letters().await,
+        };
         judge(laws, &Journal::read(&self.journal_file()), &stored)
     }
 
@@ -210,13 +230,37 @@ impl Trial {
     /// The dead letters in the store, as a user lists them.
     async fn dead_letters(&self) -> Vec<EventId> {
         let letters = match &self.store {
-            Store::Sqlite(file) => sqlite::store(file).await.dead_letters(ENDPOINT, None, ALL).await,
-            Store::Postgres(url, prefix) => postgres::store(url, prefix).await.dead_letters(ENDPOINT, None, ALL).await,
-            Store::Nats(url, name, _) => nats::store(url, name).await.dead_letters(ENDPOINT, None, ALL).await,
+            Store::Sqlite(file) => {
+                sqlite::store(file)
+                    .await
+                    .dead_letters(ENDPOINT, None, ALL)
+                    .await
+            }
+            Store::Postgres(url, prefix) => {
+                postgres::store(url, prefix)
+                    .await
+                    .dead_letters(ENDPOINT, None, ALL)
+                    .await
+            }
+            Store::Nats(url, name, _) => {
+                nats::store(url, name)
+                    .await
+                    .dead_letters(ENDPOINT, None, ALL)
+                    .await
+            }
             Store::Redis(..) => Ok(Vec::new()),
         };
         let letters = letters.expect("the store lists its dead letters");
-        letters.iter().map(|letter| letter.key.event_id().parse().expect("they are events of ours")).collect()
+        letters
+            .iter()
+            .map(|letter| {
+                letter
+                    .key
+                    .event_id()
+                    .parse()
+                    .expect("they are events of ours")
+            })
+            .collect()
     }
 
     /// Waits until the inbox is empty, if there is one.
@@ -226,7 +270,9 @@ impl Trial {
         }
         match &self.store {
             Store::Sqlite(file) => self.until_empty(&sqlite::store(file).await).await,
-            Store::Postgres(url, prefix) => self.until_empty(&postgres::store(url, prefix).await).await,
+            Store::Postgres(url, prefix) => {
+                self.until_empty(&postgres::store(url, prefix).await).await
+            }
             Store::Nats(url, name, _) => self.until_empty(&nats::store(url, name).await).await,
             Store::Redis(..) => unreachable!("it is no inbox"),
         }
@@ -235,7 +281,11 @@ impl Trial {
     async fn until_empty(&self, inbox: &impl Inbox) {
         let otherwise = || format!("{}: after {DEADLINE:?} the inbox is not empty", self.name);
         until(otherwise, || async {
-            let depth = inbox.backlog(ENDPOINT).await.expect("the store answers").depth;
+            let depth = inbox
+                .backlog(ENDPOINT)
+                .await
+                .expect("the store answers")
+                .depth;
             (depth == 0).then_some(())
         })
         .await;
@@ -247,7 +297,11 @@ impl Drop for Trial {
         if self.passed.load(Ordering::Relaxed) {
             let _ = std::fs::remove_dir_all(&self.folder);
         } else {
-            eprintln!("{}: failed; everything is left in {}", self.name, self.folder.display());
+            eprintln!(
+                "{}: failed; everything is left in {}",
+                self.name,
+                self.folder.display()
+            );
             eprintln!("{}: to try it again: {}", self.name, self.again());
         }
     }

@@ -16,29 +16,45 @@ async fn over_redis(name: &'static str) -> Trial {
 }
 
 async fn over_postgres(name: &'static str) -> Trial {
-    let ledger = Store::Postgres(PostgresServer::shared().await.url(), postgres::fresh_prefix());
+    let ledger = Store::Postgres(
+        PostgresServer::shared().await.url(),
+        postgres::fresh_prefix(),
+    );
     trial(name, Mode::InboxTx, ledger).await
 }
 
 async fn trial(name: &'static str, mode: Mode, ledger: Store) -> Trial {
-    let store = Store::Nats(NatsServer::shared().await.url(), fresh_name(), Box::new(ledger));
+    let store = Store::Nats(
+        NatsServer::shared().await.url(),
+        fresh_name(),
+        Box::new(ledger),
+    );
     Trial::new(name, mode, Some(store))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inbox_loses_nothing_and_only_a_kill_makes_an_effect_repeat() {
-    over_redis("nats, inbox").await.kill(&[Role::Both; 2], 0.3).await;
+    over_redis("nats, inbox")
+        .await
+        .kill(&[Role::Both; 2], 0.3)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inbox_whose_workers_are_other_processes_loses_nothing_either() {
     let roles = [Role::Receiver, Role::Receiver, Role::Worker, Role::Worker];
-    over_redis("nats, inbox with workers apart").await.kill(&roles, 0.4).await;
+    over_redis("nats, inbox with workers apart")
+        .await
+        .kill(&roles, 0.4)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
-    over_postgres("nats, inbox in a transaction").await.kill(&[Role::Both; 2], 0.3).await;
+    over_postgres("nats, inbox in a transaction")
+        .await
+        .kill(&[Role::Both; 2], 0.3)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,6 +64,10 @@ async fn of_processes_that_race_one_handles_each_event() {
 
 /// How much there is to do, and what was given up, the streams tell alone.
 pub(super) async fn store(url: &str, name: &str) -> Nats<Memory> {
-    let store = Nats::options().stream(name).subjects(name).connect(url, Memory::new()).await;
+    let store = Nats::options()
+        .stream(name)
+        .subjects(name)
+        .connect(url, Memory::new())
+        .await;
     store.expect("the server answers")
 }

@@ -40,7 +40,11 @@ impl Process {
             .spawn()
             .expect("the service starts");
         let stdin = child.stdin.take().expect("it is piped");
-        Self { child, _stdin: stdin, number: setup.process }
+        Self {
+            child,
+            _stdin: stdin,
+            number: setup.process,
+        }
     }
 
     /// The port that it serves; zero for a worker.
@@ -49,7 +53,9 @@ impl Process {
         let line = timeout(DEADLINE, out.lines().next_line()).await;
         let line = line.unwrap_or_else(|_| panic!("{}", self.told(trial, "is not ready in time")));
         let line = line.expect("a pipe can be read").unwrap_or_default();
-        let port = line.strip_prefix("ready ").and_then(|port| port.parse().ok());
+        let port = line
+            .strip_prefix("ready ")
+            .and_then(|port| port.parse().ok());
         port.unwrap_or_else(|| panic!("{}", self.told(trial, "did not get ready")))
     }
 
@@ -61,7 +67,11 @@ impl Process {
 
     /// Stops it for so long, in whatever it does.
     async fn freeze(&self, trial: &Trial, how_long: Duration) {
-        let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("it runs");
+        let id = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.try_into().ok()?))
+            .expect("it runs");
         trial.journal.write(&Entry::Freezing(self.number));
         kill_process(id, Signal::STOP).expect("it can be stopped");
         tokio::time::sleep(how_long).await;
@@ -73,7 +83,11 @@ impl Process {
         let ended = timeout(DEADLINE, self.child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("{}", self.told(trial, otherwise)));
         let ended = ended.expect("a child can be waited for");
-        assert!(was_killed(ended), "{}", self.told(trial, &format!("ended by itself: {ended}")));
+        assert!(
+            was_killed(ended),
+            "{}",
+            self.told(trial, &format!("ended by itself: {ended}"))
+        );
     }
 
     /// Resolves when it has ended although nobody killed it.
@@ -103,7 +117,8 @@ pub(super) enum Death {
     Starting(Duration),
     /// So long after it was ready.
     Working(Duration),
-    /// As the one before; and before that it is frozen for so long, and comes back to what has become of its leases.
+    /// As the one before; and before that it is frozen for so long, and comes back to what has
+    /// become of its leases.
     Frozen(Duration, Duration),
 }
 
@@ -136,7 +151,12 @@ impl Trial {
                 process.kill(self).await;
             }
             Some(Death::At(point, pass)) => {
-                process.until_killed(self, &format!("does not pass the point {point} {pass} times")).await;
+                process
+                    .until_killed(
+                        self,
+                        &format!("does not pass the point {point} {pass} times"),
+                    )
+                    .await;
             }
             _ => panic!("{}", process.ended(self).await),
         }

@@ -27,9 +27,15 @@ pub(super) struct Proxy {
 impl Proxy {
     /// To the server at this port; as long as the runtime lives.
     pub(super) async fn to(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port is free");
         let port = listener.local_addr().expect("it is bound").port();
-        let proxy = Self { port, server, cuts: Arc::default() };
+        let proxy = Self {
+            port,
+            server,
+            cuts: Arc::default(),
+        };
         let accepting = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -75,7 +81,11 @@ impl Proxy {
             if length == 0 {
                 return Ok(());
             }
-            let cut = self.cuts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            let cut = self
+                .cuts
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                });
             if cut.is_ok() {
                 to.write_all(&reply[..fastrand::usize(0..length)]).await?;
                 return Ok(());

@@ -1,5 +1,5 @@
-//! Several processes, each event delivered several times in random order, and nobody is killed: each is handled once, and never
-//! tried more than once.
+//! Several processes, each event delivered several times in random order, and nobody is killed:
+//! each is handled once, and never tried more than once.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -33,7 +33,9 @@ impl Trial {
             keepers.spawn(async move { trial.live(slot, role, None).await });
         }
         // They race from the making of the tables on.
-        let mut deliveries: Vec<EventId> = (0..events).flat_map(|lane| [EventId { lane, place: 0 }; RACERS]).collect();
+        let mut deliveries: Vec<EventId> = (0..events)
+            .flat_map(|lane| [EventId { lane, place: 0 }; RACERS])
+            .collect();
         trial.dice("deliveries").shuffle(&mut deliveries);
         let deliveries = Arc::new(Mutex::new(deliveries));
         let started = Instant::now();
@@ -43,7 +45,9 @@ impl Trial {
             senders.spawn(async move {
                 let mut dice = trial.dice(&format!("sender {sender}"));
                 loop {
-                    let Some(event) = deliveries.lock().unwrap().pop() else { return };
+                    let Some(event) = deliveries.lock().unwrap().pop() else {
+                        return;
+                    };
                     trial.deliver(event, dice.fork()).await;
                 }
             });
@@ -62,9 +66,22 @@ impl Trial {
             trial.seed,
             events as usize * RACERS
         );
-        assert!(verdict.wrong.is_empty(), "{}: what must not happen has happened (above)", trial.name);
-        let once = (verdict.events, verdict.tried, verdict.effects + verdict.dead_letters);
-        assert_eq!(once, (events as usize, events as usize, events as usize), "{}: not each once", trial.name);
+        assert!(
+            verdict.wrong.is_empty(),
+            "{}: what must not happen has happened (above)",
+            trial.name
+        );
+        let once = (
+            verdict.events,
+            verdict.tried,
+            verdict.effects + verdict.dead_letters,
+        );
+        assert_eq!(
+            once,
+            (events as usize, events as usize, events as usize),
+            "{}: not each once",
+            trial.name
+        );
         trial.passed.store(true, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,5 @@
-//! Processes on one server, which is not killed itself: what it may forget then, `docs/choosing-a-store.md` tells.
+//! Processes on one server, which is not killed itself: what it may forget then,
+//! `docs/choosing-a-store.md` tells.
 
 use authpi_tests::trial::{Mode, Role, Store};
 
@@ -6,12 +7,22 @@ use super::Trial;
 use crate::servers::redis::{RedisServer, fresh_prefix};
 
 async fn trial(name: &'static str) -> Trial {
-    Trial::new(name, Mode::Inline, Some(Store::Redis(RedisServer::shared().await.url(), fresh_prefix())))
+    Trial::new(
+        name,
+        Mode::Inline,
+        Some(Store::Redis(
+            RedisServer::shared().await.url(),
+            fresh_prefix(),
+        )),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn inline_nothing_is_lost_and_only_a_kill_makes_an_effect_repeat() {
-    trial("redis, inline").await.kill(&[Role::Receiver; 3], 1.0).await;
+    trial("redis, inline")
+        .await
+        .kill(&[Role::Receiver; 3], 1.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

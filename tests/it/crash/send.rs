@@ -10,24 +10,43 @@ use tokio::time::Instant;
 use super::Trial;
 use crate::servers::DEADLINE;
 
-/// How long a sender waits for an answer. It is not known of AuthPI; longer than any answer of ours takes.
+/// How long a sender waits for an answer. It is not known of AuthPI; longer than any answer of ours
+/// takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Trial {
-    /// Sends a delivery of the event, again and again, to whichever receiver, until one answers 200.
+    /// Sends a delivery of the event, again and again, to whichever receiver, until one answers
+    /// 200.
     pub(super) async fn deliver(&self, event: EventId, mut dice: fastrand::Rng) {
         let fixture = Fixture::of::<UserUpdated>().id(event.to_string());
-        let fixture = fixture.subject("user_id", format!("usr_{}", event.lane)).time(self.began);
+        let fixture = fixture
+            .subject("user_id", format!("usr_{}", event.lane))
+            .time(self.began);
         let started = Instant::now();
         let mut last = String::from("nobody to send it to");
         loop {
             let waited = started.elapsed();
-            assert!(waited < DEADLINE * 2, "{}: {event} is not acknowledged after {waited:?}: {last}", self.name);
-            let alive: Vec<u16> = self.ports.lock().unwrap().iter().flatten().copied().collect();
+            assert!(
+                waited < DEADLINE * 2,
+                "{}: {event} is not acknowledged after {waited:?}: {last}",
+                self.name
+            );
+            let alive: Vec<u16> = self
+                .ports
+                .lock()
+                .unwrap()
+                .iter()
+                .flatten()
+                .copied()
+                .collect();
             if let Some(&port) = dice.choice(&alive) {
                 // Some senders hang up at once, or half way.
                 let hasty = dice.u8(0..20) == 0;
-                let patience = if hasty { Duration::from_micros(dice.u64(100..20_000)) } else { PATIENCE };
+                let patience = if hasty {
+                    Duration::from_micros(dice.u64(100..20_000))
+                } else {
+                    PATIENCE
+                };
                 match self.send(&fixture, port, patience).await {
                     Ok(200) => break,
                     Ok(status) => {
@@ -45,15 +64,29 @@ impl Trial {
     }
 
     async fn send(&self, fixture: &Fixture, port: u16, patience: Duration) -> reqwest::Result<u16> {
-        let request = fixture.request(&SignatureScheme::authpi(), &SECRET.into()).expect("the secret is good");
+        let request = fixture
+            .request(&SignatureScheme::authpi(), &SECRET.into())
+            .expect("the secret is good");
         let (head, body) = request.into_parts();
-        let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
-        let sent = self.client.post(format!("http://127.0.0.1:{port}/")).headers(head.headers).body(body);
+        let body = body
+            .collect()
+            .await
+            .unwrap_or_else(|never| match never {})
+            .to_bytes();
+        let sent = self
+            .client
+            .post(format!("http://127.0.0.1:{port}/"))
+            .headers(head.headers)
+            .body(body);
         let answer = sent.timeout(patience).send().await?;
         let status = answer.status().as_u16();
         match status {
             200 => {}
-            503 => assert!(answer.headers().contains_key("retry-after"), "{}: 503 without Retry-After", self.name),
+            503 => assert!(
+                answer.headers().contains_key("retry-after"),
+                "{}: 503 without Retry-After",
+                self.name
+            ),
             other => panic!("{}: a good delivery was answered {other}", self.name),
         }
         // An acknowledgement that broke off is none.

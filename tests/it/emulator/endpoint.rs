@@ -55,18 +55,28 @@ impl Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hooks", listener.local_addr().unwrap());
         let state = Arc::new(Script::default());
-        let app = Router::new().fallback(receive).with_state(Arc::clone(&state));
+        let app = Router::new()
+            .fallback(receive)
+            .with_state(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(listener, app).await });
         Self { url, state }
     }
 
     /// What to do with the next deliveries; 200 to those after them.
     pub(super) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
-        self.state.answers.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
+        self.state
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(replies);
     }
 
     pub(super) fn received(&self) -> Vec<Received> {
-        self.state.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state
+            .received
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits until so many deliveries have come.
@@ -82,8 +92,16 @@ impl Endpoint {
 }
 
 async fn receive(State(script): State<Arc<Script>>, headers: HeaderMap, body: Bytes) -> Response {
-    script.received.lock().unwrap_or_else(PoisonError::into_inner).push(Received { headers, body });
-    let reply = script.answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    script
+        .received
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(Received { headers, body });
+    let reply = script
+        .answers
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop_front();
     script.arrived.notify_waiters();
     let answer = |status: u16| Response::builder().status(status);
     let answer = match reply.unwrap_or(Reply::Status(200)) {

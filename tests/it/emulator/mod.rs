@@ -1,7 +1,7 @@
 //! The emulator over real HTTP, rule by rule.
 //!
-//! Every answer is held against `openapi/authpi.yaml` by the emulator itself, which says 500 where it would contradict the
-//! description; so each of these tests is also a test of that.
+//! Every answer is held against `openapi/authpi.yaml` by the emulator itself, which says 500 where
+//! it would contradict the description; so each of these tests is also a test of that.
 
 mod api;
 mod deliveries;
@@ -31,7 +31,8 @@ struct Answer {
     body: Value,
 }
 
-/// The SDK's feature `rustls` turns reqwest's on without a provider, and every client of reqwest wants one then.
+/// The SDK's feature `rustls` turns reqwest's on without a provider, and every client of reqwest
+/// wants one then.
 fn http() -> Client {
     // An error says that another test was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -44,23 +45,31 @@ impl Authpi {
     }
 
     async fn with(builder: Builder) -> Self {
-        Self { emulator: builder.start().await.unwrap(), http: http() }
+        Self {
+            emulator: builder.start().await.unwrap(),
+            http: http(),
+        }
     }
 
     /// With a clock that stands still.
     async fn at_noon(builder: Builder) -> Self {
-        Self::with(builder.clock(EmulatorClock::manual(Timestamp::from_millisecond(NOON).unwrap()))).await
+        Self::with(builder.clock(EmulatorClock::manual(
+            Timestamp::from_millisecond(NOON).unwrap(),
+        )))
+        .await
     }
 
     /// A request without credentials.
     fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.emulator.base_url()))
+        self.http
+            .request(method, format!("{}{path}", self.emulator.base_url()))
     }
 
     /// A request with the API key; `path` is within the account.
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let path = format!("/v1/accounts/{}{path}", self.emulator.account_id());
-        self.anonymous(method, &path).basic_auth(self.emulator.key_id(), Some(self.emulator.key_secret()))
+        self.anonymous(method, &path)
+            .basic_auth(self.emulator.key_id(), Some(self.emulator.key_secret()))
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -81,15 +90,25 @@ impl Authpi {
 
     /// Creates a webhook with a signature; its id and its secret.
     async fn webhook(&self, url: &str, events: &[&str]) -> (String, String) {
-        let body = json!({"name": "test", "url": url, "auth": {"type": "signature"}, "events": events});
-        let made = self.post("/webhooks", &body).await.expect(StatusCode::CREATED);
+        let body =
+            json!({"name": "test", "url": url, "auth": {"type": "signature"}, "events": events});
+        let made = self
+            .post("/webhooks", &body)
+            .await
+            .expect(StatusCode::CREATED);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        (text(&made["data"]["id"]), text(&made["data"]["auth"]["signature_secret_plain"]))
+        (
+            text(&made["data"]["id"]),
+            text(&made["data"]["auth"]["signature_secret_plain"]),
+        )
     }
 
     /// The only delivery of a webhook.
     async fn delivery(&self, webhook_id: &str) -> Value {
-        let page = self.get(&format!("/webhooks/{webhook_id}/deliveries")).await.expect(StatusCode::OK);
+        let page = self
+            .get(&format!("/webhooks/{webhook_id}/deliveries"))
+            .await
+            .expect(StatusCode::OK);
         match page["data"].as_array().unwrap().as_slice() {
             [only] => only.clone(),
             several => panic!("there are {} deliveries", several.len()),
@@ -105,8 +124,16 @@ impl Answer {
     async fn read(response: Response) -> Self {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.bytes().await.unwrap();
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-        Self { status, headers, body }
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body).unwrap()
+        };
+        Self {
+            status,
+            headers,
+            body,
+        }
     }
 
     /// The body, if the status is this one.
@@ -119,15 +146,35 @@ impl Answer {
     /// Checks AuthPI's error envelope; the fields that it names.
     #[track_caller]
     fn refused(&self, status: u16, error: &str) -> Vec<&str> {
-        assert_eq!((self.status.as_u16(), &self.body["error"]), (status, &json!(error)), "{}", self.body);
-        assert!(self.body["error_description"].as_str().is_some_and(|text| !text.is_empty()), "{}", self.body);
-        assert!(self.body["retryable"].is_boolean() && self.body["reference"].is_string(), "{}", self.body);
+        assert_eq!(
+            (self.status.as_u16(), &self.body["error"]),
+            (status, &json!(error)),
+            "{}",
+            self.body
+        );
+        assert!(
+            self.body["error_description"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{}",
+            self.body
+        );
+        assert!(
+            self.body["retryable"].is_boolean() && self.body["reference"].is_string(),
+            "{}",
+            self.body
+        );
         let fields = self.body["fields"].as_array().into_iter().flatten();
-        fields.map(|field| field["field"].as_str().unwrap()).collect()
+        fields
+            .map(|field| field["field"].as_str().unwrap())
+            .collect()
     }
 
     fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().unwrap())
+            .unwrap_or_default()
     }
 
     fn etag(&self) -> &str {
@@ -137,5 +184,10 @@ impl Answer {
 
 /// A page's ids.
 fn ids(page: &Value) -> Vec<String> {
-    page["data"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+    page["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["id"].as_str().unwrap().to_owned())
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! What of the description was asked for: each operation, and each parameter and each member of a body that it can have.
+//! What of the description was asked for: each operation, and each parameter and each member of a
+//! body that it can have.
 //!
 //! So what nobody thought of trying shows.
 
@@ -19,13 +20,17 @@ impl Description {
         Self(serde_norway::from_str(text).expect("the description is YAML"))
     }
 
-    /// One line for whatever can be asked for: `webhooks.list`, `webhooks.list query limit`, `webhooks.create body auth.type=bearer`.
+    /// One line for whatever can be asked for: `webhooks.list`, `webhooks.list query limit`,
+    /// `webhooks.create body auth.type=bearer`.
     pub(super) fn can_be_asked(&self) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         for (.., operation, shared) in self.operations() {
             let id = id(operation);
             all.insert(id.to_owned());
-            for parameter in parameters(operation).chain(parameters(shared)).map(|parameter| self.resolved(parameter)) {
+            for parameter in parameters(operation)
+                .chain(parameters(shared))
+                .map(|parameter| self.resolved(parameter))
+            {
                 let (kind, name) = (text(parameter, "in"), text(parameter, "name"));
                 match kind {
                     "path" => {}
@@ -42,7 +47,9 @@ impl Description {
     fn operations(&self) -> impl Iterator<Item = (&str, &str, &Value, &Value)> {
         let paths = self.0["paths"].as_object().expect("there are paths");
         paths.iter().flat_map(|(path, item)| {
-            METHODS.iter().filter_map(move |method| Some((&**path, *method, item.get(*method)?, item)))
+            METHODS
+                .iter()
+                .filter_map(move |method| Some((&**path, *method, item.get(*method)?, item)))
         })
     }
 
@@ -66,26 +73,49 @@ impl Description {
     }
 
     fn resolved<'a>(&'a self, value: &'a Value) -> &'a Value {
-        match value["$ref"].as_str().and_then(|reference| reference.strip_prefix('#')) {
-            Some(pointer) => self.resolved(self.0.pointer(pointer).expect("the reference leads somewhere")),
+        match value["$ref"]
+            .as_str()
+            .and_then(|reference| reference.strip_prefix('#'))
+        {
+            Some(pointer) => self.resolved(
+                self.0
+                    .pointer(pointer)
+                    .expect("the reference leads somewhere"),
+            ),
             None => value,
         }
     }
 
-    /// What a request has asked for, in the same lines; members of objects that the description does not look into are among them.
-    pub(super) fn asked(&self, Asked { line, headers, body }: &Asked) -> BTreeSet<String> {
+    /// What a request has asked for, in the same lines; members of objects that the description
+    /// does not look into are among them.
+    pub(super) fn asked(
+        &self,
+        Asked {
+            line,
+            headers,
+            body,
+        }: &Asked,
+    ) -> BTreeSet<String> {
         let (method, target) = line.split_once(' ').expect("a method and a target");
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let found =
-            self.operations().find(|(template, of, ..)| of.eq_ignore_ascii_case(method) && is_of(path, template));
+        let found = self
+            .operations()
+            .find(|(template, of, ..)| of.eq_ignore_ascii_case(method) && is_of(path, template));
         let id = id(found.unwrap_or_else(|| panic!("{line} is not described")).2);
         let mut asked = BTreeSet::from([id.to_owned()]);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            asked.insert(format!("{id} query {}", pair.split('=').next().unwrap_or(pair)));
+            asked.insert(format!(
+                "{id} query {}",
+                pair.split('=').next().unwrap_or(pair)
+            ));
         }
         asked.extend(headers.iter().map(|name| format!("{id} header {name}")));
         if !body.is_empty() {
-            written(&serde_json::from_slice(body).expect("a body is JSON"), &format!("{id} body "), &mut asked);
+            written(
+                &serde_json::from_slice(body).expect("a body is JSON"),
+                &format!("{id} body "),
+                &mut asked,
+            );
         }
         asked
     }
@@ -106,7 +136,9 @@ fn id(operation: &Value) -> &str {
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}"))
+    value[name]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {name} in {value}"))
 }
 
 fn parameters(of: &Value) -> impl Iterator<Item = &Value> {
@@ -116,5 +148,7 @@ fn parameters(of: &Value) -> impl Iterator<Item = &Value> {
 fn is_of(path: &str, template: &str) -> bool {
     let (path, template) = (path.split('/'), template.split('/'));
     path.clone().count() == template.clone().count()
-        && path.zip(template).all(|(step, wanted)| wanted.starts_with('{') || step == wanted)
+        && path
+            .zip(template)
+            .all(|(step, wanted)| wanted.starts_with('{') || step == wanted)
 }

@@ -1,11 +1,15 @@
-//! A judge that is not ours: a mock server that validates each request against `openapi/authpi.yaml` accepts every one that the
-//! client can send, all operations with all options, each alone and all together. That these are all is seen by the description.
+//! A judge that is not ours: a mock server that validates each request against
+//! `openapi/authpi.yaml` accepts every one that the client can send, all operations with all
+//! options, each alone and all together. That these are all is seen by the description.
 
 mod coverage;
 
 use authpi_sdk::{
     Client, RawJson,
-    client::{DeliveryAuth, DeliveryStatus, ETag, Error, Patch, RetryPolicy, WebhookPatch, WebhookSpec, WebhookStatus},
+    client::{
+        DeliveryAuth, DeliveryStatus, ETag, Error, Patch, RetryPolicy, WebhookPatch, WebhookSpec,
+        WebhookStatus,
+    },
     event::EventType,
 };
 use http::{HeaderName, HeaderValue};
@@ -19,8 +23,14 @@ use crate::servers::{
 };
 
 fn client(base_url: &str) -> Client {
-    let builder = Client::builder().base_url(base_url).account("acc_1").retry(RetryPolicy::never());
-    builder.api_key("key_1", "secret").build().expect("a client for the mock")
+    let builder = Client::builder()
+        .base_url(base_url)
+        .account("acc_1")
+        .retry(RetryPolicy::never());
+    builder
+        .api_key("key_1", "secret")
+        .build()
+        .expect("a client for the mock")
 }
 
 fn raw(value: &serde_json::Value) -> RawJson {
@@ -35,12 +45,15 @@ fn etag() -> ETag {
     "\"1709139600000\"".parse().expect("it is an ETag")
 }
 
-/// Anything that the mock refuses is a difference between the client and the description; so is an answer made by the description
-/// that the client cannot read.
+/// Anything that the mock refuses is a difference between the client and the description; so is an
+/// answer made by the description that the client cannot read.
 #[track_caller]
 fn accepted<T>(what: &str, done: Result<T, Error>) {
     if let Err(error) = done {
-        panic!("{what} is refused: {error}\n{}", error.body().unwrap_or_default());
+        panic!(
+            "{what} is refused: {error}\n{}",
+            error.body().unwrap_or_default()
+        );
     }
 }
 
@@ -49,13 +62,34 @@ async fn the_mock_refuses_what_the_description_does_not_allow() {
     let prism = Prism::start().await;
     let webhooks = format!("{}/v1/accounts/acc_1/webhooks", prism.base_url);
     let http = reqwest::Client::new();
-    let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();
-    let post = |body: serde_json::Value| http.post(&webhooks).basic_auth("key_1", Some("secret")).json(&body);
+    let status =
+        async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();
+    let post = |body: serde_json::Value| {
+        http.post(&webhooks)
+            .basic_auth("key_1", Some("secret"))
+            .json(&body)
+    };
     assert_eq!(status(http.get(&webhooks)).await, 401);
     assert_eq!(status(post(json!({"name": "n"}))).await, 422);
-    assert_eq!(status(post(json!({"name": "n", "url": "https://example.com", "events": ["user.*"]}))).await, 422);
-    assert_eq!(status(http.get(format!("{webhooks}?limit=101")).basic_auth("key_1", Some("secret"))).await, 422);
-    assert_eq!(status(post(json!({"name": "n", "url": "https://example.com"}))).await, 201);
+    assert_eq!(
+        status(post(
+            json!({"name": "n", "url": "https://example.com", "events": ["user.*"]})
+        ))
+        .await,
+        422
+    );
+    assert_eq!(
+        status(
+            http.get(format!("{webhooks}?limit=101"))
+                .basic_auth("key_1", Some("secret"))
+        )
+        .await,
+        422
+    );
+    assert_eq!(
+        status(post(json!({"name": "n", "url": "https://example.com"}))).await,
+        201
+    );
 }
 
 /// What the description allows, and the client leaves out on purpose.
@@ -70,7 +104,11 @@ const LEFT_OUT: [&str; 3] = [
 #[tokio::test]
 async fn every_request_that_the_client_can_send_is_as_described() {
     let prism = Prism::start().await;
-    let address = prism.base_url.trim_start_matches("http://").parse().expect("an address");
+    let address = prism
+        .base_url
+        .trim_start_matches("http://")
+        .parse()
+        .expect("an address");
     let before = Faulty::before(address, |_, _| Fault::None).await;
     let client = client(&before.base_url);
     about_webhooks(&client).await;
@@ -79,10 +117,17 @@ async fn every_request_that_the_client_can_send_is_as_described() {
     about_the_caller(&client, &before.base_url).await;
 
     let description = Description::read();
-    let asked = before.asked().iter().flat_map(|request| description.asked(request)).collect();
+    let asked = before
+        .asked()
+        .iter()
+        .flat_map(|request| description.asked(request))
+        .collect();
     let can_be_asked = description.can_be_asked();
     let missing: Vec<_> = can_be_asked.difference(&asked).collect();
-    assert_eq!(missing, LEFT_OUT, "of what can be asked for this was not tried");
+    assert_eq!(
+        missing, LEFT_OUT,
+        "of what can be asked for this was not tried"
+    );
 }
 
 async fn about_webhooks(client: &Client) {
@@ -91,11 +136,24 @@ async fn about_webhooks(client: &Client) {
     for limit in [1, 100] {
         accepted("list by limit", webhooks.list().limit(limit).await);
     }
-    for status in [WebhookStatus::Active, WebhookStatus::Disabled, WebhookStatus::Deleted] {
-        accepted("list by status", webhooks.list().status(status.clone()).limit(7).cursor("wh_1&x= é").await);
+    for status in [
+        WebhookStatus::Active,
+        WebhookStatus::Disabled,
+        WebhookStatus::Deleted,
+    ] {
+        accepted(
+            "list by status",
+            webhooks
+                .list()
+                .status(status.clone())
+                .limit(7)
+                .cursor("wh_1&x= é")
+                .await,
+        );
     }
 
-    let spec = || WebhookSpec::new("users", "https://example.com/h").events([EventType::UserCreated]);
+    let spec =
+        || WebhookSpec::new("users", "https://example.com/h").events([EventType::UserCreated]);
     let object = || raw(&json!({"a": [1, {"b": null}]}));
     let whole = spec()
         .all_events()
@@ -124,17 +182,30 @@ async fn about_webhooks(client: &Client) {
         spec().metadata(object()),
         whole.clone(),
     ];
-    for spec in each.into_iter().chain(kinds.iter().map(|auth| whole.clone().auth(auth.clone()))) {
+    for spec in each
+        .into_iter()
+        .chain(kinds.iter().map(|auth| whole.clone().auth(auth.clone())))
+    {
         accepted("create", webhooks.create(&spec).await);
     }
     for key in ["k".to_owned(), "~".repeat(256)] {
-        accepted("create with a key", webhooks.create(&spec()).idempotency_key(key).await);
+        accepted(
+            "create with a key",
+            webhooks.create(&spec()).idempotency_key(key).await,
+        );
     }
-    let header = (HeaderName::from_static("x-request-id"), HeaderValue::from_static("r"));
-    accepted("create with a header", webhooks.create(&spec()).header(header.0, header.1).await);
+    let header = (
+        HeaderName::from_static("x-request-id"),
+        HeaderValue::from_static("r"),
+    );
+    accepted(
+        "create with a header",
+        webhooks.create(&spec()).header(header.0, header.1).await,
+    );
 
     accepted("get", webhooks.get("wh_1").await);
-    // All but the comma, which separates values in a path by OpenAPI's `simple` style; AuthPI's ids have none.
+    // All but the comma, which separates values in a path by OpenAPI's `simple` style; AuthPI's ids
+    // have none.
     accepted("get by an odd id", webhooks.get("wh-é+&=;:@!$'()*").await);
 
     let patch = WebhookPatch::new;
@@ -147,7 +218,10 @@ async fn about_webhooks(client: &Client) {
         patch().events([EventType::UserCreated, EventType::WebhookPaused]),
         patch().events(EventType::ALL.iter().cloned()),
         patch().enable(),
-        patch().disable().status_reason("r".to_owned()).status_by("b".to_owned()),
+        patch()
+            .disable()
+            .status_reason("r".to_owned())
+            .status_by("b".to_owned()),
         patch().status_reason(Patch::Null).status_by(Patch::Null),
         patch().subjects(vec![object()]),
         patch().subjects(Patch::Null),
@@ -175,34 +249,68 @@ async fn about_webhooks(client: &Client) {
             .metadata(object()),
     );
     for patch in patches {
-        accepted(&format!("update by {patch:?}"), webhooks.update("wh_1", &patch).await);
-        accepted("update under If-Match", webhooks.update("wh_1", &patch).if_match(&etag()).await);
+        accepted(
+            &format!("update by {patch:?}"),
+            webhooks.update("wh_1", &patch).await,
+        );
+        accepted(
+            "update under If-Match",
+            webhooks.update("wh_1", &patch).if_match(&etag()).await,
+        );
     }
     accepted("delete", webhooks.delete("wh_1").await);
-    accepted("delete under If-Match", webhooks.delete("wh_1").if_match(&etag()).await);
+    accepted(
+        "delete under If-Match",
+        webhooks.delete("wh_1").if_match(&etag()).await,
+    );
 }
 
 async fn about_deliveries(client: &Client) {
     let webhooks = client.webhooks();
     let list = || webhooks.deliveries("wh_1");
     accepted("list", list().await);
-    for status in [DeliveryStatus::Pending, DeliveryStatus::Succeeded, DeliveryStatus::Failed] {
+    for status in [
+        DeliveryStatus::Pending,
+        DeliveryStatus::Succeeded,
+        DeliveryStatus::Failed,
+    ] {
         accepted("list by status", list().status(status).await);
     }
-    accepted("list by type", list().event_type(EventType::SessionTokenRefreshed).await);
+    accepted(
+        "list by type",
+        list().event_type(EventType::SessionTokenRefreshed).await,
+    );
     accepted("list after", list().after(at(0)).await);
     accepted("list before", list().before(at(1_709_139_600_000)).await);
-    let all = list().status(DeliveryStatus::Failed).event_type(EventType::UserCreated).after(at(1)).before(at(2));
+    let all = list()
+        .status(DeliveryStatus::Failed)
+        .event_type(EventType::UserCreated)
+        .after(at(1))
+        .before(at(2));
     accepted("list by all", all.limit(100).cursor("c").await);
 
     accepted("redeliver", webhooks.redeliver("wh_1", "whd_1").await);
-    accepted("redeliver by options", webhooks.redeliver("wh_1", "whd_1").if_match(&etag()).idempotency_key("k").await);
+    accepted(
+        "redeliver by options",
+        webhooks
+            .redeliver("wh_1", "whd_1")
+            .if_match(&etag())
+            .idempotency_key("k")
+            .await,
+    );
     let failed = || webhooks.redeliver_failed("wh_1");
     accepted("redeliver all", failed().await);
-    accepted("redeliver by type", failed().event_type(EventType::UserCreated).await);
+    accepted(
+        "redeliver by type",
+        failed().event_type(EventType::UserCreated).await,
+    );
     accepted("redeliver after", failed().after(at(1)).await);
     accepted("redeliver before", failed().before(at(2)).await);
-    let all = failed().event_type(EventType::UserCreated).after(at(1)).before(at(2)).idempotency_key("k");
+    let all = failed()
+        .event_type(EventType::UserCreated)
+        .after(at(1))
+        .before(at(2))
+        .idempotency_key("k");
     accepted("redeliver by all", all.await);
 }
 
@@ -214,23 +322,55 @@ async fn about_events(client: &Client) {
     accepted("list by user", events.list().user("usr_1").await);
     accepted("list by client", events.list().client("c_1").await);
     accepted("list by types", events.list().event_types(types()).await);
-    accepted("list by every type", events.list().event_types(EventType::ALL.iter().cloned()).await);
-    let all = events.list().issuer("i_1").user("usr_1").client("c_1").event_types(types()).after(at(1)).before(at(2));
+    accepted(
+        "list by every type",
+        events
+            .list()
+            .event_types(EventType::ALL.iter().cloned())
+            .await,
+    );
+    let all = events
+        .list()
+        .issuer("i_1")
+        .user("usr_1")
+        .client("c_1")
+        .event_types(types())
+        .after(at(1))
+        .before(at(2));
     accepted("list by all", all.limit(1).cursor("c").await);
     accepted("get", events.get("evt_1").await);
     accepted("count", events.aggregate().await);
-    for (group_by, interval, unique) in
-        [("type", "minute", "user_id"), ("user_id", "hour", "type"), ("source", "day", "source")]
-    {
-        let all =
-            events.aggregate().group_by(group_by).interval(interval).count_unique(unique).issuer("i_1").user("usr_1");
-        accepted("count by all", all.client("c_1").event_types(types()).after(at(1)).before(at(2)).await);
+    for (group_by, interval, unique) in [
+        ("type", "minute", "user_id"),
+        ("user_id", "hour", "type"),
+        ("source", "day", "source"),
+    ] {
+        let all = events
+            .aggregate()
+            .group_by(group_by)
+            .interval(interval)
+            .count_unique(unique)
+            .issuer("i_1")
+            .user("usr_1");
+        accepted(
+            "count by all",
+            all.client("c_1")
+                .event_types(types())
+                .after(at(1))
+                .before(at(2))
+                .await,
+        );
     }
 }
 
 async fn about_the_caller(client: &Client, base_url: &str) {
     accepted("who am I", client.whoami().await);
-    let token = Client::builder().base_url(base_url).access_token("eyJ.e.s").account("acc_1").build().unwrap();
+    let token = Client::builder()
+        .base_url(base_url)
+        .access_token("eyJ.e.s")
+        .account("acc_1")
+        .build()
+        .unwrap();
     accepted("who am I, by token", token.whoami().await);
     accepted("list by token", token.webhooks().list().await);
 }

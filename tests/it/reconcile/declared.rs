@@ -18,16 +18,29 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 /// AuthPI, a client, and a spec whose deliveries all fail, since nobody listens.
 async fn authpi() -> (Emulator, Client, WebhookSpec) {
     let authpi = Emulator::builder().retry_delays([]).start().await.unwrap();
-    let client = Client::builder().base_url(authpi.base_url()).api_key(authpi.key_id(), authpi.key_secret());
+    let client = Client::builder()
+        .base_url(authpi.base_url())
+        .api_key(authpi.key_id(), authpi.key_secret());
     let client = client.build().unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let spec = WebhookSpec::new("users", format!("http://{nobody}/hook")).events([EventType::UserCreated]);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let spec =
+        WebhookSpec::new("users", format!("http://{nobody}/hook")).events([EventType::UserCreated]);
     (authpi, client, spec)
 }
 
 fn receiver(handled: &Handled) -> Receiver {
     let handlers = noting(handled, |_| false);
-    Receiver::inline("users", Verifier::accept_anybody_dangerously(), Memory::new(), handlers).build().unwrap()
+    Receiver::inline(
+        "users",
+        Verifier::accept_anybody_dangerously(),
+        Memory::new(),
+        handlers,
+    )
+    .build()
+    .unwrap()
 }
 
 fn of(client: &Client, receiver: &Receiver, spec: &WebhookSpec) -> ReconcileBuilder {
@@ -39,11 +52,18 @@ async fn what_was_missed_is_found_before_during_and_after_a_rotation() -> Outcom
     let (authpi, client, spec) = authpi().await;
     let (handled, secrets) = (Handled::default(), MemorySecrets::new());
     let receiver = receiver(&handled);
-    let reconcile = of(&client, &receiver, &spec).watermark(WatermarkMemory::new()).build()?;
+    let reconcile = of(&client, &receiver, &spec)
+        .watermark(WatermarkMemory::new())
+        .build()?;
     let error = reconcile.catch_up().await.unwrap_err();
-    assert!(error.is_no_webhook() && error.to_string().contains("ensure it first"), "{error}");
+    assert!(
+        error.is_no_webhook() && error.to_string().contains("ensure it first"),
+        "{error}"
+    );
 
-    let Ensured::Created(first) = client.webhooks().ensure(&spec, &secrets).await? else { panic!("it was there") };
+    let Ensured::Created(first) = client.webhooks().ensure(&spec, &secrets).await? else {
+        panic!("it was there")
+    };
     let missed = async || {
         let id = authpi.trigger(EventType::UserCreated).await.unwrap().id;
         authpi.deliveries_finished().await;
@@ -67,10 +87,17 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
     let receiver = receiver(&handled);
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
     // So that a run knows a moment after which nothing new is about what it has seen.
-    let reconcile = of(&client, &receiver, &spec).overlap(std::time::Duration::ZERO).only_if_missed().build()?;
+    let reconcile = of(&client, &receiver, &spec)
+        .overlap(std::time::Duration::ZERO)
+        .only_if_missed()
+        .build()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(async move {
-        reconcile.run(std::time::Duration::from_millis(1), async { drop(stopped.await) }).await;
+        reconcile
+            .run(std::time::Duration::from_millis(1), async {
+                drop(stopped.await)
+            })
+            .await;
     });
     let found = async |id: String| {
         let found = async {
@@ -78,7 +105,9 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(super::PATIENCE, found).await.expect("nobody looks");
+        tokio::time::timeout(super::PATIENCE, found)
+            .await
+            .expect("nobody looks");
     };
     let rotated = async |name: &str| {
         let rotation = client.webhooks().rotate(name, &spec, &secrets).await?;
@@ -98,22 +127,40 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
 #[tokio::test]
 async fn a_webhook_that_nobody_ensured_is_found_by_its_name_and_address() -> Outcome {
     let (authpi, client, spec) = authpi().await;
-    let other = WebhookSpec::new("users", "http://127.0.0.1:9/elsewhere").events([EventType::UserDeleted]);
+    let other =
+        WebhookSpec::new("users", "http://127.0.0.1:9/elsewhere").events([EventType::UserDeleted]);
     client.webhooks().create(&other).await?;
     assert_eq!(client.webhooks().find(&spec).await?, None);
     let oldest = client.webhooks().create(&spec).await?.webhook;
     client.webhooks().create(&spec).await?;
-    assert_eq!(client.webhooks().find(&spec).await?.map(|got| got.value.id), Some(oldest.id));
+    assert_eq!(
+        client.webhooks().find(&spec).await?.map(|got| got.value.id),
+        Some(oldest.id)
+    );
 
     let handled = Handled::default();
     let receiver = receiver(&handled);
     let id = authpi.trigger(EventType::UserCreated).await?.id;
-    assert!(caught_up(&of(&client, &receiver, &spec).build()?).await.is_complete());
+    assert!(
+        caught_up(&of(&client, &receiver, &spec).build()?)
+            .await
+            .is_complete()
+    );
     assert_eq!(handled.take(), [id]);
 
     // What carries our mark counts before what is older.
     let secrets = MemorySecrets::new();
-    let ensured = client.webhooks().ensure(&spec, &secrets).await?.endpoint().webhook.id.clone();
-    assert_eq!(client.webhooks().find(&spec).await?.map(|got| got.value.id), Some(ensured));
+    let ensured = client
+        .webhooks()
+        .ensure(&spec, &secrets)
+        .await?
+        .endpoint()
+        .webhook
+        .id
+        .clone();
+    assert_eq!(
+        client.webhooks().find(&spec).await?.map(|got| got.value.id),
+        Some(ensured)
+    );
     Ok(())
 }

@@ -73,7 +73,12 @@ pub(super) fn event(id: &str, at: Timestamp, event_type: &str, user: &str) -> Lo
         "spec": "1.0", "id": id, "type": event_type, "source": "com.authpi/v1", "timestamp": time,
         "subject": {"user_id": user}, "data": {"id": user}, "a_member_of_tomorrow": {"kept": [1.0, "as it is"]},
     });
-    Logged { id: id.to_owned(), time, event_type: event_type.to_owned(), json: json.to_string() }
+    Logged {
+        id: id.to_owned(),
+        time,
+        event_type: event_type.to_owned(),
+        json: json.to_string(),
+    }
 }
 
 /// An event of so many bytes.
@@ -86,7 +91,12 @@ pub(super) fn large(id: &str, at: Timestamp, bytes: usize) -> Logged {
 /// What is no event, at some time.
 pub(super) fn nonsense(at: Timestamp) -> Logged {
     let time = at.as_millisecond();
-    Logged { id: "?".into(), time, event_type: "user.created".into(), json: json!({"type": 7}).to_string() }
+    Logged {
+        id: "?".into(),
+        time,
+        event_type: "user.created".into(),
+        json: json!({"type": 7}).to_string(),
+    }
 }
 
 impl Logged {
@@ -115,13 +125,20 @@ impl Log {
         }));
         let app = Router::new()
             .route("/v1/accounts/acc_1/webhooks/wh_1", get(webhook))
-            .route("/v1/accounts/acc_1/webhooks/wh_1/deliveries", get(deliveries))
+            .route(
+                "/v1/accounts/acc_1/webhooks/wh_1/deliveries",
+                get(deliveries),
+            )
             .route("/v1/accounts/acc_1/events", get(page))
             .with_state(Arc::clone(&told));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { base_url, told, server }
+        Self {
+            base_url,
+            told,
+            server,
+        }
     }
 
     pub(super) async fn of(events: impl IntoIterator<Item = Logged>) -> Self {
@@ -163,8 +180,14 @@ async fn deliveries(State(told): Shared, RawQuery(query): RawQuery) -> Response 
     let query = pairs(query.as_deref());
     let after = number(&query, "after").unwrap_or(i64::MIN);
     let told = told.lock().unwrap();
-    let data = told.failed_deliveries.iter().filter(|delivery| delivery["created_at"].as_i64() > Some(after));
-    json(json!({"data": data.collect::<Vec<_>>(), "has_more": false, "next_cursor": null}).to_string())
+    let data = told
+        .failed_deliveries
+        .iter()
+        .filter(|delivery| delivery["created_at"].as_i64() > Some(after));
+    json(
+        json!({"data": data.collect::<Vec<_>>(), "has_more": false, "next_cursor": null})
+            .to_string(),
+    )
 }
 
 async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
@@ -172,7 +195,9 @@ async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
     let mut told = told.lock().unwrap();
     let told = &mut *told;
     told.asked.push(query.clone());
-    let Some(left) = told.answers.checked_sub(1) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let Some(left) = told.answers.checked_sub(1) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     told.answers = left;
     if let Some(before_page) = &mut told.before_page {
         before_page(&mut told.events);
@@ -180,12 +205,18 @@ async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
     let edge = i64::from(told.inclusive);
     let after = number(&query, "after").map_or(i64::MIN, |after| after - edge);
     let before = number(&query, "before").map_or(i64::MAX, |before| before + edge);
-    let types: Option<BTreeSet<&str>> = query.get("event_types").map(|types| types.split(',').collect());
+    let types: Option<BTreeSet<&str>> = query
+        .get("event_types")
+        .map(|types| types.split(',').collect());
     let mut listed: Vec<&Logged> = told
         .events
         .iter()
         .filter(|event| event.time > after && event.time < before)
-        .filter(|event| types.as_ref().is_none_or(|types| types.contains(event.event_type.as_str())))
+        .filter(|event| {
+            types
+                .as_ref()
+                .is_none_or(|types| types.contains(event.event_type.as_str()))
+        })
         .collect();
     match told.order {
         Order::OldestFirst => listed.sort_by_key(|event| event.time),
@@ -196,13 +227,23 @@ async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
             hasher.finish()
         }),
     }
-    let limit = number(&query, "limit").and_then(|limit| usize::try_from(limit).ok()).unwrap_or(50).min(told.page);
-    let begin = query.get("cursor").map_or(0, |id| 1 + listed.iter().position(|event| event.id == *id).unwrap());
+    let limit = number(&query, "limit")
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(50)
+        .min(told.page);
+    let begin = query.get("cursor").map_or(0, |id| {
+        1 + listed.iter().position(|event| event.id == *id).unwrap()
+    });
     let rest = &listed[begin..];
     let shown = &rest[..rest.len().min(limit)];
-    let next_cursor = shown.last().filter(|_| shown.len() < rest.len()).map(|event| &event.id);
-    let data: Vec<Box<RawValue>> =
-        shown.iter().map(|event| RawValue::from_string(event.json.clone()).unwrap()).collect();
+    let next_cursor = shown
+        .last()
+        .filter(|_| shown.len() < rest.len())
+        .map(|event| &event.id);
+    let data: Vec<Box<RawValue>> = shown
+        .iter()
+        .map(|event| RawValue::from_string(event.json.clone()).unwrap())
+        .collect();
     let cursor = next_cursor.filter(|_| !told.hides_the_next);
     let page = json!({"has_more": next_cursor.is_some(), "next_cursor": cursor});
     // By hand, since `Value` would write the events anew.

@@ -1,4 +1,5 @@
-//! What never arrived is found in AuthPI's log: against a log that lists as it likes, and against the emulator after an outage.
+//! What never arrived is found in AuthPI's log: against a log that lists as it likes, and against
+//! the emulator after an outage.
 
 mod declared;
 mod log;
@@ -61,7 +62,10 @@ impl Handled {
 }
 
 /// Notes all events but those that it is told to fail.
-fn noting(handled: &Handled, fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static) -> Handlers<Handled> {
+fn noting(
+    handled: &Handled,
+    fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static,
+) -> Handlers<Handled> {
     Handlers::new(handled.clone()).otherwise(move |event: Event, cx: Context<Handled>| {
         let result = if fail(&event) {
             Err(HandlerError::retryable("not today"))
@@ -75,8 +79,9 @@ fn noting(handled: &Handled, fail: impl Fn(&Event) -> bool + Clone + Send + Sync
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// As [`noting`]; but each run tries what fails twice. It fails for a moment, and then for a day, which is longer than a run waits that
-/// has half a day's patience. Until the next run the ledger's clock has to be set a day on.
+/// As [`noting`]; but each run tries what fails twice. It fails for a moment, and then for a day,
+/// which is longer than a run waits that has half a day's patience. Until the next run the ledger's
+/// clock has to be set a day on.
 fn noting_in_two_tries(
     handled: &Handled,
     fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static,
@@ -84,7 +89,11 @@ fn noting_in_two_tries(
     Handlers::new(handled.clone()).otherwise(move |event: Event, cx: Context<Handled>| {
         let result = if fail(&event) {
             let error = HandlerError::retryable("not today");
-            Err(if cx.attempt() % 2 == 1 { error } else { error.after(DAY) })
+            Err(if cx.attempt() % 2 == 1 {
+                error
+            } else {
+                error.after(DAY)
+            })
         } else {
             cx.state.0.lock().unwrap().push(event.id().to_owned());
             Ok(())
@@ -95,23 +104,38 @@ fn noting_in_two_tries(
 
 fn inline(ledger: impl Ledger, handlers: Handlers<Handled>) -> ReceiverBuilder<Inline> {
     let pause = Duration::from_millis(1);
-    Receiver::inline("users", Verifier::accept_anybody_dangerously(), ledger, handlers)
-        .clock(clock(100 * HOUR))
-        .retry_after(pause)
-        .patience(Duration::ZERO)
+    Receiver::inline(
+        "users",
+        Verifier::accept_anybody_dangerously(),
+        ledger,
+        handlers,
+    )
+    .clock(clock(100 * HOUR))
+    .retry_after(pause)
+    .patience(Duration::ZERO)
 }
 
 /// A receiver that notes what it handles, on a ledger of its own.
 fn receiver() -> (Receiver, Handled) {
     let handled = Handled::default();
-    (inline(Memory::new(), noting(&handled, |_| false)).build().unwrap(), handled)
+    (
+        inline(Memory::new(), noting(&handled, |_| false))
+            .build()
+            .unwrap(),
+        handled,
+    )
 }
 
 fn reconcile(log: &Log, receiver: &Receiver) -> ReconcileBuilder {
-    Reconcile::new(&log.client(), receiver, "wh_1").clock(clock(100 * HOUR)).patience(Duration::from_millis(20))
+    Reconcile::new(&log.client(), receiver, "wh_1")
+        .clock(clock(100 * HOUR))
+        .patience(Duration::from_millis(20))
 }
 
 async fn caught_up(reconcile: &Reconcile) -> Report {
     let running = tokio::time::timeout(PATIENCE, reconcile.catch_up());
-    running.await.expect("catching up does not end").expect("nothing fails")
+    running
+        .await
+        .expect("catching up does not end")
+        .expect("nothing fails")
 }

@@ -1,5 +1,5 @@
-//! The outage drill: a receiver is down while thousands of events happen and AuthPI's retries run out, comes back, catches up, and
-//! serves.
+//! The outage drill: a receiver is down while thousands of events happen and AuthPI's retries run
+//! out, comes back, catches up, and serves.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -41,24 +41,42 @@ pub(crate) struct Outage {
 impl Outage {
     /// Everything up to the moment at which the receiver comes back.
     ///
-    /// Of the events that happened until then, half are delivered in vain, until AuthPI pauses the endpoint; of the other half
-    /// there is no delivery at all.
+    /// Of the events that happened until then, half are delivered in vain, until AuthPI pauses the
+    /// endpoint; of the other half there is no delivery at all.
     pub(crate) async fn over(missed: usize) -> Self {
         let clock = EmulatorClock::manual("2026-11-20T08:00:00Z".parse().unwrap());
-        let authpi = Emulator::builder().clock(clock.clone()).start().await.unwrap();
+        let authpi = Emulator::builder()
+            .clock(clock.clone())
+            .start()
+            .await
+            .unwrap();
         let client = Client::builder()
             .base_url(authpi.base_url())
             .api_key(authpi.key_id(), authpi.key_secret())
             .build()
             .unwrap();
         // An address at which nobody listens.
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let spec = WebhookSpec::new("users", format!("http://{address}/hooks/authpi"));
-        let spec = spec.events(["user.created".into(), "user.updated".into()]).signed();
+        let spec = spec
+            .events(["user.created".into(), "user.updated".into()])
+            .signed();
         let made = client.webhooks().create(&spec).await.unwrap();
         let (webhook_id, secret) = (made.webhook.id, made.secret.expect("it is signed"));
-        let mut outage =
-            Self { authpi, client, webhook_id, secret, address, missed, happened: Vec::new(), server: None };
+        let mut outage = Self {
+            authpi,
+            client,
+            webhook_id,
+            secret,
+            address,
+            missed,
+            happened: Vec::new(),
+            server: None,
+        };
 
         outage.happen(missed / 2).await;
         // The longest pause between two attempts is an hour.
@@ -66,10 +84,29 @@ impl Outage {
             clock.advance(Duration::from_mins(30));
             outage.settled().await;
         }
-        let failed = outage.client.webhooks().deliveries(&outage.webhook_id).status(DeliveryStatus::Failed).limit(1);
-        assert_eq!(failed.await.unwrap().items[0].attempt_count, 6, "retries have not run out");
-        let status = outage.client.webhooks().get(&outage.webhook_id).await.unwrap().value.status;
-        assert_eq!(status.map(|status| status.to_string()).as_deref(), Some("failing"));
+        let failed = outage
+            .client
+            .webhooks()
+            .deliveries(&outage.webhook_id)
+            .status(DeliveryStatus::Failed)
+            .limit(1);
+        assert_eq!(
+            failed.await.unwrap().items[0].attempt_count,
+            6,
+            "retries have not run out"
+        );
+        let status = outage
+            .client
+            .webhooks()
+            .get(&outage.webhook_id)
+            .await
+            .unwrap()
+            .value
+            .status;
+        assert_eq!(
+            status.map(|status| status.to_string()).as_deref(),
+            Some("failing")
+        );
         outage.happen(missed - missed / 2).await;
         outage.settled().await;
         outage
@@ -79,19 +116,31 @@ impl Outage {
         for _ in 0..events {
             let n = self.happened.len();
             let user = format!("usr_{}", n % USERS);
-            let name = if n < USERS { "user.created" } else { "user.updated" };
-            let event = NewEvent::new(name).subject(json!({"user_id": user})).data(json!({"id": user, "n": n}));
+            let name = if n < USERS {
+                "user.created"
+            } else {
+                "user.updated"
+            };
+            let event = NewEvent::new(name)
+                .subject(json!({"user_id": user}))
+                .data(json!({"id": user, "n": n}));
             // Several in one millisecond, and some that nobody is to be told of.
             if n.is_multiple_of(3) {
                 self.authpi.clock().advance(Duration::from_millis(700));
-                self.authpi.trigger(NewEvent::new("session.created").subject(json!({"user_id": user}))).await.unwrap();
+                self.authpi
+                    .trigger(NewEvent::new("session.created").subject(json!({"user_id": user})))
+                    .await
+                    .unwrap();
             }
-            self.happened.push((self.authpi.trigger(event).await.unwrap().id, user));
+            self.happened
+                .push((self.authpi.trigger(event).await.unwrap().id, user));
         }
     }
 
     async fn settled(&self) {
-        tokio::time::timeout(PATIENCE, self.authpi.deliveries_settled()).await.expect("deliveries settle");
+        tokio::time::timeout(PATIENCE, self.authpi.deliveries_settled())
+            .await
+            .expect("deliveries settle");
     }
 
     pub(crate) fn verifier(&self) -> Verifier {
@@ -106,29 +155,56 @@ impl Outage {
 
     pub(crate) fn reconcile(&self, receiver: &Receiver) -> ReconcileBuilder {
         // So little at once that the log has to be read in parts.
-        Reconcile::new(&self.client, receiver, &self.webhook_id).clock(self.clock()).limit(700)
+        Reconcile::new(&self.client, receiver, &self.webhook_id)
+            .clock(self.clock())
+            .limit(700)
     }
 
     /// What was missed is found.
     pub(crate) async fn catch_up(&self, reconcile: &Reconcile) -> Report {
-        let report = tokio::time::timeout(PATIENCE, reconcile.catch_up()).await.expect("it ends").unwrap();
+        let report = tokio::time::timeout(PATIENCE, reconcile.catch_up())
+            .await
+            .expect("it ends")
+            .unwrap();
         assert!(report.is_complete(), "{report:?}");
-        assert_eq!(report.progress.new_events(), self.missed as u64, "{report:?}");
+        assert_eq!(
+            report.progress.new_events(),
+            self.missed as u64,
+            "{report:?}"
+        );
         report
     }
 
     /// The receiver serves again: AuthPI goes on delivering, and delivers once more what failed.
     pub(crate) async fn serve(&mut self, receiver: &Receiver) {
-        let listener = TcpListener::bind(self.address).await.expect("its port is still free");
+        let listener = TcpListener::bind(self.address)
+            .await
+            .expect("its port is still free");
         let app = Router::new().route_service("/hooks/authpi", receiver.clone());
-        self.server = Some(tokio::spawn(async move { axum::serve(listener, app).await.unwrap() }));
-        self.client.webhooks().update(&self.webhook_id, &WebhookPatch::new().enable()).await.unwrap();
+        self.server = Some(tokio::spawn(async move {
+            axum::serve(listener, app).await.unwrap()
+        }));
+        self.client
+            .webhooks()
+            .update(&self.webhook_id, &WebhookPatch::new().enable())
+            .await
+            .unwrap();
         for _ in 0..LIVE {
             self.happen(1).await;
             self.settled().await;
         }
-        let again = self.client.webhooks().redeliver_failed(&self.webhook_id).timeout(PATIENCE).await.unwrap().value;
-        assert_eq!((again.succeeded, again.failed), (i64::try_from(self.missed / 2).ok(), Some(0)));
+        let again = self
+            .client
+            .webhooks()
+            .redeliver_failed(&self.webhook_id)
+            .timeout(PATIENCE)
+            .await
+            .unwrap()
+            .value;
+        assert_eq!(
+            (again.succeeded, again.failed),
+            (i64::try_from(self.missed / 2).ok(), Some(0))
+        );
         self.settled().await;
     }
 
@@ -161,8 +237,13 @@ async fn after_an_outage_every_event_is_handled_once_and_in_order() {
     let handled = Handled::default();
     let store = Sqlite::in_memory().await.unwrap();
     let handlers = noting(&handled, |_| false);
-    let receiver = Receiver::inline("users", outage.verifier(), store, handlers).clock(outage.clock()).build().unwrap();
-    outage.catch_up(&outage.reconcile(&receiver).build().unwrap()).await;
+    let receiver = Receiver::inline("users", outage.verifier(), store, handlers)
+        .clock(outage.clock())
+        .build()
+        .unwrap();
+    outage
+        .catch_up(&outage.reconcile(&receiver).build().unwrap())
+        .await;
     outage.serve(&receiver).await;
     assert_eq!(handled.ids(), outage.ids());
 }

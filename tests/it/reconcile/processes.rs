@@ -37,19 +37,31 @@ fn process(log: &Log, folder: &Path) -> Child {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next() {
-    let folder = std::env::temp_dir().join(format!("authpi-it-reconcile-processes-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!(
+        "authpi-it-reconcile-processes-{}",
+        std::process::id()
+    ));
     std::fs::create_dir_all(&folder).unwrap();
-    let log = Log::of((0..EVENTS).map(|n| event(&format!("evt_{n:03}"), at(n), "user.created", "usr_1"))).await;
+    let log =
+        Log::of((0..EVENTS).map(|n| event(&format!("evt_{n:03}"), at(n), "user.created", "usr_1")))
+            .await;
 
     let (tell, told) = mpsc::channel();
     let mut started = 0;
     let mut alive = BTreeMap::new();
     let mut start = |alive: &mut BTreeMap<usize, Child>| {
         let mut child = process(&log, &folder);
-        let (number, tell, lines) = (started, tell.clone(), BufReader::new(child.stdout.take().unwrap()).lines());
+        let (number, tell, lines) = (
+            started,
+            tell.clone(),
+            BufReader::new(child.stdout.take().unwrap()).lines(),
+        );
         started += 1;
         std::thread::spawn(move || {
-            lines.map_while(Result::ok).chain([ENDED.to_owned()]).try_for_each(|line| tell.send((number, line)))
+            lines
+                .map_while(Result::ok)
+                .chain([ENDED.to_owned()])
+                .try_for_each(|line| tell.send((number, line)))
         });
         alive.insert(number, child);
     };
@@ -61,13 +73,16 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
         let (mut kills, mut lost) = (0, 0);
         let mut ended = 0;
         while ended < PROCESSES {
-            let (number, line) = told.recv_timeout(PATIENCE).expect("nobody says anything any more");
+            let (number, line) = told
+                .recv_timeout(PATIENCE)
+                .expect("nobody says anything any more");
             if line == "caught up" {
                 let mut done = alive.remove(&number).expect("it was not killed");
                 assert!(done.wait().unwrap().success());
                 ended += 1;
             } else if line == ENDED {
-                // On a machine that is busy enough a process finds its lease lost, and ends by itself.
+                // On a machine that is busy enough a process finds its lease lost, and ends by
+                // itself.
                 if let Some(mut other) = alive.remove(&number) {
                     assert!(!other.wait().unwrap().success());
                     lost += 1;
@@ -94,17 +109,23 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
     });
     let (mut handled, turns, kills, lost) = driven;
     assert!(kills >= 3, "{turns:?}");
-    // None came back after another had begun: at no time did two of them run. Only one that lost its lease may still have had an event
-    // in hand.
+    // None came back after another had begun: at no time did two of them run. Only one that lost
+    // its lease may still have had an event in hand.
     let mut who: Vec<_> = turns.iter().map(|(number, _)| *number).collect();
     who.sort_unstable();
     who.dedup();
-    assert!(turns.len() <= who.len() + 2 * lost, "two ran at the same time: {turns:?}, {lost} leases lost");
+    assert!(
+        turns.len() <= who.len() + 2 * lost,
+        "two ran at the same time: {turns:?}, {lost} leases lost"
+    );
     let all = handled.len();
     handled.sort_unstable();
     handled.dedup();
     assert_eq!(handled.len(), usize::try_from(EVENTS).unwrap());
     // Each that was killed may have had one in hand.
-    assert!(all <= handled.len() + kills + lost, "{all} times, {kills} kills, {lost} leases lost");
+    assert!(
+        all <= handled.len() + kills + lost,
+        "{all} times, {kills} kills, {lost} leases lost"
+    );
     std::fs::remove_dir_all(folder).unwrap();
 }

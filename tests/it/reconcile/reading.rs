@@ -34,7 +34,12 @@ use super::{
 fn two_days() -> Vec<Logged> {
     let event = |n: i64| {
         let id = format!("evt_{}", (n * 7919) % 1000);
-        event(&id, at(n * n * 937 % (48 * HOUR) / 5_000 * 5_000), "user.created", "usr_1")
+        event(
+            &id,
+            at(n * n * 937 % (48 * HOUR) / 5_000 * 5_000),
+            "user.created",
+            "usr_1",
+        )
     };
     (1..=300).map(event).collect()
 }
@@ -51,9 +56,20 @@ fn sorted(mut events: Vec<Logged>) -> Vec<String> {
 #[tokio::test]
 async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_lists_them() {
     let wanted = sorted(two_days());
-    let orders = [Order::OldestFirst, Order::NewestFirst, Order::Shuffled(1), Order::Shuffled(2), Order::Shuffled(3)];
+    let orders = [
+        Order::OldestFirst,
+        Order::NewestFirst,
+        Order::Shuffled(1),
+        Order::Shuffled(2),
+        Order::Shuffled(3),
+    ];
     for order in orders {
-        for (inclusive, page, limit) in [(false, 100, 10_000), (true, 7, 10_000), (false, 9, 20), (true, 100, 1)] {
+        for (inclusive, page, limit) in [
+            (false, 100, 10_000),
+            (true, 7, 10_000),
+            (false, 9, 20),
+            (true, 100, 1),
+        ] {
             let log = Log::of(two_days()).await;
             {
                 let mut told = log.told();
@@ -61,39 +77,74 @@ async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_list
             }
             let (receiver, handled) = receiver();
             let report = caught_up(&reconcile(&log, &receiver).limit(limit).build().unwrap()).await;
-            let case = format!("{order:?}, edges inclusive: {inclusive}, {page} to a page, {limit} at once");
+            let case = format!(
+                "{order:?}, edges inclusive: {inclusive}, {page} to a page, {limit} at once"
+            );
             assert_eq!(handled.ids(), wanted, "{case}");
             assert!(report.is_complete(), "{case}");
             // A run that took long looks again, and meets the last events a second time.
-            assert!(report.progress.duplicates == 0 || report.passes > 1, "{case}");
+            assert!(
+                report.progress.duplicates == 0 || report.passes > 1,
+                "{case}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn a_page_that_is_larger_than_what_is_read_of_an_answer_is_asked_for_in_parts() {
-    let events: Vec<_> = (0..60).map(|n| large(&format!("evt_{n:02}"), at(n), 300_000)).collect();
+    let events: Vec<_> = (0..60)
+        .map(|n| large(&format!("evt_{n:02}"), at(n), 300_000))
+        .collect();
     let log = Log::of(events.clone()).await;
     let (receiver, handled) = receiver();
-    assert!(caught_up(&reconcile(&log, &receiver).build().unwrap()).await.is_complete());
+    assert!(
+        caught_up(&reconcile(&log, &receiver).build().unwrap())
+            .await
+            .is_complete()
+    );
     assert_eq!(handled.ids(), sorted(events));
-    let limits: BTreeSet<_> = log.told().asked.iter().filter_map(|asked| asked.get("limit").cloned()).collect();
-    assert!(limits.contains("100") && limits.contains("25"), "{limits:?}");
+    let limits: BTreeSet<_> = log
+        .told()
+        .asked
+        .iter()
+        .filter_map(|asked| asked.get("limit").cloned())
+        .collect();
+    assert!(
+        limits.contains("100") && limits.contains("25"),
+        "{limits:?}"
+    );
 
     // One alone that is too large is told, and nothing is passed over.
     log.told().events.push(large("evt_huge", at(HOUR), 9 << 20));
-    let error = reconcile(&log, &receiver).build().unwrap().catch_up().await.unwrap_err();
-    assert!(error.client_error().unwrap().is_malformed_response(), "{error:?}");
+    let error = reconcile(&log, &receiver)
+        .build()
+        .unwrap()
+        .catch_up()
+        .await
+        .unwrap_err();
+    assert!(
+        error.client_error().unwrap().is_malformed_response(),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_page_that_hides_the_next_one_ends_the_run_and_moves_no_watermark() {
-    let log = Log::of((0..5).map(|n| event(&format!("evt_{n}"), at(n), "user.created", "usr_1"))).await;
+    let log =
+        Log::of((0..5).map(|n| event(&format!("evt_{n}"), at(n), "user.created", "usr_1"))).await;
     (log.told().page, log.told().hides_the_next) = (2, true);
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     let error = reconcile.catch_up().await.unwrap_err();
-    assert!(error.client_error().unwrap().to_string().contains("next_cursor"), "{error:?}");
+    assert!(
+        error
+            .client_error()
+            .unwrap()
+            .to_string()
+            .contains("next_cursor"),
+        "{error:?}"
+    );
     assert_eq!((error.report().watermark, handled.ids().len()), (None, 0));
     log.told().hides_the_next = false;
     assert!(caught_up(&reconcile).await.is_complete());
@@ -116,7 +167,13 @@ async fn a_look_that_took_long_is_followed_by_another_though_it_found_nothing_ne
         }
         now.fetch_add(5_000, Ordering::SeqCst);
     }));
-    let report = caught_up(&reconcile(&log, &receiver).clock(clock_of(&time)).build().unwrap()).await;
+    let report = caught_up(
+        &reconcile(&log, &receiver)
+            .clock(clock_of(&time))
+            .build()
+            .unwrap(),
+    )
+    .await;
     assert_eq!(handled.take(), ["evt_2"], "{report:?}");
 }
 
@@ -128,12 +185,16 @@ async fn what_is_read_again_is_a_duplicate_and_what_came_late_is_found() {
     ])
     .await;
     let (receiver, handled) = receiver();
-    let reconcile = reconcile(&log, &receiver).overlap(Duration::from_hours(1)).build().unwrap();
+    let reconcile = reconcile(&log, &receiver)
+        .overlap(Duration::from_hours(1))
+        .build()
+        .unwrap();
     let report = caught_up(&reconcile).await;
     assert_eq!(report.watermark, Some(at(3 * HOUR)));
     assert_eq!(handled.take(), ["evt_1", "evt_3"]);
 
-    // One that stands in the log after those that happened after it, one on the edge of what is read again, one that is new.
+    // One that stands in the log after those that happened after it, one on the edge of what is
+    // read again, one that is new.
     log.told().events.extend([
         event("evt_2", at(3 * HOUR - 1), "user.created", "usr_1"),
         event("evt_edge", at(2 * HOUR), "user.created", "usr_1"),
@@ -159,7 +220,12 @@ async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_nex
                 let n = added.fetch_add(1, Ordering::SeqCst);
                 if n < 40 {
                     let late = SignedDuration::from_secs(i64::try_from(n).unwrap());
-                    events.push(event(&format!("evt_new_{n}"), at(99 * HOUR) + late, "user.created", "usr_1"));
+                    events.push(event(
+                        &format!("evt_new_{n}"),
+                        at(99 * HOUR) + late,
+                        "user.created",
+                        "usr_1",
+                    ));
                 }
             }));
         }
@@ -170,7 +236,11 @@ async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_nex
         caught_up(&reconcile).await;
         assert!(added.load(Ordering::SeqCst) >= 40);
         let (fed, logged) = (handled.ids(), log.told().events.len());
-        assert_eq!(fed.iter().collect::<BTreeSet<_>>().len(), logged, "{order:?}");
+        assert_eq!(
+            fed.iter().collect::<BTreeSet<_>>().len(),
+            logged,
+            "{order:?}"
+        );
         assert_eq!(fed.len(), logged, "{order:?}");
     }
 }
@@ -181,23 +251,45 @@ async fn a_clock_that_is_hours_off_makes_no_gap() {
         let log = Log::of(two_days()).await;
         let (receiver, handled) = receiver();
         let store = WatermarkMemory::new();
-        let reconcile = || reconcile(&log, &receiver).watermark(store.clone()).limit(50);
+        let reconcile = || {
+            reconcile(&log, &receiver)
+                .watermark(store.clone())
+                .limit(50)
+        };
         caught_up(&reconcile().clock(clock(ours)).build().unwrap()).await;
-        assert_eq!(handled.ids().len(), 300, "our clock is {ours} ms after the creation");
+        assert_eq!(
+            handled.ids().len(),
+            300,
+            "our clock is {ours} ms after the creation"
+        );
         // The clock is set right, and more happens.
-        log.told().events.push(event("evt_after", at(49 * HOUR), "user.created", "usr_1"));
+        log.told()
+            .events
+            .push(event("evt_after", at(49 * HOUR), "user.created", "usr_1"));
         caught_up(&reconcile().clock(clock(50 * HOUR)).build().unwrap()).await;
-        assert_eq!(handled.ids().len(), 301, "our clock was {ours} ms after the creation");
+        assert_eq!(
+            handled.ids().len(),
+            301,
+            "our clock was {ours} ms after the creation"
+        );
     }
 }
 
 #[tokio::test]
 async fn an_event_from_the_far_future_does_not_draw_the_watermark_along() {
-    let log = Log::of([event("evt_3000", at(9_000_000 * HOUR), "user.created", "usr_1")]).await;
+    let log = Log::of([event(
+        "evt_3000",
+        at(9_000_000 * HOUR),
+        "user.created",
+        "usr_1",
+    )])
+    .await;
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     caught_up(&reconcile).await;
-    log.told().events.push(event("evt_now", at(100 * HOUR), "user.created", "usr_1"));
+    log.told()
+        .events
+        .push(event("evt_now", at(100 * HOUR), "user.created", "usr_1"));
     caught_up(&reconcile).await;
     assert_eq!(handled.ids(), ["evt_3000", "evt_now"]);
 }
@@ -214,8 +306,14 @@ async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
     let log = Log::of(events).await;
     let (receiver, handled) = receiver();
     caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
-    assert_eq!(handled.take(), ["evt_at_creation", "evt_wanted", "evt_other_user"]);
-    assert_eq!(log.told().asked[0]["event_types"], "user.created,user.updated");
+    assert_eq!(
+        handled.take(),
+        ["evt_at_creation", "evt_wanted", "evt_other_user"]
+    );
+    assert_eq!(
+        log.told().asked[0]["event_types"],
+        "user.created,user.updated"
+    );
 
     let fresh = || super::receiver();
     log.told().webhook["subjects"] = json!([{"org_id": "org_1"}, {"user_id": "usr_1"}]);
@@ -224,17 +322,31 @@ async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
     assert_eq!(handled.take(), ["evt_at_creation", "evt_wanted"]);
 
     let (receiver, handled) = fresh();
-    let others = |event: &Event, _: &[&serde_json::value::RawValue]| event.subject().user_id() != Some("usr_1");
+    let others = |event: &Event, _: &[&serde_json::value::RawValue]| {
+        event.subject().user_id() != Some("usr_1")
+    };
     caught_up(&reconcile(&log, &receiver).subjects(others).build().unwrap()).await;
     assert_eq!(handled.take(), ["evt_other_user"]);
 
     log.told().webhook["subjects"] = json!(null);
     log.told().webhook["events"] = json!([]);
     let (receiver, handled) = fresh();
-    caught_up(&reconcile(&log, &receiver).since(created() - SignedDuration::from_hours(1)).build().unwrap()).await;
+    caught_up(
+        &reconcile(&log, &receiver)
+            .since(created() - SignedDuration::from_hours(1))
+            .build()
+            .unwrap(),
+    )
+    .await;
     assert_eq!(
         handled.take(),
-        ["evt_before", "evt_at_creation", "evt_wanted", "evt_other_type", "evt_other_user"],
+        [
+            "evt_before",
+            "evt_at_creation",
+            "evt_wanted",
+            "evt_other_type",
+            "evt_other_user"
+        ],
         "a webhook without a filter, and from before its creation, as was asked for"
     );
 }
@@ -244,14 +356,24 @@ async fn an_event_reaches_its_handler_as_the_log_has_it_byte_for_byte() {
     let logged = event("evt_1", at(5), "user.created", "usr_1");
     let log = Log::of([logged.clone()]).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let handlers =
-        Handlers::new(Arc::clone(&seen)).otherwise(async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
+    let handlers = Handlers::new(Arc::clone(&seen)).otherwise(
+        async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
             cx.state.lock().unwrap().push(event.raw().to_owned());
-            assert_eq!((event.time(), event.subject().user_id()), (at(5), Some("usr_1")));
+            assert_eq!(
+                (event.time(), event.subject().user_id()),
+                (at(5), Some("usr_1"))
+            );
             Ok(())
-        });
-    let receiver =
-        Receiver::inline("users", Verifier::accept_anybody_dangerously(), Memory::new(), handlers).build().unwrap();
+        },
+    );
+    let receiver = Receiver::inline(
+        "users",
+        Verifier::accept_anybody_dangerously(),
+        Memory::new(),
+        handlers,
+    )
+    .build()
+    .unwrap();
     caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
     assert_eq!(*seen.lock().unwrap(), [logged.json()]);
 }
@@ -262,14 +384,25 @@ async fn what_was_delivered_is_not_handled_again_and_what_is_delivered_later_is_
     let (receiver, handled) = receiver();
     let deliver = async |id: &str| {
         let body = Fixture::new("user.created").id(id).time(at(5)).body();
-        let request = http::Request::post("/").body(http_body_util::Full::new(body)).unwrap();
+        let request = http::Request::post("/")
+            .body(http_body_util::Full::new(body))
+            .unwrap();
         let answer = receiver.receive(request).await;
-        String::from_utf8(http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes().to_vec())
-            .unwrap()
+        String::from_utf8(
+            http_body_util::BodyExt::collect(answer.into_body())
+                .await
+                .unwrap()
+                .to_bytes()
+                .to_vec(),
+        )
+        .unwrap()
     };
     assert_eq!(deliver("evt_1").await, "handled");
     let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
-    assert_eq!((report.progress.duplicates, report.progress.handled), (1, 1));
+    assert_eq!(
+        (report.progress.duplicates, report.progress.handled),
+        (1, 1)
+    );
     assert_eq!(deliver("evt_2").await, "duplicate");
     assert_eq!(handled.ids(), ["evt_1", "evt_2"]);
 }
@@ -284,7 +417,9 @@ async fn what_is_no_event_is_buried_and_holds_up_nothing() {
     .await;
     let handled = Handled::default();
     let store = Sqlite::in_memory().await.unwrap();
-    let receiver = inline(store.clone(), noting(&handled, |_| false)).build().unwrap();
+    let receiver = inline(store.clone(), noting(&handled, |_| false))
+        .build()
+        .unwrap();
     let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
     assert_eq!((report.unreadable, report.is_complete()), (1, true));
     assert_eq!(handled.ids(), ["evt_1", "evt_2"]);
@@ -302,23 +437,40 @@ async fn what_is_no_event_is_buried_and_holds_up_nothing() {
 async fn an_inbox_gets_the_events_in_order_and_its_worker_handles_them() {
     let log = Log::of(two_days()).await;
     let store = Sqlite::in_memory().await.unwrap();
-    let receiver = Receiver::inbox("users", Verifier::accept_anybody_dangerously(), store.clone())
-        .in_order_per(Subject::user_id)
-        .build()
-        .unwrap();
+    let receiver = Receiver::inbox(
+        "users",
+        Verifier::accept_anybody_dangerously(),
+        store.clone(),
+    )
+    .in_order_per(Subject::user_id)
+    .build()
+    .unwrap();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     let report = caught_up(&reconcile).await;
-    assert_eq!((report.progress.stored, store.backlog("users").await.unwrap().depth), (300, 300));
+    assert_eq!(
+        (
+            report.progress.stored,
+            store.backlog("users").await.unwrap().depth
+        ),
+        (300, 300)
+    );
     let again = caught_up(&reconcile).await;
     assert_eq!(again.progress.new_events(), 0);
-    // All are one user's, so they are leased one after the other; nor is the record of whose turn it is among them.
+    // All are one user's, so they are leased one after the other; nor is the record of whose turn
+    // it is among them.
     for id in sorted(two_days()) {
-        let Next::Leased(leased) = store.lease_next("users", Duration::from_mins(1)).await.unwrap() else {
+        let Next::Leased(leased) = store
+            .lease_next("users", Duration::from_mins(1))
+            .await
+            .unwrap()
+        else {
             panic!("the inbox has not all events");
         };
         assert_eq!(leased.key.event_id(), id);
         let done = authpi_sdk::ledger::Completion::Handled;
-        let held = authpi_sdk::ledger::Ledger::complete(&store, &leased.key, leased.token, done).await.unwrap();
+        let held = authpi_sdk::ledger::Ledger::complete(&store, &leased.key, leased.token, done)
+            .await
+            .unwrap();
         assert_eq!(held, authpi_sdk::ledger::Held::Yes);
     }
     assert_eq!(store.backlog("users").await.unwrap().depth, 0);
@@ -328,25 +480,52 @@ type Users = Arc<Mutex<std::collections::BTreeMap<String, Vec<String>>>>;
 
 #[tokio::test]
 async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
-    let events: Vec<_> =
-        (0..200).map(|n| event(&format!("evt_{n:03}"), at(n), "user.updated", &format!("usr_{}", n % 7))).collect();
+    let events: Vec<_> = (0..200)
+        .map(|n| {
+            event(
+                &format!("evt_{n:03}"),
+                at(n),
+                "user.updated",
+                &format!("usr_{}", n % 7),
+            )
+        })
+        .collect();
     let log = Log::of(events).await;
     let by_user = Users::default();
-    let handlers = Handlers::new(Arc::clone(&by_user)).otherwise(async |event: Event, cx: Context<Users>| {
-        // Others may come in between.
-        tokio::task::yield_now().await;
-        let user = event.subject().user_id().unwrap_or_default().to_owned();
-        cx.state.lock().unwrap().entry(user).or_default().push(event.id().to_owned());
-        Ok(())
-    });
-    let receiver =
-        Receiver::inline("users", Verifier::accept_anybody_dangerously(), Memory::new(), handlers).build().unwrap();
-    let reconcile = reconcile(&log, &receiver).concurrency(16).in_order_per(Subject::user_id).build().unwrap();
+    let handlers =
+        Handlers::new(Arc::clone(&by_user)).otherwise(async |event: Event, cx: Context<Users>| {
+            // Others may come in between.
+            tokio::task::yield_now().await;
+            let user = event.subject().user_id().unwrap_or_default().to_owned();
+            cx.state
+                .lock()
+                .unwrap()
+                .entry(user)
+                .or_default()
+                .push(event.id().to_owned());
+            Ok(())
+        });
+    let receiver = Receiver::inline(
+        "users",
+        Verifier::accept_anybody_dangerously(),
+        Memory::new(),
+        handlers,
+    )
+    .build()
+    .unwrap();
+    let reconcile = reconcile(&log, &receiver)
+        .concurrency(16)
+        .in_order_per(Subject::user_id)
+        .build()
+        .unwrap();
     assert_eq!(caught_up(&reconcile).await.progress.handled, 200);
     let by_user = by_user.lock().unwrap();
     assert_eq!(by_user.len(), 7);
     for (user, events) in &*by_user {
-        assert!(events.is_sorted(), "the events of {user} came as {events:?}");
+        assert!(
+            events.is_sorted(),
+            "the events of {user} came as {events:?}"
+        );
     }
 }
 
@@ -357,41 +536,84 @@ fn clock_of(millis: &Arc<AtomicI64>) -> Clock {
 }
 
 #[tokio::test]
-async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark_is_lost_or_stands_still() {
+async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark_is_lost_or_stands_still()
+ {
     let day = 24 * HOUR;
     let log = Log::of([event("evt_old", at(HOUR), "user.created", "usr_1")]).await;
     let time = Arc::new(AtomicI64::new(day));
-    let store = Sqlite::options().clock(clock_of(&time)).retention(Duration::from_hours(30 * 24));
+    let store = Sqlite::options()
+        .clock(clock_of(&time))
+        .retention(Duration::from_hours(30 * 24));
     let store = store.in_memory().await.unwrap();
     let handled = Handled::default();
-    let receiver = inline(store, noting(&handled, |_| false)).clock(clock_of(&time)).build().unwrap();
+    let receiver = inline(store, noting(&handled, |_| false))
+        .clock(clock_of(&time))
+        .build()
+        .unwrap();
     let kept = WatermarkMemory::new();
-    let with = |watermark: WatermarkMemory| reconcile(&log, &receiver).clock(clock_of(&time)).watermark(watermark);
+    let with = |watermark: WatermarkMemory| {
+        reconcile(&log, &receiver)
+            .clock(clock_of(&time))
+            .watermark(watermark)
+    };
     let report = caught_up(&with(kept.clone()).build().unwrap()).await;
-    assert_eq!((report.not_read_before, handled.take()), (None, vec!["evt_old".to_owned()]));
+    assert_eq!(
+        (report.not_read_before, handled.take()),
+        (None, vec!["evt_old".to_owned()])
+    );
 
     // What was handled is pruned by later claims.
     time.store(60 * day, Ordering::SeqCst);
-    log.told().events.push(event("evt_new", at(59 * day), "user.created", "usr_1"));
+    log.told()
+        .events
+        .push(event("evt_new", at(59 * day), "user.created", "usr_1"));
     let known_from = at(30 * day) + SignedDuration::from_mins(10);
     let report = caught_up(&with(kept.clone()).build().unwrap()).await;
-    assert_eq!((report.not_read_before, handled.take()), (Some(known_from), vec!["evt_new".to_owned()]));
+    assert_eq!(
+        (report.not_read_before, handled.take()),
+        (Some(known_from), vec!["evt_new".to_owned()])
+    );
     let report = caught_up(&with(WatermarkMemory::new()).build().unwrap()).await;
-    assert_eq!((report.not_read_before, handled.take()), (Some(known_from), vec![]));
+    assert_eq!(
+        (report.not_read_before, handled.take()),
+        (Some(known_from), vec![])
+    );
     assert!(report.is_complete());
     // The watermark has moved.
-    assert_eq!(caught_up(&with(kept).build().unwrap()).await.not_read_before, None);
+    assert_eq!(
+        caught_up(&with(kept).build().unwrap())
+            .await
+            .not_read_before,
+        None
+    );
     // By name it is read all the same.
-    let report = caught_up(&with(WatermarkMemory::new()).since(created()).build().unwrap()).await;
-    assert_eq!((report.not_read_before, handled.take()), (None, vec!["evt_old".to_owned()]));
+    let report = caught_up(
+        &with(WatermarkMemory::new())
+            .since(created())
+            .build()
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(
+        (report.not_read_before, handled.take()),
+        (None, vec!["evt_old".to_owned()])
+    );
 }
 
 #[tokio::test]
-async fn an_event_that_comes_late_into_a_window_that_was_read_is_found_however_long_the_run_takes() {
+async fn an_event_that_comes_late_into_a_window_that_was_read_is_found_however_long_the_run_takes()
+{
     let minute = 60_000;
     let begun = 10 * HOUR;
-    let log =
-        Log::of((0..5).map(|n| event(&format!("evt_{n}"), at(begun - (8 - n) * minute), "user.created", "u"))).await;
+    let log = Log::of((0..5).map(|n| {
+        event(
+            &format!("evt_{n}"),
+            at(begun - (8 - n) * minute),
+            "user.created",
+            "u",
+        )
+    }))
+    .await;
     let time = Arc::new(AtomicI64::new(begun));
     let handled = Handled::default();
     let slow = Arc::clone(&time);
@@ -404,16 +626,41 @@ async fn an_event_that_comes_late_into_a_window_that_was_read_is_found_however_l
     log.told().before_page = Some(Box::new(move |events| {
         if seen.ids().len() == 4 && !came {
             came = true;
-            events.push(event("evt_late", at(begun - 9 * minute), "user.created", "u"));
-            events.push(event("evt_young", at(begun + 60 * minute), "user.created", "u"));
+            events.push(event(
+                "evt_late",
+                at(begun - 9 * minute),
+                "user.created",
+                "u",
+            ));
+            events.push(event(
+                "evt_young",
+                at(begun + 60 * minute),
+                "user.created",
+                "u",
+            ));
         }
     }));
-    let reconcile = reconcile(&log, &receiver).clock(clock_of(&time)).limit(1).build().unwrap();
+    let reconcile = reconcile(&log, &receiver)
+        .clock(clock_of(&time))
+        .limit(1)
+        .build()
+        .unwrap();
     caught_up(&reconcile).await;
     caught_up(&reconcile).await;
     let mut ids = handled.ids();
     ids.sort();
-    assert_eq!(ids, ["evt_0", "evt_1", "evt_2", "evt_3", "evt_4", "evt_late", "evt_young"]);
+    assert_eq!(
+        ids,
+        [
+            "evt_0",
+            "evt_1",
+            "evt_2",
+            "evt_3",
+            "evt_4",
+            "evt_late",
+            "evt_young"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -430,23 +677,42 @@ async fn a_run_that_never_catches_up_ends_and_says_so() {
     let (mut n, now) = (0, Arc::clone(&time));
     log.told().before_page = Some(Box::new(move |events| {
         n += 1;
-        events.push(event(&format!("evt_{n}"), at(now.load(Ordering::SeqCst)), "user.created", "usr_1"));
+        events.push(event(
+            &format!("evt_{n}"),
+            at(now.load(Ordering::SeqCst)),
+            "user.created",
+            "usr_1",
+        ));
     }));
-    let reconcile = reconcile(&log, &receiver).clock(clock_of(&time)).build().unwrap();
+    let reconcile = reconcile(&log, &receiver)
+        .clock(clock_of(&time))
+        .build()
+        .unwrap();
     let report = caught_up(&reconcile).await;
-    assert_eq!((report.passes, report.stopped.is_none(), report.is_complete()), (10, true, false));
+    assert_eq!(
+        (
+            report.passes,
+            report.stopped.is_none(),
+            report.is_complete()
+        ),
+        (10, true, false)
+    );
     assert!(report.progress.lag >= Duration::from_secs(2), "{report:?}");
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_tried_again_while_the_receiver_is_full_and_ends_the_run_when_it_drains() {
+async fn what_is_no_event_is_tried_again_while_the_receiver_is_full_and_ends_the_run_when_it_drains()
+ {
     let log = Log::of([nonsense(at(6))]).await;
     let (receiver, _) = receiver();
     receiver.drain().await;
     let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
     assert_eq!(report.unreadable, 0);
     let stopped = report.stopped.unwrap();
-    assert!(stopped.event_id.starts_with("unreadable:") && stopped.outcome == "draining", "{stopped:?}");
+    assert!(
+        stopped.event_id.starts_with("unreadable:") && stopped.outcome == "draining",
+        "{stopped:?}"
+    );
 }
 
 #[tokio::test]
@@ -459,12 +725,16 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
     .await;
     let (handled, time) = (Handled::default(), ManualClock::at(at(100 * HOUR)));
     let handlers = noting_in_two_tries(&handled, |event| event.id() == "evt_3");
-    let receiver = inline(Memory::new().clock(time.clock()), handlers).build().unwrap();
+    let receiver = inline(Memory::new().clock(time.clock()), handlers)
+        .build()
+        .unwrap();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     {
         let _recorded = metrics::set_default_local_recorder(&recorder);
-        let reconcile = reconcile(&log, &receiver).overlap(Duration::from_hours(100)).patience(DAY / 2);
+        let reconcile = reconcile(&log, &receiver)
+            .overlap(Duration::from_hours(100))
+            .patience(DAY / 2);
         let reconcile = reconcile.build().unwrap();
         for _ in 0..2 {
             caught_up(&reconcile).await;
@@ -476,8 +746,13 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
         let labels = || key.key().labels().map(|label| (label.key(), label.value()));
         match (key.key().name(), value) {
             (telemetry::RECONCILED, DebugValue::Counter(count)) => {
-                assert!(labels().any(|label| label == ("endpoint", "users")), "{key:?}");
-                let outcome = labels().find(|(label, _)| *label == "outcome").map(|(_, outcome)| outcome.to_owned());
+                assert!(
+                    labels().any(|label| label == ("endpoint", "users")),
+                    "{key:?}"
+                );
+                let outcome = labels()
+                    .find(|(label, _)| *label == "outcome")
+                    .map(|(_, outcome)| outcome.to_owned());
                 counted.insert(outcome.unwrap(), count);
             }
             (telemetry::RECONCILE_LAG_SECONDS, DebugValue::Gauge(seconds)) => {
@@ -488,8 +763,12 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
         }
     }
     // The second run meets what the first has handled, and fails at the same event.
-    let outcomes =
-        [("duplicate", 2), ("handled", 2), ("not_taken", 2)].map(|(outcome, count)| (outcome.to_owned(), count));
+    let outcomes = [("duplicate", 2), ("handled", 2), ("not_taken", 2)]
+        .map(|(outcome, count)| (outcome.to_owned(), count));
     assert_eq!(counted, BTreeMap::from(outcomes));
-    assert_eq!(lag, Some(98.0 * 3600.0), "as far as the last event that was taken");
+    assert_eq!(
+        lag,
+        Some(98.0 * 3600.0),
+        "as far as the last event that was taken"
+    );
 }

@@ -21,7 +21,16 @@ use super::{
 };
 
 fn events(count: i64) -> Vec<Logged> {
-    (0..count).map(|n| event(&format!("evt_{n:04}"), at(n * 60_000), "user.created", "usr_1")).collect()
+    (0..count)
+        .map(|n| {
+            event(
+                &format!("evt_{n:04}"),
+                at(n * 60_000),
+                "user.created",
+                "usr_1",
+            )
+        })
+        .collect()
 }
 
 fn ids(count: i64) -> Vec<String> {
@@ -39,7 +48,9 @@ async fn a_run_that_was_killed_is_gone_on_with_by_the_next_process() {
     let (mut kills, mut read_last) = (0, u64::MAX);
     for round in 1.. {
         assert!(round < 100, "it never comes to its end");
-        let receiver = inline(ledger.clone(), noting(&handled, |_| false)).build().unwrap();
+        let receiver = inline(ledger.clone(), noting(&handled, |_| false))
+            .build()
+            .unwrap();
         let before = handled.ids().len();
         let reconcile = reconcile(&log, &receiver)
             .watermark(WatermarkFile::new(folder.join("users")))
@@ -52,7 +63,10 @@ async fn a_run_that_was_killed_is_gone_on_with_by_the_next_process() {
             .build()
             .unwrap();
         let run = tokio::spawn(async move { reconcile.catch_up().await });
-        match tokio::time::timeout(super::PATIENCE, run).await.expect("a run does not end") {
+        match tokio::time::timeout(super::PATIENCE, run)
+            .await
+            .expect("a run does not end")
+        {
             Ok(report) => {
                 let report = report.unwrap();
                 assert!(report.is_complete());
@@ -75,17 +89,31 @@ async fn an_event_that_is_not_taken_ends_the_run_and_the_next_begins_with_it() {
     let handled = Handled::default();
     let broken = Arc::new(AtomicBool::new(true));
     let fails = Arc::clone(&broken);
-    let handlers = noting_in_two_tries(&handled, move |event| event.id() == "evt_0030" && fails.load(Ordering::SeqCst));
+    let handlers = noting_in_two_tries(&handled, move |event| {
+        event.id() == "evt_0030" && fails.load(Ordering::SeqCst)
+    });
     let time = ManualClock::at(at(100 * HOUR));
-    let receiver = inline(Memory::new().clock(time.clock()), handlers).build().unwrap();
+    let receiver = inline(Memory::new().clock(time.clock()), handlers)
+        .build()
+        .unwrap();
     let store = WatermarkMemory::new();
-    let reconcile = reconcile(&log, &receiver).watermark(store).overlap(Duration::ZERO).patience(DAY / 2);
+    let reconcile = reconcile(&log, &receiver)
+        .watermark(store)
+        .overlap(Duration::ZERO)
+        .patience(DAY / 2);
     let reconcile = reconcile.build().unwrap();
     for again in [false, true] {
         let report = caught_up(&reconcile).await;
         let stopped = report.stopped.as_ref().expect("an event fails");
-        assert_eq!((stopped.event_id.as_str(), stopped.outcome), ("evt_0030", "failed"));
-        assert_eq!(report.watermark, Some(at(30 * 60_000)), "all before it is fed, and it is not");
+        assert_eq!(
+            (stopped.event_id.as_str(), stopped.outcome),
+            ("evt_0030", "failed")
+        );
+        assert_eq!(
+            report.watermark,
+            Some(at(30 * 60_000)),
+            "all before it is fed, and it is not"
+        );
         assert_eq!(report.progress.retried, 1, "it is tried twice");
         assert_eq!(report.progress.handled, if again { 0 } else { 30 });
         time.advance(DAY);
@@ -109,7 +137,10 @@ async fn an_event_that_fails_now_and_then_is_tried_again_in_its_place() {
         *tries <= 2 && event.id().ends_with('7')
     });
     let receiver = inline(Memory::new(), handlers).build().unwrap();
-    let reconcile = reconcile(&log, &receiver).patience(Duration::from_secs(30)).build().unwrap();
+    let reconcile = reconcile(&log, &receiver)
+        .patience(Duration::from_secs(30))
+        .build()
+        .unwrap();
     let report = caught_up(&reconcile).await;
     assert!(report.is_complete());
     assert_eq!(report.progress.retried, 6);
@@ -118,19 +149,37 @@ async fn an_event_that_fails_now_and_then_is_tried_again_in_its_place() {
 
 #[tokio::test]
 async fn a_failing_lane_holds_the_watermark_and_no_event_is_passed_over() {
-    let events =
-        (0..40).map(|n| event(&format!("evt_{n:04}"), at(n * 60_000), "user.created", &format!("usr_{}", n % 4)));
+    let events = (0..40).map(|n| {
+        event(
+            &format!("evt_{n:04}"),
+            at(n * 60_000),
+            "user.created",
+            &format!("usr_{}", n % 4),
+        )
+    });
     let log = Log::of(events).await;
     let handled = Handled::default();
     let broken = Arc::new(AtomicBool::new(true));
     let fails = Arc::clone(&broken);
-    let handlers = noting(&handled, move |event| event.id() == "evt_0010" && fails.load(Ordering::SeqCst));
+    let handlers = noting(&handled, move |event| {
+        event.id() == "evt_0010" && fails.load(Ordering::SeqCst)
+    });
     let receiver = inline(Memory::new(), handlers).build().unwrap();
     let per_user = authpi_sdk::event::Subject::user_id;
-    let reconcile =
-        reconcile(&log, &receiver).concurrency(4).in_order_per(per_user).overlap(Duration::ZERO).build().unwrap();
+    let reconcile = reconcile(&log, &receiver)
+        .concurrency(4)
+        .in_order_per(per_user)
+        .overlap(Duration::ZERO)
+        .build()
+        .unwrap();
     let report = caught_up(&reconcile).await;
-    assert_eq!(report.stopped.as_ref().map(|stopped| stopped.event_id.as_str()), Some("evt_0010"));
+    assert_eq!(
+        report
+            .stopped
+            .as_ref()
+            .map(|stopped| stopped.event_id.as_str()),
+        Some("evt_0010")
+    );
     assert!(report.watermark <= Some(at(10 * 60_000)), "{report:?}");
     broken.store(false, Ordering::SeqCst);
     assert!(caught_up(&reconcile).await.is_complete());
@@ -141,14 +190,29 @@ async fn a_failing_lane_holds_the_watermark_and_no_event_is_passed_over() {
 
 #[tokio::test]
 async fn when_authpi_fails_midway_the_error_tells_how_far_it_came() {
-    let log = Log::of((0..300).map(|n| event(&format!("evt_{n:04}"), at(n * HOUR / 3), "user.created", "usr_1"))).await;
+    let log = Log::of((0..300).map(|n| {
+        event(
+            &format!("evt_{n:04}"),
+            at(n * HOUR / 3),
+            "user.created",
+            "usr_1",
+        )
+    }))
+    .await;
     log.told().answers = 4;
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     let error = reconcile.catch_up().await.unwrap_err();
-    assert!(error.client_error().is_some_and(|error| error.status() == Some(http::StatusCode::INTERNAL_SERVER_ERROR)));
+    assert!(
+        error
+            .client_error()
+            .is_some_and(|error| error.status() == Some(http::StatusCode::INTERNAL_SERVER_ERROR))
+    );
     let so_far = error.report().progress.handled;
-    assert!(so_far > 0 && error.report().watermark.is_some(), "{error:?}");
+    assert!(
+        so_far > 0 && error.report().watermark.is_some(),
+        "{error:?}"
+    );
     log.told().answers = usize::MAX;
     let report = caught_up(&reconcile).await;
     assert_eq!(so_far + report.progress.handled, 300);
@@ -160,9 +224,15 @@ async fn a_receiver_that_is_draining_ends_the_run_at_once() {
     let log = Log::of(events(3)).await;
     let (receiver, handled) = receiver();
     receiver.drain().await;
-    let reconcile = reconcile(&log, &receiver).patience(Duration::from_hours(1)).build().unwrap();
+    let reconcile = reconcile(&log, &receiver)
+        .patience(Duration::from_hours(1))
+        .build()
+        .unwrap();
     let report = caught_up(&reconcile).await;
-    assert_eq!(report.stopped.map(|stopped| stopped.outcome), Some("draining"));
+    assert_eq!(
+        report.stopped.map(|stopped| stopped.outcome),
+        Some("draining")
+    );
     assert!(handled.ids().is_empty());
 }
 
@@ -172,13 +242,27 @@ async fn progress_is_told_with_counts_that_never_go_back() {
     let (receiver, _handled) = receiver();
     let told = Arc::new(Mutex::new(Vec::new()));
     let telling = Arc::clone(&told);
-    let on_progress = move |progress: &authpi_sdk::reconcile::Progress| telling.lock().unwrap().push(progress.clone());
-    let reconcile = reconcile(&log, &receiver).on_progress(on_progress).build().unwrap();
+    let on_progress = move |progress: &authpi_sdk::reconcile::Progress| {
+        telling.lock().unwrap().push(progress.clone())
+    };
+    let reconcile = reconcile(&log, &receiver)
+        .on_progress(on_progress)
+        .build()
+        .unwrap();
     let report = caught_up(&reconcile).await;
     let told = told.lock().unwrap();
-    assert!(told.windows(2).all(|two| two[0].fed() <= two[1].fed() && two[0].position <= two[1].position));
-    assert!(told.iter().any(|progress| progress.fed() == 100 && progress.lag > Duration::from_hours(1)));
+    assert!(
+        told.windows(2)
+            .all(|two| two[0].fed() <= two[1].fed() && two[0].position <= two[1].position)
+    );
+    assert!(
+        told.iter()
+            .any(|progress| progress.fed() == 100 && progress.lag > Duration::from_hours(1))
+    );
     let last = told.last().unwrap();
-    assert_eq!((last, last.fed(), last.lag), (&report.progress, 250, Duration::ZERO));
+    assert_eq!(
+        (last, last.fed(), last.lag),
+        (&report.progress, 250, Duration::ZERO)
+    );
     assert!(last.rate() > 0.0 && last.pages >= 3);
 }

@@ -41,14 +41,26 @@ fn gated(ledger: &Memory, gate: &Gate) -> Receiver {
         cx.state.handled.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
-    Receiver::inline("users", Verifier::accept_anybody_dangerously(), ledger.clone(), handlers).build().unwrap()
+    Receiver::inline(
+        "users",
+        Verifier::accept_anybody_dangerously(),
+        ledger.clone(),
+        handlers,
+    )
+    .build()
+    .unwrap()
 }
 
 #[tokio::test]
 async fn of_two_replicas_one_runs_and_the_other_waits_or_passes() {
     let log = Log::of([event("evt_1", at(5), "user.created", "usr_1")]).await;
     let (ledger, gate, watermark) = (Memory::new(), Gate::default(), WatermarkMemory::new());
-    let replica = || reconcile(&log, &gated(&ledger, &gate)).watermark(watermark.clone()).build().unwrap();
+    let replica = || {
+        reconcile(&log, &gated(&ledger, &gate))
+            .watermark(watermark.clone())
+            .build()
+            .unwrap()
+    };
     let (first, second) = (replica(), replica());
     let running = tokio::spawn(async move { caught_up(&first).await });
     gate.came.notified().await;
@@ -58,8 +70,14 @@ async fn of_two_replicas_one_runs_and_the_other_waits_or_passes() {
     gate.go_on.notify_one();
     assert_eq!(running.await.unwrap().progress.handled, 1);
     let report = waiting.await.unwrap();
-    assert_eq!((report.progress.duplicates, report.is_complete()), (1, true));
-    assert!(log.told().asked.len() > pages, "the one that waited has not made sure");
+    assert_eq!(
+        (report.progress.duplicates, report.is_complete()),
+        (1, true)
+    );
+    assert!(
+        log.told().asked.len() > pages,
+        "the one that waited has not made sure"
+    );
     assert_eq!(gate.handled.load(Ordering::SeqCst), 1);
 }
 
@@ -73,31 +91,53 @@ async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() 
     let lease = Duration::from_secs(10);
     // A runtime of its own, whose end is that of a process: nothing is given back.
     let (died, has_died) = oneshot::channel();
-    let dying = reconcile(&log, &gated(&ledger, &gate)).lease(lease).build().unwrap();
+    let dying = reconcile(&log, &gated(&ledger, &gate))
+        .lease(lease)
+        .build()
+        .unwrap();
     let came = Arc::clone(&gate.came);
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.spawn(async move { drop(dying.catch_up().await) });
         runtime.block_on(came.notified());
         std::mem::forget(runtime);
         died.send(()).unwrap();
     });
     has_died.await.unwrap();
-    log.told().events.push(event("evt_2", at(6), "user.created", "usr_1"));
-    let receiver = inline(ledger.clone(), noting(&handled, |_| false)).build().unwrap();
+    log.told()
+        .events
+        .push(event("evt_2", at(6), "user.created", "usr_1"));
+    let receiver = inline(ledger.clone(), noting(&handled, |_| false))
+        .build()
+        .unwrap();
     let heir = reconcile(&log, &receiver).lease(lease).build().unwrap();
-    assert_eq!(heir.try_catch_up().await.unwrap(), None, "the lease is not over");
+    assert_eq!(
+        heir.try_catch_up().await.unwrap(),
+        None,
+        "the lease is not over"
+    );
     clock.advance(lease);
     let report = caught_up(&heir).await;
     // The dead replica's event is under its own lease still.
-    assert_eq!(report.stopped.map(|stopped| stopped.outcome), Some("in_flight"));
+    assert_eq!(
+        report.stopped.map(|stopped| stopped.outcome),
+        Some("in_flight")
+    );
 }
 
 #[tokio::test]
 async fn a_run_that_is_dropped_gives_its_turn_back() {
     let log = Log::of([event("evt_1", at(5), "user.created", "usr_1")]).await;
     let (ledger, gate) = (Memory::new(), Gate::default());
-    let replica = || reconcile(&log, &gated(&ledger, &gate)).lease(Duration::from_hours(1)).build().unwrap();
+    let replica = || {
+        reconcile(&log, &gated(&ledger, &gate))
+            .lease(Duration::from_hours(1))
+            .build()
+            .unwrap()
+    };
     let first = replica();
     let running = tokio::spawn(async move { first.catch_up().await });
     gate.came.notified().await;
@@ -106,20 +146,34 @@ async fn a_run_that_is_dropped_gives_its_turn_back() {
     // What was being handled goes on, as a delivery's would.
     gate.go_on.notify_one();
     let report = caught_up(&replica()).await;
-    assert_eq!((report.is_complete(), gate.handled.load(Ordering::SeqCst)), (true, 1));
+    assert_eq!(
+        (report.is_complete(), gate.handled.load(Ordering::SeqCst)),
+        (true, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_turn_that_another_has_taken_over_ends_the_run() {
     let log = Log::of([event("evt_1", at(5), "user.created", "usr_1")]).await;
     let (ledger, gate) = (Memory::new(), Gate::default());
-    let slow = reconcile(&log, &gated(&ledger, &gate)).lease(Duration::from_millis(30)).build().unwrap();
+    let slow = reconcile(&log, &gated(&ledger, &gate))
+        .lease(Duration::from_millis(30))
+        .build()
+        .unwrap();
     let running = tokio::spawn(async move { slow.catch_up().await });
     gate.came.notified().await;
     // As if the lease had run out unnoticed, and an heir had come and gone.
     let key = authpi_sdk::ledger::EventKey::new("users", "reconcile:turn");
-    assert!(authpi_sdk::ledger::Ledger::forget(&ledger, &key).await.unwrap());
-    let error = tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap().unwrap_err();
+    assert!(
+        authpi_sdk::ledger::Ledger::forget(&ledger, &key)
+            .await
+            .unwrap()
+    );
+    let error = tokio::time::timeout(PATIENCE, running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
     assert!(error.is_lease_lost(), "{error}");
     gate.go_on.notify_one();
 }
@@ -136,9 +190,14 @@ async fn until(reconcile: &Reconcile, every: Duration, done: impl Fn() -> bool) 
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("the schedule does not do it");
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("the schedule does not do it");
     stop.send(()).unwrap();
-    tokio::time::timeout(PATIENCE, running).await.expect("the schedule does not stop").unwrap();
+    tokio::time::timeout(PATIENCE, running)
+        .await
+        .expect("the schedule does not stop")
+        .unwrap();
 }
 
 #[tokio::test]
@@ -153,7 +212,8 @@ async fn on_a_schedule_what_happens_is_found_and_a_failure_ends_nothing() {
     until(&reconcile, every, || {
         let mut told = log.told();
         if told.asked.len() == asked + 2 && told.answers == 0 {
-            told.events.push(event("evt_2", at(6), "user.created", "usr_1"));
+            told.events
+                .push(event("evt_2", at(6), "user.created", "usr_1"));
             told.answers = usize::MAX;
         }
         handled.ids().len() == 2
@@ -182,7 +242,8 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
     };
     let running = reconcile.clone();
     let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(async move { running.run(every, async { drop(stopped.await) }).await });
+    let running =
+        tokio::spawn(async move { running.run(every, async { drop(stopped.await) }).await });
     let looked = async |times: usize| {
         let enough = looks(times);
         let looking = async {
@@ -190,22 +251,33 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, looking).await.expect("nobody looks");
+        tokio::time::timeout(PATIENCE, looking)
+            .await
+            .expect("nobody looks");
         log.told().asked.len()
     };
     let asked = looked(5).await;
-    assert_eq!((looked(10).await, handled.ids().len()), (asked, 1), "the log is read without a reason");
+    assert_eq!(
+        (looked(10).await, handled.ids().len()),
+        (asked, 1),
+        "the log is read without a reason"
+    );
     log.told().failed_deliveries.push(failed(at(10)));
     let asked = {
         let read = looked(5).await;
         assert!(read > asked, "a failed delivery is no sign");
         read
     };
-    assert_eq!(looked(10).await, asked, "the same failed delivery is a reason again and again");
+    assert_eq!(
+        looked(10).await,
+        asked,
+        "the same failed delivery is a reason again and again"
+    );
     // The endpoint was paused: no delivery shows what happened meanwhile.
     {
         let mut told = log.told();
-        told.events.push(event("evt_2", at(HOUR), "user.created", "usr_1"));
+        told.events
+            .push(event("evt_2", at(HOUR), "user.created", "usr_1"));
         told.webhook["status_at"] = json!(at(2 * HOUR).as_millisecond());
     }
     let found = async {
@@ -213,7 +285,9 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, found).await.expect("a pause is no sign");
+    tokio::time::timeout(PATIENCE, found)
+        .await
+        .expect("a pause is no sign");
     stop.send(()).unwrap();
     running.await.unwrap();
 }
@@ -226,12 +300,18 @@ async fn the_log_is_read_again_until_it_must_hold_what_a_failed_delivery_was_abo
         "attempt_count": 6, "created_at": at(10_000).as_millisecond(),
     }));
     let (receiver, handled) = receiver();
-    let reconcile = reconcile(&log, &receiver).clock(super::clock(60_000)).only_if_missed().build().unwrap();
-    // The younger one draws the watermark past the failed delivery, whose event enters the log after that.
+    let reconcile = reconcile(&log, &receiver)
+        .clock(super::clock(60_000))
+        .only_if_missed()
+        .build()
+        .unwrap();
+    // The younger one draws the watermark past the failed delivery, whose event enters the log
+    // after that.
     until(&reconcile, Duration::from_millis(1), || {
         let mut told = log.told();
         if told.events.len() == 1 && told.asked.len() >= 2 {
-            told.events.push(event("evt_2", at(9_000), "user.created", "usr_1"));
+            told.events
+                .push(event("evt_2", at(9_000), "user.created", "usr_1"));
         }
         handled.ids().len() == 2
     })
@@ -261,8 +341,15 @@ async fn the_record_of_whose_turn_it_is_is_no_event_to_an_inbox() {
     let log = Log::of([]).await;
     let store = Sqlite::in_memory().await.unwrap();
     let verifier = Verifier::accept_anybody_dangerously();
-    let receiver = Receiver::inbox("users", verifier, store.clone()).build().unwrap();
+    let receiver = Receiver::inbox("users", verifier, store.clone())
+        .build()
+        .unwrap();
     caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
-    let next = authpi_sdk::ledger::Inbox::lease_next(&store, "users", Duration::from_secs(1)).await.unwrap();
-    assert!(matches!(next, authpi_sdk::ledger::Next::Nothing { .. }), "{next:?}");
+    let next = authpi_sdk::ledger::Inbox::lease_next(&store, "users", Duration::from_secs(1))
+        .await
+        .unwrap();
+    assert!(
+        matches!(next, authpi_sdk::ledger::Next::Nothing { .. }),
+        "{next:?}"
+    );
 }

@@ -18,7 +18,11 @@ pub(crate) async fn keeps(store: &impl Watermark, again: &impl Watermark) {
     for millis in [1, 2_000, 3_600_000] {
         store.save("users", at(millis)).await.unwrap();
         assert_eq!(store.load("users").await.unwrap(), Some(at(millis)));
-        assert_eq!(again.load("users").await.unwrap(), Some(at(millis)), "opened once more");
+        assert_eq!(
+            again.load("users").await.unwrap(),
+            Some(at(millis)),
+            "opened once more"
+        );
     }
 }
 
@@ -37,7 +41,10 @@ async fn a_watermark_is_found_again() {
     let folder = folder("watermarks");
     let path = folder.join("users");
     keeps(&WatermarkFile::new(&path), &WatermarkFile::new(&path)).await;
-    let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left, ["users"], "something is left beside the file");
     std::fs::remove_dir_all(folder).unwrap();
 }
@@ -62,7 +69,8 @@ async fn a_file_that_several_write_to_holds_one_of_their_watermarks() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_not_a_fresh_start() {
+async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_not_a_fresh_start()
+{
     let folder = folder("no-watermarks");
     let path = folder.join("file");
     let store = WatermarkFile::new(&path);
@@ -98,10 +106,19 @@ async fn a_link_to_a_watermark_stays_one_its_mode_is_kept_and_a_missing_folder_i
     std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o640)).unwrap();
     store.save("users", at(2)).await.unwrap();
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
-    assert_eq!(WatermarkFile::new(&real).load("users").await.unwrap(), Some(at(2)));
-    assert_eq!(std::fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(
+        WatermarkFile::new(&real).load("users").await.unwrap(),
+        Some(at(2))
+    );
+    assert_eq!(
+        std::fs::metadata(&real).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
     let lost = WatermarkFile::new(folder.join("missing/users"));
-    for error in [lost.load("users").await.unwrap_err(), lost.save("users", at(1)).await.unwrap_err()] {
+    for error in [
+        lost.load("users").await.unwrap_err(),
+        lost.save("users", at(1)).await.unwrap_err(),
+    ] {
         let cause = error.source().unwrap().to_string();
         assert!(cause.contains("missing does not exist"), "{cause}");
     }

@@ -1,7 +1,8 @@
 //! A server with faults at wire level, in front of one that has none.
 //!
-//! It stands between a client and a server, mostly an emulator, and does to each exchange what it is told: nothing, or one of [`Fault`]. So the
-//! faults are those of a network and of gateways, and what took place can be seen at the emulator behind it.
+//! It stands between a client and a server, mostly an emulator, and does to each exchange what it
+//! is told: nothing, or one of [`Fault`]. So the faults are those of a network and of gateways, and
+//! what took place can be seen at the emulator behind it.
 
 use std::sync::{Arc, Mutex};
 
@@ -48,7 +49,8 @@ pub(crate) enum Fault {
     Redirect,
     /// The network delivers the request twice; the reply is the second.
     Twice,
-    /// It is done, and the answer is what AuthPI replays of an answer that is too large to be stored.
+    /// It is done, and the answer is what AuthPI replays of an answer that is too large to be
+    /// stored.
     EmptyReplay,
 }
 
@@ -75,7 +77,10 @@ impl Fault {
 
     /// Whether the client has to wait for its own deadline to notice.
     pub(crate) fn stalls(self) -> bool {
-        matches!(self, Self::StallBefore | Self::StallAfter | Self::StallWithin)
+        matches!(
+            self,
+            Self::StallBefore | Self::StallAfter | Self::StallWithin
+        )
     }
 
     /// How often the request reaches the server behind.
@@ -111,12 +116,15 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    /// In front of the server at this address. `plan` is told the request, and how many came before it.
+    /// In front of the server at this address. `plan` is told the request, and how many came before
+    /// it.
     pub(crate) async fn before(
         behind: std::net::SocketAddr,
         plan: impl Fn(&Asked, usize) -> Fault + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port is free");
         let base_url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let asked = Arc::<Mutex<Vec<Asked>>>::default();
         let (plan, seen) = (Arc::new(plan), Arc::clone(&asked));
@@ -138,7 +146,11 @@ impl Faulty {
                 });
             }
         });
-        Self { base_url, asked, server }
+        Self {
+            base_url,
+            asked,
+            server,
+        }
     }
 
     pub(crate) fn asked(&self) -> Vec<Asked> {
@@ -158,7 +170,9 @@ async fn serve(
     told: impl Fn(Asked) -> Fault,
 ) -> std::io::Result<()> {
     loop {
-        let Some((asked, request)) = request(&mut client).await? else { return Ok(()) };
+        let Some((asked, request)) = request(&mut client).await? else {
+            return Ok(());
+        };
         let redirect = format!("/v1/elsewhere{}", asked.line.len());
         let fault = told(asked);
         let mut reply = Reply::default();
@@ -172,19 +186,39 @@ async fn serve(
                 client.write_all(&whole).await?;
                 continue;
             }
-            Fault::CloseBefore | Fault::CloseAfter | Fault::ResetAfter | Fault::StallBefore | Fault::StallAfter => {
-                Vec::new()
-            }
+            Fault::CloseBefore
+            | Fault::CloseAfter
+            | Fault::ResetAfter
+            | Fault::StallBefore
+            | Fault::StallAfter => Vec::new(),
             Fault::HalfHead => head[..head.len() / 2].to_vec(),
-            Fault::HalfBody | Fault::StallWithin if body.is_empty() => head[..head.len() / 2].to_vec(),
+            Fault::HalfBody | Fault::StallWithin if body.is_empty() => {
+                head[..head.len() / 2].to_vec()
+            }
             Fault::HalfBody | Fault::StallWithin => whole[..head.len() + body.len() / 2].to_vec(),
             Fault::TooLong => [&*with_length(&head, body.len() + 10), &*body].concat(),
             Fault::TooShort => [&*with_length(&head, body.len() / 2), &*body].concat(),
             Fault::RateLimited => said("429 Too Many Requests", "retry-after: 0\r\n", "slow down"),
-            Fault::BadGateway => said("502 Bad Gateway", "content-type: text/html\r\n", "<html>502</html>"),
-            Fault::GatewayTimeout => said("504 Gateway Timeout", "content-type: text/html\r\n", "<html>504</html>"),
-            Fault::Unavailable => said("503 Service Unavailable", "content-type: text/html\r\n", "<html>503</html>"),
-            Fault::Redirect => said("307 Temporary Redirect", &format!("location: {redirect}\r\n"), ""),
+            Fault::BadGateway => said(
+                "502 Bad Gateway",
+                "content-type: text/html\r\n",
+                "<html>502</html>",
+            ),
+            Fault::GatewayTimeout => said(
+                "504 Gateway Timeout",
+                "content-type: text/html\r\n",
+                "<html>504</html>",
+            ),
+            Fault::Unavailable => said(
+                "503 Service Unavailable",
+                "content-type: text/html\r\n",
+                "<html>503</html>",
+            ),
+            Fault::Redirect => said(
+                "307 Temporary Redirect",
+                &format!("location: {redirect}\r\n"),
+                "",
+            ),
             Fault::EmptyReplay => said("201 Created", "idempotent-replayed: true\r\n", ""),
         };
         client.write_all(&written).await?;
@@ -201,32 +235,55 @@ async fn serve(
 }
 
 fn said(status: &str, headers: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()).into()
+    format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into()
 }
 
 fn with_length(head: &[u8], length: usize) -> Vec<u8> {
     let head = String::from_utf8(head.to_vec()).expect("the emulator's heads are text");
-    let lines = head.trim_end().lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+    let lines = head
+        .trim_end()
+        .lines()
+        .filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
     let lines: Vec<_> = lines.collect();
     format!("{}\r\ncontent-length: {length}\r\n\r\n", lines.join("\r\n")).into()
 }
 
 /// The next request on a connection, with its bytes; none when the client has closed it.
 async fn request(client: &mut TcpStream) -> std::io::Result<Option<(Asked, Vec<u8>)>> {
-    let Some(Reply { head, body }) = message(client).await? else { return Ok(None) };
+    let Some(Reply { head, body }) = message(client).await? else {
+        return Ok(None);
+    };
     let text = String::from_utf8(head.clone()).map_err(std::io::Error::other)?;
-    let (line, headers) = text.split_once("\r\n").ok_or_else(|| std::io::Error::other("no request"))?;
+    let (line, headers) = text
+        .split_once("\r\n")
+        .ok_or_else(|| std::io::Error::other("no request"))?;
     let line = line.trim_end_matches(" HTTP/1.1").to_owned();
-    let headers = headers.lines().filter_map(|header| Some(header.split_once(':')?.0.to_ascii_lowercase())).collect();
+    let headers = headers
+        .lines()
+        .filter_map(|header| Some(header.split_once(':')?.0.to_ascii_lowercase()))
+        .collect();
     let request = [&*head, &*body].concat();
-    Ok(Some((Asked { line, headers, body }, request)))
+    Ok(Some((
+        Asked {
+            line,
+            headers,
+            body,
+        },
+        request,
+    )))
 }
 
 /// What the server behind answers.
 async fn exchange(behind: std::net::SocketAddr, request: &[u8]) -> std::io::Result<Reply> {
     let mut server = TcpStream::connect(behind).await?;
     server.write_all(request).await?;
-    message(&mut server).await?.ok_or_else(|| std::io::Error::other("no reply"))
+    message(&mut server)
+        .await?
+        .ok_or_else(|| std::io::Error::other("no reply"))
 }
 
 /// A message: its head, up to and with the empty line, and its body.
@@ -247,8 +304,12 @@ async fn message(connection: &mut TcpStream) -> std::io::Result<Option<Reply>> {
         }
     };
     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length: usize = length.map_or(0, |length| length.trim().parse().expect("a length is a number"));
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
+    let length: usize = length.map_or(0, |length| {
+        length.trim().parse().expect("a length is a number")
+    });
     while bytes.len() < end + length {
         if connection.read_buf(&mut bytes).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());

@@ -1,5 +1,5 @@
-//! An address in front of servers, as that of a load balancer or a floating IP is: new connections go where it leads at the time, those
-//! that are there stay where they are.
+//! An address in front of servers, as that of a load balancer or a floating IP is: new connections
+//! go where it leads at the time, those that are there stay where they are.
 
 use std::{
     net::SocketAddr,
@@ -23,7 +23,9 @@ pub(crate) struct Forwarder {
 
 impl Forwarder {
     pub(crate) async fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let to = Arc::new(Mutex::new(server));
         let (leads, cuts) = (Arc::clone(&to), watch::Sender::new(()));
@@ -37,7 +39,8 @@ impl Forwarder {
                 while connections.try_join_next().is_some() {}
                 let (to, mut cut) = (*leads.lock().unwrap(), cutting.subscribe());
                 connections.spawn(async move {
-                    // Without a server the client's connection ends, as it does without a forwarder.
+                    // Without a server the client's connection ends, as it does without a
+                    // forwarder.
                     if let Ok(mut server) = TcpStream::connect(to).await {
                         tokio::select! {
                             _ = copy_bidirectional(&mut client, &mut server) => {}
@@ -47,7 +50,13 @@ impl Forwarder {
                 });
             }
         });
-        Self { address, to, cuts, made, task }
+        Self {
+            address,
+            to,
+            cuts,
+            made,
+            task,
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -67,8 +76,11 @@ impl Forwarder {
     /// Waits until so many connections were made in all.
     pub(crate) async fn has_made(&self, connections: usize) {
         let mut made = self.made.clone();
-        let made = tokio::time::timeout(super::DEADLINE, made.wait_for(|made| *made >= connections));
-        made.await.expect("nobody connects any more").expect("the forwarder runs");
+        let made =
+            tokio::time::timeout(super::DEADLINE, made.wait_for(|made| *made >= connections));
+        made.await
+            .expect("nobody connects any more")
+            .expect("the forwarder runs");
     }
 }
 

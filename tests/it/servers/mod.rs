@@ -1,7 +1,9 @@
-//! Real servers with throw-away data, on free ports of this machine, gone when the test run ends, however it ends.
+//! Real servers with throw-away data, on free ports of this machine, gone when the test run ends,
+//! however it ends.
 //!
-//! Tests that only need *a* server share one; those that stop, pause or restart theirs start one of their own. A server that is
-//! missing fails its tests: `cargo xtask test` installs what it can, and else leaves the tests out by name and says so.
+//! Tests that only need *a* server share one; those that stop, pause or restart theirs start one of
+//! their own. A server that is missing fails its tests: `cargo xtask test` installs what it can,
+//! and else leaves the tests out by name and says so.
 
 pub(crate) mod faults;
 pub(crate) mod forward;
@@ -24,8 +26,8 @@ use std::{
 /// How long a server may take to start, stop or answer again.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Runs the server, ends it when nobody holds the other end of its own standard input any more, and removes its folder if it
-/// is told to.
+/// Runs the server, ends it when nobody holds the other end of its own standard input any more, and
+/// removes its folder if it is told to.
 const KEEPER: &str = r#"
     signal=$1 folder=$2; shift 2
     "$@" </dev/null >"$folder/log" 2>&1 &
@@ -45,14 +47,33 @@ struct Process {
 
 impl Process {
     /// Ended with `signal`; its output goes to `log` in `folder`.
-    fn start(account: Option<Account>, signal: &str, folder: &Path, program: &Path, args: &[String]) -> Self {
+    fn start(
+        account: Option<Account>,
+        signal: &str,
+        folder: &Path,
+        program: &Path,
+        args: &[String],
+    ) -> Self {
         let mut keeper = command(account, Path::new("sh"));
-        keeper.args(["-c", KEEPER, "keeper", signal]).arg(folder).arg(program).args(args);
-        let mut keeper =
-            keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh starts");
+        keeper
+            .args(["-c", KEEPER, "keeper", signal])
+            .arg(folder)
+            .arg(program)
+            .args(args);
+        let mut keeper = keeper
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh starts");
         let mut line = String::new();
-        BufReader::new(keeper.stdout.take().expect("it is piped")).read_line(&mut line).expect("sh tells the pid");
-        Self { keeper, pid: line.trim().parse().expect("a pid is a number") }
+        BufReader::new(keeper.stdout.take().expect("it is piped"))
+            .read_line(&mut line)
+            .expect("sh tells the pid");
+        Self {
+            keeper,
+            pid: line.trim().parse().expect("a pid is a number"),
+        }
     }
 
     /// Ends it, and leaves its folder for another one.
@@ -65,7 +86,11 @@ impl Process {
     }
 
     fn is_running(&self) -> bool {
-        succeeds(Command::new("kill").args(["-0", &self.pid.to_string()]).stderr(Stdio::null()))
+        succeeds(
+            Command::new("kill")
+                .args(["-0", &self.pid.to_string()])
+                .stderr(Stdio::null()),
+        )
     }
 }
 
@@ -88,13 +113,25 @@ impl Account {
     fn other_than_root() -> Option<Self> {
         let id = |args: &[&str]| {
             let output = Command::new("id").args(args).output().expect("id runs");
-            String::from_utf8_lossy(&output.stdout).trim().parse::<u32>().ok()
+            String::from_utf8_lossy(&output.stdout)
+                .trim()
+                .parse::<u32>()
+                .ok()
         };
         if id(&["-u"]) != Some(0) {
             return None;
         }
-        let account = |name| Some(Self { user: id(&["-u", name])?, group: id(&["-g", name])? });
-        Some(account("postgres").or_else(|| account("nobody")).expect("there is a user called postgres or nobody"))
+        let account = |name| {
+            Some(Self {
+                user: id(&["-u", name])?,
+                group: id(&["-g", name])?,
+            })
+        };
+        Some(
+            account("postgres")
+                .or_else(|| account("nobody"))
+                .expect("there is a user called postgres or nobody"),
+        )
     }
 }
 
@@ -113,19 +150,29 @@ fn succeeds(command: &mut Command) -> bool {
 /// Sends a signal to processes, as `kill` does.
 fn signal(name: &str, pids: &[u32]) {
     let pids = pids.iter().map(u32::to_string);
-    assert!(succeeds(Command::new("kill").arg(format!("-{name}")).args(pids)), "kill -{name} failed");
+    assert!(
+        succeeds(Command::new("kill").arg(format!("-{name}")).args(pids)),
+        "kill -{name} failed"
+    );
 }
 
-/// Waits until every thread of these processes has stopped: `kill` returns before that, and meanwhile they may go on to answer. Where
-/// there is no `/proc`, nothing is known of it.
+/// Waits until every thread of these processes has stopped: `kill` returns before that, and
+/// meanwhile they may go on to answer. Where there is no `/proc`, nothing is known of it.
 fn stopped(pids: &[u32]) {
     let started = Instant::now();
     let stops = |pid: &u32| {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let mut states = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut states =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
         // The state is behind the program's name, which is in brackets.
-        states
-            .all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 't', 'Z', 'X'])))
+        states.all(|stat| {
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim_start().starts_with(['T', 't', 'Z', 'X']))
+        })
     };
     while !pids.iter().all(stops) {
         assert!(started.elapsed() < DEADLINE, "a server does not stop");
@@ -137,7 +184,8 @@ fn stopped(pids: &[u32]) {
 fn folder(kind: &str, owner: Option<Account>) -> PathBuf {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("authpi-it-{kind}-{}-{number}", std::process::id()));
+    let path =
+        std::env::temp_dir().join(format!("authpi-it-{kind}-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&path).expect("a folder can be made");
     if let Some(Account { user, group }) = owner {
         chown(&path, Some(user), Some(group)).expect("root can give a folder away");
@@ -154,7 +202,10 @@ fn free_port() -> u16 {
 /// A program of a server: on the path, or where Debian puts it.
 fn program(name: &str, package: &str, elsewhere: &[PathBuf]) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = elsewhere.iter().cloned().chain(std::env::split_paths(&path));
+    let folders = elsewhere
+        .iter()
+        .cloned()
+        .chain(std::env::split_paths(&path));
     folders.map(|folder| folder.join(name)).find(|file| file.is_file()).unwrap_or_else(|| {
         panic!(
             "{name} is not here; on Debian: apt-get install {package}. `cargo xtask test` does so, and \
@@ -164,7 +215,10 @@ fn program(name: &str, package: &str, elsewhere: &[PathBuf]) -> PathBuf {
 }
 
 /// Asks until the answer is there, or panics with what `otherwise` tells.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(otherwise: impl Fn() -> String, ask: impl Fn() -> F) -> T {
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+    otherwise: impl Fn() -> String,
+    ask: impl Fn() -> F,
+) -> T {
     let started = Instant::now();
     loop {
         if let Some(answer) = ask().await {
@@ -178,5 +232,12 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(otherwise: impl Fn()
 /// The end of what a server had to say.
 fn log(folder: &Path) -> String {
     let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-    log.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    log.lines()
+        .rev()
+        .take(20)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect::<Vec<_>>()
+        .join("\n")
 }

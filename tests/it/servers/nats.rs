@@ -44,11 +44,22 @@ impl NatsServer {
     }
 
     pub(crate) async fn start_without_jetstream(config: &str) -> Self {
-        Self { jetstream: false, ..Self::new().configured(config, None) }.started().await
+        Self {
+            jetstream: false,
+            ..Self::new().configured(config, None)
+        }
+        .started()
+        .await
     }
 
     fn new() -> Self {
-        let server = Self { process: None, folder: folder("nats", None), port: 0, jetstream: true, login: None };
+        let server = Self {
+            process: None,
+            folder: folder("nats", None),
+            port: 0,
+            jetstream: true,
+            login: None,
+        };
         server.configured("", None)
     }
 
@@ -77,10 +88,27 @@ impl NatsServer {
 
     /// Whether it accepts connections; not if it ended at once.
     async fn begin(&mut self) -> bool {
-        let (port, data) = (self.port.to_string(), self.folder.join("data").to_string_lossy().into_owned());
+        let (port, data) = (
+            self.port.to_string(),
+            self.folder.join("data").to_string_lossy().into_owned(),
+        );
         let config = self.folder.join("config").to_string_lossy().into_owned();
-        let args = ["--config", &config, "--addr", "127.0.0.1", "--port", &port, "--store_dir", &data, "--jetstream"];
-        let args = if self.jetstream { &args[..] } else { &args[..6] };
+        let args = [
+            "--config",
+            &config,
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            &port,
+            "--store_dir",
+            &data,
+            "--jetstream",
+        ];
+        let args = if self.jetstream {
+            &args[..]
+        } else {
+            &args[..6]
+        };
         let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
         let nats_server = program("nats-server", "nats-server", &[PathBuf::from("/usr/sbin")]);
         let process = Process::start(None, "KILL", &self.folder, &nats_server, &args);
@@ -88,13 +116,18 @@ impl NatsServer {
             || format!("nats-server does not answer: {}", log(&self.folder)),
             || async {
                 match self.client().await {
-                    // Until JetStream has read its files it is connected, and answers nothing of it.
+                    // Until JetStream has read its files it is connected, and answers nothing of
+                    // it.
                     Ok(_) if !self.jetstream => Some(true),
                     Ok(client) => {
-                        let told: Result<Value, _> = jetstream::new(client).request("INFO", &json!({})).await;
+                        let told: Result<Value, _> =
+                            jetstream::new(client).request("INFO", &json!({})).await;
                         told.ok().map(|_| true)
                     }
-                    Err(error) if !self.jetstream && error.kind() == ConnectErrorKind::AuthorizationViolation => {
+                    Err(error)
+                        if !self.jetstream
+                            && error.kind() == ConnectErrorKind::AuthorizationViolation =>
+                    {
                         Some(true)
                     }
                     Err(_) if process.is_running() => None,
@@ -123,7 +156,9 @@ impl NatsServer {
     /// One beside those of the inboxes, to look and to meddle with.
     pub(crate) async fn client(&self) -> Result<Client, ConnectError> {
         let options = match &self.login {
-            Some((user, password)) => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
+            Some((user, password)) => {
+                ConnectOptions::with_user_and_password(user.clone(), password.clone())
+            }
             None => ConnectOptions::new(),
         };
         Box::pin(options.connect(self.url())).await
@@ -140,7 +175,11 @@ impl NatsServer {
 
     /// After a stop, with the same data at the same port.
     pub(crate) async fn start_again(&mut self) {
-        assert!(self.begin().await, "nats-server does not start again: {}", log(&self.folder));
+        assert!(
+            self.begin().await,
+            "nats-server does not start again: {}",
+            log(&self.folder)
+        );
     }
 
     /// Stops the server in whatever it does, until the answer is dropped.

@@ -1,4 +1,5 @@
-//! `pgbouncer`, in front of a Postgres server; one connection of the server for each of a client (`pool_mode = session`).
+//! `pgbouncer`, in front of a Postgres server; one connection of the server for each of a client
+//! (`pool_mode = session`).
 
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
 
@@ -31,7 +32,13 @@ impl PgBouncer {
             let ready = until(
                 || format!("pgbouncer does not answer: {}", log(&folder)),
                 || async {
-                    match server.options().port(port).disable_statement_logging().connect().await {
+                    match server
+                        .options()
+                        .port(port)
+                        .disable_statement_logging()
+                        .connect()
+                        .await
+                    {
                         Ok(_) => Some(true),
                         Err(_) if process.is_running() => None,
                         Err(_) => Some(false),
@@ -39,7 +46,10 @@ impl PgBouncer {
                 },
             );
             if ready.await {
-                return Self { _process: process, port };
+                return Self {
+                    _process: process,
+                    port,
+                };
             }
             process.stop();
         }

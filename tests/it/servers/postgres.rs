@@ -41,13 +41,31 @@ impl PostgresServer {
         let account = Account::other_than_root();
         let folder = folder("postgres", account);
         let made = command(account, &binary("initdb"))
-            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"])
+            .args([
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+                "--pgdata",
+            ])
             .arg(folder.join("data"))
             .output()
             .expect("initdb starts");
-        assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+        assert!(
+            made.status.success(),
+            "initdb failed: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        Self::at_a_free_port(Self { process: None, account, folder, port: 0, settings }).await
+        Self::at_a_free_port(Self {
+            process: None,
+            account,
+            folder,
+            port: 0,
+            settings,
+        })
+        .await
     }
 
     /// A hot standby, which follows this server for as long as both are there.
@@ -66,9 +84,20 @@ impl PostgresServer {
             .arg(folder.join("data"))
             .output()
             .expect("pg_basebackup starts");
-        assert!(copied.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&copied.stderr));
+        assert!(
+            copied.status.success(),
+            "pg_basebackup failed: {}",
+            String::from_utf8_lossy(&copied.stderr)
+        );
         let settings = self.settings.clone();
-        Self::at_a_free_port(Self { process: None, account, folder, port: 0, settings }).await
+        Self::at_a_free_port(Self {
+            process: None,
+            account,
+            folder,
+            port: 0,
+            settings,
+        })
+        .await
     }
 
     async fn at_a_free_port(mut server: Self) -> Self {
@@ -88,8 +117,18 @@ impl PostgresServer {
         let socket = format!("unix_socket_directories={}", self.folder.display());
         let port = self.port.to_string();
         let args = ["-D", &data, "-p", &port, "-h", "127.0.0.1", "-c", &socket];
-        let args: Vec<_> = args.into_iter().map(str::to_owned).chain(self.settings.iter().cloned()).collect();
-        let process = Process::start(self.account, "QUIT", &self.folder, &binary("postgres"), &args);
+        let args: Vec<_> = args
+            .into_iter()
+            .map(str::to_owned)
+            .chain(self.settings.iter().cloned())
+            .collect();
+        let process = Process::start(
+            self.account,
+            "QUIT",
+            &self.folder,
+            &binary("postgres"),
+            &args,
+        );
         let ready = until(
             || format!("postgres does not answer: {}", log(&self.folder)),
             || async {
@@ -110,7 +149,11 @@ impl PostgresServer {
     }
 
     pub(crate) fn options(&self) -> PgConnectOptions {
-        PgConnectOptions::new().host("127.0.0.1").port(self.port).username("postgres").database("postgres")
+        PgConnectOptions::new()
+            .host("127.0.0.1")
+            .port(self.port)
+            .username("postgres")
+            .database("postgres")
     }
 
     /// Where it listens.
@@ -138,21 +181,35 @@ impl PostgresServer {
 
     /// After a stop, with the same data at the same port.
     pub(crate) async fn start_again(&mut self) {
-        assert!(self.begin().await, "postgres does not start again: {}", log(&self.folder));
+        assert!(
+            self.begin().await,
+            "postgres does not start again: {}",
+            log(&self.folder)
+        );
     }
 
-    /// Stops the server's processes in whatever they do, until the answer is dropped. New connections come about, and get no
-    /// answer either.
+    /// Stops the server's processes in whatever they do, until the answer is dropped. New
+    /// connections come about, and get no answer either.
     pub(crate) async fn pause(&self) -> Paused {
         let server = self.process.as_ref().expect("it runs").pid;
         // First the one that makes the others, so that there will be no more.
         signal("STOP", &[server]);
-        let others = tokio::process::Command::new("pgrep").args(["-P", &server.to_string()]).output().await;
-        let others = String::from_utf8(others.expect("pgrep runs").stdout).expect("pgrep tells numbers");
-        let mut pids: Vec<u32> = others.lines().map(|pid| pid.trim().parse().expect("a pid is a number")).collect();
+        let others = tokio::process::Command::new("pgrep")
+            .args(["-P", &server.to_string()])
+            .output()
+            .await;
+        let others =
+            String::from_utf8(others.expect("pgrep runs").stdout).expect("pgrep tells numbers");
+        let mut pids: Vec<u32> = others
+            .lines()
+            .map(|pid| pid.trim().parse().expect("a pid is a number"))
+            .collect();
         // One may be ending meanwhile.
         pids.retain(|pid| {
-            Command::new("kill").args(["-STOP", &pid.to_string()]).output().is_ok_and(|o| o.status.success())
+            Command::new("kill")
+                .args(["-STOP", &pid.to_string()])
+                .output()
+                .is_ok_and(|o| o.status.success())
         });
         pids.push(server);
         stopped(&pids);
@@ -168,16 +225,34 @@ pub(crate) struct Paused {
 impl Drop for Paused {
     fn drop(&mut self) {
         // One may have ended meanwhile.
-        let _ = Command::new("kill").arg("-CONT").args(self.pids.iter().map(u32::to_string)).output();
+        let _ = Command::new("kill")
+            .arg("-CONT")
+            .args(self.pids.iter().map(u32::to_string))
+            .output();
     }
 }
 
 fn binary(name: &str) -> PathBuf {
     // The newest of those that Debian has installed side by side.
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut versions: Vec<(u32, PathBuf)> = versions
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
         .collect();
     versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    program(name, "postgresql", &versions.into_iter().map(|(_, folder)| folder).collect::<Vec<_>>())
+    program(
+        name,
+        "postgresql",
+        &versions
+            .into_iter()
+            .map(|(_, folder)| folder)
+            .collect::<Vec<_>>(),
+    )
 }

@@ -1,4 +1,5 @@
-//! Prism, a mock server by others that knows AuthPI's API from `openapi/authpi.yaml` alone and refuses what that does not allow.
+//! Prism, a mock server by others that knows AuthPI's API from `openapi/authpi.yaml` alone and
+//! refuses what that does not allow.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -15,13 +16,29 @@ pub(crate) struct Prism {
 
 impl Prism {
     pub(crate) async fn start() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the workspace");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("the tests lie in the workspace");
         let folder = folder("prism", None);
         let description = root.join("openapi/authpi.yaml").display().to_string();
         loop {
             let port = free_port();
-            let args = ["mock", "--errors", "--host", "127.0.0.1", "--port", &port.to_string(), &description];
-            let process = Process::start(None, "TERM", &folder, &program(root), &args.map(str::to_owned));
+            let args = [
+                "mock",
+                "--errors",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                &port.to_string(),
+                &description,
+            ];
+            let process = Process::start(
+                None,
+                "TERM",
+                &folder,
+                &program(root),
+                &args.map(str::to_owned),
+            );
             let up = until(
                 || format!("Prism does not start:\n{}", log(&folder)),
                 async || {
@@ -30,10 +47,17 @@ impl Prism {
                 },
             );
             if up.await {
-                return Self { _process: process, base_url: format!("http://127.0.0.1:{port}") };
+                return Self {
+                    _process: process,
+                    base_url: format!("http://127.0.0.1:{port}"),
+                };
             }
             // Another has taken the port; anything else is to be seen.
-            assert!(log(&folder).contains("EADDRINUSE"), "Prism does not start:\n{}", log(&folder));
+            assert!(
+                log(&folder).contains("EADDRINUSE"),
+                "Prism does not start:\n{}",
+                log(&folder)
+            );
         }
     }
 }

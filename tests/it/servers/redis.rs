@@ -37,7 +37,12 @@ impl RedisServer {
 
     pub(crate) async fn start_with(settings: &[&str]) -> Self {
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
-        let mut server = Self { process: None, folder: folder("redis", None), port: 0, settings };
+        let mut server = Self {
+            process: None,
+            folder: folder("redis", None),
+            port: 0,
+            settings,
+        };
         // Another program may take the port that was free.
         for _ in 0..5 {
             server.port = free_port();
@@ -51,15 +56,38 @@ impl RedisServer {
     /// Whether it accepts connections; not if it ended at once.
     async fn begin(&mut self) -> bool {
         let (port, folder) = (self.port.to_string(), self.folder.to_string_lossy());
-        let args = ["--bind", "127.0.0.1", "--save", "", "--port", &port, "--dir", &folder];
-        let args: Vec<_> = args.into_iter().map(str::to_owned).chain(self.settings.iter().cloned()).collect();
-        let process = Process::start(None, "KILL", &self.folder, &program("redis-server", "redis-server", &[]), &args);
+        let args = [
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--port",
+            &port,
+            "--dir",
+            &folder,
+        ];
+        let args: Vec<_> = args
+            .into_iter()
+            .map(str::to_owned)
+            .chain(self.settings.iter().cloned())
+            .collect();
+        let process = Process::start(
+            None,
+            "KILL",
+            &self.folder,
+            &program("redis-server", "redis-server", &[]),
+            &args,
+        );
         let ready = until(
             || format!("redis-server does not answer: {}", log(&self.folder)),
             || async {
                 match self.connection().await {
                     // Until it has read its data it is connected, and answers only this.
-                    Ok(mut connection) => cmd("PING").exec_async(&mut connection).await.ok().map(|()| true),
+                    Ok(mut connection) => cmd("PING")
+                        .exec_async(&mut connection)
+                        .await
+                        .ok()
+                        .map(|()| true),
                     Err(_) if process.is_running() => None,
                     Err(_) => Some(false),
                 }
@@ -85,7 +113,9 @@ impl RedisServer {
 
     /// One beside those of the ledgers, to look and to meddle with.
     pub(crate) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
-        Client::open(self.url())?.get_multiplexed_async_connection().await
+        Client::open(self.url())?
+            .get_multiplexed_async_connection()
+            .await
     }
 
     /// At once, as by a crash.
@@ -95,7 +125,11 @@ impl RedisServer {
 
     /// After a stop, with the same data at the same port.
     pub(crate) async fn start_again(&mut self) {
-        assert!(self.begin().await, "redis-server does not start again: {}", log(&self.folder));
+        assert!(
+            self.begin().await,
+            "redis-server does not start again: {}",
+            log(&self.folder)
+        );
     }
 
     /// Stops the server in whatever it does, until the answer is dropped.
@@ -128,18 +162,37 @@ impl RedisCluster {
         const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
         let mut nodes = Vec::new();
         for (first, last) in SLOTS {
-            // By default the port of the nodes among themselves is 10,000 higher, which may not exist.
+            // By default the port of the nodes among themselves is 10,000 higher, which may not
+            // exist.
             let bus = free_port().to_string();
-            let settings = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "5000"];
+            let settings = [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--cluster-node-timeout",
+                "5000",
+            ];
             let node = RedisServer::start_with(&settings).await;
             let mut connection = node.connection().await.expect("it answers");
-            let own = cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(first).arg(last).to_owned();
-            own.exec_async(&mut connection).await.expect("the slots are free");
+            let own = cmd("CLUSTER")
+                .arg("ADDSLOTSRANGE")
+                .arg(first)
+                .arg(last)
+                .to_owned();
+            own.exec_async(&mut connection)
+                .await
+                .expect("the slots are free");
             nodes.push((node, bus));
         }
         let mut connection = nodes[0].0.connection().await.expect("it answers");
         for (node, bus) in &nodes[1..] {
-            let meet = cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(node.port).arg(bus).to_owned();
+            let meet = cmd("CLUSTER")
+                .arg("MEET")
+                .arg("127.0.0.1")
+                .arg(node.port)
+                .arg(bus)
+                .to_owned();
             meet.exec_async(&mut connection).await.expect("they meet");
         }
         for (node, _) in &nodes {
@@ -147,14 +200,23 @@ impl RedisCluster {
                 || format!("the cluster does not come about: {}", log(&node.folder)),
                 || async {
                     let mut connection = node.connection().await.ok()?;
-                    let told: String = cmd("CLUSTER").arg("INFO").query_async(&mut connection).await.ok()?;
-                    (told.contains("cluster_state:ok") && told.contains("cluster_known_nodes:3")).then_some(())
+                    let told: String = cmd("CLUSTER")
+                        .arg("INFO")
+                        .query_async(&mut connection)
+                        .await
+                        .ok()?;
+                    (told.contains("cluster_state:ok") && told.contains("cluster_known_nodes:3"))
+                        .then_some(())
                 },
             )
             .await;
         }
         let nodes: Vec<_> = nodes.into_iter().map(|(node, _)| node).collect();
-        Self { nodes: nodes.try_into().unwrap_or_else(|_| unreachable!("there are three")) }
+        Self {
+            nodes: nodes
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("there are three")),
+        }
     }
 
     pub(crate) fn urls(&self) -> Vec<String> {

@@ -1,5 +1,5 @@
-//! The ledgers and inboxes on what they are for, real servers and files: the public suite, replicas that race, servers that stop,
-//! pause and come back, processes that are killed.
+//! The ledgers and inboxes on what they are for, real servers and files: the public suite, replicas
+//! that race, servers that stop, pause and come back, processes that are killed.
 
 mod nats;
 mod postgres;
@@ -18,8 +18,8 @@ use authpi_sdk::{
     event::Event,
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Nats, Postgres, Sqlite,
-        Token,
+        Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Nats,
+        Postgres, Sqlite, Token,
     },
     receiver::Receiver,
     signature::SignatureScheme,
@@ -46,13 +46,21 @@ async fn granted(ledger: &impl Ledger, n: usize) -> Token {
 
 async fn handled(ledger: &impl Ledger, n: usize) {
     let token = granted(ledger, n).await;
-    assert_eq!(ledger.complete(&key(n), token, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(n), token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
 }
 
 /// Each error in the chain, as a log would show it.
 pub(crate) fn chain(error: &LedgerError) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
-    causes.fold(error.to_string(), |text, cause| text + ": " + &cause.to_string())
+    causes.fold(error.to_string(), |text, cause| {
+        text + ": " + &cause.to_string()
+    })
 }
 
 /// Printable characters that do not compress, so that no store makes them short.
@@ -90,8 +98,9 @@ letters! { Sqlite, Postgres, Nats<Postgres> }
 
 type Seen = Mutex<Vec<(String, u32)>>;
 
-/// Delivers events whose ids and subjects were chosen to break a store: each is given up once, listed, replayed as the docs do
-/// it, handled, and forgotten by its original id; and no other event waits for any of them.
+/// Delivers events whose ids and subjects were chosen to break a store: each is given up once,
+/// listed, replayed as the docs do it, handled, and forgotten by its original id; and no other
+/// event waits for any of them.
 pub(crate) async fn odd_names_hold_up_nothing<I: Letters>(
     (receiver, inbox, secret): (&Receiver, &I, &str),
     worker: impl Fn(Handlers<(Arc<Seen>, bool)>) -> WorkerBuilder,
@@ -107,21 +116,49 @@ pub(crate) async fn odd_names_hold_up_nothing<I: Letters>(
     ];
     for (id, user) in names {
         let event = Fixture::new("user.updated").id(id).subject("user_id", user);
-        let request = event.request(&SignatureScheme::authpi(), &secret.into()).unwrap();
-        assert_eq!(receiver.receive(request).await.status(), 200, "{} by {}", id.len(), user.len());
+        let request = event
+            .request(&SignatureScheme::authpi(), &secret.into())
+            .unwrap();
+        assert_eq!(
+            receiver.receive(request).await.status(),
+            200,
+            "{} by {}",
+            id.len(),
+            user.len()
+        );
     }
     let seen: Arc<Seen> = Arc::default();
     for gives_up in [true, false] {
         let note = async |event: Event, cx: Context<(Arc<Seen>, bool)>| {
             let key = cx.idempotency_key();
-            assert!(key.len() <= 255 && !key.contains(char::is_control), "{key:?}");
-            cx.state.0.lock().unwrap().push((event.id().to_owned(), cx.attempt()));
-            if cx.state.1 { Err(HandlerError::terminal("not now")) } else { Ok(()) }
+            assert!(
+                key.len() <= 255 && !key.contains(char::is_control),
+                "{key:?}"
+            );
+            cx.state
+                .0
+                .lock()
+                .unwrap()
+                .push((event.id().to_owned(), cx.attempt()));
+            if cx.state.1 {
+                Err(HandlerError::terminal("not now"))
+            } else {
+                Ok(())
+            }
         };
         let handlers = Handlers::new((Arc::clone(&seen), gives_up)).prefix("user.", note);
-        let worker = worker(handlers).poll(Duration::from_millis(50)).build().unwrap();
+        let worker = worker(handlers)
+            .poll(Duration::from_millis(50))
+            .build()
+            .unwrap();
         let done = async {
-            let empty = || async { worker.backlog().await.is_ok_and(|left| left.depth == 0).then_some(()) };
+            let empty = || async {
+                worker
+                    .backlog()
+                    .await
+                    .is_ok_and(|left| left.depth == 0)
+                    .then_some(())
+            };
             until(|| "the backlog is not worked off".to_owned(), empty).await;
         };
         worker.run(done).await;
@@ -134,17 +171,32 @@ pub(crate) async fn odd_names_hold_up_nothing<I: Letters>(
         assert_eq!(letters.len(), if gives_up { names.len() } else { 0 });
         for letter in letters {
             let id = letter.event().unwrap().id().to_owned();
-            assert_eq!(EventKey::new("users", id.as_str()), letter.key, "the letter does not name its event");
-            assert_eq!(EventKey::from_stored("users", letter.key.event_id()), letter.key);
-            assert!(inbox.put_back(&letter.key).await, "{} was not found by its letter's key", id.len());
+            assert_eq!(
+                EventKey::new("users", id.as_str()),
+                letter.key,
+                "the letter does not name its event"
+            );
+            assert_eq!(
+                EventKey::from_stored("users", letter.key.event_id()),
+                letter.key
+            );
+            assert!(
+                inbox.put_back(&letter.key).await,
+                "{} was not found by its letter's key",
+                id.len()
+            );
         }
     }
     for (id, _) in names {
-        assert!(inbox.forget(&EventKey::new("users", id)).await.unwrap(), "it was not found by its original id");
+        assert!(
+            inbox.forget(&EventKey::new("users", id)).await.unwrap(),
+            "it was not found by its original id"
+        );
     }
 }
 
-/// Every ledger handles what it can get of the events, each of them several times at once; each event must be handled once.
+/// Every ledger handles what it can get of the events, each of them several times at once; each
+/// event must be handled once.
 async fn race<L: Ledger + Clone>(ledgers: &[L]) {
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..ledgers.len() * 3 {
@@ -154,9 +206,18 @@ async fn race<L: Ledger + Clone>(ledgers: &[L]) {
             for n in 0..EVENTS {
                 let n = (n + worker * 7) % EVENTS;
                 match ledger.claim(&key(n), DIGEST, LEASE).await.unwrap() {
-                    Claim::Granted { token, first_digest } => {
+                    Claim::Granted {
+                        token,
+                        first_digest,
+                    } => {
                         assert_eq!((token.attempt, first_digest), (1, DIGEST));
-                        assert_eq!(ledger.complete(&key(n), token, Completion::Handled).await.unwrap(), Held::Yes);
+                        assert_eq!(
+                            ledger
+                                .complete(&key(n), token, Completion::Handled)
+                                .await
+                                .unwrap(),
+                            Held::Yes
+                        );
                         won.push(n);
                     }
                     Claim::InFlight { .. } | Claim::Handled { .. } => {}
@@ -171,11 +232,17 @@ async fn race<L: Ledger + Clone>(ledgers: &[L]) {
     assert_eq!(won, (0..EVENTS).collect::<Vec<_>>());
     for n in 0..EVENTS {
         let claim = ledgers[0].claim(&key(n), DIGEST, LEASE).await.unwrap();
-        assert_eq!(claim, Claim::Handled { first_digest: DIGEST });
+        assert_eq!(
+            claim,
+            Claim::Handled {
+                first_digest: DIGEST
+            }
+        );
     }
 }
 
-/// Drops claims at every point, beside others on the same connections. Whatever became of them, the ledger is of use.
+/// Drops claims at every point, beside others on the same connections. Whatever became of them, the
+/// ledger is of use.
 async fn claims_dropped_midway<L: Ledger + Clone>(ledger: &L) {
     for n in 0..EVENTS {
         let impatient = Duration::from_micros(20 * n as u64);
@@ -184,8 +251,16 @@ async fn claims_dropped_midway<L: Ledger + Clone>(ledger: &L) {
             tokio::time::timeout(impatient, ledger.claim(&dropped, DIGEST, LEASE)),
             ledger.claim(&beside, DIGEST, LEASE),
         );
-        let Claim::Granted { token, .. } = claim.unwrap() else { panic!("the claim beside a dropped one is refused") };
-        assert_eq!(ledger.complete(&beside, token, Completion::Handled).await.unwrap(), Held::Yes);
+        let Claim::Granted { token, .. } = claim.unwrap() else {
+            panic!("the claim beside a dropped one is refused")
+        };
+        assert_eq!(
+            ledger
+                .complete(&beside, token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
         match ledger.claim(&dropped, DIGEST, LEASE).await.unwrap() {
             Claim::Granted { token, .. } => assert_eq!(token.attempt, 1),
             Claim::InFlight { lease_left } => assert!(lease_left <= LEASE),

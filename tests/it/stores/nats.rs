@@ -20,8 +20,9 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{
-        Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError, LedgerErrorKind,
-        Memory, Nats, NatsOptions, Next, Postgres, Redis, Sqlite, Token, Tx, conformance,
+        Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError,
+        LedgerErrorKind, Memory, Nats, NatsOptions, Next, Postgres, Redis, Sqlite, Token, Tx,
+        conformance,
     },
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
@@ -54,7 +55,10 @@ use crate::servers::{
 const ACK_WAIT: Duration = Duration::from_secs(1);
 
 fn options(name: &str) -> NatsOptions {
-    Nats::options().stream(name).subjects(name).ack_wait(ACK_WAIT)
+    Nats::options()
+        .stream(name)
+        .subjects(name)
+        .ack_wait(ACK_WAIT)
 }
 
 fn body(n: usize) -> Bytes {
@@ -76,7 +80,13 @@ async fn leased(inbox: &impl Inbox, lease: Duration) -> Leased {
 }
 
 async fn handled(inbox: &impl Inbox, event: &Leased) {
-    assert_eq!(inbox.complete(&event.key, event.token, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        inbox
+            .complete(&event.key, event.token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
 }
 
 async fn depth(inbox: &impl Inbox) -> u64 {
@@ -92,22 +102,39 @@ async fn work_off(inbox: &impl Inbox) -> Vec<String> {
                 handled(inbox, &event).await;
                 done.push(event.key.event_id().to_owned());
             }
-            _ if inbox.backlog("users").await.is_ok_and(|backlog| backlog.depth == 0) => return done,
-            _ => assert!(started.elapsed() < DEADLINE, "the backlog is not worked off"),
+            _ if inbox
+                .backlog("users")
+                .await
+                .is_ok_and(|backlog| backlog.depth == 0) =>
+            {
+                return done;
+            }
+            _ => assert!(
+                started.elapsed() < DEADLINE,
+                "the backlog is not worked off"
+            ),
         }
     }
 }
 
 fn ids(events: impl IntoIterator<Item = usize>) -> Vec<String> {
-    let mut ids: Vec<_> = events.into_iter().map(|n| key(n).event_id().to_owned()).collect();
+    let mut ids: Vec<_> = events
+        .into_iter()
+        .map(|n| key(n).event_id().to_owned())
+        .collect();
     ids.sort_unstable();
     ids
 }
 
 async fn consumers(jetstream: &jetstream::Context, stream: &str) -> Vec<String> {
-    let told: Value = jetstream.request(format!("CONSUMER.NAMES.{stream}"), &json!({})).await.unwrap();
+    let told: Value = jetstream
+        .request(format!("CONSUMER.NAMES.{stream}"), &json!({}))
+        .await
+        .unwrap();
     let names = told["consumers"].as_array().into_iter().flatten();
-    names.map(|name| name.as_str().unwrap().to_owned()).collect()
+    names
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Each store is streams of its own over a memory ledger of its own.
@@ -127,16 +154,26 @@ impl conformance::Harness for Streams {
         let name = fresh_name();
         self.newest.lock().unwrap().clone_from(&name);
         let ahead = Arc::clone(&self.ahead);
-        let now = move || Timestamp::now() + Duration::from_secs(ahead.load(Ordering::Relaxed).unsigned_abs());
+        let now = move || {
+            Timestamp::now() + Duration::from_secs(ahead.load(Ordering::Relaxed).unsigned_abs())
+        };
         let clock = Clock::from_fn(now);
-        let options = Nats::options().stream(&name).subjects(&name).clock(clock.clone());
-        options.connect(&self.server.url(), Memory::new().clock(clock)).await.unwrap()
+        let options = Nats::options()
+            .stream(&name)
+            .subjects(&name)
+            .clock(clock.clone());
+        options
+            .connect(&self.server.url(), Memory::new().clock(clock))
+            .await
+            .unwrap()
     }
 
-    /// The ledger's clock is set. The server's cannot be, so its timers are all ended at once, with the consumers that hold them:
-    /// every message that is not acknowledged comes again, and the ledger says whether its time has come.
+    /// The ledger's clock is set. The server's cannot be, so its timers are all ended at once, with
+    /// the consumers that hold them: every message that is not acknowledged comes again, and the
+    /// ledger says whether its time has come.
     async fn advance(&self, _: &Nats<Memory>, by: Duration) {
-        self.ahead.fetch_add(by.as_secs().cast_signed(), Ordering::Relaxed);
+        self.ahead
+            .fetch_add(by.as_secs().cast_signed(), Ordering::Relaxed);
         let newest = self.newest.lock().unwrap().clone();
         let stream = self.jetstream.get_stream(&newest).await.unwrap();
         for name in consumers(&self.jetstream, &newest).await {
@@ -151,7 +188,12 @@ impl conformance::Harness for Streams {
 async fn it_conforms() {
     let server = NatsServer::shared().await;
     let jetstream = server.jetstream().await;
-    let streams = Streams { server, jetstream, ahead: Arc::default(), newest: Mutex::default() };
+    let streams = Streams {
+        server,
+        jetstream,
+        ahead: Arc::default(),
+        newest: Mutex::default(),
+    };
     conformance::run(&streams).await;
     conformance::inbox::run(&streams).await;
 }
@@ -173,7 +215,13 @@ async fn replicas_that_start_at_once_make_streams_and_consumers_once() {
     starting.join_all().await;
     let jetstream = server.jetstream().await;
     let mut found = jetstream.get_stream(&name).await.unwrap();
-    assert_eq!((found.info().await.unwrap().state.messages, consumers(&jetstream, &name).await.len()), (0, 1));
+    assert_eq!(
+        (
+            found.info().await.unwrap().state.messages,
+            consumers(&jetstream, &name).await.len()
+        ),
+        (0, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +230,11 @@ async fn of_workers_that_race_one_handles_each_event() {
     let (store, prefix) = (RedisServer::shared().await, redis::fresh_prefix());
     let mut replicas = Vec::new();
     for _ in 0..3 {
-        let ledger = Redis::options().prefix(&prefix).connect(&store.url()).await.unwrap();
+        let ledger = Redis::options()
+            .prefix(&prefix)
+            .connect(&store.url())
+            .await
+            .unwrap();
         replicas.push(options(&name).connect(&server.url(), ledger).await.unwrap());
     }
     let mut racing = JoinSet::new();
@@ -204,14 +256,29 @@ async fn of_workers_that_race_one_handles_each_event() {
 async fn what_a_dead_worker_had_goes_to_another() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let (store, prefix) = (RedisServer::shared().await, redis::fresh_prefix());
-    let ledger = || async { Redis::options().prefix(&prefix).connect(&store.url()).await.unwrap() };
-    let dies = options(&name).connect(&server.url(), ledger().await).await.unwrap();
+    let ledger = || async {
+        Redis::options()
+            .prefix(&prefix)
+            .connect(&store.url())
+            .await
+            .unwrap()
+    };
+    let dies = options(&name)
+        .connect(&server.url(), ledger().await)
+        .await
+        .unwrap();
     append(&dies, 0).await;
     assert_eq!(leased(&dies, ACK_WAIT).await.token.attempt, 1);
     drop(dies);
-    let lives = options(&name).connect(&server.url(), ledger().await).await.unwrap();
+    let lives = options(&name)
+        .connect(&server.url(), ledger().await)
+        .await
+        .unwrap();
     let event = leased(&lives, LEASE).await;
-    assert_eq!((&event.key, event.token.attempt, event.body.clone()), (&key(0), 2, body(0)));
+    assert_eq!(
+        (&event.key, event.token.attempt, event.body.clone()),
+        (&key(0), 2, body(0))
+    );
     handled(&lives, &event).await;
     assert_eq!(depth(&lives).await, 0);
 }
@@ -220,7 +287,10 @@ async fn what_a_dead_worker_had_goes_to_another() {
 async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or_not() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let ledger = Arc::new(Memory::new());
-    let holder = options(&name).connect(&server.url(), Arc::clone(&ledger)).await.unwrap();
+    let holder = options(&name)
+        .connect(&server.url(), Arc::clone(&ledger))
+        .await
+        .unwrap();
     let other = options(&name).connect(&server.url(), ledger).await.unwrap();
     append(&holder, 0).await;
     let event = leased(&holder, LEASE).await;
@@ -230,10 +300,24 @@ async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or
     let redelivered = || async {
         let next = other.lease_next("users", LEASE).await.unwrap();
         assert!(matches!(next, Next::Nothing { .. }), "{next:?}");
-        (stream.consumer_info("users").await.unwrap().delivered.consumer_sequence > 1).then_some(())
+        (stream
+            .consumer_info("users")
+            .await
+            .unwrap()
+            .delivered
+            .consumer_sequence
+            > 1)
+        .then_some(())
     };
-    until(|| "the message was not delivered again".to_owned(), redelivered).await;
-    assert_eq!(holder.renew(&event.key, event.token, LEASE).await.unwrap(), Held::Yes);
+    until(
+        || "the message was not delivered again".to_owned(),
+        redelivered,
+    )
+    .await;
+    assert_eq!(
+        holder.renew(&event.key, event.token, LEASE).await.unwrap(),
+        Held::Yes
+    );
     handled(&holder, &event).await;
     assert_eq!(depth(&holder).await, 0);
 }
@@ -242,22 +326,44 @@ async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or
 async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
     let (mut server, name) = (NatsServer::start().await, fresh_name());
     let options = || options(&name).timeout(Duration::from_secs(2));
-    let inbox = options().connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options()
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     for n in 0..50 {
         append(&inbox, n).await;
     }
     let first = leased(&inbox, LEASE).await;
     handled(&inbox, &first).await;
     let dead = leased(&inbox, LEASE).await;
-    let given_up = Completion::Dead { reason: "no such user".into(), body: dead.body.clone() };
-    assert_eq!(inbox.complete(&dead.key, dead.token, given_up).await.unwrap(), Held::Yes);
+    let given_up = Completion::Dead {
+        reason: "no such user".into(),
+        body: dead.body.clone(),
+    };
+    assert_eq!(
+        inbox
+            .complete(&dead.key, dead.token, given_up)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     // Somebody has it when the server dies.
     let held = leased(&inbox, LEASE).await;
 
     server.stop();
-    let error = chain(&inbox.append(&key(99), DIGEST, None, body(99)).await.unwrap_err());
-    assert!(error.starts_with("the ledger failed to append: "), "{error}");
-    assert!(inbox.lease_next("users", LEASE).await.is_err() && inbox.backlog("users").await.is_err());
+    let error = chain(
+        &inbox
+            .append(&key(99), DIGEST, None, body(99))
+            .await
+            .unwrap_err(),
+    );
+    assert!(
+        error.starts_with("the ledger failed to append: "),
+        "{error}"
+    );
+    assert!(
+        inbox.lease_next("users", LEASE).await.is_err() && inbox.backlog("users").await.is_err()
+    );
 
     server.start_again().await;
     let back = || async { inbox.backlog("users").await.ok() };
@@ -269,23 +375,32 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
     done.extend([first, dead, held].map(|event| event.key.event_id().to_owned()));
     done.sort_unstable();
     assert_eq!(done, ids(0..50));
-    assert_eq!(inbox.dead_letters("users", None, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        inbox.dead_letters("users", None, 10).await.unwrap().len(),
+        1
+    );
 }
 
-/// A server that was killed may have forgotten that it removed messages which were settled; they are in the stream then, and nobody
-/// will be given them.
+/// A server that was killed may have forgotten that it removed messages which were settled; they
+/// are in the stream then, and nobody will be given them.
 #[tokio::test]
 async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_again() {
     let (mut server, name) = (NatsServer::start().await, fresh_name());
     let options = || options(&name).timeout(Duration::from_secs(2));
-    let inbox = options().connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options()
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     for n in 0..4 {
         append(&inbox, n).await;
     }
     // One that waits for its retry holds up the consumer's floor, and those behind it are done.
     let waits = leased(&inbox, LEASE).await;
     assert_eq!(waits.key, key(0));
-    assert_eq!(inbox.release(&waits.key, waits.token, LEASE).await.unwrap(), Held::Yes);
+    assert_eq!(
+        inbox.release(&waits.key, waits.token, LEASE).await.unwrap(),
+        Held::Yes
+    );
     for n in 1..4 {
         let event = leased(&inbox, LEASE).await;
         assert_eq!(event.key, key(n));
@@ -316,8 +431,17 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     let timeout = Duration::from_millis(300);
     // Only the steps that must fail are in a hurry; what must succeed has the default limit.
     let ledger = Memory::new();
-    let patient = options(&name).connect(&server.url(), ledger.clone()).await.unwrap();
-    let connect = || async { options(&name).timeout(timeout).connect(&server.url(), ledger.clone()).await.ok() };
+    let patient = options(&name)
+        .connect(&server.url(), ledger.clone())
+        .await
+        .unwrap();
+    let connect = || async {
+        options(&name)
+            .timeout(timeout)
+            .connect(&server.url(), ledger.clone())
+            .await
+            .ok()
+    };
     let inbox = until(|| "the inbox cannot be opened".to_owned(), connect).await;
     append(&patient, 0).await;
     let event = leased(&inbox, LEASE).await;
@@ -328,31 +452,55 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     for n in 1..=20 {
         let inbox = inbox.clone();
         steps.spawn(async move {
-            let appended = inbox.append(&key(n), DIGEST, None, body(n)).await.unwrap_err();
+            let appended = inbox
+                .append(&key(n), DIGEST, None, body(n))
+                .await
+                .unwrap_err();
             let leased = inbox.lease_next("users", LEASE).await.unwrap_err();
             let counted = inbox.backlog("users").await.unwrap_err();
             [appended, leased, counted].map(|error| chain(&error))
         });
     }
     for errors in steps.join_all().await {
-        assert!(errors.iter().all(|error| error.contains("did not answer within")), "{errors:?}");
+        assert!(
+            errors
+                .iter()
+                .all(|error| error.contains("did not answer within")),
+            "{errors:?}"
+        );
     }
     // The ledger has it; the message comes again, and is acknowledged then.
-    assert_eq!(inbox.complete(&event.key, event.token, Completion::Handled).await.unwrap(), Held::Yes);
-    assert!(started.elapsed() < timeout * 20, "the steps took {:?}", started.elapsed());
+    assert_eq!(
+        inbox
+            .complete(&event.key, event.token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
+    assert!(
+        started.elapsed() < timeout * 20,
+        "the steps took {:?}",
+        started.elapsed()
+    );
     drop(paused);
 
     let again = || async { inbox.append(&key(21), DIGEST, None, body(21)).await.ok() };
     until(|| "the inbox does not recover".to_owned(), again).await;
-    // What became of those that were not acknowledged is unknown; but each is there once at most, and whole.
+    // What became of those that were not acknowledged is unknown; but each is there once at most,
+    // and whole.
     let mut done = work_off(&inbox).await;
     done.sort_unstable();
-    assert!(done.contains(&key(21).event_id().to_owned()) && !done.contains(&key(0).event_id().to_owned()), "{done:?}");
+    assert!(
+        done.contains(&key(21).event_id().to_owned())
+            && !done.contains(&key(0).event_id().to_owned()),
+        "{done:?}"
+    );
     done.dedup();
     assert!(done.iter().all(|id| ids(1..=21).contains(id)), "{done:?}");
 }
 
-/// Between a client and the server; ends a connection in the middle of the server's answer, when it is told to.
+/// Between a client and the server; ends a connection in the middle of the server's answer, when it
+/// is told to.
 struct Cutter {
     port: u16,
     cut: Arc<AtomicBool>,
@@ -361,27 +509,43 @@ struct Cutter {
 impl Cutter {
     async fn before(server: &NatsServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, cut) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
+        let (port, cut) = (
+            listener.local_addr().unwrap().port(),
+            Arc::new(AtomicBool::new(false)),
+        );
         let (to, order) = (server.url().split_off("nats://".len()), Arc::clone(&cut));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(&to).await else { continue };
+                let Ok(server) = TcpStream::connect(&to).await else {
+                    continue;
+                };
                 tokio::spawn(Self::pass(client, server, Arc::clone(&order)));
             }
         });
         Self { port, cut }
     }
 
-    async fn pass(mut client: TcpStream, mut server: TcpStream, cut: Arc<AtomicBool>) -> io::Result<()> {
-        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.split(), server.split());
-        let requests = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+    async fn pass(
+        mut client: TcpStream,
+        mut server: TcpStream,
+        cut: Arc<AtomicBool>,
+    ) -> io::Result<()> {
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.split(), server.split());
+        let requests = async {
+            tokio::io::copy(&mut from_client, &mut to_server)
+                .await
+                .map(drop)
+        };
         let answers = async {
             let mut buffer = [0; 4096];
             loop {
                 let read = from_server.read(&mut buffer).await?;
                 // An answer of the server's to a request, not its own PING.
                 let midway = read > 16 && cut.swap(false, Ordering::SeqCst);
-                to_client.write_all(&buffer[..if midway { read / 2 } else { read }]).await?;
+                to_client
+                    .write_all(&buffer[..if midway { read / 2 } else { read }])
+                    .await?;
                 if read == 0 || midway {
                     return Ok(());
                 }
@@ -433,67 +597,149 @@ async fn a_connection_cut_in_the_middle_of_any_answer_neither_loses_nor_repeats_
 async fn what_the_ledger_was_told_and_the_stream_was_not_is_made_good() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let ledger = Arc::new(Memory::new());
-    let crashes = options(&name).connect(&server.url(), Arc::clone(&ledger)).await.unwrap();
+    let crashes = options(&name)
+        .connect(&server.url(), Arc::clone(&ledger))
+        .await
+        .unwrap();
     append(&crashes, 0).await;
     append(&crashes, 1).await;
     // The process dies between the two.
     let first = leased(&crashes, LEASE).await;
-    let ended = ledger.complete(&first.key, first.token, Completion::Handled).await.unwrap();
+    let ended = ledger
+        .complete(&first.key, first.token, Completion::Handled)
+        .await
+        .unwrap();
     assert_eq!(ended, Held::Yes);
     let second = leased(&crashes, LEASE).await;
-    let dead = Completion::Dead { reason: "poisoned".into(), body: second.body.clone() };
-    assert_eq!(ledger.complete(&second.key, second.token, dead).await.unwrap(), Held::Yes);
+    let dead = Completion::Dead {
+        reason: "poisoned".into(),
+        body: second.body.clone(),
+    };
+    assert_eq!(
+        ledger
+            .complete(&second.key, second.token, dead)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     drop(crashes);
 
     let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
     assert_eq!(depth(&inbox).await, 2);
-    assert!(work_off(&inbox).await.is_empty(), "an event was handed out that was done");
+    assert!(
+        work_off(&inbox).await.is_empty(),
+        "an event was handed out that was done"
+    );
     let letters = inbox.dead_letters("users", None, 10).await.unwrap();
-    assert_eq!((letters.len(), &letters[0].key, &letters[0].body), (1, &key(1), &body(1)));
-    assert!(letters[0].reason.contains("did not come to tell why"), "{}", letters[0].reason);
+    assert_eq!(
+        (letters.len(), &letters[0].key, &letters[0].body),
+        (1, &key(1), &body(1))
+    );
+    assert!(
+        letters[0].reason.contains("did not come to tell why"),
+        "{}",
+        letters[0].reason
+    );
 }
 
 #[tokio::test]
 async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     let reason = "no such user: é\r\nAuthpi-Attempts: 7";
     for n in 0..5 {
         append(&inbox, n).await;
         let event = leased(&inbox, LEASE).await;
-        let dead = Completion::Dead { reason: reason.into(), body: event.body.clone() };
-        assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), Held::Yes);
+        let dead = Completion::Dead {
+            reason: reason.into(),
+            body: event.body.clone(),
+        };
+        assert_eq!(
+            inbox.complete(&event.key, event.token, dead).await.unwrap(),
+            Held::Yes
+        );
     }
     assert_eq!(depth(&inbox).await, 0);
     let all = inbox.dead_letters("users", None, 10).await.unwrap();
-    let told: Vec<_> = all.iter().map(|letter| letter.key.event_id().to_owned()).collect();
+    let told: Vec<_> = all
+        .iter()
+        .map(|letter| letter.key.event_id().to_owned())
+        .collect();
     assert_eq!(told, ids(0..5));
-    assert_eq!((all[0].reason.as_str(), all[0].attempts, &all[0].body), (reason, 1, &body(0)));
+    assert_eq!(
+        (all[0].reason.as_str(), all[0].attempts, &all[0].body),
+        (reason, 1, &body(0))
+    );
     assert!(all[0].first_claimed_at <= all[0].died_at);
-    assert!(inbox.dead_letters("others", None, 10).await.unwrap().is_empty());
+    assert!(
+        inbox
+            .dead_letters("others", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     // Page by page, also when the letter at a page's end has gone.
-    assert_eq!(inbox.dead_letters("users", None, 2).await.unwrap(), all[..2]);
-    assert_eq!(inbox.dead_letters("users", Some(&all[1]), 2).await.unwrap(), all[2..4]);
+    assert_eq!(
+        inbox.dead_letters("users", None, 2).await.unwrap(),
+        all[..2]
+    );
+    assert_eq!(
+        inbox.dead_letters("users", Some(&all[1]), 2).await.unwrap(),
+        all[2..4]
+    );
 
     assert!(inbox.replay(&key(1)).await.unwrap());
-    assert!(!inbox.replay(&key(1)).await.unwrap(), "it was replayed twice");
+    assert!(
+        !inbox.replay(&key(1)).await.unwrap(),
+        "it was replayed twice"
+    );
     assert!(!inbox.replay(&key(77)).await.unwrap());
-    assert_eq!(inbox.dead_letters("users", Some(&all[1]), 2).await.unwrap(), all[2..4]);
+    assert_eq!(
+        inbox.dead_letters("users", Some(&all[1]), 2).await.unwrap(),
+        all[2..4]
+    );
     let event = leased(&inbox, LEASE).await;
-    assert_eq!((&event.key, event.token.attempt, &event.body), (&key(1), 1, &body(1)));
+    assert_eq!(
+        (&event.key, event.token.attempt, &event.body),
+        (&key(1), 1, &body(1))
+    );
     // It dies again, and can be replayed again.
-    let dead = Completion::Dead { reason: "still".into(), body: event.body.clone() };
-    assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), Held::Yes);
-    assert_eq!(inbox.dead_letters("users", Some(&all[4]), 2).await.unwrap()[0].reason, "still");
+    let dead = Completion::Dead {
+        reason: "still".into(),
+        body: event.body.clone(),
+    };
+    assert_eq!(
+        inbox.complete(&event.key, event.token, dead).await.unwrap(),
+        Held::Yes
+    );
+    assert_eq!(
+        inbox.dead_letters("users", Some(&all[4]), 2).await.unwrap()[0].reason,
+        "still"
+    );
     assert!(inbox.replay(&key(1)).await.unwrap());
     assert_eq!(work_off(&inbox).await, ids([1]));
-    assert!(matches!(inbox.claim(&key(1), DIGEST, LEASE).await.unwrap(), Claim::Handled { .. }));
+    assert!(matches!(
+        inbox.claim(&key(1), DIGEST, LEASE).await.unwrap(),
+        Claim::Handled { .. }
+    ));
 
     assert!(inbox.forget(&key(2)).await.unwrap());
-    assert_eq!(inbox.dead_letters("users", None, 10).await.unwrap().len(), 3);
+    assert_eq!(
+        inbox.dead_letters("users", None, 10).await.unwrap().len(),
+        3
+    );
     assert_eq!(inbox.purge(Duration::from_hours(1)).await.unwrap(), 0);
     assert_eq!(inbox.purge(Duration::ZERO).await.unwrap(), 3);
-    assert!(inbox.dead_letters("users", None, 10).await.unwrap().is_empty());
+    assert!(
+        inbox
+            .dead_letters("users", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(inbox.purge(Duration::ZERO).await.unwrap(), 0);
 }
 
@@ -510,8 +756,13 @@ fn letters(name: &str) -> stream::Config {
 #[tokio::test]
 async fn ids_of_any_length_are_stored_handled_and_replayed() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let pool = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(PostgresServer::shared().await.options());
-    let ledger = Postgres::options().prefix(postgres::fresh_prefix()).open(pool).await.unwrap();
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .connect_lazy_with(PostgresServer::shared().await.options());
+    let ledger = Postgres::options()
+        .prefix(postgres::fresh_prefix())
+        .open(pool)
+        .await
+        .unwrap();
     let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
     let worker = |handlers| Worker::new("users", inbox.clone(), handlers);
     odd_names_hold_up_nothing((&receiver(&inbox), &inbox, SECRET), worker).await;
@@ -521,19 +772,39 @@ async fn ids_of_any_length_are_stored_handled_and_replayed() {
 async fn a_replay_that_failed_at_its_end_and_is_asked_for_again_repeats_nothing() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     // The last step of a replay fails.
-    let config = stream::Config { deny_delete: true, ..letters(&name) };
-    server.jetstream().await.create_stream(config).await.unwrap();
-    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let config = stream::Config {
+        deny_delete: true,
+        ..letters(&name)
+    };
+    server
+        .jetstream()
+        .await
+        .create_stream(config)
+        .await
+        .unwrap();
+    let inbox = options(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     append(&inbox, 0).await;
     let event = leased(&inbox, LEASE).await;
-    let dead = Completion::Dead { reason: "no such user".into(), body: event.body.clone() };
-    assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), Held::Yes);
+    let dead = Completion::Dead {
+        reason: "no such user".into(),
+        body: event.body.clone(),
+    };
+    assert_eq!(
+        inbox.complete(&event.key, event.token, dead).await.unwrap(),
+        Held::Yes
+    );
     // Twice before it is handled, and twice after.
     assert!(inbox.replay(&key(0)).await.is_err() && inbox.replay(&key(0)).await.is_err());
     assert_eq!(work_off(&inbox).await, ids([0]));
     assert!(inbox.replay(&key(0)).await.is_err() && inbox.replay(&key(0)).await.is_err());
     assert!(work_off(&inbox).await.is_empty(), "it was handled twice");
-    assert!(matches!(inbox.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { .. }));
+    assert!(matches!(
+        inbox.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+        Claim::Handled { .. }
+    ));
 }
 
 #[tokio::test]
@@ -541,26 +812,43 @@ async fn what_is_given_up_and_could_not_be_kept_stays_with_authpi() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let ahead = Arc::new(AtomicI64::new(0));
     let moving = Arc::clone(&ahead);
-    let clock =
-        Clock::from_fn(move || Timestamp::now() + Duration::from_secs(moving.load(Ordering::Relaxed).unsigned_abs()));
+    let clock = Clock::from_fn(move || {
+        Timestamp::now() + Duration::from_secs(moving.load(Ordering::Relaxed).unsigned_abs())
+    });
     let options = options(&name).timeout(Duration::from_secs(2));
-    let inbox = options.connect(&server.url(), Memory::new().clock(clock)).await.unwrap();
-    let handlers = Handlers::new(()).on(async |_: Event<UserUpdated>, _| "x".parse::<u8>().map(drop).terminal());
+    let inbox = options
+        .connect(&server.url(), Memory::new().clock(clock))
+        .await
+        .unwrap();
+    let handlers = Handlers::new(())
+        .on(async |_: Event<UserUpdated>, _| "x".parse::<u8>().map(drop).terminal());
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let hook = Receiver::inline("users", verifier, inbox.clone(), handlers).build().unwrap();
+    let hook = Receiver::inline("users", verifier, inbox.clone(), handlers)
+        .build()
+        .unwrap();
     let deliver_both = async || {
-        let unreadable = signed_request(&SignatureScheme::authpi(), &SECRET.into(), "{".into()).unwrap();
+        let unreadable =
+            signed_request(&SignatureScheme::authpi(), &SECRET.into(), "{".into()).unwrap();
         let unreadable = hook.receive(unreadable).await.status().as_u16();
-        [unreadable, deliver(&hook, &Fixture::of::<UserUpdated>().id("terminal")).await]
+        [
+            unreadable,
+            deliver(&hook, &Fixture::of::<UserUpdated>().id("terminal")).await,
+        ]
     };
     let jetstream = server.jetstream().await;
-    jetstream.delete_stream(format!("{name}_dead")).await.unwrap();
+    jetstream
+        .delete_stream(format!("{name}_dead"))
+        .await
+        .unwrap();
     assert_eq!(deliver_both().await, [503; 2]);
     jetstream.create_stream(letters(&name)).await.unwrap();
     // The claims of the first tries run out.
     ahead.store(3600, Ordering::Relaxed);
     assert_eq!(deliver_both().await, [200; 2]);
-    assert_eq!(inbox.dead_letters("users", None, 10).await.unwrap().len(), 2);
+    assert_eq!(
+        inbox.dead_letters("users", None, 10).await.unwrap().len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -569,27 +857,42 @@ async fn a_worker_whose_ledger_is_down_is_not_ready_though_nats_answers() {
     let mut store = RedisServer::start().await;
     let ledger = Redis::options().connect(&store.url()).await.unwrap();
     let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
-    let worker = Worker::new("users", inbox.clone(), Handlers::new(())).build().unwrap();
+    let worker = Worker::new("users", inbox.clone(), Handlers::new(()))
+        .build()
+        .unwrap();
     assert!(worker.health().await.is_ready());
     store.stop();
     assert!(inbox.backlog("users").await.is_ok());
     let still = || "a worker whose ledger is gone stays ready".to_owned();
-    until(still, async || (!worker.health().await.is_ready()).then_some(())).await;
+    until(still, async || {
+        (!worker.health().await.is_ready()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn another_content_under_a_known_id_is_told() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     append(&inbox, 0).await;
     assert_eq!(work_off(&inbox).await, ids([0]));
     let logged = Logged::default();
     let _guard = listen(logged.clone());
     append(&inbox, 0).await;
     assert!(work_off(&inbox).await.is_empty() && !logged.text().contains("another content"));
-    inbox.append(&key(0), Digest::from_bytes([8; 16]), None, body(0)).await.unwrap();
+    inbox
+        .append(&key(0), Digest::from_bytes([8; 16]), None, body(0))
+        .await
+        .unwrap();
     assert!(work_off(&inbox).await.is_empty());
-    assert!(logged.text().contains("another content"), "{}", logged.text());
+    assert!(
+        logged.text().contains("another content"),
+        "{}",
+        logged.text()
+    );
 }
 
 #[tokio::test]
@@ -597,8 +900,14 @@ async fn a_purge_removes_what_is_old_enough_and_no_more() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let ahead = Arc::new(AtomicI64::new(0));
     let moving = Arc::clone(&ahead);
-    let clock = Clock::from_fn(move || Timestamp::from_nanosecond(moving.load(Ordering::Relaxed).into()).unwrap());
-    let inbox = options(&name).clock(clock).connect(&server.url(), Memory::new()).await.unwrap();
+    let clock = Clock::from_fn(move || {
+        Timestamp::from_nanosecond(moving.load(Ordering::Relaxed).into()).unwrap()
+    });
+    let inbox = options(&name)
+        .clock(clock)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     for n in 0..20 {
         // Some have gone in between.
         let endpoint = if n % 3 == 0 { "others" } else { "users" };
@@ -606,7 +915,10 @@ async fn a_purge_removes_what_is_old_enough_and_no_more() {
         let Claim::Granted { token, .. } = inbox.claim(&key, DIGEST, LEASE).await.unwrap() else {
             panic!("not granted")
         };
-        let dead = Completion::Dead { reason: String::new(), body: body(n) };
+        let dead = Completion::Dead {
+            reason: String::new(),
+            body: body(n),
+        };
         assert_eq!(inbox.complete(&key, token, dead).await.unwrap(), Held::Yes);
         if n % 4 == 1 {
             assert!(inbox.forget(&key).await.unwrap());
@@ -617,7 +929,11 @@ async fn a_purge_removes_what_is_old_enough_and_no_more() {
     ahead.store(at.as_nanosecond().try_into().unwrap(), Ordering::Relaxed);
     let purged = inbox.purge(Duration::ZERO).await.unwrap();
     let after = inbox.dead_letters("users", None, 100).await.unwrap();
-    let expected: Vec<_> = before.iter().filter(|letter| letter.died_at > at).cloned().collect();
+    let expected: Vec<_> = before
+        .iter()
+        .filter(|letter| letter.died_at > at)
+        .cloned()
+        .collect();
     assert_eq!(after, expected);
     assert!(usize::try_from(purged).unwrap() >= before.len() - after.len());
     let others = inbox.dead_letters("others", None, 100).await.unwrap();
@@ -627,24 +943,49 @@ async fn a_purge_removes_what_is_old_enough_and_no_more() {
 #[tokio::test]
 async fn a_message_that_is_no_event_becomes_a_dead_letter_and_hinders_nobody() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     let jetstream = server.jetstream().await;
-    jetstream.publish(format!("{name}.event.users"), "hello".into()).await.unwrap().await.unwrap();
+    jetstream
+        .publish(format!("{name}.event.users"), "hello".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     // As a version that was never released has published it.
     let mut unreleased = async_nats::HeaderMap::new();
     let digest = "a5".repeat(32);
-    for (name, value) in [("Authpi-Endpoint", "users"), ("Authpi-Event", "evt_9"), ("Authpi-Digest", &digest)] {
+    for (name, value) in [
+        ("Authpi-Endpoint", "users"),
+        ("Authpi-Event", "evt_9"),
+        ("Authpi-Digest", &digest),
+    ] {
         unreleased.insert(name, value);
     }
     let subject = format!("{name}.event.users");
-    jetstream.publish_with_headers(subject, unreleased, "old".into()).await.unwrap().await.unwrap();
+    jetstream
+        .publish_with_headers(subject, unreleased, "old".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     append(&inbox, 0).await;
     assert_eq!(work_off(&inbox).await, ids([0]));
     let letters = inbox.dead_letters("users", None, 10).await.unwrap();
-    let told: Vec<_> = letters.iter().map(|letter| (letter.key.event_id(), &letter.body[..])).collect();
-    assert_eq!(told, [("message 1", &b"hello"[..]), ("message 2", &b"old"[..])]);
+    let told: Vec<_> = letters
+        .iter()
+        .map(|letter| (letter.key.event_id(), &letter.body[..]))
+        .collect();
+    assert_eq!(
+        told,
+        [("message 1", &b"hello"[..]), ("message 2", &b"old"[..])]
+    );
     assert!(
-        letters.iter().all(|letter| letter.reason.contains("an unreleased authpi-sdk, published it")),
+        letters.iter().all(|letter| letter
+            .reason
+            .contains("an unreleased authpi-sdk, published it")),
         "{letters:?}"
     );
 }
@@ -652,18 +993,43 @@ async fn a_message_that_is_no_event_becomes_a_dead_letter_and_hinders_nobody() {
 #[tokio::test]
 async fn endpoints_and_events_of_any_name_are_kept_apart() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     let long = "x".repeat(3000);
-    let names =
-        ["", " ", "a.b", "a", "A", "*", ">", "$JS.>", "é", "a b", "\r\nNats-Msg-Id: x", "=", "=20", "事件", &long];
+    let names = [
+        "",
+        " ",
+        "a.b",
+        "a",
+        "A",
+        "*",
+        ">",
+        "$JS.>",
+        "é",
+        "a b",
+        "\r\nNats-Msg-Id: x",
+        "=",
+        "=20",
+        "事件",
+        &long,
+    ];
     for endpoint in names {
         for event in names {
-            let stored = inbox.append(&EventKey::new(endpoint, event), DIGEST, None, Bytes::new()).await.unwrap();
+            let stored = inbox
+                .append(&EventKey::new(endpoint, event), DIGEST, None, Bytes::new())
+                .await
+                .unwrap();
             assert_eq!(stored, Appended::Stored, "{endpoint:?} {event:?}");
         }
     }
     for endpoint in names {
-        assert_eq!(inbox.backlog(endpoint).await.unwrap().depth, names.len() as u64, "{endpoint:?}");
+        assert_eq!(
+            inbox.backlog(endpoint).await.unwrap().depth,
+            names.len() as u64,
+            "{endpoint:?}"
+        );
         for expected in names {
             let Next::Leased(event) = inbox.lease_next(endpoint, LEASE).await.unwrap() else {
                 panic!("{expected:?} of {endpoint:?} was not leased");
@@ -671,7 +1037,10 @@ async fn endpoints_and_events_of_any_name_are_kept_apart() {
             assert_eq!(event.key, EventKey::new(endpoint, expected));
             handled(&inbox, &event).await;
         }
-        assert!(matches!(inbox.lease_next(endpoint, LEASE).await.unwrap(), Next::Nothing { .. }));
+        assert!(matches!(
+            inbox.lease_next(endpoint, LEASE).await.unwrap(),
+            Next::Nothing { .. }
+        ));
     }
 }
 
@@ -695,20 +1064,36 @@ async fn a_consumer_that_somebody_deleted_is_made_anew_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_full_stream_refuses_what_is_new_and_drops_nothing() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let inbox = options(&name).max_bytes(20_000).connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options(&name)
+        .max_bytes(20_000)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     let large = Bytes::from(vec![b' '; 1000]);
     let mut stored = 0;
     let error = loop {
-        match inbox.append(&key(stored), DIGEST, None, large.clone()).await {
+        match inbox
+            .append(&key(stored), DIGEST, None, large.clone())
+            .await
+        {
             Ok(_) => stored += 1,
             Err(error) => break chain(&error),
         }
     };
-    assert!(stored > 5 && error.contains("maximum bytes exceeded"), "{stored} were stored: {error}");
-    let full = inbox.append(&key(stored), DIGEST, None, large.clone()).await.unwrap_err();
+    assert!(
+        stored > 5 && error.contains("maximum bytes exceeded"),
+        "{stored} were stored: {error}"
+    );
+    let full = inbox
+        .append(&key(stored), DIGEST, None, large.clone())
+        .await
+        .unwrap_err();
     assert_eq!(full.kind(), LedgerErrorKind::CannotWrite);
     // Refused as too large, rather than sent to a server that would end the connection.
-    let error = inbox.append(&key(1000), DIGEST, None, vec![b' '; 2_000_000].into()).await.unwrap_err();
+    let error = inbox
+        .append(&key(1000), DIGEST, None, vec![b' '; 2_000_000].into())
+        .await
+        .unwrap_err();
     assert!(chain(&error).contains("limit"), "{}", chain(&error));
     assert_eq!(error.kind(), LedgerErrorKind::Content);
     let mut done = work_off(&inbox).await;
@@ -731,47 +1116,109 @@ async fn streams_that_would_lose_events_and_names_that_cannot_be_used_are_refuse
         ..Default::default()
     };
     let spoilt: [(Spoil, &str); 6] = [
-        (|config, _| config.retention = stream::RetentionPolicy::Limits, "workqueue"),
+        (
+            |config, _| config.retention = stream::RetentionPolicy::Limits,
+            "workqueue",
+        ),
         (|config, day| config.max_age = day, "max_age"),
-        (|config, _| (config.max_messages, config.discard) = (9, stream::DiscardPolicy::Old), "discard"),
-        (|config, _| config.subjects = vec![format!("{}.else", config.name)], "other subjects"),
+        (
+            |config, _| (config.max_messages, config.discard) = (9, stream::DiscardPolicy::Old),
+            "discard",
+        ),
+        (
+            |config, _| config.subjects = vec![format!("{}.else", config.name)],
+            "other subjects",
+        ),
         (|config, _| config.no_ack = true, "no_ack"),
-        (|config, _| config.storage = stream::StorageType::Memory, "in memory"),
+        (
+            |config, _| config.storage = stream::StorageType::Memory,
+            "in memory",
+        ),
     ];
     for (spoil, why) in spoilt {
         let name = fresh_name();
         let mut config = config(&name);
         spoil(&mut config, day);
         jetstream.create_stream(config).await.unwrap();
-        let error = chain(&options(&name).open(jetstream.clone(), Memory::new()).await.unwrap_err());
-        assert!(error.contains("cannot be used") && error.contains(why), "{error}");
+        let error = chain(
+            &options(&name)
+                .open(jetstream.clone(), Memory::new())
+                .await
+                .unwrap_err(),
+        );
+        assert!(
+            error.contains("cannot be used") && error.contains(why),
+            "{error}"
+        );
     }
     // An operator's own, with other limits, will do.
     let name = fresh_name();
-    jetstream.create_stream(stream::Config { max_bytes: 1 << 20, ..config(&name) }).await.unwrap();
-    append(&options(&name).open(jetstream.clone(), Memory::new()).await.unwrap(), 0).await;
+    jetstream
+        .create_stream(stream::Config {
+            max_bytes: 1 << 20,
+            ..config(&name)
+        })
+        .await
+        .unwrap();
+    append(
+        &options(&name)
+            .open(jetstream.clone(), Memory::new())
+            .await
+            .unwrap(),
+        0,
+    )
+    .await;
 
     for bad in ["", "a.b", "a b", "a*", "über", &"x".repeat(101)] {
-        let error = chain(&options("ok").stream(bad).open(jetstream.clone(), Memory::new()).await.unwrap_err());
+        let error = chain(
+            &options("ok")
+                .stream(bad)
+                .open(jetstream.clone(), Memory::new())
+                .await
+                .unwrap_err(),
+        );
         assert!(error.contains("cannot be used as a stream"), "{error}");
     }
     for bad in ["", ".", "a.", "a..b", "a b", "a*", ">", "$JS"] {
-        let error = chain(&options("ok").subjects(bad).open(jetstream.clone(), Memory::new()).await.unwrap_err());
-        assert!(error.contains("cannot be used as a prefix of subjects"), "{error}");
+        let error = chain(
+            &options("ok")
+                .subjects(bad)
+                .open(jetstream.clone(), Memory::new())
+                .await
+                .unwrap_err(),
+        );
+        assert!(
+            error.contains("cannot be used as a prefix of subjects"),
+            "{error}"
+        );
     }
-    let error = options("ok").ack_wait(Duration::from_millis(10)).open(jetstream, Memory::new()).await.unwrap_err();
+    let error = options("ok")
+        .ack_wait(Duration::from_millis(10))
+        .open(jetstream, Memory::new())
+        .await
+        .unwrap_err();
     assert!(chain(&error).contains("ack_wait"));
 }
 
 #[tokio::test]
 async fn what_cannot_be_opened_is_told_without_the_password() {
     // Nobody listens at port 1.
-    for url in ["nats://me:hunter2@127.0.0.1:1", "nats://me:hunter2@127.0.0.1:99999999", "hunter2@"] {
+    for url in [
+        "nats://me:hunter2@127.0.0.1:1",
+        "nats://me:hunter2@127.0.0.1:99999999",
+        "hunter2@",
+    ] {
         let options = Nats::options().timeout(Duration::from_secs(1));
         let error = options.connect(url, Memory::new()).await.unwrap_err();
-        assert!(!format!("{} {error:?}", chain(&error)).contains("hunter2"), "{error:?}");
+        assert!(
+            !format!("{} {error:?}", chain(&error)).contains("hunter2"),
+            "{error:?}"
+        );
     }
-    let inbox = options(&fresh_name()).connect(&NatsServer::shared().await.url(), Memory::new()).await.unwrap();
+    let inbox = options(&fresh_name())
+        .connect(&NatsServer::shared().await.url(), Memory::new())
+        .await
+        .unwrap();
     assert!(!format!("{inbox:?}").contains("127.0.0.1"), "{inbox:?}");
 }
 
@@ -785,9 +1232,20 @@ async fn an_event_too_large_for_the_stream_is_refused_as_content() {
         max_message_size: 5000,
         ..Default::default()
     };
-    server.jetstream().await.create_stream(config).await.unwrap();
-    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
-    let error = inbox.append(&key(0), DIGEST, None, vec![b' '; 6000].into()).await.unwrap_err();
+    server
+        .jetstream()
+        .await
+        .create_stream(config)
+        .await
+        .unwrap();
+    let inbox = options(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
+    let error = inbox
+        .append(&key(0), DIGEST, None, vec![b' '; 6000].into())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), LedgerErrorKind::Content, "{}", chain(&error));
     append(&inbox, 1).await;
 }
@@ -801,23 +1259,52 @@ async fn the_credentials_of_the_url_are_passed_on_and_wrong_ones_are_named() {
     .await;
     let at = server.address();
     let right = format!("nats://we%40b:p%2Fw%25hunter2@{at}");
-    append(&options("one").connect(&right, Memory::new()).await.unwrap(), 0).await;
+    append(
+        &options("one").connect(&right, Memory::new()).await.unwrap(),
+        0,
+    )
+    .await;
     let tokens = NatsServer::start_without_jetstream("authorization { token: hunter2 }").await;
     let with_token = tokens.address();
     let wrong = [
-        (format!("nats://we%40b:hunter2@{at}"), format!("could not log in to NATS at {at}")),
-        (format!("nats://{at}"), format!("could not log in to NATS at {at}")),
-        (format!("nats://not-hunter2@{with_token}"), format!("could not log in to NATS at {with_token}")),
+        (
+            format!("nats://we%40b:hunter2@{at}"),
+            format!("could not log in to NATS at {at}"),
+        ),
+        (
+            format!("nats://{at}"),
+            format!("could not log in to NATS at {at}"),
+        ),
+        (
+            format!("nats://not-hunter2@{with_token}"),
+            format!("could not log in to NATS at {with_token}"),
+        ),
         // The token is right, and JetStream is not there.
-        (format!("nats://hunter2@{with_token}"), "requested JetStream resource does not exist".to_owned()),
-        ("nats://we%40b:hunter2@127.0.0.1:1".to_owned(), "could not connect to NATS at 127.0.0.1:1".to_owned()),
-        ("nats://a:hunter2@host.invalid:7000".to_owned(), "could not connect to NATS at host.invalid:7000".to_owned()),
+        (
+            format!("nats://hunter2@{with_token}"),
+            "requested JetStream resource does not exist".to_owned(),
+        ),
+        (
+            "nats://we%40b:hunter2@127.0.0.1:1".to_owned(),
+            "could not connect to NATS at 127.0.0.1:1".to_owned(),
+        ),
+        (
+            "nats://a:hunter2@host.invalid:7000".to_owned(),
+            "could not connect to NATS at host.invalid:7000".to_owned(),
+        ),
     ];
     for (url, expected) in wrong {
         let options = options("two").timeout(Duration::from_secs(2));
         let error = options.connect(&url, Memory::new()).await.unwrap_err();
-        assert!(chain(&error).contains(&expected), "{url}: {}", chain(&error));
-        assert!(!format!("{} {error:?}", chain(&error)).contains("hunter2"), "{error:?}");
+        assert!(
+            chain(&error).contains(&expected),
+            "{url}: {}",
+            chain(&error)
+        );
+        assert!(
+            !format!("{} {error:?}", chain(&error)).contains("hunter2"),
+            "{error:?}"
+        );
     }
 }
 
@@ -826,7 +1313,11 @@ async fn a_login_that_the_server_refuses_for_a_while_succeeds_later() {
     let config = |password: &str| format!("authorization {{ user: app, password: {password} }}");
     let mut server = NatsServer::start_with(&config("right"), Some(("app", "right"))).await;
     let url = format!("nats://app:right@{}", server.address());
-    let inbox = options("t").timeout(Duration::from_secs(1)).connect(&url, Memory::new()).await.unwrap();
+    let inbox = options("t")
+        .timeout(Duration::from_secs(1))
+        .connect(&url, Memory::new())
+        .await
+        .unwrap();
     append(&inbox, 0).await;
     for password in ["rotated", "right"] {
         server.stop();
@@ -851,26 +1342,46 @@ async fn a_right_that_the_user_lacks_is_named_at_open_or_by_the_step() {
     let server = NatsServer::start_with(config, Some(("admin", "admin"))).await;
     let open = async |user: &str| {
         let url = format!("nats://{user}:{user}@{}", server.address());
-        options("t").timeout(Duration::from_secs(2)).connect(&url, Memory::new()).await
+        options("t")
+            .timeout(Duration::from_secs(2))
+            .connect(&url, Memory::new())
+            .await
     };
     open("admin").await.unwrap();
     let denied = [
         (open("deaf").await.unwrap_err(), "CONSUMER.CREATE"),
-        (open("mute").await.unwrap().append(&key(0), DIGEST, None, body(0)).await.unwrap_err(), "t.event.users"),
+        (
+            open("mute")
+                .await
+                .unwrap()
+                .append(&key(0), DIGEST, None, body(0))
+                .await
+                .unwrap_err(),
+            "t.event.users",
+        ),
     ];
     for (error, subject) in denied {
         assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
         let said = chain(&error).to_lowercase();
-        assert!(said.contains("permissions violation") && said.contains(&subject.to_lowercase()), "{said}");
+        assert!(
+            said.contains("permissions violation") && said.contains(&subject.to_lowercase()),
+            "{said}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_connection_to_a_server_without_jetstream_is_given_up() {
-    let (server, other) = (NatsServer::start().await, NatsServer::start_without_jetstream("").await);
+    let (server, other) = (
+        NatsServer::start().await,
+        NatsServer::start_without_jetstream("").await,
+    );
     let address = Forwarder::to(server.address()).await;
     let options = options("t").timeout(Duration::from_secs(2));
-    let inbox = options.connect(&format!("nats://{}", address.address()), Memory::new()).await.unwrap();
+    let inbox = options
+        .connect(&format!("nats://{}", address.address()), Memory::new())
+        .await
+        .unwrap();
     append(&inbox, 0).await;
     address.switch(other.address());
     address.cut();
@@ -891,7 +1402,10 @@ async fn a_connection_to_a_server_that_hangs_is_given_up() {
     let server = NatsServer::start().await;
     let address = Forwarder::to(server.address()).await;
     let options = options("t").timeout(Duration::from_secs(1));
-    let inbox = options.connect(&format!("nats://{}", address.address()), Memory::new()).await.unwrap();
+    let inbox = options
+        .connect(&format!("nats://{}", address.address()), Memory::new())
+        .await
+        .unwrap();
     let paused = server.pause();
     address.has_made(2).await;
     drop(paused);
@@ -912,25 +1426,55 @@ struct Refusing {
 }
 
 impl Ledger for Refusing {
-    async fn claim(&self, asked: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
-        let refused = self.refuses.as_ref().filter(|(refused, _)| refused == asked).map(|(_, kind)| *kind);
-        let kind = refused.or_else(|| self.down.load(Ordering::SeqCst).then_some(LedgerErrorKind::Unreachable));
-        let Some(kind) = kind else { return self.ledger.claim(asked, digest, lease).await };
+    async fn claim(
+        &self,
+        asked: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        let refused = self
+            .refuses
+            .as_ref()
+            .filter(|(refused, _)| refused == asked)
+            .map(|(_, kind)| *kind);
+        let kind = refused.or_else(|| {
+            self.down
+                .load(Ordering::SeqCst)
+                .then_some(LedgerErrorKind::Unreachable)
+        });
+        let Some(kind) = kind else {
+            return self.ledger.claim(asked, digest, lease).await;
+        };
         if *asked == key(0) {
             self.failed.fetch_add(1, Ordering::SeqCst);
         }
         Err(LedgerError::new("claim", "it does not like this one").with_kind(kind))
     }
 
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
         self.ledger.renew(key, token, lease).await
     }
 
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         self.ledger.complete(key, token, completion).await
     }
 
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
         self.ledger.release(key, token, pause).await
     }
 
@@ -951,8 +1495,14 @@ impl Ledger for Refusing {
 async fn an_event_that_the_ledger_refuses_holds_up_no_other_and_becomes_a_dead_letter() {
     for kind in [LedgerErrorKind::Content, LedgerErrorKind::Unreachable] {
         let (server, name) = (NatsServer::shared().await, fresh_name());
-        let ledger = Refusing { refuses: Some((key(0), kind)), ..Refusing::default() };
-        let inbox = options(&name).connect(&server.url(), ledger.clone()).await.unwrap();
+        let ledger = Refusing {
+            refuses: Some((key(0), kind)),
+            ..Refusing::default()
+        };
+        let inbox = options(&name)
+            .connect(&server.url(), ledger.clone())
+            .await
+            .unwrap();
         for n in 0..30 {
             append(&inbox, n).await;
         }
@@ -963,26 +1513,54 @@ async fn an_event_that_the_ledger_refuses_holds_up_no_other_and_becomes_a_dead_l
             done.push(event.key.event_id().to_owned());
         }
         done.sort_unstable();
-        assert_eq!(done, ids(1..30), "the others were not handled while it waited");
+        assert_eq!(
+            done,
+            ids(1..30),
+            "the others were not handled while it waited"
+        );
         assert!(work_off(&inbox).await.is_empty());
         let letters = inbox.dead_letters("users", None, 10).await.unwrap();
-        assert_eq!((letters.len(), &letters[0].key, &letters[0].body), (1, &key(0), &body(0)));
-        assert!(letters[0].reason.contains("it does not like this one"), "{}", letters[0].reason);
+        assert_eq!(
+            (letters.len(), &letters[0].key, &letters[0].body),
+            (1, &key(0), &body(0))
+        );
+        assert!(
+            letters[0].reason.contains("it does not like this one"),
+            "{}",
+            letters[0].reason
+        );
         let failed = ledger.failed.load(Ordering::SeqCst);
-        assert_eq!(failed, if kind == LedgerErrorKind::Content { 1 } else { 6 }, "{kind:?}");
+        assert_eq!(
+            failed,
+            if kind == LedgerErrorKind::Content {
+                1
+            } else {
+                6
+            },
+            "{kind:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn while_the_ledger_is_down_no_event_becomes_a_dead_letter() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let ledger = Refusing { down: Arc::new(AtomicBool::new(true)), ..Refusing::default() };
-    let inbox = options(&name).connect(&server.url(), ledger.clone()).await.unwrap();
+    let ledger = Refusing {
+        down: Arc::new(AtomicBool::new(true)),
+        ..Refusing::default()
+    };
+    let inbox = options(&name)
+        .connect(&server.url(), ledger.clone())
+        .await
+        .unwrap();
     append(&inbox, 0).await;
     append(&inbox, 1).await;
     // Given back for longer each time, and not at once.
     let tried_often = || async {
-        assert!(!matches!(inbox.lease_next("users", LEASE).await, Ok(Next::Leased(_))));
+        assert!(!matches!(
+            inbox.lease_next("users", LEASE).await,
+            Ok(Next::Leased(_))
+        ));
         (ledger.failed.load(Ordering::SeqCst) > 5).then_some(())
     };
     until(|| "it is not tried again".to_owned(), tried_often).await;
@@ -990,18 +1568,28 @@ async fn while_the_ledger_is_down_no_event_becomes_a_dead_letter() {
     let mut done = work_off(&inbox).await;
     done.sort_unstable();
     assert_eq!(done, ids(0..2));
-    assert!(inbox.dead_letters("users", None, 10).await.unwrap().is_empty());
+    assert!(
+        inbox
+            .dead_letters("users", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 const SECRET: &str = "whs_test";
 
 fn receiver(inbox: &(impl Inbox + Clone)) -> Receiver {
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    Receiver::inbox("users", verifier, inbox.clone()).build().unwrap()
+    Receiver::inbox("users", verifier, inbox.clone())
+        .build()
+        .unwrap()
 }
 
 async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
-    let request = fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap();
+    let request = fixture
+        .request(&SignatureScheme::authpi(), &SECRET.into())
+        .unwrap();
     receiver.receive(request).await.status().as_u16()
 }
 
@@ -1015,13 +1603,22 @@ impl Running {
     /// With short pauses, so that nobody waits.
     fn start(worker: WorkerBuilder) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let worker = worker.pauses(Duration::from_millis(5), Duration::from_millis(20)).build().unwrap();
-        Self { stop, task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }) }
+        let worker = worker
+            .pauses(Duration::from_millis(5), Duration::from_millis(20))
+            .build()
+            .unwrap();
+        Self {
+            stop,
+            task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }),
+        }
     }
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        tokio::time::timeout(DEADLINE, self.task).await.expect("the worker did not stop").unwrap();
+        tokio::time::timeout(DEADLINE, self.task)
+            .await
+            .expect("the worker did not stop")
+            .unwrap();
     }
 }
 
@@ -1033,7 +1630,8 @@ async fn until_empty(inbox: &impl Inbox) {
 type Tries = Mutex<BTreeMap<String, Vec<u32>>>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_retries_and_dead_letters() {
+async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_retries_and_dead_letters()
+ {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let folder = std::env::temp_dir().join(format!("authpi-it-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -1046,32 +1644,62 @@ async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_
     let handlers = || {
         Handlers::new(Arc::clone(&tries))
             .on(async |event: Event<UserCreated>, cx: Context<Arc<Tries>>| {
-                cx.state.lock().unwrap().entry(event.id().to_owned()).or_default().push(cx.attempt());
-                if cx.attempt() < 3 { Err(HandlerError::retryable("not yet")) } else { Ok(()) }
+                cx.state
+                    .lock()
+                    .unwrap()
+                    .entry(event.id().to_owned())
+                    .or_default()
+                    .push(cx.attempt());
+                if cx.attempt() < 3 {
+                    Err(HandlerError::retryable("not yet"))
+                } else {
+                    Ok(())
+                }
             })
             .on(async |event: Event<UserUpdated>, cx: Context<Arc<Tries>>| {
-                cx.state.lock().unwrap().entry(event.id().to_owned()).or_default().push(cx.attempt());
+                cx.state
+                    .lock()
+                    .unwrap()
+                    .entry(event.id().to_owned())
+                    .or_default()
+                    .push(cx.attempt());
                 "x".parse::<u8>().map(drop).terminal()
             })
     };
-    let worker = |inbox: &Nats<Sqlite>| Running::start(Worker::new("users", inbox.clone(), handlers()));
+    let worker =
+        |inbox: &Nats<Sqlite>| Running::start(Worker::new("users", inbox.clone(), handlers()));
     let running: Vec<_> = processes[1..].iter().map(worker).collect();
     let receiver = receiver(&processes[0]);
     for n in 0..20 {
         let created = Fixture::of::<UserCreated>().id(format!("created-{n:02}"));
-        for event in [created, Fixture::of::<SessionCreated>().id(format!("nobody's-{n}"))] {
+        for event in [
+            created,
+            Fixture::of::<SessionCreated>().id(format!("nobody's-{n}")),
+        ] {
             assert_eq!(deliver(&receiver, &event).await, 200);
             assert_eq!(deliver(&receiver, &event).await, 200);
         }
     }
-    assert_eq!(deliver(&receiver, &Fixture::of::<UserUpdated>().id("updated")).await, 200);
+    assert_eq!(
+        deliver(&receiver, &Fixture::of::<UserUpdated>().id("updated")).await,
+        200
+    );
     until_empty(&processes[0]).await;
-    let mut expected: BTreeMap<_, _> = (0..20).map(|n| (format!("created-{n:02}"), vec![1, 2, 3])).collect();
+    let mut expected: BTreeMap<_, _> = (0..20)
+        .map(|n| (format!("created-{n:02}"), vec![1, 2, 3]))
+        .collect();
     expected.insert("updated".into(), vec![1]);
     assert_eq!(*tries.lock().unwrap(), expected);
 
     let letters = processes[0].dead_letters("users", None, 10).await.unwrap();
-    assert_eq!((letters.len(), letters[0].key.event_id(), letters[0].attempts), (1, "updated", 1));
+    assert_eq!(
+        (
+            letters.len(),
+            letters[0].key.event_id(),
+            letters[0].attempts
+        ),
+        (1, "updated", 1)
+    );
     assert_eq!(letters[0].reason, "invalid digit found in string");
     assert!(processes[0].replay(&letters[0].key).await.unwrap());
     until_empty(&processes[0]).await;
@@ -1086,18 +1714,27 @@ async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_
 async fn a_delivery_wakes_the_workers_of_other_processes() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let ledger = Arc::new(Memory::new());
-    let here = options(&name).connect(&server.url(), Arc::clone(&ledger)).await.unwrap();
+    let here = options(&name)
+        .connect(&server.url(), Arc::clone(&ledger))
+        .await
+        .unwrap();
     let there = options(&name).connect(&server.url(), ledger).await.unwrap();
     let (seen, mut handled) = mpsc::unbounded_channel();
-    let handlers = Handlers::new(seen).on(async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
-        cx.state.send(event.id().to_owned())?;
-        Ok(())
-    });
+    let handlers = Handlers::new(seen).on(
+        async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
+            cx.state.send(event.id().to_owned())?;
+            Ok(())
+        },
+    );
     // No poll is due for ten minutes.
-    let running = Running::start(Worker::new("users", there, handlers).poll(Duration::from_mins(10)));
+    let running =
+        Running::start(Worker::new("users", there, handlers).poll(Duration::from_mins(10)));
     let receiver = receiver(&here);
     for id in ["one", "two", "three"] {
-        assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>().id(id)).await, 200);
+        assert_eq!(
+            deliver(&receiver, &Fixture::of::<UserCreated>().id(id)).await,
+            200
+        );
         let next = tokio::time::timeout(DEADLINE, handled.recv()).await;
         assert_eq!(next.expect("nobody was woken").unwrap(), id);
     }
@@ -1113,16 +1750,27 @@ async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_onc
     sqlx::raw_sql(made).execute(&mut other).await.unwrap();
     let mut processes = Vec::new();
     for _ in 0..2 {
-        let ledger = Postgres::options().prefix(&prefix).connect(&store.url()).await.unwrap();
+        let ledger = Postgres::options()
+            .prefix(&prefix)
+            .connect(&store.url())
+            .await
+            .unwrap();
         processes.push(options(&name).connect(&server.url(), ledger).await.unwrap());
     }
     let worker = |inbox: &Nats<Postgres>| {
         let handlers = Handlers::new(prefix.clone()).on_tx(
             async |event: Event<UserCreated>, cx: Context<String>, mut tx: Tx<Nats<Postgres>>| {
                 let sql = AssertSqlSafe(format!("INSERT INTO {}effects VALUES ($1)", *cx.state));
-                sqlx::query(sql).bind(event.id().to_owned()).execute(&mut *tx).await?;
+                sqlx::query(sql)
+                    .bind(event.id().to_owned())
+                    .execute(&mut *tx)
+                    .await?;
                 // The first attempt's writes are undone.
-                if cx.attempt() == 1 { Err(HandlerError::retryable("not yet")) } else { Ok(()) }
+                if cx.attempt() == 1 {
+                    Err(HandlerError::retryable("not yet"))
+                } else {
+                    Ok(())
+                }
             },
         );
         Running::start(Worker::new("users", inbox.clone(), handlers))
@@ -1130,28 +1778,45 @@ async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_onc
     let running: Vec<_> = processes.iter().map(worker).collect();
     let receiver = receiver(&processes[0]);
     for n in 0..30 {
-        assert_eq!(deliver(&receiver, &Fixture::of::<UserCreated>().id(format!("{n:02}"))).await, 200);
+        assert_eq!(
+            deliver(
+                &receiver,
+                &Fixture::of::<UserCreated>().id(format!("{n:02}"))
+            )
+            .await,
+            200
+        );
     }
     until_empty(&processes[1]).await;
     for worker in running {
         worker.stop().await;
     }
     let told = AssertSqlSafe(format!("SELECT id FROM {prefix}effects ORDER BY id"));
-    let effects: Vec<String> = sqlx::query_scalar(told).fetch_all(&mut other).await.unwrap();
-    assert_eq!(effects, (0..30).map(|n| format!("{n:02}")).collect::<Vec<_>>());
+    let effects: Vec<String> = sqlx::query_scalar(told)
+        .fetch_all(&mut other)
+        .await
+        .unwrap();
+    assert_eq!(
+        effects,
+        (0..30).map(|n| format!("{n:02}")).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
 async fn a_lease_that_is_dropped_midway_leaves_the_event_to_be_leased() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let inbox = options(&name).connect(&server.url(), Memory::new()).await.unwrap();
+    let inbox = options(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
     for n in 0..10 {
         append(&inbox, n).await;
     }
     for polls in 0..30 {
         let mut leasing = Box::pin(inbox.lease_next("users", ACK_WAIT));
         for _ in 0..polls {
-            let ready = poll_fn(|cx| std::task::Poll::Ready(leasing.as_mut().poll(cx).is_ready())).await;
+            let ready =
+                poll_fn(|cx| std::task::Poll::Ready(leasing.as_mut().poll(cx).is_ready())).await;
             if ready {
                 break;
             }

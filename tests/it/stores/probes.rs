@@ -25,11 +25,18 @@ async fn a_probe_is_ready_exactly_while_postgres_answers() {
     let mut server = PostgresServer::start().await;
     let store = Postgres::connect(&server.url()).await.unwrap();
     let verifier = || Verifier::authpi(KeyRing::new().with("test", "whs_test"));
-    let inline = Receiver::inline("inline", verifier(), store.clone(), Handlers::new(())).build().unwrap();
-    let inbox = Receiver::inbox("inbox", verifier(), store.clone()).build().unwrap();
-    let worker = Worker::new("inbox", store, Handlers::new(())).build().unwrap();
+    let inline = Receiver::inline("inline", verifier(), store.clone(), Handlers::new(()))
+        .build()
+        .unwrap();
+    let inbox = Receiver::inbox("inbox", verifier(), store.clone())
+        .build()
+        .unwrap();
+    let worker = Worker::new("inbox", store, Handlers::new(()))
+        .build()
+        .unwrap();
     let ready = async || {
-        let (inline, inbox, worker) = tokio::join!(inline.health(), inbox.health(), worker.health());
+        let (inline, inbox, worker) =
+            tokio::join!(inline.health(), inbox.health(), worker.health());
         [inline.is_ready(), inbox.is_ready(), worker.is_ready()]
     };
     inbox.feed(Fixture::new("user.created").verified()).await;
@@ -61,21 +68,34 @@ async fn says(hook: &Receiver, expected: Result<(), LedgerErrorKind>) {
         let health = hook.health().await;
         *last.lock().unwrap() = format!("{health:?}");
         let ready = matches!(expected, Ok(()) | Err(LedgerErrorKind::Busy));
-        (health.store.as_ref().err().map(LedgerError::kind) == expected.err() && health.is_ready() == ready)
+        (health.store.as_ref().err().map(LedgerError::kind) == expected.err()
+            && health.is_ready() == ready)
             .then_some(())
     };
-    until(|| format!("expected {expected:?}: {}", last.lock().unwrap()), asked).await;
+    until(
+        || format!("expected {expected:?}: {}", last.lock().unwrap()),
+        asked,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_redis_that_answers_and_cannot_write_is_not_ready() {
     let server = RedisServer::start().await;
     let store = Redis::connect(&server.url()).await.unwrap();
-    let hook = Receiver::inline("users", verifier(), store, Handlers::new(())).build().unwrap();
+    let hook = Receiver::inline("users", verifier(), store, Handlers::new(()))
+        .build()
+        .unwrap();
     let mut by_hand = server.connection().await.unwrap();
     for (fault, mended) in [
-        (["REPLICAOF", "127.0.0.1", "1"].as_slice(), ["REPLICAOF", "NO", "ONE"].as_slice()),
-        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
+        (
+            ["REPLICAOF", "127.0.0.1", "1"].as_slice(),
+            ["REPLICAOF", "NO", "ONE"].as_slice(),
+        ),
+        (
+            &["CONFIG", "SET", "maxmemory", "1"],
+            &["CONFIG", "SET", "maxmemory", "0"],
+        ),
     ] {
         says(&hook, Ok(())).await;
         let mut tell = async |words: &[&str]| {
@@ -94,16 +114,25 @@ async fn a_redis_that_answers_and_cannot_write_is_not_ready() {
 async fn a_postgres_that_answers_and_is_read_only_is_not_ready() {
     let server = PostgresServer::start().await;
     let store = Postgres::connect(&server.url()).await.unwrap();
-    let inline = Receiver::inline("inline", verifier(), store.clone(), Handlers::new(())).build().unwrap();
+    let inline = Receiver::inline("inline", verifier(), store.clone(), Handlers::new(()))
+        .build()
+        .unwrap();
     let inbox = Receiver::inbox("inbox", verifier(), store).build().unwrap();
     let mut by_hand = server.connection().await.unwrap();
     let mut read_only = async |on: bool| {
         let set = format!("ALTER SYSTEM SET default_transaction_read_only = {on}");
         for statement in [set.as_str(), "SELECT pg_reload_conf()"] {
-            sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut by_hand).await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(statement))
+                .execute(&mut by_hand)
+                .await
+                .unwrap();
         }
     };
-    for (on, expected) in [(false, Ok(())), (true, Err(LedgerErrorKind::CannotWrite)), (false, Ok(()))] {
+    for (on, expected) in [
+        (false, Ok(())),
+        (true, Err(LedgerErrorKind::CannotWrite)),
+        (false, Ok(())),
+    ] {
         read_only(on).await;
         says(&inline, expected).await;
         says(&inbox, expected).await;
@@ -113,16 +142,27 @@ async fn a_postgres_that_answers_and_is_read_only_is_not_ready() {
 #[tokio::test]
 async fn a_postgres_whose_connections_are_all_in_use_is_busy_and_ready() {
     let server = PostgresServer::start().await;
-    let pool = PgPoolOptions::new().max_connections(4).connect(&server.url()).await.unwrap();
+    let pool = PgPoolOptions::new()
+        .max_connections(4)
+        .connect(&server.url())
+        .await
+        .unwrap();
     let store = Postgres::open(pool.clone()).await.unwrap();
-    let hook = Receiver::inline("users", verifier(), store, Handlers::new(())).build().unwrap();
+    let hook = Receiver::inline("users", verifier(), store, Handlers::new(()))
+        .build()
+        .unwrap();
     says(&hook, Ok(())).await;
     let mut taken = Vec::new();
     for _ in 0..4 {
         taken.push(pool.acquire().await.unwrap());
     }
     says(&hook, Err(LedgerErrorKind::Busy)).await;
-    assert!(hook.health().await.to_string().starts_with("ready, but the store is busy"));
+    assert!(
+        hook.health()
+            .await
+            .to_string()
+            .starts_with("ready, but the store is busy")
+    );
     drop(taken);
     says(&hook, Ok(())).await;
 }
@@ -142,22 +182,39 @@ async fn a_role_that_cannot_append_fails_at_the_first_probe_of_an_inbox() {
     let url = server.url().replace("postgres@", "inline_only@");
     assert!(url.contains("inline_only"), "{url}");
     let store = Postgres::connect(&url).await.unwrap();
-    let inline = Receiver::inline("inline", verifier(), store.clone(), Handlers::new(())).build().unwrap();
-    let inbox = Receiver::inbox("inbox", verifier(), store.clone()).build().unwrap();
-    let worker = Worker::new("inbox", store, Handlers::new(())).build().unwrap();
+    let inline = Receiver::inline("inline", verifier(), store.clone(), Handlers::new(()))
+        .build()
+        .unwrap();
+    let inbox = Receiver::inbox("inbox", verifier(), store.clone())
+        .build()
+        .unwrap();
+    let worker = Worker::new("inbox", store, Handlers::new(()))
+        .build()
+        .unwrap();
     says(&inline, Ok(())).await;
     says(&inbox, Err(LedgerErrorKind::CannotWrite)).await;
     let health = worker.health().await;
-    assert!(!health.is_ready() && health.to_string().starts_with("the store cannot write"), "{health:?}");
+    assert!(
+        !health.is_ready() && health.to_string().starts_with("the store cannot write"),
+        "{health:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_probe_of_a_queue_publishes_nothing() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
-    let inbox =
-        NatsOptions::default().stream(&name).subjects(&name).connect(&server.url(), Memory::new()).await.unwrap();
-    let hook = Receiver::inbox("users", verifier(), inbox.clone()).build().unwrap();
-    let worker = Worker::new("users", inbox, Handlers::new(())).build().unwrap();
+    let inbox = NatsOptions::default()
+        .stream(&name)
+        .subjects(&name)
+        .connect(&server.url(), Memory::new())
+        .await
+        .unwrap();
+    let hook = Receiver::inbox("users", verifier(), inbox.clone())
+        .build()
+        .unwrap();
+    let worker = Worker::new("users", inbox, Handlers::new(()))
+        .build()
+        .unwrap();
     says(&hook, Ok(())).await;
     assert!(worker.health().await.is_ready());
     let mut stream = server.jetstream().await.get_stream(&name).await.unwrap();
@@ -167,23 +224,53 @@ async fn a_probe_of_a_queue_publishes_nothing() {
 /// A delivery that was signed long ago, and the answer to it.
 async fn deliver_old(hook: &Receiver) -> u16 {
     let old = Fixture::of::<UserCreated>().time(Timestamp::UNIX_EPOCH);
-    hook.receive(old.request(&SignatureScheme::authpi(), &"whs_test".into()).unwrap()).await.status().as_u16()
+    hook.receive(
+        old.request(&SignatureScheme::authpi(), &"whs_test".into())
+            .unwrap(),
+    )
+    .await
+    .status()
+    .as_u16()
 }
 
 #[tokio::test]
 async fn the_clock_of_postgres_or_redis_is_the_second_witness_for_an_age() {
     let (postgres, redis) = (PostgresServer::shared().await, RedisServer::shared().await);
-    let postgres = Postgres::options().prefix(fresh_prefix()).connect(&postgres.url()).await.unwrap();
-    let redis = Redis::options().prefix(redis_prefix()).connect(&redis.url()).await.unwrap();
+    let postgres = Postgres::options()
+        .prefix(fresh_prefix())
+        .connect(&postgres.url())
+        .await
+        .unwrap();
+    let redis = Redis::options()
+        .prefix(redis_prefix())
+        .connect(&redis.url())
+        .await
+        .unwrap();
     let name = fresh_name();
     let over_nats = NatsOptions::default().stream(&name).subjects(&name);
-    let over_nats = over_nats.connect(&NatsServer::shared().await.url(), redis.clone()).await.unwrap();
-    let handlers = || Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("an old capture was handled"));
+    let over_nats = over_nats
+        .connect(&NatsServer::shared().await.url(), redis.clone())
+        .await
+        .unwrap();
+    let handlers = || {
+        Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("an old capture was handled"))
+    };
     let hooks = |clock: Clock| {
         [
-            (Receiver::inline("users", verifier(), postgres.clone(), handlers()).clock(clock.clone()), 200),
-            (Receiver::inline("users", verifier(), redis.clone(), handlers()).clock(clock.clone()), 400),
-            (Receiver::inline("users", verifier(), over_nats.clone(), handlers()).clock(clock), 200),
+            (
+                Receiver::inline("users", verifier(), postgres.clone(), handlers())
+                    .clock(clock.clone()),
+                200,
+            ),
+            (
+                Receiver::inline("users", verifier(), redis.clone(), handlers())
+                    .clock(clock.clone()),
+                400,
+            ),
+            (
+                Receiver::inline("users", verifier(), over_nats.clone(), handlers()).clock(clock),
+                200,
+            ),
         ]
         .map(|(hook, expected)| (hook.build().unwrap(), expected))
     };
@@ -191,8 +278,14 @@ async fn the_clock_of_postgres_or_redis_is_the_second_witness_for_an_age() {
     for (hook, _) in hooks(ahead) {
         assert_eq!(deliver_old(&hook).await, 503, "the store's clock differs");
         let recent = Fixture::of::<UserCreated>();
-        let recent = recent.request(&SignatureScheme::authpi(), &"whs_test".into()).unwrap();
-        assert_eq!(hook.receive(recent).await.status(), 503, "it only seems to be old");
+        let recent = recent
+            .request(&SignatureScheme::authpi(), &"whs_test".into())
+            .unwrap();
+        assert_eq!(
+            hook.receive(recent).await.status(),
+            503,
+            "it only seems to be old"
+        );
         assert!(hook.health().await.clock_unsure);
     }
     for (hook, expected) in hooks(Clock::system()) {

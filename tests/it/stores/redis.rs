@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::ledger::{Claim, Completion, Held, Ledger as _, LedgerErrorKind, Redis, Token, conformance};
+use authpi_sdk::ledger::{
+    Claim, Completion, Held, Ledger as _, LedgerErrorKind, Redis, Token, conformance,
+};
 use jiff::Timestamp;
 use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
@@ -14,7 +16,9 @@ use redis::{
 };
 use tokio::task::JoinSet;
 
-use super::{DIGEST, EVENTS, LEASE, answered, chain, claims_dropped_midway, granted, handled, key, race};
+use super::{
+    DIGEST, EVENTS, LEASE, answered, chain, claims_dropped_midway, granted, handled, key, race,
+};
 use crate::servers::{
     forward::Forwarder,
     redis::{RedisCluster, RedisServer, fresh_prefix},
@@ -22,7 +26,11 @@ use crate::servers::{
 };
 
 async fn keys(node: &mut MultiplexedConnection, prefix: &str) -> Vec<Vec<u8>> {
-    cmd("KEYS").arg(format!("{prefix}*")).query_async(node).await.unwrap()
+    cmd("KEYS")
+        .arg(format!("{prefix}*"))
+        .query_async(node)
+        .await
+        .unwrap()
 }
 
 /// Makes the records older by so much: the server's clock cannot be set.
@@ -32,7 +40,12 @@ async fn grow_older(node: &mut MultiplexedConnection, prefix: &str, by: Duration
         assert!(left != -1, "a record without an end");
         // It is deleted if that is in the past.
         let left = left - i64::try_from(by.as_millis()).unwrap();
-        cmd("PEXPIRE").arg(&key).arg(left).exec_async(node).await.unwrap();
+        cmd("PEXPIRE")
+            .arg(&key)
+            .arg(left)
+            .exec_async(node)
+            .await
+            .unwrap();
     }
 }
 
@@ -49,7 +62,11 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> conformance::Harness for
     async fn fresh(&self) -> Redis<C> {
         let prefix = fresh_prefix();
         self.newest.lock().unwrap().clone_from(&prefix);
-        Redis::options().prefix(prefix).open(self.connection.clone()).await.unwrap()
+        Redis::options()
+            .prefix(prefix)
+            .open(self.connection.clone())
+            .await
+            .unwrap()
     }
 
     async fn advance(&self, _: &Redis<C>, by: Duration) {
@@ -63,26 +80,51 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> conformance::Harness for
 #[tokio::test(flavor = "multi_thread")]
 async fn it_conforms() {
     let server = RedisServer::shared().await;
-    let connection = redis::Client::open(server.url()).unwrap().get_connection_manager().await.unwrap();
+    let connection = redis::Client::open(server.url())
+        .unwrap()
+        .get_connection_manager()
+        .await
+        .unwrap();
     let nodes = vec![server.connection().await.unwrap()];
-    conformance::run(&Keys { nodes, connection, newest: Mutex::default() }).await;
+    conformance::run(&Keys {
+        nodes,
+        connection,
+        newest: Mutex::default(),
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_conforms_on_a_cluster_whose_nodes_all_hold_records() {
     let cluster = RedisCluster::start().await;
-    let connection = ClusterClient::new(cluster.urls()).unwrap().get_async_connection().await.unwrap();
+    let connection = ClusterClient::new(cluster.urls())
+        .unwrap()
+        .get_async_connection()
+        .await
+        .unwrap();
     let mut nodes = Vec::new();
     for node in &cluster.nodes {
         nodes.push(node.connection().await.unwrap());
     }
-    conformance::run(&Keys { nodes: nodes.clone(), connection: connection.clone(), newest: Mutex::default() }).await;
+    conformance::run(&Keys {
+        nodes: nodes.clone(),
+        connection: connection.clone(),
+        newest: Mutex::default(),
+    })
+    .await;
 
     let prefix = fresh_prefix();
-    let ledger = Redis::options().prefix(&prefix).open(connection).await.unwrap();
+    let ledger = Redis::options()
+        .prefix(&prefix)
+        .open(connection)
+        .await
+        .unwrap();
     race(&[ledger.clone(), ledger]).await;
     for node in &mut nodes {
-        assert!(!keys(node, &prefix).await.is_empty(), "a node without records");
+        assert!(
+            !keys(node, &prefix).await.is_empty(),
+            "a node without records"
+        );
     }
 }
 
@@ -91,7 +133,13 @@ async fn of_replicas_that_race_one_handles_each_event() {
     let (server, prefix) = (RedisServer::shared().await, fresh_prefix());
     let mut replicas = Vec::new();
     for _ in 0..3 {
-        replicas.push(Redis::options().prefix(&prefix).connect(&server.url()).await.unwrap());
+        replicas.push(
+            Redis::options()
+                .prefix(&prefix)
+                .connect(&server.url())
+                .await
+                .unwrap(),
+        );
     }
     race(&replicas).await;
 }
@@ -105,14 +153,34 @@ async fn records_and_leases_outlive_a_crash_of_a_server_that_writes_at_once() {
 
     server.stop();
     let error = ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err();
-    assert!(chain(&error).starts_with("the ledger failed to claim: "), "{}", chain(&error));
+    assert!(
+        chain(&error).starts_with("the ledger failed to claim: "),
+        "{}",
+        chain(&error)
+    );
 
     // The server has forgotten the scripts, too.
     server.start_again().await;
-    assert_eq!(answered(&ledger, 0).await, Claim::Handled { first_digest: DIGEST });
+    assert_eq!(
+        answered(&ledger, 0).await,
+        Claim::Handled {
+            first_digest: DIGEST
+        }
+    );
     assert!(matches!(answered(&ledger, 1).await, Claim::InFlight { .. }));
-    assert_eq!(ledger.complete(&key(1), claimed, Completion::Handled).await.unwrap(), Held::Yes);
-    assert_eq!(answered(&ledger, 1).await, Claim::Handled { first_digest: DIGEST });
+    assert_eq!(
+        ledger
+            .complete(&key(1), claimed, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
+    assert_eq!(
+        answered(&ledger, 1).await,
+        Claim::Handled {
+            first_digest: DIGEST
+        }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +189,13 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     // Only the steps that must fail are in a hurry; what must succeed has the default limit.
     let patient = Redis::connect(&server.url()).await.unwrap();
     let timeout = Duration::from_millis(300);
-    let connect = || async { Redis::options().timeout(timeout).connect(&server.url()).await.ok() };
+    let connect = || async {
+        Redis::options()
+            .timeout(timeout)
+            .connect(&server.url())
+            .await
+            .ok()
+    };
     let ledger = until(|| "the ledger cannot be opened".to_owned(), connect).await;
     let token = granted(&patient, 0).await;
 
@@ -137,16 +211,31 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
             let error = chain(&claim.unwrap_err());
             assert!(error.starts_with("the ledger failed to claim: "), "{error}");
         }
-        assert!(started.elapsed() < timeout * 10, "the steps took {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < timeout * 10,
+            "the steps took {:?}",
+            started.elapsed()
+        );
     }
     drop(paused);
 
     answered(&ledger, 100).await;
-    let completed = || async { ledger.complete(&key(0), token, Completion::Handled).await.ok() };
-    assert_eq!(until(|| "the ledger does not recover".to_owned(), completed).await, Held::Yes);
+    let completed = || async {
+        ledger
+            .complete(&key(0), token, Completion::Handled)
+            .await
+            .ok()
+    };
+    assert_eq!(
+        until(|| "the ledger does not recover".to_owned(), completed).await,
+        Held::Yes
+    );
     // What became of those that were not answered is unknown; but no more than that.
     for n in 1..=40 {
-        assert!(matches!(answered(&patient, n).await, Claim::Granted { .. } | Claim::InFlight { .. }));
+        assert!(matches!(
+            answered(&patient, n).await,
+            Claim::Granted { .. } | Claim::InFlight { .. }
+        ));
     }
 }
 
@@ -167,7 +256,12 @@ async fn a_connection_that_the_server_ends_is_made_anew() {
         .unwrap();
     assert_eq!(ended, 1);
     // Even the step that meets it: to claim twice is as good as once.
-    assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+    assert_eq!(
+        ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+        Claim::Handled {
+            first_digest: DIGEST
+        }
+    );
     granted(&ledger, 1).await;
 }
 
@@ -178,16 +272,33 @@ async fn a_server_that_lost_its_records_grants_them_again_and_refuses_the_old_to
     let token = granted(&ledger, 0).await;
     let mut other = server.connection().await.unwrap();
     cmd("FLUSHALL").exec_async(&mut other).await.unwrap();
-    cmd("SCRIPT").arg("FLUSH").exec_async(&mut other).await.unwrap();
-    assert_eq!(ledger.complete(&key(0), token, Completion::Handled).await.unwrap(), Held::Lost);
+    cmd("SCRIPT")
+        .arg("FLUSH")
+        .exec_async(&mut other)
+        .await
+        .unwrap();
+    assert_eq!(
+        ledger
+            .complete(&key(0), token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Lost
+    );
     assert_eq!(granted(&ledger, 0).await.attempt, 1);
-    assert_eq!(ledger.renew(&key(0), token, LEASE).await.unwrap(), Held::Lost);
+    assert_eq!(
+        ledger.renew(&key(0), token, LEASE).await.unwrap(),
+        Held::Lost
+    );
 }
 
 #[tokio::test]
 async fn claims_dropped_midway_leave_whole_records_and_a_connection_that_is_of_use() {
     let server = RedisServer::shared().await;
-    let ledger = Redis::options().prefix(fresh_prefix()).connect(&server.url()).await.unwrap();
+    let ledger = Redis::options()
+        .prefix(fresh_prefix())
+        .connect(&server.url())
+        .await
+        .unwrap();
     claims_dropped_midway(&ledger).await;
 }
 
@@ -195,7 +306,12 @@ async fn claims_dropped_midway_leave_whole_records_and_a_connection_that_is_of_u
 async fn records_expire_one_retention_after_the_lease_under_which_they_were_finished() {
     let (server, prefix) = (RedisServer::shared().await, fresh_prefix());
     let day = Duration::from_hours(24);
-    let ledger = Redis::options().prefix(&prefix).retention(day).connect(&server.url()).await.unwrap();
+    let ledger = Redis::options()
+        .prefix(&prefix)
+        .retention(day)
+        .connect(&server.url())
+        .await
+        .unwrap();
     let mut other = server.connection().await.unwrap();
     for n in 0..EVENTS {
         handled(&ledger, n).await;
@@ -204,14 +320,31 @@ async fn records_expire_one_retention_after_the_lease_under_which_they_were_fini
     // Finished when its lease was over, and nobody had taken over.
     let late = granted(&ledger, EVENTS + 1).await;
     grow_older(&mut other, &prefix, LEASE * 2).await;
-    assert_eq!(ledger.complete(&key(EVENTS + 1), late, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(EVENTS + 1), late, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     grow_older(&mut other, &prefix, day.checked_sub(LEASE * 2).unwrap()).await;
-    assert_eq!(keys(&mut other, &prefix).await.len(), EVENTS + 2, "forgotten too early");
+    assert_eq!(
+        keys(&mut other, &prefix).await.len(),
+        EVENTS + 2,
+        "forgotten too early"
+    );
     assert_eq!(granted(&ledger, EVENTS).await.attempt, 2);
     grow_older(&mut other, &prefix, LEASE).await;
-    assert_eq!(keys(&mut other, &prefix).await.len(), 1, "a finished one stays");
+    assert_eq!(
+        keys(&mut other, &prefix).await.len(),
+        1,
+        "a finished one stays"
+    );
     grow_older(&mut other, &prefix, day).await;
-    assert!(keys(&mut other, &prefix).await.is_empty(), "an abandoned claim stays");
+    assert!(
+        keys(&mut other, &prefix).await.is_empty(),
+        "an abandoned claim stays"
+    );
 }
 
 #[tokio::test]
@@ -221,18 +354,36 @@ async fn a_duplicate_of_a_handled_event_writes_nothing_and_takes_one_command() {
     handled(&ledger, 0).await;
     let mut other = server.connection().await.unwrap();
     let mut told = async || {
-        let told: String = cmd("INFO").arg("everything").query_async(&mut other).await.unwrap();
+        let told: String = cmd("INFO")
+            .arg("everything")
+            .query_async(&mut other)
+            .await
+            .unwrap();
         let line = |name: &str| {
             told.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split(',').next())
+                .find_map(|line| {
+                    line.strip_prefix(name)?
+                        .strip_prefix(':')?
+                        .split(',')
+                        .next()
+                })
                 .unwrap_or("0")
                 .to_owned()
         };
-        [line("aof_current_size"), line("cmdstat_evalsha"), line("cmdstat_set")]
+        [
+            line("aof_current_size"),
+            line("cmdstat_evalsha"),
+            line("cmdstat_set"),
+        ]
     };
     let before = told().await;
     for _ in 0..10 {
-        assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+        assert_eq!(
+            ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+            Claim::Handled {
+                first_digest: DIGEST
+            }
+        );
     }
     let after = told().await;
     assert_eq!(before[..2], after[..2]);
@@ -242,14 +393,29 @@ async fn a_duplicate_of_a_handled_event_writes_nothing_and_takes_one_command() {
 #[tokio::test]
 async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
     let (server, prefix) = (RedisServer::shared().await, fresh_prefix());
-    let ledger = Redis::options().prefix(&prefix).connect(&server.url()).await.unwrap();
+    let ledger = Redis::options()
+        .prefix(&prefix)
+        .connect(&server.url())
+        .await
+        .unwrap();
     let mut other = server.connection().await.unwrap();
-    for (n, foreign) in ["", "something", "c:", "c:1:2:3:4", "x:1:0:0:00"].into_iter().enumerate() {
+    for (n, foreign) in ["", "something", "c:", "c:1:2:3:4", "x:1:0:0:00"]
+        .into_iter()
+        .enumerate()
+    {
         let name = format!("{prefix}5:users:evt_{n}");
-        cmd("SET").arg(&name).arg(foreign).exec_async(&mut other).await.unwrap();
+        cmd("SET")
+            .arg(&name)
+            .arg(foreign)
+            .exec_async(&mut other)
+            .await
+            .unwrap();
         let error = chain(&ledger.claim(&key(n), DIGEST, LEASE).await.unwrap_err());
         assert!(error.contains("holds something else"), "{error}");
-        let token = Token { attempt: 1, nonce: 1 };
+        let token = Token {
+            attempt: 1,
+            nonce: 1,
+        };
         for held in [
             ledger.complete(&key(n), token, Completion::Handled).await,
             ledger.renew(&key(n), token, LEASE).await,
@@ -262,31 +428,88 @@ async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
     }
     // Handled, as a version that was never released has written it.
     let unreleased = format!("h:00000001:9f86d081884c7d65:2592000000:{}", "a5".repeat(32));
-    cmd("SET").arg(format!("{prefix}5:users:evt_8")).arg(&unreleased).exec_async(&mut other).await.unwrap();
+    cmd("SET")
+        .arg(format!("{prefix}5:users:evt_8"))
+        .arg(&unreleased)
+        .exec_async(&mut other)
+        .await
+        .unwrap();
     let error = chain(&ledger.claim(&key(8), DIGEST, LEASE).await.unwrap_err());
-    assert!(error.contains("a record of an unreleased authpi-sdk") && error.contains("set another prefix"), "{error}");
-    let left: String = cmd("GET").arg(format!("{prefix}5:users:evt_8")).query_async(&mut other).await.unwrap();
+    assert!(
+        error.contains("a record of an unreleased authpi-sdk")
+            && error.contains("set another prefix"),
+        "{error}"
+    );
+    let left: String = cmd("GET")
+        .arg(format!("{prefix}5:users:evt_8"))
+        .query_async(&mut other)
+        .await
+        .unwrap();
     assert_eq!(left, unreleased);
-    cmd("SADD").arg(format!("{prefix}5:users:evt_9")).arg("member").exec_async(&mut other).await.unwrap();
+    cmd("SADD")
+        .arg(format!("{prefix}5:users:evt_9"))
+        .arg("member")
+        .exec_async(&mut other)
+        .await
+        .unwrap();
     let error = chain(&ledger.claim(&key(9), DIGEST, LEASE).await.unwrap_err());
-    assert!(error.contains("WRONGTYPE") || error.contains("wrong kind"), "{error}");
+    assert!(
+        error.contains("WRONGTYPE") || error.contains("wrong kind"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn what_cannot_be_opened_is_told_without_the_password() {
     let server = RedisServer::shared().await;
-    for prefix in ["", " ", "a b", "a*", "a?", "{a}", "a\n", "über", "[a]", "a\\", &"x".repeat(101)] {
+    for prefix in [
+        "",
+        " ",
+        "a b",
+        "a*",
+        "a?",
+        "{a}",
+        "a\n",
+        "über",
+        "[a]",
+        "a\\",
+        &"x".repeat(101),
+    ] {
         let connection = server.connection().await.unwrap();
-        let error = chain(&Redis::options().prefix(prefix).open(connection).await.unwrap_err());
-        assert!(error.contains("cannot be used as a prefix of keys"), "{error}");
+        let error = chain(
+            &Redis::options()
+                .prefix(prefix)
+                .open(connection)
+                .await
+                .unwrap_err(),
+        );
+        assert!(
+            error.contains("cannot be used as a prefix of keys"),
+            "{error}"
+        );
     }
     // Nobody listens at port 1.
     let timeout = Duration::from_secs(1);
-    for url in ["redis://:hunter2@127.0.0.1:1", "redis://:hunter2@127.0.0.1:99999999", "hunter2"] {
-        let error = Redis::options().timeout(timeout).connect(url).await.unwrap_err();
-        assert!(!format!("{} {error:?}", chain(&error)).contains("hunter2"), "{error:?}");
+    for url in [
+        "redis://:hunter2@127.0.0.1:1",
+        "redis://:hunter2@127.0.0.1:99999999",
+        "hunter2",
+    ] {
+        let error = Redis::options()
+            .timeout(timeout)
+            .connect(url)
+            .await
+            .unwrap_err();
+        assert!(
+            !format!("{} {error:?}", chain(&error)).contains("hunter2"),
+            "{error:?}"
+        );
     }
-    let ledger = Redis::options().prefix(fresh_prefix()).connect(&server.url()).await.unwrap();
+    let ledger = Redis::options()
+        .prefix(fresh_prefix())
+        .connect(&server.url())
+        .await
+        .unwrap();
     assert!(!format!("{ledger:?}").contains("127.0.0.1"), "{ledger:?}");
 }
 
@@ -295,7 +518,11 @@ async fn a_server_that_may_not_write_cannot_be_opened() {
     let server = RedisServer::start_with(&["--min-replicas-to-write", "1"]).await;
     let error = Redis::connect(&server.url()).await.unwrap_err();
     assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
-    assert!(chain(&error).contains("cannot serve") && chain(&error).contains("NOREPLICAS"), "{}", chain(&error));
+    assert!(
+        chain(&error).contains("cannot serve") && chain(&error).contains("NOREPLICAS"),
+        "{}",
+        chain(&error)
+    );
 }
 
 async fn tell(server: &RedisServer, command: &str) {
@@ -304,7 +531,10 @@ async fn tell(server: &RedisServer, command: &str) {
     for word in words {
         command.arg(word);
     }
-    command.exec_async(&mut server.connection().await.unwrap()).await.unwrap();
+    command
+        .exec_async(&mut server.connection().await.unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -314,26 +544,55 @@ async fn a_connection_to_a_server_that_cannot_serve_is_replaced_and_the_next_ste
     let faults = [
         (&*become_replica, "REPLICAOF NO ONE", "READONLY"),
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OOM"),
-        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", "NOREPLICAS"),
+        (
+            "CONFIG SET min-replicas-to-write 1",
+            "CONFIG SET min-replicas-to-write 0",
+            "NOREPLICAS",
+        ),
     ];
     for (fault, cure, code) in faults {
         let address = Forwarder::to(old.address()).await;
         let url = format!("redis://{}", address.address());
-        let ledger = Redis::options().prefix(fresh_prefix()).connect(&url).await.unwrap();
+        let ledger = Redis::options()
+            .prefix(fresh_prefix())
+            .connect(&url)
+            .await
+            .unwrap();
         let token = granted(&ledger, 0).await;
 
         // The address still leads to it.
         tell(&old, fault).await;
         for _ in 0..3 {
             let error = ledger.claim(&key(1), DIGEST, LEASE).await.unwrap_err();
-            assert_eq!(error.kind(), LedgerErrorKind::CannotWrite, "{code}: {}", chain(&error));
+            assert_eq!(
+                error.kind(),
+                LedgerErrorKind::CannotWrite,
+                "{code}: {}",
+                chain(&error)
+            );
             let said = chain(&error);
-            assert!(said.contains(&address.address().to_string()) && said.contains("cannot serve"), "{code}: {said}");
+            assert!(
+                said.contains(&address.address().to_string()) && said.contains("cannot serve"),
+                "{code}: {said}"
+            );
             // What it has may be old: no step is answered by it.
-            let other = Token { attempt: 9, ..token };
-            assert!(ledger.complete(&key(0), other, Completion::Handled).await.is_err(), "{code}");
+            let other = Token {
+                attempt: 9,
+                ..token
+            };
+            assert!(
+                ledger
+                    .complete(&key(0), other, Completion::Handled)
+                    .await
+                    .is_err(),
+                "{code}"
+            );
             // A server without memory may delete.
-            assert_eq!(ledger.forget(&key(0)).await.is_err(), code != "OOM", "{code}");
+            assert_eq!(
+                ledger.forget(&key(0)).await.is_err(),
+                code != "OOM",
+                "{code}"
+            );
         }
         address.switch(new.address());
         assert_eq!(granted(&ledger, 1).await.attempt, 1);
@@ -346,19 +605,35 @@ async fn a_connection_to_a_server_that_cannot_serve_is_replaced_and_the_next_ste
 async fn a_step_that_meets_the_old_primary_after_a_fail_over_goes_on_with_the_new_one() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let address = Forwarder::to(old.address()).await;
-    let ledger = Redis::connect(&format!("redis://{}", address.address())).await.unwrap();
+    let ledger = Redis::connect(&format!("redis://{}", address.address()))
+        .await
+        .unwrap();
     let token = granted(&ledger, 0).await;
     let mut other = new.connection().await.unwrap();
-    tell(&new, &format!("REPLICAOF 127.0.0.1 {}", old.address().port())).await;
+    tell(
+        &new,
+        &format!("REPLICAOF 127.0.0.1 {}", old.address().port()),
+    )
+    .await;
     let replicated = || {
         let mut other = other.clone();
         async move { (!keys(&mut other, "authpi:5:users").await.is_empty()).then_some(()) }
     };
     until(|| "the record was not replicated".to_owned(), replicated).await;
     tell(&new, "REPLICAOF NO ONE").await;
-    tell(&old, &format!("REPLICAOF 127.0.0.1 {}", new.address().port())).await;
+    tell(
+        &old,
+        &format!("REPLICAOF 127.0.0.1 {}", new.address().port()),
+    )
+    .await;
     address.switch(new.address());
-    assert_eq!(ledger.complete(&key(0), token, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(0), token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     assert_eq!(keys(&mut other, "authpi:").await.len(), 1);
 }
 
@@ -367,10 +642,19 @@ async fn a_connection_to_a_server_that_hangs_is_replaced() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let address = Forwarder::to(old.address()).await;
     let options = Redis::options().timeout(Duration::from_secs(1));
-    let ledger = options.connect(&format!("redis://{}", address.address())).await.unwrap();
+    let ledger = options
+        .connect(&format!("redis://{}", address.address()))
+        .await
+        .unwrap();
     let paused = old.pause();
     let error = chain(&ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err());
-    assert!(error.contains(&format!("redis at {} did not answer within 1s", address.address())), "{error}");
+    assert!(
+        error.contains(&format!(
+            "redis at {} did not answer within 1s",
+            address.address()
+        )),
+        "{error}"
+    );
     address.switch(new.address());
     assert!(matches!(answered(&ledger, 0).await, Claim::Granted { .. }));
     drop(paused);
@@ -381,10 +665,20 @@ async fn a_reconnect_that_the_server_refuses_for_a_while_succeeds_later() {
     let server = RedisServer::start().await;
     let mut other = server.connection().await.unwrap();
     let mut set = async |password: &str| {
-        let mut set = cmd("CONFIG").arg("SET").arg("requirepass").arg(password).to_owned();
+        let mut set = cmd("CONFIG")
+            .arg("SET")
+            .arg("requirepass")
+            .arg(password)
+            .to_owned();
         set.exec_async(&mut other).await.unwrap();
         // This connection stays, with the rights that it has.
-        set = cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").to_owned();
+        set = cmd("CLIENT")
+            .arg("KILL")
+            .arg("TYPE")
+            .arg("normal")
+            .arg("SKIPME")
+            .arg("yes")
+            .to_owned();
         set.query_async::<i64>(&mut other).await.unwrap()
     };
     set("hunter2").await;
@@ -396,10 +690,18 @@ async fn a_reconnect_that_the_server_refuses_for_a_while_succeeds_later() {
     for _ in 0..3 {
         let error = chain(&ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err());
         let expected = format!("could not log in to redis at {}", server.address());
-        assert!(error.contains(&expected) && !error.contains("hunter2"), "{error}");
+        assert!(
+            error.contains(&expected) && !error.contains("hunter2"),
+            "{error}"
+        );
     }
     set("hunter2").await;
-    assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+    assert_eq!(
+        ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+        Claim::Handled {
+            first_digest: DIGEST
+        }
+    );
     handled(&ledger, 1).await;
 }
 
@@ -409,7 +711,11 @@ async fn one_node_of_a_cluster_and_a_replica_are_refused_at_connect() {
     for url in cluster.urls() {
         let error = Redis::connect(&url).await.unwrap_err();
         assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
-        assert!(chain(&error).contains("node of a cluster"), "{}", chain(&error));
+        assert!(
+            chain(&error).contains("node of a cluster"),
+            "{}",
+            chain(&error)
+        );
     }
     // Also where it does not know HELLO.
     for settings in [&[][..], &["--rename-command", "HELLO", ""]] {
@@ -418,39 +724,79 @@ async fn one_node_of_a_cluster_and_a_replica_are_refused_at_connect() {
         tell(&server, "REPLICAOF 127.0.0.1 1").await;
         let error = Redis::connect(&server.url()).await.unwrap_err();
         assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
-        assert!(chain(&error).contains("the server is a replica"), "{}", chain(&error));
+        assert!(
+            chain(&error).contains("the server is a replica"),
+            "{}",
+            chain(&error)
+        );
         // A connection of the caller's, which the ledger cannot replace.
-        let error = Redis::open(server.connection().await.unwrap()).await.unwrap_err();
+        let error = Redis::open(server.connection().await.unwrap())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
         let said = chain(&error);
-        assert!(said.contains("given to `Redis::open`: replacing it is up to its owner"), "{said}");
+        assert!(
+            said.contains("given to `Redis::open`: replacing it is up to its owner"),
+            "{said}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_user_who_lacks_a_command_that_any_step_needs_is_refused_at_connect() {
-    const NEEDED: [&str; 8] = ["set", "del", "eval", "evalsha", "get", "getrange", "setrange", "pttl"];
+    const NEEDED: [&str; 8] = [
+        "set", "del", "eval", "evalsha", "get", "getrange", "setrange", "pttl",
+    ];
     let server = RedisServer::start().await;
     let url = format!("redis://worker:hunter2@{}", server.address());
     let allow = async |commands: &[&str]| {
         let commands = commands.join(" +");
-        tell(&server, &format!("ACL SETUSER worker reset on >hunter2 ~authpi:* +{commands}")).await;
+        tell(
+            &server,
+            &format!("ACL SETUSER worker reset on >hunter2 ~authpi:* +{commands}"),
+        )
+        .await;
     };
     allow(&NEEDED).await;
     let ledger = Redis::connect(&url).await.unwrap();
     handled(&ledger, 0).await;
-    assert_eq!(ledger.server_time().await.unwrap(), None, "it may not ask for the time");
+    assert_eq!(
+        ledger.server_time().await.unwrap(),
+        None,
+        "it may not ask for the time"
+    );
     for lacks in NEEDED {
-        let others: Vec<_> = NEEDED.into_iter().filter(|needed| *needed != lacks).collect();
+        let others: Vec<_> = NEEDED
+            .into_iter()
+            .filter(|needed| *needed != lacks)
+            .collect();
         allow(&others).await;
         let error = Redis::connect(&url).await.unwrap_err();
-        assert_eq!(error.kind(), LedgerErrorKind::CannotWrite, "{lacks}: {}", chain(&error));
-        assert!(chain(&error).contains("denies a command"), "{lacks}: {}", chain(&error));
+        assert_eq!(
+            error.kind(),
+            LedgerErrorKind::CannotWrite,
+            "{lacks}: {}",
+            chain(&error)
+        );
+        assert!(
+            chain(&error).contains("denies a command"),
+            "{lacks}: {}",
+            chain(&error)
+        );
     }
     // Nor may it write under other keys.
     allow(&NEEDED).await;
-    let error = Redis::options().prefix("other:").connect(&url).await.unwrap_err();
-    assert_eq!(error.kind(), LedgerErrorKind::CannotWrite, "{}", chain(&error));
+    let error = Redis::options()
+        .prefix("other:")
+        .connect(&url)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.kind(),
+        LedgerErrorKind::CannotWrite,
+        "{}",
+        chain(&error)
+    );
 }
 
 #[tokio::test]
@@ -460,29 +806,62 @@ async fn a_wrong_host_port_password_or_database_is_named_at_connect() {
     let at = server.address();
     let wrong = [
         // Nobody listens at port 1.
-        ("redis://:hunter2@127.0.0.1:1".to_owned(), "could not connect to redis at 127.0.0.1:1".to_owned()),
-        ("redis://:hunter2@host.invalid:7000".to_owned(), "could not connect to redis at host.invalid:7000".to_owned()),
-        (format!("redis://:hunter2@{at}"), format!("could not log in to redis at {at}")),
-        (format!("redis://hunter2:right@{at}"), format!("could not log in to redis at {at}")),
-        (format!("redis://{at}"), format!("redis at {at} asks for a password")),
-        (format!("redis://:right@{at}/99"), format!("could not select the database on redis at {at}")),
+        (
+            "redis://:hunter2@127.0.0.1:1".to_owned(),
+            "could not connect to redis at 127.0.0.1:1".to_owned(),
+        ),
+        (
+            "redis://:hunter2@host.invalid:7000".to_owned(),
+            "could not connect to redis at host.invalid:7000".to_owned(),
+        ),
+        (
+            format!("redis://:hunter2@{at}"),
+            format!("could not log in to redis at {at}"),
+        ),
+        (
+            format!("redis://hunter2:right@{at}"),
+            format!("could not log in to redis at {at}"),
+        ),
+        (
+            format!("redis://{at}"),
+            format!("redis at {at} asks for a password"),
+        ),
+        (
+            format!("redis://:right@{at}/99"),
+            format!("could not select the database on redis at {at}"),
+        ),
     ];
     for (url, expected) in wrong {
         let options = Redis::options().timeout(Duration::from_secs(2));
         let error = options.connect(&url).await.unwrap_err();
         let said = chain(&error);
-        assert!(said.starts_with(&format!("the ledger failed to open: {expected}")), "{url}: {said}");
-        assert!(!format!("{said} {error:?}").contains("hunter2"), "{said} {error:?}");
+        assert!(
+            said.starts_with(&format!("the ledger failed to open: {expected}")),
+            "{url}: {said}"
+        );
+        assert!(
+            !format!("{said} {error:?}").contains("hunter2"),
+            "{said} {error:?}"
+        );
     }
-    Redis::connect(&format!("redis://:right@{at}/1")).await.unwrap();
+    Redis::connect(&format!("redis://:right@{at}/1"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn the_servers_clock_is_read() {
-    let ledger = Redis::options().prefix(fresh_prefix()).connect(&RedisServer::shared().await.url()).await.unwrap();
+    let ledger = Redis::options()
+        .prefix(fresh_prefix())
+        .connect(&RedisServer::shared().await.url())
+        .await
+        .unwrap();
     let before = Timestamp::now();
     let at = ledger.server_time().await.unwrap().unwrap();
     // Both read the clock of this machine, the server to the microsecond.
     let slack = Duration::from_millis(1);
-    assert!(before - slack <= at && at <= Timestamp::now(), "{at} instead of {before}");
+    assert!(
+        before - slack <= at && at <= Timestamp::now(),
+        "{at} instead of {before}"
+    );
 }

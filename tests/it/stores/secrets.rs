@@ -17,7 +17,11 @@ async fn secrets_in_postgres_are_kept_for_all_replicas_that_start_at_once() {
     let replicas = replicas.join_all().await;
     conforms(&replicas[0]).await;
     let kept = replicas[7].load("orders").await.unwrap();
-    assert_eq!(kept.len(), 1, "what one replica keeps, another does not find");
+    assert_eq!(
+        kept.len(),
+        1,
+        "what one replica keeps, another does not find"
+    );
     let shown = format!("{:?} {kept:?}", replicas[0]);
     assert!(!shown.contains("whs_"), "{shown}");
 }

@@ -1,4 +1,5 @@
-//! `Sqlite`, in files: processes that are killed, callers that go away, handlers that write in the ledger's file.
+//! `Sqlite`, in files: processes that are killed, callers that go away, handlers that write in the
+//! ledger's file.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +38,10 @@ impl Folder {
     fn new() -> Self {
         static FOLDERS: AtomicU32 = AtomicU32::new(0);
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("authpi-stores-sqlite-{}-{number}", std::process::id()));
+        let path = std::env::temp_dir().join(format!(
+            "authpi-stores-sqlite-{}-{number}",
+            std::process::id()
+        ));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -54,34 +58,53 @@ impl Drop for Folder {
 }
 
 async fn connect(file: &Path) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true);
     SqliteConnection::connect_with(&options).await.unwrap()
 }
 
 /// A file with a table of the application's own.
 async fn shop(folder: &Folder) {
     let table = "CREATE TABLE sold (id TEXT PRIMARY KEY)";
-    sqlx::raw_sql(table).execute(&mut connect(&folder.file()).await).await.unwrap();
+    sqlx::raw_sql(table)
+        .execute(&mut connect(&folder.file()).await)
+        .await
+        .unwrap();
 }
 
 async fn sold(folder: &Folder) -> BTreeSet<String> {
-    let rows = sqlx::query("SELECT id FROM sold").fetch_all(&mut connect(&folder.file()).await).await.unwrap();
+    let rows = sqlx::query("SELECT id FROM sold")
+        .fetch_all(&mut connect(&folder.file()).await)
+        .await
+        .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// What a process was told, with 64 events in flight, before it was killed: a word and the event's number.
+/// What a process was told, with 64 events in flight, before it was killed: a word and the event's
+/// number.
 async fn told_until_killed(folder: &Folder, first: usize, after: usize) -> Vec<(String, usize)> {
     let mut program = Command::new(env!("CARGO_BIN_EXE_answerer"));
-    program.arg(folder.file()).arg(first.to_string()).stdout(Stdio::piped()).kill_on_drop(true);
+    program
+        .arg(folder.file())
+        .arg(first.to_string())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     let mut process = program.spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let mut told = Vec::new();
-    while let Some(line) = timeout(DEADLINE, lines.next_line()).await.expect("the process hangs").unwrap() {
+    while let Some(line) = timeout(DEADLINE, lines.next_line())
+        .await
+        .expect("the process hangs")
+        .unwrap()
+    {
         if told.len() == after {
             process.start_kill().unwrap();
         }
         // The last one may be half a line.
-        let Some((word, n)) = line.split_once(' ') else { continue };
+        let Some((word, n)) = line.split_once(' ') else {
+            continue;
+        };
         told.extend(n.parse().ok().map(|n| (word.to_owned(), n)));
     }
     assert!(told.len() >= after, "it ended by itself");
@@ -99,25 +122,58 @@ async fn whatever_was_answered_before_a_kill_is_there_after_it() {
         let ledger = Sqlite::open(folder.file()).await.unwrap();
         let sold = sold(&folder).await;
         for (word, n) in &told {
-            let claim = ledger.claim(&EventKey::new("users", n.to_string()), DIGEST, LEASE).await.unwrap();
+            let claim = ledger
+                .claim(&EventKey::new("users", n.to_string()), DIGEST, LEASE)
+                .await
+                .unwrap();
             match word.as_str() {
-                "claimed" => assert!(matches!(claim, Claim::InFlight { .. } | Claim::Handled { .. }), "{n}: {claim:?}"),
-                "handled" => assert_eq!(claim, Claim::Handled { first_digest: DIGEST }, "{n}"),
+                "claimed" => assert!(
+                    matches!(claim, Claim::InFlight { .. } | Claim::Handled { .. }),
+                    "{n}: {claim:?}"
+                ),
+                "handled" => assert_eq!(
+                    claim,
+                    Claim::Handled {
+                        first_digest: DIGEST
+                    },
+                    "{n}"
+                ),
                 "sold" => {
-                    assert_eq!(claim, Claim::Handled { first_digest: DIGEST }, "{n}");
+                    assert_eq!(
+                        claim,
+                        Claim::Handled {
+                            first_digest: DIGEST
+                        },
+                        "{n}"
+                    );
                     assert!(sold.contains(&n.to_string()), "{n}");
                 }
                 // Still waiting: this claim is its first.
                 "stored" => {
-                    assert!(matches!(claim, Claim::Granted { token, .. } if token.attempt == 1), "{n}: {claim:?}");
+                    assert!(
+                        matches!(claim, Claim::Granted { token, .. } if token.attempt == 1),
+                        "{n}: {claim:?}"
+                    );
                 }
                 other => panic!("{other} {n}"),
             }
         }
         // Both or neither, also of what was not answered any more.
-        for id in sold.iter().filter(|id| id.parse::<usize>().unwrap() >= first) {
-            let claim = ledger.claim(&EventKey::new("users", id.as_str()), DIGEST, LEASE).await.unwrap();
-            assert_eq!(claim, Claim::Handled { first_digest: DIGEST }, "{id} is sold and not handled");
+        for id in sold
+            .iter()
+            .filter(|id| id.parse::<usize>().unwrap() >= first)
+        {
+            let claim = ledger
+                .claim(&EventKey::new("users", id.as_str()), DIGEST, LEASE)
+                .await
+                .unwrap();
+            assert_eq!(
+                claim,
+                Claim::Handled {
+                    first_digest: DIGEST
+                },
+                "{id} is sold and not handled"
+            );
         }
         ledger.close().await;
     }
@@ -132,8 +188,15 @@ async fn claims_can_be_dropped_at_any_point() {
 /// Sells, and fails the first attempt afterwards.
 fn selling() -> Handlers<(), Sqlite> {
     Handlers::new(()).on_tx(async |event: Event<UserCreated>, cx, mut tx: Tx<Sqlite>| {
-        sqlx::query("INSERT INTO sold VALUES (?1)").bind(event.id()).execute(&mut *tx).await?;
-        if cx.attempt() == 1 { Err(HandlerError::retryable("once more")) } else { Ok(()) }
+        sqlx::query("INSERT INTO sold VALUES (?1)")
+            .bind(event.id())
+            .execute(&mut *tx)
+            .await?;
+        if cx.attempt() == 1 {
+            Err(HandlerError::retryable("once more"))
+        } else {
+            Ok(())
+        }
     })
 }
 
@@ -143,7 +206,9 @@ fn ids() -> Vec<String> {
 
 async fn deliver(receiver: &Receiver, id: &str) -> u16 {
     let fixture = Fixture::of::<UserCreated>().id(id).subject("user_id", id);
-    let request = fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap();
+    let request = fixture
+        .request(&SignatureScheme::authpi(), &SECRET.into())
+        .unwrap();
     receiver.receive(request).await.status().as_u16()
 }
 
@@ -157,18 +222,28 @@ async fn each_event_takes_effect_once_however_often_it_is_delivered_and_to_whom(
     shop(&folder).await;
     let mut receivers = Vec::new();
     for _ in 0..2 {
-        let ledger = Sqlite::options().busy_timeout(DEADLINE).open(folder.file()).await.unwrap();
-        receivers.push(Receiver::inline("shop", verifier(), ledger, selling()).build().unwrap());
+        let ledger = Sqlite::options()
+            .busy_timeout(DEADLINE)
+            .open(folder.file())
+            .await
+            .unwrap();
+        receivers.push(
+            Receiver::inline("shop", verifier(), ledger, selling())
+                .build()
+                .unwrap(),
+        );
     }
     let mut deliveries = JoinSet::new();
     for id in ids() {
         for copy in 0..3 {
             let (receiver, id) = (receivers[copy % 2].clone(), id.clone());
             deliveries.spawn(async move {
-                // As AuthPI does: again until it is taken. An effect that took place twice is a row that is there already, and
-                // never ends well.
+                // As AuthPI does: again until it is taken. An effect that took place twice is a row
+                // that is there already, and never ends well.
                 let taken = async { while deliver(&receiver, &id).await != 200 {} };
-                timeout(DEADLINE, taken).await.expect("an event is never handled");
+                timeout(DEADLINE, taken)
+                    .await
+                    .expect("an event is never handled");
             });
         }
     }
@@ -181,12 +256,19 @@ async fn workers_write_in_the_ledgers_file_and_bury_nothing() {
     let folder = Folder::new();
     shop(&folder).await;
     let store = Sqlite::open(folder.file()).await.unwrap();
-    let receiver = Receiver::inbox("shop", verifier(), store.clone()).in_order_per(Subject::user_id).build().unwrap();
+    let receiver = Receiver::inbox("shop", verifier(), store.clone())
+        .in_order_per(Subject::user_id)
+        .build()
+        .unwrap();
     for id in ids() {
         assert_eq!(deliver(&receiver, &id).await, 200);
     }
     let pause = Duration::from_millis(5);
-    let worker = Worker::new("shop", store.clone(), selling()).pauses(pause, pause).concurrency(16).build().unwrap();
+    let worker = Worker::new("shop", store.clone(), selling())
+        .pauses(pause, pause)
+        .concurrency(16)
+        .build()
+        .unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
     let done = async {
@@ -194,10 +276,21 @@ async fn workers_write_in_the_ledgers_file_and_bury_nothing() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(DEADLINE, done).await.expect("the backlog was not worked off");
+    timeout(DEADLINE, done)
+        .await
+        .expect("the backlog was not worked off");
     stop.send(()).unwrap();
     running.await.unwrap();
     assert_eq!(sold(&folder).await, ids().into_iter().collect());
-    assert!(store.dead_letters("shop", None, 10).await.unwrap().is_empty());
-    assert!(matches!(store.lease_next("shop", LEASE).await.unwrap(), Next::Nothing { .. }));
+    assert!(
+        store
+            .dead_letters("shop", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(matches!(
+        store.lease_next("shop", LEASE).await.unwrap(),
+        Next::Nothing { .. }
+    ));
 }

@@ -1,11 +1,13 @@
 //! The typed client: progenitor writes a method per operation, from a poorer document than ours.
 //!
-//! progenitor reads OpenAPI 3.0, knows one kind of error per operation, and writes types that fail on what a service may
-//! add. So it gets a 3.0 document made here in memory: parameters of plain types, bodies that are only names (the types of
-//! those names are ours, see `types`), and one `2XX` answer per operation and no other.
+//! progenitor reads OpenAPI 3.0, knows one kind of error per operation, and writes types that fail
+//! on what a service may add. So it gets a 3.0 document made here in memory: parameters of plain
+//! types, bodies that are only names (the types of those names are ours, see `types`), and one
+//! `2XX` answer per operation and no other.
 //!
-//! Of its methods we keep how a request is put together and what its answer is read as. How a request is sent is the same for all of
-//! them, and needs more than a hook can tell: how far it came, and the answer as it was. So it stands once, in the facade.
+//! Of its methods we keep how a request is put together and what its answer is read as. How a
+//! request is sent is the same for all of them, and needs more than a hook can tell: how far it
+//! came, and the answer as it was. So it stands once, in the facade.
 
 use std::collections::BTreeSet;
 
@@ -45,8 +47,10 @@ pub(crate) fn lower(operations: &[Operation], version: &str) -> (Value, Vec<(Str
         let item = paths.entry(&operation.path).or_insert_with(|| json!({}));
         item[&operation.method] = lowered;
     }
-    let schemas: Map<String, Value> =
-        names.iter().map(|(name, _)| (name.clone(), json!({ "type": "object" }))).collect();
+    let schemas: Map<String, Value> = names
+        .iter()
+        .map(|(name, _)| (name.clone(), json!({ "type": "object" })))
+        .collect();
     let document = json!({
         "openapi": "3.0.3",
         "info": { "title": "AuthPI", "version": version },
@@ -71,7 +75,8 @@ fn parameter(parameter: &Parameter) -> Value {
         "schema": schema,
     });
     if let Some(description) = &parameter.description {
-        lowered["description"] = json!(description.split_whitespace().collect::<Vec<_>>().join(" "));
+        lowered["description"] =
+            json!(description.split_whitespace().collect::<Vec<_>>().join(" "));
     }
     lowered
 }
@@ -90,9 +95,15 @@ fn answer(body: Option<&Type>, names: &mut BTreeSet<(String, String)>) -> Value 
 fn reference(ty: &Type, names: &mut BTreeSet<(String, String)>) -> Value {
     let (name, rust) = match &ty.shape {
         Shape::Named(name) => (name.clone(), format!("types::{}", ident(name))),
-        other => (format!("Body{}", names.len()), types::shape(other).to_string()),
+        other => (
+            format!("Body{}", names.len()),
+            types::shape(other).to_string(),
+        ),
     };
-    let known = names.iter().find(|(_, of)| *of == rust).map(|(name, _)| name.clone());
+    let known = names
+        .iter()
+        .find(|(_, of)| *of == rust)
+        .map(|(name, _)| name.clone());
     let name = known.unwrap_or_else(|| {
         names.insert((name.clone(), rust));
         name
@@ -103,18 +114,23 @@ fn reference(ty: &Type, names: &mut BTreeSet<(String, String)>) -> Value {
 /// The code of the client, without types.
 pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenStream> {
     let (document, names) = lower(operations, version);
-    let document: openapiv3::OpenAPI =
-        serde_json::from_value(document).context("the lowered document is no OpenAPI 3.0; this is a bug in xtask")?;
+    let document: openapiv3::OpenAPI = serde_json::from_value(document)
+        .context("the lowered document is no OpenAPI 3.0; this is a bug in xtask")?;
     let mut settings = GenerationSettings::new();
     for (name, rust) in names {
         settings.with_replacement(name, rust, std::iter::empty());
     }
-    let tokens = Generator::new(&settings).generate_tokens(&document).context("progenitor cannot write the client")?;
-    let mut file: syn::File = syn::parse2(tokens).context("progenitor wrote something that is no Rust")?;
+    let tokens = Generator::new(&settings)
+        .generate_tokens(&document)
+        .context("progenitor cannot write the client")?;
+    let mut file: syn::File =
+        syn::parse2(tokens).context("progenitor wrote something that is no Rust")?;
     let mut trim = Trim::default();
     trim.visit_file_mut(&mut file);
     match trim.strange {
-        Some(name) => bail!("progenitor wrote the method `{name}` in a way that is not known; this is a bug in xtask"),
+        Some(name) => bail!(
+            "progenitor wrote the method `{name}` in a way that is not known; this is a bug in xtask"
+        ),
         None => Ok(file.into_token_stream()),
     }
 }
@@ -136,8 +152,12 @@ impl VisitMut for Trim {
             syn::Item::Use(_) => false,
             _ => true,
         });
-        file.items.insert(0, syn::parse_quote! { use progenitor_client::encode_path; });
-        file.items.insert(1, syn::parse_quote! { use crate::client::{NotBuilt, Request}; });
+        file.items
+            .insert(0, syn::parse_quote! { use progenitor_client::encode_path; });
+        file.items.insert(
+            1,
+            syn::parse_quote! { use crate::client::{NotBuilt, Request}; },
+        );
         for item in &mut file.items {
             // Its `Debug` prints all settings of the HTTP client.
             if let syn::Item::Struct(client) = item {
@@ -146,7 +166,9 @@ impl VisitMut for Trim {
                         *attribute = syn::parse_quote! { #[derive(Clone)] };
                     }
                 }
-                client.attrs.retain(|attribute| !attribute.path().is_ident("doc"));
+                client
+                    .attrs
+                    .retain(|attribute| !attribute.path().is_ident("doc"));
                 client.attrs.insert(0, syn::parse_quote! { #[doc = " One method per operation; the facade in `crate::client` is what users see."] });
             }
         }
@@ -155,7 +177,9 @@ impl VisitMut for Trim {
 
     fn visit_item_impl_mut(&mut self, item: &mut syn::ItemImpl) {
         // `new` panics where there is no TLS or no CA certificate, and has a timeout of its own.
-        item.items.retain(|item| !matches!(item, syn::ImplItem::Fn(function) if function.sig.ident == "new"));
+        item.items.retain(
+            |item| !matches!(item, syn::ImplItem::Fn(function) if function.sig.ident == "new"),
+        );
         visit_mut::visit_item_impl_mut(self, item);
     }
 
@@ -165,13 +189,18 @@ impl VisitMut for Trim {
         for attribute in &function.attrs {
             if let syn::Meta::NameValue(pair) = &attribute.meta
                 && pair.path.is_ident("doc")
-                && let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(line), .. }) = &pair.value
+                && let syn::Expr::Lit(syn::ExprLit {
+                    lit: syn::Lit::Str(line),
+                    ..
+                }) = &pair.value
             {
                 text.push_str(&line.value());
                 text.push('\n');
             }
         }
-        function.attrs.retain(|attribute| !attribute.path().is_ident("doc"));
+        function
+            .attrs
+            .retain(|attribute| !attribute.path().is_ident("doc"));
         // What is left of the method sends nothing.
         let reworded = |line: &str| match line.trim_start().strip_prefix("Sends a `") {
             Some(rest) if rest.contains("` request to `/") => format!("A `{rest}"),
@@ -179,7 +208,11 @@ impl VisitMut for Trim {
         };
         let text: Vec<_> = text.lines().map(reworded).collect();
         for line in super::docs::lines(&text.join("\n")) {
-            let line = if line.is_empty() { line } else { format!(" {line}") };
+            let line = if line.is_empty() {
+                line
+            } else {
+                format!(" {line}")
+            };
             function.attrs.push(syn::parse_quote! { #[doc = #line] });
         }
         if function.sig.asyncness.is_some() && put_together(function).is_none() {
@@ -188,20 +221,35 @@ impl VisitMut for Trim {
     }
 }
 
-/// Cuts a method down to the part that puts its request together; `None` if it is not written as expected.
+/// Cuts a method down to the part that puts its request together; `None` if it is not written as
+/// expected.
 fn put_together(function: &mut syn::ImplItemFn) -> Option<()> {
-    let syn::ReturnType::Type(_, result) = &function.sig.output else { return None };
+    let syn::ReturnType::Type(_, result) = &function.sig.output else {
+        return None;
+    };
     let answer = argument(&argument(result, "Result")?, "ResponseValue")?;
     let statements = &mut function.block.stmts;
-    let built = statements.iter().position(|statement| built(statement).is_some())?;
+    let built = statements
+        .iter()
+        .position(|statement| built(statement).is_some())?;
     // What follows sends it, beginning with what hooks are told.
-    statements.get(built + 1).filter(|next| next.to_token_stream().to_string().contains("= OperationInfo {"))?;
+    statements.get(built + 1).filter(|next| {
+        next.to_token_stream()
+            .to_string()
+            .contains("= OperationInfo {")
+    })?;
     statements.truncate(built + 1);
     let mut request = self::built(&statements.pop()?)?.clone();
     // AuthPI knows no such header.
-    let is_version = |text: &str| text.contains("\"api-version\"") && text.contains("api_version ()");
+    let is_version =
+        |text: &str| text.contains("\"api-version\"") && text.contains("api_version ()");
     statements.retain(|statement| !is_version(&statement.to_token_stream().to_string()));
-    if !statements.iter().any(|statement| statement.to_token_stream().to_string().contains("header_map . append")) {
+    if !statements.iter().any(|statement| {
+        statement
+            .to_token_stream()
+            .to_string()
+            .contains("header_map . append")
+    }) {
         statements.retain(|statement| !binds(statement, "header_map"));
         WithoutHeaders.visit_expr_mut(&mut request);
     }
@@ -210,7 +258,10 @@ fn put_together(function: &mut syn::ImplItemFn) -> Option<()> {
     } else {
         syn::parse_quote! { new }
     };
-    statements.push(syn::Stmt::Expr(syn::parse_quote! { Ok(Request::#of(#request)) }, None));
+    statements.push(syn::Stmt::Expr(
+        syn::parse_quote! { Ok(Request::#of(#request)) },
+        None,
+    ));
     function.sig.asyncness = None;
     function.sig.output = syn::parse_quote! { -> Result<Request<#answer>, NotBuilt> };
     Some(())
@@ -218,9 +269,17 @@ fn put_together(function: &mut syn::ImplItemFn) -> Option<()> {
 
 /// The first argument of the generic type `name`.
 fn argument(ty: &syn::Type, name: &str) -> Option<syn::Type> {
-    let syn::Type::Path(path) = ty else { return None };
-    let last = path.path.segments.last().filter(|last| last.ident == name)?;
-    let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    let syn::Type::Path(path) = ty else {
+        return None;
+    };
+    let last = path
+        .path
+        .segments
+        .last()
+        .filter(|last| last.ident == name)?;
+    let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
     match arguments.args.first()? {
         syn::GenericArgument::Type(ty) => Some(ty.clone()),
         _ => None,
@@ -229,8 +288,16 @@ fn argument(ty: &syn::Type, name: &str) -> Option<syn::Type> {
 
 /// What a statement binds, if it is `let … = ….build()?`.
 fn built(statement: &syn::Stmt) -> Option<&syn::Expr> {
-    let syn::Stmt::Local(syn::Local { init: Some(syn::LocalInit { expr, .. }), .. }) = statement else { return None };
-    let syn::Expr::Try(tried) = &**expr else { return None };
+    let syn::Stmt::Local(syn::Local {
+        init: Some(syn::LocalInit { expr, .. }),
+        ..
+    }) = statement
+    else {
+        return None;
+    };
+    let syn::Expr::Try(tried) = &**expr else {
+        return None;
+    };
     matches!(&*tried.expr, syn::Expr::MethodCall(call) if call.method == "build").then_some(expr)
 }
 

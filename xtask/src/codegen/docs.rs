@@ -1,16 +1,22 @@
 //! Descriptions as doc comments.
 //!
-//! Two things in a description would hurt: code blocks, which rustdoc compiles as tests, and brackets, which it takes for
-//! links to items. Lines are broken where the repository's code is.
+//! Two things in a description would hurt: code blocks, which rustdoc compiles as tests, and
+//! brackets, which it takes for links to items. Lines are broken where the repository's code is.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
-const WIDTH: usize = 116;
+const WIDTH: usize = 96;
 
 /// `#[doc]` attributes for `text`, each line of it one.
 pub(crate) fn attributes(text: &str) -> TokenStream {
-    let lines = lines(text).into_iter().map(|line| if line.is_empty() { line } else { format!(" {line}") });
+    let lines = lines(text).into_iter().map(|line| {
+        if line.is_empty() {
+            line
+        } else {
+            format!(" {line}")
+        }
+    });
     quote! { #(#[doc = #lines])* }
 }
 
@@ -39,19 +45,28 @@ pub(crate) fn lines(text: &str) -> Vec<String> {
             out.push(line.strip_prefix("    ").unwrap_or(bare).to_owned());
         } else if code && after_blank {
             flush(&mut paragraph, &mut out);
-            out.extend(["```text".to_owned(), line.strip_prefix("    ").unwrap_or(bare).to_owned()]);
+            out.extend([
+                "```text".to_owned(),
+                line.strip_prefix("    ").unwrap_or(bare).to_owned(),
+            ]);
             indented = true;
-        } else if let Some(mark) = ["```", "~~~"].into_iter().find(|mark| bare.starts_with(mark)) {
+        } else if let Some(mark) = ["```", "~~~"]
+            .into_iter()
+            .find(|mark| bare.starts_with(mark))
+        {
             flush(&mut paragraph, &mut out);
             fence = Some(mark);
-            // Rust's own attributes (`no_run`, `should_panic`, …) would also make it a test, so no language is kept.
+            // Rust's own attributes (`no_run`, `should_panic`, …) would also make it a test, so no
+            // language is kept.
             out.push(format!("{mark}text"));
         } else if line.is_empty() {
             flush(&mut paragraph, &mut out);
             if out.last().is_some_and(|last| !last.is_empty()) {
                 out.push(String::new());
             }
-        } else if bare.starts_with(['-', '*', '|', '#', '>']) || bare.starts_with(|c: char| c.is_ascii_digit()) {
+        } else if bare.starts_with(['-', '*', '|', '#', '>'])
+            || bare.starts_with(|c: char| c.is_ascii_digit())
+        {
             flush(&mut paragraph, &mut out);
             out.push(escape(line));
         } else {
@@ -89,7 +104,8 @@ fn flush(paragraph: &mut String, out: &mut Vec<String>) {
     }
 }
 
-/// Outside of `code`: brackets that are no Markdown link, angle brackets that are no tag, and bare addresses.
+/// Outside of `code`: brackets that are no Markdown link, angle brackets that are no tag, and bare
+/// addresses.
 fn escape(text: &str) -> String {
     let mut out = String::new();
     for (n, piece) in text.split('`').enumerate() {
@@ -101,7 +117,10 @@ fn escape(text: &str) -> String {
         } else if piece.contains("](") {
             out.push_str(&piece.replace('<', "\\<"));
         } else {
-            let piece = piece.replace('[', "\\[").replace(']', "\\]").replace('<', "\\<");
+            let piece = piece
+                .replace('[', "\\[")
+                .replace(']', "\\]")
+                .replace('<', "\\<");
             let words: Vec<_> = piece.split(' ').map(link).collect();
             out.push_str(&words.join(" "));
         }
@@ -110,9 +129,15 @@ fn escape(text: &str) -> String {
 }
 
 fn link(word: &str) -> String {
-    let Some(start) = word.find("https://").or_else(|| word.find("http://")) else { return word.to_owned() };
+    let Some(start) = word.find("https://").or_else(|| word.find("http://")) else {
+        return word.to_owned();
+    };
     let end = word.trim_end_matches(['.', ',', ')', ';', ':']).len();
-    if start >= end { word.to_owned() } else { format!("{}<{}>{}", &word[..start], &word[start..end], &word[end..]) }
+    if start >= end {
+        word.to_owned()
+    } else {
+        format!("{}<{}>{}", &word[..start], &word[start..end], &word[end..])
+    }
 }
 
 #[cfg(test)]
@@ -121,11 +146,19 @@ mod tests {
 
     #[test]
     fn code_in_a_description_is_never_a_doctest() {
-        let text =
-            "Call:\n\n```\npanic!()\n```\n\n```rust,no_run\nx\n```\n\nor\n\n    let x = boom();\n\n    more\n\nend";
+        let text = "Call:\n\n```\npanic!()\n```\n\n```rust,no_run\nx\n```\n\nor\n\n    let x = boom();\n\n    more\n\nend";
         let lines = lines(text);
-        assert_eq!(lines.iter().filter(|line| *line == "```text").count(), 3, "{lines:#?}");
-        assert!(lines.iter().all(|line| !line.contains("rust") && !line.starts_with("    ")), "{lines:#?}");
+        assert_eq!(
+            lines.iter().filter(|line| *line == "```text").count(),
+            3,
+            "{lines:#?}"
+        );
+        assert!(
+            lines
+                .iter()
+                .all(|line| !line.contains("rust") && !line.starts_with("    ")),
+            "{lines:#?}"
+        );
         assert_eq!(lines.last().map(String::as_str), Some("end"));
     }
 

@@ -1,4 +1,5 @@
-//! The description on disk: one root document and the files it refers to, every place in them with a name.
+//! The description on disk: one root document and the files it refers to, every place in them with
+//! a name.
 
 use std::{
     collections::BTreeMap,
@@ -18,18 +19,27 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn of(file: &str) -> Self {
-        Self { file: file.to_owned(), pointer: String::new() }
+        Self {
+            file: file.to_owned(),
+            pointer: String::new(),
+        }
     }
 
     /// The place of a member or an item of the value here.
     pub(crate) fn at(&self, key: impl fmt::Display) -> Self {
         let key = key.to_string().replace('~', "~0").replace('/', "~1");
-        Self { file: self.file.clone(), pointer: format!("{}/{key}", self.pointer) }
+        Self {
+            file: self.file.clone(),
+            pointer: format!("{}/{key}", self.pointer),
+        }
     }
 
     /// Something that is wrong here.
     pub(crate) fn problem(&self, message: impl Into<String>) -> Problem {
-        Problem { place: self.clone(), message: message.into() }
+        Problem {
+            place: self.clone(),
+            message: message.into(),
+        }
     }
 }
 
@@ -58,9 +68,15 @@ pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let many = if self.0.len() == 1 { "one place" } else { "some places" };
+        let many = if self.0.len() == 1 {
+            "one place"
+        } else {
+            "some places"
+        };
         write!(f, "the description cannot be turned into code in {many}:")?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.0
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
 
@@ -76,8 +92,15 @@ impl Documents {
     /// Reads `file` and every file that a relative `$ref` in it leads to.
     pub(crate) fn load(file: &Path) -> Result<Self> {
         let folder = file.parent().unwrap_or(Path::new("."));
-        let root = file.file_name().context("not a file")?.to_string_lossy().into_owned();
-        let mut documents = Self { root: root.clone(), files: BTreeMap::new() };
+        let root = file
+            .file_name()
+            .context("not a file")?
+            .to_string_lossy()
+            .into_owned();
+        let mut documents = Self {
+            root: root.clone(),
+            files: BTreeMap::new(),
+        };
         let mut wanted = vec![root];
         while let Some(name) = wanted.pop() {
             if documents.files.contains_key(&name) {
@@ -98,7 +121,10 @@ impl Documents {
     /// A document without files, for tests.
     #[cfg(test)]
     pub(crate) fn from_text(name: &str, text: &str) -> Result<Self> {
-        Ok(Self { root: name.to_owned(), files: BTreeMap::from([(name.to_owned(), parse(text)?)]) })
+        Ok(Self {
+            root: name.to_owned(),
+            files: BTreeMap::from([(name.to_owned(), parse(text)?)]),
+        })
     }
 
     pub(crate) fn root(&self) -> &Value {
@@ -112,8 +138,15 @@ impl Documents {
     /// The place that `reference`, found at `from`, means.
     pub(crate) fn target(from: &Place, reference: &str) -> Place {
         let (file, pointer) = reference.split_once('#').unwrap_or((reference, ""));
-        let file = if file.is_empty() { from.file.clone() } else { join(&from.file, file) };
-        Place { file, pointer: pointer.to_owned() }
+        let file = if file.is_empty() {
+            from.file.clone()
+        } else {
+            join(&from.file, file)
+        };
+        Place {
+            file,
+            pointer: pointer.to_owned(),
+        }
     }
 
     /// The value at `place`.
@@ -121,13 +154,22 @@ impl Documents {
         self.files.get(&place.file)?.pointer(&place.pointer)
     }
 
-    /// The value that `value` at `place` stands for: itself, or what its `$ref` leads to in the end.
-    pub(crate) fn resolve<'a>(&'a self, value: &'a Value, place: &Place) -> Result<(&'a Value, Place), Problem> {
+    /// The value that `value` at `place` stands for: itself, or what its `$ref` leads to in the
+    /// end.
+    pub(crate) fn resolve<'a>(
+        &'a self,
+        value: &'a Value,
+        place: &Place,
+    ) -> Result<(&'a Value, Place), Problem> {
         let (mut value, mut here) = (value, place.clone());
         for _ in 0..32 {
-            let Some(reference) = value.get("$ref").and_then(Value::as_str) else { return Ok((value, here)) };
+            let Some(reference) = value.get("$ref").and_then(Value::as_str) else {
+                return Ok((value, here));
+            };
             let target = Self::target(&here, reference);
-            value = self.get(&target).ok_or_else(|| here.at("$ref").problem(format!("nothing at {target}")))?;
+            value = self
+                .get(&target)
+                .ok_or_else(|| here.at("$ref").problem(format!("nothing at {target}")))?;
             here = target;
         }
         Err(place.problem("`$ref`s that lead in a circle"))
@@ -136,7 +178,8 @@ impl Documents {
 
 /// Reads YAML or JSON; the order of members is kept.
 pub(crate) fn read(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text).with_context(|| format!("cannot parse {}", path.display()))
 }
 
@@ -157,9 +200,13 @@ fn external_references(value: &Value, found: &mut dyn FnMut(&str)) {
                     found(file);
                 }
             }
-            members.values().for_each(|member| external_references(member, found));
+            members
+                .values()
+                .for_each(|member| external_references(member, found));
         }
-        Value::Array(items) => items.iter().for_each(|item| external_references(item, found)),
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| external_references(item, found)),
         _ => {}
     }
 }
@@ -167,7 +214,12 @@ fn external_references(value: &Value, found: &mut dyn FnMut(&str)) {
 /// `to` as seen from the file `from`, without `.` and `..`.
 fn join(from: &str, to: &str) -> String {
     let mut path = PathBuf::new();
-    for part in Path::new(from).parent().unwrap_or(Path::new("")).join(to).components() {
+    for part in Path::new(from)
+        .parent()
+        .unwrap_or(Path::new(""))
+        .join(to)
+        .components()
+    {
         match part {
             Component::ParentDir => {
                 path.pop();

@@ -1,7 +1,9 @@
-//! What differs between two states of the generated code, in the words of the description, and whether users notice.
+//! What differs between two states of the generated code, in the words of the description, and
+//! whether users notice.
 //!
-//! Both states are read as Rust, so that nothing but the code itself has to be checked in. A change is breaking when a
-//! program that was compiled against the old state, or was running with it, may fail with the new one.
+//! Both states are read as Rust, so that nothing but the code itself has to be checked in. A change
+//! is breaking when a program that was compiled against the old state, or was running with it, may
+//! fail with the new one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +27,11 @@ pub(crate) struct Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.breaking { "breaking  " } else { "compatible" };
+        let kind = if self.breaking {
+            "breaking  "
+        } else {
+            "compatible"
+        };
         write!(f, "{kind}  {}: {}", self.subject, self.what)
     }
 }
@@ -33,19 +39,31 @@ impl fmt::Display for Change {
 impl Change {
     /// A file that was changed by hand until it was no Rust any more.
     pub(crate) fn unreadable(file: &str, error: &anyhow::Error) -> Self {
-        Self { subject: file.to_owned(), what: format!("{error:#}"), breaking: false }
+        Self {
+            subject: file.to_owned(),
+            what: format!("{error:#}"),
+            breaking: false,
+        }
     }
 }
 
 /// All changes, a line each, and what they mean for users.
 pub(crate) fn report(changes: &[Change]) -> String {
-    // A change of the generator shows everywhere; who reads this looks for changes of the description.
-    let (same, told): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.what == SAME_SHAPE);
-    let mut lines: Vec<_> = told.into_iter().map(|change| format!("  {change}")).collect();
+    // A change of the generator shows everywhere; who reads this looks for changes of the
+    // description.
+    let (same, told): (Vec<_>, Vec<_>) =
+        changes.iter().partition(|change| change.what == SAME_SHAPE);
+    let mut lines: Vec<_> = told
+        .into_iter()
+        .map(|change| format!("  {change}"))
+        .collect();
     match same.as_slice() {
         [] => {}
         [only] => lines.push(format!("  {only}")),
-        many => lines.push(format!("  compatible  {} subjects: {SAME_SHAPE}", many.len())),
+        many => lines.push(format!(
+            "  compatible  {} subjects: {SAME_SHAPE}",
+            many.len()
+        )),
     }
     lines.push(if changes.iter().any(|change| change.breaking) {
         "This breaks users: it needs a new major version.".to_owned()
@@ -55,14 +73,21 @@ pub(crate) fn report(changes: &[Change]) -> String {
     lines.join("\n")
 }
 
-/// The differences between two states of one generated file; both empty texts and unformatted ones are read.
+/// The differences between two states of one generated file; both empty texts and unformatted ones
+/// are read.
 pub(crate) fn changes(old: &str, new: &str) -> Result<Vec<Change>> {
     let old = Surface::read(old).context("the code that is checked in is no Rust")?;
     let new = Surface::read(new).context("the new code is no Rust")?;
     let mut changes = Vec::new();
     let subjects: BTreeSet<_> = old.subjects.keys().chain(new.subjects.keys()).collect();
     for subject in subjects {
-        let mut add = |what: String, breaking| changes.push(Change { subject: subject.clone(), what, breaking });
+        let mut add = |what: String, breaking| {
+            changes.push(Change {
+                subject: subject.clone(),
+                what,
+                breaking,
+            })
+        };
         match (old.subjects.get(subject), new.subjects.get(subject)) {
             (None, Some(_)) => add("added".to_owned(), false),
             (Some(_), None) => add("removed or renamed".to_owned(), true),
@@ -95,7 +120,11 @@ fn compare(old: &Subject, new: &Subject, add: &mut dyn FnMut(String, bool)) {
         }
     }
     if before.0 == &new.parts && before.1 != &new.code {
-        let what = if old.code_without_docs == new.code_without_docs { "description reworded" } else { SAME_SHAPE };
+        let what = if old.code_without_docs == new.code_without_docs {
+            "description reworded"
+        } else {
+            SAME_SHAPE
+        };
         add(what.to_owned(), false);
     }
 }
@@ -125,29 +154,45 @@ struct Part {
 impl Surface {
     fn read(code: &str) -> Result<Self> {
         let file = syn::parse_file(code)?;
-        let mut surface = Self { rest: file.to_token_stream().to_string(), ..Self::default() };
+        let mut surface = Self {
+            rest: file.to_token_stream().to_string(),
+            ..Self::default()
+        };
         for item in &file.items {
             match item {
                 Item::Mod(module) if module.ident == "operations" => surface.operations(module),
-                Item::Mod(module) if module.ident == "payload" => surface.types("payload", items(module)),
-                Item::Mod(module) if module.ident == "types" && is_markers(module) => surface.events(module),
-                Item::Mod(module) if module.ident == "types" => surface.types("schema", items(module)),
-                Item::Impl(client) if name_of(&client.self_ty) == "Client" && client.trait_.is_none() => {
+                Item::Mod(module) if module.ident == "payload" => {
+                    surface.types("payload", items(module))
+                }
+                Item::Mod(module) if module.ident == "types" && is_markers(module) => {
+                    surface.events(module)
+                }
+                Item::Mod(module) if module.ident == "types" => {
+                    surface.types("schema", items(module))
+                }
+                Item::Impl(client)
+                    if name_of(&client.self_ty) == "Client" && client.trait_.is_none() =>
+                {
                     surface.methods(client);
                 }
                 _ => {}
             }
         }
         surface.types("schema", &file.items);
-        // The values of `EventType` are the events themselves, told of by their markers, and `EventData` follows from them.
-        surface
-            .subjects
-            .retain(|name, _| !["schema EventType", "schema EventData", "schema Client"].contains(&name.as_str()));
+        // The values of `EventType` are the events themselves, told of by their markers, and
+        // `EventData` follows from them.
+        surface.subjects.retain(|name, _| {
+            !["schema EventType", "schema EventData", "schema Client"].contains(&name.as_str())
+        });
         Ok(surface)
     }
 
     fn part(&mut self, subject: &str, name: String, text: String, required: bool) {
-        self.subjects.entry(subject.to_owned()).or_default().parts.insert(name, Part { text, required });
+        self.subjects
+            .entry(subject.to_owned())
+            .or_default()
+            .parts
+            .insert(name, Part { text, required });
     }
 
     fn code(&mut self, subject: &str, code: &(impl ToTokens + Clone + WithoutDocs)) {
@@ -163,14 +208,32 @@ impl Surface {
                 Item::Struct(of) => {
                     let subject = format!("{kind} {}", of.ident);
                     if let Fields::Named(fields) = &of.fields {
-                        for field in fields.named.iter().filter(|field| matches!(field.vis, syn::Visibility::Public(_)))
+                        for field in fields
+                            .named
+                            .iter()
+                            .filter(|field| matches!(field.vis, syn::Visibility::Public(_)))
                         {
                             let ty = text(&field.ty);
-                            let rename = field.attrs.iter().map(text).find(|attribute| attribute.contains("rename="));
+                            let rename = field
+                                .attrs
+                                .iter()
+                                .map(text)
+                                .find(|attribute| attribute.contains("rename="));
                             let ty = rename.map_or(ty.clone(), |rename| format!("{ty} {rename}"));
-                            let optional = ty.starts_with("Option<") || ty.starts_with("Patch<") || ty == "Extra";
-                            let name = field.ident.as_ref().map(ToString::to_string).unwrap_or_default();
-                            self.part(&subject, format!("member `{}`", name.trim_start_matches("r#")), ty, !optional);
+                            let optional = ty.starts_with("Option<")
+                                || ty.starts_with("Patch<")
+                                || ty == "Extra";
+                            let name = field
+                                .ident
+                                .as_ref()
+                                .map(ToString::to_string)
+                                .unwrap_or_default();
+                            self.part(
+                                &subject,
+                                format!("member `{}`", name.trim_start_matches("r#")),
+                                ty,
+                                !optional,
+                            );
                         }
                     }
                     self.code(&subject, item);
@@ -178,8 +241,11 @@ impl Surface {
                 Item::Enum(of) => {
                     let subject = format!("{kind} {}", of.ident);
                     for variant in &of.variants {
-                        let means =
-                            if variant.fields.is_empty() { wire_name(&variant.attrs) } else { text(&variant.fields) };
+                        let means = if variant.fields.is_empty() {
+                            wire_name(&variant.attrs)
+                        } else {
+                            text(&variant.fields)
+                        };
                         self.part(&subject, format!("value `{}`", variant.ident), means, false);
                     }
                     self.code(&subject, item);
@@ -205,7 +271,9 @@ impl Surface {
                 }
                 Item::Impl(known) => {
                     let marker = name_of(&known.self_ty);
-                    let Some(name) = names.get(&marker) else { continue };
+                    let Some(name) = names.get(&marker) else {
+                        continue;
+                    };
                     let subject = format!("event {name}");
                     for item in &known.items {
                         if let ImplItem::Type(data) = item {
@@ -222,15 +290,27 @@ impl Surface {
     /// The table of operations, by operation id.
     fn operations(&mut self, module: &ItemMod) {
         for item in items(module) {
-            let Item::Const(constant) = item else { continue };
-            let syn::Expr::Struct(operation) = &*constant.expr else { continue };
+            let Item::Const(constant) = item else {
+                continue;
+            };
+            let syn::Expr::Struct(operation) = &*constant.expr else {
+                continue;
+            };
             let value = |name: &str| {
-                let field = operation.fields.iter().find(|field| field.member.to_token_stream().to_string() == name);
-                field.map(|field| text(&field.expr).trim_matches('"').to_owned()).unwrap_or_default()
+                let field = operation
+                    .fields
+                    .iter()
+                    .find(|field| field.member.to_token_stream().to_string() == name);
+                field
+                    .map(|field| text(&field.expr).trim_matches('"').to_owned())
+                    .unwrap_or_default()
             };
             let subject = format!("operation {}", value("id"));
-            for (part, value) in [("method", value("method")), ("path", value("path")), ("name in Rust", value("name"))]
-            {
+            for (part, value) in [
+                ("method", value("method")),
+                ("path", value("path")),
+                ("name in Rust", value("name")),
+            ] {
                 self.part(&subject, part.to_owned(), value, false);
             }
             self.code(&subject, item);
@@ -243,14 +323,24 @@ impl Surface {
             let ImplItem::Fn(method) = item else { continue };
             let name = method.sig.ident.to_string();
             let of_operation = |(subject, of): (&String, &Subject)| {
-                of.parts.get("name in Rust").is_some_and(|part| part.text == name).then(|| subject.clone())
+                of.parts
+                    .get("name in Rust")
+                    .is_some_and(|part| part.text == name)
+                    .then(|| subject.clone())
             };
-            let Some(subject) = self.subjects.iter().find_map(of_operation) else { continue };
+            let Some(subject) = self.subjects.iter().find_map(of_operation) else {
+                continue;
+            };
             for argument in &method.sig.inputs {
                 if let FnArg::Typed(argument) = argument {
                     let ty = text(&argument.ty);
                     let required = !ty.starts_with("Option<");
-                    self.part(&subject, format!("parameter `{}`", text(&argument.pat)), ty, required);
+                    self.part(
+                        &subject,
+                        format!("parameter `{}`", text(&argument.pat)),
+                        ty,
+                        required,
+                    );
                 }
             }
             if let ReturnType::Type(_, ty) = &method.sig.output {
@@ -262,16 +352,26 @@ impl Surface {
 }
 
 fn items(module: &ItemMod) -> &[Item] {
-    module.content.as_ref().map(|(_, items)| items.as_slice()).unwrap_or_default()
+    module
+        .content
+        .as_ref()
+        .map(|(_, items)| items.as_slice())
+        .unwrap_or_default()
 }
 
 fn is_markers(module: &ItemMod) -> bool {
-    items(module).iter().any(|item| matches!(item, Item::Enum(marker) if marker.variants.is_empty()))
+    items(module)
+        .iter()
+        .any(|item| matches!(item, Item::Enum(marker) if marker.variants.is_empty()))
 }
 
 /// A marker's doc comment begins with its event type.
 fn wire_name(attributes: &[syn::Attribute]) -> String {
-    let doc = attributes.iter().find(|attribute| attribute.path().is_ident("doc")).map(text).unwrap_or_default();
+    let doc = attributes
+        .iter()
+        .find(|attribute| attribute.path().is_ident("doc"))
+        .map(text)
+        .unwrap_or_default();
     doc.split('`').nth(1).unwrap_or_default().to_owned()
 }
 

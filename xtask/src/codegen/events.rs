@@ -1,7 +1,8 @@
 //! Event types, their markers, their payloads, and which type carries which payload.
 //!
-//! Payloads are read leniently: what members `data` has is deduced, not documented, so one of another shape must not make an
-//! event fail. A generated payload only says which members it has; the loop that reads them is written once, by hand.
+//! Payloads are read leniently: what members `data` has is deduced, not documented, so one of
+//! another shape must not make an event fail. A generated payload only says which members it has;
+//! the loop that reads them is written once, by hand.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -75,22 +76,40 @@ impl Catalogue {
             problems.sort_by(|a, b| a.place.cmp(&b.place));
             bail!(Problems(problems));
         }
-        let description = names["description"].as_str().unwrap_or("The type of an event.").to_owned();
-        Ok(Self { description, types, payloads: reader.definitions })
+        let description = names["description"]
+            .as_str()
+            .unwrap_or("The type of an event.")
+            .to_owned();
+        Ok(Self {
+            description,
+            types,
+            payloads: reader.definitions,
+        })
     }
 }
 
 /// The catalogue's entries by event type.
-fn entries<'d>(documents: &'d Documents, problems: &mut Vec<Problem>) -> BTreeMap<String, (&'d Value, Place)> {
+fn entries<'d>(
+    documents: &'d Documents,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, (&'d Value, Place)> {
     let mut entries = BTreeMap::new();
     let here = documents.root_place().at("oneOf");
-    for (n, entry) in documents.root()["oneOf"].as_array().into_iter().flatten().enumerate() {
+    for (n, entry) in documents.root()["oneOf"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         let here = here.at(n);
         let name = entry["properties"]["type"]["const"].as_str();
         match name {
             None => problems.push(here.problem("an event needs `type` with a `const`")),
             Some(name) => {
-                if entries.insert(name.to_owned(), (entry, here.clone())).is_some() {
+                if entries
+                    .insert(name.to_owned(), (entry, here.clone()))
+                    .is_some()
+                {
                     problems.push(here.problem(format!("{name:?} is in the catalogue twice")));
                 }
             }
@@ -108,15 +127,30 @@ fn one(
 ) -> Result<EventType, Problem> {
     let rust = scope.take(wire, place, naming::pascal)?;
     if let Some(title) = entry["title"].as_str().filter(|title| *title != rust) {
-        return Err(place.at("title").problem(format!("{title:?}, but {wire:?} is called `{rust}` in Rust")));
+        return Err(place.at("title").problem(format!(
+            "{title:?}, but {wire:?} is called `{rust}` in Rust"
+        )));
     }
     let here = place.at("properties").at("data");
-    let data = entry["properties"].get("data").ok_or_else(|| place.problem(format!("{wire:?} has no `data`")))?;
-    let Type { shape: Shape::Named(payload), .. } = reader.read(data, &here, &format!("{rust}Data"))? else {
+    let data = entry["properties"]
+        .get("data")
+        .ok_or_else(|| place.problem(format!("{wire:?} has no `data`")))?;
+    let Type {
+        shape: Shape::Named(payload),
+        ..
+    } = reader.read(data, &here, &format!("{rust}Data"))?
+    else {
         return Err(here.problem("a payload must be an object with `properties`"));
     };
     let description = entry["description"].as_str().unwrap_or_default().to_owned();
-    Ok(EventType { name: Named { wire: wire.to_owned(), rust }, description, payload })
+    Ok(EventType {
+        name: Named {
+            wire: wire.to_owned(),
+            rust,
+        },
+        description,
+        payload,
+    })
 }
 
 /// A payload's members are plain, so that each can be kept raw when it is not as deduced.
@@ -132,15 +166,23 @@ fn check(definition: &Definition) -> Vec<Problem> {
     let mut problems = Vec::new();
     for member in &object.members {
         if member.required {
-            problems.push(here.at(&member.name).problem("members of payloads are deduced, so none can be required"));
+            problems.push(
+                here.at(&member.name)
+                    .problem("members of payloads are deduced, so none can be required"),
+            );
         }
         if field(member).is_none() {
             problems.push(
-                here.at(&member.name).problem("only text, numbers, flags, open objects, and lists of text or objects"),
+                here.at(&member.name).problem(
+                    "only text, numbers, flags, open objects, and lists of text or objects",
+                ),
             );
         }
         if member.rust == "extra" {
-            problems.push(here.at(&member.name).problem("`extra` is the field for members that have no field"));
+            problems.push(
+                here.at(&member.name)
+                    .problem("`extra` is the field for members that have no field"),
+            );
         }
     }
     problems
@@ -160,8 +202,16 @@ fn field(member: &Member) -> Option<TokenStream> {
 }
 
 pub(crate) fn generate(catalogue: &Catalogue) -> TokenStream {
-    let values: Vec<Named> = catalogue.types.iter().map(|event_type| event_type.name.clone()).collect();
-    let event_type = types::open_enum(&ident("EventType"), &docs::attributes(&catalogue.description), &values);
+    let values: Vec<Named> = catalogue
+        .types
+        .iter()
+        .map(|event_type| event_type.name.clone())
+        .collect();
+    let event_type = types::open_enum(
+        &ident("EventType"),
+        &docs::attributes(&catalogue.description),
+        &values,
+    );
     let markers = catalogue.types.iter().map(marker);
     let payloads = catalogue.payloads.values().filter_map(payload);
     let data = event_data(catalogue);
@@ -179,7 +229,8 @@ pub(crate) fn generate(catalogue: &Catalogue) -> TokenStream {
 
         #data
 
-        /// A marker for each event type: a handler of `Event<UserCreated>` is called for `user.created` only.
+        /// A marker for each event type: a handler of `Event<UserCreated>` is called for
+        /// `user.created` only.
         pub mod types {
             use super::{EventType, payload};
             use crate::event::{EventKind, KnownEvent, extra};
@@ -189,8 +240,9 @@ pub(crate) fn generate(catalogue: &Catalogue) -> TokenStream {
 
         /// What the `data` of an event holds.
         ///
-        /// AuthPI does not document the members; they are deduced from the resources of its Core API. So each is optional, and what
-        /// has another shape, or no field, is in `extra`. `Debug` shows no member.
+        /// AuthPI does not document the members; they are deduced from the resources of its Core
+        /// API. So each is optional, and what has another shape, or no field, is in `extra`.
+        /// `Debug` shows no member.
         pub mod payload {
             use std::fmt;
 
@@ -209,7 +261,10 @@ pub(crate) fn generate(catalogue: &Catalogue) -> TokenStream {
 
 fn marker(event_type: &EventType) -> TokenStream {
     let (name, payload) = (ident(&event_type.name.rust), ident(&event_type.payload));
-    let docs = docs::attributes(&format!("`{}`: {}", event_type.name.wire, event_type.description));
+    let docs = docs::attributes(&format!(
+        "`{}`: {}",
+        event_type.name.wire, event_type.description
+    ));
     quote! {
         #docs
         #[derive(Clone, Copy, Debug)]
@@ -229,10 +284,21 @@ fn marker(event_type: &EventType) -> TokenStream {
 }
 
 fn payload(definition: &Definition) -> Option<TokenStream> {
-    let Kind::Object(object) = &definition.kind else { return None };
+    let Kind::Object(object) = &definition.kind else {
+        return None;
+    };
     let name = ident(&definition.name);
-    let docs = docs::attributes(definition.description.as_deref().unwrap_or(&definition.name));
-    let names: Vec<_> = object.members.iter().map(|member| ident(&member.rust)).collect();
+    let docs = docs::attributes(
+        definition
+            .description
+            .as_deref()
+            .unwrap_or(&definition.name),
+    );
+    let names: Vec<_> = object
+        .members
+        .iter()
+        .map(|member| ident(&member.rust))
+        .collect();
     let wires: Vec<_> = object.members.iter().map(|member| &member.name).collect();
     let fields = object.members.iter().map(|member| {
         let (field_name, ty) = (ident(&member.rust), field(member));
@@ -297,10 +363,17 @@ fn payload(definition: &Definition) -> Option<TokenStream> {
 
 /// The payloads of all types as one type, and the way from a type to its payload.
 fn event_data(catalogue: &Catalogue) -> TokenStream {
-    let used: BTreeSet<&str> = catalogue.types.iter().map(|event_type| event_type.payload.as_str()).collect();
+    let used: BTreeSet<&str> = catalogue
+        .types
+        .iter()
+        .map(|event_type| event_type.payload.as_str())
+        .collect();
     let names: Vec<_> = used.iter().map(|payload| ident(payload)).collect();
     let docs_of = used.iter().map(|payload| {
-        let first = catalogue.payloads.get(*payload).and_then(|definition| definition.description.as_deref());
+        let first = catalogue
+            .payloads
+            .get(*payload)
+            .and_then(|definition| definition.description.as_deref());
         docs::attributes(first.unwrap_or(payload))
     });
     let arms = used.iter().map(|payload| {
@@ -339,7 +412,8 @@ fn event_data(catalogue: &Catalogue) -> TokenStream {
                 }
             }
 
-            /// Members without a field, and of another shape than deduced; `None` for an unknown type.
+            /// Members without a field, and of another shape than deduced; `None` for an unknown
+            /// type.
             pub fn extra(&self) -> Option<&extra::Extra> {
                 match self {
                     #(Self::#names(payload) => Some(&payload.extra),)*

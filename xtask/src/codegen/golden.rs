@@ -1,7 +1,8 @@
 //! Golden tests: small descriptions beside what becomes of them.
 //!
-//! `UPDATE_GOLDEN=1 cargo test --manifest-path xtask/Cargo.toml` writes what is expected from what is; look at the difference
-//! before checking it in. A description whose name begins with `refused` is expected to be an error.
+//! `UPDATE_GOLDEN=1 cargo test --manifest-path xtask/Cargo.toml` writes what is expected from what
+//! is; look at the difference before checking it in. A description whose name begins with `refused`
+//! is expected to be an error.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +34,11 @@ fn cases(folder: &str, ending: &str) -> Vec<String> {
 
 fn load(folder: &str, name: &str) -> Documents {
     let file = format!("{name}.yaml");
-    Documents::from_text(&file, &fs::read_to_string(golden(folder).join(&file)).unwrap()).unwrap()
+    Documents::from_text(
+        &file,
+        &fs::read_to_string(golden(folder).join(&file)).unwrap(),
+    )
+    .unwrap()
 }
 
 /// Compares `actual` with the golden file, or writes it.
@@ -46,7 +51,10 @@ fn expect(path: &Path, actual: &str, failures: &mut Vec<String>) {
     if expected == actual {
         return;
     }
-    let line = expected.lines().zip(actual.lines()).position(|(a, b)| a != b);
+    let line = expected
+        .lines()
+        .zip(actual.lines())
+        .position(|(a, b)| a != b);
     let line = line.unwrap_or_else(|| expected.lines().count().min(actual.lines().count()));
     let at = |text: &str| text.lines().nth(line).unwrap_or("(the end)").to_owned();
     failures.push(format!(
@@ -61,23 +69,38 @@ fn expect(path: &Path, actual: &str, failures: &mut Vec<String>) {
 fn check(folder: &str, generate: impl Fn(&Documents) -> Result<TokenStream>) {
     let mut failures = Vec::new();
     for name in cases(folder, ".yaml") {
-        let made = generate(&load(folder, &name)).and_then(|tokens| output::file(tokens, &repository()));
+        let made = generate(&load(folder, &name)).and_then(|tokens| output::file(tokens));
         match made {
             Ok(code) if !name.starts_with("refused") => {
-                expect(&golden(folder).join(format!("{name}.rs")), &code, &mut failures);
+                expect(
+                    &golden(folder).join(format!("{name}.rs")),
+                    &code,
+                    &mut failures,
+                );
             }
             Err(error) if name.starts_with("refused") => {
-                expect(&golden(folder).join(format!("{name}.txt")), &format!("{error:#}\n"), &mut failures);
+                expect(
+                    &golden(folder).join(format!("{name}.txt")),
+                    &format!("{error:#}\n"),
+                    &mut failures,
+                );
             }
             Ok(_) => failures.push(format!("{name} was not refused")),
             Err(error) => failures.push(format!("{name} was refused: {error:#}")),
         }
     }
-    assert!(failures.is_empty(), "UPDATE_GOLDEN=1 accepts what follows\n{}", failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "UPDATE_GOLDEN=1 accepts what follows\n{}",
+        failures.join("\n")
+    );
 }
 
 fn events_of(documents: &Documents) -> Result<TokenStream> {
-    Ok(events::generate(&events::Catalogue::read(documents.root(), documents)?))
+    Ok(events::generate(&events::Catalogue::read(
+        documents.root(),
+        documents,
+    )?))
 }
 
 #[test]
@@ -96,19 +119,26 @@ fn changes_are_told_in_the_words_of_the_description_and_weighed() {
     for name in cases("drift", ".old.yaml") {
         let code = |state: &str| {
             let documents = load("drift", &format!("{name}.{state}"));
-            let tokens =
-                if name.starts_with("events") { events_of(&documents) } else { api(&documents, Dialect::Ours) };
-            output::file(tokens.unwrap(), &repository()).unwrap()
+            let tokens = if name.starts_with("events") {
+                events_of(&documents)
+            } else {
+                api(&documents, Dialect::Ours)
+            };
+            output::file(tokens.unwrap()).unwrap()
         };
         let changes = drift::changes(&code("old"), &code("new")).unwrap();
-        expect(&golden("drift").join(format!("{name}.txt")), &format!("{}\n", drift::report(&changes)), &mut failures);
+        expect(
+            &golden("drift").join(format!("{name}.txt")),
+            &format!("{}\n", drift::report(&changes)),
+            &mut failures,
+        );
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn the_same_description_is_no_change() {
-    let code = output::file(api(&load("api", "unions"), Dialect::Ours).unwrap(), &repository()).unwrap();
+    let code = output::file(api(&load("api", "unions"), Dialect::Ours).unwrap()).unwrap();
     assert_eq!(drift::changes(&code, &code).unwrap(), []);
 }
 
@@ -117,22 +147,45 @@ fn what_a_published_document_contradicts_is_listed_place_by_place() {
     let mut failures = Vec::new();
     let events: BTreeSet<String> = ["user.created", "user.deleted"].map(str::to_owned).into();
     for name in cases("published", ".ours.yaml") {
-        let (ours, theirs) = (load("published", &format!("{name}.ours")), load("published", &format!("{name}.theirs")));
+        let (ours, theirs) = (
+            load("published", &format!("{name}.ours")),
+            load("published", &format!("{name}.theirs")),
+        );
         let report = published::report(&published::contradictions(&ours, &theirs, &events));
-        expect(&golden("published").join(format!("{name}.txt")), &format!("{report}\n"), &mut failures);
+        expect(
+            &golden("published").join(format!("{name}.txt")),
+            &format!("{report}\n"),
+            &mut failures,
+        );
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn an_operation_that_cannot_be_read_is_told_on_either_side_and_not_called_missing() {
-    let (unreadable, theirs) = (load("published", "unreadable.ours"), load("published", "unreadable.theirs"));
-    for (ours, theirs, whose) in [(&unreadable, &theirs, "ours"), (&theirs, &unreadable, "theirs")] {
+    let (unreadable, theirs) = (
+        load("published", "unreadable.ours"),
+        load("published", "unreadable.theirs"),
+    );
+    for (ours, theirs, whose) in [
+        (&unreadable, &theirs, "ours"),
+        (&theirs, &unreadable, "theirs"),
+    ] {
         let found = published::contradictions(ours, theirs, &BTreeSet::new());
         let told = |line: &str| found.iter().any(|found| found.contains(line));
-        assert!(told(&format!("{whose} cannot be read: unreadable.ours.yaml#/components/schemas/None")), "{found:#?}");
+        assert!(
+            told(&format!(
+                "{whose} cannot be read: unreadable.ours.yaml#/components/schemas/None"
+            )),
+            "{found:#?}"
+        );
         for route in ["GET /v1/webhooks", "POST /v1/webhooks"] {
-            assert!(told(&format!("{route} is not compared: it cannot be read in {whose}")), "{found:#?}");
+            assert!(
+                told(&format!(
+                    "{route} is not compared: it cannot be read in {whose}"
+                )),
+                "{found:#?}"
+            );
             assert!(!told(&format!("{route} is not in")), "{found:#?}");
         }
     }
@@ -141,7 +194,8 @@ fn an_operation_that_cannot_be_read_is_told_on_either_side_and_not_called_missin
 #[test]
 fn what_a_published_document_closes_is_read_as_open() {
     let text = fs::read_to_string(golden("api").join("refused-received-closed.yaml")).unwrap();
-    let documents = Documents::from_text("theirs.yaml", &text.replace("/things:", "/webhooks:")).unwrap();
+    let documents =
+        Documents::from_text("theirs.yaml", &text.replace("/things:", "/webhooks:")).unwrap();
     let code = api(&documents, Dialect::Published).unwrap().to_string();
     for unknown in ["struct UnknownStatus", "struct UnknownAuth"] {
         assert!(code.contains(unknown), "no {unknown}");
@@ -152,13 +206,16 @@ fn what_a_published_document_closes_is_read_as_open() {
 fn our_own_description_contradicts_nothing_of_itself() {
     let ours = Documents::load(&repository().join("openapi/authpi.yaml")).unwrap();
     let events = published::event_types(&repository().join("openapi/events")).unwrap();
-    assert_eq!(published::contradictions(&ours, &ours, &events), Vec::<String>::new());
+    assert_eq!(
+        published::contradictions(&ours, &ours, &events),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
 fn a_second_run_writes_the_same_bytes() {
     let ours = Documents::load(&repository().join("openapi/authpi.yaml")).unwrap();
-    let run = || output::file(api(&ours, Dialect::Ours).unwrap(), &repository()).unwrap();
+    let run = || output::file(api(&ours, Dialect::Ours).unwrap()).unwrap();
     assert_eq!(run(), run());
 }
 
@@ -169,9 +226,18 @@ fn the_lowered_document_is_openapi_3_0_with_successes_only() {
     let operations = super::operations::read(&mut reader, &documents, &|_| true);
     let (lowered, names) = super::client::lower(&operations, "1");
     assert_eq!(lowered["openapi"], "3.0.3");
-    for operation in lowered["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values())
+    for operation in lowered["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|item| item.as_object().unwrap().values())
     {
-        let statuses: Vec<_> = operation["responses"].as_object().context("no responses").unwrap().keys().collect();
+        let statuses: Vec<_> = operation["responses"]
+            .as_object()
+            .context("no responses")
+            .unwrap()
+            .keys()
+            .collect();
         assert_eq!(statuses, ["2XX"]);
     }
     assert_eq!(names, [("Thing".to_owned(), "types::Thing".to_owned())]);

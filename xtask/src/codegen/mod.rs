@@ -1,9 +1,10 @@
 //! `cargo xtask codegen`: from the description in `openapi/` to `authpi-sdk/src/generated/`.
 //!
-//! `document` reads the files, `model` and `operations` find in them the few shapes that we write code for, and name every
-//! place that is none of them. From the model, `types` writes what is sent and received, `client` has progenitor write the
-//! methods, `events` writes event types and payloads. `output` formats, `drift` compares with what is checked in, and
-//! `published` compares AuthPI's own document with ours.
+//! `document` reads the files, `model` and `operations` find in them the few shapes that we write
+//! code for, and name every place that is none of them. From the model, `types` writes what is sent
+//! and received, `client` has progenitor write the methods, `events` writes event types and
+//! payloads. `output` formats, `drift` compares with what is checked in, and `published` compares
+//! AuthPI's own document with ours.
 
 mod client;
 mod docs;
@@ -36,18 +37,21 @@ use self::{
 
 /// Write the Rust code that follows from the description in `openapi/`.
 ///
-/// Reads openapi/authpi.yaml and openapi/events/, and writes api.rs (the typed client) and events.rs (event types and
-/// payloads) in authpi-sdk/src/generated/, then tells what changed and whether users notice. What cannot be turned into code is
-/// an error that names its place by file and JSON pointer.
+/// Reads openapi/authpi.yaml and openapi/events/, and writes api.rs (the typed client) and
+/// events.rs (event types and payloads) in authpi-sdk/src/generated/, then tells what changed and
+/// whether users notice. What cannot be turned into code is an error that names its place by file
+/// and JSON pointer.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Write nothing; fail if the code that is checked in is not what the description says.
     #[arg(long)]
     check: bool,
-    /// Take AuthPI's own OpenAPI document (JSON or YAML) in place of ours, and list what of ours it contradicts.
+    /// Take AuthPI's own OpenAPI document (JSON or YAML) in place of ours, and list what of ours it
+    /// contradicts.
     ///
-    /// Only operations under `webhooks`, `events` and `me` are looked at. api.rs is written from that document, events.rs stays
-    /// as it is; with --check nothing is written, and contradictions are the failure.
+    /// Only operations under `webhooks`, `events` and `me` are looked at. api.rs is written from
+    /// that document, events.rs stays as it is; with --check nothing is written, and contradictions
+    /// are the failure.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
 }
@@ -58,18 +62,25 @@ pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
     let mut files = Vec::new();
     if let Some(published) = &args.from {
         let theirs = Documents::load(published)?;
-        let contradictions =
-            published::contradictions(&ours, &theirs, &published::event_types(&repository.join("openapi/events"))?);
+        let contradictions = published::contradictions(
+            &ours,
+            &theirs,
+            &published::event_types(&repository.join("openapi/events"))?,
+        );
         println!("{}", published::report(&contradictions));
         if args.check {
-            anyhow::ensure!(contradictions.is_empty(), "{} contradicts our description", published.display());
+            anyhow::ensure!(
+                contradictions.is_empty(),
+                "{} contradicts our description",
+                published.display()
+            );
             return Ok(());
         }
-        files.push(("api.rs", output::file(api(&theirs, Dialect::Published)?, repository)?));
+        files.push(("api.rs", output::file(api(&theirs, Dialect::Published)?)?));
     } else {
-        files.push(("api.rs", output::file(api(&ours, Dialect::Ours)?, repository)?));
+        files.push(("api.rs", output::file(api(&ours, Dialect::Ours)?)?));
         let catalogue = Catalogue::load(&repository.join("openapi/events"))?;
-        files.push(("events.rs", output::file(events::generate(&catalogue), repository)?));
+        files.push(("events.rs", output::file(events::generate(&catalogue))?));
     }
 
     let mut changes = Vec::new();
@@ -80,10 +91,12 @@ pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
         if old != *new {
             stale.push(*name);
             changes.extend(
-                drift::changes(&old, new).unwrap_or_else(|error| vec![drift::Change::unreadable(name, &error)]),
+                drift::changes(&old, new)
+                    .unwrap_or_else(|error| vec![drift::Change::unreadable(name, &error)]),
             );
             if !args.check {
-                std::fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
+                std::fs::write(&path, new)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
             }
         }
     }
@@ -100,7 +113,10 @@ pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
             if stale.len() == 1 { "is" } else { "are" }
         );
     }
-    println!("wrote {} in authpi-sdk/src/generated:\n{report}", stale.join(" and "));
+    println!(
+        "wrote {} in authpi-sdk/src/generated:\n{report}",
+        stale.join(" and ")
+    );
     Ok(())
 }
 
@@ -115,18 +131,27 @@ enum Dialect {
 
 /// The code of the typed client and its types.
 fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
-    let version = documents.root()["info"]["version"].as_str().unwrap_or("0").to_owned();
+    let version = documents.root()["info"]["version"]
+        .as_str()
+        .unwrap_or("0")
+        .to_owned();
     let openapi = documents.root()["openapi"].as_str().unwrap_or_default();
     if dialect == Dialect::Ours && !openapi.starts_with("3.1.") {
         let here = documents.root_place().at("openapi");
-        bail!(Problems(vec![here.problem(format!("the description must be OpenAPI 3.1, not {openapi:?}"))]));
+        bail!(Problems(vec![here.problem(format!(
+            "the description must be OpenAPI 3.1, not {openapi:?}"
+        ))]));
     }
     let mut reader = Reader::new(documents, dialect == Dialect::Published);
-    let operations =
-        operations::read(&mut reader, documents, &|path| dialect == Dialect::Ours || published::is_of_interest(path));
+    let operations = operations::read(&mut reader, documents, &|path| {
+        dialect == Dialect::Ours || published::is_of_interest(path)
+    });
 
-    let received =
-        reader.reached(operations.iter().flat_map(|operation| operation.answer.iter().chain(&operation.error_bodies)));
+    let received = reader.reached(
+        operations
+            .iter()
+            .flat_map(|operation| operation.answer.iter().chain(&operation.error_bodies)),
+    );
     reader.open_what_is_received(&received);
     reader.check();
     if !reader.problems.is_empty() {
@@ -135,11 +160,21 @@ fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
         problems.dedup();
         bail!(Problems(problems));
     }
-    let sent = reader.reached(operations.iter().filter_map(|operation| operation.body.as_ref()));
+    let sent = reader.reached(
+        operations
+            .iter()
+            .filter_map(|operation| operation.body.as_ref()),
+    );
     let patches = operations
         .iter()
         .filter(|operation| operation.is_partial_update())
-        .filter_map(|operation| operation.body.as_ref().and_then(named_in).map(str::to_owned))
+        .filter_map(|operation| {
+            operation
+                .body
+                .as_ref()
+                .and_then(named_in)
+                .map(str::to_owned)
+        })
         .collect();
     let used: BTreeSet<String> = received.union(&sent).cloned().collect();
     let context = types::Context::new(&reader.definitions, sent, received, patches);
@@ -152,8 +187,8 @@ fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
     let client = client::generate(&operations, &version)?;
     let table = operations::table(&operations);
     Ok(quote! {
-        //! The typed client for AuthPI's API: types of what is sent and received, a method per operation, and a table of the
-        //! operations.
+        //! The typed client for AuthPI's API: types of what is sent and received, a method per
+        //! operation, and a table of the operations.
 
         /// What is sent and received.
         pub mod types {

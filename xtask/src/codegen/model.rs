@@ -1,8 +1,9 @@
 //! What the description says, in the few shapes that we write code for.
 //!
-//! The list of constructs is closed: a schema that is none of the shapes below is an error which names its place, never a
-//! guess. Constraints that a server checks (`maxLength`, `pattern`, `minimum`, `additionalProperties: false`, …) are read
-//! over on purpose: a client that enforced them would break when the server relaxes them.
+//! The list of constructs is closed: a schema that is none of the shapes below is an error which
+//! names its place, never a guess. Constraints that a server checks (`maxLength`, `pattern`,
+//! `minimum`, `additionalProperties: false`, …) are read over on purpose: a client that enforced
+//! them would break when the server relaxes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +43,10 @@ pub(crate) enum Shape {
 
 impl From<Shape> for Type {
     fn from(shape: Shape) -> Self {
-        Self { shape, nullable: false }
+        Self {
+            shape,
+            nullable: false,
+        }
     }
 }
 
@@ -58,8 +62,15 @@ pub(crate) struct Definition {
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     Object(Object),
-    Enum { values: Vec<Named>, open: bool },
-    Union { tag: String, variants: Vec<Variant>, open: bool },
+    Enum {
+        values: Vec<Named>,
+        open: bool,
+    },
+    Union {
+        tag: String,
+        variants: Vec<Variant>,
+        open: bool,
+    },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -97,7 +108,8 @@ pub(crate) struct Variant {
 /// Reads schemas; collects definitions and problems on the way.
 pub(crate) struct Reader<'a> {
     documents: &'a Documents,
-    /// Whether closed enums and unions in answers are read as open ones, as a foreign description needs it.
+    /// Whether closed enums and unions in answers are read as open ones, as a foreign description
+    /// needs it.
     forgiving: bool,
     scope: Scope,
     known: BTreeMap<Place, Known>,
@@ -188,31 +200,45 @@ impl<'a> Reader<'a> {
         if let Value::Bool(true) = schema {
             return Ok(Shape::Raw.into());
         }
-        let Some(members) = schema.as_object() else { return Err(place.problem("a schema must be an object")) };
+        let Some(members) = schema.as_object() else {
+            return Err(place.problem("a schema must be an object"));
+        };
         for word in members.keys() {
             if !WITHOUT_SHAPE.contains(&word.as_str())
                 && !WITH_SHAPE.contains(&word.as_str())
                 && !word.starts_with("x-")
             {
-                return Err(place.at(word).problem(format!("`{word}` is not among the constructs that codegen knows")));
+                return Err(place.at(word).problem(format!(
+                    "`{word}` is not among the constructs that codegen knows"
+                )));
             }
         }
         if let Some(reference) = members.get("$ref") {
-            let reference =
-                reference.as_str().ok_or_else(|| place.at("$ref").problem("a reference must be a string"))?;
-            if let Some(word) = members.keys().find(|word| *word != "$ref" && WITH_SHAPE.contains(&word.as_str())) {
-                return Err(place.at(word).problem(format!("`{word}` beside `$ref`; use `allOf` to combine them")));
+            let reference = reference
+                .as_str()
+                .ok_or_else(|| place.at("$ref").problem("a reference must be a string"))?;
+            if let Some(word) = members
+                .keys()
+                .find(|word| *word != "$ref" && WITH_SHAPE.contains(&word.as_str()))
+            {
+                return Err(place.at(word).problem(format!(
+                    "`{word}` beside `$ref`; use `allOf` to combine them"
+                )));
             }
             return self.referenced(&place.at("$ref"), &Documents::target(place, reference));
         }
-        if let Some(word) = ["anyOf", "oneOf"].into_iter().find(|word| members.contains_key(*word)) {
+        if let Some(word) = ["anyOf", "oneOf"]
+            .into_iter()
+            .find(|word| members.contains_key(*word))
+        {
             return self.choice(schema, word, place, hint);
         }
         if members.contains_key("allOf") {
             return self.combined(schema, place, hint);
         }
         if let Some(constant) = members.get("const") {
-            // Inside an object it is a constant member; elsewhere it is text of which we know one value.
+            // Inside an object it is a constant member; elsewhere it is text of which we know one
+            // value.
             return constant
                 .is_string()
                 .then(|| Shape::Text.into())
@@ -222,22 +248,38 @@ impl<'a> Reader<'a> {
         let nullable = nullable || schema["nullable"] == true;
         let shape = match kind {
             "string" if members.contains_key("enum") => {
-                self.named(schema, place, hint, |_, _| Self::enumeration(&schema["enum"], &place.at("enum"), false))?
+                self.named(schema, place, hint, |_, _| {
+                    Self::enumeration(&schema["enum"], &place.at("enum"), false)
+                })?
             }
             _ if members.contains_key("enum") => {
                 return Err(place.at("enum").problem("only strings can be enumerated"));
             }
-            "string" if members.get("format").is_some_and(|format| format == "password") => Shape::Secret,
+            "string"
+                if members
+                    .get("format")
+                    .is_some_and(|format| format == "password") =>
+            {
+                Shape::Secret
+            }
             "string" => Shape::Text,
             "boolean" => Shape::Flag,
             "integer" | "number" => number(kind, schema, place)?,
             "array" => {
                 let items = members.get("items").unwrap_or(&Value::Bool(true));
-                Shape::List(Box::new(self.read(items, &place.at("items"), &format!("{hint}Item"))?))
+                Shape::List(Box::new(self.read(
+                    items,
+                    &place.at("items"),
+                    &format!("{hint}Item"),
+                )?))
             }
             "object" => self.object(schema, place, hint)?,
             "any" => Shape::Raw,
-            other => return Err(place.at("type").problem(format!("{other:?} is no type that codegen knows"))),
+            other => {
+                return Err(place
+                    .at("type")
+                    .problem(format!("{other:?} is no type that codegen knows")));
+            }
         };
         Ok(Type { shape, nullable })
     }
@@ -258,8 +300,11 @@ impl<'a> Reader<'a> {
             None => {}
         }
         let documents = self.documents;
-        let schema = documents.get(target).ok_or_else(|| from.problem(format!("nothing at {target}")))?;
-        let rust = naming::pascal(&name).ok_or_else(|| target.problem("a schema without a usable name"))?;
+        let schema = documents
+            .get(target)
+            .ok_or_else(|| from.problem(format!("nothing at {target}")))?;
+        let rust = naming::pascal(&name)
+            .ok_or_else(|| target.problem("a schema without a usable name"))?;
         self.known.insert(target.clone(), Known::Pending(rust));
         let read = self.read(schema, target, &name);
         let known = read.clone().map_or_else(Known::Unreadable, Known::Type);
@@ -279,7 +324,12 @@ impl<'a> Reader<'a> {
         let description = schema["description"].as_str().map(str::to_owned);
         // A place holder, so that a schema can refer to itself.
         let kind = Kind::Object(Object::default());
-        let definition = Definition { name: name.clone(), place: place.clone(), description, kind };
+        let definition = Definition {
+            name: name.clone(),
+            place: place.clone(),
+            description,
+            kind,
+        };
         self.definitions.insert(name.clone(), definition);
         let kind = define(self, &name)?;
         if let Some(definition) = self.definitions.get_mut(&name) {
@@ -294,13 +344,20 @@ impl<'a> Reader<'a> {
             (Some(properties), extra) if !properties.is_empty() => {
                 let keeps_extra = matches!(extra, Some(Value::Bool(true) | Value::Object(_)));
                 self.named(schema, place, hint, |reader, name| {
-                    let mut object = Object { keeps_extra, ..Object::default() };
+                    let mut object = Object {
+                        keeps_extra,
+                        ..Object::default()
+                    };
                     reader.members(schema, place, name, &mut object)?;
                     Self::finish_object(object, place)
                 })
             }
             (_, Some(values @ Value::Object(of))) if !of.is_empty() => {
-                let values = self.read(values, &place.at("additionalProperties"), &format!("{hint}Value"))?;
+                let values = self.read(
+                    values,
+                    &place.at("additionalProperties"),
+                    &format!("{hint}Value"),
+                )?;
                 Ok(Shape::Map(Box::new(values)))
             }
             _ => Ok(Shape::Raw),
@@ -308,19 +365,37 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds the members of one object schema to `object`; a later one of the same name wins.
-    fn members(&mut self, schema: &Value, place: &Place, owner: &str, object: &mut Object) -> Read<()> {
-        let required: BTreeSet<&str> =
-            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    fn members(
+        &mut self,
+        schema: &Value,
+        place: &Place,
+        owner: &str,
+        object: &mut Object,
+    ) -> Read<()> {
+        let required: BTreeSet<&str> = schema["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let here = place.at("properties").at(name);
-            // A required enumeration of one value is a constant too; older generators of descriptions write tags so.
+            // A required enumeration of one value is a constant too; older generators of
+            // descriptions write tags so.
             let constant = property.get("const").or_else(|| {
-                let values = property["enum"].as_array().filter(|_| required.contains(name.as_str()))?;
-                if let [only] = values.as_slice() { Some(only) } else { None }
+                let values = property["enum"]
+                    .as_array()
+                    .filter(|_| required.contains(name.as_str()))?;
+                if let [only] = values.as_slice() {
+                    Some(only)
+                } else {
+                    None
+                }
             });
             if let Some(constant) = constant {
-                let constant =
-                    constant.as_str().ok_or_else(|| here.at("const").problem("only a string can be a constant"))?;
+                let constant = constant
+                    .as_str()
+                    .ok_or_else(|| here.at("const").problem("only a string can be a constant"))?;
                 object.members.retain(|member| member.name != *name);
                 object.constants.push((name.clone(), constant.to_owned()));
                 continue;
@@ -331,10 +406,16 @@ impl<'a> Reader<'a> {
                 ty.shape = Shape::Secret;
             }
             let description = property["description"].as_str().map(str::to_owned);
-            // The name in Rust that the schema asks for; what it becomes is settled with the whole object at hand.
+            // The name in Rust that the schema asks for; what it becomes is settled with the whole
+            // object at hand.
             let rust = property["x-rust-name"].as_str().unwrap_or(name).to_owned();
-            let member =
-                Member { name: name.clone(), rust, description, required: required.contains(name.as_str()), ty };
+            let member = Member {
+                name: name.clone(),
+                rust,
+                description,
+                required: required.contains(name.as_str()),
+                ty,
+            };
             match object.members.iter_mut().find(|other| other.name == *name) {
                 Some(other) => *other = member,
                 None => object.members.push(member),
@@ -353,14 +434,21 @@ impl<'a> Reader<'a> {
             scope = scope.without(&["extra"]);
         }
         for member in &mut object.members {
-            member.rust = scope.take(&member.rust, &place.at("properties").at(&member.name), naming::snake)?;
+            member.rust = scope.take(
+                &member.rust,
+                &place.at("properties").at(&member.name),
+                naming::snake,
+            )?;
         }
         Ok(Kind::Object(object))
     }
 
     /// `allOf`: objects put together into one.
     fn combined(&mut self, schema: &Value, place: &Place, hint: &str) -> Read<Type> {
-        let parts = schema["allOf"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let parts = schema["allOf"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         if let ([only], None) = (parts, schema.get("properties")) {
             return self.read(only, &place.at("allOf").at(0), hint);
         }
@@ -372,7 +460,13 @@ impl<'a> Reader<'a> {
         Ok(shape.into())
     }
 
-    fn parts(&mut self, schema: &Value, place: &Place, name: &str, object: &mut Object) -> Read<()> {
+    fn parts(
+        &mut self,
+        schema: &Value,
+        place: &Place,
+        name: &str,
+        object: &mut Object,
+    ) -> Read<()> {
         for (n, part) in schema["allOf"].as_array().into_iter().flatten().enumerate() {
             let documents = self.documents;
             let here = place.at("allOf").at(n);
@@ -382,10 +476,13 @@ impl<'a> Reader<'a> {
             } else {
                 (part.clone(), here)
             };
-            let alike =
-                part.get("properties").is_some() || part.get("allOf").is_some() || part.get("required").is_some();
+            let alike = part.get("properties").is_some()
+                || part.get("allOf").is_some()
+                || part.get("required").is_some();
             if !alike || part.get("anyOf").is_some() || part.get("oneOf").is_some() {
-                return Err(here.problem("only objects with `properties` can be combined by `allOf`"));
+                return Err(
+                    here.problem("only objects with `properties` can be combined by `allOf`")
+                );
             }
             self.parts(&part, &here, name, object)?;
         }
@@ -396,18 +493,29 @@ impl<'a> Reader<'a> {
     /// `anyOf` and `oneOf`: something or null, an open enum, or a union told apart by a tag.
     fn choice(&mut self, schema: &Value, word: &str, place: &Place, hint: &str) -> Read<Type> {
         let here = place.at(word);
-        let all = schema[word].as_array().ok_or_else(|| here.problem("must be a list of schemas"))?;
+        let all = schema[word]
+            .as_array()
+            .ok_or_else(|| here.problem("must be a list of schemas"))?;
         let is_null = |option: &Value| option["type"] == "null";
         let nullable = all.iter().any(is_null);
-        let options: Vec<(usize, &Value)> = all.iter().enumerate().filter(|(_, option)| !is_null(option)).collect();
+        let options: Vec<(usize, &Value)> = all
+            .iter()
+            .enumerate()
+            .filter(|(_, option)| !is_null(option))
+            .collect();
         let tag = self.tag(schema, &options, place)?;
         let mut ty: Type = match (options.as_slice(), tag) {
             ([(n, only)], _) => self.read(only, &here.at(n), hint)?,
-            (_, Some(tag)) => self.union(schema, &tag, &here, &options, place, hint)?.into(),
+            (_, Some(tag)) => self
+                .union(schema, &tag, &here, &options, place, hint)?
+                .into(),
             ([(n, first), (_, second)], None) => {
                 let documents = self.documents;
                 let (values, values_place) = documents.resolve(first, &here.at(n))?;
-                if values.get("enum").is_none() || second["type"] != "string" || second.get("enum").is_some() {
+                if values.get("enum").is_none()
+                    || second["type"] != "string"
+                    || second.get("enum").is_some()
+                {
                     return Err(here.problem(
                         "neither `X or null`, nor an open enum (a string with `enum`, then any string), nor a union with a \
                          `discriminator`",
@@ -417,12 +525,16 @@ impl<'a> Reader<'a> {
                     Shape::EventType.into()
                 } else {
                     let place_of_values = values_place.at("enum");
-                    self.named(schema, place, hint, |_, _| Self::enumeration(&values["enum"], &place_of_values, true))?
-                        .into()
+                    self.named(schema, place, hint, |_, _| {
+                        Self::enumeration(&values["enum"], &place_of_values, true)
+                    })?
+                    .into()
                 }
             }
             (_, None) => {
-                return Err(here.problem("a choice that only its shape tells apart; give it a `discriminator`"));
+                return Err(here.problem(
+                    "a choice that only its shape tells apart; give it a `discriminator`",
+                ));
             }
         };
         ty.nullable |= nullable;
@@ -437,17 +549,35 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let here = place.at(n);
-            let wire = value.as_str().ok_or_else(|| here.problem("only strings can be enumerated"))?;
-            named.push(Named { wire: wire.to_owned(), rust: scope.take(wire, &here, naming::pascal)? });
+            let wire = value
+                .as_str()
+                .ok_or_else(|| here.problem("only strings can be enumerated"))?;
+            named.push(Named {
+                wire: wire.to_owned(),
+                rust: scope.take(wire, &here, naming::pascal)?,
+            });
         }
-        Ok(Kind::Enum { values: named, open })
+        Ok(Kind::Enum {
+            values: named,
+            open,
+        })
     }
 
-    /// The member that tells the cases of a union apart: what the `discriminator` says, or one that is a constant in each case.
-    fn tag(&self, schema: &Value, options: &[(usize, &Value)], place: &Place) -> Read<Option<String>> {
+    /// The member that tells the cases of a union apart: what the `discriminator` says, or one that
+    /// is a constant in each case.
+    fn tag(
+        &self,
+        schema: &Value,
+        options: &[(usize, &Value)],
+        place: &Place,
+    ) -> Read<Option<String>> {
         if let Some(discriminator) = schema.get("discriminator") {
             let tag = discriminator["propertyName"].as_str();
-            let tag = tag.ok_or_else(|| place.at("discriminator").problem("`propertyName` is missing"))?;
+            let tag = tag.ok_or_else(|| {
+                place
+                    .at("discriminator")
+                    .problem("`propertyName` is missing")
+            })?;
             return Ok(Some(tag.to_owned()));
         }
         let mut common: Option<BTreeSet<String>> = None;
@@ -461,8 +591,10 @@ impl<'a> Reader<'a> {
                     || is_last && property["type"] == "string"
             };
             let properties = option["properties"].as_object().into_iter().flatten();
-            let names: BTreeSet<_> =
-                properties.filter(|(_, property)| is_tag(property)).map(|(name, _)| name.clone()).collect();
+            let names: BTreeSet<_> = properties
+                .filter(|(_, property)| is_tag(property))
+                .map(|(name, _)| name.clone())
+                .collect();
             common = Some(match common {
                 Some(common) => common.intersection(&names).cloned().collect(),
                 None => names,
@@ -488,36 +620,59 @@ impl<'a> Reader<'a> {
                 let documents = reader.documents;
                 let (target, target_place) = documents.resolve(option, &here)?;
                 let property = &target["properties"][tag];
-                let Some(value) = property["const"].as_str().or_else(|| only_value(property)) else {
+                let Some(value) = property["const"].as_str().or_else(|| only_value(property))
+                else {
                     // The case for everything else: an object with any tag.
                     if position + 1 == options.len() && property["type"] == "string" {
                         open = true;
                         continue;
                     }
-                    return Err(target_place.problem(format!("a case of a union needs `{tag}` with a `const`")));
+                    return Err(target_place
+                        .problem(format!("a case of a union needs `{tag}` with a `const`")));
                 };
                 let rust = scope.take(value, &target_place, naming::pascal)?;
                 let ty = reader.read(option, &here, &format!("{name}{rust}"))?;
                 let Shape::Named(definition) = ty.shape else {
-                    return Err(here.problem("a case of a union must be an object with `properties`"));
+                    return Err(
+                        here.problem("a case of a union must be an object with `properties`")
+                    );
                 };
-                variants.push(Variant { tag: Named { wire: value.to_owned(), rust }, definition });
+                variants.push(Variant {
+                    tag: Named {
+                        wire: value.to_owned(),
+                        rust,
+                    },
+                    definition,
+                });
             }
-            Ok(Kind::Union { tag: tag.to_owned(), variants, open })
+            Ok(Kind::Union {
+                tag: tag.to_owned(),
+                variants,
+                open,
+            })
         })
     }
 
-    /// Checks what is received: a closed enum or union there would make one new value fail a whole answer.
+    /// Checks what is received: a closed enum or union there would make one new value fail a whole
+    /// answer.
     pub(crate) fn open_what_is_received(&mut self, received: &BTreeSet<String>) {
         for name in received {
-            let Some(definition) = self.definitions.get_mut(name) else { continue };
-            let (Kind::Enum { open, .. } | Kind::Union { open, .. }) = &mut definition.kind else { continue };
+            let Some(definition) = self.definitions.get_mut(name) else {
+                continue;
+            };
+            let (Kind::Enum { open, .. } | Kind::Union { open, .. }) = &mut definition.kind else {
+                continue;
+            };
             if *open {
                 continue;
             }
             if self.forgiving {
                 *open = true;
-                self.notes.push(definition.place.problem(format!("`{name}` is closed but received; read as open")));
+                self.notes.push(
+                    definition
+                        .place
+                        .problem(format!("`{name}` is closed but received; read as open")),
+                );
             } else {
                 self.problems.push(definition.place.problem(format!(
                     "`{name}` is received, so it must be open: one value that AuthPI adds would make whole answers fail. Write \
@@ -527,7 +682,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Checks what only shows when everything is read: the names of unknown cases, and types that hold themselves.
+    /// Checks what only shows when everything is read: the names of unknown cases, and types that
+    /// hold themselves.
     pub(crate) fn check(&mut self) {
         for definition in self.definitions.values() {
             if let Kind::Enum { open: true, .. } | Kind::Union { open: true, .. } = &definition.kind
@@ -539,40 +695,73 @@ impl<'a> Reader<'a> {
                 )));
             }
             if self.holds(&definition.name, &definition.name, &mut BTreeSet::new()) {
-                self.problems.push(definition.place.problem("an object that holds itself, and not in a list or a map"));
+                self.problems.push(
+                    definition
+                        .place
+                        .problem("an object that holds itself, and not in a list or a map"),
+                );
             }
         }
     }
 
-    /// Whether a value of the definition `outer` has a value of `inner` in it, without a list or map between them.
+    /// Whether a value of the definition `outer` has a value of `inner` in it, without a list or
+    /// map between them.
     fn holds(&self, outer: &str, inner: &str, seen: &mut BTreeSet<String>) -> bool {
-        let Some(definition) = self.definitions.get(outer) else { return false };
+        let Some(definition) = self.definitions.get(outer) else {
+            return false;
+        };
         let within: Vec<&str> = match &definition.kind {
             Kind::Object(object) => object
                 .members
                 .iter()
-                .filter_map(|member| if let Shape::Named(name) = &member.ty.shape { Some(name.as_str()) } else { None })
+                .filter_map(|member| {
+                    if let Shape::Named(name) = &member.ty.shape {
+                        Some(name.as_str())
+                    } else {
+                        None
+                    }
+                })
                 .collect(),
-            Kind::Union { variants, .. } => variants.iter().map(|variant| variant.definition.as_str()).collect(),
+            Kind::Union { variants, .. } => variants
+                .iter()
+                .map(|variant| variant.definition.as_str())
+                .collect(),
             Kind::Enum { .. } => Vec::new(),
         };
-        within.into_iter().any(|name| name == inner || seen.insert(name.to_owned()) && self.holds(name, inner, seen))
+        within.into_iter().any(|name| {
+            name == inner || seen.insert(name.to_owned()) && self.holds(name, inner, seen)
+        })
     }
 
     /// The definitions that are reached from `roots`.
-    pub(crate) fn reached<'t>(&self, roots: impl IntoIterator<Item = &'t Type>) -> BTreeSet<String> {
+    pub(crate) fn reached<'t>(
+        &self,
+        roots: impl IntoIterator<Item = &'t Type>,
+    ) -> BTreeSet<String> {
         let mut reached = BTreeSet::new();
-        let mut open: Vec<String> = roots.into_iter().filter_map(|ty| named_in(ty).map(str::to_owned)).collect();
+        let mut open: Vec<String> = roots
+            .into_iter()
+            .filter_map(|ty| named_in(ty).map(str::to_owned))
+            .collect();
         while let Some(name) = open.pop() {
-            let Some(definition) = self.definitions.get(&name) else { continue };
+            let Some(definition) = self.definitions.get(&name) else {
+                continue;
+            };
             if !reached.insert(name) {
                 continue;
             }
             match &definition.kind {
                 Kind::Object(object) => {
-                    open.extend(object.members.iter().filter_map(|member| named_in(&member.ty).map(str::to_owned)));
+                    open.extend(
+                        object
+                            .members
+                            .iter()
+                            .filter_map(|member| named_in(&member.ty).map(str::to_owned)),
+                    );
                 }
-                Kind::Union { variants, .. } => open.extend(variants.iter().map(|variant| variant.definition.clone())),
+                Kind::Union { variants, .. } => {
+                    open.extend(variants.iter().map(|variant| variant.definition.clone()))
+                }
                 Kind::Enum { .. } => {}
             }
         }
@@ -594,17 +783,25 @@ fn type_of<'s>(schema: &'s Value, place: &Place) -> Read<(&'s str, bool)> {
     match &schema["type"] {
         Value::String(one) => Ok((one, false)),
         Value::Array(some) => {
-            let names: Vec<&str> = some.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect();
+            let names: Vec<&str> = some
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|name| *name != "null")
+                .collect();
             match names.as_slice() {
                 [one] => Ok((one, some.len() > 1)),
-                _ => Err(place.at("type").problem("several types at once; only `[X, \"null\"]` is known")),
+                _ => Err(place
+                    .at("type")
+                    .problem("several types at once; only `[X, \"null\"]` is known")),
             }
         }
         Value::Null if schema.get("properties").is_some() => Ok(("object", false)),
         Value::Null if schema.get("enum").is_some() => Ok(("string", false)),
         Value::Null if schema.get("items").is_some() => Ok(("array", false)),
         Value::Null => Ok(("any", false)),
-        _ => Err(place.at("type").problem("must be a name or a list of names")),
+        _ => Err(place
+            .at("type")
+            .problem("must be a name or a list of names")),
     }
 }
 
@@ -613,9 +810,9 @@ fn number(kind: &str, schema: &Value, place: &Place) -> Read<Shape> {
         (_, Some("unix-ms")) => Ok(Shape::UnixMillis),
         ("integer", None | Some("int32" | "int64")) => Ok(Shape::Integer),
         ("number", None | Some("float" | "double")) => Ok(Shape::Number),
-        (_, Some(format)) => {
-            Err(place.at("format").problem(format!("{format:?} is no format of a number that codegen knows")))
-        }
+        (_, Some(format)) => Err(place.at("format").problem(format!(
+            "{format:?} is no format of a number that codegen knows"
+        ))),
         (_, None) => Err(place.problem("no number")),
     }
 }
@@ -628,21 +825,29 @@ fn only_value(property: &Value) -> Option<&str> {
 }
 
 fn is_event_type(place: &Place, schema: &Value) -> bool {
-    place.file.ends_with("events/event-type.json") || name_of(place, Some(schema)) == "WebhookEventType"
+    place.file.ends_with("events/event-type.json")
+        || name_of(place, Some(schema)) == "WebhookEventType"
 }
 
-/// The name of the schema at `place`: the last step of its pointer, or the title or file name of a whole file.
+/// The name of the schema at `place`: the last step of its pointer, or the title or file name of a
+/// whole file.
 fn name_of(place: &Place, schema: Option<&Value>) -> String {
     if let Some((_, last)) = place.pointer.rsplit_once('/') {
         return last.to_owned();
     }
     let title = schema.and_then(|schema| schema["title"].as_str());
-    let stem = place.file.rsplit('/').next().unwrap_or_default().trim_end_matches(".json").trim_end_matches(".yaml");
+    let stem = place
+        .file
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(".json")
+        .trim_end_matches(".yaml");
     title.unwrap_or(stem).to_owned()
 }
 
-/// Members whose text must never be seen, by AuthPI's way of naming them: `signature_secret_plain`, `bearer_token_plain`, and
-/// what a caller may choose (`signature_secret`, `bearer_token`).
+/// Members whose text must never be seen, by AuthPI's way of naming them: `signature_secret_plain`,
+/// `bearer_token_plain`, and what a caller may choose (`signature_secret`, `bearer_token`).
 pub(crate) fn is_secret(member: &str) -> bool {
     ["secret", "token", "password"].iter().any(|word| {
         member

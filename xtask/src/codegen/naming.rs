@@ -27,7 +27,9 @@ pub(crate) fn snake(name: &str) -> Option<String> {
         None => None,
         Some(first) if first.is_ascii_digit() => Some(format!("n{words}")),
         // The keywords that cannot be written raw.
-        Some(_) if ["self", "super", "crate"].contains(&words.as_str()) => Some(format!("{words}_")),
+        Some(_) if ["self", "super", "crate"].contains(&words.as_str()) => {
+            Some(format!("{words}_"))
+        }
         Some(_) => Some(words),
     }
 }
@@ -35,17 +37,26 @@ pub(crate) fn snake(name: &str) -> Option<String> {
 /// A constant's name.
 pub(crate) fn shouty(name: &str) -> Option<String> {
     let words = words(name).to_shouty_snake_case();
-    words.chars().next().is_some_and(|first| first.is_ascii_alphabetic()).then_some(words)
+    words
+        .chars()
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic())
+        .then_some(words)
 }
 
-/// As the crate that cuts names into words sees only ASCII separators it knows, everything else is made one of them.
+/// As the crate that cuts names into words sees only ASCII separators it knows, everything else is
+/// made one of them.
 fn words(name: &str) -> String {
     name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
 /// `name` as an identifier, raw when it is a keyword.
 pub(crate) fn ident(name: &str) -> Ident {
-    if syn::parse_str::<Ident>(name).is_ok() { format_ident!("{name}") } else { format_ident!("r#{name}") }
+    if syn::parse_str::<Ident>(name).is_ok() {
+        format_ident!("{name}")
+    } else {
+        format_ident!("r#{name}")
+    }
 }
 
 /// Names of one kind in one scope, each with the place it came from.
@@ -57,7 +68,11 @@ pub(crate) struct Scope {
 
 impl Scope {
     pub(crate) fn new(kind: &'static str) -> Self {
-        Self { kind, taken: BTreeMap::new(), reserved: &[] }
+        Self {
+            kind,
+            taken: BTreeMap::new(),
+            reserved: &[],
+        }
     }
 
     /// The same without the Rust names that generated code uses itself.
@@ -65,15 +80,20 @@ impl Scope {
         Self { reserved, ..self }
     }
 
-    /// Takes the Rust name that `mangle` makes of `name`; an error names both places when it is taken.
+    /// Takes the Rust name that `mangle` makes of `name`; an error names both places when it is
+    /// taken.
     pub(crate) fn take(
         &mut self,
         name: &str,
         place: &Place,
         mangle: fn(&str) -> Option<String>,
     ) -> Result<String, Problem> {
-        let rust = mangle(name)
-            .ok_or_else(|| place.problem(format!("the {} {name:?} has no letter or digit to name it by", self.kind)))?;
+        let rust = mangle(name).ok_or_else(|| {
+            place.problem(format!(
+                "the {} {name:?} has no letter or digit to name it by",
+                self.kind
+            ))
+        })?;
         if self.reserved.contains(&rust.as_str()) {
             return Err(place.problem(format!(
                 "the {} {name:?} would be called `{rust}` in Rust, which generated code needs for itself",
@@ -86,7 +106,8 @@ impl Scope {
                 kind = self.kind
             )));
         }
-        self.taken.insert(rust.clone(), (name.to_owned(), place.clone()));
+        self.taken
+            .insert(rust.clone(), (name.to_owned(), place.clone()));
         Ok(rust)
     }
 }
@@ -128,7 +149,10 @@ mod tests {
         for (name, rust) in [
             ("user.created", "UserCreated"),
             ("session.token-refreshed", "SessionTokenRefreshed"),
-            ("organization.sso.domain-created", "OrganizationSsoDomainCreated"),
+            (
+                "organization.sso.domain-created",
+                "OrganizationSsoDomainCreated",
+            ),
             ("bearer+signature", "BearerSignature"),
             ("hmac-sha256", "HmacSha256"),
             ("2fa", "N2fa"),
@@ -137,7 +161,10 @@ mod tests {
             assert_eq!(pascal(name).as_deref(), Some(rust));
         }
         assert_eq!(pascal("+"), None);
-        assert_eq!(snake("webhooks.listDeliveries").as_deref(), Some("webhooks_list_deliveries"));
+        assert_eq!(
+            snake("webhooks.listDeliveries").as_deref(),
+            Some("webhooks_list_deliveries")
+        );
         assert_eq!(snake("Idempotency-Key").as_deref(), Some("idempotency_key"));
         assert_eq!(snake("crate").as_deref(), Some("crate_"));
         assert_eq!(ident("type").to_string(), "r#type");

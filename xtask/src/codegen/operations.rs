@@ -12,7 +12,9 @@ use super::{
     naming::{self, Scope},
 };
 
-pub(crate) const METHODS: &[&str] = &["get", "post", "put", "patch", "delete", "head", "options", "trace"];
+pub(crate) const METHODS: &[&str] = &[
+    "get", "post", "put", "patch", "delete", "head", "options", "trace",
+];
 const OPERATION_WORDS: &[&str] = &[
     "operationId",
     "summary",
@@ -66,9 +68,9 @@ pub(crate) struct Parameter {
 
 impl Operation {
     fn takes_header(&self, name: &str) -> bool {
-        self.parameters
-            .iter()
-            .any(|parameter| parameter.location == "header" && parameter.name.eq_ignore_ascii_case(name))
+        self.parameters.iter().any(|parameter| {
+            parameter.location == "header" && parameter.name.eq_ignore_ascii_case(name)
+        })
     }
 
     /// Whether a member that is not sent stays as it is, and one that is null is cleared.
@@ -78,7 +80,11 @@ impl Operation {
 }
 
 /// Reads every operation that `wanted` says yes to; what is wrong goes to the reader's problems.
-pub(crate) fn read(reader: &mut Reader<'_>, documents: &Documents, wanted: &dyn Fn(&str) -> bool) -> Vec<Operation> {
+pub(crate) fn read(
+    reader: &mut Reader<'_>,
+    documents: &Documents,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Vec<Operation> {
     let mut operations = Vec::new();
     let mut scope = Scope::new("operation");
     let here = documents.root_place().at("paths");
@@ -89,13 +95,22 @@ pub(crate) fn read(reader: &mut Reader<'_>, documents: &Documents, wanted: &dyn 
         let here = here.at(path);
         for (word, operation) in item.as_object().into_iter().flatten() {
             if METHODS.contains(&word.as_str()) {
-                match one(reader, documents, &mut scope, (path, word, operation), (item, &here)) {
+                match one(
+                    reader,
+                    documents,
+                    &mut scope,
+                    (path, word, operation),
+                    (item, &here),
+                ) {
                     Ok(operation) => operations.push(operation),
                     Err(problem) => reader.problems.push(problem),
                 }
-            } else if !["parameters", "summary", "description"].contains(&word.as_str()) && !word.starts_with("x-") {
-                let problem =
-                    here.at(word).problem(format!("`{word}` of a path is not among the constructs that codegen knows"));
+            } else if !["parameters", "summary", "description"].contains(&word.as_str())
+                && !word.starts_with("x-")
+            {
+                let problem = here.at(word).problem(format!(
+                    "`{word}` of a path is not among the constructs that codegen knows"
+                ));
                 reader.problems.push(problem);
             }
         }
@@ -111,26 +126,40 @@ fn one(
     (item, item_place): (&Value, &Place),
 ) -> Result<Operation, Problem> {
     let here = item_place.at(method);
-    for word in operation.as_object().into_iter().flatten().map(|(word, _)| word) {
+    for word in operation
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(word, _)| word)
+    {
         if !OPERATION_WORDS.contains(&word.as_str()) && !word.starts_with("x-") {
-            return Err(here
-                .at(word)
-                .problem(format!("`{word}` of an operation is not among the constructs that codegen knows")));
+            return Err(here.at(word).problem(format!(
+                "`{word}` of an operation is not among the constructs that codegen knows"
+            )));
         }
     }
     let Some(id) = operation["operationId"].as_str() else {
-        return Err(here.problem("an operation needs an `operationId`; methods and errors are named by it"));
+        return Err(
+            here.problem("an operation needs an `operationId`; methods and errors are named by it")
+        );
     };
     let rust = scope.take(id, &here, naming::snake)?;
     let hint = naming::pascal(id).unwrap_or_default();
 
     let mut parameters: Vec<Parameter> = Vec::new();
     for (list, place) in [(item, item_place), (operation, &here)] {
-        for (n, parameter) in list["parameters"].as_array().into_iter().flatten().enumerate() {
+        for (n, parameter) in list["parameters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
             let place = place.at("parameters").at(n);
             let (parameter, place) = documents.resolve(parameter, &place)?;
             let parameter = self::parameter(reader, parameter, &place)?;
-            parameters.retain(|other| (&other.name, &other.location) != (&parameter.name, &parameter.location));
+            parameters.retain(|other| {
+                (&other.name, &other.location) != (&parameter.name, &parameter.location)
+            });
             parameters.push(parameter);
         }
     }
@@ -138,17 +167,28 @@ fn one(
     for parameter in &parameters {
         names.take(&parameter.name, &here.at("parameters"), naming::snake)?;
     }
-    for name in path.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name) {
-        if !parameters.iter().any(|parameter| parameter.location == "path" && parameter.name == name) {
-            return Err(here.problem(format!("the path has {{{name}}}, but there is no such parameter")));
+    for name in path
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+        .map(|(name, _)| name)
+    {
+        if !parameters
+            .iter()
+            .any(|parameter| parameter.location == "path" && parameter.name == name)
+        {
+            return Err(here.problem(format!(
+                "the path has {{{name}}}, but there is no such parameter"
+            )));
         }
     }
 
     let body = match operation.get("requestBody") {
         Some(body) => {
             let (body, place) = documents.resolve(body, &here.at("requestBody"))?;
-            let (schema, place) = json_schema(body, &place)?
-                .ok_or_else(|| place.problem("a request body without `application/json` content"))?;
+            let (schema, place) = json_schema(body, &place)?.ok_or_else(|| {
+                place.problem("a request body without `application/json` content")
+            })?;
             Some(reader.read(schema, &place, &format!("{hint}Body"))?)
         }
         None => None,
@@ -166,7 +206,14 @@ fn one(
         errors: Vec::new(),
         error_bodies: Vec::new(),
     };
-    answers(reader, documents, &operation["responses"], &here.at("responses"), &hint, &mut read)?;
+    answers(
+        reader,
+        documents,
+        &operation["responses"],
+        &here.at("responses"),
+        &hint,
+        &mut read,
+    )?;
     Ok(read)
 }
 
@@ -185,14 +232,20 @@ fn answers(
         let (response, response_place) = documents.resolve(response, &here)?;
         let schema = json_schema(response, &response_place)?;
         let is_success = status.starts_with('2');
-        let name = if is_success { format!("{hint}Response") } else { format!("{hint}Error{status}") };
-        let body = schema.map(|(schema, place)| reader.read(schema, &place, &name)).transpose()?;
+        let name = if is_success {
+            format!("{hint}Response")
+        } else {
+            format!("{hint}Error{status}")
+        };
+        let body = schema
+            .map(|(schema, place)| reader.read(schema, &place, &name))
+            .transpose()?;
         if is_success {
             match &success {
                 Some((other, at)) if *other != body => {
-                    return Err(
-                        here.problem(format!("answers otherwise than {at}; a call can have one kind of success"))
-                    );
+                    return Err(here.problem(format!(
+                        "answers otherwise than {at}; a call can have one kind of success"
+                    )));
                 }
                 _ => success = Some((body, here)),
             }
@@ -212,18 +265,27 @@ fn range(status: &str, place: &Place) -> Result<Option<(u16, u16)>, Problem> {
     if status == "default" {
         return Ok(None);
     }
-    if let Some(class) =
-        status.strip_suffix("XX").and_then(|class| class.parse::<u16>().ok()).filter(|class| *class < 10)
+    if let Some(class) = status
+        .strip_suffix("XX")
+        .and_then(|class| class.parse::<u16>().ok())
+        .filter(|class| *class < 10)
     {
         return Ok(Some((class * 100, class * 100 + 99)));
     }
-    let status = status.parse().map_err(|_| place.problem("is no HTTP status"))?;
+    let status = status
+        .parse()
+        .map_err(|_| place.problem("is no HTTP status"))?;
     Ok(Some((status, status)))
 }
 
 /// The schema of a body's JSON content; `None` if there is no content.
 fn json_schema<'s>(body: &'s Value, place: &Place) -> Result<Option<(&'s Value, Place)>, Problem> {
-    let Some(content) = body["content"].as_object().filter(|content| !content.is_empty()) else { return Ok(None) };
+    let Some(content) = body["content"]
+        .as_object()
+        .filter(|content| !content.is_empty())
+    else {
+        return Ok(None);
+    };
     let here = place.at("content");
     let is_json = |kind: &str| {
         let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -239,12 +301,21 @@ fn json_schema<'s>(body: &'s Value, place: &Place) -> Result<Option<(&'s Value, 
         .ok_or_else(|| here.problem("content without a schema"))
 }
 
-fn parameter(reader: &mut Reader<'_>, parameter: &Value, place: &Place) -> Result<Parameter, Problem> {
-    for word in parameter.as_object().into_iter().flatten().map(|(word, _)| word) {
+fn parameter(
+    reader: &mut Reader<'_>,
+    parameter: &Value,
+    place: &Place,
+) -> Result<Parameter, Problem> {
+    for word in parameter
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(word, _)| word)
+    {
         if !PARAMETER_WORDS.contains(&word.as_str()) && !word.starts_with("x-") {
-            return Err(place
-                .at(word)
-                .problem(format!("`{word}` of a parameter is not among the constructs that codegen knows")));
+            return Err(place.at(word).problem(format!(
+                "`{word}` of a parameter is not among the constructs that codegen knows"
+            )));
         }
     }
     let text = |word: &str| parameter[word].as_str();
@@ -253,10 +324,16 @@ fn parameter(reader: &mut Reader<'_>, parameter: &Value, place: &Place) -> Resul
     let usual = match location {
         "path" | "header" => "simple",
         "query" => "form",
-        _ => return Err(place.at("in").problem(format!("parameters in a {location} are not known"))),
+        _ => {
+            return Err(place
+                .at("in")
+                .problem(format!("parameters in a {location} are not known")));
+        }
     };
     if let Some(style) = text("style").filter(|style| *style != usual) {
-        return Err(place.at("style").problem(format!("`style: {style}` is not known; only `{usual}` is")));
+        return Err(place
+            .at("style")
+            .problem(format!("`style: {style}` is not known; only `{usual}` is")));
     }
     let here = place.at("schema");
     let ty = reader.parameter_type(&parameter["schema"], &here)?;
@@ -269,13 +346,22 @@ fn parameter(reader: &mut Reader<'_>, parameter: &Value, place: &Place) -> Resul
         Shape::Integer | Shape::UnixMillis => "integer",
         Shape::Number => "number",
         Shape::Flag => "boolean",
-        _ => return Err(here.problem("a parameter must be text, a number, a flag or a list of one of them")),
+        _ => {
+            return Err(
+                here.problem("a parameter must be text, a number, a flag or a list of one of them")
+            );
+        }
     };
-    // progenitor ignores `explode: false` and would repeat the key; the caller joins such a list by commas instead.
+    // progenitor ignores `explode: false` and would repeat the key; the caller joins such a list by
+    // commas instead.
     let joined = list && parameter["explode"] == false;
     let mut description = text("description").map(str::to_owned);
     if joined {
-        description = Some(format!("{} Joined by commas.", description.unwrap_or_default()).trim().to_owned());
+        description = Some(
+            format!("{} Joined by commas.", description.unwrap_or_default())
+                .trim()
+                .to_owned(),
+        );
     }
     Ok(Parameter {
         name: name.to_owned(),
@@ -288,13 +374,22 @@ fn parameter(reader: &mut Reader<'_>, parameter: &Value, place: &Place) -> Resul
 }
 
 impl Reader<'_> {
-    /// The type of a parameter. Enumerations are text here: the facade has types for what can be asked for.
+    /// The type of a parameter. Enumerations are text here: the facade has types for what can be
+    /// asked for.
     fn parameter_type(&mut self, schema: &Value, place: &Place) -> Result<Type, Problem> {
         let (schema, place) = self.documents().resolve(schema, place)?;
-        if schema.get("enum").is_some() || schema.get("anyOf").is_some() && !schema["anyOf"][1]["type"].is_null() {
-            let text =
-                |schema: &Value| schema["type"] == "string" || schema["type"] == "null" || schema.get("$ref").is_some();
-            if schema["type"] == "string" || schema["anyOf"].as_array().is_some_and(|options| options.iter().all(text))
+        if schema.get("enum").is_some()
+            || schema.get("anyOf").is_some() && !schema["anyOf"][1]["type"].is_null()
+        {
+            let text = |schema: &Value| {
+                schema["type"] == "string"
+                    || schema["type"] == "null"
+                    || schema.get("$ref").is_some()
+            };
+            if schema["type"] == "string"
+                || schema["anyOf"]
+                    .as_array()
+                    .is_some_and(|options| options.iter().all(text))
             {
                 return Ok(Shape::Text.into());
             }
@@ -314,12 +409,22 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
         let method = format_ident!("{}", operation.method.to_uppercase());
         let doc = format!(" `{} {}`", operation.method.to_uppercase(), operation.path);
         let (id, rust, path) = (&operation.id, &operation.rust, &operation.path);
-        let (idempotency_key, if_match) =
-            (operation.takes_header("Idempotency-Key"), operation.takes_header("If-Match"));
-        let errors = operation.errors.iter().collect::<BTreeSet<_>>().into_iter().map(|(first, last)| {
-            let (first, last) = (Literal::u16_unsuffixed(*first), Literal::u16_unsuffixed(*last));
-            quote! { #first..=#last }
-        });
+        let (idempotency_key, if_match) = (
+            operation.takes_header("Idempotency-Key"),
+            operation.takes_header("If-Match"),
+        );
+        let errors = operation
+            .errors
+            .iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .map(|(first, last)| {
+                let (first, last) = (
+                    Literal::u16_unsuffixed(*first),
+                    Literal::u16_unsuffixed(*last),
+                );
+                quote! { #first..=#last }
+            });
         quote! {
             #[doc = #doc]
             pub const #name: Operation = Operation {
@@ -333,8 +438,9 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
             };
         }
     });
-    let names =
-        operations.iter().map(|operation| format_ident!("{}", naming::shouty(&operation.id).unwrap_or_default()));
+    let names = operations
+        .iter()
+        .map(|operation| format_ident!("{}", naming::shouty(&operation.id).unwrap_or_default()));
     quote! {
         /// What the description says about each operation beyond its types.
         pub mod operations {

@@ -1,8 +1,9 @@
 //! AuthPI's own published document beside ours: what of ours does it contradict?
 //!
-//! Ours is written from pages and from an SDK, so some of it is assumed. When AuthPI's document is at hand, this says which of
-//! it was wrong, operation by operation and member by member. Both are read into the same model first, so that style (inline
-//! or by reference, names of schemas) makes no difference.
+//! Ours is written from pages and from an SDK, so some of it is assumed. When AuthPI's document is
+//! at hand, this says which of it was wrong, operation by operation and member by member. Both are
+//! read into the same model first, so that style (inline or by reference, names of schemas) makes
+//! no difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,13 +20,19 @@ use super::{
 
 /// Whether an operation at this path is one that the SDK is about.
 pub(crate) fn is_of_interest(path: &str) -> bool {
-    path.split('/').any(|step| ["webhooks", "events", "me"].contains(&step))
+    path.split('/')
+        .any(|step| ["webhooks", "events", "me"].contains(&step))
 }
 
 /// The event types that our description knows.
 pub(crate) fn event_types(folder: &Path) -> Result<BTreeSet<String>> {
     let names = read_file(&folder.join("event-type.json"))?;
-    Ok(names["enum"].as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    Ok(names["enum"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect())
 }
 
 /// One side of the comparison.
@@ -42,16 +49,25 @@ impl<'a> Side<'a> {
         let operations = operations::read(&mut reader, documents, &is_of_interest);
         let mut routes = BTreeSet::new();
         for (path, item) in documents.root()["paths"].as_object().into_iter().flatten() {
-            let methods =
-                operations::METHODS.iter().filter(|method| is_of_interest(path) && item.get(method).is_some());
+            let methods = operations::METHODS
+                .iter()
+                .filter(|method| is_of_interest(path) && item.get(method).is_some());
             routes.extend(methods.map(|method| route(method, path)));
         }
-        Self { reader, operations, routes }
+        Self {
+            reader,
+            operations,
+            routes,
+        }
     }
 
     /// What is wrong with the document, each thing once, however many operations it spoils.
     fn problems(&self, whose: &str) -> BTreeSet<String> {
-        self.reader.problems.iter().map(|problem| format!("{whose} cannot be read: {problem}")).collect()
+        self.reader
+            .problems
+            .iter()
+            .map(|problem| format!("{whose} cannot be read: {problem}"))
+            .collect()
     }
 
     fn definition(&self, name: &str) -> Option<&Definition> {
@@ -59,7 +75,9 @@ impl<'a> Side<'a> {
     }
 
     fn at_route(&self, wanted: &str) -> Option<&Operation> {
-        self.operations.iter().find(|operation| route(&operation.method, &operation.path) == wanted)
+        self.operations
+            .iter()
+            .find(|operation| route(&operation.method, &operation.path) == wanted)
     }
 }
 
@@ -71,27 +89,46 @@ enum Part<'o> {
 
 impl<'o> Part<'o> {
     fn of(object: &'o Object, name: &str) -> Option<Self> {
-        let constant = object.constants.iter().find(|(constant, _)| constant == name);
+        let constant = object
+            .constants
+            .iter()
+            .find(|(constant, _)| constant == name);
         let member = || object.members.iter().find(|member| member.name == name);
-        constant.map(|(_, value)| Self::Constant(value)).or_else(|| member().map(Self::Member))
+        constant
+            .map(|(_, value)| Self::Constant(value))
+            .or_else(|| member().map(Self::Member))
     }
 
     /// The texts that it can have, where these are listed: a constant is an enumeration of one.
     fn values(&self, side: &Side<'_>) -> Option<BTreeSet<String>> {
         match self {
             Self::Constant(value) => Some([(*value).to_owned()].into()),
-            Self::Member(Member { ty: Type { shape: Shape::Named(name), .. }, .. }) => {
-                match &side.definition(name)?.kind {
-                    Kind::Enum { values, .. } => Some(wires(values)),
-                    _ => None,
-                }
-            }
+            Self::Member(Member {
+                ty:
+                    Type {
+                        shape: Shape::Named(name),
+                        ..
+                    },
+                ..
+            }) => match &side.definition(name)?.kind {
+                Kind::Enum { values, .. } => Some(wires(values)),
+                _ => None,
+            },
             Self::Member(_) => None,
         }
     }
 
     fn is_raw(&self) -> bool {
-        matches!(self, Self::Member(Member { ty: Type { shape: Shape::Raw, .. }, .. }))
+        matches!(
+            self,
+            Self::Member(Member {
+                ty: Type {
+                    shape: Shape::Raw,
+                    ..
+                },
+                ..
+            })
+        )
     }
 
     fn tell(&self, side: &Side<'_>) -> String {
@@ -108,50 +145,85 @@ fn wires(values: &[Named]) -> BTreeSet<String> {
 
 /// Method and path; what parameters are called does not matter to a server.
 fn route(method: &str, path: &str) -> String {
-    let steps = path.split('/').map(|step| if step.starts_with('{') { "{}" } else { step });
-    format!("{} {}", method.to_uppercase(), steps.collect::<Vec<_>>().join("/"))
+    let steps = path
+        .split('/')
+        .map(|step| if step.starts_with('{') { "{}" } else { step });
+    format!(
+        "{} {}",
+        method.to_uppercase(),
+        steps.collect::<Vec<_>>().join("/")
+    )
 }
 
 /// What of ours theirs contradicts, a line each.
-pub(crate) fn contradictions(ours: &Documents, theirs: &Documents, our_events: &BTreeSet<String>) -> Vec<String> {
+pub(crate) fn contradictions(
+    ours: &Documents,
+    theirs: &Documents,
+    our_events: &BTreeSet<String>,
+) -> Vec<String> {
     let (our_side, their_side) = (Side::new(ours), Side::new(theirs));
     let mut found = Vec::new();
     found.extend(our_side.problems("ours"));
     found.extend(their_side.problems("theirs"));
     for route in our_side.routes.union(&their_side.routes) {
         let named = |operation: Option<&Operation>| {
-            operation.map_or_else(|| route.clone(), |operation| format!("{}: {route}", operation.id))
+            operation.map_or_else(
+                || route.clone(),
+                |operation| format!("{}: {route}", operation.id),
+            )
         };
         let (our, their) = (our_side.at_route(route), their_side.at_route(route));
         match (our, their) {
             (Some(our), Some(their)) => compare((&our_side, our), (&their_side, their), &mut found),
-            _ if !their_side.routes.contains(route) => found.push(format!("{} is not in theirs", named(our))),
-            _ if !our_side.routes.contains(route) => found.push(format!("{} is not in ours", named(their))),
+            _ if !their_side.routes.contains(route) => {
+                found.push(format!("{} is not in theirs", named(our)))
+            }
+            _ if !our_side.routes.contains(route) => {
+                found.push(format!("{} is not in ours", named(their)))
+            }
             (our, their) => {
                 let whose = match (our, their) {
                     (None, None) => "either",
                     (None, _) => "ours",
                     (_, _) => "theirs",
                 };
-                found.push(format!("{} is not compared: it cannot be read in {whose}", named(our.or(their))));
+                found.push(format!(
+                    "{} is not compared: it cannot be read in {whose}",
+                    named(our.or(their))
+                ));
             }
         }
     }
     let schemas = theirs.root_place().at("components").at("schemas");
     let their_events = enumerated(theirs, &schemas.at("WebhookEventType"));
     if !their_events.is_empty() {
-        found.extend(our_events.difference(&their_events).map(|name| format!("event {name}: not in theirs")));
-        found.extend(their_events.difference(our_events).map(|name| format!("event {name}: not in ours")));
+        found.extend(
+            our_events
+                .difference(&their_events)
+                .map(|name| format!("event {name}: not in theirs")),
+        );
+        found.extend(
+            their_events
+                .difference(our_events)
+                .map(|name| format!("event {name}: not in ours")),
+        );
     }
     found
 }
 
-/// The values of the schema at `place`, whether it is a closed enumeration or one of the choices is.
+/// The values of the schema at `place`, whether it is a closed enumeration or one of the choices
+/// is.
 fn enumerated(documents: &Documents, place: &Place) -> BTreeSet<String> {
-    let schema = documents.get(place).and_then(|schema| documents.resolve(schema, place).ok());
-    let Some((schema, place)) = schema else { return BTreeSet::new() };
+    let schema = documents
+        .get(place)
+        .and_then(|schema| documents.resolve(schema, place).ok());
+    let Some((schema, place)) = schema else {
+        return BTreeSet::new();
+    };
     let own = schema["enum"].as_array().into_iter().flatten();
-    let mut values: BTreeSet<String> = own.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    let mut values: BTreeSet<String> = own
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
     for choice in ["anyOf", "oneOf"] {
         for n in 0..schema[choice].as_array().map_or(0, Vec::len) {
             values.extend(enumerated(documents, &place.at(choice).at(n)));
@@ -160,46 +232,84 @@ fn enumerated(documents: &Documents, place: &Place) -> BTreeSet<String> {
     values
 }
 
-fn compare((ours, our): (&Side<'_>, &Operation), (theirs, their): (&Side<'_>, &Operation), found: &mut Vec<String>) {
+fn compare(
+    (ours, our): (&Side<'_>, &Operation),
+    (theirs, their): (&Side<'_>, &Operation),
+    found: &mut Vec<String>,
+) {
     let id = &our.id;
     if our.id != their.id {
         found.push(format!("{id}: theirs is called {}", their.id));
     }
     // A path's parameters go by place, the others by name.
     let named = |operation: &Operation| -> BTreeMap<String, (bool, String)> {
-        let parameters = operation.parameters.iter().filter(|parameter| parameter.location != "path");
+        let parameters = operation
+            .parameters
+            .iter()
+            .filter(|parameter| parameter.location != "path");
         parameters
             .map(|parameter| {
                 // Of headers alone the case does not matter.
                 let is_header = parameter.location == "header";
-                let name = if is_header { parameter.name.to_lowercase() } else { parameter.name.clone() };
+                let name = if is_header {
+                    parameter.name.to_lowercase()
+                } else {
+                    parameter.name.clone()
+                };
                 let name = format!("{} {name}", parameter.location);
                 let list = if parameter.repeated { "list of " } else { "" };
-                (name, (parameter.required, format!("{list}{}", parameter.kind)))
+                (
+                    name,
+                    (parameter.required, format!("{list}{}", parameter.kind)),
+                )
             })
             .collect()
     };
     let (our_parameters, their_parameters) = (named(our), named(their));
-    for name in our_parameters.keys().chain(their_parameters.keys()).collect::<BTreeSet<_>>() {
+    for name in our_parameters
+        .keys()
+        .chain(their_parameters.keys())
+        .collect::<BTreeSet<_>>()
+    {
         match (our_parameters.get(name), their_parameters.get(name)) {
             (Some(_), None) => found.push(format!("{id}: {name} is not in theirs")),
             (None, Some((required, _))) => {
-                found.push(format!("{id}: {name} is not in ours{}", if *required { ", and required" } else { "" }));
+                found.push(format!(
+                    "{id}: {name} is not in ours{}",
+                    if *required { ", and required" } else { "" }
+                ));
             }
             (Some(our), Some(their)) if our != their => {
-                let tell =
-                    |(required, kind): &(bool, String)| format!("{}{kind}", if *required { "required " } else { "" });
-                found.push(format!("{id}: {name} is {} in ours, {} in theirs", tell(our), tell(their)));
+                let tell = |(required, kind): &(bool, String)| {
+                    format!("{}{kind}", if *required { "required " } else { "" })
+                };
+                found.push(format!(
+                    "{id}: {name} is {} in ours, {} in theirs",
+                    tell(our),
+                    tell(their)
+                ));
             }
             _ => {}
         }
     }
-    let mut pairs = Pairs { ours, theirs, seen: BTreeSet::new(), found };
-    for (what, our, their) in [("request", &our.body, &their.body), ("answer", &our.answer, &their.answer)] {
+    let mut pairs = Pairs {
+        ours,
+        theirs,
+        seen: BTreeSet::new(),
+        found,
+    };
+    for (what, our, their) in [
+        ("request", &our.body, &their.body),
+        ("answer", &our.answer, &their.answer),
+    ] {
         match (our, their) {
             (Some(our), Some(their)) => pairs.types(&format!("{id} {what}"), our, their),
-            (Some(_), None) => pairs.found.push(format!("{id}: the {what} has no body in theirs")),
-            (None, Some(_)) => pairs.found.push(format!("{id}: the {what} has no body in ours")),
+            (Some(_), None) => pairs
+                .found
+                .push(format!("{id}: the {what} has no body in theirs")),
+            (None, Some(_)) => pairs
+                .found
+                .push(format!("{id}: the {what} has no body in ours")),
             (None, None) => {}
         }
     }
@@ -207,13 +317,20 @@ fn compare((ours, our): (&Side<'_>, &Operation), (theirs, their): (&Side<'_>, &O
     let ours: BTreeSet<_> = our.errors.iter().collect();
     for (first, last) in theirs.difference(&ours) {
         if !ours.iter().any(|(from, to)| from <= first && last <= to) {
-            found.push(format!("{id}: error {} is not in ours", status(*first, *last)));
+            found.push(format!(
+                "{id}: error {} is not in ours",
+                status(*first, *last)
+            ));
         }
     }
 }
 
 fn status(first: u16, last: u16) -> String {
-    if first == last { first.to_string() } else { format!("{}XX", first / 100) }
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{}XX", first / 100)
+    }
 }
 
 /// Walks two types side by side.
@@ -231,8 +348,18 @@ impl Pairs<'_, '_> {
             return;
         }
         if our.nullable != their.nullable {
-            let word = |ty: &Type| if ty.nullable { "may be null" } else { "is never null" };
-            self.found.push(format!("{at}: {} in ours, {} in theirs", word(our), word(their)));
+            let word = |ty: &Type| {
+                if ty.nullable {
+                    "may be null"
+                } else {
+                    "is never null"
+                }
+            };
+            self.found.push(format!(
+                "{at}: {} in ours, {} in theirs",
+                word(our),
+                word(their)
+            ));
         }
         match (&our.shape, &their.shape) {
             (Shape::List(our), Shape::List(their)) | (Shape::Map(our), Shape::Map(their)) => {
@@ -243,7 +370,8 @@ impl Pairs<'_, '_> {
             (our, their) => {
                 let (our, their) = (tell(self.ours, our), tell(self.theirs, their));
                 if our != their {
-                    self.found.push(format!("{at}: {our} in ours, {their} in theirs"));
+                    self.found
+                        .push(format!("{at}: {our} in ours, {their} in theirs"));
                 }
             }
         }
@@ -253,18 +381,34 @@ impl Pairs<'_, '_> {
         if !self.seen.insert((our.to_owned(), their.to_owned())) {
             return;
         }
-        let (Some(our), Some(their)) = (self.ours.definition(our), self.theirs.definition(their)) else { return };
+        let (Some(our), Some(their)) = (self.ours.definition(our), self.theirs.definition(their))
+        else {
+            return;
+        };
         match (our.kind.clone(), their.kind.clone()) {
             (Kind::Object(our), Kind::Object(their)) => self.objects(at, &our, &their),
             (Kind::Enum { values: our, .. }, Kind::Enum { values: their, .. }) => {
                 self.sets(at, "value", &wires(&our), &wires(&their));
             }
-            (Kind::Union { variants: our, .. }, Kind::Union { variants: their, .. }) => {
+            (
+                Kind::Union { variants: our, .. },
+                Kind::Union {
+                    variants: their, ..
+                },
+            ) => {
                 let map = |variants: &[Variant]| -> BTreeMap<String, String> {
-                    variants.iter().map(|variant| (variant.tag.wire.clone(), variant.definition.clone())).collect()
+                    variants
+                        .iter()
+                        .map(|variant| (variant.tag.wire.clone(), variant.definition.clone()))
+                        .collect()
                 };
                 let (our, their) = (map(&our), map(&their));
-                self.sets(at, "case", &our.keys().cloned().collect(), &their.keys().cloned().collect());
+                self.sets(
+                    at,
+                    "case",
+                    &our.keys().cloned().collect(),
+                    &their.keys().cloned().collect(),
+                );
                 for (tag, our) in &our {
                     if let Some(their) = their.get(tag) {
                         self.definitions(&format!("{at}({tag})"), our, their);
@@ -277,45 +421,64 @@ impl Pairs<'_, '_> {
                     Kind::Enum { .. } => "text",
                     Kind::Union { .. } => "a union",
                 };
-                self.found.push(format!("{at}: {} in ours, {} in theirs", tell(&our), tell(&their)));
+                self.found.push(format!(
+                    "{at}: {} in ours, {} in theirs",
+                    tell(&our),
+                    tell(&their)
+                ));
             }
         }
     }
 
     fn sets(&mut self, at: &str, what: &str, our: &BTreeSet<String>, their: &BTreeSet<String>) {
-        self.found.extend(our.difference(their).map(|name| format!("{at}: the {what} {name:?} is not in theirs")));
-        self.found.extend(their.difference(our).map(|name| format!("{at}: the {what} {name:?} is not in ours")));
+        self.found.extend(
+            our.difference(their)
+                .map(|name| format!("{at}: the {what} {name:?} is not in theirs")),
+        );
+        self.found.extend(
+            their
+                .difference(our)
+                .map(|name| format!("{at}: the {what} {name:?} is not in ours")),
+        );
     }
 
     fn objects(&mut self, at: &str, our: &Object, their: &Object) {
         let names = |object: &Object| -> BTreeSet<String> {
             let members = object.members.iter().map(|member| &member.name);
-            members.chain(object.constants.iter().map(|(name, _)| name)).cloned().collect()
+            members
+                .chain(object.constants.iter().map(|(name, _)| name))
+                .cloned()
+                .collect()
         };
         for name in names(our).union(&names(their)) {
             let here = format!("{at}.{name}");
             match (Part::of(our, name), Part::of(their, name)) {
                 (Some(_), None) => self.found.push(format!("{here}: not in theirs")),
                 (None, Some(Part::Member(member))) if member.required => {
-                    self.found.push(format!("{here}: not in ours, and required"));
+                    self.found
+                        .push(format!("{here}: not in ours, and required"));
                 }
                 (None, Some(_)) => self.found.push(format!("{here}: not in ours")),
                 (Some(Part::Member(our)), Some(Part::Member(their))) => {
                     let word = |required: bool| if required { "required" } else { "optional" };
                     if our.required != their.required {
                         let (our, their) = (word(our.required), word(their.required));
-                        self.found.push(format!("{here}: {our} in ours, {their} in theirs"));
+                        self.found
+                            .push(format!("{here}: {our} in ours, {their} in theirs"));
                     }
                     self.types(&here, &our.ty, &their.ty);
                 }
-                (Some(our), Some(their)) => match (our.values(self.ours), their.values(self.theirs)) {
-                    (Some(our), Some(their)) => self.sets(&here, "value", &our, &their),
-                    _ if our.is_raw() || their.is_raw() => {}
-                    _ => {
-                        let (our, their) = (our.tell(self.ours), their.tell(self.theirs));
-                        self.found.push(format!("{here}: {our} in ours, {their} in theirs"));
+                (Some(our), Some(their)) => {
+                    match (our.values(self.ours), their.values(self.theirs)) {
+                        (Some(our), Some(their)) => self.sets(&here, "value", &our, &their),
+                        _ if our.is_raw() || their.is_raw() => {}
+                        _ => {
+                            let (our, their) = (our.tell(self.ours), their.tell(self.theirs));
+                            self.found
+                                .push(format!("{here}: {our} in ours, {their} in theirs"));
+                        }
                     }
-                },
+                }
                 (None, None) => {}
             }
         }
@@ -325,7 +488,13 @@ impl Pairs<'_, '_> {
 fn tell(side: &Side<'_>, shape: &Shape) -> &'static str {
     match shape {
         // Text of which some values are known is text.
-        Shape::Named(name) if side.definition(name).is_some_and(|of| matches!(of.kind, Kind::Enum { .. })) => "text",
+        Shape::Named(name)
+            if side
+                .definition(name)
+                .is_some_and(|of| matches!(of.kind, Kind::Enum { .. })) =>
+        {
+            "text"
+        }
         other => kind(other),
     }
 }
@@ -349,6 +518,13 @@ pub(crate) fn report(contradictions: &[String]) -> String {
     if contradictions.is_empty() {
         return "It contradicts nothing of our description.".to_owned();
     }
-    let lines = contradictions.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
-    format!("It differs from our description in {} places:\n{lines}", contradictions.len())
+    let lines = contradictions
+        .iter()
+        .map(|line| format!("  {line}"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    format!(
+        "It differs from our description in {} places:\n{lines}",
+        contradictions.len()
+    )
 }

@@ -29,7 +29,12 @@ impl<'a> Context<'a> {
         received: BTreeSet<String>,
         patches: BTreeSet<String>,
     ) -> Self {
-        Self { definitions, sent, received, patches }
+        Self {
+            definitions,
+            sent,
+            received,
+            patches,
+        }
     }
 
     /// The code of one definition.
@@ -40,11 +45,20 @@ impl<'a> Context<'a> {
         };
         let name = ident(&definition.name);
         match &definition.kind {
-            Kind::Object(object) if object.keeps_extra => self.keeping_object(definition, object, &name, &docs),
+            Kind::Object(object) if object.keeps_extra => {
+                self.keeping_object(definition, object, &name, &docs)
+            }
             Kind::Object(object) => self.plain_object(definition, object, &name, &docs),
             Kind::Enum { values, open: true } => open_enum(&name, &docs, values),
-            Kind::Enum { values, open: false } => closed_enum(&name, &docs, values),
-            Kind::Union { tag, variants, open } => {
+            Kind::Enum {
+                values,
+                open: false,
+            } => closed_enum(&name, &docs, values),
+            Kind::Union {
+                tag,
+                variants,
+                open,
+            } => {
                 let union = self.union((tag, variants, *open), &name, &docs);
                 let from_raw = self.impl_from_raw_by_read(definition, &name);
                 quote! { #union #from_raw }
@@ -72,10 +86,17 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Not what has a `data` of its own, since its envelope cannot be told by its first member; nor what keeps its text.
+    /// Not what has a `data` of its own, since its envelope cannot be told by its first member; nor
+    /// what keeps its text.
     fn can_be_read_member_by_member(&self, held: &Shape) -> bool {
-        let Shape::Named(name) = held else { return false };
-        match self.definitions.get(name).map(|definition| &definition.kind) {
+        let Shape::Named(name) = held else {
+            return false;
+        };
+        match self
+            .definitions
+            .get(name)
+            .map(|definition| &definition.kind)
+        {
             Some(Kind::Object(object)) => {
                 !object.keeps_extra && object.members.iter().all(|member| member.name != "data")
             }
@@ -83,9 +104,14 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// How an answer is read in which something is odd: each member by itself. An odd one that may be absent is read as absent, but for
-    /// secrets, which are shown once.
-    fn impl_from_raw(&self, object: &Object, definition: &Definition, name: &Ident) -> Option<TokenStream> {
+    /// How an answer is read in which something is odd: each member by itself. An odd one that may
+    /// be absent is read as absent, but for secrets, which are shown once.
+    fn impl_from_raw(
+        &self,
+        object: &Object,
+        definition: &Definition,
+        name: &Ident,
+    ) -> Option<TokenStream> {
         if !self.received.contains(&definition.name) {
             return None;
         }
@@ -93,7 +119,11 @@ impl<'a> Context<'a> {
             let own = !self.can_be_read_member_by_member(held);
             quote! { Ok(Self { data: crate::json::held(raw, #own)? }) }
         } else {
-            let fields: Vec<_> = object.members.iter().map(|member| ident(&member.rust)).collect();
+            let fields: Vec<_> = object
+                .members
+                .iter()
+                .map(|member| ident(&member.rust))
+                .collect();
             let wires: Vec<_> = object.members.iter().map(|member| &member.name).collect();
             let reads = object.members.iter().map(|member| {
                 let (field, wire) = (ident(&member.rust), &member.name);
@@ -133,7 +163,13 @@ impl<'a> Context<'a> {
     }
 
     /// An object whose unknown members nobody needs.
-    fn plain_object(&self, definition: &Definition, object: &Object, name: &Ident, docs: &TokenStream) -> TokenStream {
+    fn plain_object(
+        &self,
+        definition: &Definition,
+        object: &Object,
+        name: &Ident,
+        docs: &TokenStream,
+    ) -> TokenStream {
         let default = default_derive(object);
         let deserialize = enveloped(object).map(|held| self.envelope(held, name));
         let derive_deserialize = deserialize.is_none().then(|| quote! { , Deserialize });
@@ -147,7 +183,11 @@ impl<'a> Context<'a> {
                 serde.push(quote! { rename = #name });
             }
             if !member.required {
-                let skip = if is_patch && member.ty.nullable { "Patch::is_keep" } else { "Option::is_none" };
+                let skip = if is_patch && member.ty.nullable {
+                    "Patch::is_keep"
+                } else {
+                    "Option::is_none"
+                };
                 if skip == "Patch::is_keep" {
                     serde.push(quote! { default });
                 }
@@ -156,7 +196,11 @@ impl<'a> Context<'a> {
             let serde = (!serde.is_empty()).then(|| quote! { #[serde(#(#serde),*)] });
             quote! { #docs #serde pub #field: #ty, }
         });
-        let new = self.sent.contains(&definition.name).then(|| constructor(object, name, is_patch)).flatten();
+        let new = self
+            .sent
+            .contains(&definition.name)
+            .then(|| constructor(object, name, is_patch))
+            .flatten();
         let from_raw = self.impl_from_raw(object, definition, name);
         quote! {
             #docs
@@ -180,7 +224,11 @@ impl<'a> Context<'a> {
     ) -> TokenStream {
         let default = default_derive(object);
         let fields = object.members.iter().map(|member| {
-            let (field, docs, ty) = (ident(&member.rust), member_docs(member), field_type(member, false));
+            let (field, docs, ty) = (
+                ident(&member.rust),
+                member_docs(member),
+                field_type(member, false),
+            );
             let rename = (member.rust != member.name).then(|| {
                 let name = &member.name;
                 quote! { #[cfg_attr(feature = "schemars", schemars(rename = #name))] }
@@ -190,9 +238,14 @@ impl<'a> Context<'a> {
         let transforms = object.constants.iter().map(|(name, value)| {
             quote! { #[cfg_attr(feature = "schemars", schemars(transform = crate::json::constant(#name, #value)))] }
         });
-        let new = self.sent.contains(&definition.name).then(|| constructor(object, name, false)).flatten();
+        let new = self
+            .sent
+            .contains(&definition.name)
+            .then(|| constructor(object, name, false))
+            .flatten();
 
-        let (constant_names, constant_values): (Vec<_>, Vec<_>) = object.constants.iter().cloned().unzip();
+        let (constant_names, constant_values): (Vec<_>, Vec<_>) =
+            object.constants.iter().cloned().unzip();
         let writes = object.members.iter().map(|member| {
             let (field, wire) = (ident(&member.rust), &member.name);
             if member.required {
@@ -201,12 +254,20 @@ impl<'a> Context<'a> {
                 quote! { if let Some(value) = &self.#field { map.serialize_entry(#wire, value)?; } }
             }
         });
-        let all: Vec<_> = object.members.iter().map(|member| ident(&member.rust)).collect();
+        let all: Vec<_> = object
+            .members
+            .iter()
+            .map(|member| ident(&member.rust))
+            .collect();
         // What is only received may be odd; what callers write down must be right.
-        let lenient = self.received.contains(&definition.name) && !self.sent.contains(&definition.name);
+        let lenient =
+            self.received.contains(&definition.name) && !self.sent.contains(&definition.name);
         let arms = object.members.iter().map(|member| {
             let (field, wire) = (ident(&member.rust), &member.name);
-            if !lenient || member.required && !member.ty.nullable || member.ty.shape == Shape::Secret {
+            if !lenient
+                || member.required && !member.ty.nullable
+                || member.ty.shape == Shape::Secret
+            {
                 quote! { #wire => #field = crate::json::member(name, value)?, }
             } else {
                 quote! { #wire => extra.unless_fit(&mut #field, name, value), }
@@ -221,7 +282,8 @@ impl<'a> Context<'a> {
                 quote! { #field, }
             }
         });
-        let skip_constants = (!constant_names.is_empty()).then(|| quote! { #(#constant_names)|* => {} });
+        let skip_constants =
+            (!constant_names.is_empty()).then(|| quote! { #(#constant_names)|* => {} });
         quote! {
             #docs
             #[derive(Clone, Debug, #default PartialEq)]
@@ -273,17 +335,35 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn union(&self, (tag, variants, open): (&str, &[Variant], bool), name: &Ident, docs: &TokenStream) -> TokenStream {
-        let cases: Vec<_> = variants.iter().map(|variant| ident(&variant.tag.rust)).collect();
-        let types: Vec<_> = variants.iter().map(|variant| ident(&variant.definition)).collect();
+    fn union(
+        &self,
+        (tag, variants, open): (&str, &[Variant], bool),
+        name: &Ident,
+        docs: &TokenStream,
+    ) -> TokenStream {
+        let cases: Vec<_> = variants
+            .iter()
+            .map(|variant| ident(&variant.tag.rust))
+            .collect();
+        let types: Vec<_> = variants
+            .iter()
+            .map(|variant| ident(&variant.definition))
+            .collect();
         let tags: Vec<_> = variants.iter().map(|variant| &variant.tag.wire).collect();
         let case_docs = variants.iter().map(|variant| {
-            let description = self.definitions.get(&variant.definition).and_then(|case| case.description.clone());
-            docs::attributes(&description.unwrap_or_else(|| format!("`{tag}` is `{}`.", variant.tag.wire)))
+            let description = self
+                .definitions
+                .get(&variant.definition)
+                .and_then(|case| case.description.clone());
+            docs::attributes(
+                &description.unwrap_or_else(|| format!("`{tag}` is `{}`.", variant.tag.wire)),
+            )
         });
         let unknown = format_ident!("Unknown{name}");
         let unknown_type = open.then(|| {
-            let doc = format!(" A case of [`{name}`] that this version does not know; only reading makes one.");
+            let doc = format!(
+                " A case of [`{name}`] that this version does not know; only reading makes one."
+            );
             quote! {
                 #[doc = #doc]
                 #[derive(Clone, PartialEq)]
@@ -313,7 +393,8 @@ impl<'a> Context<'a> {
             }
         });
         let unknown_tag = open.then(|| quote! { Self::Unknown(other) => &other.tag, });
-        let unknown_write = open.then(|| quote! { Self::Unknown(other) => other.json.serialize(serializer), });
+        let unknown_write =
+            open.then(|| quote! { Self::Unknown(other) => other.json.serialize(serializer), });
         let unknown_read = if open {
             quote! { Ok(tag) => Ok(Self::Unknown(#unknown { tag: tag.into_owned(), json: raw.to_owned().into() })), }
         } else {
@@ -385,13 +466,19 @@ impl<'a> Context<'a> {
 
 /// AuthPI wraps single resources in an object whose only member is `data`; what is in it.
 fn enveloped(object: &Object) -> Option<&Shape> {
-    let [only] = object.members.as_slice() else { return None };
+    let [only] = object.members.as_slice() else {
+        return None;
+    };
     (only.name == "data" && only.required && !only.ty.nullable).then_some(&only.ty.shape)
 }
 
 /// Who has no required member can be had empty.
 fn default_derive(object: &Object) -> Option<TokenStream> {
-    object.members.iter().all(|member| !member.required).then(|| quote! { Default, })
+    object
+        .members
+        .iter()
+        .all(|member| !member.required)
+        .then(|| quote! { Default, })
 }
 
 fn member_docs(member: &Member) -> TokenStream {
@@ -447,7 +534,11 @@ pub(crate) fn shape(shape: &Shape) -> TokenStream {
 
 /// `new` with what must be given; `None` where `Default` says all.
 fn constructor(object: &Object, name: &Ident, in_patch: bool) -> Option<TokenStream> {
-    let required: Vec<_> = object.members.iter().filter(|member| member.required).collect();
+    let required: Vec<_> = object
+        .members
+        .iter()
+        .filter(|member| member.required)
+        .collect();
     if required.is_empty() {
         return None;
     }
@@ -462,14 +553,19 @@ fn constructor(object: &Object, name: &Ident, in_patch: bool) -> Option<TokenStr
     });
     let fields = object.members.iter().map(|member| {
         let name = ident(&member.rust);
-        match (member.required, member.ty.shape == Shape::Text && !member.ty.nullable) {
+        match (
+            member.required,
+            member.ty.shape == Shape::Text && !member.ty.nullable,
+        ) {
             (true, true) => quote! { #name: #name.into() },
             (true, false) => quote! { #name },
             (false, _) if in_patch && member.ty.nullable => quote! { #name: Patch::Keep },
             (false, _) => quote! { #name: None },
         }
     });
-    let extra = object.keeps_extra.then(|| quote! { extra: Extra::default(), });
+    let extra = object
+        .keeps_extra
+        .then(|| quote! { extra: Extra::default(), });
     Some(quote! {
         impl #name {
             /// One with what is required; the rest can be set field by field.
@@ -481,16 +577,23 @@ fn constructor(object: &Object, name: &Ident, in_patch: bool) -> Option<TokenStr
 }
 
 fn value_docs(values: &[Named]) -> Vec<String> {
-    values.iter().map(|value| format!(" `{}`", value.wire)).collect()
+    values
+        .iter()
+        .map(|value| format!(" `{}`", value.wire))
+        .collect()
 }
 
 /// An enumeration that may grow.
 ///
 /// The unknown case cannot be made or matched by value, so giving it a name later breaks nobody.
-#[expect(clippy::too_many_lines, reason = "one template, which reads best whole")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one template, which reads best whole"
+)]
 pub(crate) fn open_enum(name: &Ident, docs: &TokenStream, values: &[Named]) -> TokenStream {
     let unknown = format_ident!("Unknown{name}");
-    let unknown_doc = format!(" A value of [`{name}`] that this version does not know; only reading makes one.");
+    let unknown_doc =
+        format!(" A value of [`{name}`] that this version does not know; only reading makes one.");
     let wires: Vec<_> = values.iter().map(|value| &value.wire).collect();
     let cases: Vec<_> = values.iter().map(|value| ident(&value.rust)).collect();
     let docs_of_values = value_docs(values);
@@ -506,7 +609,8 @@ pub(crate) fn open_enum(name: &Ident, docs: &TokenStream, values: &[Named]) -> T
             },
         )
     } else {
-        // `match` on text compares one by one; with many values a search in a sorted table is faster.
+        // `match` on text compares one by one; with many values a search in a sorted table is
+        // faster.
         let mut sorted: Vec<_> = wires.iter().zip(&cases).collect();
         sorted.sort_unstable_by_key(|(wire, _)| **wire);
         let cases = sorted.into_iter().map(|(_, case)| case);

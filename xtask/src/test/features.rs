@@ -5,7 +5,8 @@ use std::path::Path;
 use super::{Stopped, graph::Metadata, system};
 use crate::run::{cargo, run};
 
-/// Choices beside each feature alone: what people really pair, and where one feature's code names another's.
+/// Choices beside each feature alone: what people really pair, and where one feature's code names
+/// another's.
 const CHOICES: &[&[&str]] = &[
     &[],
     &["client", "rustls"],
@@ -16,7 +17,10 @@ const CHOICES: &[&[&str]] = &[
     &["sqlite", "postgres", "redis"],
     &["postgres", "nats"],
 ];
-const NEED_OPENSSL: &[&[&str]] = &[&["client", "native-tls"], &["client", "rustls", "native-tls"]];
+const NEED_OPENSSL: &[&[&str]] = &[
+    &["client", "native-tls"],
+    &["client", "rustls", "native-tls"],
+];
 
 pub(super) fn compile(root: &Path) -> Result<(), Stopped> {
     let metadata = Metadata::read(root)?;
@@ -31,13 +35,28 @@ pub(super) fn compile(root: &Path) -> Result<(), Stopped> {
     for choice in NEED_OPENSSL {
         check(root, choice)?;
     }
-    check(root, &features.iter().map(String::as_str).collect::<Vec<_>>())
+    check(
+        root,
+        &features.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
 }
 
-/// As `cargo check` does it; by `cargo rustc`, so that warnings become errors in this crate alone and nothing else is built anew.
+/// As `cargo check` does it; by `cargo rustc`, so that warnings become errors in this crate alone
+/// and nothing else is built anew.
 fn check(root: &Path, features: &[&str]) -> Result<(), Stopped> {
     let features = format!("--features={}", features.join(","));
-    let choice = ["--quiet", "--package=authpi-sdk", "--lib", "--no-default-features", &features];
-    let args = [&["rustc", "--profile=check"], &choice[..], &["--", "-D", "warnings"]].concat();
+    let choice = [
+        "--quiet",
+        "--package=authpi-sdk",
+        "--lib",
+        "--no-default-features",
+        &features,
+    ];
+    let args = [
+        &["rustc", "--profile=check"],
+        &choice[..],
+        &["--", "-D", "warnings"],
+    ]
+    .concat();
     Ok(run(&mut cargo(root, args))?)
 }

@@ -33,20 +33,48 @@ pub(super) struct Package {
 
 impl Metadata {
     pub(super) fn read(root: &Path) -> Result<Self> {
-        let text = capture(&mut cargo(root, ["metadata", "--format-version=1", "--all-features", "--locked"]))?;
+        let text = capture(&mut cargo(
+            root,
+            [
+                "metadata",
+                "--format-version=1",
+                "--all-features",
+                "--locked",
+            ],
+        ))?;
         Self::of(&serde_json::from_str(&text)?).context("`cargo metadata` is not as it used to be")
     }
 
     fn of(metadata: &Value) -> Option<Self> {
-        let packages = metadata["packages"].as_array()?.iter().map(Package::of).collect::<Option<_>>()?;
-        let needs = metadata["resolve"]["nodes"].as_array()?.iter().map(needs).collect::<Option<_>>()?;
-        let members = metadata["workspace_members"].as_array()?.iter().map(text).collect::<Option<_>>()?;
-        Some(Self { target_directory: text(&metadata["target_directory"])?.into(), packages, members, needs })
+        let packages = metadata["packages"]
+            .as_array()?
+            .iter()
+            .map(Package::of)
+            .collect::<Option<_>>()?;
+        let needs = metadata["resolve"]["nodes"]
+            .as_array()?
+            .iter()
+            .map(needs)
+            .collect::<Option<_>>()?;
+        let members = metadata["workspace_members"]
+            .as_array()?
+            .iter()
+            .map(text)
+            .collect::<Option<_>>()?;
+        Some(Self {
+            target_directory: text(&metadata["target_directory"])?.into(),
+            packages,
+            members,
+            needs,
+        })
     }
 
     /// The package of this workspace that is called `name`.
     pub(super) fn member(&self, name: &str) -> Result<&Package> {
-        let found = self.packages.iter().find(|p| p.name == name && self.is_member(p));
+        let found = self
+            .packages
+            .iter()
+            .find(|p| p.name == name && self.is_member(p));
         found.with_context(|| format!("the workspace has no package {name}"))
     }
 
@@ -59,16 +87,28 @@ impl Metadata {
         let mut seen = BTreeSet::from([package.id.as_str()]);
         let mut open = vec![package.id.as_str()];
         while let Some(id) = open.pop() {
-            open.extend(self.needs.get(id).into_iter().flatten().map(String::as_str).filter(|id| seen.insert(id)));
+            open.extend(
+                self.needs
+                    .get(id)
+                    .into_iter()
+                    .flatten()
+                    .map(String::as_str)
+                    .filter(|id| seen.insert(id)),
+            );
         }
-        self.packages.iter().filter(|p| seen.contains(p.id.as_str())).collect()
+        self.packages
+            .iter()
+            .filter(|p| seen.contains(p.id.as_str()))
+            .collect()
     }
 
     /// Every feature of the workspace's packages as `package/feature`, but those called `left_out`.
     pub(super) fn features_but(&self, left_out: &str) -> Vec<String> {
         let members = self.packages.iter().filter(|p| self.is_member(p));
         let all = members.flat_map(|p| p.features.iter().map(move |feature| (p, feature)));
-        all.filter(|(_, feature)| *feature != left_out).map(|(p, feature)| format!("{}/{feature}", p.name)).collect()
+        all.filter(|(_, feature)| *feature != left_out)
+            .map(|(p, feature)| format!("{}/{feature}", p.name))
+            .collect()
     }
 }
 
@@ -81,8 +121,13 @@ impl Package {
             rust_version: package["rust_version"].as_str().and_then(version),
             features: package["features"].as_object()?.keys().cloned().collect(),
             dependencies: {
-                let normal = package["dependencies"].as_array()?.iter().filter(|needed| needed["kind"].is_null());
-                normal.map(|needed| text(&needed["name"])).collect::<Option<_>>()?
+                let normal = package["dependencies"]
+                    .as_array()?
+                    .iter()
+                    .filter(|needed| needed["kind"].is_null());
+                normal
+                    .map(|needed| text(&needed["name"]))
+                    .collect::<Option<_>>()?
             },
         })
     }
@@ -93,10 +138,19 @@ fn text(value: &Value) -> Option<String> {
 }
 
 fn needs(node: &Value) -> Option<(String, Vec<String>)> {
-    let for_tests =
-        |dep: &&Value| dep["dep_kinds"].as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind["kind"] == "dev"));
-    let deps = node["deps"].as_array()?.iter().filter(|dep| !for_tests(dep));
-    Some((text(&node["id"])?, deps.map(|dep| text(&dep["pkg"])).collect::<Option<_>>()?))
+    let for_tests = |dep: &&Value| {
+        dep["dep_kinds"]
+            .as_array()
+            .is_some_and(|kinds| kinds.iter().all(|kind| kind["kind"] == "dev"))
+    };
+    let deps = node["deps"]
+        .as_array()?
+        .iter()
+        .filter(|dep| !for_tests(dep));
+    Some((
+        text(&node["id"])?,
+        deps.map(|dep| text(&dep["pkg"])).collect::<Option<_>>()?,
+    ))
 }
 
 /// `1.94` and `1.94.0` alike.

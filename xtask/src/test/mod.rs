@@ -1,8 +1,10 @@
-//! `cargo xtask test`: everything that has to hold before a change lands, from a clean clone with only a Rust toolchain.
+//! `cargo xtask test`: everything that has to hold before a change lands, from a clean clone with
+//! only a Rust toolchain.
 //!
-//! It consists of named [`Part`]s. Each is run, whatever became of those before it; at the end a table tells which passed, which
-//! failed and which could not be run here, and why. What a part needs of the system is installed where that is possible
-//! (`system.rs`). With `CI=true` a part that was not run is a failure. `--repeat` looks for tests that fail now and then (`repeat.rs`).
+//! It consists of named [`Part`]s. Each is run, whatever became of those before it; at the end a
+//! table tells which passed, which failed and which could not be run here, and why. What a part
+//! needs of the system is installed where that is possible (`system.rs`). With `CI=true` a part
+//! that was not run is a failure. `--repeat` looks for tests that fail now and then (`repeat.rs`).
 
 mod budgets;
 mod features;
@@ -47,7 +49,8 @@ enum Part {
     Stores,
     /// A service whose processes are killed, or race, on each store; its servers are started for it
     Crash,
-    /// A ledger's file on a disk that fills up or cannot be written: a small one, mounted in a namespace
+    /// A ledger's file on a disk that fills up or cannot be written: a small one, mounted in a
+    /// namespace
     Disk,
     /// Tests of this program, above all of the generator
     Codegen,
@@ -57,7 +60,8 @@ enum Part {
     Package,
     /// AuthPI's own Python SDK drives the emulator
     Peer,
-    /// A mock server by others, which knows the description alone, accepts every request that the client can send
+    /// A mock server by others, which knows the description alone, accepts every request that the
+    /// client can send
     Prism,
     /// The quickstart example tells what it should
     Quickstart,
@@ -79,11 +83,19 @@ impl From<anyhow::Error> for Stopped {
 
 pub(crate) fn test(args: &Args, root: &Path) -> Result<()> {
     if let Some(times) = args.repeat.repeat {
-        let parts = if args.only.is_empty() { &[Part::Unit][..] } else { &args.only };
+        let parts = if args.only.is_empty() {
+            &[Part::Unit][..]
+        } else {
+            &args.only
+        };
         return repeat::repeat(&args.repeat, times, parts, root);
     }
     let wanted = |part: &&Part| args.only.is_empty() || args.only.contains(part);
-    let rows: Vec<Row> = Part::value_variants().iter().filter(wanted).map(|part| Row::of(*part, root)).collect();
+    let rows: Vec<Row> = Part::value_variants()
+        .iter()
+        .filter(wanted)
+        .map(|part| Row::of(*part, root))
+        .collect();
 
     println!("\n{:<12} {:<8} {:>6}", "part", "result", "time");
     for row in &rows {
@@ -91,20 +103,27 @@ pub(crate) fn test(args: &Args, root: &Path) -> Result<()> {
     }
     let count = |result| rows.iter().filter(|row| row.result() == result).count();
     let (failed, not_run) = (count(FAILED), count(NOT_RUN));
-    println!("parts: {} passed; {failed} failed; {not_run} not run", count(PASSED));
+    println!(
+        "parts: {} passed; {failed} failed; {not_run} not run",
+        count(PASSED)
+    );
 
     if failed > 0 {
         bail!("{failed} of {} parts failed", rows.len());
     }
     if not_run > 0 && std::env::var("CI").is_ok_and(|ci| ci == "true") {
-        bail!("{not_run} of {} parts were not run, and CI=true asks for all", rows.len());
+        bail!(
+            "{not_run} of {} parts were not run, and CI=true asks for all",
+            rows.len()
+        );
     }
     Ok(())
 }
 
 impl Part {
     fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     fn run(self, root: &Path) -> Result<(), Stopped> {
@@ -112,7 +131,9 @@ impl Part {
             Self::Budgets => budgets::hold(root)?,
             Self::Description => peer(root, &["validate_openapi.py"])?,
             Self::Unit => {
-                run(tests(root)?.args(["--", "--skip", STORES, "--skip", CRASH, "--skip", DISK, "--skip", PRISM]))?;
+                run(tests(root)?.args([
+                    "--", "--skip", STORES, "--skip", CRASH, "--skip", DISK, "--skip", PRISM,
+                ]))?;
             }
             Self::Stores => on_servers(root, &[STORES.to_owned()], [])?,
             Self::Crash => on_servers(root, &[CRASH.to_owned()], [])?,
@@ -123,21 +144,39 @@ impl Part {
             Self::Codegen => run(&mut cargo(
                 root,
                 // As the alias `cargo xtask` builds it, so that its dependencies are built once.
-                ["test", "--release", "--manifest-path", "xtask/Cargo.toml", "--target-dir", "target/xtask"],
+                [
+                    "test",
+                    "--release",
+                    "--manifest-path",
+                    "xtask/Cargo.toml",
+                    "--target-dir",
+                    "target/xtask",
+                ],
             ))?,
             Self::Features => features::compile(root)?,
             Self::Package => package::pack(root)?,
             Self::Peer => {
                 // The program as its own tests use it, so that nothing is built twice.
                 run(tests(root)?.args(["--no-run", "--test", "program"]))?;
-                let authpi = graph::Metadata::read(root)?.target_directory.join(format!("debug/authpi{EXE_SUFFIX}"));
+                let authpi = graph::Metadata::read(root)?
+                    .target_directory
+                    .join(format!("debug/authpi{EXE_SUFFIX}"));
                 let authpi = authpi.to_string_lossy();
-                let emulate = ["emulate", "--json", "--listen", "127.0.0.1:0", "--retry-delays", "50ms,50ms"];
+                let emulate = [
+                    "emulate",
+                    "--json",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--retry-delays",
+                    "50ms,50ms",
+                ];
                 peer(root, &[&["agree.py", "--", &authpi], &emulate[..]].concat())?;
             }
             Self::Prism => {
                 let prism = system::prism(root, &graph::Metadata::read(root)?.target_directory)?;
-                run(tests(root)?.args(["--test", "it", "--", PRISM]).env("AUTHPI_PRISM", prism))?;
+                run(tests(root)?
+                    .args(["--test", "it", "--", PRISM])
+                    .env("AUTHPI_PRISM", prism))?;
             }
             Self::Quickstart => run(&mut cargo(root, ["run", "--example", "quickstart"]))?,
         }
@@ -151,8 +190,8 @@ pub(crate) const CRASH: &str = "crash::";
 pub(crate) const DISK: &str = "disk::";
 const PRISM: &str = "prism::";
 
-/// The integration tests whose names begin like one of these, with these variables set; what they say is shown. Where a server is
-/// missing, the tests of the others are run.
+/// The integration tests whose names begin like one of these, with these variables set; what they
+/// say is shown. Where a server is missing, the tests of the others are run.
 pub(crate) fn on_servers(
     root: &Path,
     names: &[String],
@@ -160,10 +199,19 @@ pub(crate) fn on_servers(
 ) -> Result<(), Stopped> {
     let missing = system::servers(root, names);
     let mut test = tests(root)?;
-    let left_out: BTreeSet<_> = missing.iter().flat_map(|server| &server.tests).copied().collect();
-    test.args(["--test", "it", "--"]).args(names).envs(variables);
+    let left_out: BTreeSet<_> = missing
+        .iter()
+        .flat_map(|server| &server.tests)
+        .copied()
+        .collect();
+    test.args(["--test", "it", "--"])
+        .args(names)
+        .envs(variables);
     test.args(left_out.iter().flat_map(|name| ["--skip", name]));
-    if names.iter().any(|name| name.starts_with(CRASH) || name.starts_with(DISK)) {
+    if names
+        .iter()
+        .any(|name| name.starts_with(CRASH) || name.starts_with(DISK))
+    {
         // The figures and the seeds are half of it.
         test.arg("--nocapture");
     }
@@ -172,20 +220,28 @@ pub(crate) fn on_servers(
     }
     let why: Vec<_> = missing.iter().map(|server| &*server.why).collect();
     let left_out: Vec<_> = left_out.into_iter().collect();
-    let why = format!("{}; so {} were not run", why.join("; "), left_out.join(", "));
+    let why = format!(
+        "{}; so {} were not run",
+        why.join("; "),
+        left_out.join(", ")
+    );
     match run(&mut test) {
         Ok(()) => Err(Stopped::NotRun(format!("{why}, the others passed"))),
         Err(failed) => Err(Stopped::Failed(failed.context(why))),
     }
 }
 
-/// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that needs it; the part
-/// `features` tells of that.
+/// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that
+/// needs it; the part `features` tells of that.
 fn tests(root: &Path) -> Result<Command> {
     let mut test = cargo(root, ["test", "--workspace"]);
     match system::openssl(root) {
         Ok(()) => test.arg("--all-features"),
-        Err(_) => test.arg("--features").arg(graph::Metadata::read(root)?.features_but("native-tls").join(",")),
+        Err(_) => test.arg("--features").arg(
+            graph::Metadata::read(root)?
+                .features_but("native-tls")
+                .join(","),
+        ),
     };
     Ok(test)
 }
@@ -193,7 +249,11 @@ fn tests(root: &Path) -> Result<Command> {
 /// One of the Python programs in `tests/peer`.
 fn peer(root: &Path, args: &[&str]) -> Result<(), Stopped> {
     system::python(root)?;
-    Ok(run(&mut program(root, "python3", [&["tests/peer/run.py"], args].concat()))?)
+    Ok(run(&mut program(
+        root,
+        "python3",
+        [&["tests/peer/run.py"], args].concat(),
+    ))?)
 }
 
 const PASSED: &str = "passed";
@@ -212,7 +272,11 @@ impl Row {
         println!("\n== {} ==", part.name());
         let started = Instant::now();
         let end = part.run(root);
-        let row = Self { part, took: started.elapsed(), end };
+        let row = Self {
+            part,
+            took: started.elapsed(),
+            end,
+        };
         println!("{row}");
         row
     }
@@ -228,7 +292,13 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<12} {:<8} {:>4} s", self.part.name(), self.result(), self.took.as_secs())?;
+        write!(
+            f,
+            "{:<12} {:<8} {:>4} s",
+            self.part.name(),
+            self.result(),
+            self.took.as_secs()
+        )?;
         match &self.end {
             Ok(()) => Ok(()),
             Err(Stopped::Failed(error)) => write!(f, "  {error:#}"),

@@ -1,6 +1,7 @@
 //! `cargo xtask test --repeat N`: builds the test binaries once, and runs them again and again.
 //!
-//! A test that depends on timing fails once in many runs, or only on a busy machine. This finds it before a user does.
+//! A test that depends on timing fails once in many runs, or only on a busy machine. This finds it
+//! before a user does.
 
 use std::{
     num::NonZeroU32,
@@ -23,8 +24,8 @@ use crate::run::{capture, program, succeeds};
 /// How often, and on what kind of machine.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Build once, then run the test binaries N times: the SDK's unit tests and `it` for the part `unit` (the default), or `it` for
-    /// `stores` and `crash`
+    /// Build once, then run the test binaries N times: the SDK's unit tests and `it` for the part
+    /// `unit` (the default), or `it` for `stores` and `crash`
     #[arg(long, value_name = "N")]
     pub(super) repeat: Option<NonZeroU32>,
     /// Keep every core busy with other work meanwhile
@@ -47,7 +48,8 @@ struct Binary {
 /// Runs `parts` as often as `args` says.
 ///
 /// # Errors
-/// A part cannot be repeated, something that it needs is missing, the build fails, or any run fails.
+/// A part cannot be repeated, something that it needs is missing, the build fails, or any run
+/// fails.
 pub(super) fn repeat(args: &Args, times: NonZeroU32, parts: &[Part], root: &Path) -> Result<()> {
     let mut binaries = Vec::new();
     for part in parts {
@@ -61,13 +63,27 @@ pub(super) fn repeat(args: &Args, times: NonZeroU32, parts: &[Part], root: &Path
     for run in 1..=times.get() {
         for binary in &binaries {
             let started = Instant::now();
-            let output = binary.command(root, args.one_core).output().context("a test binary does not start")?;
+            let output = binary
+                .command(root, args.one_core)
+                .output()
+                .context("a test binary does not start")?;
             let seconds = started.elapsed().as_secs();
-            let result = if output.status.success() { "passed" } else { "FAILED" };
-            println!("run {run} of {times}: {} {result} in {seconds} s", binary.name);
+            let result = if output.status.success() {
+                "passed"
+            } else {
+                "FAILED"
+            };
+            println!(
+                "run {run} of {times}: {} {result} in {seconds} s",
+                binary.name
+            );
             if !output.status.success() {
                 failed += 1;
-                print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+                print!(
+                    "{}{}",
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
         }
     }
@@ -81,15 +97,28 @@ pub(super) fn repeat(args: &Args, times: NonZeroU32, parts: &[Part], root: &Path
 
 /// The binaries of a part, built.
 fn binaries_of(part: Part, root: &Path) -> Result<Vec<Binary>> {
-    let skipped = |names: &[&str]| names.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]).collect();
+    let skipped = |names: &[&str]| {
+        names
+            .iter()
+            .flat_map(|name| ["--skip".to_owned(), (*name).to_owned()])
+            .collect()
+    };
     match part {
         Part::Unit => Ok(vec![
             built(root, "authpi_sdk", &["--lib"], Vec::new())?,
-            built(root, "it", &["--test", "it"], skipped(&[STORES, CRASH, DISK, PRISM]))?,
+            built(
+                root,
+                "it",
+                &["--test", "it"],
+                skipped(&[STORES, CRASH, DISK, PRISM]),
+            )?,
         ]),
         Part::Stores => Ok(vec![on_servers(root, STORES)?]),
         Part::Crash => Ok(vec![on_servers(root, CRASH)?]),
-        _ => bail!("only `unit`, `stores` and `crash` can be repeated, and not `{}`", part.name()),
+        _ => bail!(
+            "only `unit`, `stores` and `crash` can be repeated, and not `{}`",
+            part.name()
+        ),
     }
 }
 
@@ -97,7 +126,14 @@ fn binaries_of(part: Part, root: &Path) -> Result<Vec<Binary>> {
 fn on_servers(root: &Path, prefix: &str) -> Result<Binary> {
     let missing = system::servers(root, &[prefix.to_owned()]);
     if !missing.is_empty() {
-        bail!("{}", missing.iter().map(|server| &*server.why).collect::<Vec<_>>().join("; "));
+        bail!(
+            "{}",
+            missing
+                .iter()
+                .map(|server| &*server.why)
+                .collect::<Vec<_>>()
+                .join("; ")
+        );
     }
     built(root, "it", &["--test", "it"], vec![prefix.to_owned()])
 }
@@ -105,7 +141,9 @@ fn on_servers(root: &Path, prefix: &str) -> Result<Binary> {
 /// Builds the test binary of target `name`, which `selection` selects.
 fn built(root: &Path, name: &'static str, selection: &[&str], args: Vec<String>) -> Result<Binary> {
     let mut build = tests(root)?;
-    build.args(["--no-run", "--message-format=json-render-diagnostics"]).args(selection);
+    build
+        .args(["--no-run", "--message-format=json-render-diagnostics"])
+        .args(selection);
     let messages = capture(&mut build)?;
     let executable = messages
         .lines()
@@ -113,18 +151,34 @@ fn built(root: &Path, name: &'static str, selection: &[&str], args: Vec<String>)
         .filter(|message| message["target"]["name"] == name && message["profile"]["test"] == true)
         .find_map(|message| {
             let manifest = message["manifest_path"].as_str()?;
-            Some((PathBuf::from(message["executable"].as_str()?), Path::new(manifest).parent()?.to_owned()))
+            Some((
+                PathBuf::from(message["executable"].as_str()?),
+                Path::new(manifest).parent()?.to_owned(),
+            ))
         });
-    let (path, folder) = executable.with_context(|| format!("cargo built no test binary `{name}`"))?;
-    Ok(Binary { name, path, folder, args })
+    let (path, folder) =
+        executable.with_context(|| format!("cargo built no test binary `{name}`"))?;
+    Ok(Binary {
+        name,
+        path,
+        folder,
+        args,
+    })
 }
 
 impl Binary {
     fn command(&self, root: &Path, one_core: bool) -> Command {
         let path = self.path.to_string_lossy();
-        let mut command =
-            if one_core { program(root, "taskset", ["--cpu-list", "0", &path]) } else { program(root, &path, [""; 0]) };
-        command.args(&self.args).current_dir(&self.folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = if one_core {
+            program(root, "taskset", ["--cpu-list", "0", &path])
+        } else {
+            program(root, &path, [""; 0])
+        };
+        command
+            .args(&self.args)
+            .current_dir(&self.folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 }

@@ -1,4 +1,5 @@
-//! What parts need besides a Rust toolchain. On Debian, as root, what is missing is installed; elsewhere it is named.
+//! What parts need besides a Rust toolchain. On Debian, as root, what is missing is installed;
+//! elsewhere it is named.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,18 +12,26 @@ use crate::run::{program, run, succeeds};
 /// Python 3.11 or newer, able to make virtual environments with pip.
 pub(super) fn python(root: &Path) -> Result<(), Stopped> {
     let check = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))";
-    provide(root, "Python 3.11 with venv and pip", &["python3", "python3-venv"], || {
-        succeeds(&mut program(root, "python3", ["-c", check]))
-    })
+    provide(
+        root,
+        "Python 3.11 with venv and pip",
+        &["python3", "python3-venv"],
+        || succeeds(&mut program(root, "python3", ["-c", check])),
+    )
 }
 
 /// OpenSSL's headers, which the feature `native-tls` needs on Linux.
 pub(super) fn openssl(root: &Path) -> Result<(), Stopped> {
-    provide(root, "OpenSSL's headers, found by pkg-config,", &["pkg-config", "libssl-dev"], || {
-        !cfg!(target_os = "linux")
-            || std::env::var_os("OPENSSL_DIR").is_some()
-            || succeeds(&mut program(root, "pkg-config", ["--exists", "openssl"]))
-    })
+    provide(
+        root,
+        "OpenSSL's headers, found by pkg-config,",
+        &["pkg-config", "libssl-dev"],
+        || {
+            !cfg!(target_os = "linux")
+                || std::env::var_os("OPENSSL_DIR").is_some()
+                || succeeds(&mut program(root, "pkg-config", ["--exists", "openssl"]))
+        },
+    )
 }
 
 /// A server that ledgers are tested on. The tests start their own; none needs to run.
@@ -35,7 +44,8 @@ struct Server {
     tests: &'static [&'static str],
 }
 
-/// Debian keeps the programs of Postgres off the path, and those of `PgBouncer` and NATS off the path of those who are not root.
+/// Debian keeps the programs of Postgres off the path, and those of `PgBouncer` and NATS off the
+/// path of those who are not root.
 const SERVERS: [Server; 4] = [
     Server {
         program: "initdb, of Postgres,",
@@ -88,9 +98,18 @@ pub(super) struct Missing {
 
 /// Which servers are missing that tests need whose names begin like one of `names`.
 pub(super) fn servers(root: &Path, names: &[String]) -> Vec<Missing> {
-    let wanted = |test: &str| names.iter().any(|name| test.starts_with(name) || name.starts_with(test));
+    let wanted = |test: &str| {
+        names
+            .iter()
+            .any(|name| test.starts_with(name) || name.starts_with(test))
+    };
     let missing = |server: &Server| {
-        let tests: Vec<_> = server.tests.iter().copied().filter(|test| wanted(test)).collect();
+        let tests: Vec<_> = server
+            .tests
+            .iter()
+            .copied()
+            .filter(|test| wanted(test))
+            .collect();
         if tests.is_empty() {
             return None;
         }
@@ -123,7 +142,10 @@ const PRISM: &str = "@stoplight/prism-cli@5.14.2";
 /// Where Prism is.
 pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
     // Which version it is stands in the folder's name, so that another one is another folder.
-    let folder = target.join(format!("prism-{}", PRISM.rsplit('@').next().unwrap_or_default()));
+    let folder = target.join(format!(
+        "prism-{}",
+        PRISM.rsplit('@').next().unwrap_or_default()
+    ));
     let prism = folder.join("node_modules/.bin/prism");
     if prism.is_file() {
         return Ok(prism);
@@ -131,15 +153,32 @@ pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
     // Node takes a number for an exit code, and nothing else.
     let old = "process.exit(Number(process.versions.node.split('.')[0]) < 18 ? 1 : 0)";
     provide(root, "Node.js 18 with npm", &["nodejs", "npm"], || {
-        succeeds(&mut program(root, "node", ["-e", old])) && succeeds(&mut program(root, "npm", ["--version"]))
+        succeeds(&mut program(root, "node", ["-e", old]))
+            && succeeds(&mut program(root, "npm", ["--version"]))
     })?;
-    let mut install = program(root, "npm", ["install", "--no-audit", "--no-fund", "--no-save", "--prefix"]);
-    run(install.arg(&folder).arg(PRISM)).map_err(|error| Stopped::NotRun(format!("Prism cannot be had: {error:#}")))?;
+    let mut install = program(
+        root,
+        "npm",
+        [
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--prefix",
+        ],
+    );
+    run(install.arg(&folder).arg(PRISM))
+        .map_err(|error| Stopped::NotRun(format!("Prism cannot be had: {error:#}")))?;
     Ok(prism)
 }
 
 /// Installs `packages` of Debian if `there` denies, and asks it again.
-fn provide(root: &Path, what: &str, packages: &[&str], there: impl Fn() -> bool) -> Result<(), Stopped> {
+fn provide(
+    root: &Path,
+    what: &str,
+    packages: &[&str],
+    there: impl Fn() -> bool,
+) -> Result<(), Stopped> {
     let can_install = || {
         succeeds(&mut program(root, "apt-get", ["--version"]))
             && succeeds(&mut program(root, "sh", ["-c", r#"test "$(id -u)" = 0"#]))
@@ -147,17 +186,30 @@ fn provide(root: &Path, what: &str, packages: &[&str], there: impl Fn() -> bool)
     if there() {
         return Ok(());
     }
-    let mut why = format!("{what} is not here; on Debian: apt-get install {}", packages.join(" "));
+    let mut why = format!(
+        "{what} is not here; on Debian: apt-get install {}",
+        packages.join(" ")
+    );
     if can_install() {
-        // Once for all parts. Where a package source does not answer, what is there afterwards tells whether that matters.
+        // Once for all parts. Where a package source does not answer, what is there afterwards
+        // tells whether that matters.
         static UPDATE: Once = Once::new();
         UPDATE.call_once(|| _ = run(&mut program(root, "apt-get", ["update", "--quiet"])));
-        let mut install = program(root, "apt-get", ["install", "--yes", "--quiet", "--no-install-recommends"]);
-        let done = run(install.args(packages).env("DEBIAN_FRONTEND", "noninteractive"));
+        let mut install = program(
+            root,
+            "apt-get",
+            ["install", "--yes", "--quiet", "--no-install-recommends"],
+        );
+        let done = run(install
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"));
         if there() {
             return Ok(());
         }
-        why += &done.map_or_else(|error| format!(", but {error:#}"), |()| ", which does not bring it here".to_owned());
+        why += &done.map_or_else(
+            |error| format!(", but {error:#}"),
+            |()| ", which does not bring it here".to_owned(),
+        );
     }
     Err(Stopped::NotRun(why))
 }

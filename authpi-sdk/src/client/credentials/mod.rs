@@ -1,7 +1,9 @@
-//! What a call proves its right with: an API key, an access token, or tokens from a source that renews them.
+//! What a call proves its right with: an API key, an access token, or tokens from a source that
+//! renews them.
 //!
-//! An API key is HTTP Basic, a token is Bearer, and both are checked and made a header once. A source is asked when there is no
-//! token yet, when the one there is nears its end, and when AuthPI refuses it: see `renewed.rs`.
+//! An API key is HTTP Basic, a token is Bearer, and both are checked and made a header once. A
+//! source is asked when there is no token yet, when the one there is nears its end, and when AuthPI
+//! refuses it: see `renewed.rs`.
 
 mod renewed;
 mod source;
@@ -51,7 +53,10 @@ impl fmt::Debug for Given {
 
 /// What calls prove their right with.
 pub(super) enum Credentials {
-    Fixed { authorization: Authorization, kind: &'static str },
+    Fixed {
+        authorization: Authorization,
+        kind: &'static str,
+    },
     Renewed(Renewed),
 }
 
@@ -70,11 +75,14 @@ impl Credentials {
             Given::AccessToken(token) => (bearer(token).map_err(BuildError::new)?, "access token"),
             Given::Source(source) => return Ok(Self::Renewed(Renewed::new(source.clone()))),
         };
-        Ok(Self::Fixed { authorization: Authorization { header, number: 0 }, kind })
+        Ok(Self::Fixed {
+            authorization: Authorization { header, number: 0 },
+            kind,
+        })
     }
 
-    /// A secret that all have who call with the same credential, and that does not change: to derive keys from. None for tokens
-    /// from a source.
+    /// A secret that all have who call with the same credential, and that does not change: to
+    /// derive keys from. None for tokens from a source.
     pub(super) fn lasting_secret(&self) -> Option<&[u8]> {
         match self {
             Self::Fixed { authorization, .. } => Some(authorization.header.as_bytes()),
@@ -86,25 +94,32 @@ impl Credentials {
     pub(super) async fn authorization(&self, deadline: Instant) -> Result<Authorization, Error> {
         match self {
             Self::Fixed { authorization, .. } => Ok(authorization.clone()),
-            Self::Renewed(tokens) => {
-                timeout_at(deadline, tokens.authorization()).await.unwrap_or_else(|_| Err(too_late()))
-            }
+            Self::Renewed(tokens) => timeout_at(deadline, tokens.authorization())
+                .await
+                .unwrap_or_else(|_| Err(too_late())),
         }
     }
 
     /// Drops what AuthPI has refused; whether there is something else now.
-    pub(super) async fn replace(&self, refused: &Authorization, deadline: Instant) -> Result<bool, Error> {
+    pub(super) async fn replace(
+        &self,
+        refused: &Authorization,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
         match self {
             Self::Fixed { .. } => Ok(false),
-            Self::Renewed(tokens) => {
-                timeout_at(deadline, tokens.replace(refused)).await.unwrap_or_else(|_| Err(too_late()))
-            }
+            Self::Renewed(tokens) => timeout_at(deadline, tokens.replace(refused))
+                .await
+                .unwrap_or_else(|_| Err(too_late())),
         }
     }
 }
 
 fn too_late() -> Error {
-    Error::new(Kind::Credential("no access token came in time".to_owned()), false)
+    Error::new(
+        Kind::Credential("no access token came in time".to_owned()),
+        false,
+    )
 }
 
 impl fmt::Debug for Credentials {
@@ -119,7 +134,9 @@ impl fmt::Debug for Credentials {
 fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
     let secret = secret.expose();
     if key_id.is_empty() || secret.is_empty() {
-        return Err(BuildError::new("an API key has two halves, its id and its secret; one is empty"));
+        return Err(BuildError::new(
+            "an API key has two halves, its id and its secret; one is empty",
+        ));
     }
     if !key_id.starts_with(KEY_PREFIX) {
         // The id is not repeated: it may be the secret.
@@ -136,10 +153,13 @@ fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
         return Err(BuildError::new("the API key's id holds a colon"));
     }
     if secret.chars().any(char::is_control) {
-        return Err(BuildError::new("the API key's secret holds a line break or another control character"));
+        return Err(BuildError::new(
+            "the API key's secret holds a line break or another control character",
+        ));
     }
     let pair = zeroize::Zeroizing::new(format!("{key_id}:{secret}"));
-    let encoded = zeroize::Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()));
+    let encoded =
+        zeroize::Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()));
     authorization("Basic", &encoded).map_err(BuildError::new)
 }
 
@@ -160,7 +180,8 @@ fn bearer(token: &Secret) -> Result<HeaderValue, &'static str> {
 
 fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, &'static str> {
     let text = zeroize::Zeroizing::new(format!("{scheme} {credential}"));
-    let mut value = HeaderValue::from_str(&text).map_err(|_| "the credential does not go into a header")?;
+    let mut value =
+        HeaderValue::from_str(&text).map_err(|_| "the credential does not go into a header")?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -1,11 +1,12 @@
 //! Tokens that are renewed.
 //!
-//! However many calls need a new token, the source is asked once, and all of them get what it gives, be it a token or its error.
-//! A token that is still good is used while it is being renewed, and kept when that fails or takes long. One that AuthPI refuses is dropped,
-//! unless somebody has replaced it already.
+//! However many calls need a new token, the source is asked once, and all of them get what it
+//! gives, be it a token or its error. A token that is still good is used while it is being renewed,
+//! and kept when that fails or takes long. One that AuthPI refuses is dropped, unless somebody has
+//! replaced it already.
 //!
-//! The source is asked in a task of its own, so that a call that gives up does not break off what may be good for once only: the
-//! exchange of a refresh token.
+//! The source is asked in a task of its own, so that a call that gives up does not break off what
+//! may be good for once only: the exchange of a refresh token.
 
 use std::{
     error::Error as StdError,
@@ -24,7 +25,8 @@ use tracing::Instrument as _;
 
 use super::{super::error::Kind, AccessToken, AnySource, Authorization, Error, bearer};
 
-/// How long before its end a token is renewed; less for one that is good for less than five times that.
+/// How long before its end a token is renewed; less for one that is good for less than five times
+/// that.
 const AHEAD: Duration = Duration::from_mins(1);
 
 /// After a renewal that failed while the token was still good, how long until the next.
@@ -75,7 +77,11 @@ impl Held {
 
 impl Renewed {
     pub(super) fn new(source: AnySource) -> Self {
-        Self(Arc::new(Inner { source, state: Mutex::default(), asking: Arc::default() }))
+        Self(Arc::new(Inner {
+            source,
+            state: Mutex::default(),
+            asking: Arc::default(),
+        }))
     }
 
     pub(super) async fn authorization(&self) -> Result<Authorization, Error> {
@@ -84,7 +90,9 @@ impl Renewed {
         match self.0.good() {
             Some((good, false)) => Ok(good),
             Some((good, true)) => {
-                let Ok(turn) = asking().try_lock_owned() else { return Ok(good) };
+                let Ok(turn) = asking().try_lock_owned() else {
+                    return Ok(good);
+                };
                 match timeout(PATIENCE, self.ask(turn)).await {
                     Ok(Ok(Ok(renewed))) => Ok(renewed),
                     Ok(Err(panicked)) => {
@@ -103,16 +111,23 @@ impl Renewed {
                 if let Some(failure) = self.0.answered_since(answers) {
                     return Err(no_token(failure));
                 }
-                self.ask(turn).await.unwrap_or_else(|panicked| Err(no_token(failure(panicked))))
+                self.ask(turn)
+                    .await
+                    .unwrap_or_else(|panicked| Err(no_token(failure(panicked))))
             }
         }
     }
 
-    /// Drops the token that AuthPI has refused, unless it is gone already; whether there is another now.
+    /// Drops the token that AuthPI has refused, unless it is gone already; whether there is another
+    /// now.
     pub(super) async fn replace(&self, refused: &Authorization) -> Result<bool, Error> {
         {
             let mut state = self.0.state();
-            if state.held.as_ref().is_some_and(|held| held.authorization.number == refused.number) {
+            if state
+                .held
+                .as_ref()
+                .is_some_and(|held| held.authorization.number == refused.number)
+            {
                 state.held = None;
             }
         }
@@ -154,7 +169,9 @@ impl Inner {
     async fn answer(&self) -> Result<Authorization, Error> {
         let answer = match timeout(LONGEST, self.source.token()).await {
             Ok(answer) => answer.map_err(Shared::from),
-            Err(_) => Err(failure(format!("its source did not answer within {LONGEST:?}"))),
+            Err(_) => Err(failure(format!(
+                "its source did not answer within {LONGEST:?}"
+            ))),
         };
         let answer = answer.and_then(|token| match bearer(&token.token) {
             Ok(header) => Ok((token, header)),
@@ -177,17 +194,25 @@ impl State {
     fn keep(&mut self, token: &AccessToken, header: HeaderValue) -> Authorization {
         let now = Instant::now();
         self.tokens += 1;
-        let authorization = Authorization { header, number: self.tokens };
+        let authorization = Authorization {
+            header,
+            number: self.tokens,
+        };
         let ahead = |ends: Instant| {
             let time = ends.saturating_duration_since(now);
             now + time.saturating_sub(AHEAD.min(time / 5))
         };
-        self.held = Some(Held { authorization: authorization.clone(), renew: token.ends.map(ahead), ends: token.ends });
+        self.held = Some(Held {
+            authorization: authorization.clone(),
+            renew: token.ends.map(ahead),
+            ends: token.ends,
+        });
         self.failure = None;
         authorization
     }
 
-    /// The token that there is stays, for as long as it is good, and the source is left in peace for a while.
+    /// The token that there is stays, for as long as it is good, and the source is left in peace
+    /// for a while.
     fn fail(&mut self, failure: Shared) -> Error {
         if let Some(held) = &mut self.held {
             held.renew = Some(Instant::now() + PAUSE);
@@ -199,7 +224,11 @@ impl State {
 }
 
 fn no_token(failure: Shared) -> Error {
-    Error::new(Kind::Credential("no access token could be had".to_owned()), false).caused_by(failure)
+    Error::new(
+        Kind::Credential("no access token could be had".to_owned()),
+        false,
+    )
+    .caused_by(failure)
 }
 
 /// A source's error, for all who waited for its token.
@@ -239,7 +268,8 @@ mod tests {
 
     use super::{super::source, *};
 
-    /// Gives these answers, one after the other, each after a second; and counts how often it was asked.
+    /// Gives these answers, one after the other, each after a second; and counts how often it was
+    /// asked.
     #[derive(Clone, Default)]
     struct Script(Arc<(Mutex<VecDeque<Line>>, AtomicU32)>);
 
@@ -255,7 +285,11 @@ mod tests {
     fn tokens(lines: impl IntoIterator<Item = Line>) -> (Arc<Renewed>, Script) {
         let token = |(text, seconds): (&str, u64)| {
             let token = AccessToken::new(text);
-            if seconds == 0 { token } else { token.expires_in(Duration::from_secs(seconds)) }
+            if seconds == 0 {
+                token
+            } else {
+                token.expires_in(Duration::from_secs(seconds))
+            }
         };
         let script = Script::default();
         script.0.0.lock().unwrap().extend(lines);
@@ -266,14 +300,21 @@ mod tests {
                 asked.0.1.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 let line = asked.0.0.lock().unwrap().pop_front();
-                line.flatten().map(token).ok_or_else(|| "the issuer is down".into())
+                line.flatten()
+                    .map(token)
+                    .ok_or_else(|| "the issuer is down".into())
             }
         });
         (Arc::new(Renewed::new(source)), script)
     }
 
     fn text(authorization: &Authorization) -> &str {
-        authorization.header.to_str().unwrap().strip_prefix("Bearer ").unwrap()
+        authorization
+            .header
+            .to_str()
+            .unwrap()
+            .strip_prefix("Bearer ")
+            .unwrap()
     }
 
     async fn got(tokens: &Renewed) -> String {
@@ -282,7 +323,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn however_many_need_a_token_the_source_is_asked_once() {
-        for (lines, asked_for) in [(vec![Some(("a", 0))], true), (vec![None, Some(("late", 0))], false)] {
+        for (lines, asked_for) in [
+            (vec![Some(("a", 0))], true),
+            (vec![None, Some(("late", 0))], false),
+        ] {
             let (tokens, script) = tokens(lines);
             let calls: Vec<_> = (0..50)
                 .map(|_| {
@@ -334,7 +378,14 @@ mod tests {
             }
         });
         let tokens = Renewed::new(source);
-        assert!(tokens.authorization().await.err().expect("there is no token").is_credential());
+        assert!(
+            tokens
+                .authorization()
+                .await
+                .err()
+                .expect("there is no token")
+                .is_credential()
+        );
         assert_eq!(got(&tokens).await, "a");
     }
 
@@ -359,7 +410,10 @@ mod tests {
         let renewing = tokio::spawn(async move { got(&other).await });
         tokio::task::yield_now().await;
         let begin = Instant::now();
-        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
+        assert_eq!(
+            (got(&tokens).await.as_str(), begin.elapsed()),
+            ("a", Duration::ZERO)
+        );
         assert_eq!(renewing.await.unwrap(), "b");
     }
 
@@ -369,14 +423,19 @@ mod tests {
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(85)).await;
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 2));
-        assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 2), "a source that is down is left in peace");
+        assert_eq!(
+            (got(&tokens).await.as_str(), script.asked()),
+            ("a", 2),
+            "a source that is down is left in peace"
+        );
         tokio::time::advance(PAUSE).await;
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("a", 3));
         tokio::time::advance(PAUSE).await;
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 4));
     }
 
-    /// Gives one token that is good for 100 s, and never answers again; and counts how often it was asked.
+    /// Gives one token that is good for 100 s, and never answers again; and counts how often it was
+    /// asked.
     fn then_silent() -> (Renewed, Arc<AtomicU32>) {
         let asked = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&asked);
@@ -398,16 +457,34 @@ mod tests {
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(80)).await;
         let begin = Instant::now();
-        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", PATIENCE));
+        assert_eq!(
+            (got(&tokens).await.as_str(), begin.elapsed()),
+            ("a", PATIENCE)
+        );
         let begin = Instant::now();
-        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
+        assert_eq!(
+            (got(&tokens).await.as_str(), begin.elapsed()),
+            ("a", Duration::ZERO)
+        );
         assert_eq!(asked.load(Ordering::SeqCst), 2);
         // By then the token is over.
         tokio::time::sleep(LONGEST).await;
         let begin = Instant::now();
-        let error = tokens.authorization().await.err().expect("there is no token");
-        assert!(error.is_credential() && begin.elapsed() == LONGEST, "{error:?}");
-        assert!(StdError::source(&error).unwrap().to_string().contains("did not answer within 30s"));
+        let error = tokens
+            .authorization()
+            .await
+            .err()
+            .expect("there is no token");
+        assert!(
+            error.is_credential() && begin.elapsed() == LONGEST,
+            "{error:?}"
+        );
+        assert!(
+            StdError::source(&error)
+                .unwrap()
+                .to_string()
+                .contains("did not answer within 30s")
+        );
         assert_eq!(asked.load(Ordering::SeqCst), 3);
     }
 
@@ -419,7 +496,10 @@ mod tests {
         let hasty = tokio::time::timeout(Duration::from_millis(10), tokens.authorization());
         assert!(hasty.await.is_err());
         let begin = Instant::now();
-        assert_eq!((got(&tokens).await.as_str(), begin.elapsed()), ("a", Duration::ZERO));
+        assert_eq!(
+            (got(&tokens).await.as_str(), begin.elapsed()),
+            ("a", Duration::ZERO)
+        );
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
@@ -428,9 +508,16 @@ mod tests {
         let (tokens, _) = tokens([Some(("very_secret", 100)), None]);
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(100)).await;
-        let error = tokens.authorization().await.err().expect("there is no token");
+        let error = tokens
+            .authorization()
+            .await
+            .err()
+            .expect("there is no token");
         assert!(error.is_credential() && !error.may_have_run(), "{error:?}");
-        assert_eq!(StdError::source(&error).unwrap().to_string(), "the issuer is down");
+        assert_eq!(
+            StdError::source(&error).unwrap().to_string(),
+            "the issuer is down"
+        );
         assert!(!format!("{error:?}").contains("very_secret"));
     }
 
@@ -466,15 +553,28 @@ mod tests {
             let (tokens, _) = tokens([Some((bad, 0))]);
             let error = tokens.authorization().await.err().expect("it is no token");
             let shown = format!("{error} {error:?}");
-            assert!(shown.contains("access token") && !shown.contains("secret\n"), "{shown}");
+            assert!(
+                shown.contains("access token") && !shown.contains("secret\n"),
+                "{shown}"
+            );
             assert!(error.is_credential());
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_time_without_end_and_one_in_the_past_are_no_panic() {
-        assert!(AccessToken::new("a").expires_in(Duration::MAX).ends.is_none());
-        assert!(AccessToken::new("a").expires_at(jiff::Timestamp::MIN).ends.is_some());
+        assert!(
+            AccessToken::new("a")
+                .expires_in(Duration::MAX)
+                .ends
+                .is_none()
+        );
+        assert!(
+            AccessToken::new("a")
+                .expires_at(jiff::Timestamp::MIN)
+                .ends
+                .is_some()
+        );
         let _ = AccessToken::new("a").expires_at(jiff::Timestamp::MAX);
     }
 }

@@ -9,8 +9,8 @@ use crate::signature::Secret;
 
 /// Where access tokens come from, again and again.
 ///
-/// AuthPI's own SDK takes a callback for it and documents no more: how a token is had from an issuer is not part of the Core API.
-/// An async closure will do:
+/// AuthPI's own SDK takes a callback for it and documents no more: how a token is had from an
+/// issuer is not part of the Core API. An async closure will do:
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -31,12 +31,16 @@ use crate::signature::Secret;
 pub trait TokenSource: Send + Sync + 'static {
     /// A new access token.
     ///
-    /// Never asked twice at the same time for one client, and in a task of its own, which goes on when the call that needed the token
-    /// gives up. It has 30 s, and is dropped when they are over.
+    /// Never asked twice at the same time for one client, and in a task of its own, which goes on
+    /// when the call that needed the token gives up. It has 30 s, and is dropped when they are
+    /// over.
     ///
     /// # Errors
-    /// When none can be had; it becomes the cause of the call's error, so it must not tell a secret.
-    fn token(&self) -> impl Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send;
+    /// When none can be had; it becomes the cause of the call's error, so it must not tell a
+    /// secret.
+    fn token(
+        &self,
+    ) -> impl Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send;
 }
 
 impl<F, Fut> TokenSource for F
@@ -44,7 +48,9 @@ where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send,
 {
-    fn token(&self) -> impl Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send {
+    fn token(
+        &self,
+    ) -> impl Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send {
         self()
     }
 }
@@ -60,24 +66,30 @@ pub struct AccessToken {
 impl AccessToken {
     /// A token that is good until AuthPI refuses it.
     pub fn new(token: impl Into<Secret>) -> Self {
-        Self { token: token.into(), ends: None }
+        Self {
+            token: token.into(),
+            ends: None,
+        }
     }
 
-    /// It is good for this long, from now on. It is renewed a minute before, or in the last fifth of its time if that is shorter.
+    /// It is good for this long, from now on. It is renewed a minute before, or in the last fifth
+    /// of its time if that is shorter.
     pub fn expires_in(mut self, time: Duration) -> Self {
         // A time without end is none.
         self.ends = Instant::now().checked_add(time);
         self
     }
 
-    /// It is good until then, by this machine's clock; otherwise as [`expires_in`](Self::expires_in).
+    /// It is good until then, by this machine's clock; otherwise as
+    /// [`expires_in`](Self::expires_in).
     pub fn expires_at(self, at: Timestamp) -> Self {
         let left = at.duration_since(Timestamp::now());
         self.expires_in(Duration::try_from(left).unwrap_or(Duration::ZERO))
     }
 }
 
-type Asked<'a> = Pin<Box<dyn Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send + 'a>>;
+type Asked<'a> =
+    Pin<Box<dyn Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send + 'a>>;
 
 /// Any source of tokens.
 #[derive(Clone)]

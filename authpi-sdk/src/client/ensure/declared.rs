@@ -16,7 +16,8 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Diff {
-    /// The members that differed, in AuthPI's words. `auth` means that the webhook was replaced by another.
+    /// The members that differed, in AuthPI's words. `auth` means that the webhook was replaced by
+    /// another.
     pub members: Vec<&'static str>,
     /// Event types that were missing.
     pub events_added: Vec<String>,
@@ -43,22 +44,31 @@ impl Diff {
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.members.join(", "))?;
-        self.events_added.iter().try_for_each(|event| write!(f, " +{event}"))?;
-        self.events_removed.iter().try_for_each(|event| write!(f, " -{event}"))
+        self.events_added
+            .iter()
+            .try_for_each(|event| write!(f, " +{event}"))?;
+        self.events_removed
+            .iter()
+            .try_for_each(|event| write!(f, " -{event}"))
     }
 }
 
-/// Whether the webhook authenticates its deliveries otherwise than declared, which only another webhook can mend. A kind that
-/// this version does not know is left as it is.
+/// Whether the webhook authenticates its deliveries otherwise than declared, which only another
+/// webhook can mend. A kind that this version does not know is left as it is.
 pub(super) fn authenticates_otherwise(declared: &CreateWebhookInput, there: &Webhook) -> bool {
     let known = !matches!(there.auth, crate::client::WebhookAuth::Unknown(_));
-    known && declared.auth.as_ref().is_some_and(|declared| declared.tag() != there.auth.tag())
+    known
+        && declared
+            .auth
+            .as_ref()
+            .is_some_and(|declared| declared.tag() != there.auth.tag())
 }
 
-/// What differs, and the patch that mends it; name, URL and authentication apart, which make another webhook of it. What the spec
-/// does not say is left as it is, and so is the status.
+/// What differs, and the patch that mends it; name, URL and authentication apart, which make
+/// another webhook of it. What the spec does not say is left as it is, and so is the status.
 ///
-/// Of objects without documented members, those declared must be there; more may be, since AuthPI may fill in its own.
+/// Of objects without documented members, those declared must be there; more may be, since AuthPI
+/// may fill in its own.
 pub(super) fn compare(
     declared: &CreateWebhookInput,
     mark: Option<&Mark>,
@@ -76,15 +86,24 @@ pub(super) fn compare(
         let present: BTreeSet<_> = there.events.iter().map(String::as_str).collect();
         if wanted != present {
             diff.members.push("events");
-            diff.events_added = wanted.difference(&present).map(ToString::to_string).collect();
-            diff.events_removed = present.difference(&wanted).map(ToString::to_string).collect();
+            diff.events_added = wanted
+                .difference(&present)
+                .map(ToString::to_string)
+                .collect();
+            diff.events_removed = present
+                .difference(&wanted)
+                .map(ToString::to_string)
+                .collect();
             patch = patch.events(events.iter().cloned());
         }
     }
     if let Some(subjects) = &declared.subjects {
         let there = there.subjects.as_deref().unwrap_or_default();
         if subjects.len() != there.len()
-            || !there.iter().zip(subjects).all(|(there, subject)| covers(Some(there), subject))
+            || !there
+                .iter()
+                .zip(subjects)
+                .all(|(there, subject)| covers(Some(there), subject))
         {
             diff.members.push("subjects");
             patch = patch.subjects(subjects.clone());
@@ -102,11 +121,17 @@ pub(super) fn compare(
         diff.members.push("circuit_breaker");
         patch = patch.circuit_breaker(breaker.clone());
     }
-    let metadata_covers = declared.metadata.as_ref().is_none_or(|metadata| covers(there.metadata.as_ref(), metadata));
+    let metadata_covers = declared
+        .metadata
+        .as_ref()
+        .is_none_or(|metadata| covers(there.metadata.as_ref(), metadata));
     if !metadata_covers || mark.is_none() {
         diff.members.push("metadata");
         // Known by its secret alone, it is ours from now on by its mark as well.
-        let known = || Mark { key: "known-by-its-secret".to_owned(), purpose: super::mark::Purpose::default() };
+        let known = || Mark {
+            key: "known-by-its-secret".to_owned(),
+            purpose: super::mark::Purpose::default(),
+        };
         let mark = mark.cloned().unwrap_or_else(known);
         patch = patch.metadata(mark.onto(there.metadata.as_ref(), declared.metadata.as_ref())?);
     }
@@ -115,8 +140,12 @@ pub(super) fn compare(
 
 /// Whether all that is declared is there. JSON that cannot be read covers nothing.
 fn covers(there: Option<&RawJson>, declared: &RawJson) -> bool {
-    let Some(Ok(there)) = there.map(RawJson::read::<Value>) else { return false };
-    declared.read::<Value>().is_ok_and(|declared| same::covers(&there, &declared))
+    let Some(Ok(there)) = there.map(RawJson::read::<Value>) else {
+        return false;
+    };
+    declared
+        .read::<Value>()
+        .is_ok_and(|declared| same::covers(&there, &declared))
 }
 
 #[cfg(test)]
@@ -131,35 +160,56 @@ mod tests {
             "id": "wh_1", "account_id": "acc_1", "name": "users", "url": "https://example.com", "auth": {"type": "signature"},
             "events": ["user.created", "user.updated"], "created_at": 1, "metadata": {"authpi_sdk_key": "ab", "team": "x"},
         });
-        whole.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(members.as_object().unwrap().clone());
         serde_json::from_value(whole).unwrap()
     }
 
     fn diff(spec: &WebhookSpec, there: &Webhook) -> (String, Value) {
         let (diff, patch) = compare(&spec.to_input(), Mark::of(there).as_ref(), there).unwrap();
-        (diff.to_string(), serde_json::to_value(patch.as_input()).unwrap())
+        (
+            diff.to_string(),
+            serde_json::to_value(patch.as_input()).unwrap(),
+        )
     }
 
     fn spec() -> WebhookSpec {
-        WebhookSpec::new("users", "https://example.com").events([EventType::UserUpdated, EventType::UserCreated])
+        WebhookSpec::new("users", "https://example.com")
+            .events([EventType::UserUpdated, EventType::UserCreated])
     }
 
     #[test]
     fn what_the_spec_does_not_say_is_left_as_it_is() {
-        let there = webhook(&json!({"description": "by hand", "status": "disabled", "retry": {"max": 3}}));
+        let there =
+            webhook(&json!({"description": "by hand", "status": "disabled", "retry": {"max": 3}}));
         assert_eq!(diff(&spec(), &there), (String::new(), json!({})));
     }
 
     #[test]
     fn what_differs_is_named_and_mended() {
         let raw = |value: Value| RawJson::new(&value).unwrap();
-        let there = webhook(&json!({"retry": {"max": 3, "base": 1}, "subjects": [{"user_id": "u"}]}));
-        let wanted = spec().events([EventType::UserCreated, EventType::UserDeleted]).description("d");
-        let wanted = wanted.retry(raw(json!({"max": 3.0}))).circuit_breaker(raw(json!({"after": 2})));
-        let wanted = wanted.subjects([raw(json!({"user_id": "v"}))]).metadata(raw(json!({"cost": "7"})));
+        let there =
+            webhook(&json!({"retry": {"max": 3, "base": 1}, "subjects": [{"user_id": "u"}]}));
+        let wanted = spec()
+            .events([EventType::UserCreated, EventType::UserDeleted])
+            .description("d");
+        let wanted = wanted
+            .retry(raw(json!({"max": 3.0})))
+            .circuit_breaker(raw(json!({"after": 2})));
+        let wanted = wanted
+            .subjects([raw(json!({"user_id": "v"}))])
+            .metadata(raw(json!({"cost": "7"})));
         let (told, patch) = diff(&wanted, &there);
-        assert_eq!(told, "description, events, subjects, circuit_breaker, metadata +user.deleted -user.updated");
-        assert_eq!(patch["metadata"], json!({"authpi_sdk_key": "ab", "cost": "7", "team": "x"}));
+        assert_eq!(
+            told,
+            "description, events, subjects, circuit_breaker, metadata +user.deleted -user.updated"
+        );
+        assert_eq!(
+            patch["metadata"],
+            json!({"authpi_sdk_key": "ab", "cost": "7", "team": "x"})
+        );
         assert_eq!(patch["events"], json!(["user.created", "user.deleted"]));
         assert_eq!(patch.get("retry"), None);
     }
@@ -168,14 +218,23 @@ mod tests {
     fn a_webhook_that_lost_its_mark_gets_one() {
         let (told, patch) = diff(&spec(), &webhook(&json!({"metadata": null})));
         assert_eq!(told, "metadata");
-        assert_eq!(patch["metadata"], json!({"authpi_sdk_key": "known-by-its-secret"}));
+        assert_eq!(
+            patch["metadata"],
+            json!({"authpi_sdk_key": "known-by-its-secret"})
+        );
     }
 
     #[test]
     fn an_unknown_kind_of_authentication_is_not_replaced() {
         let input = spec().to_input();
-        assert!(authenticates_otherwise(&input, &webhook(&json!({"auth": {"type": "bearer"}}))));
+        assert!(authenticates_otherwise(
+            &input,
+            &webhook(&json!({"auth": {"type": "bearer"}}))
+        ));
         assert!(!authenticates_otherwise(&input, &webhook(&json!({}))));
-        assert!(!authenticates_otherwise(&input, &webhook(&json!({"auth": {"type": "signature-2027"}}))));
+        assert!(!authenticates_otherwise(
+            &input,
+            &webhook(&json!({"auth": {"type": "signature-2027"}}))
+        ));
     }
 }

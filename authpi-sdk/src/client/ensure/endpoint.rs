@@ -9,20 +9,24 @@ use crate::client::{ETag, Webhook};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Endpoint {
-    /// The webhook. Its `status` is not changed by `ensure`: one that somebody has paused stays paused, and one that fails goes on
-    /// failing until it is enabled (`WebhookPatch::enable`).
+    /// The webhook. Its `status` is not changed by `ensure`: one that somebody has paused stays
+    /// paused, and one that fails goes on failing until it is enabled (`WebhookPatch::enable`).
     pub webhook: Webhook,
     /// Its state; what [`Call::if_match`](crate::client::Call::if_match) takes.
     pub etag: Option<ETag>,
-    /// The webhook that is about to replace it, while a [rotation](crate::client::Webhooks::rotate) is under way.
+    /// The webhook that is about to replace it, while a [rotation](crate::client::Webhooks::rotate)
+    /// is under way.
     pub successor: Option<Webhook>,
-    /// Ids of webhooks that were deleted: twins that other replicas had made at the same time, and what was replaced.
+    /// Ids of webhooks that were deleted: twins that other replicas had made at the same time, and
+    /// what was replaced.
     pub removed: Vec<String>,
-    /// Ids of webhooks of the same name and URL that are not ours, and were left alone. They deliver the same events again.
+    /// Ids of webhooks of the same name and URL that are not ours, and were left alone. They
+    /// deliver the same events again.
     pub others: Vec<String>,
 }
 
-/// What [`ensure`](crate::client::Webhooks::ensure) found and did. `Display` says it in one line for the log.
+/// What [`ensure`](crate::client::Webhooks::ensure) found and did. `Display` says it in one line
+/// for the log.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a secret may be lost"]
 #[non_exhaustive]
@@ -33,16 +37,19 @@ pub enum Ensured {
     Updated(Endpoint, Diff),
     /// It is as the spec wants it.
     Unchanged(Endpoint),
-    /// Its secret was lost, and it was replaced by one whose secret is kept now ([`Ensure::renew_lost_secret`]).
+    /// Its secret was lost, and it was replaced by one whose secret is kept now
+    /// ([`Ensure::renew_lost_secret`]).
     ///
     /// [`Ensure::renew_lost_secret`]: super::Ensure::renew_lost_secret
     Renewed(Endpoint),
-    /// It is there, and its secret is not in the store: nothing that it delivers can be verified. **Nothing was changed.**
+    /// It is there, and its secret is not in the store: nothing that it delivers can be verified.
+    /// **Nothing was changed.**
     ///
-    /// Either the store is not the one that the secret was kept in (each replica has a file of its own, the volume was
-    /// lost), or the webhook was made elsewhere. Save the secret in the store where somebody still has it; else call `ensure` with
-    /// [`renew_lost_secret`](super::Ensure::renew_lost_secret), which replaces the webhook. Other replicas that still know the secret
-    /// must read the store again then.
+    /// Either the store is not the one that the secret was kept in (each replica has a file of its
+    /// own, the volume was lost), or the webhook was made elsewhere. Save the secret in the store
+    /// where somebody still has it; else call `ensure` with
+    /// [`renew_lost_secret`](super::Ensure::renew_lost_secret), which replaces the webhook. Other
+    /// replicas that still know the secret must read the store again then.
     SecretLost(Endpoint),
 }
 
@@ -66,7 +73,13 @@ impl Ensured {
 
 impl fmt::Display for Ensured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Endpoint { webhook, successor, removed, others, .. } = self.endpoint();
+        let Endpoint {
+            webhook,
+            successor,
+            removed,
+            others,
+            ..
+        } = self.endpoint();
         let id = &webhook.id;
         match self {
             Self::Created(_) => write!(f, "webhook {id} created")?,
@@ -85,7 +98,11 @@ impl fmt::Display for Ensured {
             write!(f, "; deleted {}", removed.join(", "))?;
         }
         if !others.is_empty() {
-            write!(f, "; left alone {} of the same name and URL, which we did not make", others.join(", "))?;
+            write!(
+                f,
+                "; left alone {} of the same name and URL, which we did not make",
+                others.join(", ")
+            )?;
         }
         Ok(())
     }

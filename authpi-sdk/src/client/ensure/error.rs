@@ -2,17 +2,19 @@ use std::{error::Error as StdError, fmt};
 
 use crate::client::{Error, SecretStoreError};
 
-/// Why an endpoint could not be ensured or rotated. What was done until then stays done, and doing it again goes on from there.
+/// Why an endpoint could not be ensured or rotated. What was done until then stays done, and doing
+/// it again goes on from there.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EndpointError {
     /// A call to AuthPI failed.
     Call(Error),
-    /// The store of secrets failed. A webhook may have been made whose secret is not kept: the same again within 24 hours gets it
-    /// back, with the same credential and spec.
+    /// The store of secrets failed. A webhook may have been made whose secret is not kept: the same
+    /// again within 24 hours gets it back, with the same credential and spec.
     Secrets(SecretStoreError),
-    /// It did not come to rest: other replicas keep changing the same webhook, or a replayed answer is of a webhook that is gone,
-    /// again and again. Or the webhook that a rotation made is gone, so that the old one must stay. The message tells which.
+    /// It did not come to rest: other replicas keep changing the same webhook, or a replayed answer
+    /// is of a webhook that is gone, again and again. Or the webhook that a rotation made is gone,
+    /// so that the old one must stay. The message tells which.
     Unsettled(&'static str),
 }
 

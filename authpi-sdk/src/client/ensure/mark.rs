@@ -1,7 +1,8 @@
 //! What tells our webhooks from others', and our `create` calls from each other.
 //!
-//! AuthPI documents `metadata` as key-value pairs on every resource that only administrators see. So the mark is a few text
-//! members of it. (`description` would be shown in lists too, but belongs to people.)
+//! AuthPI documents `metadata` as key-value pairs on every resource that only administrators see.
+//! So the mark is a few text members of it. (`description` would be shown in lists too, but belongs
+//! to people.)
 
 use std::collections::BTreeMap;
 
@@ -41,23 +42,34 @@ impl Mark {
     pub(super) fn of(webhook: &Webhook) -> Option<Self> {
         let (mut key, mut replaces, mut rotation) = (None, None, None);
         let read = |value: &RawValue| String::from_raw(value).ok();
-        members(webhook.metadata.as_ref()?.as_raw_value(), &mut |name, value| {
-            match name {
-                KEY => key = read(value),
-                REPLACES => replaces = read(value),
-                ROTATION => rotation = read(value),
-                _ => {}
-            }
-            Ok(())
-        })
+        members(
+            webhook.metadata.as_ref()?.as_raw_value(),
+            &mut |name, value| {
+                match name {
+                    KEY => key = read(value),
+                    REPLACES => replaces = read(value),
+                    ROTATION => rotation = read(value),
+                    _ => {}
+                }
+                Ok(())
+            },
+        )
         .ok()?;
-        Some(Self { key: key?, purpose: Purpose { replaces, rotation } })
+        Some(Self {
+            key: key?,
+            purpose: Purpose { replaces, rotation },
+        })
     }
 
     /// The metadata that is there, with that of the spec and this mark in it.
-    pub(super) fn onto(&self, there: Option<&RawJson>, declared: Option<&RawJson>) -> Result<RawJson, Error> {
+    pub(super) fn onto(
+        &self,
+        there: Option<&RawJson>,
+        declared: Option<&RawJson>,
+    ) -> Result<RawJson, Error> {
         let mut all = BTreeMap::<String, Box<RawValue>>::new();
-        // Metadata that is no object is a mistake where it is ours, and not ours to judge where it is not.
+        // Metadata that is no object is a mistake where it is ours, and not ours to judge where it
+        // is not.
         if let Some(Ok(there)) = there.map(RawJson::read::<BTreeMap<_, _>>) {
             all.extend(there);
         }
@@ -66,16 +78,24 @@ impl Mark {
             all.extend(declared.read::<BTreeMap<_, _>>().map_err(not_an_object)?);
         }
         let Purpose { replaces, rotation } = &self.purpose;
-        for (name, text) in [(KEY, Some(&self.key)), (REPLACES, replaces.as_ref()), (ROTATION, rotation.as_ref())] {
+        for (name, text) in [
+            (KEY, Some(&self.key)),
+            (REPLACES, replaces.as_ref()),
+            (ROTATION, rotation.as_ref()),
+        ] {
             if let Some(text) = text {
-                all.insert(name.to_owned(), serde_json::value::to_raw_value(text).map_err(not_an_object)?);
+                all.insert(
+                    name.to_owned(),
+                    serde_json::value::to_raw_value(text).map_err(not_an_object)?,
+                );
             }
         }
         RawJson::new(&all).map_err(not_an_object)
     }
 }
 
-/// A `create` call that can be made again, by anyone who declares the same with the same credential.
+/// A `create` call that can be made again, by anyone who declares the same with the same
+/// credential.
 pub(super) struct Making {
     pub(super) idempotency_key: String,
     /// The spec with the mark in it.
@@ -84,8 +104,8 @@ pub(super) struct Making {
 }
 
 impl Making {
-    /// The call of one generation. With a credential that changes from hour to hour there is nothing secret to derive a key from:
-    /// the key is random then, and the call is not made again.
+    /// The call of one generation. With a credential that changes from hour to hour there is
+    /// nothing secret to derive a key from: the key is random then, and the call is not made again.
     pub(super) fn new(
         client: &Client,
         account_id: &str,
@@ -97,9 +117,16 @@ impl Making {
             Some(secret) => derived(secret, account_id, spec, purpose, generation)?,
             None => idempotency::fresh()?,
         };
-        let mark = Mark { key: fingerprint(&idempotency_key), purpose: purpose.clone() };
+        let mark = Mark {
+            key: fingerprint(&idempotency_key),
+            purpose: purpose.clone(),
+        };
         let metadata = mark.onto(None, spec.to_input().metadata.as_ref())?;
-        Ok(Self { spec: spec.clone().metadata(metadata), idempotency_key, mark })
+        Ok(Self {
+            spec: spec.clone().metadata(metadata),
+            idempotency_key,
+            mark,
+        })
     }
 }
 
@@ -110,7 +137,8 @@ fn derived(
     purpose: &Purpose,
     generation: u32,
 ) -> Result<String, Error> {
-    let body = serde_json::to_vec(&spec.to_input()).map_err(|_| Error::invalid_argument("the spec is no JSON"))?;
+    let body = serde_json::to_vec(&spec.to_input())
+        .map_err(|_| Error::invalid_argument("the spec is no JSON"))?;
     let mut mac = Hmac::<Sha256>::new_from_slice(secret)
         .map_err(|_| Error::invalid_argument("the credential is of no use as a key"))?;
     let input = spec.to_input();
@@ -123,9 +151,17 @@ fn derived(
         replaces.as_deref(),
         rotation.as_deref(),
     ];
-    for part in parts.map(|part| part.map(str::as_bytes)).into_iter().chain([Some(&body[..])]) {
+    for part in parts
+        .map(|part| part.map(str::as_bytes))
+        .into_iter()
+        .chain([Some(&body[..])])
+    {
         // Each with its length, so that no two lists of parts are one text.
-        mac.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+        mac.update(
+            &part
+                .map_or(u64::MAX, |part| part.len() as u64)
+                .to_le_bytes(),
+        );
         mac.update(part.unwrap_or_default());
     }
     mac.update(&generation.to_le_bytes());
@@ -142,24 +178,49 @@ mod tests {
     use super::*;
     use crate::event::EventType;
 
-    fn key(secret: &str, account: &str, spec: &WebhookSpec, purpose: &Purpose, generation: u32) -> String {
+    fn key(
+        secret: &str,
+        account: &str,
+        spec: &WebhookSpec,
+        purpose: &Purpose,
+        generation: u32,
+    ) -> String {
         derived(secret.as_bytes(), account, spec, purpose, generation).unwrap()
     }
 
     #[test]
     fn a_key_is_the_same_for_the_same_and_another_for_anything_else() {
-        let spec = WebhookSpec::new("users", "https://example.com/h").events([EventType::UserCreated]);
+        let spec =
+            WebhookSpec::new("users", "https://example.com/h").events([EventType::UserCreated]);
         let none = Purpose::default();
-        let rotation = Purpose { replaces: Some("wh_1".into()), rotation: Some("2026-11".into()) };
-        let replacing = Purpose { rotation: None, ..rotation.clone() };
+        let rotation = Purpose {
+            replaces: Some("wh_1".into()),
+            rotation: Some("2026-11".into()),
+        };
+        let replacing = Purpose {
+            rotation: None,
+            ..rotation.clone()
+        };
         let first = key("s", "acc_1", &spec, &none, 0);
         assert_eq!(first, key("s", "acc_1", &spec, &none, 0));
         assert_eq!(first.len(), "ensure-".len() + 64);
         let others = [
             key("t", "acc_1", &spec, &none, 0),
             key("s", "acc_2", &spec, &none, 0),
-            key("s", "acc_1", &spec.clone().events([EventType::UserDeleted]), &none, 0),
-            key("s", "acc_1", &WebhookSpec::new("user", "https://example.com/h").all_events(), &none, 0),
+            key(
+                "s",
+                "acc_1",
+                &spec.clone().events([EventType::UserDeleted]),
+                &none,
+                0,
+            ),
+            key(
+                "s",
+                "acc_1",
+                &WebhookSpec::new("user", "https://example.com/h").all_events(),
+                &none,
+                0,
+            ),
             key("s", "acc_1", &spec, &rotation, 0),
             key("s", "acc_1", &spec, &replacing, 0),
             key("s", "acc_1", &spec, &none, 1),
@@ -172,11 +233,31 @@ mod tests {
 
     #[test]
     fn a_mark_is_found_again_and_leaves_other_metadata_alone() {
-        let json = |text: &str| RawJson::new(&serde_json::from_str::<serde_json::Value>(text).unwrap()).unwrap();
-        let purpose = Purpose { replaces: Some("wh_1".into()), rotation: None };
-        let mark = Mark { key: "ab".into(), purpose };
-        let metadata = mark.onto(Some(&json(r#"{"a":1,"team":"x"}"#)), Some(&json(r#"{"team":"y"}"#))).unwrap();
-        assert_eq!(metadata.get(), r#"{"a":1,"authpi_sdk_key":"ab","authpi_sdk_replaces":"wh_1","team":"y"}"#);
-        assert!(mark.onto(None, Some(&json("[1]"))).unwrap_err().is_invalid_argument());
+        let json = |text: &str| {
+            RawJson::new(&serde_json::from_str::<serde_json::Value>(text).unwrap()).unwrap()
+        };
+        let purpose = Purpose {
+            replaces: Some("wh_1".into()),
+            rotation: None,
+        };
+        let mark = Mark {
+            key: "ab".into(),
+            purpose,
+        };
+        let metadata = mark
+            .onto(
+                Some(&json(r#"{"a":1,"team":"x"}"#)),
+                Some(&json(r#"{"team":"y"}"#)),
+            )
+            .unwrap();
+        assert_eq!(
+            metadata.get(),
+            r#"{"a":1,"authpi_sdk_key":"ab","authpi_sdk_replaces":"wh_1","team":"y"}"#
+        );
+        assert!(
+            mark.onto(None, Some(&json("[1]")))
+                .unwrap_err()
+                .is_invalid_argument()
+        );
     }
 }

@@ -19,15 +19,18 @@ use crate::{
 const ROUNDS: u32 = 16;
 
 impl Webhooks {
-    /// Gives the endpoint another secret, with documented calls only: a second webhook of the same name and URL is made, its
-    /// secret joins the store, and when all receivers know it, [`Rotation::finish`] deletes the first. Between the two both deliver, and
-    /// the ledger sees to it that each event is handled once.
+    /// Gives the endpoint another secret, with documented calls only: a second webhook of the same
+    /// name and URL is made, its secret joins the store, and when all receivers know it,
+    /// [`Rotation::finish`] deletes the first. Between the two both deliver, and the ledger sees to
+    /// it that each event is handled once.
     ///
-    /// `name` names this rotation, such as `2026-11`. It makes the call repeatable: under the same name it goes on where a crash
-    /// stopped it, from any replica, and does nothing once it is finished. It must be another name each time.
+    /// `name` names this rotation, such as `2026-11`. It makes the call repeatable: under the same
+    /// name it goes on where a crash stopped it, from any replica, and does nothing once it is
+    /// finished. It must be another name each time.
     ///
-    /// The endpoint must [be there](Webhooks::ensure). What the spec says is what the second webhook gets; changes made by hand to the
-    /// first are not carried over. It begins active, whatever the status of the first.
+    /// The endpoint must [be there](Webhooks::ensure). What the spec says is what the second
+    /// webhook gets; changes made by hand to the first are not carried over. It begins active,
+    /// whatever the status of the first.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -44,15 +47,21 @@ impl Webhooks {
     /// ```
     ///
     /// # Errors
-    /// As for `ensure`; and [`Error::is_invalid_argument`] when the endpoint is not there, when the spec has no secret to rotate or one of your
-    /// own, or when a rotation by another name is under way: finish that first.
+    /// As for `ensure`; and [`Error::is_invalid_argument`] when the endpoint is not there, when the
+    /// spec has no secret to rotate or one of your own, or when a rotation by another name is under
+    /// way: finish that first.
     pub fn rotate<'s, S: SecretStore>(
         &self,
         name: impl Into<String>,
         spec: &WebhookSpec,
         secrets: &'s S,
     ) -> Rotate<'s, S> {
-        Rotate { webhooks: self.clone(), name: name.into(), spec: spec.clone(), secrets }
+        Rotate {
+            webhooks: self.clone(),
+            name: name.into(),
+            spec: spec.clone(),
+            secrets,
+        }
     }
 }
 
@@ -67,7 +76,10 @@ pub struct Rotate<'s, S> {
 
 impl<S> fmt::Debug for Rotate<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rotate").field("name", &self.name).field("spec", &self.spec).finish_non_exhaustive()
+        f.debug_struct("Rotate")
+            .field("name", &self.name)
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,24 +90,46 @@ impl<'s, S: SecretStore> IntoFuture for Rotate<'s, S> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (old, new) = {
-                let work = Work::new(&self.webhooks, &self.spec, self.secrets, DEFAULT_SECRET_WAIT).await?;
+                let work = Work::new(
+                    &self.webhooks,
+                    &self.spec,
+                    self.secrets,
+                    DEFAULT_SECRET_WAIT,
+                )
+                .await?;
                 begin(&work, &self.name).await?
             };
-            Ok(Rotation { webhooks: self.webhooks, spec: self.spec, secrets: self.secrets, old, new })
+            Ok(Rotation {
+                webhooks: self.webhooks,
+                spec: self.spec,
+                secrets: self.secrets,
+                old,
+                new,
+            })
         })
     }
 }
 
 /// The webhook that is to go, if it has not gone yet, and the one that takes its place.
-async fn begin<S: SecretStore>(work: &Work<'_, S>, name: &str) -> Result<(Option<Ours>, Webhook), EndpointError> {
+async fn begin<S: SecretStore>(
+    work: &Work<'_, S>,
+    name: &str,
+) -> Result<(Option<Ours>, Webhook), EndpointError> {
     if !work.makes_a_secret() {
         let why = "there is nothing to rotate: AuthPI makes no secret for what the spec declares";
         return Err(Error::invalid_argument(why).into());
     }
     for _ in 0..ROUNDS {
         let kept = work.kept().await?;
-        let Standing { head, successor, .. } = work.look(&kept).await?;
-        let named = |ours: &Ours| ours.mark.as_ref().and_then(|mark| mark.purpose.rotation.as_deref()) == Some(name);
+        let Standing {
+            head, successor, ..
+        } = work.look(&kept).await?;
+        let named = |ours: &Ours| {
+            ours.mark
+                .as_ref()
+                .and_then(|mark| mark.purpose.rotation.as_deref())
+                == Some(name)
+        };
         match (head, successor) {
             (None, _) => {
                 let why = "there is no webhook of this name and URL whose secret could be rotated: ensure it first";
@@ -118,7 +152,9 @@ async fn begin<S: SecretStore>(work: &Work<'_, S>, name: &str) -> Result<(Option
             }
         }
     }
-    Err(EndpointError::Unsettled("the rotation does not come to rest: something else keeps changing the webhooks"))
+    Err(EndpointError::Unsettled(
+        "the rotation does not come to rest: something else keeps changing the webhooks",
+    ))
 }
 
 /// A rotation that has begun: both webhooks deliver, and the secrets of both are in the store.
@@ -160,14 +196,19 @@ impl<S: SecretStore> Rotation<'_, S> {
         Ok(self.secrets.keys(&self.spec.to_input().name).await?)
     }
 
-    /// When the secret of each webhook last matched a delivery, in this process: what [`KeyRing::last_match`] tells.
+    /// When the secret of each webhook last matched a delivery, in this process: what
+    /// [`KeyRing::last_match`] tells.
     pub fn matches(&self, ring: &KeyRing) -> LastMatches {
         let of = |webhook: &Webhook| ring.last_match(&webhook.id);
-        LastMatches { old: self.old().and_then(of), new: of(&self.new) }
+        LastMatches {
+            old: self.old().and_then(of),
+            new: of(&self.new),
+        }
     }
 
-    /// Waits until the new secret has matched a delivery in this process, at most for `within`; whether it did. Where no event happens,
-    /// none is delivered, and nothing is wrong all the same.
+    /// Waits until the new secret has matched a delivery in this process, at most for `within`;
+    /// whether it did. Where no event happens, none is delivered, and nothing is wrong all the
+    /// same.
     pub async fn in_use(&self, ring: &KeyRing, within: Duration) -> bool {
         let until = Instant::now() + within.min(Duration::from_hours(24 * 365));
         loop {
@@ -182,20 +223,27 @@ impl<S: SecretStore> Rotation<'_, S> {
         }
     }
 
-    /// Deletes the old webhook if the new one is still there; the old secret is trusted for another hour, for what is still on its way. To be called when every receiver
-    /// knows the new secret. What failed on the old webhook is deleted with it; the new one has had the same events since it was made.
+    /// Deletes the old webhook if the new one is still there; the old secret is trusted for another
+    /// hour, for what is still on its way. To be called when every receiver knows the new secret.
+    /// What failed on the old webhook is deleted with it; the new one has had the same events since
+    /// it was made.
     ///
     /// It may be called again, and from any replica: what is gone already is no error.
     ///
     /// # Errors
-    /// When a call or the store fails; and [`EndpointError::Unsettled`] when the new webhook is gone: the old one stays then, and the same
-    /// rotation begins anew with [`Webhooks::rotate`].
+    /// When a call or the store fails; and [`EndpointError::Unsettled`] when the new webhook is
+    /// gone: the old one stays then, and the same rotation begins anew with [`Webhooks::rotate`].
     pub async fn finish(&self) -> Result<(), EndpointError> {
         let Some(old) = &self.old else { return Ok(()) };
         let work = Work::new(&self.webhooks, &self.spec, self.secrets, Duration::ZERO).await?;
-        // Or nothing would be delivered any more. Where both are gone, another replica has finished this, or a later rotation.
-        if there(&self.webhooks, &self.new.id).await?.is_none() && there(&self.webhooks, old.id()).await?.is_some() {
-            return Err(EndpointError::Unsettled("the new webhook is gone: rotate again; the old one stays"));
+        // Or nothing would be delivered any more. Where both are gone, another replica has finished
+        // this, or a later rotation.
+        if there(&self.webhooks, &self.new.id).await?.is_none()
+            && there(&self.webhooks, old.id()).await?.is_some()
+        {
+            return Err(EndpointError::Unsettled(
+                "the new webhook is gone: rotate again; the old one stays",
+            ));
         }
         let mut old = old.clone();
         for _ in 0..ROUNDS {
@@ -209,7 +257,9 @@ impl<S: SecretStore> Rotation<'_, S> {
                 None => old.got.etag = None,
             }
         }
-        Err(EndpointError::Unsettled("the old webhook cannot be deleted: something else keeps changing it"))
+        Err(EndpointError::Unsettled(
+            "the old webhook cannot be deleted: something else keeps changing it",
+        ))
     }
 }
 

@@ -16,19 +16,24 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// The cursor of the next page, as AuthPI gave it.
     pub next_cursor: Option<String>,
-    /// Whether AuthPI says that another page follows. A short or empty page does not mean that none does.
+    /// Whether AuthPI says that another page follows. A short or empty page does not mean that none
+    /// does.
     pub has_more: bool,
     /// How many items of this page AuthPI could not show.
     pub invalid_count: u64,
-    /// Items that this version cannot read, as they came: a member that must be there is missing or has another shape than described.
-    /// They are logged, and the others of the page are in `items`. (An optional member of another shape is read as absent.)
+    /// Items that this version cannot read, as they came: a member that must be there is missing or
+    /// has another shape than described. They are logged, and the others of the page are in
+    /// `items`. (An optional member of another shape is read as absent.)
     pub unreadable: Vec<RawJson>,
 }
 
 impl<T> Page<T> {
-    /// The cursor to go on with, if there is more: what [`Call::cursor`](crate::client::Call::cursor) takes.
+    /// The cursor to go on with, if there is more: what
+    /// [`Call::cursor`](crate::client::Call::cursor) takes.
     pub fn next_page(&self) -> Option<&str> {
-        self.next_cursor.as_deref().filter(|cursor| self.has_more && !cursor.is_empty())
+        self.next_cursor
+            .as_deref()
+            .filter(|cursor| self.has_more && !cursor.is_empty())
     }
 }
 
@@ -57,7 +62,8 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
         }
         Ok(Self {
             data: items,
-            // Where it cannot be read, there may be more: the items are given, and the end is not taken for granted.
+            // Where it cannot be read, there may be more: the items are given, and the end is not
+            // taken for granted.
             has_more: json::optional("has_more", has_more).unwrap_or(true),
             next_cursor: json::optional("next_cursor", next_cursor),
             invalid_count: json::optional("invalid_count", invalid_count),
@@ -68,15 +74,29 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
 
 impl<T> From<PageWire<T>> for Page<T> {
     fn from(wire: PageWire<T>) -> Self {
-        let PageWire { data, has_more, next_cursor, invalid_count, unreadable } = wire;
+        let PageWire {
+            data,
+            has_more,
+            next_cursor,
+            invalid_count,
+            unreadable,
+        } = wire;
         if !unreadable.is_empty() {
             tracing::warn!(
                 count = unreadable.len(),
                 "items of a page cannot be read; they are left out, see `Page::unreadable`"
             );
         }
-        let invalid_count = invalid_count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-        Self { items: data, next_cursor, has_more, invalid_count, unreadable }
+        let invalid_count = invalid_count
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(0);
+        Self {
+            items: data,
+            next_cursor,
+            has_more,
+            invalid_count,
+            unreadable,
+        }
     }
 }
 
@@ -86,12 +106,21 @@ mod tests {
 
     fn empty(has_more: bool, cursor: Option<&str>) -> Page<u8> {
         let next_cursor = cursor.map(Into::into);
-        Page { items: Vec::new(), next_cursor, has_more, invalid_count: 0, unreadable: Vec::new() }
+        Page {
+            items: Vec::new(),
+            next_cursor,
+            has_more,
+            invalid_count: 0,
+            unreadable: Vec::new(),
+        }
     }
 
     #[test]
     fn mistake_18_a_short_or_empty_page_is_not_taken_for_the_last() {
-        let page = |items: &[u8], more, cursor: Option<&str>| Page { items: items.to_vec(), ..empty(more, cursor) };
+        let page = |items: &[u8], more, cursor: Option<&str>| Page {
+            items: items.to_vec(),
+            ..empty(more, cursor)
+        };
         assert_eq!(page(&[], true, Some("c")).next_page(), Some("c"));
         assert_eq!(page(&[1, 2, 3], false, Some("c")).next_page(), None);
         assert_eq!(page(&[1, 2, 3], true, None).next_page(), None);

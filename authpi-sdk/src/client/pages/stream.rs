@@ -16,16 +16,24 @@ use super::Page;
 use crate::client::{Call, Paged, answer::Answer, error::Error};
 
 impl<O: Paged> Call<O> {
-    /// All pages of the list, one after the other, beginning at the [`cursor`](Call::cursor) if one is given.
+    /// All pages of the list, one after the other, beginning at the [`cursor`](Call::cursor) if one
+    /// is given.
     ///
-    /// A page is asked for when the stream is polled for it, and each one is a call of its own: the call's timeout is for one page.
+    /// A page is asked for when the stream is polled for it, and each one is a call of its own: the
+    /// call's timeout is for one page.
     pub fn pages(self) -> Pages<O> {
         Pages::new(self)
     }
 
-    /// All items of the list, page after page; the call's [`limit`](Call::limit) is the size of a page, not the number of items.
+    /// All items of the list, page after page; the call's [`limit`](Call::limit) is the size of a
+    /// page, not the number of items.
     pub fn items(self) -> Items<O> {
-        Items { pages: self.pages(), buffered: Vec::new().into_iter(), from: None, invalid_count: 0 }
+        Items {
+            pages: self.pages(),
+            buffered: Vec::new().into_iter(),
+            from: None,
+            invalid_count: 0,
+        }
     }
 }
 
@@ -33,16 +41,19 @@ type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, 
 
 /// The pages of a list: see [`Call::pages`].
 ///
-/// **It ends** when AuthPI says that there is no more, never because a page is short or empty; and with the first error, which is
-/// its last element. What came before the error stays good, [`cursor`](Self::cursor) tells which page could not be had, and after
-/// [`resume`](Self::resume) the next element is that page again. (It does not go on by itself, so that a loop that passes over
-/// errors ends.)
+/// **It ends** when AuthPI says that there is no more, never because a page is short or empty; and
+/// with the first error, which is its last element. What came before the error stays good,
+/// [`cursor`](Self::cursor) tells which page could not be had, and after [`resume`](Self::resume)
+/// the next element is that page again. (It does not go on by itself, so that a loop that passes
+/// over errors ends.)
 ///
-/// A page that says that there are more (`has_more`) and names no cursor, or an empty one, is no end either: after that page comes
-/// [`Error::is_malformed_response`], and [`resume`](Self::resume) asks for that page again.
+/// A page that says that there are more (`has_more`) and names no cursor, or an empty one, is no
+/// end either: after that page comes [`Error::is_malformed_response`], and [`resume`](Self::resume)
+/// asks for that page again.
 ///
-/// A list whose cursors come round again has no end: the stream notices the first cursor that it has followed before, and ends
-/// with [`Error::is_malformed_response`] after the page that named it.
+/// A list whose cursors come round again has no end: the stream notices the first cursor that it
+/// has followed before, and ends with [`Error::is_malformed_response`] after the page that named
+/// it.
 ///
 /// ```no_run
 /// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
@@ -81,17 +92,24 @@ impl<O: Paged> Pages<O> {
     fn new(mut call: Call<O>) -> Self {
         let cursor = call.operation.window().1.take();
         let followed = cursor.iter().map(|cursor| digest(cursor)).collect();
-        Self { call, cursor, in_flight: None, followed, state: State::More }
+        Self {
+            call,
+            cursor,
+            in_flight: None,
+            followed,
+            state: State::More,
+        }
     }
 
-    /// The next page; none at the end and after an error. It is the stream's `next`, for those who use no stream library. Dropping
-    /// the future loses nothing.
+    /// The next page; none at the end and after an error. It is the stream's `next`, for those who
+    /// use no stream library. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Page<O::Item>, Error>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The cursor of the page that comes next, or that could not be had: what [`Call::cursor`] takes, to go on later or elsewhere.
-    /// None for the first page, and when the list [is finished](Self::is_finished).
+    /// The cursor of the page that comes next, or that could not be had: what [`Call::cursor`]
+    /// takes, to go on later or elsewhere. None for the first page, and when the list [is
+    /// finished](Self::is_finished).
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
@@ -152,10 +170,14 @@ impl<O: Paged> Pages<O> {
 }
 
 fn no_cursor() -> Error {
-    Error::malformed("there are more pages (has_more), but next_cursor is missing", Answer::default())
+    Error::malformed(
+        "there are more pages (has_more), but next_cursor is missing",
+        Answer::default(),
+    )
 }
 
-/// Cursors have any length, and a list any number of them; so much of a hash does not collide by chance.
+/// Cursors have any length, and a list any number of them; so much of a hash does not collide by
+/// chance.
 fn digest(cursor: &str) -> [u8; 16] {
     let digest: [u8; 32] = Sha256::digest(cursor).into();
     let mut half = [0; 16];
@@ -176,7 +198,12 @@ impl<O: Paged> Unpin for Pages<O> {}
 
 impl<O: Paged + fmt::Debug> fmt::Debug for Pages<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { call, cursor, state, .. } = self;
+        let Self {
+            call,
+            cursor,
+            state,
+            ..
+        } = self;
         f.debug_struct("Pages")
             .field("call", call)
             .field("cursor", cursor)
@@ -187,7 +214,8 @@ impl<O: Paged + fmt::Debug> fmt::Debug for Pages<O> {
 
 /// The items of a list: see [`Call::items`].
 ///
-/// It ends, fails and is resumed as [`Pages`] is: all items of the pages before an error have been given by then.
+/// It ends, fails and is resumed as [`Pages`] is: all items of the pages before an error have been
+/// given by then.
 ///
 /// ```no_run
 /// # use authpi_sdk::client::DeliveryStatus;
@@ -210,17 +238,21 @@ pub struct Items<O: Paged> {
 }
 
 impl<O: Paged> Items<O> {
-    /// The next item; none at the end and after an error. It is the stream's `next`, for those who use no stream library. Dropping
-    /// the future loses nothing.
+    /// The next item; none at the end and after an error. It is the stream's `next`, for those who
+    /// use no stream library. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<O::Item, Error>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The cursor of the page that the next item is on: what [`Call::cursor`] takes, to go on later or elsewhere. Who does so
-    /// may meet items of that page a second time, and misses none. None for the first page, and when the list
-    /// [is finished](Self::is_finished).
+    /// The cursor of the page that the next item is on: what [`Call::cursor`] takes, to go on later
+    /// or elsewhere. Who does so may meet items of that page a second time, and misses none. None
+    /// for the first page, and when the list [is finished](Self::is_finished).
     pub fn cursor(&self) -> Option<&str> {
-        if self.buffered.as_slice().is_empty() { self.pages.cursor() } else { self.from.as_deref() }
+        if self.buffered.as_slice().is_empty() {
+            self.pages.cursor()
+        } else {
+            self.from.as_deref()
+        }
     }
 
     /// Whether the last item was given. An error is no such end.
@@ -228,8 +260,8 @@ impl<O: Paged> Items<O> {
         self.buffered.as_slice().is_empty() && self.pages.is_finished()
     }
 
-    /// How many items of the pages so far are missing: those that AuthPI could not show, by its own count, and those that this version
-    /// could not read ([`Page::unreadable`]).
+    /// How many items of the pages so far are missing: those that AuthPI could not show, by its own
+    /// count, and those that this version could not read ([`Page::unreadable`]).
     pub fn invalid_count(&self) -> u64 {
         self.invalid_count
     }
@@ -249,8 +281,9 @@ impl<O: Paged> Items<O> {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(page)) => {
-                    self.invalid_count =
-                        self.invalid_count.saturating_add(page.invalid_count + page.unreadable.len() as u64);
+                    self.invalid_count = self
+                        .invalid_count
+                        .saturating_add(page.invalid_count + page.unreadable.len() as u64);
                     self.from = from;
                     self.buffered = page.items.into_iter();
                 }

@@ -15,11 +15,13 @@ use crate::{
 };
 
 impl Call<RedeliverFailed> {
-    /// Follows the deliveries that are sent again, one by one, until each of them is over, and tells how it goes.
+    /// Follows the deliveries that are sent again, one by one, until each of them is over, and
+    /// tells how it goes.
     ///
-    /// It lists what failed, asks AuthPI to send it again, and then looks at those deliveries after pauses of up to 250 ms, doubled
-    /// from look to look up to 10 s. It remembers the id of each delivery, some hundred bytes. Where the answer does not come, or says
-    /// by a 5xx or 409 that AuthPI may be at it, it follows all the same, and [`Progress::answer`] stays empty.
+    /// It lists what failed, asks AuthPI to send it again, and then looks at those deliveries after
+    /// pauses of up to 250 ms, doubled from look to look up to 10 s. It remembers the id of each
+    /// delivery, some hundred bytes. Where the answer does not come, or says by a 5xx or 409 that
+    /// AuthPI may be at it, it follows all the same, and [`Progress::answer`] stays empty.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -37,7 +39,11 @@ impl Call<RedeliverFailed> {
     /// # }
     /// ```
     pub fn followed(self) -> Follow<'static> {
-        Follow { call: self, within: DEFAULT_FOLLOW_FOR, on_progress: Box::new(|_| ()) }
+        Follow {
+            call: self,
+            within: DEFAULT_FOLLOW_FOR,
+            on_progress: Box::new(|_| ()),
+        }
     }
 }
 
@@ -74,11 +80,12 @@ impl Progress {
     }
 }
 
-/// A redelivery that begins when it is awaited: see [`Call::followed`]. It gives the last [`Progress`], complete or not.
+/// A redelivery that begins when it is awaited: see [`Call::followed`]. It gives the last
+/// [`Progress`], complete or not.
 ///
 /// # Errors
-/// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails while AuthPI sends is no error as long as
-/// there is time: the next look may succeed.
+/// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails
+/// while AuthPI sends is no error as long as there is time: the next look may succeed.
 #[must_use = "nothing is sent before it is awaited"]
 pub struct Follow<'p> {
     call: Call<RedeliverFailed>,
@@ -87,20 +94,28 @@ pub struct Follow<'p> {
 }
 
 impl Follow<'_> {
-    /// How long to follow at most, once AuthPI has answered; [`DEFAULT_FOLLOW_FOR`] (5 min) if not given. There is one look in any case.
+    /// How long to follow at most, once AuthPI has answered; [`DEFAULT_FOLLOW_FOR`] (5 min) if not
+    /// given. There is one look in any case.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }
 
     /// Is told at the beginning and whenever something has changed.
     pub fn on_progress<'q>(self, told: impl FnMut(&Progress) + Send + 'q) -> Follow<'q> {
-        Follow { call: self.call, within: self.within, on_progress: Box::new(told) }
+        Follow {
+            call: self.call,
+            within: self.within,
+            on_progress: Box::new(told),
+        }
     }
 }
 
 impl fmt::Debug for Follow<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follow").field("call", &self.call).field("within", &self.within).finish_non_exhaustive()
+        f.debug_struct("Follow")
+            .field("call", &self.call)
+            .field("within", &self.within)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +129,11 @@ impl<'p> IntoFuture for Follow<'p> {
 }
 
 async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
-    let Follow { call, within, mut on_progress } = follow;
+    let Follow {
+        call,
+        within,
+        mut on_progress,
+    } = follow;
     let mut followed = Followed::find(&call).await?;
     let mut progress = followed.progress();
     on_progress(&progress);
@@ -134,17 +153,28 @@ async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
     for round in 0.. {
         let left = until.saturating_duration_since(Instant::now());
         let look = followed.look(&call);
-        let looked = if round == 0 { Ok(look.await) } else { tokio::time::timeout_at(until, look).await };
+        let looked = if round == 0 {
+            Ok(look.await)
+        } else {
+            tokio::time::timeout_at(until, look).await
+        };
         // What a look has seen until the time was up counts.
         let time_is_up = left.is_zero() || looked.is_err();
         match looked.unwrap_or(Ok(())) {
             Ok(()) => {}
             Err(error) if left.is_zero() => return Err(error),
             // A refusal of what was allowed a moment ago does not pass.
-            Err(error) if error.is_unauthorized() || error.is_forbidden() || error.is_not_found() => return Err(error),
+            Err(error)
+                if error.is_unauthorized() || error.is_forbidden() || error.is_not_found() =>
+            {
+                return Err(error);
+            }
             Err(error) => tracing::debug!(%error, "looking at deliveries failed"),
         }
-        let now = Progress { answer: answer.clone(), ..followed.progress() };
+        let now = Progress {
+            answer: answer.clone(),
+            ..followed.progress()
+        };
         if now != progress {
             progress = now;
             on_progress(&progress);
@@ -159,7 +189,8 @@ async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
 
 /// Whether the call may have begun what its answer does not tell of.
 fn may_be_under_way(error: &Error) -> bool {
-    error.may_have_run() && (error.fault().is_some() || error.is_server_error() || error.is_conflict())
+    error.may_have_run()
+        && (error.fault().is_some() || error.is_server_error() || error.is_conflict())
 }
 
 /// The deliveries that are followed.
@@ -177,13 +208,23 @@ impl Followed {
     /// What has failed.
     async fn find(call: &Call<RedeliverFailed>) -> Result<Self, Error> {
         let mut all = BTreeMap::new();
-        let mut failed = call.same_deliveries().status(DeliveryStatus::Failed).items();
+        let mut failed = call
+            .same_deliveries()
+            .status(DeliveryStatus::Failed)
+            .items();
         while let Some(delivery) = failed.next().await {
             let delivery = delivery?;
             // Whether AuthPI heeds the filter by a status whose name is assumed, nobody knows.
             if delivery.status == DeliveryStatus::Failed {
                 let (created_at, attempts_before) = (delivery.created_at, delivery.attempt_count);
-                all.insert(delivery.id, Delivery { created_at, attempts_before, end: None });
+                all.insert(
+                    delivery.id,
+                    Delivery {
+                        created_at,
+                        attempts_before,
+                        end: None,
+                    },
+                );
             }
         }
         Ok(Self { all })
@@ -193,7 +234,13 @@ impl Followed {
     async fn look(&mut self, call: &Call<RedeliverFailed>) -> Result<(), Error> {
         let open = |delivery: &&Delivery| delivery.end.is_none();
         let mut left = self.all.values().filter(open).count();
-        let Some(oldest) = self.all.values().filter(open).map(|delivery| delivery.created_at).min() else {
+        let Some(oldest) = self
+            .all
+            .values()
+            .filter(open)
+            .map(|delivery| delivery.created_at)
+            .min()
+        else {
             return Ok(());
         };
         let mut list = call.same_deliveries();
@@ -206,7 +253,11 @@ impl Followed {
             && let Some(delivery) = listed.next().await
         {
             let delivery = delivery?;
-            let Some(followed) = self.all.get_mut(&delivery.id).filter(|followed| followed.end.is_none()) else {
+            let Some(followed) = self
+                .all
+                .get_mut(&delivery.id)
+                .filter(|followed| followed.end.is_none())
+            else {
                 continue;
             };
             followed.end = end(&delivery, Some(followed.attempts_before));
@@ -216,7 +267,10 @@ impl Followed {
     }
 
     fn progress(&self) -> Progress {
-        let mut progress = Progress { total: self.all.len(), ..Progress::default() };
+        let mut progress = Progress {
+            total: self.all.len(),
+            ..Progress::default()
+        };
         for delivery in self.all.values() {
             match delivery.end {
                 Some(End::Succeeded) => progress.succeeded += 1,

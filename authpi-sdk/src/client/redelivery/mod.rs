@@ -1,10 +1,12 @@
 //! What becomes of deliveries that are sent again.
 //!
-//! [`Webhooks::redeliver_failed`](crate::client::Webhooks::redeliver_failed) asks AuthPI to send what failed; [`Follow`] asks too, and then
-//! looks at each of those deliveries until it is over (`follow.rs`). [`Outcome`] waits for one delivery (`outcome.rs`).
+//! [`Webhooks::redeliver_failed`](crate::client::Webhooks::redeliver_failed) asks AuthPI to send
+//! what failed; [`Follow`] asks too, and then looks at each of those deliveries until it is over
+//! (`follow.rs`). [`Outcome`] waits for one delivery (`outcome.rs`).
 //!
-//! AuthPI has no call that gives one delivery, so both look through the list of deliveries, narrowed down by time. How a delivery's
-//! status reads is assumed; one that this version does not know counts as over when no further attempt is planned.
+//! AuthPI has no call that gives one delivery, so both look through the list of deliveries,
+//! narrowed down by time. How a delivery's status reads is assumed; one that this version does not
+//! know counts as over when no further attempt is planned.
 
 mod follow;
 mod outcome;
@@ -18,6 +20,7 @@ use std::time::Duration;
 /// How long to look at most, unless told otherwise.
 pub const DEFAULT_FOLLOW_FOR: Duration = Duration::from_mins(5);
 
-/// The first pause between looks; doubled from look to look, up to the longest, and each a random part of it.
+/// The first pause between looks; doubled from look to look, up to the longest, and each a random
+/// part of it.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

@@ -10,7 +10,8 @@ use crate::{
     client::{Error, RedeliveredWebhookDelivery, WebhookDelivery, Webhooks, answer::Answer, pause},
 };
 
-/// Which delivery to wait for: made of a [`WebhookDelivery`] or of what [`Webhooks::redeliver`] gives.
+/// Which delivery to wait for: made of a [`WebhookDelivery`] or of what [`Webhooks::redeliver`]
+/// gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     webhook_id: String,
@@ -21,26 +22,51 @@ pub struct Watched {
 
 impl From<&WebhookDelivery> for Watched {
     fn from(delivery: &WebhookDelivery) -> Self {
-        let WebhookDelivery { webhook_id, id, event_type, created_at, .. } = delivery;
-        Self { webhook_id: webhook_id.clone(), id: id.clone(), event_type: event_type.clone(), created_at: *created_at }
+        let WebhookDelivery {
+            webhook_id,
+            id,
+            event_type,
+            created_at,
+            ..
+        } = delivery;
+        Self {
+            webhook_id: webhook_id.clone(),
+            id: id.clone(),
+            event_type: event_type.clone(),
+            created_at: *created_at,
+        }
     }
 }
 
 impl From<&RedeliveredWebhookDelivery> for Watched {
     fn from(delivery: &RedeliveredWebhookDelivery) -> Self {
-        let RedeliveredWebhookDelivery { webhook_id, id, event_type, created_at, .. } = delivery;
-        Self { webhook_id: webhook_id.clone(), id: id.clone(), event_type: event_type.clone(), created_at: *created_at }
+        let RedeliveredWebhookDelivery {
+            webhook_id,
+            id,
+            event_type,
+            created_at,
+            ..
+        } = delivery;
+        Self {
+            webhook_id: webhook_id.clone(),
+            id: id.clone(),
+            event_type: event_type.clone(),
+            created_at: *created_at,
+        }
     }
 }
 
 impl Webhooks {
-    /// Waits until a delivery is over, and gives its record then: it succeeded, or failed with no attempt to come.
+    /// Waits until a delivery is over, and gives its record then: it succeeded, or failed with no
+    /// attempt to come.
     ///
-    /// [`redeliver`](Self::redeliver) itself waits for the one attempt that it asks for; this is for what is still to be tried
-    /// again after it. It looks after pauses of up to 250 ms, doubled from look to look up to 10 s.
+    /// [`redeliver`](Self::redeliver) itself waits for the one attempt that it asks for; this is
+    /// for what is still to be tried again after it. It looks after pauses of up to 250 ms, doubled
+    /// from look to look up to 10 s.
     ///
     /// # Errors
-    /// When a look fails, or when the delivery is no longer there ([`Error::is_malformed_response`]).
+    /// When a look fails, or when the delivery is no longer there
+    /// ([`Error::is_malformed_response`]).
     ///
     /// ```no_run
     /// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
@@ -56,13 +82,22 @@ impl Webhooks {
     /// # }
     /// ```
     pub fn outcome(&self, delivery: impl Into<Watched>) -> Outcome {
-        Outcome { webhooks: self.clone(), delivery: delivery.into(), before: None, within: DEFAULT_FOLLOW_FOR }
+        Outcome {
+            webhooks: self.clone(),
+            delivery: delivery.into(),
+            before: None,
+            within: DEFAULT_FOLLOW_FOR,
+        }
     }
 
     /// The delivery as it is now: from the list, narrowed down to its type and time.
     async fn look_at(&self, watched: &Watched) -> Result<Option<WebhookDelivery>, Error> {
-        let mut list = self.deliveries(&watched.webhook_id).event_type(watched.event_type.as_str().into()).limit(100);
-        // Whether the bounds are part of the range is not documented; a millisecond wider, it does not matter.
+        let mut list = self
+            .deliveries(&watched.webhook_id)
+            .event_type(watched.event_type.as_str().into())
+            .limit(100);
+        // Whether the bounds are part of the range is not documented; a millisecond wider, it does
+        // not matter.
         if let Ok(at) = watched.created_at.timestamp() {
             let around = jiff::SignedDuration::from_millis(2);
             if let (Ok(after), Ok(before)) = (at.checked_sub(around), at.checked_add(around)) {
@@ -80,7 +115,8 @@ impl Webhooks {
     }
 }
 
-/// A wait that begins when it is awaited: see [`Webhooks::outcome`]. It gives nothing when the time is over first.
+/// A wait that begins when it is awaited: see [`Webhooks::outcome`]. It gives nothing when the time
+/// is over first.
 #[must_use = "nothing is asked before it is awaited"]
 pub struct Outcome {
     webhooks: Webhooks,
@@ -91,13 +127,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// A failure that is there with no more attempts than `attempt_count` says is not its end: that is how it was before it was sent
-    /// again. For a redelivery whose answer did not come, with the count that was listed before.
+    /// A failure that is there with no more attempts than `attempt_count` says is not its end: that
+    /// is how it was before it was sent again. For a redelivery whose answer did not come, with the
+    /// count that was listed before.
     pub fn after_attempts(self, attempt_count: i64) -> Self {
-        Self { before: Some(attempt_count), ..self }
+        Self {
+            before: Some(attempt_count),
+            ..self
+        }
     }
 
-    /// How long to wait at most; [`DEFAULT_FOLLOW_FOR`] (5 min) if not given. There is one look in any case.
+    /// How long to wait at most; [`DEFAULT_FOLLOW_FOR`] (5 min) if not given. There is one look in
+    /// any case.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }
@@ -122,8 +163,11 @@ impl IntoFuture for Outcome {
             let until = crate::client::call::deadline(self.within);
             for round in 0.. {
                 let Some(delivery) = self.webhooks.look_at(&self.delivery).await? else {
-                    let gone = Error::malformed("the delivery is not in the list", Answer::default());
-                    return Err(gone.during(crate::generated::api::operations::WEBHOOKS_LIST_DELIVERIES.id));
+                    let gone =
+                        Error::malformed("the delivery is not in the list", Answer::default());
+                    return Err(
+                        gone.during(crate::generated::api::operations::WEBHOOKS_LIST_DELIVERIES.id)
+                    );
                 };
                 if end(&delivery, self.before).is_some() {
                     return Ok(Some(delivery));

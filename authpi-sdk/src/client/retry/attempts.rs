@@ -39,7 +39,13 @@ pub(in crate::client) struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     pub(in crate::client) fn new(terms: Terms<'a>) -> Self {
-        Self { terms, made: 0, free: 0, may_have_run: false, paid: None }
+        Self {
+            terms,
+            made: 0,
+            free: 0,
+            may_have_run: false,
+            paid: None,
+        }
     }
 
     /// Begins the next attempt; the moment by which it must be over.
@@ -64,10 +70,17 @@ impl<'a> Attempts<'a> {
         self.terms.budget.succeeded(self.paid);
     }
 
-    /// There is a new access token instead of the one that was refused: one attempt more, at once, and free of charge.
+    /// There is a new access token instead of the one that was refused: one attempt more, at once,
+    /// and free of charge.
     pub(in crate::client) fn renewed(&mut self, error: &Error) {
         self.may_have_run |= error.may_have_run();
-        observe::repeated(self.terms.operation, self.made, Reason::TokenRenewed, error, Duration::ZERO);
+        observe::repeated(
+            self.terms.operation,
+            self.made,
+            Reason::TokenRenewed,
+            error,
+            Duration::ZERO,
+        );
         self.free += 1;
     }
 
@@ -83,10 +96,24 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Why the call is made again and after what wait, or why not. The budget is asked last, so that nothing is paid in vain.
+    /// Why the call is made again and after what wait, or why not. The budget is asked last, so
+    /// that nothing is paid in vain.
     fn judge(&mut self, error: &Error) -> Result<(Reason, Duration), NoMore> {
-        let Terms { operation, safe, keyed, policy, budget, deadline, .. } = self.terms;
-        let failed = FailedAttempt { operation, attempt: self.made, keyed, error };
+        let Terms {
+            operation,
+            safe,
+            keyed,
+            policy,
+            budget,
+            deadline,
+            ..
+        } = self.terms;
+        let failed = FailedAttempt {
+            operation,
+            attempt: self.made,
+            keyed,
+            error,
+        };
         let reason = policy.what.passes(&failed).ok_or(NoMore::Permanent)?;
         if error.may_have_run() && !safe {
             return Err(NoMore::NotSafe);
@@ -96,7 +123,8 @@ impl<'a> Attempts<'a> {
             return Err(NoMore::Attempts);
         }
         let wait = policy.wait(counted, error.retry_after());
-        // The timer rounds up, so a wait that ends just before the deadline would leave an attempt no time.
+        // The timer rounds up, so a wait that ends just before the deadline would leave an attempt
+        // no time.
         if wait.saturating_add(TIMER_TICK) > deadline.saturating_duration_since(Instant::now()) {
             return Err(NoMore::Deadline);
         }
@@ -145,13 +173,26 @@ mod tests {
     fn terms<'a>(policy: &'a RetryPolicy, budget: &'a dyn Budget) -> Terms<'a> {
         let deadline = Instant::now() + seconds(30);
         let (operation, attempt_timeout) = ("webhooks.create", seconds(10));
-        Terms { operation, safe: true, keyed: true, policy, budget, deadline, attempt_timeout }
+        Terms {
+            operation,
+            safe: true,
+            keyed: true,
+            policy,
+            budget,
+            deadline,
+            attempt_timeout,
+        }
     }
 
     fn refused(status: u16, retry_after: Option<u64>) -> Error {
-        let mut answer = Answer { status: StatusCode::from_u16(status).unwrap(), ..Answer::default() };
+        let mut answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            ..Answer::default()
+        };
         if let Some(after) = retry_after {
-            answer.headers.insert(http::header::RETRY_AFTER, after.into());
+            answer
+                .headers
+                .insert(http::header::RETRY_AFTER, after.into());
         }
         Error::refused(answer)
     }
@@ -177,7 +218,10 @@ mod tests {
     async fn a_call_has_five_attempts_with_pauses_that_double_from_200_ms() {
         let (error, waits) = failing(terms(&policy(), &Unlimited), |_| refused(503, None)).await;
         assert_eq!(waits, [200, 400, 800, 1600].map(Duration::from_millis));
-        assert_eq!((error.attempts(), error.why_no_more()), (5, Some(NoMore::Attempts)));
+        assert_eq!(
+            (error.attempts(), error.why_no_more()),
+            (5, Some(NoMore::Attempts))
+        );
         assert!(error.may_have_run());
     }
 
@@ -195,18 +239,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_that_would_outlast_the_deadline_is_not_begun() {
         let begin = Instant::now();
-        let (error, waits) = failing(terms(&policy(), &Unlimited), |_| refused(429, Some(31))).await;
-        assert_eq!((error.attempts(), error.why_no_more()), (1, Some(NoMore::Deadline)));
-        assert!(waits.is_empty() && begin.elapsed().is_zero(), "the call ends at once");
-        assert!(error.is_rate_limited() && !error.may_have_run(), "it ends with the last error: {error:?}");
+        let (error, waits) =
+            failing(terms(&policy(), &Unlimited), |_| refused(429, Some(31))).await;
+        assert_eq!(
+            (error.attempts(), error.why_no_more()),
+            (1, Some(NoMore::Deadline))
+        );
+        assert!(
+            waits.is_empty() && begin.elapsed().is_zero(),
+            "the call ends at once"
+        );
+        assert!(
+            error.is_rate_limited() && !error.may_have_run(),
+            "it ends with the last error: {error:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_that_leaves_less_than_the_timer_can_tell_is_not_begun() {
         let (policy, begin) = (policy(), Instant::now());
-        let terms = Terms { deadline: begin + Duration::from_micros(30_000_500), ..terms(&policy, &Unlimited) };
+        let terms = Terms {
+            deadline: begin + Duration::from_micros(30_000_500),
+            ..terms(&policy, &Unlimited)
+        };
         let (error, waits) = failing(terms, |_| refused(429, Some(30))).await;
-        assert_eq!((error.why_no_more(), waits), (Some(NoMore::Deadline), Vec::new()));
+        assert_eq!(
+            (error.why_no_more(), waits),
+            (Some(NoMore::Deadline), Vec::new())
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -219,7 +279,10 @@ mod tests {
             ends.push(until.duration_since(begin).as_millis());
             tokio::time::sleep_until(until).await;
             if let Err(error) = attempts.again(timed_out()).await {
-                assert_eq!((error.attempts(), error.why_no_more()), (3, Some(NoMore::Deadline)));
+                assert_eq!(
+                    (error.attempts(), error.why_no_more()),
+                    (3, Some(NoMore::Deadline))
+                );
                 break;
             }
         }
@@ -229,18 +292,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_not_safe_is_repeated_only_where_the_server_has_certainly_not_acted() {
         let policy = policy();
-        let not_safe = Terms { safe: false, keyed: false, ..terms(&policy, &Unlimited) };
+        let not_safe = Terms {
+            safe: false,
+            keyed: false,
+            ..terms(&policy, &Unlimited)
+        };
         for (fail, attempts, why) in [
             (timed_out as fn() -> Error, 1, NoMore::NotSafe),
             (|| Error::new(Kind::Transport, true), 1, NoMore::NotSafe),
             (|| refused(503, None), 1, NoMore::NotSafe),
             (|| refused(429, None), 5, NoMore::Attempts),
-            (|| Error::new(Kind::Connect { transient: true }, false), 5, NoMore::Attempts),
-            (|| Error::new(Kind::Connect { transient: false }, false), 1, NoMore::Permanent),
+            (
+                || Error::new(Kind::Connect { transient: true }, false),
+                5,
+                NoMore::Attempts,
+            ),
+            (
+                || Error::new(Kind::Connect { transient: false }, false),
+                1,
+                NoMore::Permanent,
+            ),
             (|| refused(412, None), 1, NoMore::Permanent),
         ] {
             let (error, _) = failing(not_safe, |_| fail()).await;
-            assert_eq!((error.attempts(), error.why_no_more()), (attempts, Some(why)), "{error:?}");
+            assert_eq!(
+                (error.attempts(), error.why_no_more()),
+                (attempts, Some(why)),
+                "{error:?}"
+            );
         }
     }
 
@@ -254,11 +333,22 @@ mod tests {
             }
         }
         let policy = policy().what(Everything);
-        let not_safe = Terms { safe: false, keyed: false, ..terms(&policy, &Unlimited) };
+        let not_safe = Terms {
+            safe: false,
+            keyed: false,
+            ..terms(&policy, &Unlimited)
+        };
         let (error, _) = failing(not_safe, |_| timed_out()).await;
-        assert_eq!((error.attempts(), error.why_no_more()), (1, Some(NoMore::NotSafe)));
+        assert_eq!(
+            (error.attempts(), error.why_no_more()),
+            (1, Some(NoMore::NotSafe))
+        );
         let (error, _) = failing(terms(&policy, &Unlimited), |_| refused(418, None)).await;
-        assert_eq!(error.attempts(), 5, "but it can find more failures worth repeating");
+        assert_eq!(
+            error.attempts(),
+            5,
+            "but it can find more failures worth repeating"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,19 +358,36 @@ mod tests {
             _ => refused(422, None),
         })
         .await;
-        assert!(error.is_validation() && error.may_have_run(), "the first attempt may have done it: {error:?}");
-        assert_eq!((error.attempts(), error.why_no_more()), (2, Some(NoMore::Permanent)));
-        assert_eq!(error.to_string(), "refused [422]; the server may have acted; attempt 2, it would fail again");
+        assert!(
+            error.is_validation() && error.may_have_run(),
+            "the first attempt may have done it: {error:?}"
+        );
+        assert_eq!(
+            (error.attempts(), error.why_no_more()),
+            (2, Some(NoMore::Permanent))
+        );
+        assert_eq!(
+            error.to_string(),
+            "refused [422]; the server may have acted; attempt 2, it would fail again"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn mistake_14_an_empty_budget_ends_the_repeats_of_every_call_and_success_brings_them_back() {
+    async fn mistake_14_an_empty_budget_ends_the_repeats_of_every_call_and_success_brings_them_back()
+     {
         let (policy, budget) = (policy(), Arc::new(TokenBucket::new(10)));
         let (error, _) = failing(terms(&policy, &budget), |_| refused(503, None)).await;
-        assert_eq!((error.attempts(), error.why_no_more()), (3, Some(NoMore::Budget)));
+        assert_eq!(
+            (error.attempts(), error.why_no_more()),
+            (3, Some(NoMore::Budget))
+        );
         for _ in 0..2 {
             let (error, waits) = failing(terms(&policy, &budget), |_| refused(503, None)).await;
-            assert_eq!((error.attempts(), error.why_no_more()), (1, Some(NoMore::Budget)), "all calls share it");
+            assert_eq!(
+                (error.attempts(), error.why_no_more()),
+                (1, Some(NoMore::Budget)),
+                "all calls share it"
+            );
             assert!(waits.is_empty());
         }
         for _ in 0..5 {
@@ -297,7 +404,10 @@ mod tests {
         let budget = TokenBucket::new(10);
         failing(terms(&policy(), &budget), |_| refused(404, None)).await;
         failing(terms(&policy(), &budget), |_| refused(429, Some(60))).await;
-        failing(terms(&RetryPolicy::never(), &budget), |_| refused(503, None)).await;
+        failing(terms(&RetryPolicy::never(), &budget), |_| {
+            refused(503, None)
+        })
+        .await;
         assert_eq!(budget.tokens(), 10);
     }
 
@@ -321,13 +431,19 @@ mod tests {
         attempts.renewed(&refused(401, None));
         attempts.begin();
         let error = attempts.again(refused(503, None)).await.unwrap_err();
-        assert_eq!((error.attempts(), error.why_no_more()), (2, Some(NoMore::Attempts)));
+        assert_eq!(
+            (error.attempts(), error.why_no_more()),
+            (2, Some(NoMore::Attempts))
+        );
         assert_eq!((budget.tokens(), begin.elapsed()), (10, Duration::ZERO));
     }
 
     /// One attempt: how long it takes to fail, and how.
     fn failures() -> impl Strategy<Value = Vec<(u64, u8, Option<u64>)>> {
-        prop::collection::vec((0..20_000_u64, 0..5_u8, prop::option::of(0..120_u64)), 1..12)
+        prop::collection::vec(
+            (0..20_000_u64, 0..5_u8, prop::option::of(0..120_u64)),
+            1..12,
+        )
     }
 
     proptest! {

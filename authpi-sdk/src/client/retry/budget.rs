@@ -10,10 +10,11 @@ use tokio::time::Instant;
 
 use super::Reason;
 
-/// What repeats cost, and whether there is enough left: shared by the clones of a client, so that an outage is not made worse
-/// by everybody's repeats.
+/// What repeats cost, and whether there is enough left: shared by the clones of a client, so that
+/// an outage is not made worse by everybody's repeats.
 pub trait Budget: fmt::Debug + Send + Sync + 'static {
-    /// Takes the price of one repeat and returns it; `None` if there is not enough left, and then nothing is taken.
+    /// Takes the price of one repeat and returns it; `None` if there is not enough left, and then
+    /// nothing is taken.
     fn withdraw(&self, reason: Reason) -> Option<u32>;
 
     /// A call has succeeded. `paid` is the price of its last repeat, if it had one.
@@ -30,11 +31,13 @@ impl<B: Budget + ?Sized> Budget for Arc<B> {
     }
 }
 
-/// A bucket of tokens: a repeat costs 5, and 10 after a timeout, which is what has kept a connection the longest.
+/// A bucket of tokens: a repeat costs 5, and 10 after a timeout, which is what has kept a
+/// connection the longest.
 ///
-/// A success gives back what its last repeat cost, or 1 if it had none; and one token comes back each second, so that a client
-/// with few calls is not left without repeats long after an outage. 500 tokens if not told otherwise: a hundred repeats (fifty
-/// after timeouts) without a single success, then one every five seconds. It is full at first and never goes below zero.
+/// A success gives back what its last repeat cost, or 1 if it had none; and one token comes back
+/// each second, so that a client with few calls is not left without repeats long after an outage.
+/// 500 tokens if not told otherwise: a hundred repeats (fifty after timeouts) without a single
+/// success, then one every five seconds. It is full at first and never goes below zero.
 pub struct TokenBucket {
     capacity: u32,
     state: Mutex<State>,
@@ -52,7 +55,13 @@ const PRICE_OF_A_TIMEOUT: u32 = 10;
 impl TokenBucket {
     /// A full bucket. With less than 5 tokens nothing is ever repeated.
     pub fn new(capacity: u32) -> Self {
-        Self { capacity, state: Mutex::new(State { tokens: capacity, refilled: None }) }
+        Self {
+            capacity,
+            state: Mutex::new(State {
+                tokens: capacity,
+                refilled: None,
+            }),
+        }
     }
 
     /// How many tokens there are now.
@@ -87,7 +96,11 @@ impl Default for TokenBucket {
 
 impl Budget for TokenBucket {
     fn withdraw(&self, reason: Reason) -> Option<u32> {
-        let price = if reason == Reason::Timeout { PRICE_OF_A_TIMEOUT } else { PRICE };
+        let price = if reason == Reason::Timeout {
+            PRICE_OF_A_TIMEOUT
+        } else {
+            PRICE
+        };
         let mut state = self.state();
         state.tokens = state.tokens.checked_sub(price)?;
         Some(price)
@@ -101,7 +114,9 @@ impl Budget for TokenBucket {
 
 impl fmt::Debug for TokenBucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenBucket").field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("TokenBucket")
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -139,12 +154,24 @@ mod tests {
         let budget = TokenBucket::new(500);
         let granted = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| (0..100).filter(|_| budget.withdraw(Reason::Broken).is_some()).count()))
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..100)
+                            .filter(|_| budget.withdraw(Reason::Broken).is_some())
+                            .count()
+                    })
+                })
                 .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum::<usize>()
         });
         // One more for each five seconds that this has taken.
-        assert!((100..=104).contains(&granted), "{granted} repeats were granted");
+        assert!(
+            (100..=104).contains(&granted),
+            "{granted} repeats were granted"
+        );
     }
 
     proptest! {

@@ -16,23 +16,26 @@ use crate::{
     json,
 };
 
-/// How long a [`SecretFile`] waits for another process that writes the same file, unless set: 10 seconds.
+/// How long a [`SecretFile`] waits for another process that writes the same file, unless set: 10
+/// seconds.
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait before the lock is tried once more.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Secrets in a JSON file that only its owner may read: a new one has mode 0600 on Unix (elsewhere as the folder has it). One that is there
-/// keeps its owner, group and mode, such as 0640, as far as the process may set them; a group that it cannot keep loses its rights.
+/// Secrets in a JSON file that only its owner may read: a new one has mode 0600 on Unix (elsewhere
+/// as the folder has it). One that is there keeps its owner, group and mode, such as 0640, as far
+/// as the process may set them; a group that it cannot keep loses its rights.
 ///
-/// Any number of processes of one machine may use it at once: writers lock the file `<path>.lock` beside it and put a new file in the
-/// place of the old one, flushed to disk first, so that a reader sees all or nothing of a change, and a crash leaves the
-/// old or the new file. A writer waits for the lock for at most 10 s ([`lock_timeout`](Self::lock_timeout)), so that a process that was
-/// stopped while it held it keeps no other from going on or from ending. A symbolic link stays one, also where what it points to is not
-/// there yet; what it points to is written.
+/// Any number of processes of one machine may use it at once: writers lock the file `<path>.lock`
+/// beside it and put a new file in the place of the old one, flushed to disk first, so that a
+/// reader sees all or nothing of a change, and a crash leaves the old or the new file. A writer
+/// waits for the lock for at most 10 s ([`lock_timeout`](Self::lock_timeout)), so that a process
+/// that was stopped while it held it keeps no other from going on or from ending. A symbolic link
+/// stays one, also where what it points to is not there yet; what it points to is written.
 ///
-/// The folder must exist, and be the service's own: it must be able to make files in it. A file system whose locks do not reach all
-/// machines (NFS, mostly) is no place for it.
+/// The folder must exist, and be the service's own: it must be able to make files in it. A file
+/// system whose locks do not reach all machines (NFS, mostly) is no place for it.
 #[derive(Clone, Debug)]
 pub struct SecretFile {
     path: PathBuf,
@@ -43,16 +46,23 @@ pub struct SecretFile {
 type Kept = BTreeMap<String, Vec<KeptSecret>>;
 
 impl SecretFile {
-    /// The secrets in the file at `path`, which need not be there yet. Nothing is read or written before it is used.
+    /// The secrets in the file at `path`, which need not be there yet. Nothing is read or written
+    /// before it is used.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), lock_timeout: DEFAULT_LOCK_TIMEOUT }
+        Self {
+            path: path.into(),
+            lock_timeout: DEFAULT_LOCK_TIMEOUT,
+        }
     }
 
-    /// How long to wait for another process that writes the same file; [`DEFAULT_LOCK_TIMEOUT`] (10 s) if not given. After that the step
-    /// fails, and nothing is changed.
+    /// How long to wait for another process that writes the same file; [`DEFAULT_LOCK_TIMEOUT`] (10
+    /// s) if not given. After that the step fails, and nothing is changed.
     #[must_use]
     pub fn lock_timeout(self, lock_timeout: Duration) -> Self {
-        Self { lock_timeout, ..self }
+        Self {
+            lock_timeout,
+            ..self
+        }
     }
 
     /// Where it is.
@@ -67,7 +77,8 @@ impl SecretFile {
     ) -> Result<T, SecretStoreError> {
         let path = self.path.clone();
         let done = tokio::task::spawn_blocking(move || work(&path)).await;
-        done.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| SecretStoreError::new(step, error))
+        done.unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|error| SecretStoreError::new(step, error))
     }
 
     async fn change(
@@ -93,18 +104,35 @@ impl SecretStore for SecretFile {
     /// Also when users other than the file's owner and group may read it.
     async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
         let endpoint = endpoint.to_owned();
-        self.off_the_runtime("load secrets", move |path| Ok(read(path)?.remove(&endpoint).unwrap_or_default())).await
+        self.off_the_runtime("load secrets", move |path| {
+            Ok(read(path)?.remove(&endpoint).unwrap_or_default())
+        })
+        .await
     }
 
     async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
         let (endpoint, kept) = (endpoint.to_owned(), kept.clone());
-        self.change("save a secret", move |all| kept.put_into(all.entry(endpoint).or_default())).await
+        self.change("save a secret", move |all| {
+            kept.put_into(all.entry(endpoint).or_default())
+        })
+        .await
     }
 
-    async fn forget(&self, endpoint: &str, account_id: &str, webhook_id: &str) -> Result<(), SecretStoreError> {
-        let (endpoint, account_id, webhook_id) = (endpoint.to_owned(), account_id.to_owned(), webhook_id.to_owned());
+    async fn forget(
+        &self,
+        endpoint: &str,
+        account_id: &str,
+        webhook_id: &str,
+    ) -> Result<(), SecretStoreError> {
+        let (endpoint, account_id, webhook_id) = (
+            endpoint.to_owned(),
+            account_id.to_owned(),
+            webhook_id.to_owned(),
+        );
         let forget = move |all: &mut Kept| {
-            let Some(kept) = all.get_mut(&endpoint) else { return };
+            let Some(kept) = all.get_mut(&endpoint) else {
+                return;
+            };
             kept.retain(|kept| !kept.is_of(&account_id, &webhook_id));
             if kept.is_empty() {
                 all.remove(&endpoint);
@@ -116,8 +144,12 @@ impl SecretStore for SecretFile {
 
 /// Takes the lock, or gives up.
 fn lock(path: &Path, wait: Duration) -> io::Result<File> {
-    let file =
-        private().write(true).create(true).truncate(false).open(path).map_err(|error| files::about(path, &error))?;
+    let file = private()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| files::about(path, &error))?;
     let begin = Instant::now();
     loop {
         match file.try_lock() {
@@ -125,7 +157,9 @@ fn lock(path: &Path, wait: Duration) -> io::Result<File> {
             Err(TryLockError::WouldBlock) if begin.elapsed() < wait => thread::sleep(LOCK_PAUSE),
             Err(TryLockError::WouldBlock) => {
                 let path = path.display();
-                let why = format!("{path} is locked for more than {wait:?}; is a process stopped that uses it?");
+                let why = format!(
+                    "{path} is locked for more than {wait:?}; is a process stopped that uses it?"
+                );
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             Err(TryLockError::Error(error)) => return Err(files::about(path, &error)),
@@ -151,16 +185,24 @@ fn read(path: &Path) -> io::Result<Kept> {
     #[cfg(unix)]
     if std::os::unix::fs::PermissionsExt::mode(&file.metadata()?.permissions()) & 0o007 != 0 {
         let path = path.display();
-        return Err(io::Error::other(format!("{path} is open to every user of this machine: chmod 600 it")));
+        return Err(io::Error::other(format!(
+            "{path} is open to every user of this machine: chmod 600 it"
+        )));
     }
-    let text = zeroize::Zeroizing::new(io::read_to_string(file).map_err(|error| files::about(path, &error))?);
+    let text = zeroize::Zeroizing::new(
+        io::read_to_string(file).map_err(|error| files::about(path, &error))?,
+    );
     // Not serde's own message, which quotes what it found.
     let not_ours = |error: serde_json::Error| {
         let (path, line, column) = (path.display(), error.line(), error.column());
         let why = format!("{path}: the file is not one of ours (line {line}, column {column})");
         io::Error::new(io::ErrorKind::InvalidData, why)
     };
-    if text.is_empty() { Ok(Kept::new()) } else { json::read(&text).map_err(not_ours) }
+    if text.is_empty() {
+        Ok(Kept::new())
+    } else {
+        json::read(&text).map_err(not_ours)
+    }
 }
 
 /// Another file takes the place of this one, as a whole. The caller holds the lock.
@@ -168,7 +210,9 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     let next = beside(path, ".next");
     // Of a writer that died; its mode may have been changed.
     match fs::remove_file(&next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(files::about(&next, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(files::about(&next, &error));
+        }
         _ => {}
     }
     let text = zeroize::Zeroizing::new(serde_json::to_vec_pretty(kept)?);

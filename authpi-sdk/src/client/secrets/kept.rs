@@ -7,7 +7,8 @@ use crate::{UnixMillis, signature::Secret};
 
 /// The secrets of one webhook, and which webhook that is.
 ///
-/// `Debug` shows no secret. Serialised, **it holds the secrets in plain text**, because a store needs that.
+/// `Debug` shows no secret. Serialised, **it holds the secrets in plain text**, because a store
+/// needs that.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct KeptSecret {
@@ -23,15 +24,19 @@ pub struct KeptSecret {
     /// The token that its deliveries carry, if they carry one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<Secret>,
-    /// Until when the secrets are trusted, in Unix milliseconds by this machine's clock; without end unless the webhook was
-    /// replaced or deleted.
+    /// Until when the secrets are trusted, in Unix milliseconds by this machine's clock; without
+    /// end unless the webhook was replaced or deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<UnixMillis>,
 }
 
 impl KeptSecret {
     /// The secrets of a webhook, to be trusted without end; still without any.
-    pub fn new(account_id: impl Into<String>, webhook_id: impl Into<String>, created_at: Timestamp) -> Self {
+    pub fn new(
+        account_id: impl Into<String>,
+        webhook_id: impl Into<String>,
+        created_at: Timestamp,
+    ) -> Self {
         Self {
             account_id: account_id.into(),
             webhook_id: webhook_id.into(),
@@ -48,13 +53,17 @@ impl KeptSecret {
 
     /// Puts it in the place of the one of the same webhook, or beside the others.
     pub(super) fn put_into(&self, all: &mut Vec<Self>) {
-        match all.iter_mut().find(|other| other.is_of(&self.account_id, &self.webhook_id)) {
+        match all
+            .iter_mut()
+            .find(|other| other.is_of(&self.account_id, &self.webhook_id))
+        {
             Some(same) => same.clone_from(self),
             None => all.push(self.clone()),
         }
     }
 
     pub(in crate::client) fn is_expired(&self, now: Timestamp) -> bool {
-        self.valid_until.is_some_and(|until| until < UnixMillis::from(now))
+        self.valid_until
+            .is_some_and(|until| until < UnixMillis::from(now))
     }
 }

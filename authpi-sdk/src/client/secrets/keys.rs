@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// The key rings of an endpoint's receiver. Each secret is named by its webhook's id, so that
-/// [`Verified::key_name`](crate::signature::Verified::key_name) and [`KeyRing::last_match`] tell which webhook sent what.
+/// [`Verified::key_name`](crate::signature::Verified::key_name) and [`KeyRing::last_match`] tell
+/// which webhook sent what.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -39,14 +40,18 @@ pub struct EndpointKeys {
 impl EndpointKeys {
     /// The newest [`MAX_KEYS`] (4) that are still trusted, each until it no longer is.
     ///
-    /// Of whatever account: a store is for one. Where webhooks of several accounts deliver under one endpoint name, leave the others out
-    /// of `kept` ([`KeptSecret::account_id`]), or the receiver accepts what any of them sends.
+    /// Of whatever account: a store is for one. Where webhooks of several accounts deliver under
+    /// one endpoint name, leave the others out of `kept` ([`KeptSecret::account_id`]), or the
+    /// receiver accepts what any of them sends.
     pub fn of(kept: &[KeptSecret]) -> Self {
         let now = Timestamp::now();
         let mut trusted: Vec<_> = kept.iter().filter(|kept| !kept.is_expired(now)).collect();
         trusted.sort_by(|a, b| (b.created_at, &b.webhook_id).cmp(&(a.created_at, &a.webhook_id)));
         let ring = |secret: fn(&KeptSecret) -> Option<&Secret>| {
-            let some = trusted.iter().filter_map(|kept| Some((kept, secret(kept)?))).take(MAX_KEYS);
+            let some = trusted
+                .iter()
+                .filter_map(|kept| Some((kept, secret(kept)?)))
+                .take(MAX_KEYS);
             some.fold(KeyRing::new(), |ring, (kept, secret)| {
                 match kept.valid_until.and_then(|until| until.timestamp().ok()) {
                     Some(until) => ring.with_during(&*kept.webhook_id, secret.clone(), ..=until),
@@ -54,16 +59,23 @@ impl EndpointKeys {
                 }
             })
         };
-        Self { signatures: ring(|kept| kept.secret.as_ref()), bearer_tokens: ring(|kept| kept.bearer_token.as_ref()) }
+        Self {
+            signatures: ring(|kept| kept.secret.as_ref()),
+            bearer_tokens: ring(|kept| kept.bearer_token.as_ref()),
+        }
     }
 
-    /// Puts the secrets of `next` in the place of these, for every receiver that uses these rings. What `next` does not have is
-    /// trusted no longer. If that was the last secret, the receiver answers each delivery with 500 until there is another one.
+    /// Puts the secrets of `next` in the place of these, for every receiver that uses these rings.
+    /// What `next` does not have is trusted no longer. If that was the last secret, the receiver
+    /// answers each delivery with 500 until there is another one.
     ///
     /// # Errors
     /// When a secret is empty or kept twice under one name; nothing is changed then.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
-        let rings = [(&self.signatures, &next.signatures), (&self.bearer_tokens, &next.bearer_tokens)];
+        let rings = [
+            (&self.signatures, &next.signatures),
+            (&self.bearer_tokens, &next.bearer_tokens),
+        ];
         rings.iter().try_for_each(|(_, next)| next.check())?;
         rings.iter().try_for_each(|(ring, next)| {
             if next.is_empty() {
@@ -74,12 +86,19 @@ impl EndpointKeys {
         })
     }
 
-    /// Takes over what the store has, every `period` (at least 100 ms), for as long as it is polled: what another replica ensures
-    /// or rotates reaches this one, and so does what it revokes: a secret that was forgotten, or whose `valid_until` has passed, is
-    /// trusted no longer, even if it was the last one. Every delivery is answered with 500 then, and the log has an error.
+    /// Takes over what the store has, every `period` (at least 100 ms), for as long as it is
+    /// polled: what another replica ensures or rotates reaches this one, and so does what it
+    /// revokes: a secret that was forgotten, or whose `valid_until` has passed, is trusted no
+    /// longer, even if it was the last one. Every delivery is answered with 500 then, and the log
+    /// has an error.
     ///
     /// A store that fails is logged, and the rings stay as they are.
-    pub async fn follow(&self, store: &impl SecretStore, endpoint: &str, period: Duration) -> Infallible {
+    pub async fn follow(
+        &self,
+        store: &impl SecretStore,
+        endpoint: &str,
+        period: Duration,
+    ) -> Infallible {
         let (mut known, log) = (None, LogLimit::new());
         loop {
             match store.load(endpoint).await {
@@ -95,7 +114,10 @@ impl EndpointKeys {
                             }),
                         }
                         if self.signatures.is_empty() && self.bearer_tokens.is_empty() {
-                            tracing::error!(endpoint, "no secret is left: every delivery is refused until one is kept");
+                            tracing::error!(
+                                endpoint,
+                                "no secret is left: every delivery is refused until one is kept"
+                            );
                         }
                     }
                 }
@@ -115,7 +137,10 @@ mod tests {
 
     fn kept(id: &str, created: i64) -> KeptSecret {
         let created = Timestamp::from_millisecond(created).unwrap();
-        KeptSecret { secret: Some(format!("whs_{id}").into()), ..KeptSecret::new("acc_1", id, created) }
+        KeptSecret {
+            secret: Some(format!("whs_{id}").into()),
+            ..KeptSecret::new("acc_1", id, created)
+        }
     }
 
     #[test]
@@ -123,7 +148,10 @@ mod tests {
         let mut all: Vec<_> = (1..=6).map(|n| kept(&format!("wh_{n}"), n)).collect();
         all[5].valid_until = Some(crate::UnixMillis(1));
         all[4].valid_until = Some((Timestamp::now() + Duration::from_hours(1)).into());
-        assert_eq!(EndpointKeys::of(&all).signatures.names(), ["wh_5", "wh_4", "wh_3", "wh_2"]);
+        assert_eq!(
+            EndpointKeys::of(&all).signatures.names(),
+            ["wh_5", "wh_4", "wh_3", "wh_2"]
+        );
         assert!(EndpointKeys::of(&all).bearer_tokens.is_empty());
     }
 
@@ -139,7 +167,11 @@ mod tests {
 
     #[test]
     fn mistake_5_no_kept_secret_is_in_debug() {
-        let shown = format!("{:?} {:?}", kept("wh_1", 1), EndpointKeys::of(&[kept("wh_1", 1)]));
+        let shown = format!(
+            "{:?} {:?}",
+            kept("wh_1", 1),
+            EndpointKeys::of(&[kept("wh_1", 1)])
+        );
         assert!(!shown.contains("whs_"), "{shown}");
     }
 }

@@ -17,7 +17,13 @@ impl MemorySecrets {
     }
 
     fn with<T>(&self, endpoint: &str, change: impl FnOnce(&mut Vec<KeptSecret>) -> T) -> T {
-        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(endpoint.to_owned()).or_default())
+        change(
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(endpoint.to_owned())
+                .or_default(),
+        )
     }
 }
 
@@ -31,8 +37,15 @@ impl SecretStore for MemorySecrets {
         Ok(())
     }
 
-    async fn forget(&self, endpoint: &str, account_id: &str, webhook_id: &str) -> Result<(), SecretStoreError> {
-        self.with(endpoint, |all| all.retain(|kept| !kept.is_of(account_id, webhook_id)));
+    async fn forget(
+        &self,
+        endpoint: &str,
+        account_id: &str,
+        webhook_id: &str,
+    ) -> Result<(), SecretStoreError> {
+        self.with(endpoint, |all| {
+            all.retain(|kept| !kept.is_of(account_id, webhook_id))
+        });
         Ok(())
     }
 }

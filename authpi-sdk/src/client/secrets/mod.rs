@@ -1,12 +1,12 @@
 //! Where the secrets are kept that AuthPI shows once.
 //!
-//! A [`SecretStore`] keeps a few [`KeptSecret`]s per endpoint name: one while all is quiet, two during a rotation.
-//! [`ensure`](super::Webhooks::ensure) and [`rotate`](super::Webhooks::rotate) write them, and the receiver's [`EndpointKeys`] are
-//! made of them. Each secret is a record of its own under its webhook's id, so that writers who know nothing of each other undo
-//! nothing.
+//! A [`SecretStore`] keeps a few [`KeptSecret`]s per endpoint name: one while all is quiet, two
+//! during a rotation. [`ensure`](super::Webhooks::ensure) and [`rotate`](super::Webhooks::rotate)
+//! write them, and the receiver's [`EndpointKeys`] are made of them. Each secret is a record of its
+//! own under its webhook's id, so that writers who know nothing of each other undo nothing.
 //!
-//! [`SecretFile`] is for one machine, `PostgresSecrets` (feature `postgres`) for any number of them, [`MemorySecrets`] for tests. For
-//! a vault of your own, implement the trait.
+//! [`SecretFile`] is for one machine, `PostgresSecrets` (feature `postgres`) for any number of
+//! them, [`MemorySecrets`] for tests. For a vault of your own, implement the trait.
 
 mod file;
 mod kept;
@@ -26,25 +26,33 @@ pub use postgres::PostgresSecrets;
 
 /// Keeps the one-time secrets of webhooks.
 ///
-/// An endpoint is named by what the service calls it: the webhook's name. What is kept there is a set of [`KeptSecret`]s, told
-/// apart by account and webhook id. Use a store, or at least an endpoint name, for one account alone: [`EndpointKeys`] trusts all that
-/// is kept under the name.
+/// An endpoint is named by what the service calls it: the webhook's name. What is kept there is a
+/// set of [`KeptSecret`]s, told apart by account and webhook id. Use a store, or at least an
+/// endpoint name, for one account alone: [`EndpointKeys`] trusts all that is kept under the name.
 ///
-/// A store must be shared by all replicas of a service, or a replica that starts more than 24 hours after the webhook was made does
-/// not know its secret.
+/// A store must be shared by all replicas of a service, or a replica that starts more than 24 hours
+/// after the webhook was made does not know its secret.
 pub trait SecretStore: Send + Sync {
     /// The secrets that are kept for an endpoint, in any order; none for one that is not known.
     ///
     /// # Errors
     /// When the store fails, or what it keeps cannot be read.
-    fn load(&self, endpoint: &str) -> impl Future<Output = Result<Vec<KeptSecret>, SecretStoreError>> + Send;
+    fn load(
+        &self,
+        endpoint: &str,
+    ) -> impl Future<Output = Result<Vec<KeptSecret>, SecretStoreError>> + Send;
 
-    /// Keeps a secret, in the place of the one of the same account and webhook id if there is one, and touches no other. When it
-    /// returns, the secret must survive a crash: AuthPI does not show it again.
+    /// Keeps a secret, in the place of the one of the same account and webhook id if there is one,
+    /// and touches no other. When it returns, the secret must survive a crash: AuthPI does not show
+    /// it again.
     ///
     /// # Errors
     /// When the store fails.
-    fn save(&self, endpoint: &str, kept: &KeptSecret) -> impl Future<Output = Result<(), SecretStoreError>> + Send;
+    fn save(
+        &self,
+        endpoint: &str,
+        kept: &KeptSecret,
+    ) -> impl Future<Output = Result<(), SecretStoreError>> + Send;
 
     /// Removes a secret; one that is not there is no error.
     ///
@@ -61,17 +69,27 @@ pub trait SecretStore: Send + Sync {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    fn keys(&self, endpoint: &str) -> impl Future<Output = Result<EndpointKeys, SecretStoreError>> + Send {
+    fn keys(
+        &self,
+        endpoint: &str,
+    ) -> impl Future<Output = Result<EndpointKeys, SecretStoreError>> + Send {
         async { Ok(EndpointKeys::of(&self.load(endpoint).await?)) }
     }
 }
 
 impl<S: SecretStore + ?Sized> SecretStore for &S {
-    fn load(&self, endpoint: &str) -> impl Future<Output = Result<Vec<KeptSecret>, SecretStoreError>> + Send {
+    fn load(
+        &self,
+        endpoint: &str,
+    ) -> impl Future<Output = Result<Vec<KeptSecret>, SecretStoreError>> + Send {
         S::load(self, endpoint)
     }
 
-    fn save(&self, endpoint: &str, kept: &KeptSecret) -> impl Future<Output = Result<(), SecretStoreError>> + Send {
+    fn save(
+        &self,
+        endpoint: &str,
+        kept: &KeptSecret,
+    ) -> impl Future<Output = Result<(), SecretStoreError>> + Send {
         S::save(self, endpoint, kept)
     }
 
@@ -95,7 +113,10 @@ pub struct SecretStoreError {
 impl SecretStoreError {
     /// `step` says what was being done, as in "load secrets"; the cause must not hold a secret.
     pub fn new(step: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { step, source: source.into() }
+        Self {
+            step,
+            source: source.into(),
+        }
     }
 }
 

@@ -26,23 +26,27 @@ const SAVE: &str = "INSERT INTO authpi_secrets
     ON CONFLICT (endpoint, account_id, webhook_id) DO UPDATE SET created_at = excluded.created_at, secret = excluded.secret,
     bearer_token = excluded.bearer_token, valid_until = excluded.valid_until";
 
-const FORGET: &str = "DELETE FROM authpi_secrets WHERE endpoint = $1 AND account_id = $2 AND webhook_id = $3";
+const FORGET: &str =
+    "DELETE FROM authpi_secrets WHERE endpoint = $1 AND account_id = $2 AND webhook_id = $3";
 
-/// Replicas that make the table at once would get in each other's way. (`IF NOT EXISTS` looks first and makes later.)
+/// Replicas that make the table at once would get in each other's way. (`IF NOT EXISTS` looks first
+/// and makes later.)
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7236832715493)";
 
-/// Secrets in the table `authpi_secrets` of a Postgres database (12 or later), shared by replicas on any number of hosts.
+/// Secrets in the table `authpi_secrets` of a Postgres database (12 or later), shared by replicas
+/// on any number of hosts.
 ///
-/// The secrets are there **in plain text**: whoever may read the table may forge deliveries. Give the right to read it to the
-/// service's own role alone. Each step is one statement and takes at most 5 s.
+/// The secrets are there **in plain text**: whoever may read the table may forge deliveries. Give
+/// the right to read it to the service's own role alone. Each step is one statement and takes at
+/// most 5 s.
 #[derive(Clone)]
 pub struct PostgresSecrets {
     pool: PgPool,
 }
 
 impl PostgresSecrets {
-    /// Opens the store in the database of `pool`, and makes its table if it is not there; any number of replicas may do so at
-    /// once.
+    /// Opens the store in the database of `pool`, and makes its table if it is not there; any
+    /// number of replicas may do so at once.
     ///
     /// # Errors
     /// When the server cannot be reached within 5 s, or the table cannot be made.
@@ -51,7 +55,11 @@ impl PostgresSecrets {
             let exists = "SELECT to_regclass('authpi_secrets') IS NOT NULL";
             let exists = rows(&pool, || sqlx::query(exists)).await?;
             // A role that may not create tables can use one that is there.
-            if !exists.first().ok_or(sqlx::Error::RowNotFound)?.try_get::<bool, _>(0)? {
+            if !exists
+                .first()
+                .ok_or(sqlx::Error::RowNotFound)?
+                .try_get::<bool, _>(0)?
+            {
                 let mut connection = Borrowed::from(&pool).await?;
                 let made = make(&mut connection).await;
                 connection.answered(made.as_ref().err());
@@ -102,16 +110,31 @@ impl SecretStore for PostgresSecrets {
 
     async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
         let save = rows(&self.pool, || {
-            let query = sqlx::query(SAVE).bind(endpoint).bind(&kept.account_id).bind(&kept.webhook_id);
-            let query = query.bind(kept.created_at.0).bind(kept.secret.as_ref().map(Secret::expose));
+            let query = sqlx::query(SAVE)
+                .bind(endpoint)
+                .bind(&kept.account_id)
+                .bind(&kept.webhook_id);
+            let query = query
+                .bind(kept.created_at.0)
+                .bind(kept.secret.as_ref().map(Secret::expose));
             let query = query.bind(kept.bearer_token.as_ref().map(Secret::expose));
             query.bind(kept.valid_until.map(|until| until.0))
         });
         within("save a secret", save).await.map(drop)
     }
 
-    async fn forget(&self, endpoint: &str, account_id: &str, webhook_id: &str) -> Result<(), SecretStoreError> {
-        let forget = rows(&self.pool, || sqlx::query(FORGET).bind(endpoint).bind(account_id).bind(webhook_id));
+    async fn forget(
+        &self,
+        endpoint: &str,
+        account_id: &str,
+        webhook_id: &str,
+    ) -> Result<(), SecretStoreError> {
+        let forget = rows(&self.pool, || {
+            sqlx::query(FORGET)
+                .bind(endpoint)
+                .bind(account_id)
+                .bind(webhook_id)
+        });
         within("forget a secret", forget).await.map(drop)
     }
 }

@@ -44,13 +44,21 @@ fn an_unknown_union_case_survives_a_round_trip_byte_for_byte() {
 fn a_malformed_known_union_case_is_an_error_and_not_an_unknown_one() {
     let read = |json: &str| serde_json::from_str::<unions::types::Auth>(json);
     let error = read(r#"{"type":"bearer+signature"}"#).unwrap_err();
-    assert!(error.to_string().contains("missing member `algorithm`"), "{error}");
+    assert!(
+        error.to_string().contains("missing member `algorithm`"),
+        "{error}"
+    );
     // What may be absent may be odd, and is kept; a secret must not be lost.
-    let unions::types::Auth::Bearer(odd) = read(r#"{"type":"bearer","bearer_token_hint":7}"#).unwrap() else {
+    let unions::types::Auth::Bearer(odd) =
+        read(r#"{"type":"bearer","bearer_token_hint":7}"#).unwrap()
+    else {
         panic!()
     };
     assert_eq!((odd.bearer_token_hint, odd.extra.misfits()), (None, 1));
-    assert_eq!(odd.extra.get("bearer_token_hint").map(|raw| raw.get()), Some("7"));
+    assert_eq!(
+        odd.extra.get("bearer_token_hint").map(|raw| raw.get()),
+        Some("7")
+    );
     let error = read(r#"{"type":"bearer","bearer_token_plain":["tok_123"]}"#).unwrap_err();
     assert!(!error.to_string().contains("tok_123"), "{error}");
     for bad in [r#"{"type":7}"#, r#"{"type":null}"#, "{}", "[]", "7", "null"] {
@@ -62,8 +70,15 @@ fn a_malformed_known_union_case_is_an_error_and_not_an_unknown_one() {
 fn a_known_union_case_keeps_members_that_are_new_to_us() {
     let json = json!({"type": "signature", "signature_algorithm": "hmac-sha999", "rotated_at": 1});
     let auth: types::WebhookAuth = serde_json::from_value(json.clone()).unwrap();
-    let types::WebhookAuth::Signature(of) = &auth else { panic!("{}", auth.tag()) };
-    assert_eq!(of.signature_algorithm.as_ref().map(types::SignatureAlgorithm::as_str), Some("hmac-sha999"));
+    let types::WebhookAuth::Signature(of) = &auth else {
+        panic!("{}", auth.tag())
+    };
+    assert_eq!(
+        of.signature_algorithm
+            .as_ref()
+            .map(types::SignatureAlgorithm::as_str),
+        Some("hmac-sha999")
+    );
     assert_eq!(of.extra.read::<u32>("rotated_at").unwrap(), Some(1));
     assert_eq!(serde_json::to_value(&auth).unwrap(), json);
 }
@@ -71,7 +86,8 @@ fn a_known_union_case_keeps_members_that_are_new_to_us() {
 #[test]
 fn the_tag_may_come_last_and_be_written_with_escapes() {
     let auth: types::WebhookAuth =
-        serde_json::from_str(r#"{"signature_secret_hint":"...x","\u0074ype":"signatur\u0065"}"#).unwrap();
+        serde_json::from_str(r#"{"signature_secret_hint":"...x","\u0074ype":"signatur\u0065"}"#)
+            .unwrap();
     assert!(matches!(auth, types::WebhookAuth::Signature(_)));
 }
 
@@ -79,8 +95,13 @@ fn the_tag_may_come_last_and_be_written_with_escapes() {
 fn secrets_are_read_and_written_and_never_shown() {
     let json = json!({"type": "bearer", "bearer_token_plain": "tok_123"});
     let auth: types::CreateWebhookResponseAuth = serde_json::from_value(json.clone()).unwrap();
-    let types::CreateWebhookResponseAuth::Bearer(of) = &auth else { panic!("{}", auth.tag()) };
-    assert_eq!(of.bearer_token_plain.as_ref().map(Secret::expose), Some("tok_123"));
+    let types::CreateWebhookResponseAuth::Bearer(of) = &auth else {
+        panic!("{}", auth.tag())
+    };
+    assert_eq!(
+        of.bearer_token_plain.as_ref().map(Secret::expose),
+        Some("tok_123")
+    );
     assert!(!format!("{auth:?}").contains("tok_123"));
     assert_eq!(serde_json::to_value(&auth).unwrap(), json);
 }
@@ -88,7 +109,10 @@ fn secrets_are_read_and_written_and_never_shown() {
 #[test]
 fn what_is_sent_has_its_tag() {
     let auth = types::CreateAuthInput::from(types::CreateSignatureAuth::default());
-    assert_eq!(serde_json::to_value(auth).unwrap(), json!({"type": "signature"}));
+    assert_eq!(
+        serde_json::to_value(auth).unwrap(),
+        json!({"type": "signature"})
+    );
     let mut input = types::CreateWebhookInput::new("users", "https://example.com");
     input.events = Some(vec![EventType::UserCreated]);
     input.metadata = Some(RawJson::new(&json!({"a": 1})).unwrap());
@@ -107,12 +131,18 @@ fn a_partial_update_tells_keep_clear_and_set_apart() {
     update.name = Patch::Set("users".to_owned());
     let json = json!({"name": "users", "description": null, "subjects": []});
     assert_eq!(serde_json::to_value(&update).unwrap(), json);
-    assert_eq!(serde_json::from_value::<types::UpdateWebhook>(json).unwrap(), update);
+    assert_eq!(
+        serde_json::from_value::<types::UpdateWebhook>(json).unwrap(),
+        update
+    );
 
     let mut update = patch::types::UpdateThing::default();
     update.labels = Patch::Set([].into());
     update.created_by = Patch::Null;
-    assert_eq!(serde_json::to_value(&update).unwrap(), json!({"labels": {}, "createdBy": null}));
+    assert_eq!(
+        serde_json::to_value(&update).unwrap(),
+        json!({"labels": {}, "createdBy": null})
+    );
 }
 
 #[test]
@@ -122,11 +152,17 @@ fn a_new_status_breaks_neither_a_list_nor_an_error() {
         "events": [], "created_at": 1, "new_member": {},
     });
     let page: types::WebhookPage =
-        serde_json::from_value(json!({"data": [item], "has_more": false, "next_cursor": null})).unwrap();
+        serde_json::from_value(json!({"data": [item], "has_more": false, "next_cursor": null}))
+            .unwrap();
     assert_eq!(page.data[0].status.as_str(), "quarantined");
-    assert!(matches!(page.data[0].auth_type, types::AuthType::Unknown(_)));
-    let error: types::ApiError =
-        serde_json::from_value(json!({"error": "teapot", "error_description": "", "retryable": false})).unwrap();
+    assert!(matches!(
+        page.data[0].auth_type,
+        types::AuthType::Unknown(_)
+    ));
+    let error: types::ApiError = serde_json::from_value(
+        json!({"error": "teapot", "error_description": "", "retryable": false}),
+    )
+    .unwrap();
     assert_eq!(error.error.to_string(), "teapot");
 }
 
@@ -134,7 +170,10 @@ fn a_new_status_breaks_neither_a_list_nor_an_error() {
 fn null_is_no_value_of_an_optional_list_or_map() {
     let json = json!({"id": "x", "created_at": 1.5, "day": "d", "spec": "2.0", "tags": null, "labels": null, "metadata": null});
     let thing: constraints::types::Thing = serde_json::from_value(json).unwrap();
-    assert_eq!((thing.tags, thing.labels, thing.metadata), (None, None, None));
+    assert_eq!(
+        (thing.tags, thing.labels, thing.metadata),
+        (None, None, None)
+    );
     assert_eq!(thing.created_at, UnixMillis(1));
 }
 
@@ -156,13 +195,32 @@ fn a_resource_is_read_with_and_without_its_envelope() {
     let read: shapes::types::ThingsCreateResponse = serde_json::from_value(beside).unwrap();
     assert_eq!(read.data.name, "outer");
     // Unless it is no such resource: an envelope may get a new member, wherever it stands.
-    for beside in [r#"{"data":{"id":"1","name":"n"},"meta":{}}"#, r#"{"meta":[],"data":{"id":"1","name":"n"}}"#] {
-        assert_eq!(serde_json::from_str::<shapes::types::ThingsCreateResponse>(beside).unwrap().data.name, "n");
+    for beside in [
+        r#"{"data":{"id":"1","name":"n"},"meta":{}}"#,
+        r#"{"meta":[],"data":{"id":"1","name":"n"}}"#,
+    ] {
+        assert_eq!(
+            serde_json::from_str::<shapes::types::ThingsCreateResponse>(beside)
+                .unwrap()
+                .data
+                .name,
+            "n"
+        );
     }
-    for neither in ["{}", "[]", r#"{"meta":1}"#, r#"{"meta":1,"data":{"id":"1"}}"#] {
-        assert!(serde_json::from_str::<shapes::types::ThingsCreateResponse>(neither).is_err(), "{neither}");
+    for neither in [
+        "{}",
+        "[]",
+        r#"{"meta":1}"#,
+        r#"{"meta":1,"data":{"id":"1"}}"#,
+    ] {
+        assert!(
+            serde_json::from_str::<shapes::types::ThingsCreateResponse>(neither).is_err(),
+            "{neither}"
+        );
     }
-    let error = serde_json::from_str::<shapes::types::ThingsCreateResponse>(r#"{"data":{"id":"1"}}"#).unwrap_err();
+    let error =
+        serde_json::from_str::<shapes::types::ThingsCreateResponse>(r#"{"data":{"id":"1"}}"#)
+            .unwrap_err();
     assert!(error.to_string().contains("name"), "{error}");
 }
 
@@ -170,7 +228,10 @@ fn a_resource_is_read_with_and_without_its_envelope() {
 fn names_that_are_no_rust_names_are_written_as_they_are_on_the_wire() {
     let json = json!({"type": "t", "self": "s", "createdAt": "c", "2fa": true, "amount_usd": 5, "kind": "+1"});
     let thing: names::types::N2faThing = serde_json::from_value(json.clone()).unwrap();
-    assert_eq!((thing.self_.as_deref(), thing.amount_micros), (Some("s"), Some(5)));
+    assert_eq!(
+        (thing.self_.as_deref(), thing.amount_micros),
+        (Some("s"), Some(5))
+    );
     assert_eq!(serde_json::to_value(&thing).unwrap(), json);
 }
 
@@ -193,7 +254,11 @@ fn the_table_knows_what_each_operation_takes_and_answers() {
             "{}",
             operation.id
         );
-        assert!(operation.documents(401) && operation.documents(503) && !operation.documents(200), "{}", operation.id);
+        assert!(
+            operation.documents(401) && operation.documents(503) && !operation.documents(200),
+            "{}",
+            operation.id
+        );
     }
     assert!(operations::WEBHOOKS_UPDATE.if_match && operations::WEBHOOKS_UPDATE.documents(412));
     let errors = &errors::operations::THINGS_UPDATE;

@@ -21,7 +21,10 @@ fn every_event_type_is_found_by_its_name_and_written_by_it() {
         assert_eq!(&EventType::from(event_type.as_str()), event_type);
         assert!(!matches!(event_type, EventType::Unknown(_)));
         let json = serde_json::to_string(event_type).unwrap();
-        assert_eq!(serde_json::from_str::<EventType>(&json).unwrap(), *event_type);
+        assert_eq!(
+            serde_json::from_str::<EventType>(&json).unwrap(),
+            *event_type
+        );
     }
 }
 
@@ -33,18 +36,29 @@ fn an_unknown_event_type_survives_a_round_trip_and_keeps_its_place_in_order() {
         assert_eq!(event_type.to_string(), name);
         assert_eq!(serde_json::to_value(&event_type).unwrap(), json!(name));
     }
-    let mut sorted = [EventType::from("user.zapped"), EventType::UserCreated, EventType::from("user.abducted")];
+    let mut sorted = [
+        EventType::from("user.zapped"),
+        EventType::UserCreated,
+        EventType::from("user.abducted"),
+    ];
     sorted.sort();
-    assert_eq!(sorted.map(|of| of.to_string()), ["user.abducted", "user.created", "user.zapped"]);
+    assert_eq!(
+        sorted.map(|of| of.to_string()),
+        ["user.abducted", "user.created", "user.zapped"]
+    );
 }
 
 #[test]
 fn every_event_type_has_a_payload_that_is_read_by_type_alone() {
     for event_type in EventType::ALL {
-        let data = EventData::decode(event_type, &raw(r#"{"id":"x","not-deduced":[1, 2.0]}"#)).unwrap();
+        let data =
+            EventData::decode(event_type, &raw(r#"{"id":"x","not-deduced":[1, 2.0]}"#)).unwrap();
         assert!(!matches!(data, EventData::Unknown(_)), "{event_type}");
         let written = serde_json::to_string(&data).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), json!({"id": "x", "not-deduced": [1, 2.0]}));
+        assert_eq!(
+            serde_json::from_str::<Value>(&written).unwrap(),
+            json!({"id": "x", "not-deduced": [1, 2.0]})
+        );
         assert!(written.contains("[1, 2.0]"), "kept as it came");
     }
 }
@@ -58,7 +72,19 @@ fn an_unknown_event_keeps_its_bytes_exactly() {
 
 #[test]
 fn a_member_of_another_shape_never_makes_an_event_fail() {
-    let shapes = ["null", "true", "1", "-1.5", "1e400", r#""text""#, r#""\u00e9""#, "[]", "[1]", "{}", r#"{"a":[{}]}"#];
+    let shapes = [
+        "null",
+        "true",
+        "1",
+        "-1.5",
+        "1e400",
+        r#""text""#,
+        r#""\u00e9""#,
+        "[]",
+        "[1]",
+        "{}",
+        r#"{"a":[{}]}"#,
+    ];
     for event_type in EventType::ALL {
         let empty = serde_json::to_value(schema_names(event_type)).unwrap();
         for name in empty.as_array().unwrap() {
@@ -67,7 +93,11 @@ fn a_member_of_another_shape_never_makes_an_event_fail() {
                 let data = EventData::decode(event_type, &raw(&json)).unwrap();
                 let written = serde_json::to_string(&data).unwrap();
                 let again = EventData::decode(event_type, &raw(&written)).unwrap();
-                assert_eq!(serde_json::to_string(&again).unwrap(), written, "{event_type} {json}");
+                assert_eq!(
+                    serde_json::to_string(&again).unwrap(),
+                    written,
+                    "{event_type} {json}"
+                );
                 assert_eq!(again.extra(), data.extra(), "{event_type} {json}");
             }
         }
@@ -88,12 +118,18 @@ fn schema_names(event_type: &EventType) -> Vec<String> {
         .find(|entry| entry["properties"]["type"]["const"] == event_type.as_str())
         .unwrap();
     let payload = read(entry["properties"]["data"]["$ref"].as_str().unwrap());
-    payload["properties"].as_object().unwrap().keys().cloned().collect()
+    payload["properties"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect()
 }
 
 #[test]
 fn payloads_stay_out_of_debug() {
-    let user: payload::User = serde_json::from_value(json!({"username": "ada", "pin": "4711"})).unwrap();
+    let user: payload::User =
+        serde_json::from_value(json!({"username": "ada", "pin": "4711"})).unwrap();
     assert_eq!(format!("{user:?}"), "User { .. }");
     let data = EventData::decode(&EventType::UserCreated, &raw(r#"{"username":"ada"}"#)).unwrap();
     assert_eq!(format!("{data:?}"), "User { .. }");

@@ -11,7 +11,12 @@ use crate::generated::events::payload;
 
 /// A schema's members and which of them are required.
 fn members(schema: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
-    let names = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    let names = schema["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.clone())
+        .collect();
     let required = schema["required"]
         .as_array()
         .into_iter()
@@ -22,7 +27,9 @@ fn members(schema: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
 }
 
 fn derived<T: JsonSchema>() -> Value {
-    SchemaGenerator::default().into_root_schema_for::<T>().to_value()
+    SchemaGenerator::default()
+        .into_root_schema_for::<T>()
+        .to_value()
 }
 
 fn events(file: &str) -> Value {
@@ -40,10 +47,15 @@ fn payloads_have_the_members_of_their_schemas() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/events/data");
     let mut committed = BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap() {
-        let schema = events(&format!("data/{}", entry.unwrap().file_name().to_str().unwrap()));
+        let schema = events(&format!(
+            "data/{}",
+            entry.unwrap().file_name().to_str().unwrap()
+        ));
         let title = schema["title"].as_str().unwrap().to_owned();
-        let (_, derived) =
-            payloads.iter().find(|(name, _)| *name == title).unwrap_or_else(|| panic!("no type for {title}"));
+        let (_, derived) = payloads
+            .iter()
+            .find(|(name, _)| *name == title)
+            .unwrap_or_else(|| panic!("no type for {title}"));
         assert_eq!(members(derived), members(&schema), "{title}");
         // Others are kept, and the schema says so.
         assert_ne!(derived["additionalProperties"], false, "{title}");
@@ -64,7 +76,8 @@ mod api {
     /// The description's component schemas; YAML is read by the emulator's crate, so that tests need no second one.
     fn components() -> Value {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/authpi.yaml");
-        let document: Value = serde_norway::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let document: Value =
+            serde_norway::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         document["components"]["schemas"].clone()
     }
 

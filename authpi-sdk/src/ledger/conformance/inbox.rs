@@ -6,7 +6,9 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{DIGEST, Harness, LEASE, SLACK, complete, hostile_names, key, poll_and_drop};
-use crate::ledger::{Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger as _, Next, Token};
+use crate::ledger::{
+    Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger as _, Next, Token,
+};
 
 pub(super) const ENDPOINT: &str = "conformance";
 
@@ -67,7 +69,8 @@ cases! { of Inbox:
         }
     }
 
-    /// An event whose worker asked for a pause is leased when that is over, and when that will be is known.
+    /// An event whose worker asked for a pause is leased when that is over, and when that will be
+    /// is known.
     async fn a_pause_ends(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "paused", None).await;
@@ -101,7 +104,8 @@ cases! { of Inbox:
         assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 0);
     }
 
-    /// An event that was forgotten while a worker had it is gone, and stored when it comes again, as a new one.
+    /// An event that was forgotten while a worker had it is gone, and stored when it comes again,
+    /// as a new one.
     async fn a_forgotten_event_is_stored_afresh(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "forgotten", None).await;
@@ -118,7 +122,8 @@ cases! { of Inbox:
         nothing(&inbox).await;
     }
 
-    /// A worker that died gives its lease back by expiry; one that was only slow cannot settle the event any more.
+    /// A worker that died gives its lease back by expiry; one that was only slow cannot settle the
+    /// event any more.
     async fn an_expired_lease_is_leased_anew(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "slow", None).await;
@@ -158,7 +163,8 @@ cases! { of Inbox:
         assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 1);
     }
 
-    /// An event that a receiver without inbox has at hand is not leased meanwhile, and keeps its body.
+    /// An event that a receiver without inbox has at hand is not leased meanwhile, and keeps its
+    /// body.
     async fn a_claim_keeps_an_event_from_workers_and_loses_nothing(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "both", None).await;
@@ -202,8 +208,8 @@ cases! { of Inbox:
         assert_eq!((before, all.len()), (32, 32));
     }
 
-    /// An append whose caller goes away in the middle has stored the event whole or not at all; what was leased to nobody so is leased
-    /// again when that lease is over.
+    /// An append whose caller goes away in the middle has stored the event whole or not at all;
+    /// what was leased to nobody so is leased again when that lease is over.
     async fn a_dropped_step_leaves_a_whole_event(harness) {
         let inbox = harness.fresh().await;
         for polls in 0..8 {
@@ -242,15 +248,28 @@ cases! { of Inbox:
 
 pub(super) async fn append(inbox: &impl Inbox, id: &str, lane: Option<&str>) {
     let body = Bytes::from(format!("body of {id}"));
-    assert_eq!(inbox.append(&key(id), DIGEST, lane, body).await.unwrap(), Appended::Stored);
+    assert_eq!(
+        inbox.append(&key(id), DIGEST, lane, body).await.unwrap(),
+        Appended::Stored
+    );
 }
 
 /// Another delivery of an event, of another content, whose work is `done` or not.
 async fn append_known<H: Harness<Ledger: Inbox>>(inbox: &H::Ledger, id: &str, done: bool) {
     let other = Digest::from_bytes([9; 16]);
-    let appended = inbox.append(&key(id), other, None, Bytes::from_static(b"other")).await.unwrap();
+    let appended = inbox
+        .append(&key(id), other, None, Bytes::from_static(b"other"))
+        .await
+        .unwrap();
     let forgiven = done && !H::TELLS_WHAT_IS_DONE && appended == Appended::Stored;
-    assert!(forgiven || appended == Appended::Known { first_digest: DIGEST }, "{appended:?} instead of known");
+    assert!(
+        forgiven
+            || appended
+                == Appended::Known {
+                    first_digest: DIGEST
+                },
+        "{appended:?} instead of known"
+    );
 }
 
 pub(super) async fn leased(inbox: &impl Inbox) -> Leased {

@@ -1,4 +1,5 @@
-//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`Lanes`] must do beyond what every inbox must.
+//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`Lanes`] must do beyond what every inbox
+//! must.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::{
 use crate::ledger::{Completion, Held, Inbox as _, Lanes, Ledger as _, Next};
 
 cases! { of Lanes:
-    /// A lane's events are leased one at a time and in order; another lane, and events without, go on.
+    /// A lane's events are leased one at a time and in order; another lane, and events without, go
+    /// on.
     async fn a_lane_keeps_its_order_and_holds_up_nobody_else(harness) {
         let inbox = harness.fresh().await;
         for (id, lane) in [("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("free", None)] {
@@ -79,7 +81,8 @@ cases! { of Lanes:
         }
     }
 
-    /// Workers at the same time keep each lane's order, and never have two events of one lane at once.
+    /// Workers at the same time keep each lane's order, and never have two events of one lane at
+    /// once.
     async fn workers_at_the_same_time_keep_each_lanes_order(harness) {
         let inbox = std::sync::Arc::new(harness.fresh().await);
         for n in 0..40 {
@@ -106,7 +109,8 @@ cases! { of Lanes:
         }
     }
 
-    /// A lane that is appended to, and parts of which are forgotten, while it is worked off, goes on to its end.
+    /// A lane that is appended to, and parts of which are forgotten, while it is worked off, goes
+    /// on to its end.
     async fn a_lane_goes_on_while_it_is_appended_to(harness) {
         const EVENTS: usize = 60;
         let inbox = std::sync::Arc::new(harness.fresh().await);

@@ -1,5 +1,6 @@
-//! The messages that this process has taken out of the stream and not settled, so that what the ledger is told of an event can
-//! be told to the stream. Nothing is lost with it: what is not settled comes again.
+//! The messages that this process has taken out of the stream and not settled, so that what the
+//! ledger is told of an event can be told to the stream. Nothing is lost with it: what is not
+//! settled comes again.
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,8 @@ pub(super) struct AtHand {
     refused: HashMap<EventKey, u32>,
 }
 
-/// Of how many events failures are counted. With more, the ledger is away, and it is not about the events.
+/// Of how many events failures are counted. With more, the ledger is away, and it is not about the
+/// events.
 const MOST_REFUSED: usize = 10_000;
 
 /// After that a message that was due has gone to somebody else.
@@ -43,18 +45,28 @@ impl AtHand {
         self.leased.retain(|_, (_, until)| *until > now);
         self.waiting.remove(key);
         self.refused.remove(key);
-        self.leased.insert((key.clone(), token), (ticket, now + kept(lease)));
+        self.leased
+            .insert((key.clone(), token), (ticket, now + kept(lease)));
     }
 
-    pub(super) fn renew(&mut self, key: &EventKey, token: Token, lease: Duration) -> Option<Ticket> {
+    pub(super) fn renew(
+        &mut self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Option<Ticket> {
         let (ticket, until) = self.leased.get_mut(&(key.clone(), token))?;
         *until = Instant::now() + kept(lease);
         Some(ticket.clone())
     }
 
-    /// The holder's delivery; else the one that came while somebody else held the event, and was given back.
+    /// The holder's delivery; else the one that came while somebody else held the event, and was
+    /// given back.
     pub(super) fn ticket(&self, key: &EventKey, token: Token) -> Option<Ticket> {
-        let found = self.leased.get(&(key.clone(), token)).or_else(|| self.waiting.get(key));
+        let found = self
+            .leased
+            .get(&(key.clone(), token))
+            .or_else(|| self.waiting.get(key));
         found.map(|(ticket, _)| ticket.clone())
     }
 
@@ -68,7 +80,8 @@ impl AtHand {
     }
 
     pub(super) fn waits(&mut self, key: &EventKey, ticket: Ticket, pause: Duration) {
-        self.waiting.insert(key.clone(), (ticket, Instant::now() + pause));
+        self.waiting
+            .insert(key.clone(), (ticket, Instant::now() + pause));
     }
 
     /// The ledger has failed to claim it once more; how often in a row it is by now.
@@ -92,23 +105,33 @@ impl AtHand {
 
     /// Every leased delivery of the event.
     pub(super) fn forget(&mut self, key: &EventKey) -> Vec<Ticket> {
-        self.leased.extract_if(|(leased, _), _| leased == key).map(|(_, (ticket, _))| ticket).collect()
+        self.leased
+            .extract_if(|(leased, _), _| leased == key)
+            .map(|(_, (ticket, _))| ticket)
+            .collect()
     }
 
-    /// When to look for the next of the endpoint's that waits. One that is late is looked for again after as long as it is
-    /// late, unless it must be another process's by now.
+    /// When to look for the next of the endpoint's that waits. One that is late is looked for again
+    /// after as long as it is late, unless it must be another process's by now.
     pub(super) fn due_in(&mut self, endpoint: &str) -> Option<Duration> {
         let now = Instant::now();
-        self.waiting.retain(|_, (_, due)| now.saturating_duration_since(*due) < OVERDUE);
+        self.waiting
+            .retain(|_, (_, due)| now.saturating_duration_since(*due) < OVERDUE);
         let due_in = |due: Instant| match due.checked_duration_since(now) {
             Some(left) if left > GRAIN => left,
             _ => now.saturating_duration_since(due).max(GRAIN),
         };
-        self.waiting.iter().filter(|(key, _)| key.endpoint() == endpoint).map(|(_, (_, due))| due_in(*due)).min()
+        self.waiting
+            .iter()
+            .filter(|(key, _)| key.endpoint() == endpoint)
+            .map(|(_, (_, due))| due_in(*due))
+            .min()
     }
 }
 
 /// Long enough for a holder that is late: a lease that ran out may still be completed.
 fn kept(lease: Duration) -> Duration {
-    lease.saturating_mul(2).clamp(Duration::from_hours(1), Duration::from_hours(7 * 24))
+    lease
+        .saturating_mul(2)
+        .clamp(Duration::from_hours(1), Duration::from_hours(7 * 24))
 }

@@ -33,7 +33,10 @@ pub(super) enum Verdict {
 impl Verdict {
     pub(super) fn of(error: &LedgerError) -> Self {
         let causes = std::iter::successors(error.source(), |&error| error.source());
-        causes.map(Self::of_cause).find(|verdict| *verdict != Self::Other).unwrap_or(Self::Other)
+        causes
+            .map(Self::of_cause)
+            .find(|verdict| *verdict != Self::Other)
+            .unwrap_or(Self::Other)
     }
 
     pub(super) fn of_cause(error: &(dyn Error + 'static)) -> Self {
@@ -53,18 +56,29 @@ impl Verdict {
         }
         if let Some(error) = error.downcast_ref::<jetstream::context::RequestError>() {
             let unanswered = error.kind() == jetstream::context::RequestErrorKind::NoResponders;
-            return if unanswered { Self::NoJetStream } else { Self::Other };
+            return if unanswered {
+                Self::NoJetStream
+            } else {
+                Self::Other
+            };
         }
         if let Some(error) = error.downcast_ref::<async_nats::RequestError>() {
             let unanswered = error.kind() == async_nats::RequestErrorKind::NoResponders;
-            return if unanswered { Self::NoJetStream } else { Self::Other };
+            return if unanswered {
+                Self::NoJetStream
+            } else {
+                Self::Other
+            };
         }
-        error.downcast_ref::<jetstream::Error>().map_or(Self::Other, |error| Self::of_code(error.error_code()))
+        error
+            .downcast_ref::<jetstream::Error>()
+            .map_or(Self::Other, |error| Self::of_code(error.error_code()))
     }
 
     fn of_code(code: ErrorCode) -> Self {
         match code {
-            ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Self::Content,
+            ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
+            | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Self::Content,
             ErrorCode::STREAM_STORE_FAILED
             | ErrorCode::STORAGE_RESOURCES_EXCEEDED
             | ErrorCode::MEMORY_RESOURCES_EXCEEDED
@@ -86,19 +100,23 @@ impl Verdict {
     }
 }
 
-/// The last of what the server said without being asked: that a right is missing, which it does not say to whoever waits for an answer.
+/// The last of what the server said without being asked: that a right is missing, which it does not
+/// say to whoever waits for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Said(Mutex<Option<(Instant, String)>>);
 
 impl Said {
     pub(super) fn note(&self, error: &async_nats::ServerError) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_string()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), error.to_string()));
     }
 
     /// What it has said since then.
     pub(super) fn since(&self, then: Instant) -> Option<String> {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        said.as_ref().filter(|(at, _)| *at >= then).map(|(_, said)| said.clone())
+        said.as_ref()
+            .filter(|(at, _)| *at >= then)
+            .map(|(_, said)| said.clone())
     }
 }
 
@@ -130,7 +148,10 @@ pub(super) struct Unconnected {
 
 impl Unconnected {
     pub(super) fn boxed(server: &str, error: Option<ConnectError>) -> AnyError {
-        Box::new(Self { server: server.to_owned(), error })
+        Box::new(Self {
+            server: server.to_owned(),
+            error,
+        })
     }
 }
 
@@ -139,7 +160,10 @@ impl fmt::Display for Unconnected {
         let Self { server, error } = self;
         match error.as_ref().map(ConnectError::kind) {
             Some(ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication) => {
-                write!(f, "could not log in to NATS at {server}; check the user name and password, or the token")
+                write!(
+                    f,
+                    "could not log in to NATS at {server}; check the user name and password, or the token"
+                )
             }
             Some(_) => write!(f, "could not connect to NATS at {server}"),
             None => write!(f, "could not connect to NATS at {server} in time"),

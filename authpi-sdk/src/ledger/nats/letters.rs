@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     event::Event,
-    ledger::{Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, dead_letter::tell_replayed},
+    ledger::{
+        Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, dead_letter::tell_replayed,
+    },
 };
 
 const REASON: &str = "Authpi-Reason";
@@ -52,10 +54,16 @@ impl Letters {
             headers.insert(REASON, reason.as_str());
             headers.insert(ATTEMPTS, letter.attempts.to_string());
             headers.insert(RECEIVED, letter.received_at.as_millisecond().to_string());
-            let sent = queue.jetstream.publish_with_headers(subject.clone(), headers, letter.body.clone()).await;
+            let sent = queue
+                .jetstream
+                .publish_with_headers(subject.clone(), headers, letter.body.clone())
+                .await;
             match sent {
                 // A body that just fitted into its first message.
-                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded && !reason.is_empty() => {
+                Err(error)
+                    if error.kind() == PublishErrorKind::MaxPayloadExceeded
+                        && !reason.is_empty() =>
+                {
                     reason.clear();
                 }
                 sent => {
@@ -67,8 +75,16 @@ impl Letters {
     }
 
     /// The event's letter.
-    pub(super) async fn get(&self, queue: &Queue, key: &EventKey) -> Result<Option<StreamMessage>, AnyError> {
-        found(self.stream.get_last_raw_message_by_subject(&queue.names.letter(key)).await)
+    pub(super) async fn get(
+        &self,
+        queue: &Queue,
+        key: &EventKey,
+    ) -> Result<Option<StreamMessage>, AnyError> {
+        found(
+            self.stream
+                .get_last_raw_message_by_subject(&queue.names.letter(key))
+                .await,
+        )
     }
 
     /// Whether there was one.
@@ -77,12 +93,26 @@ impl Letters {
         if self.get(queue, key).await?.is_none() {
             return Ok(false);
         }
-        Ok(self.stream.purge().filter(queue.names.letter(key)).await?.purged > 0)
+        Ok(self
+            .stream
+            .purge()
+            .filter(queue.names.letter(key))
+            .await?
+            .purged
+            > 0)
     }
 
     /// The first letter under the subject at or after a place in the stream.
-    async fn at_or_after(&self, sequence: u64, subject: &str) -> Result<Option<StreamMessage>, AnyError> {
-        found(self.stream.get_first_raw_message_by_subject(subject, sequence).await)
+    async fn at_or_after(
+        &self,
+        sequence: u64,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, AnyError> {
+        found(
+            self.stream
+                .get_first_raw_message_by_subject(subject, sequence)
+                .await,
+        )
     }
 
     /// Removes what was put here until `at`, and says how much it was. Its end is found by halving.
@@ -108,13 +138,21 @@ impl Letters {
 const LONGEST_REASON: usize = 2048;
 
 fn read(letter: StreamMessage) -> Option<DeadLetter> {
-    let header = |name: &str| letter.headers.get(name).map(async_nats::HeaderValue::as_str);
+    let header = |name: &str| {
+        letter
+            .headers
+            .get(name)
+            .map(async_nats::HeaderValue::as_str)
+    };
     let died_at = timestamp(letter.time.into());
-    let received_at = header(RECEIVED).and_then(|text| Timestamp::from_millisecond(text.parse().ok()?).ok());
+    let received_at =
+        header(RECEIVED).and_then(|text| Timestamp::from_millisecond(text.parse().ok()?).ok());
     Some(DeadLetter {
         key: key(&letter.headers)?,
         reason: reason(&letter.headers),
-        attempts: header(ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or_default(),
+        attempts: header(ATTEMPTS)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default(),
         first_claimed_at: received_at.unwrap_or(died_at),
         died_at,
         body: letter.payload,
@@ -123,13 +161,19 @@ fn read(letter: StreamMessage) -> Option<DeadLetter> {
 
 /// A long one may have been cut within an escape or a character.
 fn reason(headers: &HeaderMap) -> String {
-    let text = headers.get(REASON).map(async_nats::HeaderValue::as_str).unwrap_or_default();
-    (0..=8).find_map(|cut| names::read(text.get(..text.len().checked_sub(cut)?)?)).unwrap_or_default()
+    let text = headers
+        .get(REASON)
+        .map(async_nats::HeaderValue::as_str)
+        .unwrap_or_default();
+    (0..=8)
+        .find_map(|cut| names::read(text.get(..text.len().checked_sub(cut)?)?))
+        .unwrap_or_default()
 }
 
 impl<L: Ledger> Nats<L> {
-    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the letter `after`, if given. A letter
-    /// takes a round trip. Its [`first_claimed_at`](DeadLetter::first_claimed_at) is when the event was stored.
+    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the
+    /// letter `after`, if given. A letter takes a round trip. Its
+    /// [`first_claimed_at`](DeadLetter::first_claimed_at) is when the event was stored.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
@@ -144,40 +188,51 @@ impl<L: Ledger> Nats<L> {
         let subject = queue.names.letters(&names::token(endpoint), "*");
         let (mut from, mut read_to) = (1, after.map(|after| after.died_at));
         if let Some(after) = after
-            && let Some(last) = queue.within(STEP, self.letters().get(queue, &after.key)).await?
+            && let Some(last) = queue
+                .within(STEP, self.letters().get(queue, &after.key))
+                .await?
             && timestamp(last.time.into()) == after.died_at
         {
             (from, read_to) = (last.sequence + 1, None);
         }
         let mut letters = Vec::new();
         while letters.len() < limit {
-            let next = queue.within(STEP, self.letters().at_or_after(from, &subject)).await?;
+            let next = queue
+                .within(STEP, self.letters().at_or_after(from, &subject))
+                .await?;
             let Some(next) = next else { break };
             from = next.sequence + 1;
             // Where the one before is gone, its time tells how far the list was read.
-            letters.extend(read(next).filter(|letter| read_to.is_none_or(|read_to| letter.died_at > read_to)));
+            letters.extend(
+                read(next).filter(|letter| read_to.is_none_or(|read_to| letter.died_at > read_to)),
+            );
         }
         Ok(letters)
     }
 
-    /// Has an event that was given up handled once more, as if it had just been delivered, with the attempts counted anew. Says
-    /// whether there was such a dead letter; it is one no more. Should this fail midway, it is one still, and asking again handles nothing
-    /// twice; two who ask for the same event at the same time may.
+    /// Has an event that was given up handled once more, as if it had just been delivered, with the
+    /// attempts counted anew. Says whether there was such a dead letter; it is one no more. Should
+    /// this fail midway, it is one still, and asking again handles nothing twice; two who ask for
+    /// the same event at the same time may.
     ///
-    /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one is lent to it (`docs/dead-letters.md`),
-    /// or AuthPI delivers the event again, it waits, and the receiver's health and `authpi_inbox_depth` show it.
+    /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one
+    /// is lent to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
+    /// the receiver's health and `authpi_inbox_depth` show it.
     ///
     /// # Errors
     /// When the server, or the ledger, cannot be reached or refuses.
     pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
         const STEP: &str = "replay a dead letter";
         let (queue, letters) = (self.queue(), self.letters());
-        let Some(letter) = queue.within(STEP, letters.get(queue, key)).await? else { return Ok(false) };
+        let Some(letter) = queue.within(STEP, letters.get(queue, key)).await? else {
+            return Ok(false);
+        };
         let body = letter.payload;
-        let digest =
-            Event::from_json(body.clone()).map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw_bytes()));
-        // An earlier call may have come as far as the publish: only a record that is dead, or made here, is forgotten. Beside any
-        // other, one message more does no harm, since the ledger decides.
+        let digest = Event::from_json(body.clone())
+            .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw_bytes()));
+        // An earlier call may have come as far as the publish: only a record that is dead, or made
+        // here, is forgotten. Beside any other, one message more does no harm, since the ledger
+        // decides.
         let handled = match self.ledger().claim(key, digest, self.limit()).await? {
             Claim::Handled { .. } => true,
             Claim::Granted { token, .. } if token.attempt > 1 => {
@@ -192,7 +247,8 @@ impl<L: Ledger> Nats<L> {
         };
         queue
             .within(STEP, async {
-                // Its own id, so that asking twice stores one message, and an event that has died again can be replayed again.
+                // Its own id, so that asking twice stores one message, and an event that has died
+                // again can be replayed again.
                 let id = format!("{}@dead.{}", names::message_id(key), letter.sequence);
                 if !handled {
                     queue.publish_as(id, key, digest, body).await?;
@@ -200,7 +256,12 @@ impl<L: Ledger> Nats<L> {
                 match letters.stream.delete_message(letter.sequence).await {
                     Ok(_) => Ok(()),
                     // Somebody else's replay has removed it.
-                    Err(_) if found(letters.stream.get_raw_message(letter.sequence).await)?.is_none() => Ok(()),
+                    Err(_)
+                        if found(letters.stream.get_raw_message(letter.sequence).await)?
+                            .is_none() =>
+                    {
+                        Ok(())
+                    }
                     Err(error) => Err(AnyError::from(error)),
                 }
             })
@@ -209,15 +270,18 @@ impl<L: Ledger> Nats<L> {
         Ok(true)
     }
 
-    /// Removes at once all dead letters, of every endpoint, that were given up at least `age` ago, by the clock of this process,
-    /// and says how many. The ledger remembers for its own time that they are dead.
+    /// Removes at once all dead letters, of every endpoint, that were given up at least `age` ago,
+    /// by the clock of this process, and says how many. The ledger remembers for its own time that
+    /// they are dead.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn purge(&self, age: Duration) -> Result<u64, LedgerError> {
         const STEP: &str = "purge";
         let (queue, letters) = (self.queue(), self.letters());
-        let Ok(at) = self.now().checked_sub(age) else { return Ok(0) };
+        let Ok(at) = self.now().checked_sub(age) else {
+            return Ok(0);
+        };
         let subject = queue.names.letters("*", "*");
         queue.within(STEP, letters.remove_until(at, &subject)).await
     }

@@ -1,4 +1,5 @@
-//! How endpoints and events are called in NATS, where a name is a token of a subject, a file's name or a line of a header.
+//! How endpoints and events are called in NATS, where a name is a token of a subject, a file's name
+//! or a line of a header.
 
 use crate::{hex::sha256_hex, ledger::EventKey};
 
@@ -34,15 +35,21 @@ impl Names {
     }
 }
 
-/// A name as one token of a subject. No two names have the same: what is not a letter, a digit, `-` or `_` is escaped, a name
-/// that becomes too long for a file is replaced by its hash.
+/// A name as one token of a subject. No two names have the same: what is not a letter, a digit, `-`
+/// or `_` is escaped, a name that becomes too long for a file is replaced by its hash.
 pub(super) fn token(name: &str) -> String {
     const LONGEST: usize = 100;
     if name.is_empty() {
         return "=".to_owned();
     }
-    let token = escaped(name, |byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    if token.len() > LONGEST { format!("~{}", sha256_hex(name.as_bytes())) } else { token }
+    let token = escaped(name, |byte| {
+        byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+    });
+    if token.len() > LONGEST {
+        format!("~{}", sha256_hex(name.as_bytes()))
+    } else {
+        token
+    }
 }
 
 /// The same event's messages have the same id.
@@ -52,7 +59,9 @@ pub(super) fn message_id(key: &EventKey) -> String {
 
 /// Any text in a header's value.
 pub(super) fn line(text: &str) -> String {
-    escaped(text, |byte| (byte.is_ascii_graphic() || byte == b' ') && byte != b'=')
+    escaped(text, |byte| {
+        (byte.is_ascii_graphic() || byte == b' ') && byte != b'='
+    })
 }
 
 /// Any name in a header's value, whose ends may be trimmed.
@@ -130,7 +139,10 @@ mod tests {
         assert_eq!(tokens.len(), names.len());
         for token in tokens {
             let usable = |c: char| c.is_ascii_alphanumeric() || "-_=~".contains(c);
-            assert!((1..=100).contains(&token.len()) && token.chars().all(usable), "{token}");
+            assert!(
+                (1..=100).contains(&token.len()) && token.chars().all(usable),
+                "{token}"
+            );
         }
     }
 

@@ -34,8 +34,8 @@ use crate::{
 
 /// What can be set before a [`Nats`] inbox is opened.
 ///
-/// What concerns the streams counts when they are made; streams that are there are taken as they are, if they can serve, so
-/// that operators may change their limits, replicas and placement.
+/// What concerns the streams counts when they are made; streams that are there are taken as they
+/// are, if they can serve, so that operators may change their limits, replicas and placement.
 #[derive(Clone, Debug)]
 #[must_use = "nothing happens before `open` or `connect`"]
 pub struct NatsOptions {
@@ -67,48 +67,55 @@ impl Default for NatsOptions {
 }
 
 impl NatsOptions {
-    /// The name of the stream (default `authpi`); dead letters are in `…_dead`. ASCII letters, digits, `-` and `_`, 1 to 100.
+    /// The name of the stream (default `authpi`); dead letters are in `…_dead`. ASCII letters,
+    /// digits, `-` and `_`, 1 to 100.
     pub fn stream(mut self, name: impl Into<String>) -> Self {
         self.stream = name.into();
         self
     }
 
-    /// What every subject begins with (default `authpi`): `….event.<endpoint>`, `….dead.<endpoint>.<event>`, and `….appended`,
-    /// under which workers are woken. Tokens of ASCII letters, digits, `-` and `_` with dots between them, 1 to 100 characters.
+    /// What every subject begins with (default `authpi`): `….event.<endpoint>`,
+    /// `….dead.<endpoint>.<event>`, and `….appended`, under which workers are woken. Tokens of
+    /// ASCII letters, digits, `-` and `_` with dots between them, 1 to 100 characters.
     pub fn subjects(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long after a worker's last sign of life the server hands an event to another one (default 30 s, as the lease of a
-    /// [`Worker`](crate::worker::Worker)). The sign is given whenever a lease is renewed, at each third of it, so it should not be
-    /// shorter than a third of the lease; longer than the lease, it delays what a crashed worker left. A second at least.
+    /// How long after a worker's last sign of life the server hands an event to another one
+    /// (default 30 s, as the lease of a [`Worker`](crate::worker::Worker)). The sign is given
+    /// whenever a lease is renewed, at each third of it, so it should not be shorter than a third
+    /// of the lease; longer than the lease, it delays what a crashed worker left. A second at
+    /// least.
     pub fn ack_wait(mut self, wait: Duration) -> Self {
         self.ack_wait = wait;
         self
     }
 
-    /// For how long the server knows a delivery that it has stored (default 2 min), so that another delivery of it is not stored
-    /// once more. It saves space and work, and nothing depends on it: what is stored twice is handled once.
+    /// For how long the server knows a delivery that it has stored (default 2 min), so that another
+    /// delivery of it is not stored once more. It saves space and work, and nothing depends on it:
+    /// what is stored twice is handled once.
     pub fn duplicate_window(mut self, window: Duration) -> Self {
         self.duplicate_window = window;
         self
     }
 
-    /// On how many servers of a cluster the streams are (default 1; 3 or 5 for what has to outlive a server).
+    /// On how many servers of a cluster the streams are (default 1; 3 or 5 for what has to outlive
+    /// a server).
     pub fn replicas(mut self, servers: usize) -> Self {
         self.replicas = servers;
         self
     }
 
-    /// How large the stream of waiting events may become; a delivery that no longer fits is refused (503), never an older one
-    /// dropped. Default: as large as the account allows.
+    /// How large the stream of waiting events may become; a delivery that no longer fits is refused
+    /// (503), never an older one dropped. Default: as large as the account allows.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// How long dead letters are kept (default: as long as the ledger remembers, 30 days unless set).
+    /// How long dead letters are kept (default: as long as the ledger remembers, 30 days unless
+    /// set).
     pub fn dead_letters_for(mut self, age: Duration) -> Self {
         self.dead_letters_for = Some(age);
         self
@@ -120,8 +127,9 @@ impl NatsOptions {
         self
     }
 
-    /// Reads the time elsewhere than from the system, for [`backlog`](crate::ledger::Inbox::backlog) and [`purge`](Nats::purge),
-    /// which compare it with the server's.
+    /// Reads the time elsewhere than from the system, for
+    /// [`backlog`](crate::ledger::Inbox::backlog) and [`purge`](Nats::purge), which compare it with
+    /// the server's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
@@ -131,7 +139,11 @@ impl NatsOptions {
     ///
     /// # Errors
     /// As for [`Nats::open`]; and when a name cannot be used.
-    pub async fn open<L: Ledger>(self, jetstream: Context, ledger: L) -> Result<Nats<L>, LedgerError> {
+    pub async fn open<L: Ledger>(
+        self,
+        jetstream: Context,
+        ledger: L,
+    ) -> Result<Nats<L>, LedgerError> {
         Box::pin(self.open_over(jetstream, ledger, None)).await
     }
 
@@ -141,13 +153,29 @@ impl NatsOptions {
         ledger: L,
         said: Option<Arc<Said>>,
     ) -> Result<Nats<L>, LedgerError> {
-        self.usable().map_err(|error| LedgerError::new("open", error))?;
-        let names = Names { stream: self.stream.clone(), prefix: self.prefix.clone() };
-        let dead_for = self.dead_letters_for.unwrap_or_else(|| ledger.remembers_for());
-        let configs = [(self.inbox(&names), fit_for_events as Fit), (self.dead(&names, dead_for), fit_for_letters)];
-        let stream =
-            async |name: &str| jetstream.get_stream_no_info(name).await.map_err(|e| LedgerError::new("open", e));
-        let letters = Letters { stream: stream(&names.dead_stream()).await?, name: names.dead_stream() };
+        self.usable()
+            .map_err(|error| LedgerError::new("open", error))?;
+        let names = Names {
+            stream: self.stream.clone(),
+            prefix: self.prefix.clone(),
+        };
+        let dead_for = self
+            .dead_letters_for
+            .unwrap_or_else(|| ledger.remembers_for());
+        let configs = [
+            (self.inbox(&names), fit_for_events as Fit),
+            (self.dead(&names, dead_for), fit_for_letters),
+        ];
+        let stream = async |name: &str| {
+            jetstream
+                .get_stream_no_info(name)
+                .await
+                .map_err(|e| LedgerError::new("open", e))
+        };
+        let letters = Letters {
+            stream: stream(&names.dead_stream()).await?,
+            name: names.dead_stream(),
+        };
         let queue = Queue {
             stream: stream(&names.stream).await?,
             names,
@@ -162,12 +190,23 @@ impl NatsOptions {
             listener: tokio::sync::OnceCell::new(),
         };
         for (config, fit) in configs {
-            queue.within("open", ensure(&queue.jetstream, config, fit)).await?;
+            queue
+                .within("open", ensure(&queue.jetstream, config, fit))
+                .await?;
         }
         queue.within("open", queue.check()).await?;
         let (at_hand, log) = (Mutex::default(), LogLimit::new());
-        let shared = Shared { ledger, queue, letters, at_hand, clock: self.clock, log };
-        Ok(Nats { shared: Arc::new(shared) })
+        let shared = Shared {
+            ledger,
+            queue,
+            letters,
+            at_hand,
+            clock: self.clock,
+            log,
+        };
+        Ok(Nats {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Opens the inbox over a connection of its own.
@@ -175,13 +214,17 @@ impl NatsOptions {
     /// # Errors
     /// As for [`Nats::connect`]; and when a name cannot be used.
     pub async fn connect<L: Ledger>(self, url: &str, ledger: L) -> Result<Nats<L>, LedgerError> {
-        let (address, options) = credentials(url).map_err(|error| LedgerError::new("open", error))?;
+        let (address, options) =
+            credentials(url).map_err(|error| LedgerError::new("open", error))?;
         let server = format!("{}:{}", address.host(), address.port());
         let said = Arc::new(Said::default());
         let noted = Arc::clone(&said);
         let options = options
             // A server that hangs is left after three of them.
-            .ping_interval(self.timeout.clamp(Duration::from_secs(1), Duration::from_mins(1)))
+            .ping_interval(
+                self.timeout
+                    .clamp(Duration::from_secs(1), Duration::from_mins(1)),
+            )
             .event_callback(move |event| {
                 let noted = Arc::clone(&noted);
                 async move {
@@ -192,21 +235,44 @@ impl NatsOptions {
             });
         let client = match timeout(self.timeout, Box::pin(options.connect(address))).await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(LedgerError::new("open", Unconnected::boxed(&server, Some(error)))),
+            Ok(Err(error)) => {
+                return Err(LedgerError::new(
+                    "open",
+                    Unconnected::boxed(&server, Some(error)),
+                ));
+            }
             Err(_) => return Err(LedgerError::new("open", Unconnected::boxed(&server, None))),
         };
         Box::pin(self.open_over(jetstream::new(client), ledger, Some(said))).await
     }
 
     fn usable(&self) -> Result<(), AnyError> {
-        let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let plain = |text: &str| {
+            text.chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        };
         if !(1..=100).contains(&self.stream.len()) || !plain(&self.stream) {
             let allowed = "ASCII letters, digits, - and _, 1 to 100 of them";
-            return Err(BadName { what: "a stream", name: self.stream.clone(), allowed }.into());
+            return Err(BadName {
+                what: "a stream",
+                name: self.stream.clone(),
+                allowed,
+            }
+            .into());
         }
-        if self.prefix.len() > 100 || !self.prefix.split('.').all(|token| !token.is_empty() && plain(token)) {
+        if self.prefix.len() > 100
+            || !self
+                .prefix
+                .split('.')
+                .all(|token| !token.is_empty() && plain(token))
+        {
             let allowed = "tokens of ASCII letters, digits, - and _ with dots between them, 1 to 100 characters";
-            return Err(BadName { what: "a prefix of subjects", name: self.prefix.clone(), allowed }.into());
+            return Err(BadName {
+                what: "a prefix of subjects",
+                name: self.prefix.clone(),
+                allowed,
+            }
+            .into());
         }
         if self.ack_wait < Duration::from_secs(1) {
             return Err("ack_wait has to be a second at least".into());
@@ -222,10 +288,14 @@ impl NatsOptions {
             retention: RetentionPolicy::WorkQueue,
             // What was acknowledged is never dropped for something newer, nor for its age.
             discard: DiscardPolicy::New,
-            max_bytes: self.max_bytes.map_or(-1, |bytes| bytes.try_into().unwrap_or(i64::MAX)),
+            max_bytes: self
+                .max_bytes
+                .map_or(-1, |bytes| bytes.try_into().unwrap_or(i64::MAX)),
             storage: StorageType::File,
             num_replicas: self.replicas,
-            duplicate_window: self.duplicate_window.clamp(Duration::from_millis(100), LONGEST),
+            duplicate_window: self
+                .duplicate_window
+                .clamp(Duration::from_millis(100), LONGEST),
             ..Config::default()
         }
     }
@@ -253,10 +323,14 @@ const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
 const NAME_IN_USE: u64 = 10058;
 const SUBJECTS_OVERLAP: u64 = 10065;
 
-/// The address without its credentials, which the client does not use and would log, and options with them.
+/// The address without its credentials, which the client does not use and would log, and options
+/// with them.
 fn credentials(url: &str) -> Result<(ServerAddr, ConnectOptions), AnyError> {
     let mut url = url.parse::<ServerAddr>()?.into_inner();
-    let (user, password) = (decoded(url.username())?, url.password().map(decoded).transpose()?);
+    let (user, password) = (
+        decoded(url.username())?,
+        url.password().map(decoded).transpose()?,
+    );
     let options = match (user, password) {
         (user, Some(password)) => ConnectOptions::new().user_and_password(user, password),
         (token, None) if !token.is_empty() => ConnectOptions::new().token(token),
@@ -292,7 +366,10 @@ type Fit = fn(&Config, wanted: &Config) -> Option<&'static str>;
 async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), AnyError> {
     let found = |info: &Info| match unfit(&info.config, &config) {
         None => Ok(()),
-        Some(why) => Err(AnyError::from(Unfit { stream: config.name.clone(), why })),
+        Some(why) => Err(AnyError::from(Unfit {
+            stream: config.name.clone(),
+            why,
+        })),
     };
     match jetstream.get_stream(&config.name).await {
         Ok(stream) => return found(stream.cached_info()),
@@ -305,7 +382,8 @@ async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), A
     match jetstream.create_stream(config.clone()).await {
         Ok(stream) => found(stream.cached_info()),
         Err(error) => match error.kind() {
-            // A server that makes it for somebody else at this moment may find that its subjects are taken, by itself.
+            // A server that makes it for somebody else at this moment may find that its subjects
+            // are taken, by itself.
             jetstream::context::CreateStreamErrorKind::JetStream(told)
                 if [NAME_IN_USE, SUBJECTS_OVERLAP].contains(&told.error_code().0) =>
             {
@@ -322,8 +400,13 @@ async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), A
 const IN_MEMORY: &str = "it is kept in memory, so that events would be lost";
 
 fn fit_for_events(found: &Config, wanted: &Config) -> Option<&'static str> {
-    let limited = found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
-    if !wanted.subjects.iter().all(|subject| found.subjects.contains(subject)) {
+    let limited =
+        found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
+    if !wanted
+        .subjects
+        .iter()
+        .all(|subject| found.subjects.contains(subject))
+    {
         Some("it is of other subjects")
     } else if found.storage != wanted.storage {
         Some(IN_MEMORY)
@@ -343,7 +426,11 @@ fn fit_for_events(found: &Config, wanted: &Config) -> Option<&'static str> {
 }
 
 fn fit_for_letters(found: &Config, wanted: &Config) -> Option<&'static str> {
-    if !wanted.subjects.iter().all(|subject| found.subjects.contains(subject)) {
+    if !wanted
+        .subjects
+        .iter()
+        .all(|subject| found.subjects.contains(subject))
+    {
         Some("it is of other subjects")
     } else if found.storage != wanted.storage {
         Some(IN_MEMORY)
@@ -381,14 +468,30 @@ mod tests {
 
     #[test]
     fn credentials_are_taken_out_of_the_url() {
-        for url in ["nats://me:hunter2@host", "nats://hunter2@host:4222", "me:hunter2@host", "tls://m%40e:hunter2@host"]
-        {
+        for url in [
+            "nats://me:hunter2@host",
+            "nats://hunter2@host:4222",
+            "me:hunter2@host",
+            "tls://m%40e:hunter2@host",
+        ] {
             let (address, options) = credentials(url).unwrap();
-            assert!(!format!("{address:?} {options:?}").contains("hunter2"), "{url}");
-            assert_eq!((address.host(), address.username(), address.password()), ("host", None, None), "{url}");
+            assert!(
+                !format!("{address:?} {options:?}").contains("hunter2"),
+                "{url}"
+            );
+            assert_eq!(
+                (address.host(), address.username(), address.password()),
+                ("host", None, None),
+                "{url}"
+            );
         }
-        for (part, text) in [("", ""), ("a%40b%2F%25", "a@b/%"), ("%c3%A9", "é"), ("100%", "100%"), ("%zz%4", "%zz%4")]
-        {
+        for (part, text) in [
+            ("", ""),
+            ("a%40b%2F%25", "a@b/%"),
+            ("%c3%A9", "é"),
+            ("100%", "100%"),
+            ("%zz%4", "%zz%4"),
+        ] {
             assert_eq!(decoded(part).unwrap(), text);
         }
         assert!(decoded("%ff").is_err());

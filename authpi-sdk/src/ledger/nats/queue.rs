@@ -42,7 +42,8 @@ use crate::ledger::{Digest, EventKey, LedgerError, LedgerErrorKind, probe, remot
 
 pub(super) type AnyError = Box<dyn Error + Send + Sync>;
 
-/// How many messages of an endpoint may be out of the stream and not settled: being handled, or waiting for another try.
+/// How many messages of an endpoint may be out of the stream and not settled: being handled, or
+/// waiting for another try.
 pub(super) const MOST_UNSETTLED: i64 = 100_000;
 
 const ENDPOINT: &str = "Authpi-Endpoint";
@@ -62,8 +63,8 @@ pub(super) struct Queue {
     pub(super) left: Mutex<Option<Instant>>,
     /// How long an answer that has nothing to wait for may take.
     pub(super) patience: Duration,
-    /// The consumers that were looked at, each by the id of the server that this process was connected to and the endpoint's token;
-    /// and whether they are known to be there.
+    /// The consumers that were looked at, each by the id of the server that this process was
+    /// connected to and the endpoint's token; and whether they are known to be there.
     pub(super) consumers: Mutex<HashMap<(String, String), bool>>,
     pub(super) appended: Arc<Notify>,
     pub(super) listener: OnceCell<Listener>,
@@ -71,7 +72,8 @@ pub(super) struct Queue {
 
 /// A message, as it came out of the stream.
 pub(super) struct Arrived {
-    /// Not there if something else published it than this crate, or an unreleased version of it, whose digests were longer.
+    /// Not there if something else published it than this crate, or an unreleased version of it,
+    /// whose digests were longer.
     pub(super) event: Option<(EventKey, Digest)>,
     pub(super) body: Bytes,
     pub(super) ticket: Ticket,
@@ -101,20 +103,27 @@ impl Queue {
             Err(error) => error,
         };
         let verdict = Verdict::of(&error);
-        let Some(said) = &self.said else { return Err(error.with_kind(verdict.kind())) };
+        let Some(said) = &self.said else {
+            return Err(error.with_kind(verdict.kind()));
+        };
         if verdict == Verdict::NoJetStream {
             self.leave().await;
         }
-        Err(match said.since(began).filter(|_| verdict == Verdict::Other) {
-            Some(said) => LedgerError::new(step, Denied { said, error }).with_kind(LedgerErrorKind::CannotWrite),
-            None => error.with_kind(verdict.kind()),
-        })
+        Err(
+            match said.since(began).filter(|_| verdict == Verdict::Other) {
+                Some(said) => LedgerError::new(step, Denied { said, error })
+                    .with_kind(LedgerErrorKind::CannotWrite),
+                None => error.with_kind(verdict.kind()),
+            },
+        )
     }
 
-    /// Gives the connection up if its server has no JetStream: at the same address may be another server by now, or in the cluster one that
-    /// has.
+    /// Gives the connection up if its server has no JetStream: at the same address may be another
+    /// server by now, or in the cluster one that has.
     async fn leave(&self) {
-        let asked = self.jetstream.request::<_, _, Response<serde_json::Value>>("INFO", &());
+        let asked = self
+            .jetstream
+            .request::<_, _, Response<serde_json::Value>>("INFO", &());
         let gone = match timeout(self.patience, asked).await {
             Ok(Ok(Response::Err { error })) => Verdict::of_cause(&error) == Verdict::NoJetStream,
             Ok(Err(error)) => Verdict::of_cause(&error) == Verdict::NoJetStream,
@@ -139,8 +148,13 @@ impl Queue {
     pub(super) async fn check(&self) -> Result<(), AnyError> {
         let name = names::token(probe::probe_key().event_id());
         let unused = Duration::from_secs(30);
-        let made =
-            self.stream.create_consumer(pull::Config { inactive_threshold: unused, ..self.consumer(&name) }).await;
+        let made = self
+            .stream
+            .create_consumer(pull::Config {
+                inactive_threshold: unused,
+                ..self.consumer(&name)
+            })
+            .await;
         match made {
             // Those that there are may be all that are needed.
             Err(error) if is_code(&error, ErrorCode::MAXIMUM_CONSUMERS_LIMIT) => return Ok(()),
@@ -156,8 +170,14 @@ impl Queue {
     }
 
     /// Durable, as far as the stream is, when it returns.
-    pub(super) async fn publish(&self, key: &EventKey, digest: Digest, body: Bytes) -> Result<Published, AnyError> {
-        self.publish_as(names::message_id(key), key, digest, body).await
+    pub(super) async fn publish(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        body: Bytes,
+    ) -> Result<Published, AnyError> {
+        self.publish_as(names::message_id(key), key, digest, body)
+            .await
     }
 
     pub(super) async fn publish_as(
@@ -173,17 +193,29 @@ impl Queue {
             headers.insert(NATS_MESSAGE_ID, id.as_str());
             headers.insert(NATS_EXPECTED_STREAM, self.names.stream.as_str());
             headers.insert(DIGEST, digest.to_string());
-            let ack = self.jetstream.publish_with_headers(subject.clone(), headers, body.clone()).await?.await?;
+            let ack = self
+                .jetstream
+                .publish_with_headers(subject.clone(), headers, body.clone())
+                .await?
+                .await?;
             if !ack.duplicate {
                 // A hint, which may be lost.
                 self.appended.notify_waiters();
-                let _ = self.jetstream.client().publish(self.names.appended(), Bytes::new()).await;
+                let _ = self
+                    .jetstream
+                    .client()
+                    .publish(self.names.appended(), Bytes::new())
+                    .await;
                 return Ok(Published::Stored);
             }
-            // The server only knows that there was such a message. If it is gone, the event may have been forgotten since, so it is
-            // stored again, and the ledger decides. The next id follows from the last, so that copies of this delivery are
-            // duplicates again.
-            match self.message(ack.sequence).await?.and_then(|first| event(&first.headers)) {
+            // The server only knows that there was such a message. If it is gone, the event may
+            // have been forgotten since, so it is stored again, and the ledger decides. The next id
+            // follows from the last, so that copies of this delivery are duplicates again.
+            match self
+                .message(ack.sequence)
+                .await?
+                .and_then(|first| event(&first.headers))
+            {
                 Some((of, first)) if of == *key => return Ok(Published::Waits(first)),
                 _ => id = format!("{}@{}", names::message_id(key), ack.sequence),
             }
@@ -200,9 +232,15 @@ impl Queue {
         self.ensure_consumer(&consumer).await?;
         loop {
             match self.ask(&consumer).await? {
-                Some(message) if message.status.is_none() => return self.arrived(message).map(Some),
+                Some(message) if message.status.is_none() => {
+                    return self.arrived(message).map(Some);
+                }
                 // None there, or all of them promised to requests that came earlier.
-                Some(message) if message.status.is_some_and(|status| matches!(status.as_u16(), 404 | 408)) => {
+                Some(message)
+                    if message
+                        .status
+                        .is_some_and(|status| matches!(status.as_u16(), 404 | 408)) =>
+                {
                     return Ok(None);
                 }
                 // The consumer is going; or nobody knows it, which gets no answer at all.
@@ -222,17 +260,26 @@ impl Queue {
     /// What a consumer says to a request for its next message; nothing where it says nothing.
     async fn ask(&self, consumer: &str) -> Result<Option<async_nats::Message>, AnyError> {
         let client = self.jetstream.client();
-        // With an inbox of its own, so that the server sees when nobody waits for the answer any more.
+        // With an inbox of its own, so that the server sees when nobody waits for the answer any
+        // more.
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await?;
-        let request = Request::new().payload(Bytes::from_static(br#"{"batch":1,"no_wait":true}"#)).inbox(inbox);
+        let request = Request::new()
+            .payload(Bytes::from_static(br#"{"batch":1,"no_wait":true}"#))
+            .inbox(inbox);
         let subject = format!("CONSUMER.MSG.NEXT.{}.{consumer}", self.names.stream);
         self.jetstream.send_request(subject, request).await?;
-        Ok(timeout(self.patience, next_of(&mut answers)).await.ok().flatten())
+        Ok(timeout(self.patience, next_of(&mut answers))
+            .await
+            .ok()
+            .flatten())
     }
 
     fn arrived(&self, message: async_nats::Message) -> Result<Arrived, AnyError> {
-        let message = jetstream::Message { message, context: self.jetstream.clone() };
+        let message = jetstream::Message {
+            message,
+            context: self.jetstream.clone(),
+        };
         let (received_at, sequence) = {
             let about = message.info()?;
             (timestamp(about.published.into()), about.stream_sequence)
@@ -249,10 +296,12 @@ impl Queue {
 
     /// Says whether it was not there.
     ///
-    /// A server that was killed may have forgotten half of a settlement: a message is in the stream again, and its consumer will not
-    /// hand it out; or it is gone, and its consumer waits for it for ever. So a consumer lives no longer than its server, whose id it
-    /// bears. The next one hands out all that is in the stream, and the ledger knows what of it is done. In a cluster, where the
-    /// server that one happens to be connected to says nothing of the consumer's, it stays.
+    /// A server that was killed may have forgotten half of a settlement: a message is in the stream
+    /// again, and its consumer will not hand it out; or it is gone, and its consumer waits for it
+    /// for ever. So a consumer lives no longer than its server, whose id it bears. The next one
+    /// hands out all that is in the stream, and the ledger knows what of it is done. In a cluster,
+    /// where the server that one happens to be connected to says nothing of the consumer's, it
+    /// stays.
     async fn ensure_consumer(&self, name: &str) -> Result<bool, AnyError> {
         if self.known().get(&(self.server(), name.to_owned())) == Some(&true) {
             return Ok(false);
@@ -264,11 +313,15 @@ impl Queue {
         };
         // Asked for only now: it is the one that has answered.
         let server = self.server();
-        // Once for each server: where processes are connected to several (leaf nodes) that lead to one JetStream, they must not go on
-        // to take each other's.
-        let looked_at = self.known().contains_key(&(server.clone(), name.to_owned()));
+        // Once for each server: where processes are connected to several (leaf nodes) that lead to
+        // one JetStream, they must not go on to take each other's.
+        let looked_at = self
+            .known()
+            .contains_key(&(server.clone(), name.to_owned()));
         let outlived = |found: &consumer::Info| {
-            !looked_at && found.cluster.is_none() && found.config.description.as_deref() != Some(server.as_str())
+            !looked_at
+                && found.cluster.is_none()
+                && found.config.description.as_deref() != Some(server.as_str())
         };
         let there = match found {
             Some(found) if outlived(&found) => {
@@ -280,11 +333,16 @@ impl Queue {
             }
             found => found,
         };
-        let fits =
-            |config: &consumer::Config| config.ack_wait == self.ack_wait && config.max_ack_pending == MOST_UNSETTLED;
+        let fits = |config: &consumer::Config| {
+            config.ack_wait == self.ack_wait && config.max_ack_pending == MOST_UNSETTLED
+        };
         if !there.as_ref().is_some_and(|there| fits(&there.config)) {
-            // Any number of processes may do so at once: it is made, or brought up to date, by whoever comes first.
-            let config = pull::Config { description: Some(server.clone()), ..self.consumer(name) };
+            // Any number of processes may do so at once: it is made, or brought up to date, by
+            // whoever comes first.
+            let config = pull::Config {
+                description: Some(server.clone()),
+                ..self.consumer(name)
+            };
             self.stream.create_consumer(config).await?;
         }
         self.known().insert((server, name.to_owned()), true);
@@ -309,17 +367,23 @@ impl Queue {
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), bool>> {
         // A map of names is whole whatever panicked beside it.
-        self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.consumers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the server what became of a delivery, and waits until it has heard it.
     pub(super) async fn settle(&self, ticket: &Ticket, kind: AckKind) -> Result<(), AnyError> {
-        Acker::new(self.jetstream.clone(), Some(ticket.reply.clone())).double_ack_with(kind).await
+        Acker::new(self.jetstream.clone(), Some(ticket.reply.clone()))
+            .double_ack_with(kind)
+            .await
     }
 
     /// The same without waiting: for what is only a matter of when.
     pub(super) async fn tell(&self, ticket: &Ticket, kind: AckKind) {
-        let told = Acker::new(self.jetstream.clone(), Some(ticket.reply.clone())).ack_with(kind).await;
+        let told = Acker::new(self.jetstream.clone(), Some(ticket.reply.clone()))
+            .ack_with(kind)
+            .await;
         if let Err(error) = told {
             tracing::debug!(%error, "the stream could not be told of a delivery, which comes again");
         }
@@ -327,8 +391,8 @@ impl Queue {
 
     /// How many messages of the endpoint are not settled, and the time of the first.
     ///
-    /// The consumer knows, once there is one. What the stream holds besides, after a crash of the server, is done
-    /// ([`ensure_consumer`](Self::ensure_consumer)).
+    /// The consumer knows, once there is one. What the stream holds besides, after a crash of the
+    /// server, is done ([`ensure_consumer`](Self::ensure_consumer)).
     pub(super) async fn depth(&self, endpoint: &str) -> Result<(u64, Option<Timestamp>), AnyError> {
         #[derive(Deserialize)]
         struct Told {
@@ -344,31 +408,50 @@ impl Queue {
             Ok(info) => {
                 let depth = info.num_pending + u64::try_from(info.num_ack_pending).unwrap_or(0);
                 let unsettled = info.ack_floor.stream_sequence + 1;
-                return Ok((depth, self.first(&subject, unsettled).await?.filter(|_| depth > 0)));
+                return Ok((
+                    depth,
+                    self.first(&subject, unsettled).await?.filter(|_| depth > 0),
+                ));
             }
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
         let request = serde_json::json!({ "subjects_filter": subject });
-        let info = self.jetstream.request(format!("STREAM.INFO.{}", self.names.stream), &request).await?;
+        let info = self
+            .jetstream
+            .request(format!("STREAM.INFO.{}", self.names.stream), &request)
+            .await?;
         let depth = match info {
-            Response::Ok(Told { state }) => state.subjects.and_then(|subjects| subjects.get(&subject).copied()),
+            Response::Ok(Told { state }) => state
+                .subjects
+                .and_then(|subjects| subjects.get(&subject).copied()),
             Response::Err { error } => return Err(error.into()),
         };
-        let Some(depth) = depth.filter(|depth| *depth > 0) else { return Ok((0, None)) };
+        let Some(depth) = depth.filter(|depth| *depth > 0) else {
+            return Ok((0, None));
+        };
         Ok((depth, self.first(&subject, 1).await?))
     }
 
-    /// When the first message of the subject was stored that has this place in the stream, or a later one.
+    /// When the first message of the subject was stored that has this place in the stream, or a
+    /// later one.
     async fn first(&self, subject: &str, place: u64) -> Result<Option<Timestamp>, AnyError> {
-        let first = found(self.stream.get_first_raw_message_by_subject(subject, place).await)?;
+        let first = found(
+            self.stream
+                .get_first_raw_message_by_subject(subject, place)
+                .await,
+        )?;
         Ok(first.map(|message| timestamp(message.time.into())))
     }
 
     /// Has `appended` told of what other processes append.
     pub(super) async fn listen(&self) -> Result<(), AnyError> {
         let start = || async {
-            let mut told = self.jetstream.client().subscribe(self.names.appended()).await?;
+            let mut told = self
+                .jetstream
+                .client()
+                .subscribe(self.names.appended())
+                .await?;
             let appended = Arc::clone(&self.appended);
             Ok::<_, AnyError>(Listener(tokio::spawn(async move {
                 while next_of(&mut told).await.is_some() {
@@ -438,6 +521,9 @@ pub(super) fn timestamp(at: SystemTime) -> Timestamp {
 impl fmt::Debug for Queue {
     /// Leaves the connection out: there may be a password in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("names", &self.names).field("ack_wait", &self.ack_wait).finish_non_exhaustive()
+        f.debug_struct("Queue")
+            .field("names", &self.names)
+            .field("ack_wait", &self.ack_wait)
+            .finish_non_exhaustive()
     }
 }

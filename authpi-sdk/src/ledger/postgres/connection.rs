@@ -21,8 +21,8 @@ use crate::ledger::{LedgerError, LedgerErrorKind};
 
 pub(super) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
-/// A connection that is closed, not given back to the pool, if it is dropped with an answer outstanding: that answer may be
-/// long in coming, and the pool would wait for it.
+/// A connection that is closed, not given back to the pool, if it is dropped with an answer
+/// outstanding: that answer may be long in coming, and the pool would wait for it.
 pub(crate) struct Borrowed {
     /// Until it is taken away.
     connection: Option<PoolConnection<sqlx::Postgres>>,
@@ -30,15 +30,21 @@ pub(crate) struct Borrowed {
 }
 
 impl Borrowed {
-    /// Waits for the pool. It counts as one with an answer outstanding until it is said to be [`answered`](Self::answered).
+    /// Waits for the pool. It counts as one with an answer outstanding until it is said to be
+    /// [`answered`](Self::answered).
     pub(crate) async fn from(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self { connection: Some(pool.acquire().await?), outstanding: true })
+        Ok(Self {
+            connection: Some(pool.acquire().await?),
+            outstanding: true,
+        })
     }
 
-    /// What was asked has been answered, by this error if it failed. The pool may have the connection back, unless the error says that it
-    /// is of no use: it would fail every further step that gets it, for as long as it lives.
+    /// What was asked has been answered, by this error if it failed. The pool may have the
+    /// connection back, unless the error says that it is of no use: it would fail every further
+    /// step that gets it, for as long as it lives.
     pub(crate) fn answered(&mut self, failed: Option<&sqlx::Error>) {
-        self.outstanding = failed.is_some_and(|error| is_of_no_use_after(error) || is_changed(error));
+        self.outstanding =
+            failed.is_some_and(|error| is_of_no_use_after(error) || is_changed(error));
     }
 
     /// Something is asked again.
@@ -48,7 +54,10 @@ impl Borrowed {
 
     /// The connection, for another one to drop; what is left behind cannot be used any more.
     pub(super) fn take(&mut self) -> Self {
-        Self { connection: self.connection.take(), outstanding: self.outstanding }
+        Self {
+            connection: self.connection.take(),
+            outstanding: self.outstanding,
+        }
     }
 }
 
@@ -70,9 +79,12 @@ impl DerefMut for Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
         if Handle::try_current().is_err() {
-            // The pool would need a runtime to take it back. The server sees that the connection is gone.
+            // The pool would need a runtime to take it back. The server sees that the connection is
+            // gone.
             drop(connection.detach());
         } else if self.outstanding {
             connection.close_on_drop();
@@ -80,11 +92,13 @@ impl Drop for Borrowed {
     }
 }
 
-/// The connections of one step. Where the server refuses the step for the connection that it came on, it has certainly not begun, and is
-/// tried on another: on those that are idle now, and on one that is new.
+/// The connections of one step. Where the server refuses the step for the connection that it came
+/// on, it has certainly not begun, and is tried on another: on those that are idle now, and on one
+/// that is new.
 pub(super) struct Attempts<'p> {
     pool: &'p PgPool,
-    /// How many more: a pool's `after_connect` may prepare statements, so that no connection looks new.
+    /// How many more: a pool's `after_connect` may prepare statements, so that no connection looks
+    /// new.
     left: u32,
     is_new: bool,
     /// Told when there is a connection, and something is asked of the server.
@@ -93,7 +107,12 @@ pub(super) struct Attempts<'p> {
 
 impl<'p> Attempts<'p> {
     pub(super) fn on(pool: &'p PgPool, asked: &'p AtomicBool) -> Self {
-        Self { pool, left: pool.options().get_max_connections(), is_new: false, asked }
+        Self {
+            pool,
+            left: pool.options().get_max_connections(),
+            is_new: false,
+            asked,
+        }
     }
 
     /// Waits for the pool.
@@ -107,10 +126,17 @@ impl<'p> Attempts<'p> {
     }
 
     /// Takes note of the answer, and says whether the step should be tried on another connection.
-    pub(super) fn again<T>(&mut self, connection: &mut Borrowed, answer: &Result<T, sqlx::Error>) -> bool {
+    pub(super) fn again<T>(
+        &mut self,
+        connection: &mut Borrowed,
+        answer: &Result<T, sqlx::Error>,
+    ) -> bool {
         let failed = answer.as_ref().err();
         connection.answered(failed);
-        let Some(error) = failed.filter(|error| !self.is_new && has_certainly_not_begun(error)) else { return false };
+        let Some(error) = failed.filter(|error| !self.is_new && has_certainly_not_begun(error))
+        else {
+            return false;
+        };
         if self.left == 0 {
             return false;
         }
@@ -122,7 +148,10 @@ impl<'p> Attempts<'p> {
 
 /// Runs one statement on a connection of the pool.
 #[cfg(feature = "client")]
-pub(crate) async fn rows<'q>(pool: &PgPool, query: impl Fn() -> PgQuery<'q>) -> Result<Vec<PgRow>, sqlx::Error> {
+pub(crate) async fn rows<'q>(
+    pool: &PgPool,
+    query: impl Fn() -> PgQuery<'q>,
+) -> Result<Vec<PgRow>, sqlx::Error> {
     let asked = AtomicBool::new(false);
     rows_in(Attempts::on(pool, &asked), query).await
 }
@@ -142,11 +171,14 @@ pub(super) async fn rows_in<'q>(
 }
 
 fn database_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
-    error.as_database_error().and_then(|error| error.try_downcast_ref())
+    error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref())
 }
 
-/// Whether the connection would fail others too: it is broken, or leads to a server that cannot serve (25006: it is read-only; 57P:
-/// it is going away, or coming up), or has lost its prepared statements (26000) or holds on to outdated plans (0A000).
+/// Whether the connection would fail others too: it is broken, or leads to a server that cannot
+/// serve (25006: it is read-only; 57P: it is going away, or coming up), or has lost its prepared
+/// statements (26000) or holds on to outdated plans (0A000).
 pub(super) fn is_of_no_use_after(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
@@ -154,16 +186,23 @@ pub(super) fn is_of_no_use_after(error: &sqlx::Error) -> bool {
     }
 }
 
-/// As [`is_of_no_use_after`], for an error of a handler, which may hide that of its statement among its causes.
+/// As [`is_of_no_use_after`], for an error of a handler, which may hide that of its statement among
+/// its causes.
 pub(super) fn is_of_no_use_after_any(error: &(dyn std::error::Error + 'static)) -> bool {
-    causes(error)
-        .any(|error| error.downcast_ref().is_some_and(is_of_no_use_after) || error.downcast_ref().is_some_and(spoils))
+    causes(error).any(|error| {
+        error.downcast_ref().is_some_and(is_of_no_use_after)
+            || error.downcast_ref().is_some_and(spoils)
+    })
 }
 
 /// The SQLSTATE of a handler's error, where a statement was the cause.
-pub(super) fn sqlstate_among<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e PgDatabaseError> {
+pub(super) fn sqlstate_among<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e PgDatabaseError> {
     causes(error).find_map(|error| {
-        error.downcast_ref::<PgDatabaseError>().or_else(|| error.downcast_ref().and_then(database_error))
+        error
+            .downcast_ref::<PgDatabaseError>()
+            .or_else(|| error.downcast_ref().and_then(database_error))
     })
 }
 
@@ -181,8 +220,9 @@ fn spoils(error: &PgDatabaseError) -> bool {
         || code.starts_with("57P")
 }
 
-/// Whether one of our own statements did not find what it found when the ledger was opened. The session may have been changed, by a
-/// handler's `SET search_path` or `SET ROLE`, or be left in a transaction that has failed.
+/// Whether one of our own statements did not find what it found when the ledger was opened. The
+/// session may have been changed, by a handler's `SET search_path` or `SET ROLE`, or be left in a
+/// transaction that has failed.
 fn is_changed(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| {
         let code = error.code();
@@ -190,26 +230,40 @@ fn is_changed(error: &sqlx::Error) -> bool {
     })
 }
 
-/// Whether the server refused the statement for the connection that it came on. What a server that is being shut down had begun, it may
-/// have done.
+/// Whether the server refused the statement for the connection that it came on. What a server that
+/// is being shut down had begun, it may have done.
 fn has_certainly_not_begun(error: &sqlx::Error) -> bool {
     is_changed(error)
-        || database_error(error)
-            .is_some_and(|error| matches!(error.code(), "25006" | "26000" | "0A000" | "57P03" | "57P05"))
+        || database_error(error).is_some_and(|error| {
+            matches!(
+                error.code(),
+                "25006" | "26000" | "0A000" | "57P03" | "57P05"
+            )
+        })
 }
 
-/// A serialization failure or a deadlock: the server undid the statement, and asks for it once more.
+/// A serialization failure or a deadlock: the server undid the statement, and asks for it once
+/// more.
 pub(super) fn lost_a_race(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| matches!(error.code(), "40001" | "40P01"))
 }
 
 /// What an error says about the store.
 pub(super) fn kind_of(error: &sqlx::Error) -> LedgerErrorKind {
-    let Some(error) = database_error(error) else { return LedgerErrorKind::Unreachable };
+    let Some(error) = database_error(error) else {
+        return LedgerErrorKind::Unreachable;
+    };
     let code = error.code();
     match code {
-        // A server that has no transaction ids left says the same as of a key that is too long for an index.
-        "54000" if error.routine().is_some_and(|routine| routine.starts_with("GetNew")) => LedgerErrorKind::CannotWrite,
+        // A server that has no transaction ids left says the same as of a key that is too long for
+        // an index.
+        "54000"
+            if error
+                .routine()
+                .is_some_and(|routine| routine.starts_with("GetNew")) =>
+        {
+            LedgerErrorKind::CannotWrite
+        }
         "53300" => LedgerErrorKind::Busy,
         // Read-only; no right; no disk, no memory; a disk that fails; tables that are gone.
         "25006" | "53000" | "53100" | "53200" | "58030" => LedgerErrorKind::CannotWrite,
@@ -239,7 +293,13 @@ struct Found {
 
 impl Presence {
     pub(super) fn new() -> Self {
-        Self { steps: AtomicU32::new(0), found: Mutex::new(Found { answered_at: Instant::now(), is_missed: false }) }
+        Self {
+            steps: AtomicU32::new(0),
+            found: Mutex::new(Found {
+                answered_at: Instant::now(),
+                is_missed: false,
+            }),
+        }
     }
 
     pub(super) fn begin(&self) -> AtWork<'_> {
@@ -253,7 +313,10 @@ impl Presence {
 
     /// The server answered, if only to refuse.
     pub(super) fn answered(&self) {
-        *self.found() = Found { answered_at: Instant::now(), is_missed: false };
+        *self.found() = Found {
+            answered_at: Instant::now(),
+            is_missed: false,
+        };
     }
 
     /// The server was asked, or should have been reached, in vain.
@@ -261,17 +324,19 @@ impl Presence {
         self.found().is_missed = true;
     }
 
-    /// A step had no connection in time. If as many steps are at work as there are connections, it may be that they try to make them all, and
-    /// that the server is away.
+    /// A step had no connection in time. If as many steps are at work as there are connections, it
+    /// may be that they try to make them all, and that the server is away.
     pub(super) fn waited_in_vain(&self, pool: &PgPool) {
         if self.steps.load(Ordering::Relaxed) >= pool.options().get_max_connections() {
             self.missed();
         }
     }
 
-    /// Whether all connections are in use, although the server is there: it has answered within `recently`, or was not missed since it did.
+    /// Whether all connections are in use, although the server is there: it has answered within
+    /// `recently`, or was not missed since it did.
     pub(super) fn is_busy(&self, pool: &PgPool, recently: Duration) -> bool {
-        // sqlx counts idle ones after it has given them away, so that there may seem to be less than none.
+        // sqlx counts idle ones after it has given them away, so that there may seem to be less
+        // than none.
         let is_none_idle = pool.num_idle() == 0 || pool.num_idle() > pool.size() as usize;
         let in_use = is_none_idle && pool.size() >= pool.options().get_max_connections();
         let found = self.found();

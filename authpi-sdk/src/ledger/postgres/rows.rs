@@ -7,8 +7,9 @@ use sqlx::{Row as _, postgres::PgRow};
 use crate::ledger::{Claim, Digest, EventKey, Leased, Next, Token, dead_letter::timestamp};
 
 pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
-    let digest =
-        bytes.try_into().map_err(|_| sqlx::Error::Protocol("the ledger's table holds half a digest".into()))?;
+    let digest = bytes
+        .try_into()
+        .map_err(|_| sqlx::Error::Protocol("the ledger's table holds half a digest".into()))?;
     Ok(Digest::from_bytes(digest))
 }
 
@@ -18,31 +19,54 @@ pub(super) fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<Next, s
         let due_in = number.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0)));
         return Ok(Next::Nothing { due_in });
     };
-    let token = Token { attempt: number.unwrap_or(1).try_into().unwrap_or(u32::MAX), nonce };
+    let token = Token {
+        attempt: number.unwrap_or(1).try_into().unwrap_or(u32::MAX),
+        nonce,
+    };
     let body = row.try_get::<Option<Vec<u8>>, _>(2)?.unwrap_or_default();
     let key = EventKey::from_stored(endpoint, untext(event_id));
-    Ok(Next::Leased(Leased::new(key, token, body.into(), timestamp(row.try_get(3)?))))
+    Ok(Next::Leased(Leased::new(
+        key,
+        token,
+        body.into(),
+        timestamp(row.try_get(3)?),
+    )))
 }
 
 pub(super) fn claim_of(row: &PgRow, nonce: u64) -> Result<Claim, sqlx::Error> {
     let first_digest = digest_of(row.try_get(3)?)?;
     if let Some(attempt) = row.try_get::<Option<i64>, _>(0)? {
-        let token = Token { attempt: attempt.try_into().unwrap_or(u32::MAX), nonce };
-        return Ok(Claim::Granted { token, first_digest });
+        let token = Token {
+            attempt: attempt.try_into().unwrap_or(u32::MAX),
+            nonce,
+        };
+        return Ok(Claim::Granted {
+            token,
+            first_digest,
+        });
     }
     let remaining = Duration::from_millis(row.try_get::<i64, _>(2)?.try_into().unwrap_or(0));
     match row.try_get::<i16, _>(1)? {
         0 => Ok(Claim::NotYet { wait: remaining }),
-        1 => Ok(Claim::InFlight { lease_left: remaining }),
+        1 => Ok(Claim::InFlight {
+            lease_left: remaining,
+        }),
         2 => Ok(Claim::Handled { first_digest }),
         3 => Ok(Claim::Dead { first_digest }),
-        state => Err(sqlx::Error::Protocol(format!("the ledger's table holds a record of state {state}"))),
+        state => Err(sqlx::Error::Protocol(format!(
+            "the ledger's table holds a record of state {state}"
+        ))),
     }
 }
 
-/// A string as Postgres can hold it: `\0` for the character NUL, which its texts cannot have, and so `\\` for `\`.
+/// A string as Postgres can hold it: `\0` for the character NUL, which its texts cannot have, and
+/// so `\\` for `\`.
 pub(super) fn text(text: &str) -> Cow<'_, str> {
-    if text.contains(['\0', '\\']) { text.replace('\\', "\\\\").replace('\0', "\\0").into() } else { text.into() }
+    if text.contains(['\0', '\\']) {
+        text.replace('\\', "\\\\").replace('\0', "\\0").into()
+    } else {
+        text.into()
+    }
 }
 
 /// Reverses [`text`].
@@ -67,7 +91,17 @@ mod tests {
 
     #[test]
     fn any_text_is_held_without_nul_and_comes_back() {
-        for original in ["", "evt_1", "\0", "\\", "\\0", "\0\\", "\\\0\\0\\\\0", "a\0b\\c", "事件\0"] {
+        for original in [
+            "",
+            "evt_1",
+            "\0",
+            "\\",
+            "\\0",
+            "\0\\",
+            "\\\0\\0\\\\0",
+            "a\0b\\c",
+            "事件\0",
+        ] {
             let held = text(original);
             assert!(!held.contains('\0'), "{held:?}");
             assert_eq!(untext(held.into_owned()), original);

@@ -1,4 +1,5 @@
-//! The tables, and how they come to be: each version of them from the one before, by whoever opens the ledger first.
+//! The tables, and how they come to be: each version of them from the one before, by whoever opens
+//! the ledger first.
 
 use std::fmt;
 
@@ -8,13 +9,15 @@ use super::{PostgresOptions, connection::sqlstate_among};
 use crate::ledger::{LedgerError, remote::BadName};
 
 pub(super) const DEFAULT_PREFIX: &str = "authpi_";
-/// What replicas that migrate wait for each other at; an arbitrary number, the same in every version.
+/// What replicas that migrate wait for each other at; an arbitrary number, the same in every
+/// version.
 const MIGRATING: i64 = 0x6175_7468_7069_0001;
 
-/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each record.
+/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each
+/// record.
 const FIRST: i64 = 4;
-/// The tables of the first version, and what brings them from each version to the next; `{…}` are filled in. Never changed, only
-/// added to.
+/// The tables of the first version, and what brings them from each version to the next; `{…}` are
+/// filled in. Never changed, only added to.
 const MIGRATIONS: [&str; 3] = [
     r#"
     CREATE TABLE {schema}{prefix}ledger (
@@ -99,30 +102,51 @@ impl Tables {
         let usable = |name: &str, most| {
             name.len() <= most
                 && name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
-                && name.chars().all(|other| other.is_ascii_lowercase() || other.is_ascii_digit() || other == '_')
+                && name.chars().all(|other| {
+                    other.is_ascii_lowercase() || other.is_ascii_digit() || other == '_'
+                })
         };
         if !usable(&options.prefix, 40) {
             let allowed = "small letters, digits and _, at most 40, not beginning with a digit";
-            return Err(BadName { what: "a prefix of tables", name: options.prefix.clone(), allowed });
+            return Err(BadName {
+                what: "a prefix of tables",
+                name: options.prefix.clone(),
+                allowed,
+            });
         }
         let schema = match &options.schema {
             None => String::new(),
             Some(schema) if usable(schema, 63) => format!("\"{schema}\"."),
             Some(schema) => {
                 let allowed = "small letters, digits and _, at most 63, not beginning with a digit";
-                return Err(BadName { what: "a schema", name: schema.clone(), allowed });
+                return Err(BadName {
+                    what: "a schema",
+                    name: schema.clone(),
+                    allowed,
+                });
             }
         };
-        Ok(Self { schema, prefix: options.prefix.clone() })
+        Ok(Self {
+            schema,
+            prefix: options.prefix.clone(),
+        })
     }
 
     pub(super) fn fill_in(&self, sql: &str) -> AssertSqlSafe<String> {
-        AssertSqlSafe(sql.replace("{schema}", &self.schema).replace("{prefix}", &self.prefix))
+        AssertSqlSafe(
+            sql.replace("{schema}", &self.schema)
+                .replace("{prefix}", &self.prefix),
+        )
     }
 }
 
-pub(super) async fn migrate(connection: &mut PgConnection, tables: &Tables) -> Result<(), OpenError> {
-    let encoding = sqlx::query("SELECT current_setting('server_encoding')").fetch_one(&mut *connection).await?;
+pub(super) async fn migrate(
+    connection: &mut PgConnection,
+    tables: &Tables,
+) -> Result<(), OpenError> {
+    let encoding = sqlx::query("SELECT current_setting('server_encoding')")
+        .fetch_one(&mut *connection)
+        .await?;
     let encoding: String = encoding.try_get(0)?;
     if encoding != "UTF8" {
         return Err(OpenError::Encoding { encoding });
@@ -130,29 +154,54 @@ pub(super) async fn migrate(connection: &mut PgConnection, tables: &Tables) -> R
     if version(connection, tables).await? == VERSION {
         return Ok(());
     }
-    // Another replica may be at it too: look again under the lock, which ends with the transaction. The isolation level is
-    // the one at which a statement sees what was committed while the one before it waited.
-    let mut migrating = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    // Another replica may be at it too: look again under the lock, which ends with the transaction.
+    // The isolation level is the one at which a statement sees what was committed while the one
+    // before it waited.
+    let mut migrating = connection
+        .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
+        .await?;
     // A limit that is meant for steps would break off what takes long once.
-    sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *migrating).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATING).execute(&mut *migrating).await?;
+    sqlx::query("SET LOCAL statement_timeout = 0")
+        .execute(&mut *migrating)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(MIGRATING)
+        .execute(&mut *migrating)
+        .await?;
     let prefix = || tables.prefix.clone();
     let done = match version(&mut migrating, tables).await? {
         0 => 0,
-        found if found < FIRST => return Err(OpenError::Unreleased { prefix: prefix(), found }),
-        found if found > VERSION => return Err(OpenError::TooNew { prefix: prefix(), found }),
+        found if found < FIRST => {
+            return Err(OpenError::Unreleased {
+                prefix: prefix(),
+                found,
+            });
+        }
+        found if found > VERSION => {
+            return Err(OpenError::TooNew {
+                prefix: prefix(),
+                found,
+            });
+        }
         found => usize::try_from(found - FIRST + 1).unwrap_or_default(),
     };
     for migration in &MIGRATIONS[done..] {
-        sqlx::raw_sql(tables.fill_in(migration)).execute(&mut *migrating).await?;
+        sqlx::raw_sql(tables.fill_in(migration))
+            .execute(&mut *migrating)
+            .await?;
     }
     if done < MIGRATIONS.len() {
         let note = "
             CREATE TABLE IF NOT EXISTS {schema}{prefix}schema (version BIGINT NOT NULL);
             DELETE FROM {schema}{prefix}schema";
-        sqlx::raw_sql(tables.fill_in(note)).execute(&mut *migrating).await?;
+        sqlx::raw_sql(tables.fill_in(note))
+            .execute(&mut *migrating)
+            .await?;
         let note = tables.fill_in("INSERT INTO {schema}{prefix}schema (version) VALUES ($1)");
-        sqlx::query(note).bind(VERSION).execute(&mut *migrating).await?;
+        sqlx::query(note)
+            .bind(VERSION)
+            .execute(&mut *migrating)
+            .await?;
     }
     migrating.commit().await?;
     Ok(())
@@ -161,13 +210,19 @@ pub(super) async fn migrate(connection: &mut PgConnection, tables: &Tables) -> R
 /// Zero for a database without our tables.
 async fn version(connection: &mut PgConnection, tables: &Tables) -> Result<i64, sqlx::Error> {
     let AssertSqlSafe(table) = tables.fill_in("{schema}{prefix}schema");
-    // Reading a table makes the server hear of those made meanwhile; without, it may answer from what it remembers.
+    // Reading a table makes the server hear of those made meanwhile; without, it may answer from
+    // what it remembers.
     let known = "SELECT to_regclass($1) IS NOT NULL FROM pg_catalog.pg_class LIMIT 1";
-    let known = sqlx::query(known).bind(table).fetch_one(&mut *connection).await?;
+    let known = sqlx::query(known)
+        .bind(table)
+        .fetch_one(&mut *connection)
+        .await?;
     if !known.try_get::<bool, _>(0)? {
         return Ok(0);
     }
-    let rows = sqlx::query(tables.fill_in("SELECT version FROM {schema}{prefix}schema")).fetch_all(connection).await?;
+    let rows = sqlx::query(tables.fill_in("SELECT version FROM {schema}{prefix}schema"))
+        .fetch_all(connection)
+        .await?;
     rows.first().map_or(Ok(0), |row| row.try_get(0))
 }
 
@@ -192,7 +247,11 @@ pub(super) enum OpenError {
 
 impl OpenError {
     pub(super) fn cause(&self) -> Option<&sqlx::Error> {
-        if let Self::Postgres(error) = self { Some(error) } else { None }
+        if let Self::Postgres(error) = self {
+            Some(error)
+        } else {
+            None
+        }
     }
 }
 
@@ -209,7 +268,9 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         "25006" => Some(
             "the database is read-only: it is a standby, or the role or database is set so; connect to the primary",
         ),
-        "42501" => Some("the role lacks a right: it needs SELECT, INSERT, UPDATE and DELETE on the ledger's table"),
+        "42501" => Some(
+            "the role lacks a right: it needs SELECT, INSERT, UPDATE and DELETE on the ledger's table",
+        ),
         "08P01" if error.message().contains("startup parameter") => Some(
             "the pooler refuses statement_timeout: add `options` to PgBouncer's ignore_startup_parameters, and set it on the role",
         ),
@@ -220,10 +281,17 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Postgres(error) => f.write_str(advice(error).unwrap_or("the database cannot be used")),
-            Self::Step(error) => f.write_str(advice(error).unwrap_or("the database cannot be used as a ledger")),
+            Self::Postgres(error) => {
+                f.write_str(advice(error).unwrap_or("the database cannot be used"))
+            }
+            Self::Step(error) => {
+                f.write_str(advice(error).unwrap_or("the database cannot be used as a ledger"))
+            }
             Self::Encoding { encoding } => {
-                write!(f, "the database's encoding is {encoding}; create one with ENCODING 'UTF8'")
+                write!(
+                    f,
+                    "the database's encoding is {encoding}; create one with ENCODING 'UTF8'"
+                )
             }
             Self::TooNew { prefix, found } => write!(
                 f,
@@ -257,7 +325,10 @@ mod tests {
     fn only_harmless_names_reach_a_statement() {
         for name in ["authpi_", "a", "_", "a1_", &"x".repeat(40)] {
             let tables = Tables::of(&Postgres::options().prefix(name).schema(name)).unwrap();
-            assert_eq!((tables.prefix, tables.schema), (name.to_owned(), format!("\"{name}\".")));
+            assert_eq!(
+                (tables.prefix, tables.schema),
+                (name.to_owned(), format!("\"{name}\"."))
+            );
         }
         let bad = [
             "",
@@ -277,8 +348,14 @@ mod tests {
             &"x".repeat(64),
         ];
         for name in bad {
-            assert!(Tables::of(&Postgres::options().prefix(name)).is_err(), "the prefix {name:?} was let through");
-            assert!(Tables::of(&Postgres::options().schema(name)).is_err(), "the schema {name:?} was let through");
+            assert!(
+                Tables::of(&Postgres::options().prefix(name)).is_err(),
+                "the prefix {name:?} was let through"
+            );
+            assert!(
+                Tables::of(&Postgres::options().schema(name)).is_err(),
+                "the schema {name:?} was let through"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The statements. Times in them are the server's, and those of a record are compared with it by nobody else.
+//! The statements. Times in them are the server's, and those of a record are compared with it by
+//! nobody else.
 
 use std::sync::Arc;
 
@@ -35,8 +36,9 @@ pub(super) struct Statements {
     pub(super) clock: Arc<str>,
 }
 
-/// `found` is what stands in the way of a claim as the statement saw it at its start; only without it is anything written. A
-/// row that came in the way since is left alone by the last WHERE, and nothing is told of it: the next try sees it.
+/// `found` is what stands in the way of a claim as the statement saw it at its start; only without
+/// it is anything written. A row that came in the way since is left alone by the last WHERE, and
+/// nothing is told of it: the next try sees it.
 const CLAIM: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     found AS (
@@ -71,7 +73,8 @@ const RENEW: &str = "
 const HANDLED: &str = "
     UPDATE {ledger} SET at = CASE WHEN state = 1 THEN {now} ELSE at END, state = 2, body = NULL
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state IN (1, 2) RETURNING 1";
-/// Beside the handler's writes. A token commits once, so one that has completed already is stale here.
+/// Beside the handler's writes. A token commits once, so one that has completed already is stale
+/// here.
 const COMMITTED: &str = "
     UPDATE {ledger} SET at = {now}, state = 2, body = NULL
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state = 1 RETURNING 1";
@@ -86,8 +89,8 @@ const RELEASE: &str = "
     UPDATE {ledger} SET at = {now} + $5, state = 0
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state = 1 RETURNING 1";
 const FORGET: &str = "DELETE FROM {ledger} WHERE endpoint = $1 AND event_id = $2 RETURNING 1";
-/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to do stays. Rows that another
-/// replica is at are left to it.
+/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to
+/// do stays. Rows that another replica is at are left to it.
 const PRUNE: &str = "
     DELETE FROM {ledger} WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {ledger} WHERE at <= (SELECT {now} - $1) AND (place IS NULL OR state >= 2)
@@ -102,14 +105,16 @@ const DEAD_LETTERS: &str = "
     SELECT event_id, reason, attempt, body, first_claimed_at, at FROM {ledger}
     WHERE state = 3 AND endpoint = $1 AND (at, event_id) > ($2, $3)
     ORDER BY at, event_id LIMIT $4";
-/// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done. Appends to
-/// one lane go one after another (the lock ends with the statement), so that places are taken in the order of commits.
+/// Takes the place of a record past its retention, and gives one to an event that was claimed
+/// inline and is not done. Appends to one lane go one after another (the lock ends with the
+/// statement), so that places are taken in the order of commits.
 ///
-/// `tail` is what a new event is behind. It is written anew, as it is, so that whoever ends it waits for this to be committed, and then
-/// sees the new event and lets the lane move up; or, if its snapshot is older (`REPEATABLE READ`), fails and tries again. A lock alone
-/// would leave no trace for that. One that somebody is at is left alone: the event is marked as behind one before that, or not at all,
-/// and then each look for work finds out. So it is where this itself is under `REPEATABLE READ`. It is locked in its turn, so that nobody
-/// who has it waits for anything.
+/// `tail` is what a new event is behind. It is written anew, as it is, so that whoever ends it
+/// waits for this to be committed, and then sees the new event and lets the lane move up; or, if
+/// its snapshot is older (`REPEATABLE READ`), fails and tries again. A lock alone would leave no
+/// trace for that. One that somebody is at is left alone: the event is marked as behind one before
+/// that, or not at all, and then each look for work finds out. So it is where this itself is under
+/// `REPEATABLE READ`. It is locked in its turn, so that nobody who has it waits for anything.
 const APPEND: &str = "
     WITH turn AS MATERIALIZED (
         SELECT CASE WHEN $5::text IS NOT NULL
@@ -150,8 +155,9 @@ const APPEND: &str = "
     SELECT NULL::bytea FROM stored
     UNION ALL
     SELECT first_digest FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND NOT EXISTS (SELECT FROM stored)";
-/// A row that another worker is just leasing is passed over. Nothing is leased, unless $4 is true, while anything has still to be
-/// woken: it may be the oldest. What is left until then is not more than zero, and so it is where an event is due that somebody else is at.
+/// A row that another worker is just leasing is passed over. Nothing is leased, unless $4 is true,
+/// while anything has still to be woken: it may be the oldest. What is left until then is not more
+/// than zero, and so it is where an event is due that somebody else is at.
 const LEASE_NEXT: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     due AS (
@@ -179,7 +185,8 @@ const LEASE_NEXT: &str = "
                 AND at > 0),
         NULL, NULL
     FROM clock WHERE NOT EXISTS (SELECT FROM leased)";
-/// Puts events whose lease or pause is over among those that can be leased. Rows that another worker is at are left to it.
+/// Puts events whose lease or pause is over among those that can be leased. Rows that another
+/// worker is at are left to it.
 const WAKE: &str = "
     UPDATE {ledger} SET at = 0 WHERE (endpoint, event_id) IN (
         SELECT endpoint, event_id FROM {ledger}
@@ -219,17 +226,20 @@ const REPLAY: &str = "
         state = 0, attempt = 0, nonce = 0, at = 0, first_claimed_at = now, reason = NULL,
         place = nextval('{schema}{prefix}places'), behind = EXISTS (SELECT FROM held)
     FROM clock WHERE endpoint = $1 AND event_id = $2 AND state = 3 RETURNING 1";
-/// The table's own number, so that no two ledgers of a database have a channel in common, however they were opened.
+/// The table's own number, so that no two ledgers of a database have a channel in common, however
+/// they were opened.
 const CHANNEL: &str = "SELECT 'authpi_appended_' || '{ledger}'::regclass::oid";
 const RING: &str = "SELECT pg_notify('authpi_appended_' || '{ledger}'::regclass::oid, $1)";
-/// Unix ms by the server's clock, which moves on within a transaction. It is another each time that it is asked for, so no index is
-/// searched by it: in a condition it is a query of its own, which is asked once.
+/// Unix ms by the server's clock, which moves on within a transaction. It is another each time that
+/// it is asked for, so no index is searched by it: in a condition it is a query of its own, which
+/// is asked once.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 impl Statements {
     pub(super) fn on(tables: &Tables) -> Self {
         let statement = |sql: &str| {
-            let AssertSqlSafe(sql) = tables.fill_in(&sql.replace("{ledger}", "{schema}{prefix}ledger"));
+            let AssertSqlSafe(sql) =
+                tables.fill_in(&sql.replace("{ledger}", "{schema}{prefix}ledger"));
             sql.replace("{now}", NOW).into()
         };
         Self {
@@ -283,10 +293,24 @@ mod tests {
             clock,
         } = Statements::on(&tables);
         assert!(!clock.contains(['{', '}']), "{clock}");
-        let ledger = [claim, renew, handled, dead, release, forget, prune, purge, dead_letters];
-        for statement in ledger.into_iter().chain([append, lease_next, wake, backlog, replay, committed, ring, channel])
-        {
-            assert!(!statement.contains(['{', '}']) && statement.contains("\"hooks\".authpi_ledger"), "{statement}");
+        let ledger = [
+            claim,
+            renew,
+            handled,
+            dead,
+            release,
+            forget,
+            prune,
+            purge,
+            dead_letters,
+        ];
+        for statement in ledger.into_iter().chain([
+            append, lease_next, wake, backlog, replay, committed, ring, channel,
+        ]) {
+            assert!(
+                !statement.contains(['{', '}']) && statement.contains("\"hooks\".authpi_ledger"),
+                "{statement}"
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The handler's writes and the completion of its claim in one transaction: both take place, or neither.
+//! The handler's writes and the completion of its claim in one transaction: both take place, or
+//! neither.
 //!
-//! A transaction keeps a connection of the pool from the begin of the handler to its commit. The claim was committed before,
-//! by itself, so nobody waits for the transaction; the record's row is locked from the completion on, which is its last
-//! statement but the commit.
+//! A transaction keeps a connection of the pool from the begin of the handler to its commit. The
+//! claim was committed before, by itself, so nobody waits for the transaction; the record's row is
+//! locked from the completion on, which is its last statement but the commit.
 
 use std::{
     error::Error,
@@ -12,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, Connection as _, Database, PgConnection, SqlStr, postgres::PgDatabaseError};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Database, PgConnection, SqlStr, postgres::PgDatabaseError,
+};
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::{runtime::Handle, time::timeout};
 
@@ -22,14 +25,15 @@ use super::{
     rows::text,
 };
 use crate::ledger::{
-    EventKey, Held, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits, Transactional,
+    EventKey, Held, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits,
+    Transactional,
 };
 
-/// An open transaction of [`Postgres`], a [`PgConnection`] to the handler: `.execute(&mut *tx)`. Savepoints (`tx.begin()`) can be
-/// had in it; it is not the handler that ends it.
+/// An open transaction of [`Postgres`], a [`PgConnection`] to the handler: `.execute(&mut *tx)`.
+/// Savepoints (`tx.begin()`) can be had in it; it is not the handler that ends it.
 ///
-/// Dropped without a commit, it is rolled back in a task of its own; if the server does not answer that within the ledger's
-/// [timeout](super::PostgresOptions::timeout), by closing the connection.
+/// Dropped without a commit, it is rolled back in a task of its own; if the server does not answer
+/// that within the ledger's [timeout](super::PostgresOptions::timeout), by closing the connection.
 pub struct PostgresTransaction {
     connection: Borrowed,
     open: bool,
@@ -50,7 +54,10 @@ impl Transactional for Postgres {
         self.shared.permits.clone()
     }
 
-    async fn begin_with(&self, permit: TransactionPermit) -> Result<PostgresTransaction, LedgerError> {
+    async fn begin_with(
+        &self,
+        permit: TransactionPermit,
+    ) -> Result<PostgresTransaction, LedgerError> {
         let asked = AtomicBool::new(false);
         let begun = async {
             let mut attempts = Attempts::on(&self.shared.pool, &asked);
@@ -62,12 +69,24 @@ impl Transactional for Postgres {
                 }
             }
         };
-        let mut connection = self.shared.within_time("begin a transaction", &asked, begun).await?;
+        let mut connection = self
+            .shared
+            .within_time("begin a transaction", &asked, begun)
+            .await?;
         connection.is_asked();
-        Ok(PostgresTransaction { connection, open: true, timeout: self.shared.timeout, permit })
+        Ok(PostgresTransaction {
+            connection,
+            open: true,
+            timeout: self.shared.timeout,
+            permit,
+        })
     }
 
-    fn abandon(&self, mut transaction: PostgresTransaction, cause: &(dyn Error + 'static)) -> Option<String> {
+    fn abandon(
+        &self,
+        mut transaction: PostgresTransaction,
+        cause: &(dyn Error + 'static),
+    ) -> Option<String> {
         // A connection of no use is closed, and the server rolls back.
         transaction.open = !is_of_no_use_after_any(cause);
         drop(transaction);
@@ -97,14 +116,19 @@ impl Transactional for Postgres {
                 Ok(None) => Ok(Held::Lost),
                 Err(error) => Err(error),
             };
-            // Where this fails, the connection is closed, and the server rolls back what it has not committed.
+            // Where this fails, the connection is closed, and the server rolls back what it has not
+            // committed.
             let is_of_use = !ended.as_ref().is_err_and(is_of_no_use_after);
-            if is_of_use && (matches!(ended, Ok(Held::Yes)) || rollback(&mut connection).await.is_ok()) {
+            if is_of_use
+                && (matches!(ended, Ok(Held::Yes)) || rollback(&mut connection).await.is_ok())
+            {
                 connection.answered(None);
             }
             ended
         };
-        self.shared.within_time("commit", &AtomicBool::new(true), ended).await
+        self.shared
+            .within_time("commit", &AtomicBool::new(true), ended)
+            .await
     }
 }
 
@@ -118,7 +142,12 @@ impl Postgres {
         }
         let limit = self.shared.statement_timeout.map_or_else(
             || "the pool's statement_timeout".to_owned(),
-            |limit| format!("statement_timeout = {}ms, which Postgres::connect sets", limit.as_millis()),
+            |limit| {
+                format!(
+                    "statement_timeout = {}ms, which Postgres::connect sets",
+                    limit.as_millis()
+                )
+            },
         );
         Some(format!(
             "a statement of the handler was canceled by {limit}; to allow more, run `SET LOCAL statement_timeout = '30s'` in its \
@@ -143,7 +172,8 @@ impl DerefMut for PostgresTransaction {
 
 impl fmt::Debug for PostgresTransaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresTransaction").finish_non_exhaustive()
+        f.debug_struct("PostgresTransaction")
+            .finish_non_exhaustive()
     }
 }
 
@@ -165,8 +195,8 @@ impl Drop for PostgresTransaction {
     }
 }
 
-// sqlx's own `Transaction` keeps its connection to itself, so that it could not be closed. This is what it does; sqlx counts the
-// savepoints.
+// sqlx's own `Transaction` keeps its connection to itself, so that it could not be closed. This is
+// what it does; sqlx counts the savepoints.
 
 /// One that writes: a standby refuses that at once (0A000), before the handler has begun.
 async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

@@ -1,9 +1,10 @@
 //! How workers of other processes hear of an append: by `NOTIFY`.
 //!
-//! Not in the append's own transaction. Postgres commits transactions that notify one after another, flush of the log
-//! included, so that appends could not share a flush any more. A process that has appended *rings*: a task of its own sends one
-//! notification at once, and one more for all that is appended within the next moment. A process whose workers wait has one
-//! connection on which it listens. A notification that is lost costs a worker one poll.
+//! Not in the append's own transaction. Postgres commits transactions that notify one after
+//! another, flush of the log included, so that appends could not share a flush any more. A process
+//! that has appended *rings*: a task of its own sends one notification at once, and one more for
+//! all that is appended within the next moment. A process whose workers wait has one connection on
+//! which it listens. A notification that is lost costs a worker one poll.
 
 use std::{
     sync::{
@@ -53,14 +54,23 @@ pub(super) struct Wake {
 impl Wake {
     pub(super) fn new(nonce: u64) -> Self {
         let (bell, listener) = (AtomicU8::new(SILENT), Mutex::new(None));
-        Self { appended: Arc::new(Notify::new()), sender: format!("{nonce:016x}"), bell, listener }
+        Self {
+            appended: Arc::new(Notify::new()),
+            sender: format!("{nonce:016x}"),
+            bell,
+            listener,
+        }
     }
 }
 
 impl Drop for Wake {
     /// The listener would hold its connection for as long as the process lives.
     fn drop(&mut self) {
-        if let Some(listener) = self.listener.get_mut().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(listener) = self
+            .listener
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             listener.abort();
         }
     }
@@ -74,19 +84,34 @@ impl Postgres {
         if wake.bell.swap(AGAIN, Ordering::AcqRel) != SILENT {
             return;
         }
-        let ringing = Ringing { ledger: self.clone(), done: false };
+        let ringing = Ringing {
+            ledger: self.clone(),
+            done: false,
+        };
         tokio::spawn(async move {
             let mut ringing = ringing;
-            let Shared { wake, statements, .. } = &*ringing.ledger.shared;
+            let Shared {
+                wake, statements, ..
+            } = &*ringing.ledger.shared;
             loop {
                 wake.bell.store(RINGING, Ordering::Release);
-                let rung =
-                    ringing.ledger.rows("wake other workers", &statements.ring, |query| query.bind(&wake.sender));
+                let rung = ringing
+                    .ledger
+                    .rows("wake other workers", &statements.ring, |query| {
+                        query.bind(&wake.sender)
+                    });
                 if let Err(error) = rung.await {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "other processes' workers have to poll");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "other processes' workers have to poll"
+                    );
                 }
                 sleep(GAP).await;
-                if wake.bell.compare_exchange(RINGING, SILENT, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                if wake
+                    .bell
+                    .compare_exchange(RINGING, SILENT, Ordering::AcqRel, Ordering::Acquire)
+                    .is_ok()
+                {
                     break;
                 }
             }
@@ -95,7 +120,8 @@ impl Postgres {
         });
     }
 
-    /// Resolves after the next append that this process hears of. Begins to listen for those of others.
+    /// Resolves after the next append that this process hears of. Begins to listen for those of
+    /// others.
     pub(super) fn heard(&self) -> impl Future<Output = ()> + Send {
         let wake = &self.shared.wake;
         // Before there can be a listener, so that what it tells is not missed.
@@ -120,7 +146,11 @@ struct Ringing {
 impl Drop for Ringing {
     fn drop(&mut self) {
         if !self.done {
-            self.ledger.shared.wake.bell.store(SILENT, Ordering::Release);
+            self.ledger
+                .shared
+                .wake
+                .bell
+                .store(SILENT, Ordering::Release);
         }
     }
 }
@@ -130,7 +160,9 @@ async fn listen(shared: Weak<Shared>) {
     let mut pause = PAUSES.0;
     loop {
         let begun = Instant::now();
-        let Err(error) = listen_once(&shared).await else { return };
+        let Err(error) = listen_once(&shared).await else {
+            return;
+        };
         if begun.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
         }
@@ -149,17 +181,31 @@ async fn listen(shared: Weak<Shared>) {
 /// Listens until the connection is lost; `Ok` when nobody has the ledger any more.
 async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
     const STEP: &str = "listen for appends";
-    let Some(ledger) = shared.upgrade().map(|shared| Postgres { shared }) else { return Ok(()) };
+    let Some(ledger) = shared.upgrade().map(|shared| Postgres { shared }) else {
+        return Ok(());
+    };
     let limit = ledger.shared.timeout;
-    let (appended, sender) = (Arc::clone(&ledger.shared.wake.appended), ledger.shared.wake.sender.clone());
+    let (appended, sender) = (
+        Arc::clone(&ledger.shared.wake.appended),
+        ledger.shared.wake.sender.clone(),
+    );
     // By a connection of the user's pool: another might find other tables by this name.
-    let channel = ledger.rows(STEP, &ledger.shared.statements.channel, |query| query).await?;
-    let channel = channel.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get::<String, _>(0));
+    let channel = ledger
+        .rows(STEP, &ledger.shared.statements.channel, |query| query)
+        .await?;
+    let channel = channel
+        .first()
+        .ok_or(sqlx::Error::RowNotFound)
+        .and_then(|row| row.try_get::<String, _>(0));
     let channel = channel.map_err(|error| LedgerError::new(STEP, error))?;
     // One connection beside the user's pool, which may be small, and may be closed while we listen.
     let server = PgConnectOptions::clone(&ledger.shared.pool.connect_options());
     drop(ledger);
-    let own = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).acquire_timeout(limit);
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .acquire_timeout(limit);
     let own = own.test_before_acquire(false).connect_lazy_with(server);
     let listener = async {
         let mut listener = PgListener::connect_with(&own).await?;
@@ -176,7 +222,12 @@ async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
             Ok(Ok(Some(_))) => appended.notify_waiters(),
             Ok(Ok(None)) => return Err(LedgerError::new(STEP, "the connection was lost")),
             Ok(Err(error)) => return Err(LedgerError::new(STEP, error)),
-            Err(_) => within(limit, STEP, async { listener.acquire().await?.ping().await }).await?,
+            Err(_) => {
+                within(limit, STEP, async {
+                    listener.acquire().await?.ping().await
+                })
+                .await?
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The connection that a ledger makes for itself: one at a time, replaced when it breaks and when it leads to a server that cannot
-//! serve.
+//! The connection that a ledger makes for itself: one at a time, replaced when it breaks and when
+//! it leads to a server that cannot serve.
 //!
-//! The connection manager of the `redis` crate replaces a connection for I/O errors only. It keeps one to a server that has become a
-//! replica, and it never tries again once the server has refused the password.
+//! The connection manager of the `redis` crate replaces a connection for I/O errors only. It keeps
+//! one to a server that has become a replica, and it never tries again once the server has refused
+//! the password.
 
 use std::{
     fmt,
@@ -25,10 +26,12 @@ use tokio::{
 
 use super::failure::{Unconnected, cannot_serve};
 
-/// The connection of a [`Redis`](super::Redis) ledger that was opened by [`connect`](super::Redis::connect); clones share it.
+/// The connection of a [`Redis`](super::Redis) ledger that was opened by
+/// [`connect`](super::Redis::connect); clones share it.
 ///
-/// It is replaced when it breaks, when a step got no answer in time, and when the server answers that it cannot serve: it is read-only,
-/// loads its data, has lost its primary, lacks replicas or memory. Connecting is tried until it succeeds, at most a second apart.
+/// It is replaced when it breaks, when a step got no answer in time, and when the server answers
+/// that it cannot serve: it is read-only, loads its data, has lost its primary, lacks replicas or
+/// memory. Connecting is tried until it succeeds, at most a second apart.
 #[derive(Clone)]
 pub struct RedisConnection {
     shared: Arc<Shared>,
@@ -63,10 +66,20 @@ struct Up {
 impl RedisConnection {
     /// Connects with the first step.
     pub(super) fn new(client: Client, timeout: Duration) -> Self {
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(Some(timeout));
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(None)
+            .set_connection_timeout(Some(timeout));
         let server = client.get_connection_info().addr().to_string();
         let (link, failures) = (Mutex::new(Link::Down), AtomicU32::new(0));
-        Self { shared: Arc::new(Shared { client, config, server, link, failures }) }
+        Self {
+            shared: Arc::new(Shared {
+                client,
+                config,
+                server,
+                link,
+                failures,
+            }),
+        }
     }
 
     pub(super) fn server(&self) -> &str {
@@ -76,9 +89,13 @@ impl RedisConnection {
     /// Waits until there is a connection.
     ///
     /// # Errors
-    /// When the server refuses it; a server that cannot be reached is tried again for as long as the caller waits.
+    /// When the server refuses it; a server that cannot be reached is tried again for as long as
+    /// the caller waits.
     pub(super) async fn connected(&self) -> Result<(), Unconnected> {
-        self.up().await.map(drop).map_err(|error| self.unconnected(Some(error)))
+        self.up()
+            .await
+            .map(drop)
+            .map_err(|error| self.unconnected(Some(error)))
     }
 
     /// A step that began then has had no answer in time. Says why, where that is known.
@@ -97,7 +114,10 @@ impl RedisConnection {
     }
 
     fn unconnected(&self, error: Option<RedisError>) -> Unconnected {
-        Unconnected { server: self.shared.server.clone(), error }
+        Unconnected {
+            server: self.shared.server.clone(),
+            error,
+        }
     }
 
     async fn up(&self) -> RedisResult<Up> {
@@ -111,7 +131,10 @@ impl RedisConnection {
                     Link::Connecting { .. } | Link::Down => {
                         let (sender, failed) = watch::channel(None);
                         let task = tokio::spawn(connect(Arc::downgrade(&self.shared), sender));
-                        *link = Link::Connecting { failed: failed.clone(), task };
+                        *link = Link::Connecting {
+                            failed: failed.clone(),
+                            task,
+                        };
                         failed
                     }
                 }
@@ -130,12 +153,17 @@ impl RedisConnection {
         let mut again = false;
         loop {
             let mut up = self.up().await?;
-            let answer = up.connection.send_packed_command(command).await.and_then(Value::extract_error);
+            let answer = up
+                .connection
+                .send_packed_command(command)
+                .await
+                .and_then(Value::extract_error);
             let Err(error) = answer else {
                 self.shared.served();
                 return answer;
             };
-            // Nothing has taken place on a server that says so. Only the first is repeated: one that goes on saying it is asked once.
+            // Nothing has taken place on a server that says so. Only the first is repeated: one
+            // that goes on saying it is asked once.
             let refused = cannot_serve(&error);
             let broken = error.is_io_error() || error.is_unrecoverable_error();
             if !refused && !broken {
@@ -186,13 +214,27 @@ impl Shared {
 /// Tries until there is a connection, or the server refuses it.
 async fn connect(shared: Weak<Shared>, failed: watch::Sender<Option<RedisError>>) {
     loop {
-        let Some(failures) = shared.upgrade().map(|shared| shared.failures.load(Ordering::Relaxed)) else { return };
+        let Some(failures) = shared
+            .upgrade()
+            .map(|shared| shared.failures.load(Ordering::Relaxed))
+        else {
+            return;
+        };
         sleep(pause(failures)).await;
         // The ledger may be gone.
-        let Some(shared) = shared.upgrade() else { return };
-        match shared.client.get_multiplexed_async_connection_with_config(&shared.config).await {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        match shared
+            .client
+            .get_multiplexed_async_connection_with_config(&shared.config)
+            .await
+        {
             Ok(connection) => {
-                *shared.link() = Link::Up(Up { connection, since: Instant::now() });
+                *shared.link() = Link::Up(Up {
+                    connection,
+                    since: Instant::now(),
+                });
                 return;
             }
             Err(error) => {
@@ -238,7 +280,10 @@ impl ConnectionLike for RedisConnection {
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             let mut up = self.up().await?;
-            let answers = up.connection.send_packed_commands(pipeline, offset, count).await;
+            let answers = up
+                .connection
+                .send_packed_commands(pipeline, offset, count)
+                .await;
             if let Err(error) = &answers
                 && (cannot_serve(error) || error.is_io_error() || error.is_unrecoverable_error())
             {
@@ -249,7 +294,11 @@ impl ConnectionLike for RedisConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.client.get_connection_info().redis_settings().db()
+        self.shared
+            .client
+            .get_connection_info()
+            .redis_settings()
+            .db()
     }
 }
 
@@ -267,7 +316,9 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_second() {
         assert_eq!(
-            [0, 1, 2, 3, 8, 9, 1000, u32::MAX].map(pause).map(|pause| pause.as_millis()),
+            [0, 1, 2, 3, 8, 9, 1000, u32::MAX]
+                .map(pause)
+                .map(|pause| pause.as_millis()),
             [0, 0, 10, 20, 640, 1000, 1000, 1000]
         );
     }

@@ -9,9 +9,10 @@ use crate::ledger::{LedgerError, LedgerErrorKind};
 
 pub(super) type StepError = Box<dyn Error + Send + Sync>;
 
-/// Answers of a server to which no connection is of use, whatever is asked, while another server at the same address may be: a
-/// replica, one that loads its data or has lost its primary, has too few replicas or too little memory, cannot write its file, hangs in
-/// a script, does not know this connection's user any more, or has become a node of a cluster.
+/// Answers of a server to which no connection is of use, whatever is asked, while another server at
+/// the same address may be: a replica, one that loads its data or has lost its primary, has too few
+/// replicas or too little memory, cannot write its file, hangs in a script, does not know this
+/// connection's user any more, or has become a node of a cluster.
 const CANNOT_SERVE: [&str; 12] = [
     "READONLY",
     "LOADING",
@@ -28,7 +29,9 @@ const CANNOT_SERVE: [&str; 12] = [
 ];
 
 pub(super) fn cannot_serve(error: &RedisError) -> bool {
-    error.code().is_some_and(|code| CANNOT_SERVE.contains(&code))
+    error
+        .code()
+        .is_some_and(|code| CANNOT_SERVE.contains(&code))
 }
 
 fn asks_for_password(error: &RedisError) -> bool {
@@ -37,17 +40,27 @@ fn asks_for_password(error: &RedisError) -> bool {
 
 /// Also within a script, where Redis 7.0 has no code for it.
 pub(super) fn is_denied(error: &RedisError) -> bool {
-    let within = |detail: &str| detail.contains("can't run this command") || detail.contains("ACL failure");
+    let within =
+        |detail: &str| detail.contains("can't run this command") || detail.contains("ACL failure");
     error.code() == Some("NOPERM") || error.detail().is_some_and(within)
 }
 
 fn kind(error: &RedisError) -> LedgerErrorKind {
     let cannot = cannot_serve(error) && !asks_for_password(error);
-    if cannot || is_denied(error) { LedgerErrorKind::CannotWrite } else { LedgerErrorKind::Unreachable }
+    if cannot || is_denied(error) {
+        LedgerErrorKind::CannotWrite
+    } else {
+        LedgerErrorKind::Unreachable
+    }
 }
 
-/// The error of a step, which says more where it came from the server. `own` is the ledger's connection, if it made it.
-pub(super) fn failed(step: &'static str, error: StepError, own: Option<&RedisConnection>) -> LedgerError {
+/// The error of a step, which says more where it came from the server. `own` is the ledger's
+/// connection, if it made it.
+pub(super) fn failed(
+    step: &'static str,
+    error: StepError,
+    own: Option<&RedisConnection>,
+) -> LedgerError {
     match error.downcast::<RedisError>() {
         Ok(error) => {
             let kind = kind(&error);
@@ -58,8 +71,18 @@ pub(super) fn failed(step: &'static str, error: StepError, own: Option<&RedisCon
 }
 
 /// A step took too long.
-pub(super) fn too_slow(step: &'static str, limit: Duration, own: Option<&RedisConnection>) -> LedgerError {
-    LedgerError::new(step, TooSlow { limit, server: own.map(|own| own.server().to_owned()) })
+pub(super) fn too_slow(
+    step: &'static str,
+    limit: Duration,
+    own: Option<&RedisConnection>,
+) -> LedgerError {
+    LedgerError::new(
+        step,
+        TooSlow {
+            limit,
+            server: own.map(|own| own.server().to_owned()),
+        },
+    )
 }
 
 #[derive(Debug)]
@@ -89,7 +112,10 @@ struct Failed {
 
 impl Failed {
     fn new(error: RedisError, own: Option<&RedisConnection>) -> Self {
-        Self { error, server: own.map(|own| own.server().to_owned()) }
+        Self {
+            error,
+            server: own.map(|own| own.server().to_owned()),
+        }
     }
 }
 
@@ -112,7 +138,9 @@ impl fmt::Display for Failed {
             "refused the command"
         })?;
         if server.is_none() && (cannot_serve(error) || error.is_io_error()) {
-            f.write_str("; the connection was given to `Redis::open`: replacing it is up to its owner")?;
+            f.write_str(
+                "; the connection was given to `Redis::open`: replacing it is up to its owner",
+            )?;
         }
         Ok(())
     }
@@ -135,10 +163,15 @@ pub(super) struct Unconnected {
 impl fmt::Display for Unconnected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { server, error } = self;
-        let Some(error) = error else { return write!(f, "could not connect to redis at {server} in time") };
+        let Some(error) = error else {
+            return write!(f, "could not connect to redis at {server} in time");
+        };
         match error.kind() {
             ErrorKind::AuthenticationFailed => {
-                write!(f, "could not log in to redis at {server}; check the user name and the password")
+                write!(
+                    f,
+                    "could not log in to redis at {server}; check the user name and the password"
+                )
             }
             ErrorKind::Server(_) if error.to_string().contains("switch database") => {
                 write!(f, "could not select the database on redis at {server}")

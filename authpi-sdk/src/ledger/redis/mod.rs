@@ -1,4 +1,5 @@
-//! The ledger in Redis: shared by replicas on any number of hosts, as durable as the server is set to be.
+//! The ledger in Redis: shared by replicas on any number of hosts, as durable as the server is set
+//! to be.
 //!
 //! A record is one key, so a cluster spreads them, and its value is a line of text:
 //!
@@ -6,12 +7,14 @@
 //! c:00000001:9f86d081884c7d65:2592000000:<digest>      state : attempt : nonce : retention in ms : first digest
 //! ```
 //!
-//! Times are not in it. The key expires one retention after its lease or pause ends; so what the server says is left of the key,
-//! less the retention in the value, is what is left of the lease. That is the server's clock and nobody else's, records go away by
-//! themselves, and a first claim needs no script.
+//! Times are not in it. The key expires one retention after its lease or pause ends; so what the
+//! server says is left of the key, less the retention in the value, is what is left of the lease.
+//! That is the server's clock and nobody else's, records go away by themselves, and a first claim
+//! needs no script.
 //!
-//! State and token come first and always have the same length, so that finishing an event, which is done once for each, compares and writes
-//! those few bytes and leaves the rest of the record, and its expiry, as they are.
+//! State and token come first and always have the same length, so that finishing an event, which is
+//! done once for each, compares and writes those few bytes and leaves the rest of the record, and
+//! its expiry, as they are.
 
 mod connection;
 mod failure;
@@ -26,14 +29,15 @@ use std::{
 
 use jiff::Timestamp;
 use redis::{
-    Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, RedisResult, Script,
-    ServerErrorKind, Value, aio::ConnectionLike, cmd,
+    Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError,
+    RedisResult, Script, ServerErrorKind, Value, aio::ConnectionLike, cmd,
 };
 use tokio::time::{Instant, timeout};
 
 use self::failure::{Foreign, StepError, Unfit};
 use super::{
-    Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Token, probe,
+    Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError,
+    LedgerErrorKind, Token, probe,
     remote::{BadName, Nonces, TIMEOUT, millis},
 };
 use crate::hex::{push_hex, unhex};
@@ -44,30 +48,38 @@ pub use connection::RedisConnection;
 ///
 /// Clones share a connection; replicas on any number of hosts share the records.
 ///
-/// - **As durable as the server.** With its common settings (`appendfsync everysec`, asynchronous replication) a crash or a
-///   fail-over forgets what was acknowledged in about the last second. A forgotten claim or completion means that the event,
-///   should it be delivered once more, is handled once more; it is never lost, since what was not acknowledged to AuthPI
-///   comes again. `appendfsync always` and no fail-over is what exactness costs; a database is the better place for it.
-/// - **`maxmemory-policy` must be `noeviction`** (the default): an evicted record is a forgotten one. A record takes about
-///   200 bytes of memory.
+/// - **As durable as the server.** With its common settings (`appendfsync everysec`, asynchronous
+///   replication) a crash or a fail-over forgets what was acknowledged in about the last second. A
+///   forgotten claim or completion means that the event, should it be delivered once more, is
+///   handled once more; it is never lost, since what was not acknowledged to AuthPI comes again.
+///   `appendfsync always` and no fail-over is what exactness costs; a database is the better place
+///   for it.
+/// - **`maxmemory-policy` must be `noeviction`** (the default): an evicted record is a forgotten
+///   one. A record takes about 200 bytes of memory.
 /// - **No dead letters.** What is given up is remembered as dead, its bytes are dropped.
-/// - **One round trip per step.** A first claim and one that finds a handled event are a plain `SET … NX GET PX`; what comes
-///   upon an unfinished record takes a script, and so a second round trip for the claim.
-/// - **Never hangs.** A step fails when it has taken longer than the [`timeout`](RedisOptions::timeout) (default 5 s).
-/// - **Keeps itself small.** Records expire one [`retention`](RedisOptions::retention) after the lease ends under which they were
-///   finished.
-/// - **Leaves a server that cannot serve.** A ledger that was opened by [`connect`](Redis::connect) replaces its connection when it
-///   breaks, when a step has had no answer in time, and when the server answers that it is read-only, loads its data, or cannot write
-///   (`READONLY`, `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and the like). So after a fail-over behind
-///   the same address the step that meets the old primary goes on with the new one. Connecting is tried until it succeeds, whatever it
-///   failed for, at most a second apart; a step that waits for it fails with the cause. To replace a connection that was given to
+/// - **One round trip per step.** A first claim and one that finds a handled event are a plain
+///   `SET … NX GET PX`; what comes upon an unfinished record takes a script, and so a second round
+///   trip for the claim.
+/// - **Never hangs.** A step fails when it has taken longer than the
+///   [`timeout`](RedisOptions::timeout) (default 5 s).
+/// - **Keeps itself small.** Records expire one [`retention`](RedisOptions::retention) after the
+///   lease ends under which they were finished.
+/// - **Leaves a server that cannot serve.** A ledger that was opened by [`connect`](Redis::connect)
+///   replaces its connection when it breaks, when a step has had no answer in time, and when the
+///   server answers that it is read-only, loads its data, or cannot write (`READONLY`, `LOADING`,
+///   `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and the like). So after a
+///   fail-over behind the same address the step that meets the old primary goes on with the new
+///   one. Connecting is tried until it succeeds, whatever it failed for, at most a second apart; a
+///   step that waits for it fails with the cause. To replace a connection that was given to
 ///   [`open`](Redis::open) is up to its owner, and the error says so.
 /// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
 /// - **On the server's clock**, so hosts may differ.
 ///
 /// Any connection of the `redis` crate that can be cloned will do: the [`RedisConnection`] that
-/// [`connect`](Redis::connect) makes, or one's own; a `ClusterConnection` (its feature `cluster-async`), to which one key per
-/// step, and so one node, is sent. A `ConnectionManager` of that crate replaces a connection for I/O errors only. TLS is a feature of that crate as well, which you turn on by depending on it yourself.
+/// [`connect`](Redis::connect) makes, or one's own; a `ClusterConnection` (its feature
+/// `cluster-async`), to which one key per step, and so one node, is sent. A `ConnectionManager` of
+/// that crate replaces a connection for I/O errors only. TLS is a feature of that crate as well,
+/// which you turn on by depending on it yourself.
 ///
 /// ```no_run
 /// # use authpi_sdk::ledger::Redis;
@@ -97,71 +109,121 @@ struct Shared {
 }
 
 impl Redis {
-    /// Opens the ledger over a connection of its own, at `redis://user:password@host:port/database`, which is replaced when it
-    /// breaks and when its server cannot serve.
+    /// Opens the ledger over a connection of its own, at
+    /// `redis://user:password@host:port/database`, which is replaced when it breaks and when its
+    /// server cannot serve.
     ///
     /// # Errors
-    /// When the URL cannot be read; when host, port, password or database are wrong, with the cause; when the server is a replica, a
-    /// Sentinel or one node of a cluster (by its answer to `HELLO`; a server or proxy that does not know it is asked for its `ROLE`, and
-    /// taken for a primary where it does not know that either); else as for [`open`](Redis::open).
+    /// When the URL cannot be read; when host, port, password or database are wrong, with the
+    /// cause; when the server is a replica, a Sentinel or one node of a cluster (by its answer to
+    /// `HELLO`; a server or proxy that does not know it is asked for its `ROLE`, and taken for a
+    /// primary where it does not know that either); else as for [`open`](Redis::open).
     pub async fn connect(url: &str) -> Result<Self, LedgerError> {
         Self::options().connect(url).await
     }
 
     /// What can be set before opening.
     pub fn options() -> RedisOptions {
-        RedisOptions { prefix: DEFAULT_PREFIX.into(), retention: DEFAULT_RETENTION, timeout: TIMEOUT }
+        RedisOptions {
+            prefix: DEFAULT_PREFIX.into(),
+            retention: DEFAULT_RETENTION,
+            timeout: TIMEOUT,
+        }
     }
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
     /// Opens the ledger over `connection`, of which each step uses a clone.
     ///
-    /// Each command and script of later steps is tried, under the empty endpoint name, which no receiver can have.
+    /// Each command and script of later steps is tried, under the empty endpoint name, which no
+    /// receiver can have.
     ///
     /// # Errors
-    /// When the server cannot be reached, cannot write, denies the user one of the commands, or is older than Redis 7.0.
+    /// When the server cannot be reached, cannot write, denies the user one of the commands, or is
+    /// older than Redis 7.0.
     pub async fn open(connection: C) -> Result<Self, LedgerError> {
         Redis::options().open(connection).await
     }
 
     /// By its hash, and in full where the server does not know it yet.
-    async fn run<T: FromRedisValue>(&self, script: &Loaded, key: &str, arguments: &[&str]) -> RedisResult<T> {
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Loaded,
+        key: &str,
+        arguments: &[&str],
+    ) -> RedisResult<T> {
         let mut connection = self.connection.clone();
         let known = calling("EVALSHA", script.hash.get_hash(), key, arguments);
         match known.query_async(&mut connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                calling("EVAL", &script.text, key, arguments).query_async(&mut connection).await
+                calling("EVAL", &script.text, key, arguments)
+                    .query_async(&mut connection)
+                    .await
             }
             done => done,
         }
     }
 
-    async fn claim(&self, key: &EventKey, token: Token, digest: Digest, lease: Duration) -> Result<Claim, StepError> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        token: Token,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, StepError> {
         let key = self.key(key);
         let retention = millis(self.shared.retention);
-        let fresh = Record { state: State::Claimed, token, retention, first_digest: digest }.write();
+        let fresh = Record {
+            state: State::Claimed,
+            token,
+            retention,
+            first_digest: digest,
+        }
+        .write();
         let expiry = self.expiry(lease).max(1).to_string();
 
         let mut set = Cmd::with_capacity(7, key.len() + fresh.len() + 32);
-        set.arg("SET").arg(&key).arg(&fresh).arg("NX").arg("GET").arg("PX").arg(&expiry);
+        set.arg("SET")
+            .arg(&key)
+            .arg(&fresh)
+            .arg("NX")
+            .arg("GET")
+            .arg("PX")
+            .arg(&expiry);
         let found: Option<Vec<u8>> = set.query_async(&mut self.connection.clone()).await?;
         let Some(found) = found else {
-            return Ok(Claim::Granted { token, first_digest: digest });
+            return Ok(Claim::Granted {
+                token,
+                first_digest: digest,
+            });
         };
-        let Record { state, first_digest, .. } = Record::read(&found)?;
+        let Record {
+            state,
+            first_digest,
+            ..
+        } = Record::read(&found)?;
         match state {
             State::Handled => return Ok(Claim::Handled { first_digest }),
             State::Dead => return Ok(Claim::Dead { first_digest }),
             State::Claimed | State::Pending => {}
         }
         // What is left of its lease or pause only the server can tell.
-        let (left, found): (i64, Vec<u8>) = self.run(&self.shared.claim, &key, &[&fresh, &expiry]).await?;
+        let (left, found): (i64, Vec<u8>) = self
+            .run(&self.shared.claim, &key, &[&fresh, &expiry])
+            .await?;
         let left = Duration::from_millis(left.try_into().unwrap_or(0));
-        let Record { state, token: holder, first_digest, .. } = Record::read(&found)?;
+        let Record {
+            state,
+            token: holder,
+            first_digest,
+            ..
+        } = Record::read(&found)?;
         Ok(match state {
             // So it is too where a connection sent the command twice, having lost the first answer.
-            State::Claimed if holder.nonce == token.nonce => Claim::Granted { token: holder, first_digest },
+            State::Claimed if holder.nonce == token.nonce => Claim::Granted {
+                token: holder,
+                first_digest,
+            },
             State::Claimed => Claim::InFlight { lease_left: left },
             State::Pending => Claim::NotYet { wait: left },
             State::Handled => Claim::Handled { first_digest },
@@ -169,9 +231,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         })
     }
 
-    /// Runs a step for the timeout at most; once more where its connection breaks and it is `repeatable`, since asking twice is as good
-    /// as once.
-    async fn step<T, F>(&self, step: &'static str, repeatable: bool, work: impl Fn() -> F) -> Result<T, LedgerError>
+    /// Runs a step for the timeout at most; once more where its connection breaks and it is
+    /// `repeatable`, since asking twice is as good as once.
+    async fn step<T, F>(
+        &self,
+        step: &'static str,
+        repeatable: bool,
+        work: impl Fn() -> F,
+    ) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, StepError>>,
     {
@@ -224,7 +291,13 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         let [held, changed] = [State::Claimed, state].map(|state| mark(state, token));
         let retention = millis(self.shared.retention).to_string();
         let expiry = self.expiry(length).max(1).to_string();
-        self.held(step, &self.shared.change, key, &[&held, &changed, &retention, &expiry]).await
+        self.held(
+            step,
+            &self.shared.change,
+            key,
+            &[&held, &changed, &retention, &expiry],
+        )
+        .await
     }
 
     /// The length keeps pairs of names apart.
@@ -246,7 +319,9 @@ const RELEASE: &str = "release";
 
 /// Whether the answer got lost with the connection.
 fn is_broken(error: &StepError) -> bool {
-    error.downcast_ref::<RedisError>().is_some_and(RedisError::is_connection_dropped)
+    error
+        .downcast_ref::<RedisError>()
+        .is_some_and(RedisError::is_connection_dropped)
 }
 
 impl<C> fmt::Debug for Redis<C> {
@@ -261,32 +336,65 @@ impl<C> fmt::Debug for Redis<C> {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
         // The same token if it is asked twice.
-        let token = Token { attempt: 1, nonce: self.shared.nonces.mint() };
-        self.step("claim", true, || Redis::claim(self, key, token, digest, lease)).await
+        let token = Token {
+            attempt: 1,
+            nonce: self.shared.nonces.mint(),
+        };
+        self.step("claim", true, || {
+            Redis::claim(self, key, token, digest, lease)
+        })
+        .await
     }
 
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
-        self.change("renew", key, token, State::Claimed, lease).await
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.change("renew", key, token, State::Claimed, lease)
+            .await
     }
 
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
         let finish = match completion {
             Completion::Handled => &self.shared.handled,
             Completion::Dead { .. } => &self.shared.dead,
         };
-        self.held("complete", finish, key, &[&mark(State::Claimed, token)]).await
+        self.held("complete", finish, key, &[&mark(State::Claimed, token)])
+            .await
     }
 
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
-        self.change(RELEASE, key, token, State::Pending, pause).await
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.change(RELEASE, key, token, State::Pending, pause)
+            .await
     }
 
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
         let mut delete = cmd("DEL");
         delete.arg(self.key(key));
-        let delete = || async { Ok(delete.query_async::<i64>(&mut self.connection.clone()).await?) };
+        let delete = || async {
+            Ok(delete
+                .query_async::<i64>(&mut self.connection.clone())
+                .await?)
+        };
         Ok(self.step("forget", false, delete).await? > 0)
     }
 
@@ -300,9 +408,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
 
     async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
         let ask = || async {
-            match cmd("TIME").query_async::<(i64, i64)>(&mut self.connection.clone()).await {
+            match cmd("TIME")
+                .query_async::<(i64, i64)>(&mut self.connection.clone())
+                .await
+            {
                 Ok((seconds, micros)) => {
-                    let at = seconds.checked_mul(1_000_000).and_then(|at| at.checked_add(micros));
+                    let at = seconds
+                        .checked_mul(1_000_000)
+                        .and_then(|at| at.checked_add(micros));
                     Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
                 }
                 // The user may not ask, or a proxy does not know the command.
@@ -328,21 +441,24 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
-    /// What every key begins with (default `authpi:`): ledgers with different prefixes know nothing of each other, unless one
-    /// prefix begins with the other. ASCII letters, digits and `:._/-`, 1 to 100 of them.
+    /// What every key begins with (default `authpi:`): ledgers with different prefixes know nothing
+    /// of each other, unless one prefix begins with the other. ASCII letters, digits and `:._/-`, 1
+    /// to 100 of them.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long handled and dead records are remembered (default 30 days), from the end of the lease under which they were finished. It is
-    /// fixed for a record by its claim, or by its last renewal or release.
+    /// How long handled and dead records are remembered (default 30 days), from the end of the
+    /// lease under which they were finished. It is fixed for a record by its claim, or by its last
+    /// renewal or release.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// How long a step may take before it fails (default 5 s). A connection of your own may have a shorter one.
+    /// How long a step may take before it fails (default 5 s). A connection of your own may have a
+    /// shorter one.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -364,19 +480,33 @@ impl RedisOptions {
     /// # Errors
     /// As for [`Redis::connect`]; and when the prefix cannot be used.
     pub async fn connect(self, url: &str) -> Result<Redis, LedgerError> {
-        let client = self.server(url).and_then(redis::Client::open).map_err(|error| LedgerError::new(OPEN, error))?;
+        let client = self
+            .server(url)
+            .and_then(redis::Client::open)
+            .map_err(|error| LedgerError::new(OPEN, error))?;
         let connection = RedisConnection::new(client, self.timeout);
         self.open_over(connection.clone(), Some(connection)).await
     }
 
-    async fn open_over<C>(self, connection: C, own: Option<RedisConnection>) -> Result<Redis<C>, LedgerError>
+    async fn open_over<C>(
+        self,
+        connection: C,
+        own: Option<RedisConnection>,
+    ) -> Result<Redis<C>, LedgerError>
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
         let usable = |c: char| c.is_ascii_alphanumeric() || ":._/-".contains(c);
         if !(1..=100).contains(&self.prefix.len()) || !self.prefix.chars().all(usable) {
             let allowed = "ASCII letters, digits and :._/-, 1 to 100 of them";
-            return Err(LedgerError::new(OPEN, BadName { what: "a prefix of keys", name: self.prefix, allowed }));
+            return Err(LedgerError::new(
+                OPEN,
+                BadName {
+                    what: "a prefix of keys",
+                    name: self.prefix,
+                    allowed,
+                },
+            ));
         }
         let shared = Shared {
             own,
@@ -389,7 +519,10 @@ impl RedisOptions {
             handled: Loaded::new(FINISH.replace("STATE", State::Handled.letter())),
             dead: Loaded::new(FINISH.replace("STATE", State::Dead.letter())),
         };
-        let ledger = Redis { connection, shared: Arc::new(shared) };
+        let ledger = Redis {
+            connection,
+            shared: Arc::new(shared),
+        };
         ledger.check_role().await?;
         ledger.check_version().await?;
         ledger.check_scripts().await?;
@@ -417,8 +550,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         if self.shared.own.is_none() {
             return Ok(());
         }
-        let unfit = self.step(OPEN, true, || async { Ok(self.unfit().await?) }).await?;
-        unfit.map_or(Ok(()), |unfit| Err(LedgerError::new(OPEN, unfit).with_kind(LedgerErrorKind::CannotWrite)))
+        let unfit = self
+            .step(OPEN, true, || async { Ok(self.unfit().await?) })
+            .await?;
+        unfit.map_or(Ok(()), |unfit| {
+            Err(LedgerError::new(OPEN, unfit).with_kind(LedgerErrorKind::CannotWrite))
+        })
     }
 
     async fn unfit(&self) -> RedisResult<Option<Unfit>> {
@@ -429,7 +566,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             _ => false,
         };
         // Not known to old servers and some proxies, or not allowed.
-        let asked: RedisResult<HashMap<String, Value>> = cmd("HELLO").query_async(&mut connection).await;
+        let asked: RedisResult<HashMap<String, Value>> =
+            cmd("HELLO").query_async(&mut connection).await;
         let unknown = match asked {
             Ok(hello) => {
                 let (mode, role) = (hello.get("mode"), hello.get("role"));
@@ -449,16 +587,33 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             return Err(unknown);
         }
         let role: RedisResult<Vec<Value>> = cmd("ROLE").query_async(&mut connection).await;
-        Ok(role.ok().filter(|role| is(role.first(), b"slave")).map(|_| Unfit::Replica))
+        Ok(role
+            .ok()
+            .filter(|role| is(role.first(), b"slave"))
+            .map(|_| Unfit::Replica))
     }
 
     /// Tries the command that older servers do not know.
     async fn check_version(&self) -> Result<(), LedgerError> {
         let key = probe::probe_key();
-        let set = cmd("SET").arg(self.key(&key)).arg("").arg("NX").arg("GET").arg("PX").arg(10_000).to_owned();
+        let set = cmd("SET")
+            .arg(self.key(&key))
+            .arg("")
+            .arg("NX")
+            .arg("GET")
+            .arg("PX")
+            .arg(10_000)
+            .to_owned();
         let set = || async {
-            match set.query_async::<Option<Vec<u8>>>(&mut self.connection.clone()).await {
-                Err(error) if error.detail().is_some_and(|detail| detail.contains("syntax")) => {
+            match set
+                .query_async::<Option<Vec<u8>>>(&mut self.connection.clone())
+                .await
+            {
+                Err(error)
+                    if error
+                        .detail()
+                        .is_some_and(|detail| detail.contains("syntax")) =>
+                {
                     Err(Unfit::TooOld(error).into())
                 }
                 done => Ok(done.map(drop)?),
@@ -469,17 +624,22 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         self.forget(&key).await.map(drop)
     }
 
-    /// Tries all that steps may come to: a script by its text, as after a restart of the server, and by its hash.
+    /// Tries all that steps may come to: a script by its text, as after a restart of the server,
+    /// and by its hash.
     async fn check_scripts(&self) -> Result<(), LedgerError> {
         let (key, lease) = (probe::probe_key(), Duration::from_secs(10));
         let name = self.key(&key);
         let load = || async {
             let call = calling("EVAL", &self.shared.change.text, &name, &["", "", "", ""]);
-            Ok(call.query_async::<i64>(&mut self.connection.clone()).await?)
+            Ok(call
+                .query_async::<i64>(&mut self.connection.clone())
+                .await?)
         };
         self.step(OPEN, true, load).await?;
         let tried = async {
-            if let Claim::Granted { token, .. } = Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await? {
+            if let Claim::Granted { token, .. } =
+                Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await?
+            {
                 Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await?;
                 // A lease that is lost proves as much.
                 let _held = self.release(&key, token, Duration::ZERO).await?;
@@ -513,7 +673,9 @@ impl State {
     }
 
     fn read(letter: &str) -> Option<Self> {
-        [Self::Pending, Self::Claimed, Self::Handled, Self::Dead].into_iter().find(|state| state.letter() == letter)
+        [Self::Pending, Self::Claimed, Self::Handled, Self::Dead]
+            .into_iter()
+            .find(|state| state.letter() == letter)
     }
 }
 
@@ -556,7 +718,10 @@ impl Record {
             None if unhex::<32>(digest).is_some() => return Err(Foreign::Unreleased),
             None => return Err(Foreign::Unknown),
         };
-        Ok(Self { first_digest, ..record })
+        Ok(Self {
+            first_digest,
+            ..record
+        })
     }
 
     /// All of it but the digest, and what stands in the digest's place.
@@ -568,13 +733,19 @@ impl Record {
         let retention = parts.next()?.parse().ok()?;
         let digest = parts.next()?;
         let token = Token { attempt, nonce };
-        let record = Self { state, token, retention, first_digest: Digest::UNCOMPARED };
+        let record = Self {
+            state,
+            token,
+            retention,
+            first_digest: Digest::UNCOMPARED,
+        };
         parts.next().is_none().then_some((record, digest))
     }
 }
 
-// The scripts. Their first line has a server refuse them at once that cannot write: else a replica would answer from records that are not
-// the newest, up to the first write. Numbers up to 2⁵³ are exact in them, but must not be turned into text by themselves.
+// The scripts. Their first line has a server refuse them at once that cannot write: else a replica
+// would answer from records that are not the newest, up to the first write. Numbers up to 2⁵³ are
+// exact in them, but must not be turned into text by themselves.
 
 /// A script and its hash.
 struct Loaded {
@@ -585,7 +756,10 @@ struct Loaded {
 impl Loaded {
     fn new(text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { hash: Script::new(&text), text }
+        Self {
+            hash: Script::new(&text),
+            text,
+        }
     }
 }
 
@@ -596,8 +770,8 @@ fn calling(how: &str, script: &str, key: &str, arguments: &[&str]) -> Cmd {
     call
 }
 
-/// KEYS: the record. ARGV: the record of a first claim, its expiry. Answers what is left of a lease or pause, and the record
-/// as it is now.
+/// KEYS: the record. ARGV: the record of a first claim, its expiry. Answers what is left of a lease
+/// or pause, and the record as it is now.
 const CLAIM: &str = "#!lua
 local found = redis.call('GET', KEYS[1])
 local state, attempt, retention, digest
@@ -618,8 +792,8 @@ redis.call('SET', KEYS[1], claimed, 'PX', ARGV[2])
 return {0, claimed}
 ";
 
-/// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin, its retention, its expiry. Answers 1 if
-/// the token was the record's.
+/// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin, its
+/// retention, its expiry. Answers 1 if the token was the record's.
 const CHANGE: &str = "#!lua
 local found = redis.call('GET', KEYS[1])
 if not found or string.sub(found, 1, 27) ~= ARGV[1] then return 0 end
@@ -627,9 +801,10 @@ redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. string.sub(found,
 return 1
 ";
 
-/// KEYS: the record. ARGV: how the record begins if it is the token's. Answers 1 if the token was the record's. The same completion
-/// once more changes nothing. Every event takes it once, so it does no more than it must: it takes little more than half the time that
-/// writing the record anew does. (Numbers that Lua has to turn into text would cost it some of that.)
+/// KEYS: the record. ARGV: how the record begins if it is the token's. Answers 1 if the token was
+/// the record's. The same completion once more changes nothing. Every event takes it once, so it
+/// does no more than it must: it takes little more than half the time that writing the record anew
+/// does. (Numbers that Lua has to turn into text would cost it some of that.)
 const FINISH: &str = "#!lua
 local held = redis.call('GETRANGE', KEYS[1], '0', '26')
 if held == ARGV[1] then
@@ -645,19 +820,44 @@ mod tests {
     use super::*;
 
     fn record(state: State) -> Record {
-        let token = Token { attempt: u32::MAX, nonce: 0x0123_4567_89ab_cdef };
-        Record { state, token, retention: 2_592_000_000, first_digest: Digest::from_bytes([0xa5; 16]) }
+        let token = Token {
+            attempt: u32::MAX,
+            nonce: 0x0123_4567_89ab_cdef,
+        };
+        Record {
+            state,
+            token,
+            retention: 2_592_000_000,
+            first_digest: Digest::from_bytes([0xa5; 16]),
+        }
     }
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {
         for state in [State::Pending, State::Claimed, State::Handled, State::Dead] {
-            assert_eq!(Record::read(record(state).write().as_bytes()), Ok(record(state)));
+            assert_eq!(
+                Record::read(record(state).write().as_bytes()),
+                Ok(record(state))
+            );
         }
-        let small = Record { token: Token { attempt: 1, nonce: 0 }, retention: 0, ..record(State::Claimed) };
-        assert_eq!(small.write(), format!("c:00000001:0000000000000000:0:{}", "a5".repeat(16)));
+        let small = Record {
+            token: Token {
+                attempt: 1,
+                nonce: 0,
+            },
+            retention: 0,
+            ..record(State::Claimed)
+        };
+        assert_eq!(
+            small.write(),
+            format!("c:00000001:0000000000000000:0:{}", "a5".repeat(16))
+        );
         for token in [small.token, record(State::Claimed).token] {
-            assert_eq!(mark(State::Claimed, token).len(), 27, "what the scripts compare");
+            assert_eq!(
+                mark(State::Claimed, token).len(),
+                27,
+                "what the scripts compare"
+            );
         }
         assert_eq!(Record::read(small.write().as_bytes()), Ok(small));
     }
@@ -667,11 +867,23 @@ mod tests {
         let good = record(State::Claimed).write();
         let longer = format!("{good}:");
         let wide = good.replace("a5a5a5", "é5a5");
-        for bad in ["", "c", "c:1", &good[1..], &good[..good.len() - 1], &longer, &wide, &good.replacen('c', "x", 1)] {
+        for bad in [
+            "",
+            "c",
+            "c:1",
+            &good[1..],
+            &good[..good.len() - 1],
+            &longer,
+            &wide,
+            &good.replacen('c', "x", 1),
+        ] {
             assert_eq!(Record::read(bad.as_bytes()), Err(Foreign::Unknown), "{bad}");
         }
         assert_eq!(Record::read(b"\xff"), Err(Foreign::Unknown));
         let unreleased = good.replace(&"a5".repeat(16), &"a5".repeat(32));
-        assert_eq!(Record::read(unreleased.as_bytes()), Err(Foreign::Unreleased));
+        assert_eq!(
+            Record::read(unreleased.as_bytes()),
+            Err(Foreign::Unreleased)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The file on the disk: made for its owner alone, and watched, since SQLite goes on writing to a file that was deleted.
+//! The file on the disk: made for its owner alone, and watched, since SQLite goes on writing to a
+//! file that was deleted.
 
 use std::{
     error::Error,
@@ -11,8 +12,8 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::schema::OpenError;
 
-/// Makes the file, if there is none, and may be made: SQLite would make it readable for others. Its companions (`-wal`, `-shm`)
-/// get its mode from SQLite.
+/// Makes the file, if there is none, and may be made: SQLite would make it readable for others. Its
+/// companions (`-wal`, `-shm`) get its mode from SQLite.
 ///
 /// # Errors
 /// When the path names no file, or the file cannot be made.
@@ -49,17 +50,30 @@ fn make(path: &Path) -> Result<(), OpenError> {
     if fs::symlink_metadata(&path).is_ok() {
         return Ok(());
     }
-    // Not under its own name: to close a file gives up all locks that this process has on it, and SQLite may have some by then.
+    // Not under its own name: to close a file gives up all locks that this process has on it, and
+    // SQLite may have some by then.
     let mut unfinished = path.clone().into_os_string();
-    unfinished.push(format!(".new-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
-    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished) {
+    unfinished.push(format!(
+        ".new-{}-{}",
+        std::process::id(),
+        MADE.fetch_add(1, Ordering::Relaxed)
+    ));
+    match fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)
+    {
         Ok(file) => drop(file),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(OpenError::NoFolder { folder: path.parent().unwrap_or(Path::new("")).to_owned() });
+            return Err(OpenError::NoFolder {
+                folder: path.parent().unwrap_or(Path::new("")).to_owned(),
+            });
         }
         Err(error) => return Err(OpenError::Io(error)),
     }
-    // If it is there by now, somebody else was faster; a file system without links leaves it to SQLite.
+    // If it is there by now, somebody else was faster; a file system without links leaves it to
+    // SQLite.
     let linked = fs::hard_link(&unfinished, &path);
     fs::remove_file(&unfinished).map_err(OpenError::Io)?;
     if let Err(error) = linked {
@@ -72,7 +86,9 @@ fn make(path: &Path) -> Result<(), OpenError> {
 fn make(path: &Path) -> Result<(), OpenError> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
-            Err(OpenError::NoFolder { folder: folder.to_owned() })
+            Err(OpenError::NoFolder {
+                folder: folder.to_owned(),
+            })
         }
         _ => Ok(()),
     }
@@ -89,22 +105,38 @@ impl Watched {
     /// When it is kept nowhere, or not as the ledger needs it.
     pub(super) async fn of(connection: &mut SqliteConnection) -> Result<Self, OpenError> {
         let main = "SELECT coalesce(file, '') FROM pragma_database_list WHERE name = 'main'";
-        let main: String = sqlx::query(main).fetch_one(&mut *connection).await?.try_get(0)?;
+        let main: String = sqlx::query(main)
+            .fetch_one(&mut *connection)
+            .await?
+            .try_get(0)?;
         let Some(known) = identity(Path::new(&main)).filter(|_| !main.is_empty()) else {
             return Err(OpenError::KeepsNothing);
         };
-        let mode: String = sqlx::query("PRAGMA journal_mode").fetch_one(connection).await?.try_get(0)?;
+        let mode: String = sqlx::query("PRAGMA journal_mode")
+            .fetch_one(connection)
+            .await?
+            .try_get(0)?;
         if mode != "wal" {
             return Err(OpenError::NotWal { mode });
         }
         let log = PathBuf::from(format!("{main}-wal"));
         let known_log = identity(&log).map(|known| (log, known));
-        Ok(Self([(main.into(), known)].into_iter().chain(known_log).collect()))
+        Ok(Self(
+            [(main.into(), known)]
+                .into_iter()
+                .chain(known_log)
+                .collect(),
+        ))
     }
 
-    /// Says so when what is written goes to a file that nobody will find again. A look at each of two names, about a microsecond each.
+    /// Says so when what is written goes to a file that nobody will find again. A look at each of
+    /// two names, about a microsecond each.
     pub(super) fn check(&self) -> Result<(), Gone> {
-        match self.0.iter().find(|(path, known)| identity(path) != Some(*known)) {
+        match self
+            .0
+            .iter()
+            .find(|(path, known)| identity(path) != Some(*known))
+        {
             Some((path, _)) => Err(Gone { path: path.clone() }),
             None => Ok(()),
         }

@@ -14,7 +14,11 @@ pub(super) fn of_failure(failure: &Failure) -> LedgerErrorKind {
     if failure.is::<Occupied>() {
         return LedgerErrorKind::Busy;
     }
-    match failure.source().and_then(|cause| cause.downcast_ref()).map(of_sqlite) {
+    match failure
+        .source()
+        .and_then(|cause| cause.downcast_ref())
+        .map(of_sqlite)
+    {
         None | Some(LedgerErrorKind::Content) => LedgerErrorKind::Unreachable,
         Some(kind) => kind,
     }
@@ -32,7 +36,9 @@ pub(super) fn of_sqlite(error: &sqlx::Error) -> LedgerErrorKind {
     const MISMATCH: u32 = 20;
     const AUTH: u32 = 23;
 
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code()?.parse::<u32>().ok());
     match code.map(|code| code & 0xff) {
         Some(BUSY | LOCKED) => LedgerErrorKind::Busy,
         Some(PERM | READONLY | FULL | CANTOPEN | AUTH) => LedgerErrorKind::CannotWrite,

@@ -1,11 +1,15 @@
-//! The ledger in a SQLite file: survives restarts, keeps dead letters, shared by the processes of one host.
+//! The ledger in a SQLite file: survives restarts, keeps dead letters, shared by the processes of
+//! one host.
 //!
-//! Every step goes to one task, the [writer], which holds the one connection: SQLite admits one writer at a time anyway, and
-//! steps that wait in our [queue] go in order, whereas connections that wait for each other poll. What waits together is committed
-//! together and shares one flush of the disk (group commit); a step that fails leaves its neighbours be, and runs to its end
-//! when its caller has gone away. The same task lends its connection to handlers that write in a [transaction] of their own.
+//! Every step goes to one task, the [writer], which holds the one connection: SQLite admits one
+//! writer at a time anyway, and steps that wait in our [queue] go in order, whereas connections
+//! that wait for each other poll. What waits together is committed together and shares one flush of
+//! the disk (group commit); a step that fails leaves its neighbours be, and runs to its end when
+//! its caller has gone away. The same task lends its connection to handlers that write in a
+//! [transaction] of their own.
 //!
-//! What a step does is in [steps], in the words of [statements]; the tables are in [schema], the [file] itself in its own.
+//! What a step does is in [steps], in the words of [statements]; the tables are in [schema], the
+//! [file] itself in its own.
 
 mod file;
 mod kind;
@@ -36,13 +40,13 @@ pub use self::{options::SqliteOptions, transaction::SqliteTransaction};
 use self::{
     queue::{Failure, Reply, Request, Wanted},
     steps::{
-        AppendStep, BacklogStep, Change, ChangeStep, ClaimStep, DeadLettersStep, ForgetStep, LeaseNextStep, PurgeStep,
-        ReplayStep, Step, WakeStep,
+        AppendStep, BacklogStep, Change, ChangeStep, ClaimStep, DeadLettersStep, ForgetStep,
+        LeaseNextStep, PurgeStep, ReplayStep, Step, WakeStep,
     },
 };
 use super::{
-    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next, Token,
-    TransactionPermits, dead_letter::tell_replayed,
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger,
+    LedgerError, Next, Token, TransactionPermits, dead_letter::tell_replayed,
 };
 
 /// For measurements beside the same statements by hand.
@@ -58,32 +62,37 @@ pub mod by_hand {
 
 /// A [`Ledger`] and [`Inbox`] in a SQLite file, which keeps dead letters.
 ///
-/// Clones share one connection. Several processes of one host may open the same file; over a network file system they must
-/// not, since SQLite's locks do not work there.
+/// Clones share one connection. Several processes of one host may open the same file; over a
+/// network file system they must not, since SQLite's locks do not work there.
 ///
-/// - **Durable.** WAL journal with `synchronous=FULL`: a step that returned `Ok` survives a power cut. Steps that wait at the same
-///   time share one flush of the disk, up to 256 of them; none is delayed for the sake of others. A claim that finds a duplicate
-///   flushes nothing.
-/// - **Alone in its failure.** A step that fails leaves those that shared its transaction as they are. If it is the commit that
-///   fails (the disk is full), none of them took place, and each caller is told.
-/// - **Watched.** SQLite goes on writing to a file that was deleted. Before a step is answered, the file and its `-wal` are looked
-///   for under their names; where one was deleted or replaced, each step fails until it is back or the process restarts.
+/// - **Durable.** WAL journal with `synchronous=FULL`: a step that returned `Ok` survives a power
+///   cut. Steps that wait at the same time share one flush of the disk, up to 256 of them; none is
+///   delayed for the sake of others. A claim that finds a duplicate flushes nothing.
+/// - **Alone in its failure.** A step that fails leaves those that shared its transaction as they
+///   are. If it is the commit that fails (the disk is full), none of them took place, and each
+///   caller is told.
+/// - **Watched.** SQLite goes on writing to a file that was deleted. Before a step is answered, the
+///   file and its `-wal` are looked for under their names; where one was deleted or replaced, each
+///   step fails until it is back or the process restarts.
 /// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
-///   [`retention`](SqliteOptions::retention); dead letters too. [`purge`](Sqlite::purge) does so at once. The file does not
-///   shrink, its room is used again.
+///   [`retention`](SqliteOptions::retention); dead letters too. [`purge`](Sqlite::purge) does so at
+///   once. The file does not shrink, its room is used again.
 /// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
-/// - **Transactional.** A handler may write its own tables in the transaction that completes its claim; while it does, nobody
-///   else writes: see [`SqliteTransaction`].
-/// - **Wakes its own.** Workers learn at once of what is appended through the same `Sqlite` or a clone of it; those of other
-///   processes, or of a `Sqlite` opened apart, find it when they next poll.
+/// - **Transactional.** A handler may write its own tables in the transaction that completes its
+///   claim; while it does, nobody else writes: see [`SqliteTransaction`].
+/// - **Wakes its own.** Workers learn at once of what is appended through the same `Sqlite` or a
+///   clone of it; those of other processes, or of a `Sqlite` opened apart, find it when they next
+///   poll.
 ///
-/// The tables are called `authpi_…`, so the file may hold an application's own. They are made, and brought up to date, when it
-/// is opened; a file that a later version of this crate has brought up to date is refused.
+/// The tables are called `authpi_…`, so the file may hold an application's own. They are made, and
+/// brought up to date, when it is opened; a file that a later version of this crate has brought up
+/// to date is refused.
 ///
-/// Leases and pauses run on the host's clock. If that is set back, those that would last longer than they were asked for begin
-/// anew, and none lasts longer than that.
+/// Leases and pauses run on the host's clock. If that is set back, those that would last longer
+/// than they were asked for begin anew, and none lasts longer than that.
 ///
-/// It runs on the tokio runtime in which it was opened: when that runtime ends, every further step fails.
+/// It runs on the tokio runtime in which it was opened: when that runtime ends, every further step
+/// fails.
 ///
 /// ```
 /// # use authpi_sdk::ledger::Sqlite;
@@ -117,17 +126,20 @@ pub struct Sqlite {
 impl Sqlite {
     /// Opens the file, or makes it (its folder must exist), with mode 0600 on Unix.
     ///
-    /// An event of an endpoint without a name is claimed, completed, stored, leased and forgotten, so that what is opened works.
+    /// An event of an endpoint without a name is claimed, completed, stored, leased and forgotten,
+    /// so that what is opened works.
     ///
     /// # Errors
-    /// When the file cannot be opened, is no SQLite database, cannot be written, or was brought up to date by a later
-    /// version of this crate; and when the path keeps nothing (`""`, `":memory:"`, a `file:` URI of a database in memory): that is
+    /// When the file cannot be opened, is no SQLite database, cannot be written, or was brought up
+    /// to date by a later version of this crate; and when the path keeps nothing (`""`,
+    /// `":memory:"`, a `file:` URI of a database in memory): that is
     /// [`in_memory`](Sqlite::in_memory). The message names the file.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
         Self::options().open(path).await
     }
 
-    /// A ledger of its own in memory, gone with the last clone. For tests of code that wants dead letters.
+    /// A ledger of its own in memory, gone with the last clone. For tests of code that wants dead
+    /// letters.
     ///
     /// # Errors
     /// When memory runs out.
@@ -140,7 +152,8 @@ impl Sqlite {
         SqliteOptions::new()
     }
 
-    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the letter `after`, if given.
+    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the
+    /// letter `after`, if given.
     ///
     /// # Errors
     /// When the store fails.
@@ -150,20 +163,37 @@ impl Sqlite {
         after: Option<&DeadLetter>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, LedgerError> {
-        let after = after.map(|letter| (letter.died_at.as_millisecond(), letter.key.event_id().to_owned()));
-        self.ask("list dead letters", DeadLettersStep { endpoint: endpoint.into(), after, limit }).await
+        let after = after.map(|letter| {
+            (
+                letter.died_at.as_millisecond(),
+                letter.key.event_id().to_owned(),
+            )
+        });
+        self.ask(
+            "list dead letters",
+            DeadLettersStep {
+                endpoint: endpoint.into(),
+                after,
+                limit,
+            },
+        )
+        .await
     }
 
-    /// Puts a dead letter back into the inbox, body and all, as if it had just been appended: pending, without attempts, behind
-    /// what already waits in its lane. Says whether there was such a dead letter.
+    /// Puts a dead letter back into the inbox, body and all, as if it had just been appended:
+    /// pending, without attempts, behind what already waits in its lane. Says whether there was
+    /// such a dead letter.
     ///
-    /// It is for a worker to handle. An endpoint that is handled inline has none: until one is lent to it (`docs/dead-letters.md`), or
-    /// AuthPI delivers the event again, it waits, and the receiver's health and `authpi_inbox_depth` show it.
+    /// It is for a worker to handle. An endpoint that is handled inline has none: until one is lent
+    /// to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and the
+    /// receiver's health and `authpi_inbox_depth` show it.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
-        let replayed = self.ask("replay a dead letter", ReplayStep { key: key.clone() }).await?;
+        let replayed = self
+            .ask("replay a dead letter", ReplayStep { key: key.clone() })
+            .await?;
         if replayed {
             tell_replayed(key);
             self.appended.notify_waiters();
@@ -171,8 +201,9 @@ impl Sqlite {
         Ok(replayed)
     }
 
-    /// Removes at once all records, of every endpoint, that were handled or given up at least `age` ago, dead letters
-    /// included, and says how many. An event whose record is gone is handled afresh if it comes again.
+    /// Removes at once all records, of every endpoint, that were handled or given up at least `age`
+    /// ago, dead letters included, and says how many. An event whose record is gone is handled
+    /// afresh if it comes again.
     ///
     /// # Errors
     /// When the store fails; some records may have been removed.
@@ -188,9 +219,11 @@ impl Sqlite {
         }
     }
 
-    /// Closes the file, for all clones, once the steps asked for before are done. Every further step fails.
+    /// Closes the file, for all clones, once the steps asked for before are done. Every further
+    /// step fails.
     ///
-    /// Not necessary, but when it returns the file is whole without its `-wal` companion (if no other process has it open).
+    /// Not necessary, but when it returns the file is whole without its `-wal` companion (if no
+    /// other process has it open).
     pub async fn close(&self) {
         // An error says that it is closed already.
         let _ = self.requests.send(Request::new(Wanted::Close)).await;
@@ -207,38 +240,102 @@ impl Sqlite {
         self.request(name, |reply| Wanted::step(step, reply)).await
     }
 
-    async fn request<T>(&self, name: &'static str, wanted: impl FnOnce(Reply<T>) -> Wanted) -> Result<T, LedgerError> {
+    async fn request<T>(
+        &self,
+        name: &'static str,
+        wanted: impl FnOnce(Reply<T>) -> Wanted,
+    ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let failed = |failure: Failure| {
             let kind = kind::of_failure(&failure);
             LedgerError::new(name, failure).with_kind(kind)
         };
-        self.requests.send(Request::new(wanted(reply))).await.map_err(|_| failed(Closed.into()))?;
-        answer.await.map_err(|_| failed(Closed.into()))?.map_err(failed)
+        self.requests
+            .send(Request::new(wanted(reply)))
+            .await
+            .map_err(|_| failed(Closed.into()))?;
+        answer
+            .await
+            .map_err(|_| failed(Closed.into()))?
+            .map_err(failed)
     }
 }
 
 impl fmt::Debug for Sqlite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sqlite").field("retention", &self.retention).finish_non_exhaustive()
+        f.debug_struct("Sqlite")
+            .field("retention", &self.retention)
+            .finish_non_exhaustive()
     }
 }
 
 impl Ledger for Sqlite {
-    async fn claim(&self, key: &EventKey, digest: Digest, lease: Duration) -> Result<Claim, LedgerError> {
-        self.ask("claim", ClaimStep { key: key.clone(), digest, lease }).await
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        self.ask(
+            "claim",
+            ClaimStep {
+                key: key.clone(),
+                digest,
+                lease,
+            },
+        )
+        .await
     }
 
-    async fn renew(&self, key: &EventKey, token: Token, lease: Duration) -> Result<Held, LedgerError> {
-        self.ask("renew", ChangeStep { key: key.clone(), token, change: Change::Renew(lease) }).await
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.ask(
+            "renew",
+            ChangeStep {
+                key: key.clone(),
+                token,
+                change: Change::Renew(lease),
+            },
+        )
+        .await
     }
 
-    async fn complete(&self, key: &EventKey, token: Token, completion: Completion) -> Result<Held, LedgerError> {
-        self.ask("complete", ChangeStep { key: key.clone(), token, change: Change::Complete(completion) }).await
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
+        self.ask(
+            "complete",
+            ChangeStep {
+                key: key.clone(),
+                token,
+                change: Change::Complete(completion),
+            },
+        )
+        .await
     }
 
-    async fn release(&self, key: &EventKey, token: Token, pause: Duration) -> Result<Held, LedgerError> {
-        self.ask("release", ChangeStep { key: key.clone(), token, change: Change::Release(pause) }).await
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.ask(
+            "release",
+            ChangeStep {
+                key: key.clone(),
+                token,
+                change: Change::Release(pause),
+            },
+        )
+        .await
     }
 
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -274,8 +371,12 @@ impl Inbox for Sqlite {
         lane: Option<&str>,
         body: Bytes,
     ) -> Result<Appended, LedgerError> {
-        let step =
-            AppendStep { key: key.clone(), digest, lane: lane.map(|lane| EventKey::bounded(lane).into_owned()), body };
+        let step = AppendStep {
+            key: key.clone(),
+            digest,
+            lane: lane.map(|lane| EventKey::bounded(lane).into_owned()),
+            body,
+        };
         let appended = self.ask("append", step).await?;
         self.appended.notify_waiters();
         Ok(appended)
@@ -286,12 +387,24 @@ impl Inbox for Sqlite {
         let endpoint: Arc<str> = endpoint.into();
         let mut woken = false;
         loop {
-            let look = LeaseNextStep { endpoint: Arc::clone(&endpoint), lease, woken };
+            let look = LeaseNextStep {
+                endpoint: Arc::clone(&endpoint),
+                lease,
+                woken,
+            };
             if let Some(next) = self.ask(STEP, look).await? {
                 return Ok(next);
             }
             // In portions, so that others get their turn in between.
-            while self.ask(STEP, WakeStep { endpoint: Arc::clone(&endpoint) }).await? {}
+            while self
+                .ask(
+                    STEP,
+                    WakeStep {
+                        endpoint: Arc::clone(&endpoint),
+                    },
+                )
+                .await?
+            {}
             woken = true;
         }
     }
@@ -301,7 +414,13 @@ impl Inbox for Sqlite {
     }
 
     async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
-        self.ask("count the backlog", BacklogStep { endpoint: endpoint.to_owned() }).await
+        self.ask(
+            "count the backlog",
+            BacklogStep {
+                endpoint: endpoint.to_owned(),
+            },
+        )
+        .await
     }
 }
 

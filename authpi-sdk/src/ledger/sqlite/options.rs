@@ -39,23 +39,30 @@ pub struct SqliteOptions {
 
 impl SqliteOptions {
     pub(super) fn new() -> Self {
-        Self { retention: DEFAULT_RETENTION, clock: Clock::system(), busy_timeout: Duration::from_secs(5) }
+        Self {
+            retention: DEFAULT_RETENTION,
+            clock: Clock::system(),
+            busy_timeout: Duration::from_secs(5),
+        }
     }
 
-    /// How long handled and dead records are remembered (default 30 days). Processes that share a file should agree.
+    /// How long handled and dead records are remembered (default 30 days). Processes that share a
+    /// file should agree.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// Where the time comes from (default: the system's clock, which the processes of a host share). For tests.
+    /// Where the time comes from (default: the system's clock, which the processes of a host
+    /// share). For tests.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// How long a step waits before it fails (default 5 s) while something else is writing: another process, or a handler of this
-    /// process in its transaction. Where both are in the way, it is as long for each.
+    /// How long a step waits before it fails (default 5 s) while something else is writing: another
+    /// process, or a handler of this process in its transaction. Where both are in the way, it is
+    /// as long for each.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
         self
@@ -77,7 +84,9 @@ impl SqliteOptions {
             .synchronous(SqliteSynchronous::Full);
         let ledger = self.start(connect, Some(path)).await?;
         let works = async { probe_ledger(&ledger).await.and(probe_inbox(&ledger).await) };
-        works.await.map_err(|error| unusable(path, OpenError::Step(error)))?;
+        works
+            .await
+            .map_err(|error| unusable(path, OpenError::Step(error)))?;
         Ok(ledger)
     }
 
@@ -86,19 +95,39 @@ impl SqliteOptions {
     /// # Errors
     /// As for [`Sqlite::in_memory`].
     pub async fn in_memory(self) -> Result<Sqlite, LedgerError> {
-        self.start(SqliteConnectOptions::new().in_memory(true), None).await
+        self.start(SqliteConnectOptions::new().in_memory(true), None)
+            .await
     }
 
-    async fn start(self, connect: SqliteConnectOptions, path: Option<&Path>) -> Result<Sqlite, LedgerError> {
+    async fn start(
+        self,
+        connect: SqliteConnectOptions,
+        path: Option<&Path>,
+    ) -> Result<Sqlite, LedgerError> {
         use sqlx::ConnectOptions as _;
-        let connect = connect.busy_timeout(self.busy_timeout).disable_statement_logging();
+        let connect = connect
+            .busy_timeout(self.busy_timeout)
+            .disable_statement_logging();
         let connected = self.connect(&connect, path.is_some()).await;
-        let (connection, file) = connected.map_err(|cause| unusable(path.unwrap_or(Path::new("in memory")), cause))?;
+        let (connection, file) =
+            connected.map_err(|cause| unusable(path.unwrap_or(Path::new("in memory")), cause))?;
         let (requests, asked) = mpsc::channel(ROOM);
         let retention = self.retention;
-        let records = Records { connection, clock: self.clock, retention, changed: false, let_in: 0, latest: i64::MAX };
+        let records = Records {
+            connection,
+            clock: self.clock,
+            retention,
+            changed: false,
+            let_in: 0,
+            latest: i64::MAX,
+        };
         let (flushes, lent) = (Arc::default(), Arc::default());
-        let writer = Writer::new(Queue::new(asked, self.busy_timeout), file, Arc::clone(&flushes), Arc::clone(&lent));
+        let writer = Writer::new(
+            Queue::new(asked, self.busy_timeout),
+            file,
+            Arc::clone(&flushes),
+            Arc::clone(&lent),
+        );
         tokio::spawn(writer.run(records));
         Ok(Sqlite {
             requests,
@@ -110,8 +139,8 @@ impl SqliteOptions {
         })
     }
 
-    /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one), so we do: several
-    /// processes may be starting at once.
+    /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one),
+    /// so we do: several processes may be starting at once.
     async fn connect(
         &self,
         connect: &SqliteConnectOptions,
@@ -120,7 +149,9 @@ impl SqliteOptions {
         let started = Instant::now();
         loop {
             match open(connect, on_disk).await {
-                Err(OpenError::Sqlite(error)) if is_busy(&error) && started.elapsed() < self.busy_timeout => {
+                Err(OpenError::Sqlite(error))
+                    if is_busy(&error) && started.elapsed() < self.busy_timeout =>
+                {
                     sleep(Duration::from_millis(10)).await;
                 }
                 done => return done,
@@ -129,14 +160,28 @@ impl SqliteOptions {
     }
 }
 
-async fn open(options: &SqliteConnectOptions, on_disk: bool) -> Result<(SqliteConnection, Option<Watched>), OpenError> {
+async fn open(
+    options: &SqliteConnectOptions,
+    on_disk: bool,
+) -> Result<(SqliteConnection, Option<Watched>), OpenError> {
     let mut connection = connect_and_migrate(options, on_disk).await?;
-    let file = if on_disk { Some(Watched::of(&mut connection).await?) } else { None };
+    let file = if on_disk {
+        Some(Watched::of(&mut connection).await?)
+    } else {
+        None
+    };
     nest(&mut connection).await?;
     Ok((connection, file))
 }
 
 fn unusable(path: &Path, cause: OpenError) -> LedgerError {
     let kind = cause.kind();
-    LedgerError::new("open", Unusable { path: path.to_owned(), cause }).with_kind(kind)
+    LedgerError::new(
+        "open",
+        Unusable {
+            path: path.to_owned(),
+            cause,
+        },
+    )
+    .with_kind(kind)
 }

@@ -23,8 +23,8 @@ use super::{
 
 /// How many requests wait in the channel, and as many again here, before callers wait to ask.
 pub(super) const ROOM: usize = 1024;
-/// How many steps share a flush, at most. Enough for a flush to be a small part of the whole, and few enough for the file to be
-/// free for other processes every few milliseconds.
+/// How many steps share a flush, at most. Enough for a flush to be a small part of the whole, and
+/// few enough for the file to be free for other processes every few milliseconds.
 pub(super) const GROUP: usize = 256;
 
 /// Why a step did not take place.
@@ -45,26 +45,37 @@ pub(super) enum Wanted {
 
 impl Request {
     pub(super) fn new(wanted: Wanted) -> Self {
-        Self { asked_at: Instant::now(), wanted }
+        Self {
+            asked_at: Instant::now(),
+            wanted,
+        }
     }
 }
 
 impl Wanted {
     pub(super) fn step<S: Step>(step: S, reply: Reply<S::Answer>) -> Self {
-        Self::Step(Box::new(Awaited { step, reply, found: None }))
+        Self::Step(Box::new(Awaited {
+            step,
+            reply,
+            found: None,
+        }))
     }
 }
 
 /// A step of whatever kind, which the writer runs without knowing what it asks.
 ///
-/// What it found is kept between [`run`](Asked::run) and [`answer`](Asked::answer), so that it goes out when it is durable.
+/// What it found is kept between [`run`](Asked::run) and [`answer`](Asked::answer), so that it goes
+/// out when it is durable.
 pub(super) trait Asked: Send {
     /// Whether it changes nothing, and so needs no transaction.
     fn reads(&self) -> bool;
     /// Whether the caller has gone away, and the step is of no use to anybody else.
     fn is_moot(&self) -> bool;
     /// Does the step, anew if it was run before, and says whether it went well.
-    fn run<'a>(&'a mut self, records: &'a mut Records) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+    fn run<'a>(
+        &'a mut self,
+        records: &'a mut Records,
+    ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
     /// Whether it was run and failed.
     fn has_failed(&self) -> bool;
     /// Tells the caller what the step found. One who no longer waits changes nothing.
@@ -88,7 +99,10 @@ impl<S: Step> Asked for Awaited<S> {
         S::FOR_ITS_CALLER && self.reply.is_closed()
     }
 
-    fn run<'a>(&'a mut self, records: &'a mut Records) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+    fn run<'a>(
+        &'a mut self,
+        records: &'a mut Records,
+    ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
         Box::pin(async {
             let found = self.step.run(records).await;
             self.found.insert(found).is_ok()
@@ -123,14 +137,21 @@ pub(super) struct Queue {
 impl Queue {
     /// `patience`: how long a request waits for others to end.
     pub(super) fn new(asked: mpsc::Receiver<Request>, patience: Duration) -> Self {
-        Self { asked, steps: VecDeque::new(), transactions: VecDeque::new(), closed: false, patience }
+        Self {
+            asked,
+            steps: VecDeque::new(),
+            transactions: VecDeque::new(),
+            closed: false,
+            patience,
+        }
     }
 
     /// Waits until there is something to do; false when there never will be.
     ///
-    /// Those who were just answered are about to ask for their next step. They are let go first, for as long as that brings
-    /// something: so that all who are at work share the next flush, instead of making up two groups that take turns. That is no
-    /// delay: with nothing else to run on this runtime, yielding returns at once.
+    /// Those who were just answered are about to ask for their next step. They are let go first,
+    /// for as long as that brings something: so that all who are at work share the next flush,
+    /// instead of making up two groups that take turns. That is no delay: with nothing else to run
+    /// on this runtime, yielding returns at once.
     pub(super) async fn gather(&mut self) -> bool {
         if self.is_empty() && !self.closed {
             let request = self.asked.recv().await;
@@ -153,7 +174,11 @@ impl Queue {
     /// Whom the next flush is for.
     pub(super) fn next_group(&mut self) -> Vec<Box<dyn Asked>> {
         let size = self.steps.len().min(GROUP);
-        self.steps.drain(..size).map(|(_, step)| step).filter(|step| !step.is_moot()).collect()
+        self.steps
+            .drain(..size)
+            .map(|(_, step)| step)
+            .filter(|step| !step.is_moot())
+            .collect()
     }
 
     /// Who may write next.
@@ -173,11 +198,19 @@ impl Queue {
         self.take_in(Some(Request::new(Wanted::step(step, reply))));
     }
 
-    /// Waits while a handler has the connection: takes in what comes, and turns away whose patience ends. Never resolves.
+    /// Waits while a handler has the connection: takes in what comes, and turns away whose patience
+    /// ends. Never resolves.
     pub(super) async fn hold(&mut self) -> Infallible {
         loop {
-            let asked_at = [self.steps.front().map(|(at, _)| *at), self.transactions.front().map(|(at, _)| *at)];
-            let due = asked_at.into_iter().flatten().min().and_then(|at| at.checked_add(self.patience));
+            let asked_at = [
+                self.steps.front().map(|(at, _)| *at),
+                self.transactions.front().map(|(at, _)| *at),
+            ];
+            let due = asked_at
+                .into_iter()
+                .flatten()
+                .min()
+                .and_then(|at| at.checked_add(self.patience));
             let patience_ends = async {
                 match due {
                     Some(due) => sleep_until(due).await,
@@ -194,17 +227,33 @@ impl Queue {
 
     fn take_in(&mut self, request: Option<Request>) {
         match request {
-            Some(Request { asked_at, wanted: Wanted::Step(step) }) => self.steps.push_back((asked_at, step)),
-            Some(Request { asked_at, wanted: Wanted::Transaction(reply) }) => {
+            Some(Request {
+                asked_at,
+                wanted: Wanted::Step(step),
+            }) => self.steps.push_back((asked_at, step)),
+            Some(Request {
+                asked_at,
+                wanted: Wanted::Transaction(reply),
+            }) => {
                 self.transactions.push_back((asked_at, reply));
             }
-            Some(Request { wanted: Wanted::Close, .. }) | None => self.closed = true,
+            Some(Request {
+                wanted: Wanted::Close,
+                ..
+            })
+            | None => self.closed = true,
         }
     }
 
     fn turn_away(&mut self) {
-        let Some(limit) = Instant::now().checked_sub(self.patience) else { return };
-        let occupied = || Box::new(Occupied { patience: self.patience });
+        let Some(limit) = Instant::now().checked_sub(self.patience) else {
+            return;
+        };
+        let occupied = || {
+            Box::new(Occupied {
+                patience: self.patience,
+            })
+        };
         while let Some((_, step)) = self.steps.pop_front_if(|(at, _)| *at <= limit) {
             step.fail(occupied());
         }

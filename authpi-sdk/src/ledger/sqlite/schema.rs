@@ -10,9 +10,11 @@ use super::{
 };
 use crate::ledger::{LedgerError, LedgerErrorKind};
 
-/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each record.
+/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each
+/// record.
 const FIRST: i64 = 4;
-/// The tables of the first version, and what brings a file from each version to the next. Never changed, only added to.
+/// The tables of the first version, and what brings a file from each version to the next. Never
+/// changed, only added to.
 pub(super) const MIGRATIONS: [&str; 4] = ["
     CREATE TABLE authpi_ledger (
         endpoint TEXT NOT NULL,
@@ -85,16 +87,21 @@ pub(super) async fn connect_and_migrate(
     if version(&mut connection).await? == VERSION {
         return Ok(connection);
     }
-    // Another process may be at it too: look again under the write lock. What fails here ends with the connection, and the
-    // transaction with it.
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await?;
+    // Another process may be at it too: look again under the write lock. What fails here ends with
+    // the connection, and the transaction with it.
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut connection)
+        .await?;
     let done = match version(&mut connection).await? {
         0 => 0,
         found if found < FIRST => return Err(OpenError::Unreleased { found }),
         found if found > VERSION => return Err(OpenError::TooNew { found }),
         found => found - FIRST + 1,
     };
-    for migration in MIGRATIONS.iter().skip(usize::try_from(done).unwrap_or_default()) {
+    for migration in MIGRATIONS
+        .iter()
+        .skip(usize::try_from(done).unwrap_or_default())
+    {
         sqlx::raw_sql(*migration).execute(&mut connection).await?;
     }
     sqlx::raw_sql(
@@ -102,18 +109,24 @@ pub(super) async fn connect_and_migrate(
     )
     .execute(&mut connection)
     .await?;
-    sqlx::query("INSERT INTO authpi_schema (version) VALUES (?1)").bind(VERSION).execute(&mut connection).await?;
+    sqlx::query("INSERT INTO authpi_schema (version) VALUES (?1)")
+        .bind(VERSION)
+        .execute(&mut connection)
+        .await?;
     sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
     Ok(connection)
 }
 
 /// Zero for a file without our tables.
 async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    let known = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'authpi_schema'");
+    let known =
+        sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'authpi_schema'");
     if known.fetch_all(&mut *connection).await?.is_empty() {
         return Ok(0);
     }
-    let rows = sqlx::query("SELECT version FROM authpi_schema").fetch_all(connection).await?;
+    let rows = sqlx::query("SELECT version FROM authpi_schema")
+        .fetch_all(connection)
+        .await?;
     rows.first().map_or(Ok(0), |row| row.try_get(0))
 }
 
@@ -181,14 +194,21 @@ impl fmt::Display for Unusable {
                 )
             }
             OpenError::NoFolder { folder } => {
-                write!(f, "{path} cannot be made: there is no folder {}", folder.display())
+                write!(
+                    f,
+                    "{path} cannot be made: there is no folder {}",
+                    folder.display()
+                )
             }
             OpenError::Io(_) => write!(f, "{path} cannot be made"),
             OpenError::Step(error) if error.kind() == LedgerErrorKind::CannotWrite => write!(
                 f,
                 "{path} was opened and cannot be written: the file, its -wal and -shm, and their folder must be writable"
             ),
-            OpenError::Step(_) => write!(f, "{path} was opened, but a first event could not be recorded in it"),
+            OpenError::Step(_) => write!(
+                f,
+                "{path} was opened, but a first event could not be recorded in it"
+            ),
             OpenError::Sqlite(_) => write!(f, "{path} cannot be used as a SQLite database"),
             OpenError::TooNew { found } => write!(
                 f,

@@ -1,6 +1,8 @@
-//! The statements. Each step writes with one of them at most, so that SQLite itself undoes a step that fails.
+//! The statements. Each step writes with one of them at most, so that SQLite itself undoes a step
+//! that fails.
 //!
-//! Where SQLite, which counts nothing, would rather walk all records of the endpoint, the index is named.
+//! Where SQLite, which counts nothing, would rather walk all records of the endpoint, the index is
+//! named.
 
 pub(super) const CLAIM: &str = "
     INSERT INTO authpi_ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, since)
@@ -19,16 +21,15 @@ pub(super) const CLAIM: &str = "
         lane = CASE WHEN state < 2 THEN lane END
     WHERE at <= CASE WHEN state < 2 THEN ?4 ELSE ?6 END
     RETURNING attempt, nonce, first_digest";
-pub(super) const LOOK: &str =
-    "SELECT state, at, first_digest, since FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
+pub(super) const LOOK: &str = "SELECT state, at, first_digest, since FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
 pub(super) const RENEW: &str = "
     UPDATE authpi_ledger SET at = ?5, since = ?6
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
 pub(super) const HANDLED: &str = "
     UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2, body = NULL
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 2)";
-/// In the transaction of a handler, whose writes take place with this one or not at all: so not once more for one that is
-/// handled already.
+/// In the transaction of a handler, whose writes take place with this one or not at all: so not
+/// once more for one that is handled already.
 pub(super) const HANDLED_HERE: &str = "
     UPDATE authpi_ledger SET at = ?5, state = 2, body = NULL
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
@@ -53,12 +54,14 @@ pub(super) const REPLAY: &str = "
             WHERE earlier.endpoint = ?1 AND earlier.lane = letter.lane AND earlier.state < 2)
     WHERE endpoint = ?1 AND event_id = ?2 AND state = 3";
 pub(super) const FORGET: &str = "DELETE FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
-/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to do stays.
+/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to
+/// do stays.
 pub(super) const PRUNE: &str = "
     DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
         (SELECT endpoint, event_id FROM authpi_ledger
          WHERE at <= ?1 AND (place IS NULL OR state >= 2) ORDER BY at LIMIT ?2)";
-/// Takes the place of a record past its retention, and gives one to an event that was claimed inline and is not done.
+/// Takes the place of a record past its retention, and gives one to an event that was claimed
+/// inline and is not done.
 pub(super) const APPEND: &str = "
     INSERT INTO authpi_ledger
         (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
@@ -81,7 +84,8 @@ pub(super) const APPEND: &str = "
         behind = excluded.behind
     WHERE (state < 2 AND place IS NULL) OR (state >= 2 AND at <= ?7)
     RETURNING 1";
-/// Nothing is leased, unless ?4 is true, while anything has still to be woken: it may be the oldest.
+/// Nothing is leased, unless ?4 is true, while anything has still to be woken: it may be the
+/// oldest.
 pub(super) const LEASE_NEXT: &str = "
     UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3, since = ?2
     WHERE (endpoint, event_id) = (

@@ -10,14 +10,14 @@ use sqlx::{
 };
 
 use super::statements::{
-    APPEND, BACKLOG, CLAIM, DEAD, DEAD_LETTERS, FORGET, HANDLED, HANDLED_HERE, IS_AHEAD, LEASE_NEXT, LOOK, NEXT_DUE,
-    PRUNE, PURGE, RELEASE, RENEW, REPLAY, SET_BACK, WAKE,
+    APPEND, BACKLOG, CLAIM, DEAD, DEAD_LETTERS, FORGET, HANDLED, HANDLED_HERE, IS_AHEAD,
+    LEASE_NEXT, LOOK, NEXT_DUE, PRUNE, PURGE, RELEASE, RENEW, REPLAY, SET_BACK, WAKE,
 };
 use crate::{
     Clock,
     ledger::{
-        Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Leased, Next, Token,
-        dead_letter::timestamp,
+        Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Leased, Next,
+        Token, dead_letter::timestamp,
     },
 };
 
@@ -26,7 +26,8 @@ const PORTION: i64 = 256;
 /// How many rows a statement wakes, at most.
 const WOKEN: i64 = 4096;
 
-/// In ms: so much may the times of two processes differ, and the clock be slowed down, without being set back.
+/// In ms: so much may the times of two processes differ, and the clock be slowed down, without
+/// being set back.
 const WOBBLE: i64 = 1_000;
 
 /// The file, and what every step needs beside it.
@@ -45,8 +46,9 @@ pub(super) struct Records {
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 impl Records {
-    /// Counts an event that was let in, which pruning follows. Not a health probe's: that of a machine whose clock is ahead, and which
-    /// takes no deliveries for it, would prune what is not outdated.
+    /// Counts an event that was let in, which pruning follows. Not a health probe's: that of a
+    /// machine whose clock is ahead, and which takes no deliveries for it, would prune what is not
+    /// outdated.
     fn let_in(&mut self, key: &EventKey) {
         self.let_in += u32::from(!key.endpoint().is_empty());
     }
@@ -55,8 +57,8 @@ impl Records {
         self.clock.now().as_millisecond()
     }
 
-    /// Sets right what a clock that was set back would prolong: at the first look, which may be after a restart, and whenever time
-    /// goes back.
+    /// Sets right what a clock that was set back would prolong: at the first look, which may be
+    /// after a restart, and whenever time goes back.
     pub(super) async fn follow_clock(&mut self) {
         let now = self.now();
         if now.saturating_add(WOBBLE) < self.latest
@@ -72,8 +74,13 @@ impl Records {
         let ahead = now.saturating_add(WOBBLE);
         let found = self.read(sqlx::query(IS_AHEAD).bind(ahead)).await?;
         if found.first().map_or(Ok(false), |row| row.try_get(0))? {
-            let changed = self.change(sqlx::query(SET_BACK).bind(ahead).bind(now)).await?;
-            tracing::warn!(records = changed, "the clock was set back; leases and pauses begin anew");
+            let changed = self
+                .change(sqlx::query(SET_BACK).bind(ahead).bind(now))
+                .await?;
+            tracing::warn!(
+                records = changed,
+                "the clock was set back; leases and pauses begin anew"
+            );
         }
         Ok(())
     }
@@ -88,22 +95,37 @@ impl Records {
         statement.fetch_all(&mut self.connection).await
     }
 
-    /// The row that a statement changed and returned. It is read to its end even though one row is wanted: only then is it done.
-    async fn change_one(&mut self, statement: Statement<'_>) -> Result<Option<SqliteRow>, sqlx::Error> {
-        let row = statement.fetch_all(&mut self.connection).await?.into_iter().next();
+    /// The row that a statement changed and returned. It is read to its end even though one row is
+    /// wanted: only then is it done.
+    async fn change_one(
+        &mut self,
+        statement: Statement<'_>,
+    ) -> Result<Option<SqliteRow>, sqlx::Error> {
+        let row = statement
+            .fetch_all(&mut self.connection)
+            .await?
+            .into_iter()
+            .next();
         self.changed |= row.is_some();
         Ok(row)
     }
 
     /// How many rows a statement changed.
     async fn change(&mut self, statement: Statement<'_>) -> Result<u64, sqlx::Error> {
-        let rows = statement.execute(&mut self.connection).await?.rows_affected();
+        let rows = statement
+            .execute(&mut self.connection)
+            .await?
+            .rows_affected();
         self.changed |= rows > 0;
         Ok(rows)
     }
 
     /// Completes a claim in the transaction of its handler.
-    pub(super) async fn complete_here(&mut self, key: &EventKey, token: Token) -> Result<Held, sqlx::Error> {
+    pub(super) async fn complete_here(
+        &mut self,
+        key: &EventKey,
+        token: Token,
+    ) -> Result<Held, sqlx::Error> {
         let statement = of_holder(HANDLED_HERE, key, token).bind(self.now());
         Ok(held(self.change(statement).await?))
     }
@@ -116,12 +138,17 @@ pub(super) trait Step: Send + Sync + 'static {
 
     /// Whether it changes nothing, and so needs no transaction.
     const READS: bool = false;
-    /// Whether it is left out when nobody waits for the answer any more: what it would take would be taken for nobody.
+    /// Whether it is left out when nobody waits for the answer any more: what it would take would
+    /// be taken for nobody.
     const FOR_ITS_CALLER: bool = false;
 
-    /// Does it, with at most one statement that changes anything: SQLite itself undoes one that fails, and leaves what else is
-    /// in the transaction. May be run again after the transaction was rolled back.
-    fn run(&self, records: &mut Records) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
+    /// Does it, with at most one statement that changes anything: SQLite itself undoes one that
+    /// fails, and leaves what else is in the transaction. May be run again after the transaction
+    /// was rolled back.
+    fn run(
+        &self,
+        records: &mut Records,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
 }
 
 pub(super) struct ClaimStep {
@@ -145,7 +172,10 @@ impl Step for ClaimStep {
                 .bind(horizon);
             if let Some(row) = records.change_one(statement).await? {
                 records.let_in(&self.key);
-                return Ok(Claim::Granted { token: token_at(&row, 0)?, first_digest: digest_at(&row, 2)? });
+                return Ok(Claim::Granted {
+                    token: token_at(&row, 0)?,
+                    first_digest: digest_at(&row, 2)?,
+                });
             }
             let found = records.read(of_event(LOOK, &self.key)).await?;
             // Gone or free by now: another process was here between the two statements.
@@ -159,7 +189,11 @@ impl Step for ClaimStep {
                 2 if at > horizon => return Ok(Claim::Handled { first_digest }),
                 3 if at > horizon => return Ok(Claim::Dead { first_digest }),
                 0..=3 => {}
-                _ => return Err(sqlx::Error::Protocol(format!("the ledger's file holds a record of state {state}"))),
+                _ => {
+                    return Err(sqlx::Error::Protocol(format!(
+                        "the ledger's file holds a record of state {state}"
+                    )));
+                }
             }
         }
     }
@@ -191,9 +225,9 @@ impl Step for ChangeStep {
         };
         let statement = of_holder(text, &self.key, self.token);
         let statement = match &self.change {
-            Change::Renew(length) | Change::Release(length) => {
-                statement.bind(now.saturating_add(millis(*length))).bind(now)
-            }
+            Change::Renew(length) | Change::Release(length) => statement
+                .bind(now.saturating_add(millis(*length)))
+                .bind(now),
             Change::Complete(Completion::Handled) => statement.bind(now),
             Change::Complete(Completion::Dead { reason, body }) => {
                 statement.bind(now).bind(reason.as_str()).bind(&body[..])
@@ -239,15 +273,19 @@ impl Step for AppendStep {
                 return Ok(Appended::Stored);
             }
             let found = records.read(of_event(LOOK, &self.key)).await?;
-            // None: forgotten by another process between the two statements, so it is to be stored after all.
+            // None: forgotten by another process between the two statements, so it is to be stored
+            // after all.
             if let Some(row) = found.first() {
-                return Ok(Appended::Known { first_digest: digest_at(row, 2)? });
+                return Ok(Appended::Known {
+                    first_digest: digest_at(row, 2)?,
+                });
             }
         }
     }
 }
 
-/// Leases what comes next; answers nothing while events have to be woken first, unless that has been done.
+/// Leases what comes next; answers nothing while events have to be woken first, unless that has
+/// been done.
 pub(super) struct LeaseNextStep {
     pub(super) endpoint: Arc<str>,
     pub(super) lease: Duration,
@@ -261,14 +299,25 @@ impl Step for LeaseNextStep {
     async fn run(&self, records: &mut Records) -> Result<Option<Next>, sqlx::Error> {
         let now = records.now();
         let until = now.saturating_add(millis(self.lease));
-        let statement = sqlx::query(LEASE_NEXT).bind(self.endpoint.clone()).bind(now).bind(until).bind(self.woken);
+        let statement = sqlx::query(LEASE_NEXT)
+            .bind(self.endpoint.clone())
+            .bind(now)
+            .bind(until)
+            .bind(self.woken);
         if let Some(row) = records.change_one(statement).await? {
             let key = EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?);
             let body = row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default();
-            let leased = Leased::new(key, token_at(&row, 1)?, body.into(), timestamp(row.try_get(4)?));
+            let leased = Leased::new(
+                key,
+                token_at(&row, 1)?,
+                body.into(),
+                timestamp(row.try_get(4)?),
+            );
             return Ok(Some(Next::Leased(leased)));
         }
-        let due = records.read(sqlx::query(NEXT_DUE).bind(self.endpoint.clone())).await?;
+        let due = records
+            .read(sqlx::query(NEXT_DUE).bind(self.endpoint.clone()))
+            .await?;
         let due_in = match due.first() {
             Some(row) => Some(left(row.try_get(0)?, row.try_get(1)?, now)),
             None => None,
@@ -280,7 +329,8 @@ impl Step for LeaseNextStep {
     }
 }
 
-/// Puts a portion of the events whose lease or pause is over among those that can be leased, and says whether there may be more.
+/// Puts a portion of the events whose lease or pause is over among those that can be leased, and
+/// says whether there may be more.
 pub(super) struct WakeStep {
     pub(super) endpoint: Arc<str>,
 }
@@ -290,7 +340,10 @@ impl Step for WakeStep {
     const FOR_ITS_CALLER: bool = true;
 
     async fn run(&self, records: &mut Records) -> Result<bool, sqlx::Error> {
-        let statement = sqlx::query(WAKE).bind(self.endpoint.clone()).bind(records.now()).bind(WOKEN);
+        let statement = sqlx::query(WAKE)
+            .bind(self.endpoint.clone())
+            .bind(records.now())
+            .bind(WOKEN);
         Ok(records.change(statement).await? == WOKEN.unsigned_abs())
     }
 }
@@ -305,11 +358,20 @@ impl Step for BacklogStep {
     const FOR_ITS_CALLER: bool = true;
 
     async fn run(&self, records: &mut Records) -> Result<Backlog, sqlx::Error> {
-        let rows = records.read(sqlx::query(BACKLOG).bind(self.endpoint.as_str())).await?;
-        let Some(row) = rows.first() else { return Ok(Backlog::default()) };
+        let rows = records
+            .read(sqlx::query(BACKLOG).bind(self.endpoint.as_str()))
+            .await?;
+        let Some(row) = rows.first() else {
+            return Ok(Backlog::default());
+        };
         let oldest: Option<i64> = row.try_get(1)?;
-        let age = |at: i64| Duration::from_millis(records.now().saturating_sub(at).try_into().unwrap_or(0));
-        Ok(Backlog { depth: row.try_get::<i64, _>(0)?.try_into().unwrap_or(0), oldest: oldest.map(age) })
+        let age = |at: i64| {
+            Duration::from_millis(records.now().saturating_sub(at).try_into().unwrap_or(0))
+        };
+        Ok(Backlog {
+            depth: row.try_get::<i64, _>(0)?.try_into().unwrap_or(0),
+            oldest: oldest.map(age),
+        })
     }
 }
 
@@ -325,15 +387,24 @@ impl Step for DeadLettersStep {
     const FOR_ITS_CALLER: bool = true;
 
     async fn run(&self, records: &mut Records) -> Result<Vec<DeadLetter>, sqlx::Error> {
-        let (at, event_id) = self.after.as_ref().map_or((i64::MIN, ""), |(at, event_id)| (*at, event_id));
-        let statement = sqlx::query(DEAD_LETTERS).bind(self.endpoint.clone()).bind(at).bind(event_id);
+        let (at, event_id) = self
+            .after
+            .as_ref()
+            .map_or((i64::MIN, ""), |(at, event_id)| (*at, event_id));
+        let statement = sqlx::query(DEAD_LETTERS)
+            .bind(self.endpoint.clone())
+            .bind(at)
+            .bind(event_id);
         let rows = records.read(statement.bind(i64::from(self.limit))).await?;
         let letter = |row: &SqliteRow| {
             Ok(DeadLetter {
                 key: EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?),
                 reason: row.try_get::<Option<String>, _>(1)?.unwrap_or_default(),
                 attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
-                body: row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default().into(),
+                body: row
+                    .try_get::<Option<Vec<u8>>, _>(3)?
+                    .unwrap_or_default()
+                    .into(),
                 first_claimed_at: timestamp(row.try_get(4)?),
                 died_at: timestamp(row.try_get(5)?),
             })
@@ -355,7 +426,8 @@ impl Step for ReplayStep {
     }
 }
 
-/// Removes a portion of the records that were done with at least `age` ago, and says whether there may be more.
+/// Removes a portion of the records that were done with at least `age` ago, and says whether there
+/// may be more.
 pub(super) struct PurgeStep {
     pub(super) age: Duration,
 }
@@ -365,7 +437,9 @@ impl Step for PurgeStep {
 
     async fn run(&self, records: &mut Records) -> Result<(u64, bool), sqlx::Error> {
         let before = records.now().saturating_sub(millis(self.age));
-        let removed = records.change(sqlx::query(PURGE).bind(before).bind(PORTION)).await?;
+        let removed = records
+            .change(sqlx::query(PURGE).bind(before).bind(PORTION))
+            .await?;
         Ok((removed, removed == PORTION.unsigned_abs()))
     }
 }
@@ -378,18 +452,26 @@ impl Step for PruneStep {
 
     async fn run(&self, records: &mut Records) -> Result<(), sqlx::Error> {
         let before = records.horizon(records.now());
-        let pruned = records.change(sqlx::query(PRUNE).bind(before).bind(PORTION)).await;
+        let pruned = records
+            .change(sqlx::query(PRUNE).bind(before).bind(PORTION))
+            .await;
         // Nobody waits for it, so a failure is the log's; the next turn tries again.
-        pruned.map(drop).inspect_err(|error| tracing::warn!(%error, "pruning the ledger failed"))
+        pruned
+            .map(drop)
+            .inspect_err(|error| tracing::warn!(%error, "pruning the ledger failed"))
     }
 }
 
 fn of_event<'q>(text: &'static str, key: &EventKey) -> Statement<'q> {
-    sqlx::query(text).bind(key.endpoint.clone()).bind(key.event_id.clone())
+    sqlx::query(text)
+        .bind(key.endpoint.clone())
+        .bind(key.event_id.clone())
 }
 
 fn of_holder<'q>(text: &'static str, key: &EventKey, token: Token) -> Statement<'q> {
-    of_event(text, key).bind(i64::from(token.attempt)).bind(token.nonce.cast_signed())
+    of_event(text, key)
+        .bind(i64::from(token.attempt))
+        .bind(token.nonce.cast_signed())
 }
 
 fn held(changed: u64) -> Held {
@@ -399,18 +481,24 @@ fn held(changed: u64) -> Held {
 /// From the columns `attempt` and `nonce`, in this order.
 fn token_at(row: &SqliteRow, column: usize) -> Result<Token, sqlx::Error> {
     Ok(Token {
-        attempt: row.try_get::<i64, _>(column)?.try_into().unwrap_or(u32::MAX),
+        attempt: row
+            .try_get::<i64, _>(column)?
+            .try_into()
+            .unwrap_or(u32::MAX),
         nonce: row.try_get::<i64, _>(column + 1)?.cast_unsigned(),
     })
 }
 
 fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
     let bytes: &[u8] = row.try_get(column)?;
-    let digest = bytes.try_into().map_err(|_| sqlx::Error::Protocol("the ledger's file holds half a digest".into()))?;
+    let digest = bytes
+        .try_into()
+        .map_err(|_| sqlx::Error::Protocol("the ledger's file holds half a digest".into()))?;
     Ok(Digest::from_bytes(digest))
 }
 
-/// How much is left of a lease or pause that ends `at` and was given `since`: never more than the whole.
+/// How much is left of a lease or pause that ends `at` and was given `since`: never more than the
+/// whole.
 fn left(at: i64, since: Option<i64>, now: i64) -> Duration {
     let whole = since.map_or(i64::MAX, |since| at.saturating_sub(since));
     Duration::from_millis(at.saturating_sub(now).min(whole).try_into().unwrap_or(0))
@@ -418,5 +506,9 @@ fn left(at: i64, since: Option<i64>, now: i64) -> Duration {
 
 /// Rounded up, so that a lease or pause of any length at all has one.
 fn millis(duration: Duration) -> i64 {
-    duration.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(i64::MAX)
+    duration
+        .as_nanos()
+        .div_ceil(1_000_000)
+        .try_into()
+        .unwrap_or(i64::MAX)
 }

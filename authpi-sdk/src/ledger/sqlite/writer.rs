@@ -1,4 +1,5 @@
-//! The task that holds the connection: steps that wait together share a flush, and handlers write in turn.
+//! The task that holds the connection: steps that wait together share a flush, and handlers write
+//! in turn.
 
 use std::{
     error::Error,
@@ -20,7 +21,8 @@ use super::{
 };
 use crate::ledger::{EventKey, Held, Token};
 
-/// How many events are let in between two prunings. Below the portion that is pruned, so that pruning catches up.
+/// How many events are let in between two prunings. Below the portion that is pruned, so that
+/// pruning catches up.
 const LET_IN_PER_PRUNING: u32 = 64;
 
 pub(super) struct Writer {
@@ -33,8 +35,19 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(queue: Queue, file: Option<Watched>, flushes: Arc<AtomicU64>, lent: Arc<AtomicBool>) -> Self {
-        Self { queue, file, flushes, lent, until_prune: 0 }
+    pub(super) fn new(
+        queue: Queue,
+        file: Option<Watched>,
+        flushes: Arc<AtomicU64>,
+        lent: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            queue,
+            file,
+            flushes,
+            lent,
+            until_prune: 0,
+        }
     }
 
     /// Works until the ledger is closed or all handles are gone.
@@ -86,8 +99,8 @@ impl Writer {
         }
         for step in &mut steps {
             if !step.run(records).await && !is_in_transaction(&mut records.connection).await {
-                // SQLite undid more than the step that failed (the disk is full, say). Those before it have not been answered,
-                // so they can be run again.
+                // SQLite undid more than the step that failed (the disk is full, say). Those before
+                // it have not been answered, so they can be run again.
                 roll_back(records).await;
                 return self.one_by_one(steps, records).await;
             }
@@ -115,7 +128,8 @@ impl Writer {
         }
     }
 
-    /// A step is one statement that changes something, at most, so that it needs no `BEGIN` and no `COMMIT`.
+    /// A step is one statement that changes something, at most, so that it needs no `BEGIN` and no
+    /// `COMMIT`.
     async fn alone(&mut self, mut step: Box<dyn Asked>, records: &mut Records) {
         step.run(records).await;
         self.count_flush(records);
@@ -135,11 +149,17 @@ impl Writer {
 
     fn count_flush(&self, records: &mut Records) {
         let flushed = std::mem::take(&mut records.changed);
-        self.flushes.fetch_add(u64::from(flushed), Ordering::Relaxed);
+        self.flushes
+            .fetch_add(u64::from(flushed), Ordering::Relaxed);
     }
 
-    /// Lends the connection to a handler, in a transaction, and waits until it is back; none if it was lost.
-    async fn lend(&mut self, mut records: Records, reply: Reply<SqliteTransaction>) -> Option<Records> {
+    /// Lends the connection to a handler, in a transaction, and waits until it is back; none if it
+    /// was lost.
+    async fn lend(
+        &mut self,
+        mut records: Records,
+        reply: Reply<SqliteTransaction>,
+    ) -> Option<Records> {
         if let Err(gone) = is_there(self.file.as_ref()) {
             let _ = reply.send(Err(gone.into()));
             return Some(records);
@@ -165,7 +185,10 @@ impl Writer {
                     } else if let Err(gone) = is_there(self.file.as_ref()) {
                         done = Err(gone.into());
                     }
-                    self.flushes.fetch_add(u64::from(std::mem::take(&mut records.changed)), Ordering::Relaxed);
+                    self.flushes.fetch_add(
+                        u64::from(std::mem::take(&mut records.changed)),
+                        Ordering::Relaxed,
+                    );
                     let _ = reply.send(done);
                 }
             }
@@ -178,15 +201,18 @@ impl Writer {
     }
 }
 
-/// The write lock is taken at the beginning, where SQLite waits for other processes; a transaction that reads first and writes
-/// later may find that it cannot.
+/// The write lock is taken at the beginning, where SQLite waits for other processes; a transaction
+/// that reads first and writes later may find that it cannot.
 const BEGIN: &str = "BEGIN IMMEDIATE";
 const COMMIT: &str = "COMMIT";
 /// Lasts as long as the transaction that a handler was given, and no longer.
 const MARK: &str = "SAVEPOINT authpi_handler";
 const UNMARK: &str = "RELEASE authpi_handler";
 
-async fn execute(statement: &'static str, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+async fn execute(
+    statement: &'static str,
+    connection: &mut SqliteConnection,
+) -> Result<(), sqlx::Error> {
     sqlx::query(statement).execute(connection).await.map(drop)
 }
 
@@ -204,14 +230,19 @@ async fn is_in_transaction(connection: &mut SqliteConnection) -> bool {
     const ERROR: &str = "1";
     match execute("BEGIN", connection).await {
         Ok(()) => false,
-        Err(error) => error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(ERROR)),
+        Err(error) => error
+            .as_database_error()
+            .is_some_and(|error| error.code().as_deref() == Some(ERROR)),
     }
 }
 
-/// Completes the handler's claim in its transaction, and commits both; anything but `Yes` is to be rolled back.
+/// Completes the handler's claim in its transaction, and commits both; anything but `Yes` is to be
+/// rolled back.
 async fn commit(records: &mut Records, key: &EventKey, token: Token) -> Result<Held, Failure> {
     // Otherwise the completion alone would take place.
-    execute(UNMARK, &mut records.connection).await.map_err(|cause| Ended { cause })?;
+    execute(UNMARK, &mut records.connection)
+        .await
+        .map_err(|cause| Ended { cause })?;
     if records.complete_here(key, token).await? == Held::Lost {
         return Ok(Held::Lost);
     }
@@ -226,7 +257,10 @@ fn is_there(file: Option<&Watched>) -> Result<(), Gone> {
 fn fail_all(steps: Vec<Box<dyn Asked>>, not: &'static str, error: sqlx::Error) {
     let cause = Arc::new(error);
     for step in steps {
-        step.fail(Box::new(Undone { not, cause: Arc::clone(&cause) }));
+        step.fail(Box::new(Undone {
+            not,
+            cause: Arc::clone(&cause),
+        }));
     }
 }
 
@@ -239,7 +273,11 @@ struct Undone {
 
 impl fmt::Display for Undone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the transaction of this step and those beside it could not be {}", self.not)
+        write!(
+            f,
+            "the transaction of this step and those beside it could not be {}",
+            self.not
+        )
     }
 }
 

@@ -13,9 +13,10 @@ use crate::files;
 
 /// Keeps one endpoint's watermark in a file, which is replaced as a whole. For one host.
 ///
-/// The file is a line: the time in RFC 3339 and the endpoint's name. Beside it, while it is written, stands one with a random
-/// number and `.new` added to its name. Its folder has to exist. A symbolic link stays one; what it points to is written. A file that is
-/// there keeps its mode, and its owner and group as far as the process may set them.
+/// The file is a line: the time in RFC 3339 and the endpoint's name. Beside it, while it is
+/// written, stands one with a random number and `.new` added to its name. Its folder has to exist.
+/// A symbolic link stays one; what it points to is written. A file that is there keeps its mode,
+/// and its owner and group as far as the process may set them.
 #[derive(Clone, Debug)]
 pub struct WatermarkFile {
     path: PathBuf,
@@ -32,9 +33,13 @@ impl Watermark for WatermarkFile {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
         let (path, endpoint) = (self.path.clone(), endpoint.to_owned());
         in_background("load", move || match fs::read_to_string(&path) {
-            Ok(text) => read(&text, &endpoint).map(Some).map_err(|error| files::about(&path, &error)),
+            Ok(text) => read(&text, &endpoint)
+                .map(Some)
+                .map_err(|error| files::about(&path, &error)),
             // Not even its folder: a wrong path must not look like a fresh start.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => files::target(&path).map(|_| None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                files::target(&path).map(|_| None)
+            }
             Err(error) => Err(files::about(&path, &error)),
         })
         .await
@@ -48,20 +53,33 @@ impl Watermark for WatermarkFile {
 
 fn read(text: &str, endpoint: &str) -> io::Result<Timestamp> {
     let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-    let (at, owner) =
-        text.trim_end_matches('\n').split_once(' ').ok_or_else(|| wrong("it holds no watermark".into()))?;
+    let (at, owner) = text
+        .trim_end_matches('\n')
+        .split_once(' ')
+        .ok_or_else(|| wrong("it holds no watermark".into()))?;
     if owner != endpoint {
-        return Err(wrong(format!("it is the watermark of the endpoint {owner}")));
+        return Err(wrong(format!(
+            "it is the watermark of the endpoint {owner}"
+        )));
     }
-    at.parse().map_err(|_| wrong("it does not begin with a time".into()))
+    at.parse()
+        .map_err(|_| wrong("it does not begin with a time".into()))
 }
 
 fn replace(path: &Path, line: &str) -> io::Result<()> {
     let path = files::target(path)?;
     // Two who take each other's turn for their own must not write into one file.
     let mut next = OsString::from(&path);
-    next.push(format!(".{:016x}.new", RandomState::new().hash_one(std::process::id())));
-    files::replace(&path, Path::new(&next), line.as_bytes(), &mut OpenOptions::new())
+    next.push(format!(
+        ".{:016x}.new",
+        RandomState::new().hash_one(std::process::id())
+    ));
+    files::replace(
+        &path,
+        Path::new(&next),
+        line.as_bytes(),
+        &mut OpenOptions::new(),
+    )
 }
 
 async fn in_background<T: Send + 'static>(

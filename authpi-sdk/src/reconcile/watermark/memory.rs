@@ -20,11 +20,19 @@ impl WatermarkMemory {
 
 impl Watermark for WatermarkMemory {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint).copied())
+        Ok(self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(endpoint)
+            .copied())
     }
 
     async fn save(&self, endpoint: &str, at: Timestamp) -> Result<(), WatermarkError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.to_owned(), at);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(endpoint.to_owned(), at);
         Ok(())
     }
 }

@@ -16,22 +16,31 @@ pub use postgres::WatermarkPostgres;
 
 /// Keeps the watermark of each endpoint.
 ///
-/// It is a time of AuthPI's log (an event's `timestamp`), never later than our clock. Replicas that take turns need one that they
-/// share. When one is lost, the log is read from the webhook's creation, and no further back than the
-/// ledger remembers ([`Report::not_read_before`](super::Report::not_read_before)).
+/// It is a time of AuthPI's log (an event's `timestamp`), never later than our clock. Replicas that
+/// take turns need one that they share. When one is lost, the log is read from the webhook's
+/// creation, and no further back than the ledger remembers
+/// ([`Report::not_read_before`](super::Report::not_read_before)).
 pub trait Watermark: Send + Sync + 'static {
     /// The watermark that was saved last; none if none was.
     ///
     /// # Errors
     /// When the store cannot be reached, or what it has is not a watermark.
-    fn load(&self, endpoint: &str) -> impl Future<Output = Result<Option<Timestamp>, WatermarkError>> + Send;
+    fn load(
+        &self,
+        endpoint: &str,
+    ) -> impl Future<Output = Result<Option<Timestamp>, WatermarkError>> + Send;
 
-    /// Saves it, as a whole or not at all; durable when it returns `Ok`. One writer at a time, but for a replica that lost its lease
-    /// and has not noticed yet: an older watermark that comes late may be kept or not, it only costs reading again.
+    /// Saves it, as a whole or not at all; durable when it returns `Ok`. One writer at a time, but
+    /// for a replica that lost its lease and has not noticed yet: an older watermark that comes
+    /// late may be kept or not, it only costs reading again.
     ///
     /// # Errors
     /// When the store cannot be reached or refuses.
-    fn save(&self, endpoint: &str, at: Timestamp) -> impl Future<Output = Result<(), WatermarkError>> + Send;
+    fn save(
+        &self,
+        endpoint: &str,
+        at: Timestamp,
+    ) -> impl Future<Output = Result<(), WatermarkError>> + Send;
 }
 
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, WatermarkError>> + Send + 'a>>;
@@ -64,7 +73,10 @@ pub struct WatermarkError {
 impl WatermarkError {
     /// `step` names what was tried: `load` or `save`.
     pub fn new(step: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { step, source: source.into() }
+        Self {
+            step,
+            source: source.into(),
+        }
     }
 }
 

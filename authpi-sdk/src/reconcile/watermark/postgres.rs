@@ -17,8 +17,8 @@ const SAVE: &str = "
     INSERT INTO authpi_watermarks AS known (endpoint, at) VALUES ($1, $2)
     ON CONFLICT (endpoint) DO UPDATE SET at = greatest(known.at, excluded.at)";
 
-/// Keeps watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema: Unix milliseconds per endpoint. A
-/// watermark never goes back; delete the row to begin anew.
+/// Keeps watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema:
+/// Unix milliseconds per endpoint. A watermark never goes back; delete the row to begin anew.
 #[derive(Clone)]
 pub struct WatermarkPostgres {
     pool: PgPool,
@@ -30,7 +30,9 @@ impl WatermarkPostgres {
     /// # Errors
     /// When the server cannot be reached, or the table cannot be made.
     pub async fn open(pool: PgPool) -> Result<Self, WatermarkError> {
-        rows(&pool, || sqlx::query(MAKE)).await.map_err(|error| WatermarkError::new("open", error))?;
+        rows(&pool, || sqlx::query(MAKE))
+            .await
+            .map_err(|error| WatermarkError::new("open", error))?;
         Ok(Self { pool })
     }
 }
@@ -38,14 +40,27 @@ impl WatermarkPostgres {
 impl Watermark for WatermarkPostgres {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
         let failed = |error| WatermarkError::new("load", error);
-        let rows = rows(&self.pool, || sqlx::query(LOAD).bind(endpoint)).await.map_err(failed)?;
-        let at = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed)?;
-        at.map(Timestamp::from_millisecond).transpose().map_err(|error| WatermarkError::new("load", error))
+        let rows = rows(&self.pool, || sqlx::query(LOAD).bind(endpoint))
+            .await
+            .map_err(failed)?;
+        let at = rows
+            .first()
+            .map(|row| row.try_get::<i64, _>(0))
+            .transpose()
+            .map_err(failed)?;
+        at.map(Timestamp::from_millisecond)
+            .transpose()
+            .map_err(|error| WatermarkError::new("load", error))
     }
 
     async fn save(&self, endpoint: &str, at: Timestamp) -> Result<(), WatermarkError> {
-        let saved = rows(&self.pool, || sqlx::query(SAVE).bind(endpoint).bind(at.as_millisecond())).await;
-        saved.map(drop).map_err(|error| WatermarkError::new("save", error))
+        let saved = rows(&self.pool, || {
+            sqlx::query(SAVE).bind(endpoint).bind(at.as_millisecond())
+        })
+        .await;
+        saved
+            .map(drop)
+            .map_err(|error| WatermarkError::new("save", error))
     }
 }
 

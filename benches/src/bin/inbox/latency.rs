@@ -32,7 +32,11 @@ pub(crate) struct Latency {
 }
 
 /// The worker works on `other`, if given: as another process would.
-pub(crate) async fn measure<I: Inbox + Clone>(store: &'static str, inbox: I, other: Option<I>) -> Latency {
+pub(crate) async fn measure<I: Inbox + Clone>(
+    store: &'static str,
+    inbox: I,
+    other: Option<I>,
+) -> Latency {
     let events = if quick() { 200 } else { 2_000 };
     let (handled, mut told) = mpsc::unbounded_channel();
     let handlers = Handlers::new(()).otherwise(move |event, _| {
@@ -40,7 +44,8 @@ pub(crate) async fn measure<I: Inbox + Clone>(store: &'static str, inbox: I, oth
         std::future::ready(Ok(()))
     });
     // Polling is the safety net, and must not show here.
-    let worker = Worker::new(ENDPOINT, other.unwrap_or_else(|| inbox.clone()), handlers).poll(Duration::from_secs(20));
+    let worker = Worker::new(ENDPOINT, other.unwrap_or_else(|| inbox.clone()), handlers)
+        .poll(Duration::from_secs(20));
     let worker = worker.build().expect("a worker");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
@@ -51,10 +56,20 @@ pub(crate) async fn measure<I: Inbox + Clone>(store: &'static str, inbox: I, oth
     for n in 0..events {
         ticks.tick().await;
         let started = Instant::now();
-        begun.lock().expect("never poisoned").insert(event_id(n), started);
+        begun
+            .lock()
+            .expect("never poisoned")
+            .insert(event_id(n), started);
         let (key, body) = (EventKey::new(ENDPOINT, event_id(n)), body(&event_id(n)));
-        let appended = inbox.append(&key, Digest::from_bytes([0; 16]), None, body).await.expect("the store answers");
-        assert_eq!(appended, Appended::Stored, "there is something of an earlier run");
+        let appended = inbox
+            .append(&key, Digest::from_bytes([0; 16]), None, body)
+            .await
+            .expect("the store answers");
+        assert_eq!(
+            appended,
+            Appended::Stored,
+            "there is something of an earlier run"
+        );
         appends.push(millis(started.elapsed()));
     }
     let mut latencies = Vec::new();
@@ -81,11 +96,25 @@ fn millis(duration: Duration) -> f64 {
 }
 
 pub(crate) fn shown(latencies: &[Latency]) -> String {
-    let head = ["100 events per second", "append ms", "handled ms", "99th percentile"];
+    let head = [
+        "100 events per second",
+        "append ms",
+        "handled ms",
+        "99th percentile",
+    ];
     let mut rows = vec![head.map(String::from).to_vec()];
     for one in latencies {
-        let figures = [one.append_median_ms, one.handled_median_ms, one.handled_p99_ms];
-        rows.push([one.store.to_owned()].into_iter().chain(figures.map(|ms| format!("{ms:.1}"))).collect());
+        let figures = [
+            one.append_median_ms,
+            one.handled_median_ms,
+            one.handled_p99_ms,
+        ];
+        rows.push(
+            [one.store.to_owned()]
+                .into_iter()
+                .chain(figures.map(|ms| format!("{ms:.1}")))
+                .collect(),
+        );
     }
     table(&rows)
 }

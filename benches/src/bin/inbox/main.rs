@@ -1,6 +1,7 @@
-//! What an inbox costs: appends per second beside the same written by hand with the same driver on the same server, and the time
-//! from an append to its handler. SQLite and Postgres flush what they acknowledge to the disk; JetStream 2.9 cannot, so its figures are
-//! those of a stream that survives a crash of the server, and not of its host.
+//! What an inbox costs: appends per second beside the same written by hand with the same driver on
+//! the same server, and the time from an append to its handler. SQLite and Postgres flush what they
+//! acknowledge to the disk; JetStream 2.9 cannot, so its figures are those of a stream that
+//! survives a crash of the server, and not of its host.
 
 mod latency;
 mod nats;
@@ -43,24 +44,50 @@ struct Figures {
 async fn main() {
     let made = Made::here(&["authpi-sdk", "sqlx", "async-nats"]);
     println!("{made}");
-    let (postgres, nats) = (PostgresServer::start_with(&["-c", "fsync=on"]).await, NatsServer::start().await);
+    let (postgres, nats) = (
+        PostgresServer::start_with(&["-c", "fsync=on"]).await,
+        NatsServer::start().await,
+    );
     let mut appends = postgres::measure(&postgres).await;
     appends.extend(nats::measure(&nats).await);
-    println!("appends of 1 KiB (SQLite's are in `bench ledger`)\n\n{}", shown(&appends));
+    println!(
+        "appends of 1 KiB (SQLite's are in `bench ledger`)\n\n{}",
+        shown(&appends)
+    );
 
     let file = sqlite::File::new(&sqlite::folder());
     let latency = vec![
-        latency::measure("SQLite", Sqlite::open(&file.0).await.expect("the inbox opens"), None).await,
+        latency::measure(
+            "SQLite",
+            Sqlite::open(&file.0).await.expect("the inbox opens"),
+            None,
+        )
+        .await,
         latency::measure(
             "Postgres, another pool",
             postgres::inbox(&postgres).await,
             Some(postgres::inbox(&postgres).await),
         )
         .await,
-        latency::measure("NATS, another connection", nats::inbox(&nats).await, Some(nats::inbox(&nats).await)).await,
+        latency::measure(
+            "NATS, another connection",
+            nats::inbox(&nats).await,
+            Some(nats::inbox(&nats).await),
+        )
+        .await,
     ];
-    println!("from the beginning of an append to its handler\n\n{}", latency::shown(&latency));
-    write_json("inbox", &Figures { made, appends, latency });
+    println!(
+        "from the beginning of an append to its handler\n\n{}",
+        latency::shown(&latency)
+    );
+    write_json(
+        "inbox",
+        &Figures {
+            made,
+            appends,
+            latency,
+        },
+    );
 }
 
 fn key(n: usize) -> EventKey {
@@ -74,8 +101,16 @@ fn event_id(n: usize) -> String {
 /// A delivery of about 1 KiB.
 fn body(event_id: &str) -> Bytes {
     let fixture = Fixture::of::<UserUpdated>().id(event_id);
-    let missing = 1024_usize.saturating_sub(fixture.clone().data(serde_json::json!({ "filler": "" })).body().len());
-    fixture.data(serde_json::json!({ "filler": "x".repeat(missing) })).body()
+    let missing = 1024_usize.saturating_sub(
+        fixture
+            .clone()
+            .data(serde_json::json!({ "filler": "" }))
+            .body()
+            .len(),
+    );
+    fixture
+        .data(serde_json::json!({ "filler": "x".repeat(missing) }))
+        .body()
 }
 
 fn ours(name: &'static str, inbox: impl Inbox) -> Each {
@@ -84,8 +119,10 @@ fn ours(name: &'static str, inbox: impl Inbox) -> Each {
         let inbox = Arc::clone(&inbox);
         async move {
             let body = body(&event_id(n));
-            let appended =
-                inbox.append(&key(n), Digest::from_bytes([0; 16]), None, body).await.expect("the store answers");
+            let appended = inbox
+                .append(&key(n), Digest::from_bytes([0; 16]), None, body)
+                .await
+                .expect("the store answers");
             assert_eq!(appended, Appended::Stored);
         }
     })

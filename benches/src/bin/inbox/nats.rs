@@ -14,13 +14,22 @@ pub(crate) async fn measure(server: &NatsServer) -> Vec<Compared> {
         subjects: vec!["by_hand.>".to_owned()],
         ..Default::default()
     };
-    jetstream.create_stream(stream).await.expect("a stream can be made");
-    compare(&ours("NATS: append", inbox), &publish(jetstream), |_| Some(0.8)).await
+    jetstream
+        .create_stream(stream)
+        .await
+        .expect("a stream can be made");
+    compare(&ours("NATS: append", inbox), &publish(jetstream), |_| {
+        Some(0.8)
+    })
+    .await
 }
 
-/// The ledgers of two of them know nothing of each other, which does not matter here: an event is appended once.
+/// The ledgers of two of them know nothing of each other, which does not matter here: an event is
+/// appended once.
 pub(crate) async fn inbox(server: &NatsServer) -> Nats<Memory> {
-    Nats::open(server.jetstream().await, Memory::new()).await.expect("the inbox opens")
+    Nats::open(server.jetstream().await, Memory::new())
+        .await
+        .expect("the inbox opens")
 }
 
 fn publish(jetstream: jetstream::Context) -> Each {
@@ -29,8 +38,15 @@ fn publish(jetstream: jetstream::Context) -> Each {
         async move {
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Msg-Id", event_id(n));
-            let ack = jetstream.publish_with_headers("by_hand.users", headers, body(&event_id(n))).await;
-            assert!(!ack.expect("it is sent").await.expect("it is acknowledged").duplicate);
+            let ack = jetstream
+                .publish_with_headers("by_hand.users", headers, body(&event_id(n)))
+                .await;
+            assert!(
+                !ack.expect("it is sent")
+                    .await
+                    .expect("it is acknowledged")
+                    .duplicate
+            );
         }
     })
 }

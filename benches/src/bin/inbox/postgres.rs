@@ -1,5 +1,6 @@
-//! Postgres with `fsync = on`, beside the same statement by hand, and beside the plainest that would do, on a table of the same make:
-//! it keeps no order, and tells nothing of a record that is there.
+//! Postgres with `fsync = on`, beside the same statement by hand, and beside the plainest that
+//! would do, on a table of the same make: it keeps no order, and tells nothing of a record that is
+//! there.
 
 use std::sync::Arc;
 
@@ -17,7 +18,10 @@ pub(crate) async fn measure(server: &PostgresServer) -> Vec<Compared> {
     let (inbox, by_hand) = (inbox(server).await, pool(server).await);
     let [_, _, append] = inbox.statements();
     let table = "CREATE TABLE by_hand (LIKE authpi_ledger INCLUDING ALL)";
-    sqlx::raw_sql(table).execute(&by_hand).await.expect("a table like the inbox's");
+    sqlx::raw_sql(table)
+        .execute(&by_hand)
+        .await
+        .expect("a table like the inbox's");
     let ours = ours("Postgres: append", inbox);
     let mut compared = compare(&ours, &same(by_hand.clone(), append), |_| Some(0.9)).await;
     compared.extend(compare(&ours, &plainest(by_hand), |_| None).await);
@@ -29,20 +33,33 @@ fn same(pool: PgPool, append: Arc<str>) -> Each {
         let (pool, append) = (pool.clone(), Arc::clone(&append));
         async move {
             let event_id = event_id(n);
-            let append = sqlx::query(AssertSqlSafe(append)).bind("by hand").bind(&event_id).bind(&[0_u8; 16][..]);
-            let append = append.bind(body(&event_id).to_vec()).bind(None::<String>).bind(2_592_000_000_i64);
+            let append = sqlx::query(AssertSqlSafe(append))
+                .bind("by hand")
+                .bind(&event_id)
+                .bind(&[0_u8; 16][..]);
+            let append = append
+                .bind(body(&event_id).to_vec())
+                .bind(None::<String>)
+                .bind(2_592_000_000_i64);
             assert_eq!(append.fetch_all(&pool).await.expect("it appends").len(), 1);
         }
     })
 }
 
 pub(crate) async fn inbox(server: &PostgresServer) -> Postgres {
-    Postgres::open(pool(server).await).await.expect("the inbox opens")
+    Postgres::open(pool(server).await)
+        .await
+        .expect("the inbox opens")
 }
 
 async fn pool(server: &PostgresServer) -> PgPool {
-    let options = PgPoolOptions::new().max_connections(16).test_before_acquire(false);
-    options.connect_with(server.options()).await.expect("it accepts connections")
+    let options = PgPoolOptions::new()
+        .max_connections(16)
+        .test_before_acquire(false);
+    options
+        .connect_with(server.options())
+        .await
+        .expect("it accepts connections")
 }
 
 fn plainest(pool: PgPool) -> Each {
@@ -50,7 +67,10 @@ fn plainest(pool: PgPool) -> Each {
         let pool = pool.clone();
         async move {
             let event_id = event_id(n);
-            let append = sqlx::query(APPEND).bind("users").bind(&event_id).bind(1_700_000_000_000_i64);
+            let append = sqlx::query(APPEND)
+                .bind("users")
+                .bind(&event_id)
+                .bind(1_700_000_000_000_i64);
             let append = append.bind(&[0_u8; 16][..]).bind(body(&event_id).to_vec());
             assert_eq!(append.fetch_all(&pool).await.expect("it appends").len(), 1);
         }

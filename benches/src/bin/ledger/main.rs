@@ -1,5 +1,6 @@
-//! What a ledger costs: the memory ledger per event that it remembers, and claim + complete in each store beside the same work
-//! written by hand with the same driver on the same server, which keeps what it acknowledges.
+//! What a ledger costs: the memory ledger per event that it remembers, and claim + complete in each
+//! store beside the same work written by hand with the same driver on the same server, which keeps
+//! what it acknowledges.
 
 mod memory;
 mod postgres;
@@ -41,7 +42,10 @@ fn main() {
     let made = Made::here(&["authpi-sdk", "sqlx", "redis"]);
     println!("{made}");
     let memory = memory::measure();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let (stores, sqlite) = runtime.block_on(async {
         let mut stores = postgres::measure().await;
         stores.extend(redis::measure().await);
@@ -52,7 +56,15 @@ fn main() {
         shown(&stores),
         sqlite::shown(&sqlite)
     );
-    write_json("ledger", &Figures { made, memory, stores, sqlite });
+    write_json(
+        "ledger",
+        &Figures {
+            made,
+            memory,
+            stores,
+            sqlite,
+        },
+    );
 }
 
 fn key(n: usize) -> EventKey {
@@ -66,9 +78,17 @@ fn ours(name: &'static str, ledger: impl Ledger) -> Each {
         let ledger = Arc::clone(&ledger);
         async move {
             let key = key(n);
-            let claim = ledger.claim(&key, Digest::from_bytes([0; 16]), LEASE).await.expect("the store answers");
-            let Claim::Granted { token, .. } = claim else { panic!("not granted: {claim:?}") };
-            let held = ledger.complete(&key, token, Completion::Handled).await.expect("the store answers");
+            let claim = ledger
+                .claim(&key, Digest::from_bytes([0; 16]), LEASE)
+                .await
+                .expect("the store answers");
+            let Claim::Granted { token, .. } = claim else {
+                panic!("not granted: {claim:?}")
+            };
+            let held = ledger
+                .complete(&key, token, Completion::Handled)
+                .await
+                .expect("the store answers");
             assert_eq!(held, Held::Yes);
         }
     })

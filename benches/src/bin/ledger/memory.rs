@@ -1,5 +1,5 @@
-//! What the memory ledger takes for each event that it remembers: bytes, and the time of a claim and its completion, however
-//! many it remembers already.
+//! What the memory ledger takes for each event that it remembers: bytes, and the time of a claim
+//! and its completion, however many it remembers already.
 
 use std::{hint::black_box, time::Instant};
 
@@ -26,19 +26,35 @@ pub(crate) fn is_asked() -> bool {
 }
 
 pub(crate) fn answer() {
-    let ids = std::env::args().next_back().and_then(|ids| ids.parse().ok()).expect("a number");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    println!("{}", serde_json::to_string(&runtime.block_on(remember(ids))).expect("figures"));
+    let ids = std::env::args()
+        .next_back()
+        .and_then(|ids| ids.parse().ok())
+        .expect("a number");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    println!(
+        "{}",
+        serde_json::to_string(&runtime.block_on(remember(ids))).expect("figures")
+    );
 }
 
 pub(crate) fn measure() -> Vec<Remembered> {
     // A process per size: memory that one has freed would be given to the next.
     let sizes = if quick() { 3..=6 } else { 3..=7 };
-    let mut cells = vec![["ids", "bytes each", "claim + complete ns", "duplicate ns"].map(String::from).to_vec()];
+    let mut cells = vec![
+        ["ids", "bytes each", "claim + complete ns", "duplicate ns"]
+            .map(String::from)
+            .to_vec(),
+    ];
     let mut memory = Vec::new();
     for ids in sizes.map(|exponent| 10_usize.pow(exponent)) {
-        let mut program = std::process::Command::new(std::env::current_exe().expect("this program"));
-        let output = program.args(["remember", &ids.to_string()]).output().expect("this program runs");
+        let mut program =
+            std::process::Command::new(std::env::current_exe().expect("this program"));
+        let output = program
+            .args(["remember", &ids.to_string()])
+            .output()
+            .expect("this program runs");
         let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("figures");
         let figure = |name: &str| figures[name].as_f64().expect("a number");
         let remembered = Remembered {
@@ -84,18 +100,41 @@ async fn remember(ids: usize) -> Remembered {
         assert!(matches!(black_box(claim), Ok(Claim::Handled { .. })));
     }
     let duplicate_ns = started.elapsed().as_nanos() as f64 / TIMED as f64;
-    Remembered { ids, bytes_per_id, cycle_ns, duplicate_ns }
+    Remembered {
+        ids,
+        bytes_per_id,
+        cycle_ns,
+        duplicate_ns,
+    }
 }
 
 async fn handle(ledger: &Memory, key: &EventKey) {
-    let claim = ledger.claim(key, Digest::from_bytes([0; 16]), LEASE).await.expect("memory");
-    let Claim::Granted { token, .. } = claim else { panic!("not granted") };
-    assert_eq!(ledger.complete(key, token, Completion::Handled).await.expect("memory"), Held::Yes);
+    let claim = ledger
+        .claim(key, Digest::from_bytes([0; 16]), LEASE)
+        .await
+        .expect("memory");
+    let Claim::Granted { token, .. } = claim else {
+        panic!("not granted")
+    };
+    assert_eq!(
+        ledger
+            .complete(key, token, Completion::Handled)
+            .await
+            .expect("memory"),
+        Held::Yes
+    );
 }
 
 /// The process's resident memory in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("a process on Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("its resident memory");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse::<usize>()
+        .expect("a number")
+        * 1024
 }

@@ -1,4 +1,5 @@
-//! What a large backlog costs those who look for work, and what becomes of one that an earlier version has stored.
+//! What a large backlog costs those who look for work, and what becomes of one that an earlier
+//! version has stored.
 
 use authpi_sdk::ledger::{Completion, EventKey, Held, Inbox as _, Ledger as _, Next, Postgres};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgPoolOptions};
@@ -48,40 +49,80 @@ const VERSION_5: &str = r#"
 async fn a_backlog_of_the_version_before_is_worked_off_in_its_order() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let mut other = server.connection().await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(VERSION_5.replace("{t}", &prefix))).execute(&mut other).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(VERSION_5.replace("{t}", &prefix)))
+        .execute(&mut other)
+        .await
+        .unwrap();
     let mut replicas = JoinSet::new();
     for _ in 0..8 {
         let prefix = prefix.clone();
-        replicas.spawn(async move { Postgres::options().prefix(prefix).open(pool(server)).await.unwrap() });
+        replicas.spawn(async move {
+            Postgres::options()
+                .prefix(prefix)
+                .open(pool(server))
+                .await
+                .unwrap()
+        });
     }
     let ledger = replicas.join_all().await.pop().unwrap();
     assert_eq!(ledger.backlog("users").await.unwrap().depth, 6);
     let first = leased(&ledger).await;
-    assert_eq!((&first.key, first.token.attempt, &first.body[..]), (&key(0), 2, &b"body"[..]));
+    assert_eq!(
+        (&first.key, first.token.attempt, &first.body[..]),
+        (&key(0), 2, &b"body"[..])
+    );
     let (fourth, fifth) = (leased(&ledger).await, leased(&ledger).await);
-    assert_eq!((fourth.key, fourth.token.attempt, fifth.key), (key(4), 2, key(5)));
-    assert!(matches!(ledger.lease_next("users", LEASE).await.unwrap(), Next::Nothing { .. }), "a lane was passed over");
+    assert_eq!(
+        (fourth.key, fourth.token.attempt, fifth.key),
+        (key(4), 2, key(5))
+    );
+    assert!(
+        matches!(
+            ledger.lease_next("users", LEASE).await.unwrap(),
+            Next::Nothing { .. }
+        ),
+        "a lane was passed over"
+    );
     assert!(ledger.forget(&first.key).await.unwrap());
     for n in [1, 2] {
         let next = leased(&ledger).await;
         assert_eq!(next.key, key(n));
-        assert_eq!(ledger.complete(&next.key, next.token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&next.key, next.token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
 }
 
 /// How many rows the node of a plan and those below it have read, those thrown away included.
 fn rows_of(node: &serde_json::Value) -> f64 {
-    let kinds =
-        ["Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter", "Rows Removed by Index Recheck"];
+    let kinds = [
+        "Actual Rows",
+        "Rows Removed by Filter",
+        "Rows Removed by Join Filter",
+        "Rows Removed by Index Recheck",
+    ];
     let own: f64 = kinds.iter().filter_map(|kind| node[kind].as_f64()).sum();
-    let below: f64 = node["Plans"].as_array().into_iter().flatten().map(rows_of).sum();
+    let below: f64 = node["Plans"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(rows_of)
+        .sum();
     own * node["Actual Loops"].as_f64().unwrap_or(1.0) + below
 }
 
 /// How many rows a look for work visits; and how the server goes about it, for people.
 async fn visited(connection: &mut PgConnection, statement: &str) -> (f64, String) {
     let explain = AssertSqlSafe(format!("EXPLAIN (ANALYZE, FORMAT JSON) {statement}"));
-    let query = sqlx::query(explain).bind("users").bind(1_000_i64).bind(1_i64).bind(false);
+    let query = sqlx::query(explain)
+        .bind("users")
+        .bind(1_000_i64)
+        .bind(1_i64)
+        .bind(false);
     let row = query.fetch_one(connection).await.unwrap();
     let plan: serde_json::Value = serde_json::from_str(&row.get_unchecked::<String, _>(0)).unwrap();
     (rows_of(&plan[0]["Plan"]), format!("{plan:#}"))
@@ -109,9 +150,15 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
     for known in ["SELECT", "VACUUM ANALYZE {t}ledger"] {
         meddle(&mut other, &prefix, known).await;
         let (rows, plan) = visited(&mut other, &look).await;
-        assert!(rows < 50.0, "{rows} rows were visited after {known:?}: {plan}");
+        assert!(
+            rows < 50.0,
+            "{rows} rows were visited after {known:?}: {plan}"
+        );
     }
-    assert!(matches!(ledger.lease_next("users", LEASE).await.unwrap(), Next::Nothing { due_in: Some(_) }));
+    assert!(matches!(
+        ledger.lease_next("users", LEASE).await.unwrap(),
+        Next::Nothing { due_in: Some(_) }
+    ));
 }
 
 #[tokio::test]
@@ -120,9 +167,13 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
     let [_, wake, prune] = ledger.looks();
     let run = async |connection: &mut PgConnection, sql: String| {
-        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap()
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_all(connection)
+            .await
+            .unwrap()
     };
-    // A connection keeps the plan that it made at first, when there was nothing; prunings are planned each time.
+    // A connection keeps the plan that it made at first, when there was nothing; prunings are
+    // planned each time.
     let prepare = format!(
         "SET plan_cache_mode = force_generic_plan; PREPARE wake (text, bigint) AS {wake}; EXECUTE wake ('users', 100)"
     );
@@ -138,16 +189,37 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
             decode(repeat('07', 16), 'hex')
         FROM generate_series(1, 2000) n";
     meddle(&mut other, &prefix, filled).await;
-    run(&mut other, format!("SET plan_cache_mode = auto; PREPARE prune (bigint, bigint) AS {prune}")).await;
+    run(
+        &mut other,
+        format!("SET plan_cache_mode = auto; PREPARE prune (bigint, bigint) AS {prune}"),
+    )
+    .await;
     for call in ["wake ('users', 100)", "prune (1000, 100)"] {
-        let rows = run(&mut other, format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {call}")).await;
-        let plan: serde_json::Value = serde_json::from_str(&rows[0].get_unchecked::<String, _>(0)).unwrap();
+        let rows = run(
+            &mut other,
+            format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {call}"),
+        )
+        .await;
+        let plan: serde_json::Value =
+            serde_json::from_str(&rows[0].get_unchecked::<String, _>(0)).unwrap();
         let rows = rows_of(&plan[0]["Plan"]);
         assert!(rows < 50.0, "{rows} rows were visited by {call}: {plan:#}");
     }
     assert_eq!(leased(&ledger).await.key.event_id(), "evt_1");
-    assert!(!ledger.forget(&EventKey::new("users", "done_1")).await.unwrap(), "it was not pruned");
-    assert!(ledger.forget(&EventKey::new("users", "done_4")).await.unwrap(), "too much was pruned");
+    assert!(
+        !ledger
+            .forget(&EventKey::new("users", "done_1"))
+            .await
+            .unwrap(),
+        "it was not pruned"
+    );
+    assert!(
+        ledger
+            .forget(&EventKey::new("users", "done_4"))
+            .await
+            .unwrap(),
+        "too much was pruned"
+    );
 }
 
 #[tokio::test]
@@ -155,28 +227,63 @@ async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_lane_standing(
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         let prefix = fresh_prefix();
         let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
-        let append =
-            async |n| ledger.append(&key(n), crate::stores::DIGEST, Some("lane"), "body".into()).await.unwrap();
+        let append = async |n| {
+            ledger
+                .append(&key(n), crate::stores::DIGEST, Some("lane"), "body".into())
+                .await
+                .unwrap()
+        };
         append(0).await;
         let first = leased(&ledger).await;
-        meddle(&mut other, &prefix, &format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM {{t}}ledger")).await;
+        meddle(
+            &mut other,
+            &prefix,
+            &format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM {{t}}ledger"),
+        )
+        .await;
         append(1).await;
         // As the completion in a handler's transaction.
-        let end = AssertSqlSafe(format!("UPDATE {prefix}ledger SET state = 2, at = 1, body = NULL WHERE state = 1"));
-        let error = sqlx::raw_sql(end).execute(&mut other).await.unwrap_err().into_database_error().unwrap();
+        let end = AssertSqlSafe(format!(
+            "UPDATE {prefix}ledger SET state = 2, at = 1, body = NULL WHERE state = 1"
+        ));
+        let error = sqlx::raw_sql(end)
+            .execute(&mut other)
+            .await
+            .unwrap_err()
+            .into_database_error()
+            .unwrap();
         assert_eq!(error.code().as_deref(), Some("40001"), "{level}: {error}");
         meddle(&mut other, &prefix, "ROLLBACK").await;
-        assert_eq!(ledger.complete(&first.key, first.token, Completion::Handled).await.unwrap(), Held::Yes);
-        assert_eq!(leased(&ledger).await.key, key(1), "{level}: the lane stands still");
+        assert_eq!(
+            ledger
+                .complete(&first.key, first.token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
+        assert_eq!(
+            leased(&ledger).await.key,
+            key(1),
+            "{level}: the lane stands still"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lanes_are_kept_where_reads_are_repeatable() {
     let server = PostgresServer::shared().await;
-    let options = server.options().options([("default_transaction_isolation", "repeatable read")]);
-    let pool = PgPoolOptions::new().max_connections(8).connect_lazy_with(options);
-    let tables = Tables { server, pool, options: Postgres::options, newest: std::sync::Mutex::default() };
+    let options = server
+        .options()
+        .options([("default_transaction_isolation", "repeatable read")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(8)
+        .connect_lazy_with(options);
+    let tables = Tables {
+        server,
+        pool,
+        options: Postgres::options,
+        newest: std::sync::Mutex::default(),
+    };
     conformance::inbox::run(&tables).await;
     conformance::lanes::run(&tables).await;
 }

@@ -1,4 +1,5 @@
-//! Handlers with a transaction wait for each other in a queue, and not for the connections that everything else needs.
+//! Handlers with a transaction wait for each other in a queue, and not for the connections that
+//! everything else needs.
 
 use std::{
     sync::{
@@ -54,7 +55,12 @@ struct Gate {
 impl Gate {
     fn closed() -> (Self, mpsc::UnboundedReceiver<String>) {
         let (started, starts) = mpsc::unbounded_channel();
-        let gate = Self { open: Arc::new(Semaphore::new(0)), within: Arc::default(), most: Arc::default(), started };
+        let gate = Self {
+            open: Arc::new(Semaphore::new(0)),
+            within: Arc::default(),
+            most: Arc::default(),
+            started,
+        };
         (gate, starts)
     }
 
@@ -78,11 +84,13 @@ fn handlers(gate: &Gate) -> Handlers<Gate, Postgres> {
             let _ = cx.state.started.send(event.id().to_owned());
             Ok(())
         })
-        .on_tx(async |event: Event<UserCreated>, cx: Context<Gate>, mut tx: Tx<Postgres>| {
-            cx.state.pass(event.id()).await;
-            sqlx::query("SELECT 1").execute(&mut *tx).await?;
-            Ok(())
-        })
+        .on_tx(
+            async |event: Event<UserCreated>, cx: Context<Gate>, mut tx: Tx<Postgres>| {
+                cx.state.pass(event.id()).await;
+                sqlx::query("SELECT 1").execute(&mut *tx).await?;
+                Ok(())
+            },
+        )
 }
 
 fn receiver(store: &Postgres, gate: &Gate) -> ReceiverBuilder<Inline> {
@@ -98,25 +106,41 @@ fn deleted(n: usize) -> Fixture {
 }
 
 async fn next(starts: &mut mpsc::UnboundedReceiver<String>) -> String {
-    timeout(PATIENCE, starts.recv()).await.expect("no handler starts").expect("the handlers are there")
+    timeout(PATIENCE, starts.recv())
+        .await
+        .expect("no handler starts")
+        .expect("the handlers are there")
 }
 
 async fn append(store: &Postgres, n: usize, fixture: &Fixture) {
-    let appended = store.append(&key(n), DIGEST, None, fixture.body()).await.unwrap();
+    let appended = store
+        .append(&key(n), DIGEST, None, fixture.body())
+        .await
+        .unwrap();
     assert_eq!(appended, Appended::Stored);
 }
 
 async fn scalar(pool: &PgPool, prefix: &str, sql: &str) -> i64 {
-    sqlx::query_scalar(AssertSqlSafe(sql.replace("{t}", prefix))).fetch_one(pool).await.unwrap()
+    sqlx::query_scalar(AssertSqlSafe(sql.replace("{t}", prefix)))
+        .fetch_one(pool)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handlers_with_a_transaction_leave_connections_to_claims_renewals_and_other_handlers() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let store = Postgres::options().prefix(&prefix).connect(&server.url()).await.unwrap();
+    let store = Postgres::options()
+        .prefix(&prefix)
+        .connect(&server.url())
+        .await
+        .unwrap();
     let (gate, mut starts) = Gate::closed();
     // Renewed every five seconds.
-    let receiver = receiver(&store, &gate).lease(Duration::from_secs(15)).build().unwrap();
+    let receiver = receiver(&store, &gate)
+        .lease(Duration::from_secs(15))
+        .build()
+        .unwrap();
     let mut deliveries = JoinSet::new();
     for n in 0..50 {
         let receiver = receiver.clone();
@@ -127,14 +151,31 @@ async fn handlers_with_a_transaction_leave_connections_to_claims_renewals_and_ot
         next(&mut starts).await;
     }
     let look = pool(server);
-    let renewed = "SELECT count(*) FROM {t}ledger WHERE state = 1 AND at > first_claimed_at + 16000";
+    let renewed =
+        "SELECT count(*) FROM {t}ledger WHERE state = 1 AND at > first_claimed_at + 16000";
     let renewed = || async { (scalar(&look, &prefix, renewed).await == 8).then_some(()) };
-    until(|| "the leases of handlers that wait are not renewed".to_owned(), renewed).await;
-    assert_eq!(scalar(&look, &prefix, "SELECT count(*) FROM {t}ledger").await, 8, "what waits holds a claim");
+    until(
+        || "the leases of handlers that wait are not renewed".to_owned(),
+        renewed,
+    )
+    .await;
+    assert_eq!(
+        scalar(&look, &prefix, "SELECT count(*) FROM {t}ledger").await,
+        8,
+        "what waits holds a claim"
+    );
     assert_eq!(deliver(&receiver, &deleted(100)).await, 200);
     assert_eq!(next(&mut starts).await, "evt_100");
-    let Claim::Granted { token, .. } = store.claim(&key(101), DIGEST, LEASE).await.unwrap() else { panic!("not new") };
-    assert_eq!(store.complete(&key(101), token, Completion::Handled).await.unwrap(), Held::Yes);
+    let Claim::Granted { token, .. } = store.claim(&key(101), DIGEST, LEASE).await.unwrap() else {
+        panic!("not new")
+    };
+    assert_eq!(
+        store
+            .complete(&key(101), token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
 
     gate.open();
     assert_eq!(deliveries.join_all().await, [200; 50]);
@@ -146,8 +187,14 @@ async fn handlers_with_a_transaction_leave_connections_to_claims_renewals_and_ot
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_of_an_event_that_is_being_handled_hold_no_permit() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let two_permits = PgPoolOptions::new().max_connections(4).connect_lazy_with(server.options());
-    let store = Postgres::options().prefix(&prefix).open(two_permits).await.unwrap();
+    let two_permits = PgPoolOptions::new()
+        .max_connections(4)
+        .connect_lazy_with(server.options());
+    let store = Postgres::options()
+        .prefix(&prefix)
+        .open(two_permits)
+        .await
+        .unwrap();
     let (gate, mut starts) = Gate::closed();
     let receiver = receiver(&store, &gate).patience(DEADLINE).build().unwrap();
     let mut deliveries = JoinSet::new();
@@ -168,11 +215,20 @@ async fn copies_of_an_event_that_is_being_handled_hold_no_permit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_wait_for_a_permit_is_part_of_the_handlers_time_and_claims_nothing() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let one_permit = PgPoolOptions::new().max_connections(3).connect_lazy_with(server.options());
-    let store = Postgres::options().prefix(&prefix).open(one_permit).await.unwrap();
+    let one_permit = PgPoolOptions::new()
+        .max_connections(3)
+        .connect_lazy_with(server.options());
+    let store = Postgres::options()
+        .prefix(&prefix)
+        .open(one_permit)
+        .await
+        .unwrap();
     let (gate, mut starts) = Gate::closed();
     let patient = receiver(&store, &gate).build().unwrap();
-    let impatient = receiver(&store, &gate).deadline(Duration::from_millis(200)).build().unwrap();
+    let impatient = receiver(&store, &gate)
+        .deadline(Duration::from_millis(200))
+        .build()
+        .unwrap();
     let first = tokio::spawn(async move { deliver(&patient, &created(0)).await });
     next(&mut starts).await;
     assert_eq!(deliver(&impatient, &created(1)).await, 503);
@@ -185,18 +241,33 @@ async fn the_wait_for_a_permit_is_part_of_the_handlers_time_and_claims_nothing()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_handlers_all_take_a_transaction_leases_no_more_than_it_has_room_for() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let one_permit = PgPoolOptions::new().max_connections(3).connect_lazy_with(server.options());
-    let store = Postgres::options().prefix(&prefix).open(one_permit).await.unwrap();
+    let one_permit = PgPoolOptions::new()
+        .max_connections(3)
+        .connect_lazy_with(server.options());
+    let store = Postgres::options()
+        .prefix(&prefix)
+        .open(one_permit)
+        .await
+        .unwrap();
     for n in 0..20 {
         append(&store, n, &created(n)).await;
     }
     let leased: Arc<str> = format!("SELECT count(*) FROM {prefix}ledger WHERE state = 1").into();
-    let handlers = Handlers::new(leased).otherwise_tx(async |_: Event, cx: Context<Arc<str>>, mut tx: Tx<Postgres>| {
-        let leased: i64 = sqlx::query_scalar(AssertSqlSafe(cx.state.to_string())).fetch_one(&mut *tx).await?;
-        assert_eq!(leased, 1, "events are leased before there is a connection for their handlers");
-        Ok(())
-    });
-    let worker = Worker::new("users", store.clone(), handlers).build().unwrap();
+    let handlers = Handlers::new(leased).otherwise_tx(
+        async |_: Event, cx: Context<Arc<str>>, mut tx: Tx<Postgres>| {
+            let leased: i64 = sqlx::query_scalar(AssertSqlSafe(cx.state.to_string()))
+                .fetch_one(&mut *tx)
+                .await?;
+            assert_eq!(
+                leased, 1,
+                "events are leased before there is a connection for their handlers"
+            );
+            Ok(())
+        },
+    );
+    let worker = Worker::new("users", store.clone(), handlers)
+        .build()
+        .unwrap();
     let handled = async {
         let all = || async { (store.backlog("users").await.ok()?.depth == 0).then_some(()) };
         until(|| "the backlog is not worked off".to_owned(), all).await;
@@ -209,17 +280,29 @@ async fn a_worker_whose_handlers_all_take_a_transaction_leases_no_more_than_it_h
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_handles_what_needs_no_transaction_while_others_wait_for_theirs() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let one_permit = PgPoolOptions::new().max_connections(3).connect_lazy_with(server.options());
-    let store = Postgres::options().prefix(&prefix).open(one_permit).await.unwrap();
+    let one_permit = PgPoolOptions::new()
+        .max_connections(3)
+        .connect_lazy_with(server.options());
+    let store = Postgres::options()
+        .prefix(&prefix)
+        .open(one_permit)
+        .await
+        .unwrap();
     let (gate, mut starts) = Gate::closed();
     for n in 0..4 {
         append(&store, n, &created(n)).await;
     }
     append(&store, 4, &deleted(4)).await;
-    let worker = Worker::new("users", store.clone(), handlers(&gate)).deadline(DEADLINE).build().unwrap();
+    let worker = Worker::new("users", store.clone(), handlers(&gate))
+        .deadline(DEADLINE)
+        .build()
+        .unwrap();
     let done = async {
         let (with, without) = (next(&mut starts).await, next(&mut starts).await);
-        assert!([&with, &without].contains(&&"evt_4".to_owned()), "{with} and {without} were started first");
+        assert!(
+            [&with, &without].contains(&&"evt_4".to_owned()),
+            "{with} and {without} were started first"
+        );
         gate.open();
         let all = || async { (store.backlog("users").await.ok()?.depth == 0).then_some(()) };
         until(|| "the backlog is not worked off".to_owned(), all).await;
@@ -233,18 +316,35 @@ async fn a_worker_handles_what_needs_no_transaction_while_others_wait_for_theirs
 #[tokio::test]
 async fn a_pool_too_small_for_a_transaction_is_refused_when_a_receiver_or_worker_is_built() {
     let server = PostgresServer::shared().await;
-    let small = PgPoolOptions::new().max_connections(2).connect_lazy_with(server.options());
-    let store = Postgres::options().prefix(fresh_prefix()).open(small).await.unwrap();
+    let small = PgPoolOptions::new()
+        .max_connections(2)
+        .connect_lazy_with(server.options());
+    let store = Postgres::options()
+        .prefix(fresh_prefix())
+        .open(small)
+        .await
+        .unwrap();
     let (gate, _starts) = Gate::closed();
     for refused in [
         receiver(&store, &gate).build().map(drop).unwrap_err(),
-        Worker::new("users", store.clone(), handlers(&gate)).build().map(drop).unwrap_err(),
+        Worker::new("users", store.clone(), handlers(&gate))
+            .build()
+            .map(drop)
+            .unwrap_err(),
     ] {
-        let BuildError::Pool(too_small) = &refused else { panic!("{refused:?}") };
+        let BuildError::Pool(too_small) = &refused else {
+            panic!("{refused:?}")
+        };
         assert_eq!((too_small.connections, too_small.needed), (2, 3));
-        assert!(too_small.to_string().contains("raise max_connections to 3"), "{too_small}");
+        assert!(
+            too_small.to_string().contains("raise max_connections to 3"),
+            "{too_small}"
+        );
     }
-    let without = || Handlers::new(()).on_type(EventType::from("user.created"), async |_: Event, _| Ok(()));
-    Receiver::inline("users", verifier(), store.clone(), without()).build().unwrap();
+    let without =
+        || Handlers::new(()).on_type(EventType::from("user.created"), async |_: Event, _| Ok(()));
+    Receiver::inline("users", verifier(), store.clone(), without())
+        .build()
+        .unwrap();
     Worker::new("users", store, without()).build().unwrap();
 }

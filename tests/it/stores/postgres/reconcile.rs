@@ -36,27 +36,53 @@ impl Effects {
     async fn new() -> Self {
         let server = PostgresServer::shared().await;
         let (pool, prefix) = (pool(server), fresh_prefix());
-        let ledger = Postgres::options().prefix(&*prefix).open(pool.clone()).await.unwrap();
-        let table = "CREATE TABLE {t}effects (n bigserial, event_id text NOT NULL, user_id text NOT NULL)";
+        let ledger = Postgres::options()
+            .prefix(&*prefix)
+            .open(pool.clone())
+            .await
+            .unwrap();
+        let table =
+            "CREATE TABLE {t}effects (n bigserial, event_id text NOT NULL, user_id text NOT NULL)";
         meddle(&mut server.connection().await.unwrap(), &prefix, table).await;
-        Self { ledger, pool, prefix }
+        Self {
+            ledger,
+            pool,
+            prefix,
+        }
     }
 
     fn handlers(&self) -> Handlers<String, Postgres> {
-        let insert = format!("INSERT INTO {}effects (event_id, user_id) VALUES ($1, $2)", self.prefix);
+        let insert = format!(
+            "INSERT INTO {}effects (event_id, user_id) VALUES ($1, $2)",
+            self.prefix
+        );
         Handlers::new(insert).otherwise_tx(async |event: Event, cx, mut tx: Tx<Postgres>| {
             let insert = sqlx::query(AssertSqlSafe(String::clone(&cx.state)));
-            insert.bind(event.id()).bind(event.subject().user_id()).execute(&mut *tx).await?;
+            insert
+                .bind(event.id())
+                .bind(event.subject().user_id())
+                .execute(&mut *tx)
+                .await?;
             Ok(())
         })
     }
 
     /// Events per user, in the order in which they took effect.
     async fn per_user(&self) -> BTreeMap<String, Vec<String>> {
-        let sql = format!("SELECT event_id, user_id FROM {}effects ORDER BY n", self.prefix);
+        let sql = format!(
+            "SELECT event_id, user_id FROM {}effects ORDER BY n",
+            self.prefix
+        );
         let mut users = BTreeMap::<_, Vec<_>>::new();
-        for row in sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool).await.unwrap() {
-            users.entry(row.get("user_id")).or_default().push(row.get("event_id"));
+        for row in sqlx::query(AssertSqlSafe(sql))
+            .fetch_all(&self.pool)
+            .await
+            .unwrap()
+        {
+            users
+                .entry(row.get("user_id"))
+                .or_default()
+                .push(row.get("event_id"));
         }
         users
     }
@@ -66,12 +92,21 @@ impl Effects {
 async fn after_an_outage_every_event_takes_effect_exactly_once_and_in_order_per_user() {
     let mut outage = Outage::over(MISSED).await;
     let effects = Effects::new().await;
-    let receiver = Receiver::inline("users", outage.verifier(), effects.ledger.clone(), effects.handlers())
-        .clock(outage.clock())
-        .build()
-        .unwrap();
+    let receiver = Receiver::inline(
+        "users",
+        outage.verifier(),
+        effects.ledger.clone(),
+        effects.handlers(),
+    )
+    .clock(outage.clock())
+    .build()
+    .unwrap();
     let watermark = WatermarkPostgres::open(effects.pool.clone()).await.unwrap();
-    let reconcile = outage.reconcile(&receiver).watermark(watermark).concurrency(8).in_order_per(Subject::user_id);
+    let reconcile = outage
+        .reconcile(&receiver)
+        .watermark(watermark)
+        .concurrency(8)
+        .in_order_per(Subject::user_id);
     outage.catch_up(&reconcile.build().unwrap()).await;
     outage.serve(&receiver).await;
     assert_eq!(effects.per_user().await, outage.ids_per_user());
@@ -86,13 +121,16 @@ async fn after_an_outage_the_inbox_has_every_event_once_and_workers_keep_each_us
         .clock(outage.clock())
         .build()
         .unwrap();
-    outage.catch_up(&outage.reconcile(&receiver).build().unwrap()).await;
+    outage
+        .catch_up(&outage.reconcile(&receiver).build().unwrap())
+        .await;
     let (stop, stopped) = oneshot::channel::<()>();
     let worker = Worker::new("users", effects.ledger.clone(), effects.handlers());
     let worker = worker.poll(Duration::from_millis(50)).build().unwrap();
     let working = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
     outage.serve(&receiver).await;
-    let empty = || async { (effects.ledger.backlog("users").await.unwrap().depth == 0).then_some(()) };
+    let empty =
+        || async { (effects.ledger.backlog("users").await.unwrap().depth == 0).then_some(()) };
     until(|| "the inbox is not worked off".to_owned(), empty).await;
     drop(stop);
     working.await.unwrap();

@@ -1,4 +1,5 @@
-//! Connections to a server that cannot serve, or that have lost what they need, do not stay in the pool.
+//! Connections to a server that cannot serve, or that have lost what they need, do not stay in the
+//! pool.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +7,10 @@ use authpi_sdk::{
     client::{KeptSecret, PostgresSecrets, SecretStore as _},
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{Completion, Held, Inbox as _, Ledger as _, LedgerErrorKind, Postgres, Transactional as _, Tx},
+    ledger::{
+        Completion, Held, Inbox as _, Ledger as _, LedgerErrorKind, Postgres, Transactional as _,
+        Tx,
+    },
     receiver::Receiver,
     reconcile::{Watermark as _, WatermarkPostgres},
     testing::Fixture,
@@ -35,26 +39,47 @@ const CONNECTIONS: u32 = 6;
 
 /// As a user's service has one: it does not ask whether connections are alive.
 fn pool(options: PgConnectOptions) -> PgPool {
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false);
-    pool.acquire_timeout(Duration::from_mins(1)).connect_lazy_with(options)
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .test_before_acquire(false);
+    pool.acquire_timeout(Duration::from_mins(1))
+        .connect_lazy_with(options)
 }
 
 /// A receiver whose handler writes in its transaction.
 async fn selling(store: &Postgres, other: &mut PgConnection) -> Receiver {
-    other.execute("CREATE TABLE sold (event_id text)").await.unwrap();
-    other.execute("GRANT INSERT ON sold TO public").await.unwrap();
-    let handlers = Handlers::new(()).on_tx(async |event: Event<UserCreated>, _: Context<()>, mut tx: Tx<Postgres>| {
-        sqlx::query("INSERT INTO sold VALUES ($1)").bind(event.id()).execute(&mut *tx).await?;
-        Ok(())
-    });
-    Receiver::inline("users", verifier(), store.clone(), handlers).build().unwrap()
+    other
+        .execute("CREATE TABLE sold (event_id text)")
+        .await
+        .unwrap();
+    other
+        .execute("GRANT INSERT ON sold TO public")
+        .await
+        .unwrap();
+    let handlers = Handlers::new(()).on_tx(
+        async |event: Event<UserCreated>, _: Context<()>, mut tx: Tx<Postgres>| {
+            sqlx::query("INSERT INTO sold VALUES ($1)")
+                .bind(event.id())
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        },
+    );
+    Receiver::inline("users", verifier(), store.clone(), handlers)
+        .build()
+        .unwrap()
 }
 
 async fn delivered(receiver: &Receiver, n: usize) -> u16 {
-    deliver(receiver, &Fixture::of::<UserCreated>().id(format!("evt_{n}"))).await
+    deliver(
+        receiver,
+        &Fixture::of::<UserCreated>().id(format!("evt_{n}")),
+    )
+    .await
 }
 
-/// All connections of the pool, in the hands of somebody who has made them and gives them back unused.
+/// All connections of the pool, in the hands of somebody who has made them and gives them back
+/// unused.
 async fn all_connections(pool: &PgPool) -> Vec<PoolConnection<sqlx::Postgres>> {
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -75,13 +100,19 @@ async fn connections_made_while_the_role_was_read_only_fail_nothing_afterwards()
     let server = PostgresServer::start().await;
     let mut other = server.connection().await.unwrap();
     other.execute("CREATE ROLE app LOGIN").await.unwrap();
-    other.execute("GRANT CREATE ON SCHEMA public TO app").await.unwrap();
+    other
+        .execute("GRANT CREATE ON SCHEMA public TO app")
+        .await
+        .unwrap();
     let pool = pool(server.options().username("app"));
     let store = Postgres::open(pool.clone()).await.unwrap();
     let receiver = selling(&store, &mut other).await;
     assert_eq!(delivered(&receiver, 0).await, 200);
 
-    other.execute("ALTER ROLE app SET default_transaction_read_only = on").await.unwrap();
+    other
+        .execute("ALTER ROLE app SET default_transaction_read_only = on")
+        .await
+        .unwrap();
     let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = 'app'";
     other.execute(end).await.unwrap();
     let refused = || async {
@@ -99,7 +130,10 @@ async fn connections_made_while_the_role_was_read_only_fail_nothing_afterwards()
         Some(stale)
     };
     let stale = until(|| "the connections are not replaced".to_owned(), stale).await;
-    other.execute("ALTER ROLE app RESET default_transaction_read_only").await.unwrap();
+    other
+        .execute("ALTER ROLE app RESET default_transaction_read_only")
+        .await
+        .unwrap();
     give_back(&pool, stale).await;
 
     for n in 1..=36 {
@@ -119,28 +153,39 @@ impl Pair {
         let primary = PostgresServer::start().await;
         let standby = primary.standby().await;
         let forwarder = Forwarder::to(primary.socket_address()).await;
-        Self { primary, standby, forwarder }
+        Self {
+            primary,
+            standby,
+            forwarder,
+        }
     }
 
     fn options(&self) -> PgConnectOptions {
         self.primary.options().port(self.forwarder.address().port())
     }
 
-    /// Fills the pool with connections to the standby, and then has the address lead to the primary again.
+    /// Fills the pool with connections to the standby, and then has the address lead to the primary
+    /// again.
     async fn switch_over_and_back(&self, pool: &PgPool) {
         self.forwarder.switch(self.standby.socket_address());
         self.forwarder.cut();
         let stale = || async {
             let mut stale = all_connections(pool).await;
             for connection in &mut stale {
-                let is_standby = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut **connection).await;
+                let is_standby = sqlx::query_scalar("SELECT pg_is_in_recovery()")
+                    .fetch_one(&mut **connection)
+                    .await;
                 if !is_standby.ok()? {
                     return None;
                 }
             }
             Some(stale)
         };
-        let stale = until(|| "the pool does not fill with connections to the standby".to_owned(), stale).await;
+        let stale = until(
+            || "the pool does not fill with connections to the standby".to_owned(),
+            stale,
+        )
+        .await;
         self.forwarder.switch(self.primary.socket_address());
         give_back(pool, stale).await;
     }
@@ -164,11 +209,23 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
     pair.switch_over_and_back(&pool).await;
     let token = granted(&store, 100).await;
     pair.switch_over_and_back(&pool).await;
-    assert_eq!(store.renew(&key(100), token, LEASE).await.unwrap(), Held::Yes);
+    assert_eq!(
+        store.renew(&key(100), token, LEASE).await.unwrap(),
+        Held::Yes
+    );
     pair.switch_over_and_back(&pool).await;
-    assert_eq!(store.complete(&key(100), token, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        store
+            .complete(&key(100), token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     pair.switch_over_and_back(&pool).await;
-    store.append(&key(101), DIGEST, None, "{}".into()).await.unwrap();
+    store
+        .append(&key(101), DIGEST, None, "{}".into())
+        .await
+        .unwrap();
     pair.switch_over_and_back(&pool).await;
     assert_eq!(super::leased(&store).await.key, key(101));
     pair.switch_over_and_back(&pool).await;
@@ -177,9 +234,14 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
     let token = granted(&store, 102).await;
     pair.switch_over_and_back(&pool).await;
     let mut tx = store.begin().await.unwrap();
-    tx.execute("INSERT INTO sold VALUES ('by hand')").await.unwrap();
+    tx.execute("INSERT INTO sold VALUES ('by hand')")
+        .await
+        .unwrap();
     assert_eq!(store.commit(tx, &key(102), token).await.unwrap(), Held::Yes);
-    let sold: i64 = sqlx::query_scalar("SELECT count(*) FROM sold").fetch_one(&mut other).await.unwrap();
+    let sold: i64 = sqlx::query_scalar("SELECT count(*) FROM sold")
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
     assert_eq!(sold, 38);
 }
 
@@ -201,9 +263,20 @@ async fn secrets_and_watermarks_are_saved_once_the_address_leads_to_the_primary(
 
 /// A ledger with one connection, so that each step finds what the last one left.
 async fn with_one_connection(server: &PostgresServer) -> (Postgres, PgPool) {
-    let one = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
-    let pool = one.acquire_timeout(Duration::from_mins(1)).connect_lazy_with(server.options());
-    (Postgres::options().prefix(fresh_prefix()).open(pool.clone()).await.unwrap(), pool)
+    let one = PgPoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false);
+    let pool = one
+        .acquire_timeout(Duration::from_mins(1))
+        .connect_lazy_with(server.options());
+    (
+        Postgres::options()
+            .prefix(fresh_prefix())
+            .open(pool.clone())
+            .await
+            .unwrap(),
+        pool,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,49 +284,95 @@ async fn prepared_statements_that_a_handler_deallocated_fail_no_later_step() {
     let (store, _) = with_one_connection(PostgresServer::shared().await).await;
     for round in 0..5 {
         handled(&store, 2 * round).await;
-        assert!(store.dead_letters("users", None, 10).await.unwrap().is_empty());
+        assert!(
+            store
+                .dead_letters("users", None, 10)
+                .await
+                .unwrap()
+                .is_empty()
+        );
         let mut tx = store.begin().await.unwrap();
         tx.execute("DEALLOCATE ALL").await.unwrap();
         drop(tx);
-        assert!(store.dead_letters("users", None, 10).await.unwrap().is_empty());
+        assert!(
+            store
+                .dead_letters("users", None, 10)
+                .await
+                .unwrap()
+                .is_empty()
+        );
         handled(&store, 2 * round + 1).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_handler_sets_for_its_session_fails_no_later_step() {
-    let (server, role) = (PostgresServer::shared().await, format!("{}role", fresh_prefix()));
+    let (server, role) = (
+        PostgresServer::shared().await,
+        format!("{}role", fresh_prefix()),
+    );
     let (store, pool) = with_one_connection(server).await;
     let made = format!("CREATE ROLE {role}");
-    server.connection().await.unwrap().execute(AssertSqlSafe(made)).await.unwrap();
+    server
+        .connection()
+        .await
+        .unwrap()
+        .execute(AssertSqlSafe(made))
+        .await
+        .unwrap();
     let role = format!("SET ROLE {role}");
     let read_only = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
-    for (round, set) in ["SET search_path = nowhere", &role, read_only].into_iter().enumerate() {
+    for (round, set) in ["SET search_path = nowhere", &role, read_only]
+        .into_iter()
+        .enumerate()
+    {
         handled(&store, 2 * round).await;
-        pool.acquire().await.unwrap().execute(AssertSqlSafe(set.to_owned())).await.unwrap();
+        pool.acquire()
+            .await
+            .unwrap()
+            .execute(AssertSqlSafe(set.to_owned()))
+            .await
+            .unwrap();
         handled(&store, 2 * round + 1).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outdated_plans_of_a_handlers_own_statements_fail_one_attempt_for_each_connection_at_most() {
+async fn outdated_plans_of_a_handlers_own_statements_fail_one_attempt_for_each_connection_at_most()
+{
     const CONNECTIONS: usize = 3;
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let options = PgPoolOptions::new().max_connections(CONNECTIONS.try_into().unwrap()).test_before_acquire(false);
-    let store = Postgres::options().prefix(&prefix).open(options.connect_lazy_with(server.options())).await.unwrap();
+    let options = PgPoolOptions::new()
+        .max_connections(CONNECTIONS.try_into().unwrap())
+        .test_before_acquire(false);
+    let store = Postgres::options()
+        .prefix(&prefix)
+        .open(options.connect_lazy_with(server.options()))
+        .await
+        .unwrap();
     let mut other = server.connection().await.unwrap();
     meddle(&mut other, &prefix, "CREATE TABLE {t}users (id int)").await;
     let all: Arc<str> = format!("SELECT * FROM {prefix}users").into();
-    let handlers =
-        Handlers::new(all).on_tx(async |_: Event<UserCreated>, cx: Context<Arc<str>>, mut tx: Tx<Postgres>| {
-            sqlx::query(AssertSqlSafe(cx.state.to_string())).fetch_all(&mut *tx).await?;
+    let handlers = Handlers::new(all).on_tx(
+        async |_: Event<UserCreated>, cx: Context<Arc<str>>, mut tx: Tx<Postgres>| {
+            sqlx::query(AssertSqlSafe(cx.state.to_string()))
+                .fetch_all(&mut *tx)
+                .await?;
             Ok(())
-        });
-    let receiver = Receiver::inline("users", verifier(), store, handlers).build().unwrap();
+        },
+    );
+    let receiver = Receiver::inline("users", verifier(), store, handlers)
+        .build()
+        .unwrap();
     for n in 0..10 {
         assert_eq!(delivered(&receiver, n).await, 200);
     }
-    meddle(&mut other, &prefix, "ALTER TABLE {t}users ADD COLUMN name text").await;
+    meddle(
+        &mut other,
+        &prefix,
+        "ALTER TABLE {t}users ADD COLUMN name text",
+    )
+    .await;
     let mut refused = 0;
     for n in 10..30 {
         refused += usize::from(delivered(&receiver, n).await != 200);

@@ -73,10 +73,18 @@ impl Service {
             .spawn()
             .expect("the example starts");
         let out = BufReader::new(process.stdout.take().expect("it is piped"));
-        let line = timeout(DEADLINE, out.lines().next_line()).await.expect("it does not listen in time").unwrap();
+        let line = timeout(DEADLINE, out.lines().next_line())
+            .await
+            .expect("it does not listen in time")
+            .unwrap();
         let line = line.expect("the example has ended");
-        let told = line.strip_prefix("listening on http://127.0.0.1:").and_then(|rest| rest.split('/').next());
-        port.store(told.and_then(|port| port.parse().ok()).expect(&line), Ordering::SeqCst);
+        let told = line
+            .strip_prefix("listening on http://127.0.0.1:")
+            .and_then(|rest| rest.split('/').next());
+        port.store(
+            told.and_then(|port| port.parse().ok()).expect(&line),
+            Ordering::SeqCst,
+        );
         process
     }
 
@@ -91,11 +99,26 @@ impl Service {
 
 /// Delivers as AuthPI does: until it is answered 200.
 async fn deliver(http: reqwest::Client, port: Arc<AtomicU16>, event: Fixture) {
-    let (head, body) = event.request(&SignatureScheme::authpi(), &Secret::from(SECRET)).unwrap().into_parts();
-    let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+    let (head, body) = event
+        .request(&SignatureScheme::authpi(), &Secret::from(SECRET))
+        .unwrap()
+        .into_parts();
+    let body = http_body_util::BodyExt::collect(body)
+        .await
+        .unwrap()
+        .to_bytes();
     let taken = || async {
-        let url = format!("http://127.0.0.1:{}/hooks/authpi", port.load(Ordering::SeqCst));
-        let sent = http.post(url).headers(head.headers.clone()).body(body.clone()).send().await.ok()?;
+        let url = format!(
+            "http://127.0.0.1:{}/hooks/authpi",
+            port.load(Ordering::SeqCst)
+        );
+        let sent = http
+            .post(url)
+            .headers(head.headers.clone())
+            .body(body.clone())
+            .send()
+            .await
+            .ok()?;
         match sent.status().as_u16() {
             200 => Some(()),
             503 => None,
@@ -105,7 +128,8 @@ async fn deliver(http: reqwest::Client, port: Arc<AtomicU16>, event: Fixture) {
     until(|| "a delivery is never taken".to_owned(), taken).await;
 }
 
-/// The `n`th event: what happens to the user later has a later time, though it may be delivered before.
+/// The `n`th event: what happens to the user later has a later time, though it may be delivered
+/// before.
 fn event(n: usize, begin: Timestamp) -> Fixture {
     let user = format!("usr_{}", n % USERS);
     let event = match n / USERS {
@@ -125,11 +149,21 @@ fn event(n: usize, begin: Timestamp) -> Fixture {
 async fn waiting(connection: &mut PgConnection, what: &str) -> bool {
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1";
-    sqlx::query(waiting).bind(what).fetch_one(connection).await.unwrap().get::<i64, _>(0) > 0
+    sqlx::query(waiting)
+        .bind(what)
+        .fetch_one(connection)
+        .await
+        .unwrap()
+        .get::<i64, _>(0)
+        > 0
 }
 
 async fn applied(connection: &mut PgConnection) -> i64 {
-    sqlx::query("SELECT coalesce(sum(events), 0)::bigint FROM users").fetch_one(connection).await.unwrap().get(0)
+    sqlx::query("SELECT coalesce(sum(events), 0)::bigint FROM users")
+        .fetch_one(connection)
+        .await
+        .unwrap()
+        .get(0)
 }
 
 /// Waits for a lock to be waited for, or an effect to take place.
@@ -150,10 +184,19 @@ async fn database(name: &str) -> (String, PgConnection) {
     let server = PostgresServer::shared().await;
     let database = format!("{}{name}", fresh_prefix());
     let mut any = server.connection().await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut any).await.unwrap();
-    let options = server.options().database(&database).disable_statement_logging();
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}")))
+        .execute(&mut any)
+        .await
+        .unwrap();
+    let options = server
+        .options()
+        .database(&database)
+        .disable_statement_logging();
     let (host, port) = server.address();
-    (format!("postgres://postgres@{host}:{port}/{database}"), options.connect().await.unwrap())
+    (
+        format!("postgres://postgres@{host}:{port}/{database}"),
+        options.connect().await.unwrap(),
+    )
 }
 
 fn http() -> reqwest::Client {
@@ -164,7 +207,9 @@ fn http() -> reqwest::Client {
 
 /// Every order of so many things.
 fn orders(count: usize) -> Vec<Vec<usize>> {
-    let Some(last) = count.checked_sub(1) else { return vec![Vec::new()] };
+    let Some(last) = count.checked_sub(1) else {
+        return vec![Vec::new()];
+    };
     let with_last = |order: Vec<usize>| {
         (0..count).map(move |at| {
             let mut order = order.clone();
@@ -178,9 +223,13 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
 type Row = (String, Option<String>, Option<String>, bool, i64);
 
 async fn users(connection: &mut PgConnection) -> Vec<Row> {
-    let rows = sqlx::query("SELECT id, username, status, deleted, events FROM users ORDER BY id COLLATE \"C\"");
+    let rows = sqlx::query(
+        "SELECT id, username, status, deleted, events FROM users ORDER BY id COLLATE \"C\"",
+    );
     let rows = rows.fetch_all(connection).await.unwrap();
-    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4))).collect()
+    rows.iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4)))
+        .collect()
 }
 
 /// A moment of a minute ago, and so many milliseconds later.
@@ -199,13 +248,32 @@ async fn the_example_ends_with_the_same_rows_when_events_come_out_of_order() {
         for order in orders(3 + usize::from(deleted)) {
             let user = format!("usr_{}_{order:?}", u8::from(deleted));
             let event = |n: i64, time: i64, event: Fixture, data| {
-                event.id(format!("evt_{user}_{n}")).time(at(time)).subject("user_id", &user).data(data)
+                event
+                    .id(format!("evt_{user}_{n}"))
+                    .time(at(time))
+                    .subject("user_id", &user)
+                    .data(data)
             };
             let events = [
-                event(0, 0, Fixture::of::<UserCreated>(), json!({ "username": "first", "status": "new" })),
+                event(
+                    0,
+                    0,
+                    Fixture::of::<UserCreated>(),
+                    json!({ "username": "first", "status": "new" }),
+                ),
                 // Within the same millisecond.
-                event(1, 0, Fixture::of::<UserUpdated>(), json!({ "username": "second" })),
-                event(2, 1, Fixture::of::<UserUpdated>(), json!({ "status": "blocked" })),
+                event(
+                    1,
+                    0,
+                    Fixture::of::<UserUpdated>(),
+                    json!({ "username": "second" }),
+                ),
+                event(
+                    2,
+                    1,
+                    Fixture::of::<UserUpdated>(),
+                    json!({ "status": "blocked" }),
+                ),
                 event(3, 2, Fixture::of::<UserDeleted>(), json!({})),
             ];
             let (http, port, count) = (http.clone(), Arc::clone(&service.port), order.len());
@@ -215,10 +283,18 @@ async fn the_example_ends_with_the_same_rows_when_events_come_out_of_order() {
                 }
             });
             let left = |text: &str| (!deleted).then(|| text.to_owned());
-            expected.push((user, left("second"), left("blocked"), deleted, i64::try_from(count).unwrap()));
+            expected.push((
+                user,
+                left("second"),
+                left("blocked"),
+                deleted,
+                i64::try_from(count).unwrap(),
+            ));
         }
     }
-    timeout(DEADLINE, users_of_all_orders.join_all()).await.expect("a delivery is stuck");
+    timeout(DEADLINE, users_of_all_orders.join_all())
+        .await
+        .expect("a delivery is stuck");
     expected.sort();
     assert_eq!(users(&mut connection).await, expected);
 }
@@ -228,19 +304,45 @@ async fn the_example_clears_a_column_for_null_and_leaves_it_for_what_is_absent_o
     let (url, mut connection) = database("nulls").await;
     let (service, http) = (Service::start(url).await, http());
     let said = [
-        (json!({ "username": "ada", "status": "active" }), Some("ada"), Some("active")),
+        (
+            json!({ "username": "ada", "status": "active" }),
+            Some("ada"),
+            Some("active"),
+        ),
         (json!({}), Some("ada"), Some("active")),
-        (json!({ "username": 17, "status": { "word": "blocked" } }), Some("ada"), Some("active")),
+        (
+            json!({ "username": 17, "status": { "word": "blocked" } }),
+            Some("ada"),
+            Some("active"),
+        ),
         (json!({ "username": null }), None, Some("active")),
-        (json!({ "username": "countess", "status": null }), Some("countess"), None),
+        (
+            json!({ "username": "countess", "status": null }),
+            Some("countess"),
+            None,
+        ),
         (json!(null), Some("countess"), None),
     ];
     for (n, (said, username, status)) in (0_i64..).zip(said) {
-        let event = if n == 0 { Fixture::of::<UserCreated>() } else { Fixture::of::<UserUpdated>() };
-        let event = event.id(format!("evt_{n}")).time(at(n)).subject("user_id", "usr_1").data(said.clone());
+        let event = if n == 0 {
+            Fixture::of::<UserCreated>()
+        } else {
+            Fixture::of::<UserUpdated>()
+        };
+        let event = event
+            .id(format!("evt_{n}"))
+            .time(at(n))
+            .subject("user_id", "usr_1")
+            .data(said.clone());
         deliver(http.clone(), Arc::clone(&service.port), event).await;
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        let expected = ("usr_1".to_owned(), owned(username), owned(status), false, n + 1);
+        let expected = (
+            "usr_1".to_owned(),
+            owned(username),
+            owned(status),
+            false,
+            n + 1,
+        );
         assert_eq!(users(&mut connection).await, [expected], "after {said}");
     }
 }
@@ -250,14 +352,22 @@ async fn the_example_clears_a_column_for_null_and_leaves_it_for_what_is_absent_o
 async fn the_readmes_statements_end_with_the_same_row_when_events_come_out_of_order() {
     const README: &str = include_str!("../../../../README.md");
     let between = |begin: &str, end: &str| -> &'static str {
-        let (_, rest) = README.split_once(begin).unwrap_or_else(|| panic!("the README has no {begin:?}"));
+        let (_, rest) = README
+            .split_once(begin)
+            .unwrap_or_else(|| panic!("the README has no {begin:?}"));
         rest.split_once(end).expect("it ends").0
     };
     let statement = |name: &str| between(&format!("const {name}: &str = \""), "\";");
     let [create, update, delete] = ["CREATE", "UPDATE", "DELETE"].map(statement);
     let mut connection = PostgresServer::shared().await.connection().await.unwrap();
-    let table = format!("CREATE TEMPORARY TABLE users ({})", between("// users: ", "\n"));
-    sqlx::raw_sql(AssertSqlSafe(table)).execute(&mut connection).await.unwrap();
+    let table = format!(
+        "CREATE TEMPORARY TABLE users ({})",
+        between("// users: ", "\n")
+    );
+    sqlx::raw_sql(AssertSqlSafe(table))
+        .execute(&mut connection)
+        .await
+        .unwrap();
     for deleted in [false, true] {
         for order in orders(3 + usize::from(deleted)) {
             let user = format!("usr_{order:?}");
@@ -275,10 +385,15 @@ async fn the_readmes_statements_end_with_the_same_row_when_events_come_out_of_or
                 }
                 query.execute(&mut connection).await.unwrap();
             }
-            let row = sqlx::query("SELECT data::text, deleted FROM users WHERE id = $1").bind(&user);
+            let row =
+                sqlx::query("SELECT data::text, deleted FROM users WHERE id = $1").bind(&user);
             let row = row.fetch_one(&mut connection).await.unwrap();
             let expected = (!deleted).then(|| r#"{"n": 2}"#.to_owned());
-            assert_eq!((row.get::<Option<String>, _>(0), row.get(1)), (expected, deleted), "{user}");
+            assert_eq!(
+                (row.get::<Option<String>, _>(0), row.get(1)),
+                (expected, deleted),
+                "{user}"
+            );
         }
     }
 }
@@ -294,51 +409,99 @@ async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of
 
     let mut sent = 0;
     for _ in 0..ROUNDS {
-        for moment in [Moment::AtOnce, Moment::Writing, Moment::Completing, Moment::Committed] {
+        for moment in [
+            Moment::AtOnce,
+            Moment::Writing,
+            Moment::Completing,
+            Moment::Committed,
+        ] {
             let before = applied(&mut observer).await;
             let mut table = first.begin().await.unwrap();
             if let Moment::Writing | Moment::Completing = moment {
-                sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE").execute(&mut *table).await.unwrap();
+                sqlx::query("LOCK TABLE users IN EXCLUSIVE MODE")
+                    .execute(&mut *table)
+                    .await
+                    .unwrap();
             }
             let mut deliveries = JoinSet::new();
             // The latest goes first.
             for n in (sent..sent + EVENTS).rev().flat_map(|n| [n, n]) {
-                deliveries.spawn(deliver(http.clone(), Arc::clone(&service.port), event(n, begin)));
+                deliveries.spawn(deliver(
+                    http.clone(),
+                    Arc::clone(&service.port),
+                    event(n, begin),
+                ));
             }
             sent += EVENTS;
             let mut records = second.begin().await.unwrap();
             match moment {
                 Moment::AtOnce => {}
-                Moment::Writing => until!("no handler writes", observer, |c| waiting(c, "INSERT INTO users%").await),
+                Moment::Writing => until!("no handler writes", observer, |c| waiting(
+                    c,
+                    "INSERT INTO users%"
+                )
+                .await),
                 Moment::Completing => {
-                    until!("no handler writes", observer, |c| waiting(c, "INSERT INTO users%").await);
+                    until!("no handler writes", observer, |c| waiting(
+                        c,
+                        "INSERT INTO users%"
+                    )
+                    .await);
                     let claimed = "SELECT FROM authpi_ledger WHERE state = 1 FOR UPDATE";
                     sqlx::query(claimed).execute(&mut *records).await.unwrap();
                     table.rollback().await.unwrap();
                     table = first.begin().await.unwrap();
-                    until!("no claim is completed", observer, |c| waiting(c, "%UPDATE authpi_ledger SET%state = 2%")
-                        .await);
+                    until!("no claim is completed", observer, |c| waiting(
+                        c,
+                        "%UPDATE authpi_ledger SET%state = 2%"
+                    )
+                    .await);
                 }
-                Moment::Committed => until!("no effect takes place", observer, |c| applied(c).await >= before + 3),
+                Moment::Committed => until!("no effect takes place", observer, |c| applied(c)
+                    .await
+                    >= before + 3),
             }
             service.kill().await;
             table.rollback().await.unwrap();
             records.rollback().await.unwrap();
             service.start_again().await;
-            timeout(DEADLINE, deliveries.join_all()).await.unwrap_or_else(|_| panic!("killed {moment:?}, it is stuck"));
-            assert_eq!(applied(&mut observer).await, i64::try_from(sent).unwrap(), "after it was killed {moment:?}");
+            timeout(DEADLINE, deliveries.join_all())
+                .await
+                .unwrap_or_else(|_| panic!("killed {moment:?}, it is stuck"));
+            assert_eq!(
+                applied(&mut observer).await,
+                i64::try_from(sent).unwrap(),
+                "after it was killed {moment:?}"
+            );
         }
     }
-    let rows = sqlx::query("SELECT username, deleted, events FROM users ORDER BY id").fetch_all(&mut observer).await;
-    let rows: Vec<(Option<String>, bool, i64)> =
-        rows.unwrap().iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let rows = sqlx::query("SELECT username, deleted, events FROM users ORDER BY id")
+        .fetch_all(&mut observer)
+        .await;
+    let rows: Vec<(Option<String>, bool, i64)> = rows
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
     let each = i64::try_from(sent / USERS).unwrap();
-    let mut expected: Vec<_> = (sent - USERS..sent).map(|n| (Some(format!("name {n}")), false, each)).collect();
+    let mut expected: Vec<_> = (sent - USERS..sent)
+        .map(|n| (Some(format!("name {n}")), false, each))
+        .collect();
     expected[USERS - 1] = (None, true, each);
     assert_eq!(rows, expected);
 
     let id = service.process.id().expect("it runs").to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
-    let ended = timeout(DEADLINE, service.process.wait()).await.expect("SIGTERM does not end it").unwrap();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
+    let ended = timeout(DEADLINE, service.process.wait())
+        .await
+        .expect("SIGTERM does not end it")
+        .unwrap();
     assert!(ended.success(), "ended with {ended}");
 }

@@ -1,4 +1,5 @@
-//! What a handler writes in its `Tx` takes place exactly once, together with the record that it was handled.
+//! What a handler writes in its `Tx` takes place exactly once, together with the record that it was
+//! handled.
 
 use std::{
     sync::{
@@ -11,7 +12,10 @@ use std::{
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, HandlerError, Handlers},
-    ledger::{Claim, Completion, EventKey, Held, Inbox as _, Ledger as _, Postgres, Transactional as _, Tx},
+    ledger::{
+        Claim, Completion, EventKey, Held, Inbox as _, Ledger as _, Postgres, Transactional as _,
+        Tx,
+    },
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
     testing::Fixture,
@@ -62,7 +66,12 @@ impl Shop {
     async fn with(limit: Option<Duration>, server: &PostgresServer, pool: PgPool) -> Self {
         let prefix = fresh_prefix();
         let mut other = server.connection().await.unwrap();
-        meddle(&mut other, &prefix, "CREATE TABLE {t}sold (id bigserial PRIMARY KEY, event_id text)").await;
+        meddle(
+            &mut other,
+            &prefix,
+            "CREATE TABLE {t}sold (id bigserial PRIMARY KEY, event_id text)",
+        )
+        .await;
         let options = Postgres::options().prefix(&prefix);
         let (ledger, patient) = match limit {
             Some(limit) => with_short_limit(&options, limit, &pool).await,
@@ -71,7 +80,12 @@ impl Shop {
                 (ledger.clone(), ledger)
             }
         };
-        Self { ledger, patient, prefix, other }
+        Self {
+            ledger,
+            patient,
+            prefix,
+            other,
+        }
     }
 
     fn seller(&self) -> Seller {
@@ -80,8 +94,14 @@ impl Shop {
 
     /// What was sold, in the order of the sales.
     async fn sold(&mut self) -> Vec<String> {
-        let sold = AssertSqlSafe(format!("SELECT event_id FROM {}sold ORDER BY id", self.prefix));
-        sqlx::query_scalar(sold).fetch_all(&mut self.other).await.unwrap()
+        let sold = AssertSqlSafe(format!(
+            "SELECT event_id FROM {}sold ORDER BY id",
+            self.prefix
+        ));
+        sqlx::query_scalar(sold)
+            .fetch_all(&mut self.other)
+            .await
+            .unwrap()
     }
 
     async fn claim(&self, n: usize) -> Claim {
@@ -95,12 +115,19 @@ struct Seller(Arc<str>);
 
 impl Seller {
     async fn sell(&self, connection: &mut PgConnection, event_id: &str) -> Result<(), sqlx::Error> {
-        sqlx::query(AssertSqlSafe(self.0.clone())).bind(event_id).execute(connection).await.map(drop)
+        sqlx::query(AssertSqlSafe(self.0.clone()))
+            .bind(event_id)
+            .execute(connection)
+            .await
+            .map(drop)
     }
 }
 
 fn of_one(options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).connect_lazy_with(options)
+    PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(PATIENCE)
+        .connect_lazy_with(options)
 }
 
 fn event() -> Fixture {
@@ -108,7 +135,15 @@ fn event() -> Fixture {
 }
 
 pub(super) async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
-    receiver.receive(fixture.request(&SignatureScheme::authpi(), &SECRET.into()).unwrap()).await.status().as_u16()
+    receiver
+        .receive(
+            fixture
+                .request(&SignatureScheme::authpi(), &SECRET.into())
+                .unwrap(),
+        )
+        .await
+        .status()
+        .as_u16()
 }
 
 pub(super) fn verifier() -> Verifier {
@@ -142,7 +177,12 @@ async fn an_effect_and_its_completion_commit_together() {
         assert_eq!(deliver(&receiver, &event()).await, 200);
     }
     assert_eq!(shop.sold().await, ["evt_0"]);
-    assert_eq!(shop.claim(0).await, Claim::Handled { first_digest: digest(&event()) });
+    assert_eq!(
+        shop.claim(0).await,
+        Claim::Handled {
+            first_digest: digest(&event())
+        }
+    );
 }
 
 fn digest(event: &Fixture) -> authpi_sdk::ledger::Digest {
@@ -184,10 +224,19 @@ async fn an_error_a_panic_a_missed_deadline_and_a_transaction_put_away_undo_the_
 #[tokio::test]
 async fn what_a_handler_gave_up_is_undone_and_a_dead_letter() {
     let mut shop = Shop::open().await;
-    let receiver = selling(&shop, async |_, _| Err(HandlerError::terminal("no such user")));
+    let receiver = selling(&shop, async |_, _| {
+        Err(HandlerError::terminal("no such user"))
+    });
     assert_eq!(deliver(&receiver, &event()).await, 200);
     assert!(shop.sold().await.is_empty());
-    assert_eq!(shop.ledger.dead_letters("users", None, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        shop.ledger
+            .dead_letters("users", None, 10)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -222,7 +271,10 @@ async fn savepoints_can_be_had_and_one_left_open_is_part_of_the_commit() {
     let mut inner = tx.begin().await.unwrap();
     seller.sell(&mut inner, "left open").await.unwrap();
     std::mem::forget(inner);
-    assert_eq!(shop.ledger.commit(tx, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(
+        shop.ledger.commit(tx, &key(0), token).await.unwrap(),
+        Held::Yes
+    );
     assert_eq!(shop.sold().await, ["kept", "left open"]);
 }
 
@@ -245,7 +297,11 @@ async fn of_a_stale_token_nothing_is_kept_and_a_token_commits_once() {
         let mut tx = shop.ledger.begin().await.unwrap();
         seller.sell(&mut tx, "never").await.unwrap();
         assert!(meddle(&mut shop.other, &shop.prefix, spoil).await > 0);
-        assert_eq!(shop.ledger.commit(tx, &key(n), token).await.unwrap(), Held::Lost, "{spoil}");
+        assert_eq!(
+            shop.ledger.commit(tx, &key(n), token).await.unwrap(),
+            Held::Lost,
+            "{spoil}"
+        );
         assert!(shop.sold().await.is_empty(), "{spoil}");
     }
 }
@@ -257,7 +313,10 @@ async fn a_lease_that_ran_out_unnoticed_still_commits() {
     let mut tx = shop.ledger.begin().await.unwrap();
     shop.seller().sell(&mut tx, "evt_0").await.unwrap();
     grow_older(&mut shop.other, &shop.prefix, 2 * LEASE).await;
-    assert_eq!(shop.ledger.commit(tx, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(
+        shop.ledger.commit(tx, &key(0), token).await.unwrap(),
+        Held::Yes
+    );
     assert_eq!(shop.sold().await, ["evt_0"]);
 }
 
@@ -275,39 +334,75 @@ async fn a_commit_that_the_database_refuses_is_an_error_and_leaves_the_claim() {
     let error = shop.ledger.commit(tx, &key(0), token).await.unwrap_err();
     assert!(chain(&error).contains("duplicate key"), "{}", chain(&error));
     assert_eq!(shop.sold().await, ["evt_0"]);
-    assert_eq!(shop.ledger.renew(&key(0), token, LEASE).await.unwrap(), Held::Yes);
+    assert_eq!(
+        shop.ledger.renew(&key(0), token, LEASE).await.unwrap(),
+        Held::Yes
+    );
 }
 
 /// The transaction does not see the renewal, and so must not write over it.
 #[tokio::test]
 async fn where_reads_are_repeatable_a_lease_renewed_meanwhile_refuses_the_commit() {
     let server = PostgresServer::shared().await;
-    let options = server.options().options([("default_transaction_isolation", "repeatable read")]);
-    let mut shop = Shop::over(PgPoolOptions::new().max_connections(2).connect_lazy_with(options)).await;
+    let options = server
+        .options()
+        .options([("default_transaction_isolation", "repeatable read")]);
+    let mut shop = Shop::over(
+        PgPoolOptions::new()
+            .max_connections(2)
+            .connect_lazy_with(options),
+    )
+    .await;
     let seller = shop.seller();
     let token = granted(&shop.ledger, 0).await;
     let mut tx = shop.ledger.begin().await.unwrap();
     seller.sell(&mut tx, "never").await.unwrap();
-    assert_eq!(shop.ledger.renew(&key(0), token, LEASE).await.unwrap(), Held::Yes);
+    assert_eq!(
+        shop.ledger.renew(&key(0), token, LEASE).await.unwrap(),
+        Held::Yes
+    );
     let error = shop.ledger.commit(tx, &key(0), token).await.unwrap_err();
-    assert!(chain(&error).contains("could not serialize"), "{}", chain(&error));
+    assert!(
+        chain(&error).contains("could not serialize"),
+        "{}",
+        chain(&error)
+    );
     assert!(shop.sold().await.is_empty());
 
     let mut tx = shop.ledger.begin().await.unwrap();
     seller.sell(&mut tx, "evt_0").await.unwrap();
-    assert_eq!(shop.ledger.commit(tx, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(
+        shop.ledger.commit(tx, &key(0), token).await.unwrap(),
+        Held::Yes
+    );
     assert_eq!(shop.sold().await, ["evt_0"]);
 }
 
-/// One of two transactions that could not have run one after the other is refused, and its event is handled by another try.
+/// One of two transactions that could not have run one after the other is refused, and its event is
+/// handled by another try.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_transactions_are_serializable_each_effect_still_takes_place_once() {
     let options = PostgresServer::shared().await.options();
     let options = options.options([("default_transaction_isolation", "serializable")]);
-    let mut shop =
-        Shop::over(PgPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE).connect_lazy_with(options)).await;
-    meddle(&mut shop.other, &shop.prefix, "CREATE TABLE {t}total (n bigint)").await;
-    meddle(&mut shop.other, &shop.prefix, "INSERT INTO {t}total VALUES (0)").await;
+    let mut shop = Shop::over(
+        PgPoolOptions::new()
+            .max_connections(8)
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(options),
+    )
+    .await;
+    meddle(
+        &mut shop.other,
+        &shop.prefix,
+        "CREATE TABLE {t}total (n bigint)",
+    )
+    .await;
+    meddle(
+        &mut shop.other,
+        &shop.prefix,
+        "INSERT INTO {t}total VALUES (0)",
+    )
+    .await;
     let add: Arc<str> = format!("UPDATE {}total SET n = n + 1", shop.prefix).into();
     let receiver = selling(&shop, move |_, mut tx| {
         let add = AssertSqlSafe(add.clone());
@@ -329,7 +424,13 @@ async fn where_transactions_are_serializable_each_effect_still_takes_place_once(
     }
     deliveries.join_all().await;
     let total = AssertSqlSafe(format!("SELECT n FROM {}total", shop.prefix));
-    assert_eq!(sqlx::query_scalar::<_, i64>(total).fetch_one(&mut shop.other).await.unwrap(), 20);
+    assert_eq!(
+        sqlx::query_scalar::<_, i64>(total)
+            .fetch_one(&mut shop.other)
+            .await
+            .unwrap(),
+        20
+    );
     assert_eq!(shop.sold().await.len(), 20);
 }
 
@@ -339,7 +440,11 @@ async fn workers_of_several_processes_apply_each_effect_once() {
     let mut workers = JoinSet::new();
     let done: Arc<Notify> = Arc::default();
     for _ in 0..3 {
-        let ledger = Postgres::options().prefix(&shop.prefix).open(pool(PostgresServer::shared().await)).await.unwrap();
+        let ledger = Postgres::options()
+            .prefix(&shop.prefix)
+            .open(pool(PostgresServer::shared().await))
+            .await
+            .unwrap();
         let handlers = Handlers::new(shop.seller()).otherwise_tx(
             async |event: Event, cx: Context<Seller>, mut tx: Tx<Postgres>| {
                 cx.state.sell(&mut tx, event.id()).await?;
@@ -350,11 +455,17 @@ async fn workers_of_several_processes_apply_each_effect_once() {
             },
         );
         let pause = Duration::from_millis(5);
-        let worker = Worker::new("users", ledger, handlers).concurrency(4).pauses(pause, pause).build().unwrap();
+        let worker = Worker::new("users", ledger, handlers)
+            .concurrency(4)
+            .pauses(pause, pause)
+            .build()
+            .unwrap();
         let done = Arc::clone(&done);
         workers.spawn(async move { worker.run(done.notified()).await });
     }
-    let hook = Receiver::inbox("users", verifier(), shop.ledger.clone()).build().unwrap();
+    let hook = Receiver::inbox("users", verifier(), shop.ledger.clone())
+        .build()
+        .unwrap();
     for n in 0..EVENTS {
         assert_eq!(deliver(&hook, &event().id(format!("evt_{n}"))).await, 200);
         assert_eq!(deliver(&hook, &event().id(format!("evt_{n}"))).await, 200);
@@ -373,7 +484,8 @@ async fn workers_of_several_processes_apply_each_effect_once() {
     assert_eq!(sold, expected);
 }
 
-/// Its lock is on the row of the record: whoever renews the lease meanwhile waits for it, and not for ever.
+/// Its lock is on the row of the record: whoever renews the lease meanwhile waits for it, and not
+/// for ever.
 #[tokio::test]
 async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_lease() {
     let server = PostgresServer::shared().await;
@@ -386,16 +498,24 @@ async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_
 
     let begun = Instant::now();
     let error = shop.ledger.renew(&key(0), token, LEASE).await.unwrap_err();
-    assert!(chain(&error).contains("did not answer within 300ms"), "{}", chain(&error));
+    assert!(
+        chain(&error).contains("did not answer within 300ms"),
+        "{}",
+        chain(&error)
+    );
     assert!(begun.elapsed() < 10 * limit, "{:?}", begun.elapsed());
 
     locking.rollback().await.unwrap();
     let renewed = || async { shop.patient.renew(&key(0), token, LEASE).await.ok() };
-    assert_eq!(until(|| "the lease cannot be renewed".to_owned(), renewed).await, Held::Yes);
+    assert_eq!(
+        until(|| "the lease cannot be renewed".to_owned(), renewed).await,
+        Held::Yes
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_the_pool_back_in_time() {
+async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_the_pool_back_in_time()
+ {
     let server = PostgresServer::shared().await;
     let limit = Duration::from_millis(300);
     let mut shop = Shop::with(Some(limit), server, of_one(server.options())).await;
@@ -403,11 +523,22 @@ async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_t
     let begun = || async { shop.ledger.begin().await.ok() };
     let mut tx = until(|| "no transaction can be begun".to_owned(), begun).await;
     shop.seller().sell(&mut tx, "never").await.unwrap();
-    let forever = timeout(limit, sqlx::query("SELECT pg_sleep(3600)").execute(&mut *tx)).await;
+    let forever = timeout(
+        limit,
+        sqlx::query("SELECT pg_sleep(3600)").execute(&mut *tx),
+    )
+    .await;
     assert!(forever.is_err(), "pg_sleep is over");
     drop(tx);
     let renewed = || async { shop.patient.renew(&key(0), token, LEASE).await.ok() };
-    assert_eq!(until(|| "the pool's one connection is never free again".to_owned(), renewed).await, Held::Yes);
+    assert_eq!(
+        until(
+            || "the pool's one connection is never free again".to_owned(),
+            renewed
+        )
+        .await,
+        Held::Yes
+    );
     assert!(shop.sold().await.is_empty());
 }
 
@@ -423,15 +554,31 @@ async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_
     let paused = server.pause().await;
     let begun = Instant::now();
     let error = shop.ledger.commit(tx, &key(0), token).await.unwrap_err();
-    assert!(chain(&error).contains("did not answer within 300ms"), "{}", chain(&error));
+    assert!(
+        chain(&error).contains("did not answer within 300ms"),
+        "{}",
+        chain(&error)
+    );
     let error = shop.ledger.begin().await.unwrap_err();
-    assert!(chain(&error).contains("did not answer within 300ms"), "{}", chain(&error));
+    assert!(
+        chain(&error).contains("did not answer within 300ms"),
+        "{}",
+        chain(&error)
+    );
     assert!(begun.elapsed() < 10 * limit, "{:?}", begun.elapsed());
     drop(paused);
 
     // The completion arrived, and the commit was never sent.
-    let completed = || async { shop.patient.complete(&key(0), token, Completion::Handled).await.ok() };
-    assert_eq!(until(|| "the ledger does not recover".to_owned(), completed).await, Held::Yes);
+    let completed = || async {
+        shop.patient
+            .complete(&key(0), token, Completion::Handled)
+            .await
+            .ok()
+    };
+    assert_eq!(
+        until(|| "the ledger does not recover".to_owned(), completed).await,
+        Held::Yes
+    );
     assert!(shop.sold().await.is_empty());
 }
 
@@ -446,7 +593,10 @@ async fn a_server_that_crashes_in_a_transaction_has_undone_it() {
     assert!(shop.ledger.commit(tx, &key(0), token).await.is_err());
     assert!(shop.ledger.begin().await.is_err());
     server.start_again().await;
-    assert!(matches!(answered(&shop.ledger, 0).await, Claim::InFlight { .. }));
+    assert!(matches!(
+        answered(&shop.ledger, 0).await,
+        Claim::InFlight { .. }
+    ));
     shop.other = server.connection().await.unwrap();
     assert!(shop.sold().await.is_empty());
 }
@@ -469,7 +619,10 @@ struct Proxy {
 impl Proxy {
     async fn start(server: &'static PostgresServer, cut: Cut) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, armed) = (listener.local_addr().unwrap().port(), Arc::<AtomicBool>::default());
+        let (port, armed) = (
+            listener.local_addr().unwrap().port(),
+            Arc::<AtomicBool>::default(),
+        );
         let cutting = Arc::clone(&armed);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -483,7 +636,8 @@ impl Proxy {
     async fn pass(client: TcpStream, server: TcpStream, cut: Cut, armed: Arc<AtomicBool>) {
         let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
             (client.into_split(), server.into_split());
-        let mut answering = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        let mut answering =
+            tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
         while let Some(sent) = Self::some(&mut from_client).await {
             if armed.load(Ordering::SeqCst) && sent.windows(6).any(|text| text == b"COMMIT") {
                 armed.store(false, Ordering::SeqCst);
@@ -515,11 +669,17 @@ async fn a_commit_whose_answer_is_lost_is_an_error_and_the_next_delivery_tells_w
     let server = PostgresServer::shared().await;
     for cut in [Cut::Before, Cut::After] {
         let proxy = Proxy::start(server, cut).await;
-        let through = PgPoolOptions::new().max_connections(4).connect_lazy_with(server.options().port(proxy.port));
+        let through = PgPoolOptions::new()
+            .max_connections(4)
+            .connect_lazy_with(server.options().port(proxy.port));
         let mut shop = Shop::over(through).await;
         let receiver = selling(&shop, async |_, _| Ok(()));
         proxy.armed.store(true, Ordering::SeqCst);
-        assert_eq!(deliver(&receiver, &event()).await, 503, "{cut:?}: it is not known whether it took place");
+        assert_eq!(
+            deliver(&receiver, &event()).await,
+            503,
+            "{cut:?}: it is not known whether it took place"
+        );
         assert!(!proxy.armed.load(Ordering::SeqCst), "no commit came by");
         if cut == Cut::Before {
             assert!(shop.sold().await.is_empty());
@@ -527,7 +687,10 @@ async fn a_commit_whose_answer_is_lost_is_an_error_and_the_next_delivery_tells_w
             let sql: Arc<str> = format!("SELECT FROM {}sold", shop.prefix).into();
             let other = tokio::sync::Mutex::new(&mut shop.other);
             let committed = || async {
-                let rows = sqlx::query(AssertSqlSafe(sql.clone())).fetch_all(&mut **other.lock().await).await.unwrap();
+                let rows = sqlx::query(AssertSqlSafe(sql.clone()))
+                    .fetch_all(&mut **other.lock().await)
+                    .await
+                    .unwrap();
                 (rows.len() == 1).then_some(())
             };
             until(|| "the commit did not take place".to_owned(), committed).await;
@@ -541,16 +704,24 @@ async fn a_commit_whose_answer_is_lost_is_an_error_and_the_next_delivery_tells_w
 #[tokio::test]
 async fn a_worker_s_dead_letter_is_replayed_and_its_effect_takes_place_once() {
     let mut shop = Shop::open().await;
-    let hook = Receiver::inbox("users", verifier(), shop.ledger.clone()).build().unwrap();
+    let hook = Receiver::inbox("users", verifier(), shop.ledger.clone())
+        .build()
+        .unwrap();
     assert_eq!(deliver(&hook, &event()).await, 200);
     let bug: Arc<AtomicBool> = Arc::new(AtomicBool::new(true));
     let handlers = Handlers::new((shop.seller(), Arc::clone(&bug))).otherwise_tx(
         async |event: Event, cx: Context<(Seller, Arc<AtomicBool>)>, mut tx: Tx<Postgres>| {
             cx.state.0.sell(&mut tx, event.id()).await?;
-            if cx.state.1.load(Ordering::SeqCst) { Err(HandlerError::terminal("a bug")) } else { Ok(()) }
+            if cx.state.1.load(Ordering::SeqCst) {
+                Err(HandlerError::terminal("a bug"))
+            } else {
+                Ok(())
+            }
         },
     );
-    let worker = Worker::new("users", shop.ledger.clone(), handlers).build().unwrap();
+    let worker = Worker::new("users", shop.ledger.clone(), handlers)
+        .build()
+        .unwrap();
     let ledger = shop.ledger.clone();
     let settled = || async {
         let empty = async {
@@ -558,11 +729,16 @@ async fn a_worker_s_dead_letter_is_replayed_and_its_effect_takes_place_once() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, worker.run(empty)).await.expect("the worker does not stop");
+        timeout(PATIENCE, worker.run(empty))
+            .await
+            .expect("the worker does not stop");
     };
     settled().await;
     let letters = ledger.dead_letters("users", None, 10).await.unwrap();
-    assert_eq!(letters.iter().map(|letter| &letter.key).collect::<Vec<_>>(), [&EventKey::new("users", "evt_0")]);
+    assert_eq!(
+        letters.iter().map(|letter| &letter.key).collect::<Vec<_>>(),
+        [&EventKey::new("users", "evt_0")]
+    );
     bug.store(false, Ordering::SeqCst);
     assert!(ledger.replay(&letters[0].key).await.unwrap());
     settled().await;

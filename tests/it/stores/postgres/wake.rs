@@ -43,33 +43,49 @@ impl Woken {
     fn start(ledger: &Postgres) -> Self {
         let (tell, handled) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let handlers =
-            Handlers::new(tell).otherwise(async |event: Event, cx: Context<mpsc::UnboundedSender<String>>| {
+        let handlers = Handlers::new(tell).otherwise(
+            async |event: Event, cx: Context<mpsc::UnboundedSender<String>>| {
                 cx.state.send(event.id().to_owned())?;
                 Ok(())
-            });
-        let worker = Worker::new("users", ledger.clone(), handlers).poll(POLL).build().unwrap();
+            },
+        );
+        let worker = Worker::new("users", ledger.clone(), handlers)
+            .poll(POLL)
+            .build()
+            .unwrap();
         tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
-        Self { handled, _stop: stop }
+        Self {
+            handled,
+            _stop: stop,
+        }
     }
 
     async fn next(&mut self) -> String {
-        let handled = timeout(PATIENCE, self.handled.recv()).await.expect("the worker was not woken");
+        let handled = timeout(PATIENCE, self.handled.recv())
+            .await
+            .expect("the worker was not woken");
         handled.expect("the worker has ended")
     }
 }
 
 async fn append(ledger: &Postgres, n: usize) {
     let event = Fixture::of::<UserCreated>().id(format!("evt_{n}"));
-    let appended = ledger.append(&key(n), DIGEST, None, event.body()).await.unwrap();
+    let appended = ledger
+        .append(&key(n), DIGEST, None, event.body())
+        .await
+        .unwrap();
     assert_eq!(appended, Appended::Stored);
 }
 
 /// How many connections listen, of those that go by this name.
 async fn listening(connection: &mut PgConnection, name: &str) -> i64 {
-    let count =
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND query LIKE 'LISTEN%' AND state = 'idle'";
-    sqlx::query(count).bind(name).fetch_one(connection).await.unwrap().get(0)
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND query LIKE 'LISTEN%' AND state = 'idle'";
+    sqlx::query(count)
+        .bind(name)
+        .fetch_one(connection)
+        .await
+        .unwrap()
+        .get(0)
 }
 
 async fn until_listening(server: &PostgresServer, name: &str, connections: i64) {
@@ -84,8 +100,16 @@ async fn until_listening(server: &PostgresServer, name: &str, connections: i64) 
 async fn an_append_wakes_the_workers_of_another_process_at_once() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let url = format!("{}?application_name={prefix}", server.url());
-    let appending = Postgres::options().prefix(&prefix).open(pool(server)).await.unwrap();
-    let waiting = Postgres::options().prefix(&prefix).connect(&url).await.unwrap();
+    let appending = Postgres::options()
+        .prefix(&prefix)
+        .open(pool(server))
+        .await
+        .unwrap();
+    let waiting = Postgres::options()
+        .prefix(&prefix)
+        .connect(&url)
+        .await
+        .unwrap();
     let mut woken = Woken::start(&waiting);
     until_listening(server, &prefix, 1).await;
     for n in 0..5 {
@@ -116,11 +140,14 @@ async fn what_is_appended_before_anybody_listens_is_found_when_somebody_does() {
     assert_eq!(handled.len(), EVENTS);
 }
 
-// With threads of its own, so that the client goes on while the server, which waits for it, is being ended.
+// With threads of its own, so that the client goes on while the server, which waits for it, is
+// being ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_comes_back_with_its_server() {
     let mut server = PostgresServer::start().await;
-    let waiting = Postgres::connect(&format!("{}?application_name=waiting", server.url())).await.unwrap();
+    let waiting = Postgres::connect(&format!("{}?application_name=waiting", server.url()))
+        .await
+        .unwrap();
     let mut woken = Woken::start(&waiting);
     until_listening(&server, "waiting", 1).await;
     server.stop();
@@ -135,16 +162,28 @@ async fn a_listener_comes_back_with_its_server() {
 async fn a_listener_whose_connection_was_ended_listens_again() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let url = format!("{}?application_name={prefix}", server.url());
-    let waiting = Postgres::options().prefix(&prefix).connect(&url).await.unwrap();
+    let waiting = Postgres::options()
+        .prefix(&prefix)
+        .connect(&url)
+        .await
+        .unwrap();
     let mut woken = Woken::start(&waiting);
     until_listening(server, &prefix, 1).await;
     let mut other = server.connection().await.unwrap();
     let end = "SELECT pg_terminate_backend(pid, 10000), pid FROM pg_stat_activity
         WHERE application_name = $1 AND query LIKE 'LISTEN%'";
-    let ended = sqlx::query(end).bind(&prefix).fetch_all(&mut other).await.unwrap();
+    let ended = sqlx::query(end)
+        .bind(&prefix)
+        .fetch_all(&mut other)
+        .await
+        .unwrap();
     assert!(ended.len() == 1 && ended[0].get(0));
     until_listening(server, &prefix, 1).await;
-    let appending = Postgres::options().prefix(&prefix).open(pool(server)).await.unwrap();
+    let appending = Postgres::options()
+        .prefix(&prefix)
+        .open(pool(server))
+        .await
+        .unwrap();
     append(&appending, 0).await;
     assert_eq!(woken.next().await, "evt_0");
 }
@@ -153,14 +192,22 @@ async fn a_listener_whose_connection_was_ended_listens_again() {
 async fn a_listener_takes_nothing_from_the_pool_and_ends_with_the_last_clone() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let options = server.options().application_name(&prefix);
-    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
-    let ledger = Postgres::options().prefix(&prefix).open(pool.clone()).await.unwrap();
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_lazy_with(options);
+    let ledger = Postgres::options()
+        .prefix(&prefix)
+        .open(pool.clone())
+        .await
+        .unwrap();
     let mut woken = Woken::start(&ledger);
     until_listening(server, &prefix, 1).await;
     append(&ledger, 0).await;
     assert_eq!(woken.next().await, "evt_0");
 
-    timeout(PATIENCE, pool.close()).await.expect("the listener keeps the pool from being closed");
+    timeout(PATIENCE, pool.close())
+        .await
+        .expect("the listener keeps the pool from being closed");
     drop((woken, ledger));
     until_listening(server, &prefix, 0).await;
 }
@@ -168,9 +215,18 @@ async fn a_listener_takes_nothing_from_the_pool_and_ends_with_the_last_clone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_at_the_same_time_share_a_notification() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let ledger = Postgres::options().prefix(&prefix).open(pool(server)).await.unwrap();
-    let channel = AssertSqlSafe(format!("SELECT 'authpi_appended_' || '{prefix}ledger'::regclass::oid"));
-    let channel: String = sqlx::query_scalar(channel).fetch_one(&pool(server)).await.unwrap();
+    let ledger = Postgres::options()
+        .prefix(&prefix)
+        .open(pool(server))
+        .await
+        .unwrap();
+    let channel = AssertSqlSafe(format!(
+        "SELECT 'authpi_appended_' || '{prefix}ledger'::regclass::oid"
+    ));
+    let channel: String = sqlx::query_scalar(channel)
+        .fetch_one(&pool(server))
+        .await
+        .unwrap();
     let mut listener = PgListener::connect_with(&pool(server)).await.unwrap();
     listener.listen(&channel).await.unwrap();
 
@@ -182,31 +238,63 @@ async fn appends_at_the_same_time_share_a_notification() {
     }
     appends.join_all().await;
     // What is behind this one is not counted, and it counts too.
-    sqlx::query("SELECT pg_notify($1, 'last')").bind(&channel).execute(&pool(server)).await.unwrap();
+    sqlx::query("SELECT pg_notify($1, 'last')")
+        .bind(&channel)
+        .execute(&pool(server))
+        .await
+        .unwrap();
     let mut notifications = 0;
-    while timeout(PATIENCE, listener.recv()).await.expect("a notification is lost").unwrap().payload() != "last" {
+    while timeout(PATIENCE, listener.recv())
+        .await
+        .expect("a notification is lost")
+        .unwrap()
+        .payload()
+        != "last"
+    {
         notifications += 1;
     }
     // One at once, and one for each 10 ms.
     let most = 1 + begun.elapsed().as_millis() / 10;
-    assert!((1..=most).contains(&notifications), "{notifications} notifications, {most} at most");
+    assert!(
+        (1..=most).contains(&notifications),
+        "{notifications} notifications, {most} at most"
+    );
 }
 
 #[tokio::test]
 async fn a_dead_letter_that_is_replayed_is_handled_by_a_worker_of_another_process() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let url = format!("{}?application_name={prefix}", server.url());
-    let operator = Postgres::options().prefix(&prefix).open(pool(server)).await.unwrap();
+    let operator = Postgres::options()
+        .prefix(&prefix)
+        .open(pool(server))
+        .await
+        .unwrap();
     append(&operator, 0).await;
-    let worker = Worker::new("users", operator.clone(), Handlers::new(()).otherwise(refuse)).build().unwrap();
+    let worker = Worker::new(
+        "users",
+        operator.clone(),
+        Handlers::new(()).otherwise(refuse),
+    )
+    .build()
+    .unwrap();
     let buried = async {
-        while operator.dead_letters("users", None, 1).await.unwrap().is_empty() {
+        while operator
+            .dead_letters("users", None, 1)
+            .await
+            .unwrap()
+            .is_empty()
+        {
             tokio::task::yield_now().await;
         }
     };
     timeout(PATIENCE, worker.run(buried)).await.unwrap();
 
-    let waiting = Postgres::options().prefix(&prefix).connect(&url).await.unwrap();
+    let waiting = Postgres::options()
+        .prefix(&prefix)
+        .connect(&url)
+        .await
+        .unwrap();
     let mut woken = Woken::start(&waiting);
     until_listening(server, &prefix, 1).await;
     assert!(operator.replay(&key(0)).await.unwrap());
@@ -216,7 +304,10 @@ async fn a_dead_letter_that_is_replayed_is_handled_by_a_worker_of_another_proces
         (backlog.depth == 0).then_some(())
     };
     until(|| "the replayed event is not handled".to_owned(), handled).await;
-    assert!(!operator.replay(&key(0)).await.unwrap(), "what was handled is replayed");
+    assert!(
+        !operator.replay(&key(0)).await.unwrap(),
+        "what was handled is replayed"
+    );
     assert!(operator.forget(&key(0)).await.unwrap());
 }
 

@@ -6,7 +6,13 @@ const DAY: i64 = 24 * 60 * 60 * 1_000;
 const PAUSE: Duration = Duration::from_mins(1);
 
 async fn append(ledger: &Sqlite, n: usize) {
-    assert_eq!(ledger.append(&key(n), DIGEST, None, Bytes::new()).await.unwrap(), Appended::Stored);
+    assert_eq!(
+        ledger
+            .append(&key(n), DIGEST, None, Bytes::new())
+            .await
+            .unwrap(),
+        Appended::Stored
+    );
 }
 
 async fn leased(ledger: &Sqlite, n: usize, attempt: u32) -> Token {
@@ -23,34 +29,74 @@ async fn leased(ledger: &Sqlite, n: usize, attempt: u32) -> Token {
 async fn no_lease_and_no_pause_outlasts_what_was_asked_for_though_the_clock_is_set_back() {
     for restarted in [false, true] {
         let (folder, (clock, time)) = (Folder::new(), clock_at_rest());
-        let open = async || Sqlite::options().clock(clock.clone()).open(folder.file()).await.unwrap();
+        let open = async || {
+            Sqlite::options()
+                .clock(clock.clone())
+                .open(folder.file())
+                .await
+                .unwrap()
+        };
         let mut ledger = open().await;
         granted(&ledger, 0).await;
         let token = granted(&ledger, 1).await;
-        assert_eq!(ledger.release(&key(1), token, PAUSE).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger.release(&key(1), token, PAUSE).await.unwrap(),
+            Held::Yes
+        );
         let token = granted(&ledger, 2).await;
-        assert_eq!(ledger.complete(&key(2), token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&key(2), token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
         append(&ledger, 3).await;
         append(&ledger, 4).await;
         let token = leased(&ledger, 3, 1).await;
-        assert_eq!(ledger.renew(&key(3), token, LEASE).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger.renew(&key(3), token, LEASE).await.unwrap(),
+            Held::Yes
+        );
         let token = leased(&ledger, 4, 1).await;
-        assert_eq!(ledger.release(&key(4), token, PAUSE).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger.release(&key(4), token, PAUSE).await.unwrap(),
+            Held::Yes
+        );
 
         time.fetch_sub(DAY, Ordering::Relaxed);
         if restarted {
             ledger.close().await;
             ledger = open().await;
         }
-        assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::InFlight { lease_left: LEASE });
-        assert_eq!(ledger.claim(&key(1), DIGEST, LEASE).await.unwrap(), Claim::NotYet { wait: PAUSE });
-        assert_eq!(ledger.claim(&key(2), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
-        let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else { panic!("it is leased") };
+        assert_eq!(
+            ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+            Claim::InFlight { lease_left: LEASE }
+        );
+        assert_eq!(
+            ledger.claim(&key(1), DIGEST, LEASE).await.unwrap(),
+            Claim::NotYet { wait: PAUSE }
+        );
+        assert_eq!(
+            ledger.claim(&key(2), DIGEST, LEASE).await.unwrap(),
+            Claim::Handled {
+                first_digest: DIGEST
+            }
+        );
+        let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
+            panic!("it is leased")
+        };
         assert_eq!(due_in, Some(LEASE));
         time.fetch_add(30_000, Ordering::Relaxed);
         assert_eq!(granted(&ledger, 0).await.attempt, 2);
         let token = leased(&ledger, 3, 2).await;
-        assert_eq!(ledger.complete(&key(3), token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&key(3), token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
         time.fetch_add(30_000, Ordering::Relaxed);
         assert_eq!(granted(&ledger, 1).await.attempt, 2);
         leased(&ledger, 4, 2).await;
@@ -65,7 +111,12 @@ async fn a_clock_that_goes_back_a_little_prolongs_nothing_in_what_is_told() {
     append(&ledger, 1).await;
     leased(&ledger, 1, 1).await;
     time.fetch_sub(500, Ordering::Relaxed);
-    assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::InFlight { lease_left: LEASE });
-    let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else { panic!("it is leased") };
+    assert_eq!(
+        ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+        Claim::InFlight { lease_left: LEASE }
+    );
+    let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
+        panic!("it is leased")
+    };
     assert_eq!(due_in, Some(LEASE));
 }

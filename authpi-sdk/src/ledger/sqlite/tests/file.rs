@@ -12,11 +12,21 @@ fn mode(path: &Path) -> u32 {
 async fn a_path_that_keeps_nothing_is_refused() {
     let folder = Folder::new();
     let memory = format!("file:{}?mode=memory&cache=shared", folder.file().display());
-    for path in
-        ["", ":memory:", "file:", "file::memory:", "file:hooks.db?mode=memory", "file:/hooks?vfs=memdb", &memory]
-    {
+    for path in [
+        "",
+        ":memory:",
+        "file:",
+        "file::memory:",
+        "file:hooks.db?mode=memory",
+        "file:/hooks?vfs=memdb",
+        &memory,
+    ] {
         let error = Sqlite::open(path).await.expect_err(path);
-        assert!(chain(&error).contains("Sqlite::in_memory()"), "{path}: {}", chain(&error));
+        assert!(
+            chain(&error).contains("Sqlite::in_memory()"),
+            "{path}: {}",
+            chain(&error)
+        );
         assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
     }
     assert!(!folder.file().exists() && !Path::new("hooks.db").exists());
@@ -27,7 +37,10 @@ async fn a_file_that_cannot_have_a_write_ahead_log_is_refused() {
     let folder = Folder::new();
     let uri = format!("file:{}?vfs=unix-none", folder.file().display());
     let error = chain(&Sqlite::open(uri).await.unwrap_err());
-    assert!(error.contains("journal_mode=delete") && error.contains("needs WAL"), "{error}");
+    assert!(
+        error.contains("journal_mode=delete") && error.contains("needs WAL"),
+        "{error}"
+    );
     let uri = format!("file:{}", folder.file().display());
     granted(&Sqlite::open(uri).await.unwrap(), 0).await;
 }
@@ -42,19 +55,36 @@ async fn a_new_file_and_its_log_are_its_owners_alone() {
         assert_eq!(mode(&folder.0.join(name)), 0o600, "{name}");
     }
     ledger.close().await;
-    let names = std::fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = std::fs::read_dir(&folder.0)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["hooks.db"]);
 
     // One that is there keeps the mode that it was given.
-    std::fs::set_permissions(folder.file(), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(
+        folder.file(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o640),
+    )
+    .unwrap();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
-    assert_eq!([mode(&folder.file()), mode(&folder.0.join("hooks.db-wal"))], [0o640; 2]);
+    assert_eq!(
+        [mode(&folder.file()), mode(&folder.0.join("hooks.db-wal"))],
+        [0o640; 2]
+    );
     ledger.close().await;
 
     // A link to what is not there yet.
     std::os::unix::fs::symlink("real.db", folder.0.join("link.db")).unwrap();
-    Sqlite::open(folder.0.join("link.db")).await.unwrap().close().await;
-    assert!(std::fs::symlink_metadata(folder.0.join("link.db")).unwrap().is_symlink());
+    Sqlite::open(folder.0.join("link.db"))
+        .await
+        .unwrap()
+        .close()
+        .await;
+    assert!(
+        std::fs::symlink_metadata(folder.0.join("link.db"))
+            .unwrap()
+            .is_symlink()
+    );
     assert_eq!(mode(&folder.0.join("real.db")), 0o600);
 }
 
@@ -62,7 +92,12 @@ async fn a_new_file_and_its_log_are_its_owners_alone() {
 #[tokio::test]
 async fn a_file_that_is_deleted_or_replaced_is_an_outage_and_no_success() {
     const GONE: &str = "was deleted or replaced after it was opened";
-    for (name, replaced) in [("hooks.db", false), ("hooks.db", true), ("hooks.db-wal", false), ("hooks.db-wal", true)] {
+    for (name, replaced) in [
+        ("hooks.db", false),
+        ("hooks.db", true),
+        ("hooks.db-wal", false),
+        ("hooks.db-wal", true),
+    ] {
         let folder = Folder::new();
         let ledger = Sqlite::open(folder.file()).await.unwrap();
         let token = granted(&ledger, 0).await;
@@ -78,17 +113,31 @@ async fn a_file_that_is_deleted_or_replaced_is_an_outage_and_no_success() {
         for n in at_once_without_a_transaction(&ledger).await {
             errors.push(n.unwrap_err());
         }
-        errors.push(ledger.append(&key(2), DIGEST, None, Bytes::new()).await.unwrap_err());
+        errors.push(
+            ledger
+                .append(&key(2), DIGEST, None, Bytes::new())
+                .await
+                .unwrap_err(),
+        );
         errors.push(ledger.lease_next("users", LEASE).await.unwrap_err());
         errors.push(ledger.backlog("users").await.unwrap_err());
         errors.push(ledger.dead_letters("users", None, 1).await.unwrap_err());
         errors.push(ledger.begin().await.unwrap_err());
         for error in errors {
-            assert!(chain(&error).contains(&format!("{name} {GONE}")), "{}", chain(&error));
+            assert!(
+                chain(&error).contains(&format!("{name} {GONE}")),
+                "{}",
+                chain(&error)
+            );
             assert_eq!(error.kind(), LedgerErrorKind::Unreachable);
         }
         std::fs::rename(&aside, &file).unwrap();
-        assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+        assert_eq!(
+            ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+            Claim::Handled {
+                first_digest: DIGEST
+            }
+        );
         granted(&ledger, 100).await;
     }
 }
@@ -108,10 +157,26 @@ async fn at_once_without_a_transaction(ledger: &Sqlite) -> Vec<Result<Claim, Led
 #[tokio::test]
 async fn an_error_says_whether_the_file_is_busy_cannot_be_written_or_refuses_the_content() {
     let folder = Folder::new();
-    let ledger = Sqlite::options().busy_timeout(Duration::from_millis(20)).open(folder.file()).await.unwrap();
-    let mut other = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file())).await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
-    let kind = async || ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err().kind();
+    let ledger = Sqlite::options()
+        .busy_timeout(Duration::from_millis(20))
+        .open(folder.file())
+        .await
+        .unwrap();
+    let mut other =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()))
+            .await
+            .unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let kind = async || {
+        ledger
+            .claim(&key(0), DIGEST, LEASE)
+            .await
+            .unwrap_err()
+            .kind()
+    };
     assert_eq!(kind().await, LedgerErrorKind::Busy);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
 
@@ -119,9 +184,22 @@ async fn an_error_says_whether_the_file_is_busy_cannot_be_written_or_refuses_the
     assert_eq!(kind().await, LedgerErrorKind::CannotWrite);
     run(&ledger, "PRAGMA query_only = OFF").await.unwrap();
 
-    let too_large = run(&ledger, "SELECT zeroblob(2000000000)").await.unwrap_err();
-    assert_eq!(too_large.kind(), LedgerErrorKind::Content, "{}", chain(&too_large));
-    assert_eq!(run(&ledger, "SELECT * FROM nowhere").await.unwrap_err().kind(), LedgerErrorKind::Unreachable);
+    let too_large = run(&ledger, "SELECT zeroblob(2000000000)")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        too_large.kind(),
+        LedgerErrorKind::Content,
+        "{}",
+        chain(&too_large)
+    );
+    assert_eq!(
+        run(&ledger, "SELECT * FROM nowhere")
+            .await
+            .unwrap_err()
+            .kind(),
+        LedgerErrorKind::Unreachable
+    );
     granted(&ledger, 0).await;
 }
 
@@ -129,9 +207,19 @@ async fn an_error_says_whether_the_file_is_busy_cannot_be_written_or_refuses_the
 async fn a_file_that_another_process_writes_to_can_be_opened() {
     let folder = Folder::new();
     drop(Sqlite::open(folder.file()).await.unwrap());
-    let mut other = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file())).await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
-    let ledger = Sqlite::options().busy_timeout(Duration::from_millis(20)).open(folder.file()).await.unwrap();
+    let mut other =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()))
+            .await
+            .unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let ledger = Sqlite::options()
+        .busy_timeout(Duration::from_millis(20))
+        .open(folder.file())
+        .await
+        .unwrap();
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     granted(&ledger, 0).await;
 }

@@ -28,7 +28,8 @@ impl Folder {
     fn new() -> Self {
         static FOLDERS: AtomicU32 = AtomicU32::new(0);
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("authpi-sqlite-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("authpi-sqlite-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -48,7 +49,10 @@ impl Drop for Folder {
 fn clock_at_rest() -> (Clock, Arc<AtomicI64>) {
     let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
     let told = millis.clone();
-    (Clock::from_fn(move || Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap()), millis)
+    (
+        Clock::from_fn(move || Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap()),
+        millis,
+    )
 }
 
 fn key(n: usize) -> EventKey {
@@ -63,12 +67,20 @@ async fn granted(ledger: &Sqlite, n: usize) -> Token {
 }
 
 fn dead(reason: &str, body: &'static [u8]) -> Completion {
-    Completion::Dead { reason: reason.into(), body: Bytes::from_static(body) }
+    Completion::Dead {
+        reason: reason.into(),
+        body: Bytes::from_static(body),
+    }
 }
 
 async fn count(ledger: &Path) -> i64 {
-    let mut other = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(ledger)).await.unwrap();
-    let row = sqlx::query("SELECT count(*) FROM authpi_ledger").fetch_one(&mut other).await.unwrap();
+    let mut other = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(ledger))
+        .await
+        .unwrap();
+    let row = sqlx::query("SELECT count(*) FROM authpi_ledger")
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
     row.get(0)
 }
 
@@ -79,11 +91,15 @@ impl Step for Sql {
     type Answer = ();
 
     async fn run(&self, records: &mut Records) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(self.0).execute(&mut records.connection).await.map(drop)
+        sqlx::raw_sql(self.0)
+            .execute(&mut records.connection)
+            .await
+            .map(drop)
     }
 }
 
-/// Holds the connection until all of `asks` have asked, so that they are taken together; what they were told, in their order.
+/// Holds the connection until all of `asks` have asked, so that they are taken together; what they
+/// were told, in their order.
 ///
 /// Only on a runtime with one thread, which lets each of them run once before it comes back here.
 async fn at_once<T: Send + 'static>(
@@ -108,7 +124,9 @@ async fn run(ledger: &Sqlite, sql: &'static str) -> Result<(), LedgerError> {
 /// Each error in the chain, as a log would show it.
 fn chain(error: &LedgerError) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
-    causes.fold(error.to_string(), |text, cause| text + ": " + &cause.to_string())
+    causes.fold(error.to_string(), |text, cause| {
+        text + ": " + &cause.to_string()
+    })
 }
 
 struct Databases {
@@ -121,7 +139,12 @@ struct Databases {
 impl Databases {
     fn new(folder: Option<Folder>) -> Self {
         let (clock, time) = clock_at_rest();
-        Self { folder, made: AtomicU32::new(0), clock, time }
+        Self {
+            folder,
+            made: AtomicU32::new(0),
+            clock,
+            time,
+        }
     }
 }
 
@@ -133,14 +156,18 @@ impl conformance::Harness for Databases {
         match &self.folder {
             Some(folder) => {
                 let number = self.made.fetch_add(1, Ordering::Relaxed);
-                options.open(folder.0.join(format!("{number}.db"))).await.unwrap()
+                options
+                    .open(folder.0.join(format!("{number}.db")))
+                    .await
+                    .unwrap()
             }
             None => options.in_memory().await.unwrap(),
         }
     }
 
     async fn advance(&self, _: &Sqlite, by: Duration) {
-        self.time.fetch_add(by.as_millis().try_into().unwrap(), Ordering::Relaxed);
+        self.time
+            .fetch_add(by.as_millis().try_into().unwrap(), Ordering::Relaxed);
     }
 }
 
@@ -163,21 +190,55 @@ async fn records_leases_and_dead_letters_survive_reopening() {
     let folder = Folder::new();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     let handled = granted(&ledger, 0).await;
-    assert_eq!(ledger.complete(&key(0), handled, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(0), handled, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     let claimed = granted(&ledger, 1).await;
     let given_up = granted(&ledger, 2).await;
-    assert_eq!(ledger.complete(&key(2), given_up, dead("no such user", b"{\xff}")).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(2), given_up, dead("no such user", b"{\xff}"))
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     ledger.close().await;
-    assert!(!folder.0.join("hooks.db-wal").exists(), "closing left the journal behind");
+    assert!(
+        !folder.0.join("hooks.db-wal").exists(),
+        "closing left the journal behind"
+    );
 
     let ledger = Sqlite::open(folder.file()).await.unwrap();
-    assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
-    assert!(matches!(ledger.claim(&key(1), DIGEST, LEASE).await.unwrap(), Claim::InFlight { .. }));
-    assert_eq!(ledger.renew(&key(1), claimed, LEASE).await.unwrap(), Held::Yes);
-    assert_eq!(ledger.claim(&key(2), DIGEST, LEASE).await.unwrap(), Claim::Dead { first_digest: DIGEST });
+    assert_eq!(
+        ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+        Claim::Handled {
+            first_digest: DIGEST
+        }
+    );
+    assert!(matches!(
+        ledger.claim(&key(1), DIGEST, LEASE).await.unwrap(),
+        Claim::InFlight { .. }
+    ));
+    assert_eq!(
+        ledger.renew(&key(1), claimed, LEASE).await.unwrap(),
+        Held::Yes
+    );
+    assert_eq!(
+        ledger.claim(&key(2), DIGEST, LEASE).await.unwrap(),
+        Claim::Dead {
+            first_digest: DIGEST
+        }
+    );
     let letters = ledger.dead_letters("users", None, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!((letters[0].reason.as_str(), &letters[0].body[..]), ("no such user", &b"{\xff}"[..]));
+    assert_eq!(
+        (letters[0].reason.as_str(), &letters[0].body[..]),
+        ("no such user", &b"{\xff}"[..])
+    );
 }
 
 #[tokio::test]
@@ -187,18 +248,46 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
     for n in 0..5 {
         let token = granted(&ledger, n).await;
         time.fetch_add(1_000, Ordering::Relaxed);
-        assert_eq!(ledger.release(&key(n), token, Duration::ZERO).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .release(&key(n), token, Duration::ZERO)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
         let token = granted(&ledger, n).await;
         // Three of them in the same millisecond.
         time.fetch_add(i64::from(n % 3 == 0), Ordering::Relaxed);
-        assert_eq!(ledger.complete(&key(n), token, dead(&format!("reason {n}"), b"body")).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&key(n), token, dead(&format!("reason {n}"), b"body"))
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
     let all = ledger.dead_letters("users", None, 100).await.unwrap();
     assert_eq!(all.len(), 5);
     let letter = &all[0];
-    assert_eq!((letter.key.event_id(), letter.attempts, letter.reason.as_str()), ("evt_0", 2, "reason 0"));
-    assert_eq!(letter.died_at.duration_since(letter.first_claimed_at).as_millis(), 1_001);
-    assert!(!format!("{letter:?}").contains("body:"), "a payload in Debug: {letter:?}");
+    assert_eq!(
+        (
+            letter.key.event_id(),
+            letter.attempts,
+            letter.reason.as_str()
+        ),
+        ("evt_0", 2, "reason 0")
+    );
+    assert_eq!(
+        letter
+            .died_at
+            .duration_since(letter.first_claimed_at)
+            .as_millis(),
+        1_001
+    );
+    assert!(
+        !format!("{letter:?}").contains("body:"),
+        "a payload in Debug: {letter:?}"
+    );
 
     let mut paged = ledger.dead_letters("users", None, 2).await.unwrap();
     loop {
@@ -209,17 +298,30 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
         paged.extend(page);
     }
     assert_eq!(paged, all);
-    assert!(ledger.dead_letters("other", None, 100).await.unwrap().is_empty(), "another endpoint's letter");
+    assert!(
+        ledger
+            .dead_letters("other", None, 100)
+            .await
+            .unwrap()
+            .is_empty(),
+        "another endpoint's letter"
+    );
 
     assert!(ledger.forget(&key(0)).await.unwrap());
-    assert_eq!(ledger.dead_letters("users", None, 100).await.unwrap().len(), 4);
+    assert_eq!(
+        ledger.dead_letters("users", None, 100).await.unwrap().len(),
+        4
+    );
     assert_eq!(granted(&ledger, 0).await.attempt, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_handles_on_one_file_one_is_granted() {
     let folder = Folder::new();
-    let ledgers = [Sqlite::open(folder.file()).await.unwrap(), Sqlite::open(folder.file()).await.unwrap()];
+    let ledgers = [
+        Sqlite::open(folder.file()).await.unwrap(),
+        Sqlite::open(folder.file()).await.unwrap(),
+    ];
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..8 {
         let ledger = ledgers[worker % 2].clone();
@@ -228,7 +330,10 @@ async fn of_two_handles_on_one_file_one_is_granted() {
             for n in 0..50 {
                 match ledger.claim(&key(n), DIGEST, LEASE).await.unwrap() {
                     Claim::Granted { token, .. } => {
-                        let held = ledger.complete(&key(n), token, Completion::Handled).await.unwrap();
+                        let held = ledger
+                            .complete(&key(n), token, Completion::Handled)
+                            .await
+                            .unwrap();
                         assert_eq!(held, Held::Yes);
                         won.push(n);
                     }
@@ -262,18 +367,23 @@ async fn a_new_file_can_be_opened_by_many_at_once() {
 #[tokio::test]
 async fn a_file_shared_with_other_tables_is_left_otherwise_alone() {
     let folder = Folder::new();
-    let options = SqliteConnectOptions::new().filename(folder.file()).create_if_missing(true);
+    let options = SqliteConnectOptions::new()
+        .filename(folder.file())
+        .create_if_missing(true);
     let mut own = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::raw_sql("CREATE TABLE users (id TEXT); INSERT INTO users VALUES ('u'); PRAGMA user_version = 42")
-        .execute(&mut own)
-        .await
-        .unwrap();
+    sqlx::raw_sql(
+        "CREATE TABLE users (id TEXT); INSERT INTO users VALUES ('u'); PRAGMA user_version = 42",
+    )
+    .execute(&mut own)
+    .await
+    .unwrap();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     granted(&ledger, 0).await;
-    let row = sqlx::query("SELECT user_version, (SELECT count(*) FROM users) FROM pragma_user_version")
-        .fetch_one(&mut own)
-        .await
-        .unwrap();
+    let row =
+        sqlx::query("SELECT user_version, (SELECT count(*) FROM users) FROM pragma_user_version")
+            .fetch_one(&mut own)
+            .await
+            .unwrap();
     assert_eq!((row.get::<i64, _>(0), row.get::<i64, _>(1)), (42, 1));
 }
 
@@ -282,26 +392,51 @@ async fn health_probes_prune_nothing_since_the_clock_may_be_wrong() {
     let (clock, time) = clock_at_rest();
     let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
     let token = granted(&ledger, 0).await;
-    assert_eq!(ledger.complete(&key(0), token, dead("reason", b"body")).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(0), token, dead("reason", b"body"))
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     time.fetch_add(40 * 24 * 60 * 60 * 1000, Ordering::Relaxed);
     for _ in 0..100 {
         ledger.check_write().await.unwrap();
         ledger.check_append().await.unwrap();
     }
-    assert_eq!(ledger.dead_letters("users", None, 10).await.unwrap().len(), 1);
-    assert_eq!(ledger.backlog("").await.unwrap().depth, 0, "a probe left its record behind");
+    assert_eq!(
+        ledger.dead_letters("users", None, 10).await.unwrap().len(),
+        1
+    );
+    assert_eq!(
+        ledger.backlog("").await.unwrap().depth,
+        0,
+        "a probe left its record behind"
+    );
 }
 
 #[tokio::test]
 async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
     let folder = Folder::new();
     let (clock, time) = clock_at_rest();
-    let ledger = Sqlite::options().clock(clock).retention(Duration::from_hours(24)).open(folder.file()).await.unwrap();
+    let ledger = Sqlite::options()
+        .clock(clock)
+        .retention(Duration::from_hours(24))
+        .open(folder.file())
+        .await
+        .unwrap();
     let day = 24 * 60 * 60 * 1000;
     for n in 0..100 {
         let token = granted(&ledger, n).await;
-        let completion = if n % 2 == 0 { Completion::Handled } else { dead("reason", b"body") };
-        assert_eq!(ledger.complete(&key(n), token, completion).await.unwrap(), Held::Yes);
+        let completion = if n % 2 == 0 {
+            Completion::Handled
+        } else {
+            dead("reason", b"body")
+        };
+        assert_eq!(
+            ledger.complete(&key(n), token, completion).await.unwrap(),
+            Held::Yes
+        );
     }
     time.fetch_add(day, Ordering::Relaxed);
     let mut tokens = Vec::new();
@@ -312,9 +447,19 @@ async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
     assert!(!ledger.forget(&key(1000)).await.unwrap());
     assert_eq!(count(&folder.file()).await, 100);
 
-    assert_eq!(ledger.purge(Duration::ZERO).await.unwrap(), 0, "claimed records were purged");
+    assert_eq!(
+        ledger.purge(Duration::ZERO).await.unwrap(),
+        0,
+        "claimed records were purged"
+    );
     for n in 100..150 {
-        assert_eq!(ledger.complete(&key(n), tokens[n - 100], Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&key(n), tokens[n - 100], Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
     assert_eq!(ledger.purge(Duration::from_secs(1)).await.unwrap(), 0);
     time.fetch_add(1_000, Ordering::Relaxed);
@@ -327,7 +472,13 @@ async fn more_than_one_portion_is_purged() {
     let ledger = Sqlite::in_memory().await.unwrap();
     for n in 0..600 {
         let token = granted(&ledger, n).await;
-        assert_eq!(ledger.complete(&key(n), token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&key(n), token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
     assert_eq!(ledger.purge(Duration::ZERO).await.unwrap(), 600);
 }
@@ -336,21 +487,33 @@ async fn more_than_one_portion_is_purged() {
 async fn a_later_versions_file_is_refused_and_left_alone() {
     let folder = Folder::new();
     Sqlite::open(folder.file()).await.unwrap().close().await;
-    let mut other = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file())).await.unwrap();
-    sqlx::raw_sql("UPDATE authpi_schema SET version = 99").execute(&mut other).await.unwrap();
+    let mut other =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()))
+            .await
+            .unwrap();
+    sqlx::raw_sql("UPDATE authpi_schema SET version = 99")
+        .execute(&mut other)
+        .await
+        .unwrap();
     let error = chain(&Sqlite::open(folder.file()).await.unwrap_err());
     assert!(error.contains("hooks.db has version 99"), "{error}");
-    let row = sqlx::query("SELECT version FROM authpi_schema").fetch_one(&mut other).await.unwrap();
+    let row = sqlx::query("SELECT version FROM authpi_schema")
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
     assert_eq!(row.get::<i64, _>(0), 99);
 }
 
 #[tokio::test]
 async fn a_file_of_an_unreleased_version_is_refused_and_left_alone() {
     let folder = Folder::new();
-    let mut old =
-        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()).create_if_missing(true))
-            .await
-            .unwrap();
+    let mut old = SqliteConnection::connect_with(
+        &SqliteConnectOptions::new()
+            .filename(folder.file())
+            .create_if_missing(true),
+    )
+    .await
+    .unwrap();
     let tables = "
         CREATE TABLE authpi_ledger (endpoint TEXT NOT NULL, event_id TEXT NOT NULL, first_digest BLOB NOT NULL) STRICT;
         INSERT INTO authpi_ledger VALUES ('users', 'evt_0', zeroblob(32));
@@ -358,13 +521,25 @@ async fn a_file_of_an_unreleased_version_is_refused_and_left_alone() {
     sqlx::raw_sql(tables).execute(&mut old).await.unwrap();
     for version in 1..=3_i64 {
         let note = "DELETE FROM authpi_schema; INSERT INTO authpi_schema VALUES ";
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("{note} ({version})"))).execute(&mut old).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("{note} ({version})")))
+            .execute(&mut old)
+            .await
+            .unwrap();
         let error = chain(&Sqlite::open(folder.file()).await.unwrap_err());
-        let told = format!("hooks.db has version {version} of the ledger's tables, made by an unreleased authpi-sdk");
-        assert!(error.contains(&told) && error.contains("open another file"), "{error}");
-        let left = sqlx::query("SELECT version, length(first_digest) FROM authpi_schema, authpi_ledger");
+        let told = format!(
+            "hooks.db has version {version} of the ledger's tables, made by an unreleased authpi-sdk"
+        );
+        assert!(
+            error.contains(&told) && error.contains("open another file"),
+            "{error}"
+        );
+        let left =
+            sqlx::query("SELECT version, length(first_digest) FROM authpi_schema, authpi_ledger");
         let left = left.fetch_one(&mut old).await.unwrap();
-        assert_eq!((left.get::<i64, _>(0), left.get::<i64, _>(1)), (version, 32));
+        assert_eq!(
+            (left.get::<i64, _>(0), left.get::<i64, _>(1)),
+            (version, 32)
+        );
     }
 }
 
@@ -373,11 +548,21 @@ async fn an_unusable_file_is_named_in_the_error() {
     let folder = Folder::new();
     let missing = folder.0.join("no such folder").join("hooks.db");
     let error = chain(&Sqlite::open(&missing).await.unwrap_err());
-    assert!(error.contains(&*missing.to_string_lossy()) && error.contains("there is no folder"), "{error}");
+    assert!(
+        error.contains(&*missing.to_string_lossy()) && error.contains("there is no folder"),
+        "{error}"
+    );
 
-    std::fs::write(folder.file(), "not a database, but long enough to look like one".repeat(100)).unwrap();
+    std::fs::write(
+        folder.file(),
+        "not a database, but long enough to look like one".repeat(100),
+    )
+    .unwrap();
     let error = chain(&Sqlite::open(folder.file()).await.unwrap_err());
-    assert!(error.contains("hooks.db") && error.contains("not a database"), "{error}");
+    assert!(
+        error.contains("hooks.db") && error.contains("not a database"),
+        "{error}"
+    );
 
     let error = chain(&Sqlite::open(&folder.0).await.unwrap_err());
     assert!(error.contains("failed to open"), "{error}");
@@ -409,20 +594,47 @@ async fn a_full_disk_fails_the_step_which_can_be_repeated_when_there_is_room() {
     let token = granted(&ledger, 0).await;
     // SQLite counts pages as a disk counts blocks, and gives the same error.
     run(&ledger, "PRAGMA max_page_count = 1").await.unwrap();
-    let error = ledger.complete(&key(0), token, dead("reason", &LARGE)).await.unwrap_err();
+    let error = ledger
+        .complete(&key(0), token, dead("reason", &LARGE))
+        .await
+        .unwrap_err();
     assert!(chain(&error).contains("full"), "{}", chain(&error));
-    assert!(matches!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::InFlight { .. }));
-    run(&ledger, "PRAGMA max_page_count = 1000000").await.unwrap();
-    assert_eq!(ledger.complete(&key(0), token, dead("reason", &LARGE)).await.unwrap(), Held::Yes);
-    assert_eq!(ledger.dead_letters("users", None, 1).await.unwrap()[0].body, &LARGE[..]);
+    assert!(matches!(
+        ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+        Claim::InFlight { .. }
+    ));
+    run(&ledger, "PRAGMA max_page_count = 1000000")
+        .await
+        .unwrap();
+    assert_eq!(
+        ledger
+            .complete(&key(0), token, dead("reason", &LARGE))
+            .await
+            .unwrap(),
+        Held::Yes
+    );
+    assert_eq!(
+        ledger.dead_letters("users", None, 1).await.unwrap()[0].body,
+        &LARGE[..]
+    );
 }
 
 #[tokio::test]
 async fn a_file_locked_for_too_long_fails_the_step_and_recovers() {
     let folder = Folder::new();
-    let ledger = Sqlite::options().busy_timeout(Duration::from_millis(20)).open(folder.file()).await.unwrap();
-    let mut other = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file())).await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let ledger = Sqlite::options()
+        .busy_timeout(Duration::from_millis(20))
+        .open(folder.file())
+        .await
+        .unwrap();
+    let mut other =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()))
+            .await
+            .unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
     let error = ledger.claim(&key(0), DIGEST, LEASE).await.unwrap_err();
     assert!(chain(&error).contains("locked"), "{}", chain(&error));
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
@@ -441,17 +653,27 @@ async fn a_closed_ledger_says_so() {
 
 #[test]
 fn a_ledger_outliving_its_runtime_fails_rather_than_hangs() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let first = runtime();
     let ledger = first.block_on(Sqlite::in_memory()).unwrap();
     drop(first);
-    let error = runtime().block_on(ledger.claim(&key(0), DIGEST, LEASE)).unwrap_err();
+    let error = runtime()
+        .block_on(ledger.claim(&key(0), DIGEST, LEASE))
+        .unwrap_err();
     assert!(chain(&error).contains("runtime"), "{}", chain(&error));
 }
 
-/// A file as the version before made it: three events of a lane, the first of them paused, and two without one.
+/// A file as the version before made it: three events of a lane, the first of them paused, and two
+/// without one.
 async fn file_of_version_5(path: &Path) {
-    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true);
     let mut old = SqliteConnection::connect_with(&options).await.unwrap();
     for migration in &schema::MIGRATIONS[..2] {
         sqlx::raw_sql(*migration).execute(&mut old).await.unwrap();
@@ -492,19 +714,32 @@ async fn a_file_of_the_version_before_is_brought_up_to_date_once_with_its_order_
     let ledger = opening.join_all().await.pop().unwrap();
     // The first whose lease is over, then what was never tried; the lane waits for its first.
     let free = leased(&ledger).await.unwrap();
-    assert_eq!((free.key, free.token.attempt, &free.body[..]), (key(3), 2, &b"body 3"[..]));
+    assert_eq!(
+        (free.key, free.token.attempt, &free.body[..]),
+        (key(3), 2, &b"body 3"[..])
+    );
     assert_eq!(leased(&ledger).await.unwrap().key, key(4));
-    let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else { panic!("a lane is passed") };
+    let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
+        panic!("a lane is passed")
+    };
     assert_eq!(due_in, Some(LEASE), "the leases end before the pause");
     time.fetch_add(60_000, Ordering::Relaxed);
     for n in 0..3 {
         let next = leased(&ledger).await.unwrap();
         assert_eq!(next.key, key(n));
-        assert_eq!(ledger.complete(&next.key, next.token, Completion::Handled).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .complete(&next.key, next.token, Completion::Handled)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
     assert_eq!(
         ledger.claim(&key(5), DIGEST, LEASE).await.unwrap(),
-        Claim::Handled { first_digest: Digest::from_bytes([0; 16]) }
+        Claim::Handled {
+            first_digest: Digest::from_bytes([0; 16])
+        }
     );
 }
 
@@ -512,7 +747,9 @@ async fn a_file_of_the_version_before_is_brought_up_to_date_once_with_its_order_
 async fn plan(connection: &mut SqliteConnection, statement: &str) -> Vec<String> {
     let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
     let rows = sqlx::query(explain).fetch_all(connection).await.unwrap();
-    rows.iter().map(|row| row.get::<String, _>("detail")).collect()
+    rows.iter()
+        .map(|row| row.get::<String, _>("detail"))
+        .collect()
 }
 
 #[tokio::test]
@@ -522,18 +759,38 @@ async fn a_look_for_work_reads_no_event_that_is_paused_leased_or_behind_another(
     let options = SqliteConnectOptions::new().filename(folder.file());
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
     for (statement, index) in [
-        (statements::LEASE_NEXT, "authpi_inbox_ready (endpoint=? AND place>?)"),
-        (statements::WAKE, "authpi_inbox_waiting (endpoint=? AND at>? AND at<?)"),
-        (statements::NEXT_DUE, "authpi_inbox_waiting (endpoint=? AND at>?)"),
-        (statements::APPEND, "authpi_inbox_lane (endpoint=? AND lane=?)"),
-        (statements::REPLAY, "authpi_inbox_lane (endpoint=? AND lane=?)"),
+        (
+            statements::LEASE_NEXT,
+            "authpi_inbox_ready (endpoint=? AND place>?)",
+        ),
+        (
+            statements::WAKE,
+            "authpi_inbox_waiting (endpoint=? AND at>? AND at<?)",
+        ),
+        (
+            statements::NEXT_DUE,
+            "authpi_inbox_waiting (endpoint=? AND at>?)",
+        ),
+        (
+            statements::APPEND,
+            "authpi_inbox_lane (endpoint=? AND lane=?)",
+        ),
+        (
+            statements::REPLAY,
+            "authpi_inbox_lane (endpoint=? AND lane=?)",
+        ),
         (statements::BACKLOG, "authpi_inbox (endpoint=? AND place>?)"),
     ] {
         let plan = plan(&mut connection, statement).await;
-        assert!(plan.iter().any(|line| line.contains(index)), "{index} is not used: {plan:#?}");
+        assert!(
+            plan.iter().any(|line| line.contains(index)),
+            "{index} is not used: {plan:#?}"
+        );
         let all = |line: &String| {
             line.starts_with("SCAN ")
-                || ["TEMP B-TREE", "PRIMARY KEY (endpoint=?)"].iter().any(|walk| line.contains(walk))
+                || ["TEMP B-TREE", "PRIMARY KEY (endpoint=?)"]
+                    .iter()
+                    .any(|walk| line.contains(walk))
         };
         let all = plan.iter().any(all);
         assert!(!all, "all rows are read or sorted: {plan:#?}");
@@ -554,7 +811,13 @@ async fn the_oldest_goes_first_among_those_whose_pause_is_over_however_many_they
     )
     .await
     .unwrap();
-    assert_eq!(ledger.append(&key(10_000), DIGEST, None, Bytes::new()).await.unwrap(), Appended::Stored);
+    assert_eq!(
+        ledger
+            .append(&key(10_000), DIGEST, None, Bytes::new())
+            .await
+            .unwrap(),
+        Appended::Stored
+    );
     assert_eq!(leased(&ledger).await.unwrap().key, key(10_000));
     time.fetch_add(20_000, Ordering::Relaxed);
     for n in 0..3 {
@@ -568,19 +831,35 @@ async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     for n in 0..3 {
         let body = Bytes::from_static(b"body");
-        assert_eq!(ledger.append(&key(n), DIGEST, None, body).await.unwrap(), Appended::Stored);
+        assert_eq!(
+            ledger.append(&key(n), DIGEST, None, body).await.unwrap(),
+            Appended::Stored
+        );
         let event = leased(&ledger).await.unwrap();
         let held = match n {
-            0 => ledger.complete(&event.key, event.token, Completion::Handled).await,
-            1 => ledger.commit(ledger.begin().await.unwrap(), &event.key, event.token).await,
-            _ => ledger.complete(&event.key, event.token, dead("reason", b"body")).await,
+            0 => {
+                ledger
+                    .complete(&event.key, event.token, Completion::Handled)
+                    .await
+            }
+            1 => {
+                ledger
+                    .commit(ledger.begin().await.unwrap(), &event.key, event.token)
+                    .await
+            }
+            _ => {
+                ledger
+                    .complete(&event.key, event.token, dead("reason", b"body"))
+                    .await
+            }
         };
         assert_eq!(held.unwrap(), Held::Yes);
     }
     let options = SqliteConnectOptions::new().filename(folder.file());
     let mut other = SqliteConnection::connect_with(&options).await.unwrap();
-    let kept =
-        sqlx::query_scalar("SELECT event_id FROM authpi_ledger WHERE body IS NOT NULL").fetch_all(&mut other).await;
+    let kept = sqlx::query_scalar("SELECT event_id FROM authpi_ledger WHERE body IS NOT NULL")
+        .fetch_all(&mut other)
+        .await;
     let kept: Vec<String> = kept.unwrap();
     assert_eq!(kept, ["evt_2"]);
 }

@@ -13,12 +13,19 @@ async fn shop() -> Sqlite {
 }
 
 async fn sell(transaction: &mut SqliteTransaction, id: &'static str) {
-    sqlx::query("INSERT INTO sold VALUES (?1)").bind(id).execute(&mut **transaction).await.unwrap();
+    sqlx::query("INSERT INTO sold VALUES (?1)")
+        .bind(id)
+        .execute(&mut **transaction)
+        .await
+        .unwrap();
 }
 
 async fn sold(ledger: &Sqlite) -> Vec<String> {
     let mut transaction = ledger.begin().await.unwrap();
-    let rows = sqlx::query("SELECT id FROM sold ORDER BY id").fetch_all(&mut *transaction).await.unwrap();
+    let rows = sqlx::query("SELECT id FROM sold ORDER BY id")
+        .fetch_all(&mut *transaction)
+        .await
+        .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -28,9 +35,17 @@ async fn what_is_written_and_the_completion_take_place_together() {
     let token = granted(&ledger, 0).await;
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
-    assert_eq!(ledger.commit(transaction, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger.commit(transaction, &key(0), token).await.unwrap(),
+        Held::Yes
+    );
     assert_eq!(sold(&ledger).await, ["a"]);
-    assert_eq!(ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(), Claim::Handled { first_digest: DIGEST });
+    assert_eq!(
+        ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
+        Claim::Handled {
+            first_digest: DIGEST
+        }
+    );
 }
 
 #[tokio::test]
@@ -38,17 +53,38 @@ async fn a_stale_token_takes_what_was_written_with_it() {
     let ledger = shop().await;
     let (clean, forgotten) = (granted(&ledger, 0).await, granted(&ledger, 1).await);
     assert!(ledger.forget(&key(1)).await.unwrap());
-    for (n, token) in [(0, Token { nonce: clean.nonce ^ 1, ..clean }), (1, forgotten)] {
+    for (n, token) in [
+        (
+            0,
+            Token {
+                nonce: clean.nonce ^ 1,
+                ..clean
+            },
+        ),
+        (1, forgotten),
+    ] {
         let mut transaction = ledger.begin().await.unwrap();
         sell(&mut transaction, "a").await;
-        assert_eq!(ledger.commit(transaction, &key(n), token).await.unwrap(), Held::Lost);
+        assert_eq!(
+            ledger.commit(transaction, &key(n), token).await.unwrap(),
+            Held::Lost
+        );
     }
     assert!(sold(&ledger).await.is_empty());
-    assert_eq!(ledger.complete(&key(0), clean, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(0), clean, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     // Complete already, so this would be its effect once more.
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
-    assert_eq!(ledger.commit(transaction, &key(0), clean).await.unwrap(), Held::Lost);
+    assert_eq!(
+        ledger.commit(transaction, &key(0), clean).await.unwrap(),
+        Held::Lost
+    );
     assert!(sold(&ledger).await.is_empty());
 }
 
@@ -60,18 +96,28 @@ async fn a_transaction_that_is_dropped_in_mid_statement_is_rolled_back_before_an
     let gate = Gate::at(&mut transaction).await;
     gate.close();
     {
-        let many = sqlx::raw_sql("INSERT INTO sold VALUES ('b'); SELECT 1; INSERT INTO sold VALUES ('c')");
+        let many =
+            sqlx::raw_sql("INSERT INTO sold VALUES ('b'); SELECT 1; INSERT INTO sold VALUES ('c')");
         let mut many = std::pin::pin!(many.execute(&mut *transaction));
-        assert!(poll_once(&mut many).await.is_none(), "a statement passed a closed gate");
+        assert!(
+            poll_once(&mut many).await.is_none(),
+            "a statement passed a closed gate"
+        );
         gate.until_reached();
     }
     gate.open();
-    sqlx::query("SELECT 1").execute(&mut *transaction).await.unwrap();
+    sqlx::query("SELECT 1")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
     gate.close();
     {
         let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000) SELECT i FROM n";
         let mut rows = std::pin::pin!(sqlx::query(endless).fetch_all(&mut *transaction));
-        assert!(poll_once(&mut rows).await.is_none(), "a statement passed a closed gate");
+        assert!(
+            poll_once(&mut rows).await.is_none(),
+            "a statement passed a closed gate"
+        );
         gate.until_reached();
     }
     let claim = tokio::spawn({
@@ -81,11 +127,15 @@ async fn a_transaction_that_is_dropped_in_mid_statement_is_rolled_back_before_an
     tokio::task::yield_now().await;
     drop(transaction);
     gate.open();
-    assert!(matches!(claim.await.unwrap().unwrap(), Claim::Granted { .. }));
+    assert!(matches!(
+        claim.await.unwrap().unwrap(),
+        Claim::Granted { .. }
+    ));
     assert!(sold(&ledger).await.is_empty());
 }
 
-/// Holds up the statements of a connection in their midst: SQLite passes it between any two of its own instructions.
+/// Holds up the statements of a connection in their midst: SQLite passes it between any two of its
+/// own instructions.
 #[derive(Clone, Default)]
 struct Gate(Arc<(std::sync::Mutex<Passage>, std::sync::Condvar)>);
 
@@ -100,7 +150,11 @@ impl Gate {
     async fn at(connection: &mut SqliteConnection) -> Self {
         let gate = Self::default();
         let passed = gate.clone();
-        connection.lock_handle().await.unwrap().set_progress_handler(1, move || passed.pass());
+        connection
+            .lock_handle()
+            .await
+            .unwrap()
+            .set_progress_handler(1, move || passed.pass());
         gate
     }
 
@@ -117,7 +171,10 @@ impl Gate {
     }
 
     fn close(&self) {
-        *self.0.0.lock().unwrap() = Passage { closed: true, reached: false };
+        *self.0.0.lock().unwrap() = Passage {
+            closed: true,
+            reached: false,
+        };
     }
 
     fn open(&self) {
@@ -127,7 +184,11 @@ impl Gate {
 
     fn until_reached(&self) {
         let (passage, changed) = &*self.0;
-        drop(changed.wait_while(passage.lock().unwrap(), |passage| !passage.reached).unwrap());
+        drop(
+            changed
+                .wait_while(passage.lock().unwrap(), |passage| !passage.reached)
+                .unwrap(),
+        );
     }
 }
 
@@ -147,7 +208,10 @@ async fn a_transaction_within_it_can_be_undone_by_itself() {
         let mut transaction = ledger.begin().await.unwrap();
         sell(&mut transaction, kept).await;
         let mut inner = transaction.begin().await.unwrap();
-        sqlx::query("INSERT INTO sold VALUES ('undone')").execute(&mut *inner).await.unwrap();
+        sqlx::query("INSERT INTO sold VALUES ('undone')")
+            .execute(&mut *inner)
+            .await
+            .unwrap();
         if n == 0 {
             drop(inner);
         } else {
@@ -155,7 +219,10 @@ async fn a_transaction_within_it_can_be_undone_by_itself() {
         }
         let inner = transaction.begin().await.unwrap();
         inner.commit().await.unwrap();
-        assert_eq!(ledger.commit(transaction, &key(n), token).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger.commit(transaction, &key(n), token).await.unwrap(),
+            Held::Yes
+        );
     }
     assert_eq!(sold(&ledger).await, ["a", "b"]);
 }
@@ -166,22 +233,43 @@ async fn a_transaction_that_the_handler_ended_itself_completes_nothing() {
     for ending in ["COMMIT", "ROLLBACK", "COMMIT; BEGIN"] {
         let token = granted(&ledger, 0).await;
         let mut transaction = ledger.begin().await.unwrap();
-        sqlx::raw_sql(ending).execute(&mut *transaction).await.unwrap();
-        let error = chain(&ledger.commit(transaction, &key(0), token).await.unwrap_err());
+        sqlx::raw_sql(ending)
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        let error = chain(
+            &ledger
+                .commit(transaction, &key(0), token)
+                .await
+                .unwrap_err(),
+        );
         assert!(error.contains("had come to an end"), "{error}");
-        assert_eq!(ledger.release(&key(0), token, Duration::ZERO).await.unwrap(), Held::Yes);
+        assert_eq!(
+            ledger
+                .release(&key(0), token, Duration::ZERO)
+                .await
+                .unwrap(),
+            Held::Yes
+        );
     }
     let token = granted(&ledger, 0).await;
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
-    assert_eq!(ledger.commit(transaction, &key(0), token).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger.commit(transaction, &key(0), token).await.unwrap(),
+        Held::Yes
+    );
     assert_eq!(sold(&ledger).await, ["a"]);
 }
 
 #[tokio::test]
 async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
     let limit = Duration::from_millis(30);
-    let ledger = Sqlite::options().busy_timeout(limit).in_memory().await.unwrap();
+    let ledger = Sqlite::options()
+        .busy_timeout(limit)
+        .in_memory()
+        .await
+        .unwrap();
     let token = granted(&ledger, 0).await;
     // On a busy machine, the limit may pass before the writer has its turn.
     let transaction = loop {
@@ -196,13 +284,30 @@ async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
         ledger.begin(),
         ledger.backlog("users"),
     );
-    let errors = [renewed.unwrap_err(), claimed.unwrap_err(), begun.unwrap_err(), backlog.unwrap_err()];
+    let errors = [
+        renewed.unwrap_err(),
+        claimed.unwrap_err(),
+        begun.unwrap_err(),
+        backlog.unwrap_err(),
+    ];
     for error in errors {
-        assert!(chain(&error).contains("occupied for 30ms"), "{}", chain(&error));
+        assert!(
+            chain(&error).contains("occupied for 30ms"),
+            "{}",
+            chain(&error)
+        );
         assert_eq!(error.kind(), LedgerErrorKind::Busy);
     }
-    assert_eq!(ledger.commit(transaction, &key(0), token).await.unwrap(), Held::Yes, "its lease was lost");
-    assert_eq!(granted(&ledger, 1).await.attempt, 1, "a claim that failed took place");
+    assert_eq!(
+        ledger.commit(transaction, &key(0), token).await.unwrap(),
+        Held::Yes,
+        "its lease was lost"
+    );
+    assert_eq!(
+        granted(&ledger, 1).await.attempt,
+        1,
+        "a claim that failed took place"
+    );
 }
 
 #[tokio::test]
@@ -229,36 +334,66 @@ async fn a_renewal_that_waits_for_a_handler_takes_place_after_it_and_before_the_
     tokio::task::yield_now().await;
     drop(first);
     waiting.join_all().await;
-    assert_eq!(order.lock().unwrap()[..2].iter().filter(|who| **who == "renewal").count(), 1, "{order:?}");
+    assert_eq!(
+        order.lock().unwrap()[..2]
+            .iter()
+            .filter(|who| **who == "renewal")
+            .count(),
+        1,
+        "{order:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_handlers_at_once_write_one_after_another_and_all_of_it_is_there() {
     let folder = Folder::new();
-    let ledger = Sqlite::options().busy_timeout(Duration::from_mins(1)).open(folder.file()).await.unwrap();
-    run(&ledger, "CREATE TABLE counter (n INTEGER); INSERT INTO counter VALUES (0)").await.unwrap();
+    let ledger = Sqlite::options()
+        .busy_timeout(Duration::from_mins(1))
+        .open(folder.file())
+        .await
+        .unwrap();
+    run(
+        &ledger,
+        "CREATE TABLE counter (n INTEGER); INSERT INTO counter VALUES (0)",
+    )
+    .await
+    .unwrap();
     let mut handlers = tokio::task::JoinSet::new();
     for n in 0..64 {
         let ledger = ledger.clone();
         handlers.spawn(async move {
             let token = granted(&ledger, n).await;
             let mut transaction = ledger.begin().await.unwrap();
-            let row = sqlx::query("SELECT n FROM counter").fetch_one(&mut *transaction).await.unwrap();
+            let row = sqlx::query("SELECT n FROM counter")
+                .fetch_one(&mut *transaction)
+                .await
+                .unwrap();
             let next = row.get::<i64, _>(0) + 1;
-            sqlx::query("UPDATE counter SET n = ?1").bind(next).execute(&mut *transaction).await.unwrap();
+            sqlx::query("UPDATE counter SET n = ?1")
+                .bind(next)
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
             // Every fourth is dropped, and its counting with it.
             if n % 4 != 0 {
-                assert_eq!(ledger.commit(transaction, &key(n), token).await.unwrap(), Held::Yes);
+                assert_eq!(
+                    ledger.commit(transaction, &key(n), token).await.unwrap(),
+                    Held::Yes
+                );
             }
         });
     }
     handlers.join_all().await;
     ledger.close().await;
-    let mut file = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file())).await.unwrap();
-    let row = sqlx::query("SELECT n, (SELECT count(*) FROM authpi_ledger WHERE state = 2) FROM counter")
-        .fetch_one(&mut file)
-        .await
-        .unwrap();
+    let mut file =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()))
+            .await
+            .unwrap();
+    let row =
+        sqlx::query("SELECT n, (SELECT count(*) FROM authpi_ledger WHERE state = 2) FROM counter")
+            .fetch_one(&mut file)
+            .await
+            .unwrap();
     assert_eq!((row.get::<i64, _>(0), row.get::<i64, _>(1)), (48, 48));
 }
 
@@ -273,14 +408,34 @@ async fn a_disk_that_fills_up_under_a_handler_leaves_neither_its_writes_nor_the_
     sell(&mut transaction, "a").await;
     let large = sqlx::query("INSERT INTO sold VALUES (?1)").bind("x".repeat(100_000));
     // The handler passes over it: what it wrote before is undone all the same, if SQLite undid it.
-    assert!(large.execute(&mut *transaction).await.unwrap_err().to_string().contains("full"));
+    assert!(
+        large
+            .execute(&mut *transaction)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("full")
+    );
     let committed = ledger.commit(transaction, &key(0), token).await;
-    run(&ledger, "PRAGMA max_page_count = 1000000").await.unwrap();
+    run(&ledger, "PRAGMA max_page_count = 1000000")
+        .await
+        .unwrap();
     let claim = ledger.claim(&key(0), DIGEST, LEASE).await.unwrap();
     if committed.is_ok() {
-        assert_eq!((claim, sold(&ledger).await), (Claim::Handled { first_digest: DIGEST }, vec!["a".to_owned()]));
+        assert_eq!(
+            (claim, sold(&ledger).await),
+            (
+                Claim::Handled {
+                    first_digest: DIGEST
+                },
+                vec!["a".to_owned()]
+            )
+        );
     } else {
-        assert!(matches!(claim, Claim::InFlight { .. }) && sold(&ledger).await.is_empty(), "{claim:?}");
+        assert!(
+            matches!(claim, Claim::InFlight { .. }) && sold(&ledger).await.is_empty(),
+            "{claim:?}"
+        );
     }
 }
 
@@ -306,7 +461,13 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_lane() {
     let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
     let append = async |n| {
         let body = Bytes::from(format!("body of {n}"));
-        assert_eq!(ledger.append(&key(n), DIGEST, Some("lane"), body).await.unwrap(), Appended::Stored);
+        assert_eq!(
+            ledger
+                .append(&key(n), DIGEST, Some("lane"), body)
+                .await
+                .unwrap(),
+            Appended::Stored
+        );
     };
     let leased = async || match ledger.lease_next("users", LEASE).await.unwrap() {
         Next::Leased(leased) => leased,
@@ -314,26 +475,80 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_lane() {
     };
     append(0).await;
     let first = leased().await;
-    assert!(!ledger.replay(&key(0)).await.unwrap(), "a claimed event was replayed");
-    let reason = Completion::Dead { reason: "poisoned".into(), body: first.body.clone() };
-    assert_eq!(ledger.complete(&key(0), first.token, reason).await.unwrap(), Held::Yes);
+    assert!(
+        !ledger.replay(&key(0)).await.unwrap(),
+        "a claimed event was replayed"
+    );
+    let reason = Completion::Dead {
+        reason: "poisoned".into(),
+        body: first.body.clone(),
+    };
+    assert_eq!(
+        ledger.complete(&key(0), first.token, reason).await.unwrap(),
+        Held::Yes
+    );
     append(1).await;
     time.fetch_add(60_000, Ordering::Relaxed);
     let told = ledger.appended();
     assert!(ledger.replay(&key(0)).await.unwrap());
-    tokio::time::timeout(LEASE, told).await.expect("workers are not told of a replay");
-    assert!(!ledger.replay(&key(0)).await.unwrap(), "a pending event was replayed");
-    assert!(!ledger.replay(&key(7)).await.unwrap(), "an unknown event was replayed");
-    assert!(ledger.dead_letters("users", None, 10).await.unwrap().is_empty());
+    tokio::time::timeout(LEASE, told)
+        .await
+        .expect("workers are not told of a replay");
+    assert!(
+        !ledger.replay(&key(0)).await.unwrap(),
+        "a pending event was replayed"
+    );
+    assert!(
+        !ledger.replay(&key(7)).await.unwrap(),
+        "an unknown event was replayed"
+    );
+    assert!(
+        ledger
+            .dead_letters("users", None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(ledger.backlog("users").await.unwrap().depth, 2);
 
     let second = leased().await;
     assert_eq!(second.key, key(1));
-    assert_eq!(ledger.complete(&key(1), second.token, Completion::Handled).await.unwrap(), Held::Yes);
+    assert_eq!(
+        ledger
+            .complete(&key(1), second.token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
     let again = leased().await;
-    assert_eq!((again.key, &again.body[..], again.token.attempt), (key(0), &b"body of 0"[..], 1));
-    assert_eq!(again.received_at.duration_since(first.received_at).as_secs(), 60, "it counts as old");
-    assert_eq!(ledger.complete(&key(0), first.token, Completion::Handled).await.unwrap(), Held::Lost);
-    assert_eq!(ledger.complete(&key(0), again.token, Completion::Handled).await.unwrap(), Held::Yes);
-    assert!(!ledger.replay(&key(0)).await.unwrap(), "a handled event was replayed");
+    assert_eq!(
+        (again.key, &again.body[..], again.token.attempt),
+        (key(0), &b"body of 0"[..], 1)
+    );
+    assert_eq!(
+        again
+            .received_at
+            .duration_since(first.received_at)
+            .as_secs(),
+        60,
+        "it counts as old"
+    );
+    assert_eq!(
+        ledger
+            .complete(&key(0), first.token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Lost
+    );
+    assert_eq!(
+        ledger
+            .complete(&key(0), again.token, Completion::Handled)
+            .await
+            .unwrap(),
+        Held::Yes
+    );
+    assert!(
+        !ledger.replay(&key(0)).await.unwrap(),
+        "a handled event was replayed"
+    );
 }
