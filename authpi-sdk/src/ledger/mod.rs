@@ -22,7 +22,7 @@ pub mod conformance;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 mod dead_letter;
 mod digest;
-mod erased;
+mod dyn_ledger;
 mod inbox;
 mod memory;
 #[cfg(feature = "nats")]
@@ -50,7 +50,7 @@ use crate::{
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 pub use dead_letter::DeadLetter;
 pub use digest::Digest;
-pub(crate) use erased::{AnyInbox, AnyLedger, step};
+pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};
 pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
 pub use memory::Memory;
 #[cfg(feature = "nats")]

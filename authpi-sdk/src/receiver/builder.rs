@@ -250,7 +250,7 @@ impl ReceiverBuilder<Inline> {
 
 impl<I> ReceiverBuilder<Stored<I>> {
     pub(super) fn inbox(endpoint: Arc<str>, verifier: Verifier, inbox: AnyInbox) -> Self {
-        let ledger = AnyLedger::from(inbox.clone());
+        let ledger = inbox.clone();
         Self::new(
             endpoint,
             verifier,

@@ -133,7 +133,7 @@ impl Receiver {
         H: Clone + Send + Sync + 'static,
     {
         let handlers = BuildError::of(handlers, ledger.serve());
-        ReceiverBuilder::inline(endpoint.into(), verifier, AnyLedger::new(ledger), handlers)
+        ReceiverBuilder::inline(endpoint.into(), verifier, Arc::new(ledger), handlers)
     }
 
     /// A receiver that stores a delivery and answers as soon as it is durable; a

@@ -218,7 +218,7 @@ impl Shared {
             lease: settings.lease,
             log: &self.log,
         };
-        let ledger = AnyLedger::from(self.inbox.clone());
+        let ledger: AnyLedger = self.inbox.clone();
         let outcome = run_leased(&ledger, claimed, permit, route, &event).await;
         let lag = || settings.clock.since(event.time());
         match &outcome {

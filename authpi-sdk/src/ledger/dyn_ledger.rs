@@ -1,6 +1,6 @@
-//! Any ledger behind one type, so that a receiver does not carry it as a parameter.
+//! Ledgers and inboxes as trait objects, so that a receiver has no type parameter for its store.
 
-use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -8,127 +8,12 @@ use tokio::time::sleep;
 use tracing::{Instrument as _, debug_span};
 
 use super::{
-    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError,
-    Memory, Next, Token,
+    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next,
+    Token,
 };
 
-/// A [`Ledger`] of whatever kind; clones share it. The memory ledger, whose steps are shorter than
-/// an allocation, is called directly; a step of any other is one boxed future.
-#[derive(Clone)]
-pub(crate) enum AnyLedger {
-    Memory(Memory),
-    Other(Arc<dyn Erased>),
-}
-
-impl AnyLedger {
-    pub(crate) fn new(ledger: impl Ledger) -> Self {
-        match as_any(&ledger).downcast_ref::<Memory>() {
-            Some(memory) => Self::Memory(memory.clone()),
-            None => Self::Other(Arc::new(ledger)),
-        }
-    }
-
-    pub(crate) async fn claim(
-        &self,
-        key: &EventKey,
-        digest: Digest,
-        lease: Duration,
-    ) -> Result<Claim, LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::claim(ledger, key, digest, lease).await,
-            Self::Other(ledger) => ledger.claim(key, digest, lease).await,
-        }
-    }
-
-    pub(crate) async fn renew(
-        &self,
-        key: &EventKey,
-        token: Token,
-        lease: Duration,
-    ) -> Result<Held, LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::renew(ledger, key, token, lease).await,
-            Self::Other(ledger) => ledger.renew(key, token, lease).await,
-        }
-    }
-
-    pub(crate) async fn complete(
-        &self,
-        key: &EventKey,
-        token: Token,
-        completion: Completion,
-    ) -> Result<Held, LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::complete(ledger, key, token, completion).await,
-            Self::Other(ledger) => ledger.complete(key, token, completion).await,
-        }
-    }
-
-    pub(crate) async fn release(
-        &self,
-        key: &EventKey,
-        token: Token,
-        pause: Duration,
-    ) -> Result<Held, LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::release(ledger, key, token, pause).await,
-            Self::Other(ledger) => ledger.release(key, token, pause).await,
-        }
-    }
-
-    pub(crate) fn keeps_dead_letters(&self) -> bool {
-        match self {
-            Self::Memory(ledger) => Ledger::keeps_dead_letters(ledger),
-            Self::Other(ledger) => ledger.keeps_dead_letters(),
-        }
-    }
-
-    pub(crate) fn remembers_for(&self) -> Duration {
-        match self {
-            Self::Memory(ledger) => Ledger::remembers_for(ledger),
-            Self::Other(ledger) => ledger.remembers_for(),
-        }
-    }
-
-    pub(crate) async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::server_time(ledger).await,
-            Self::Other(ledger) => ledger.server_time().await,
-        }
-    }
-
-    pub(crate) async fn check_write(&self) -> Result<(), LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::check_write(ledger).await,
-            Self::Other(ledger) => ledger.check_write().await,
-        }
-    }
-
-    pub(crate) fn is_busy(&self) -> bool {
-        match self {
-            Self::Memory(ledger) => Ledger::is_busy(ledger),
-            Self::Other(ledger) => ledger.is_busy(),
-        }
-    }
-
-    pub(crate) async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
-        match self {
-            Self::Memory(ledger) => Ledger::waiting(ledger, endpoint).await,
-            Self::Other(ledger) => ledger.waiting(endpoint).await,
-        }
-    }
-
-    pub(crate) fn store_id(&self) -> Option<usize> {
-        match self {
-            Self::Memory(ledger) => Ledger::store_id(ledger),
-            Self::Other(ledger) => ledger.store_id(),
-        }
-    }
-}
-
-fn as_any<T: Any>(value: &T) -> &dyn Any {
-    value
-}
+/// Any [`Ledger`]; clones share it.
+pub(crate) type AnyLedger = Arc<dyn DynLedger>;
 
 /// Before a completion that failed is asked for again: long enough for a broken connection to be
 /// made anew.
@@ -145,7 +30,7 @@ pub(crate) fn step<T>(
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
 /// [`Ledger`] with its futures boxed.
-pub(crate) trait Erased: Send + Sync {
+pub(crate) trait DynLedger: Send + Sync {
     fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim>;
     fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held>;
     fn complete<'a>(
@@ -165,7 +50,7 @@ pub(crate) trait Erased: Send + Sync {
     fn store_id(&self) -> Option<usize>;
 }
 
-impl<L: Ledger> Erased for L {
+impl<L: Ledger> DynLedger for L {
     fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim> {
         Box::pin(step("claim", Ledger::claim(self, key, digest, lease)))
     }
@@ -232,17 +117,11 @@ impl<L: Ledger> Erased for L {
     }
 }
 
-/// An [`Inbox`] of whatever kind; clones share it.
-pub(crate) type AnyInbox = Arc<dyn ErasedInbox>;
-
-impl From<AnyInbox> for AnyLedger {
-    fn from(inbox: AnyInbox) -> Self {
-        Self::Other(inbox)
-    }
-}
+/// Any [`Inbox`]; clones share it.
+pub(crate) type AnyInbox = Arc<dyn DynInbox>;
 
 /// [`Inbox`] with its futures boxed.
-pub(crate) trait ErasedInbox: Erased {
+pub(crate) trait DynInbox: DynLedger {
     fn append<'a>(
         &'a self,
         key: &'a EventKey,
@@ -256,7 +135,7 @@ pub(crate) trait ErasedInbox: Erased {
     fn check_append(&self) -> Step<'_, ()>;
 }
 
-impl<I: Inbox> ErasedInbox for I {
+impl<I: Inbox> DynInbox for I {
     fn append<'a>(
         &'a self,
         key: &'a EventKey,
