@@ -16,10 +16,10 @@ use authpi_sdk::{
     client::Client,
     event::Event,
     handlers::{Context, Handlers},
-    ledger::Sqlite,
     receiver::Receiver,
     reconcile::{Progress, Reconcile, WatermarkFile},
     signature::{KeyRing, Secret, Verifier},
+    stores::Sqlite,
 };
 use axum::Router;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -13,12 +13,13 @@
 use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use authpi_sdk::{
-    client::{Client, EndpointError, Ensured, SecretFile, SecretStore as _, WebhookSpec},
+    client::{Client, WebhookSpec},
+    endpoint::{EndpointError, Ensured, SecretFile, SecretStore as _},
     event::{Event, EventType, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::Sqlite,
     receiver::Receiver,
     signature::Verifier,
+    stores::Sqlite,
 };
 use axum::Router;
 use tokio::{net::TcpListener, signal};

@@ -17,9 +17,9 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted, UserUpdated},
     },
     handlers::{Context, HandlerError, Handlers},
-    ledger::Sqlite,
     receiver::Receiver,
     signature::{KeyRing, Secret, Verifier},
+    stores::Sqlite,
 };
 use axum::Router;
 use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};

@@ -14,9 +14,9 @@ use std::{env, path::PathBuf, time::Duration};
 use authpi_sdk::{
     event::{Event, Subject},
     handlers::{Context, Handlers},
-    ledger::Sqlite,
     receiver::Receiver,
     signature::{KeyRing, Secret, Verifier},
+    stores::Sqlite,
     worker::Worker,
 };
 use axum::Router;

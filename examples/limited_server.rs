@@ -10,9 +10,9 @@ use std::{env, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::Sqlite,
     receiver::Receiver,
     signature::{KeyRing, Secret, Verifier},
+    stores::Sqlite,
 };
 use axum::Router;
 use hyper_util::{

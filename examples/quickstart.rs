@@ -24,9 +24,9 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted, UserUpdated},
     },
     handlers::{Context, HandlerError, Handlers},
-    ledger::Sqlite,
     receiver::Receiver,
     signature::{KeyRing, Secret, SignatureScheme, Verifier},
+    stores::Sqlite,
     testing::Fixture,
 };
 use axum::{

@@ -23,9 +23,10 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted, UserUpdated},
     },
     handlers::{Context, HandlerError, Handlers},
-    ledger::{Postgres, Tx},
+    ledger::Tx,
     receiver::Receiver,
     signature::{KeyRing, Secret, Verifier},
+    stores::Postgres,
 };
 use axum::Router;
 use sqlx::postgres::PgPoolOptions;

@@ -91,7 +91,7 @@ async fn answer(stream: TcpStream, tell: tokio::sync::mpsc::UnboundedSender<Stri
                 .filter(|read| *read > 0)?;
             match line.trim().split_once(": ") {
                 Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                    length = value.parse().ok()?
+                    length = value.parse().ok()?;
                 }
                 None if line.trim().is_empty() => break,
                 _ => {}

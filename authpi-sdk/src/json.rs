@@ -395,7 +395,7 @@ mod api {
             tracing::debug!(
                 member = name,
                 "a member of an answer has another shape than described"
-            )
+            );
         })
         .unwrap_or_default()
     }

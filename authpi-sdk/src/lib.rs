@@ -3,6 +3,8 @@
 #[cfg(feature = "client")]
 pub mod client;
 mod crash;
+#[cfg(feature = "client")]
+pub mod endpoint;
 pub mod event;
 #[cfg(feature = "client")]
 mod files;
@@ -15,6 +17,7 @@ pub mod receiver;
 #[cfg(feature = "client")]
 pub mod reconcile;
 pub mod signature;
+pub mod stores;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

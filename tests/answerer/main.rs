@@ -10,9 +10,12 @@ use std::{
     time::Duration,
 };
 
-use authpi_sdk::ledger::{
-    Appended, Claim, Completion, Digest, EventKey, Held, Inbox as _, Ledger as _, Sqlite,
-    Transactional as _,
+use authpi_sdk::{
+    ledger::{
+        Appended, Claim, Completion, Digest, EventKey, Held, Inbox as _, Ledger as _,
+        Transactional as _,
+    },
+    stores::Sqlite,
 };
 
 const IN_FLIGHT: usize = 64;

@@ -20,11 +20,11 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{
-        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Memory,
-        Token,
+        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Token,
     },
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Memory,
     testing::{Fixture, ManualClock, signed_request},
 };
 use bytes::Bytes;

@@ -13,9 +13,10 @@ use std::{
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Memory, Token},
+    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Token},
     receiver::{Fed, Inline, Receiver, ReceiverBuilder},
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Memory,
     testing::Fixture,
 };
 use axum::Router;

@@ -14,7 +14,7 @@ use std::{
     process::Stdio,
 };
 
-use authpi_sdk::ledger::{LedgerErrorKind, Sqlite};
+use authpi_sdk::{ledger::LedgerErrorKind, stores::Sqlite};
 use authpi_tests::trial::{Mode, Role, Store};
 use tokio::process::Command;
 
@@ -231,7 +231,7 @@ async fn a_file_folder_or_mount_that_is_read_only_is_refused_with_the_cause() {
             .await
             .expect("it can be written")
             .close()
-            .await
+            .await;
     };
     opens().await;
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use authpi_sdk::{
     event::{Event, EventData, EventType, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::Memory,
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Memory,
     testing::{Fixture, signed_request},
 };
 

@@ -7,9 +7,10 @@ const FLOORS: &[&[&str]] = &[
     &["time", "hex", "json", "files", "crash", "telemetry"],
     &["event"],
     &["signature", "ledger"],
+    &["stores"],
     &["handlers"],
     &["receiver", "client", "testing"],
-    &["worker"],
+    &["worker", "endpoint"],
     &["reconcile"],
 ];
 /// Under `event` and `client`: it writes out their types, so it names them, and is named by them.

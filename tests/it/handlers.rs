@@ -8,9 +8,9 @@ use authpi_sdk::{
         types::{OrganizationCreated, UserCreated, UserDeleted},
     },
     handlers::{Context, Handlers, HandlersError, Outcome},
-    ledger::Memory,
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder},
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Memory,
     testing::{Fixture, fixture},
 };
 

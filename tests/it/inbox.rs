@@ -16,9 +16,10 @@ use authpi_sdk::{
         types::{SessionCreated, UserCreated, UserUpdated},
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
-    ledger::{EventKey, Inbox as _, Ledger as _, Sqlite},
+    ledger::{EventKey, Inbox as _, Ledger as _},
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Sqlite,
     testing::Fixture,
     worker::{BuildError, Worker, WorkerBuilder},
 };

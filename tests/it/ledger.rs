@@ -8,7 +8,8 @@ use std::{
 };
 
 use authpi_sdk::{
-    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Memory, Sqlite, conformance},
+    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, conformance},
+    stores::{Memory, Sqlite},
     testing::ManualClock,
 };
 use jiff::Timestamp;

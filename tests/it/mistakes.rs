@@ -19,9 +19,10 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted, UserUpdated},
     },
     handlers::{Context, HandlerError, Handlers},
-    ledger::{EventKey, Ledger, Memory, Sqlite},
+    ledger::{EventKey, Ledger},
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier, diagnose},
+    stores::{Memory, Sqlite},
     testing::{Fixture, signed_request},
 };
 use bytes::Bytes;
@@ -130,7 +131,7 @@ pub(crate) fn listen(
 ) -> tracing::subscriber::DefaultGuard {
     static ANOTHER: Once = Once::new();
     ANOTHER.call_once(|| {
-        tracing::subscriber::set_global_default(Willing).expect("nobody else sets one")
+        tracing::subscriber::set_global_default(Willing).expect("nobody else sets one");
     });
     tracing::subscriber::set_default(subscriber)
 }

@@ -12,9 +12,9 @@ use std::{
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::Memory,
     receiver::{Inline, Receiver, ReceiverBuilder},
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Memory,
     testing::Fixture,
 };
 use axum::Router;

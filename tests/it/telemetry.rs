@@ -22,10 +22,11 @@ use authpi_sdk::{
     handlers::{Context, HandlerError, Handlers},
     ledger::{
         Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, LedgerErrorKind,
-        Memory, Next, Sqlite, Token, Tx,
+        Next, Token, Tx,
     },
     receiver::{Receiver, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::{Memory, Sqlite},
     telemetry::{self, Kind, METRICS},
     testing::{Fixture, signed_request},
     worker::{Worker, WorkerBuilder},

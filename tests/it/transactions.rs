@@ -17,11 +17,11 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Memory, Sqlite, Token,
-        Transactional, Tx,
+        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Token, Transactional, Tx,
     },
     receiver::{Fed, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::{Memory, Sqlite},
     testing::{Fixture, ManualClock},
 };
 use tokio::sync::Notify;

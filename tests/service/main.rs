@@ -26,12 +26,10 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
     handlers::{Context, HandlerError, Handlers, Serves},
-    ledger::{
-        Inbox, Lanes, LedgerError, Memory, Nats, NatsOptions, Postgres, Redis, Sqlite,
-        Transactional, Tx,
-    },
+    ledger::{Inbox, Lanes, LedgerError, Transactional, Tx},
     receiver::{Receiver, ReceiverBuilder, Stored},
     signature::{KeyRing, Verifier},
+    stores::{Memory, Nats, NatsOptions, Postgres, Redis, Sqlite},
     telemetry::{LEASES_LOST, STORE_FAILURES},
     testing::on_crash_point,
     worker::Worker,

@@ -6,10 +6,10 @@ use authpi_sdk::{
     Client,
     event::Event,
     handlers::{Context, Handlers},
-    ledger::Sqlite,
     receiver::Receiver,
     reconcile::{Reconcile, WatermarkFile},
     signature::Verifier,
+    stores::Sqlite,
 };
 
 use crate::Result;

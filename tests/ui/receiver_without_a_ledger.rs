@@ -3,12 +3,7 @@
 
 use std::collections::HashSet;
 
-use authpi_sdk::{
-    handlers::Handlers,
-    ledger::Memory,
-    receiver::Receiver,
-    signature::{KeyRing, Verifier},
-};
+use authpi_sdk::{handlers::Handlers, receiver::Receiver, signature::{KeyRing, Verifier}, stores::Memory};
 
 fn main() {
     let _ = Receiver::inline(

@@ -1,14 +1,7 @@
 //! A handler that writes in one store's transaction cannot run over another, nor where there is no
 //! transaction.
 
-use authpi_sdk::{
-    event::{Event, types::UserCreated, types::UserDeleted},
-    handlers::Handlers,
-    ledger::{Lanes, Memory, Transactional, Tx},
-    receiver::Receiver,
-    signature::{KeyRing, Verifier},
-    worker::Worker,
-};
+use authpi_sdk::{event::{Event, types::{UserCreated, UserDeleted}}, handlers::Handlers, ledger::{Lanes, Transactional, Tx}, receiver::Receiver, signature::{KeyRing, Verifier}, stores::Memory, worker::Worker};
 
 fn mixed<A: Transactional + Lanes, B: Transactional + Lanes>(one: A, another: B) {
     let verifier = || Verifier::authpi(KeyRing::new());

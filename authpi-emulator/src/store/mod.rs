@@ -276,10 +276,10 @@ impl Store {
         };
         match webhook.count(verdict, self.settings.failing_after, now) {
             Some(WebhookStatus::Failing) => {
-                self.record_about(&webhook_id, "webhook.paused", "system")
+                self.record_about(&webhook_id, "webhook.paused", "system");
             }
             Some(WebhookStatus::Active) => {
-                self.record_about(&webhook_id, "webhook.resumed", "system")
+                self.record_about(&webhook_id, "webhook.resumed", "system");
             }
             _ => {}
         }

@@ -18,10 +18,10 @@
 //! nothing here panics. A client is cheap to clone, and its clones share connections.
 //! [`Client::webhooks`], [`Client::events`] and [`Client::whoami`] lead to the operations. Each of
 //! them gives a [`Call`]: it can be given options (a deadline, a retry policy, an idempotency key,
-//! an ETag) and runs when it is awaited. All calls take one way, in `call.rs`: check the arguments,
-//! find the account, send under one deadline, again where that is safe and may help ([`retry`]),
-//! and turn whatever comes back into a value or an [`Error`] that says whether the server may have
-//! acted, how often it was tried, and why not again.
+//! an ETag) and runs when it is awaited. All calls take one way, in `transport/call.rs`: check the
+//! arguments, find the account, send under one deadline, again where that is safe and may help
+//! ([`retry`]), and turn whatever comes back into a value or an [`Error`] that says whether the
+//! server may have acted, how often it was tried, and why not again.
 //!
 //! # Errors
 //!
@@ -73,80 +73,21 @@
 //!
 //! # Declared instead of called
 //!
-//! What a service does when it starts is declared: [`Webhooks::ensure`] sees to it that its webhook
-//! is there, from any number of replicas at once, and that the one-time secret is in a
-//! [`SecretStore`]; [`Webhooks::rotate`] gives it another secret without a gap;
-//! [`Webhooks::update_with`] changes what depends on what is there. [`Call::followed`] and
-//! [`Webhooks::outcome`] look after deliveries that are sent again: see [`redelivery`].
+//! What a service does when it starts is declared: see [`endpoint`](crate::endpoint), which is
+//! built on this client.
 //!
 //! # What it does not do
 //!
 //! It follows no redirect, since a credential must not travel to an address that nobody configured.
 //! It repeats no call that could do its work twice: see [`retry`].
 
-mod account;
-mod answer;
-mod builder;
-mod call;
-mod credentials;
-mod deliveries;
-mod ensure;
-mod error;
-mod etag;
-mod events;
-mod exchange;
-mod idempotency;
-mod ids;
-mod observe;
-mod pages;
-mod patch;
-mod pause;
-pub mod redelivery;
-pub mod retry;
-mod same;
-mod secrets;
-mod spec;
-mod tls;
-mod update_with;
-mod webhooks;
+pub(crate) mod api;
+pub(crate) mod transport;
 
-pub use account::WhoAmI;
-pub use builder::{
-    BuildError, Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT,
+pub use api::*;
+pub use transport::{
+    AccessToken, BuildError, Call, Client, ClientBuilder, Conditional, DEFAULT_ATTEMPT_TIMEOUT,
+    DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ETag, Error, InvalidETag, Items, Keyed, NoMore, Operation,
+    Page, Paged, Pages, Posted, RetryPolicy, Tagged, TokenSource, WhoAmI, retry,
 };
-pub use call::{Call, Conditional, Keyed, Operation, Paged, Posted, Tagged};
-pub use credentials::{AccessToken, TokenSource};
-pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
-pub use ensure::{
-    DEFAULT_SECRET_WAIT, Diff, Endpoint, EndpointError, Ensure, Ensured, LastMatches, Rotate,
-    Rotation,
-};
-pub use error::Error;
-pub use etag::{ETag, InvalidETag};
-pub(crate) use events::ListAsWritten;
-pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
-pub(crate) use exchange::{NotBuilt, Request};
-pub use pages::{Items, Page, Pages};
-pub use patch::Patch;
-pub use retry::{Applied, NoMore, RetryPolicy};
-#[cfg(feature = "postgres")]
-pub use secrets::PostgresSecrets;
-pub use secrets::{
-    DEFAULT_LOCK_TIMEOUT, EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore,
-    SecretStoreError,
-};
-pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
-pub use update_with::{DEFAULT_ROUNDS, Edited, UpdateWith};
-pub use webhooks::{
-    CreateWebhook, Created, DeleteWebhook, Deleted, GetWebhook, ListWebhooks, UpdateWebhook,
-    Updated, Webhooks,
-};
-
-pub use crate::generated::api::types::{
-    AuthType, BearerAuth, BearerSignatureAuth, CallerAccountAccess, CallerOrganizationAccess,
-    CallerType, DeliveryStatus, ErrorCode, Event as LoggedEvent, EventAggregate, FieldError, Me,
-    NoneAuth, RedeliverFailedResult, RedeliveredWebhookDelivery, SettableWebhookStatus,
-    SignatureAlgorithm, SignatureAuth, UnknownAuthType, UnknownCallerType, UnknownDeliveryStatus,
-    UnknownErrorCode, UnknownSignatureAlgorithm, UnknownWebhookAuth, UnknownWebhookStatus, Webhook,
-    WebhookAuth, WebhookDelivery, WebhookListItem, WebhookStatus,
-};
+pub(crate) use transport::{NotBuilt, Request};

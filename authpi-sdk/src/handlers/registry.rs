@@ -194,10 +194,10 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")]
-    /// # fn example() -> authpi_sdk::handlers::Handlers<(), authpi_sdk::ledger::Sqlite> {
+    /// # fn example() -> authpi_sdk::handlers::Handlers<(), authpi_sdk::stores::Sqlite> {
     /// use authpi_sdk::event::{Event, types::UserUpdated};
     /// use authpi_sdk::handlers::Handlers;
-    /// use authpi_sdk::ledger::{Sqlite, Tx};
+    /// use authpi_sdk::{ledger::Tx, stores::Sqlite};
     ///
     /// // Deliveries come in any order: an older event changes nothing, nor does any after a deletion.
     /// const UPDATE: &str = "INSERT INTO users (data, as_of, id) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE

@@ -42,7 +42,7 @@ impl fmt::Debug for DeadLetter {
 }
 
 /// For the log: nothing handles it by itself where there is no worker.
-pub(super) fn tell_replayed(key: &EventKey) {
+pub(crate) fn tell_replayed(key: &EventKey) {
     tracing::info!(
         endpoint = key.endpoint(),
         event_id = key.event_id(),
@@ -52,7 +52,7 @@ pub(super) fn tell_replayed(key: &EventKey) {
 
 /// The end of the calendar for what lies beyond it.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(super) fn timestamp(millis: i64) -> Timestamp {
+pub(crate) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
         Timestamp::MIN
     } else {

@@ -71,11 +71,6 @@ pub trait Inbox: Ledger {
 /// [`in_order_per`]: crate::receiver::ReceiverBuilder::in_order_per
 pub trait Lanes: Inbox {}
 
-#[cfg(feature = "sqlite")]
-impl Lanes for super::Sqlite {}
-#[cfg(feature = "postgres")]
-impl Lanes for super::Postgres {}
-
 /// What became of a delivery that was to be appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

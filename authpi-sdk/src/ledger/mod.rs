@@ -11,31 +11,16 @@
 //! [`release`](Ledger::release). A worker that dies gives its lease back by expiry; a worker that
 //! was too slow finds that its token is no longer the record's ([`Held::Lost`]).
 //!
-//! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead
-//! letters in a file. Replicas on several hosts share one of `Postgres` (feature `postgres`), which
-//! keeps dead letters too, or `Redis` (feature `redis`). `Nats` (feature `nats`) adds an inbox in
-//! NATS JetStream to any of them. Any implementation of [`Ledger`] that passes the conformance
-//! suite (feature `testing`) will do.
+//! The implementations are in [`stores`](crate::stores).
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
-mod dead_letter;
+pub(crate) mod dead_letter;
 mod digest;
 mod dyn_ledger;
 mod inbox;
-mod memory;
-#[cfg(feature = "nats")]
-mod nats;
-#[cfg(feature = "postgres")]
-pub(crate) mod postgres;
-mod probe;
-#[cfg(feature = "redis")]
-mod redis;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "nats"))]
-mod remote;
-#[cfg(feature = "sqlite")]
-mod sqlite;
+pub(crate) mod probe;
 mod transaction;
 
 use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
@@ -52,19 +37,7 @@ pub use dead_letter::DeadLetter;
 pub use digest::Digest;
 pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};
 pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
-pub use memory::Memory;
-#[cfg(feature = "nats")]
-pub use nats::{Nats, NatsOptions};
-#[cfg(feature = "postgres")]
-pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 pub(crate) use probe::{Probes, Target};
-#[cfg(feature = "redis")]
-pub use redis::{Redis, RedisConnection, RedisOptions};
-#[cfg(all(feature = "sqlite", feature = "testing"))]
-#[doc(hidden)]
-pub use sqlite::by_hand as sqlite_by_hand;
-#[cfg(feature = "sqlite")]
-pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id,
@@ -166,6 +139,11 @@ impl EventKey {
 
     pub(crate) fn shared_endpoint(&self) -> &Arc<str> {
         &self.endpoint
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn shared_event_id(&self) -> &Arc<str> {
+        &self.event_id
     }
 
     /// The event's id, or its hash: at most 255 bytes without control characters.

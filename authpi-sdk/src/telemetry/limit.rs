@@ -127,7 +127,7 @@ mod tests {
         let mut flood = |log: &LogLimit, lines: u32| {
             for _ in 0..lines {
                 log.write("a delivery was refused", "mismatch", |left_out| {
-                    written.push(left_out)
+                    written.push(left_out);
                 });
             }
         };

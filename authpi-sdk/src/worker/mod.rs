@@ -16,7 +16,7 @@
 //! the event a dead letter. A poisoned event holds up its own lane until then, and nobody else.
 //!
 //! ```no_run
-//! # use authpi_sdk::{event::{Event, Subject, types::UserCreated}, handlers::Handlers, ledger::Sqlite, worker::Worker};
+//! # use authpi_sdk::{event::{Event, Subject, types::UserCreated}, handlers::Handlers, stores::Sqlite, worker::Worker};
 //! # use authpi_sdk::{receiver::Receiver, signature::{KeyRing, Secret, Verifier}};
 //! # async fn example(keys: KeyRing, stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
 //! let store = Sqlite::open("hooks.db").await?;

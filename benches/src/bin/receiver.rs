@@ -18,14 +18,7 @@ use std::{
     time::Instant,
 };
 
-use authpi_sdk::{
-    event::{Event, types::UserUpdated},
-    handlers::{Context, Handlers},
-    ledger::Memory,
-    receiver::Receiver,
-    signature::{KeyRing, SignatureScheme, Verifier},
-    testing::Fixture,
-};
+use authpi_sdk::{event::{Event, types::UserUpdated}, handlers::{Context, Handlers}, receiver::Receiver, signature::{KeyRing, SignatureScheme, Verifier}, stores::Memory, testing::Fixture};
 use axum::{Router, extract::State, routing::post};
 use benches::{Made, percentile, quick, table, write_json};
 use bytes::Bytes;

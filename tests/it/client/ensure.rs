@@ -13,9 +13,10 @@ use std::{
 use authpi_emulator::{Emulator, EmulatorClock};
 use authpi_sdk::{
     Client, RawJson,
-    client::{
-        DeliveryAuth, EndpointError, Ensured, KeptSecret, MemorySecrets, SecretFile, SecretStore,
-        SecretStoreError, WebhookPatch, WebhookSpec, WebhookStatus,
+    client::{DeliveryAuth, WebhookPatch, WebhookSpec, WebhookStatus},
+    endpoint::{
+        EndpointError, Ensured, KeptSecret, MemorySecrets, SecretFile, SecretStore,
+        SecretStoreError,
     },
     event::EventType,
 };

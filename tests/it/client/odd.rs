@@ -1,7 +1,10 @@
 //! Answers in which a member is odd: it is put right, or left out, and its neighbours are read as
 //! ever.
 
-use authpi_sdk::client::{EndpointError, Error, MemorySecrets};
+use authpi_sdk::{
+    client::Error,
+    endpoint::{EndpointError, MemorySecrets},
+};
 
 use super::{
     peer::{Peer, Reply},

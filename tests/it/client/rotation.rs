@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use authpi_emulator::Emulator;
 use authpi_sdk::{
     Client,
-    client::{DeliveryAuth, EndpointError, Ensured, MemorySecrets, SecretStore, WebhookSpec},
+    client::{DeliveryAuth, WebhookSpec},
+    endpoint::{EndpointError, Ensured, MemorySecrets, SecretStore},
     event::{Event, EventType, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::Memory,
     receiver::Receiver,
     signature::{KeyRing, Verifier},
+    stores::Memory,
 };
 use axum::Router;
 

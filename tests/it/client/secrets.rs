@@ -4,12 +4,12 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use authpi_sdk::{
     UnixMillis,
-    client::{KeptSecret, MemorySecrets, SecretFile, SecretStore},
+    endpoint::{KeptSecret, MemorySecrets, SecretFile, SecretStore},
     event::{Event, types::UserCreated},
     handlers::Handlers,
-    ledger::Memory,
     receiver::Receiver,
     signature::{Secret, SignatureScheme, Verifier},
+    stores::Memory,
     testing::Fixture,
 };
 use jiff::Timestamp;
@@ -94,7 +94,7 @@ async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
         .await
         .unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let told = |error: authpi_sdk::client::SecretStoreError| {
+    let told = |error: authpi_sdk::endpoint::SecretStoreError| {
         format!(
             "{error} {error:?} {}",
             std::error::Error::source(&error).unwrap()

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use authpi_emulator::Emulator;
-use authpi_sdk::client::{Edited, Error, WebhookPatch};
+use authpi_sdk::{
+    client::{Error, WebhookPatch},
+    endpoint::Edited,
+};
 use serde_json::json;
 
 use super::{

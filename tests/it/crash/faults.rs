@@ -187,7 +187,7 @@ impl Trial {
                     Fault::Hang => {
                         server
                             .pause(TIMEOUT + Duration::from_millis(dice.u64(100..1_500)))
-                            .await
+                            .await;
                     }
                     Fault::Stutter => server.pause(Duration::from_millis(dice.u64(10..200))).await,
                     Fault::Cut(replies) => {

@@ -171,7 +171,7 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
                     .extend(wrong.map(|why| format!("{event} {what} {}x, {why}", known.by.len())));
             }
             Entry::Completed(_, event) => {
-                events.entry(*event).or_default().completed |= !void.contains(&at)
+                events.entry(*event).or_default().completed |= !void.contains(&at);
             }
             Entry::NotCompleted(process, event) => {
                 let known = events.entry(*event).or_default();

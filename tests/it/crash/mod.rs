@@ -271,7 +271,7 @@ impl Trial {
         match &self.store {
             Store::Sqlite(file) => self.until_empty(&sqlite::store(file).await).await,
             Store::Postgres(url, prefix) => {
-                self.until_empty(&postgres::store(url, prefix).await).await
+                self.until_empty(&postgres::store(url, prefix).await).await;
             }
             Store::Nats(url, name, _) => self.until_empty(&nats::store(url, name).await).await,
             Store::Redis(..) => unreachable!("it is no inbox"),

@@ -1,6 +1,6 @@
 //! Processes on one JetStream, with a ledger beside it; neither server is killed.
 
-use authpi_sdk::ledger::{Memory, Nats};
+use authpi_sdk::stores::{Memory, Nats};
 use authpi_tests::trial::{Mode, Role, Store};
 
 use super::Trial;

@@ -1,6 +1,6 @@
 //! Processes on one database.
 
-use authpi_sdk::ledger::Postgres;
+use authpi_sdk::stores::Postgres;
 use authpi_tests::trial::{EventId, Mode, Role, Store};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use authpi_sdk::ledger::Sqlite;
+use authpi_sdk::stores::Sqlite;
 use authpi_tests::trial::{EventId, Mode, Role};
 use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 

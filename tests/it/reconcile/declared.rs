@@ -3,12 +3,13 @@
 use authpi_emulator::Emulator;
 use authpi_sdk::{
     Client,
-    client::{Ensured, MemorySecrets, WebhookSpec},
+    client::WebhookSpec,
+    endpoint::{Ensured, MemorySecrets},
     event::EventType,
-    ledger::Memory,
     receiver::Receiver,
     reconcile::{Reconcile, ReconcileBuilder, WatermarkMemory},
     signature::Verifier,
+    stores::Memory,
 };
 
 use super::{Handled, caught_up, noting};
@@ -95,7 +96,7 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
     let running = tokio::spawn(async move {
         reconcile
             .run(std::time::Duration::from_millis(1), async {
-                drop(stopped.await)
+                drop(stopped.await);
             })
             .await;
     });

@@ -19,10 +19,11 @@ use authpi_sdk::{
     Clock,
     event::Event,
     handlers::{Context, HandlerError, Handlers},
-    ledger::{Ledger, Memory},
+    ledger::Ledger,
     receiver::{Inline, Receiver, ReceiverBuilder},
     reconcile::{Reconcile, ReconcileBuilder, Report},
     signature::Verifier,
+    stores::Memory,
 };
 use jiff::{SignedDuration, Timestamp};
 

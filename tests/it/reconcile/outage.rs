@@ -7,10 +7,10 @@ use authpi_emulator::{Emulator, EmulatorClock, NewEvent};
 use authpi_sdk::{
     Clock,
     client::{Client, DeliveryStatus, WebhookPatch, WebhookSpec},
-    ledger::Sqlite,
     receiver::Receiver,
     reconcile::{Reconcile, ReconcileBuilder, Report},
     signature::{KeyRing, Secret, Verifier},
+    stores::Sqlite,
 };
 use axum::Router;
 use serde_json::json;
@@ -182,7 +182,7 @@ impl Outage {
             .expect("its port is still free");
         let app = Router::new().route_service("/hooks/authpi", receiver.clone());
         self.server = Some(tokio::spawn(async move {
-            axum::serve(listener, app).await.unwrap()
+            axum::serve(listener, app).await.unwrap();
         }));
         self.client
             .webhooks()

@@ -13,10 +13,11 @@ use authpi_sdk::{
     Clock,
     event::{Event, Subject},
     handlers::{Context, Handlers},
-    ledger::{Inbox as _, Memory, Next, Sqlite},
+    ledger::{Inbox as _, Next},
     receiver::Receiver,
     reconcile::WatermarkMemory,
     signature::Verifier,
+    stores::{Memory, Sqlite},
     telemetry,
     testing::{Fixture, ManualClock},
 };

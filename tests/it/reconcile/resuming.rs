@@ -9,8 +9,8 @@ use std::{
 };
 
 use authpi_sdk::{
-    ledger::Memory,
     reconcile::{WatermarkFile, WatermarkMemory},
+    stores::Memory,
     testing::ManualClock,
 };
 
@@ -243,7 +243,7 @@ async fn progress_is_told_with_counts_that_never_go_back() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let telling = Arc::clone(&told);
     let on_progress = move |progress: &authpi_sdk::reconcile::Progress| {
-        telling.lock().unwrap().push(progress.clone())
+        telling.lock().unwrap().push(progress.clone());
     };
     let reconcile = reconcile(&log, &receiver)
         .on_progress(on_progress)

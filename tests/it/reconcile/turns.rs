@@ -11,10 +11,10 @@ use std::{
 use authpi_sdk::{
     event::Event,
     handlers::{Context, Handlers},
-    ledger::{Memory, Sqlite},
     receiver::{BuildError, Receiver},
     reconcile::{Reconcile, WatermarkMemory},
     signature::Verifier,
+    stores::{Memory, Sqlite},
     testing::ManualClock,
 };
 use serde_json::json;

@@ -18,11 +18,11 @@ use authpi_sdk::{
     event::Event,
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Nats,
-        Postgres, Sqlite, Token,
+        Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Token,
     },
     receiver::Receiver,
     signature::SignatureScheme,
+    stores::{Nats, Postgres, Sqlite},
     testing::Fixture,
     worker::WorkerBuilder,
 };

@@ -21,11 +21,11 @@ use authpi_sdk::{
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{
         Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError,
-        LedgerErrorKind, Memory, Nats, NatsOptions, Next, Postgres, Redis, Sqlite, Token, Tx,
-        conformance,
+        LedgerErrorKind, Next, Token, Tx, conformance,
     },
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::{Memory, Nats, NatsOptions, Postgres, Redis, Sqlite},
     testing::{Fixture, signed_request},
     worker::{Worker, WorkerBuilder},
 };

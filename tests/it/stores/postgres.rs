@@ -19,10 +19,11 @@ use authpi_sdk::{
     event::Subject,
     ledger::{
         Appended, Claim, Completion, Held, Inbox as _, Leased, Ledger as _, LedgerError, Next,
-        Postgres, PostgresOptions, Transactional as _, conformance,
+        Transactional as _, conformance,
     },
     receiver::Receiver,
     signature::{KeyRing, Verifier},
+    stores::{Postgres, PostgresOptions},
     worker::Worker,
 };
 use bytes::Bytes;

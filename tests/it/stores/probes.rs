@@ -4,9 +4,10 @@ use authpi_sdk::{
     Clock,
     event::{Event, types::UserCreated},
     handlers::Handlers,
-    ledger::{LedgerError, LedgerErrorKind, Memory, NatsOptions, Postgres, Redis},
+    ledger::{LedgerError, LedgerErrorKind},
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::{Memory, NatsOptions, Postgres, Redis},
     testing::Fixture,
     worker::Worker,
 };

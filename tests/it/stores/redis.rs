@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::ledger::{
-    Claim, Completion, Held, Ledger as _, LedgerErrorKind, Redis, Token, conformance,
+use authpi_sdk::{
+    ledger::{Claim, Completion, Held, Ledger as _, LedgerErrorKind, Token, conformance},
+    stores::Redis,
 };
 use jiff::Timestamp;
 use redis::{

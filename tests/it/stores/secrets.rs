@@ -1,6 +1,6 @@
 //! Secrets in Postgres.
 
-use authpi_sdk::client::{PostgresSecrets, SecretStore as _};
+use authpi_sdk::endpoint::{PostgresSecrets, SecretStore as _};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 

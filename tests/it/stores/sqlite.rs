@@ -12,9 +12,10 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserCreated},
     handlers::{HandlerError, Handlers},
-    ledger::{Claim, EventKey, Inbox as _, Ledger as _, Next, Sqlite, Tx},
+    ledger::{Claim, EventKey, Inbox as _, Ledger as _, Next, Tx},
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Sqlite,
     testing::Fixture,
     worker::Worker,
 };

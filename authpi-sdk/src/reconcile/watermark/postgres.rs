@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::{PgPool, Row as _};
 
 use super::{Watermark, WatermarkError};
-use crate::ledger::postgres::rows;
+use crate::stores::postgres::rows;
 
 /// Several replicas may do this at once, and `IF NOT EXISTS` alone lets two of them collide.
 const MAKE: &str = "

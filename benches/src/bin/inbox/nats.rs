@@ -1,7 +1,7 @@
 //! JetStream in files, beside a publish that waits for its acknowledgement.
 
 use async_nats::{HeaderMap, jetstream};
-use authpi_sdk::ledger::{Memory, Nats};
+use authpi_sdk::stores::{Memory, Nats};
 use benches::rate::{Compared, Each, compare};
 
 use super::{body, event_id, ours, servers::nats::NatsServer};

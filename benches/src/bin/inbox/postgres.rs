@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use authpi_sdk::ledger::Postgres;
+use authpi_sdk::stores::Postgres;
 use benches::rate::{Compared, Each, compare};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 

@@ -3,7 +3,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use authpi_sdk::ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Memory};
+use authpi_sdk::{ledger::{Claim, Completion, Digest, EventKey, Held, Ledger}, stores::Memory};
 use benches::{quick, table};
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use authpi_sdk::ledger::Postgres;
+use authpi_sdk::stores::Postgres;
 use benches::rate::{Compared, Each, compare};
 use sqlx::{AssertSqlSafe, PgPool, Row as _, postgres::PgPoolOptions};
 

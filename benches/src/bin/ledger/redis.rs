@@ -1,6 +1,6 @@
 //! Redis with `appendfsync always`, beside `SET NX` and `SET XX`.
 
-use authpi_sdk::ledger::Redis;
+use authpi_sdk::stores::Redis;
 use benches::rate::{Compared, Each, compare};
 use redis::{Client, aio::ConnectionManager, cmd};
 

@@ -1,7 +1,10 @@
 //! What a large backlog costs those who look for work, and what becomes of one that an earlier
 //! version has stored.
 
-use authpi_sdk::ledger::{Completion, EventKey, Held, Inbox as _, Ledger as _, Next, Postgres};
+use authpi_sdk::{
+    ledger::{Completion, EventKey, Held, Inbox as _, Ledger as _, Next},
+    stores::Postgres,
+};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 

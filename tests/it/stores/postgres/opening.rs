@@ -6,7 +6,8 @@ use std::time::Duration;
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{EventKey, Inbox as _, Ledger as _, LedgerError, LedgerErrorKind, Postgres, Tx},
+    ledger::{EventKey, Inbox as _, Ledger as _, LedgerError, LedgerErrorKind, Tx},
+    stores::Postgres,
     testing::Fixture,
     worker::Worker,
 };

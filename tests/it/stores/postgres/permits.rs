@@ -15,8 +15,9 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted},
     },
     handlers::{Context, Handlers},
-    ledger::{Appended, Claim, Completion, Held, Inbox as _, Ledger as _, Postgres, Tx},
+    ledger::{Appended, Claim, Completion, Held, Inbox as _, Ledger as _, Tx},
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder},
+    stores::Postgres,
     testing::Fixture,
     worker::Worker,
 };

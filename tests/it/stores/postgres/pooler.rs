@@ -3,8 +3,9 @@
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{Postgres, Tx},
+    ledger::Tx,
     receiver::Receiver,
+    stores::Postgres,
     testing::Fixture,
 };
 use sqlx::postgres::PgPoolOptions;

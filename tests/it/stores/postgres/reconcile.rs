@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use authpi_sdk::{
     event::{Event, Subject},
     handlers::Handlers,
-    ledger::{Inbox as _, Postgres, Tx},
+    ledger::{Inbox as _, Tx},
     receiver::Receiver,
     reconcile::WatermarkPostgres,
+    stores::Postgres,
     worker::Worker,
 };
 use sqlx::{AssertSqlSafe, PgPool, Row as _};

@@ -4,15 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use authpi_sdk::{
-    client::{KeptSecret, PostgresSecrets, SecretStore as _},
+    endpoint::{KeptSecret, PostgresSecrets, SecretStore as _},
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{
-        Completion, Held, Inbox as _, Ledger as _, LedgerErrorKind, Postgres, Transactional as _,
-        Tx,
-    },
+    ledger::{Completion, Held, Inbox as _, Ledger as _, LedgerErrorKind, Transactional as _, Tx},
     receiver::Receiver,
     reconcile::{Watermark as _, WatermarkPostgres},
+    stores::Postgres,
     testing::Fixture,
 };
 use jiff::Timestamp;

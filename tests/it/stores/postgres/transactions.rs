@@ -12,12 +12,10 @@ use std::{
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, HandlerError, Handlers},
-    ledger::{
-        Claim, Completion, EventKey, Held, Inbox as _, Ledger as _, Postgres, Transactional as _,
-        Tx,
-    },
+    ledger::{Claim, Completion, EventKey, Held, Inbox as _, Ledger as _, Transactional as _, Tx},
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Postgres,
     testing::Fixture,
     worker::Worker,
 };
@@ -73,12 +71,11 @@ impl Shop {
         )
         .await;
         let options = Postgres::options().prefix(&prefix);
-        let (ledger, patient) = match limit {
-            Some(limit) => with_short_limit(&options, limit, &pool).await,
-            None => {
-                let ledger = options.open(pool).await.unwrap();
-                (ledger.clone(), ledger)
-            }
+        let (ledger, patient) = if let Some(limit) = limit {
+            with_short_limit(&options, limit, &pool).await
+        } else {
+            let ledger = options.open(pool).await.unwrap();
+            (ledger.clone(), ledger)
         };
         Self {
             ledger,

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{Appended, Inbox as _, Ledger as _, Postgres},
+    ledger::{Appended, Inbox as _, Ledger as _},
+    stores::Postgres,
     testing::Fixture,
     worker::Worker,
 };

@@ -1,0 +1,172 @@
+//! How it is known that a change was made.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    client::api::{Webhook, same},
+    generated::api::types::{UpdateAuthInput, UpdateWebhook},
+    json,
+};
+
+/// How it is known that a change was made.
+///
+/// Where an answer is lost and the repeat finds another state (412) or nothing (404), the webhook
+/// is looked at. State can be seen, authorship cannot: if it is as the call wanted it, somebody
+/// else may have made it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Applied {
+    /// AuthPI's answer says so.
+    Confirmed,
+    /// Not said by the answer: things are as the call wanted them.
+    Inferred,
+}
+
+/// Whether the webhook can be seen to be as the patch wants it. That a token of the caller's own is
+/// in force cannot.
+pub(crate) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
+    let (Some(Value::Object(wanted)), Some(seen)) = (value(patch), value(webhook)) else {
+        return false;
+    };
+    wanted
+        .iter()
+        .all(|(name, wanted)| match (name.as_str(), &seen[name]) {
+            ("auth", seen) => seen["type"] == wanted["type"] && !sets_a_token(patch),
+            ("url", Value::String(seen)) => wanted
+                .as_str()
+                .is_some_and(|wanted| same::url(seen, wanted)),
+            // AuthPI may fill in members of its own.
+            ("retry" | "circuit_breaker" | "subjects", seen) => same::covers(seen, wanted),
+            // In which order they are shown is not documented.
+            ("events", Value::Array(seen)) => wanted.as_array().is_some_and(|wanted| {
+                wanted.iter().all(|event| seen.contains(event))
+                    && seen.iter().all(|event| wanted.contains(event))
+            }),
+            (_, seen) => seen == wanted,
+        })
+}
+
+/// By way of its text: what is kept raw may hold lone surrogates, which `serde_json::to_value`
+/// refuses.
+fn value(of: &impl Serialize) -> Option<Value> {
+    json::read(&serde_json::to_string(of).ok()?).ok()
+}
+
+/// Whether all that its `auth` would change is a token that the caller knows and AuthPI never
+/// shows.
+fn sets_a_token(patch: &UpdateWebhook) -> bool {
+    patch.auth.set().is_some()
+        && !makes_a_secret(patch)
+        && !matches!(patch.auth.set(), Some(UpdateAuthInput::None(_)))
+}
+
+/// Whether the patch makes AuthPI make a secret, which only its answer shows.
+pub(crate) fn makes_a_secret(patch: &UpdateWebhook) -> bool {
+    match patch.auth.set() {
+        None | Some(UpdateAuthInput::None(_)) => false,
+        Some(UpdateAuthInput::Bearer(bearer)) => bearer.bearer_token.is_none(),
+        Some(UpdateAuthInput::Signature(_) | UpdateAuthInput::BearerSignature(_)) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        client::api::{
+            patch::Patch,
+            spec::{DeliveryAuth, WebhookPatch},
+        },
+        event::EventType,
+    };
+
+    fn webhook() -> Webhook {
+        serde_json::from_str(
+            r#"{"id":"wh_1","account_id":"a","name":"n","url":"https://x/","status":"disabled","auth":{"type":"signature","signature_secret_hint":"...1"},
+            "events":["user.created","user.updated"],"metadata":{"b":1,"a":[2.5,"x"]},"circuit_breaker":{"after":3,"pause":60},
+            "created_at":1,"updated_at":2}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_change_that_can_be_seen_is_found_whatever_the_order_of_its_members() {
+        let raw = |text: &str| serde_json::from_str::<crate::RawJson>(text).unwrap();
+        for patch in [
+            WebhookPatch::new(),
+            WebhookPatch::new()
+                .name("n")
+                .url("https://x/")
+                .disable()
+                .clear_description(),
+            WebhookPatch::new().events([EventType::UserUpdated, EventType::UserCreated]),
+            WebhookPatch::new()
+                .metadata(raw(r#"{"a":[2.5,"x"],"b":1}"#))
+                .retry(Patch::Null),
+            WebhookPatch::new().auth(&DeliveryAuth::signature()),
+            WebhookPatch::new().url("https://X"),
+            WebhookPatch::new().circuit_breaker(raw(r#"{"after":3.0}"#)),
+        ] {
+            assert!(holds(patch.as_input(), &webhook()), "{patch:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_is_not_there_is_not_found() {
+        let raw = |text: &str| serde_json::from_str::<crate::RawJson>(text).unwrap();
+        for patch in [
+            WebhookPatch::new().name("other"),
+            WebhookPatch::new().enable(),
+            WebhookPatch::new().name("n").description("d"),
+            WebhookPatch::new().events([EventType::UserCreated]),
+            WebhookPatch::new().events([
+                EventType::UserCreated,
+                EventType::UserUpdated,
+                EventType::UserDeleted,
+            ]),
+            WebhookPatch::new().metadata(Patch::Null),
+            WebhookPatch::new().metadata(raw(r#"{"a":[2.5,"x"]}"#)),
+            WebhookPatch::new().auth(&DeliveryAuth::bearer()),
+            WebhookPatch::new().circuit_breaker(raw(r#"{"after":4}"#)),
+        ] {
+            assert!(!holds(patch.as_input(), &webhook()), "{patch:?}");
+        }
+        // Another token than before looks the same.
+        let bearer = |auth: &str| {
+            let webhook = serde_json::to_string(&webhook()).unwrap();
+            let auth = webhook.replace(
+                r#"{"type":"signature","signature_secret_hint":"...1"}"#,
+                auth,
+            );
+            serde_json::from_str::<Webhook>(&auth).unwrap()
+        };
+        let bearer = bearer(r#"{"type":"bearer"}"#);
+        assert!(holds(
+            WebhookPatch::new().auth(&DeliveryAuth::bearer()).as_input(),
+            &bearer
+        ));
+        let own = WebhookPatch::new().auth(&DeliveryAuth::bearer().with_bearer_token("mine"));
+        assert!(!holds(own.as_input(), &bearer));
+    }
+
+    #[test]
+    fn a_patch_makes_a_secret_where_authpi_chooses_it() {
+        let makes = |auth: &DeliveryAuth| makes_a_secret(WebhookPatch::new().auth(auth).as_input());
+        assert!(makes(&DeliveryAuth::signature()) && makes(&DeliveryAuth::bearer()));
+        assert!(makes(
+            &DeliveryAuth::bearer_and_signature().with_bearer_token("t")
+        ));
+        assert!(!makes(&DeliveryAuth::bearer().with_bearer_token("t")));
+        assert!(!makes(&DeliveryAuth::unauthenticated_for_testing()));
+        assert!(!makes_a_secret(WebhookPatch::new().name("n").as_input()));
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_in_what_is_seen_does_not_hide_that_the_change_was_made() {
+        let webhook = r#"{"id":"wh_1","account_id":"a","name":"n","url":"u","auth":{"type":"none"},"events":[],"metadata":{"k":"\ud83d"},"created_at":1}"#;
+        let webhook: Webhook = serde_json::from_str(webhook).unwrap();
+        assert!(holds(WebhookPatch::new().name("n").as_input(), &webhook));
+        assert!(!holds(WebhookPatch::new().name("m").as_input(), &webhook));
+    }
+}

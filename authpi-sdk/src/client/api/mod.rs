@@ -1,0 +1,29 @@
+//! What AuthPI offers: a file per resource, and the types of its answers.
+
+mod applied;
+mod deliveries;
+mod events;
+mod patch;
+pub(crate) mod same;
+mod spec;
+mod webhooks;
+
+pub use applied::Applied;
+pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
+pub(crate) use events::ListAsWritten;
+pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
+pub use patch::Patch;
+pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
+pub use webhooks::{
+    CreateWebhook, Created, DeleteWebhook, Deleted, GetWebhook, ListWebhooks, UpdateWebhook,
+    Updated, Webhooks,
+};
+
+pub use crate::generated::api::types::{
+    AuthType, BearerAuth, BearerSignatureAuth, CallerAccountAccess, CallerOrganizationAccess,
+    CallerType, DeliveryStatus, ErrorCode, Event as LoggedEvent, EventAggregate, FieldError, Me,
+    NoneAuth, RedeliverFailedResult, RedeliveredWebhookDelivery, SettableWebhookStatus,
+    SignatureAlgorithm, SignatureAuth, UnknownAuthType, UnknownCallerType, UnknownDeliveryStatus,
+    UnknownErrorCode, UnknownSignatureAlgorithm, UnknownWebhookAuth, UnknownWebhookStatus, Webhook,
+    WebhookAuth, WebhookDelivery, WebhookListItem, WebhookStatus,
+};

@@ -1,0 +1,414 @@
+//! What a webhook is to be.
+
+use jiff::Timestamp;
+
+use super::{SettableWebhookStatus, patch::Patch};
+use crate::{
+    RawJson, UnixMillis,
+    client::transport::Error,
+    event::EventType,
+    generated::api::types::{
+        CreateAuthInput, CreateBearerAuth, CreateBearerSignatureAuth, CreateNoneAuth,
+        CreateSignatureAuth, CreateWebhookInput, UpdateAuthInput, UpdateWebhook,
+    },
+    signature::Secret,
+};
+
+/// How a webhook's deliveries prove that AuthPI sent them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeliveryAuth(Kind);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Kind {
+    None,
+    Bearer(Option<Secret>),
+    Signature,
+    BearerSignature(Option<Secret>),
+}
+
+impl DeliveryAuth {
+    /// Each delivery is signed (HMAC-SHA256) with a secret that AuthPI makes and shows once.
+    pub fn signature() -> Self {
+        Self(Kind::Signature)
+    }
+
+    /// Each delivery carries a bearer token that AuthPI makes and shows once. Anyone who sees one
+    /// delivery can forge others.
+    pub fn bearer() -> Self {
+        Self(Kind::Bearer(None))
+    }
+
+    /// Each delivery is signed and carries a bearer token; AuthPI makes both and shows them once.
+    pub fn bearer_and_signature() -> Self {
+        Self(Kind::BearerSignature(None))
+    }
+
+    /// Deliveries prove nothing: anyone can forge them. AuthPI means it for testing only.
+    pub fn unauthenticated_for_testing() -> Self {
+        Self(Kind::None)
+    }
+
+    /// With this bearer token instead of one that AuthPI makes; no change where none is carried.
+    ///
+    /// That AuthPI takes one, as `bearer_token`, is assumed from its older API.
+    #[must_use]
+    pub fn with_bearer_token(mut self, token: impl Into<Secret>) -> Self {
+        if let Kind::Bearer(given) | Kind::BearerSignature(given) = &mut self.0 {
+            *given = Some(token.into());
+        }
+        self
+    }
+
+    fn to_create(&self) -> CreateAuthInput {
+        match &self.0 {
+            Kind::None => CreateNoneAuth::default().into(),
+            Kind::Bearer(bearer_token) => CreateBearerAuth {
+                bearer_token: bearer_token.clone(),
+                ..Default::default()
+            }
+            .into(),
+            Kind::Signature => CreateSignatureAuth::default().into(),
+            Kind::BearerSignature(bearer_token) => CreateBearerSignatureAuth {
+                bearer_token: bearer_token.clone(),
+                ..Default::default()
+            }
+            .into(),
+        }
+    }
+
+    fn to_update(&self) -> UpdateAuthInput {
+        match self.to_create() {
+            CreateAuthInput::None(auth) => auth.into(),
+            CreateAuthInput::Bearer(auth) => auth.into(),
+            CreateAuthInput::Signature(auth) => auth.into(),
+            CreateAuthInput::BearerSignature(auth) => auth.into(),
+        }
+    }
+}
+
+/// The webhook that a service wants.
+///
+/// A name, an address, [the events to deliver](Self::events), and how deliveries are authenticated:
+/// by signature, unless told otherwise. Both events and authentication are always sent, because
+/// what AuthPI does without them is told in two ways (its older guide: all events, no
+/// authentication; its SDK: both are required). So a spec without events is refused by `create`:
+/// say [`all_events`](Self::all_events) if all are wanted.
+///
+/// `Debug` shows no secret. The members that take [`RawJson`] are objects whose members AuthPI does
+/// not document.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct WebhookSpec {
+    pub(crate) name: String,
+    pub(crate) url: String,
+    description: Option<String>,
+    disabled: bool,
+    auth: DeliveryAuth,
+    events: Vec<EventType>,
+    subjects: Option<Vec<RawJson>>,
+    retry: Option<RawJson>,
+    circuit_breaker: Option<RawJson>,
+    metadata: Option<RawJson>,
+}
+
+impl WebhookSpec {
+    /// A webhook of this name that delivers to this address, an absolute `https` (or, where AuthPI
+    /// allows it, `http`) URL.
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            url: url.into(),
+            description: None,
+            disabled: false,
+            auth: DeliveryAuth::signature(),
+            events: Vec::new(),
+            subjects: None,
+            retry: None,
+            circuit_breaker: None,
+            metadata: None,
+        }
+    }
+
+    /// Which events are delivered: these and no others. AuthPI takes exact names only, no
+    /// wildcards.
+    pub fn events(mut self, events: impl IntoIterator<Item = EventType>) -> Self {
+        self.events.clear();
+        for event in events {
+            if !self.events.contains(&event) {
+                self.events.push(event);
+            }
+        }
+        self
+    }
+
+    /// Every event type that this version of the SDK knows ([`EventType::ALL`]) is delivered. A
+    /// type that AuthPI adds later is not, until the webhook is changed.
+    pub fn all_events(self) -> Self {
+        self.events(EventType::ALL.iter().cloned())
+    }
+
+    /// Deliveries are signed: the default.
+    pub fn signed(self) -> Self {
+        self.auth(DeliveryAuth::signature())
+    }
+
+    /// How deliveries are authenticated.
+    pub fn auth(mut self, auth: DeliveryAuth) -> Self {
+        self.auth = auth;
+        self
+    }
+
+    /// What the webhook is for.
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// The webhook begins paused.
+    pub fn disabled(mut self) -> Self {
+        self.disabled = true;
+        self
+    }
+
+    /// The subjects that deliveries are limited to.
+    pub fn subjects(mut self, subjects: impl IntoIterator<Item = RawJson>) -> Self {
+        self.subjects = Some(subjects.into_iter().collect());
+        self
+    }
+
+    /// When a failed delivery is sent again.
+    pub fn retry(mut self, retry: RawJson) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    /// When deliveries are paused because too many fail.
+    pub fn circuit_breaker(mut self, circuit_breaker: RawJson) -> Self {
+        self.circuit_breaker = Some(circuit_breaker);
+        self
+    }
+
+    /// Key-value pairs of your own.
+    pub fn metadata(mut self, metadata: RawJson) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.events.is_empty() {
+            return Err(Error::invalid_argument(
+                "the spec names no event: say which with `events`, or `all_events` for every type known",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn to_input(&self) -> CreateWebhookInput {
+        let mut input = CreateWebhookInput::new(&self.name, &self.url);
+        input.description.clone_from(&self.description);
+        input.status = self.disabled.then_some(SettableWebhookStatus::Disabled);
+        input.auth = Some(self.auth.to_create());
+        input.events = Some(self.events.clone());
+        input.subjects.clone_from(&self.subjects);
+        input.retry.clone_from(&self.retry);
+        input.circuit_breaker.clone_from(&self.circuit_breaker);
+        input.metadata.clone_from(&self.metadata);
+        input
+    }
+}
+
+/// What to change of a webhook; all else stays as it is.
+///
+/// For the members that take a [`Patch`], `Patch::Null` clears and a value sets.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[must_use]
+pub struct WebhookPatch(UpdateWebhook);
+
+impl WebhookPatch {
+    /// Changes nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives it this name.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.0.name = Patch::Set(name.into());
+        self
+    }
+
+    /// Delivers to this address.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.0.url = Patch::Set(url.into());
+        self
+    }
+
+    /// Gives it this description.
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.0.description = Patch::Set(description.into());
+        self
+    }
+
+    /// Takes its description away.
+    pub fn clear_description(mut self) -> Self {
+        self.0.description = Patch::Null;
+        self
+    }
+
+    /// Delivers these events and no others.
+    pub fn events(mut self, events: impl IntoIterator<Item = EventType>) -> Self {
+        self.0.events = Patch::Set(events.into_iter().collect());
+        self
+    }
+
+    /// Authenticates deliveries so from now on. That this makes new secrets, even for the same
+    /// kind, is assumed.
+    pub fn auth(mut self, auth: &DeliveryAuth) -> Self {
+        self.0.auth = Patch::Set(auth.to_update());
+        self
+    }
+
+    /// Deliveries go on, also after too many failures.
+    pub fn enable(mut self) -> Self {
+        self.0.status = Patch::Set(SettableWebhookStatus::Active);
+        self
+    }
+
+    /// Deliveries are paused.
+    pub fn disable(mut self) -> Self {
+        self.0.status = Patch::Set(SettableWebhookStatus::Disabled);
+        self
+    }
+
+    /// Why the webhook gets its new status.
+    pub fn status_reason(mut self, reason: impl Into<Patch<String>>) -> Self {
+        self.0.status_reason = reason.into();
+        self
+    }
+
+    /// Who gives the webhook its new status.
+    pub fn status_by(mut self, by: impl Into<Patch<String>>) -> Self {
+        self.0.status_by = by.into();
+        self
+    }
+
+    /// The subjects that deliveries are limited to.
+    pub fn subjects(mut self, subjects: impl Into<Patch<Vec<RawJson>>>) -> Self {
+        self.0.subjects = subjects.into();
+        self
+    }
+
+    /// When a failed delivery is sent again.
+    pub fn retry(mut self, retry: impl Into<Patch<RawJson>>) -> Self {
+        self.0.retry = retry.into();
+        self
+    }
+
+    /// When deliveries are paused because too many fail.
+    pub fn circuit_breaker(mut self, circuit_breaker: impl Into<Patch<RawJson>>) -> Self {
+        self.0.circuit_breaker = circuit_breaker.into();
+        self
+    }
+
+    /// Key-value pairs of your own.
+    pub fn metadata(mut self, metadata: impl Into<Patch<RawJson>>) -> Self {
+        self.0.metadata = metadata.into();
+        self
+    }
+
+    pub(crate) fn as_input(&self) -> &UpdateWebhook {
+        &self.0
+    }
+}
+
+/// A point in time as a query parameter takes it.
+pub(crate) fn millis(at: Option<Timestamp>) -> Option<i64> {
+    at.map(|at| UnixMillis::from(at).0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_always_sends_events_and_auth() {
+        let spec = WebhookSpec::new("users", "https://example.com/h")
+            .events([EventType::UserCreated, EventType::UserCreated]);
+        assert_eq!(
+            serde_json::to_value(spec.to_input()).unwrap(),
+            serde_json::json!({
+                "name": "users", "url": "https://example.com/h", "auth": {"type": "signature"}, "events": ["user.created"],
+            })
+        );
+        assert_eq!(spec, spec.clone().signed());
+        assert_eq!(
+            spec.all_events().to_input().events.unwrap().len(),
+            EventType::ALL.len()
+        );
+    }
+
+    #[test]
+    fn a_spec_without_events_is_refused() {
+        assert!(
+            WebhookSpec::new("n", "u")
+                .check()
+                .unwrap_err()
+                .is_invalid_argument()
+        );
+        assert!(WebhookSpec::new("n", "u").events([]).check().is_err());
+        WebhookSpec::new("n", "u").all_events().check().unwrap();
+    }
+
+    #[test]
+    fn each_kind_of_authentication_is_written_as_authpi_names_it() {
+        for (auth, json) in [
+            (
+                DeliveryAuth::unauthenticated_for_testing(),
+                r#"{"type":"none"}"#,
+            ),
+            (
+                DeliveryAuth::signature().with_bearer_token("x"),
+                r#"{"type":"signature"}"#,
+            ),
+            (DeliveryAuth::bearer(), r#"{"type":"bearer"}"#),
+            (
+                DeliveryAuth::bearer().with_bearer_token("t"),
+                r#"{"type":"bearer","bearer_token":"t"}"#,
+            ),
+            (
+                DeliveryAuth::bearer_and_signature(),
+                r#"{"type":"bearer+signature"}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&auth.to_create()).unwrap(), json);
+            assert_eq!(serde_json::to_string(&auth.to_update()).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn mistake_5_a_bearer_token_of_ones_own_is_not_in_debug() {
+        let auth = DeliveryAuth::bearer().with_bearer_token("very_secret");
+        let shown = format!(
+            "{auth:?}{:?}{:?}",
+            WebhookSpec::new("n", "u").auth(auth.clone()),
+            WebhookPatch::new().auth(&auth)
+        );
+        assert!(!shown.contains("very_secret"), "{shown}");
+    }
+
+    #[test]
+    fn a_patch_tells_leave_clear_and_set_apart() {
+        assert_eq!(
+            serde_json::to_string(WebhookPatch::new().as_input()).unwrap(),
+            "{}"
+        );
+        let patch = WebhookPatch::new()
+            .clear_description()
+            .events([])
+            .metadata(Patch::Null)
+            .disable();
+        assert_eq!(
+            serde_json::to_value(patch.as_input()).unwrap(),
+            serde_json::json!({"description": null, "events": [], "metadata": null, "status": "disabled"})
+        );
+    }
+}

@@ -1,0 +1,642 @@
+//! A client and its settings, all checked before the first call.
+
+use std::{env, error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use http::HeaderValue;
+use tokio::sync::OnceCell;
+use url::{Host, Url};
+
+use super::{
+    credentials::{Credentials, Given, TokenSource},
+    ids,
+    retry::{Budget, RetryPolicy, TokenBucket},
+    tls,
+};
+use crate::{generated::api, signature::Secret};
+
+/// Where AuthPI's API is.
+pub const DEFAULT_BASE_URL: &str = "https://api.authpi.com";
+
+/// How long a call may take in all, repeats and waits included, unless told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long one attempt at a call may take unless told otherwise: a third of [`DEFAULT_TIMEOUT`],
+/// so that an attempt that hangs leaves time for two more.
+pub const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to try for a connection, at most. It ends before an attempt does, so that one that
+/// never came to be sent is known as one.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Calls AuthPI's API.
+///
+/// Cheap to clone; clones share connections, the retry budget, tokens, and the account once it is
+/// known. It needs a Tokio runtime to call, not to be built.
+#[derive(Clone)]
+pub struct Client(Arc<Settings>);
+
+pub(crate) struct Settings {
+    /// Its base URL has no slash at its end.
+    pub(crate) api: api::Client,
+    pub(crate) credentials: Credentials,
+    pub(crate) account: OnceCell<Box<str>>,
+    pub(crate) timeout: Duration,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) budget: Arc<dyn Budget>,
+}
+
+impl Client {
+    /// A client to be, with nothing set but the defaults.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// A client as the environment describes it: see [`ClientBuilder::from_env`].
+    ///
+    /// # Errors
+    /// When a variable is missing or one of the settings is wrong.
+    pub fn from_env() -> Result<Self, BuildError> {
+        ClientBuilder::from_env()?.build()
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("base_url", &self.0.api.baseurl)
+            .field("credential", &self.0.credentials)
+            .field("account", &self.0.account.get())
+            .field("timeout", &self.0.timeout)
+            .field("attempt_timeout", &self.0.attempt_timeout)
+            .field("retry", &self.0.retry)
+            .field("retry_budget", &self.0.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of a [`Client`]; [`ClientBuilder::build`] checks them.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ClientBuilder {
+    credentials: Vec<Given>,
+    account: Option<String>,
+    base_url: Option<String>,
+    plain_http: bool,
+    timeout: Option<Duration>,
+    attempt_timeout: Option<Duration>,
+    retry: RetryPolicy,
+    budget: Option<Arc<dyn Budget>>,
+    user_agent: Option<String>,
+}
+
+impl ClientBuilder {
+    /// Takes the settings from the environment: `AUTHPI_KEY_ID` and `AUTHPI_KEY_SECRET`, and where
+    /// they are set and not empty `AUTHPI_ACCOUNT_ID` and `AUTHPI_BASE_URL`. What is set afterwards
+    /// goes before.
+    ///
+    /// The first two names are those of AuthPI's documents; the other two are ours. An access token
+    /// is not taken from the environment: it is good for a short time only.
+    ///
+    /// # Errors
+    /// When the key's id or secret is not there, or a variable is not Unicode.
+    pub fn from_env() -> Result<Self, BuildError> {
+        let key_id = variable("AUTHPI_KEY_ID")?
+            .ok_or_else(|| BuildError::new("the environment variable AUTHPI_KEY_ID is not set"))?;
+        let secret = Secret::from_env("AUTHPI_KEY_SECRET")
+            .map_err(|error| BuildError::new("no API key in the environment").caused_by(error))?;
+        let mut builder = Self::default().api_key(key_id, secret);
+        builder.account = variable("AUTHPI_ACCOUNT_ID")?;
+        builder.base_url = variable("AUTHPI_BASE_URL")?;
+        Ok(builder)
+    }
+
+    /// Calls with an API key: its id (`key_…`) and its secret. It acts on one account.
+    pub fn api_key(self, key_id: impl Into<String>, secret: impl Into<Secret>) -> Self {
+        self.give(Given::ApiKey(key_id.into(), secret.into()))
+    }
+
+    /// Calls with an access token or a personal token, instead of an API key.
+    pub fn access_token(self, token: impl Into<Secret>) -> Self {
+        self.give(Given::AccessToken(token.into()))
+    }
+
+    /// Calls with access tokens from this source, which is asked for another when one nears its end
+    /// or is refused (401), instead of an API key. A call whose token is refused is sent once more,
+    /// with the new one.
+    pub fn token_source(self, source: impl TokenSource) -> Self {
+        self.give(Given::source(source))
+    }
+
+    /// The same kind again replaces what was given; another kind is a contradiction, which `build`
+    /// tells.
+    fn give(mut self, given: Given) -> Self {
+        let kind = std::mem::discriminant(&given);
+        self.credentials
+            .retain(|other| std::mem::discriminant(other) != kind);
+        self.credentials.push(given);
+        self
+    }
+
+    /// The account (`acc_…`) that calls act on. If not given, the credential must belong to exactly
+    /// one, which is found through `GET /v1/me` by the first call that needs it.
+    pub fn account(mut self, account_id: impl Into<String>) -> Self {
+        self.account = Some(account_id.into());
+        self
+    }
+
+    /// Where the API is; [`DEFAULT_BASE_URL`] if not given. An `https` address, or an `http` one on
+    /// this machine, with or without a path, and with no user, query or fragment.
+    pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
+        self.base_url = Some(base_url.into());
+        self
+    }
+
+    /// Lets the base URL be a plain `http` address on another machine, for an emulator in a
+    /// container network. The credential travels unencrypted then.
+    pub fn allow_plain_http(mut self) -> Self {
+        self.plain_http = true;
+        self
+    }
+
+    /// How long a call may take in all, repeats and waits included; [`DEFAULT_TIMEOUT`] (30 s) if
+    /// not given. [`Call::timeout`](crate::client::transport::Call::timeout) sets it for one call.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long one attempt at a call may take; [`DEFAULT_ATTEMPT_TIMEOUT`] (10 s) if not given,
+    /// and what is left of the call's time if that is less. Redeliveries, which wait for an
+    /// endpoint's answer, have all of the call's time unless
+    /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) says otherwise. Connecting
+    /// may take at most 5 s of it.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// What is repeated, and when; [`RetryPolicy::default`] if not given.
+    /// [`Call::retry`](crate::client::transport::Call::retry) sets it for one call.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// What limits the repeats of this client and its clones together; a [`TokenBucket`] of its own
+    /// if not given. An `Arc` of one budget can be given to several clients.
+    pub fn retry_budget(mut self, budget: impl Budget) -> Self {
+        self.budget = Some(Arc::new(budget));
+        self
+    }
+
+    /// What to add to the user agent `authpi-sdk-rust/<version> (<system>; <architecture>)`, such
+    /// as `billing/2.1`.
+    pub fn user_agent(mut self, suffix: impl Into<String>) -> Self {
+        self.user_agent = Some(suffix.into());
+        self
+    }
+
+    /// Checks the settings and sets up TLS. Nothing is sent.
+    ///
+    /// With the feature `rustls` the process's default provider is used, and if it has none, ring
+    /// is made that.
+    ///
+    /// # Errors
+    /// - not exactly one of API key, access token and token source, or one that cannot be right: an
+    ///   id that does not start with `key_`, its two halves swapped, an empty one, one that does
+    ///   not go into a header;
+    /// - a base URL, account id or user agent that cannot be used, or a timeout of zero;
+    /// - an `https` address, and this crate was built with neither of the features `rustls` and
+    ///   `native-tls`;
+    /// - an `https` address, and the system has no CA certificates.
+    pub fn build(self) -> Result<Client, BuildError> {
+        let credentials = match &*self.credentials {
+            [only] => Credentials::new(only)?,
+            [] => {
+                return Err(BuildError::new(
+                    "neither an API key nor an access token nor a source of them was given",
+                ));
+            }
+            [one, other, ..] => {
+                return Err(BuildError::new(format!(
+                    "an {one:?} and an {other:?} were given; one is wanted"
+                )));
+            }
+        };
+        if let Some(problem) = self.account.as_deref().and_then(ids::problem) {
+            return Err(BuildError::new(format!("the account id {problem}")));
+        }
+        let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let attempt_timeout = self.attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT);
+        if timeout.is_zero() || attempt_timeout.is_zero() {
+            return Err(BuildError::new("the timeout is zero"));
+        }
+        let base_url = base_url(
+            self.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL),
+            self.plain_http,
+        )?;
+
+        let mut http = reqwest::Client::builder()
+            // A redirect would take the credential to an address that nobody configured.
+            .redirect(reqwest::redirect::Policy::none())
+            // Repeating is decided where errors are typed, never below.
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout.min(attempt_timeout) / 4 * 3))
+            .user_agent(user_agent(self.user_agent.as_deref())?);
+        if base_url.scheme() == "http" {
+            // An emulator on this machine is not reached through the company's proxy.
+            http = http.no_proxy();
+        } else {
+            http = http.https_only(true);
+        }
+        let http = tls::set_up(http, base_url.scheme() == "https")?
+            .build()
+            .map_err(|error| {
+                BuildError::new("the HTTP client cannot be set up").caused_by(error)
+            })?;
+        Ok(Client(Arc::new(Settings {
+            api: api::Client::new_with_client(base_url.as_str().trim_end_matches('/'), http),
+            credentials,
+            account: OnceCell::new_with(self.account.map(Into::into)),
+            timeout,
+            attempt_timeout,
+            retry: self.retry,
+            budget: self
+                .budget
+                .unwrap_or_else(|| Arc::new(TokenBucket::default())),
+        })))
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>, BuildError> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(BuildError::new(format!(
+            "the environment variable {name} is not Unicode"
+        ))),
+    }
+}
+
+fn base_url(text: &str, plain_http: bool) -> Result<Url, BuildError> {
+    // The text is not repeated: it may hold a password.
+    let url = Url::parse(text)
+        .map_err(|error| BuildError::new("the base URL cannot be read").caused_by(error))?;
+    let wrong = if !matches!(url.scheme(), "http" | "https") {
+        "is neither http nor https"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "holds a user or a password"
+    } else if url.query().is_some() || url.fragment().is_some() {
+        "holds a query or a fragment"
+    } else if url.scheme() == "http" && !plain_http && !is_loopback(&url) {
+        "is plain http to another machine, which would show the credential to everyone on the way; \
+         `allow_plain_http` lets it be"
+    } else {
+        return Ok(url);
+    };
+    Err(BuildError::new(format!("the base URL {wrong}")))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        // Names that by RFC 6761 never leave the machine.
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn user_agent(suffix: Option<&str>) -> Result<HeaderValue, BuildError> {
+    let mut text = format!(
+        "authpi-sdk-rust/{} ({}; {})",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    );
+    if let Some(suffix) = suffix.map(str::trim).filter(|suffix| !suffix.is_empty()) {
+        text.push(' ');
+        text.push_str(suffix);
+    }
+    if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err(BuildError::new(
+            "the user agent holds a control character or what is not ASCII",
+        ));
+    }
+    HeaderValue::from_str(&text).map_err(|error| {
+        BuildError::new("the user agent does not go into a header").caused_by(error)
+    })
+}
+
+/// Why a client cannot be built; see [`ClientBuilder::build`]. It repeats no part of a credential.
+pub struct BuildError {
+    why: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl BuildError {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuildError")
+            .field("why", &self.why)
+            .field("source", &self.source)
+            .finish()
+    }
+}
+
+impl StdError for BuildError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+
+    use super::*;
+    use crate::client::transport::credentials::AccessToken;
+
+    fn local() -> ClientBuilder {
+        Client::builder().base_url("http://127.0.0.1:1")
+    }
+
+    fn refusal(builder: ClientBuilder) -> String {
+        let error = builder.build().unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("very_secret"), "{shown}");
+        shown
+    }
+
+    #[test]
+    fn exactly_one_credential_is_wanted() {
+        assert!(refusal(local()).contains("neither"));
+        assert!(
+            refusal(
+                local()
+                    .api_key("key_1", "very_secret")
+                    .access_token("very_secret")
+            )
+            .contains("one is wanted")
+        );
+        local().api_key("key_1", "s").build().unwrap();
+        local().access_token("eyJ.e.s").build().unwrap();
+        let source = || async { Ok(AccessToken::new("very_secret")) };
+        local().token_source(source).build().unwrap();
+        assert!(
+            refusal(local().token_source(source).api_key("key_1", "very_secret"))
+                .contains("one is wanted")
+        );
+        local()
+            .api_key("key_1", "")
+            .api_key("key_1", "s")
+            .build()
+            .expect("what was given again replaces the first");
+    }
+
+    #[test]
+    fn swapped_and_missing_halves_of_an_api_key_are_refused() {
+        assert!(refusal(local().api_key("very_secret", "key_1")).contains("swapped"));
+        assert!(
+            refusal(local().api_key("very_secret", "very_secret")).contains("starts with key_")
+        );
+        assert!(refusal(local().api_key("key_1", "")).contains("empty"));
+        assert!(refusal(local().api_key("", "very_secret")).contains("empty"));
+        assert!(refusal(local().api_key("key_:1", "very_secret")).contains("colon"));
+        assert!(refusal(local().api_key("key_1", "very_secret\n")).contains("line break"));
+        assert!(refusal(local().access_token("very_secret\n")).contains("white space"));
+        assert!(refusal(local().access_token("")).contains("empty"));
+        assert!(refusal(local().access_token("key_1")).contains("id of an API key"));
+    }
+
+    #[test]
+    fn a_base_url_is_normalised_and_one_that_leaks_or_misleads_is_refused() {
+        let built = |url: &str| {
+            local()
+                .base_url(url)
+                .api_key("key_1", "s")
+                .build()
+                .map(|c| c.settings().api.baseurl.clone())
+        };
+        assert_eq!(
+            built("http://LOCALHOST:8080").unwrap(),
+            "http://localhost:8080"
+        );
+        assert_eq!(built("http://[::1]:80/").unwrap(), "http://[::1]");
+        assert_eq!(
+            built("http://127.8.8.8/a/b//").unwrap(),
+            "http://127.8.8.8/a/b"
+        );
+        for bad in [
+            "",
+            "api.authpi.com",
+            "ftp://localhost",
+            "http://user:very_secret@localhost",
+            "http://localhost?x=very_secret",
+            "http://localhost#f",
+            "http://example.com",
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://",
+        ] {
+            refusal(local().base_url(bad).api_key("key_1", "s"));
+        }
+        local()
+            .base_url("http://emulator:4010")
+            .allow_plain_http()
+            .api_key("key_1", "s")
+            .build()
+            .unwrap();
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let keyed = || local().api_key("key_1", "very_secret");
+        for id in ["", "..", "a/b"] {
+            refusal(keyed().account(id));
+        }
+        refusal(keyed().timeout(Duration::ZERO));
+        refusal(keyed().attempt_timeout(Duration::ZERO));
+        refusal(keyed().user_agent("naïve"));
+        refusal(keyed().user_agent("a\r\nx: y"));
+        keyed()
+            .timeout(Duration::MAX)
+            .user_agent("billing/2.1")
+            .build()
+            .unwrap();
+    }
+
+    #[test]
+    fn mistake_5_no_credential_is_in_the_debug_output_of_a_client_or_its_builder() {
+        let builder = local().api_key("key_1", "very_secret");
+        let shown = format!(
+            "{builder:?}{:?}{:?}",
+            builder.clone().build().unwrap(),
+            local().access_token("very_secret")
+        );
+        let basic = base64::engine::general_purpose::STANDARD.encode("key_1:very_secret");
+        assert!(
+            !shown.contains("very_secret") && !shown.contains(&basic),
+            "{shown}"
+        );
+    }
+
+    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+    #[test]
+    fn an_https_address_without_a_tls_feature_is_refused_and_the_features_are_named() {
+        let shown = refusal(Client::builder().api_key("key_1", "very_secret"));
+        assert!(
+            shown.contains("rustls") && shown.contains("native-tls"),
+            "{shown}"
+        );
+    }
+
+    /// A proxy that answers `CONNECT` with this, and counts.
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    async fn proxy(reply: &'static [u8]) -> (String, Arc<std::sync::atomic::AtomicU32>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n")
+                    && connection.read_buf(&mut head).await.unwrap() > 0
+                {}
+                assert!(
+                    head.starts_with(b"CONNECT authpi.invalid:443 "),
+                    "{}",
+                    String::from_utf8_lossy(&head)
+                );
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                connection.write_all(reply).await.unwrap();
+            }
+        });
+        (address, asked)
+    }
+
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    #[tokio::test]
+    async fn what_a_proxy_cannot_do_now_is_tried_again_and_told_of_the_proxy() {
+        use std::sync::atomic::Ordering;
+
+        use crate::client::transport::retry::{ExponentialBackoff, NoMore};
+
+        let nothing = Duration::ZERO;
+        let policy = RetryPolicy::default()
+            .attempts(3)
+            .backoff(ExponentialBackoff::new(nothing, nothing));
+        let builder = Client::builder()
+            .base_url("https://authpi.invalid/")
+            .api_key("key_1", "very_secret")
+            .account("acc_1");
+        for (reply, attempts, why, told) in [
+            (
+                &b"HTTP/1.1 502 Bad Gateway\r\n\r\n"[..],
+                3,
+                NoMore::Attempts,
+                "the proxy answered CONNECT with an error",
+            ),
+            (
+                b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy",
+                3,
+                NoMore::Attempts,
+                "or hung up",
+            ),
+            (b"", 3, NoMore::Attempts, "or hung up"),
+            (b"HTTP/1.1 20", 3, NoMore::Attempts, "or hung up"),
+            // It opens the tunnel, and its end is gone.
+            (
+                b"HTTP/1.1 200 OK\r\n\r\n",
+                3,
+                NoMore::Attempts,
+                "no connection to authpi.invalid:443",
+            ),
+            (
+                b"HTTP/1.1 407 Who\r\n\r\n",
+                1,
+                NoMore::Permanent,
+                "the proxy requires credentials (407)",
+            ),
+        ] {
+            let (address, asked) = proxy(reply).await;
+            let mut client = builder.clone().retry(policy.clone()).build().unwrap();
+            let http = reqwest::Client::builder().proxy(reqwest::Proxy::https(address).unwrap());
+            let http = tls::set_up(http, true).unwrap().build().unwrap();
+            Arc::get_mut(&mut client.0)
+                .expect("it is not shared yet")
+                .api
+                .client = http;
+            let error = client.webhooks().list().await.unwrap_err();
+            let shown = error.to_string();
+            assert!(
+                error.is_connect() && !error.may_have_run() && shown.contains(told),
+                "{shown} {error:?}"
+            );
+            assert!(
+                shown.contains("no connection to authpi.invalid:443")
+                    && !shown.contains("very_secret"),
+                "{shown}"
+            );
+            assert_eq!(
+                (error.attempts(), error.why_no_more()),
+                (attempts, Some(why)),
+                "{shown} {error:?}"
+            );
+            assert_eq!(asked.load(Ordering::SeqCst), attempts, "{shown}");
+        }
+        // One that is not there.
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let mut client = builder.retry(policy).build().unwrap();
+        let http = reqwest::Client::builder()
+            .proxy(reqwest::Proxy::https(format!("http://{gone}")).unwrap());
+        Arc::get_mut(&mut client.0)
+            .expect("it is not shared yet")
+            .api
+            .client = tls::set_up(http, true).unwrap().build().unwrap();
+        let error = client.webhooks().list().await.unwrap_err();
+        assert!(
+            error.attempts() == 3 && error.to_string().contains("the proxy cannot be reached"),
+            "{error} {error:?}"
+        );
+    }
+
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    #[test]
+    fn a_client_for_authpi_itself_is_built_with_tls() {
+        Client::builder().api_key("key_1", "s").build().unwrap();
+    }
+}

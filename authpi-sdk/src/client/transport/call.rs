@@ -1,0 +1,592 @@
+//! The one way that every call takes.
+//!
+//! [`Call`] holds an operation with its arguments and the options of this one call; awaiting it
+//! runs [`run`]: arguments are checked, the account is found, and the request is sent, again where
+//! that is safe and may help, under the call's one deadline. Every failure leaves [`attempt`] as an
+//! [`Error`], a timeout too, so that [`Attempts`] sees them all in one place.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::{
+    account::WhoAmI,
+    answer::Answer,
+    builder::Client,
+    credentials::Authorization,
+    error::{Error, Key},
+    etag::ETag,
+    exchange::{Built, NotBuilt, exchange},
+    idempotency, ids,
+    observe::{self, Observed},
+    pages::Page,
+    retry::{
+        NoMore, RetryPolicy,
+        attempts::{Attempts, Terms},
+    },
+};
+use crate::generated::api::{self, operations};
+
+/// A call to AuthPI that is sent when it is awaited.
+///
+/// Nothing happens before; a call that is dropped was never made. A call can be cloned and so be
+/// made again, but then with another idempotency key, unless it was given one.
+#[derive(Clone)]
+#[must_use = "a call is sent when it is awaited"]
+pub struct Call<O> {
+    pub(crate) client: Client,
+    pub(crate) operation: O,
+    options: Options,
+}
+
+/// What one call may have otherwise than its client.
+#[derive(Clone, Default)]
+struct Options {
+    timeout: Option<Duration>,
+    attempt_timeout: Option<Duration>,
+    retry: Option<RetryPolicy>,
+    idempotency_key: Option<String>,
+    if_match: Option<ETag>,
+    repeat_without_etag: bool,
+    headers: HeaderMap,
+}
+
+impl<O: Operation> Call<O> {
+    pub(crate) fn new(client: &Client, operation: O) -> Self {
+        Self {
+            client: client.clone(),
+            operation,
+            options: Options::default(),
+        }
+    }
+
+    /// How long this call may take in all, repeats and waits included, from the moment it is
+    /// awaited; [`ClientBuilder::timeout`] if not given.
+    ///
+    /// [`ClientBuilder::timeout`]: crate::client::transport::ClientBuilder::timeout
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How long one attempt at this call may take; [`ClientBuilder::attempt_timeout`] if not given,
+    /// and what is left of [`timeout`](Self::timeout) if that is less.
+    ///
+    /// [`ClientBuilder::attempt_timeout`]: crate::client::transport::ClientBuilder::attempt_timeout
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.options.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// What of this call is repeated, and when; [`ClientBuilder::retry`] if not given. The budget
+    /// stays that of the client.
+    ///
+    /// [`ClientBuilder::retry`]: crate::client::transport::ClientBuilder::retry
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = Some(policy);
+        self
+    }
+
+    /// Sends this header along, with each attempt; the same name again replaces it.
+    ///
+    /// What the client sends itself cannot be replaced: credential, user agent, host, what
+    /// describes the body and the connection, idempotency key and `If-Match`, which have options of
+    /// their own. The call fails with an invalid argument then.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.options.headers.insert(name, value);
+        self
+    }
+}
+
+impl<O: Keyed> Call<O> {
+    /// The key that makes this call safe to repeat, 1 to 256 visible ASCII characters; a fresh
+    /// random one if not given.
+    ///
+    /// AuthPI keeps a key for 24 hours per account. The same call under the same key gets the
+    /// stored answer, one-time secrets included (that they are not blanked out is assumed); another
+    /// call under it is a 422.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.options.idempotency_key = Some(key.into());
+        self
+    }
+}
+
+impl<O: Conditional> Call<O> {
+    /// Only if the resource still has this state; else the call fails with 412. Without it the
+    /// check is skipped.
+    ///
+    /// It is also what makes a `PATCH` or `DELETE` safe to repeat: once it has been done, the state
+    /// is another. But for this: an ETag is a time in milliseconds, so two changes within one of
+    /// them share theirs, and the second is not noticed.
+    pub fn if_match(mut self, etag: &ETag) -> Self {
+        self.options.if_match = Some(etag.clone());
+        self
+    }
+
+    /// Repeats this call although it has no [`if_match`](Self::if_match): it may be done twice, and
+    /// so undo what somebody else has changed in between.
+    ///
+    /// Without it, and without an ETag, a `PATCH` or `DELETE` is only repeated where the server has
+    /// certainly not acted. A POST needs neither, since it has its idempotency key.
+    pub fn repeat_without_etag(mut self) -> Self {
+        self.options.repeat_without_etag = true;
+        self
+    }
+}
+
+impl<O: Paged> Call<O> {
+    /// How many items a page may hold, 1 to 100; AuthPI takes 50 if not given.
+    pub fn limit(mut self, limit: u32) -> Self {
+        *self.operation.window().0 = Some(limit);
+        self
+    }
+
+    /// The page to begin with: [`Page::next_page`](crate::client::Page::next_page) of the page
+    /// before.
+    pub fn cursor(mut self, cursor: impl Into<String>) -> Self {
+        *self.operation.window().1 = Some(cursor.into());
+        self
+    }
+}
+
+impl Options {
+    /// For another call on behalf of this one: the same policy and headers, and no more.
+    fn beside(&self) -> Self {
+        Self {
+            attempt_timeout: self.attempt_timeout,
+            retry: self.retry.clone(),
+            headers: self.headers.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+impl<O> Call<O> {
+    /// Another call with the same policy and headers.
+    pub(crate) fn beside<P: Operation>(&self, operation: P) -> Call<P> {
+        Call {
+            client: self.client.clone(),
+            operation,
+            options: self.options.beside(),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    /// Of headers the names alone: a value may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            timeout,
+            attempt_timeout,
+            retry,
+            idempotency_key,
+            if_match,
+            repeat_without_etag,
+            headers,
+        } = self;
+        f.debug_struct("Options")
+            .field("timeout", timeout)
+            .field("attempt_timeout", attempt_timeout)
+            .field("retry", retry)
+            .field("idempotency_key", idempotency_key)
+            .field("if_match", if_match)
+            .field("repeat_without_etag", repeat_without_etag)
+            .field("headers", &headers.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+impl<O: fmt::Debug> fmt::Debug for Call<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("operation", &self.operation)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<O: Operation> IntoFuture for Call<O> {
+    type Output = Result<O::Output, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let span = observe::span(O::OPERATION.id);
+        let mut observed = Observed::begin(O::OPERATION.id, span.clone());
+        // A block, since a function would hold its arguments twice.
+        Box::pin(async move { run(&self, &mut observed).await }.instrument(span))
+    }
+}
+
+/// Something that can be asked of AuthPI, with its arguments. This SDK implements it; nobody else
+/// can.
+pub trait Operation: Clone + Send + Sync + sealed::Sends + 'static {
+    /// What a success gives.
+    type Output: Send;
+}
+
+/// An operation that takes an idempotency key.
+///
+/// Others cannot be given one:
+///
+/// ```compile_fail,E0277
+/// # let client: authpi_sdk::Client = unimplemented!();
+/// client.webhooks().get("wh_1").idempotency_key("k");
+/// ```
+pub trait Keyed: Operation {}
+
+/// An operation that can be made to depend on the state of its resource.
+pub trait Conditional: Operation {}
+
+/// An operation that gives a list, a page at a time.
+pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::Windowed {
+    /// What is listed.
+    type Item: Send;
+}
+
+/// A value with the state that it stands for.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Tagged<T> {
+    /// The value.
+    pub value: T,
+    /// The state; what [`Call::if_match`] takes.
+    pub etag: Option<ETag>,
+}
+
+/// What a POST gave.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Posted<T> {
+    /// The value.
+    pub value: T,
+    /// The state, where the answer names one.
+    pub etag: Option<ETag>,
+    /// Whether this is the stored answer to an earlier call under the same idempotency key.
+    pub replayed: bool,
+}
+
+pub(crate) mod sealed {
+    use super::{Attempt, Built, Error, Future, Look, Reply, operations};
+
+    /// How an operation is asked for: by one method of the generated client.
+    pub trait Sends: Sized {
+        /// What its answer is read as.
+        type Wire: Send;
+        /// The operation in the description.
+        const OPERATION: operations::Operation;
+        /// Whether AuthPI's answer waits for an endpoint's: such a call is not cut short to be
+        /// tried again.
+        const WAITS_FOR_AN_ENDPOINT: bool = false;
+
+        /// # Errors
+        /// When an argument is wrong.
+        fn check(&self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        /// # Errors
+        /// When something does not go into a header, or into an address.
+        fn request(&self, attempt: &Attempt<'_>) -> Built<Self::Wire>;
+
+        /// The value that the caller gets.
+        fn read(reply: Reply<Self::Wire>) -> <Self as super::Operation>::Output
+        where
+            Self: super::Operation;
+
+        /// What to make of a refusal, where the state of things can tell that an earlier attempt
+        /// did its work.
+        fn settle(
+            &self,
+            refused: Error,
+            _look: Look<'_>,
+        ) -> impl Future<Output = Result<<Self as super::Operation>::Output, Error>> + Send
+        where
+            Self: super::Operation,
+        {
+            std::future::ready(Err(refused))
+        }
+
+        /// Whether its answer alone shows a secret, and cannot be had again.
+        fn shows_a_secret_once(&self) -> bool {
+            false
+        }
+    }
+
+    /// An operation that can be told how much to give and where to begin.
+    pub trait Windowed {
+        fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>);
+    }
+}
+
+/// What one attempt at a call is made with.
+pub struct Attempt<'a> {
+    pub(crate) api: &'a api::Client,
+    pub(crate) account: &'a str,
+    pub(crate) idempotency_key: Option<&'a str>,
+    pub(crate) if_match: Option<&'a str>,
+}
+
+/// A success: what was decoded, and the headers it came with.
+#[derive(Debug)]
+pub struct Reply<T> {
+    pub(crate) value: T,
+    pub(crate) headers: HeaderMap,
+}
+
+impl<T> Reply<T> {
+    pub(crate) fn tagged<U>(self, value: impl FnOnce(T) -> U) -> Tagged<U> {
+        Tagged {
+            etag: ETag::of(&self.headers),
+            value: value(self.value),
+        }
+    }
+
+    pub(crate) fn posted<U>(self, value: impl FnOnce(T) -> U) -> Posted<U> {
+        let (etag, replayed) = (ETag::of(&self.headers), Answer::replayed(&self.headers));
+        Posted {
+            value: value(self.value),
+            etag,
+            replayed,
+        }
+    }
+}
+
+/// What an operation needs to look at the state of things in the middle of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    client: &'a Client,
+    options: &'a Options,
+    deadline: Instant,
+    /// Whether the server may have acted on an attempt before the one that was refused.
+    pub(crate) fate_unknown: bool,
+}
+
+impl Look<'_> {
+    /// A call that has what is left of the time and the same policy and headers.
+    pub(crate) fn ask<O: Operation>(&self, operation: O) -> Call<O> {
+        let timeout = self.deadline.saturating_duration_since(Instant::now());
+        Call {
+            client: self.client.clone(),
+            operation,
+            options: self.options.beside(),
+        }
+        .timeout(timeout)
+    }
+}
+
+async fn run<O: Operation>(call: &Call<O>, observed: &mut Observed) -> Result<O::Output, Error> {
+    attempts(call, observed).await.map_err(|error| {
+        let error = error.during(O::OPERATION.id);
+        let error = if call.operation.shows_a_secret_once() {
+            error.with_its_secret()
+        } else {
+            error
+        };
+        observed.failed(&error);
+        error
+    })
+}
+
+async fn attempts<O: Operation>(
+    call: &Call<O>,
+    observed: &mut Observed,
+) -> Result<O::Output, Error> {
+    let Call {
+        client,
+        operation,
+        options,
+    } = call;
+    let settings = client.settings();
+    let deadline = deadline(options.timeout.unwrap_or(settings.timeout));
+    operation.check()?;
+    check_headers(&options.headers)?;
+    let key = key::<O>(options)?;
+    let account = if O::OPERATION.path.contains("{account_id}") {
+        client
+            .account_by(|| call.beside(WhoAmI {}), deadline)
+            .await?
+    } else {
+        ""
+    };
+
+    let waits = O::WAITS_FOR_AN_ENDPOINT.then_some(Duration::MAX);
+    let mut attempts = Attempts::new(Terms {
+        operation: O::OPERATION.id,
+        safe: is_safe::<O>(options, key.is_some()),
+        keyed: key.is_some(),
+        policy: options.retry.as_ref().unwrap_or(&settings.retry),
+        budget: &*settings.budget,
+        deadline,
+        attempt_timeout: options
+            .attempt_timeout
+            .or(waits)
+            .unwrap_or(settings.attempt_timeout),
+    });
+    let mut renewed = false;
+    loop {
+        // Key and deadline belong to the call, everything below to one attempt at it.
+        let authorization = settings.credentials.authorization(deadline).await;
+        let authorization = authorization
+            .map_err(|error| attempts.over(error.under(key.clone()), NoMore::Permanent))?;
+        let until = attempts.begin();
+        observed.attempt(attempts.made());
+        let error = match attempt(call, account, key.as_ref(), &authorization, until).await {
+            Ok((output, status)) => {
+                attempts.succeeded();
+                observed.succeeded(status);
+                return Ok(output);
+            }
+            Err(error) => error,
+        };
+        let error = error.under(key.clone());
+        observed.refused(&error);
+        let error = if error.is_unauthorized() && !renewed {
+            match settings.credentials.replace(&authorization, deadline).await {
+                Ok(true) => {
+                    // Once, and whatever the policy: nothing has run, and nothing is tried that has
+                    // failed before.
+                    renewed = true;
+                    attempts.renewed(&error);
+                    continue;
+                }
+                Ok(false) => error,
+                Err(no_token) => error.caused_by(no_token),
+            }
+        } else {
+            error
+        };
+        let look = Look {
+            client,
+            options,
+            deadline,
+            fate_unknown: attempts.fate_unknown(),
+        };
+        let error = match operation.settle(error, look).await {
+            Ok(output) => {
+                attempts.succeeded();
+                observed.inferred();
+                return Ok(output);
+            }
+            Err(error) => error,
+        };
+        attempts.again(error).await?;
+    }
+}
+
+/// Whether doing it twice does its work once.
+fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
+    let operation = O::OPERATION;
+    match operation.method {
+        Method::GET | Method::HEAD => true,
+        _ if keyed => true,
+        _ => operation.if_match && (options.if_match.is_some() || options.repeat_without_etag),
+    }
+}
+
+/// One attempt: the request is put together, sent, and its answer read, or an error says why not.
+async fn attempt<O: Operation>(
+    call: &Call<O>,
+    account: &str,
+    key: Option<&Key>,
+    authorization: &Authorization,
+    until: Instant,
+) -> Result<(O::Output, StatusCode), Error> {
+    let Call {
+        client,
+        operation,
+        options,
+    } = call;
+    let settings = client.settings();
+    let (idempotency_key, if_match) = (
+        key.map(|key| &*key.text),
+        options.if_match.as_ref().map(ETag::as_str),
+    );
+    let request = operation.request(&Attempt {
+        api: &settings.api,
+        account,
+        idempotency_key,
+        if_match,
+    });
+    let request =
+        request.map_err(|NotBuilt| Error::invalid_argument("the request cannot be built"))?;
+    let request = request.by(authorization, &options.headers);
+    let exchanged = exchange(&settings.api.client, request, until).await;
+    let (value, answer) = exchanged.map_err(|error| error.towards(&settings.api.baseurl))?;
+    Ok((
+        O::read(Reply {
+            value,
+            headers: answer.headers,
+        }),
+        answer.status,
+    ))
+}
+
+/// Headers of the caller's own must leave alone what the client sends itself.
+fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
+    if headers.is_empty() {
+        return Ok(());
+    }
+    let ours = [
+        header::ACCEPT,
+        header::AUTHORIZATION,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::EXPECT,
+        header::HOST,
+        header::IF_MATCH,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::USER_AGENT,
+        HeaderName::from_static("idempotency-key"),
+    ];
+    match headers.keys().find(|name| ours.contains(name)) {
+        Some(name) => Err(Error::invalid_argument(format!(
+            "the client sends the header {name} itself"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The end of the time that a call may take; for a time without end, so far away that nobody sees
+/// it.
+pub(crate) fn deadline(timeout: Duration) -> Instant {
+    const LONG: Duration = Duration::from_hours(24 * 365);
+    Instant::now() + timeout.min(LONG)
+}
+
+/// The idempotency key of a call: one for all its attempts. AuthPI documents keys for POST only.
+fn key<O: Operation>(options: &Options) -> Result<Option<Key>, Error> {
+    if O::OPERATION.method != Method::POST || !O::OPERATION.idempotency_key {
+        return Ok(None);
+    }
+    match &options.idempotency_key {
+        Some(key) => idempotency::check(key).map(|()| {
+            Some(Key {
+                text: key.clone(),
+                own: true,
+            })
+        }),
+        None => Ok(Some(Key {
+            text: idempotency::fresh()?,
+            own: false,
+        })),
+    }
+}
+
+/// Checks several ids.
+pub(crate) fn check_ids<'a>(
+    ids: impl IntoIterator<Item = (&'static str, &'a str)>,
+) -> Result<(), Error> {
+    ids.into_iter()
+        .try_for_each(|(what, id)| ids::check(what, id))
+}

@@ -1,0 +1,187 @@
+//! What a call proves its right with: an API key, an access token, or tokens from a source that
+//! renews them.
+//!
+//! An API key is HTTP Basic, a token is Bearer, and both are checked and made a header once. A
+//! source is asked when there is no token yet, when the one there is nears its end, and when AuthPI
+//! refuses it: see `renewed.rs`.
+
+mod renewed;
+mod source;
+
+use std::fmt;
+
+use base64::Engine as _;
+use http::HeaderValue;
+use tokio::time::{Instant, timeout_at};
+
+pub use source::{AccessToken, TokenSource};
+
+use self::{renewed::Renewed, source::AnySource};
+use super::{
+    builder::BuildError,
+    error::{Error, Kind},
+    ids,
+};
+use crate::signature::Secret;
+
+/// The start of every API key's id.
+const KEY_PREFIX: &str = "key_";
+
+/// What the caller gave to prove its right with.
+#[derive(Clone)]
+pub(super) enum Given {
+    ApiKey(String, Secret),
+    AccessToken(Secret),
+    Source(AnySource),
+}
+
+impl Given {
+    pub(super) fn source(source: impl TokenSource) -> Self {
+        Self::Source(source::any(source))
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ApiKey(..) => "api key",
+            Self::AccessToken(_) => "access token",
+            Self::Source(_) => "token source",
+        })
+    }
+}
+
+/// What calls prove their right with.
+pub(crate) enum Credentials {
+    Fixed {
+        authorization: Authorization,
+        kind: &'static str,
+    },
+    Renewed(Renewed),
+}
+
+/// What one attempt proves its right with.
+#[derive(Clone)]
+pub(crate) struct Authorization {
+    pub(super) header: HeaderValue,
+    /// Which of the tokens it is; counted from 1, and 0 for what does not change.
+    number: u64,
+}
+
+impl Credentials {
+    pub(super) fn new(given: &Given) -> Result<Self, BuildError> {
+        let (header, kind) = match given {
+            Given::ApiKey(key_id, secret) => (basic(key_id, secret)?, "api key"),
+            Given::AccessToken(token) => (bearer(token).map_err(BuildError::new)?, "access token"),
+            Given::Source(source) => return Ok(Self::Renewed(Renewed::new(source.clone()))),
+        };
+        Ok(Self::Fixed {
+            authorization: Authorization { header, number: 0 },
+            kind,
+        })
+    }
+
+    /// A secret that all have who call with the same credential, and that does not change: to
+    /// derive keys from. None for tokens from a source.
+    pub(crate) fn lasting_secret(&self) -> Option<&[u8]> {
+        match self {
+            Self::Fixed { authorization, .. } => Some(authorization.header.as_bytes()),
+            Self::Renewed(_) => None,
+        }
+    }
+
+    /// What the next attempt is to prove its right with.
+    pub(super) async fn authorization(&self, deadline: Instant) -> Result<Authorization, Error> {
+        match self {
+            Self::Fixed { authorization, .. } => Ok(authorization.clone()),
+            Self::Renewed(tokens) => timeout_at(deadline, tokens.authorization())
+                .await
+                .unwrap_or_else(|_| Err(too_late())),
+        }
+    }
+
+    /// Drops what AuthPI has refused; whether there is something else now.
+    pub(super) async fn replace(
+        &self,
+        refused: &Authorization,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
+        match self {
+            Self::Fixed { .. } => Ok(false),
+            Self::Renewed(tokens) => timeout_at(deadline, tokens.replace(refused))
+                .await
+                .unwrap_or_else(|_| Err(too_late())),
+        }
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(
+        Kind::Credential("no access token came in time".to_owned()),
+        false,
+    )
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fixed { kind, .. } => kind,
+            Self::Renewed(_) => "token source",
+        })
+    }
+}
+
+fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
+    let secret = secret.expose();
+    if key_id.is_empty() || secret.is_empty() {
+        return Err(BuildError::new(
+            "an API key has two halves, its id and its secret; one is empty",
+        ));
+    }
+    if !key_id.starts_with(KEY_PREFIX) {
+        // The id is not repeated: it may be the secret.
+        return Err(BuildError::new(if secret.starts_with(KEY_PREFIX) {
+            "the halves of the API key are swapped: the one that starts with key_ is its id"
+        } else {
+            "the id of an API key starts with key_"
+        }));
+    }
+    if let Some(problem) = ids::problem(key_id) {
+        return Err(BuildError::new(format!("the API key's id {problem}")));
+    }
+    if key_id.contains(':') {
+        return Err(BuildError::new("the API key's id holds a colon"));
+    }
+    if secret.chars().any(char::is_control) {
+        return Err(BuildError::new(
+            "the API key's secret holds a line break or another control character",
+        ));
+    }
+    let pair = zeroize::Zeroizing::new(format!("{key_id}:{secret}"));
+    let encoded =
+        zeroize::Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()));
+    authorization("Basic", &encoded).map_err(BuildError::new)
+}
+
+/// The header for a token, or what is wrong with the token.
+fn bearer(token: &Secret) -> Result<HeaderValue, &'static str> {
+    let token = token.expose();
+    if token.is_empty() {
+        return Err("the access token is empty");
+    }
+    if token.starts_with(KEY_PREFIX) {
+        return Err("the access token is the id of an API key, which needs its secret too");
+    }
+    if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("the access token holds white space or what is not ASCII");
+    }
+    authorization("Bearer", token)
+}
+
+fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, &'static str> {
+    let text = zeroize::Zeroizing::new(format!("{scheme} {credential}"));
+    let mut value =
+        HeaderValue::from_str(&text).map_err(|_| "the credential does not go into a header")?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -1,0 +1,122 @@
+//! Where access tokens come from.
+
+use std::{error::Error as StdError, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::signature::Secret;
+
+/// Where access tokens come from, again and again.
+///
+/// AuthPI's own SDK takes a callback for it and documents no more: how a token is had from an
+/// issuer is not part of the Core API. An async closure will do:
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// use authpi_sdk::client::{AccessToken, Client};
+///
+/// # async fn ask_the_issuer() -> std::io::Result<(String, u64)> { unimplemented!() }
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let authpi = Client::builder()
+///     .token_source(|| async {
+///         let (token, seconds) = ask_the_issuer().await?;
+///         Ok(AccessToken::new(token).expires_in(Duration::from_secs(seconds)))
+///     })
+///     .build()?;
+/// # let _ = authpi;
+/// # Ok(())
+/// # }
+/// ```
+pub trait TokenSource: Send + Sync + 'static {
+    /// A new access token.
+    ///
+    /// Never asked twice at the same time for one client, and in a task of its own, which goes on
+    /// when the call that needed the token gives up. It has 30 s, and is dropped when they are
+    /// over.
+    ///
+    /// # Errors
+    /// When none can be had; it becomes the cause of the call's error, so it must not tell a
+    /// secret.
+    fn token(
+        &self,
+    ) -> impl Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send;
+}
+
+impl<F, Fut> TokenSource for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send,
+{
+    fn token(
+        &self,
+    ) -> impl Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send {
+        self()
+    }
+}
+
+/// An access token, and until when it is good.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AccessToken {
+    pub(super) token: Secret,
+    pub(super) ends: Option<Instant>,
+}
+
+impl AccessToken {
+    /// A token that is good until AuthPI refuses it.
+    pub fn new(token: impl Into<Secret>) -> Self {
+        Self {
+            token: token.into(),
+            ends: None,
+        }
+    }
+
+    /// It is good for this long, from now on. It is renewed a minute before, or in the last fifth
+    /// of its time if that is shorter.
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        // A time without end is none.
+        self.ends = Instant::now().checked_add(time);
+        self
+    }
+
+    /// It is good until then, by this machine's clock; otherwise as
+    /// [`expires_in`](Self::expires_in).
+    pub fn expires_at(self, at: Timestamp) -> Self {
+        let left = at.duration_since(Timestamp::now());
+        self.expires_in(Duration::try_from(left).unwrap_or(Duration::ZERO))
+    }
+}
+
+type Asked<'a> =
+    Pin<Box<dyn Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send + 'a>>;
+
+/// Any source of tokens.
+#[derive(Clone)]
+pub(crate) struct AnySource(Arc<dyn Erased>);
+
+trait Erased: Send + Sync {
+    fn token(&self) -> Asked<'_>;
+}
+
+impl<S: TokenSource> Erased for S {
+    fn token(&self) -> Asked<'_> {
+        Box::pin(TokenSource::token(self))
+    }
+}
+
+pub(super) fn any(source: impl TokenSource) -> AnySource {
+    AnySource(Arc::new(source))
+}
+
+impl AnySource {
+    pub(super) fn token(&self) -> Asked<'_> {
+        self.0.token()
+    }
+}
+
+impl fmt::Debug for AnySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnySource")
+    }
+}

@@ -1,0 +1,803 @@
+//! Why a call failed, and whether the server may have acted.
+
+use std::{error::Error as StdError, fmt, time::Duration};
+
+use http::{HeaderMap, StatusCode};
+use url::Url;
+
+use super::{
+    answer::{Answer, Complaint},
+    etag::ETag,
+    retry::{NoMore, Reason},
+};
+use crate::generated::api::types::{ErrorCode, FieldError};
+
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Why a call failed.
+///
+/// It is opaque: the predicates tell the cases apart, so that a new case breaks nobody.
+/// [`Error::may_have_run`] says whether the server may have acted, which is what decides whether
+/// repeating the call is safe; [`Error::attempts`] and [`Error::why_no_more`] say what the client
+/// has tried already. Neither `Debug` nor `Display` shows a header or a body; what AuthPI itself
+/// says of the failure (code, description, fields, reference) is shown.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    operation: Option<&'static str>,
+    kind: Kind,
+    may_have_run: bool,
+    answer: Option<Answer>,
+    complaint: Complaint,
+    attempts: u32,
+    no_more: Option<NoMore>,
+    idempotency_key: Option<Key>,
+    secret_lost: bool,
+    source: Option<Cause>,
+    /// Host and port that the call was for, where no answer came from there.
+    peer: Option<String>,
+}
+
+/// The idempotency key that a call was sent with.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) text: String,
+    /// The caller's own, not one made for this call.
+    pub(crate) own: bool,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The call was not sent, because an argument is wrong.
+    InvalidArgument(String),
+    /// The call was not sent, because it is not clear on which account.
+    Configuration(String),
+    /// The call was not sent, because there is no access token to send it with.
+    Credential(String),
+    /// No connection came about; one that may come about later, unless something is set up wrong.
+    Connect { transient: bool },
+    /// No connection came about, because of the proxy on the way.
+    Proxy(ProxyFault),
+    /// No whole answer in time.
+    Timeout { connecting: bool },
+    /// The connection broke.
+    Transport,
+    /// AuthPI, or something on the way to it, refused or failed.
+    Refused,
+    /// A redirect, which is not followed.
+    Redirect,
+    /// Success by its status, but not the answer that is due; perhaps because it was cut off.
+    Malformed { why: String, cut_off: bool },
+    /// Success by its status, with more of a body than is read.
+    TooLarge,
+    /// The change may be there (what can be seen of it is), and the secret that AuthPI made for it
+    /// is lost with the answer.
+    SecretLost,
+}
+
+/// What is wrong with a proxy, as far as can be known: the status with which it refuses is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProxyFault {
+    /// It cannot be reached; perhaps later, unless something is set up wrong.
+    Unreachable { transient: bool },
+    /// It answered `CONNECT` with an error, or hung up.
+    NoTunnel,
+    /// It answered `CONNECT` with 407.
+    Credentials,
+}
+
+impl ProxyFault {
+    fn passes(self) -> bool {
+        matches!(self, Self::NoTunnel | Self::Unreachable { transient: true })
+    }
+}
+
+impl fmt::Display for ProxyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable { transient: true } => "the proxy cannot be reached",
+            Self::Unreachable { transient: false } => {
+                "the proxy cannot be reached; check how it is set up"
+            }
+            Self::NoTunnel => "the proxy answered CONNECT with an error, or hung up",
+            Self::Credentials => "the proxy requires credentials (407)",
+        })
+    }
+}
+
+impl Error {
+    pub(crate) fn new(kind: Kind, may_have_run: bool) -> Self {
+        Self(Box::new(Inner {
+            operation: None,
+            kind,
+            may_have_run,
+            answer: None,
+            complaint: Complaint::default(),
+            attempts: 0,
+            no_more: None,
+            idempotency_key: None,
+            secret_lost: false,
+            source: None,
+            peer: None,
+        }))
+    }
+
+    pub(crate) fn invalid_argument(why: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidArgument(why.into()), false)
+    }
+
+    pub(crate) fn configuration(why: impl Into<String>) -> Self {
+        Self::new(Kind::Configuration(why.into()), false)
+    }
+
+    /// An answer whose status is no success.
+    pub(crate) fn refused(answer: Answer) -> Self {
+        let kind = if answer.status.is_redirection() {
+            Kind::Redirect
+        } else {
+            Kind::Refused
+        };
+        Self::new(kind, may_have_run(answer.status)).answered(answer)
+    }
+
+    pub(crate) fn malformed(why: impl Into<String>, answer: Answer) -> Self {
+        Self::new(
+            Kind::Malformed {
+                why: why.into(),
+                cut_off: false,
+            },
+            true,
+        )
+        .answered(answer)
+    }
+
+    /// A success whose body is longer than what is read of one.
+    pub(crate) fn too_large(answer: Answer) -> Self {
+        Self::new(Kind::TooLarge, true).answered(answer)
+    }
+
+    pub(crate) fn is_too_large(&self) -> bool {
+        matches!(self.0.kind, Kind::TooLarge)
+    }
+
+    pub(crate) fn cut_off(why: impl Into<String>, answer: Answer) -> Self {
+        Self::new(
+            Kind::Malformed {
+                why: why.into(),
+                cut_off: true,
+            },
+            true,
+        )
+        .answered(answer)
+    }
+
+    /// Instead of a refusal that came because the change was made before.
+    pub(crate) fn secret_is_lost(mut self) -> Self {
+        self.0.kind = Kind::SecretLost;
+        self.0.may_have_run = true;
+        self
+    }
+
+    /// Names the server, unless its answer is there. A base URL holds neither user nor query.
+    pub(crate) fn towards(mut self, base_url: &str) -> Self {
+        if self.0.answer.is_none() {
+            let url = Url::parse(base_url).ok();
+            self.0.peer = url.and_then(|url| {
+                Some(format!(
+                    "{}:{}",
+                    url.host_str()?,
+                    url.port_or_known_default()?
+                ))
+            });
+        }
+        self
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Into<Cause>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Adds what is known of the answer. A refusal says for itself whether the server may have
+    /// acted.
+    pub(crate) fn answered(mut self, answer: Answer) -> Self {
+        if !answer.status.is_success() {
+            self.0.complaint = Complaint::read(&answer.body);
+            self.0.may_have_run = may_have_run(answer.status);
+        }
+        self.0.answer = Some(answer.shortened());
+        self
+    }
+
+    pub(crate) fn during(mut self, operation: &'static str) -> Self {
+        self.0.operation.get_or_insert(operation);
+        self
+    }
+
+    /// For a call that failed before it was sent, because another that it needs failed.
+    pub(crate) fn before_the_call(mut self) -> Self {
+        self.0.may_have_run = false;
+        self
+    }
+
+    /// Makes it speak for all attempts at the call.
+    pub(crate) fn after(
+        mut self,
+        attempts: u32,
+        why_no_more: NoMore,
+        earlier_may_have_run: bool,
+    ) -> Self {
+        self.0.attempts = attempts;
+        self.0.no_more = Some(why_no_more);
+        self.0.may_have_run |= earlier_may_have_run;
+        self
+    }
+
+    pub(crate) fn under(mut self, key: Option<Key>) -> Self {
+        // Without a key there is no other attempt that it could be about.
+        if key.is_none() && self.is_conflict() {
+            self.0.may_have_run = false;
+        }
+        self.0.idempotency_key = key;
+        self
+    }
+
+    /// For an operation whose answer alone shows a secret that it has made.
+    pub(crate) fn with_its_secret(mut self) -> Self {
+        self.0.secret_lost = self.0.may_have_run;
+        self
+    }
+
+    /// The fault of the transport or of the server that this is, if it is of the kind that passes.
+    /// Statuses that are no success are not looked at.
+    pub(crate) fn fault(&self) -> Option<Reason> {
+        match self.0.kind {
+            Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => {
+                Some(Reason::Connect)
+            }
+            Kind::Proxy(fault) => fault.passes().then_some(Reason::Connect),
+            Kind::Timeout { connecting: false } => Some(Reason::Timeout),
+            Kind::Transport => Some(Reason::Broken),
+            Kind::Malformed { cut_off: true, .. } => Some(Reason::CutOff),
+            _ => None,
+        }
+    }
+
+    /// What became of the call, in one word.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self.0.kind {
+            Kind::InvalidArgument(_) => "invalid_argument",
+            Kind::Configuration(_) => "configuration",
+            Kind::Credential(_) => "no_credential",
+            Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true } => {
+                "no_connection"
+            }
+            Kind::Timeout { connecting: false } => "timeout",
+            Kind::Transport => "broken",
+            Kind::Refused => "refused",
+            Kind::Redirect => "redirected",
+            Kind::Malformed { .. } | Kind::TooLarge => "malformed",
+            Kind::SecretLost => "secret_lost",
+        }
+    }
+
+    /// Whether the server may have acted on the call, be it on its first attempt or on its last.
+    ///
+    /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong
+    /// argument, no connection), or it was refused with a status that says so (any 4xx but the two
+    /// below). `true`: it may have. An attempt was sent and no whole answer came, the answer is not
+    /// what is due, or its status is a redirect, 408, 409 to a POST (the same call may be on its
+    /// way under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for
+    /// an attempt whose own, shorter deadline passed while it was connecting.
+    pub fn may_have_run(&self) -> bool {
+        self.0.may_have_run
+    }
+
+    /// How often the call was tried: 0 if it was not even sent once.
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// Why the client did not try again; nothing for a call that was not sent at all.
+    pub fn why_no_more(&self) -> Option<NoMore> {
+        self.0.no_more
+    }
+
+    /// The idempotency key that the call was sent with, if it was a POST.
+    ///
+    /// Where the server may have acted, the same call under this key
+    /// ([`Call::idempotency_key`](crate::client::transport::Call::idempotency_key)) within 24 hours gets the
+    /// answer that was lost, and does its work only if it was not done.
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.0.idempotency_key.as_ref().map(|key| key.text.as_str())
+    }
+
+    /// Whether a secret is lost that AuthPI has made, or may have made, for this call: a change of
+    /// a webhook's authentication whose answer did not come. Make another: the same change again,
+    /// with the webhook's present ETag.
+    ///
+    /// Never for `create`: its answer can be had again, see [`Error::idempotency_key`].
+    pub fn is_secret_lost(&self) -> bool {
+        self.0.secret_lost
+    }
+
+    /// The status of the answer, if one came.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.0.answer.as_ref().map(|answer| answer.status)
+    }
+
+    /// Whether AuthPI itself says that there is no such thing. The 404 of a gateway, or of a wrong
+    /// base URL, says nothing.
+    pub(crate) fn says_there_is_none(&self) -> bool {
+        self.is_not_found() && self.code() == Some(&ErrorCode::NotFound)
+    }
+
+    fn has_status(&self, status: StatusCode) -> bool {
+        self.status() == Some(status)
+    }
+
+    /// The id of the operation that failed, as AuthPI's description names it (`webhooks.create`).
+    ///
+    /// It is `me.get` where another call needed the account and asking for it failed.
+    pub fn operation(&self) -> Option<&'static str> {
+        self.0.operation
+    }
+
+    /// No whole answer came before the call's deadline, or before the end of its last attempt.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.kind, Kind::Timeout { .. })
+    }
+
+    /// No connection came about (name not found, refused, a proxy, TLS, or not in time); nothing
+    /// was sent.
+    pub fn is_connect(&self) -> bool {
+        matches!(
+            self.0.kind,
+            Kind::Connect { .. } | Kind::Proxy(_) | Kind::Timeout { connecting: true }
+        )
+    }
+
+    /// The call was not sent because one of its arguments is wrong, for example an id that is no
+    /// id.
+    pub fn is_invalid_argument(&self) -> bool {
+        matches!(self.0.kind, Kind::InvalidArgument(_))
+    }
+
+    /// The call was not sent because no single account belongs to the credential; see
+    /// [`ClientBuilder::account`].
+    ///
+    /// [`ClientBuilder::account`]: crate::client::transport::ClientBuilder::account
+    pub fn is_configuration(&self) -> bool {
+        matches!(self.0.kind, Kind::Configuration(_))
+    }
+
+    /// The call was not sent because no access token could be had:
+    /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or gave what is no token.
+    /// The cause is its own error.
+    pub fn is_credential(&self) -> bool {
+        matches!(self.0.kind, Kind::Credential(_))
+    }
+
+    /// The status says success, but the answer is not the one that is due: not JSON, another shape,
+    /// empty, too large, cut off.
+    pub fn is_malformed_response(&self) -> bool {
+        matches!(self.0.kind, Kind::Malformed { .. } | Kind::TooLarge)
+    }
+
+    /// 422: the idempotency key was used for another call within the last 24 hours.
+    ///
+    /// AuthPI documents it as `invalid_request` and not how it is told from a wrong body. Assumed:
+    /// its `fields` name the key, or there are none. Only for a key of the caller's own, since one
+    /// of ours is never used twice.
+    pub fn is_idempotency_key_reused(&self) -> bool {
+        let names_it = |field: &FieldError| field.field.eq_ignore_ascii_case("idempotency-key");
+        self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
+            && self.0.idempotency_key.as_ref().is_some_and(|key| key.own)
+            && (self.fields().is_empty() || self.fields().iter().any(names_it))
+    }
+
+    /// The answer is a redirect. It is not followed, so that the credential goes nowhere else; the
+    /// base URL is wrong.
+    pub fn is_redirect(&self) -> bool {
+        self.0.kind == Kind::Redirect
+    }
+
+    /// 400 or 422: the request is wrong; [`Error::fields`] may say where.
+    pub fn is_validation(&self) -> bool {
+        self.has_status(StatusCode::BAD_REQUEST)
+            || self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
+    }
+
+    /// 401: the credential is not accepted.
+    pub fn is_unauthorized(&self) -> bool {
+        self.has_status(StatusCode::UNAUTHORIZED)
+    }
+
+    /// 403: the credential may not do this.
+    pub fn is_forbidden(&self) -> bool {
+        self.has_status(StatusCode::FORBIDDEN)
+    }
+
+    /// 404: there is no such thing, or not for this credential.
+    pub fn is_not_found(&self) -> bool {
+        self.has_status(StatusCode::NOT_FOUND)
+    }
+
+    /// 409: something else is on its way, such as a call with the same idempotency key.
+    pub fn is_conflict(&self) -> bool {
+        self.has_status(StatusCode::CONFLICT)
+    }
+
+    /// 412: the resource has another state than `If-Match` asked for; [`Error::current_etag`] may
+    /// say which. Not where it turned out that the call itself made that state: see
+    /// [`Error::is_secret_lost`].
+    pub fn is_precondition_failed(&self) -> bool {
+        self.has_status(StatusCode::PRECONDITION_FAILED) && self.0.kind != Kind::SecretLost
+    }
+
+    /// 429: too many calls; [`Error::retry_after`] may say how long to wait.
+    pub fn is_rate_limited(&self) -> bool {
+        self.has_status(StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    /// 5xx: AuthPI, or a gateway before it, failed.
+    pub fn is_server_error(&self) -> bool {
+        self.status().is_some_and(|status| status.is_server_error())
+    }
+
+    /// How long to wait before the next try: what the body says, else the `Retry-After` header
+    /// (seconds or a date). Rounded up to whole seconds; a number beyond any measure is
+    /// [`Duration::MAX`].
+    pub fn retry_after(&self) -> Option<Duration> {
+        let answer = self.0.answer.as_ref()?;
+        self.0
+            .complaint
+            .retry_after
+            .or_else(|| answer.retry_after_header())
+    }
+
+    /// AuthPI's word for what is wrong.
+    pub fn code(&self) -> Option<&ErrorCode> {
+        self.0.complaint.code.as_ref()
+    }
+
+    /// AuthPI's sentence on what is wrong.
+    pub fn description(&self) -> Option<&str> {
+        self.0.complaint.description.as_deref()
+    }
+
+    /// What to quote to AuthPI's support.
+    pub fn reference(&self) -> Option<&str> {
+        self.0.complaint.reference.as_deref()
+    }
+
+    /// Whether AuthPI says that the same call may succeed later, if it says anything.
+    pub fn retryable(&self) -> Option<bool> {
+        self.0.complaint.retryable
+    }
+
+    /// What is wrong with which members of the request; of a longer list the first 100. Texts are
+    /// cut at 4096 characters, here as in [`description`](Self::description); [`code`](Self::code)
+    /// and [`reference`](Self::reference) at 300.
+    pub fn fields(&self) -> &[FieldError] {
+        &self.0.complaint.fields
+    }
+
+    /// The ETag that the resource has now, from the body of a 412.
+    pub fn current_etag(&self) -> Option<&ETag> {
+        self.0.complaint.current_etag.as_ref()
+    }
+
+    /// The answer's headers, if one came. They may hold what belongs in no log.
+    pub fn headers(&self) -> Option<&HeaderMap> {
+        self.0.answer.as_ref().map(|answer| &answer.headers)
+    }
+
+    /// The first 4096 characters of the answer's body, if it is text. **It may hold secrets**: a
+    /// malformed answer to a create call is one.
+    pub fn body(&self) -> Option<&str> {
+        self.0.answer.as_ref()?.text()
+    }
+}
+
+/// What a status that is no success says of the call.
+fn may_have_run(status: StatusCode) -> bool {
+    !status.is_client_error()
+        || status == StatusCode::REQUEST_TIMEOUT
+        || status == StatusCode::CONFLICT
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            operation,
+            kind,
+            complaint,
+            attempts,
+            no_more,
+            peer,
+            ..
+        } = &*self.0;
+        if let Some(operation) = operation {
+            write!(f, "{operation}: ")?;
+        }
+        let (to, from) = match peer {
+            Some(peer) => (format!(" to {peer}"), format!(" from {peer}")),
+            None => Default::default(),
+        };
+        match kind {
+            Kind::InvalidArgument(why) | Kind::Configuration(why) | Kind::Credential(why) => {
+                f.write_str(why)?;
+            }
+            Kind::Connect { transient: true } => write!(f, "no connection{to}")?,
+            Kind::Connect { transient: false } => {
+                write!(f, "no connection{to}; check the TLS configuration")?;
+            }
+            Kind::Proxy(fault) => write!(f, "no connection{to}: {fault}")?,
+            Kind::Timeout { connecting: true } => write!(f, "no connection{to} in time")?,
+            Kind::Timeout { connecting: false } => write!(f, "no whole answer{from} in time")?,
+            Kind::Transport => write!(f, "the connection{to} broke")?,
+            Kind::Refused => f.write_str("refused")?,
+            Kind::Redirect => {
+                f.write_str("redirected, which is not followed; is the base URL right?")?;
+            }
+            Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
+            Kind::TooLarge => f.write_str("malformed response: the body is over 8 MiB")?,
+            Kind::SecretLost => {
+                f.write_str(
+                    "the change may be there, and then the new secret is lost with its answer",
+                )?;
+            }
+        }
+        if let Some(status) = self.status() {
+            write!(f, " [{}", status.as_u16())?;
+            if let Some(code) = &complaint.code {
+                write!(f, " {}", OneLine(code.as_str()))?;
+            }
+            f.write_str("]")?;
+        }
+        if let Some(description) = &complaint.description {
+            write!(f, " {}", OneLine(description))?;
+        }
+        for FieldError {
+            field,
+            code,
+            message,
+        } in complaint.fields.iter().take(SHOWN_FIELDS)
+        {
+            write!(
+                f,
+                "; {}: {} {}",
+                OneLine(field),
+                OneLine(code),
+                OneLine(message)
+            )?;
+        }
+        if let Some(more @ 1..) =
+            (complaint.fields.len() + complaint.more_fields).checked_sub(SHOWN_FIELDS)
+        {
+            write!(f, "; and {more} more fields")?;
+        }
+        if let Some(reference) = &complaint.reference {
+            write!(f, " (reference {})", OneLine(reference))?;
+        }
+        if self.is_idempotency_key_reused() {
+            f.write_str("; was the idempotency key used for another call?")?;
+        }
+        if self.may_have_run() {
+            f.write_str("; the server may have acted")?;
+            if self.is_secret_lost() && *kind != Kind::SecretLost {
+                f.write_str(", and then its new secret is lost")?;
+            }
+        }
+        match no_more {
+            // One attempt that could not have helped, or was all there was to be, needs no words.
+            None => {}
+            Some(NoMore::Permanent | NoMore::Attempts) if *attempts < 2 => {}
+            Some(why) => write!(f, "; attempt {attempts}, {why}")?,
+        }
+        Ok(())
+    }
+}
+
+/// How many members of a request a message names.
+const SHOWN_FIELDS: usize = 10;
+
+/// Text from outside in a message of one line: no control characters, and not without end.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 300;
+        for c in self.0.chars().take(LONGEST) {
+            fmt::Write::write_char(f, if c.is_control() { ' ' } else { c })?;
+        }
+        if self.0.chars().nth(LONGEST).is_some() {
+            f.write_str("…")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            operation,
+            kind,
+            may_have_run,
+            answer,
+            complaint,
+            attempts,
+            no_more,
+            secret_lost,
+            source,
+            peer,
+            ..
+        } = &*self.0;
+        let mut debug = f.debug_struct("Error");
+        debug
+            .field("operation", operation)
+            .field("kind", kind)
+            .field("may_have_run", may_have_run);
+        debug
+            .field("peer", peer)
+            .field("attempts", attempts)
+            .field("why_no_more", no_more)
+            .field("secret_lost", secret_lost);
+        if let Some(answer) = answer {
+            debug
+                .field("answer", answer)
+                .field("complaint", &Shown(complaint));
+        }
+        debug.field("source", source).finish()
+    }
+}
+
+/// A complaint in a log: no longer than its message is.
+struct Shown<'a>(&'a Complaint);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Complaint {
+            code,
+            description,
+            retryable,
+            reference,
+            retry_after,
+            fields,
+            more_fields,
+            current_etag,
+        } = self.0;
+        let short = |text: Option<&str>| text.map(|text| OneLine(text).to_string());
+        let shown = fields.iter().take(SHOWN_FIELDS);
+        let shown: Vec<_> = shown
+            .map(
+                |FieldError {
+                     field,
+                     code,
+                     message,
+                 }| [field, code, message].map(|text| OneLine(text).to_string()),
+            )
+            .collect();
+        f.debug_struct("Complaint")
+            .field("code", &short(code.as_ref().map(ErrorCode::as_str)))
+            .field("description", &short(description.as_deref()))
+            .field("retryable", retryable)
+            .field("reference", &short(reference.as_deref()))
+            .field("retry_after", retry_after)
+            .field("fields", &shown)
+            .field("more_fields", &(fields.len() - shown.len() + more_fields))
+            .field(
+                "current_etag",
+                &short(current_etag.as_ref().map(ETag::as_str)),
+            )
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, body: &'static str) -> Error {
+        let status = StatusCode::from_u16(status).unwrap();
+        Error::refused(Answer {
+            status,
+            body: body.into(),
+            ..Answer::default()
+        })
+        .during("webhooks.create")
+    }
+
+    #[test]
+    fn each_status_says_whether_the_server_may_have_acted() {
+        for status in [400, 401, 402, 403, 404, 412, 415, 422, 429] {
+            assert!(!refused(status, "").may_have_run(), "{status}");
+        }
+        for status in [302, 307, 408, 409, 500, 502, 503, 504] {
+            assert!(refused(status, "").may_have_run(), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_message_says_what_authpi_says_in_one_line() {
+        let error = refused(
+            422,
+            r#"{"error":"invalid_request","error_description":"bad\r\nrequest","fields":[{"field":"url","code":"invalid","message":"no address"}],"reference":"req_1"}"#,
+        );
+        assert_eq!(
+            error.to_string(),
+            "webhooks.create: refused [422 invalid_request] bad  request; url: invalid no address (reference req_1)"
+        );
+        assert_eq!(
+            refused(502, "<html>").to_string(),
+            "webhooks.create: refused [502]; the server may have acted"
+        );
+    }
+
+    #[test]
+    fn a_refusal_of_any_length_has_a_short_message() {
+        let long = "x".repeat(100_000);
+        let field = format!(r#"{{"field":"{long}","code":"{long}","message":"{long}"}}"#);
+        let body = format!(
+            r#"{{"error":"{long}","error_description":"{long}","reference":"{long}","fields":[{}]}}"#,
+            vec![r#"{"field":"f","code":"c","message":"m"}"#; 160_000].join(",") + "," + &field
+        );
+        let answer = |body: &str| Answer {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            body: body.to_owned().into(),
+            ..Answer::default()
+        };
+        let error = Error::refused(answer(&body));
+        let shown = error.to_string();
+        assert!(
+            shown.len() < 2_000
+                && shown.contains("; f: c m")
+                && shown.contains("and 159991 more fields"),
+            "{shown}"
+        );
+        let longest = vec![field.as_str(); 50].join(",");
+        let longest = Error::refused(answer(&format!(
+            r#"{{"error":"{long}","fields":[{longest}]}}"#
+        )));
+        assert!(
+            longest.to_string().len() < 15_000 && format!("{longest:?}").len() < 15_000,
+            "{longest:?}"
+        );
+        assert!(format!("{error:?}").len() < 3_000, "{error:?}");
+    }
+
+    #[test]
+    fn mistake_5_a_body_is_in_neither_debug_nor_display() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "set-cookie",
+            http::HeaderValue::from_static("session=very_secret"),
+        );
+        let body = r#"{"data":{"signature_secret_plain":"very_secret"}"#.into();
+        let error = Error::malformed(
+            "not JSON",
+            Answer {
+                status: StatusCode::CREATED,
+                headers,
+                body,
+            },
+        );
+        assert!(error.body().unwrap().contains("very_secret"));
+        let shown = format!("{error} {error:?} {error:#?}");
+        assert!(!shown.contains("very_secret"), "{shown}");
+    }
+
+    #[test]
+    fn an_error_can_cross_threads() {
+        fn crosses<T: Send + Sync + 'static>() {}
+        crosses::<Error>();
+    }
+}

@@ -1,0 +1,58 @@
+//! Ids on their way into a path.
+//!
+//! An id that is empty, `.`, `..` or holds a slash would make the call go to another address than
+//! its method says.
+
+use super::error::Error;
+
+/// What in `id` would change the path it is put into, if anything does.
+pub(crate) fn problem(id: &str) -> Option<&'static str> {
+    if id.is_empty() {
+        Some("is empty")
+    } else if id == "." || id == ".." {
+        Some("is a step in a path")
+    } else if id
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    {
+        None // as AuthPI's are
+    } else if id.contains(['/', '\\', '?', '#', '%']) {
+        Some("holds one of / \\ ? # %")
+    } else if id.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        Some("holds white space or a control character")
+    } else {
+        None
+    }
+}
+
+/// # Errors
+/// When the id cannot go into a path. The id itself is not repeated in the message.
+pub(crate) fn check(what: &str, id: &str) -> Result<(), Error> {
+    problem(id).map_or(Ok(()), |problem| {
+        Err(Error::invalid_argument(format!("the {what} id {problem}")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistake_15_an_id_that_would_retarget_the_call_is_refused() {
+        for id in [
+            "", ".", "..", "a/b", "../x", "a\\b", "a?b", "a#b", "%2e%2e", "a b", "a\n", "a\u{0}",
+            "\u{a0}",
+        ] {
+            assert!(problem(id).is_some(), "{id:?} may go into a path");
+        }
+        for id in [
+            "wh_01h9",
+            "acc_0123456789abcdefghijklmno",
+            "evt-1",
+            "...",
+            "é",
+        ] {
+            assert_eq!(problem(id), None, "{id:?} may not go into a path");
+        }
+    }
+}

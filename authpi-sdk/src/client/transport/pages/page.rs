@@ -1,0 +1,129 @@
+//! One page of a list.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    RawJson,
+    json::{self, FromRaw},
+};
+
+/// One page of a list. Its length says nothing of the total, which AuthPI does not tell.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Page<T> {
+    /// What is on this page.
+    pub items: Vec<T>,
+    /// The cursor of the next page, as AuthPI gave it.
+    pub next_cursor: Option<String>,
+    /// Whether AuthPI says that another page follows. A short or empty page does not mean that none
+    /// does.
+    pub has_more: bool,
+    /// How many items of this page AuthPI could not show.
+    pub invalid_count: u64,
+    /// Items that this version cannot read, as they came: a member that must be there is missing or
+    /// has another shape than described. They are logged, and the others of the page are in
+    /// `items`. (An optional member of another shape is read as absent.)
+    pub unreadable: Vec<RawJson>,
+}
+
+impl<T> Page<T> {
+    /// The cursor to go on with, if there is more: what
+    /// [`Call::cursor`](crate::client::transport::Call::cursor) takes.
+    pub fn next_page(&self) -> Option<&str> {
+        self.next_cursor
+            .as_deref()
+            .filter(|cursor| self.has_more && !cursor.is_empty())
+    }
+}
+
+/// A page as it is sent.
+#[derive(Debug, Deserialize)]
+pub struct PageWire<T> {
+    data: Vec<T>,
+    has_more: bool,
+    next_cursor: Option<String>,
+    invalid_count: Option<i64>,
+    #[serde(skip)]
+    unreadable: Vec<RawJson>,
+}
+
+impl<T: FromRaw> FromRaw for PageWire<T> {
+    /// Each item by itself.
+    fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
+        let [data, has_more, next_cursor, invalid_count] =
+            json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
+        let (mut items, mut unreadable) = (Vec::new(), Vec::new());
+        for item in json::needed::<Vec<RawJson>>("data", data)? {
+            match T::from_raw(item.as_raw_value()) {
+                Ok(item) => items.push(item),
+                Err(_) => unreadable.push(item),
+            }
+        }
+        Ok(Self {
+            data: items,
+            // Where it cannot be read, there may be more: the items are given, and the end is not
+            // taken for granted.
+            has_more: json::optional("has_more", has_more).unwrap_or(true),
+            next_cursor: json::optional("next_cursor", next_cursor),
+            invalid_count: json::optional("invalid_count", invalid_count),
+            unreadable,
+        })
+    }
+}
+
+impl<T> From<PageWire<T>> for Page<T> {
+    fn from(wire: PageWire<T>) -> Self {
+        let PageWire {
+            data,
+            has_more,
+            next_cursor,
+            invalid_count,
+            unreadable,
+        } = wire;
+        if !unreadable.is_empty() {
+            tracing::warn!(
+                count = unreadable.len(),
+                "items of a page cannot be read; they are left out, see `Page::unreadable`"
+            );
+        }
+        let invalid_count = invalid_count
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(0);
+        Self {
+            items: data,
+            next_cursor,
+            has_more,
+            invalid_count,
+            unreadable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty(has_more: bool, cursor: Option<&str>) -> Page<u8> {
+        let next_cursor = cursor.map(Into::into);
+        Page {
+            items: Vec::new(),
+            next_cursor,
+            has_more,
+            invalid_count: 0,
+            unreadable: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn mistake_18_a_short_or_empty_page_is_not_taken_for_the_last() {
+        let page = |items: &[u8], more, cursor: Option<&str>| Page {
+            items: items.to_vec(),
+            ..empty(more, cursor)
+        };
+        assert_eq!(page(&[], true, Some("c")).next_page(), Some("c"));
+        assert_eq!(page(&[1, 2, 3], false, Some("c")).next_page(), None);
+        assert_eq!(page(&[1, 2, 3], true, None).next_page(), None);
+        assert_eq!(page(&[1, 2, 3], true, Some("")).next_page(), None);
+    }
+}

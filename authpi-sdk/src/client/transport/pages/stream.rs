@@ -1,0 +1,312 @@
+//! Page after page, and item after item.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    future::IntoFuture,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    vec,
+};
+
+use futures_core::Stream;
+use sha2::{Digest as _, Sha256};
+
+use super::Page;
+use crate::client::transport::{Answer, Call, Error, Paged};
+
+impl<O: Paged> Call<O> {
+    /// All pages of the list, one after the other, beginning at the [`cursor`](Call::cursor) if one
+    /// is given.
+    ///
+    /// A page is asked for when the stream is polled for it, and each one is a call of its own: the
+    /// call's timeout is for one page.
+    pub fn pages(self) -> Pages<O> {
+        Pages::new(self)
+    }
+
+    /// All items of the list, page after page; the call's [`limit`](Call::limit) is the size of a
+    /// page, not the number of items.
+    pub fn items(self) -> Items<O> {
+        Items {
+            pages: self.pages(),
+            buffered: Vec::new().into_iter(),
+            from: None,
+            invalid_count: 0,
+        }
+    }
+}
+
+type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, Error>> + Send>>;
+
+/// The pages of a list: see [`Call::pages`].
+///
+/// **It ends** when AuthPI says that there is no more, never because a page is short or empty; and
+/// with the first error, which is its last element. What came before the error stays good,
+/// [`cursor`](Self::cursor) tells which page could not be had, and after [`resume`](Self::resume)
+/// the next element is that page again. (It does not go on by itself, so that a loop that passes
+/// over errors ends.)
+///
+/// A page that says that there are more (`has_more`) and names no cursor, or an empty one, is no
+/// end either: after that page comes [`Error::is_malformed_response`], and [`resume`](Self::resume)
+/// asks for that page again.
+///
+/// A list whose cursors come round again has no end: the stream notices the first cursor that it
+/// has followed before, and ends with [`Error::is_malformed_response`] after the page that named
+/// it.
+///
+/// ```no_run
+/// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
+/// let mut pages = authpi.events().list().limit(100).pages();
+/// while let Some(page) = pages.next().await {
+///     println!("{} events", page?.items.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a stream asks for nothing unless polled"]
+pub struct Pages<O: Paged> {
+    call: Call<O>,
+    cursor: Option<String>,
+    in_flight: Option<InFlight<O>>,
+    /// Digests of the cursors followed so far.
+    followed: HashSet<[u8; 16]>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The page at the cursor is still to come.
+    More,
+    /// So is it, but its cursor has been followed before.
+    Repeats,
+    /// There is another page, and AuthPI does not say where.
+    NoCursor,
+    /// An error was told.
+    Failed,
+    /// There are no more.
+    Finished,
+}
+
+impl<O: Paged> Pages<O> {
+    fn new(mut call: Call<O>) -> Self {
+        let cursor = call.operation.window().1.take();
+        let followed = cursor.iter().map(|cursor| digest(cursor)).collect();
+        Self {
+            call,
+            cursor,
+            in_flight: None,
+            followed,
+            state: State::More,
+        }
+    }
+
+    /// The next page; none at the end and after an error. It is the stream's `next`, for those who
+    /// use no stream library. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Page<O::Item>, Error>> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// The cursor of the page that comes next, or that could not be had: what [`Call::cursor`]
+    /// takes, to go on later or elsewhere. None for the first page, and when the list [is
+    /// finished](Self::is_finished).
+    pub fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    /// Whether the last page was given. An error is no such end.
+    pub fn is_finished(&self) -> bool {
+        self.state == State::Finished
+    }
+
+    /// After an error: goes on with the page that could not be had. Else it does nothing.
+    pub fn resume(&mut self) {
+        if self.state == State::Failed {
+            self.state = State::More;
+        }
+    }
+
+    fn failed<T>(&mut self, error: Error) -> Poll<Option<Result<T, Error>>> {
+        self.state = State::Failed;
+        Poll::Ready(Some(Err(error.during(O::OPERATION.id))))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Page<O::Item>, Error>>> {
+        match self.state {
+            State::More => {}
+            State::Finished | State::Failed => return Poll::Ready(None),
+            State::Repeats => {
+                return self.failed(Error::malformed(
+                    "the list comes back to a page that was given before",
+                    Answer::default(),
+                ));
+            }
+            State::NoCursor => return self.failed(no_cursor()),
+        }
+        let in_flight = self.in_flight.get_or_insert_with(|| {
+            let mut call = self.call.clone();
+            call.operation.window().1.clone_from(&self.cursor);
+            call.into_future()
+        });
+        let page = ready!(in_flight.as_mut().poll(cx));
+        self.in_flight = None;
+        match &page {
+            Ok(page) => {
+                self.state = match page.next_page() {
+                    // The cursor stays: this page may name the next one when it is asked for again.
+                    None if page.has_more => State::NoCursor,
+                    None => State::Finished,
+                    Some(cursor) if self.followed.insert(digest(cursor)) => State::More,
+                    Some(_) => State::Repeats,
+                };
+                if self.state != State::NoCursor {
+                    self.cursor = page.next_page().map(str::to_owned);
+                }
+            }
+            Err(_) => self.state = State::Failed,
+        }
+        Poll::Ready(Some(page))
+    }
+}
+
+fn no_cursor() -> Error {
+    Error::malformed(
+        "there are more pages (has_more), but next_cursor is missing",
+        Answer::default(),
+    )
+}
+
+/// Cursors have any length, and a list any number of them; so much of a hash does not collide by
+/// chance.
+fn digest(cursor: &str) -> [u8; 16] {
+    let digest: [u8; 32] = Sha256::digest(cursor).into();
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest[..16]);
+    half
+}
+
+impl<O: Paged> Stream for Pages<O> {
+    type Item = Result<Page<O::Item>, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
+    }
+}
+
+/// Nothing in it is pinned: what is in flight has a box of its own.
+impl<O: Paged> Unpin for Pages<O> {}
+
+impl<O: Paged + fmt::Debug> fmt::Debug for Pages<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            call,
+            cursor,
+            state,
+            ..
+        } = self;
+        f.debug_struct("Pages")
+            .field("call", call)
+            .field("cursor", cursor)
+            .field("state", state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The items of a list: see [`Call::items`].
+///
+/// It ends, fails and is resumed as [`Pages`] is: all items of the pages before an error have been
+/// given by then.
+///
+/// ```no_run
+/// # use authpi_sdk::client::DeliveryStatus;
+/// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
+/// let mut failed = authpi.webhooks().deliveries("wh_1").status(DeliveryStatus::Failed).items();
+/// while let Some(delivery) = failed.next().await {
+///     let delivery = delivery?;
+///     println!("{} {}: {:?}", delivery.id, delivery.event_type, delivery.last_error);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a stream asks for nothing unless polled"]
+pub struct Items<O: Paged> {
+    pages: Pages<O>,
+    buffered: vec::IntoIter<O::Item>,
+    /// The cursor of the page that the buffered items are from.
+    from: Option<String>,
+    invalid_count: u64,
+}
+
+impl<O: Paged> Items<O> {
+    /// The next item; none at the end and after an error. It is the stream's `next`, for those who
+    /// use no stream library. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<O::Item, Error>> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// The cursor of the page that the next item is on: what [`Call::cursor`] takes, to go on later
+    /// or elsewhere. Who does so may meet items of that page a second time, and misses none. None
+    /// for the first page, and when the list [is finished](Self::is_finished).
+    pub fn cursor(&self) -> Option<&str> {
+        if self.buffered.as_slice().is_empty() {
+            self.pages.cursor()
+        } else {
+            self.from.as_deref()
+        }
+    }
+
+    /// Whether the last item was given. An error is no such end.
+    pub fn is_finished(&self) -> bool {
+        self.buffered.as_slice().is_empty() && self.pages.is_finished()
+    }
+
+    /// How many items of the pages so far are missing: those that AuthPI could not show, by its own
+    /// count, and those that this version could not read ([`Page::unreadable`]).
+    pub fn invalid_count(&self) -> u64 {
+        self.invalid_count
+    }
+
+    /// After an error: goes on with the page that could not be had. Else it does nothing.
+    pub fn resume(&mut self) {
+        self.pages.resume();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<O::Item, Error>>> {
+        loop {
+            if let Some(item) = self.buffered.next() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            let from = self.pages.cursor.clone();
+            match ready!(self.pages.poll(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(page)) => {
+                    self.invalid_count = self
+                        .invalid_count
+                        .saturating_add(page.invalid_count + page.unreadable.len() as u64);
+                    self.from = from;
+                    self.buffered = page.items.into_iter();
+                }
+            }
+        }
+    }
+}
+
+impl<O: Paged> Stream for Items<O> {
+    type Item = Result<O::Item, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
+    }
+}
+
+impl<O: Paged> Unpin for Items<O> {}
+
+impl<O: Paged + fmt::Debug> fmt::Debug for Items<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Items")
+            .field("pages", &self.pages)
+            .field("buffered", &self.buffered.as_slice().len())
+            .finish_non_exhaustive()
+    }
+}

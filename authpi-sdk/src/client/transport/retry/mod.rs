@@ -1,0 +1,111 @@
+//! When a call that failed is made again.
+//!
+//! Three parts decide, each a trait with one default, each replaceable without the others:
+//!
+//! - **what**: [`Transient`] says whether a failure is of the kind that passes; [`PassingFaults`]
+//!   is the default. Whether the operation is *safe* to repeat is not asked there: that follows
+//!   from AuthPI's description (a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE`
+//!   under `If-Match`), and no policy can overrule it.
+//! - **when**: [`Backoff`] gives the pause before each repeat; [`ExponentialBackoff`] is the
+//!   default. A `Retry-After` is added.
+//! - **whether there is budget left**: [`Budget`] is shared by the clones of a client;
+//!   [`TokenBucket`] is the default.
+//!
+//! `attempts.rs` puts them together, one step for one failed attempt, under the call's one
+//! deadline. `applied.rs` finds out what became of a change whose answer was lost.
+
+/// The guide's code compiles, too.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/retries.md")]
+mod guide {}
+
+pub(super) mod attempts;
+mod budget;
+mod what;
+mod when;
+
+use std::{sync::Arc, time::Duration};
+
+pub use budget::{Budget, TokenBucket, Unlimited};
+pub use what::{FailedAttempt, NoMore, PassingFaults, Reason, Transient};
+pub use when::{Backoff, ExponentialBackoff};
+
+/// How many attempts a call gets unless told otherwise: the first and four repeats. With the
+/// default pauses (1.5 s together on average, 3 s at most) they fit ten times into the default
+/// deadline; what takes AuthPI longer than that is an outage.
+pub const DEFAULT_ATTEMPTS: u32 = 5;
+
+/// How much of a `Retry-After` is heeded unless told otherwise. With the default deadline of 30 s
+/// for a call, a longer one ends the call anyway.
+pub const DEFAULT_LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
+
+/// What is repeated, and when. Whether there is budget left belongs to the client:
+/// [`ClientBuilder::retry_budget`](crate::client::transport::ClientBuilder::retry_budget).
+///
+/// Cheap to clone. For all calls of a client:
+/// [`ClientBuilder::retry`](crate::client::transport::ClientBuilder::retry); for one:
+/// [`Call::retry`](crate::client::transport::Call::retry).
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RetryPolicy {
+    attempts: u32,
+    what: Arc<dyn Transient>,
+    when: Arc<dyn Backoff>,
+    longest_retry_after: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// [`DEFAULT_ATTEMPTS`], [`PassingFaults`], [`ExponentialBackoff`],
+    /// [`DEFAULT_LONGEST_RETRY_AFTER`].
+    fn default() -> Self {
+        Self {
+            attempts: DEFAULT_ATTEMPTS,
+            what: Arc::new(PassingFaults),
+            when: Arc::new(ExponentialBackoff::default()),
+            longest_retry_after: DEFAULT_LONGEST_RETRY_AFTER,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// No call is repeated. (One whose access token is refused still gets a second attempt with a
+    /// new one.)
+    pub fn never() -> Self {
+        Self::default().attempts(1)
+    }
+
+    /// How many attempts a call gets in all, the first included; [`DEFAULT_ATTEMPTS`] if not given,
+    /// and 0 counts as 1.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts.max(1);
+        self
+    }
+
+    /// Which failures are of the kind that passes; [`PassingFaults`] if not given.
+    pub fn what(mut self, what: impl Transient) -> Self {
+        self.what = Arc::new(what);
+        self
+    }
+
+    /// How long to pause before each repeat; [`ExponentialBackoff`] if not given.
+    pub fn backoff(mut self, when: impl Backoff) -> Self {
+        self.when = Arc::new(when);
+        self
+    }
+
+    /// How much of a `Retry-After` to heed; [`DEFAULT_LONGEST_RETRY_AFTER`] (1 min) if not given. A
+    /// longer one is cut to this.
+    pub fn longest_retry_after(mut self, longest: Duration) -> Self {
+        self.longest_retry_after = longest;
+        self
+    }
+
+    /// The wait before a repeat: what was asked for, up to the cap, and the pause on top, so that
+    /// those who were all told to come back at one moment do not.
+    fn wait(&self, repeat: u32, retry_after: Option<Duration>) -> Duration {
+        let asked = retry_after
+            .unwrap_or_default()
+            .min(self.longest_retry_after);
+        asked.saturating_add(self.when.pause(repeat))
+    }
+}

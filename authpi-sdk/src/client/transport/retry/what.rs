@@ -1,0 +1,298 @@
+//! What is repeated: which failures pass, and why a call was not made again.
+
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::{client::transport::error::Error, generated::api::types::ErrorCode};
+
+/// Tells failures that pass from those that stay.
+pub trait Transient: fmt::Debug + Send + Sync + 'static {
+    /// Why the same call may go better the next time; `None` if it will not.
+    ///
+    /// Only asked about calls that are safe to repeat, and about failures after which the server
+    /// has certainly not acted.
+    fn passes(&self, failed: &FailedAttempt<'_>) -> Option<Reason>;
+}
+
+/// An attempt at a call that failed.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct FailedAttempt<'a> {
+    /// The operation's id in AuthPI's description, such as `webhooks.create`.
+    pub operation: &'static str,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+    /// Whether it carried an idempotency key, the same as the other attempts at this call.
+    pub keyed: bool,
+    /// What went wrong.
+    pub error: &'a Error,
+}
+
+/// Why a call is made again; the label `reason` of the metric `authpi_call_retries_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// No connection came about.
+    Connect,
+    /// The connection broke.
+    Broken,
+    /// No whole answer came in time.
+    Timeout,
+    /// The answer was cut off, although the connection looked whole.
+    CutOff,
+    /// 429.
+    RateLimited,
+    /// 408, 502, 503, 504, or another 5xx of which AuthPI says that it passes.
+    Unavailable,
+    /// 409: the same call, under the same idempotency key, is still under way.
+    InFlight,
+    /// 401: the access token was not accepted, and there is a new one.
+    TokenRenewed,
+    /// What a [`Transient`] of your own knows.
+    Other,
+}
+
+impl Reason {
+    /// The reason in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Broken => "broken",
+            Self::Timeout => "timeout",
+            Self::CutOff => "cut_off",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+            Self::InFlight => "in_flight",
+            Self::TokenRenewed => "token_renewed",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Why a call that failed was not made again: see [`Error::why_no_more`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NoMore {
+    /// The failure is not of the kind that passes: the same call would fail again.
+    Permanent,
+    /// The server may have acted, and nothing makes it safe to do it again: a `PATCH` or `DELETE`
+    /// without an ETag.
+    NotSafe,
+    /// The call has had all the attempts that its policy gives it.
+    Attempts,
+    /// The deadline has passed, or would have before the next attempt.
+    Deadline,
+    /// The client's retry budget is spent.
+    Budget,
+}
+
+impl fmt::Display for NoMore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Permanent => "it would fail again",
+            Self::NotSafe => "without an ETag it is not safe to repeat",
+            Self::Attempts => "no attempt is left",
+            Self::Deadline => "no time is left for another",
+            Self::Budget => "the retry budget is spent",
+        })
+    }
+}
+
+/// The default: no connection, a broken one, no answer in time, an answer that was cut off, 408,
+/// 429, 502, 503, 504, and 409 where the same call is under way under the same idempotency key.
+///
+/// No other 4xx, and no connection that cannot come about because something is set up wrong: no
+/// TLS, a certificate that is not trusted. Of a 5xx AuthPI's own word (`retryable` in the body)
+/// goes first, so a 500 passes where AuthPI says so, and a 503 does not where it says that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassingFaults;
+
+impl Transient for PassingFaults {
+    fn passes(&self, failed: &FailedAttempt<'_>) -> Option<Reason> {
+        let error = failed.error;
+        match error.status() {
+            // The status says it, whatever the body says: at the edge there may be no body of
+            // AuthPI's.
+            Some(StatusCode::TOO_MANY_REQUESTS) => Some(Reason::RateLimited),
+            Some(StatusCode::REQUEST_TIMEOUT) => Some(Reason::Unavailable),
+            Some(StatusCode::CONFLICT) => {
+                (failed.keyed && in_flight(error)).then_some(Reason::InFlight)
+            }
+            Some(status) if status.is_server_error() => {
+                let usually = matches!(
+                    status,
+                    StatusCode::BAD_GATEWAY
+                        | StatusCode::SERVICE_UNAVAILABLE
+                        | StatusCode::GATEWAY_TIMEOUT
+                );
+                error
+                    .retryable()
+                    .unwrap_or(usually)
+                    .then_some(Reason::Unavailable)
+            }
+            Some(status) if !status.is_success() => None,
+            _ => error.fault(),
+        }
+    }
+}
+
+/// AuthPI documents 409 `conflict` with `Retry-After` for a call whose idempotency key is in use. A
+/// 409 that asks for no wait is another conflict, which waiting does not solve.
+fn in_flight(error: &Error) -> bool {
+    error.retry_after().is_some() && error.code().is_none_or(|code| *code == ErrorCode::Conflict)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::*;
+    use crate::client::transport::{answer::Answer, error::Kind};
+
+    fn passes(keyed: bool, error: &Error) -> Option<Reason> {
+        PassingFaults.passes(&FailedAttempt {
+            operation: "webhooks.create",
+            attempt: 1,
+            keyed,
+            error,
+        })
+    }
+
+    fn refused(status: u16, retry_after: Option<&'static str>, body: &'static str) -> Error {
+        let mut headers = HeaderMap::new();
+        if let Some(after) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(after));
+        }
+        Error::refused(Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: body.into(),
+        })
+    }
+
+    #[test]
+    fn a_status_that_passes_is_known_whatever_the_body_says() {
+        for body in ["", "<html>", r#"{"error":"x","retryable":false}"#] {
+            assert_eq!(
+                passes(false, &refused(429, None, body)),
+                Some(Reason::RateLimited),
+                "{body}"
+            );
+            assert_eq!(
+                passes(false, &refused(408, None, body)),
+                Some(Reason::Unavailable),
+                "{body}"
+            );
+        }
+        for status in [502, 503, 504] {
+            assert_eq!(
+                passes(false, &refused(status, None, "<html>")),
+                Some(Reason::Unavailable),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_other_refusal_passes_and_no_redirect() {
+        for status in [
+            301, 302, 307, 400, 401, 402, 403, 404, 405, 409, 410, 412, 413, 415, 422, 425, 451,
+            500, 501,
+        ] {
+            for body in ["", r#"{"error":"invalid_request","retryable":false}"#] {
+                assert_eq!(
+                    passes(true, &refused(status, None, body)),
+                    None,
+                    "{status} {body}"
+                );
+            }
+        }
+        // No 4xx passes because its body says so.
+        assert_eq!(
+            passes(true, &refused(422, None, r#"{"retryable":true}"#)),
+            None
+        );
+    }
+
+    #[test]
+    fn of_a_5xx_authpis_own_word_goes_first() {
+        assert_eq!(
+            passes(true, &refused(500, None, r#"{"retryable":true}"#)),
+            Some(Reason::Unavailable)
+        );
+        assert_eq!(
+            passes(true, &refused(503, None, r#"{"retryable":false}"#)),
+            None
+        );
+    }
+
+    #[test]
+    fn a_conflict_passes_only_where_it_is_the_same_call_under_way() {
+        let conflict = r#"{"error":"conflict","error_description":"in flight"}"#;
+        assert_eq!(
+            passes(true, &refused(409, Some("1"), conflict)),
+            Some(Reason::InFlight)
+        );
+        assert_eq!(
+            passes(true, &refused(409, Some("1"), "")),
+            Some(Reason::InFlight)
+        );
+        assert_eq!(
+            passes(
+                true,
+                &refused(409, None, r#"{"error":"conflict","retry_after":2}"#)
+            ),
+            Some(Reason::InFlight)
+        );
+        assert_eq!(
+            passes(true, &refused(409, None, conflict)),
+            None,
+            "it names no wait"
+        );
+        assert_eq!(
+            passes(true, &refused(409, Some("1"), r#"{"error":"other"}"#)),
+            None,
+            "it has another code"
+        );
+        assert_eq!(
+            passes(false, &refused(409, Some("1"), conflict)),
+            None,
+            "it carried no key"
+        );
+    }
+
+    #[test]
+    fn faults_of_the_transport_pass_and_mistakes_of_configuration_do_not() {
+        for (kind, reason) in [
+            (Kind::Connect { transient: true }, Some(Reason::Connect)),
+            (Kind::Connect { transient: false }, None),
+            (Kind::Timeout { connecting: true }, Some(Reason::Connect)),
+            (Kind::Timeout { connecting: false }, Some(Reason::Timeout)),
+            (Kind::Transport, Some(Reason::Broken)),
+            (Kind::InvalidArgument(String::new()), None),
+            (Kind::Configuration(String::new()), None),
+            (Kind::Credential(String::new()), None),
+        ] {
+            assert_eq!(
+                passes(true, &Error::new(kind.clone(), false)),
+                reason,
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_whose_body_stalls_is_judged_by_its_status() {
+        let stalled = |status| {
+            let answer = Answer {
+                status: StatusCode::from_u16(status).unwrap(),
+                ..Answer::default()
+            };
+            Error::new(Kind::Timeout { connecting: false }, true).answered(answer)
+        };
+        assert_eq!(passes(true, &stalled(429)), Some(Reason::RateLimited));
+        assert_eq!(passes(true, &stalled(404)), None);
+        assert_eq!(passes(true, &stalled(201)), Some(Reason::Timeout));
+    }
+}

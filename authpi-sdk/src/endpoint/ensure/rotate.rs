@@ -1,0 +1,274 @@
+//! Another secret for an endpoint, without a delivery that nobody can verify.
+
+use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    EndpointError,
+    run::{DEFAULT_SECRET_WAIT, Work},
+    standing::{Ours, Standing, there},
+};
+use crate::{
+    client::{Webhook, WebhookSpec, Webhooks, transport::Error},
+    endpoint::secrets::{EndpointKeys, SecretStore},
+    signature::KeyRing,
+};
+
+/// How often to look again, where other replicas rotate at the same time.
+const ROUNDS: u32 = 16;
+
+impl Webhooks {
+    /// Gives the endpoint another secret, with documented calls only: a second webhook of the same
+    /// name and URL is made, its secret joins the store, and when all receivers know it,
+    /// [`Rotation::finish`] deletes the first. Between the two both deliver, and the ledger sees to
+    /// it that each event is handled once.
+    ///
+    /// `name` names this rotation, such as `2026-11`. It makes the call repeatable: under the same
+    /// name it goes on where a crash stopped it, from any replica, and does nothing once it is
+    /// finished. It must be another name each time.
+    ///
+    /// The endpoint must [be there](Webhooks::ensure). What the spec says is what the second
+    /// webhook gets; changes made by hand to the first are not carried over. It begins active,
+    /// whatever the status of the first.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use authpi_sdk::{client::{Client, WebhookSpec}, endpoint::{EndpointKeys, SecretFile, SecretStore as _}};
+    /// # async fn example(authpi: Client, spec: WebhookSpec, secrets: SecretFile, keys: EndpointKeys) -> Result<(), Box<dyn std::error::Error>> {
+    /// let rotation = authpi.webhooks().rotate("2026-11", &spec, &secrets).await?;
+    /// // This receiver knows both secrets from here on; others take them from the store, with `EndpointKeys::follow`.
+    /// keys.replace(&rotation.keys().await?)?;
+    /// if rotation.in_use(&keys.signatures, Duration::from_secs(3600)).await {
+    ///     rotation.finish().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for `ensure`; and [`Error::is_invalid_argument`] when the endpoint is not there, when the
+    /// spec has no secret to rotate or one of your own, or when a rotation by another name is under
+    /// way: finish that first.
+    pub fn rotate<'s, S: SecretStore>(
+        &self,
+        name: impl Into<String>,
+        spec: &WebhookSpec,
+        secrets: &'s S,
+    ) -> Rotate<'s, S> {
+        Rotate {
+            webhooks: self.clone(),
+            name: name.into(),
+            spec: spec.clone(),
+            secrets,
+        }
+    }
+}
+
+/// A rotation that begins when it is awaited: see [`Webhooks::rotate`].
+#[must_use = "nothing is done before it is awaited"]
+pub struct Rotate<'s, S> {
+    webhooks: Webhooks,
+    name: String,
+    spec: WebhookSpec,
+    secrets: &'s S,
+}
+
+impl<S> fmt::Debug for Rotate<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rotate")
+            .field("name", &self.name)
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'s, S: SecretStore> IntoFuture for Rotate<'s, S> {
+    type Output = Result<Rotation<'s, S>, EndpointError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 's>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let (old, new) = {
+                let work = Work::new(
+                    &self.webhooks,
+                    &self.spec,
+                    self.secrets,
+                    DEFAULT_SECRET_WAIT,
+                )
+                .await?;
+                begin(&work, &self.name).await?
+            };
+            Ok(Rotation {
+                webhooks: self.webhooks,
+                spec: self.spec,
+                secrets: self.secrets,
+                old,
+                new,
+            })
+        })
+    }
+}
+
+/// The webhook that is to go, if it has not gone yet, and the one that takes its place.
+async fn begin<S: SecretStore>(
+    work: &Work<'_, S>,
+    name: &str,
+) -> Result<(Option<Ours>, Webhook), EndpointError> {
+    if !work.makes_a_secret() {
+        let why = "there is nothing to rotate: AuthPI makes no secret for what the spec declares";
+        return Err(Error::invalid_argument(why).into());
+    }
+    for _ in 0..ROUNDS {
+        let kept = work.kept().await?;
+        let Standing {
+            head, successor, ..
+        } = work.look(&kept).await?;
+        let named = |ours: &Ours| {
+            ours.mark
+                .as_ref()
+                .and_then(|mark| mark.purpose.rotation.as_deref())
+                == Some(name)
+        };
+        match (head, successor) {
+            (None, _) => {
+                let why = "there is no webhook of this name and URL whose secret could be rotated: ensure it first";
+                return Err(Error::invalid_argument(why).into());
+            }
+            (Some(head), None) if named(&head) => return Ok((None, head.got.value)),
+            (Some(head), None) => {
+                work.succeed(&head, Some(name)).await?;
+            }
+            (Some(_), Some(successor)) if !named(&successor) => {
+                let why = "another rotation, or a replacement, is under way: finish it first, by its own name or with `ensure`";
+                return Err(Error::invalid_argument(why).into());
+            }
+            (Some(head), Some(successor)) => {
+                if work.has_secret(&successor, &kept).await? {
+                    return Ok((Some(head), successor.got.value));
+                }
+                // Whoever made it has taken its secret along. Another one, then.
+                work.retire(&successor).await?;
+            }
+        }
+    }
+    Err(EndpointError::Unsettled(
+        "the rotation does not come to rest: something else keeps changing the webhooks",
+    ))
+}
+
+/// A rotation that has begun: both webhooks deliver, and the secrets of both are in the store.
+#[must_use = "a rotation is over when it is finished"]
+pub struct Rotation<'s, S> {
+    webhooks: Webhooks,
+    spec: WebhookSpec,
+    secrets: &'s S,
+    old: Option<Ours>,
+    new: Webhook,
+}
+
+/// When deliveries of the two webhooks were last verified, by one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastMatches {
+    /// With the old secret.
+    pub old: Option<Timestamp>,
+    /// With the new one.
+    pub new: Option<Timestamp>,
+}
+
+impl<S: SecretStore> Rotation<'_, S> {
+    /// The webhook that is to be deleted; none where the rotation was finished before.
+    pub fn old(&self) -> Option<&Webhook> {
+        self.old.as_ref().map(|ours| &ours.got.value)
+    }
+
+    /// The webhook that takes its place.
+    pub fn new_webhook(&self) -> &Webhook {
+        &self.new
+    }
+
+    /// The keys to verify with from now on, of both webhooks: for [`EndpointKeys::replace`].
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn keys(&self) -> Result<EndpointKeys, EndpointError> {
+        Ok(self.secrets.keys(&self.spec.to_input().name).await?)
+    }
+
+    /// When the secret of each webhook last matched a delivery, in this process: what
+    /// [`KeyRing::last_match`] tells.
+    pub fn matches(&self, ring: &KeyRing) -> LastMatches {
+        let of = |webhook: &Webhook| ring.last_match(&webhook.id);
+        LastMatches {
+            old: self.old().and_then(of),
+            new: of(&self.new),
+        }
+    }
+
+    /// Waits until the new secret has matched a delivery in this process, at most for `within`;
+    /// whether it did. Where no event happens, none is delivered, and nothing is wrong all the
+    /// same.
+    pub async fn in_use(&self, ring: &KeyRing, within: Duration) -> bool {
+        let until = Instant::now() + within.min(Duration::from_hours(24 * 365));
+        loop {
+            if ring.last_match(&self.new.id).is_some() {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Deletes the old webhook if the new one is still there; the old secret is trusted for another
+    /// hour, for what is still on its way. To be called when every receiver knows the new secret.
+    /// What failed on the old webhook is deleted with it; the new one has had the same events since
+    /// it was made.
+    ///
+    /// It may be called again, and from any replica: what is gone already is no error.
+    ///
+    /// # Errors
+    /// When a call or the store fails; and [`EndpointError::Unsettled`] when the new webhook is
+    /// gone: the old one stays then, and the same rotation begins anew with [`Webhooks::rotate`].
+    pub async fn finish(&self) -> Result<(), EndpointError> {
+        let Some(old) = &self.old else { return Ok(()) };
+        let work = Work::new(&self.webhooks, &self.spec, self.secrets, Duration::ZERO).await?;
+        // Or nothing would be delivered any more. Where both are gone, another replica has finished
+        // this, or a later rotation.
+        if there(&self.webhooks, &self.new.id).await?.is_none()
+            && there(&self.webhooks, old.id()).await?.is_some()
+        {
+            return Err(EndpointError::Unsettled(
+                "the new webhook is gone: rotate again; the old one stays",
+            ));
+        }
+        let mut old = old.clone();
+        for _ in 0..ROUNDS {
+            if work.retire(&old).await? {
+                return Ok(());
+            }
+            // Somebody has changed it since.
+            match there(&self.webhooks, old.id()).await? {
+                Some(got) => old.got = got,
+                // `retire` also lets its secret expire.
+                None => old.got.etag = None,
+            }
+        }
+        Err(EndpointError::Unsettled(
+            "the old webhook cannot be deleted: something else keeps changing it",
+        ))
+    }
+}
+
+impl<S> fmt::Debug for Rotation<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rotation")
+            .field("old", &self.old.as_ref().map(Ours::id))
+            .field("new", &self.new.id)
+            .finish_non_exhaustive()
+    }
+}

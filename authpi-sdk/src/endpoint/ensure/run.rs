@@ -1,0 +1,660 @@
+//! How an endpoint is ensured.
+
+use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    Diff, Endpoint, EndpointError, Ensured,
+    declared::{authenticates_otherwise, compare},
+    mark::{Making, Purpose},
+    standing::{Ours, Standing, there},
+};
+use crate::{
+    client::{
+        Created, WebhookSpec, Webhooks,
+        api::same,
+        transport::{Error, pause},
+    },
+    endpoint::{
+        secrets::{KeptSecret, SecretStore},
+        update_with::Edited,
+    },
+    generated::api::types::{CreateAuthInput, CreateWebhookInput},
+};
+
+/// How long [`Webhooks::ensure`] waits for a secret that another replica may be about to keep,
+/// unless told otherwise.
+pub const DEFAULT_SECRET_WAIT: Duration = Duration::from_secs(5);
+
+/// How often to look again until all is as it should be. Each round has a reason: something was
+/// made or deleted, or another replica was quicker.
+const ROUNDS: u32 = 16;
+/// How often a webhook may have been made and deleted within 24 hours.
+const GENERATIONS: u32 = 64;
+/// How often to change a webhook that others change at the same time.
+const UPDATES: u32 = 16;
+/// After a webhook was made: others that were made at the same moment show by then.
+const SETTLING: Duration = Duration::from_millis(200);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// AuthPI keeps an answer for 24 hours; clocks may differ by some of them.
+const REPLAYED_FOR: Duration = Duration::from_hours(23);
+/// How long the secrets of a deleted webhook are trusted, for what is still on its way.
+const OVERLAP: Duration = Duration::from_hours(1);
+
+impl Webhooks {
+    /// Sees to it that the webhook of this spec is there as declared, and that its secret is in the
+    /// store. For the start of a service, from any number of replicas at once: there is one webhook
+    /// afterwards.
+    ///
+    /// The webhook is the one of the spec's name and URL that carries our mark (three members of
+    /// its metadata, `authpi_sdk_…`) or whose secret is in the store, under the spec's name. Where
+    /// there is none, it is made, and its secret is kept. Where what the spec says differs, it is
+    /// changed under `If-Match`; what the spec does not say, and the webhook's status, stay as they
+    /// are. A spec with another name or URL is another webhook, and the old one is left for you to
+    /// delete. Where the kind of authentication differs, another webhook takes its place, and the
+    /// first is deleted; a bearer token of your own that is another than before is not noticed.
+    ///
+    /// Replicas should share the store; and they must use the same API key, or else they may each
+    /// make a webhook, of which all but the oldest are deleted at once. Without a shared store, a
+    /// replica gets the secret only within 24 hours of the webhook's creation and only for the same
+    /// spec.
+    ///
+    /// Calls: one list and one `get` where nothing is to do. Each has the client's timeout.
+    ///
+    /// Assumed, since AuthPI does not document it: metadata takes text members and comes back as it
+    /// was sent; a list shows what was created before it was asked for; and of two webhooks the one
+    /// that was created first is not shown as the younger.
+    ///
+    /// # Errors
+    /// When a call or the store fails, and when others keep changing the same webhook. Whatever was
+    /// done stays done: the same again goes on from there. That the secret is lost is no error, but
+    /// [`Ensured::SecretLost`].
+    pub fn ensure<'s, S: SecretStore>(&self, spec: &WebhookSpec, secrets: &'s S) -> Ensure<'s, S> {
+        Ensure {
+            webhooks: self.clone(),
+            spec: spec.clone(),
+            secrets,
+            renew_lost_secret: false,
+            secret_wait: DEFAULT_SECRET_WAIT,
+        }
+    }
+}
+
+/// A declaration that is seen to when it is awaited: see [`Webhooks::ensure`].
+#[must_use = "nothing is done before it is awaited"]
+pub struct Ensure<'s, S> {
+    webhooks: Webhooks,
+    spec: WebhookSpec,
+    secrets: &'s S,
+    renew_lost_secret: bool,
+    secret_wait: Duration,
+}
+
+impl<S> Ensure<'_, S> {
+    /// Where the secret is lost, another webhook takes the place of the one that is there: made,
+    /// its secret kept, and the first deleted. Deliveries of the first that failed are deleted with
+    /// it; the event log still has the events. Not the default, because a replica with a store of
+    /// its own would take the secret from all others.
+    pub fn renew_lost_secret(self) -> Self {
+        Self {
+            renew_lost_secret: true,
+            ..self
+        }
+    }
+
+    /// How long to wait for a secret that is not in the store, because another replica may have
+    /// just made the webhook and be about to keep it; [`DEFAULT_SECRET_WAIT`] (5 s) if not given.
+    pub fn secret_wait(self, wait: Duration) -> Self {
+        Self {
+            secret_wait: wait,
+            ..self
+        }
+    }
+}
+
+impl<S> fmt::Debug for Ensure<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ensure")
+            .field("spec", &self.spec)
+            .field("renew_lost_secret", &self.renew_lost_secret)
+            .field("secret_wait", &self.secret_wait)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'s, S: SecretStore> IntoFuture for Ensure<'s, S> {
+    type Output = Result<Ensured, EndpointError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 's>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let work =
+                Work::new(&self.webhooks, &self.spec, self.secrets, self.secret_wait).await?;
+            ensure(&work, self.renew_lost_secret).await
+        })
+    }
+}
+
+async fn ensure<S: SecretStore>(
+    work: &Work<'_, S>,
+    renew_lost_secret: bool,
+) -> Result<Ensured, EndpointError> {
+    let (mut generation, mut round) = (0, 0);
+    let (mut created, mut renewed, mut diff, mut removed) =
+        (None, false, Diff::default(), Vec::new());
+    while round < ROUNDS {
+        let kept = work.kept().await?;
+        let Standing {
+            head,
+            successor,
+            twins,
+            others,
+        } = work.look(&kept).await?;
+        let others = others.into_iter().map(|got| got.value.id).collect();
+        let Some(head) = head else {
+            match work.make(&Purpose::default(), generation).await? {
+                Made::Gone => {
+                    generation += 1;
+                    // Those of earlier runs are only walked past. That what this run has made is
+                    // gone must not go on for long.
+                    if created.is_some() {
+                        rest(&mut round).await;
+                    }
+                }
+                Made::There {
+                    webhook_id,
+                    fresh: true,
+                    ..
+                } => {
+                    created = Some(webhook_id);
+                    // Others that were made at the same moment are seen then, so that all agree
+                    // which is the oldest.
+                    tokio::time::sleep(SETTLING).await;
+                }
+                Made::There { .. } => rest(&mut round).await,
+            }
+            continue;
+        };
+        if !twins.is_empty() {
+            for twin in &twins {
+                if work.delete(twin).await? {
+                    work.secrets
+                        .forget(&work.input.name, &work.account_id, twin.id())
+                        .await?;
+                    removed.push(twin.id().to_owned());
+                }
+            }
+            rest(&mut round).await;
+            continue;
+        }
+        let unfit = authenticates_otherwise(&work.input, &head.got.value);
+        if unfit || !work.has_secret(&head, &kept).await? {
+            if unfit {
+                diff.add(Diff {
+                    members: vec!["auth"],
+                    ..Diff::default()
+                });
+            } else if renew_lost_secret {
+                renewed = true;
+            } else {
+                return Ok(Ensured::SecretLost(endpoint(
+                    head, successor, removed, others,
+                )));
+            }
+            removed.extend(work.replace(&head, successor.as_ref(), &kept).await?);
+            rest(&mut round).await;
+            continue;
+        }
+        let updated = (
+            work.update(head, &mut diff).await?,
+            work.update_all(successor, &mut diff).await?,
+        );
+        let (Some(head), Some(successor)) = updated else {
+            rest(&mut round).await;
+            continue;
+        };
+        work.tidy(&kept, [Some(&head), successor.as_ref()]).await?;
+        let made = created.as_deref() == Some(head.id());
+        let endpoint = endpoint(head, successor, removed, others);
+        return Ok(if made {
+            Ensured::Created(endpoint)
+        } else if renewed {
+            Ensured::Renewed(endpoint)
+        } else if diff.is_empty() {
+            Ensured::Unchanged(endpoint)
+        } else {
+            Ensured::Updated(endpoint, diff)
+        });
+    }
+    Err(EndpointError::Unsettled(
+        "the webhook does not come to rest: something else keeps changing or deleting it",
+    ))
+}
+
+/// Before one looks again.
+async fn rest(round: &mut u32) {
+    pause::before_round(*round, FIRST_PAUSE, LONGEST_PAUSE).await;
+    *round += 1;
+}
+
+fn endpoint(
+    head: Ours,
+    successor: Option<Ours>,
+    removed: Vec<String>,
+    others: Vec<String>,
+) -> Endpoint {
+    let successor = successor.map(|ours| ours.got.value);
+    Endpoint {
+        webhook: head.got.value,
+        etag: head.got.etag,
+        successor,
+        removed,
+        others,
+    }
+}
+
+/// What became of making a webhook.
+pub(super) enum Made {
+    /// It is there. Fresh, unless the answer was that to an earlier call. Kept, if the answer has
+    /// its secret.
+    There {
+        webhook_id: String,
+        fresh: bool,
+        kept: bool,
+    },
+    /// It was made before under this key, and is gone since.
+    Gone,
+}
+
+/// What ensuring and rotating have in common.
+pub(super) struct Work<'a, S> {
+    pub(super) webhooks: &'a Webhooks,
+    spec: &'a WebhookSpec,
+    pub(super) input: CreateWebhookInput,
+    pub(super) account_id: String,
+    pub(super) secrets: &'a S,
+    secret_wait: Duration,
+}
+
+impl<'a, S: SecretStore> Work<'a, S> {
+    pub(super) async fn new(
+        webhooks: &'a Webhooks,
+        spec: &'a WebhookSpec,
+        secrets: &'a S,
+        secret_wait: Duration,
+    ) -> Result<Self, Error> {
+        spec.check()?;
+        let account_id = webhooks.client.account_id().await?.to_owned();
+        Ok(Self {
+            webhooks,
+            spec,
+            input: spec.to_input(),
+            account_id,
+            secrets,
+            secret_wait,
+        })
+    }
+
+    pub(super) async fn kept(&self) -> Result<Vec<KeptSecret>, EndpointError> {
+        let mut kept = self.secrets.load(&self.input.name).await?;
+        kept.retain(|kept| kept.account_id == self.account_id);
+        Ok(kept)
+    }
+
+    pub(super) async fn look(&self, kept: &[KeptSecret]) -> Result<Standing, Error> {
+        Standing::look(self.webhooks, &self.input.name, &self.input.url, kept).await
+    }
+
+    /// Makes a webhook, or gets the answer of whoever made it under the same key, and keeps its
+    /// secret.
+    async fn make(&self, purpose: &Purpose, generation: u32) -> Result<Made, EndpointError> {
+        if generation >= GENERATIONS {
+            return Err(EndpointError::Unsettled(
+                "the webhook was made and deleted again too often within 24 hours",
+            ));
+        }
+        let making = Making::new(
+            &self.webhooks.client,
+            &self.account_id,
+            self.spec,
+            purpose,
+            generation,
+        )?;
+        let created = self.create(&making).await?;
+        if created.replayed {
+            let as_declared = |webhook: &crate::client::Webhook| {
+                webhook.name == self.input.name && same::url(&webhook.url, &self.input.url)
+            };
+            if !there(self.webhooks, &created.webhook.id)
+                .await?
+                .is_some_and(|got| as_declared(&got.value))
+            {
+                return Ok(Made::Gone);
+            }
+        }
+        let kept = self.keep(&created).await?;
+        Ok(Made::There {
+            webhook_id: created.webhook.id,
+            fresh: !created.replayed,
+            kept,
+        })
+    }
+
+    /// While another replica makes the same call, AuthPI answers 409.
+    async fn create(&self, making: &Making) -> Result<Created, Error> {
+        let mut tries = 0;
+        loop {
+            let call = self
+                .webhooks
+                .create(&making.spec)
+                .idempotency_key(&making.idempotency_key);
+            match call.await {
+                Err(error) if error.is_conflict() && tries < ROUNDS => {
+                    let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
+                    tokio::time::sleep(asked).await;
+                    pause::before_round(tries, FIRST_PAUSE, LONGEST_PAUSE).await;
+                    tries += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Keeps the secrets of the answer, if they are all there; whether they are.
+    ///
+    /// That a replayed answer still has them is assumed. One without them must not take the place
+    /// of what the replica that made the webhook has kept.
+    async fn keep(&self, created: &Created) -> Result<bool, EndpointError> {
+        let Created {
+            webhook,
+            secret,
+            bearer_token,
+            ..
+        } = created;
+        let mut kept = KeptSecret::new(&self.account_id, &webhook.id, Timestamp::UNIX_EPOCH);
+        kept.created_at = webhook.created_at;
+        kept.secret.clone_from(secret);
+        kept.bearer_token = bearer_token
+            .clone()
+            .or_else(|| own_token(&self.input).cloned());
+        let enough = self.is_enough(std::slice::from_ref(&kept), &webhook.id);
+        if enough {
+            self.secrets.save(&self.input.name, &kept).await?;
+        }
+        Ok(enough)
+    }
+
+    /// Whether AuthPI makes a secret for what is declared.
+    pub(super) fn makes_a_secret(&self) -> bool {
+        match &self.input.auth {
+            Some(CreateAuthInput::Signature(_) | CreateAuthInput::BearerSignature(_)) => true,
+            Some(CreateAuthInput::Bearer(auth)) => auth.bearer_token.is_none(),
+            Some(CreateAuthInput::None(_)) | None => false,
+        }
+    }
+
+    /// Whether the secrets of a webhook are kept, or can be had: from the stored answer of the call
+    /// that made it, or from a replica that is about to keep them.
+    pub(super) async fn has_secret(
+        &self,
+        ours: &Ours,
+        kept: &[KeptSecret],
+    ) -> Result<bool, EndpointError> {
+        if self.is_enough(kept, ours.id()) || self.again(ours).await? {
+            return Ok(true);
+        }
+        let until = Instant::now() + self.secret_wait;
+        for round in 0.. {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE.min(left)).await;
+            if self.is_enough(&self.kept().await?, ours.id()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_enough(&self, kept: &[KeptSecret], webhook_id: &str) -> bool {
+        let kept = kept.iter().find(|kept| kept.webhook_id == webhook_id);
+        let (secret, token) = match &self.input.auth {
+            Some(CreateAuthInput::Signature(_)) => (true, false),
+            Some(CreateAuthInput::Bearer(_)) => (false, true),
+            Some(CreateAuthInput::BearerSignature(_)) => (true, true),
+            Some(CreateAuthInput::None(_)) | None => (false, false),
+        };
+        let has = |needed: bool, kept: Option<bool>| !needed || kept.unwrap_or(false);
+        has(secret, kept.map(|kept| kept.secret.is_some()))
+            && has(token, kept.map(|kept| kept.bearer_token.is_some()))
+    }
+
+    /// Makes the call again that made the webhook, where it is known and recent enough for its
+    /// answer to be replayed: whoever made it may have crashed before it kept the secret.
+    async fn again(&self, ours: &Ours) -> Result<bool, EndpointError> {
+        let Some(mark) = &ours.mark else {
+            return Ok(false);
+        };
+        let made_at = ours
+            .got
+            .value
+            .created_at
+            .timestamp()
+            .unwrap_or(Timestamp::MIN);
+        let age = Duration::try_from(Timestamp::now().duration_since(made_at)).unwrap_or_default();
+        if age > REPLAYED_FOR {
+            return Ok(false);
+        }
+        for generation in 0..GENERATIONS {
+            let making = Making::new(
+                &self.webhooks.client,
+                &self.account_id,
+                self.spec,
+                &mark.purpose,
+                generation,
+            )?;
+            if making.mark != *mark {
+                continue;
+            }
+            let created = self.create(&making).await?;
+            if created.webhook.id == ours.id() {
+                return self.keep(&created).await;
+            }
+            if !created.replayed {
+                // AuthPI has forgotten the answer, and made another webhook.
+                self.webhooks.delete(&created.webhook.id).await?;
+            }
+            break;
+        }
+        Ok(false)
+    }
+
+    /// Brings about, by a step at least, that another webhook is in the place of `head`. Tells what
+    /// was deleted.
+    async fn replace(
+        &self,
+        head: &Ours,
+        successor: Option<&Ours>,
+        kept: &[KeptSecret],
+    ) -> Result<Option<String>, EndpointError> {
+        let old = match successor {
+            None => {
+                self.succeed(head, None).await?;
+                // The next round looks whether it is any better.
+                return Ok(None);
+            }
+            Some(successor) => {
+                let fit = !authenticates_otherwise(&self.input, &successor.got.value);
+                // One that is no better is itself too many.
+                if fit && self.has_secret(successor, kept).await? {
+                    head
+                } else {
+                    successor
+                }
+            }
+        };
+        Ok(self.retire(old).await?.then(|| old.id().to_owned()))
+    }
+
+    /// Makes the webhook that is to replace `old`, and keeps its secret; not where another replica
+    /// has made and deleted it since. Look again.
+    pub(super) async fn succeed(
+        &self,
+        old: &Ours,
+        rotation: Option<&str>,
+    ) -> Result<(), EndpointError> {
+        let purpose = Purpose {
+            replaces: Some(old.id().to_owned()),
+            rotation: rotation.map(str::to_owned),
+        };
+        for generation in 0.. {
+            match self.make(&purpose, generation).await? {
+                Made::There {
+                    webhook_id,
+                    fresh: true,
+                    kept: false,
+                } => {
+                    // Nothing that it delivers could be verified, and another would be no better.
+                    self.webhooks.delete(webhook_id).await?;
+                    return Err(EndpointError::Unsettled(
+                        "AuthPI's answer to making the webhook's successor shows no secret: the first one stays",
+                    ));
+                }
+                Made::There { .. } => break,
+                Made::Gone if there(self.webhooks, old.id()).await?.is_none() => break,
+                Made::Gone => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a webhook; not if somebody has changed it since it was looked at.
+    pub(super) async fn delete(&self, ours: &Ours) -> Result<bool, Error> {
+        let mut call = self.webhooks.delete(ours.id());
+        if let Some(etag) = &ours.got.etag {
+            call = call.if_match(etag);
+        }
+        match call.await {
+            // Also where AuthPI says that it was not there; a gateway's 404 says nothing.
+            Ok(_) => Ok(true),
+            Err(error) if error.is_precondition_failed() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a webhook that has been replaced. Its secrets are trusted for another hour, for what
+    /// is still on its way.
+    pub(super) async fn retire(&self, ours: &Ours) -> Result<bool, EndpointError> {
+        if !self.delete(ours).await? {
+            return Ok(false);
+        }
+        let kept = self
+            .kept()
+            .await?
+            .into_iter()
+            .find(|kept| kept.webhook_id == ours.id());
+        if let Some(kept) = kept {
+            self.let_expire(kept).await?;
+        }
+        Ok(true)
+    }
+
+    async fn let_expire(&self, mut kept: KeptSecret) -> Result<(), EndpointError> {
+        kept.valid_until = Some((Timestamp::now() + OVERLAP).into());
+        Ok(self.secrets.save(&self.input.name, &kept).await?)
+    }
+
+    /// Makes a webhook as declared; none where it is gone.
+    async fn update(&self, ours: Ours, diff: &mut Diff) -> Result<Option<Ours>, EndpointError> {
+        let Ours { got, mark } = ours;
+        let (differs, _) = compare(&self.input, mark.as_ref(), &got.value)?;
+        if differs.is_empty() {
+            return Ok(Some(Ours { got, mark }));
+        }
+        let mut wrong = None;
+        let edited = self.webhooks.update_with(&got.value.id, |webhook| {
+            match compare(
+                &self.input,
+                super::mark::Mark::of(webhook).as_ref(),
+                webhook,
+            ) {
+                Ok((differs, patch)) => (!differs.is_empty()).then_some(patch),
+                Err(error) => {
+                    wrong = Some(error);
+                    None
+                }
+            }
+        });
+        let edited = match edited.rounds(UPDATES).await {
+            Err(error) if error.says_there_is_none() => return Ok(None),
+            edited => edited?,
+        };
+        if let Some(wrong) = wrong {
+            return Err(wrong.into());
+        }
+        let got = match edited {
+            Edited::Updated(updated) => {
+                diff.add(differs);
+                crate::client::Tagged {
+                    value: updated.webhook,
+                    etag: updated.etag,
+                }
+            }
+            Edited::Unchanged(got) => got,
+        };
+        let mark = super::mark::Mark::of(&got.value);
+        Ok(Some(Ours { got, mark }))
+    }
+
+    /// The same for one that may not be there.
+    async fn update_all(
+        &self,
+        ours: Option<Ours>,
+        diff: &mut Diff,
+    ) -> Result<Option<Option<Ours>>, EndpointError> {
+        match ours {
+            Some(ours) => Ok(self.update(ours, diff).await?.map(Some)),
+            None => Ok(Some(None)),
+        }
+    }
+
+    /// Lets the secrets of webhooks expire that are gone, and forgets those that have expired.
+    async fn tidy(
+        &self,
+        kept: &[KeptSecret],
+        standing: [Option<&Ours>; 2],
+    ) -> Result<(), EndpointError> {
+        let now = Timestamp::now();
+        let stands = |kept: &KeptSecret| {
+            standing
+                .iter()
+                .flatten()
+                .any(|ours| ours.id() == kept.webhook_id)
+        };
+        for kept in kept.iter().filter(|kept| !stands(kept)) {
+            if kept.is_expired(now) {
+                self.secrets
+                    .forget(&self.input.name, &self.account_id, &kept.webhook_id)
+                    .await?;
+            } else if kept.valid_until.is_none()
+                && there(self.webhooks, &kept.webhook_id).await?.is_none()
+            {
+                self.let_expire(kept.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bearer token that the spec brings along.
+fn own_token(input: &CreateWebhookInput) -> Option<&crate::signature::Secret> {
+    match input.auth.as_ref()? {
+        CreateAuthInput::Bearer(auth) => auth.bearer_token.as_ref(),
+        CreateAuthInput::BearerSignature(auth) => auth.bearer_token.as_ref(),
+        _ => None,
+    }
+}

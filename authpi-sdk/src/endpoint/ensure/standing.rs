@@ -1,0 +1,231 @@
+//! What is there: which webhooks of the spec's name and URL are ours, and which of them counts.
+
+use std::collections::HashSet;
+
+use super::mark::Mark;
+use crate::{
+    RawJson,
+    client::{Error, Tagged, Webhook, WebhookStatus, Webhooks, api::same, transport::Answer},
+    endpoint::secrets::KeptSecret,
+    json::{self, FromRaw as _},
+};
+
+/// A webhook of ours.
+#[derive(Clone, Debug)]
+pub(super) struct Ours {
+    pub(super) got: Tagged<Webhook>,
+    /// None where only the store of secrets tells that it is ours.
+    pub(super) mark: Option<Mark>,
+}
+
+impl Ours {
+    pub(super) fn id(&self) -> &str {
+        &self.got.value.id
+    }
+
+    fn replaces(&self) -> Option<&str> {
+        self.mark.as_ref()?.purpose.replaces.as_deref()
+    }
+
+    /// By age; ids settle what was made within one millisecond, for everyone alike.
+    fn age(&self) -> (i64, &str) {
+        (self.got.value.created_at.0, self.id())
+    }
+}
+
+/// Our webhooks of one name and URL.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// The one that counts: the oldest that replaces no other.
+    pub(super) head: Option<Ours>,
+    /// The one that is about to replace it.
+    pub(super) successor: Option<Ours>,
+    /// Younger ones of the same kind, each with our mark; too many.
+    pub(super) twins: Vec<Ours>,
+    /// Those that are not ours.
+    pub(super) others: Vec<Tagged<Webhook>>,
+}
+
+impl Standing {
+    pub(super) async fn look(
+        webhooks: &Webhooks,
+        name: &str,
+        url: &str,
+        kept: &[KeptSecret],
+    ) -> Result<Self, Error> {
+        let mut found = Vec::new();
+        let mut others = Vec::new();
+        let mut pages = webhooks.list().limit(100).pages();
+        let mut listed = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page?;
+            if page
+                .unreadable
+                .iter()
+                .any(|webhook| may_be_called(webhook, name))
+            {
+                let why = "a webhook that may be the one looked for cannot be read";
+                return Err(Error::malformed(why, Answer::default()).during("webhooks.list"));
+            }
+            listed.extend(page.items);
+        }
+        for item in listed {
+            if item.name != name
+                || !same::url(&item.url, url)
+                || item.status == WebhookStatus::Deleted
+            {
+                continue;
+            }
+            // The list shows neither ETag nor metadata.
+            let Some(got) = there(webhooks, &item.id).await? else {
+                continue;
+            };
+            let mark = Mark::of(&got.value);
+            if mark.is_some() || kept.iter().any(|kept| kept.webhook_id == item.id) {
+                found.push(Ours { got, mark });
+            } else {
+                others.push(got);
+            }
+        }
+        Ok(Self {
+            others,
+            ..Self::arranged(found)
+        })
+    }
+
+    fn arranged(mut found: Vec<Ours>) -> Self {
+        found.sort_by(|a, b| a.age().cmp(&b.age()));
+        let ids: HashSet<_> = found.iter().map(|ours| ours.id().to_owned()).collect();
+        // Whose predecessor is gone has taken its place.
+        let (successors, mut roots): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .partition(|ours| ours.replaces().is_some_and(|id| ids.contains(id)));
+        if roots.is_empty() {
+            return Self::default();
+        }
+        let mut standing = Self {
+            head: Some(roots.remove(0)),
+            ..Self::default()
+        };
+        standing
+            .twins
+            .extend(roots.into_iter().filter(|root| root.mark.is_some()));
+        for ours in successors {
+            let of_head = ours.replaces() == standing.head.as_ref().map(Ours::id);
+            match &mut standing.successor {
+                // The oldest.
+                successor @ None if of_head => *successor = Some(ours),
+                Some(_) if of_head => standing.twins.push(ours),
+                // A twin's: its turn comes when the twin is gone.
+                _ => {}
+            }
+        }
+        standing
+    }
+}
+
+/// Whether a webhook of the list that cannot be read has this name, or none that can be read. Where
+/// it has another, it stops nobody.
+fn may_be_called(webhook: &RawJson, name: &str) -> bool {
+    let [found] = json::pick(webhook.as_raw_value(), ["name"]).unwrap_or_default();
+    found
+        .and_then(|found| String::from_raw(found).ok())
+        .is_none_or(|found| found == name)
+}
+
+/// The webhook, unless AuthPI says that it is gone.
+pub(super) async fn there(
+    webhooks: &Webhooks,
+    webhook_id: &str,
+) -> Result<Option<Tagged<Webhook>>, Error> {
+    match webhooks.get(webhook_id).await {
+        Ok(got) => Ok(Some(got).filter(|got| got.value.status != Some(WebhookStatus::Deleted))),
+        Err(error) if error.says_there_is_none() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ours(id: &str, created_at: i64, replaces: Option<&str>) -> Ours {
+        let webhook = json!({
+            "id": id, "account_id": "acc_1", "name": "n", "url": "u", "auth": {"type": "signature"}, "events": [],
+            "created_at": created_at, "metadata": {"authpi_sdk_key": "ab", "authpi_sdk_replaces": replaces},
+        });
+        let value: Webhook = serde_json::from_value(webhook).unwrap();
+        let mark = Mark::of(&value);
+        Ours {
+            got: Tagged { value, etag: None },
+            mark,
+        }
+    }
+
+    fn told(found: Vec<Ours>) -> (Option<String>, Option<String>, Vec<String>) {
+        let standing = Standing::arranged(found);
+        let id = |ours: &Ours| ours.id().to_owned();
+        (
+            standing.head.as_ref().map(id),
+            standing.successor.as_ref().map(id),
+            standing.twins.iter().map(id).collect(),
+        )
+    }
+
+    #[test]
+    fn the_oldest_counts_and_ids_settle_a_tie() {
+        let found = vec![
+            ours("wh_c", 5, None),
+            ours("wh_b", 2, None),
+            ours("wh_a", 2, None),
+        ];
+        assert_eq!(
+            told(found),
+            (
+                Some("wh_a".into()),
+                None,
+                vec!["wh_b".into(), "wh_c".into()]
+            )
+        );
+        assert_eq!(told(vec![]), (None, None, vec![]));
+    }
+
+    #[test]
+    fn a_successor_is_no_twin_and_takes_the_place_of_what_is_gone() {
+        let both = vec![
+            ours("wh_a", 1, None),
+            ours("wh_b", 2, Some("wh_a")),
+            ours("wh_c", 3, Some("wh_a")),
+        ];
+        assert_eq!(
+            told(both.clone()),
+            (
+                Some("wh_a".into()),
+                Some("wh_b".into()),
+                vec!["wh_c".into()]
+            )
+        );
+        assert_eq!(
+            told(both[1..].to_vec()),
+            (Some("wh_b".into()), None, vec!["wh_c".into()])
+        );
+    }
+
+    #[test]
+    fn one_without_our_mark_is_never_too_many() {
+        let mut by_hand = ours("wh_b", 2, None);
+        by_hand.mark = None;
+        assert_eq!(
+            told(vec![ours("wh_a", 1, None), by_hand]),
+            (Some("wh_a".into()), None, vec![])
+        );
+    }
+
+    #[test]
+    fn webhooks_that_replace_each_other_are_nobodys_head() {
+        let circle = vec![ours("wh_a", 1, Some("wh_b")), ours("wh_b", 2, Some("wh_a"))];
+        assert_eq!(told(circle), (None, None, vec![]));
+    }
+}

@@ -1,0 +1,286 @@
+//! All that failed, sent again and followed.
+
+use std::{collections::BTreeMap, fmt, future::IntoFuture, pin::Pin, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    DEFAULT_FOLLOW_FOR, FIRST_PAUSE, LONGEST_PAUSE,
+    watched::{End, end},
+};
+use crate::{
+    UnixMillis,
+    client::{
+        Call, DeliveryStatus, Error, RedeliverFailed, RedeliverFailedResult, transport::pause,
+    },
+};
+
+impl Call<RedeliverFailed> {
+    /// Follows the deliveries that are sent again, one by one, until each of them is over, and
+    /// tells how it goes.
+    ///
+    /// It lists what failed, asks AuthPI to send it again, and then looks at those deliveries after
+    /// pauses of up to 250 ms, doubled from look to look up to 10 s. It remembers the id of each
+    /// delivery, some hundred bytes. Where the answer does not come, or says by a 5xx or 409 that
+    /// AuthPI may be at it, it follows all the same, and [`Progress::answer`] stays empty.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(authpi: authpi_sdk::Client, since: jiff::Timestamp) -> Result<(), authpi_sdk::client::Error> {
+    /// let told = authpi
+    ///     .webhooks()
+    ///     .redeliver_failed("wh_1")
+    ///     .after(since)
+    ///     .followed()
+    ///     .within(Duration::from_secs(600))
+    ///     .on_progress(|now| println!("{} of {} over, {} succeeded", now.over(), now.total, now.succeeded))
+    ///     .await?;
+    /// println!("{} failed again", told.failed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn followed(self) -> Follow<'static> {
+        Follow {
+            call: self,
+            within: DEFAULT_FOLLOW_FOR,
+            on_progress: Box::new(|_| ()),
+        }
+    }
+}
+
+/// How far a redelivery has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Deliveries that had failed when it began.
+    pub total: usize,
+    /// Those of them that have succeeded since.
+    pub succeeded: usize,
+    /// Those that have failed again, with no attempt to come.
+    pub failed: usize,
+    /// Those that are over with a status that this version does not know.
+    pub unknown: usize,
+    /// What AuthPI itself answered, as far as it did; its members are assumed.
+    pub answer: Option<RedeliverFailedResult>,
+}
+
+impl Progress {
+    /// How many are over.
+    pub fn over(&self) -> usize {
+        self.succeeded + self.failed + self.unknown
+    }
+
+    /// How many are not over: still under way, or not sent again at all.
+    pub fn pending(&self) -> usize {
+        self.total.saturating_sub(self.over())
+    }
+
+    /// Whether all are over.
+    pub fn is_complete(&self) -> bool {
+        self.pending() == 0
+    }
+}
+
+/// A redelivery that begins when it is awaited: see [`Call::followed`]. It gives the last
+/// [`Progress`], complete or not.
+///
+/// # Errors
+/// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails
+/// while AuthPI sends is no error as long as there is time: the next look may succeed.
+#[must_use = "nothing is sent before it is awaited"]
+pub struct Follow<'p> {
+    call: Call<RedeliverFailed>,
+    within: Duration,
+    on_progress: Box<dyn FnMut(&Progress) + Send + 'p>,
+}
+
+impl Follow<'_> {
+    /// How long to follow at most, once AuthPI has answered; [`DEFAULT_FOLLOW_FOR`] (5 min) if not
+    /// given. There is one look in any case.
+    pub fn within(self, within: Duration) -> Self {
+        Self { within, ..self }
+    }
+
+    /// Is told at the beginning and whenever something has changed.
+    pub fn on_progress<'q>(self, told: impl FnMut(&Progress) + Send + 'q) -> Follow<'q> {
+        Follow {
+            call: self.call,
+            within: self.within,
+            on_progress: Box::new(told),
+        }
+    }
+}
+
+impl fmt::Debug for Follow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow")
+            .field("call", &self.call)
+            .field("within", &self.within)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'p> IntoFuture for Follow<'p> {
+    type Output = Result<Progress, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'p>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(follow(self))
+    }
+}
+
+async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
+    let Follow {
+        call,
+        within,
+        mut on_progress,
+    } = follow;
+    let mut followed = Followed::find(&call).await?;
+    let mut progress = followed.progress();
+    on_progress(&progress);
+    if progress.total == 0 {
+        return Ok(progress);
+    }
+    let answer = match call.clone().await {
+        Ok(answered) => Some(answered.value),
+        // AuthPI may wait for every attempt, longer than we or a gateway do, and be at it still.
+        Err(error) if may_be_under_way(&error) => {
+            tracing::debug!(%error, "whether deliveries are sent again is not known; following them");
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let until = crate::client::transport::call::deadline(within);
+    for round in 0.. {
+        let left = until.saturating_duration_since(Instant::now());
+        let look = followed.look(&call);
+        let looked = if round == 0 {
+            Ok(look.await)
+        } else {
+            tokio::time::timeout_at(until, look).await
+        };
+        // What a look has seen until the time was up counts.
+        let time_is_up = left.is_zero() || looked.is_err();
+        match looked.unwrap_or(Ok(())) {
+            Ok(()) => {}
+            Err(error) if left.is_zero() => return Err(error),
+            // A refusal of what was allowed a moment ago does not pass.
+            Err(error)
+                if error.is_unauthorized() || error.is_forbidden() || error.is_not_found() =>
+            {
+                return Err(error);
+            }
+            Err(error) => tracing::debug!(%error, "looking at deliveries failed"),
+        }
+        let now = Progress {
+            answer: answer.clone(),
+            ..followed.progress()
+        };
+        if now != progress {
+            progress = now;
+            on_progress(&progress);
+        }
+        if progress.is_complete() || time_is_up {
+            break;
+        }
+        pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE.min(left)).await;
+    }
+    Ok(progress)
+}
+
+/// Whether the call may have begun what its answer does not tell of.
+fn may_be_under_way(error: &Error) -> bool {
+    error.may_have_run()
+        && (error.fault().is_some() || error.is_server_error() || error.is_conflict())
+}
+
+/// The deliveries that are followed.
+struct Followed {
+    all: BTreeMap<String, Delivery>,
+}
+
+struct Delivery {
+    created_at: UnixMillis,
+    attempts_before: i64,
+    end: Option<End>,
+}
+
+impl Followed {
+    /// What has failed.
+    async fn find(call: &Call<RedeliverFailed>) -> Result<Self, Error> {
+        let mut all = BTreeMap::new();
+        let mut failed = call
+            .same_deliveries()
+            .status(DeliveryStatus::Failed)
+            .items();
+        while let Some(delivery) = failed.next().await {
+            let delivery = delivery?;
+            // Whether AuthPI heeds the filter by a status whose name is assumed, nobody knows.
+            if delivery.status == DeliveryStatus::Failed {
+                let (created_at, attempts_before) = (delivery.created_at, delivery.attempt_count);
+                all.insert(
+                    delivery.id,
+                    Delivery {
+                        created_at,
+                        attempts_before,
+                        end: None,
+                    },
+                );
+            }
+        }
+        Ok(Self { all })
+    }
+
+    /// Looks at what is not over yet: from the oldest of them on, until all have been seen.
+    async fn look(&mut self, call: &Call<RedeliverFailed>) -> Result<(), Error> {
+        let open = |delivery: &&Delivery| delivery.end.is_none();
+        let mut left = self.all.values().filter(open).count();
+        let Some(oldest) = self
+            .all
+            .values()
+            .filter(open)
+            .map(|delivery| delivery.created_at)
+            .min()
+        else {
+            return Ok(());
+        };
+        let mut list = call.same_deliveries();
+        let before = |at: Timestamp| at.checked_sub(jiff::SignedDuration::from_millis(2));
+        if let Some(Ok(after)) = oldest.timestamp().ok().map(before) {
+            list = list.after(after);
+        }
+        let mut listed = list.items();
+        while left > 0
+            && let Some(delivery) = listed.next().await
+        {
+            let delivery = delivery?;
+            let Some(followed) = self
+                .all
+                .get_mut(&delivery.id)
+                .filter(|followed| followed.end.is_none())
+            else {
+                continue;
+            };
+            followed.end = end(&delivery, Some(followed.attempts_before));
+            left -= 1;
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        let mut progress = Progress {
+            total: self.all.len(),
+            ..Progress::default()
+        };
+        for delivery in self.all.values() {
+            match delivery.end {
+                Some(End::Succeeded) => progress.succeeded += 1,
+                Some(End::Failed) => progress.failed += 1,
+                Some(End::Unknown) => progress.unknown += 1,
+                None => {}
+            }
+        }
+        progress
+    }
+}

@@ -1,0 +1,69 @@
+//! One secret, as a store keeps it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{UnixMillis, signature::Secret};
+
+/// The secrets of one webhook, and which webhook that is.
+///
+/// `Debug` shows no secret. Serialised, **it holds the secrets in plain text**, because a store
+/// needs that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct KeptSecret {
+    /// The account that the webhook belongs to.
+    pub account_id: String,
+    /// The webhook.
+    pub webhook_id: String,
+    /// When the webhook was made, in Unix milliseconds by AuthPI's clock.
+    pub created_at: UnixMillis,
+    /// What its deliveries are signed with, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    /// The token that its deliveries carry, if they carry one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bearer_token: Option<Secret>,
+    /// Until when the secrets are trusted, in Unix milliseconds by this machine's clock; without
+    /// end unless the webhook was replaced or deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<UnixMillis>,
+}
+
+impl KeptSecret {
+    /// The secrets of a webhook, to be trusted without end; still without any.
+    pub fn new(
+        account_id: impl Into<String>,
+        webhook_id: impl Into<String>,
+        created_at: Timestamp,
+    ) -> Self {
+        Self {
+            account_id: account_id.into(),
+            webhook_id: webhook_id.into(),
+            created_at: created_at.into(),
+            secret: None,
+            bearer_token: None,
+            valid_until: None,
+        }
+    }
+
+    pub(super) fn is_of(&self, account_id: &str, webhook_id: &str) -> bool {
+        self.account_id == account_id && self.webhook_id == webhook_id
+    }
+
+    /// Puts it in the place of the one of the same webhook, or beside the others.
+    pub(super) fn put_into(&self, all: &mut Vec<Self>) {
+        match all
+            .iter_mut()
+            .find(|other| other.is_of(&self.account_id, &self.webhook_id))
+        {
+            Some(same) => same.clone_from(self),
+            None => all.push(self.clone()),
+        }
+    }
+
+    pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
+        self.valid_until
+            .is_some_and(|until| until < UnixMillis::from(now))
+    }
+}

@@ -1,0 +1,177 @@
+//! What a receiver verifies with, made of what is kept.
+
+use std::{convert::Infallible, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{KeptSecret, SecretStore};
+use crate::{
+    signature::{KeyRing, KeyRingError, MAX_KEYS, Secret},
+    telemetry::LogLimit,
+};
+
+/// The key rings of an endpoint's receiver. Each secret is named by its webhook's id, so that
+/// [`Verified::key_name`](crate::signature::Verified::key_name) and [`KeyRing::last_match`] tell
+/// which webhook sent what.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// use authpi_sdk::{endpoint::{SecretFile, SecretStore as _}, signature::Verifier};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let secrets = SecretFile::new("/var/lib/billing/authpi-secrets.json");
+/// let keys = secrets.keys("users").await?;
+/// let verifier = Verifier::authpi(keys.signatures.clone());
+/// // What another replica rotates reaches this one within ten seconds.
+/// tokio::spawn(async move { keys.follow(&secrets, "users", Duration::from_secs(10)).await });
+/// # let _ = verifier;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct EndpointKeys {
+    /// The secrets that deliveries may be signed with.
+    pub signatures: KeyRing,
+    /// The tokens that deliveries may carry.
+    pub bearer_tokens: KeyRing,
+}
+
+impl EndpointKeys {
+    /// The newest [`MAX_KEYS`] (4) that are still trusted, each until it no longer is.
+    ///
+    /// Of whatever account: a store is for one. Where webhooks of several accounts deliver under
+    /// one endpoint name, leave the others out of `kept` ([`KeptSecret::account_id`]), or the
+    /// receiver accepts what any of them sends.
+    pub fn of(kept: &[KeptSecret]) -> Self {
+        let now = Timestamp::now();
+        let mut trusted: Vec<_> = kept.iter().filter(|kept| !kept.is_expired(now)).collect();
+        trusted.sort_by(|a, b| (b.created_at, &b.webhook_id).cmp(&(a.created_at, &a.webhook_id)));
+        let ring = |secret: fn(&KeptSecret) -> Option<&Secret>| {
+            let some = trusted
+                .iter()
+                .filter_map(|kept| Some((kept, secret(kept)?)))
+                .take(MAX_KEYS);
+            some.fold(KeyRing::new(), |ring, (kept, secret)| {
+                match kept.valid_until.and_then(|until| until.timestamp().ok()) {
+                    Some(until) => ring.with_during(&*kept.webhook_id, secret.clone(), ..=until),
+                    None => ring.with(&*kept.webhook_id, secret.clone()),
+                }
+            })
+        };
+        Self {
+            signatures: ring(|kept| kept.secret.as_ref()),
+            bearer_tokens: ring(|kept| kept.bearer_token.as_ref()),
+        }
+    }
+
+    /// Puts the secrets of `next` in the place of these, for every receiver that uses these rings.
+    /// What `next` does not have is trusted no longer. If that was the last secret, the receiver
+    /// answers each delivery with 500 until there is another one.
+    ///
+    /// # Errors
+    /// When a secret is empty or kept twice under one name; nothing is changed then.
+    pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
+        let rings = [
+            (&self.signatures, &next.signatures),
+            (&self.bearer_tokens, &next.bearer_tokens),
+        ];
+        rings.iter().try_for_each(|(_, next)| next.check())?;
+        rings.iter().try_for_each(|(ring, next)| {
+            if next.is_empty() {
+                ring.clear();
+                return Ok(());
+            }
+            ring.replace(next)
+        })
+    }
+
+    /// Takes over what the store has, every `period` (at least 100 ms), for as long as it is
+    /// polled: what another replica ensures or rotates reaches this one, and so does what it
+    /// revokes: a secret that was forgotten, or whose `valid_until` has passed, is trusted no
+    /// longer, even if it was the last one. Every delivery is answered with 500 then, and the log
+    /// has an error.
+    ///
+    /// A store that fails is logged, and the rings stay as they are.
+    pub async fn follow(
+        &self,
+        store: &impl SecretStore,
+        endpoint: &str,
+        period: Duration,
+    ) -> Infallible {
+        let (mut known, log) = (None, LogLimit::new());
+        loop {
+            match store.load(endpoint).await {
+                Ok(mut kept) => {
+                    // What is trusted changes with time as well.
+                    let now = Timestamp::now();
+                    kept.retain(|kept| !kept.is_expired(now));
+                    if known.as_ref() != Some(&kept) {
+                        match self.replace(&Self::of(&kept)) {
+                            Ok(()) => known = Some(kept),
+                            Err(error) => log.write("the secrets that are kept cannot be used", "", |left_out| {
+                                tracing::warn!(endpoint, %error, left_out, "the secrets that are kept cannot be used");
+                            }),
+                        }
+                        if self.signatures.is_empty() && self.bearer_tokens.is_empty() {
+                            tracing::error!(
+                                endpoint,
+                                "no secret is left: every delivery is refused until one is kept"
+                            );
+                        }
+                    }
+                }
+                Err(error) => log.write("secrets cannot be loaded", "", |left_out| {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(endpoint, error, left_out, "secrets cannot be loaded");
+                }),
+            }
+            tokio::time::sleep(period.max(Duration::from_millis(100))).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(id: &str, created: i64) -> KeptSecret {
+        let created = Timestamp::from_millisecond(created).unwrap();
+        KeptSecret {
+            secret: Some(format!("whs_{id}").into()),
+            ..KeptSecret::new("acc_1", id, created)
+        }
+    }
+
+    #[test]
+    fn the_newest_four_that_are_still_trusted_make_the_ring() {
+        let mut all: Vec<_> = (1..=6).map(|n| kept(&format!("wh_{n}"), n)).collect();
+        all[5].valid_until = Some(crate::UnixMillis(1));
+        all[4].valid_until = Some((Timestamp::now() + Duration::from_hours(1)).into());
+        assert_eq!(
+            EndpointKeys::of(&all).signatures.names(),
+            ["wh_5", "wh_4", "wh_3", "wh_2"]
+        );
+        assert!(EndpointKeys::of(&all).bearer_tokens.is_empty());
+    }
+
+    #[test]
+    fn replacing_the_last_secret_by_none_leaves_none() {
+        let keys = EndpointKeys::of(&[kept("wh_1", 1)]);
+        let clone = keys.signatures.clone();
+        keys.replace(&EndpointKeys::default()).unwrap();
+        assert!(clone.is_empty());
+        keys.replace(&EndpointKeys::of(&[kept("wh_2", 1)])).unwrap();
+        assert_eq!(keys.signatures.names(), ["wh_2"]);
+    }
+
+    #[test]
+    fn mistake_5_no_kept_secret_is_in_debug() {
+        let shown = format!(
+            "{:?} {:?}",
+            kept("wh_1", 1),
+            EndpointKeys::of(&[kept("wh_1", 1)])
+        );
+        assert!(!shown.contains("whs_"), "{shown}");
+    }
+}

@@ -1,0 +1,57 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{KeptSecret, SecretStore, SecretStoreError};
+
+/// Secrets in memory, **for tests**: with the process they are gone for good. Clones share them.
+#[derive(Clone, Default)]
+pub struct MemorySecrets(Arc<Mutex<HashMap<String, Vec<KeptSecret>>>>);
+
+impl MemorySecrets {
+    /// A store without secrets.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn with<T>(&self, endpoint: &str, change: impl FnOnce(&mut Vec<KeptSecret>) -> T) -> T {
+        change(
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(endpoint.to_owned())
+                .or_default(),
+        )
+    }
+}
+
+impl SecretStore for MemorySecrets {
+    async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
+        Ok(self.with(endpoint, |all| all.clone()))
+    }
+
+    async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
+        self.with(endpoint, |all| kept.put_into(all));
+        Ok(())
+    }
+
+    async fn forget(
+        &self,
+        endpoint: &str,
+        account_id: &str,
+        webhook_id: &str,
+    ) -> Result<(), SecretStoreError> {
+        self.with(endpoint, |all| {
+            all.retain(|kept| !kept.is_of(account_id, webhook_id));
+        });
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MemorySecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySecrets").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! Read, change, write: a change that depends on what is there, and loses nobody else's.
+
+use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
+
+use crate::{
+    client::{
+        ETag, Error, Tagged, Updated, Webhook, WebhookPatch, Webhooks,
+        transport::{Answer, pause},
+    },
+    generated::api::operations,
+};
+
+/// How often [`Webhooks::update_with`] reads and writes at most, unless told otherwise.
+pub const DEFAULT_ROUNDS: u32 = 5;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl Webhooks {
+    /// Reads a webhook, asks `change` what to change, and writes that if nobody else has changed
+    /// the webhook meanwhile; else it begins again.
+    ///
+    /// `change` returns a [`WebhookPatch`], or none when there is nothing to do; it is asked again
+    /// in each round, of which there are [`DEFAULT_ROUNDS`] at most ([`UpdateWith::rounds`]).
+    /// Between rounds it waits a random time of up to 20 ms, doubled with each round, at most 1 s.
+    /// Each call has the client's timeout.
+    ///
+    /// `change` must come to the same however often it is applied (set what is wanted; do not add
+    /// to what is there): where the answer to a write is lost and somebody else changes the webhook
+    /// before it is looked at, whether the write took place cannot be known, and the next round
+    /// writes again.
+    ///
+    /// The write carries `If-Match`. AuthPI's `ETags` are times in milliseconds, so of two changes
+    /// within one millisecond the first may be lost.
+    ///
+    /// # Errors
+    /// As `get` and `update`. After the last round the error is the refusal
+    /// ([`Error::is_precondition_failed`]). A webhook that comes without an `ETag` cannot be
+    /// changed so ([`Error::is_malformed_response`]).
+    ///
+    /// ```no_run
+    /// use authpi_sdk::client::{WebhookPatch, WebhookStatus};
+    ///
+    /// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
+    /// let edited = authpi
+    ///     .webhooks()
+    ///     .update_with("wh_1", |webhook| {
+    ///         (webhook.status == Some(WebhookStatus::Failing)).then(|| WebhookPatch::new().enable())
+    ///     })
+    ///     .await?;
+    /// println!("{:?}", edited.webhook().status);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn update_with<'c, P: Into<Option<WebhookPatch>>>(
+        &self,
+        webhook_id: impl Into<String>,
+        mut change: impl FnMut(&Webhook) -> P + Send + 'c,
+    ) -> UpdateWith<'c> {
+        let change = Box::new(move |webhook: &Webhook| change(webhook).into());
+        UpdateWith {
+            webhooks: self.clone(),
+            webhook_id: webhook_id.into(),
+            change,
+            rounds: DEFAULT_ROUNDS,
+        }
+    }
+}
+
+type Change<'c> = Box<dyn FnMut(&Webhook) -> Option<WebhookPatch> + Send + 'c>;
+
+/// A change that is made when it is awaited: see [`Webhooks::update_with`].
+#[must_use = "nothing is changed before it is awaited"]
+pub struct UpdateWith<'c> {
+    webhooks: Webhooks,
+    webhook_id: String,
+    change: Change<'c>,
+    rounds: u32,
+}
+
+impl UpdateWith<'_> {
+    /// How often to read and write at most; at least once, [`DEFAULT_ROUNDS`] if not given.
+    pub fn rounds(self, rounds: u32) -> Self {
+        Self {
+            rounds: rounds.max(1),
+            ..self
+        }
+    }
+}
+
+impl fmt::Debug for UpdateWith<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpdateWith")
+            .field("webhook_id", &self.webhook_id)
+            .field("rounds", &self.rounds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of [`Webhooks::update_with`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Edited {
+    /// The webhook was changed.
+    Updated(Updated),
+    /// There was nothing to do.
+    Unchanged(Tagged<Webhook>),
+}
+
+impl Edited {
+    /// The webhook as it is now.
+    pub fn webhook(&self) -> &Webhook {
+        match self {
+            Self::Updated(updated) => &updated.webhook,
+            Self::Unchanged(got) => &got.value,
+        }
+    }
+
+    /// Its state; what [`Call::if_match`](crate::client::Call::if_match) takes.
+    pub fn etag(&self) -> Option<&ETag> {
+        match self {
+            Self::Updated(updated) => updated.etag.as_ref(),
+            Self::Unchanged(got) => got.etag.as_ref(),
+        }
+    }
+
+    /// Whether anything was written.
+    pub fn is_updated(&self) -> bool {
+        matches!(self, Self::Updated(_))
+    }
+}
+
+impl<'c> IntoFuture for UpdateWith<'c> {
+    type Output = Result<Edited, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self {
+            webhooks,
+            webhook_id,
+            mut change,
+            rounds,
+        } = self;
+        Box::pin(async move {
+            let mut round = 0;
+            loop {
+                let got = webhooks.get(&webhook_id).await?;
+                let Some(patch) = change(&got.value) else {
+                    return Ok(Edited::Unchanged(got));
+                };
+                let Some(etag) = &got.etag else {
+                    let without =
+                        Error::malformed("the webhook comes without an ETag", Answer::default());
+                    return Err(without.during(operations::WEBHOOKS_GET.id));
+                };
+                match webhooks.update(&webhook_id, &patch).if_match(etag).await {
+                    Ok(updated) => return Ok(Edited::Updated(updated)),
+                    Err(error) if error.is_precondition_failed() && round + 1 < rounds => {
+                        pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE).await;
+                        round += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        })
+    }
+}

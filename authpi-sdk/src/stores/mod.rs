@@ -1,0 +1,32 @@
+//! Stores: where records are kept, and the events of an inbox.
+//!
+//! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead
+//! letters in a file. Replicas on several hosts share one of `Postgres` (feature `postgres`), which
+//! keeps dead letters too, or `Redis` (feature `redis`). `Nats` (feature `nats`) adds an inbox in
+//! NATS JetStream to any of them. Any implementation of [`Ledger`](crate::ledger::Ledger) that passes
+//! the conformance suite (feature `testing`) works as well.
+
+mod memory;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "nats"))]
+mod remote;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub use memory::Memory;
+#[cfg(feature = "nats")]
+pub use nats::{Nats, NatsOptions};
+#[cfg(feature = "postgres")]
+pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
+#[cfg(feature = "redis")]
+pub use redis::{Redis, RedisConnection, RedisOptions};
+#[cfg(all(feature = "sqlite", feature = "testing"))]
+#[doc(hidden)]
+pub use sqlite::by_hand as sqlite_by_hand;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};

@@ -1,0 +1,700 @@
+//! The inbox in NATS JetStream: a stream holds what is to be handled, a ledger of any kind knows
+//! what has been.
+//!
+//! ```text
+//! append        publish, wait for the server's word                        message -> stream
+//! lease_next    fetch a message, claim its event in the ledger             granted: leased | handled: acknowledged, next one
+//! renew         renew in the ledger, tell the stream that it goes on
+//! complete      complete in the ledger [keep the dead letter], acknowledge message -> gone
+//! release       release in the ledger, give back with a delay
+//! ```
+//!
+//! The ledger decides and the stream follows. Whatever gets lost in between, by a crash, a cut
+//! connection or an answer that did not come, the message is delivered again, and its claim says
+//! what to do with it.
+
+mod at_hand;
+mod failure;
+mod letters;
+mod names;
+mod options;
+mod queue;
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::{AckKind, Context};
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use self::{
+    at_hand::AtHand,
+    letters::{Letter, Letters},
+    queue::{Arrived, Published, Queue},
+};
+use crate::{
+    Clock, crash,
+    ledger::{
+        Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger,
+        LedgerError, LedgerErrorKind, Next, PoolTooSmall, Token, TransactionPermit,
+        TransactionPermits, Transactional,
+    },
+    telemetry::{self, LogLimit},
+};
+
+pub use options::NatsOptions;
+
+/// An [`Inbox`] in NATS JetStream (2.9 or later), over a [`Ledger`] of any kind.
+///
+/// Clones share a connection; receivers and workers on any number of hosts share the streams, and
+/// have to share the ledger.
+///
+/// - **As durable as the stream.** `append` returns when the server has acknowledged the message.
+///   That it then survives a loss of power takes three [`replicas`](NatsOptions::replicas) or a
+///   server with `sync_interval: always` (2.10); by default a server flushes its files every minute
+///   or two, so that it loses nothing when it crashes, and the last of it when its host does.
+/// - **The ledger decides.** JetStream delivers at least once; each delivery is claimed in the
+///   ledger first, so that an event that it knows as handled is never handed out again. How much
+///   that is worth is told on the ledger's page.
+/// - **No order.** Events are handed out about as they came, but nothing keeps those of one subject
+///   one after another: it is no [`Lanes`](crate::ledger::Lanes), so that `in_order_per` does not
+///   compile.
+/// - **Keeps dead letters**, whether or not the ledger does: in a stream of their own, to be
+///   [listed](Nats::dead_letters), [replayed](Nats::replay), forgotten and [purged](Nats::purge).
+/// - **Never hangs.** A step fails when it has taken longer than the
+///   [`timeout`](NatsOptions::timeout) (default 5 s) and the ledger's.
+/// - **No event blocks another.** A message whose event the ledger fails to claim is given back for
+///   a quarter of a second, and for twice as long each time, up to a minute. If the ledger refuses
+///   its content ([`LedgerErrorKind::Content`]), or has failed five times in a row for it while it
+///   works for others, it becomes a dead letter.
+/// - **Cancelled safely.** A message whose `lease_next` was dropped midway comes again after the
+///   [`ack_wait`](NatsOptions::ack_wait).
+/// - **On two clocks**: leases on the ledger's, redelivery on the server's. Neither has to be
+///   right.
+///
+/// [`append`](Inbox::append) knows the events that wait, for the time of the
+/// [`duplicate_window`](NatsOptions::duplicate_window); an event that is done is stored once more,
+/// and recognised when its turn comes. [`forget`](Ledger::forget) takes an event out that a worker
+/// of this process is handling; one that waits in the stream stays there, and is handled as a new
+/// one.
+///
+/// At most 100,000 events of an endpoint can be in work or waiting for another try; those behind
+/// them wait.
+///
+/// A message has to fit into the server's `max_payload` (1 MiB unless set) and the stream's
+/// `max_msg_size`; one that does not is refused as [content](LedgerErrorKind::Content). A full
+/// stream is a store that [cannot write](LedgerErrorKind::CannotWrite).
+///
+/// TLS to the server is a feature of async-nats (`ring` or `aws-lc-rs`), which you turn on by
+/// depending on it yourself.
+///
+/// ```no_run
+/// # use authpi_sdk::stores::{Nats, Postgres};
+/// # async fn shown(jetstream: async_nats::jetstream::Context, ledger: Postgres) -> Result<(), Box<dyn std::error::Error>> {
+/// let inbox = Nats::options().stream("webhooks").replicas(3).open(jetstream, ledger).await?;
+/// for letter in inbox.dead_letters("users", None, 100).await? {
+///     eprintln!("{} after {} attempts: {}", letter.key.event_id(), letter.attempts, letter.reason);
+///     inbox.replay(&letter.key).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Nats<L> {
+    shared: Arc<Shared<L>>,
+}
+
+struct Shared<L> {
+    ledger: L,
+    queue: Queue,
+    letters: Letters,
+    at_hand: Mutex<AtHand>,
+    clock: Clock,
+    log: LogLimit,
+}
+
+/// A message whose event must wait longer comes up in between.
+const LONGEST_DELAY: Duration = Duration::from_hours(1);
+
+/// How long a message waits whose event the ledger failed to claim: from the first failure, doubled
+/// with each, to the longest.
+const AFTER_FAILURES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(1));
+
+/// After so many failures in a row the ledger is asked whether it works for other events.
+const SUSPECT_AFTER: u32 = 5;
+
+/// Nobody else may take an event while its letter is written.
+const LETTER_WITHIN: Duration = Duration::from_secs(30);
+
+impl Nats<()> {
+    /// What can be set before opening.
+    pub fn options() -> NatsOptions {
+        NatsOptions::default()
+    }
+}
+
+impl<L: Ledger> Nats<L> {
+    /// Opens the inbox over a connection of one's own, and makes its streams if they are not there;
+    /// any number of processes may do so at once.
+    ///
+    /// Streams are looked at, and a consumer is made, asked and removed. Nothing is published, so
+    /// that a user who may not publish is found with the first event, which stays with AuthPI. The
+    /// ledger was opened before.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or has no JetStream, when the streams or a consumer cannot
+    /// be made, or when a stream of that name is there that would lose events.
+    pub async fn open(jetstream: Context, ledger: L) -> Result<Self, LedgerError> {
+        NatsOptions::default().open(jetstream, ledger).await
+    }
+
+    /// Opens the inbox over a connection of its own, at `nats://user:password@host:port` or
+    /// `nats://token@host:port`, which is replaced when it breaks, when its server has hung for
+    /// three times the [`timeout`](NatsOptions::timeout), and when JetStream is not available there
+    /// any more. What is not a letter or digit in the credentials may be escaped (`%40` for `@`).
+    ///
+    /// # Errors
+    /// When the URL cannot be read; when host, port or credentials are wrong, with the cause; else
+    /// as for [`open`](Nats::open).
+    pub async fn connect(url: &str, ledger: L) -> Result<Self, LedgerError> {
+        NatsOptions::default().connect(url, ledger).await
+    }
+
+    /// The ledger under it.
+    pub fn ledger(&self) -> &L {
+        &self.shared.ledger
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.shared.queue
+    }
+
+    fn letters(&self) -> &Letters {
+        &self.shared.letters
+    }
+
+    fn limit(&self) -> Duration {
+        self.queue().timeout
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    fn at_hand(&self) -> MutexGuard<'_, AtHand> {
+        // What it holds is only ever a shortcut.
+        self.shared
+            .at_hand
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a message back until the ledger may grant its event.
+    async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
+        let delay = delay.min(LONGEST_DELAY);
+        self.at_hand().waits(key, arrived.ticket.clone(), delay);
+        self.queue().tell(&arrived.ticket, nak(delay)).await;
+    }
+
+    /// Removes a message whose event is done. If that fails it comes again.
+    async fn acknowledge(&self, ticket: &at_hand::Ticket) {
+        crash::point("unacknowledged");
+        let settled = self
+            .queue()
+            .within("acknowledge", self.queue().settle(ticket, AckKind::Ack))
+            .await;
+        if let Err(error) = settled {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a message could not be acknowledged, and comes again"
+            );
+        }
+    }
+
+    /// The event is done in the ledger, and so is its message, if it is at hand.
+    async fn done(&self, key: &EventKey, token: Token) {
+        let ticket = self.at_hand().ticket(key, token);
+        if let Some(ticket) = ticket {
+            self.at_hand().settled(key, token);
+            self.acknowledge(&ticket).await;
+        }
+    }
+
+    async fn keep(&self, letter: Letter<'_>) -> Result<(), LedgerError> {
+        self.queue()
+            .within(
+                "keep a dead letter",
+                self.letters().put(self.queue(), &letter),
+            )
+            .await?;
+        crash::point("letter_kept");
+        Ok(())
+    }
+
+    /// Gives a message back that cannot be dealt with now, for longer each time.
+    async fn put_off(&self, key: &EventKey, arrived: Arrived) {
+        let failures = self.at_hand().refused(key);
+        self.give_back(key, arrived, put_off_for(failures)).await;
+    }
+
+    /// Leases the event of a message, or settles the message where there is nothing to handle at
+    /// present.
+    async fn lease_arrived(
+        &self,
+        endpoint: &str,
+        arrived: Arrived,
+        lease: Duration,
+    ) -> Result<Option<Leased>, LedgerError> {
+        let Some((key, digest)) = arrived.event.clone() else {
+            let key = EventKey::new(endpoint, format!("message {}", arrived.sequence));
+            let kept = self.keep_foreign(&key, &arrived).await;
+            return self.settle(&key, arrived, kept).await;
+        };
+        let settled = match self.claim_arrived(&key, digest, lease).await {
+            Ok(Claim::Granted {
+                token,
+                first_digest,
+            }) => {
+                key.compare(digest, first_digest, &self.shared.log);
+                let received_at = arrived.ticket.received_at;
+                self.at_hand().lease(&key, token, arrived.ticket, lease);
+                return Ok(Some(Leased::new(key, token, arrived.body, received_at)));
+            }
+            Ok(Claim::InFlight { lease_left }) => {
+                self.at_hand().answered(&key);
+                // It may end sooner, by a process that has no other way to tell.
+                self.give_back(&key, arrived, lease_left.min(self.queue().ack_wait))
+                    .await;
+                return Ok(None);
+            }
+            Ok(Claim::NotYet { wait }) => {
+                self.at_hand().answered(&key);
+                self.give_back(&key, arrived, wait).await;
+                return Ok(None);
+            }
+            Ok(Claim::Handled { first_digest }) => {
+                key.compare(digest, first_digest, &self.shared.log);
+                Ok(())
+            }
+            Ok(Claim::Dead { first_digest }) => {
+                key.compare(digest, first_digest, &self.shared.log);
+                self.keep_if_missing(&key, &arrived).await
+            }
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                self.bury(&key, &arrived, &error).await
+            }
+            Err(error) => Err(error),
+        };
+        self.settle(&key, arrived, settled).await
+    }
+
+    /// Removes a message that is done with; else those behind it have their turn before it comes
+    /// again.
+    async fn settle(
+        &self,
+        key: &EventKey,
+        arrived: Arrived,
+        done: Result<(), LedgerError>,
+    ) -> Result<Option<Leased>, LedgerError> {
+        match done {
+            Ok(()) => {
+                self.at_hand().answered(key);
+                self.acknowledge(&arrived.ticket).await;
+                Ok(None)
+            }
+            Err(error) => {
+                self.put_off(key, arrived).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims the event. Where that has failed too often, the ledger is asked whether it works for
+    /// others; if it does, and the event is refused once more, it is about the event.
+    async fn claim_arrived(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        let error = match self.ledger().claim(key, digest, lease).await {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    LedgerErrorKind::Content | LedgerErrorKind::Busy
+                ) =>
+            {
+                error
+            }
+            claimed => return claimed,
+        };
+        if self.at_hand().refusals(key) + 1 < SUSPECT_AFTER
+            || self.ledger().check_write().await.is_err()
+        {
+            return Err(error);
+        }
+        let again = self.ledger().claim(key, digest, lease).await;
+        again.map_err(|error| match error.kind() {
+            LedgerErrorKind::Busy => error,
+            _ => error.with_kind(LedgerErrorKind::Content),
+        })
+    }
+
+    /// The ledger works, and refuses this event: a later try would be refused too.
+    async fn bury(
+        &self,
+        key: &EventKey,
+        arrived: &Arrived,
+        error: &LedgerError,
+    ) -> Result<(), LedgerError> {
+        let reason = error.chain();
+        tracing::error!(endpoint = key.endpoint(), event_id = key.event_id(), error = %reason, "the ledger refuses an event");
+        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
+        self.keep(Letter {
+            key,
+            reason: &reason,
+            attempts: 0,
+            received_at,
+            body,
+        })
+        .await?;
+        telemetry::count_by(
+            telemetry::DEAD_LETTERS,
+            key.shared_endpoint(),
+            "reason",
+            "content_refused",
+        );
+        Ok(())
+    }
+
+    /// The ledger says that it was given up, but its message was not acknowledged: its letter may
+    /// be missing.
+    async fn keep_if_missing(&self, key: &EventKey, arrived: &Arrived) -> Result<(), LedgerError> {
+        let there = self
+            .queue()
+            .within("keep a dead letter", self.letters().get(self.queue(), key))
+            .await?;
+        if there.is_some() {
+            return Ok(());
+        }
+        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
+        let reason = "it was given up, by a process that did not come to tell why";
+        self.keep(Letter {
+            key,
+            reason,
+            attempts: 0,
+            received_at,
+            body,
+        })
+        .await
+    }
+
+    /// A message that this crate has not published.
+    async fn keep_foreign(&self, key: &EventKey, arrived: &Arrived) -> Result<(), LedgerError> {
+        tracing::error!(
+            endpoint = key.endpoint(),
+            sequence = arrived.sequence,
+            "a message in the stream is not an event"
+        );
+        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
+        let reason = "the message does not say which event it is: something else, or an unreleased authpi-sdk, published it";
+        self.keep(Letter {
+            key,
+            reason,
+            attempts: 0,
+            received_at,
+            body,
+        })
+        .await
+    }
+}
+
+fn put_off_for(failures: u32) -> Duration {
+    let (first, longest) = AFTER_FAILURES;
+    first
+        .saturating_mul(1 << failures.saturating_sub(1).min(31))
+        .min(longest)
+}
+
+fn nak(delay: Duration) -> AckKind {
+    AckKind::Nak((!delay.is_zero()).then_some(delay))
+}
+
+impl<L> Clone for Nats<L> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<L> fmt::Debug for Nats<L> {
+    /// Leaves the connection out: there may be a password in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nats")
+            .field("queue", &self.shared.queue)
+            .field("timeout", &self.shared.queue.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<L: Ledger> Ledger for Nats<L> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        self.ledger().claim(key, digest, lease).await
+    }
+
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
+        let held = self.ledger().renew(key, token, lease).await?;
+        if held == Held::Lost {
+            self.at_hand().lost(key, token);
+            return Ok(held);
+        }
+        let ticket = self.at_hand().renew(key, token, lease);
+        if let Some(ticket) = ticket {
+            self.queue().tell(&ticket, AckKind::Progress).await;
+        }
+        Ok(held)
+    }
+
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
+        let letter = match &completion {
+            Completion::Handled => None,
+            Completion::Dead { reason, body } => Some((reason.clone(), body.clone())),
+        };
+        let ticket = self.at_hand().ticket(key, token);
+        let mut kept = false;
+        // What is in the stream comes again, should its letter be missing. What is not has its
+        // letter first: it would be lost, were it dead in the ledger alone. Asked again, the lease
+        // is lost and the letter is there.
+        if let (None, Some((reason, body))) = (&ticket, &letter)
+            && self.ledger().renew(key, token, LETTER_WITHIN).await? == Held::Yes
+        {
+            let (received_at, body) = (self.now(), body.clone());
+            self.keep(Letter {
+                key,
+                reason,
+                attempts: token.attempt,
+                received_at,
+                body,
+            })
+            .await?;
+            kept = true;
+        }
+        let held = self.ledger().complete(key, token, completion).await?;
+        if held == Held::Lost {
+            self.at_hand().lost(key, token);
+            return Ok(held);
+        }
+        if let Some((reason, body)) = letter.filter(|_| !kept) {
+            crash::point("given_up");
+            let received_at = ticket.map_or_else(|| self.now(), |ticket| ticket.received_at);
+            self.keep(Letter {
+                key,
+                reason: &reason,
+                attempts: token.attempt,
+                received_at,
+                body,
+            })
+            .await?;
+        }
+        self.done(key, token).await;
+        Ok(held)
+    }
+
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
+        let held = self.ledger().release(key, token, pause).await?;
+        if held == Held::Lost {
+            self.at_hand().lost(key, token);
+            return Ok(held);
+        }
+        let ticket = self.at_hand().ticket(key, token);
+        if let Some(ticket) = ticket {
+            let delay = pause.min(LONGEST_DELAY);
+            {
+                let mut at_hand = self.at_hand();
+                at_hand.lost(key, token);
+                at_hand.waits(key, ticket.clone(), delay);
+            }
+            // Should it fail, the message comes again after the ack wait, and waits for the rest of
+            // the pause.
+            let _ = self
+                .queue()
+                .within("release", self.queue().settle(&ticket, nak(delay)))
+                .await;
+        }
+        Ok(held)
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let known = self.ledger().forget(key).await?;
+        let dead = self
+            .queue()
+            .within("forget", self.letters().remove(self.queue(), key))
+            .await?;
+        let leased = self.at_hand().forget(key);
+        for ticket in &leased {
+            self.acknowledge(ticket).await;
+        }
+        Ok(known || dead)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        true
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.ledger().remembers_for()
+    }
+
+    /// Its ledger's.
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.ledger().server_time().await
+    }
+
+    /// Of its ledger.
+    async fn check_write(&self) -> Result<(), LedgerError> {
+        self.ledger().check_write().await
+    }
+
+    fn is_busy(&self) -> bool {
+        self.ledger().is_busy()
+    }
+
+    async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        self.backlog(endpoint).await.map(Some)
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.shared).addr())
+    }
+}
+
+/// A handler takes a `Tx<Nats<Postgres>>`, in which it writes as in a `Tx<Postgres>`: the queue is
+/// NATS, the effect takes place exactly once.
+impl<L: Transactional> Transactional for Nats<L> {
+    type Connection = L::Connection;
+    type Transaction = L::Transaction;
+
+    async fn begin(&self) -> Result<L::Transaction, LedgerError> {
+        self.ledger().begin().await
+    }
+
+    fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
+        self.ledger().permits()
+    }
+
+    async fn begin_with(&self, permit: TransactionPermit) -> Result<L::Transaction, LedgerError> {
+        self.ledger().begin_with(permit).await
+    }
+
+    fn abandon(
+        &self,
+        transaction: L::Transaction,
+        cause: &(dyn std::error::Error + 'static),
+    ) -> Option<String> {
+        self.ledger().abandon(transaction, cause)
+    }
+
+    async fn commit(
+        &self,
+        transaction: L::Transaction,
+        key: &EventKey,
+        token: Token,
+    ) -> Result<Held, LedgerError> {
+        let held = self.ledger().commit(transaction, key, token).await?;
+        match held {
+            Held::Yes => self.done(key, token).await,
+            Held::Lost => self.at_hand().lost(key, token),
+        }
+        Ok(held)
+    }
+}
+
+impl<L: Ledger> Inbox for Nats<L> {
+    /// The lane makes no difference: this is no [`Lanes`](crate::ledger::Lanes).
+    async fn append(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        _lane: Option<&str>,
+        body: Bytes,
+    ) -> Result<Appended, LedgerError> {
+        let published = self
+            .queue()
+            .within("append", self.queue().publish(key, digest, body))
+            .await?;
+        Ok(match published {
+            Published::Stored => Appended::Stored,
+            Published::Waits(first_digest) => Appended::Known { first_digest },
+        })
+    }
+
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+        const STEP: &str = "lease the next event";
+        let until = Instant::now() + self.limit();
+        self.queue().within(STEP, self.queue().listen()).await?;
+        // Of many that need no handling any more, each is a round trip or two; whoever asks should
+        // not wait for all of them.
+        while Instant::now() < until {
+            let Some(arrived) = self
+                .queue()
+                .within(STEP, self.queue().next(endpoint))
+                .await?
+            else {
+                return Ok(Next::Nothing {
+                    due_in: self.at_hand().due_in(endpoint),
+                });
+            };
+            if let Some(leased) = self.lease_arrived(endpoint, arrived, lease).await? {
+                return Ok(Next::Leased(leased));
+            }
+        }
+        Ok(Next::Nothing {
+            due_in: Some(Duration::ZERO),
+        })
+    }
+
+    fn appended(&self) -> impl Future<Output = ()> + Send {
+        self.queue().appended.notified()
+    }
+
+    async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
+        let (depth, first) = self
+            .queue()
+            .within("count the backlog", self.queue().depth(endpoint))
+            .await?;
+        Ok(Backlog {
+            depth,
+            oldest: first.map(|first| self.shared.clock.since(first)),
+        })
+    }
+
+    /// Of its ledger alone: a message cannot be taken back. That the stream is there,
+    /// [`backlog`](Inbox::backlog) shows.
+    async fn check_append(&self) -> Result<(), LedgerError> {
+        self.ledger().check_write().await
+    }
+}

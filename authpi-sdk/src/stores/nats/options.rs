@@ -1,0 +1,497 @@
+//! What can be set before the inbox is opened, and the opening.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_nats::{
+    ConnectOptions, Event, ServerAddr,
+    jetstream::{
+        self, Context,
+        context::GetStreamErrorKind,
+        stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+    },
+};
+use tokio::time::timeout;
+
+use super::{
+    Nats, Shared,
+    failure::{Said, Unconnected},
+    letters::Letters,
+    names::Names,
+    queue::{AnyError, Queue},
+};
+use crate::{
+    Clock,
+    ledger::{Ledger, LedgerError},
+    stores::remote::{BadName, TIMEOUT},
+    telemetry::LogLimit,
+};
+
+/// What can be set before a [`Nats`] inbox is opened.
+///
+/// What concerns the streams counts when they are made; streams that are there are taken as they
+/// are, if they can serve, so that operators may change their limits, replicas and placement.
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before `open` or `connect`"]
+pub struct NatsOptions {
+    stream: String,
+    prefix: String,
+    ack_wait: Duration,
+    duplicate_window: Duration,
+    replicas: usize,
+    max_bytes: Option<u64>,
+    dead_letters_for: Option<Duration>,
+    timeout: Duration,
+    clock: Clock,
+}
+
+impl Default for NatsOptions {
+    fn default() -> Self {
+        Self {
+            stream: "authpi".into(),
+            prefix: "authpi".into(),
+            ack_wait: Duration::from_secs(30),
+            duplicate_window: Duration::from_mins(2),
+            replicas: 1,
+            max_bytes: None,
+            dead_letters_for: None,
+            timeout: TIMEOUT,
+            clock: Clock::system(),
+        }
+    }
+}
+
+impl NatsOptions {
+    /// The name of the stream (default `authpi`); dead letters are in `…_dead`. ASCII letters,
+    /// digits, `-` and `_`, 1 to 100.
+    pub fn stream(mut self, name: impl Into<String>) -> Self {
+        self.stream = name.into();
+        self
+    }
+
+    /// What every subject begins with (default `authpi`): `….event.<endpoint>`,
+    /// `….dead.<endpoint>.<event>`, and `….appended`, under which workers are woken. Tokens of
+    /// ASCII letters, digits, `-` and `_` with dots between them, 1 to 100 characters.
+    pub fn subjects(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long after a worker's last sign of life the server hands an event to another one
+    /// (default 30 s, as the lease of a [`Worker`](crate::worker::Worker)). The sign is given
+    /// whenever a lease is renewed, at each third of it, so it should not be shorter than a third
+    /// of the lease; longer than the lease, it delays what a crashed worker left. A second at
+    /// least.
+    pub fn ack_wait(mut self, wait: Duration) -> Self {
+        self.ack_wait = wait;
+        self
+    }
+
+    /// For how long the server knows a delivery that it has stored (default 2 min), so that another
+    /// delivery of it is not stored once more. It saves space and work, and nothing depends on it:
+    /// what is stored twice is handled once.
+    pub fn duplicate_window(mut self, window: Duration) -> Self {
+        self.duplicate_window = window;
+        self
+    }
+
+    /// On how many servers of a cluster the streams are (default 1; 3 or 5 for what has to outlive
+    /// a server).
+    pub fn replicas(mut self, servers: usize) -> Self {
+        self.replicas = servers;
+        self
+    }
+
+    /// How large the stream of waiting events may become; a delivery that no longer fits is refused
+    /// (503), never an older one dropped. Default: as large as the account allows.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How long dead letters are kept (default: as long as the ledger remembers, 30 days unless
+    /// set).
+    pub fn dead_letters_for(mut self, age: Duration) -> Self {
+        self.dead_letters_for = Some(age);
+        self
+    }
+
+    /// How long a step may take before it fails (default 5 s), the ledger's part not included.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Reads the time elsewhere than from the system, for
+    /// [`backlog`](crate::ledger::Inbox::backlog) and [`purge`](Nats::purge), which compare it with
+    /// the server's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the inbox, and makes its streams if they are not there.
+    ///
+    /// # Errors
+    /// As for [`Nats::open`]; and when a name cannot be used.
+    pub async fn open<L: Ledger>(
+        self,
+        jetstream: Context,
+        ledger: L,
+    ) -> Result<Nats<L>, LedgerError> {
+        Box::pin(self.open_over(jetstream, ledger, None)).await
+    }
+
+    async fn open_over<L: Ledger>(
+        self,
+        jetstream: Context,
+        ledger: L,
+        said: Option<Arc<Said>>,
+    ) -> Result<Nats<L>, LedgerError> {
+        self.usable()
+            .map_err(|error| LedgerError::new("open", error))?;
+        let names = Names {
+            stream: self.stream.clone(),
+            prefix: self.prefix.clone(),
+        };
+        let dead_for = self
+            .dead_letters_for
+            .unwrap_or_else(|| ledger.remembers_for());
+        let configs = [
+            (self.inbox(&names), fit_for_events as Fit),
+            (self.dead(&names, dead_for), fit_for_letters),
+        ];
+        let stream = async |name: &str| {
+            jetstream
+                .get_stream_no_info(name)
+                .await
+                .map_err(|e| LedgerError::new("open", e))
+        };
+        let letters = Letters {
+            stream: stream(&names.dead_stream()).await?,
+            name: names.dead_stream(),
+        };
+        let queue = Queue {
+            stream: stream(&names.stream).await?,
+            names,
+            jetstream,
+            ack_wait: self.ack_wait,
+            timeout: self.timeout,
+            said,
+            left: Mutex::default(),
+            patience: self.timeout / 3,
+            consumers: Mutex::default(),
+            appended: Arc::default(),
+            listener: tokio::sync::OnceCell::new(),
+        };
+        for (config, fit) in configs {
+            queue
+                .within("open", ensure(&queue.jetstream, config, fit))
+                .await?;
+        }
+        queue.within("open", queue.check()).await?;
+        let (at_hand, log) = (Mutex::default(), LogLimit::new());
+        let shared = Shared {
+            ledger,
+            queue,
+            letters,
+            at_hand,
+            clock: self.clock,
+            log,
+        };
+        Ok(Nats {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Opens the inbox over a connection of its own.
+    ///
+    /// # Errors
+    /// As for [`Nats::connect`]; and when a name cannot be used.
+    pub async fn connect<L: Ledger>(self, url: &str, ledger: L) -> Result<Nats<L>, LedgerError> {
+        let (address, options) =
+            credentials(url).map_err(|error| LedgerError::new("open", error))?;
+        let server = format!("{}:{}", address.host(), address.port());
+        let said = Arc::new(Said::default());
+        let noted = Arc::clone(&said);
+        let options = options
+            // A server that hangs is left after three of them.
+            .ping_interval(
+                self.timeout
+                    .clamp(Duration::from_secs(1), Duration::from_mins(1)),
+            )
+            .event_callback(move |event| {
+                let noted = Arc::clone(&noted);
+                async move {
+                    if let Event::ServerError(error) = event {
+                        noted.note(&error);
+                    }
+                }
+            });
+        let client = match timeout(self.timeout, Box::pin(options.connect(address))).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => {
+                return Err(LedgerError::new(
+                    "open",
+                    Unconnected::boxed(&server, Some(error)),
+                ));
+            }
+            Err(_) => return Err(LedgerError::new("open", Unconnected::boxed(&server, None))),
+        };
+        Box::pin(self.open_over(jetstream::new(client), ledger, Some(said))).await
+    }
+
+    fn usable(&self) -> Result<(), AnyError> {
+        let plain = |text: &str| {
+            text.chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        };
+        if !(1..=100).contains(&self.stream.len()) || !plain(&self.stream) {
+            let allowed = "ASCII letters, digits, - and _, 1 to 100 of them";
+            return Err(BadName {
+                what: "a stream",
+                name: self.stream.clone(),
+                allowed,
+            }
+            .into());
+        }
+        if self.prefix.len() > 100
+            || !self
+                .prefix
+                .split('.')
+                .all(|token| !token.is_empty() && plain(token))
+        {
+            let allowed = "tokens of ASCII letters, digits, - and _ with dots between them, 1 to 100 characters";
+            return Err(BadName {
+                what: "a prefix of subjects",
+                name: self.prefix.clone(),
+                allowed,
+            }
+            .into());
+        }
+        if self.ack_wait < Duration::from_secs(1) {
+            return Err("ack_wait has to be a second at least".into());
+        }
+        Ok(())
+    }
+
+    fn inbox(&self, names: &Names) -> Config {
+        Config {
+            name: names.stream.clone(),
+            description: Some("AuthPI's events that are still to be handled".into()),
+            subjects: vec![names.events("*")],
+            retention: RetentionPolicy::WorkQueue,
+            // What was acknowledged is never dropped for something newer, nor for its age.
+            discard: DiscardPolicy::New,
+            max_bytes: self
+                .max_bytes
+                .map_or(-1, |bytes| bytes.try_into().unwrap_or(i64::MAX)),
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            duplicate_window: self
+                .duplicate_window
+                .clamp(Duration::from_millis(100), LONGEST),
+            ..Config::default()
+        }
+    }
+
+    fn dead(&self, names: &Names, kept_for: Duration) -> Config {
+        let max_age = kept_for.clamp(Duration::from_secs(1), LONGEST);
+        Config {
+            name: names.dead_stream(),
+            description: Some("AuthPI's events that were given up".into()),
+            subjects: vec![names.letters("*", "*")],
+            max_messages_per_subject: 1,
+            max_age,
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            duplicate_window: max_age.min(Duration::from_mins(2)),
+            ..Config::default()
+        }
+    }
+}
+
+/// NATS counts nanoseconds in 64 bits.
+const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
+
+/// The server's number for a stream that was made meanwhile, with other settings.
+const NAME_IN_USE: u64 = 10058;
+const SUBJECTS_OVERLAP: u64 = 10065;
+
+/// The address without its credentials, which the client does not use and would log, and options
+/// with them.
+fn credentials(url: &str) -> Result<(ServerAddr, ConnectOptions), AnyError> {
+    let mut url = url.parse::<ServerAddr>()?.into_inner();
+    let (user, password) = (
+        decoded(url.username())?,
+        url.password().map(decoded).transpose()?,
+    );
+    let options = match (user, password) {
+        (user, Some(password)) => ConnectOptions::new().user_and_password(user, password),
+        (token, None) if !token.is_empty() => ConnectOptions::new().token(token),
+        _ => ConnectOptions::new(),
+    };
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        return Err("the URL names no host".into());
+    }
+    Ok((ServerAddr::from_url(url)?, options))
+}
+
+/// A part of a URL without its escapes.
+fn decoded(part: &str) -> Result<String, AnyError> {
+    let mut bytes = part.bytes();
+    let mut out = Vec::with_capacity(part.len());
+    while let Some(byte) = bytes.next() {
+        let mut ahead = bytes.clone();
+        let mut half = || u8::try_from(char::from(ahead.next()?).to_digit(16)?).ok();
+        match (byte, half(), half()) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(high << 4 | low);
+                bytes = ahead;
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8(out).map_err(|_| "the credentials in the URL are not UTF-8".into())
+}
+
+/// Why a stream that is there cannot be used in place of the one that is wanted.
+type Fit = fn(&Config, wanted: &Config) -> Option<&'static str>;
+
+async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), AnyError> {
+    let found = |info: &Info| match unfit(&info.config, &config) {
+        None => Ok(()),
+        Some(why) => Err(AnyError::from(Unfit {
+            stream: config.name.clone(),
+            why,
+        })),
+    };
+    match jetstream.get_stream(&config.name).await {
+        Ok(stream) => return found(stream.cached_info()),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(told) if told.code() == 404 => {}
+            _ => return Err(error.into()),
+        },
+    }
+    // Several processes may do so at once; the same settings twice are no error.
+    match jetstream.create_stream(config.clone()).await {
+        Ok(stream) => found(stream.cached_info()),
+        Err(error) => match error.kind() {
+            // A server that makes it for somebody else at this moment may find that its subjects
+            // are taken, by itself.
+            jetstream::context::CreateStreamErrorKind::JetStream(told)
+                if [NAME_IN_USE, SUBJECTS_OVERLAP].contains(&told.error_code().0) =>
+            {
+                match jetstream.get_stream(&config.name).await {
+                    Ok(stream) => found(stream.cached_info()),
+                    Err(_) => Err(error.into()),
+                }
+            }
+            _ => Err(error.into()),
+        },
+    }
+}
+
+const IN_MEMORY: &str = "it is kept in memory, so that events would be lost";
+
+fn fit_for_events(found: &Config, wanted: &Config) -> Option<&'static str> {
+    let limited =
+        found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
+    if !wanted
+        .subjects
+        .iter()
+        .all(|subject| found.subjects.contains(subject))
+    {
+        Some("it is of other subjects")
+    } else if found.storage != wanted.storage {
+        Some(IN_MEMORY)
+    } else if found.retention != RetentionPolicy::WorkQueue {
+        Some("its retention is not `workqueue`")
+    } else if !found.max_age.is_zero() {
+        Some("it has a `max_age`, after which events would be lost")
+    } else if limited && found.discard != DiscardPolicy::New {
+        Some("it has a limit and does not `discard` what is new, so that events would be lost")
+    } else if found.no_ack {
+        Some("it acknowledges nothing (`no_ack`)")
+    } else if found.sealed {
+        Some("it is sealed, so that it takes no message")
+    } else {
+        None
+    }
+}
+
+fn fit_for_letters(found: &Config, wanted: &Config) -> Option<&'static str> {
+    if !wanted
+        .subjects
+        .iter()
+        .all(|subject| found.subjects.contains(subject))
+    {
+        Some("it is of other subjects")
+    } else if found.storage != wanted.storage {
+        Some(IN_MEMORY)
+    } else if found.retention != RetentionPolicy::Limits {
+        Some("its retention is not `limits`")
+    } else if found.max_messages_per_subject != 1 {
+        Some("it keeps not one message per subject")
+    } else if found.no_ack {
+        Some("it acknowledges nothing (`no_ack`)")
+    } else if found.sealed {
+        Some("it is sealed, so that it takes no message")
+    } else {
+        None
+    }
+}
+
+/// A stream of the name is there, made for something else.
+#[derive(Debug)]
+struct Unfit {
+    stream: String,
+    why: &'static str,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the stream {} cannot be used: {}", self.stream, self.why)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_taken_out_of_the_url() {
+        for url in [
+            "nats://me:hunter2@host",
+            "nats://hunter2@host:4222",
+            "me:hunter2@host",
+            "tls://m%40e:hunter2@host",
+        ] {
+            let (address, options) = credentials(url).unwrap();
+            assert!(
+                !format!("{address:?} {options:?}").contains("hunter2"),
+                "{url}"
+            );
+            assert_eq!(
+                (address.host(), address.username(), address.password()),
+                ("host", None, None),
+                "{url}"
+            );
+        }
+        for (part, text) in [
+            ("", ""),
+            ("a%40b%2F%25", "a@b/%"),
+            ("%c3%A9", "é"),
+            ("100%", "100%"),
+            ("%zz%4", "%zz%4"),
+        ] {
+            assert_eq!(decoded(part).unwrap(), text);
+        }
+        assert!(decoded("%ff").is_err());
+    }
+}

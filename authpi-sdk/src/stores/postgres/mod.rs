@@ -1,0 +1,666 @@
+//! The ledger in a Postgres database: shared by replicas on any number of hosts, survives restarts,
+//! keeps dead letters.
+//!
+//! ```text
+//! schema -> statements -> rows     what is asked, and what is answered
+//! connection                       one of the pool, for one step
+//! transaction                      one of the pool, for one handler
+//! wake                             NOTIFY, for workers of other processes
+//! ```
+//!
+//! Each step is one statement, hence one round trip and a transaction of its own; a look for work
+//! takes two more when leases or pauses have run out, each with the step's time. A claim looks
+//! before it writes, within its statement, so that a duplicate neither locks a row nor makes the
+//! server flush its log. All times are the server's.
+
+mod connection;
+mod options;
+mod rows;
+mod schema;
+mod statements;
+mod transaction;
+mod wake;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, PgPool, Row as _, postgres::PgRow};
+
+use super::remote::{Nonces, millis, within};
+use crate::ledger::{
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Lanes, Ledger,
+    LedgerError, LedgerErrorKind, Next, PoolTooSmall, Token, TransactionPermits,
+    dead_letter::{tell_replayed, timestamp},
+};
+use connection::{Attempts, PgQuery, Presence, kind_of, lost_a_race, rows_in};
+use rows::{claim_of, digest_of, next_of, text, untext};
+use statements::{CLAIMS_PER_PRUNING, PORTION, Statements, WOKEN};
+use wake::Wake;
+
+#[cfg(feature = "client")]
+pub(crate) use connection::{Borrowed, rows};
+pub use options::PostgresOptions;
+pub use transaction::PostgresTransaction;
+
+/// A [`Ledger`] and [`Inbox`] in a Postgres database (12 or later), which keeps dead letters.
+///
+/// Clones share one pool; replicas on any number of hosts share the tables.
+///
+/// - **Durable** as the server is: with its default `synchronous_commit = on`, a step that returned
+///   `Ok` survives a crash. Steps that run at the same time share a flush of the server's log; a
+///   claim that finds a duplicate writes nothing.
+/// - **One round trip per step**, on a connection of the pool. A pool of your own should be built
+///   with `test_before_acquire(false)`, or sqlx spends another one on asking whether the connection
+///   is alive; the pool that [`connect`](Postgres::connect) makes asks only of connections that
+///   were idle for a while.
+/// - **Transactional.** A handler's writes and its claim's completion commit together
+///   ([`on_tx`](crate::handlers::Handlers::on_tx)). A handler that does so keeps a connection of
+///   the pool for as long as it runs. Such handlers take turns, in a fair queue that clones share:
+///   a fifth of the pool's connections, and two at least, are left to everything else. A pool of
+///   less than three is refused when a receiver or worker with such handlers is built. Three round
+///   trips: begin, completion, commit. Under `REPEATABLE READ` or `SERIALIZABLE` a commit may be
+///   refused, and after a renewal of the lease it is; the event is handled again then.
+/// - **Wakes workers.** Those of other processes hear of an append within about 10 ms, by `NOTIFY`;
+///   each process whose workers wait has one connection more for that, beside the pool. Where
+///   nothing is heard (behind a pooler that hands out connections per transaction), workers poll.
+/// - **Never hangs.** A step fails when it has taken longer than the
+///   [`timeout`](PostgresOptions::timeout) (default 5 s), the wait for a connection included.
+///   Whether it took place is then unknown, which every caller of a ledger must be ready for. The
+///   server goes on with a statement that nobody waits for any more, and a lease that it grants so
+///   is an attempt that no handler gets. So the pool that [`connect`](Postgres::connect) makes has
+///   that timeout for its `statement_timeout`; give one of your own the same. It holds for the
+///   statements of a handler in its transaction as well.
+/// - **Replaces connections that are of no use**: to a server that is read-only or going away,
+///   without their prepared statements, with outdated plans, or in a session that a handler has
+///   changed. A step that the server refused for that is tried on another one.
+/// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
+///   [`retention`](PostgresOptions::retention); dead letters too. [`purge`](Postgres::purge) does
+///   so at once.
+/// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
+/// - **On the server's clock**, so hosts may differ. A fail-over to a server whose clock is off
+///   moves leases by as much.
+///
+/// The tables are called `authpi_…` ([another prefix](PostgresOptions::prefix) can be set). They
+/// are made, and brought up to date, when the ledger is opened; any number of replicas may do so at
+/// once. Only that needs the right to create tables, so a role without it can use tables that
+/// another one has made. Tables that a later version of this crate has brought up to date are
+/// refused.
+///
+/// An event's id and its endpoint's name may have about 2,600 bytes together, Postgres' limit for
+/// an index.
+///
+/// TLS is a feature of sqlx (`tls-rustls`, `tls-native-tls`), which you turn on by depending on it
+/// yourself.
+///
+/// ```no_run
+/// # use authpi_sdk::stores::Postgres;
+/// # async fn shown(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let ledger = Postgres::open(pool).await?;
+/// for letter in ledger.dead_letters("users", None, 100).await? {
+///     eprintln!("{} after {} attempts: {}", letter.key.event_id(), letter.attempts, letter.reason);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+/// What clones share.
+struct Shared {
+    pool: PgPool,
+    statements: Statements,
+    retention: Duration,
+    timeout: Duration,
+    nonces: Nonces,
+    until_prune: AtomicU32,
+    wake: Wake,
+    presence: Presence,
+    /// The `statement_timeout` that our own pool's connections were given.
+    statement_timeout: Option<Duration>,
+    /// Of handlers that have, or want, a transaction.
+    permits: Result<TransactionPermits, PoolTooSmall>,
+}
+
+/// When to look again for what is due and could not be had.
+const DUE_BY_NOW: Duration = Duration::from_millis(5);
+
+impl Postgres {
+    /// Opens the ledger in the database of `pool`, and makes its tables if they are not there.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, the tables cannot be made or were brought up to date by a
+    /// later version of this crate, the database's encoding is not UTF-8, or a step does not work:
+    /// the server is a standby, or the role is read-only or lacks a right.
+    /// [`kind`](LedgerError::kind) tells the last of these apart.
+    pub async fn open(pool: PgPool) -> Result<Self, LedgerError> {
+        Self::options().open(pool).await
+    }
+
+    /// Opens the ledger over a pool of its own, of at most 10 connections, at
+    /// `postgres://user:password@host/database`.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, else as for [`open`](Postgres::open).
+    pub async fn connect(url: &str) -> Result<Self, LedgerError> {
+        Self::options().connect(url).await
+    }
+
+    /// What can be set before opening.
+    pub fn options() -> PostgresOptions {
+        PostgresOptions::default()
+    }
+
+    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the
+    /// letter `after`, if given.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn dead_letters(
+        &self,
+        endpoint: &str,
+        after: Option<&DeadLetter>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, LedgerError> {
+        let at = after.map_or(i64::MIN, |letter| letter.died_at.as_millisecond());
+        let event_id = after.map_or(Cow::Borrowed(""), |letter| text(letter.key.event_id()));
+        let rows = self.rows(
+            "list dead letters",
+            &self.shared.statements.dead_letters,
+            |query| {
+                query
+                    .bind(text(endpoint))
+                    .bind(at)
+                    .bind(event_id.clone())
+                    .bind(i64::from(limit))
+            },
+        );
+        let rows = rows.await?;
+        let endpoint: Arc<str> = endpoint.into();
+        let letter = |row: &PgRow| {
+            Ok(DeadLetter {
+                key: EventKey::from_stored(endpoint.clone(), untext(row.try_get(0)?)),
+                reason: untext(row.try_get::<Option<_>, _>(1)?.unwrap_or_default()),
+                attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
+                body: row
+                    .try_get::<Option<Vec<u8>>, _>(3)?
+                    .unwrap_or_default()
+                    .into(),
+                first_claimed_at: timestamp(row.try_get(4)?),
+                died_at: timestamp(row.try_get(5)?),
+            })
+        };
+        rows.iter()
+            .map(letter)
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(|e| LedgerError::new("list dead letters", e))
+    }
+
+    /// Puts a dead letter back into the inbox, as an event that has just been stored: no attempt at
+    /// it counts any more, and it is the last of its lane. Says whether there was such a dead
+    /// letter.
+    ///
+    /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one
+    /// is lent to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
+    /// the receiver's health and `authpi_inbox_depth` show it. One that was given up by an inline
+    /// receiver has no lane: nothing waits for it, and it waits for nothing.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let rows = self.rows("replay", &self.shared.statements.replay, |query| {
+            query.bind(text(key.endpoint())).bind(text(key.event_id()))
+        });
+        let replayed = !rows.await?.is_empty();
+        if replayed {
+            tell_replayed(key);
+            self.ring();
+        }
+        Ok(replayed)
+    }
+
+    /// The statements of a claim, of its completion and of an append. For measurements.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn statements(&self) -> [Arc<str>; 3] {
+        let statements = &self.shared.statements;
+        [&statements.claim, &statements.handled, &statements.append].map(Arc::clone)
+    }
+
+    /// The statements of a look for work, and that of a pruning. For tests of how the server goes
+    /// about them.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn looks(&self) -> [Arc<str>; 3] {
+        let statements = &self.shared.statements;
+        [&statements.lease_next, &statements.wake, &statements.prune].map(Arc::clone)
+    }
+
+    /// Removes at once all records, of every endpoint, that were handled or given up at least `age`
+    /// ago, dead letters included, and says how many. An event whose record is gone is handled
+    /// afresh if it comes again.
+    ///
+    /// # Errors
+    /// When the store fails; some records may have been removed.
+    pub async fn purge(&self, age: Duration) -> Result<u64, LedgerError> {
+        let mut purged = 0;
+        loop {
+            // In portions, so that no statement runs for long.
+            let removed = self
+                .remove("purge", &self.shared.statements.purge, age)
+                .await?;
+            purged += removed;
+            if removed < PORTION.unsigned_abs() {
+                return Ok(purged);
+            }
+        }
+    }
+
+    async fn rows<'q>(
+        &self,
+        step: &'static str,
+        statement: &Arc<str>,
+        bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
+    ) -> Result<Vec<PgRow>, LedgerError> {
+        self.rows_if(|_| true, step, statement, bind).await
+    }
+
+    /// Runs one statement; again where it did nothing since it lost a race, which `told` sees in
+    /// its rows, or the database's isolation level makes an error of.
+    async fn rows_if<'q>(
+        &self,
+        told: fn(&[PgRow]) -> bool,
+        step: &'static str,
+        statement: &Arc<str>,
+        bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
+    ) -> Result<Vec<PgRow>, LedgerError> {
+        let asked = AtomicBool::new(false);
+        let work = async {
+            loop {
+                let attempts = Attempts::on(&self.shared.pool, &asked);
+                match rows_in(attempts, || {
+                    bind(sqlx::query(AssertSqlSafe(statement.clone())))
+                })
+                .await
+                {
+                    Err(error) if lost_a_race(&error) => {}
+                    Ok(rows) if !told(&rows) => {}
+                    done => return done,
+                }
+            }
+        };
+        self.shared.within_time(step, &asked, work).await
+    }
+
+    async fn held<'q>(
+        &self,
+        step: &'static str,
+        statement: &Arc<str>,
+        (key, token): (&'q EventKey, Token),
+        bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
+    ) -> Result<Held, LedgerError> {
+        let rows = self.rows(step, statement, |query| {
+            let query = query.bind(text(key.endpoint())).bind(text(key.event_id()));
+            bind(
+                query
+                    .bind(i64::from(token.attempt))
+                    .bind(token.nonce.cast_signed()),
+            )
+        });
+        Ok(if rows.await?.is_empty() {
+            Held::Lost
+        } else {
+            Held::Yes
+        })
+    }
+
+    async fn remove(
+        &self,
+        step: &'static str,
+        statement: &Arc<str>,
+        age: Duration,
+    ) -> Result<u64, LedgerError> {
+        // Planned each time: a plan from when the table was small would read all of it.
+        let rows = self
+            .rows(step, statement, |query| {
+                query.bind(millis(age)).bind(PORTION).persistent(false)
+            })
+            .await?;
+        Ok(rows.len() as u64)
+    }
+
+    /// Now and then, in a task of its own: the claim has been granted, and a failure is nobody's
+    /// but the log's.
+    fn prune_in_turn(&self) {
+        let left = |left: u32| Some(left.checked_sub(1).unwrap_or(CLAIMS_PER_PRUNING - 1));
+        if self
+            .shared
+            .until_prune
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left)
+            != Ok(0)
+        {
+            return;
+        }
+        let ledger = self.clone();
+        tokio::spawn(async move {
+            let pruned = ledger
+                .remove(
+                    "prune",
+                    &ledger.shared.statements.prune,
+                    ledger.shared.retention,
+                )
+                .await;
+            if let Err(error) = pruned {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "pruning the ledger failed"
+                );
+            }
+        });
+    }
+}
+
+impl Shared {
+    /// Runs a step for as long as one may take, and says what its failure means. `asked` is true
+    /// while the server has to answer.
+    async fn within_time<T>(
+        &self,
+        step: &'static str,
+        asked: &AtomicBool,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, LedgerError> {
+        let _at_work = self.presence.begin();
+        // Boxed, since each future around it would hold it twice.
+        let mut work = Box::pin(work);
+        let error = match within(self.timeout, step, async {
+            Ok::<_, sqlx::Error>(work.as_mut().await)
+        })
+        .await
+        {
+            Ok(Ok(done)) => {
+                self.presence.answered();
+                return Ok(done);
+            }
+            Ok(Err(error)) => {
+                match error {
+                    sqlx::Error::Database(_) => self.presence.answered(),
+                    sqlx::Error::PoolTimedOut => self.presence.waited_in_vain(&self.pool),
+                    sqlx::Error::PoolClosed => {}
+                    _ => self.presence.missed(),
+                }
+                let kind = kind_of(&error);
+                LedgerError::new(step, error).with_kind(kind)
+            }
+            Err(too_slow) => {
+                if asked.load(Ordering::Relaxed) {
+                    self.presence.missed();
+                } else {
+                    self.presence.waited_in_vain(&self.pool);
+                }
+                too_slow
+            }
+        };
+        let is_busy = error.kind() == LedgerErrorKind::Unreachable && self.is_busy();
+        Err(if is_busy {
+            error.with_kind(LedgerErrorKind::Busy)
+        } else {
+            error
+        })
+    }
+
+    fn is_busy(&self) -> bool {
+        self.presence.is_busy(&self.pool, self.timeout)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    /// Leaves out how to connect: there is a password in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("retention", &self.shared.retention)
+            .field("timeout", &self.shared.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ledger for Postgres {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        let nonce = self.shared.nonces.mint();
+        // No row: another step took place between what the statement saw and what it would have
+        // written.
+        let told = |rows: &[PgRow]| !rows.is_empty();
+        let rows = self.rows_if(told, "claim", &self.shared.statements.claim, |query| {
+            query
+                .bind(text(key.endpoint()))
+                .bind(text(key.event_id()))
+                .bind(nonce.cast_signed())
+                .bind(millis(lease))
+                .bind(digest.to_bytes())
+                .bind(millis(self.shared.retention))
+        });
+        let rows = rows.await?;
+        let claim = rows
+            .first()
+            .ok_or(sqlx::Error::RowNotFound)
+            .and_then(|row| claim_of(row, nonce));
+        let claim = claim.map_err(|error| LedgerError::new("claim", error))?;
+        if matches!(claim, Claim::Granted { .. }) {
+            self.prune_in_turn();
+        }
+        Ok(claim)
+    }
+
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
+        let renew = &self.shared.statements.renew;
+        self.held("renew", renew, (key, token), |query| {
+            query.bind(millis(lease))
+        })
+        .await
+    }
+
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
+        let Statements { handled, dead, .. } = &self.shared.statements;
+        match completion {
+            Completion::Handled => {
+                self.held("complete", handled, (key, token), |query| query)
+                    .await
+            }
+            Completion::Dead { reason, body } => {
+                let reason = text(&reason).into_owned();
+                self.held("complete", dead, (key, token), |query| {
+                    query.bind(reason.clone()).bind(body.to_vec())
+                })
+                .await
+            }
+        }
+    }
+
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
+        let release = &self.shared.statements.release;
+        self.held("release", release, (key, token), |query| {
+            query.bind(millis(pause))
+        })
+        .await
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let rows = self.rows("forget", &self.shared.statements.forget, |query| {
+            query.bind(text(key.endpoint())).bind(text(key.event_id()))
+        });
+        Ok(!rows.await?.is_empty())
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        true
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.shared.retention
+    }
+
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        const STEP: &str = "read the server's clock";
+        let rows = self
+            .rows(STEP, &self.shared.statements.clock, |query| query)
+            .await?;
+        let now = rows
+            .first()
+            .ok_or(sqlx::Error::RowNotFound)
+            .and_then(|row| row.try_get::<i64, _>(0));
+        Ok(Some(timestamp(
+            now.map_err(|error| LedgerError::new(STEP, error))?,
+        )))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.shared.is_busy()
+    }
+
+    async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        self.backlog(endpoint).await.map(Some)
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.shared).addr())
+    }
+}
+
+impl Inbox for Postgres {
+    async fn append(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lane: Option<&str>,
+        body: Bytes,
+    ) -> Result<Appended, LedgerError> {
+        // No row: the record came, or went, between what the statement saw and what it would have
+        // written.
+        let told = |rows: &[PgRow]| !rows.is_empty();
+        let rows = self.rows_if(told, "append", &self.shared.statements.append, |query| {
+            let query = query
+                .bind(text(key.endpoint()))
+                .bind(text(key.event_id()))
+                .bind(digest.to_bytes());
+            query
+                .bind(body.to_vec())
+                .bind(lane.map(|lane| text(&EventKey::bounded(lane)).into_owned()))
+                .bind(millis(self.shared.retention))
+        });
+        let rows = rows.await?;
+        let known = rows
+            .first()
+            .ok_or(sqlx::Error::RowNotFound)
+            .and_then(|row| row.try_get::<Option<&[u8]>, _>(0));
+        let known = known.map_err(|error| LedgerError::new("append", error))?;
+        let Some(known) = known else {
+            // A probe's record is for no worker.
+            if !key.endpoint().is_empty() {
+                self.ring();
+            }
+            self.prune_in_turn();
+            return Ok(Appended::Stored);
+        };
+        let first_digest = digest_of(known).map_err(|error| LedgerError::new("append", error))?;
+        Ok(Appended::Known { first_digest })
+    }
+
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+        const STEP: &str = "lease the next event";
+        let Statements {
+            lease_next, wake, ..
+        } = &self.shared.statements;
+        let mut woken = false;
+        loop {
+            let nonce = self.shared.nonces.mint();
+            let rows = self.rows(STEP, lease_next, |query| {
+                query
+                    .bind(text(endpoint))
+                    .bind(millis(lease))
+                    .bind(nonce.cast_signed())
+                    .bind(woken)
+            });
+            let rows = rows.await?;
+            let next = rows
+                .first()
+                .ok_or(sqlx::Error::RowNotFound)
+                .and_then(|row| next_of(row, endpoint, nonce));
+            match next.map_err(|error| LedgerError::new(STEP, error))? {
+                Next::Nothing {
+                    due_in: Some(Duration::ZERO),
+                } if !woken => {}
+                // It has become due since, or somebody else is at it.
+                Next::Nothing {
+                    due_in: Some(due_in),
+                } => {
+                    return Ok(Next::Nothing {
+                        due_in: Some(due_in.max(DUE_BY_NOW)),
+                    });
+                }
+                next => return Ok(next),
+            }
+            // In portions, so that no statement runs for long.
+            while self
+                .rows(STEP, wake, |query| query.bind(text(endpoint)).bind(WOKEN))
+                .await?
+                .len() as u64
+                == WOKEN.unsigned_abs()
+            {}
+            woken = true;
+        }
+    }
+
+    fn appended(&self) -> impl Future<Output = ()> + Send {
+        self.heard()
+    }
+
+    async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
+        const STEP: &str = "count the backlog";
+        let rows = self.rows(STEP, &self.shared.statements.backlog, |query| {
+            query.bind(text(endpoint))
+        });
+        let read = |row: &PgRow| {
+            let age = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or(0));
+            Ok(Backlog {
+                depth: row.try_get::<i64, _>(0)?.try_into().unwrap_or(0),
+                oldest: row.try_get::<Option<i64>, _>(1)?.map(age),
+            })
+        };
+        let rows = rows.await?;
+        rows.first()
+            .ok_or(sqlx::Error::RowNotFound)
+            .and_then(read)
+            .map_err(|error| LedgerError::new(STEP, error))
+    }
+}
+
+impl Lanes for Postgres {}

@@ -1,0 +1,362 @@
+//! The tables, and how they come to be: each version of them from the one before, by whoever opens
+//! the ledger first.
+
+use std::fmt;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+
+use super::{PostgresOptions, connection::sqlstate_among};
+use crate::{ledger::LedgerError, stores::remote::BadName};
+
+pub(super) const DEFAULT_PREFIX: &str = "authpi_";
+/// What replicas that migrate wait for each other at; an arbitrary number, the same in every
+/// version.
+const MIGRATING: i64 = 0x6175_7468_7069_0001;
+
+/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each
+/// record.
+const FIRST: i64 = 4;
+/// The tables of the first version, and what brings them from each version to the next; `{…}` are
+/// filled in. Never changed, only added to.
+const MIGRATIONS: [&str; 3] = [
+    r#"
+    CREATE TABLE {schema}{prefix}ledger (
+        endpoint TEXT COLLATE "C" NOT NULL,
+        event_id TEXT COLLATE "C" NOT NULL,
+        state SMALLINT NOT NULL,            -- 0 pending, 1 claimed, 2 handled, 3 dead
+        attempt BIGINT NOT NULL,
+        nonce BIGINT NOT NULL,
+        at BIGINT NOT NULL,                 -- Unix ms: the pause or lease ends, or it was finished
+        first_claimed_at BIGINT NOT NULL,   -- Unix ms
+        first_digest BYTEA NOT NULL CHECK (octet_length(first_digest) = 16),
+        reason TEXT,                        -- of dead ones only
+        body BYTEA,                         -- of dead ones only
+        PRIMARY KEY (endpoint, event_id)
+    );
+    CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at);
+    CREATE INDEX {prefix}ledger_dead ON {schema}{prefix}ledger (endpoint, at, event_id) WHERE state = 3;
+"#,
+    r#"
+    -- An event in the inbox has a place, and keeps its body until it is handled; a lane is worked on in the order of places.
+    ALTER TABLE {schema}{prefix}ledger ADD COLUMN place BIGINT, ADD COLUMN lane TEXT COLLATE "C";
+    CREATE SEQUENCE {schema}{prefix}places;
+    CREATE INDEX {prefix}inbox ON {schema}{prefix}ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
+    CREATE INDEX {prefix}inbox_lane ON {schema}{prefix}ledger (endpoint, lane, place)
+        WHERE lane IS NOT NULL AND state < 2;
+"#,
+    "
+    -- What cannot be leased now is not in the index of what can be: what is behind an event of its lane, and what is leased or
+    -- paused (at > 0). An event is there from the beginning (at = 0), or is put there when its lease or pause is over.
+    ALTER TABLE {schema}{prefix}ledger ADD COLUMN behind BOOLEAN NOT NULL DEFAULT false;
+    UPDATE {schema}{prefix}ledger AS later SET behind = true WHERE lane IS NOT NULL AND state < 2 AND EXISTS (
+        SELECT FROM {schema}{prefix}ledger AS earlier
+        WHERE earlier.endpoint = later.endpoint AND earlier.lane = later.lane AND earlier.state < 2
+            AND earlier.place < later.place);
+    UPDATE {schema}{prefix}ledger SET at = 0 WHERE place IS NOT NULL AND state = 0 AND attempt = 0;
+    DROP INDEX {schema}{prefix}inbox;
+    CREATE INDEX {prefix}inbox_ready ON {schema}{prefix}ledger (endpoint, place)
+        WHERE place IS NOT NULL AND state < 2 AND NOT behind AND at <= 0;
+    CREATE INDEX {prefix}inbox_waiting ON {schema}{prefix}ledger (endpoint, at)
+        WHERE place IS NOT NULL AND state < 2 AND NOT behind AND at > 0;
+    -- Of what may be pruned only.
+    DROP INDEX {schema}{prefix}ledger_at;
+    CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at) WHERE place IS NULL OR state >= 2;
+    -- Whatever ends an event, its lane moves up. Its first event is locked even if it is not behind: somebody may just be ending it,
+    -- and then it is the next one's turn. Where there is an earlier one, that will see to it.
+    CREATE FUNCTION {schema}{prefix}lane_moves() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $move$
+    BEGIN
+        PERFORM FROM {schema}{prefix}ledger AS earlier
+            WHERE earlier.endpoint = old.endpoint AND earlier.lane = old.lane AND earlier.state < 2
+                AND earlier.place < old.place;
+        IF NOT FOUND THEN
+            UPDATE {schema}{prefix}ledger AS record SET behind = false
+            FROM (
+                SELECT endpoint, event_id FROM {schema}{prefix}ledger
+                WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2
+                ORDER BY place LIMIT 1 FOR NO KEY UPDATE
+            ) AS first
+            WHERE record.endpoint = first.endpoint AND record.event_id = first.event_id AND record.behind;
+        END IF;
+        RETURN NULL;
+    END $move$;
+    CREATE TRIGGER {prefix}lane_after_end AFTER UPDATE OF state ON {schema}{prefix}ledger FOR EACH ROW
+        WHEN (old.lane IS NOT NULL AND old.state < 2 AND new.state >= 2)
+        EXECUTE FUNCTION {schema}{prefix}lane_moves();
+    CREATE TRIGGER {prefix}lane_after_forget AFTER DELETE ON {schema}{prefix}ledger FOR EACH ROW
+        WHEN (old.lane IS NOT NULL AND old.state < 2)
+        EXECUTE FUNCTION {schema}{prefix}lane_moves();
+",
+];
+#[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
+const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
+
+/// Names that were found to be harmless in SQL.
+pub(super) struct Tables {
+    /// With its quotes and a dot, or empty.
+    pub(super) schema: String,
+    pub(super) prefix: String,
+}
+
+impl Tables {
+    pub(super) fn of(options: &PostgresOptions) -> Result<Self, BadName> {
+        let usable = |name: &str, most| {
+            name.len() <= most
+                && name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+                && name.chars().all(|other| {
+                    other.is_ascii_lowercase() || other.is_ascii_digit() || other == '_'
+                })
+        };
+        if !usable(&options.prefix, 40) {
+            let allowed = "small letters, digits and _, at most 40, not beginning with a digit";
+            return Err(BadName {
+                what: "a prefix of tables",
+                name: options.prefix.clone(),
+                allowed,
+            });
+        }
+        let schema = match &options.schema {
+            None => String::new(),
+            Some(schema) if usable(schema, 63) => format!("\"{schema}\"."),
+            Some(schema) => {
+                let allowed = "small letters, digits and _, at most 63, not beginning with a digit";
+                return Err(BadName {
+                    what: "a schema",
+                    name: schema.clone(),
+                    allowed,
+                });
+            }
+        };
+        Ok(Self {
+            schema,
+            prefix: options.prefix.clone(),
+        })
+    }
+
+    pub(super) fn fill_in(&self, sql: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(
+            sql.replace("{schema}", &self.schema)
+                .replace("{prefix}", &self.prefix),
+        )
+    }
+}
+
+pub(super) async fn migrate(
+    connection: &mut PgConnection,
+    tables: &Tables,
+) -> Result<(), OpenError> {
+    let encoding = sqlx::query("SELECT current_setting('server_encoding')")
+        .fetch_one(&mut *connection)
+        .await?;
+    let encoding: String = encoding.try_get(0)?;
+    if encoding != "UTF8" {
+        return Err(OpenError::Encoding { encoding });
+    }
+    if version(connection, tables).await? == VERSION {
+        return Ok(());
+    }
+    // Another replica may be at it too: look again under the lock, which ends with the transaction.
+    // The isolation level is the one at which a statement sees what was committed while the one
+    // before it waited.
+    let mut migrating = connection
+        .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
+        .await?;
+    // A limit that is meant for steps would break off what takes long once.
+    sqlx::query("SET LOCAL statement_timeout = 0")
+        .execute(&mut *migrating)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(MIGRATING)
+        .execute(&mut *migrating)
+        .await?;
+    let prefix = || tables.prefix.clone();
+    let done = match version(&mut migrating, tables).await? {
+        0 => 0,
+        found if found < FIRST => {
+            return Err(OpenError::Unreleased {
+                prefix: prefix(),
+                found,
+            });
+        }
+        found if found > VERSION => {
+            return Err(OpenError::TooNew {
+                prefix: prefix(),
+                found,
+            });
+        }
+        found => usize::try_from(found - FIRST + 1).unwrap_or_default(),
+    };
+    for migration in &MIGRATIONS[done..] {
+        sqlx::raw_sql(tables.fill_in(migration))
+            .execute(&mut *migrating)
+            .await?;
+    }
+    if done < MIGRATIONS.len() {
+        let note = "
+            CREATE TABLE IF NOT EXISTS {schema}{prefix}schema (version BIGINT NOT NULL);
+            DELETE FROM {schema}{prefix}schema";
+        sqlx::raw_sql(tables.fill_in(note))
+            .execute(&mut *migrating)
+            .await?;
+        let note = tables.fill_in("INSERT INTO {schema}{prefix}schema (version) VALUES ($1)");
+        sqlx::query(note)
+            .bind(VERSION)
+            .execute(&mut *migrating)
+            .await?;
+    }
+    migrating.commit().await?;
+    Ok(())
+}
+
+/// Zero for a database without our tables.
+async fn version(connection: &mut PgConnection, tables: &Tables) -> Result<i64, sqlx::Error> {
+    let AssertSqlSafe(table) = tables.fill_in("{schema}{prefix}schema");
+    // Reading a table makes the server hear of those made meanwhile; without, it may answer from
+    // what it remembers.
+    let known = "SELECT to_regclass($1) IS NOT NULL FROM pg_catalog.pg_class LIMIT 1";
+    let known = sqlx::query(known)
+        .bind(table)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !known.try_get::<bool, _>(0)? {
+        return Ok(0);
+    }
+    let rows = sqlx::query(tables.fill_in("SELECT version FROM {schema}{prefix}schema"))
+        .fetch_all(connection)
+        .await?;
+    rows.first().map_or(Ok(0), |row| row.try_get(0))
+}
+
+#[derive(Debug)]
+pub(super) enum OpenError {
+    Postgres(sqlx::Error),
+    TooNew {
+        prefix: String,
+        found: i64,
+    },
+    Unreleased {
+        prefix: String,
+        found: i64,
+    },
+    /// Ids and reasons are any text.
+    Encoding {
+        encoding: String,
+    },
+    /// The tables are there, and a step that the ledger needs does not work.
+    Step(LedgerError),
+}
+
+impl OpenError {
+    pub(super) fn cause(&self) -> Option<&sqlx::Error> {
+        if let Self::Postgres(error) = self {
+            Some(error)
+        } else {
+            None
+        }
+    }
+}
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+/// What is to be done about what the server said.
+fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let error = sqlstate_among(error)?;
+    match error.code() {
+        "25006" => Some(
+            "the database is read-only: it is a standby, or the role or database is set so; connect to the primary",
+        ),
+        "42501" => Some(
+            "the role lacks a right: it needs SELECT, INSERT, UPDATE and DELETE on the ledger's table",
+        ),
+        "08P01" if error.message().contains("startup parameter") => Some(
+            "the pooler refuses statement_timeout: add `options` to PgBouncer's ignore_startup_parameters, and set it on the role",
+        ),
+        _ => None,
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(error) => {
+                f.write_str(advice(error).unwrap_or("the database cannot be used"))
+            }
+            Self::Step(error) => {
+                f.write_str(advice(error).unwrap_or("the database cannot be used as a ledger"))
+            }
+            Self::Encoding { encoding } => {
+                write!(
+                    f,
+                    "the database's encoding is {encoding}; create one with ENCODING 'UTF8'"
+                )
+            }
+            Self::TooNew { prefix, found } => write!(
+                f,
+                "the tables {prefix}… have version {found}, and this authpi-sdk knows them up to version {VERSION}: use \
+                 the authpi-sdk that made them, or a later one"
+            ),
+            Self::Unreleased { prefix, found } => write!(
+                f,
+                "the tables {prefix}… have version {found}, made by an unreleased authpi-sdk, whose digests this version cannot \
+                 use: set another prefix or schema, or drop them"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Postgres(error) => Some(error),
+            Self::Step(error) => Some(error),
+            Self::TooNew { .. } | Self::Unreleased { .. } | Self::Encoding { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::postgres::Postgres;
+
+    #[test]
+    fn only_harmless_names_reach_a_statement() {
+        for name in ["authpi_", "a", "_", "a1_", &"x".repeat(40)] {
+            let tables = Tables::of(&Postgres::options().prefix(name).schema(name)).unwrap();
+            assert_eq!(
+                (tables.prefix, tables.schema),
+                (name.to_owned(), format!("\"{name}\"."))
+            );
+        }
+        let bad = [
+            "",
+            "1a",
+            "A",
+            "a-b",
+            "a b",
+            "a.b",
+            "a\"b",
+            "a'b",
+            "a;--",
+            "a\0",
+            "é",
+            "{schema}",
+            "$1",
+            "a\n",
+            &"x".repeat(64),
+        ];
+        for name in bad {
+            assert!(
+                Tables::of(&Postgres::options().prefix(name)).is_err(),
+                "the prefix {name:?} was let through"
+            );
+            assert!(
+                Tables::of(&Postgres::options().schema(name)).is_err(),
+                "the schema {name:?} was let through"
+            );
+        }
+    }
+}

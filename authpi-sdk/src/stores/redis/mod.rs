@@ -1,0 +1,891 @@
+//! The ledger in Redis: shared by replicas on any number of hosts, as durable as the server is set
+//! to be.
+//!
+//! A record is one key, so a cluster spreads them, and its value is a line of text:
+//!
+//! ```text
+//! c:00000001:9f86d081884c7d65:2592000000:<digest>      state : attempt : nonce : retention in ms : first digest
+//! ```
+//!
+//! Times are not in it. The key expires one retention after its lease or pause ends; so what the
+//! server says is left of the key, less the retention in the value, is what is left of the lease.
+//! That is the server's clock and nobody else's, records go away by themselves, and a first claim
+//! needs no script.
+//!
+//! State and token come first and always have the same length, so that finishing an event, which is
+//! done once for each, compares and writes those few bytes and leaves the rest of the record, and
+//! its expiry, as they are.
+
+mod connection;
+mod failure;
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use redis::{
+    Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError,
+    RedisResult, Script, ServerErrorKind, Value, aio::ConnectionLike, cmd,
+};
+use tokio::time::{Instant, timeout};
+
+use self::failure::{Foreign, StepError, Unfit};
+use super::remote::{BadName, Nonces, TIMEOUT, millis};
+use crate::{
+    hex::{push_hex, unhex},
+    ledger::{
+        Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError,
+        LedgerErrorKind, Token, probe,
+    },
+};
+
+pub use connection::RedisConnection;
+
+/// A [`Ledger`] in Redis (7.0 or later), alone or a cluster.
+///
+/// Clones share a connection; replicas on any number of hosts share the records.
+///
+/// - **As durable as the server.** With its common settings (`appendfsync everysec`, asynchronous
+///   replication) a crash or a fail-over forgets what was acknowledged in about the last second. A
+///   forgotten claim or completion means that the event, should it be delivered once more, is
+///   handled once more; it is never lost, since what was not acknowledged to AuthPI comes again.
+///   `appendfsync always` and no fail-over is what exactness costs; a database is the better place
+///   for it.
+/// - **`maxmemory-policy` must be `noeviction`** (the default): an evicted record is a forgotten
+///   one. A record takes about 200 bytes of memory.
+/// - **No dead letters.** What is given up is remembered as dead, its bytes are dropped.
+/// - **One round trip per step.** A first claim and one that finds a handled event are a plain
+///   `SET … NX GET PX`; what comes upon an unfinished record takes a script, and so a second round
+///   trip for the claim.
+/// - **Never hangs.** A step fails when it has taken longer than the
+///   [`timeout`](RedisOptions::timeout) (default 5 s).
+/// - **Keeps itself small.** Records expire one [`retention`](RedisOptions::retention) after the
+///   lease ends under which they were finished.
+/// - **Leaves a server that cannot serve.** A ledger that was opened by [`connect`](Redis::connect)
+///   replaces its connection when it breaks, when a step has had no answer in time, and when the
+///   server answers that it is read-only, loads its data, or cannot write (`READONLY`, `LOADING`,
+///   `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and the like). So after a
+///   fail-over behind the same address the step that meets the old primary goes on with the new
+///   one. Connecting is tried until it succeeds, whatever it failed for, at most a second apart; a
+///   step that waits for it fails with the cause. To replace a connection that was given to
+///   [`open`](Redis::open) is up to its owner, and the error says so.
+/// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
+/// - **On the server's clock**, so hosts may differ.
+///
+/// Any connection of the `redis` crate that can be cloned will do: the [`RedisConnection`] that
+/// [`connect`](Redis::connect) makes, or one's own; a `ClusterConnection` (its feature
+/// `cluster-async`), to which one key per step, and so one node, is sent. A `ConnectionManager` of
+/// that crate replaces a connection for I/O errors only. TLS is a feature of that crate as well,
+/// which you turn on by depending on it yourself.
+///
+/// ```no_run
+/// # use authpi_sdk::stores::Redis;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let ledger = Redis::options().prefix("billing:authpi:").connect("redis://127.0.0.1").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Redis<C = RedisConnection> {
+    connection: C,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The connection, if it is the ledger's to replace.
+    own: Option<RedisConnection>,
+    prefix: String,
+    retention: Duration,
+    timeout: Duration,
+    nonces: Nonces,
+    claim: Loaded,
+    change: Loaded,
+    handled: Loaded,
+    dead: Loaded,
+}
+
+impl Redis {
+    /// Opens the ledger over a connection of its own, at
+    /// `redis://user:password@host:port/database`, which is replaced when it breaks and when its
+    /// server cannot serve.
+    ///
+    /// # Errors
+    /// When the URL cannot be read; when host, port, password or database are wrong, with the
+    /// cause; when the server is a replica, a Sentinel or one node of a cluster (by its answer to
+    /// `HELLO`; a server or proxy that does not know it is asked for its `ROLE`, and taken for a
+    /// primary where it does not know that either); else as for [`open`](Redis::open).
+    pub async fn connect(url: &str) -> Result<Self, LedgerError> {
+        Self::options().connect(url).await
+    }
+
+    /// What can be set before opening.
+    pub fn options() -> RedisOptions {
+        RedisOptions {
+            prefix: DEFAULT_PREFIX.into(),
+            retention: DEFAULT_RETENTION,
+            timeout: TIMEOUT,
+        }
+    }
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
+    /// Opens the ledger over `connection`, of which each step uses a clone.
+    ///
+    /// Each command and script of later steps is tried, under the empty endpoint name, which no
+    /// receiver can have.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, cannot write, denies the user one of the commands, or is
+    /// older than Redis 7.0.
+    pub async fn open(connection: C) -> Result<Self, LedgerError> {
+        Redis::options().open(connection).await
+    }
+
+    /// By its hash, and in full where the server does not know it yet.
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Loaded,
+        key: &str,
+        arguments: &[&str],
+    ) -> RedisResult<T> {
+        let mut connection = self.connection.clone();
+        let known = calling("EVALSHA", script.hash.get_hash(), key, arguments);
+        match known.query_async(&mut connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                calling("EVAL", &script.text, key, arguments)
+                    .query_async(&mut connection)
+                    .await
+            }
+            done => done,
+        }
+    }
+
+    async fn claim(
+        &self,
+        key: &EventKey,
+        token: Token,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, StepError> {
+        let key = self.key(key);
+        let retention = millis(self.shared.retention);
+        let fresh = Record {
+            state: State::Claimed,
+            token,
+            retention,
+            first_digest: digest,
+        }
+        .write();
+        let expiry = self.expiry(lease).max(1).to_string();
+
+        let mut set = Cmd::with_capacity(7, key.len() + fresh.len() + 32);
+        set.arg("SET")
+            .arg(&key)
+            .arg(&fresh)
+            .arg("NX")
+            .arg("GET")
+            .arg("PX")
+            .arg(&expiry);
+        let found: Option<Vec<u8>> = set.query_async(&mut self.connection.clone()).await?;
+        let Some(found) = found else {
+            return Ok(Claim::Granted {
+                token,
+                first_digest: digest,
+            });
+        };
+        let Record {
+            state,
+            first_digest,
+            ..
+        } = Record::read(&found)?;
+        match state {
+            State::Handled => return Ok(Claim::Handled { first_digest }),
+            State::Dead => return Ok(Claim::Dead { first_digest }),
+            State::Claimed | State::Pending => {}
+        }
+        // What is left of its lease or pause only the server can tell.
+        let (left, found): (i64, Vec<u8>) = self
+            .run(&self.shared.claim, &key, &[&fresh, &expiry])
+            .await?;
+        let left = Duration::from_millis(left.try_into().unwrap_or(0));
+        let Record {
+            state,
+            token: holder,
+            first_digest,
+            ..
+        } = Record::read(&found)?;
+        Ok(match state {
+            // So it is too where a connection sent the command twice, having lost the first answer.
+            State::Claimed if holder.nonce == token.nonce => Claim::Granted {
+                token: holder,
+                first_digest,
+            },
+            State::Claimed => Claim::InFlight { lease_left: left },
+            State::Pending => Claim::NotYet { wait: left },
+            State::Handled => Claim::Handled { first_digest },
+            State::Dead => Claim::Dead { first_digest },
+        })
+    }
+
+    /// Runs a step for the timeout at most; once more where its connection breaks and it is
+    /// `repeatable`, since asking twice is as good as once.
+    async fn step<T, F>(
+        &self,
+        step: &'static str,
+        repeatable: bool,
+        work: impl Fn() -> F,
+    ) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, StepError>>,
+    {
+        let (began, own) = (Instant::now(), self.shared.own.as_ref());
+        let once = async || {
+            if let Some(own) = own {
+                own.connected().await?;
+            }
+            work().await
+        };
+        let done = timeout(self.shared.timeout, async {
+            match once().await {
+                Err(error) if repeatable && own.is_some() && is_broken(&error) => once().await,
+                done => done,
+            }
+        });
+        match done.await {
+            Ok(done) => done.map_err(|error| failure::failed(step, error, own)),
+            Err(_) => Err(match own.and_then(|own| own.unanswered(began)) {
+                Some(unconnected) => LedgerError::new(step, unconnected),
+                None => failure::too_slow(step, self.shared.timeout, own),
+            }),
+        }
+    }
+
+    /// What only the holder of the token may do.
+    async fn held(
+        &self,
+        step: &'static str,
+        script: &Loaded,
+        key: &EventKey,
+        arguments: &[&str],
+    ) -> Result<Held, LedgerError> {
+        let key = self.key(key);
+        let run = || async { Ok(self.run::<i64>(script, &key, arguments).await?) };
+        // A second release would find that the first has ended the claim.
+        let changed = self.step(step, step != RELEASE, run).await?;
+        Ok(if changed == 0 { Held::Lost } else { Held::Yes })
+    }
+
+    /// Turns the record into one of `state`, with a lease or pause of `length`.
+    async fn change(
+        &self,
+        step: &'static str,
+        key: &EventKey,
+        token: Token,
+        state: State,
+        length: Duration,
+    ) -> Result<Held, LedgerError> {
+        let [held, changed] = [State::Claimed, state].map(|state| mark(state, token));
+        let retention = millis(self.shared.retention).to_string();
+        let expiry = self.expiry(length).max(1).to_string();
+        self.held(
+            step,
+            &self.shared.change,
+            key,
+            &[&held, &changed, &retention, &expiry],
+        )
+        .await
+    }
+
+    /// The length keeps pairs of names apart.
+    fn key(&self, key: &EventKey) -> String {
+        let (prefix, endpoint, event_id) = (&*self.shared.prefix, key.endpoint(), key.event_id());
+        let mut text = String::with_capacity(prefix.len() + endpoint.len() + event_id.len() + 6);
+        // Writing to a string does not fail.
+        let _ = write!(text, "{prefix}{}:{endpoint}:{event_id}", endpoint.len());
+        text
+    }
+
+    /// When a record goes of which `length` is left.
+    fn expiry(&self, length: Duration) -> i64 {
+        millis(length) + millis(self.shared.retention)
+    }
+}
+
+const RELEASE: &str = "release";
+
+/// Whether the answer got lost with the connection.
+fn is_broken(error: &StepError) -> bool {
+    error
+        .downcast_ref::<RedisError>()
+        .is_some_and(RedisError::is_connection_dropped)
+}
+
+impl<C> fmt::Debug for Redis<C> {
+    /// Leaves the connection out: there is a password in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("prefix", &self.shared.prefix)
+            .field("retention", &self.shared.retention)
+            .field("timeout", &self.shared.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        // The same token if it is asked twice.
+        let token = Token {
+            attempt: 1,
+            nonce: self.shared.nonces.mint(),
+        };
+        self.step("claim", true, || {
+            Redis::claim(self, key, token, digest, lease)
+        })
+        .await
+    }
+
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.change("renew", key, token, State::Claimed, lease)
+            .await
+    }
+
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
+        let finish = match completion {
+            Completion::Handled => &self.shared.handled,
+            Completion::Dead { .. } => &self.shared.dead,
+        };
+        self.held("complete", finish, key, &[&mark(State::Claimed, token)])
+            .await
+    }
+
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.change(RELEASE, key, token, State::Pending, pause)
+            .await
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let mut delete = cmd("DEL");
+        delete.arg(self.key(key));
+        let delete = || async {
+            Ok(delete
+                .query_async::<i64>(&mut self.connection.clone())
+                .await?)
+        };
+        Ok(self.step("forget", false, delete).await? > 0)
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        false
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.shared.retention
+    }
+
+    async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
+        let ask = || async {
+            match cmd("TIME")
+                .query_async::<(i64, i64)>(&mut self.connection.clone())
+                .await
+            {
+                Ok((seconds, micros)) => {
+                    let at = seconds
+                        .checked_mul(1_000_000)
+                        .and_then(|at| at.checked_add(micros));
+                    Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
+                }
+                // The user may not ask, or a proxy does not know the command.
+                Err(error) if !error.is_io_error() && !failure::cannot_serve(&error) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        self.step("read the clock", true, ask).await
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.shared).addr())
+    }
+}
+
+/// What can be set before a [`Redis`] ledger is opened.
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before `open` or `connect`"]
+pub struct RedisOptions {
+    prefix: String,
+    retention: Duration,
+    timeout: Duration,
+}
+
+impl RedisOptions {
+    /// What every key begins with (default `authpi:`): ledgers with different prefixes know nothing
+    /// of each other, unless one prefix begins with the other. ASCII letters, digits and `:._/-`, 1
+    /// to 100 of them.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long handled and dead records are remembered (default 30 days), from the end of the
+    /// lease under which they were finished. It is fixed for a record by its claim, or by its last
+    /// renewal or release.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How long a step may take before it fails (default 5 s). A connection of your own may have a
+    /// shorter one.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Opens the ledger over `connection`, of which each step uses a clone.
+    ///
+    /// # Errors
+    /// As for [`Redis::open`]; and when the prefix cannot be used.
+    pub async fn open<C>(self, connection: C) -> Result<Redis<C>, LedgerError>
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        self.open_over(connection, None).await
+    }
+
+    /// Opens the ledger over a connection of its own.
+    ///
+    /// # Errors
+    /// As for [`Redis::connect`]; and when the prefix cannot be used.
+    pub async fn connect(self, url: &str) -> Result<Redis, LedgerError> {
+        let client = self
+            .server(url)
+            .and_then(redis::Client::open)
+            .map_err(|error| LedgerError::new(OPEN, error))?;
+        let connection = RedisConnection::new(client, self.timeout);
+        self.open_over(connection.clone(), Some(connection)).await
+    }
+
+    async fn open_over<C>(
+        self,
+        connection: C,
+        own: Option<RedisConnection>,
+    ) -> Result<Redis<C>, LedgerError>
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        let usable = |c: char| c.is_ascii_alphanumeric() || ":._/-".contains(c);
+        if !(1..=100).contains(&self.prefix.len()) || !self.prefix.chars().all(usable) {
+            let allowed = "ASCII letters, digits and :._/-, 1 to 100 of them";
+            return Err(LedgerError::new(
+                OPEN,
+                BadName {
+                    what: "a prefix of keys",
+                    name: self.prefix,
+                    allowed,
+                },
+            ));
+        }
+        let shared = Shared {
+            own,
+            prefix: self.prefix,
+            retention: self.retention,
+            timeout: self.timeout,
+            nonces: Nonces::default(),
+            claim: Loaded::new(CLAIM),
+            change: Loaded::new(CHANGE),
+            handled: Loaded::new(FINISH.replace("STATE", State::Handled.letter())),
+            dead: Loaded::new(FINISH.replace("STATE", State::Dead.letter())),
+        };
+        let ledger = Redis {
+            connection,
+            shared: Arc::new(shared),
+        };
+        ledger.check_role().await?;
+        ledger.check_version().await?;
+        ledger.check_scripts().await?;
+        probe::probe_ledger(&ledger).await?;
+        Ok(ledger)
+    }
+
+    /// With a limit to how long the kernel waits for a host that went away without a word.
+    fn server(&self, url: &str) -> Result<ConnectionInfo, RedisError> {
+        let server = url.into_connection_info()?;
+        let settings = server.tcp_settings().clone();
+        #[cfg(target_os = "linux")]
+        let settings = settings.set_user_timeout(self.timeout);
+        Ok(server.set_tcp_settings(settings))
+    }
+}
+
+const DEFAULT_PREFIX: &str = "authpi:";
+const OPEN: &str = "open";
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
+    /// Refuses a server that will refuse most steps, though it may take one.
+    async fn check_role(&self) -> Result<(), LedgerError> {
+        // A connection of the caller's may be one to a cluster, and ask any of its nodes.
+        if self.shared.own.is_none() {
+            return Ok(());
+        }
+        let unfit = self
+            .step(OPEN, true, || async { Ok(self.unfit().await?) })
+            .await?;
+        unfit.map_or(Ok(()), |unfit| {
+            Err(LedgerError::new(OPEN, unfit).with_kind(LedgerErrorKind::CannotWrite))
+        })
+    }
+
+    async fn unfit(&self) -> RedisResult<Option<Unfit>> {
+        let mut connection = self.connection.clone();
+        let is = |value: Option<&Value>, name: &[u8]| match value {
+            Some(Value::BulkString(text)) => text == name,
+            Some(Value::SimpleString(text)) => text.as_bytes() == name,
+            _ => false,
+        };
+        // Not known to old servers and some proxies, or not allowed.
+        let asked: RedisResult<HashMap<String, Value>> =
+            cmd("HELLO").query_async(&mut connection).await;
+        let unknown = match asked {
+            Ok(hello) => {
+                let (mode, role) = (hello.get("mode"), hello.get("role"));
+                return Ok(if is(mode, b"cluster") {
+                    Some(Unfit::Cluster)
+                } else if is(mode, b"sentinel") {
+                    Some(Unfit::Sentinel)
+                } else if is(role, b"replica") || is(role, b"slave") {
+                    Some(Unfit::Replica)
+                } else {
+                    None
+                });
+            }
+            Err(error) => error,
+        };
+        if unknown.is_io_error() || failure::cannot_serve(&unknown) {
+            return Err(unknown);
+        }
+        let role: RedisResult<Vec<Value>> = cmd("ROLE").query_async(&mut connection).await;
+        Ok(role
+            .ok()
+            .filter(|role| is(role.first(), b"slave"))
+            .map(|_| Unfit::Replica))
+    }
+
+    /// Tries the command that older servers do not know.
+    async fn check_version(&self) -> Result<(), LedgerError> {
+        let key = probe::probe_key();
+        let set = cmd("SET")
+            .arg(self.key(&key))
+            .arg("")
+            .arg("NX")
+            .arg("GET")
+            .arg("PX")
+            .arg(10_000)
+            .to_owned();
+        let set = || async {
+            match set
+                .query_async::<Option<Vec<u8>>>(&mut self.connection.clone())
+                .await
+            {
+                Err(error)
+                    if error
+                        .detail()
+                        .is_some_and(|detail| detail.contains("syntax")) =>
+                {
+                    Err(Unfit::TooOld(error).into())
+                }
+                done => Ok(done.map(drop)?),
+            }
+        };
+        self.step(OPEN, true, set).await?;
+        // Its expiry would be written to the server's file at some later time.
+        self.forget(&key).await.map(drop)
+    }
+
+    /// Tries all that steps may come to: a script by its text, as after a restart of the server,
+    /// and by its hash.
+    async fn check_scripts(&self) -> Result<(), LedgerError> {
+        let (key, lease) = (probe::probe_key(), Duration::from_secs(10));
+        let name = self.key(&key);
+        let load = || async {
+            let call = calling("EVAL", &self.shared.change.text, &name, &["", "", "", ""]);
+            Ok(call
+                .query_async::<i64>(&mut self.connection.clone())
+                .await?)
+        };
+        self.step(OPEN, true, load).await?;
+        let tried = async {
+            if let Claim::Granted { token, .. } =
+                Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await?
+            {
+                Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await?;
+                // A lease that is lost proves as much.
+                let _held = self.release(&key, token, Duration::ZERO).await?;
+            }
+            Ok(())
+        };
+        let tried = tried.await;
+        let forgotten = self.forget(&key).await;
+        tried.and(forgotten.map(drop))
+    }
+}
+
+// The record.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Pending,
+    Claimed,
+    Handled,
+    Dead,
+}
+
+impl State {
+    const fn letter(self) -> &'static str {
+        match self {
+            Self::Pending => "p",
+            Self::Claimed => "c",
+            Self::Handled => "h",
+            Self::Dead => "d",
+        }
+    }
+
+    fn read(letter: &str) -> Option<Self> {
+        [Self::Pending, Self::Claimed, Self::Handled, Self::Dead]
+            .into_iter()
+            .find(|state| state.letter() == letter)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Record {
+    state: State,
+    token: Token,
+    /// In milliseconds.
+    retention: i64,
+    first_digest: Digest,
+}
+
+/// What a record in this state under this token begins with: 27 bytes.
+fn mark(state: State, Token { attempt, nonce }: Token) -> String {
+    let mut text = String::with_capacity(LONGEST);
+    text.push_str(state.letter());
+    text.push(':');
+    push_hex(&mut text, &attempt.to_be_bytes());
+    text.push(':');
+    push_hex(&mut text, &nonce.to_be_bytes());
+    text
+}
+
+/// Whatever the retention, a record is no longer than this.
+const LONGEST: usize = 96;
+
+impl Record {
+    fn write(&self) -> String {
+        let mut text = mark(self.state, self.token);
+        // Writing to a string does not fail.
+        let _ = write!(text, ":{}:", self.retention);
+        push_hex(&mut text, &self.first_digest.to_bytes());
+        text
+    }
+
+    fn read(value: &[u8]) -> Result<Self, Foreign> {
+        let (record, digest) = Self::split(value).ok_or(Foreign::Unknown)?;
+        let first_digest = match Digest::from_hex(digest) {
+            Some(first_digest) => first_digest,
+            None if unhex::<32>(digest).is_some() => return Err(Foreign::Unreleased),
+            None => return Err(Foreign::Unknown),
+        };
+        Ok(Self {
+            first_digest,
+            ..record
+        })
+    }
+
+    /// All of it but the digest, and what stands in the digest's place.
+    fn split(value: &[u8]) -> Option<(Self, &str)> {
+        let mut parts = std::str::from_utf8(value).ok()?.split(':');
+        let state = State::read(parts.next()?)?;
+        let attempt = u32::from_str_radix(parts.next().filter(|hex| hex.len() == 8)?, 16).ok()?;
+        let nonce = u64::from_str_radix(parts.next().filter(|hex| hex.len() == 16)?, 16).ok()?;
+        let retention = parts.next()?.parse().ok()?;
+        let digest = parts.next()?;
+        let token = Token { attempt, nonce };
+        let record = Self {
+            state,
+            token,
+            retention,
+            first_digest: Digest::UNCOMPARED,
+        };
+        parts.next().is_none().then_some((record, digest))
+    }
+}
+
+// The scripts. Their first line has a server refuse them at once that cannot write: else a replica
+// would answer from records that are not the newest, up to the first write. Numbers up to 2⁵³ are
+// exact in them, but must not be turned into text by themselves.
+
+/// A script and its hash.
+struct Loaded {
+    text: String,
+    hash: Script,
+}
+
+impl Loaded {
+    fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            hash: Script::new(&text),
+            text,
+        }
+    }
+}
+
+/// A call of a script, by its text or its hash.
+fn calling(how: &str, script: &str, key: &str, arguments: &[&str]) -> Cmd {
+    let mut call = Cmd::with_capacity(4 + arguments.len(), script.len() + key.len() + 128);
+    call.arg(how).arg(script).arg(1).arg(key).arg(arguments);
+    call
+}
+
+/// KEYS: the record. ARGV: the record of a first claim, its expiry. Answers what is left of a lease
+/// or pause, and the record as it is now.
+const CLAIM: &str = "#!lua
+local found = redis.call('GET', KEYS[1])
+local state, attempt, retention, digest
+if found then
+    state, attempt, retention, digest = string.match(found, '^(%l):(%x+):%x+:(%d+):(%x+)$')
+    if not state or #digest ~= 32 then return {0, found} end
+    if state ~= 'c' and state ~= 'p' then return {0, found} end
+    local left = redis.call('PTTL', KEYS[1]) - tonumber(retention)
+    if left > 0 then return {left, found} end
+end
+local claimed = ARGV[1]
+if found then
+    local rest = string.match(claimed, '^c:%x+(:%x+:%d+:)')
+    attempt = math.min(tonumber(attempt, 16) + 1, 4294967295)
+    claimed = 'c:' .. string.format('%08x', attempt) .. rest .. digest
+end
+redis.call('SET', KEYS[1], claimed, 'PX', ARGV[2])
+return {0, claimed}
+";
+
+/// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin, its
+/// retention, its expiry. Answers 1 if the token was the record's.
+const CHANGE: &str = "#!lua
+local found = redis.call('GET', KEYS[1])
+if not found or string.sub(found, 1, 27) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. string.sub(found, -32), 'PX', ARGV[4])
+return 1
+";
+
+/// KEYS: the record. ARGV: how the record begins if it is the token's. Answers 1 if the token was
+/// the record's. The same completion once more changes nothing. Every event takes it once, so it
+/// does no more than it must: it takes little more than half the time that writing the record anew
+/// does. (Numbers that Lua has to turn into text would cost it some of that.)
+const FINISH: &str = "#!lua
+local held = redis.call('GETRANGE', KEYS[1], '0', '26')
+if held == ARGV[1] then
+    redis.call('SETRANGE', KEYS[1], '0', 'STATE')
+    return 1
+end
+if held == 'STATE' .. string.sub(ARGV[1], 2) then return 1 end
+return 0
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(state: State) -> Record {
+        let token = Token {
+            attempt: u32::MAX,
+            nonce: 0x0123_4567_89ab_cdef,
+        };
+        Record {
+            state,
+            token,
+            retention: 2_592_000_000,
+            first_digest: Digest::from_bytes([0xa5; 16]),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        for state in [State::Pending, State::Claimed, State::Handled, State::Dead] {
+            assert_eq!(
+                Record::read(record(state).write().as_bytes()),
+                Ok(record(state))
+            );
+        }
+        let small = Record {
+            token: Token {
+                attempt: 1,
+                nonce: 0,
+            },
+            retention: 0,
+            ..record(State::Claimed)
+        };
+        assert_eq!(
+            small.write(),
+            format!("c:00000001:0000000000000000:0:{}", "a5".repeat(16))
+        );
+        for token in [small.token, record(State::Claimed).token] {
+            assert_eq!(
+                mark(State::Claimed, token).len(),
+                27,
+                "what the scripts compare"
+            );
+        }
+        assert_eq!(Record::read(small.write().as_bytes()), Ok(small));
+    }
+
+    #[test]
+    fn what_is_no_record_is_not_read_as_one() {
+        let good = record(State::Claimed).write();
+        let longer = format!("{good}:");
+        let wide = good.replace("a5a5a5", "é5a5");
+        for bad in [
+            "",
+            "c",
+            "c:1",
+            &good[1..],
+            &good[..good.len() - 1],
+            &longer,
+            &wide,
+            &good.replacen('c', "x", 1),
+        ] {
+            assert_eq!(Record::read(bad.as_bytes()), Err(Foreign::Unknown), "{bad}");
+        }
+        assert_eq!(Record::read(b"\xff"), Err(Foreign::Unknown));
+        let unreleased = good.replace(&"a5".repeat(16), &"a5".repeat(32));
+        assert_eq!(
+            Record::read(unreleased.as_bytes()),
+            Err(Foreign::Unreleased)
+        );
+    }
+}

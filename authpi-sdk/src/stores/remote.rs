@@ -1,0 +1,117 @@
+//! What the ledgers have in common whose store is a server: answers that do not come, tokens made
+//! on this side, names.
+
+use std::{fmt, time::Duration};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+#[cfg(any(feature = "postgres", feature = "nats"))]
+use crate::ledger::LedgerError;
+
+/// The default for how long a step may take.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs a step for `limit` at most.
+#[cfg(any(feature = "postgres", feature = "nats"))]
+pub(super) async fn within<T, E>(
+    limit: Duration,
+    step: &'static str,
+    work: impl std::future::Future<Output = Result<T, E>>,
+) -> Result<T, LedgerError>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(|error| LedgerError::new(step, error)),
+        Err(_) => Err(LedgerError::new(step, TooSlow { limit })),
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "nats"))]
+#[derive(Debug)]
+struct TooSlow {
+    limit: Duration,
+}
+
+#[cfg(any(feature = "postgres", feature = "nats"))]
+impl fmt::Display for TooSlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store did not answer within {:?}", self.limit)
+    }
+}
+
+#[cfg(any(feature = "postgres", feature = "nats"))]
+impl std::error::Error for TooSlow {}
+
+/// A prefix, or a schema's name, that cannot be used.
+#[derive(Debug)]
+pub(super) struct BadName {
+    pub(super) what: &'static str,
+    pub(super) name: String,
+    pub(super) allowed: &'static str,
+}
+
+impl fmt::Display for BadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} cannot be used as {}: {}",
+            self.name, self.what, self.allowed
+        )
+    }
+}
+
+impl std::error::Error for BadName {}
+
+/// 64 random bits at a time, keyed by the operating system's randomness.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+#[derive(Default)]
+pub(super) struct Nonces {
+    key: RandomState,
+    minted: AtomicU64,
+}
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+impl Nonces {
+    pub(super) fn mint(&self) -> u64 {
+        self.key
+            .hash_one(self.minted.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Rounded up, so that a lease or pause of any length at all has one; at most 2⁵¹ ms, so that sums
+/// of two stay below 2⁵³, to which databases and scripts count exactly.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(super) fn millis(duration: Duration) -> i64 {
+    const MOST: i64 = 1 << 51;
+    duration
+        .as_nanos()
+        .div_ceil(1_000_000)
+        .try_into()
+        .map_or(MOST, |millis: i64| millis.min(MOST))
+}
+
+#[cfg(all(test, any(feature = "postgres", feature = "redis")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_length_of_time_is_a_millisecond_at_least_and_two_of_them_can_be_added() {
+        assert_eq!(millis(Duration::ZERO), 0);
+        assert_eq!(millis(Duration::from_nanos(1)), 1);
+        assert_eq!(millis(Duration::from_secs(30)), 30_000);
+        assert!(millis(Duration::MAX) * 2 <= 1 << 53);
+    }
+
+    #[test]
+    fn two_ledgers_never_mint_the_same_nonce() {
+        let (a, b) = (Nonces::default(), Nonces::default());
+        let mut minted: Vec<u64> = (0..1000).flat_map(|_| [a.mint(), b.mint()]).collect();
+        minted.sort_unstable();
+        minted.dedup();
+        assert_eq!(minted.len(), 2000);
+    }
+}

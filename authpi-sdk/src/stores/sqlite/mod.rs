@@ -1,0 +1,439 @@
+//! The ledger in a SQLite file: survives restarts, keeps dead letters, shared by the processes of
+//! one host.
+//!
+//! Every step goes to one task, the [writer], which holds the one connection: SQLite admits one
+//! writer at a time anyway, and steps that wait in our [queue] go in order, whereas connections
+//! that wait for each other poll. What waits together is committed together and shares one flush of
+//! the disk (group commit); a step that fails leaves its neighbours be, and runs to its end when
+//! its caller has gone away. The same task lends its connection to handlers that write in a
+//! [transaction] of their own.
+//!
+//! What a step does is in [steps], in the words of [statements]; the tables are in [schema], the
+//! [file] itself in its own.
+
+mod file;
+mod kind;
+mod options;
+mod queue;
+mod schema;
+mod statements;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod writer;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub use self::{options::SqliteOptions, transaction::SqliteTransaction};
+use self::{
+    queue::{Failure, Reply, Request, Wanted},
+    steps::{
+        AppendStep, BacklogStep, Change, ChangeStep, ClaimStep, DeadLettersStep, ForgetStep,
+        LeaseNextStep, PurgeStep, ReplayStep, Step, WakeStep,
+    },
+};
+use crate::ledger::{
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Lanes, Ledger,
+    LedgerError, Next, Token, TransactionPermits, dead_letter::tell_replayed,
+};
+
+/// For measurements beside the same statements by hand.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod by_hand {
+    use super::statements;
+
+    pub const APPEND: &str = statements::APPEND;
+    pub const CLAIM: &str = statements::CLAIM;
+    pub const HANDLED: &str = statements::HANDLED;
+}
+
+/// A [`Ledger`] and [`Inbox`] in a SQLite file, which keeps dead letters.
+///
+/// Clones share one connection. Several processes of one host may open the same file; over a
+/// network file system they must not, since SQLite's locks do not work there.
+///
+/// - **Durable.** WAL journal with `synchronous=FULL`: a step that returned `Ok` survives a power
+///   cut. Steps that wait at the same time share one flush of the disk, up to 256 of them; none is
+///   delayed for the sake of others. A claim that finds a duplicate flushes nothing.
+/// - **Alone in its failure.** A step that fails leaves those that shared its transaction as they
+///   are. If it is the commit that fails (the disk is full), none of them took place, and each
+///   caller is told.
+/// - **Watched.** SQLite goes on writing to a file that was deleted. Before a step is answered, the
+///   file and its `-wal` are looked for under their names; where one was deleted or replaced, each
+///   step fails until it is back or the process restarts.
+/// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
+///   [`retention`](SqliteOptions::retention); dead letters too. [`purge`](Sqlite::purge) does so at
+///   once. The file does not shrink, its room is used again.
+/// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
+/// - **Transactional.** A handler may write its own tables in the transaction that completes its
+///   claim; while it does, nobody else writes: see [`SqliteTransaction`].
+/// - **Wakes its own.** Workers learn at once of what is appended through the same `Sqlite` or a
+///   clone of it; those of other processes, or of a `Sqlite` opened apart, find it when they next
+///   poll.
+///
+/// The tables are called `authpi_…`, so the file may hold an application's own. They are made, and
+/// brought up to date, when it is opened; a file that a later version of this crate has brought up
+/// to date is refused.
+///
+/// Leases and pauses run on the host's clock. If that is set back, those that would last longer
+/// than they were asked for begin anew, and none lasts longer than that.
+///
+/// It runs on the tokio runtime in which it was opened: when that runtime ends, every further step
+/// fails.
+///
+/// ```
+/// # use authpi_sdk::stores::Sqlite;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = std::env::temp_dir().join(format!("authpi-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("hooks.db");
+/// let ledger = Sqlite::open(path).await?;
+/// for letter in ledger.dead_letters("users", None, 100).await? {
+///     eprintln!("{} after {} attempts: {}", letter.key.event_id(), letter.attempts, letter.reason);
+/// }
+/// # ledger.close().await;
+/// # std::fs::remove_dir_all(folder)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Sqlite {
+    requests: mpsc::Sender<Request>,
+    retention: Duration,
+    /// Told after each append through this `Sqlite`; SQLite cannot tell other processes.
+    appended: Arc<Notify>,
+    flushes: Arc<AtomicU64>,
+    /// Whether the connection is lent to a handler's transaction.
+    lent: Arc<AtomicBool>,
+    /// Of handlers that have, or want, the connection: one at a time.
+    permits: TransactionPermits,
+}
+
+impl Sqlite {
+    /// Opens the file, or makes it (its folder must exist), with mode 0600 on Unix.
+    ///
+    /// An event of an endpoint without a name is claimed, completed, stored, leased and forgotten,
+    /// so that what is opened works.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is no SQLite database, cannot be written, or was brought up
+    /// to date by a later version of this crate; and when the path keeps nothing (`""`,
+    /// `":memory:"`, a `file:` URI of a database in memory): that is
+    /// [`in_memory`](Sqlite::in_memory). The message names the file.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
+        Self::options().open(path).await
+    }
+
+    /// A ledger of its own in memory, gone with the last clone. For tests of code that wants dead
+    /// letters.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub async fn in_memory() -> Result<Self, LedgerError> {
+        Self::options().in_memory().await
+    }
+
+    /// What can be set before opening.
+    pub fn options() -> SqliteOptions {
+        SqliteOptions::new()
+    }
+
+    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the
+    /// letter `after`, if given.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn dead_letters(
+        &self,
+        endpoint: &str,
+        after: Option<&DeadLetter>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, LedgerError> {
+        let after = after.map(|letter| {
+            (
+                letter.died_at.as_millisecond(),
+                letter.key.event_id().to_owned(),
+            )
+        });
+        self.ask(
+            "list dead letters",
+            DeadLettersStep {
+                endpoint: endpoint.into(),
+                after,
+                limit,
+            },
+        )
+        .await
+    }
+
+    /// Puts a dead letter back into the inbox, body and all, as if it had just been appended:
+    /// pending, without attempts, behind what already waits in its lane. Says whether there was
+    /// such a dead letter.
+    ///
+    /// It is for a worker to handle. An endpoint that is handled inline has none: until one is lent
+    /// to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and the
+    /// receiver's health and `authpi_inbox_depth` show it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn replay(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        let replayed = self
+            .ask("replay a dead letter", ReplayStep { key: key.clone() })
+            .await?;
+        if replayed {
+            tell_replayed(key);
+            self.appended.notify_waiters();
+        }
+        Ok(replayed)
+    }
+
+    /// Removes at once all records, of every endpoint, that were handled or given up at least `age`
+    /// ago, dead letters included, and says how many. An event whose record is gone is handled
+    /// afresh if it comes again.
+    ///
+    /// # Errors
+    /// When the store fails; some records may have been removed.
+    pub async fn purge(&self, age: Duration) -> Result<u64, LedgerError> {
+        let mut purged = 0;
+        loop {
+            // In portions, so that claims get their turn in between.
+            let (removed, more) = self.ask("purge", PurgeStep { age }).await?;
+            purged += removed;
+            if !more {
+                return Ok(purged);
+            }
+        }
+    }
+
+    /// Closes the file, for all clones, once the steps asked for before are done. Every further
+    /// step fails.
+    ///
+    /// Not necessary, but when it returns the file is whole without its `-wal` companion (if no
+    /// other process has it open).
+    pub async fn close(&self) {
+        // An error says that it is closed already.
+        let _ = self.requests.send(Request::new(Wanted::Close)).await;
+        self.requests.closed().await;
+    }
+
+    /// How often a commit has flushed the disk since the file was opened. For measurements.
+    #[doc(hidden)]
+    pub fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+
+    async fn ask<S: Step>(&self, name: &'static str, step: S) -> Result<S::Answer, LedgerError> {
+        self.request(name, |reply| Wanted::step(step, reply)).await
+    }
+
+    async fn request<T>(
+        &self,
+        name: &'static str,
+        wanted: impl FnOnce(Reply<T>) -> Wanted,
+    ) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        let failed = |failure: Failure| {
+            let kind = kind::of_failure(&failure);
+            LedgerError::new(name, failure).with_kind(kind)
+        };
+        self.requests
+            .send(Request::new(wanted(reply)))
+            .await
+            .map_err(|_| failed(Closed.into()))?;
+        answer
+            .await
+            .map_err(|_| failed(Closed.into()))?
+            .map_err(failed)
+    }
+}
+
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sqlite")
+            .field("retention", &self.retention)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ledger for Sqlite {
+    async fn claim(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lease: Duration,
+    ) -> Result<Claim, LedgerError> {
+        self.ask(
+            "claim",
+            ClaimStep {
+                key: key.clone(),
+                digest,
+                lease,
+            },
+        )
+        .await
+    }
+
+    async fn renew(
+        &self,
+        key: &EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.ask(
+            "renew",
+            ChangeStep {
+                key: key.clone(),
+                token,
+                change: Change::Renew(lease),
+            },
+        )
+        .await
+    }
+
+    async fn complete(
+        &self,
+        key: &EventKey,
+        token: Token,
+        completion: Completion,
+    ) -> Result<Held, LedgerError> {
+        self.ask(
+            "complete",
+            ChangeStep {
+                key: key.clone(),
+                token,
+                change: Change::Complete(completion),
+            },
+        )
+        .await
+    }
+
+    async fn release(
+        &self,
+        key: &EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Result<Held, LedgerError> {
+        self.ask(
+            "release",
+            ChangeStep {
+                key: key.clone(),
+                token,
+                change: Change::Release(pause),
+            },
+        )
+        .await
+    }
+
+    async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
+        self.ask("forget", ForgetStep { key: key.clone() }).await
+    }
+
+    fn keeps_dead_letters(&self) -> bool {
+        true
+    }
+
+    fn remembers_for(&self) -> Duration {
+        self.retention
+    }
+
+    fn is_busy(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
+    }
+
+    async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {
+        self.backlog(endpoint).await.map(Some)
+    }
+
+    fn store_id(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.flushes).addr())
+    }
+}
+
+impl Inbox for Sqlite {
+    async fn append(
+        &self,
+        key: &EventKey,
+        digest: Digest,
+        lane: Option<&str>,
+        body: Bytes,
+    ) -> Result<Appended, LedgerError> {
+        let step = AppendStep {
+            key: key.clone(),
+            digest,
+            lane: lane.map(|lane| EventKey::bounded(lane).into_owned()),
+            body,
+        };
+        let appended = self.ask("append", step).await?;
+        self.appended.notify_waiters();
+        Ok(appended)
+    }
+
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+        const STEP: &str = "lease the next event";
+        let endpoint: Arc<str> = endpoint.into();
+        let mut woken = false;
+        loop {
+            let look = LeaseNextStep {
+                endpoint: Arc::clone(&endpoint),
+                lease,
+                woken,
+            };
+            if let Some(next) = self.ask(STEP, look).await? {
+                return Ok(next);
+            }
+            // In portions, so that others get their turn in between.
+            while self
+                .ask(
+                    STEP,
+                    WakeStep {
+                        endpoint: Arc::clone(&endpoint),
+                    },
+                )
+                .await?
+            {}
+            woken = true;
+        }
+    }
+
+    fn appended(&self) -> impl Future<Output = ()> + Send {
+        self.appended.notified()
+    }
+
+    async fn backlog(&self, endpoint: &str) -> Result<Backlog, LedgerError> {
+        self.ask(
+            "count the backlog",
+            BacklogStep {
+                endpoint: endpoint.to_owned(),
+            },
+        )
+        .await
+    }
+}
+
+impl Lanes for Sqlite {}
+
+/// The writer is gone.
+#[derive(Debug)]
+struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the ledger is closed, or the runtime in which it was opened has ended")
+    }
+}
+
+impl std::error::Error for Closed {}

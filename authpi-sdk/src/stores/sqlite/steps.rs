@@ -1,0 +1,514 @@
+//! The steps: what each asks of the file, and what it answers.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use sqlx::{
+    Row as _, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use super::statements::{
+    APPEND, BACKLOG, CLAIM, DEAD, DEAD_LETTERS, FORGET, HANDLED, HANDLED_HERE, IS_AHEAD,
+    LEASE_NEXT, LOOK, NEXT_DUE, PRUNE, PURGE, RELEASE, RENEW, REPLAY, SET_BACK, WAKE,
+};
+use crate::{
+    Clock,
+    ledger::{
+        Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Leased, Next,
+        Token, dead_letter::timestamp,
+    },
+};
+
+/// How many rows a statement removes, at most.
+const PORTION: i64 = 256;
+/// How many rows a statement wakes, at most.
+const WOKEN: i64 = 4096;
+
+/// In ms: so much may the times of two processes differ, and the clock be slowed down, without
+/// being set back.
+const WOBBLE: i64 = 1_000;
+
+/// The file, and what every step needs beside it.
+pub(super) struct Records {
+    pub(super) connection: SqliteConnection,
+    pub(super) clock: Clock,
+    pub(super) retention: Duration,
+    /// Whether a step since the last look has changed something: only then does committing flush.
+    pub(super) changed: bool,
+    /// How many events were let in since the last look, by claims and appends.
+    pub(super) let_in: u32,
+    /// What time it was at the last look at the clock.
+    pub(super) latest: i64,
+}
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+impl Records {
+    /// Counts an event that was let in, which pruning follows. Not a health probe's: that of a
+    /// machine whose clock is ahead, and which takes no deliveries for it, would prune what is not
+    /// outdated.
+    fn let_in(&mut self, key: &EventKey) {
+        self.let_in += u32::from(!key.endpoint().is_empty());
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.now().as_millisecond()
+    }
+
+    /// Sets right what a clock that was set back would prolong: at the first look, which may be
+    /// after a restart, and whenever time goes back.
+    pub(super) async fn follow_clock(&mut self) {
+        let now = self.now();
+        if now.saturating_add(WOBBLE) < self.latest
+            && let Err(error) = self.set_back(now).await
+        {
+            tracing::warn!(%error, "the clock was set back, and the ledger's leases and pauses could not be");
+            return;
+        }
+        self.latest = now;
+    }
+
+    async fn set_back(&mut self, now: i64) -> Result<(), sqlx::Error> {
+        let ahead = now.saturating_add(WOBBLE);
+        let found = self.read(sqlx::query(IS_AHEAD).bind(ahead)).await?;
+        if found.first().map_or(Ok(false), |row| row.try_get(0))? {
+            let changed = self
+                .change(sqlx::query(SET_BACK).bind(ahead).bind(now))
+                .await?;
+            tracing::warn!(
+                records = changed,
+                "the clock was set back; leases and pauses begin anew"
+            );
+        }
+        Ok(())
+    }
+
+    /// What was handled or given up before this, or at it, is forgotten.
+    fn horizon(&self, now: i64) -> i64 {
+        now.saturating_sub(millis(self.retention))
+    }
+
+    /// Rows of a statement that changes nothing.
+    async fn read(&mut self, statement: Statement<'_>) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        statement.fetch_all(&mut self.connection).await
+    }
+
+    /// The row that a statement changed and returned. It is read to its end even though one row is
+    /// wanted: only then is it done.
+    async fn change_one(
+        &mut self,
+        statement: Statement<'_>,
+    ) -> Result<Option<SqliteRow>, sqlx::Error> {
+        let row = statement
+            .fetch_all(&mut self.connection)
+            .await?
+            .into_iter()
+            .next();
+        self.changed |= row.is_some();
+        Ok(row)
+    }
+
+    /// How many rows a statement changed.
+    async fn change(&mut self, statement: Statement<'_>) -> Result<u64, sqlx::Error> {
+        let rows = statement
+            .execute(&mut self.connection)
+            .await?
+            .rows_affected();
+        self.changed |= rows > 0;
+        Ok(rows)
+    }
+
+    /// Completes a claim in the transaction of its handler.
+    pub(super) async fn complete_here(
+        &mut self,
+        key: &EventKey,
+        token: Token,
+    ) -> Result<Held, sqlx::Error> {
+        let statement = of_holder(HANDLED_HERE, key, token).bind(self.now());
+        Ok(held(self.change(statement).await?))
+    }
+}
+
+/// What a caller asks for.
+pub(super) trait Step: Send + Sync + 'static {
+    /// What the caller is told.
+    type Answer: Send + 'static;
+
+    /// Whether it changes nothing, and so needs no transaction.
+    const READS: bool = false;
+    /// Whether it is left out when nobody waits for the answer any more: what it would take would
+    /// be taken for nobody.
+    const FOR_ITS_CALLER: bool = false;
+
+    /// Does it, with at most one statement that changes anything: SQLite itself undoes one that
+    /// fails, and leaves what else is in the transaction. May be run again after the transaction
+    /// was rolled back.
+    fn run(
+        &self,
+        records: &mut Records,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
+}
+
+pub(super) struct ClaimStep {
+    pub(super) key: EventKey,
+    pub(super) digest: Digest,
+    pub(super) lease: Duration,
+}
+
+impl Step for ClaimStep {
+    type Answer = Claim;
+    const FOR_ITS_CALLER: bool = true;
+
+    async fn run(&self, records: &mut Records) -> Result<Claim, sqlx::Error> {
+        loop {
+            let now = records.now();
+            let horizon = records.horizon(now);
+            let statement = of_event(CLAIM, &self.key)
+                .bind(now.saturating_add(millis(self.lease)))
+                .bind(now)
+                .bind(self.digest.to_bytes().to_vec())
+                .bind(horizon);
+            if let Some(row) = records.change_one(statement).await? {
+                records.let_in(&self.key);
+                return Ok(Claim::Granted {
+                    token: token_at(&row, 0)?,
+                    first_digest: digest_at(&row, 2)?,
+                });
+            }
+            let found = records.read(of_event(LOOK, &self.key)).await?;
+            // Gone or free by now: another process was here between the two statements.
+            let Some(row) = found.first() else { continue };
+            let (state, at): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+            let first_digest = digest_at(row, 2)?;
+            let left = left(at, row.try_get(3)?, now);
+            match state {
+                0 if !left.is_zero() => return Ok(Claim::NotYet { wait: left }),
+                1 if !left.is_zero() => return Ok(Claim::InFlight { lease_left: left }),
+                2 if at > horizon => return Ok(Claim::Handled { first_digest }),
+                3 if at > horizon => return Ok(Claim::Dead { first_digest }),
+                0..=3 => {}
+                _ => {
+                    return Err(sqlx::Error::Protocol(format!(
+                        "the ledger's file holds a record of state {state}"
+                    )));
+                }
+            }
+        }
+    }
+}
+
+/// What only the holder of the token may do.
+pub(super) struct ChangeStep {
+    pub(super) key: EventKey,
+    pub(super) token: Token,
+    pub(super) change: Change,
+}
+
+pub(super) enum Change {
+    Renew(Duration),
+    Complete(Completion),
+    Release(Duration),
+}
+
+impl Step for ChangeStep {
+    type Answer = Held;
+
+    async fn run(&self, records: &mut Records) -> Result<Held, sqlx::Error> {
+        let now = records.now();
+        let text = match self.change {
+            Change::Renew(_) => RENEW,
+            Change::Complete(Completion::Handled) => HANDLED,
+            Change::Complete(Completion::Dead { .. }) => DEAD,
+            Change::Release(_) => RELEASE,
+        };
+        let statement = of_holder(text, &self.key, self.token);
+        let statement = match &self.change {
+            Change::Renew(length) | Change::Release(length) => statement
+                .bind(now.saturating_add(millis(*length)))
+                .bind(now),
+            Change::Complete(Completion::Handled) => statement.bind(now),
+            Change::Complete(Completion::Dead { reason, body }) => {
+                statement.bind(now).bind(reason.as_str()).bind(&body[..])
+            }
+        };
+        Ok(held(records.change(statement).await?))
+    }
+}
+
+pub(super) struct ForgetStep {
+    pub(super) key: EventKey,
+}
+
+impl Step for ForgetStep {
+    type Answer = bool;
+
+    async fn run(&self, records: &mut Records) -> Result<bool, sqlx::Error> {
+        Ok(records.change(of_event(FORGET, &self.key)).await? > 0)
+    }
+}
+
+pub(super) struct AppendStep {
+    pub(super) key: EventKey,
+    pub(super) digest: Digest,
+    pub(super) lane: Option<String>,
+    pub(super) body: Bytes,
+}
+
+impl Step for AppendStep {
+    type Answer = Appended;
+
+    async fn run(&self, records: &mut Records) -> Result<Appended, sqlx::Error> {
+        loop {
+            let now = records.now();
+            let statement = of_event(APPEND, &self.key)
+                .bind(now)
+                .bind(self.digest.to_bytes().to_vec())
+                .bind(&self.body[..])
+                .bind(self.lane.as_deref())
+                .bind(records.horizon(now));
+            if records.change_one(statement).await?.is_some() {
+                records.let_in(&self.key);
+                return Ok(Appended::Stored);
+            }
+            let found = records.read(of_event(LOOK, &self.key)).await?;
+            // None: forgotten by another process between the two statements, so it is to be stored
+            // after all.
+            if let Some(row) = found.first() {
+                return Ok(Appended::Known {
+                    first_digest: digest_at(row, 2)?,
+                });
+            }
+        }
+    }
+}
+
+/// Leases what comes next; answers nothing while events have to be woken first, unless that has
+/// been done.
+pub(super) struct LeaseNextStep {
+    pub(super) endpoint: Arc<str>,
+    pub(super) lease: Duration,
+    pub(super) woken: bool,
+}
+
+impl Step for LeaseNextStep {
+    type Answer = Option<Next>;
+    const FOR_ITS_CALLER: bool = true;
+
+    async fn run(&self, records: &mut Records) -> Result<Option<Next>, sqlx::Error> {
+        let now = records.now();
+        let until = now.saturating_add(millis(self.lease));
+        let statement = sqlx::query(LEASE_NEXT)
+            .bind(self.endpoint.clone())
+            .bind(now)
+            .bind(until)
+            .bind(self.woken);
+        if let Some(row) = records.change_one(statement).await? {
+            let key = EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?);
+            let body = row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default();
+            let leased = Leased::new(
+                key,
+                token_at(&row, 1)?,
+                body.into(),
+                timestamp(row.try_get(4)?),
+            );
+            return Ok(Some(Next::Leased(leased)));
+        }
+        let due = records
+            .read(sqlx::query(NEXT_DUE).bind(self.endpoint.clone()))
+            .await?;
+        let due_in = match due.first() {
+            Some(row) => Some(left(row.try_get(0)?, row.try_get(1)?, now)),
+            None => None,
+        };
+        if !self.woken && due_in == Some(Duration::ZERO) {
+            return Ok(None);
+        }
+        Ok(Some(Next::Nothing { due_in }))
+    }
+}
+
+/// Puts a portion of the events whose lease or pause is over among those that can be leased, and
+/// says whether there may be more.
+pub(super) struct WakeStep {
+    pub(super) endpoint: Arc<str>,
+}
+
+impl Step for WakeStep {
+    type Answer = bool;
+    const FOR_ITS_CALLER: bool = true;
+
+    async fn run(&self, records: &mut Records) -> Result<bool, sqlx::Error> {
+        let statement = sqlx::query(WAKE)
+            .bind(self.endpoint.clone())
+            .bind(records.now())
+            .bind(WOKEN);
+        Ok(records.change(statement).await? == WOKEN.unsigned_abs())
+    }
+}
+
+pub(super) struct BacklogStep {
+    pub(super) endpoint: String,
+}
+
+impl Step for BacklogStep {
+    type Answer = Backlog;
+    const READS: bool = true;
+    const FOR_ITS_CALLER: bool = true;
+
+    async fn run(&self, records: &mut Records) -> Result<Backlog, sqlx::Error> {
+        let rows = records
+            .read(sqlx::query(BACKLOG).bind(self.endpoint.as_str()))
+            .await?;
+        let Some(row) = rows.first() else {
+            return Ok(Backlog::default());
+        };
+        let oldest: Option<i64> = row.try_get(1)?;
+        let age = |at: i64| {
+            Duration::from_millis(records.now().saturating_sub(at).try_into().unwrap_or(0))
+        };
+        Ok(Backlog {
+            depth: row.try_get::<i64, _>(0)?.try_into().unwrap_or(0),
+            oldest: oldest.map(age),
+        })
+    }
+}
+
+pub(super) struct DeadLettersStep {
+    pub(super) endpoint: Arc<str>,
+    pub(super) after: Option<(i64, String)>,
+    pub(super) limit: u32,
+}
+
+impl Step for DeadLettersStep {
+    type Answer = Vec<DeadLetter>;
+    const READS: bool = true;
+    const FOR_ITS_CALLER: bool = true;
+
+    async fn run(&self, records: &mut Records) -> Result<Vec<DeadLetter>, sqlx::Error> {
+        let (at, event_id) = self
+            .after
+            .as_ref()
+            .map_or((i64::MIN, ""), |(at, event_id)| (*at, event_id));
+        let statement = sqlx::query(DEAD_LETTERS)
+            .bind(self.endpoint.clone())
+            .bind(at)
+            .bind(event_id);
+        let rows = records.read(statement.bind(i64::from(self.limit))).await?;
+        let letter = |row: &SqliteRow| {
+            Ok(DeadLetter {
+                key: EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?),
+                reason: row.try_get::<Option<String>, _>(1)?.unwrap_or_default(),
+                attempts: row.try_get::<i64, _>(2)?.try_into().unwrap_or(u32::MAX),
+                body: row
+                    .try_get::<Option<Vec<u8>>, _>(3)?
+                    .unwrap_or_default()
+                    .into(),
+                first_claimed_at: timestamp(row.try_get(4)?),
+                died_at: timestamp(row.try_get(5)?),
+            })
+        };
+        rows.iter().map(letter).collect()
+    }
+}
+
+pub(super) struct ReplayStep {
+    pub(super) key: EventKey,
+}
+
+impl Step for ReplayStep {
+    type Answer = bool;
+
+    async fn run(&self, records: &mut Records) -> Result<bool, sqlx::Error> {
+        let statement = of_event(REPLAY, &self.key).bind(records.now());
+        Ok(records.change(statement).await? > 0)
+    }
+}
+
+/// Removes a portion of the records that were done with at least `age` ago, and says whether there
+/// may be more.
+pub(super) struct PurgeStep {
+    pub(super) age: Duration,
+}
+
+impl Step for PurgeStep {
+    type Answer = (u64, bool);
+
+    async fn run(&self, records: &mut Records) -> Result<(u64, bool), sqlx::Error> {
+        let before = records.now().saturating_sub(millis(self.age));
+        let removed = records
+            .change(sqlx::query(PURGE).bind(before).bind(PORTION))
+            .await?;
+        Ok((removed, removed == PORTION.unsigned_abs()))
+    }
+}
+
+/// Removes a portion of what is past its retention.
+pub(super) struct PruneStep;
+
+impl Step for PruneStep {
+    type Answer = ();
+
+    async fn run(&self, records: &mut Records) -> Result<(), sqlx::Error> {
+        let before = records.horizon(records.now());
+        let pruned = records
+            .change(sqlx::query(PRUNE).bind(before).bind(PORTION))
+            .await;
+        // Nobody waits for it, so a failure is the log's; the next turn tries again.
+        pruned
+            .map(drop)
+            .inspect_err(|error| tracing::warn!(%error, "pruning the ledger failed"))
+    }
+}
+
+fn of_event<'q>(text: &'static str, key: &EventKey) -> Statement<'q> {
+    sqlx::query(text)
+        .bind(key.shared_endpoint().clone())
+        .bind(key.shared_event_id().clone())
+}
+
+fn of_holder<'q>(text: &'static str, key: &EventKey, token: Token) -> Statement<'q> {
+    of_event(text, key)
+        .bind(i64::from(token.attempt))
+        .bind(token.nonce.cast_signed())
+}
+
+fn held(changed: u64) -> Held {
+    if changed == 0 { Held::Lost } else { Held::Yes }
+}
+
+/// From the columns `attempt` and `nonce`, in this order.
+fn token_at(row: &SqliteRow, column: usize) -> Result<Token, sqlx::Error> {
+    Ok(Token {
+        attempt: row
+            .try_get::<i64, _>(column)?
+            .try_into()
+            .unwrap_or(u32::MAX),
+        nonce: row.try_get::<i64, _>(column + 1)?.cast_unsigned(),
+    })
+}
+
+fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
+    let bytes: &[u8] = row.try_get(column)?;
+    let digest = bytes
+        .try_into()
+        .map_err(|_| sqlx::Error::Protocol("the ledger's file holds half a digest".into()))?;
+    Ok(Digest::from_bytes(digest))
+}
+
+/// How much is left of a lease or pause that ends `at` and was given `since`: never more than the
+/// whole.
+fn left(at: i64, since: Option<i64>, now: i64) -> Duration {
+    let whole = since.map_or(i64::MAX, |since| at.saturating_sub(since));
+    Duration::from_millis(at.saturating_sub(now).min(whole).try_into().unwrap_or(0))
+}
+
+/// Rounded up, so that a lease or pause of any length at all has one.
+fn millis(duration: Duration) -> i64 {
+    duration
+        .as_nanos()
+        .div_ceil(1_000_000)
+        .try_into()
+        .unwrap_or(i64::MAX)
+}

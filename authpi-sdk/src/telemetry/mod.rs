@@ -1,0 +1,290 @@
+#![doc = include_str!("../../docs/observability.md")]
+
+mod keys;
+mod limit;
+
+use std::{sync::Arc, time::Duration};
+
+use metrics::{Counter, Gauge, Histogram, Level, Metadata, Unit};
+
+use keys::{Label, kept};
+pub(crate) use limit::LogLimit;
+
+/// Deliveries, by how they were answered: `endpoint`, `outcome`.
+pub const DELIVERIES: &str = "authpi_deliveries_total";
+/// Requests that were not authentic, by what was wrong with them: `endpoint`, `reason`.
+pub const REFUSED: &str = "authpi_refused_total";
+/// Events that were fed to a receiver: `endpoint`, `outcome`.
+pub const FED: &str = "authpi_fed_total";
+/// Attempts of workers, by how they ended: `endpoint`, `outcome`.
+pub const EVENTS: &str = "authpi_events_total";
+/// Attempts that failed and will be made again: `endpoint`, `reason`.
+pub const RETRIED: &str = "authpi_retried_total";
+/// What became a dead letter: `endpoint`, `reason`.
+pub const DEAD_LETTERS: &str = "authpi_dead_letters_total";
+/// Attempts whose lease was lost: `endpoint`.
+pub const LEASES_LOST: &str = "authpi_leases_lost_total";
+/// Events that came again with another content: `endpoint`.
+pub const CONTENT_DIFFERS: &str = "authpi_content_differs_total";
+/// Records of the memory ledger that made room for others before their retention was over:
+/// `endpoint`.
+pub const EVICTED: &str = "authpi_memory_evictions_total";
+/// Steps of the store that failed: `endpoint`, `step`.
+pub const STORE_FAILURES: &str = "authpi_store_failures_total";
+/// How long handlers took, in seconds: `endpoint`, `outcome`.
+pub const HANDLER_SECONDS: &str = "authpi_handler_seconds";
+/// From an event's time to its being handled, in seconds: `endpoint`.
+pub const LAG_SECONDS: &str = "authpi_lag_seconds";
+/// Events in the inbox that are not yet done: `endpoint`.
+pub const INBOX_DEPTH: &str = "authpi_inbox_depth";
+/// How long the oldest of them has been waiting, in seconds: `endpoint`.
+pub const INBOX_OLDEST_SECONDS: &str = "authpi_inbox_oldest_seconds";
+/// Calls of the client: `operation`, `outcome`.
+pub const CALLS: &str = "authpi_calls_total";
+/// Attempts that the client made again: `operation`, `reason`.
+pub const CALL_RETRIES: &str = "authpi_call_retries_total";
+/// Events of the log that reconciling has fed: `endpoint`, `outcome`.
+pub const RECONCILED: &str = "authpi_reconciled_total";
+/// How far reconciling is behind, in seconds: `endpoint`.
+pub const RECONCILE_LAG_SECONDS: &str = "authpi_reconcile_lag_seconds";
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It is what it was when last looked at.
+    Gauge,
+    /// It counts values by size.
+    Histogram,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it means, in a sentence.
+    pub meaning: &'static str,
+}
+
+/// Every metric that this crate emits.
+pub const METRICS: &[Metric] = &[
+    counter(
+        DELIVERIES,
+        &["endpoint", "outcome"],
+        "Deliveries, by how they were answered",
+    ),
+    counter(
+        REFUSED,
+        &["endpoint", "reason"],
+        "Requests that were not authentic, by what was wrong with them",
+    ),
+    counter(
+        FED,
+        &["endpoint", "outcome"],
+        "Events that were fed to a receiver, by what became of them",
+    ),
+    counter(
+        EVENTS,
+        &["endpoint", "outcome"],
+        "Attempts of workers at events, by how they ended",
+    ),
+    counter(
+        RETRIED,
+        &["endpoint", "reason"],
+        "Attempts that failed and will be made again",
+    ),
+    counter(
+        DEAD_LETTERS,
+        &["endpoint", "reason"],
+        "What became a dead letter, and why",
+    ),
+    counter(
+        LEASES_LOST,
+        &["endpoint"],
+        "Attempts whose lease another worker took over",
+    ),
+    counter(
+        CONTENT_DIFFERS,
+        &["endpoint"],
+        "Events that came again with another content",
+    ),
+    counter(
+        EVICTED,
+        &["endpoint"],
+        "Records that `Memory` forgot for lack of room: their events would be handled again",
+    ),
+    counter(
+        STORE_FAILURES,
+        &["endpoint", "step"],
+        "Steps of the store that failed",
+    ),
+    histogram(
+        HANDLER_SECONDS,
+        &["endpoint", "outcome"],
+        "How long handlers took",
+    ),
+    histogram(
+        LAG_SECONDS,
+        &["endpoint"],
+        "From when an event happened to when it was handled",
+    ),
+    gauge(
+        INBOX_DEPTH,
+        &["endpoint"],
+        "Events in the inbox that are not yet done",
+    ),
+    gauge(
+        INBOX_OLDEST_SECONDS,
+        &["endpoint"],
+        "How long the oldest of them has been waiting",
+    ),
+    counter(
+        CALLS,
+        &["operation", "outcome"],
+        "Calls of the client, by how they ended",
+    ),
+    counter(
+        CALL_RETRIES,
+        &["operation", "reason"],
+        "Attempts that the client made again",
+    ),
+    counter(
+        RECONCILED,
+        &["endpoint", "outcome"],
+        "Events of the log that reconciling has fed, by what became of them",
+    ),
+    gauge(
+        RECONCILE_LAG_SECONDS,
+        &["endpoint"],
+        "How far reconciling is behind",
+    ),
+];
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Counter,
+        labels,
+        meaning,
+    }
+}
+
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Gauge,
+        labels,
+        meaning,
+    }
+}
+
+const fn histogram(
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind: Kind::Histogram,
+        labels,
+        meaning,
+    }
+}
+
+/// Tells the installed `metrics` recorder what each metric means. Once, after the recorder was
+/// installed; without this all metrics are there too, undescribed.
+pub fn describe_metrics() {
+    for Metric {
+        name,
+        kind,
+        meaning,
+        ..
+    } in METRICS.iter().copied()
+    {
+        let unit = if name.ends_with("_seconds") {
+            Unit::Seconds
+        } else {
+            Unit::Count
+        };
+        match kind {
+            Kind::Counter => metrics::describe_counter!(name, unit, meaning),
+            Kind::Gauge => metrics::describe_gauge!(name, unit, meaning),
+            Kind::Histogram => metrics::describe_histogram!(name, unit, meaning),
+        }
+    }
+}
+
+/// One more of `name`, for the endpoint.
+pub(crate) fn count(name: &'static str, endpoint: &Arc<str>) {
+    counter_of(name, endpoint, None).increment(1);
+}
+
+/// One more of `name`, for the endpoint and one of a few words.
+pub(crate) fn count_by(
+    name: &'static str,
+    endpoint: &Arc<str>,
+    label: &'static str,
+    word: &'static str,
+) {
+    counter_of(name, endpoint, Some((label, word))).increment(1);
+}
+
+/// What is known of the inbox at present.
+pub(crate) fn inbox(endpoint: &Arc<str>, depth: u64, oldest: Option<Duration>) {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2⁵³ events")]
+    gauge_of(INBOX_DEPTH, endpoint).set(depth as f64);
+    gauge_of(INBOX_OLDEST_SECONDS, endpoint).set(oldest.unwrap_or_default());
+}
+
+/// An attempt's end, by how long its handler took.
+pub(crate) fn handler_took(endpoint: &Arc<str>, outcome: &'static str, time: Duration) {
+    histogram_of(HANDLER_SECONDS, endpoint, Some(("outcome", outcome))).record(time);
+}
+
+/// An event was handled this long after it happened.
+pub(crate) fn handled_after(endpoint: &Arc<str>, lag: Duration) {
+    histogram_of(LAG_SECONDS, endpoint, None).record(lag);
+}
+
+/// Reconciling has fed the log up to this long ago.
+#[cfg(feature = "client")]
+pub(crate) fn reconcile_lag(endpoint: &Arc<str>, lag: Duration) {
+    gauge_of(RECONCILE_LAG_SECONDS, endpoint).set(lag);
+}
+
+// The macros of `metrics` make a key, and allocate for it, each time, even where no recorder is
+// installed. So keys are kept, and the recorder that is installed at the moment is asked.
+
+static METADATA: Metadata<'static> =
+    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+fn counter_of(name: &'static str, endpoint: &Arc<str>, label: Label) -> Counter {
+    let key = kept(name, endpoint, label);
+    metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA))
+}
+
+fn gauge_of(name: &'static str, endpoint: &Arc<str>) -> Gauge {
+    let key = kept(name, endpoint, None);
+    metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA))
+}
+
+fn histogram_of(name: &'static str, endpoint: &Arc<str>, label: Label) -> Histogram {
+    let key = kept(name, endpoint, label);
+    metrics::with_recorder(|recorder| recorder.register_histogram(&key, &METADATA))
+}
