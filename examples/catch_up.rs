@@ -17,7 +17,7 @@ use authpi_sdk::{
     event::Event,
     handlers::{Context, Handlers},
     receiver::Receiver,
-    reconcile::{Progress, Reconcile, WatermarkFile},
+    reconcile::{FileWatermark, Progress, Reconcile},
     signature::{KeyRing, Secret, Verifier},
     stores::Sqlite,
 };
@@ -34,8 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "{bar:40} {percent:>3} % {msg}",
     )?);
     let handlers =
-        Handlers::new(bar.clone()).otherwise(async |event: Event, cx: Context<ProgressBar>| {
-            cx.state
+        Handlers::new(bar.clone()).fallback(async |event: Event, cx: Context<ProgressBar>| {
+            cx.state()
                 .suspend(|| println!("{} {} of {}", event.id(), event.event_type(), event.time()));
             Ok(())
         });
@@ -43,8 +43,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let hook = Receiver::inline("users", Verifier::authpi(keys), ledger, handlers).build()?;
 
     let shown = bar.clone();
-    let reconcile = Reconcile::new(&Client::from_env()?, &hook, env::var("AUTHPI_WEBHOOK_ID")?)
-        .watermark(WatermarkFile::new(data.join("users.watermark")))
+    let reconcile = Reconcile::builder(&Client::from_env()?, &hook, env::var("AUTHPI_WEBHOOK_ID")?)
+        .watermark(FileWatermark::new(data.join("users.watermark")))
         .on_progress(move |progress| show(&shown, progress))
         .only_if_missed()
         .build()?;

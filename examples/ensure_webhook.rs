@@ -8,13 +8,13 @@
 //! It listens at `LISTEN` (127.0.0.1:8080 unless set) for what AuthPI sends to `PUBLIC_URL`. The
 //! webhook's secret, which AuthPI shows once, is kept in a file in `DATA_DIR` (this folder unless
 //! set), which only its owner may read. Any number of replicas may start at once; on several
-//! machines, put `PostgresSecrets` in the place of the file.
+//! machines, put `PostgresSecretStore` in the place of the file.
 
 use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use authpi_sdk::{
     client::{Client, WebhookSpec},
-    endpoint::{EndpointError, Ensured, SecretFile, SecretStore as _},
+    endpoint::{EndpointError, Ensured, FileSecretStore, SecretStore as _},
     event::{Event, EventType, types::UserCreated},
     handlers::{Context, Handlers},
     receiver::Receiver,
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let spec = WebhookSpec::new(ENDPOINT, env::var("PUBLIC_URL")?)
         .events([EventType::UserCreated])
         .signed();
-    let secrets = SecretFile::new(data.join("authpi-secrets.json"));
+    let secrets = FileSecretStore::new(data.join("authpi-secrets.json"));
     match Client::from_env()?.webhooks().ensure(&spec, &secrets).await {
         // It says what to do.
         Ok(lost @ Ensured::SecretLost(_)) => return Err(lost.to_string().into()),

@@ -66,7 +66,7 @@ async fn put<K: KnownEvent<Data = User>>(
         .bind(as_of(says_username))
         .bind(user.status)
         .bind(as_of(says_status))
-        .execute(&*cx.state)
+        .execute(cx.state())
         .await?;
     Ok(())
 }
@@ -74,7 +74,7 @@ async fn put<K: KnownEvent<Data = User>>(
 async fn delete(event: Event<UserDeleted>, cx: Context<SqlitePool>) -> authpi_sdk::Result {
     sqlx::query(DELETE)
         .bind(user_id(&event)?)
-        .execute(&*cx.state)
+        .execute(cx.state())
         .await?;
     Ok(())
 }

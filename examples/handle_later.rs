@@ -35,7 +35,7 @@ async fn write(event: Event, cx: Context<SqlitePool>) -> authpi_sdk::Result {
         .bind(event.event_type().as_str())
         .bind(event.time().as_millisecond())
         .bind(event.raw())
-        .execute(&*cx.state)
+        .execute(cx.state())
         .await?;
     Ok(())
 }
@@ -52,11 +52,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
     let store = Sqlite::open(data.join("hooks.db")).await?;
     let hook = Receiver::inbox("audit", Verifier::authpi(keys), store.clone())
-        .in_order_per(Subject::user_id)
+        .ordered_by(Subject::user_id)
         .build()?;
     // The handler is quick, so what a crash leaves behind may be taken up again soon.
     let lease = Duration::from_secs(2);
-    let worker = Worker::new("audit", store, Handlers::new(audit).otherwise(write))
+    let worker = Worker::builder("audit", store, Handlers::new(audit).fallback(write))
         .lease(lease)
         .build()?;
 

@@ -64,7 +64,7 @@ async fn user_updated(event: Event<UserUpdated>, cx: Context<App>) -> authpi_sdk
 }
 
 async fn user_deleted(_event: Event<UserDeleted>, cx: Context<App>) -> authpi_sdk::Result {
-    if !cx.state.failed.swap(true, Ordering::SeqCst) {
+    if !cx.state().failed.swap(true, Ordering::SeqCst) {
         println!(
             "    handler: the database is away (attempt {})",
             cx.attempt()

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::{ledger::{Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger}, stores::{Sqlite, sqlite_by_hand as statements}};
+use authpi_sdk::{ledger::{Appended, Claim, Completion, Digest, EventKey, LeaseStatus, Inbox, Ledger}, stores::{Sqlite, sqlite_by_hand as statements}};
 use bytes::Bytes;
 use serde::Serialize;
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -174,7 +174,7 @@ async fn in_tasks(ledger: &Sqlite, work: Work, in_flight: usize, events: usize) 
                         .complete(&key, token, Completion::Handled)
                         .await
                         .expect("SQLite"),
-                    Held::Yes
+                    LeaseStatus::Held
                 );
             }
         });

@@ -12,7 +12,7 @@ use std::{
 
 use authpi_sdk::{
     ledger::{
-        Appended, Claim, Completion, Digest, EventKey, Held, Inbox as _, Ledger as _,
+        Appended, Claim, Completion, Digest, EventKey, Inbox as _, LeaseStatus, Ledger as _,
         Transactional as _,
     },
     stores::Sqlite,
@@ -63,14 +63,17 @@ async fn work(ledger: &Sqlite, n: usize) -> Result<(), Box<dyn Error + Send + Sy
     if n % 3 == 1 {
         assert_eq!(
             ledger.complete(&key, token, Completion::Handled).await?,
-            Held::Yes
+            LeaseStatus::Held
         );
         println!("handled {n}");
     } else if n % 30 == 2 {
         let mut transaction = ledger.begin().await?;
         let sell = sqlx::query("INSERT INTO sold (id) VALUES (?1)").bind(n.to_string());
         sell.execute(&mut *transaction).await?;
-        assert_eq!(ledger.commit(transaction, &key, token).await?, Held::Yes);
+        assert_eq!(
+            ledger.commit(transaction, &key, token).await?,
+            LeaseStatus::Held
+        );
         println!("sold {n}");
     }
     Ok(())

@@ -20,7 +20,8 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{
-        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, LedgerErrorKind, Token,
+        Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, LedgerError, LedgerErrorKind,
+        Token,
     },
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
@@ -119,7 +120,7 @@ impl Ledger for Keeping {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.memory.renew(key, token, lease).await
     }
     async fn complete(
@@ -127,7 +128,7 @@ impl Ledger for Keeping {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         if let Completion::Dead { reason, body } = &completion {
             self.dead
                 .lock()
@@ -141,7 +142,7 @@ impl Ledger for Keeping {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.memory.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -150,8 +151,8 @@ impl Ledger for Keeping {
     fn keeps_dead_letters(&self) -> bool {
         true
     }
-    fn remembers_for(&self) -> Duration {
-        self.memory.remembers_for()
+    fn retention(&self) -> Duration {
+        Ledger::retention(&self.memory)
     }
     async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
         Ok(self.server_time)
@@ -176,13 +177,23 @@ impl Ledger for Scripted {
         let next = self.0.lock().unwrap().pop_front();
         next.map_or_else(|| broken("claim"), Ok)
     }
-    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<LeaseStatus, LedgerError> {
         broken("renew")
     }
-    async fn complete(&self, _: &EventKey, _: Token, _: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        _: &EventKey,
+        _: Token,
+        _: Completion,
+    ) -> Result<LeaseStatus, LedgerError> {
         broken("complete")
     }
-    async fn release(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        _: &EventKey,
+        _: Token,
+        _: Duration,
+    ) -> Result<LeaseStatus, LedgerError> {
         broken("release")
     }
     async fn forget(&self, _: &EventKey) -> Result<bool, LedgerError> {
@@ -191,7 +202,7 @@ impl Ledger for Scripted {
     fn keeps_dead_letters(&self) -> bool {
         false
     }
-    fn remembers_for(&self) -> Duration {
+    fn retention(&self) -> Duration {
         authpi_sdk::ledger::DEFAULT_RETENTION
     }
 }
@@ -312,7 +323,7 @@ async fn a_handler_past_its_deadline_is_dropped_and_503() {
             tokio::spawn({
                 let cx = cx.clone();
                 async move {
-                    cx.cancelled().await;
+                    cx.closed().await;
                     told.notify_one();
                 }
             });
@@ -392,7 +403,10 @@ async fn a_delivery_that_another_worker_is_on_waits_for_its_outcome() {
 async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
     let ledger = Memory::new();
     let (builder, started, _go) = waiting(ledger.clone());
-    let receiver = builder.deadline(Duration::from_mins(1)).build().unwrap();
+    let receiver = builder
+        .handler_timeout(Duration::from_mins(1))
+        .build()
+        .unwrap();
     let answer = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(created()).await }
@@ -415,10 +429,10 @@ fn paused_clock() -> Clock {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_handler_keeps_its_lease() {
-    let ledger = Memory::new().clock(paused_clock());
+    let ledger = Memory::new().with_clock(paused_clock());
     let (builder, started, go) = waiting(ledger.clone());
     let receiver = builder
-        .deadline(Duration::from_mins(10))
+        .handler_timeout(Duration::from_mins(10))
         .lease(Duration::from_secs(3))
         .build()
         .unwrap();
@@ -456,13 +470,23 @@ impl Ledger for Panicking {
         }
         panic!("a bug in a ledger")
     }
-    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+    async fn renew(&self, _: &EventKey, _: Token, _: Duration) -> Result<LeaseStatus, LedgerError> {
         broken("renew")
     }
-    async fn complete(&self, _: &EventKey, _: Token, _: Completion) -> Result<Held, LedgerError> {
+    async fn complete(
+        &self,
+        _: &EventKey,
+        _: Token,
+        _: Completion,
+    ) -> Result<LeaseStatus, LedgerError> {
         broken("complete")
     }
-    async fn release(&self, _: &EventKey, _: Token, _: Duration) -> Result<Held, LedgerError> {
+    async fn release(
+        &self,
+        _: &EventKey,
+        _: Token,
+        _: Duration,
+    ) -> Result<LeaseStatus, LedgerError> {
         broken("release")
     }
     async fn forget(&self, _: &EventKey) -> Result<bool, LedgerError> {
@@ -471,7 +495,7 @@ impl Ledger for Panicking {
     fn keeps_dead_letters(&self) -> bool {
         false
     }
-    fn remembers_for(&self) -> Duration {
+    fn retention(&self) -> Duration {
         authpi_sdk::ledger::DEFAULT_RETENTION
     }
 }
@@ -687,7 +711,7 @@ impl<L: Ledger> Ledger for Picky<L> {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ledger.renew(key, token, lease).await
     }
     async fn complete(
@@ -695,7 +719,7 @@ impl<L: Ledger> Ledger for Picky<L> {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.look("complete", 1)?;
         self.ledger.complete(key, token, completion).await
     }
@@ -704,7 +728,7 @@ impl<L: Ledger> Ledger for Picky<L> {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ledger.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -713,8 +737,8 @@ impl<L: Ledger> Ledger for Picky<L> {
     fn keeps_dead_letters(&self) -> bool {
         self.ledger.keeps_dead_letters()
     }
-    fn remembers_for(&self) -> Duration {
-        self.ledger.remembers_for()
+    fn retention(&self) -> Duration {
+        Ledger::retention(&self.ledger)
     }
 }
 
@@ -790,7 +814,7 @@ async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
         .build()
         .unwrap();
     assert_answer(&fresh, signed(guide), "handled").await;
-    clock.advance(Memory::new().remembers_for() + Duration::from_secs(1));
+    clock.advance(Ledger::retention(&Memory::new()) + Duration::from_secs(1));
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = || {
         let runs = Arc::clone(&runs);

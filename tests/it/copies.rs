@@ -13,8 +13,8 @@ use std::{
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, Token},
-    receiver::{Fed, Inline, Receiver, ReceiverBuilder},
+    ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, Token},
+    receiver::{Ingested, Inline, Receiver, ReceiverBuilder},
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::Memory,
     testing::Fixture,
@@ -53,7 +53,7 @@ fn receiver(ledger: Memory) -> (ReceiverBuilder<Inline>, Arc<World>) {
     };
     let handlers =
         Handlers::new(world).on(async |event: Event<UserCreated>, cx: Context<World>| {
-            let world = &cx.state;
+            let world = cx.state();
             let running = world.running.fetch_add(1, Ordering::SeqCst) + 1;
             world.most_running.fetch_max(running, Ordering::SeqCst);
             if event.id().starts_with("slow") {
@@ -68,8 +68,8 @@ fn receiver(ledger: Memory) -> (ReceiverBuilder<Inline>, Arc<World>) {
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
     (
         Receiver::inline("users", verifier, ledger, handlers)
-            .deadline(PATIENCE)
-            .patience(PATIENCE),
+            .handler_timeout(PATIENCE)
+            .in_flight_wait(PATIENCE),
         world,
     )
 }
@@ -234,11 +234,11 @@ async fn what_is_fed_waits_as_a_delivery_does() {
     let first = delivering(&receiver, "slow");
     within(world.started.notified()).await;
     let waiting = fill_waiters(&receiver, "slow").await;
-    let fed = within(receiver.feed(event("slow").verified())).await;
+    let fed = within(receiver.ingest(event("slow").verified())).await;
     assert!(
         matches!(
             fed,
-            Fed::NotTaken {
+            Ingested::NotAccepted {
                 outcome: "in_flight",
                 ..
             }
@@ -246,8 +246,8 @@ async fn what_is_fed_waits_as_a_delivery_does() {
         "{fed:?}"
     );
     assert_eq!(
-        within(receiver.feed(event("evt_other").verified())).await,
-        Fed::Handled
+        within(receiver.ingest(event("evt_other").verified())).await,
+        Ingested::Handled
     );
     world.open_gate();
     assert_eq!(within(first).await.unwrap(), (200, "handled".to_owned()));
@@ -307,7 +307,7 @@ async fn in_all_no_more_wait_than_may_be_in_flight() {
                 .complete(&key, token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     let mut statuses = Vec::new();
@@ -331,7 +331,7 @@ async fn a_waiter_takes_no_claim_before_it_has_a_place_again() {
     world.started.notified().await;
     assert_eq!(
         ledger.release(&key, token, Duration::ZERO).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(

@@ -71,16 +71,16 @@ fn an_unknown_type_keeps_its_name_and_every_byte_of_its_data() {
 #[tokio::test]
 async fn every_type_and_an_unknown_one_reaches_a_handler() {
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let handlers = Handlers::new(Arc::clone(&seen)).otherwise(
+    let handlers = Handlers::new(Arc::clone(&seen)).fallback(
         async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
-            cx.state
+            cx.state()
                 .lock()
                 .unwrap()
                 .push(event.event_type().to_string());
             Ok(())
         },
     );
-    assert!(handlers.unhandled().is_empty());
+    assert!(handlers.unhandled_types().is_empty());
     let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
     let receiver = Receiver::inline("all", verifier, Memory::new(), handlers)
         .build()
@@ -104,7 +104,7 @@ async fn a_payload_with_half_a_surrogate_pair_is_handled_and_not_sent_again_for_
             let own: serde_json::Value = event.data_as()?;
             let user = event.data()?;
             assert_eq!(own["username"].as_str(), user.username.as_deref());
-            cx.state
+            cx.state()
                 .lock()
                 .unwrap()
                 .extend([event.id().to_owned(), user.username.unwrap_or_default()]);

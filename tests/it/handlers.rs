@@ -20,7 +20,7 @@ fn note(
     what: &'static str,
 ) -> impl Fn(Event, Context<Log>) -> std::future::Ready<authpi_sdk::Result> {
     move |_, cx| {
-        cx.state.lock().unwrap().push(what);
+        cx.state().lock().unwrap().push(what);
         std::future::ready(Ok(()))
     }
 }
@@ -28,10 +28,10 @@ fn note(
 #[tokio::test]
 async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallback() {
     let handlers = Handlers::new(Log::default())
-        .prefix("user.", note("user."))
-        .prefix("user.email.", note("user.email."))
+        .on_prefix("user.", note("user."))
+        .on_prefix("user.email.", note("user.email."))
         .on(async |_: Event<UserCreated>, cx: Context<Log>| {
-            cx.state.lock().unwrap().push("user.created");
+            cx.state().lock().unwrap().push("user.created");
             Ok(())
         })
         .on_type("user.teleported", note("user.teleported"))
@@ -41,12 +41,12 @@ async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallb
             } else {
                 "nobody deleted"
             };
-            cx.state.lock().unwrap().push(what);
+            cx.state().lock().unwrap().push(what);
             assert_eq!((cx.attempt(), cx.endpoint()), (1, "dispatch"));
             assert_eq!(cx.idempotency_key(), format!("8:dispatch:{}", event.id()));
             Ok(())
         })
-        .otherwise(note("otherwise"));
+        .fallback(note("otherwise"));
     let log = handlers.state();
     for name in [
         "user.created",
@@ -109,11 +109,15 @@ fn two_handlers_for_one_place_are_an_error_of_build() {
         BuildError::Handlers(HandlersError::TypeTwice(EventType::UserCreated))
     );
     assert_eq!(
-        twice(new().prefix("user.", note("a")).prefix("user.", note("b"))),
+        twice(
+            new()
+                .on_prefix("user.", note("a"))
+                .on_prefix("user.", note("b"))
+        ),
         BuildError::Handlers(HandlersError::PrefixTwice("user.".into()))
     );
     assert_eq!(
-        twice(new().otherwise(note("a")).otherwise(note("b"))),
+        twice(new().fallback(note("a")).fallback(note("b"))),
         BuildError::Handlers(HandlersError::FallbackTwice)
     );
 }
@@ -151,12 +155,12 @@ fn a_receiver_that_cannot_work_is_not_built() {
         setting(receiver).build().map(drop)
     };
     assert_eq!(
-        set(|it| it.patience(Duration::MAX)),
-        Err(BuildError::Setting("patience"))
+        set(|it| it.in_flight_wait(Duration::MAX)),
+        Err(BuildError::Setting("in_flight_wait"))
     );
     assert_eq!(
-        set(|it| it.deadline(Duration::MAX)),
-        Err(BuildError::Setting("deadline"))
+        set(|it| it.handler_timeout(Duration::MAX)),
+        Err(BuildError::Setting("handler_timeout"))
     );
     assert_eq!(
         set(|it| it.lease(Duration::ZERO)),
@@ -167,7 +171,7 @@ fn a_receiver_that_cannot_work_is_not_built() {
         Err(BuildError::Setting("body_timeout"))
     );
     assert_eq!(
-        set(|it| it.patience(Duration::ZERO).retry_after(Duration::MAX)),
+        set(|it| it.in_flight_wait(Duration::ZERO).retry_after(Duration::MAX)),
         Ok(())
     );
     let scheme = Verifier::new(
@@ -184,9 +188,9 @@ fn a_receiver_that_cannot_work_is_not_built() {
 #[test]
 fn the_types_that_nobody_handles_are_reported() {
     let handlers = Handlers::new(Log::default())
-        .prefix("user.", note("a"))
+        .on_prefix("user.", note("a"))
         .on_type("session.created", note("b"));
-    let unhandled = handlers.unhandled();
+    let unhandled = handlers.unhandled_types();
     assert_eq!(unhandled.len(), 106 - 36 - 1);
     assert!(
         unhandled.contains(&EventType::SessionUpdated)

@@ -46,7 +46,7 @@ fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
 fn receiver(store: &Sqlite) -> Receiver {
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
     Receiver::inbox("users", verifier, store.clone())
-        .in_order_per(Subject::user_id)
+        .ordered_by(Subject::user_id)
         .build()
         .unwrap()
 }
@@ -93,8 +93,8 @@ impl Running {
 fn hasty(worker: WorkerBuilder) -> Worker {
     let pause = Duration::from_millis(5);
     worker
-        .pauses(pause, pause)
-        .poll(Duration::from_millis(20))
+        .backoff(pause, pause)
+        .poll_interval(Duration::from_millis(20))
         .build()
         .unwrap()
 }
@@ -149,7 +149,7 @@ async fn what_cannot_be_stored_is_refused_or_buried() {
 #[tokio::test]
 async fn ids_and_ordering_keys_of_any_length_are_stored_handled_and_replayed() {
     let store = Sqlite::in_memory().await.unwrap();
-    let worker = |handlers| Worker::new("users", store.clone(), handlers);
+    let worker = |handlers| Worker::builder("users", store.clone(), handlers);
     odd_names_hold_up_nothing((&receiver(&store), &store, SECRET), worker).await;
 }
 
@@ -160,13 +160,13 @@ async fn a_worker_handles_what_was_stored_before_and_after_it_started_once_each(
     let (seen, mut handled) = mpsc::unbounded_channel();
     let handlers = Handlers::new(seen).on(
         async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
-            cx.state.send((event.id().to_owned(), cx.attempt()))?;
+            cx.state().send((event.id().to_owned(), cx.attempt()))?;
             Ok(())
         },
     );
     deliver(&receiver, &Fixture::of::<UserCreated>().id("before")).await;
-    let worker = Worker::new("users", store.clone(), handlers)
-        .poll(Duration::from_mins(1))
+    let worker = Worker::builder("users", store.clone(), handlers)
+        .poll_interval(Duration::from_mins(1))
         .build()
         .unwrap();
     let running = Running::start(&worker);
@@ -203,10 +203,13 @@ async fn a_worker_whose_clock_is_40_days_ahead_gives_nothing_up_for_its_age() {
     let ahead =
         Clock::from_fn(|| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(40 * 24));
     let pause = Duration::from_millis(1);
-    let worker = Worker::new("users", store.clone(), handlers)
+    let worker = Worker::builder("users", store.clone(), handlers)
         .clock(ahead)
-        .pauses(pause, pause);
-    let worker = worker.poll(Duration::from_millis(20)).build().unwrap();
+        .backoff(pause, pause);
+    let worker = worker
+        .poll_interval(Duration::from_millis(20))
+        .build()
+        .unwrap();
     let running = Running::start(&worker);
     until_empty(&worker).await;
     running.stop().await;
@@ -221,14 +224,14 @@ async fn each_users_events_are_handled_in_order_though_one_fails() {
     let store = Sqlite::in_memory().await.unwrap();
     let receiver = receiver(&store);
     let seen: Arc<Seen> = Arc::default();
-    let handlers = Handlers::new(Arc::clone(&seen)).prefix(
+    let handlers = Handlers::new(Arc::clone(&seen)).on_prefix(
         "user.",
         async |event: Event, cx: Context<Arc<Seen>>| {
             if event.id().ends_with("-0") && cx.attempt() < 3 {
                 return Err(HandlerError::retryable("not yet"));
             }
             let user = event.subject().user_id().unwrap().to_owned();
-            cx.state
+            cx.state()
                 .lock()
                 .unwrap()
                 .entry(user)
@@ -245,7 +248,7 @@ async fn each_users_events_are_handled_in_order_though_one_fails() {
             deliver(&receiver, &event).await;
         }
     }
-    let worker = hasty(Worker::new("users", store, handlers).concurrency(8));
+    let worker = hasty(Worker::builder("users", store, handlers).concurrency(8));
     let running = Running::start(&worker);
     until_empty(&worker).await;
     running.stop().await;
@@ -272,7 +275,7 @@ async fn events_that_are_given_up_become_dead_letters_with_reason_and_attempts()
     for fixture in &fixtures {
         deliver(&receiver, fixture).await;
     }
-    let worker = hasty(Worker::new("users", store.clone(), handlers).attempts(3));
+    let worker = hasty(Worker::builder("users", store.clone(), handlers).max_attempts(3));
     let running = Running::start(&worker);
     until_empty(&worker).await;
     running.stop().await;
@@ -318,7 +321,7 @@ async fn an_event_whose_attempts_all_ended_without_a_word_is_given_up() {
     }
     let handlers =
         Handlers::new(()).on(async |_: Event<UserCreated>, _| panic!("it was tried once more"));
-    let worker = hasty(Worker::new("users", store.clone(), handlers).attempts(3));
+    let worker = hasty(Worker::builder("users", store.clone(), handlers).max_attempts(3));
     let running = Running::start(&worker);
     until_empty(&worker).await;
     running.stop().await;
@@ -335,7 +338,7 @@ async fn an_event_that_nobody_handles_can_be_brought_back() {
     let receiver = receiver(&store);
     let event = Fixture::of::<UserCreated>();
     deliver(&receiver, &event).await;
-    let worker = hasty(Worker::new("users", store.clone(), Handlers::new(())));
+    let worker = hasty(Worker::builder("users", store.clone(), Handlers::new(())));
     let running = Running::start(&worker);
     until_empty(&worker).await;
     running.stop().await;
@@ -349,16 +352,16 @@ async fn stopping_waits_for_what_runs_and_takes_no_more() {
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let runs = Arc::new(AtomicU32::new(0));
     let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&runs)))
-        .otherwise(
+        .fallback(
             async |_: Event, cx: Context<(Arc<Notify>, Arc<Notify>, Arc<AtomicU32>)>| {
-                let (started, go, runs) = &*cx.state;
+                let (started, go, runs) = cx.state();
                 started.notify_one();
                 go.notified().await;
                 runs.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             },
         );
-    let worker = hasty(Worker::new("users", store, handlers).concurrency(1));
+    let worker = hasty(Worker::builder("users", store, handlers).concurrency(1));
     deliver(&receiver, &Fixture::of::<UserCreated>()).await;
     deliver(&receiver, &Fixture::of::<SessionCreated>()).await;
     let running = Running::start(&worker);
@@ -375,14 +378,14 @@ async fn a_worker_that_is_dropped_in_the_midst_of_it_breaks_no_handler_off() {
     let store = Sqlite::in_memory().await.unwrap();
     let receiver = receiver(&store);
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go))).otherwise(
+    let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go))).fallback(
         async |_: Event, cx: Context<(Arc<Notify>, Arc<Notify>)>| {
-            cx.state.0.notify_one();
-            cx.state.1.notified().await;
+            cx.state().0.notify_one();
+            cx.state().1.notified().await;
             Ok(())
         },
     );
-    let worker = hasty(Worker::new("users", store, handlers));
+    let worker = hasty(Worker::builder("users", store, handlers));
     deliver(&receiver, &Fixture::of::<UserCreated>()).await;
     // As in a `select!` whose other side is done first.
     tokio::select! {
@@ -399,14 +402,14 @@ async fn several_workers_share_a_store_and_handle_each_event_once() {
     let receiver = receiver(&store);
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
     let handlers = || {
-        Handlers::new(Arc::clone(&seen)).otherwise(
+        Handlers::new(Arc::clone(&seen)).fallback(
             async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
-                cx.state.lock().unwrap().push(event.id().to_owned());
+                cx.state().lock().unwrap().push(event.id().to_owned());
                 Ok(())
             },
         )
     };
-    let workers = [(); 3].map(|()| hasty(Worker::new("users", store.clone(), handlers())));
+    let workers = [(); 3].map(|()| hasty(Worker::builder("users", store.clone(), handlers())));
     let running = workers.each_ref().map(Running::start);
     let mut ids: Vec<_> = (0..200).map(|n| format!("evt_{n:03}")).collect();
     for id in &ids {
@@ -432,9 +435,9 @@ async fn a_worker_whose_lease_was_lost_drops_its_handler_and_settles_nothing() {
     let (started, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&ended))).on(
         async |_: Event<UserCreated>, cx: Context<(Arc<Notify>, Arc<Notify>)>| {
-            let (started, ended) = (Arc::clone(&cx.state.0), Arc::clone(&cx.state.1));
+            let (started, ended) = (Arc::clone(&cx.state().0), Arc::clone(&cx.state().1));
             tokio::spawn(async move {
-                cx.cancelled().await;
+                cx.closed().await;
                 ended.notify_one();
             });
             started.notify_one();
@@ -442,7 +445,7 @@ async fn a_worker_whose_lease_was_lost_drops_its_handler_and_settles_nothing() {
         },
     );
     let worker =
-        hasty(Worker::new("users", store.clone(), handlers).lease(Duration::from_millis(300)));
+        hasty(Worker::builder("users", store.clone(), handlers).lease(Duration::from_millis(300)));
     let running = Running::start(&worker);
     timeout(PATIENCE, started.notified()).await.unwrap();
     assert!(
@@ -467,7 +470,7 @@ async fn a_worker_whose_lease_was_lost_drops_its_handler_and_settles_nothing() {
 #[tokio::test]
 async fn a_worker_that_cannot_work_is_not_built() {
     let store = Sqlite::in_memory().await.unwrap();
-    let new = |endpoint: &str| Worker::new(endpoint, store.clone(), Handlers::new(()));
+    let new = |endpoint: &str| Worker::builder(endpoint, store.clone(), Handlers::new(()));
     assert_eq!(new("").build().unwrap_err(), BuildError::NoEndpoint);
     assert!(new(&"é".repeat(50)).build().is_ok());
     let long = "x".repeat(101);
@@ -484,8 +487,8 @@ async fn a_worker_that_cannot_work_is_not_built() {
         BuildError::Setting("concurrency")
     );
     assert_eq!(
-        new("users").attempts(0).build().unwrap_err(),
-        BuildError::Setting("attempts")
+        new("users").max_attempts(0).build().unwrap_err(),
+        BuildError::Setting("max_attempts")
     );
     assert_eq!(
         new("users").lease(Duration::ZERO).build().unwrap_err(),
@@ -495,7 +498,7 @@ async fn a_worker_that_cannot_work_is_not_built() {
         .on(async |_: Event<UserCreated>, _| Ok(()))
         .on(async |_: Event<UserCreated>, _| Ok(()));
     assert!(matches!(
-        Worker::new("users", store, twice).build(),
+        Worker::builder("users", store, twice).build(),
         Err(BuildError::Handlers(_))
     ));
 }

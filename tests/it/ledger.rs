@@ -8,7 +8,7 @@ use std::{
 };
 
 use authpi_sdk::{
-    ledger::{Claim, Completion, Digest, EventKey, Held, Ledger, conformance},
+    ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, conformance},
     stores::{Memory, Sqlite},
     testing::ManualClock,
 };
@@ -40,7 +40,7 @@ impl conformance::Harness for Memories {
     type Ledger = Memory;
 
     async fn fresh(&self) -> Memory {
-        Memory::new().clock(self.0.clock())
+        Memory::new().with_clock(self.0.clock())
     }
 
     async fn advance(&self, _: &Memory, by: Duration) {
@@ -112,7 +112,7 @@ async fn handle_all(file: &Path) -> Vec<usize> {
                     .complete(&key, token, Completion::Handled)
                     .await
                     .unwrap(),
-                Held::Yes
+                LeaseStatus::Held
             );
             handled.push(n);
         }

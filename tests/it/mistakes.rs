@@ -314,7 +314,7 @@ async fn mistake_5_nothing_that_a_user_holds_shows_a_secret_or_a_payload() {
                 event.subject(),
                 event.envelope()
             );
-            *cx.state.lock().unwrap() = text;
+            *cx.state().lock().unwrap() = text;
             Ok(())
         },
     );
@@ -387,8 +387,8 @@ fn counted() -> (Handlers<()>, Arc<Notify>, Arc<Semaphore>, Arc<AtomicUsize>) {
 
 async fn one_runs(ledger: impl Ledger) {
     let (handlers, started, go, runs) = counted();
-    let receiver =
-        Receiver::inline("users", verifier(), ledger, handlers).patience(Duration::from_mins(1));
+    let receiver = Receiver::inline("users", verifier(), ledger, handlers)
+        .in_flight_wait(Duration::from_mins(1));
     let receiver = receiver.build().unwrap();
     let deliveries: Vec<_> = (0..32)
         .map(|_| {

@@ -48,7 +48,7 @@ impl Service {
         let handled = Arc::new(AtomicUsize::new(0));
         let handlers = Handlers::new((Arc::clone(&started), Arc::clone(&go), Arc::clone(&handled))).on(
             async |_: Event<UserCreated>, cx: Context<(Arc<Notify>, Arc<Semaphore>, Arc<AtomicUsize>)>| {
-                let (started, go, handled) = &*cx.state;
+                let (started, go, handled) = cx.state();
                 started.notify_one();
                 go.acquire().await?.forget();
                 handled.fetch_add(1, Ordering::SeqCst);

@@ -21,8 +21,8 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, LedgerErrorKind,
-        Next, Token, Tx,
+        Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, Ledger, LedgerError,
+        LedgerErrorKind, NextEvent, Token, Tx,
     },
     receiver::{Receiver, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
@@ -93,16 +93,16 @@ fn handlers<L: Ledger>(store: L) -> (Handlers<World<L>>, Arc<World<L>>) {
                 "panics" => panic!("a bug"),
                 "stalls" => pending().await,
                 "overtaken" => {
-                    cx.state.store.forget(&key).await?;
+                    cx.state().store.forget(&key).await?;
                     Ok(())
                 }
                 "taken" => {
-                    cx.state.store.forget(&key).await?;
+                    cx.state().store.forget(&key).await?;
                     pending().await
                 }
                 "waits" => {
-                    cx.state.started.notify_one();
-                    cx.state.go.acquire().await?.forget();
+                    cx.state().started.notify_one();
+                    cx.state().go.acquire().await?.forget();
                     Ok(())
                 }
                 _ => Ok(()),
@@ -154,8 +154,8 @@ async fn deliver_everything() {
     let memory = Memory::new();
     let (handle, world) = handlers(memory.clone());
     let receiver = Receiver::inline("inline", Verifier::authpi(keys()), memory.clone(), handle)
-        .deadline(Duration::from_mins(1))
-        .patience(Duration::ZERO)
+        .handler_timeout(Duration::from_mins(1))
+        .in_flight_wait(Duration::ZERO)
         .max_in_flight(2)
         .build()
         .unwrap();
@@ -174,14 +174,14 @@ async fn deliver_everything() {
         )
     };
     of("deadline")
-        .deadline(soon)
+        .handler_timeout(soon)
         .build()
         .unwrap()
         .receive(request(&created("stalls")))
         .await;
     of("lease")
         .lease(soon)
-        .deadline(Duration::from_mins(1))
+        .handler_timeout(Duration::from_mins(1))
         .build()
         .unwrap()
         .receive(request(&created("taken")))
@@ -238,10 +238,10 @@ async fn deliver_everything() {
     world.go.add_permits(2);
     first.await.unwrap();
     second.await.unwrap();
-    receiver.feed(created("fed").verified()).await;
+    receiver.ingest(created("fed").verified()).await;
     receiver.drain().await;
     receiver.receive(request(&created("late"))).await;
-    receiver.feed(created("late").verified()).await;
+    receiver.ingest(created("late").verified()).await;
 
     let store = Sqlite::in_memory().await.unwrap();
     let kept = Receiver::inline(
@@ -259,7 +259,7 @@ async fn deliver_everything() {
     let full = Receiver::inline(
         "full",
         Verifier::authpi(keys()),
-        Memory::new().capacity(1),
+        Memory::new().with_capacity(1),
         handle,
     )
     .build()
@@ -388,38 +388,38 @@ async fn work_everything() {
     hook.receive(request(&personal(Fixture::of::<UserDeleted>())))
         .await;
     worked_off(
-        hasty(Worker::new(
+        hasty(Worker::builder(
             "inbox",
             store.clone(),
             handlers(store.clone()).0,
         ))
-        .attempts(3),
+        .max_attempts(3),
     )
     .await;
 
     hooks("aged").receive(request(&created("fails"))).await;
-    let aged = Worker::new("aged", store.clone(), handlers(store.clone()).0);
-    worked_off(hasty(aged).give_up_after(Duration::ZERO)).await;
+    let aged = Worker::builder("aged", store.clone(), handlers(store.clone()).0);
+    worked_off(hasty(aged).max_age(Duration::ZERO)).await;
 
     hooks("crashed").receive(request(&created("ok"))).await;
     let taken = store
         .lease_next("crashed", Duration::from_millis(1))
         .await
         .unwrap();
-    assert!(matches!(taken, Next::Leased(_)), "{taken:?}");
+    assert!(matches!(taken, NextEvent::Leased(_)), "{taken:?}");
     worked_off(
-        hasty(Worker::new(
+        hasty(Worker::builder(
             "crashed",
             store.clone(),
             handlers(store.clone()).0,
         ))
-        .attempts(1),
+        .max_attempts(1),
     )
     .await;
 
     hooks("down").receive(request(&created("waits"))).await;
     let (handle, world) = handlers(store.clone());
-    let worker = hasty(Worker::new("down", store.clone(), handle))
+    let worker = hasty(Worker::builder("down", store.clone(), handle))
         .build()
         .unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -437,7 +437,9 @@ async fn work_everything() {
 /// Short pauses, so that nobody waits.
 fn hasty(worker: WorkerBuilder) -> WorkerBuilder {
     let pause = Duration::from_millis(5);
-    worker.pauses(pause, pause).poll(Duration::from_millis(20))
+    worker
+        .backoff(pause, pause)
+        .poll_interval(Duration::from_millis(20))
 }
 
 /// Runs the worker until nothing waits any more.
@@ -634,7 +636,7 @@ async fn a_memory_ledger_that_is_full_warns_once_and_counts_what_it_forgets() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let logged = Logged::default();
-    let ledger = Memory::new().capacity(2);
+    let ledger = Memory::new().with_capacity(2);
     let _recorded = metrics::set_default_local_recorder(&recorder);
     let _guard = listen(logged.clone());
     for n in 0..10 {
@@ -651,7 +653,7 @@ async fn a_memory_ledger_that_is_full_warns_once_and_counts_what_it_forgets() {
                 .complete(&key, token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     assert_eq!(
@@ -810,8 +812,8 @@ impl Subscriber for Scoped {
 fn late_line() -> Handlers<(Notify, Semaphore)> {
     Handlers::new((Notify::new(), Semaphore::new(0))).on(
         async |_: Event<UserCreated>, cx: Context<(Notify, Semaphore)>| {
-            cx.state.0.notify_one();
-            cx.state.1.acquire().await?.forget();
+            cx.state().0.notify_one();
+            cx.state().1.acquire().await?.forget();
             tracing::info!("a line of the handler's own");
             Ok(())
         },
@@ -870,14 +872,14 @@ async fn a_workers_attempt_and_an_event_that_is_fed_have_spans_of_their_own() {
     let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone())
         .build()
         .unwrap();
-    hook.feed(created("evt_1").verified()).await;
-    worked_off(hasty(Worker::new("users", store, handlers))).await;
+    hook.ingest(created("evt_1").verified()).await;
+    worked_off(hasty(Worker::builder("users", store, handlers))).await;
     let within = scoped.around("of the handler's own");
     let mut spans = within.split(" > ");
     assert_eq!(
         spans.next(),
         Some(
-            r#"authpi.work endpoint="users" event_id="evt_1" attempt=1 event_type="user.created""#
+            r#"authpi.process endpoint="users" event_id="evt_1" attempt=1 event_type="user.created""#
         ),
         "{within}"
     );
@@ -888,9 +890,9 @@ async fn a_workers_attempt_and_an_event_that_is_fed_have_spans_of_their_own() {
         "{within}"
     );
     for (name, outcome) in [
-        ("authpi.work", "handled"),
+        ("authpi.process", "handled"),
         ("authpi.handle", "handled"),
-        ("authpi.feed", "stored"),
+        ("authpi.ingest", "stored"),
     ] {
         let spans = scoped.spans(name);
         assert!(
@@ -932,7 +934,7 @@ async fn each_step_of_a_store_has_a_span_that_names_it() {
     assert!(inline.health().await.is_ready() && inbox.health().await.is_ready());
     let committing =
         Handlers::new(()).on_tx(async |_: Event<UserCreated>, _, _tx: Tx<Sqlite>| Ok(()));
-    worked_off(hasty(Worker::new("inbox", store, committing))).await;
+    worked_off(hasty(Worker::builder("inbox", store, committing))).await;
     let steps: BTreeSet<_> = scoped.spans("authpi.store").into_iter().collect();
     let promised: BTreeSet<_> = documented("`authpi.store`")
         .into_iter()
@@ -1010,13 +1012,16 @@ async fn a_probe_of_a_store_that_is_busy_is_ready_and_says_so() {
         async |_: Event<UserCreated>,
                cx: Context<(Arc<Notify>, Arc<Semaphore>)>,
                _tx: Tx<Sqlite>| {
-            cx.state.0.notify_one();
-            cx.state.1.acquire().await?.forget();
+            cx.state().0.notify_one();
+            cx.state().1.acquire().await?.forget();
             Ok(())
         },
     );
     let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handlers);
-    let receiver = receiver.deadline(Duration::from_mins(1)).build().unwrap();
+    let receiver = receiver
+        .handler_timeout(Duration::from_mins(1))
+        .build()
+        .unwrap();
     let waiting = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(request(&created("evt_1"))).await.status() }
@@ -1088,7 +1093,7 @@ async fn a_replayed_dead_letter_of_an_inline_endpoint_shows_while_it_waits() {
         }
     };
     depth(1).await;
-    worked_off(Worker::new(
+    worked_off(Worker::builder(
         "users",
         store.clone(),
         Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(())),
@@ -1122,7 +1127,7 @@ impl Ledger for Counting {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.0.renew(key, token, lease).await
     }
     async fn complete(
@@ -1130,7 +1135,7 @@ impl Ledger for Counting {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.0.complete(key, token, completion).await
     }
     async fn release(
@@ -1138,7 +1143,7 @@ impl Ledger for Counting {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.0.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -1149,8 +1154,8 @@ impl Ledger for Counting {
     fn keeps_dead_letters(&self) -> bool {
         false
     }
-    fn remembers_for(&self) -> Duration {
-        self.0.remembers_for()
+    fn retention(&self) -> Duration {
+        Ledger::retention(&self.0)
     }
     fn store_id(&self) -> Option<usize> {
         Some(Arc::as_ptr(&self.1).addr())
@@ -1197,7 +1202,7 @@ async fn a_workers_probe_tells_what_waits_and_for_how_long() {
         "{backlog:?}"
     );
     let (handle, world) = handlers(store.clone());
-    let worker = hasty(Worker::new("users", store.clone(), handle))
+    let worker = hasty(Worker::builder("users", store.clone(), handle))
         .concurrency(2)
         .build()
         .unwrap();
@@ -1250,7 +1255,7 @@ impl Ledger for Hanging {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.0.renew(key, token, lease).await
     }
     async fn complete(
@@ -1258,7 +1263,7 @@ impl Ledger for Hanging {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.0.complete(key, token, completion).await
     }
     async fn release(
@@ -1266,7 +1271,7 @@ impl Ledger for Hanging {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.0.release(key, token, pause).await
     }
     async fn forget(&self, key: &EventKey) -> Result<bool, LedgerError> {
@@ -1275,8 +1280,8 @@ impl Ledger for Hanging {
     fn keeps_dead_letters(&self) -> bool {
         false
     }
-    fn remembers_for(&self) -> Duration {
-        self.0.remembers_for()
+    fn retention(&self) -> Duration {
+        Ledger::retention(&self.0)
     }
 }
 

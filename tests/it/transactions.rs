@@ -17,9 +17,10 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, Digest, EventKey, Held, Ledger, LedgerError, Token, Transactional, Tx,
+        Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, LedgerError, Token,
+        Transactional, Tx,
     },
-    receiver::{Fed, Inline, Receiver, ReceiverBuilder, StoreFailure},
+    receiver::{Ingested, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::{Memory, Sqlite},
     testing::{Fixture, ManualClock},
@@ -74,7 +75,7 @@ impl Transactional for Shop {
         writes: Box<Vec<String>>,
         key: &EventKey,
         token: Token,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         if self.overtaken.swap(false, Ordering::Relaxed) {
             self.ledger.forget(key).await?;
         }
@@ -82,7 +83,7 @@ impl Transactional for Shop {
             .ledger
             .complete(key, token, Completion::Handled)
             .await?;
-        if held == Held::Yes {
+        if held == LeaseStatus::Held {
             self.sold.lock().unwrap().extend(*writes);
         }
         if self.answers_late.load(Ordering::Relaxed) {
@@ -110,7 +111,7 @@ impl Ledger for Shop {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let renewals = *self.renewals.lock().unwrap();
         match renewals {
             Renewals::Answered => {}
@@ -118,7 +119,7 @@ impl Ledger for Shop {
             Renewals::Hanging => std::future::pending().await,
         }
         let held = self.ledger.renew(key, token, lease).await?;
-        if held == Held::Lost {
+        if held == LeaseStatus::Lost {
             self.told_lost.notify_one();
         }
         Ok(held)
@@ -129,7 +130,7 @@ impl Ledger for Shop {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         if self
             .stumbles
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -147,7 +148,7 @@ impl Ledger for Shop {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ledger.release(key, token, pause).await
     }
 
@@ -159,8 +160,8 @@ impl Ledger for Shop {
         false
     }
 
-    fn remembers_for(&self) -> Duration {
-        self.ledger.remembers_for()
+    fn retention(&self) -> Duration {
+        Ledger::retention(&self.ledger)
     }
 }
 
@@ -290,7 +291,7 @@ async fn a_handler_does_not_outlive_a_lease_that_cannot_be_renewed() {
             }
         });
         let receiver = receiver(&shop, handlers)
-            .deadline(lease * 10)
+            .handler_timeout(lease * 10)
             .lease(lease)
             .build()
             .unwrap();
@@ -315,7 +316,7 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     let store = options.in_memory().await.unwrap();
     let handlers = Handlers::new(Shelf::default()).on_tx(
         async |_: Event<UserCreated>, cx: Context<Shelf>, mut tx: Tx<Sqlite>| {
-            let keep = !cx.state.used.swap(true, Ordering::Relaxed);
+            let keep = !cx.state().used.swap(true, Ordering::Relaxed);
             sqlx::query("CREATE TABLE IF NOT EXISTS sold (kept BOOLEAN)")
                 .execute(&mut *tx)
                 .await?;
@@ -324,7 +325,7 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
                 .execute(&mut *tx)
                 .await?;
             if keep {
-                *cx.state.kept.lock().unwrap() = Some(tx);
+                *cx.state().kept.lock().unwrap() = Some(tx);
             }
             Ok(())
         },
@@ -334,9 +335,9 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     let receiver = Receiver::inline("shop", verifier, store.clone(), handlers);
     let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
     let receiver = receiver
-        .deadline(minute)
+        .handler_timeout(minute)
         .lease(hour)
-        .patience(Duration::ZERO)
+        .in_flight_wait(Duration::ZERO)
         .build()
         .unwrap();
     while shelf.kept.lock().unwrap().is_none() {
@@ -395,7 +396,7 @@ async fn handlers_with_a_transaction_in_sqlite_wait_for_each_other_longer_than_t
     );
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
     let receiver = Receiver::inline("shop", verifier, store.clone(), handlers)
-        .deadline(Duration::from_mins(5));
+        .handler_timeout(Duration::from_mins(5));
     let receiver = receiver.build().unwrap();
     let mut deliveries = tokio::task::JoinSet::new();
     for n in 0..4 {
@@ -441,11 +442,11 @@ async fn handlers_with_and_without_a_transaction_stand_in_one_registry() {
             tx.push("created".to_owned());
             Ok(())
         })
-        .prefix_tx("user.", async |_, _, mut tx: Tx<Shop>| {
+        .on_prefix_tx("user.", async |_, _, mut tx: Tx<Shop>| {
             tx.push("user".to_owned());
             Ok(())
         })
-        .otherwise_tx(async |_, _, mut tx: Tx<Shop>| {
+        .fallback_tx(async |_, _, mut tx: Tx<Shop>| {
             tx.push("other".to_owned());
             Ok(())
         });
@@ -511,20 +512,28 @@ async fn a_completion_that_fails_once_does_not_repeat_the_effect_and_one_that_fa
 async fn an_event_that_is_fed_is_handled_once_beside_its_deliveries() {
     let shop = Shop::default();
     let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
-    assert_eq!(receiver.feed(created().verified()).await, Fed::Handled);
-    assert_eq!(deliver(&receiver, &created()).await, 200);
-    assert_eq!(receiver.feed(created().verified()).await, Fed::Duplicate);
     assert_eq!(
-        receiver.feed(Fixture::of::<UserUpdated>().verified()).await,
-        Fed::Unhandled
+        receiver.ingest(created().verified()).await,
+        Ingested::Handled
+    );
+    assert_eq!(deliver(&receiver, &created()).await, 200);
+    assert_eq!(
+        receiver.ingest(created().verified()).await,
+        Ingested::Duplicate
+    );
+    assert_eq!(
+        receiver
+            .ingest(Fixture::of::<UserUpdated>().verified())
+            .await,
+        Ingested::Unhandled
     );
     assert_eq!(shop.sold(), ["evt_1"]);
     receiver.drain().await;
-    let refused = receiver.feed(created().verified()).await;
+    let refused = receiver.ingest(created().verified()).await;
     assert!(
         matches!(
             refused,
-            Fed::NotTaken {
+            Ingested::NotAccepted {
                 outcome: "draining",
                 ..
             }
@@ -540,7 +549,7 @@ async fn an_event_that_is_fed_may_be_older_than_records_are_kept() {
     let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
     assert_eq!(deliver(&receiver, &created().id("evt_recent")).await, 200);
     assert_eq!(deliver(&receiver, &old).await, 400);
-    assert_eq!(receiver.feed(old.verified()).await, Fed::Handled);
+    assert_eq!(receiver.ingest(old.verified()).await, Ingested::Handled);
     assert_eq!(shop.sold(), ["evt_recent", "evt_1"]);
 }
 
@@ -583,7 +592,7 @@ async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_onc
                 .bind(cx.attempt())
                 .execute(&mut *tx)
                 .await?;
-            if cx.state.load(Ordering::SeqCst) {
+            if cx.state().load(Ordering::SeqCst) {
                 Ok(())
             } else {
                 Err(HandlerError::terminal("broken"))
@@ -600,14 +609,14 @@ async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_onc
     };
     let event = letter.event().unwrap();
     assert_eq!(
-        receiver.feed(event.clone()).await,
-        Fed::Duplicate,
+        receiver.ingest(event.clone()).await,
+        Ingested::Duplicate,
         "a dead event was handled again"
     );
     mended.store(true, Ordering::SeqCst);
     assert!(store.replay(&letter.key).await.unwrap());
-    assert_eq!(receiver.feed(event.clone()).await, Fed::Handled);
-    assert_eq!(receiver.feed(event).await, Fed::Duplicate);
+    assert_eq!(receiver.ingest(event.clone()).await, Ingested::Handled);
+    assert_eq!(receiver.ingest(event).await, Ingested::Duplicate);
     assert!(
         !store.replay(&letter.key).await.unwrap(),
         "what was handled is no dead letter"
@@ -643,7 +652,10 @@ async fn a_dead_letter_that_is_forgotten_is_handled_when_it_is_sent_again() {
     let receiver = Receiver::inline("shop", verifier(), store.clone(), mended)
         .build()
         .unwrap();
-    assert_eq!(receiver.feed(created().verified()).await, Fed::Handled);
+    assert_eq!(
+        receiver.ingest(created().verified()).await,
+        Ingested::Handled
+    );
     assert!(
         store
             .dead_letters("shop", None, 10)

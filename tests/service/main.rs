@@ -26,7 +26,7 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
     handlers::{Context, HandlerError, Handlers, Serves},
-    ledger::{Inbox, Lanes, LedgerError, Transactional, Tx},
+    ledger::{Inbox, LedgerError, OrderedInbox, Transactional, Tx},
     receiver::{Receiver, ReceiverBuilder, Stored},
     signature::{KeyRing, Verifier},
     stores::{Memory, Nats, NatsOptions, Postgres, Redis, Sqlite},
@@ -295,7 +295,7 @@ where
     // Longer than a lease, so that whoever waits for the dead sees their lease run out.
     let receiver = receiver
         .lease(service.lease())
-        .patience(service.lease() * 2);
+        .in_flight_wait(service.lease() * 2);
     serve(Some(receiver.build()?), None).await
 }
 
@@ -315,12 +315,12 @@ where
         store.clone(),
     ));
     let pause = Duration::from_millis(20);
-    let worker = Worker::new(ENDPOINT, store, handlers)
+    let worker = Worker::builder(ENDPOINT, store, handlers)
         .lease(service.lease())
-        .poll(pause * 5)
-        .pauses(pause, pause * 5);
+        .poll_interval(pause * 5)
+        .backoff(pause, pause * 5);
     // Being killed must not use up an event's attempts.
-    let worker = worker.attempts(10_000).build()?;
+    let worker = worker.max_attempts(10_000).build()?;
     match service.setup.role {
         Role::Receiver => serve(Some(receiver.build()?), None).await,
         Role::Worker => serve(None, Some(worker)).await,
@@ -328,8 +328,8 @@ where
     }
 }
 
-fn in_lanes<I: Lanes>(receiver: ReceiverBuilder<Stored<I>>) -> ReceiverBuilder<Stored<I>> {
-    receiver.in_order_per(Subject::user_id)
+fn in_lanes<I: OrderedInbox>(receiver: ReceiverBuilder<Stored<I>>) -> ReceiverBuilder<Stored<I>> {
+    receiver.ordered_by(Subject::user_id)
 }
 
 fn in_any_order<I: Inbox>(receiver: ReceiverBuilder<Stored<I>>) -> ReceiverBuilder<Stored<I>> {

@@ -7,7 +7,7 @@ use authpi_sdk::{
     event::Event,
     handlers::{Context, Handlers},
     receiver::Receiver,
-    reconcile::{Reconcile, WatermarkFile},
+    reconcile::{FileWatermark, Reconcile},
     signature::Verifier,
     stores::Sqlite,
 };
@@ -21,21 +21,21 @@ const LEASE: Duration = Duration::from_secs(2);
 /// Reconciles from the AuthPI that the environment names, with ledger and watermark in `folder`.
 /// Prints a line for each event that it handles, and one when it has caught up.
 pub(crate) async fn run(folder: &Path) -> Result<()> {
-    let handlers = Handlers::new(()).otherwise(async |event: Event, _: Context<()>| {
+    let handlers = Handlers::new(()).fallback(async |event: Event, _: Context<()>| {
         println!("handled {}", event.id());
         Ok(())
     });
     let ledger = Sqlite::open(folder.join("hooks.db")).await?;
     let receiver = Receiver::inline(
         "users",
-        Verifier::accept_anybody_dangerously(),
+        Verifier::dangerously_accept_unauthenticated(),
         ledger,
         handlers,
     )
     .lease(LEASE);
     let receiver = receiver.build()?;
-    let reconcile = Reconcile::new(&Client::from_env()?, &receiver, "wh_1")
-        .watermark(WatermarkFile::new(folder.join("users.watermark")))
+    let reconcile = Reconcile::builder(&Client::from_env()?, &receiver, "wh_1")
+        .watermark(FileWatermark::new(folder.join("users.watermark")))
         .lease(LEASE)
         .limit(40)
         .build()?;

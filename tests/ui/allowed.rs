@@ -3,7 +3,7 @@
 use authpi_sdk::{event::{Event, EventType, types::UserCreated}, handlers::{Context, Handlers}, receiver::Receiver, signature::{KeyRing, Secret, Verified, Verifier}, stores::Memory};
 
 async fn welcome(event: Event<UserCreated>, context: Context<String>) -> authpi_sdk::Result {
-    println!("{} {:?}", context.state, event.data()?.id);
+    println!("{} {:?}", context.state(), event.data()?.id);
     Ok(())
 }
 
@@ -18,7 +18,7 @@ fn main() {
     );
     let handlers = Handlers::new(String::new())
         .on(welcome)
-        .prefix("organization.", async |_: Event, _| Ok(()));
+        .on_prefix("organization.", async |_: Event, _| Ok(()));
     let receiver =
         Receiver::inline("users", Verifier::authpi(keys), Memory::new(), handlers).build();
     let unknown = EventType::from("moon.landed");

@@ -26,6 +26,6 @@ fn main() {
     let _ = of_my_own;
     let _ = Handlers::new(()).on(of_a_payload); //~ E0631
     let _ = Handlers::new(()).on(of_any); //~ E0277
-    let _ = Handlers::new(()).otherwise(of_another_state); //~ E0631
-    let _ = Handlers::new(()).otherwise(async |_: Event, _| 42); //~ E0308
+    let _ = Handlers::new(()).fallback(of_another_state); //~ E0631
+    let _ = Handlers::new(()).fallback(async |_: Event, _| 42); //~ E0308
 }

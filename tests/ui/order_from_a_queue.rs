@@ -9,7 +9,7 @@ fn in_any_order(inbox: Nats<Memory>) {
 
 fn in_order(inbox: Nats<Memory>) {
     let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), inbox)
-        .in_order_per(Subject::user_id); //~ E0277
+        .ordered_by(Subject::user_id); //~ E0277
 }
 
 fn main() {

@@ -9,7 +9,7 @@ use authpi_sdk::{
 
 fn queue<Q: Inbox>(queue: Q) {
     let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), queue)
-        .in_order_per(Subject::user_id); //~ E0277
+        .ordered_by(Subject::user_id); //~ E0277
 }
 
 fn main() {}

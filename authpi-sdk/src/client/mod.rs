@@ -87,7 +87,7 @@ pub(crate) mod transport;
 pub use api::*;
 pub use transport::{
     AccessToken, BuildError, Call, Client, ClientBuilder, Conditional, DEFAULT_ATTEMPT_TIMEOUT,
-    DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ETag, Error, InvalidETag, Items, Keyed, NoMore, Operation,
-    Page, Paged, Pages, Posted, RetryPolicy, Tagged, TokenSource, WhoAmI, retry,
+    DEFAULT_BASE_URL, DEFAULT_TIMEOUT, ETag, Error, InvalidETag, Items, Keyed, Operation, Page,
+    Paged, Pages, RetryPolicy, RetryStop, TokenSource, WhoAmI, WithETag, WithReplay, retry,
 };
 pub(crate) use transport::{NotBuilt, Request};

@@ -4,10 +4,10 @@
 //! [`Webhooks::ensure`] creates the webhook where it is missing and changes it where it differs, from
 //! any number of replicas at once, and keeps the one-time secret in a [`SecretStore`].
 //! [`Webhooks::rotate`] gives it another secret without a gap, and [`Webhooks::update_with`] changes
-//! it depending on its current state. [`Call::followed`] and [`Webhooks::outcome`] follow deliveries
+//! it depending on its current state. [`Call::track`] and [`Webhooks::outcome`] follow deliveries
 //! that are sent again: see [`redelivery`].
 //!
-//! [`Call::followed`]: crate::client::Call::followed
+//! [`Call::track`]: crate::client::Call::track
 //! [`Webhooks::ensure`]: crate::client::Webhooks::ensure
 //! [`Webhooks::outcome`]: crate::client::Webhooks::outcome
 //! [`Webhooks::rotate`]: crate::client::Webhooks::rotate
@@ -23,9 +23,9 @@ pub use ensure::{
     Rotation,
 };
 #[cfg(feature = "postgres")]
-pub use secrets::PostgresSecrets;
+pub use secrets::PostgresSecretStore;
 pub use secrets::{
-    DEFAULT_LOCK_TIMEOUT, EndpointKeys, KeptSecret, MemorySecrets, SecretFile, SecretStore,
-    SecretStoreError,
+    DEFAULT_LOCK_TIMEOUT, EndpointKeys, FileSecretStore, MemorySecretStore, SecretStore,
+    SecretStoreError, StoredSecret,
 };
-pub use update_with::{DEFAULT_ROUNDS, Edited, UpdateWith};
+pub use update_with::{DEFAULT_ROUNDS, UpdateOutcome, UpdateWith};

@@ -4,7 +4,7 @@ use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
 use crate::{
     client::{
-        ETag, Error, Tagged, Updated, Webhook, WebhookPatch, Webhooks,
+        ETag, Error, Updated, Webhook, WebhookPatch, Webhooks, WithETag,
         transport::{Answer, pause},
     },
     generated::api::operations,
@@ -100,14 +100,14 @@ impl fmt::Debug for UpdateWith<'_> {
 /// What became of [`Webhooks::update_with`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Edited {
+pub enum UpdateOutcome {
     /// The webhook was changed.
     Updated(Updated),
     /// There was nothing to do.
-    Unchanged(Tagged<Webhook>),
+    Unchanged(WithETag<Webhook>),
 }
 
-impl Edited {
+impl UpdateOutcome {
     /// The webhook as it is now.
     pub fn webhook(&self) -> &Webhook {
         match self {
@@ -131,7 +131,7 @@ impl Edited {
 }
 
 impl<'c> IntoFuture for UpdateWith<'c> {
-    type Output = Result<Edited, Error>;
+    type Output = Result<UpdateOutcome, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'c>>;
 
     fn into_future(self) -> Self::IntoFuture {
@@ -146,7 +146,7 @@ impl<'c> IntoFuture for UpdateWith<'c> {
             loop {
                 let got = webhooks.get(&webhook_id).await?;
                 let Some(patch) = change(&got.value) else {
-                    return Ok(Edited::Unchanged(got));
+                    return Ok(UpdateOutcome::Unchanged(got));
                 };
                 let Some(etag) = &got.etag else {
                     let without =
@@ -154,7 +154,7 @@ impl<'c> IntoFuture for UpdateWith<'c> {
                     return Err(without.during(operations::WEBHOOKS_GET.id));
                 };
                 match webhooks.update(&webhook_id, &patch).if_match(etag).await {
-                    Ok(updated) => return Ok(Edited::Updated(updated)),
+                    Ok(updated) => return Ok(UpdateOutcome::Updated(updated)),
                     Err(error) if error.is_precondition_failed() && round + 1 < rounds => {
                         pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE).await;
                         round += 1;

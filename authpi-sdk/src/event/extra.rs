@@ -51,7 +51,7 @@ use crate::{
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Extra {
     members: BTreeMap<String, RawJson>,
-    misfits: usize,
+    mismatched: usize,
 }
 
 impl Extra {
@@ -106,8 +106,8 @@ impl Extra {
     ///
     /// More than zero says that the deduced schema of this payload wants correcting; nothing is
     /// lost.
-    pub fn misfits(&self) -> usize {
-        self.misfits
+    pub fn mismatched(&self) -> usize {
+        self.mismatched
     }
 
     pub(crate) fn keep(&mut self, name: &str, raw: &RawValue) {
@@ -122,8 +122,8 @@ impl Extra {
             Fit::Null | Fit::Misfit => self.insert(name, raw.to_owned().into()),
             Fit::Unknown => return self.keep(name, raw),
         };
-        self.misfits += usize::from(fit == Fit::Misfit);
-        self.misfits -=
+        self.mismatched += usize::from(fit == Fit::Misfit);
+        self.mismatched -=
             usize::from(known_before.is_some_and(|before| !is_null(before.as_raw_value())));
     }
 
@@ -284,7 +284,7 @@ mod tests {
     fn a_member_of_another_shape_is_kept_raw_and_counted() {
         let read = sample(r#"{"id": {"of": 1.00}, "count": "7", "new": [1,  2]}"#);
         assert_eq!((read.id, read.count), (None, None));
-        assert_eq!(read.extra.misfits(), 2);
+        assert_eq!(read.extra.mismatched(), 2);
         assert_eq!(read.extra.get("id").unwrap().get(), r#"{"of": 1.00}"#);
         assert_eq!(read.extra.get("new").unwrap().get(), "[1,  2]");
         assert_eq!(read.extra.read::<i64>("absent").unwrap(), None);

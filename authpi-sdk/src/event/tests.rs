@@ -344,7 +344,7 @@ fn half_a_surrogate_pair_anywhere_is_read_as_a_replacement_and_its_bytes_are_kep
         assert_eq!(
             (
                 user.username.as_deref().map(shown).as_deref(),
-                user.extra.misfits()
+                user.extra.mismatched()
             ),
             (Some("ada"), 0),
             "{odd}"
@@ -372,7 +372,7 @@ fn half_a_surrogate_pair_anywhere_is_read_as_a_replacement_and_its_bytes_are_kep
     let extra =
         Event::from_json(whole.replace("\"ada\"", r#"["\ud83d"],"new\udc00":"\ud83d""#)).unwrap();
     let data = extra.downcast::<UserCreated>().unwrap().data().unwrap();
-    assert_eq!(data.extra.misfits(), 1);
+    assert_eq!(data.extra.mismatched(), 1);
     assert_eq!(
         data.extra.get("username").map(RawValue::get),
         Some(r#"["\ud83d"]"#)
@@ -405,7 +405,7 @@ fn numbers_and_times_of_odd_forms_are_read() {
     let EventData::User(user) = read.decode().unwrap() else {
         panic!()
     };
-    assert_eq!(user.extra.misfits(), 0);
+    assert_eq!(user.extra.mismatched(), 0);
     // One that is none leaves the others alone.
     let read = event(
         r#""id":"e","type":"user.created","timestamp":"1e999","subject":7,"trace":[],"source":{},"data":{}"#,

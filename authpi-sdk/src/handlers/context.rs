@@ -19,8 +19,7 @@ use crate::{
 
 /// What a handler is given beside the event. Cheap to clone.
 pub struct Context<S> {
-    /// What was given to [`Handlers::new`](super::Handlers::new).
-    pub state: Arc<S>,
+    state: Arc<S>,
     work: Arc<Work>,
 }
 
@@ -117,6 +116,11 @@ impl<S> Context<S> {
         &self.work
     }
 
+    /// The state that was given to [`Handlers::new`](super::Handlers::new).
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
     /// Which attempt at this event this is, from 1. (0 where the store was down and the receiver
     /// was told to handle anyway.)
     pub fn attempt(&self) -> u32 {
@@ -133,9 +137,9 @@ impl<S> Context<S> {
         self.work.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Resolves when the attempt has ended: the handler is done, or was dropped at its deadline or
-    /// because its lease was lost. For work that the handler has spawned.
-    pub async fn cancelled(&self) {
+    /// Resolves when the attempt has ended, for whatever reason: the handler returned, it was dropped
+    /// at its timeout, or its lease was lost. For tasks that the handler has spawned.
+    pub async fn closed(&self) {
         self.work.ended.wait().await;
     }
 

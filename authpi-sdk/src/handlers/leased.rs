@@ -8,7 +8,7 @@ use tokio::time::{Instant, interval_at, timeout_at};
 use super::{Outcome, Route, Work, run};
 use crate::{
     event::Event,
-    ledger::{AnyLedger, EventKey, Held, Token, TransactionPermit},
+    ledger::{AnyLedger, EventKey, LeaseStatus, Token, TransactionPermit},
     telemetry::LogLimit,
 };
 
@@ -99,8 +99,8 @@ async fn lost(
             (asked, ledger.renew(key, token, lease).await)
         });
         match renewed.await {
-            Ok((asked, Ok(Held::Yes))) => ends = asked + lease,
-            Ok((_, Ok(Held::Lost))) => return,
+            Ok((asked, Ok(LeaseStatus::Held))) => ends = asked + lease,
+            Ok((_, Ok(LeaseStatus::Lost))) => return,
             // The store may be back before the lease runs out.
             Ok((_, Err(error))) => error.tell(key.shared_endpoint(), log),
             Err(_) => {

@@ -23,7 +23,7 @@
 //!
 //! let handlers = Handlers::new(App)
 //!     .on(greet)
-//!     .prefix("organization.", async |event: Event, _cx| {
+//!     .on_prefix("organization.", async |event: Event, _cx| {
 //!         println!("{} happened", event.event_type());
 //!         Ok(())
 //!     });
@@ -43,4 +43,4 @@ pub use run::Outcome;
 pub(crate) use context::Work;
 pub(crate) use leased::{Claimed, run_leased};
 pub(crate) use registry::{AnyHandlers, Route};
-pub(crate) use run::{DEFAULT_DEADLINE, run};
+pub(crate) use run::{DEFAULT_HANDLER_TIMEOUT, run};

@@ -5,12 +5,13 @@ use crate::{
     crash,
     event::{Event, EventKind, EventType, KnownEvent},
     ledger::{
-        Held, Ledger, LedgerError, PoolTooSmall, Token, TransactionPermits, Transactional, Tx, step,
+        LeaseStatus, Ledger, LedgerError, PoolTooSmall, Token, TransactionPermits, Transactional,
+        Tx, step,
     },
 };
 
 type Running = Pin<Box<dyn Future<Output = Result> + Send>>;
-type Settling = Pin<Box<dyn Future<Output = Result<Held>> + Send>>;
+type Settling = Pin<Box<dyn Future<Output = Result<LeaseStatus>> + Send>>;
 
 /// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its
 /// transaction in a store `L`.
@@ -161,7 +162,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
 
     /// Handles each type that begins with `prefix` (`"organization."`) and has no handler of its
     /// own. Of several prefixes the longest wins.
-    pub fn prefix<F, Fut>(self, prefix: impl Into<String>, handler: F) -> Self
+    pub fn on_prefix<F, Fut>(self, prefix: impl Into<String>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result> + Send + 'static,
@@ -170,7 +171,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     }
 
     /// Handles what nobody else does.
-    pub fn otherwise<F, Fut>(self, handler: F) -> Self
+    pub fn fallback<F, Fut>(self, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result> + Send + 'static,
@@ -227,8 +228,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.over().insert(K::TYPE, committing(handler))
     }
 
-    /// As [`prefix`](Self::prefix), with a transaction as in [`on_tx`](Self::on_tx).
-    pub fn prefix_tx<F, Fut, T>(self, prefix: impl Into<String>, handler: F) -> Handlers<S, T>
+    /// As [`prefix`](Self::on_prefix), with a transaction as in [`on_tx`](Self::on_tx).
+    pub fn on_prefix_tx<F, Fut, T>(self, prefix: impl Into<String>, handler: F) -> Handlers<S, T>
     where
         T: Transactional + Serves<L>,
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
@@ -238,8 +239,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
             .insert_prefix(prefix.into(), committing(handler))
     }
 
-    /// As [`otherwise`](Self::otherwise), with a transaction as in [`on_tx`](Self::on_tx).
-    pub fn otherwise_tx<F, Fut, T>(self, handler: F) -> Handlers<S, T>
+    /// As [`fallback`](Self::fallback), with a transaction as in [`on_tx`](Self::on_tx).
+    pub fn fallback_tx<F, Fut, T>(self, handler: F) -> Handlers<S, T>
     where
         T: Transactional + Serves<L>,
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
@@ -263,7 +264,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
 
     /// The known types of event that nobody handles: what a service acknowledges unread. To print
     /// at start-up.
-    pub fn unhandled(&self) -> Vec<EventType> {
+    pub fn unhandled_types(&self) -> Vec<EventType> {
         EventType::ALL
             .iter()
             .filter(|event_type| self.by_type.find(event_type).is_none())
@@ -481,8 +482,8 @@ impl Started {
         match self {
             Self::Told(running) => running.await.map(|()| Outcome::Handled),
             Self::Committing(settling) => settling.await.map(|held| match held {
-                Held::Yes => Outcome::Committed,
-                Held::Lost => Outcome::LeaseLost,
+                LeaseStatus::Held => Outcome::Committed,
+                LeaseStatus::Lost => Outcome::LeaseLost,
             }),
         }
     }

@@ -83,7 +83,7 @@ fn name(outcome: &Outcome) -> &'static str {
 const LEASE_LOST: &str = "lease_lost";
 
 /// How long a handler may take, unless set: 10 seconds.
-pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the handler to its end, its panic or its deadline.
 pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
@@ -198,7 +198,7 @@ impl<S: Send + Sync + 'static> Handlers<S> {
                 key,
                 Some(token),
                 Timestamp::now(),
-                DEFAULT_DEADLINE,
+                DEFAULT_HANDLER_TIMEOUT,
                 None,
                 &Arc::default(),
             ),

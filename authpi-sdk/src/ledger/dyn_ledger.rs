@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use tracing::{Instrument as _, debug_span};
 
 use super::{
-    Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Next,
-    Token,
+    Appended, Backlog, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, Ledger,
+    LedgerError, NextEvent, Token,
 };
 
 /// Any [`Ledger`]; clones share it.
@@ -32,17 +32,27 @@ type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 
 /// [`Ledger`] with its futures boxed.
 pub(crate) trait DynLedger: Send + Sync {
     fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim>;
-    fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held>;
+    fn renew<'a>(
+        &'a self,
+        key: &'a EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Step<'a, LeaseStatus>;
     fn complete<'a>(
         &'a self,
         key: &'a EventKey,
         token: Token,
         completion: Completion,
-    ) -> Step<'a, Held>;
-    fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held>;
+    ) -> Step<'a, LeaseStatus>;
+    fn release<'a>(
+        &'a self,
+        key: &'a EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Step<'a, LeaseStatus>;
     fn forget<'a>(&'a self, key: &'a EventKey) -> Step<'a, bool>;
     fn keeps_dead_letters(&self) -> bool;
-    fn remembers_for(&self) -> Duration;
+    fn retention(&self) -> Duration;
     fn server_time(&self) -> Step<'_, Option<Timestamp>>;
     fn check_write(&self) -> Step<'_, ()>;
     fn is_busy(&self) -> bool;
@@ -55,7 +65,12 @@ impl<L: Ledger> DynLedger for L {
         Box::pin(step("claim", Ledger::claim(self, key, digest, lease)))
     }
 
-    fn renew<'a>(&'a self, key: &'a EventKey, token: Token, lease: Duration) -> Step<'a, Held> {
+    fn renew<'a>(
+        &'a self,
+        key: &'a EventKey,
+        token: Token,
+        lease: Duration,
+    ) -> Step<'a, LeaseStatus> {
         Box::pin(step("renew", Ledger::renew(self, key, token, lease)))
     }
 
@@ -66,7 +81,7 @@ impl<L: Ledger> DynLedger for L {
         key: &'a EventKey,
         token: Token,
         completion: Completion,
-    ) -> Step<'a, Held> {
+    ) -> Step<'a, LeaseStatus> {
         let complete = async move {
             match Ledger::complete(self, key, token, completion.clone()).await {
                 Ok(held) => Ok(held),
@@ -80,7 +95,12 @@ impl<L: Ledger> DynLedger for L {
         Box::pin(step("complete", complete))
     }
 
-    fn release<'a>(&'a self, key: &'a EventKey, token: Token, pause: Duration) -> Step<'a, Held> {
+    fn release<'a>(
+        &'a self,
+        key: &'a EventKey,
+        token: Token,
+        pause: Duration,
+    ) -> Step<'a, LeaseStatus> {
         Box::pin(step("release", Ledger::release(self, key, token, pause)))
     }
 
@@ -92,8 +112,8 @@ impl<L: Ledger> DynLedger for L {
         Ledger::keeps_dead_letters(self)
     }
 
-    fn remembers_for(&self) -> Duration {
-        Ledger::remembers_for(self)
+    fn retention(&self) -> Duration {
+        Ledger::retention(self)
     }
 
     fn server_time(&self) -> Step<'_, Option<Timestamp>> {
@@ -129,7 +149,7 @@ pub(crate) trait DynInbox: DynLedger {
         lane: Option<&'a str>,
         body: Bytes,
     ) -> Step<'a, Appended>;
-    fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, Next>;
+    fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, NextEvent>;
     fn appended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     fn backlog<'a>(&'a self, endpoint: &'a str) -> Step<'a, Backlog>;
     fn check_append(&self) -> Step<'_, ()>;
@@ -146,7 +166,7 @@ impl<I: Inbox> DynInbox for I {
         Box::pin(step("append", Inbox::append(self, key, digest, lane, body)))
     }
 
-    fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, Next> {
+    fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, NextEvent> {
         Box::pin(step("lease_next", Inbox::lease_next(self, endpoint, lease)))
     }
 

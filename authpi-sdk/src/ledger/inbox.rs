@@ -47,7 +47,7 @@ pub trait Inbox: Ledger {
         &self,
         endpoint: &str,
         lease: Duration,
-    ) -> impl Future<Output = Result<Next, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<NextEvent, LedgerError>> + Send;
 
     /// Resolves when something may have been appended since this was called. A hint: workers poll
     /// as well, and a store that cannot tell never resolves.
@@ -64,12 +64,12 @@ pub trait Inbox: Ledger {
     }
 }
 
-/// An inbox whose [`append`](Inbox::append) heeds lanes: [`in_order_per`] can be had with it.
+/// An inbox whose [`append`](Inbox::append) heeds lanes: [`ordered_by`] can be had with it.
 ///
 /// `Sqlite` and `Postgres` are such stores. A queue, which hands out what comes next, is not.
 ///
-/// [`in_order_per`]: crate::receiver::ReceiverBuilder::in_order_per
-pub trait Lanes: Inbox {}
+/// [`ordered_by`]: crate::receiver::ReceiverBuilder::ordered_by
+pub trait OrderedInbox: Inbox {}
 
 /// What became of a delivery that was to be appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub enum Appended {
     /// It is stored, and will be handled.
     Stored,
     /// The event was known: it waits, is being handled, or is done.
-    Known {
+    Duplicate {
         /// The digest that the first delivery of this id brought.
         first_digest: Digest,
     },
@@ -87,11 +87,11 @@ pub enum Appended {
 /// What there is to do.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Next {
+pub enum NextEvent {
     /// This event; the caller holds its record now.
-    Leased(Leased),
+    Leased(LeasedEvent),
     /// Nothing at present.
-    Nothing {
+    Empty {
         /// When the next pause or lease ends, if one is known of.
         due_in: Option<Duration>,
     },
@@ -100,7 +100,7 @@ pub enum Next {
 /// An event that was leased to a worker.
 #[derive(Clone)]
 #[non_exhaustive]
-pub struct Leased {
+pub struct LeasedEvent {
     /// Which event.
     pub key: EventKey,
     /// Needed for every further step.
@@ -111,7 +111,7 @@ pub struct Leased {
     pub received_at: Timestamp,
 }
 
-impl Leased {
+impl LeasedEvent {
     /// For stores.
     pub fn new(key: EventKey, token: Token, body: Bytes, received_at: Timestamp) -> Self {
         Self {
@@ -123,10 +123,10 @@ impl Leased {
     }
 }
 
-impl std::fmt::Debug for Leased {
+impl std::fmt::Debug for LeasedEvent {
     /// Leaves the body out: payloads do not belong in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Leased")
+        f.debug_struct("LeasedEvent")
             .field("key", &self.key)
             .field("token", &self.token)
             .field("bytes", &self.body.len())

@@ -9,7 +9,7 @@
 //! *claims* an event, which either commits and grants a lease, or says who was first. Whoever holds
 //! the lease renews it while it works, and ends it with [`complete`](Ledger::complete) or
 //! [`release`](Ledger::release). A worker that dies gives its lease back by expiry; a worker that
-//! was too slow finds that its token is no longer the record's ([`Held::Lost`]).
+//! was too slow finds that its token is no longer the record's ([`LeaseStatus::Lost`]).
 //!
 //! The implementations are in [`stores`](crate::stores).
 
@@ -36,7 +36,7 @@ use crate::{
 pub use dead_letter::DeadLetter;
 pub use digest::Digest;
 pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};
-pub use inbox::{Appended, Backlog, Inbox, Lanes, Leased, Next};
+pub use inbox::{Appended, Backlog, Inbox, LeasedEvent, NextEvent, OrderedInbox};
 pub(crate) use probe::{Probes, Target};
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
@@ -248,10 +248,10 @@ impl fmt::Debug for Completion {
 /// Whether the caller's token was still the record's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a lost lease means that somebody else may be at work on the same event"]
-pub enum Held {
-    /// It was, and the step took place.
-    Yes,
-    /// It was not: the lease ran out and another took over, or the record was forgotten. Nothing
+pub enum LeaseStatus {
+    /// The lease was still held, and the step took place.
+    Held,
+    /// The lease was lost: it ran out and another took over, or the record was forgotten. Nothing
     /// was changed.
     Lost,
 }
@@ -286,7 +286,7 @@ pub trait Ledger: Send + Sync + 'static {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
     /// Ends the claim for good. Asking once more with the same token and the same kind of
     /// completion is `Yes` again and changes nothing, so that a caller whose connection broke need
@@ -297,7 +297,7 @@ pub trait Ledger: Send + Sync + 'static {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
     /// Gives the claim back, to be claimed again by anyone once `pause` is over (zero: at once).
     /// The attempt still counts.
@@ -306,7 +306,7 @@ pub trait Ledger: Send + Sync + 'static {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
     /// Forgets the record in whatever state, so that a redelivery is handled afresh. Says whether
     /// there was one.
@@ -320,14 +320,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// on; once twice that is over since its lease ended, a claim is a fresh one. Deliveries signed
     /// longer ago than this are not handled, so that an old capture cannot come back after its
     /// record is gone.
-    fn remembers_for(&self) -> Duration;
+    fn retention(&self) -> Duration;
 
     /// What time it is by the store's own clock, for a store that has one: a server elsewhere.
     /// `None`, the default, for a store that runs on this machine's clock, and for one that cannot
     /// tell.
     ///
     /// The receiver asks only when a delivery seems to be older than
-    /// [`remembers_for`](Ledger::remembers_for), as a second witness: if this machine's clock is
+    /// [`retention`](Ledger::retention), as a second witness: if this machine's clock is
     /// wrong, every delivery seems to be.
     fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
         async { Ok(None) }
@@ -385,7 +385,7 @@ impl<L: Ledger> Ledger for Arc<L> {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         L::renew(self, key, token, lease).await
     }
 
@@ -394,7 +394,7 @@ impl<L: Ledger> Ledger for Arc<L> {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         L::complete(self, key, token, completion).await
     }
 
@@ -403,7 +403,7 @@ impl<L: Ledger> Ledger for Arc<L> {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         L::release(self, key, token, pause).await
     }
 
@@ -415,8 +415,8 @@ impl<L: Ledger> Ledger for Arc<L> {
         L::keeps_dead_letters(self)
     }
 
-    fn remembers_for(&self) -> Duration {
-        L::remembers_for(self)
+    fn retention(&self) -> Duration {
+        L::retention(self)
     }
 
     async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
@@ -440,7 +440,7 @@ impl<L: Ledger> Ledger for Arc<L> {
     }
 }
 
-/// The default of [`Ledger::remembers_for`]: 30 days.
+/// The default of [`Ledger::retention`]: 30 days.
 pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// The store failed; its own error is the [`source`](std::error::Error::source).

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-use super::Next;
+use super::NextEvent;
 use super::{
     AnyInbox, AnyLedger, Backlog, Digest, EventKey, Inbox, Ledger, LedgerError, LedgerErrorKind,
 };
@@ -122,7 +122,7 @@ async fn append_and_lease(inbox: &impl Inbox, key: &EventKey) -> Result<(), Ledg
         .await?;
     // It may be the record of another probe, perhaps of a process that died before it forgot it:
     // what matters is that leasing works.
-    if let Next::Leased(leased) = inbox.lease_next("", LEASE).await? {
+    if let NextEvent::Leased(leased) = inbox.lease_next("", LEASE).await? {
         inbox.forget(&leased.key).await?;
     }
     Ok(())

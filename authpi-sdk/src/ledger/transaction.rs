@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{EventKey, Held, Ledger, LedgerError, Token};
+use super::{EventKey, LeaseStatus, Ledger, LedgerError, Token};
 
 /// A ledger in a database that can commit a handler's writes together with the completion of its
 /// claim.
@@ -87,7 +87,7 @@ pub trait Transactional: Ledger + Clone {
         transaction: Self::Transaction,
         key: &EventKey,
         token: Token,
-    ) -> impl Future<Output = Result<Held, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 }
 
 /// The transaction in which a handler writes: `&mut *tx` is a connection of sqlx's.

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     Clock,
     event::Subject,
-    handlers::{AnyHandlers, DEFAULT_DEADLINE, Handlers, HandlersError},
-    ledger::{AnyInbox, AnyLedger, EventKey, Lanes, PoolTooSmall, Probes, Target},
+    handlers::{AnyHandlers, DEFAULT_HANDLER_TIMEOUT, Handlers, HandlersError},
+    ledger::{AnyInbox, AnyLedger, EventKey, OrderedInbox, PoolTooSmall, Probes, Target},
     signature::{KeyRingError, Verifier},
     time::ClockWitness,
 };
@@ -68,9 +68,9 @@ impl<M> ReceiverBuilder<M> {
             max_unverified_bytes: None,
             settings: Settings {
                 body_timeout: DEFAULT_BODY_TIMEOUT,
-                deadline: DEFAULT_DEADLINE,
+                handler_timeout: DEFAULT_HANDLER_TIMEOUT,
                 lease: Duration::from_secs(30),
-                patience: Duration::from_secs(5),
+                in_flight_wait: Duration::from_secs(5),
                 retry_after: DEFAULT_RETRY_AFTER,
                 max_in_flight: 0,
                 store_failure: StoreFailure::default(),
@@ -83,7 +83,7 @@ impl<M> ReceiverBuilder<M> {
     /// How many authentic deliveries may be worked on at once; those beyond are answered with 503.
     /// Default 256.
     ///
-    /// A delivery that waits for another worker's outcome ([`patience`](ReceiverBuilder::patience))
+    /// A delivery that waits for another worker's outcome ([`in_flight_wait`](ReceiverBuilder::in_flight_wait))
     /// is not worked on. As many again may wait.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
@@ -141,7 +141,7 @@ impl<M> ReceiverBuilder<M> {
         let mut settings = self.settings;
         for (name, duration) in [
             ("body_timeout", settings.body_timeout),
-            ("deadline", settings.deadline),
+            ("handler_timeout", settings.handler_timeout),
             ("lease", settings.lease),
         ] {
             if duration.is_zero() {
@@ -150,9 +150,9 @@ impl<M> ReceiverBuilder<M> {
         }
         for (name, duration) in [
             ("body_timeout", settings.body_timeout),
-            ("deadline", settings.deadline),
+            ("handler_timeout", settings.handler_timeout),
             ("lease", settings.lease),
-            ("patience", settings.patience),
+            ("in_flight_wait", settings.in_flight_wait),
         ] {
             // Keeps sums with the clock far from overflow.
             if duration > LONGEST {
@@ -199,8 +199,8 @@ impl ReceiverBuilder<Inline> {
 
     /// How long a handler may take before it is dropped, which counts as a retryable error. Default
     /// 10 s.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.settings.deadline = deadline;
+    pub fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handler_timeout = timeout;
         self
     }
 
@@ -216,8 +216,8 @@ impl ReceiverBuilder<Inline> {
     ///
     /// At most four deliveries of one event wait, and in all at most
     /// [`max_in_flight`](Self::max_in_flight). Those beyond are answered with 503 at once.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.settings.patience = patience;
+    pub fn in_flight_wait(mut self, wait: Duration) -> Self {
+        self.settings.in_flight_wait = wait;
         self
     }
 
@@ -273,9 +273,9 @@ impl<I> ReceiverBuilder<Stored<I>> {
     /// Only for a store that keeps an order: a queue does not compile here.
     ///
     /// [`Event::time`]: crate::event::Event::time
-    pub fn in_order_per(mut self, lane: fn(&Subject) -> Option<&str>) -> Self
+    pub fn ordered_by(mut self, lane: fn(&Subject) -> Option<&str>) -> Self
     where
-        I: Lanes,
+        I: OrderedInbox,
     {
         self.mode.lane = Some(lane);
         self

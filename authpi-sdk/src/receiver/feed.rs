@@ -20,7 +20,7 @@ use crate::{event::ParseError, ledger::AnyLedger, telemetry::LogLimit};
 /// What became of an event that was fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fed {
+pub enum Ingested {
     /// It was handled.
     Handled,
     /// It is in the inbox; a worker will handle it.
@@ -32,7 +32,7 @@ pub enum Fed {
     /// It was given up: kept as a dead letter, or dropped where that was chosen by name.
     Dead,
     /// It was not taken, and can be fed again.
-    NotTaken {
+    NotAccepted {
         /// The outcome's name, as in logs and metrics: `failed`, `in_flight`, `store_down`, …
         outcome: &'static str,
         /// No sooner than after this.
@@ -53,10 +53,10 @@ impl Receiver {
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
-    pub async fn feed(&self, event: Verified<Event>) -> Fed {
+    pub async fn ingest(&self, event: Verified<Event>) -> Ingested {
         let shared = Arc::clone(&self.shared);
         let span = info_span!(
-            "authpi.feed",
+            "authpi.ingest",
             endpoint = &*shared.endpoint,
             event_id = &*EventKey::bounded(event.id()),
             event_type = event.event_type().as_str(),
@@ -86,17 +86,17 @@ impl Receiver {
         let settled = self.work(work).await;
         settled
             .unwrap_or_else(|refused| self.shared.count_fed(refused, &span))
-            .fed()
+            .ingested()
     }
 
     /// Puts what stands in AuthPI's log and is no readable event among the dead letters, where the
     /// ledger keeps them.
     #[cfg(feature = "client")]
-    pub(crate) async fn feed_unreadable(&self, raw: Bytes, error: ParseError) -> Fed {
+    pub(crate) async fn ingest_unreadable(&self, raw: Bytes, error: ParseError) -> Ingested {
         let shared = Arc::clone(&self.shared);
         let settled = self
             .work(|mut place| async move { shared.bury_unreadable(raw, &error, &mut place).await });
-        settled.await.unwrap_or_else(|refused| refused).fed()
+        settled.await.unwrap_or_else(|refused| refused).ingested()
     }
 
     #[cfg(feature = "client")]
@@ -126,14 +126,14 @@ impl Shared {
 }
 
 impl Answer {
-    fn fed(self) -> Fed {
+    fn ingested(self) -> Ingested {
         match self {
-            Self::Handled => Fed::Handled,
-            Self::Stored => Fed::Stored,
-            Self::Duplicate => Fed::Duplicate,
-            Self::Unhandled => Fed::Unhandled,
-            Self::DeadLetter | Self::Dropped => Fed::Dead,
-            other => Fed::NotTaken {
+            Self::Handled => Ingested::Handled,
+            Self::Stored => Ingested::Stored,
+            Self::Duplicate => Ingested::Duplicate,
+            Self::Unhandled => Ingested::Unhandled,
+            Self::DeadLetter | Self::Dropped => Ingested::Dead,
+            other => Ingested::NotAccepted {
                 outcome: other.outcome(),
                 retry_after: other.retry_after().unwrap_or_default(),
             },

@@ -21,7 +21,7 @@
 //!
 //! What peers can take, and what bounds it, is in [`security`].
 //!
-//! [`Receiver::feed`] takes events that came another way, and [`Receiver::health`] is for a
+//! [`Receiver::ingest`] takes events that came another way, and [`Receiver::health`] is for a
 //! readiness probe.
 
 mod answer;
@@ -56,7 +56,7 @@ use crate::{
 pub use budget::BodyBudget;
 pub(crate) use builder::LONGEST;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
-pub use feed::Fed;
+pub use feed::Ingested;
 pub use health::Health;
 
 /// How long a peer is asked to wait, unless set.
@@ -105,9 +105,9 @@ type Lane = fn(&Subject) -> Option<&str>;
 #[derive(Clone, Debug)]
 struct Settings {
     body_timeout: Duration,
-    deadline: Duration,
+    handler_timeout: Duration,
     lease: Duration,
-    patience: Duration,
+    in_flight_wait: Duration,
     retry_after: Duration,
     max_in_flight: u32,
     store_failure: StoreFailure,

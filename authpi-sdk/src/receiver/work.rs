@@ -18,7 +18,7 @@ use crate::{
     event::{Event, ParseError},
     handlers::{Claimed, Outcome, Route, Work, run, run_leased},
     ledger::{
-        AnyInbox, Appended, Claim, Completion, Digest, EventKey, Held, LedgerError,
+        AnyInbox, Appended, Claim, Completion, Digest, EventKey, LeaseStatus, LedgerError,
         LedgerErrorKind, Token, TransactionPermit, TransactionPermits,
     },
     telemetry,
@@ -75,7 +75,7 @@ impl Shared {
             span.record("event_id", &*EventKey::bounded(event.id()))
                 .record("event_type", event.event_type().as_str());
         }
-        if age(received_at, event) > self.ledger.remembers_for() {
+        if age(received_at, event) > self.ledger.retention() {
             return Box::pin(self.expired(event, received_at, place)).await;
         }
         self.witness.saw_recent(received_at);
@@ -128,7 +128,7 @@ impl Shared {
         crash::point("claimed");
         span.record("attempt", token.attempt);
         let (deadline, lease) = (
-            self.settings.deadline.saturating_sub(waited),
+            self.settings.handler_timeout.saturating_sub(waited),
             self.settings.lease,
         );
         let claimed = Claimed {
@@ -176,7 +176,7 @@ impl Shared {
             key.clone(),
             None,
             received_at,
-            self.settings.deadline,
+            self.settings.handler_timeout,
             None,
             &self.log,
         );
@@ -200,7 +200,7 @@ impl Shared {
                 crash::point("appended");
                 Answer::Stored
             }
-            Ok(Appended::Known { first_digest }) => {
+            Ok(Appended::Duplicate { first_digest }) => {
                 key.compare(digest, first_digest, &self.log);
                 Answer::Duplicate
             }
@@ -310,7 +310,7 @@ impl Shared {
         EventKey::new(self.endpoint.clone(), event_id)
     }
 
-    /// The token, or the answer of whoever was first; waits for that one as long as patience lasts.
+    /// The token, or the answer of whoever was first; waits for that one as long as in_flight_wait lasts.
     ///
     /// Where `permits` are given, it takes one before it claims.
     async fn claim(
@@ -321,7 +321,7 @@ impl Shared {
         place: &mut Place,
     ) -> Result<Result<Granted, Answer>, LedgerError> {
         let since = Instant::now();
-        let deadline = self.settings.deadline;
+        let deadline = self.settings.handler_timeout;
         let Ok(permit) = permit_of(permits, since + deadline).await else {
             return Err(no_permit(deadline));
         };
@@ -334,7 +334,7 @@ impl Shared {
                 pause,
                 retry_after,
             } => {
-                let in_flight = (asked + self.settings.patience, pause, retry_after);
+                let in_flight = (asked + self.settings.in_flight_wait, pause, retry_after);
                 Box::pin(self.wait_for_outcome(key, digest, permits, place, in_flight)).await
             }
         }
@@ -451,7 +451,7 @@ impl Shared {
         let retry_after = self.settings.retry_after;
         let mut gave_up = None;
         let (answer, settled) = match outcome {
-            Outcome::Committed => (Answer::Handled, Ok(Held::Yes)),
+            Outcome::Committed => (Answer::Handled, Ok(LeaseStatus::Held)),
             Outcome::LeaseLost => return self.lease_lost(key),
             Outcome::Handled => (
                 Answer::Handled,
@@ -495,7 +495,7 @@ impl Shared {
             self.tell_given_up(key, token.attempt, &reason, answer, settled.is_ok());
         }
         match settled {
-            Ok(Held::Yes) => {
+            Ok(LeaseStatus::Held) => {
                 match answer {
                     Answer::Handled => {
                         telemetry::handled_after(
@@ -508,7 +508,7 @@ impl Shared {
                 }
                 answer
             }
-            Ok(Held::Lost) => self.lease_lost(key),
+            Ok(LeaseStatus::Lost) => self.lease_lost(key),
             Err(error)
                 if error.kind() == LedgerErrorKind::Content && answer == Answer::DeadLetter =>
             {
@@ -625,7 +625,7 @@ impl Shared {
             )
             .await
         {
-            Ok(Held::Yes) => {
+            Ok(LeaseStatus::Held) => {
                 // Never left out: there is one for each dead letter.
                 let (endpoint, event_id, outcome) =
                     (&self.endpoint, key.event_id(), otherwise.outcome());
@@ -633,7 +633,7 @@ impl Shared {
                 self.count_dead(otherwise.outcome());
                 Answer::DeadLetter
             }
-            Ok(Held::Lost) => self.lease_lost(key),
+            Ok(LeaseStatus::Lost) => self.lease_lost(key),
             Err(error) if error.kind() == LedgerErrorKind::Content => {
                 self.cannot_bury(key, &error.chain(), otherwise)
             }

@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::{AnyWatermark, Progress, Reconcile, Shared, Watermark, WatermarkMemory, WebhookRef};
+use super::{AnyWatermark, MemoryWatermark, Progress, Reconcile, Shared, Watermark, WebhookRef};
 use crate::{
     Clock,
     client::Client,
@@ -11,7 +11,7 @@ use crate::{
     receiver::{BuildError, LONGEST, Receiver},
 };
 
-/// Settings of a [`Reconcile`]; made by [`Reconcile::new`]. No duration may be longer than a year.
+/// Settings of a [`Reconcile`]; made by [`Reconcile::builder`]. No duration may be longer than a year.
 #[must_use]
 pub struct ReconcileBuilder {
     client: Client,
@@ -26,7 +26,7 @@ pub(super) struct Settings {
     pub(super) since: Option<Timestamp>,
     pub(super) overlap: Duration,
     pub(super) limit: usize,
-    pub(super) patience: Duration,
+    pub(super) retry_for: Duration,
     pub(super) lease: Duration,
     pub(super) concurrency: usize,
     pub(super) lane: Option<fn(&Subject) -> Option<&str>>,
@@ -45,12 +45,12 @@ impl ReconcileBuilder {
             client,
             receiver,
             webhook,
-            watermark: Box::new(WatermarkMemory::new()),
+            watermark: Box::new(MemoryWatermark::new()),
             settings: Settings {
                 since: None,
                 overlap: Duration::from_mins(10),
                 limit: 10_000,
-                patience: Duration::from_mins(1),
+                retry_for: Duration::from_mins(1),
                 lease: Duration::from_secs(30),
                 concurrency: 1,
                 lane: None,
@@ -99,8 +99,8 @@ impl ReconcileBuilder {
 
     /// How long to go on trying an event that the receiver does not take, at the pauses that it
     /// asks for. Default 1 min; zero tries once.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.settings.patience = patience;
+    pub fn retry_for(mut self, retry_for: Duration) -> Self {
+        self.settings.retry_for = retry_for;
         self
     }
 
@@ -117,7 +117,7 @@ impl ReconcileBuilder {
     /// How many events to feed at once. Default 1: one after the other, the oldest first.
     ///
     /// With more, a handler may meet a younger event before an older one, unless
-    /// [`in_order_per`](Self::in_order_per) says for which events that must not be. The receiver's
+    /// [`ordered_by`](Self::ordered_by) says for which events that must not be. The receiver's
     /// own limit of work in flight holds as well.
     pub fn concurrency(mut self, events: usize) -> Self {
         self.settings.concurrency = events;
@@ -127,7 +127,7 @@ impl ReconcileBuilder {
     /// Has events that name the same thing in their subject fed one after the other, whatever the
     /// concurrency: `Subject::user_id` for each user's. Give it what the receiver has, if that is
     /// an inbox with lanes.
-    pub fn in_order_per(mut self, lane: fn(&Subject) -> Option<&str>) -> Self {
+    pub fn ordered_by(mut self, lane: fn(&Subject) -> Option<&str>) -> Self {
         self.settings.lane = Some(lane);
         self
     }
@@ -195,7 +195,7 @@ impl ReconcileBuilder {
         }
         for (name, duration) in [
             ("overlap", settings.overlap),
-            ("patience", settings.patience),
+            ("retry_for", settings.retry_for),
             ("lease", settings.lease),
         ] {
             if duration > LONGEST {
@@ -220,7 +220,7 @@ impl fmt::Debug for Settings {
             since,
             overlap,
             limit,
-            patience,
+            retry_for,
             lease,
             concurrency,
             only_if_missed,
@@ -230,7 +230,7 @@ impl fmt::Debug for Settings {
             .field("since", since)
             .field("overlap", overlap)
             .field("limit", limit)
-            .field("patience", patience)
+            .field("retry_for", retry_for)
             .field("lease", lease)
             .field("concurrency", concurrency)
             .field("only_if_missed", only_if_missed)

@@ -22,7 +22,7 @@ use tokio::{
 use super::{Stopped, builder::Settings};
 use crate::{
     event::Event,
-    receiver::{Fed, Receiver},
+    receiver::{Ingested, Receiver},
     signature::Verified,
 };
 
@@ -38,12 +38,12 @@ struct Queue {
 pub(super) enum Told {
     /// It was taken. Nothing before `all_before` is still to be fed; none when nothing is.
     Taken {
-        fed: Fed,
+        fed: Ingested,
         time: Timestamp,
         all_before: Option<Timestamp>,
     },
     /// It was not, and is tried again.
-    Again { fed: Fed },
+    Again { fed: Ingested },
     /// It was not, and no more is fed.
     Stopped(Stopped),
 }
@@ -58,8 +58,8 @@ pub(super) struct Feeding {
 }
 
 enum Said {
-    Taken(Fed, Timestamp),
-    Again(Fed),
+    Taken(Ingested, Timestamp),
+    Again(Ingested),
     Stopped(Stopped),
 }
 
@@ -92,13 +92,17 @@ impl Feeding {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for (number, queue) in queues.into_iter().enumerate() {
-            let (receiver, tell, stop, patience) = (
+            let (receiver, tell, stop, retry_for) = (
                 receiver.clone(),
                 tell.clone(),
                 Arc::clone(&stop),
-                settings.patience,
+                settings.retry_for,
             );
-            tasks.spawn(async move { queue.feed(number, &receiver, patience, &tell, &stop).await });
+            tasks.spawn(async move {
+                queue
+                    .ingest(number, &receiver, retry_for, &tell, &stop)
+                    .await
+            });
         }
         Self {
             times,
@@ -136,11 +140,11 @@ impl Feeding {
 }
 
 impl Queue {
-    async fn feed(
+    async fn ingest(
         mut self,
         number: usize,
         receiver: &Receiver,
-        patience: Duration,
+        retry_for: Duration,
         tell: &mpsc::Sender<(usize, Said)>,
         stop: &AtomicBool,
     ) {
@@ -151,10 +155,10 @@ impl Queue {
             let (id, time) = (event.id().to_owned(), event.time());
             // AuthPI's log was read over a connection that the client has authenticated.
             let event = Verified::new(event, None);
-            let give_up = Instant::now() + patience;
+            let give_up = Instant::now() + retry_for;
             let said = loop {
-                let (outcome, wait) = match receiver.feed(event.clone()).await {
-                    Fed::NotTaken {
+                let (outcome, wait) = match receiver.ingest(event.clone()).await {
+                    Ingested::NotAccepted {
                         outcome,
                         retry_after,
                     } => (outcome, retry_after.max(SHORTEST_PAUSE)),
@@ -170,7 +174,7 @@ impl Queue {
                         outcome,
                     });
                 }
-                let again = Fed::NotTaken {
+                let again = Ingested::NotAccepted {
                     outcome,
                     retry_after: wait,
                 };

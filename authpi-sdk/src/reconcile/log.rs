@@ -17,7 +17,7 @@ pub(super) const LONGEST_PAGE: u32 = 100;
 
 /// What a window held.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct Entries {
     /// By time, then by id: the same event on two pages is one.
     pub(super) events: BTreeMap<(Timestamp, Arc<str>), Event>,
     /// What AuthPI could not show.
@@ -25,7 +25,7 @@ pub(super) struct Held {
 }
 
 pub(super) enum Read {
-    Whole(Held),
+    Whole(Entries),
     /// More than the limit; the newest event that was seen is from then.
     TooMany {
         newest: i64,
@@ -48,7 +48,7 @@ pub(super) struct Reading<'a> {
     window: Window,
     wanted: &'a Wanted,
     pages: Pages<ListAsWritten>,
-    held: Held,
+    held: Entries,
 }
 
 impl<'a> Reading<'a> {
@@ -67,7 +67,7 @@ impl<'a> Reading<'a> {
             window,
             wanted,
             pages: call.pages(),
-            held: Held::default(),
+            held: Entries::default(),
         }
     }
 
@@ -111,7 +111,7 @@ impl<'a> Reading<'a> {
             .then(|| newest().unwrap_or(self.window.from))
     }
 
-    pub(super) fn whole(self) -> Held {
+    pub(super) fn whole(self) -> Entries {
         self.held
     }
 }

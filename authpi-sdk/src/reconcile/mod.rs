@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! watermark - overlap -> window by window of GET /events: read whole, what the webhook wants, sorted
-//!                     -> Receiver::feed, one after the other -> watermark
+//!                     -> Receiver::ingest, one after the other -> watermark
 //! ```
 //!
 //! An event that has arrived is a duplicate there; one that has not is handled, or stored for the
@@ -12,10 +12,10 @@
 //! schedule, beside the server.
 //!
 //! ```no_run
-//! use authpi_sdk::{client::Client, receiver::Receiver, reconcile::{Reconcile, WatermarkFile}};
+//! use authpi_sdk::{client::Client, receiver::Receiver, reconcile::{Reconcile, FileWatermark}};
 //!
 //! # async fn example(authpi: Client, hook: Receiver) -> Result<(), Box<dyn std::error::Error>> {
-//! let reconcile = Reconcile::new(&authpi, &hook, "wh_1").watermark(WatermarkFile::new("users.watermark")).build()?;
+//! let reconcile = Reconcile::builder(&authpi, &hook, "wh_1").watermark(FileWatermark::new("users.watermark")).build()?;
 //! let report = reconcile.catch_up().await?;
 //! if let Some(stopped) = &report.stopped {
 //!     return Err(format!("not caught up: event {} is {}", stopped.event_id, stopped.outcome).into());
@@ -62,12 +62,12 @@ use tokio::{select, time::sleep};
 use tracing::{Instrument as _, field::Empty};
 
 #[cfg(feature = "postgres")]
-pub use self::watermark::WatermarkPostgres;
+pub use self::watermark::PostgresWatermark;
 pub use self::{
     builder::ReconcileBuilder,
     error::ReconcileError,
     report::{Progress, Report, Stopped},
-    watermark::{Watermark, WatermarkError, WatermarkFile, WatermarkMemory},
+    watermark::{FileWatermark, MemoryWatermark, Watermark, WatermarkError},
     webhook::WebhookRef,
 };
 use self::{
@@ -104,8 +104,7 @@ impl Reconcile {
     /// The webhook's `events`, `subjects` and `created_at` are asked for at each run. It may be
     /// disabled or failing. The client's key needs to read webhooks, their deliveries (only for
     /// [`only_if_missed`](ReconcileBuilder::only_if_missed)) and events.
-    #[expect(clippy::new_ret_no_self, reason = "a builder, as for a worker")]
-    pub fn new(
+    pub fn builder(
         client: &Client,
         receiver: &Receiver,
         webhook: impl Into<WebhookRef>,
@@ -121,7 +120,7 @@ impl Reconcile {
     /// new, so that little has happened since; at most ten times.
     ///
     /// An event that is not taken is tried again for as long as
-    /// [`patience`](ReconcileBuilder::patience) lasts. If it is not taken then, the run ends before
+    /// [`retry_for`](ReconcileBuilder::retry_for) lasts. If it is not taken then, the run ends before
     /// it: [`Report::stopped`] says which one it is, and the next run begins with it. Nothing is
     /// passed over. Dropping the future loses nothing either.
     ///

@@ -10,11 +10,11 @@ use super::{
     Progress, ReconcileError, Report, Shared, Stopped,
     error::Kind,
     feed::{Feeding, SHORTEST_PAUSE, Told},
-    log::{Held, LONGEST_PAGE, Read, Reading},
+    log::{Entries, LONGEST_PAGE, Read, Reading},
     wanted::Wanted,
     windows::{Window, Windows},
 };
-use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Fed, telemetry};
+use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Ingested, telemetry};
 
 /// A pass that took no longer, by our clock, has left little behind.
 const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ impl<'a> Passes<'a> {
                 }
             };
             let events = held.events.len();
-            self.feed(held, now).await?;
+            self.ingest(held, now).await?;
             if self.report.stopped.is_some() || !windows.done(window, events, settings.limit) {
                 return Ok(());
             }
@@ -117,7 +117,7 @@ impl<'a> Passes<'a> {
         let Shared {
             receiver, settings, ..
         } = self.shared;
-        let known_from = |now| known_from(now, receiver.ledger().remembers_for(), settings.overlap);
+        let known_from = |now| known_from(now, receiver.ledger().retention(), settings.overlap);
         if settings.since.is_some() || self.from >= known_from(now) {
             return Ok(());
         }
@@ -185,10 +185,11 @@ impl<'a> Passes<'a> {
             tracing::warn!(endpoint, %error, left_out, "the log holds what is not a readable event");
         });
         let raw = Bytes::from(String::from(raw.get()));
-        let give_up = Instant::now() + settings.patience;
+        let give_up = Instant::now() + settings.retry_for;
         loop {
-            let (outcome, wait) = match receiver.feed_unreadable(raw.clone(), error.clone()).await {
-                Fed::NotTaken {
+            let (outcome, wait) = match receiver.ingest_unreadable(raw.clone(), error.clone()).await
+            {
+                Ingested::NotAccepted {
                     outcome,
                     retry_after,
                 } if outcome != "unreadable" => (outcome, retry_after.max(SHORTEST_PAUSE)),
@@ -214,7 +215,7 @@ impl<'a> Passes<'a> {
                     outcome,
                 });
             }
-            self.report.progress.count(Fed::NotTaken {
+            self.report.progress.count(Ingested::NotAccepted {
                 outcome,
                 retry_after: wait,
             });
@@ -226,7 +227,7 @@ impl<'a> Passes<'a> {
     /// Feeds what a window held. The watermark goes as far as all is taken, and no further than
     /// `now`, the time at which the pass began: it takes an event's word and our clock's for the
     /// time, and believes the earlier one, unless that is before all that was read.
-    async fn feed(&mut self, held: Held, now: Timestamp) -> Result<(), Kind> {
+    async fn ingest(&mut self, held: Entries, now: Timestamp) -> Result<(), Kind> {
         let Shared {
             receiver, settings, ..
         } = self.shared;
@@ -389,8 +390,8 @@ fn begin(
 
 /// From when on the ledger still knows what was handled; an overlap of it is kept in hand, since a
 /// run takes time.
-fn known_from(now: Timestamp, remembers_for: Duration, overlap: Duration) -> Timestamp {
-    let sure = remembers_for.saturating_sub(overlap.min(remembers_for / 2));
+fn known_from(now: Timestamp, retention: Duration, overlap: Duration) -> Timestamp {
+    let sure = retention.saturating_sub(overlap.min(retention / 2));
     let sure = SignedDuration::try_from(sure).unwrap_or(SignedDuration::MAX);
     now.saturating_sub(sure).unwrap_or(Timestamp::MIN)
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::receiver::Fed;
+use crate::receiver::Ingested;
 
 /// How far a run is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,14 +57,14 @@ impl Progress {
     }
 
     /// Counts an event, and says under what name.
-    pub(super) fn count(&mut self, fed: Fed) -> &'static str {
+    pub(super) fn count(&mut self, fed: Ingested) -> &'static str {
         let (count, outcome) = match fed {
-            Fed::Handled => (&mut self.handled, "handled"),
-            Fed::Stored => (&mut self.stored, "stored"),
-            Fed::Duplicate => (&mut self.duplicates, "duplicate"),
-            Fed::Unhandled => (&mut self.unhandled, "unhandled"),
-            Fed::Dead => (&mut self.dead, "dead_letter"),
-            Fed::NotTaken { .. } => (&mut self.retried, "not_taken"),
+            Ingested::Handled => (&mut self.handled, "handled"),
+            Ingested::Stored => (&mut self.stored, "stored"),
+            Ingested::Duplicate => (&mut self.duplicates, "duplicate"),
+            Ingested::Unhandled => (&mut self.unhandled, "unhandled"),
+            Ingested::Dead => (&mut self.dead, "dead_letter"),
+            Ingested::NotAccepted { .. } => (&mut self.retried, "not_accepted"),
         };
         *count += 1;
         outcome

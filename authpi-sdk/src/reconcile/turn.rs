@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    ledger::{AnyLedger, Claim, Digest, EventKey, Held, LedgerError, Token},
+    ledger::{AnyLedger, Claim, Digest, EventKey, LeaseStatus, LedgerError, Token},
     receiver::Receiver,
 };
 
@@ -65,8 +65,8 @@ impl Turn {
             sleep(third).await;
             let asked = Instant::now();
             match self.ledger.renew(&self.key, token, self.lease).await {
-                Ok(Held::Yes) => renewed = asked,
-                Ok(Held::Lost) => return,
+                Ok(LeaseStatus::Held) => renewed = asked,
+                Ok(LeaseStatus::Lost) => return,
                 Err(error) => {
                     tracing::warn!(endpoint = self.key.endpoint(), %error, "the turn to reconcile was not renewed");
                     if renewed.elapsed() >= self.lease {

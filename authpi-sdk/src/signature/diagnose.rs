@@ -5,7 +5,8 @@ use http::{HeaderMap, HeaderName};
 use subtle::ConstantTimeEq as _;
 
 use super::{
-    Encoding, KeyForm, Secret, SignatureScheme, SignedContent, Syntax, TimeUnit, Verifier,
+    Encoding, HeaderFormat, KeyEncoding, Secret, SignatureScheme, SignedContent, TimeUnit,
+    Verifier,
     scheme::{Signature, SignedTime, update_all},
 };
 use crate::json;
@@ -56,16 +57,16 @@ fn diagnose_within(
     let mut found = None;
     'bodies: for (body_was, body) in bodies(body) {
         for (header, value) in headers {
-            for (syntax, encoding, signature, paired) in signatures_in(value.as_bytes()) {
+            for (header_format, encoding, signature, paired) in signatures_in(value.as_bytes()) {
                 if !candidates.contains(header) {
                     candidates.push(header.clone());
                 }
                 for (content, time_unit, prefix) in contents(headers, header, paired.as_ref()) {
                     for key in [
-                        KeyForm::Whole,
-                        KeyForm::AfterPrefix,
-                        KeyForm::Base64AfterPrefix,
-                        KeyForm::HexAfterPrefix,
+                        KeyEncoding::Whole,
+                        KeyEncoding::AfterPrefix,
+                        KeyEncoding::Base64AfterPrefix,
+                        KeyEncoding::HexAfterPrefix,
                     ] {
                         let Some(mut mac) = key.hmac(secret) else {
                             continue;
@@ -84,7 +85,7 @@ fn diagnose_within(
                         if bool::from(ours.ct_eq(&signature)) {
                             let scheme = SignatureScheme::authpi()
                                 .header(header.clone())
-                                .syntax(syntax)
+                                .header_format(header_format)
                                 .content(content)
                                 .encoding(encoding)
                                 .time_unit(time_unit)
@@ -260,17 +261,26 @@ fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
     anew
 }
 
-type Found = (Syntax, Encoding, Signature, Option<(TimeUnit, SignedTime)>);
+type Found = (
+    HeaderFormat,
+    Encoding,
+    Signature,
+    Option<(TimeUnit, SignedTime)>,
+);
 
 /// Everything in a header's value that could be a signature.
 fn signatures_in(value: &[u8]) -> Vec<Found> {
     let readings = [
-        (Syntax::Pairs, Encoding::Hex, TimeUnit::Seconds),
-        (Syntax::Pairs, Encoding::Base64, TimeUnit::Seconds),
-        (Syntax::Pairs, Encoding::Hex, TimeUnit::Milliseconds),
-        (Syntax::Pairs, Encoding::Base64, TimeUnit::Milliseconds),
-        (Syntax::List, Encoding::Hex, TimeUnit::Seconds),
-        (Syntax::List, Encoding::Base64, TimeUnit::Seconds),
+        (HeaderFormat::Pairs, Encoding::Hex, TimeUnit::Seconds),
+        (HeaderFormat::Pairs, Encoding::Base64, TimeUnit::Seconds),
+        (HeaderFormat::Pairs, Encoding::Hex, TimeUnit::Milliseconds),
+        (
+            HeaderFormat::Pairs,
+            Encoding::Base64,
+            TimeUnit::Milliseconds,
+        ),
+        (HeaderFormat::List, Encoding::Hex, TimeUnit::Seconds),
+        (HeaderFormat::List, Encoding::Base64, TimeUnit::Seconds),
     ];
     let mut found = Vec::new();
     let Ok(header_value) = http::HeaderValue::from_bytes(value) else {
@@ -278,17 +288,17 @@ fn signatures_in(value: &[u8]) -> Vec<Found> {
     };
     let name = HeaderName::from_static("x");
     let headers = HeaderMap::from_iter([(name.clone(), header_value)]);
-    for (syntax, encoding, unit) in readings {
+    for (header_format, encoding, unit) in readings {
         let scheme = SignatureScheme::authpi()
             .header(name.clone())
-            .syntax(syntax)
+            .header_format(header_format)
             .encoding(encoding)
             .time_unit(unit);
         let Ok(presented) = scheme.read_header(&headers) else {
             continue;
         };
         // Pairs without a time would be a list.
-        if (syntax == Syntax::Pairs) != presented.timestamp.is_some() {
+        if (header_format == HeaderFormat::Pairs) != presented.timestamp.is_some() {
             continue;
         }
         // What can be seconds is: as milliseconds it would lie in the year 1973 at the latest.
@@ -304,7 +314,7 @@ fn signatures_in(value: &[u8]) -> Vec<Found> {
             presented
                 .signatures
                 .into_iter()
-                .map(|it| (syntax, encoding, it, paired.clone())),
+                .map(|it| (header_format, encoding, it, paired.clone())),
         );
     }
     found
@@ -393,8 +403,12 @@ impl SignatureScheme {
         if self.header != base.header {
             let _ = write!(line, ".header({})", name(&self.header));
         }
-        if self.syntax != base.syntax {
-            let _ = write!(line, ".syntax(Syntax::{:?})", self.syntax);
+        if self.header_format != base.header_format {
+            let _ = write!(
+                line,
+                ".header_format(HeaderFormat::{:?})",
+                self.header_format
+            );
         }
         let _ = match &self.content {
             SignedContent::Body => Ok(()),
@@ -420,7 +434,7 @@ impl SignatureScheme {
         }
         let _ = write!(line, ".encoding(Encoding::{:?})", self.encoding);
         if self.key != base.key {
-            let _ = write!(line, ".key(KeyForm::{:?})", self.key);
+            let _ = write!(line, ".key(KeyEncoding::{:?})", self.key);
         }
         line
     }
@@ -472,33 +486,33 @@ mod tests {
         let stamp = HeaderName::from_static("x-webhook-timestamp");
         let id = HeaderName::from_static("x-webhook-id");
         let contents = [
-            (Syntax::List, SignedContent::Body),
-            (Syntax::Pairs, SignedContent::PairedTimestampAndBody),
+            (HeaderFormat::List, SignedContent::Body),
+            (HeaderFormat::Pairs, SignedContent::PairedTimestampAndBody),
             (
-                Syntax::List,
+                HeaderFormat::List,
                 SignedContent::TimestampAndBody {
                     timestamp: stamp.clone(),
                 },
             ),
             (
-                Syntax::List,
+                HeaderFormat::List,
                 SignedContent::IdTimestampAndBody {
                     id,
                     timestamp: stamp,
                 },
             ),
         ];
-        for (syntax, content) in contents {
+        for (header_format, content) in contents {
             for encoding in [Encoding::Hex, Encoding::Base64] {
                 for key in [
-                    KeyForm::Whole,
-                    KeyForm::AfterPrefix,
-                    KeyForm::Base64AfterPrefix,
-                    KeyForm::HexAfterPrefix,
+                    KeyEncoding::Whole,
+                    KeyEncoding::AfterPrefix,
+                    KeyEncoding::Base64AfterPrefix,
+                    KeyEncoding::HexAfterPrefix,
                 ] {
                     for unit in [TimeUnit::Seconds, TimeUnit::Milliseconds] {
                         let scheme = SignatureScheme::authpi()
-                            .syntax(syntax)
+                            .header_format(header_format)
                             .content(content.clone());
                         let scheme = scheme.encoding(encoding).key(key).time_unit(unit);
                         let headers = signed(&scheme, &secret, BODY);
@@ -534,12 +548,12 @@ mod tests {
             (
                 SignatureScheme::authpi()
                     .header(HeaderName::from_static("x-sig"))
-                    .key(KeyForm::AfterPrefix),
-                r#"SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).encoding(Encoding::Hex).key(KeyForm::AfterPrefix)"#,
+                    .key(KeyEncoding::AfterPrefix),
+                r#"SignatureScheme::authpi().header(HeaderName::from_static("x-sig")).encoding(Encoding::Hex).key(KeyEncoding::AfterPrefix)"#,
             ),
             (
                 SignatureScheme::timestamped().time_unit(TimeUnit::Milliseconds),
-                "SignatureScheme::authpi().syntax(Syntax::Pairs).content(SignedContent::PairedTimestampAndBody).time_unit(TimeUnit::Milliseconds).encoding(Encoding::Hex)",
+                "SignatureScheme::authpi().header_format(HeaderFormat::Pairs).content(SignedContent::PairedTimestampAndBody).time_unit(TimeUnit::Milliseconds).encoding(Encoding::Hex)",
             ),
             (
                 SignatureScheme::authpi().time_unit(TimeUnit::Milliseconds),

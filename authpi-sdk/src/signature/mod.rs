@@ -25,7 +25,8 @@ mod verifier;
 pub use diagnose::{Diagnosis, diagnose};
 pub use key_ring::{KeyRing, KeyRingError, MAX_KEYS};
 pub use scheme::{
-    Encoding, KeyForm, SignError, SignatureScheme, SignedContent, Syntax, TimeUnit, UnknownScheme,
+    Encoding, HeaderFormat, KeyEncoding, SignError, SignatureScheme, SignedContent, TimeUnit,
+    UnknownScheme,
 };
 pub use secret::{Secret, SecretError};
 pub use verified::Verified;

@@ -34,10 +34,10 @@ const MAX_HEADER: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignatureScheme {
     pub(super) header: HeaderName,
-    pub(super) syntax: Syntax,
+    pub(super) header_format: HeaderFormat,
     pub(super) content: SignedContent,
     pub(super) encoding: Encoding,
-    pub(super) key: KeyForm,
+    pub(super) key: KeyEncoding,
     pub(super) tolerance: Duration,
     pub(super) time_unit: TimeUnit,
 }
@@ -45,7 +45,7 @@ pub struct SignatureScheme {
 /// How the signature header is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Syntax {
+pub enum HeaderFormat {
     /// One signature or several, parted by commas or spaces, each bare or after `sha256=`, `v1=` or
     /// `v1,`.
     List,
@@ -60,7 +60,7 @@ pub enum SignedContent {
     /// The raw body alone.
     Body,
     /// `<t>.<body>`, where `t` (Unix time, in the scheme's [`TimeUnit`]) stands in the signature
-    /// header, which is written in [`Syntax::Pairs`] then, whatever else was asked for.
+    /// header, which is written in [`HeaderFormat::Pairs`] then, whatever else was asked for.
     PairedTimestampAndBody,
     /// `<timestamp>.<body>`, where the timestamp (Unix time) stands in a header of its own.
     TimestampAndBody {
@@ -134,7 +134,7 @@ pub enum Encoding {
 /// Which bytes of the secret are the HMAC key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum KeyForm {
+pub enum KeyEncoding {
     /// The whole secret, prefix and all, as UTF-8.
     Whole,
     /// What follows the prefix (`whs_`, `whsec_`: all up to the first underscore), as UTF-8.
@@ -156,10 +156,10 @@ impl SignatureScheme {
     pub fn authpi() -> Self {
         Self {
             header: HeaderName::from_static("x-webhook-signature"),
-            syntax: Syntax::List,
+            header_format: HeaderFormat::List,
             content: SignedContent::Body,
             encoding: Encoding::HexOrBase64,
-            key: KeyForm::Whole,
+            key: KeyEncoding::Whole,
             tolerance: Duration::from_mins(5),
             time_unit: TimeUnit::Seconds,
         }
@@ -168,7 +168,7 @@ impl SignatureScheme {
     /// `X-Webhook-Signature: t=<seconds>,v1=<hex>` over `<t>.<body>`; tolerance five minutes.
     pub fn timestamped() -> Self {
         Self {
-            syntax: Syntax::Pairs,
+            header_format: HeaderFormat::Pairs,
             content: SignedContent::PairedTimestampAndBody,
             encoding: Encoding::Hex,
             ..Self::authpi()
@@ -181,13 +181,13 @@ impl SignatureScheme {
     pub fn standard_webhooks() -> Self {
         Self {
             header: HeaderName::from_static("webhook-signature"),
-            syntax: Syntax::List,
+            header_format: HeaderFormat::List,
             content: SignedContent::IdTimestampAndBody {
                 id: HeaderName::from_static("webhook-id"),
                 timestamp: HeaderName::from_static("webhook-timestamp"),
             },
             encoding: Encoding::Base64,
-            key: KeyForm::Base64AfterPrefix,
+            key: KeyEncoding::Base64AfterPrefix,
             tolerance: Duration::from_mins(5),
             time_unit: TimeUnit::Seconds,
         }
@@ -201,8 +201,11 @@ impl SignatureScheme {
 
     /// Reads that header in another way.
     #[must_use]
-    pub fn syntax(self, syntax: Syntax) -> Self {
-        Self { syntax, ..self }
+    pub fn header_format(self, header_format: HeaderFormat) -> Self {
+        Self {
+            header_format,
+            ..self
+        }
     }
 
     /// Takes other bytes for signed.
@@ -219,7 +222,7 @@ impl SignatureScheme {
 
     /// Takes the key from the secret in another way.
     #[must_use]
-    pub fn key(self, key: KeyForm) -> Self {
+    pub fn key(self, key: KeyEncoding) -> Self {
         Self { key, ..self }
     }
 
@@ -245,7 +248,7 @@ impl SignatureScheme {
     /// The headers that a sender puts on a delivery of `body`.
     ///
     /// `message_id` and `at` are used where the scheme signs them. Hex or base64 is written bare,
-    /// except that [`Syntax::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes `v1,…`.
+    /// except that [`HeaderFormat::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes `v1,…`.
     ///
     /// # Errors
     /// When the secret is not of the form that the scheme needs, or `message_id` cannot stand in a
@@ -285,38 +288,42 @@ impl SignatureScheme {
             Encoding::Base64 => STANDARD.encode(signature),
         };
         let value = match (self.written_as(), &self.content) {
-            (Syntax::Pairs, _) => format!("t={time},v1={written}"),
-            (Syntax::List, SignedContent::IdTimestampAndBody { .. }) => format!("v1,{written}"),
-            (Syntax::List, _) => written,
+            (HeaderFormat::Pairs, _) => format!("t={time},v1={written}"),
+            (HeaderFormat::List, SignedContent::IdTimestampAndBody { .. }) => {
+                format!("v1,{written}")
+            }
+            (HeaderFormat::List, _) => written,
         };
         headers.insert(&self.header, header_value(&value)?);
         Ok(headers)
     }
 
     /// Only pairs have a place for the time that is signed with the body.
-    pub(super) fn written_as(&self) -> Syntax {
+    pub(super) fn written_as(&self) -> HeaderFormat {
         match self.content {
-            SignedContent::PairedTimestampAndBody => Syntax::Pairs,
-            _ => self.syntax,
+            SignedContent::PairedTimestampAndBody => HeaderFormat::Pairs,
+            _ => self.header_format,
         }
     }
 
     /// All signatures in the header, and the timestamp that stands beside them in
-    /// [`Syntax::Pairs`].
+    /// [`HeaderFormat::Pairs`].
     pub(super) fn read_header(&self, headers: &HeaderMap) -> Result<Presented, Unread> {
         let mut presented = Presented {
             signatures: Vec::new(),
             timestamp: None,
         };
         let mut seen = false;
-        let syntax = self.written_as();
+        let header_format = self.written_as();
         for value in headers.get_all(&self.header) {
             seen = true;
             if value.len() > MAX_HEADER {
                 return Err(Unread::Malformed);
             }
             // The usual case: one signature, bare.
-            if syntax == Syntax::List && self.collect(value.as_bytes(), &mut presented)? {
+            if header_format == HeaderFormat::List
+                && self.collect(value.as_bytes(), &mut presented)?
+            {
                 continue;
             }
             for item in value
@@ -333,10 +340,12 @@ impl SignatureScheme {
                 };
                 match name {
                     // Two times would leave open which one was signed.
-                    b"t" if syntax == Syntax::Pairs && presented.timestamp.is_some() => {
+                    b"t" if header_format == HeaderFormat::Pairs
+                        && presented.timestamp.is_some() =>
+                    {
                         return Err(Unread::Malformed);
                     }
-                    b"t" if syntax == Syntax::Pairs => {
+                    b"t" if header_format == HeaderFormat::Pairs => {
                         presented.timestamp = Some(
                             SignedTime::read(signature, self.time_unit).ok_or(Unread::Malformed)?,
                         );
@@ -344,7 +353,7 @@ impl SignatureScheme {
                     b"v1" => {
                         self.collect(signature, &mut presented)?;
                     }
-                    b"" | b"sha256" if syntax == Syntax::List => {
+                    b"" | b"sha256" if header_format == HeaderFormat::List => {
                         self.collect(signature, &mut presented)?;
                     }
                     _ => {}
@@ -446,7 +455,7 @@ impl Encoding {
     }
 }
 
-impl KeyForm {
+impl KeyEncoding {
     /// The HMAC of this form of the secret, or none where the secret has not that form.
     pub(super) fn hmac(self, secret: &Secret) -> Option<HmacSha256> {
         let secret = secret.expose();
@@ -544,7 +553,7 @@ impl std::error::Error for UnknownScheme {}
 #[non_exhaustive]
 pub enum SignError {
     /// The secret is not of this form, or empty.
-    Secret(KeyForm),
+    Secret(KeyEncoding),
     /// The message id cannot stand in a header.
     MessageId,
 }
@@ -600,7 +609,7 @@ mod tests {
                 "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
             ),
         ];
-        let scheme = SignatureScheme::authpi().key(KeyForm::HexAfterPrefix);
+        let scheme = SignatureScheme::authpi().key(KeyEncoding::HexAfterPrefix);
         for (key, body, expected) in cases {
             let headers = scheme
                 .sign(&Secret::new(key), "", Timestamp::UNIX_EPOCH, &body)
@@ -697,7 +706,7 @@ mod tests {
         );
         assert_eq!(
             error.unwrap_err(),
-            SignError::Secret(KeyForm::Base64AfterPrefix)
+            SignError::Secret(KeyEncoding::Base64AfterPrefix)
         );
         assert!(
             SignatureScheme::authpi()

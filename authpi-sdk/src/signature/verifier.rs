@@ -64,7 +64,7 @@ impl Verifier {
                 ring: keys,
                 ready,
             })),
-            ..Self::accept_anybody_dangerously()
+            ..Self::dangerously_accept_unauthenticated()
         }
     }
 
@@ -73,7 +73,7 @@ impl Verifier {
     pub fn bearer(tokens: KeyRing) -> Self {
         Self {
             bearer: Some(tokens),
-            ..Self::accept_anybody_dangerously()
+            ..Self::dangerously_accept_unauthenticated()
         }
     }
 
@@ -88,7 +88,7 @@ impl Verifier {
 
     /// Believes whoever finds the URL (webhooks with auth `none`, which AuthPI means for testing
     /// only).
-    pub fn accept_anybody_dangerously() -> Self {
+    pub fn dangerously_accept_unauthenticated() -> Self {
         Self {
             signature: None,
             bearer: None,
@@ -859,7 +859,7 @@ mod tests {
 
     #[test]
     fn a_buffer_grows_with_what_has_come_and_never_above_what_was_announced_or_allowed() {
-        let verifier = Verifier::accept_anybody_dangerously().max_body(100_000);
+        let verifier = Verifier::dangerously_accept_unauthenticated().max_body(100_000);
         let body = vec![b'x'; 100_000];
         let announcing = |length: usize| HeaderMap::from_iter([(CONTENT_LENGTH, length.into())]);
         assert_eq!(
@@ -896,7 +896,7 @@ mod tests {
                 .map(|length| (CONTENT_LENGTH, length.into()))
                 .into_iter()
                 .collect();
-            let mut verifying = Verifier::accept_anybody_dangerously()
+            let mut verifying = Verifier::dangerously_accept_unauthenticated()
                 .begin(&headers)
                 .unwrap();
             verifying.update(frame.clone()).unwrap();
@@ -906,7 +906,7 @@ mod tests {
 
     #[test]
     fn a_body_over_the_cap_is_refused_at_the_frame_that_crosses_it() {
-        let verifier = Verifier::accept_anybody_dangerously().max_body(4);
+        let verifier = Verifier::dangerously_accept_unauthenticated().max_body(4);
         let mut verifying = verifier.begin(&HeaderMap::new()).unwrap();
         verifying.update(Bytes::from_static(b"1234")).unwrap();
         assert_eq!(
@@ -918,7 +918,7 @@ mod tests {
     #[test]
     fn a_body_that_was_too_large_is_never_verified_by_what_else_comes() {
         for verifier in [
-            Verifier::accept_anybody_dangerously(),
+            Verifier::dangerously_accept_unauthenticated(),
             verifier(SignatureScheme::authpi(), ring()),
         ] {
             let headers = SignatureScheme::authpi()
@@ -955,7 +955,7 @@ mod tests {
 
     #[test]
     fn no_choice_of_parts_makes_a_scheme_that_refuses_its_own_signatures() {
-        use super::super::{Encoding, KeyForm, Syntax};
+        use super::super::{Encoding, HeaderFormat, KeyEncoding};
         let (id, timestamp) = (
             HeaderName::from_static("x-id"),
             HeaderName::from_static("x-time"),
@@ -969,12 +969,14 @@ mod tests {
             SignedContent::IdTimestampAndBody { id, timestamp },
         ];
         for content in contents {
-            for syntax in [Syntax::List, Syntax::Pairs] {
+            for header_format in [HeaderFormat::List, HeaderFormat::Pairs] {
                 for encoding in [Encoding::Hex, Encoding::Base64, Encoding::HexOrBase64] {
                     let scheme = SignatureScheme::authpi()
                         .content(content.clone())
-                        .syntax(syntax);
-                    let scheme = scheme.encoding(encoding).key(KeyForm::Base64AfterPrefix);
+                        .header_format(header_format);
+                    let scheme = scheme
+                        .encoding(encoding)
+                        .key(KeyEncoding::Base64AfterPrefix);
                     let headers = signed(&scheme, "whs_c2VjcmV0");
                     assert!(
                         verifier(scheme.clone(), ring())

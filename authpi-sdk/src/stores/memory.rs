@@ -18,7 +18,8 @@ use jiff::Timestamp;
 use crate::{
     Clock,
     ledger::{
-        Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError, Token,
+        Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, LeaseStatus, Ledger, LedgerError,
+        Token,
     },
     telemetry,
 };
@@ -60,7 +61,7 @@ impl Memory {
     /// Sets how many records are held at most, for all clones (default 1,000,000; at least 1, at
     /// most 2³² − 2).
     #[must_use]
-    pub fn capacity(self, records: usize) -> Self {
+    pub fn with_capacity(self, records: usize) -> Self {
         let mut held = self.lock();
         held.capacity = records.clamp(1, NONE as usize - 1);
         let now = held.now();
@@ -71,7 +72,7 @@ impl Memory {
 
     /// Sets how long a handled or dead record is remembered, for all clones (default 30 days).
     #[must_use]
-    pub fn retention(self, retention: Duration) -> Self {
+    pub fn with_retention(self, retention: Duration) -> Self {
         self.lock().retention = retention;
         self
     }
@@ -79,7 +80,7 @@ impl Memory {
     /// Sets where the time comes from, for all clones (default: a monotonic clock). For tests; give
     /// it before the first claim.
     #[must_use]
-    pub fn clock(self, clock: Clock) -> Self {
+    pub fn with_clock(self, clock: Clock) -> Self {
         self.lock().clock = clock;
         self
     }
@@ -139,7 +140,7 @@ impl Ledger for Memory {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         Ok(self.lock().renew(key, token, lease))
     }
 
@@ -148,7 +149,7 @@ impl Ledger for Memory {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let state = match completion {
             Completion::Handled => State::Handled,
             Completion::Dead { .. } => State::Dead,
@@ -161,7 +162,7 @@ impl Ledger for Memory {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         Ok(self.lock().release(key, token, pause))
     }
 
@@ -173,7 +174,7 @@ impl Ledger for Memory {
         false
     }
 
-    fn remembers_for(&self) -> Duration {
+    fn retention(&self) -> Duration {
         self.lock().retention
     }
 }
@@ -366,38 +367,38 @@ impl Records {
         })
     }
 
-    fn renew(&mut self, key: &EventKey, token: Token, lease: Duration) -> Held {
+    fn renew(&mut self, key: &EventKey, token: Token, lease: Duration) -> LeaseStatus {
         let Some(slot) = self.held(key, token) else {
-            return Held::Lost;
+            return LeaseStatus::Lost;
         };
         let until = self.now().saturating_add(micros(lease));
         self.enter(slot, State::Claimed, until);
-        Held::Yes
+        LeaseStatus::Held
     }
 
-    fn complete(&mut self, key: &EventKey, token: Token, state: State) -> Held {
+    fn complete(&mut self, key: &EventKey, token: Token, state: State) -> LeaseStatus {
         if let Some(slot) = self.held(key, token) {
             let now = self.now();
             self.enter(slot, state, now);
-            return Held::Yes;
+            return LeaseStatus::Held;
         }
         let again = self
             .find(self.hash(key.endpoint(), key.event_id()), key)
             .map(|slot| self.get(slot));
         if again.is_some_and(|record| record.state == state && record.token() == token) {
-            Held::Yes
+            LeaseStatus::Held
         } else {
-            Held::Lost
+            LeaseStatus::Lost
         }
     }
 
-    fn release(&mut self, key: &EventKey, token: Token, pause: Duration) -> Held {
+    fn release(&mut self, key: &EventKey, token: Token, pause: Duration) -> LeaseStatus {
         let Some(slot) = self.held(key, token) else {
-            return Held::Lost;
+            return LeaseStatus::Lost;
         };
         let until = self.now().saturating_add(micros(pause));
         self.enter(slot, State::Pending, until);
-        Held::Yes
+        LeaseStatus::Held
     }
 
     fn forget(&mut self, key: &EventKey) -> bool {
@@ -688,7 +689,7 @@ mod tests {
         let clock = Clock::from_fn(move || {
             Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap()
         });
-        (Memory::new().clock(clock), millis)
+        (Memory::new().with_clock(clock), millis)
     }
 
     fn key(n: usize) -> EventKey {
@@ -708,7 +709,7 @@ mod tests {
                 .complete(&key(n), token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
 
@@ -718,7 +719,7 @@ mod tests {
         type Ledger = Memory;
 
         async fn fresh(&self) -> Memory {
-            Memory::new().clock(self.1.clone())
+            Memory::new().with_clock(self.1.clone())
         }
 
         async fn advance(&self, _: &Memory, by: Duration) {
@@ -737,7 +738,7 @@ mod tests {
     #[tokio::test]
     async fn ten_times_its_capacity_leaves_the_newest_records_and_no_others() {
         let (ledger, _) = at_rest();
-        let ledger = ledger.capacity(100);
+        let ledger = ledger.with_capacity(100);
         for n in 0..1000 {
             handle(&ledger, n).await;
             assert!(ledger.len() <= 100);
@@ -763,7 +764,7 @@ mod tests {
     #[tokio::test]
     async fn a_claimed_record_is_never_evicted() {
         let (ledger, time) = at_rest();
-        let ledger = ledger.capacity(3);
+        let ledger = ledger.with_capacity(3);
         let mut tokens = Vec::new();
         for n in 0..3 {
             let Claim::Granted { token, .. } = ledger.claim(&key(n), DIGEST, LEASE).await.unwrap()
@@ -778,7 +779,7 @@ mod tests {
         // One that waits for its next attempt makes room …
         assert_eq!(
             ledger.release(&key(1), tokens[1], LEASE).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         assert!(matches!(
             ledger.claim(&key(3), DIGEST, LEASE).await.unwrap(),
@@ -786,13 +787,13 @@ mod tests {
         ));
         assert_eq!(
             ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         // … and so does one whose holder has died.
         time.fetch_add(29_000, Ordering::Relaxed);
         assert_eq!(
             ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         assert!(ledger.claim(&key(4), DIGEST, LEASE).await.is_err());
         time.fetch_add(1_000, Ordering::Relaxed);
@@ -802,11 +803,11 @@ mod tests {
         ));
         assert_eq!(
             ledger.renew(&key(2), tokens[2], LEASE).await.unwrap(),
-            Held::Lost
+            LeaseStatus::Lost
         );
         assert_eq!(
             ledger.renew(&key(0), tokens[0], LEASE).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
 

@@ -13,9 +13,9 @@ pub(crate) use limit::LogLimit;
 /// Deliveries, by how they were answered: `endpoint`, `outcome`.
 pub const DELIVERIES: &str = "authpi_deliveries_total";
 /// Requests that were not authentic, by what was wrong with them: `endpoint`, `reason`.
-pub const REFUSED: &str = "authpi_refused_total";
+pub const REFUSED: &str = "authpi_rejected_total";
 /// Events that were fed to a receiver: `endpoint`, `outcome`.
-pub const FED: &str = "authpi_fed_total";
+pub const FED: &str = "authpi_ingested_total";
 /// Attempts of workers, by how they ended: `endpoint`, `outcome`.
 pub const EVENTS: &str = "authpi_events_total";
 /// Attempts that failed and will be made again: `endpoint`, `reason`.

@@ -12,13 +12,13 @@ use tokio::sync::{Notify, Semaphore};
 use super::{Settings, Shared, Worker};
 use crate::{
     Clock,
-    handlers::{AnyHandlers, DEFAULT_DEADLINE},
+    handlers::{AnyHandlers, DEFAULT_HANDLER_TIMEOUT},
     ledger::{AnyInbox, Probes, Target},
     receiver::{BuildError, LONGEST},
     time::ClockWitness,
 };
 
-/// Settings of a worker; made by [`Worker::new`].
+/// Settings of a worker; made by [`Worker::builder`].
 #[must_use]
 pub struct WorkerBuilder {
     endpoint: Arc<str>,
@@ -39,12 +39,12 @@ impl WorkerBuilder {
             handlers,
             settings: Settings {
                 concurrency: 16,
-                deadline: DEFAULT_DEADLINE,
+                handler_timeout: DEFAULT_HANDLER_TIMEOUT,
                 lease: Duration::from_secs(30),
-                poll: Duration::from_secs(1),
-                attempts: 20,
-                give_up_after: Duration::from_hours(72),
-                pauses: (Duration::from_secs(1), Duration::from_mins(10)),
+                poll_interval: Duration::from_secs(1),
+                max_attempts: 20,
+                max_age: Duration::from_hours(72),
+                backoff: (Duration::from_secs(1), Duration::from_mins(10)),
                 clock: Clock::system(),
             },
         }
@@ -58,8 +58,8 @@ impl WorkerBuilder {
 
     /// How long a handler may take before it is dropped, which counts as a retryable error. Default
     /// 10 s.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.settings.deadline = deadline;
+    pub fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handler_timeout = timeout;
         self
     }
 
@@ -71,30 +71,30 @@ impl WorkerBuilder {
     }
 
     /// How often to look for work that nothing told of, such as another process's. Default 1 s.
-    pub fn poll(mut self, pause: Duration) -> Self {
-        self.settings.poll = pause;
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.settings.poll_interval = interval;
         self
     }
 
     /// After how many failed attempts an event becomes a dead letter. Default 20. Attempts that
     /// ended in a crash count.
-    pub fn attempts(mut self, attempts: u32) -> Self {
-        self.settings.attempts = attempts;
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.settings.max_attempts = attempts;
         self
     }
 
     /// How long after it was stored an event becomes a dead letter at its next failure, whatever
     /// its attempts. Default three days.
-    pub fn give_up_after(mut self, age: Duration) -> Self {
-        self.settings.give_up_after = age;
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.settings.max_age = age;
         self
     }
 
     /// The pause after the first failure, which doubles with each further one, and the longest one;
     /// each is cut to a random part of itself. Default 1 s and 10 min. A pause that a handler asks
     /// for is taken as it is.
-    pub fn pauses(mut self, first: Duration, longest: Duration) -> Self {
-        self.settings.pauses = (first, longest);
+    pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
+        self.settings.backoff = (initial, max);
         self
     }
 
@@ -118,9 +118,9 @@ impl WorkerBuilder {
         let handlers = self.handlers?;
         let settings = self.settings;
         for (name, duration) in [
-            ("deadline", settings.deadline),
+            ("handler_timeout", settings.handler_timeout),
             ("lease", settings.lease),
-            ("poll", settings.poll),
+            ("poll_interval", settings.poll_interval),
         ] {
             if duration.is_zero() || duration > LONGEST {
                 return Err(BuildError::Setting(name));
@@ -129,8 +129,8 @@ impl WorkerBuilder {
         if settings.concurrency == 0 || settings.concurrency > Semaphore::MAX_PERMITS {
             return Err(BuildError::Setting("concurrency"));
         }
-        if settings.attempts == 0 {
-            return Err(BuildError::Setting("attempts"));
+        if settings.max_attempts == 0 {
+            return Err(BuildError::Setting("max_attempts"));
         }
         let Self {
             endpoint, inbox, ..

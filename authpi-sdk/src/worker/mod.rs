@@ -9,7 +9,7 @@
 //! would: it is counted, not recorded, and can be delivered again by AuthPI. It was acknowledged,
 //! though. Where old and new versions of a service work side by side, or nothing that was
 //! acknowledged may be dropped, have it kept as a dead letter instead:
-//! `.otherwise(async |_: Event, _| Err(HandlerError::terminal("nobody handles it")))`.
+//! `.fallback(async |_: Event, _| Err(HandlerError::terminal("nobody handles it")))`.
 //!
 //! A handler that fails is tried again after a pause that doubles each time, with full jitter; one
 //! that gives up ([`terminal`](crate::handlers::Terminal)), or has failed for the last time, makes
@@ -20,9 +20,9 @@
 //! # use authpi_sdk::{receiver::Receiver, signature::{KeyRing, Secret, Verifier}};
 //! # async fn example(keys: KeyRing, stop: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
 //! let store = Sqlite::open("hooks.db").await?;
-//! let hook = Receiver::inbox("users", Verifier::authpi(keys), store.clone()).in_order_per(Subject::user_id).build()?;
+//! let hook = Receiver::inbox("users", Verifier::authpi(keys), store.clone()).ordered_by(Subject::user_id).build()?;
 //! let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _cx| Ok(()));
-//! let worker = Worker::new("users", store, handlers).concurrency(16).build()?;
+//! let worker = Worker::builder("users", store, handlers).concurrency(16).build()?;
 //! // `hook` goes to the server, and beside it:
 //! worker.run(stop).await;
 //! # Ok(()) }
@@ -53,7 +53,7 @@ use tokio::{
 use crate::{
     Clock,
     handlers::{AnyHandlers, Handlers, Serves},
-    ledger::{AnyInbox, Backlog, Inbox, LedgerError, Next, Probes, TransactionPermits},
+    ledger::{AnyInbox, Backlog, Inbox, LedgerError, NextEvent, Probes, TransactionPermits},
     telemetry::{self, LogLimit},
     time::ClockWitness,
 };
@@ -100,22 +100,18 @@ const MEASURED_EVERY: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 struct Settings {
     concurrency: usize,
-    deadline: Duration,
+    handler_timeout: Duration,
     lease: Duration,
-    poll: Duration,
-    attempts: u32,
-    give_up_after: Duration,
-    pauses: (Duration, Duration),
+    poll_interval: Duration,
+    max_attempts: u32,
+    max_age: Duration,
+    backoff: (Duration, Duration),
     clock: Clock,
 }
 
 impl Worker {
     /// A worker for the events that the receiver of this `endpoint` stores in `inbox`.
-    #[expect(
-        clippy::new_ret_no_self,
-        reason = "it is the builder's `build` that can fail"
-    )]
-    pub fn new<S, H>(
+    pub fn builder<S, H>(
         endpoint: impl Into<Arc<str>>,
         inbox: impl Inbox + Serves<H>,
         handlers: Handlers<S, H>,
@@ -172,7 +168,7 @@ impl Worker {
                 .lease_next(&shared.endpoint, shared.settings.lease)
                 .await
             {
-                Ok(Next::Leased(leased)) => {
+                Ok(NextEvent::Leased(leased)) => {
                     let shared = Arc::clone(shared);
                     running.0.spawn(async move {
                         let at_work = AtWork::begin(&shared.in_flight);
@@ -183,16 +179,16 @@ impl Worker {
                     });
                     continue;
                 }
-                Ok(Next::Nothing { due_in }) => {
-                    due_in.unwrap_or(Duration::MAX).min(shared.settings.poll)
-                }
+                Ok(NextEvent::Empty { due_in }) => due_in
+                    .unwrap_or(Duration::MAX)
+                    .min(shared.settings.poll_interval),
                 Err(error) => {
                     error.tell(&shared.endpoint, &shared.log);
                     drop((slot, permit));
                     // What is appended meanwhile is found then, too.
                     select! {
                         () = &mut stop => break,
-                        () = sleep(shared.settings.poll.min(AFTER_A_FAILURE)) => continue,
+                        () = sleep(shared.settings.poll_interval.min(AFTER_A_FAILURE)) => continue,
                     }
                 }
             };
@@ -250,7 +246,7 @@ impl Shared {
                 telemetry::inbox(&self.endpoint, depth, oldest);
             }
             self.log.tick(&self.endpoint);
-            sleep(self.settings.poll.max(MEASURED_EVERY)).await;
+            sleep(self.settings.poll_interval.max(MEASURED_EVERY)).await;
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::{
     event::Event,
     handlers::{Claimed, Outcome, run_leased},
     ledger::{
-        AnyLedger, Completion, Held, Leased, LedgerError, LedgerErrorKind, TransactionPermit,
+        AnyLedger, Completion, LeaseStatus, LeasedEvent, LedgerError, LedgerErrorKind,
+        TransactionPermit,
     },
     telemetry,
 };
@@ -22,14 +23,14 @@ impl Shared {
     /// it was taken before.
     pub(super) async fn handle(
         &self,
-        leased: Leased,
+        leased: LeasedEvent,
         asked: Instant,
         permit: Option<TransactionPermit>,
     ) {
         // A root of its own: the worker's caller has nothing to do with this event.
         let span = info_span!(
             parent: None,
-            "authpi.work",
+            "authpi.process",
             endpoint = &*self.endpoint,
             event_id = leased.key.event_id(),
             attempt = leased.token.attempt,
@@ -47,7 +48,7 @@ impl Shared {
     /// Makes the attempt and tells the store; the outcome's name.
     async fn work(
         &self,
-        leased: &Leased,
+        leased: &LeasedEvent,
         asked: Instant,
         permit: Option<TransactionPermit>,
         span: &tracing::Span,
@@ -58,7 +59,7 @@ impl Shared {
         let (key, token) = (&leased.key, leased.token);
         let result = match &end {
             End::Handled { .. } => self.inbox.complete(key, token, Completion::Handled).await,
-            End::Committed { .. } => Ok(Held::Yes),
+            End::Committed { .. } => Ok(LeaseStatus::Held),
             End::Dead { text, .. } => {
                 let dead = Completion::Dead {
                     reason: text.clone(),
@@ -71,14 +72,14 @@ impl Shared {
             // whoever holds it alone: another worker, of a later version, may have taken it over
             // and know what to do with it.
             End::Unhandled => match self.inbox.renew(key, token, self.settings.lease).await {
-                Ok(Held::Yes) => self.inbox.forget(key).await.map(|_| Held::Yes),
+                Ok(LeaseStatus::Held) => self.inbox.forget(key).await.map(|_| LeaseStatus::Held),
                 lost_or_failed => lost_or_failed,
             },
-            End::LeaseLost => Ok(Held::Lost),
+            End::LeaseLost => Ok(LeaseStatus::Lost),
         };
         crash::point("completed");
         match result {
-            Ok(Held::Yes) => {
+            Ok(LeaseStatus::Held) => {
                 if let End::Dead { text, .. } = &end {
                     // Never left out: there is one for each dead letter.
                     let (endpoint, event_id, attempt) =
@@ -87,7 +88,7 @@ impl Shared {
                 }
                 self.count(&end)
             }
-            Ok(Held::Lost) => {
+            Ok(LeaseStatus::Lost) => {
                 self.log.write(
                     "the lease was lost: another worker has taken over",
                     "lease_lost",
@@ -116,8 +117,8 @@ impl Shared {
 
     /// The store works, and refuses what this event's end contains: tried again, it would be
     /// refused again.
-    async fn bury_refused(&self, leased: &Leased, error: &LedgerError) -> &'static str {
-        let Leased {
+    async fn bury_refused(&self, leased: &LeasedEvent, error: &LedgerError) -> &'static str {
+        let LeasedEvent {
             key, token, body, ..
         } = leased;
         let reason = error.chain();
@@ -137,7 +138,7 @@ impl Shared {
             )
             .await
         {
-            Ok(Held::Yes) => {
+            Ok(LeaseStatus::Held) => {
                 telemetry::count_by(
                     telemetry::DEAD_LETTERS,
                     &self.endpoint,
@@ -146,7 +147,7 @@ impl Shared {
                 );
                 "dead_letter"
             }
-            Ok(Held::Lost) => "lease_lost",
+            Ok(LeaseStatus::Lost) => "lease_lost",
             Err(error) => {
                 error.tell(&self.endpoint, &self.log);
                 "store_down"
@@ -176,19 +177,19 @@ impl Shared {
 
     async fn try_once(
         &self,
-        leased: &Leased,
+        leased: &LeasedEvent,
         asked: Instant,
         permit: Option<TransactionPermit>,
         span: &tracing::Span,
     ) -> End {
         let settings = &self.settings;
         let attempt = leased.token.attempt;
-        if attempt > settings.attempts {
+        if attempt > settings.max_attempts {
             // Each attempt before ended without a word: the process died, or the store could not be
             // told.
             let text = format!(
                 "{} attempts were begun and none was finished",
-                settings.attempts
+                settings.max_attempts
             );
             return End::Dead {
                 reason: "crashes",
@@ -214,7 +215,7 @@ impl Shared {
             token: leased.token,
             asked,
             received_at: leased.received_at,
-            deadline: settings.deadline,
+            deadline: settings.handler_timeout,
             lease: settings.lease,
             log: &self.log,
         };
@@ -241,8 +242,8 @@ impl Shared {
             reason,
             text: format!("after {attempt} attempts: {problem}"),
         };
-        if attempt == settings.attempts {
-            return given_up("attempts");
+        if attempt == settings.max_attempts {
+            return given_up("max_attempts");
         }
         if self.is_too_old(leased.received_at).await {
             return given_up("age");
@@ -253,7 +254,7 @@ impl Shared {
         });
         End::Retry {
             reason,
-            pause: pause.unwrap_or_else(|| backoff::pause(settings.pauses, attempt)),
+            pause: pause.unwrap_or_else(|| backoff::pause(settings.backoff, attempt)),
         }
     }
 }
@@ -264,11 +265,7 @@ impl Shared {
     /// something recent was seen by it: a clock that was set ahead would give up everything at its
     /// first failure.
     async fn is_too_old(&self, received_at: Timestamp) -> bool {
-        let Settings {
-            clock,
-            give_up_after,
-            ..
-        } = &self.settings;
+        let Settings { clock, max_age, .. } = &self.settings;
         let now = clock.now();
         let age = |now: Timestamp| {
             Duration::try_from(now.duration_since(received_at)).unwrap_or(Duration::ZERO)
@@ -276,14 +273,14 @@ impl Shared {
         if age(now) <= RECENT {
             self.witness.saw_recent(now);
         }
-        if age(now) < *give_up_after {
+        if age(now) < *max_age {
             return false;
         }
         if age(now) <= RECENT || self.witness.vouches_for(now) {
             return true;
         }
         match self.inbox.server_time().await {
-            Ok(Some(now)) => age(now) >= *give_up_after,
+            Ok(Some(now)) => age(now) >= *max_age,
             // It is tried again, and given up after the last attempt at the latest.
             Ok(None) => {
                 self.log.write(

@@ -127,7 +127,7 @@ async fn each_kind_of_authentication_comes_with_the_secrets_it_needs() -> Result
         (DeliveryAuth::signature(), true, false),
         (DeliveryAuth::bearer(), false, true),
         (DeliveryAuth::bearer_and_signature(), true, true),
-        (DeliveryAuth::unauthenticated_for_testing(), false, false),
+        (DeliveryAuth::dangerously_unauthenticated(), false, false),
     ] {
         let made = client.webhooks().create(&spec().auth(auth)).await?;
         assert_eq!(

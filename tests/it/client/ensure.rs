@@ -15,8 +15,8 @@ use authpi_sdk::{
     Client, RawJson,
     client::{DeliveryAuth, WebhookPatch, WebhookSpec, WebhookStatus},
     endpoint::{
-        EndpointError, Ensured, KeptSecret, MemorySecrets, SecretFile, SecretStore,
-        SecretStoreError,
+        EndpointError, Ensured, FileSecretStore, MemorySecretStore, SecretStore, SecretStoreError,
+        StoredSecret,
     },
     event::EventType,
 };
@@ -44,10 +44,10 @@ async fn two_days_ago() -> (Emulator, Client) {
     (emulator, client)
 }
 
-async fn started() -> (Emulator, Client, MemorySecrets) {
+async fn started() -> (Emulator, Client, MemorySecretStore) {
     let emulator = Emulator::start().await.unwrap();
     let client = client(&emulator);
-    (emulator, client, MemorySecrets::new())
+    (emulator, client, MemorySecretStore::new())
 }
 
 async fn webhooks(client: &Client) -> Vec<String> {
@@ -163,7 +163,7 @@ async fn who_crashed_before_the_secret_was_kept_gets_it_back() -> Outcome {
     let (_emulator, client, secrets) = started().await;
     let made = client.webhooks().ensure(&spec(), &secrets).await?;
     let kept = secrets.load("users").await?;
-    let empty = MemorySecrets::new();
+    let empty = MemorySecretStore::new();
     let again = client.webhooks().ensure(&spec(), &empty).await?;
     assert!(matches!(again, Ensured::Unchanged(_)), "{again}");
     assert_eq!(empty.load("users").await?, kept);
@@ -177,7 +177,7 @@ async fn who_crashed_before_the_secret_was_kept_gets_it_back() -> Outcome {
 #[tokio::test]
 async fn a_lost_secret_is_told_and_nothing_changed_until_renewal_is_asked_for() -> Outcome {
     let (_emulator, client) = two_days_ago().await;
-    let secrets = MemorySecrets::new();
+    let secrets = MemorySecretStore::new();
     let first = client
         .webhooks()
         .ensure(&spec(), &secrets)
@@ -185,7 +185,7 @@ async fn a_lost_secret_is_told_and_nothing_changed_until_renewal_is_asked_for() 
         .endpoint()
         .webhook
         .clone();
-    let empty = MemorySecrets::new();
+    let empty = MemorySecretStore::new();
     let declared = spec().description("changed");
     let ensure = || {
         client
@@ -216,16 +216,16 @@ async fn a_lost_secret_is_told_and_nothing_changed_until_renewal_is_asked_for() 
 #[tokio::test]
 async fn a_secret_that_another_replica_is_about_to_keep_is_waited_for() -> Outcome {
     /// What it keeps shows only when it has been asked a few times.
-    struct Late(MemorySecrets, AtomicU32);
+    struct Late(MemorySecretStore, AtomicU32);
     impl SecretStore for Late {
-        async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
+        async fn load(&self, endpoint: &str) -> Result<Vec<StoredSecret>, SecretStoreError> {
             if self.1.fetch_add(1, Ordering::SeqCst) < 3 {
                 Ok(Vec::new())
             } else {
                 self.0.load(endpoint).await
             }
         }
-        async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
+        async fn save(&self, endpoint: &str, kept: &StoredSecret) -> Result<(), SecretStoreError> {
             self.0.save(endpoint, kept).await
         }
         async fn forget(
@@ -238,7 +238,7 @@ async fn a_secret_that_another_replica_is_about_to_keep_is_waited_for() -> Outco
         }
     }
     let (_emulator, client) = two_days_ago().await;
-    let theirs = MemorySecrets::new();
+    let theirs = MemorySecretStore::new();
     let _ = client.webhooks().ensure(&spec(), &theirs).await?;
     let late = Late(theirs, AtomicU32::new(0));
     let seen = client
@@ -303,7 +303,7 @@ async fn a_webhook_whose_secret_is_in_the_store_is_adopted() -> Outcome {
     let (emulator, client, secrets) = started().await;
     let by_hand = client.webhooks().create(&spec()).await?;
     let created_at = by_hand.webhook.created_at.timestamp()?;
-    let mut kept = KeptSecret::new(emulator.account_id(), &by_hand.webhook.id, created_at);
+    let mut kept = StoredSecret::new(emulator.account_id(), &by_hand.webhook.id, created_at);
     kept.secret = by_hand.secret;
     secrets.save("users", &kept).await?;
     let adopted = client.webhooks().ensure(&spec(), &secrets).await?;
@@ -349,10 +349,10 @@ async fn younger_twins_are_deleted_and_their_secrets_forgotten() -> Outcome {
 async fn a_store_that_fails_is_told_with_its_cause_and_tried_again_later() -> Outcome {
     struct Broken;
     impl SecretStore for Broken {
-        async fn load(&self, _: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
+        async fn load(&self, _: &str) -> Result<Vec<StoredSecret>, SecretStoreError> {
             Ok(Vec::new())
         }
-        async fn save(&self, _: &str, _: &KeptSecret) -> Result<(), SecretStoreError> {
+        async fn save(&self, _: &str, _: &StoredSecret) -> Result<(), SecretStoreError> {
             Err(SecretStoreError::new(
                 "save a secret",
                 std::io::Error::other("disk full"),
@@ -436,8 +436,8 @@ async fn a_replay_without_secrets_takes_no_kept_secrets_place() -> Outcome {
         Reply::json(200, &json!({ "data": there }).to_string())
     })
     .await;
-    let secrets = MemorySecrets::new();
-    let mut kept = KeptSecret::new("acc_1", "wh_1", jiff::Timestamp::from_millisecond(7)?);
+    let secrets = MemorySecretStore::new();
+    let mut kept = StoredSecret::new("acc_1", "wh_1", jiff::Timestamp::from_millisecond(7)?);
     kept.secret = Some("whs_1".into());
     secrets.save("users", &kept).await?;
     // The list does not show it at first, so that the replica asks for it.
@@ -463,7 +463,7 @@ async fn a_404_that_is_not_authpis_makes_no_second_webhook_and_lets_no_secret_ex
         Reply::new(404, &[("content-type", "text/html")], "<html>")
     })
     .await;
-    let secrets = MemorySecrets::new();
+    let secrets = MemorySecretStore::new();
     let error = peer
         .client()
         .webhooks()
@@ -520,7 +520,7 @@ async fn a_successor_without_a_secret_takes_nobodys_place() -> Outcome {
         answer.map_or_else(|| Reply::json(404, none), |answer| Reply::json(200, &answer.to_string()))
     })
     .await;
-    let secrets = MemorySecrets::new();
+    let secrets = MemorySecretStore::new();
     let first = peer
         .client()
         .webhooks()
@@ -552,7 +552,7 @@ async fn a_spec_that_cannot_be_meant_is_refused_before_anything_is_sent() {
         let error = peer
             .client()
             .webhooks()
-            .ensure(&spec, &MemorySecrets::new())
+            .ensure(&spec, &MemorySecretStore::new())
             .await
             .unwrap_err();
         assert!(
@@ -631,7 +631,7 @@ async fn a_process_ensures_what_its_environment_says() -> Outcome {
         replicas(1, |_| folder.path().join("secrets.json"), |_| 0).await;
         return Ok(());
     };
-    let secrets = SecretFile::new(env::var("AUTHPI_IT_SECRETS")?);
+    let secrets = FileSecretStore::new(env::var("AUTHPI_IT_SECRETS")?);
     let client = Client::from_env()?;
     let spec = match &*which {
         "0" => spec(),

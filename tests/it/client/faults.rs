@@ -11,7 +11,7 @@ use authpi_emulator::Emulator;
 use authpi_sdk::{
     Client,
     client::{
-        Applied, Call, DeliveryAuth, ETag, Error, NoMore, Operation, RetryPolicy, WebhookPatch,
+        Applied, Call, DeliveryAuth, ETag, Error, Operation, RetryPolicy, RetryStop, WebhookPatch,
         WebhookSpec, retry::ExponentialBackoff,
     },
     event::EventType,
@@ -79,7 +79,7 @@ impl What {
             Self::Create => "create",
             Self::Update => "update, If-Match",
             Self::UpdateWithoutEtag => "update",
-            Self::UpdateRepeatedWithoutEtag => "update, repeat_without_etag",
+            Self::UpdateRepeatedWithoutEtag => "update, retry_without_etag",
             Self::UpdateSecret => "update of auth, If-Match",
             Self::Delete => "delete, If-Match",
             Self::DeleteWithoutEtag => "delete",
@@ -201,7 +201,7 @@ async fn came(what: What, fault: Fault, how: How) -> Came {
     let policy = match how {
         How::Unrepeated => RetryPolicy::never(),
         _ => RetryPolicy::default()
-            .attempts(3)
+            .max_attempts(3)
             .backoff(ExponentialBackoff::new(Duration::ZERO, Duration::ZERO)),
     };
     let attempt = if fault.stalls() {
@@ -290,7 +290,7 @@ async fn call(client: &Client, what: What, args: &Args<'_>) -> Result<&'static s
             .map(|updated| applied(updated.applied)),
         What::UpdateWithoutEtag => renamed().await.map(|updated| applied(updated.applied)),
         What::UpdateRepeatedWithoutEtag => renamed()
-            .repeat_without_etag()
+            .retry_without_etag()
             .await
             .map(|updated| applied(updated.applied)),
         What::UpdateSecret => {
@@ -356,10 +356,10 @@ fn told(outcome: &Result<&'static str, Error>) -> String {
         _ if error.is_connect() => "no connection".to_owned(),
         _ => "broken".to_owned(),
     };
-    let why = match error.why_no_more() {
-        Some(NoMore::Permanent) => "permanent",
-        Some(NoMore::NotSafe) => "not safe",
-        Some(NoMore::Attempts) => "attempts",
+    let why = match error.retry_stop() {
+        Some(RetryStop::Permanent) => "permanent",
+        Some(RetryStop::NotSafe) => "not safe",
+        Some(RetryStop::Attempts) => "attempts",
         _ => "other",
     };
     let _ = write!(text, ", {why}");

@@ -3,7 +3,7 @@
 
 use authpi_sdk::{
     client::Error,
-    endpoint::{EndpointError, MemorySecrets},
+    endpoint::{EndpointError, MemorySecretStore},
 };
 
 use super::{
@@ -301,7 +301,7 @@ async fn an_odd_neighbour_stops_no_ensure_unless_it_may_be_the_one_that_is_looke
     let error = list
         .client()
         .webhooks()
-        .ensure(&spec(), &MemorySecrets::new())
+        .ensure(&spec(), &MemorySecretStore::new())
         .await
         .unwrap_err();
     let EndpointError::Call(error) = error else {

@@ -37,7 +37,7 @@ async fn what_failed_is_sent_again_and_followed_to_its_end() -> Result<(), Error
             .webhooks()
             .redeliver_failed(&webhook)
             .event_type(EventType::UserCreated)
-            .followed()
+            .track()
     };
     let mut told = Vec::new();
     let failed = again()
@@ -126,7 +126,7 @@ async fn an_old_failure_is_no_outcome_and_an_unknown_status_is_one_when_nothing_
     ])
     .await;
     let mut told = Vec::new();
-    let call = peer.client().webhooks().redeliver_failed("wh_1").followed();
+    let call = peer.client().webhooks().redeliver_failed("wh_1").track();
     let done = call
         .on_progress(|now| told.push((now.succeeded, now.failed, now.unknown)))
         .await?;
@@ -146,7 +146,7 @@ async fn who_has_no_more_time_is_told_how_far_it_came() -> Result<(), Error> {
         .client()
         .webhooks()
         .redeliver_failed("wh_1")
-        .followed()
+        .track()
         .within(Duration::ZERO)
         .await?;
     assert_eq!(
@@ -175,7 +175,7 @@ async fn a_look_that_fails_is_followed_by_another_and_a_refusal_is_not() -> Resu
             .client()
             .webhooks()
             .redeliver_failed("wh_1")
-            .followed()
+            .track()
             .await;
         assert_eq!(
             done.is_ok_and(|done| done.succeeded == 1),
@@ -206,7 +206,7 @@ async fn a_redelivery_whose_fate_is_unknown_is_followed() -> Result<(), Error> {
             .client()
             .webhooks()
             .redeliver_failed("wh_1")
-            .followed()
+            .track()
             .await?;
         assert_eq!((done.succeeded, done.answer), (1, None), "{status}");
     }
@@ -229,7 +229,7 @@ async fn a_later_look_that_hangs_ends_with_the_time_to_follow() -> Result<(), Er
     })
     .await;
     let begin = std::time::Instant::now();
-    let call = peer.client().webhooks().redeliver_failed("wh_1").followed();
+    let call = peer.client().webhooks().redeliver_failed("wh_1").track();
     let told = call.within(Duration::from_millis(500)).await?;
     assert_eq!(told.pending(), 1);
     assert!(

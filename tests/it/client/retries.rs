@@ -14,8 +14,10 @@ use authpi_emulator::Emulator;
 use authpi_sdk::{
     Client,
     client::{
-        Applied, Error, NoMore, RetryPolicy, WebhookAuth, WebhookPatch,
-        retry::{ExponentialBackoff, FailedAttempt, Reason, TokenBucket, Transient, Unlimited},
+        Applied, Error, RetryPolicy, RetryStop, WebhookAuth, WebhookPatch,
+        retry::{
+            ExponentialBackoff, FailedAttempt, RetryClassifier, RetryReason, TokenBucket, Unlimited,
+        },
     },
 };
 use http::{HeaderName, HeaderValue, header};
@@ -175,8 +177,8 @@ async fn the_same_call_under_way_is_waited_for_and_another_conflict_is_not() {
     let peer = Peer::replying(Reply::json(409, IN_FLIGHT)).await;
     let error = client(&peer).webhooks().create(&spec()).await.unwrap_err();
     assert_eq!(
-        (peer.asked().len(), error.why_no_more()),
-        (1, Some(NoMore::Permanent))
+        (peer.asked().len(), error.retry_stop()),
+        (1, Some(RetryStop::Permanent))
     );
     // Without a key there is no same call.
     let peer = Peer::replying(busy).await;
@@ -195,8 +197,8 @@ async fn no_other_refusal_is_repeated() {
         let peer = Peer::replying(Reply::new(status, &[("retry-after", "0")], "")).await;
         let error = client(&peer).webhooks().create(&spec()).await.unwrap_err();
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
-            (1, Some(NoMore::Permanent)),
+            (error.attempts(), error.retry_stop()),
+            (1, Some(RetryStop::Permanent)),
             "{error}"
         );
         assert_eq!(peer.asked().len(), 1, "{status}");
@@ -226,9 +228,9 @@ async fn what_is_set_up_wrong_is_not_tried_again_and_a_network_that_is_down_is()
     });
     let unknown = untrusted();
     for (base_url, attempts, why) in [
-        (format!("http://{free}"), 5, NoMore::Attempts),
-        (no_tls, 1, NoMore::Permanent),
-        (unknown, 1, NoMore::Permanent),
+        (format!("http://{free}"), 5, RetryStop::Attempts),
+        (no_tls, 1, RetryStop::Permanent),
+        (unknown, 1, RetryStop::Permanent),
     ] {
         let builder = Client::builder()
             .base_url(&base_url)
@@ -247,7 +249,7 @@ async fn what_is_set_up_wrong_is_not_tried_again_and_a_network_that_is_down_is()
             "{base_url}: {error:?}"
         );
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
+            (error.attempts(), error.retry_stop()),
             (attempts, Some(why)),
             "{base_url}: {error:?}"
         );
@@ -294,14 +296,14 @@ fn untrusted() -> String {
 async fn each_call_can_have_its_own_policy_deadline_attempt_and_headers() {
     #[derive(Debug)]
     struct Teapots;
-    impl Transient for Teapots {
-        fn passes(&self, failed: &FailedAttempt<'_>) -> Option<Reason> {
+    impl RetryClassifier for Teapots {
+        fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason> {
             assert_eq!((failed.operation, failed.keyed), ("webhooks.create", true));
             failed
                 .error
                 .status()
                 .is_some_and(|status| status == 418)
-                .then_some(Reason::Other)
+                .then_some(RetryReason::Other)
         }
     }
     let peer = Peer::in_turn([
@@ -310,7 +312,7 @@ async fn each_call_can_have_its_own_policy_deadline_attempt_and_headers() {
         webhook("n"),
     ])
     .await;
-    let policy = at_once().what(Teapots);
+    let policy = at_once().classifier(Teapots);
     let trace = HeaderName::from_static("traceparent");
     let call = peer
         .client()
@@ -356,7 +358,7 @@ async fn each_call_can_have_its_own_policy_deadline_attempt_and_headers() {
         .redeliver_failed("wh_1");
     failed
         .header(trace, HeaderValue::from_static("00-1"))
-        .followed()
+        .track()
         .await
         .unwrap();
     assert_eq!((peer.asked_who(), peer.asked().len()), (1, 1));
@@ -377,7 +379,7 @@ async fn each_call_can_have_its_own_policy_deadline_attempt_and_headers() {
         .await
         .unwrap_err();
     assert!(error.is_timeout() && error.attempts() == 1, "{error:?}");
-    assert_eq!(error.why_no_more(), Some(NoMore::Deadline));
+    assert_eq!(error.retry_stop(), Some(RetryStop::Deadline));
 }
 
 #[tokio::test]
@@ -447,7 +449,7 @@ async fn mistake_14_clones_of_a_client_spend_one_budget_and_an_outage_is_not_mul
         .collect();
     let mut out_of_budget = 0;
     for call in calls {
-        out_of_budget += usize::from(call.await.unwrap().why_no_more() == Some(NoMore::Budget));
+        out_of_budget += usize::from(call.await.unwrap().retry_stop() == Some(RetryStop::Budget));
     }
     // Four repeats, and one more for every five seconds that this took.
     assert!(
@@ -690,7 +692,7 @@ async fn ten_thousand_creates_with_one_reply_in_ten_dropped_make_ten_thousand_we
     // With the default of five attempts one call in a hundred thousand meets a dropped reply each
     // time.
     let pauses = ExponentialBackoff::new(Duration::from_millis(2), Duration::from_millis(20));
-    let policy = RetryPolicy::default().attempts(20).backoff(pauses);
+    let policy = RetryPolicy::default().max_attempts(20).backoff(pauses);
     let builder = |base_url: &str| {
         Client::builder()
             .base_url(base_url)

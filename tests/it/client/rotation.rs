@@ -6,7 +6,7 @@ use authpi_emulator::Emulator;
 use authpi_sdk::{
     Client,
     client::{DeliveryAuth, WebhookSpec},
-    endpoint::{EndpointError, Ensured, MemorySecrets, SecretStore},
+    endpoint::{EndpointError, Ensured, MemorySecretStore, SecretStore},
     event::{Event, EventType, types::UserCreated},
     handlers::{Context, Handlers},
     receiver::Receiver,
@@ -33,7 +33,7 @@ async fn receiver(
         ring.set(keys.clone()).expect("it is started once");
         let handlers =
             Handlers::new(state).on(async |event: Event<UserCreated>, cx: Context<Arc<Seen>>| {
-                cx.state.lock().unwrap().push(event.id().to_owned());
+                cx.state().lock().unwrap().push(event.id().to_owned());
                 Ok(())
             });
         let hook = Receiver::inline("users", Verifier::authpi(keys), Memory::new(), handlers)
@@ -61,7 +61,7 @@ async fn ids(client: &Client) -> Vec<String> {
 async fn every_event_is_handled_once_before_during_and_after_a_rotation() -> Outcome {
     let emulator = Emulator::builder().retry_delays([]).start().await?;
     let client = client(&emulator);
-    let secrets = MemorySecrets::new();
+    let secrets = MemorySecretStore::new();
     let (url, seen, start) = receiver(Arc::default()).await;
     let spec = WebhookSpec::new("users", url).events([EventType::UserCreated]);
     let first = client
@@ -127,7 +127,7 @@ async fn every_event_is_handled_once_before_during_and_after_a_rotation() -> Out
 async fn a_rotation_goes_on_where_it_stopped_and_is_done_once() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
-    let (secrets, spec) = (MemorySecrets::new(), spec());
+    let (secrets, spec) = (MemorySecretStore::new(), spec());
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
     let rotate = || client.webhooks().rotate("2026-11", &spec, &secrets);
     let begun = rotate().await?;
@@ -174,7 +174,7 @@ async fn a_rotation_goes_on_where_it_stopped_and_is_done_once() -> Outcome {
 async fn a_crash_after_the_old_webhook_was_deleted_leaves_its_secret_to_expire() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
-    let (secrets, spec) = (MemorySecrets::new(), spec());
+    let (secrets, spec) = (MemorySecretStore::new(), spec());
     let first = client
         .webhooks()
         .ensure(&spec, &secrets)
@@ -201,7 +201,7 @@ async fn a_crash_after_the_old_webhook_was_deleted_leaves_its_secret_to_expire()
 async fn a_rotation_whose_new_webhook_is_gone_leaves_the_old_one() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
-    let (secrets, spec) = (MemorySecrets::new(), spec());
+    let (secrets, spec) = (MemorySecretStore::new(), spec());
     let first = client
         .webhooks()
         .ensure(&spec, &secrets)
@@ -228,7 +228,7 @@ async fn a_rotation_whose_new_webhook_is_gone_leaves_the_old_one() -> Outcome {
 async fn eight_replicas_that_rotate_at_once_make_one_successor() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
-    let (secrets, spec) = (MemorySecrets::new(), spec());
+    let (secrets, spec) = (MemorySecretStore::new(), spec());
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
     let replicas: Vec<_> = (0..8)
         .map(|_| {
@@ -253,7 +253,7 @@ async fn eight_replicas_that_rotate_at_once_make_one_successor() -> Outcome {
 async fn what_cannot_be_rotated_is_told() -> Outcome {
     let emulator = Emulator::start().await?;
     let client = client(&emulator);
-    let (secrets, spec) = (MemorySecrets::new(), spec());
+    let (secrets, spec) = (MemorySecretStore::new(), spec());
     let why = async |spec: &WebhookSpec, name: &str| match client
         .webhooks()
         .rotate(name, spec, &secrets)

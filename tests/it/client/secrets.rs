@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use authpi_sdk::{
     UnixMillis,
-    endpoint::{KeptSecret, MemorySecrets, SecretFile, SecretStore},
+    endpoint::{FileSecretStore, MemorySecretStore, SecretStore, StoredSecret},
     event::{Event, types::UserCreated},
     handlers::Handlers,
     receiver::Receiver,
@@ -16,8 +16,8 @@ use jiff::Timestamp;
 
 use super::ensure::Folder;
 
-fn kept(account_id: &str, webhook_id: &str, secret: &str) -> KeptSecret {
-    let mut kept = KeptSecret::new(
+fn kept(account_id: &str, webhook_id: &str, secret: &str) -> StoredSecret {
+    let mut kept = StoredSecret::new(
         account_id,
         webhook_id,
         Timestamp::from_millisecond(7).unwrap(),
@@ -61,14 +61,14 @@ pub(crate) async fn conforms(store: &impl SecretStore) {
 
 #[tokio::test]
 async fn memory_keeps_what_it_is_given() {
-    conforms(&MemorySecrets::new()).await;
+    conforms(&MemorySecretStore::new()).await;
 }
 
 #[tokio::test]
 async fn a_file_keeps_what_it_is_given_and_shows_it_to_its_owner_alone() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
-    conforms(&SecretFile::new(&path)).await;
+    conforms(&FileSecretStore::new(&path)).await;
     let mut names: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
         .map(|file| file.unwrap().file_name())
@@ -88,7 +88,7 @@ async fn a_file_keeps_what_it_is_given_and_shows_it_to_its_owner_alone() {
 async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
-    let store = SecretFile::new(&path);
+    let store = FileSecretStore::new(&path);
     store
         .save("users", &kept("acc_1", "wh_1", "whs_very_secret"))
         .await
@@ -127,18 +127,25 @@ async fn a_link_to_the_file_stays_a_link_and_a_dead_writers_leavings_stop_nobody
     let folder = Folder::new();
     let real = folder.path().join("real.json");
     let link = folder.path().join("link.json");
-    SecretFile::new(&real)
+    FileSecretStore::new(&real)
         .save("users", &kept("acc_1", "wh_1", "whs_1"))
         .await
         .unwrap();
     std::fs::write(folder.path().join("real.json.next"), "half").unwrap();
     symlink(&real, &link).unwrap();
-    SecretFile::new(&link)
+    FileSecretStore::new(&link)
         .save("users", &kept("acc_1", "wh_2", "whs_2"))
         .await
         .unwrap();
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
-    assert_eq!(SecretFile::new(&real).load("users").await.unwrap().len(), 2);
+    assert_eq!(
+        FileSecretStore::new(&real)
+            .load("users")
+            .await
+            .unwrap()
+            .len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -152,20 +159,37 @@ async fn a_link_to_a_file_that_is_not_there_yet_stays_a_link() {
     );
     symlink(&real, &link).unwrap();
     symlink("link.json", &relative).unwrap();
-    assert_eq!(SecretFile::new(&relative).load("users").await.unwrap(), []);
-    SecretFile::new(&relative)
+    assert_eq!(
+        FileSecretStore::new(&relative).load("users").await.unwrap(),
+        []
+    );
+    FileSecretStore::new(&relative)
         .save("users", &kept("acc_1", "wh_1", "whs_1"))
         .await
         .unwrap();
-    SecretFile::new(&link)
+    FileSecretStore::new(&link)
         .save("users", &kept("acc_1", "wh_2", "whs_2"))
         .await
         .unwrap();
     for link in [&link, &relative] {
         assert!(std::fs::symlink_metadata(link).unwrap().is_symlink());
-        assert_eq!(SecretFile::new(link).load("users").await.unwrap().len(), 2);
+        assert_eq!(
+            FileSecretStore::new(link)
+                .load("users")
+                .await
+                .unwrap()
+                .len(),
+            2
+        );
     }
-    assert_eq!(SecretFile::new(&real).load("users").await.unwrap().len(), 2);
+    assert_eq!(
+        FileSecretStore::new(&real)
+            .load("users")
+            .await
+            .unwrap()
+            .len(),
+        2
+    );
     assert!(
         folder.path().join("mounted/real.json.lock").exists()
             && !folder.path().join("link.json.lock").exists()
@@ -176,7 +200,7 @@ async fn a_link_to_a_file_that_is_not_there_yet_stays_a_link() {
 async fn a_file_that_is_there_keeps_its_mode() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
-    let store = SecretFile::new(&path);
+    let store = FileSecretStore::new(&path);
     store
         .save("users", &kept("acc_1", "wh_1", "whs_1"))
         .await
@@ -199,7 +223,7 @@ async fn a_file_that_is_there_keeps_its_mode() {
 async fn a_lock_that_is_never_let_go_stops_a_writer_for_a_limited_time_only() {
     let folder = Folder::new();
     let path = folder.path().join("secrets.json");
-    let store = SecretFile::new(&path).lock_timeout(std::time::Duration::from_millis(50));
+    let store = FileSecretStore::new(&path).lock_timeout(std::time::Duration::from_millis(50));
     store
         .save("users", &kept("acc_1", "wh_1", "whs_1"))
         .await
@@ -234,7 +258,7 @@ async fn a_lock_that_is_never_let_go_stops_a_writer_for_a_limited_time_only() {
 async fn a_folder_that_is_missing_is_named() {
     let folder = Folder::new();
     let path = folder.path().join("missing/secrets.json");
-    let store = SecretFile::new(&path);
+    let store = FileSecretStore::new(&path);
     for error in [
         store
             .save("users", &kept("acc_1", "wh_1", "very_secret"))
@@ -259,7 +283,7 @@ async fn many_writers_of_one_file_lose_nothing() {
     let path = folder.path().join("secrets.json");
     let writers: Vec<_> = (0..16)
         .map(|n| {
-            let store = SecretFile::new(&path);
+            let store = FileSecretStore::new(&path);
             tokio::spawn(async move {
                 let id = format!("wh_{n}");
                 store.save("users", &kept("acc_1", &id, "s")).await.unwrap();
@@ -279,7 +303,11 @@ async fn many_writers_of_one_file_lose_nothing() {
         writer.await.unwrap();
     }
     assert_eq!(
-        SecretFile::new(&path).load("users").await.unwrap().len(),
+        FileSecretStore::new(&path)
+            .load("users")
+            .await
+            .unwrap()
+            .len(),
         16
     );
 }
@@ -297,7 +325,7 @@ async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_
         kept
     };
     for forgotten in [true, false] {
-        let store = MemorySecrets::new();
+        let store = MemorySecretStore::new();
         store
             .save("users", &kept("acc_1", "wh_1", "whs_1"))
             .await
@@ -347,7 +375,7 @@ async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_
 
 #[tokio::test(start_paused = true)]
 async fn keys_that_follow_a_store_take_over_what_another_replica_keeps() {
-    let store = MemorySecrets::new();
+    let store = MemorySecretStore::new();
     store
         .save("users", &kept("acc_1", "wh_1", "whs_1"))
         .await
@@ -361,7 +389,7 @@ async fn keys_that_follow_a_store_take_over_what_another_replica_keeps() {
                 .await
         })
     };
-    let mut newer = KeptSecret::new("acc_1", "wh_2", Timestamp::from_millisecond(8).unwrap());
+    let mut newer = StoredSecret::new("acc_1", "wh_2", Timestamp::from_millisecond(8).unwrap());
     newer.secret = Some(Secret::new("whs_2"));
     store.save("users", &newer).await.unwrap();
     while ring.names() != ["wh_2", "wh_1"] {

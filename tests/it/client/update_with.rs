@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use authpi_emulator::Emulator;
 use authpi_sdk::{
     client::{Error, WebhookPatch},
-    endpoint::Edited,
+    endpoint::UpdateOutcome,
 };
 use serde_json::json;
 
@@ -63,7 +63,7 @@ async fn nothing_is_written_where_there_is_nothing_to_do() -> Result<(), Error> 
         })
         .await?;
     assert_eq!(asked, 1);
-    assert!(matches!(&edited, Edited::Unchanged(_)));
+    assert!(matches!(&edited, UpdateOutcome::Unchanged(_)));
     assert_eq!(
         (edited.webhook(), edited.etag()),
         (&made.webhook, made.etag.as_ref())

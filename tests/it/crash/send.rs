@@ -42,12 +42,12 @@ impl Trial {
             if let Some(&port) = dice.choice(&alive) {
                 // Some senders hang up at once, or half way.
                 let hasty = dice.u8(0..20) == 0;
-                let patience = if hasty {
+                let timeout = if hasty {
                     Duration::from_micros(dice.u64(100..20_000))
                 } else {
                     PATIENCE
                 };
-                match self.send(&fixture, port, patience).await {
+                match self.send(&fixture, port, timeout).await {
                     Ok(200) => break,
                     Ok(status) => {
                         self.refused.fetch_add(1, Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Trial {
         self.journal.write(&Entry::Acknowledged(event));
     }
 
-    async fn send(&self, fixture: &Fixture, port: u16, patience: Duration) -> reqwest::Result<u16> {
+    async fn send(&self, fixture: &Fixture, port: u16, timeout: Duration) -> reqwest::Result<u16> {
         let request = fixture
             .request(&SignatureScheme::authpi(), &SECRET.into())
             .expect("the secret is good");
@@ -78,7 +78,7 @@ impl Trial {
             .post(format!("http://127.0.0.1:{port}/"))
             .headers(head.headers)
             .body(body);
-        let answer = sent.timeout(patience).send().await?;
+        let answer = sent.timeout(timeout).send().await?;
         let status = answer.status().as_u16();
         match status {
             200 => {}

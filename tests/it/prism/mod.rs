@@ -169,7 +169,7 @@ async fn about_webhooks(client: &Client) {
         DeliveryAuth::bearer().with_bearer_token("t"),
         DeliveryAuth::bearer_and_signature(),
         DeliveryAuth::bearer_and_signature().with_bearer_token("t"),
-        DeliveryAuth::unauthenticated_for_testing(),
+        DeliveryAuth::dangerously_unauthenticated(),
     ];
     let each = [
         spec(),

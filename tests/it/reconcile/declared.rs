@@ -4,10 +4,10 @@ use authpi_emulator::Emulator;
 use authpi_sdk::{
     Client,
     client::WebhookSpec,
-    endpoint::{Ensured, MemorySecrets},
+    endpoint::{Ensured, MemorySecretStore},
     event::EventType,
     receiver::Receiver,
-    reconcile::{Reconcile, ReconcileBuilder, WatermarkMemory},
+    reconcile::{MemoryWatermark, Reconcile, ReconcileBuilder},
     signature::Verifier,
     stores::Memory,
 };
@@ -36,7 +36,7 @@ fn receiver(handled: &Handled) -> Receiver {
     let handlers = noting(handled, |_| false);
     Receiver::inline(
         "users",
-        Verifier::accept_anybody_dangerously(),
+        Verifier::dangerously_accept_unauthenticated(),
         Memory::new(),
         handlers,
     )
@@ -45,16 +45,16 @@ fn receiver(handled: &Handled) -> Receiver {
 }
 
 fn of(client: &Client, receiver: &Receiver, spec: &WebhookSpec) -> ReconcileBuilder {
-    Reconcile::new(client, receiver, spec)
+    Reconcile::builder(client, receiver, spec)
 }
 
 #[tokio::test]
 async fn what_was_missed_is_found_before_during_and_after_a_rotation() -> Outcome {
     let (authpi, client, spec) = authpi().await;
-    let (handled, secrets) = (Handled::default(), MemorySecrets::new());
+    let (handled, secrets) = (Handled::default(), MemorySecretStore::new());
     let receiver = receiver(&handled);
     let reconcile = of(&client, &receiver, &spec)
-        .watermark(WatermarkMemory::new())
+        .watermark(MemoryWatermark::new())
         .build()?;
     let error = reconcile.catch_up().await.unwrap_err();
     assert!(
@@ -84,7 +84,7 @@ async fn what_was_missed_is_found_before_during_and_after_a_rotation() -> Outcom
 #[tokio::test]
 async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outcome {
     let (authpi, client, spec) = authpi().await;
-    let (handled, secrets) = (Handled::default(), MemorySecrets::new());
+    let (handled, secrets) = (Handled::default(), MemorySecretStore::new());
     let receiver = receiver(&handled);
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
     // So that a run knows a moment after which nothing new is about what it has seen.
@@ -150,7 +150,7 @@ async fn a_webhook_that_nobody_ensured_is_found_by_its_name_and_address() -> Out
     assert_eq!(handled.take(), [id]);
 
     // What carries our mark counts before what is older.
-    let secrets = MemorySecrets::new();
+    let secrets = MemorySecretStore::new();
     let ensured = client
         .webhooks()
         .ensure(&spec, &secrets)

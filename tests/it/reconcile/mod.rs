@@ -67,11 +67,11 @@ fn noting(
     handled: &Handled,
     fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static,
 ) -> Handlers<Handled> {
-    Handlers::new(handled.clone()).otherwise(move |event: Event, cx: Context<Handled>| {
+    Handlers::new(handled.clone()).fallback(move |event: Event, cx: Context<Handled>| {
         let result = if fail(&event) {
             Err(HandlerError::retryable("not today"))
         } else {
-            cx.state.0.lock().unwrap().push(event.id().to_owned());
+            cx.state().0.lock().unwrap().push(event.id().to_owned());
             Ok(())
         };
         std::future::ready(result)
@@ -81,13 +81,13 @@ fn noting(
 const DAY: Duration = Duration::from_hours(24);
 
 /// As [`noting`]; but each run tries what fails twice. It fails for a moment, and then for a day,
-/// which is longer than a run waits that has half a day's patience. Until the next run the ledger's
+/// which is longer than a run waits that has half a day's retry_for. Until the next run the ledger's
 /// clock has to be set a day on.
 fn noting_in_two_tries(
     handled: &Handled,
     fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static,
 ) -> Handlers<Handled> {
-    Handlers::new(handled.clone()).otherwise(move |event: Event, cx: Context<Handled>| {
+    Handlers::new(handled.clone()).fallback(move |event: Event, cx: Context<Handled>| {
         let result = if fail(&event) {
             let error = HandlerError::retryable("not today");
             Err(if cx.attempt() % 2 == 1 {
@@ -96,7 +96,7 @@ fn noting_in_two_tries(
                 error.after(DAY)
             })
         } else {
-            cx.state.0.lock().unwrap().push(event.id().to_owned());
+            cx.state().0.lock().unwrap().push(event.id().to_owned());
             Ok(())
         };
         std::future::ready(result)
@@ -107,13 +107,13 @@ fn inline(ledger: impl Ledger, handlers: Handlers<Handled>) -> ReceiverBuilder<I
     let pause = Duration::from_millis(1);
     Receiver::inline(
         "users",
-        Verifier::accept_anybody_dangerously(),
+        Verifier::dangerously_accept_unauthenticated(),
         ledger,
         handlers,
     )
     .clock(clock(100 * HOUR))
     .retry_after(pause)
-    .patience(Duration::ZERO)
+    .in_flight_wait(Duration::ZERO)
 }
 
 /// A receiver that notes what it handles, on a ledger of its own.
@@ -128,9 +128,9 @@ fn receiver() -> (Receiver, Handled) {
 }
 
 fn reconcile(log: &Log, receiver: &Receiver) -> ReconcileBuilder {
-    Reconcile::new(&log.client(), receiver, "wh_1")
+    Reconcile::builder(&log.client(), receiver, "wh_1")
         .clock(clock(100 * HOUR))
-        .patience(Duration::from_millis(20))
+        .retry_for(Duration::from_millis(20))
 }
 
 async fn caught_up(reconcile: &Reconcile) -> Report {

@@ -155,7 +155,7 @@ impl Outage {
 
     pub(crate) fn reconcile(&self, receiver: &Receiver) -> ReconcileBuilder {
         // So little at once that the log has to be read in parts.
-        Reconcile::new(&self.client, receiver, &self.webhook_id)
+        Reconcile::builder(&self.client, receiver, &self.webhook_id)
             .clock(self.clock())
             .limit(700)
     }

@@ -13,9 +13,9 @@ use authpi_sdk::{
     Clock,
     event::{Event, Subject},
     handlers::{Context, Handlers},
-    ledger::{Inbox as _, Next},
+    ledger::{Inbox as _, NextEvent},
     receiver::Receiver,
-    reconcile::WatermarkMemory,
+    reconcile::MemoryWatermark,
     signature::Verifier,
     stores::{Memory, Sqlite},
     telemetry,
@@ -251,7 +251,7 @@ async fn a_clock_that_is_hours_off_makes_no_gap() {
     for ours in [-10 * HOUR, 0, HOUR, 700 * HOUR] {
         let log = Log::of(two_days()).await;
         let (receiver, handled) = receiver();
-        let store = WatermarkMemory::new();
+        let store = MemoryWatermark::new();
         let reconcile = || {
             reconcile(&log, &receiver)
                 .watermark(store.clone())
@@ -357,9 +357,9 @@ async fn an_event_reaches_its_handler_as_the_log_has_it_byte_for_byte() {
     let logged = event("evt_1", at(5), "user.created", "usr_1");
     let log = Log::of([logged.clone()]).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let handlers = Handlers::new(Arc::clone(&seen)).otherwise(
+    let handlers = Handlers::new(Arc::clone(&seen)).fallback(
         async |event: Event, cx: Context<Arc<Mutex<Vec<String>>>>| {
-            cx.state.lock().unwrap().push(event.raw().to_owned());
+            cx.state().lock().unwrap().push(event.raw().to_owned());
             assert_eq!(
                 (event.time(), event.subject().user_id()),
                 (at(5), Some("usr_1"))
@@ -369,7 +369,7 @@ async fn an_event_reaches_its_handler_as_the_log_has_it_byte_for_byte() {
     );
     let receiver = Receiver::inline(
         "users",
-        Verifier::accept_anybody_dangerously(),
+        Verifier::dangerously_accept_unauthenticated(),
         Memory::new(),
         handlers,
     )
@@ -440,10 +440,10 @@ async fn an_inbox_gets_the_events_in_order_and_its_worker_handles_them() {
     let store = Sqlite::in_memory().await.unwrap();
     let receiver = Receiver::inbox(
         "users",
-        Verifier::accept_anybody_dangerously(),
+        Verifier::dangerously_accept_unauthenticated(),
         store.clone(),
     )
-    .in_order_per(Subject::user_id)
+    .ordered_by(Subject::user_id)
     .build()
     .unwrap();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
@@ -460,7 +460,7 @@ async fn an_inbox_gets_the_events_in_order_and_its_worker_handles_them() {
     // All are one user's, so they are leased one after the other; nor is the record of whose turn
     // it is among them.
     for id in sorted(two_days()) {
-        let Next::Leased(leased) = store
+        let NextEvent::Leased(leased) = store
             .lease_next("users", Duration::from_mins(1))
             .await
             .unwrap()
@@ -472,7 +472,7 @@ async fn an_inbox_gets_the_events_in_order_and_its_worker_handles_them() {
         let held = authpi_sdk::ledger::Ledger::complete(&store, &leased.key, leased.token, done)
             .await
             .unwrap();
-        assert_eq!(held, authpi_sdk::ledger::Held::Yes);
+        assert_eq!(held, authpi_sdk::ledger::LeaseStatus::Held);
     }
     assert_eq!(store.backlog("users").await.unwrap().depth, 0);
 }
@@ -494,11 +494,11 @@ async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
     let log = Log::of(events).await;
     let by_user = Users::default();
     let handlers =
-        Handlers::new(Arc::clone(&by_user)).otherwise(async |event: Event, cx: Context<Users>| {
+        Handlers::new(Arc::clone(&by_user)).fallback(async |event: Event, cx: Context<Users>| {
             // Others may come in between.
             tokio::task::yield_now().await;
             let user = event.subject().user_id().unwrap_or_default().to_owned();
-            cx.state
+            cx.state()
                 .lock()
                 .unwrap()
                 .entry(user)
@@ -508,7 +508,7 @@ async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
         });
     let receiver = Receiver::inline(
         "users",
-        Verifier::accept_anybody_dangerously(),
+        Verifier::dangerously_accept_unauthenticated(),
         Memory::new(),
         handlers,
     )
@@ -516,7 +516,7 @@ async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
     .unwrap();
     let reconcile = reconcile(&log, &receiver)
         .concurrency(16)
-        .in_order_per(Subject::user_id)
+        .ordered_by(Subject::user_id)
         .build()
         .unwrap();
     assert_eq!(caught_up(&reconcile).await.progress.handled, 200);
@@ -551,8 +551,8 @@ async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark
         .clock(clock_of(&time))
         .build()
         .unwrap();
-    let kept = WatermarkMemory::new();
-    let with = |watermark: WatermarkMemory| {
+    let kept = MemoryWatermark::new();
+    let with = |watermark: MemoryWatermark| {
         reconcile(&log, &receiver)
             .clock(clock_of(&time))
             .watermark(watermark)
@@ -574,7 +574,7 @@ async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark
         (report.not_read_before, handled.take()),
         (Some(known_from), vec!["evt_new".to_owned()])
     );
-    let report = caught_up(&with(WatermarkMemory::new()).build().unwrap()).await;
+    let report = caught_up(&with(MemoryWatermark::new()).build().unwrap()).await;
     assert_eq!(
         (report.not_read_before, handled.take()),
         (Some(known_from), vec![])
@@ -589,7 +589,7 @@ async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark
     );
     // By name it is read all the same.
     let report = caught_up(
-        &with(WatermarkMemory::new())
+        &with(MemoryWatermark::new())
             .since(created())
             .build()
             .unwrap(),
@@ -726,7 +726,7 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
     .await;
     let (handled, time) = (Handled::default(), ManualClock::at(at(100 * HOUR)));
     let handlers = noting_in_two_tries(&handled, |event| event.id() == "evt_3");
-    let receiver = inline(Memory::new().clock(time.clock()), handlers)
+    let receiver = inline(Memory::new().with_clock(time.clock()), handlers)
         .build()
         .unwrap();
     let recorder = DebuggingRecorder::new();
@@ -735,7 +735,7 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
         let _recorded = metrics::set_default_local_recorder(&recorder);
         let reconcile = reconcile(&log, &receiver)
             .overlap(Duration::from_hours(100))
-            .patience(DAY / 2);
+            .retry_for(DAY / 2);
         let reconcile = reconcile.build().unwrap();
         for _ in 0..2 {
             caught_up(&reconcile).await;
@@ -764,7 +764,7 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
         }
     }
     // The second run meets what the first has handled, and fails at the same event.
-    let outcomes = [("duplicate", 2), ("handled", 2), ("not_taken", 2)]
+    let outcomes = [("duplicate", 2), ("handled", 2), ("not_accepted", 2)]
         .map(|(outcome, count)| (outcome.to_owned(), count));
     assert_eq!(counted, BTreeMap::from(outcomes));
     assert_eq!(

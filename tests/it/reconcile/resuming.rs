@@ -9,7 +9,7 @@ use std::{
 };
 
 use authpi_sdk::{
-    reconcile::{WatermarkFile, WatermarkMemory},
+    reconcile::{FileWatermark, MemoryWatermark},
     stores::Memory,
     testing::ManualClock,
 };
@@ -53,7 +53,7 @@ async fn a_run_that_was_killed_is_gone_on_with_by_the_next_process() {
             .unwrap();
         let before = handled.ids().len();
         let reconcile = reconcile(&log, &receiver)
-            .watermark(WatermarkFile::new(folder.join("users")))
+            .watermark(FileWatermark::new(folder.join("users")))
             .lease(Duration::from_millis(50))
             .on_progress({
                 // Somewhere else each time.
@@ -93,14 +93,14 @@ async fn an_event_that_is_not_taken_ends_the_run_and_the_next_begins_with_it() {
         event.id() == "evt_0030" && fails.load(Ordering::SeqCst)
     });
     let time = ManualClock::at(at(100 * HOUR));
-    let receiver = inline(Memory::new().clock(time.clock()), handlers)
+    let receiver = inline(Memory::new().with_clock(time.clock()), handlers)
         .build()
         .unwrap();
-    let store = WatermarkMemory::new();
+    let store = MemoryWatermark::new();
     let reconcile = reconcile(&log, &receiver)
         .watermark(store)
         .overlap(Duration::ZERO)
-        .patience(DAY / 2);
+        .retry_for(DAY / 2);
     let reconcile = reconcile.build().unwrap();
     for again in [false, true] {
         let report = caught_up(&reconcile).await;
@@ -138,7 +138,7 @@ async fn an_event_that_fails_now_and_then_is_tried_again_in_its_place() {
     });
     let receiver = inline(Memory::new(), handlers).build().unwrap();
     let reconcile = reconcile(&log, &receiver)
-        .patience(Duration::from_secs(30))
+        .retry_for(Duration::from_secs(30))
         .build()
         .unwrap();
     let report = caught_up(&reconcile).await;
@@ -168,7 +168,7 @@ async fn a_failing_lane_holds_the_watermark_and_no_event_is_passed_over() {
     let per_user = authpi_sdk::event::Subject::user_id;
     let reconcile = reconcile(&log, &receiver)
         .concurrency(4)
-        .in_order_per(per_user)
+        .ordered_by(per_user)
         .overlap(Duration::ZERO)
         .build()
         .unwrap();
@@ -225,7 +225,7 @@ async fn a_receiver_that_is_draining_ends_the_run_at_once() {
     let (receiver, handled) = receiver();
     receiver.drain().await;
     let reconcile = reconcile(&log, &receiver)
-        .patience(Duration::from_hours(1))
+        .retry_for(Duration::from_hours(1))
         .build()
         .unwrap();
     let report = caught_up(&reconcile).await;

@@ -12,7 +12,7 @@ use authpi_sdk::{
     event::Event,
     handlers::{Context, Handlers},
     receiver::{BuildError, Receiver},
-    reconcile::{Reconcile, WatermarkMemory},
+    reconcile::{MemoryWatermark, Reconcile},
     signature::Verifier,
     stores::{Memory, Sqlite},
     testing::ManualClock,
@@ -35,15 +35,15 @@ struct Gate {
 }
 
 fn gated(ledger: &Memory, gate: &Gate) -> Receiver {
-    let handlers = Handlers::new(gate.clone()).otherwise(async |_: Event, cx: Context<Gate>| {
-        cx.state.came.notify_one();
-        cx.state.go_on.notified().await;
-        cx.state.handled.fetch_add(1, Ordering::SeqCst);
+    let handlers = Handlers::new(gate.clone()).fallback(async |_: Event, cx: Context<Gate>| {
+        cx.state().came.notify_one();
+        cx.state().go_on.notified().await;
+        cx.state().handled.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
     Receiver::inline(
         "users",
-        Verifier::accept_anybody_dangerously(),
+        Verifier::dangerously_accept_unauthenticated(),
         ledger.clone(),
         handlers,
     )
@@ -54,7 +54,7 @@ fn gated(ledger: &Memory, gate: &Gate) -> Receiver {
 #[tokio::test]
 async fn of_two_replicas_one_runs_and_the_other_waits_or_passes() {
     let log = Log::of([event("evt_1", at(5), "user.created", "usr_1")]).await;
-    let (ledger, gate, watermark) = (Memory::new(), Gate::default(), WatermarkMemory::new());
+    let (ledger, gate, watermark) = (Memory::new(), Gate::default(), MemoryWatermark::new());
     let replica = || {
         reconcile(&log, &gated(&ledger, &gate))
             .watermark(watermark.clone())
@@ -85,7 +85,7 @@ async fn of_two_replicas_one_runs_and_the_other_waits_or_passes() {
 async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() {
     let log = Log::of([event("evt_1", at(5), "user.created", "usr_1")]).await;
     let clock = ManualClock::at(at(100 * HOUR));
-    let (ledger, gate) = (Memory::new().clock(clock.clock()), Gate::default());
+    let (ledger, gate) = (Memory::new().with_clock(clock.clock()), Gate::default());
     let handled = Handled::default();
     // Shorter than that of an event.
     let lease = Duration::from_secs(10);
@@ -330,7 +330,7 @@ async fn settings_that_cannot_be_are_refused() {
         (builder().concurrency(0).build(), "concurrency"),
         (builder().lease(Duration::ZERO).build(), "lease"),
         (builder().overlap(year).build(), "overlap"),
-        (builder().patience(year).build(), "patience"),
+        (builder().retry_for(year).build(), "retry_for"),
     ] {
         assert_eq!(built.unwrap_err(), BuildError::Setting(name));
     }
@@ -340,7 +340,7 @@ async fn settings_that_cannot_be_are_refused() {
 async fn the_record_of_whose_turn_it_is_is_no_event_to_an_inbox() {
     let log = Log::of([]).await;
     let store = Sqlite::in_memory().await.unwrap();
-    let verifier = Verifier::accept_anybody_dangerously();
+    let verifier = Verifier::dangerously_accept_unauthenticated();
     let receiver = Receiver::inbox("users", verifier, store.clone())
         .build()
         .unwrap();
@@ -349,7 +349,7 @@ async fn the_record_of_whose_turn_it_is_is_no_event_to_an_inbox() {
         .await
         .unwrap();
     assert!(
-        matches!(next, authpi_sdk::ledger::Next::Nothing { .. }),
+        matches!(next, authpi_sdk::ledger::NextEvent::Empty { .. }),
         "{next:?}"
     );
 }

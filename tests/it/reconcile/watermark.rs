@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, path::PathBuf};
 
-use authpi_sdk::reconcile::{Watermark, WatermarkFile, WatermarkMemory};
+use authpi_sdk::reconcile::{FileWatermark, MemoryWatermark, Watermark};
 
 use super::at;
 
@@ -35,12 +35,12 @@ pub(crate) async fn never_goes_back(store: &impl Watermark) {
 
 #[tokio::test]
 async fn a_watermark_is_found_again() {
-    let store = WatermarkMemory::new();
+    let store = MemoryWatermark::new();
     keeps(&store, &store.clone()).await;
     assert_eq!(store.load("audit").await.unwrap(), None);
     let folder = folder("watermarks");
     let path = folder.join("users");
-    keeps(&WatermarkFile::new(&path), &WatermarkFile::new(&path)).await;
+    keeps(&FileWatermark::new(&path), &FileWatermark::new(&path)).await;
     let left: Vec<_> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -54,7 +54,7 @@ async fn a_file_that_several_write_to_holds_one_of_their_watermarks() {
     let folder = folder("watermarks-of-several");
     let path = folder.join("users");
     let several = (0..8).map(|n| {
-        let store = WatermarkFile::new(&path);
+        let store = FileWatermark::new(&path);
         tokio::spawn(async move {
             for millis in 0..20 {
                 store.save("users", at(millis * 8 + n)).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_
 {
     let folder = folder("no-watermarks");
     let path = folder.join("file");
-    let store = WatermarkFile::new(&path);
+    let store = FileWatermark::new(&path);
     store.save("audit", at(5)).await.unwrap();
     for (text, why) in [
         (None, "it is the watermark of the endpoint audit"),
@@ -88,7 +88,7 @@ async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_
         let named = format!("{}: {why}", path.display());
         assert_eq!(error.source().map(ToString::to_string), Some(named));
     }
-    let nowhere = WatermarkFile::new(folder.join("no such folder").join("users"));
+    let nowhere = FileWatermark::new(folder.join("no such folder").join("users"));
     assert!(nowhere.save("users", at(5)).await.is_err());
     std::fs::remove_dir_all(folder).unwrap();
 }
@@ -100,21 +100,21 @@ async fn a_link_to_a_watermark_stays_one_its_mode_is_kept_and_a_missing_folder_i
     let folder = folder("watermarks-links");
     let (real, link) = (folder.join("real"), folder.join("link"));
     symlink("real", &link).unwrap();
-    let store = WatermarkFile::new(&link);
+    let store = FileWatermark::new(&link);
     assert_eq!(store.load("users").await.unwrap(), None);
     store.save("users", at(1)).await.unwrap();
     std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o640)).unwrap();
     store.save("users", at(2)).await.unwrap();
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(
-        WatermarkFile::new(&real).load("users").await.unwrap(),
+        FileWatermark::new(&real).load("users").await.unwrap(),
         Some(at(2))
     );
     assert_eq!(
         std::fs::metadata(&real).unwrap().permissions().mode() & 0o777,
         0o640
     );
-    let lost = WatermarkFile::new(folder.join("missing/users"));
+    let lost = FileWatermark::new(folder.join("missing/users"));
     for error in [
         lost.load("users").await.unwrap_err(),
         lost.save("users", at(1)).await.unwrap_err(),

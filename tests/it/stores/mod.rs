@@ -18,7 +18,8 @@ use authpi_sdk::{
     event::Event,
     handlers::{Context, HandlerError, Handlers},
     ledger::{
-        Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Ledger, LedgerError, Token,
+        Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger, LedgerError,
+        Token,
     },
     receiver::Receiver,
     signature::SignatureScheme,
@@ -51,7 +52,7 @@ async fn handled(ledger: &impl Ledger, n: usize) {
             .complete(&key(n), token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
 }
 
@@ -135,20 +136,20 @@ pub(crate) async fn odd_names_hold_up_nothing<I: Letters>(
                 key.len() <= 255 && !key.contains(char::is_control),
                 "{key:?}"
             );
-            cx.state
+            cx.state()
                 .0
                 .lock()
                 .unwrap()
                 .push((event.id().to_owned(), cx.attempt()));
-            if cx.state.1 {
+            if cx.state().1 {
                 Err(HandlerError::terminal("not now"))
             } else {
                 Ok(())
             }
         };
-        let handlers = Handlers::new((Arc::clone(&seen), gives_up)).prefix("user.", note);
+        let handlers = Handlers::new((Arc::clone(&seen), gives_up)).on_prefix("user.", note);
         let worker = worker(handlers)
-            .poll(Duration::from_millis(50))
+            .poll_interval(Duration::from_millis(50))
             .build()
             .unwrap();
         let done = async {
@@ -216,7 +217,7 @@ async fn race<L: Ledger + Clone>(ledgers: &[L]) {
                                 .complete(&key(n), token, Completion::Handled)
                                 .await
                                 .unwrap(),
-                            Held::Yes
+                            LeaseStatus::Held
                         );
                         won.push(n);
                     }
@@ -259,7 +260,7 @@ async fn claims_dropped_midway<L: Ledger + Clone>(ledger: &L) {
                 .complete(&beside, token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         match ledger.claim(&dropped, DIGEST, LEASE).await.unwrap() {
             Claim::Granted { token, .. } => assert_eq!(token.attempt, 1),

@@ -20,8 +20,8 @@ use authpi_sdk::{
     },
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{
-        Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger, LedgerError,
-        LedgerErrorKind, Next, Token, Tx, conformance,
+        Appended, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, LeasedEvent, Ledger,
+        LedgerError, LedgerErrorKind, NextEvent, Token, Tx, conformance,
     },
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
@@ -69,23 +69,23 @@ async fn append(inbox: &impl Inbox, n: usize) -> Appended {
     inbox.append(&key(n), DIGEST, None, body(n)).await.unwrap()
 }
 
-async fn leased(inbox: &impl Inbox, lease: Duration) -> Leased {
+async fn leased(inbox: &impl Inbox, lease: Duration) -> LeasedEvent {
     let ask = || async {
         match inbox.lease_next("users", lease).await {
-            Ok(Next::Leased(leased)) => Some(leased),
+            Ok(NextEvent::Leased(leased)) => Some(leased),
             _ => None,
         }
     };
     until(|| "nothing was leased".to_owned(), ask).await
 }
 
-async fn handled(inbox: &impl Inbox, event: &Leased) {
+async fn handled(inbox: &impl Inbox, event: &LeasedEvent) {
     assert_eq!(
         inbox
             .complete(&event.key, event.token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
 }
 
@@ -98,7 +98,7 @@ async fn work_off(inbox: &impl Inbox) -> Vec<String> {
     let (started, mut done) = (Instant::now(), Vec::new());
     loop {
         match inbox.lease_next("users", LEASE).await {
-            Ok(Next::Leased(event)) => {
+            Ok(NextEvent::Leased(event)) => {
                 handled(inbox, &event).await;
                 done.push(event.key.event_id().to_owned());
             }
@@ -163,7 +163,7 @@ impl conformance::Harness for Streams {
             .subjects(&name)
             .clock(clock.clone());
         options
-            .connect(&self.server.url(), Memory::new().clock(clock))
+            .connect(&self.server.url(), Memory::new().with_clock(clock))
             .await
             .unwrap()
     }
@@ -299,7 +299,7 @@ async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or
     // The server gives it to the other one, whom the ledger tells that it is held.
     let redelivered = || async {
         let next = other.lease_next("users", LEASE).await.unwrap();
-        assert!(matches!(next, Next::Nothing { .. }), "{next:?}");
+        assert!(matches!(next, NextEvent::Empty { .. }), "{next:?}");
         (stream
             .consumer_info("users")
             .await
@@ -316,7 +316,7 @@ async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or
     .await;
     assert_eq!(
         holder.renew(&event.key, event.token, LEASE).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     handled(&holder, &event).await;
     assert_eq!(depth(&holder).await, 0);
@@ -345,7 +345,7 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
             .complete(&dead.key, dead.token, given_up)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     // Somebody has it when the server dies.
     let held = leased(&inbox, LEASE).await;
@@ -399,7 +399,7 @@ async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_ag
     assert_eq!(waits.key, key(0));
     assert_eq!(
         inbox.release(&waits.key, waits.token, LEASE).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     for n in 1..4 {
         let event = leased(&inbox, LEASE).await;
@@ -475,7 +475,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
             .complete(&event.key, event.token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert!(
         started.elapsed() < timeout * 20,
@@ -609,7 +609,7 @@ async fn what_the_ledger_was_told_and_the_stream_was_not_is_made_good() {
         .complete(&first.key, first.token, Completion::Handled)
         .await
         .unwrap();
-    assert_eq!(ended, Held::Yes);
+    assert_eq!(ended, LeaseStatus::Held);
     let second = leased(&crashes, LEASE).await;
     let dead = Completion::Dead {
         reason: "poisoned".into(),
@@ -620,7 +620,7 @@ async fn what_the_ledger_was_told_and_the_stream_was_not_is_made_good() {
             .complete(&second.key, second.token, dead)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     drop(crashes);
 
@@ -659,7 +659,7 @@ async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
         };
         assert_eq!(
             inbox.complete(&event.key, event.token, dead).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     assert_eq!(depth(&inbox).await, 0);
@@ -713,7 +713,7 @@ async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
     };
     assert_eq!(
         inbox.complete(&event.key, event.token, dead).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(
         inbox.dead_letters("users", Some(&all[4]), 2).await.unwrap()[0].reason,
@@ -764,7 +764,7 @@ async fn ids_of_any_length_are_stored_handled_and_replayed() {
         .await
         .unwrap();
     let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
-    let worker = |handlers| Worker::new("users", inbox.clone(), handlers);
+    let worker = |handlers| Worker::builder("users", inbox.clone(), handlers);
     odd_names_hold_up_nothing((&receiver(&inbox), &inbox, SECRET), worker).await;
 }
 
@@ -794,7 +794,7 @@ async fn a_replay_that_failed_at_its_end_and_is_asked_for_again_repeats_nothing(
     };
     assert_eq!(
         inbox.complete(&event.key, event.token, dead).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     // Twice before it is handled, and twice after.
     assert!(inbox.replay(&key(0)).await.is_err() && inbox.replay(&key(0)).await.is_err());
@@ -817,7 +817,7 @@ async fn what_is_given_up_and_could_not_be_kept_stays_with_authpi() {
     });
     let options = options(&name).timeout(Duration::from_secs(2));
     let inbox = options
-        .connect(&server.url(), Memory::new().clock(clock))
+        .connect(&server.url(), Memory::new().with_clock(clock))
         .await
         .unwrap();
     let handlers = Handlers::new(())
@@ -857,7 +857,7 @@ async fn a_worker_whose_ledger_is_down_is_not_ready_though_nats_answers() {
     let mut store = RedisServer::start().await;
     let ledger = Redis::options().connect(&store.url()).await.unwrap();
     let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
-    let worker = Worker::new("users", inbox.clone(), Handlers::new(()))
+    let worker = Worker::builder("users", inbox.clone(), Handlers::new(()))
         .build()
         .unwrap();
     assert!(worker.health().await.is_ready());
@@ -919,7 +919,10 @@ async fn a_purge_removes_what_is_old_enough_and_no_more() {
             reason: String::new(),
             body: body(n),
         };
-        assert_eq!(inbox.complete(&key, token, dead).await.unwrap(), Held::Yes);
+        assert_eq!(
+            inbox.complete(&key, token, dead).await.unwrap(),
+            LeaseStatus::Held
+        );
         if n % 4 == 1 {
             assert!(inbox.forget(&key).await.unwrap());
         }
@@ -1031,7 +1034,7 @@ async fn endpoints_and_events_of_any_name_are_kept_apart() {
             "{endpoint:?}"
         );
         for expected in names {
-            let Next::Leased(event) = inbox.lease_next(endpoint, LEASE).await.unwrap() else {
+            let NextEvent::Leased(event) = inbox.lease_next(endpoint, LEASE).await.unwrap() else {
                 panic!("{expected:?} of {endpoint:?} was not leased");
             };
             assert_eq!(event.key, EventKey::new(endpoint, expected));
@@ -1039,7 +1042,7 @@ async fn endpoints_and_events_of_any_name_are_kept_apart() {
         }
         assert!(matches!(
             inbox.lease_next(endpoint, LEASE).await.unwrap(),
-            Next::Nothing { .. }
+            NextEvent::Empty { .. }
         ));
     }
 }
@@ -1456,7 +1459,7 @@ impl Ledger for Refusing {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ledger.renew(key, token, lease).await
     }
 
@@ -1465,7 +1468,7 @@ impl Ledger for Refusing {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ledger.complete(key, token, completion).await
     }
 
@@ -1474,7 +1477,7 @@ impl Ledger for Refusing {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ledger.release(key, token, pause).await
     }
 
@@ -1486,8 +1489,8 @@ impl Ledger for Refusing {
         false
     }
 
-    fn remembers_for(&self) -> Duration {
-        self.ledger.remembers_for()
+    fn retention(&self) -> Duration {
+        Ledger::retention(&self.ledger)
     }
 }
 
@@ -1559,7 +1562,7 @@ async fn while_the_ledger_is_down_no_event_becomes_a_dead_letter() {
     let tried_often = || async {
         assert!(!matches!(
             inbox.lease_next("users", LEASE).await,
-            Ok(Next::Leased(_))
+            Ok(NextEvent::Leased(_))
         ));
         (ledger.failed.load(Ordering::SeqCst) > 5).then_some(())
     };
@@ -1604,7 +1607,7 @@ impl Running {
     fn start(worker: WorkerBuilder) -> Self {
         let (stop, stopped) = oneshot::channel();
         let worker = worker
-            .pauses(Duration::from_millis(5), Duration::from_millis(20))
+            .backoff(Duration::from_millis(5), Duration::from_millis(20))
             .build()
             .unwrap();
         Self {
@@ -1644,7 +1647,7 @@ async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_
     let handlers = || {
         Handlers::new(Arc::clone(&tries))
             .on(async |event: Event<UserCreated>, cx: Context<Arc<Tries>>| {
-                cx.state
+                cx.state()
                     .lock()
                     .unwrap()
                     .entry(event.id().to_owned())
@@ -1657,7 +1660,7 @@ async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_
                 }
             })
             .on(async |event: Event<UserUpdated>, cx: Context<Arc<Tries>>| {
-                cx.state
+                cx.state()
                     .lock()
                     .unwrap()
                     .entry(event.id().to_owned())
@@ -1667,7 +1670,7 @@ async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_
             })
     };
     let worker =
-        |inbox: &Nats<Sqlite>| Running::start(Worker::new("users", inbox.clone(), handlers()));
+        |inbox: &Nats<Sqlite>| Running::start(Worker::builder("users", inbox.clone(), handlers()));
     let running: Vec<_> = processes[1..].iter().map(worker).collect();
     let receiver = receiver(&processes[0]);
     for n in 0..20 {
@@ -1722,13 +1725,14 @@ async fn a_delivery_wakes_the_workers_of_other_processes() {
     let (seen, mut handled) = mpsc::unbounded_channel();
     let handlers = Handlers::new(seen).on(
         async |event: Event<UserCreated>, cx: Context<mpsc::UnboundedSender<_>>| {
-            cx.state.send(event.id().to_owned())?;
+            cx.state().send(event.id().to_owned())?;
             Ok(())
         },
     );
     // No poll is due for ten minutes.
-    let running =
-        Running::start(Worker::new("users", there, handlers).poll(Duration::from_mins(10)));
+    let running = Running::start(
+        Worker::builder("users", there, handlers).poll_interval(Duration::from_mins(10)),
+    );
     let receiver = receiver(&here);
     for id in ["one", "two", "three"] {
         assert_eq!(
@@ -1760,7 +1764,7 @@ async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_onc
     let worker = |inbox: &Nats<Postgres>| {
         let handlers = Handlers::new(prefix.clone()).on_tx(
             async |event: Event<UserCreated>, cx: Context<String>, mut tx: Tx<Nats<Postgres>>| {
-                let sql = AssertSqlSafe(format!("INSERT INTO {}effects VALUES ($1)", *cx.state));
+                let sql = AssertSqlSafe(format!("INSERT INTO {}effects VALUES ($1)", *cx.state()));
                 sqlx::query(sql)
                     .bind(event.id().to_owned())
                     .execute(&mut *tx)
@@ -1773,7 +1777,7 @@ async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_onc
                 }
             },
         );
-        Running::start(Worker::new("users", inbox.clone(), handlers))
+        Running::start(Worker::builder("users", inbox.clone(), handlers))
     };
     let running: Vec<_> = processes.iter().map(worker).collect();
     let receiver = receiver(&processes[0]);

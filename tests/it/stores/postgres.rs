@@ -18,8 +18,8 @@ use std::{
 use authpi_sdk::{
     event::Subject,
     ledger::{
-        Appended, Claim, Completion, Held, Inbox as _, Leased, Ledger as _, LedgerError, Next,
-        Transactional as _, conformance,
+        Appended, Claim, Completion, Inbox as _, LeaseStatus, LeasedEvent, Ledger as _,
+        LedgerError, NextEvent, Transactional as _, conformance,
     },
     receiver::Receiver,
     signature::{KeyRing, Verifier},
@@ -99,9 +99,9 @@ fn dead(reason: &str, body: &'static [u8]) -> Completion {
     }
 }
 
-async fn leased(ledger: &Postgres) -> Leased {
+async fn leased(ledger: &Postgres) -> LeasedEvent {
     match ledger.lease_next("users", LEASE).await.unwrap() {
-        Next::Leased(leased) => leased,
+        NextEvent::Leased(leased) => leased,
         other => panic!("nothing is leased: {other:?}"),
     }
 }
@@ -222,7 +222,7 @@ async fn records_leases_and_dead_letters_outlive_a_crash_of_the_server() {
             .complete(&key(2), given_up, dead("no such user", b"{\xff}"))
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
 
     server.stop();
@@ -243,7 +243,7 @@ async fn records_leases_and_dead_letters_outlive_a_crash_of_the_server() {
     assert!(matches!(answered(&ledger, 1).await, Claim::InFlight { .. }));
     assert_eq!(
         ledger.renew(&key(1), claimed, LEASE).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(
         answered(&ledger, 2).await,
@@ -296,7 +296,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     };
     assert_eq!(
         until(|| "the ledger does not recover".to_owned(), completed).await,
-        Held::Yes
+        LeaseStatus::Held
     );
     // What became of those that were not answered is unknown; but no more than that.
     for n in 1..=40 {
@@ -363,7 +363,7 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
                 .release(&key(n), token, Duration::ZERO)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         let token = granted(&ledger, n).await;
         let reason = format!("reason {n}\0\\");
@@ -372,7 +372,7 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
                 .complete(&key(n), token, dead(&reason, b"body"))
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     // Three of them in the same millisecond, a second after the first claim.
@@ -453,7 +453,7 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
             .complete(&key(0), first.token, dead("no such user", b"body 0"))
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     let inline = granted(&ledger, 2).await;
     assert_eq!(
@@ -461,7 +461,7 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
             .complete(&key(2), inline, dead("no such user", b"body 2"))
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     grow_older(&mut other, &prefix, Duration::from_hours(1)).await;
 
@@ -498,14 +498,14 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
     );
     assert!(matches!(
         ledger.lease_next("users", LEASE).await.unwrap(),
-        Next::Nothing { .. }
+        NextEvent::Empty { .. }
     ));
     assert_eq!(
         ledger
             .complete(&key(1), second.token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     let again = leased(&ledger).await;
     assert_eq!(
@@ -522,7 +522,7 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
         .unwrap();
     assert_eq!(
         stale,
-        Held::Lost,
+        LeaseStatus::Lost,
         "the token from before the replay is still good"
     );
 }
@@ -532,10 +532,10 @@ async fn ids_and_ordering_keys_of_any_length_are_stored_handled_and_replayed() {
     let (ledger, _) = opened(Postgres::options(), &fresh_prefix()).await;
     let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
     let receiver = Receiver::inbox("users", verifier, ledger.clone())
-        .in_order_per(Subject::user_id)
+        .ordered_by(Subject::user_id)
         .build()
         .unwrap();
-    let worker = |handlers| Worker::new("users", ledger.clone(), handlers);
+    let worker = |handlers| Worker::builder("users", ledger.clone(), handlers);
     odd_names_hold_up_nothing((&receiver, &ledger, "whs_test"), worker).await;
 }
 
@@ -553,7 +553,7 @@ async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
         };
         assert_eq!(
             ledger.complete(&key(n), token, completion).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     grow_older(&mut other, &prefix, day).await;
@@ -691,7 +691,7 @@ async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
                     .await
             }
         };
-        assert_eq!(held.unwrap(), Held::Yes);
+        assert_eq!(held.unwrap(), LeaseStatus::Held);
     }
     let kept = AssertSqlSafe(format!(
         "SELECT event_id FROM {prefix}ledger WHERE body IS NOT NULL"

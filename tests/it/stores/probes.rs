@@ -32,7 +32,7 @@ async fn a_probe_is_ready_exactly_while_postgres_answers() {
     let inbox = Receiver::inbox("inbox", verifier(), store.clone())
         .build()
         .unwrap();
-    let worker = Worker::new("inbox", store, Handlers::new(()))
+    let worker = Worker::builder("inbox", store, Handlers::new(()))
         .build()
         .unwrap();
     let ready = async || {
@@ -40,7 +40,7 @@ async fn a_probe_is_ready_exactly_while_postgres_answers() {
             tokio::join!(inline.health(), inbox.health(), worker.health());
         [inline.is_ready(), inbox.is_ready(), worker.is_ready()]
     };
-    inbox.feed(Fixture::new("user.created").verified()).await;
+    inbox.ingest(Fixture::new("user.created").verified()).await;
     assert_eq!(ready().await, [true; 3]);
     assert_eq!(worker.health().await.backlog.unwrap().depth, 1);
 
@@ -189,7 +189,7 @@ async fn a_role_that_cannot_append_fails_at_the_first_probe_of_an_inbox() {
     let inbox = Receiver::inbox("inbox", verifier(), store.clone())
         .build()
         .unwrap();
-    let worker = Worker::new("inbox", store, Handlers::new(()))
+    let worker = Worker::builder("inbox", store, Handlers::new(()))
         .build()
         .unwrap();
     says(&inline, Ok(())).await;
@@ -213,7 +213,7 @@ async fn a_probe_of_a_queue_publishes_nothing() {
     let hook = Receiver::inbox("users", verifier(), inbox.clone())
         .build()
         .unwrap();
-    let worker = Worker::new("users", inbox, Handlers::new(()))
+    let worker = Worker::builder("users", inbox, Handlers::new(()))
         .build()
         .unwrap();
     says(&hook, Ok(())).await;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use authpi_sdk::{
-    ledger::{Claim, Completion, Held, Ledger as _, LedgerErrorKind, Token, conformance},
+    ledger::{Claim, Completion, LeaseStatus, Ledger as _, LedgerErrorKind, Token, conformance},
     stores::Redis,
 };
 use jiff::Timestamp;
@@ -174,7 +174,7 @@ async fn records_and_leases_outlive_a_crash_of_a_server_that_writes_at_once() {
             .complete(&key(1), claimed, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(
         answered(&ledger, 1).await,
@@ -229,7 +229,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     };
     assert_eq!(
         until(|| "the ledger does not recover".to_owned(), completed).await,
-        Held::Yes
+        LeaseStatus::Held
     );
     // What became of those that were not answered is unknown; but no more than that.
     for n in 1..=40 {
@@ -283,12 +283,12 @@ async fn a_server_that_lost_its_records_grants_them_again_and_refuses_the_old_to
             .complete(&key(0), token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Lost
+        LeaseStatus::Lost
     );
     assert_eq!(granted(&ledger, 0).await.attempt, 1);
     assert_eq!(
         ledger.renew(&key(0), token, LEASE).await.unwrap(),
-        Held::Lost
+        LeaseStatus::Lost
     );
 }
 
@@ -326,7 +326,7 @@ async fn records_expire_one_retention_after_the_lease_under_which_they_were_fini
             .complete(&key(EVENTS + 1), late, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     grow_older(&mut other, &prefix, day.checked_sub(LEASE * 2).unwrap()).await;
     assert_eq!(
@@ -422,7 +422,7 @@ async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
             ledger.renew(&key(n), token, LEASE).await,
             ledger.release(&key(n), token, LEASE).await,
         ] {
-            assert_eq!(held.unwrap(), Held::Lost);
+            assert_eq!(held.unwrap(), LeaseStatus::Lost);
         }
         let left: String = cmd("GET").arg(&name).query_async(&mut other).await.unwrap();
         assert_eq!(left, foreign);
@@ -633,7 +633,7 @@ async fn a_step_that_meets_the_old_primary_after_a_fail_over_goes_on_with_the_ne
             .complete(&key(0), token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(keys(&mut other, "authpi:").await.len(), 1);
 }

@@ -1,6 +1,6 @@
 //! Secrets in Postgres.
 
-use authpi_sdk::endpoint::{PostgresSecrets, SecretStore as _};
+use authpi_sdk::endpoint::{PostgresSecretStore, SecretStore as _};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
@@ -12,7 +12,7 @@ async fn secrets_in_postgres_are_kept_for_all_replicas_that_start_at_once() {
     let mut replicas = JoinSet::new();
     for _ in 0..8 {
         let pool = PgPool::connect_with(server.options()).await.unwrap();
-        replicas.spawn(async move { PostgresSecrets::open(pool).await.unwrap() });
+        replicas.spawn(async move { PostgresSecretStore::open(pool).await.unwrap() });
     }
     let replicas = replicas.join_all().await;
     conforms(&replicas[0]).await;

@@ -12,7 +12,7 @@ use std::{
 use authpi_sdk::{
     event::{Event, Subject, types::UserCreated},
     handlers::{HandlerError, Handlers},
-    ledger::{Claim, EventKey, Inbox as _, Ledger as _, Next, Tx},
+    ledger::{Claim, EventKey, Inbox as _, Ledger as _, NextEvent, Tx},
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::Sqlite,
@@ -258,15 +258,15 @@ async fn workers_write_in_the_ledgers_file_and_bury_nothing() {
     shop(&folder).await;
     let store = Sqlite::open(folder.file()).await.unwrap();
     let receiver = Receiver::inbox("shop", verifier(), store.clone())
-        .in_order_per(Subject::user_id)
+        .ordered_by(Subject::user_id)
         .build()
         .unwrap();
     for id in ids() {
         assert_eq!(deliver(&receiver, &id).await, 200);
     }
     let pause = Duration::from_millis(5);
-    let worker = Worker::new("shop", store.clone(), selling())
-        .pauses(pause, pause)
+    let worker = Worker::builder("shop", store.clone(), selling())
+        .backoff(pause, pause)
         .concurrency(16)
         .build()
         .unwrap();
@@ -292,6 +292,6 @@ async fn workers_write_in_the_ledgers_file_and_bury_nothing() {
     );
     assert!(matches!(
         store.lease_next("shop", LEASE).await.unwrap(),
-        Next::Nothing { .. }
+        NextEvent::Empty { .. }
     ));
 }

@@ -158,7 +158,7 @@ mod tests {
             &DeliveryAuth::bearer_and_signature().with_bearer_token("t")
         ));
         assert!(!makes(&DeliveryAuth::bearer().with_bearer_token("t")));
-        assert!(!makes(&DeliveryAuth::unauthenticated_for_testing()));
+        assert!(!makes(&DeliveryAuth::dangerously_unauthenticated()));
         assert!(!makes_a_secret(WebhookPatch::new().name("n").as_input()));
     }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     UnixMillis,
     client::transport::{
-        Attempt, Built, Call, Conditional, Error, Keyed, Operation, Page, Paged, Posted, Reply,
+        Attempt, Built, Call, Conditional, Error, Keyed, Operation, Page, Paged, Reply, WithReplay,
         call::sealed::{Sends, Windowed},
         check_ids,
         pages::PageWire,
@@ -169,7 +169,7 @@ pub struct Redeliver {
 }
 
 impl Operation for Redeliver {
-    type Output = Posted<RedeliveredWebhookDelivery>;
+    type Output = WithReplay<RedeliveredWebhookDelivery>;
 }
 
 impl Keyed for Redeliver {}
@@ -201,7 +201,7 @@ impl Sends for Redeliver {
 
     fn read(
         reply: Reply<RedeliveredWebhookDeliveryResponse>,
-    ) -> Posted<RedeliveredWebhookDelivery> {
+    ) -> WithReplay<RedeliveredWebhookDelivery> {
         reply.posted(|response| response.data)
     }
 }
@@ -249,7 +249,7 @@ impl Call<RedeliverFailed> {
 }
 
 impl Operation for RedeliverFailed {
-    type Output = Posted<RedeliverFailedResult>;
+    type Output = WithReplay<RedeliverFailedResult>;
 }
 
 impl Keyed for RedeliverFailed {}
@@ -273,7 +273,7 @@ impl Sends for RedeliverFailed {
             .webhooks_redeliver_failed(at.account, &self.webhook_id, at.idempotency_key, &body)
     }
 
-    fn read(reply: Reply<RedeliverFailedResultResponse>) -> Posted<RedeliverFailedResult> {
+    fn read(reply: Reply<RedeliverFailedResultResponse>) -> WithReplay<RedeliverFailedResult> {
         reply.posted(|response| response.data)
     }
 }

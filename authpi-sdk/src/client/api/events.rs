@@ -6,7 +6,7 @@ use super::{EventAggregate, LoggedEvent, spec::millis};
 use crate::{
     RawJson,
     client::transport::{
-        Attempt, Built, Call, Client, Error, Operation, Page, Paged, Reply, Tagged,
+        Attempt, Built, Call, Client, Error, Operation, Page, Paged, Reply, WithETag,
         call::sealed::{Sends, Windowed},
         check_ids,
         pages::PageWire,
@@ -268,7 +268,7 @@ pub struct GetEvent {
 }
 
 impl Operation for GetEvent {
-    type Output = Tagged<LoggedEvent>;
+    type Output = WithETag<LoggedEvent>;
 }
 
 impl Sends for GetEvent {
@@ -283,7 +283,7 @@ impl Sends for GetEvent {
         at.api.events_get(at.account, &self.event_id)
     }
 
-    fn read(reply: Reply<EventResponse>) -> Tagged<LoggedEvent> {
+    fn read(reply: Reply<EventResponse>) -> WithETag<LoggedEvent> {
         reply.tagged(|response| response.data)
     }
 }

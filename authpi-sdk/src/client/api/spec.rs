@@ -44,7 +44,7 @@ impl DeliveryAuth {
     }
 
     /// Deliveries prove nothing: anyone can forge them. AuthPI means it for testing only.
-    pub fn unauthenticated_for_testing() -> Self {
+    pub fn dangerously_unauthenticated() -> Self {
         Self(Kind::None)
     }
 
@@ -362,7 +362,7 @@ mod tests {
     fn each_kind_of_authentication_is_written_as_authpi_names_it() {
         for (auth, json) in [
             (
-                DeliveryAuth::unauthenticated_for_testing(),
+                DeliveryAuth::dangerously_unauthenticated(),
                 r#"{"type":"none"}"#,
             ),
             (

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     client::transport::{
         Answer, Attempt, Built, Call, Client, Conditional, ETag, Error, Keyed, Look, Operation,
-        Page, Paged, Reply, Tagged,
+        Page, Paged, Reply, WithETag,
         call::sealed::{Sends, Windowed},
         check_ids,
         pages::PageWire,
@@ -255,7 +255,7 @@ pub struct GetWebhook {
 }
 
 impl Operation for GetWebhook {
-    type Output = Tagged<Webhook>;
+    type Output = WithETag<Webhook>;
 }
 
 impl Sends for GetWebhook {
@@ -270,7 +270,7 @@ impl Sends for GetWebhook {
         at.api.webhooks_get(at.account, &self.webhook_id)
     }
 
-    fn read(reply: Reply<WebhookResponse>) -> Tagged<Webhook> {
+    fn read(reply: Reply<WebhookResponse>) -> WithETag<Webhook> {
         reply.tagged(|response| response.data)
     }
 }
@@ -328,7 +328,7 @@ impl Sends for UpdateWebhook {
         if !(look.fate_unknown && (refused.is_precondition_failed() || refused.is_not_found())) {
             return Err(refused);
         }
-        let Tagged {
+        let WithETag {
             value: webhook,
             etag,
         } = match look

@@ -549,11 +549,11 @@ mod tests {
     async fn what_a_proxy_cannot_do_now_is_tried_again_and_told_of_the_proxy() {
         use std::sync::atomic::Ordering;
 
-        use crate::client::transport::retry::{ExponentialBackoff, NoMore};
+        use crate::client::transport::retry::{ExponentialBackoff, RetryStop};
 
         let nothing = Duration::ZERO;
         let policy = RetryPolicy::default()
-            .attempts(3)
+            .max_attempts(3)
             .backoff(ExponentialBackoff::new(nothing, nothing));
         let builder = Client::builder()
             .base_url("https://authpi.invalid/")
@@ -563,28 +563,28 @@ mod tests {
             (
                 &b"HTTP/1.1 502 Bad Gateway\r\n\r\n"[..],
                 3,
-                NoMore::Attempts,
+                RetryStop::Attempts,
                 "the proxy answered CONNECT with an error",
             ),
             (
                 b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy",
                 3,
-                NoMore::Attempts,
+                RetryStop::Attempts,
                 "or hung up",
             ),
-            (b"", 3, NoMore::Attempts, "or hung up"),
-            (b"HTTP/1.1 20", 3, NoMore::Attempts, "or hung up"),
+            (b"", 3, RetryStop::Attempts, "or hung up"),
+            (b"HTTP/1.1 20", 3, RetryStop::Attempts, "or hung up"),
             // It opens the tunnel, and its end is gone.
             (
                 b"HTTP/1.1 200 OK\r\n\r\n",
                 3,
-                NoMore::Attempts,
+                RetryStop::Attempts,
                 "no connection to authpi.invalid:443",
             ),
             (
                 b"HTTP/1.1 407 Who\r\n\r\n",
                 1,
-                NoMore::Permanent,
+                RetryStop::Permanent,
                 "the proxy requires credentials (407)",
             ),
         ] {
@@ -608,7 +608,7 @@ mod tests {
                 "{shown}"
             );
             assert_eq!(
-                (error.attempts(), error.why_no_more()),
+                (error.attempts(), error.retry_stop()),
                 (attempts, Some(why)),
                 "{shown} {error:?}"
             );

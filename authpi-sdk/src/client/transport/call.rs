@@ -28,7 +28,7 @@ use super::{
     observe::{self, Observed},
     pages::Page,
     retry::{
-        NoMore, RetryPolicy,
+        RetryPolicy, RetryStop,
         attempts::{Attempts, Terms},
     },
 };
@@ -54,7 +54,7 @@ struct Options {
     retry: Option<RetryPolicy>,
     idempotency_key: Option<String>,
     if_match: Option<ETag>,
-    repeat_without_etag: bool,
+    retry_without_etag: bool,
     headers: HeaderMap,
 }
 
@@ -135,8 +135,8 @@ impl<O: Conditional> Call<O> {
     ///
     /// Without it, and without an ETag, a `PATCH` or `DELETE` is only repeated where the server has
     /// certainly not acted. A POST needs neither, since it has its idempotency key.
-    pub fn repeat_without_etag(mut self) -> Self {
-        self.options.repeat_without_etag = true;
+    pub fn retry_without_etag(mut self) -> Self {
+        self.options.retry_without_etag = true;
         self
     }
 }
@@ -188,7 +188,7 @@ impl fmt::Debug for Options {
             retry,
             idempotency_key,
             if_match,
-            repeat_without_etag,
+            retry_without_etag,
             headers,
         } = self;
         f.debug_struct("Options")
@@ -197,7 +197,7 @@ impl fmt::Debug for Options {
             .field("retry", retry)
             .field("idempotency_key", idempotency_key)
             .field("if_match", if_match)
-            .field("repeat_without_etag", repeat_without_etag)
+            .field("retry_without_etag", retry_without_etag)
             .field("headers", &headers.keys().collect::<Vec<_>>())
             .finish()
     }
@@ -253,7 +253,7 @@ pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::Windowed {
 /// A value with the state that it stands for.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Tagged<T> {
+pub struct WithETag<T> {
     /// The value.
     pub value: T,
     /// The state; what [`Call::if_match`] takes.
@@ -263,7 +263,7 @@ pub struct Tagged<T> {
 /// What a POST gave.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Posted<T> {
+pub struct WithReplay<T> {
     /// The value.
     pub value: T,
     /// The state, where the answer names one.
@@ -341,16 +341,16 @@ pub struct Reply<T> {
 }
 
 impl<T> Reply<T> {
-    pub(crate) fn tagged<U>(self, value: impl FnOnce(T) -> U) -> Tagged<U> {
-        Tagged {
+    pub(crate) fn tagged<U>(self, value: impl FnOnce(T) -> U) -> WithETag<U> {
+        WithETag {
             etag: ETag::of(&self.headers),
             value: value(self.value),
         }
     }
 
-    pub(crate) fn posted<U>(self, value: impl FnOnce(T) -> U) -> Posted<U> {
+    pub(crate) fn posted<U>(self, value: impl FnOnce(T) -> U) -> WithReplay<U> {
         let (etag, replayed) = (ETag::of(&self.headers), Answer::replayed(&self.headers));
-        Posted {
+        WithReplay {
             value: value(self.value),
             etag,
             replayed,
@@ -434,7 +434,7 @@ async fn attempts<O: Operation>(
         // Key and deadline belong to the call, everything below to one attempt at it.
         let authorization = settings.credentials.authorization(deadline).await;
         let authorization = authorization
-            .map_err(|error| attempts.over(error.under(key.clone()), NoMore::Permanent))?;
+            .map_err(|error| attempts.over(error.under(key.clone()), RetryStop::Permanent))?;
         let until = attempts.begin();
         observed.attempt(attempts.made());
         let error = match attempt(call, account, key.as_ref(), &authorization, until).await {
@@ -486,7 +486,7 @@ fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
     match operation.method {
         Method::GET | Method::HEAD => true,
         _ if keyed => true,
-        _ => operation.if_match && (options.if_match.is_some() || options.repeat_without_etag),
+        _ => operation.if_match && (options.if_match.is_some() || options.retry_without_etag),
     }
 }
 

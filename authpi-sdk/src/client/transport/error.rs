@@ -8,7 +8,7 @@ use url::Url;
 use super::{
     answer::{Answer, Complaint},
     etag::ETag,
-    retry::{NoMore, Reason},
+    retry::{RetryReason, RetryStop},
 };
 use crate::generated::api::types::{ErrorCode, FieldError};
 
@@ -18,7 +18,7 @@ type Cause = Box<dyn StdError + Send + Sync>;
 ///
 /// It is opaque: the predicates tell the cases apart, so that a new case breaks nobody.
 /// [`Error::may_have_run`] says whether the server may have acted, which is what decides whether
-/// repeating the call is safe; [`Error::attempts`] and [`Error::why_no_more`] say what the client
+/// repeating the call is safe; [`Error::attempts`] and [`Error::retry_stop`] say what the client
 /// has tried already. Neither `Debug` nor `Display` shows a header or a body; what AuthPI itself
 /// says of the failure (code, description, fields, reference) is shown.
 pub struct Error(Box<Inner>);
@@ -30,7 +30,7 @@ struct Inner {
     answer: Option<Answer>,
     complaint: Complaint,
     attempts: u32,
-    no_more: Option<NoMore>,
+    no_more: Option<RetryStop>,
     idempotency_key: Option<Key>,
     secret_lost: bool,
     source: Option<Cause>,
@@ -225,11 +225,11 @@ impl Error {
     pub(crate) fn after(
         mut self,
         attempts: u32,
-        why_no_more: NoMore,
+        retry_stop: RetryStop,
         earlier_may_have_run: bool,
     ) -> Self {
         self.0.attempts = attempts;
-        self.0.no_more = Some(why_no_more);
+        self.0.no_more = Some(retry_stop);
         self.0.may_have_run |= earlier_may_have_run;
         self
     }
@@ -251,15 +251,15 @@ impl Error {
 
     /// The fault of the transport or of the server that this is, if it is of the kind that passes.
     /// Statuses that are no success are not looked at.
-    pub(crate) fn fault(&self) -> Option<Reason> {
+    pub(crate) fn fault(&self) -> Option<RetryReason> {
         match self.0.kind {
             Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => {
-                Some(Reason::Connect)
+                Some(RetryReason::Connect)
             }
-            Kind::Proxy(fault) => fault.passes().then_some(Reason::Connect),
-            Kind::Timeout { connecting: false } => Some(Reason::Timeout),
-            Kind::Transport => Some(Reason::Broken),
-            Kind::Malformed { cut_off: true, .. } => Some(Reason::CutOff),
+            Kind::Proxy(fault) => fault.passes().then_some(RetryReason::Connect),
+            Kind::Timeout { connecting: false } => Some(RetryReason::Timeout),
+            Kind::Transport => Some(RetryReason::Broken),
+            Kind::Malformed { cut_off: true, .. } => Some(RetryReason::CutOff),
             _ => None,
         }
     }
@@ -300,7 +300,7 @@ impl Error {
     }
 
     /// Why the client did not try again; nothing for a call that was not sent at all.
-    pub fn why_no_more(&self) -> Option<NoMore> {
+    pub fn retry_stop(&self) -> Option<RetryStop> {
         self.0.no_more
     }
 
@@ -594,7 +594,7 @@ impl fmt::Display for Error {
         match no_more {
             // One attempt that could not have helped, or was all there was to be, needs no words.
             None => {}
-            Some(NoMore::Permanent | NoMore::Attempts) if *attempts < 2 => {}
+            Some(RetryStop::Permanent | RetryStop::Attempts) if *attempts < 2 => {}
             Some(why) => write!(f, "; attempt {attempts}, {why}")?,
         }
         Ok(())
@@ -643,7 +643,7 @@ impl fmt::Debug for Error {
         debug
             .field("peer", peer)
             .field("attempts", attempts)
-            .field("why_no_more", no_more)
+            .field("retry_stop", no_more)
             .field("secret_lost", secret_lost);
         if let Some(answer) = answer {
             debug

@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 ///
 /// AuthPI documents strong ETags on single resources: the time of the last change in Unix
 /// milliseconds, in quotes. So two changes within one millisecond share an ETag. It comes with a
-/// [`Tagged`](crate::client::transport::Tagged) value and goes back through
+/// [`WithETag`](crate::client::transport::WithETag) value and goes back through
 /// [`Call::if_match`](crate::client::transport::Call::if_match).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ETag(String);

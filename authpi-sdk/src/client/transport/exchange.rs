@@ -299,16 +299,16 @@ mod tests {
 
         use crate::client::transport::{
             builder::Client,
-            retry::{ExponentialBackoff, NoMore, RetryPolicy},
+            retry::{ExponentialBackoff, RetryPolicy, RetryStop},
         };
 
         let nothing = std::time::Duration::ZERO;
         let policy = RetryPolicy::default()
-            .attempts(2)
+            .max_attempts(2)
             .backoff(ExponentialBackoff::new(nothing, nothing));
         for (reply, attempts, why) in [
-            ("HTTP/1.1 400 No\r\n\r\n", 1, NoMore::Permanent),
-            ("", 2, NoMore::Attempts),
+            ("HTTP/1.1 400 No\r\n\r\n", 1, RetryStop::Permanent),
+            ("", 2, RetryStop::Attempts),
         ] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let base_url = format!("https://{}", listener.local_addr().unwrap());
@@ -327,7 +327,7 @@ mod tests {
             let error = client.build().unwrap().whoami().await.unwrap_err();
             assert!(error.is_connect() && !error.may_have_run(), "{error:?}");
             assert_eq!(
-                (error.attempts(), error.why_no_more()),
+                (error.attempts(), error.retry_stop()),
                 (attempts, Some(why)),
                 "{error:?}"
             );

@@ -26,10 +26,10 @@ pub use builder::{
     BuildError, Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT,
 };
 pub(crate) use call::{Attempt, Look, Reply, check_ids, deadline};
-pub use call::{Call, Conditional, Keyed, Operation, Paged, Posted, Tagged};
+pub use call::{Call, Conditional, Keyed, Operation, Paged, WithETag, WithReplay};
 pub use credentials::{AccessToken, TokenSource};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub(crate) use exchange::{Built, NotBuilt, Request};
 pub use pages::{Items, Page, Pages};
-pub use retry::{NoMore, RetryPolicy};
+pub use retry::{RetryPolicy, RetryStop};

@@ -8,7 +8,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tracing::{Span, field::Empty};
 
-use super::{error::Error, retry::Reason};
+use super::{error::Error, retry::RetryReason};
 use crate::telemetry::{CALL_RETRIES, CALLS};
 
 /// The span of a call, from when it is awaited until it has its value or its error.
@@ -93,7 +93,7 @@ impl Drop for Observed {
 pub(crate) fn repeated(
     operation: &'static str,
     attempt: u32,
-    reason: Reason,
+    reason: RetryReason,
     error: &Error,
     wait: Duration,
 ) {

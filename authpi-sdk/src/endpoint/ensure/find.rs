@@ -1,7 +1,7 @@
 //! The webhook of a spec, as it is.
 
 use super::standing::Standing;
-use crate::client::{Error, Tagged, Webhook, WebhookSpec, Webhooks};
+use crate::client::{Error, Webhook, WebhookSpec, Webhooks, WithETag};
 
 impl Webhooks {
     /// The webhook of the spec's name and URL: the one that [`ensure`](Webhooks::ensure) keeps,
@@ -15,7 +15,7 @@ impl Webhooks {
     ///
     /// # Errors
     /// When a call fails.
-    pub async fn find(&self, spec: &WebhookSpec) -> Result<Option<Tagged<Webhook>>, Error> {
+    pub async fn find(&self, spec: &WebhookSpec) -> Result<Option<WithETag<Webhook>>, Error> {
         let Standing { head, others, .. } =
             Standing::look(self, &spec.name, &spec.url, &[]).await?;
         let oldest = || {

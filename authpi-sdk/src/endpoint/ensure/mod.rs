@@ -2,10 +2,10 @@
 //! and its secret kept.
 //!
 //! ```no_run
-//! use authpi_sdk::{client::{Client, WebhookSpec}, endpoint::{Ensured, SecretFile, SecretStore as _}, event::EventType};
+//! use authpi_sdk::{client::{Client, WebhookSpec}, endpoint::{Ensured, FileSecretStore, SecretStore as _}, event::EventType};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let secrets = SecretFile::new("/var/lib/billing/authpi-secrets.json");
+//! let secrets = FileSecretStore::new("/var/lib/billing/authpi-secrets.json");
 //! let spec = WebhookSpec::new("users", "https://example.com/hooks/authpi").events([EventType::UserCreated]);
 //! let ensured = Client::from_env()?.webhooks().ensure(&spec, &secrets).await?;
 //! println!("{ensured}");

@@ -35,8 +35,8 @@ impl Webhooks {
     ///
     /// ```no_run
     /// # use std::time::Duration;
-    /// # use authpi_sdk::{client::{Client, WebhookSpec}, endpoint::{EndpointKeys, SecretFile, SecretStore as _}};
-    /// # async fn example(authpi: Client, spec: WebhookSpec, secrets: SecretFile, keys: EndpointKeys) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use authpi_sdk::{client::{Client, WebhookSpec}, endpoint::{EndpointKeys, FileSecretStore, SecretStore as _}};
+    /// # async fn example(authpi: Client, spec: WebhookSpec, secrets: FileSecretStore, keys: EndpointKeys) -> Result<(), Box<dyn std::error::Error>> {
     /// let rotation = authpi.webhooks().rotate("2026-11", &spec, &secrets).await?;
     /// // This receiver knows both secrets from here on; others take them from the store, with `EndpointKeys::follow`.
     /// keys.replace(&rotation.keys().await?)?;

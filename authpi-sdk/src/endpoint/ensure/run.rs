@@ -18,8 +18,8 @@ use crate::{
         transport::{Error, pause},
     },
     endpoint::{
-        secrets::{KeptSecret, SecretStore},
-        update_with::Edited,
+        secrets::{SecretStore, StoredSecret},
+        update_with::UpdateOutcome,
     },
     generated::api::types::{CreateAuthInput, CreateWebhookInput},
 };
@@ -298,13 +298,13 @@ impl<'a, S: SecretStore> Work<'a, S> {
         })
     }
 
-    pub(super) async fn kept(&self) -> Result<Vec<KeptSecret>, EndpointError> {
+    pub(super) async fn kept(&self) -> Result<Vec<StoredSecret>, EndpointError> {
         let mut kept = self.secrets.load(&self.input.name).await?;
         kept.retain(|kept| kept.account_id == self.account_id);
         Ok(kept)
     }
 
-    pub(super) async fn look(&self, kept: &[KeptSecret]) -> Result<Standing, Error> {
+    pub(super) async fn look(&self, kept: &[StoredSecret]) -> Result<Standing, Error> {
         Standing::look(self.webhooks, &self.input.name, &self.input.url, kept).await
     }
 
@@ -374,7 +374,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
             bearer_token,
             ..
         } = created;
-        let mut kept = KeptSecret::new(&self.account_id, &webhook.id, Timestamp::UNIX_EPOCH);
+        let mut kept = StoredSecret::new(&self.account_id, &webhook.id, Timestamp::UNIX_EPOCH);
         kept.created_at = webhook.created_at;
         kept.secret.clone_from(secret);
         kept.bearer_token = bearer_token
@@ -401,7 +401,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
     pub(super) async fn has_secret(
         &self,
         ours: &Ours,
-        kept: &[KeptSecret],
+        kept: &[StoredSecret],
     ) -> Result<bool, EndpointError> {
         if self.is_enough(kept, ours.id()) || self.again(ours).await? {
             return Ok(true);
@@ -420,7 +420,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
         Ok(false)
     }
 
-    fn is_enough(&self, kept: &[KeptSecret], webhook_id: &str) -> bool {
+    fn is_enough(&self, kept: &[StoredSecret], webhook_id: &str) -> bool {
         let kept = kept.iter().find(|kept| kept.webhook_id == webhook_id);
         let (secret, token) = match &self.input.auth {
             Some(CreateAuthInput::Signature(_)) => (true, false),
@@ -479,7 +479,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
         &self,
         head: &Ours,
         successor: Option<&Ours>,
-        kept: &[KeptSecret],
+        kept: &[StoredSecret],
     ) -> Result<Option<String>, EndpointError> {
         let old = match successor {
             None => {
@@ -563,7 +563,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
         Ok(true)
     }
 
-    async fn let_expire(&self, mut kept: KeptSecret) -> Result<(), EndpointError> {
+    async fn let_expire(&self, mut kept: StoredSecret) -> Result<(), EndpointError> {
         kept.valid_until = Some((Timestamp::now() + OVERLAP).into());
         Ok(self.secrets.save(&self.input.name, &kept).await?)
     }
@@ -597,14 +597,14 @@ impl<'a, S: SecretStore> Work<'a, S> {
             return Err(wrong.into());
         }
         let got = match edited {
-            Edited::Updated(updated) => {
+            UpdateOutcome::Updated(updated) => {
                 diff.add(differs);
-                crate::client::Tagged {
+                crate::client::WithETag {
                     value: updated.webhook,
                     etag: updated.etag,
                 }
             }
-            Edited::Unchanged(got) => got,
+            UpdateOutcome::Unchanged(got) => got,
         };
         let mark = super::mark::Mark::of(&got.value);
         Ok(Some(Ours { got, mark }))
@@ -625,11 +625,11 @@ impl<'a, S: SecretStore> Work<'a, S> {
     /// Lets the secrets of webhooks expire that are gone, and forgets those that have expired.
     async fn tidy(
         &self,
-        kept: &[KeptSecret],
+        kept: &[StoredSecret],
         standing: [Option<&Ours>; 2],
     ) -> Result<(), EndpointError> {
         let now = Timestamp::now();
-        let stands = |kept: &KeptSecret| {
+        let stands = |kept: &StoredSecret| {
             standing
                 .iter()
                 .flatten()

@@ -5,15 +5,15 @@ use std::collections::HashSet;
 use super::mark::Mark;
 use crate::{
     RawJson,
-    client::{Error, Tagged, Webhook, WebhookStatus, Webhooks, api::same, transport::Answer},
-    endpoint::secrets::KeptSecret,
+    client::{Error, Webhook, WebhookStatus, Webhooks, WithETag, api::same, transport::Answer},
+    endpoint::secrets::StoredSecret,
     json::{self, FromRaw as _},
 };
 
 /// A webhook of ours.
 #[derive(Clone, Debug)]
 pub(super) struct Ours {
-    pub(super) got: Tagged<Webhook>,
+    pub(super) got: WithETag<Webhook>,
     /// None where only the store of secrets tells that it is ours.
     pub(super) mark: Option<Mark>,
 }
@@ -43,7 +43,7 @@ pub(super) struct Standing {
     /// Younger ones of the same kind, each with our mark; too many.
     pub(super) twins: Vec<Ours>,
     /// Those that are not ours.
-    pub(super) others: Vec<Tagged<Webhook>>,
+    pub(super) others: Vec<WithETag<Webhook>>,
 }
 
 impl Standing {
@@ -51,7 +51,7 @@ impl Standing {
         webhooks: &Webhooks,
         name: &str,
         url: &str,
-        kept: &[KeptSecret],
+        kept: &[StoredSecret],
     ) -> Result<Self, Error> {
         let mut found = Vec::new();
         let mut others = Vec::new();
@@ -137,7 +137,7 @@ fn may_be_called(webhook: &RawJson, name: &str) -> bool {
 pub(super) async fn there(
     webhooks: &Webhooks,
     webhook_id: &str,
-) -> Result<Option<Tagged<Webhook>>, Error> {
+) -> Result<Option<WithETag<Webhook>>, Error> {
     match webhooks.get(webhook_id).await {
         Ok(got) => Ok(Some(got).filter(|got| got.value.status != Some(WebhookStatus::Deleted))),
         Err(error) if error.says_there_is_none() => Ok(None),
@@ -159,7 +159,7 @@ mod tests {
         let value: Webhook = serde_json::from_value(webhook).unwrap();
         let mark = Mark::of(&value);
         Ours {
-            got: Tagged { value, etag: None },
+            got: WithETag { value, etag: None },
             mark,
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    DEFAULT_FOLLOW_FOR, FIRST_PAUSE, LONGEST_PAUSE,
+    DEFAULT_TRACK_FOR, FIRST_PAUSE, LONGEST_PAUSE,
     watched::{End, end},
 };
 use crate::{
@@ -23,7 +23,7 @@ impl Call<RedeliverFailed> {
     /// It lists what failed, asks AuthPI to send it again, and then looks at those deliveries after
     /// pauses of up to 250 ms, doubled from look to look up to 10 s. It remembers the id of each
     /// delivery, some hundred bytes. Where the answer does not come, or says by a 5xx or 409 that
-    /// AuthPI may be at it, it follows all the same, and [`Progress::answer`] stays empty.
+    /// AuthPI may be at it, it follows all the same, and [`RedeliveryProgress::answer`] stays empty.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -32,7 +32,7 @@ impl Call<RedeliverFailed> {
     ///     .webhooks()
     ///     .redeliver_failed("wh_1")
     ///     .after(since)
-    ///     .followed()
+    ///     .track()
     ///     .within(Duration::from_secs(600))
     ///     .on_progress(|now| println!("{} of {} over, {} succeeded", now.over(), now.total, now.succeeded))
     ///     .await?;
@@ -40,10 +40,10 @@ impl Call<RedeliverFailed> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn followed(self) -> Follow<'static> {
-        Follow {
+    pub fn track(self) -> Track<'static> {
+        Track {
             call: self,
-            within: DEFAULT_FOLLOW_FOR,
+            within: DEFAULT_TRACK_FOR,
             on_progress: Box::new(|_| ()),
         }
     }
@@ -52,7 +52,7 @@ impl Call<RedeliverFailed> {
 /// How far a redelivery has come.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
-pub struct Progress {
+pub struct RedeliveryProgress {
     /// Deliveries that had failed when it began.
     pub total: usize,
     /// Those of them that have succeeded since.
@@ -65,7 +65,7 @@ pub struct Progress {
     pub answer: Option<RedeliverFailedResult>,
 }
 
-impl Progress {
+impl RedeliveryProgress {
     /// How many are over.
     pub fn over(&self) -> usize {
         self.succeeded + self.failed + self.unknown
@@ -82,29 +82,29 @@ impl Progress {
     }
 }
 
-/// A redelivery that begins when it is awaited: see [`Call::followed`]. It gives the last
-/// [`Progress`], complete or not.
+/// A redelivery that begins when it is awaited: see [`Call::track`]. It gives the last
+/// [`RedeliveryProgress`], complete or not.
 ///
 /// # Errors
 /// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails
 /// while AuthPI sends is no error as long as there is time: the next look may succeed.
 #[must_use = "nothing is sent before it is awaited"]
-pub struct Follow<'p> {
+pub struct Track<'p> {
     call: Call<RedeliverFailed>,
     within: Duration,
-    on_progress: Box<dyn FnMut(&Progress) + Send + 'p>,
+    on_progress: Box<dyn FnMut(&RedeliveryProgress) + Send + 'p>,
 }
 
-impl Follow<'_> {
-    /// How long to follow at most, once AuthPI has answered; [`DEFAULT_FOLLOW_FOR`] (5 min) if not
+impl Track<'_> {
+    /// How long to follow at most, once AuthPI has answered; [`DEFAULT_TRACK_FOR`] (5 min) if not
     /// given. There is one look in any case.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }
 
     /// Is told at the beginning and whenever something has changed.
-    pub fn on_progress<'q>(self, told: impl FnMut(&Progress) + Send + 'q) -> Follow<'q> {
-        Follow {
+    pub fn on_progress<'q>(self, told: impl FnMut(&RedeliveryProgress) + Send + 'q) -> Track<'q> {
+        Track {
             call: self.call,
             within: self.within,
             on_progress: Box::new(told),
@@ -112,17 +112,17 @@ impl Follow<'_> {
     }
 }
 
-impl fmt::Debug for Follow<'_> {
+impl fmt::Debug for Track<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follow")
+        f.debug_struct("Track")
             .field("call", &self.call)
             .field("within", &self.within)
             .finish_non_exhaustive()
     }
 }
 
-impl<'p> IntoFuture for Follow<'p> {
-    type Output = Result<Progress, Error>;
+impl<'p> IntoFuture for Track<'p> {
+    type Output = Result<RedeliveryProgress, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'p>>;
 
     fn into_future(self) -> Self::IntoFuture {
@@ -130,8 +130,8 @@ impl<'p> IntoFuture for Follow<'p> {
     }
 }
 
-async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
-    let Follow {
+async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
+    let Track {
         call,
         within,
         mut on_progress,
@@ -173,7 +173,7 @@ async fn follow(follow: Follow<'_>) -> Result<Progress, Error> {
             }
             Err(error) => tracing::debug!(%error, "looking at deliveries failed"),
         }
-        let now = Progress {
+        let now = RedeliveryProgress {
             answer: answer.clone(),
             ..followed.progress()
         };
@@ -268,10 +268,10 @@ impl Followed {
         Ok(())
     }
 
-    fn progress(&self) -> Progress {
-        let mut progress = Progress {
+    fn progress(&self) -> RedeliveryProgress {
+        let mut progress = RedeliveryProgress {
             total: self.all.len(),
-            ..Progress::default()
+            ..RedeliveryProgress::default()
         };
         for delivery in self.all.values() {
             match delivery.end {

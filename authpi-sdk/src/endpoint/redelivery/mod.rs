@@ -1,8 +1,8 @@
 //! What becomes of deliveries that are sent again.
 //!
 //! [`Webhooks::redeliver_failed`](crate::client::Webhooks::redeliver_failed) asks AuthPI to send
-//! what failed; [`Follow`] asks too, and then looks at each of those deliveries until it is over
-//! (`follow.rs`). [`Outcome`] waits for one delivery (`outcome.rs`).
+//! what failed; [`Track`] asks too, and then looks at each of those deliveries until it is over
+//! (`follow.rs`). [`DeliveryOutcome`] waits for one delivery (`outcome.rs`).
 //!
 //! AuthPI has no call that gives one delivery, so both look through the list of deliveries,
 //! narrowed down by time. How a delivery's status reads is assumed; one that this version does not
@@ -12,13 +12,13 @@ mod follow;
 mod outcome;
 mod watched;
 
-pub use follow::{Follow, Progress};
-pub use outcome::{Outcome, Watched};
+pub use follow::{RedeliveryProgress, Track};
+pub use outcome::{DeliveryOutcome, DeliveryRef};
 
 use std::time::Duration;
 
 /// How long to look at most, unless told otherwise.
-pub const DEFAULT_FOLLOW_FOR: Duration = Duration::from_mins(5);
+pub const DEFAULT_TRACK_FOR: Duration = Duration::from_mins(5);
 
 /// The first pause between looks; doubled from look to look, up to the longest, and each a random
 /// part of it.

@@ -4,7 +4,7 @@ use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{DEFAULT_FOLLOW_FOR, FIRST_PAUSE, LONGEST_PAUSE, watched::end};
+use super::{DEFAULT_TRACK_FOR, FIRST_PAUSE, LONGEST_PAUSE, watched::end};
 use crate::{
     UnixMillis,
     client::{
@@ -16,14 +16,14 @@ use crate::{
 /// Which delivery to wait for: made of a [`WebhookDelivery`] or of what [`Webhooks::redeliver`]
 /// gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watched {
+pub struct DeliveryRef {
     webhook_id: String,
     id: String,
     event_type: String,
     created_at: UnixMillis,
 }
 
-impl From<&WebhookDelivery> for Watched {
+impl From<&WebhookDelivery> for DeliveryRef {
     fn from(delivery: &WebhookDelivery) -> Self {
         let WebhookDelivery {
             webhook_id,
@@ -41,7 +41,7 @@ impl From<&WebhookDelivery> for Watched {
     }
 }
 
-impl From<&RedeliveredWebhookDelivery> for Watched {
+impl From<&RedeliveredWebhookDelivery> for DeliveryRef {
     fn from(delivery: &RedeliveredWebhookDelivery) -> Self {
         let RedeliveredWebhookDelivery {
             webhook_id,
@@ -84,17 +84,17 @@ impl Webhooks {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn outcome(&self, delivery: impl Into<Watched>) -> Outcome {
-        Outcome {
+    pub fn outcome(&self, delivery: impl Into<DeliveryRef>) -> DeliveryOutcome {
+        DeliveryOutcome {
             webhooks: self.clone(),
             delivery: delivery.into(),
             before: None,
-            within: DEFAULT_FOLLOW_FOR,
+            within: DEFAULT_TRACK_FOR,
         }
     }
 
     /// The delivery as it is now: from the list, narrowed down to its type and time.
-    async fn look_at(&self, watched: &Watched) -> Result<Option<WebhookDelivery>, Error> {
+    async fn look_at(&self, watched: &DeliveryRef) -> Result<Option<WebhookDelivery>, Error> {
         let mut list = self
             .deliveries(&watched.webhook_id)
             .event_type(watched.event_type.as_str().into())
@@ -121,15 +121,15 @@ impl Webhooks {
 /// A wait that begins when it is awaited: see [`Webhooks::outcome`]. It gives nothing when the time
 /// is over first.
 #[must_use = "nothing is asked before it is awaited"]
-pub struct Outcome {
+pub struct DeliveryOutcome {
     webhooks: Webhooks,
-    delivery: Watched,
+    delivery: DeliveryRef,
     /// How many attempts it had when it was sent again.
     before: Option<i64>,
     within: Duration,
 }
 
-impl Outcome {
+impl DeliveryOutcome {
     /// A failure that is there with no more attempts than `attempt_count` says is not its end: that
     /// is how it was before it was sent again. For a redelivery whose answer did not come, with the
     /// count that was listed before.
@@ -140,16 +140,16 @@ impl Outcome {
         }
     }
 
-    /// How long to wait at most; [`DEFAULT_FOLLOW_FOR`] (5 min) if not given. There is one look in
+    /// How long to wait at most; [`DEFAULT_TRACK_FOR`] (5 min) if not given. There is one look in
     /// any case.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }
 }
 
-impl fmt::Debug for Outcome {
+impl fmt::Debug for DeliveryOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outcome")
+        f.debug_struct("DeliveryOutcome")
             .field("delivery", &self.delivery)
             .field("before", &self.before)
             .field("within", &self.within)
@@ -157,7 +157,7 @@ impl fmt::Debug for Outcome {
     }
 }
 
-impl IntoFuture for Outcome {
+impl IntoFuture for DeliveryOutcome {
     type Output = Result<Option<WebhookDelivery>, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 

@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{KeptSecret, SecretStore, SecretStoreError};
+use super::{SecretStore, SecretStoreError, StoredSecret};
 use crate::{
     files::{self, private},
     json,
 };
 
-/// How long a [`SecretFile`] waits for another process that writes the same file, unless set: 10
+/// How long a [`FileSecretStore`] waits for another process that writes the same file, unless set: 10
 /// seconds.
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,15 +37,15 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// The folder must exist, and be the service's own: it must be able to make files in it. A file
 /// system whose locks do not reach all machines (NFS, mostly) is no place for it.
 #[derive(Clone, Debug)]
-pub struct SecretFile {
+pub struct FileSecretStore {
     path: PathBuf,
     lock_timeout: Duration,
 }
 
 /// By endpoint. `BTreeMap`, so that a file does not change without reason.
-type Kept = BTreeMap<String, Vec<KeptSecret>>;
+type Kept = BTreeMap<String, Vec<StoredSecret>>;
 
-impl SecretFile {
+impl FileSecretStore {
     /// The secrets in the file at `path`, which need not be there yet. Nothing is read or written
     /// before it is used.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -99,10 +99,10 @@ impl SecretFile {
     }
 }
 
-impl SecretStore for SecretFile {
+impl SecretStore for FileSecretStore {
     /// # Errors
     /// Also when users other than the file's owner and group may read it.
-    async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
+    async fn load(&self, endpoint: &str) -> Result<Vec<StoredSecret>, SecretStoreError> {
         let endpoint = endpoint.to_owned();
         self.off_the_runtime("load secrets", move |path| {
             Ok(read(path)?.remove(&endpoint).unwrap_or_default())
@@ -110,7 +110,7 @@ impl SecretStore for SecretFile {
         .await
     }
 
-    async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
+    async fn save(&self, endpoint: &str, kept: &StoredSecret) -> Result<(), SecretStoreError> {
         let (endpoint, kept) = (endpoint.to_owned(), kept.clone());
         self.change("save a secret", move |all| {
             kept.put_into(all.entry(endpoint).or_default());

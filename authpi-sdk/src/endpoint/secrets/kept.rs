@@ -11,7 +11,7 @@ use crate::{UnixMillis, signature::Secret};
 /// needs that.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct KeptSecret {
+pub struct StoredSecret {
     /// The account that the webhook belongs to.
     pub account_id: String,
     /// The webhook.
@@ -30,7 +30,7 @@ pub struct KeptSecret {
     pub valid_until: Option<UnixMillis>,
 }
 
-impl KeptSecret {
+impl StoredSecret {
     /// The secrets of a webhook, to be trusted without end; still without any.
     pub fn new(
         account_id: impl Into<String>,

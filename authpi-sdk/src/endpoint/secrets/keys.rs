@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{KeptSecret, SecretStore};
+use super::{SecretStore, StoredSecret};
 use crate::{
     signature::{KeyRing, KeyRingError, MAX_KEYS, Secret},
     telemetry::LogLimit,
@@ -16,10 +16,10 @@ use crate::{
 ///
 /// ```no_run
 /// # use std::time::Duration;
-/// use authpi_sdk::{endpoint::{SecretFile, SecretStore as _}, signature::Verifier};
+/// use authpi_sdk::{endpoint::{FileSecretStore, SecretStore as _}, signature::Verifier};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let secrets = SecretFile::new("/var/lib/billing/authpi-secrets.json");
+/// let secrets = FileSecretStore::new("/var/lib/billing/authpi-secrets.json");
 /// let keys = secrets.keys("users").await?;
 /// let verifier = Verifier::authpi(keys.signatures.clone());
 /// // What another replica rotates reaches this one within ten seconds.
@@ -41,13 +41,13 @@ impl EndpointKeys {
     /// The newest [`MAX_KEYS`] (4) that are still trusted, each until it no longer is.
     ///
     /// Of whatever account: a store is for one. Where webhooks of several accounts deliver under
-    /// one endpoint name, leave the others out of `kept` ([`KeptSecret::account_id`]), or the
+    /// one endpoint name, leave the others out of `kept` ([`StoredSecret::account_id`]), or the
     /// receiver accepts what any of them sends.
-    pub fn of(kept: &[KeptSecret]) -> Self {
+    pub fn of(kept: &[StoredSecret]) -> Self {
         let now = Timestamp::now();
         let mut trusted: Vec<_> = kept.iter().filter(|kept| !kept.is_expired(now)).collect();
         trusted.sort_by(|a, b| (b.created_at, &b.webhook_id).cmp(&(a.created_at, &a.webhook_id)));
-        let ring = |secret: fn(&KeptSecret) -> Option<&Secret>| {
+        let ring = |secret: fn(&StoredSecret) -> Option<&Secret>| {
             let some = trusted
                 .iter()
                 .filter_map(|kept| Some((kept, secret(kept)?)))
@@ -135,11 +135,11 @@ impl EndpointKeys {
 mod tests {
     use super::*;
 
-    fn kept(id: &str, created: i64) -> KeptSecret {
+    fn kept(id: &str, created: i64) -> StoredSecret {
         let created = Timestamp::from_millisecond(created).unwrap();
-        KeptSecret {
+        StoredSecret {
             secret: Some(format!("whs_{id}").into()),
-            ..KeptSecret::new("acc_1", id, created)
+            ..StoredSecret::new("acc_1", id, created)
         }
     }
 

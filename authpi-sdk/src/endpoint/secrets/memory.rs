@@ -4,19 +4,19 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{KeptSecret, SecretStore, SecretStoreError};
+use super::{SecretStore, SecretStoreError, StoredSecret};
 
 /// Secrets in memory, **for tests**: with the process they are gone for good. Clones share them.
 #[derive(Clone, Default)]
-pub struct MemorySecrets(Arc<Mutex<HashMap<String, Vec<KeptSecret>>>>);
+pub struct MemorySecretStore(Arc<Mutex<HashMap<String, Vec<StoredSecret>>>>);
 
-impl MemorySecrets {
+impl MemorySecretStore {
     /// A store without secrets.
     pub fn new() -> Self {
         Self::default()
     }
 
-    fn with<T>(&self, endpoint: &str, change: impl FnOnce(&mut Vec<KeptSecret>) -> T) -> T {
+    fn with<T>(&self, endpoint: &str, change: impl FnOnce(&mut Vec<StoredSecret>) -> T) -> T {
         change(
             self.0
                 .lock()
@@ -27,12 +27,12 @@ impl MemorySecrets {
     }
 }
 
-impl SecretStore for MemorySecrets {
-    async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
+impl SecretStore for MemorySecretStore {
+    async fn load(&self, endpoint: &str) -> Result<Vec<StoredSecret>, SecretStoreError> {
         Ok(self.with(endpoint, |all| all.clone()))
     }
 
-    async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
+    async fn save(&self, endpoint: &str, kept: &StoredSecret) -> Result<(), SecretStoreError> {
         self.with(endpoint, |all| kept.put_into(all));
         Ok(())
     }
@@ -50,8 +50,8 @@ impl SecretStore for MemorySecrets {
     }
 }
 
-impl fmt::Debug for MemorySecrets {
+impl fmt::Debug for MemorySecretStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemorySecrets").finish_non_exhaustive()
+        f.debug_struct("MemorySecretStore").finish_non_exhaustive()
     }
 }

@@ -1,13 +1,13 @@
 //! Where the secrets are kept that AuthPI shows once.
 //!
-//! A [`SecretStore`] keeps a few [`KeptSecret`]s per endpoint name: one while all is quiet, two
+//! A [`SecretStore`] keeps a few [`StoredSecret`]s per endpoint name: one while all is quiet, two
 //! during a rotation. [`ensure`](crate::client::Webhooks::ensure) and
 //! [`rotate`](crate::client::Webhooks::rotate) write them, and the receiver's [`EndpointKeys`] are
 //! made of them. Each secret is a record of its own under its webhook's id, so that writers who
 //! know nothing of each other undo nothing.
 //!
-//! [`SecretFile`] is for one machine, `PostgresSecrets` (feature `postgres`) for any number of
-//! them, [`MemorySecrets`] for tests. For a vault of your own, implement the trait.
+//! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any number of
+//! them, [`MemorySecretStore`] for tests. For a vault of your own, implement the trait.
 
 mod file;
 mod kept;
@@ -18,17 +18,17 @@ mod postgres;
 
 use std::{error::Error as StdError, fmt, future::Future};
 
-pub use file::{DEFAULT_LOCK_TIMEOUT, SecretFile};
-pub use kept::KeptSecret;
+pub use file::{DEFAULT_LOCK_TIMEOUT, FileSecretStore};
+pub use kept::StoredSecret;
 pub use keys::EndpointKeys;
-pub use memory::MemorySecrets;
+pub use memory::MemorySecretStore;
 #[cfg(feature = "postgres")]
-pub use postgres::PostgresSecrets;
+pub use postgres::PostgresSecretStore;
 
 /// Keeps the one-time secrets of webhooks.
 ///
 /// An endpoint is named by what the service calls it: the webhook's name. What is kept there is a
-/// set of [`KeptSecret`]s, told apart by account and webhook id. Use a store, or at least an
+/// set of [`StoredSecret`]s, told apart by account and webhook id. Use a store, or at least an
 /// endpoint name, for one account alone: [`EndpointKeys`] trusts all that is kept under the name.
 ///
 /// A store must be shared by all replicas of a service, or a replica that starts more than 24 hours
@@ -41,7 +41,7 @@ pub trait SecretStore: Send + Sync {
     fn load(
         &self,
         endpoint: &str,
-    ) -> impl Future<Output = Result<Vec<KeptSecret>, SecretStoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<StoredSecret>, SecretStoreError>> + Send;
 
     /// Keeps a secret, in the place of the one of the same account and webhook id if there is one,
     /// and touches no other. When it returns, the secret must survive a crash: AuthPI does not show
@@ -52,7 +52,7 @@ pub trait SecretStore: Send + Sync {
     fn save(
         &self,
         endpoint: &str,
-        kept: &KeptSecret,
+        kept: &StoredSecret,
     ) -> impl Future<Output = Result<(), SecretStoreError>> + Send;
 
     /// Removes a secret; one that is not there is no error.
@@ -82,14 +82,14 @@ impl<S: SecretStore + ?Sized> SecretStore for &S {
     fn load(
         &self,
         endpoint: &str,
-    ) -> impl Future<Output = Result<Vec<KeptSecret>, SecretStoreError>> + Send {
+    ) -> impl Future<Output = Result<Vec<StoredSecret>, SecretStoreError>> + Send {
         S::load(self, endpoint)
     }
 
     fn save(
         &self,
         endpoint: &str,
-        kept: &KeptSecret,
+        kept: &StoredSecret,
     ) -> impl Future<Output = Result<(), SecretStoreError>> + Send {
         S::save(self, endpoint, kept)
     }

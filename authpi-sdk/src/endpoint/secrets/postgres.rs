@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
 
-use super::{KeptSecret, SecretStore, SecretStoreError};
+use super::{SecretStore, SecretStoreError, StoredSecret};
 use crate::{
     UnixMillis,
     signature::Secret,
@@ -40,11 +40,11 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(7236832715493)";
 /// the right to read it to the service's own role alone. Each step is one statement and takes at
 /// most 5 s.
 #[derive(Clone)]
-pub struct PostgresSecrets {
+pub struct PostgresSecretStore {
     pool: PgPool,
 }
 
-impl PostgresSecrets {
+impl PostgresSecretStore {
     /// Opens the store in the database of `pool`, and makes its table if it is not there; any
     /// number of replicas may do so at once.
     ///
@@ -89,12 +89,12 @@ async fn within<T>(
     }
 }
 
-impl SecretStore for PostgresSecrets {
-    async fn load(&self, endpoint: &str) -> Result<Vec<KeptSecret>, SecretStoreError> {
+impl SecretStore for PostgresSecretStore {
+    async fn load(&self, endpoint: &str) -> Result<Vec<StoredSecret>, SecretStoreError> {
         within("load secrets", async {
             let rows = rows(&self.pool, || sqlx::query(LOAD).bind(endpoint)).await?;
             let kept = rows.iter().map(|row| {
-                Ok(KeptSecret {
+                Ok(StoredSecret {
                     account_id: row.try_get(0)?,
                     webhook_id: row.try_get(1)?,
                     created_at: UnixMillis(row.try_get(2)?),
@@ -108,7 +108,7 @@ impl SecretStore for PostgresSecrets {
         .await
     }
 
-    async fn save(&self, endpoint: &str, kept: &KeptSecret) -> Result<(), SecretStoreError> {
+    async fn save(&self, endpoint: &str, kept: &StoredSecret) -> Result<(), SecretStoreError> {
         let save = rows(&self.pool, || {
             let query = sqlx::query(SAVE)
                 .bind(endpoint)
@@ -139,9 +139,10 @@ impl SecretStore for PostgresSecrets {
     }
 }
 
-impl fmt::Debug for PostgresSecrets {
+impl fmt::Debug for PostgresSecretStore {
     /// Leaves out how to connect: there is a password in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresSecrets").finish_non_exhaustive()
+        f.debug_struct("PostgresSecretStore")
+            .finish_non_exhaustive()
     }
 }

@@ -54,7 +54,7 @@ fn a_malformed_known_union_case_is_an_error_and_not_an_unknown_one() {
     else {
         panic!()
     };
-    assert_eq!((odd.bearer_token_hint, odd.extra.misfits()), (None, 1));
+    assert_eq!((odd.bearer_token_hint, odd.extra.mismatched()), (None, 1));
     assert_eq!(
         odd.extra.get("bearer_token_hint").map(|raw| raw.get()),
         Some("7")

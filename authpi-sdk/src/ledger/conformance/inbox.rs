@@ -7,7 +7,8 @@ use tokio::task::JoinSet;
 
 use super::{DIGEST, Harness, LEASE, SLACK, complete, hostile_names, key, poll_and_drop};
 use crate::ledger::{
-    Appended, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger as _, Next, Token,
+    Appended, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, LeasedEvent, Ledger as _,
+    NextEvent, Token,
 };
 
 pub(super) const ENDPOINT: &str = "conformance";
@@ -20,7 +21,7 @@ cases! { of Inbox:
         let first = leased(&inbox).await;
         assert_eq!((&first.key, &first.body[..], first.token.attempt), (&key("first"), &b"body of first"[..], 1));
         nothing(&inbox).await;
-        assert_eq!(complete(&inbox, &first.key, first.token).await, Held::Yes);
+        assert_eq!(complete(&inbox, &first.key, first.token).await, LeaseStatus::Held);
         nothing(&inbox).await;
     }
 
@@ -33,7 +34,7 @@ cases! { of Inbox:
         assert_eq!(&event.body[..], b"body of once");
         append_known::<H>(&inbox, "once", false).await;
         nothing(&inbox).await;
-        assert_eq!(complete(&inbox, &event.key, event.token).await, Held::Yes);
+        assert_eq!(complete(&inbox, &event.key, event.token).await, LeaseStatus::Held);
         append_known::<H>(&inbox, "once", true).await;
         nothing(&inbox).await;
     }
@@ -50,7 +51,7 @@ cases! { of Inbox:
         for id in ids.iter().map(String::as_str).chain(["plain"]) {
             let event = leased(&inbox).await;
             assert_eq!((&event.key, &event.body[..]), (&key(id), format!("body of {id}").as_bytes()));
-            assert_eq!(complete(&inbox, &event.key, event.token).await, Held::Yes);
+            assert_eq!(complete(&inbox, &event.key, event.token).await, LeaseStatus::Held);
         }
         nothing(&inbox).await;
         for id in &ids {
@@ -77,10 +78,10 @@ cases! { of Inbox:
         append(&inbox, "other", None).await;
         let paused = leased(&inbox).await;
         let pause = Duration::from_mins(10);
-        assert_eq!(inbox.release(&paused.key, paused.token, pause).await.unwrap(), Held::Yes);
+        assert_eq!(inbox.release(&paused.key, paused.token, pause).await.unwrap(), LeaseStatus::Held);
         let other = leased(&inbox).await;
         assert_eq!(other.key, key("other"));
-        assert_eq!(complete(&inbox, &other.key, other.token).await, Held::Yes);
+        assert_eq!(complete(&inbox, &other.key, other.token).await, LeaseStatus::Held);
         let due_in = nothing(&inbox).await.expect("when the pause ends is known");
         assert!(due_in <= pause && due_in + SLACK > pause, "due in {due_in:?}");
         harness.advance(&inbox, pause).await;
@@ -95,7 +96,7 @@ cases! { of Inbox:
         append(&inbox, "dead", None).await;
         let event = leased(&inbox).await;
         let dead = Completion::Dead { reason: "poisoned".into(), body: event.body.clone() };
-        assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), Held::Yes);
+        assert_eq!(inbox.complete(&event.key, event.token, dead).await.unwrap(), LeaseStatus::Held);
         nothing(&inbox).await;
         append_known::<H>(&inbox, "dead", true).await;
         nothing(&inbox).await;
@@ -111,14 +112,14 @@ cases! { of Inbox:
         append(&inbox, "forgotten", None).await;
         let old = leased(&inbox).await;
         assert!(inbox.forget(&key("forgotten")).await.unwrap());
-        assert_eq!(complete(&inbox, &old.key, old.token).await, Held::Lost);
+        assert_eq!(complete(&inbox, &old.key, old.token).await, LeaseStatus::Lost);
         harness.advance(&inbox, LEASE * 2).await;
         nothing(&inbox).await;
         append(&inbox, "forgotten", None).await;
         let new = leased(&inbox).await;
         assert_eq!((new.token.attempt, &new.body[..]), (1, &b"body of forgotten"[..]));
         assert_ne!(new.token, old.token);
-        assert_eq!(complete(&inbox, &new.key, new.token).await, Held::Yes);
+        assert_eq!(complete(&inbox, &new.key, new.token).await, LeaseStatus::Held);
         nothing(&inbox).await;
     }
 
@@ -131,15 +132,15 @@ cases! { of Inbox:
         harness.advance(&inbox, LEASE).await;
         let next = leased(&inbox).await;
         assert_eq!(next.token.attempt, 2);
-        assert_eq!(complete(&inbox, &slow.key, slow.token).await, Held::Lost);
-        assert_eq!(complete(&inbox, &next.key, next.token).await, Held::Yes);
+        assert_eq!(complete(&inbox, &slow.key, slow.token).await, LeaseStatus::Lost);
+        assert_eq!(complete(&inbox, &next.key, next.token).await, LeaseStatus::Held);
     }
 
     /// What was acknowledged is never pruned before it is done, however long that takes.
     async fn what_waits_is_never_pruned(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "patient", None).await;
-        harness.advance(&inbox, inbox.remembers_for() * 3).await;
+        harness.advance(&inbox, inbox.retention() * 3).await;
         for n in 0..300 {
             let other = EventKey::new("another endpoint", n.to_string());
             inbox.claim(&other, DIGEST, LEASE).await.unwrap();
@@ -159,7 +160,7 @@ cases! { of Inbox:
         assert!(backlog.oldest.unwrap() >= LEASE * 2);
         let old = leased(&inbox).await;
         assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 2, "what is being handled is not done");
-        assert_eq!(complete(&inbox, &old.key, old.token).await, Held::Yes);
+        assert_eq!(complete(&inbox, &old.key, old.token).await, LeaseStatus::Held);
         assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 1);
     }
 
@@ -170,7 +171,7 @@ cases! { of Inbox:
         append(&inbox, "both", None).await;
         let token = granted(&inbox, "both").await;
         nothing(&inbox).await;
-        assert_eq!(inbox.release(&key("both"), token, Duration::ZERO).await.unwrap(), Held::Yes);
+        assert_eq!(inbox.release(&key("both"), token, Duration::ZERO).await.unwrap(), LeaseStatus::Held);
         assert_eq!(&leased(&inbox).await.body[..], b"body of both");
     }
 
@@ -178,7 +179,7 @@ cases! { of Inbox:
     async fn an_event_that_was_only_claimed_is_stored(harness) {
         let inbox = harness.fresh().await;
         let token = granted(&inbox, "claimed").await;
-        assert_eq!(inbox.release(&key("claimed"), token, Duration::ZERO).await.unwrap(), Held::Yes);
+        assert_eq!(inbox.release(&key("claimed"), token, Duration::ZERO).await.unwrap(), LeaseStatus::Held);
         nothing(&inbox).await;
         append(&inbox, "claimed", None).await;
         assert_eq!(&leased(&inbox).await.body[..], b"body of claimed");
@@ -195,7 +196,7 @@ cases! { of Inbox:
             let inbox = std::sync::Arc::clone(&inbox);
             workers.spawn(async move {
                 let mut mine = Vec::new();
-                while let Next::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
+                while let NextEvent::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
                     mine.push(event.key.event_id().to_owned());
                 }
                 mine
@@ -218,19 +219,19 @@ cases! { of Inbox:
             poll_and_drop(inbox.append(&key, DIGEST, None, body.clone()), polls).await;
             match inbox.append(&key, DIGEST, None, body.clone()).await.unwrap() {
                 Appended::Stored => {}
-                Appended::Known { first_digest } => assert_eq!(first_digest, DIGEST),
+                Appended::Duplicate { first_digest } => assert_eq!(first_digest, DIGEST),
             }
             poll_and_drop(inbox.lease_next(ENDPOINT, LEASE), polls).await;
             let mut tries = 0..100;
             let leased = loop {
                 assert!(tries.next().is_some(), "what was leased to nobody is never leased again");
                 match inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
-                    Next::Leased(leased) => break leased,
-                    Next::Nothing { .. } => harness.advance(&inbox, LEASE).await,
+                    NextEvent::Leased(leased) => break leased,
+                    NextEvent::Empty { .. } => harness.advance(&inbox, LEASE).await,
                 }
             };
             assert_eq!((&leased.key, &leased.body), (&key, &body));
-            assert_eq!(complete(&inbox, &leased.key, leased.token).await, Held::Yes);
+            assert_eq!(complete(&inbox, &leased.key, leased.token).await, LeaseStatus::Held);
             nothing(&inbox).await;
         }
     }
@@ -265,24 +266,24 @@ async fn append_known<H: Harness<Ledger: Inbox>>(inbox: &H::Ledger, id: &str, do
     assert!(
         forgiven
             || appended
-                == Appended::Known {
+                == Appended::Duplicate {
                     first_digest: DIGEST
                 },
         "{appended:?} instead of known"
     );
 }
 
-pub(super) async fn leased(inbox: &impl Inbox) -> Leased {
+pub(super) async fn leased(inbox: &impl Inbox) -> LeasedEvent {
     match inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
-        Next::Leased(leased) => leased,
-        Next::Nothing { .. } => panic!("nothing was leased"),
+        NextEvent::Leased(leased) => leased,
+        NextEvent::Empty { .. } => panic!("nothing was leased"),
     }
 }
 
 pub(super) async fn nothing(inbox: &impl Inbox) -> Option<Duration> {
     match inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
-        Next::Leased(leased) => panic!("{leased:?} was leased"),
-        Next::Nothing { due_in } => due_in,
+        NextEvent::Leased(leased) => panic!("{leased:?} was leased"),
+        NextEvent::Empty { due_in } => due_in,
     }
 }
 

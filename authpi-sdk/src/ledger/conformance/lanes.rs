@@ -1,4 +1,4 @@
-//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`Lanes`] must do beyond what every inbox
+//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`OrderedInbox`] must do beyond what every inbox
 //! must.
 
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::{
     inbox::{ENDPOINT, append, leased, nothing},
     key,
 };
-use crate::ledger::{Completion, Held, Inbox as _, Lanes, Ledger as _, Next};
+use crate::ledger::{Completion, Inbox as _, LeaseStatus, Ledger as _, NextEvent, OrderedInbox};
 
-cases! { of Lanes:
+cases! { of OrderedInbox:
     /// A lane's events are leased one at a time and in order; another lane, and events without, go
     /// on.
     async fn a_lane_keeps_its_order_and_holds_up_nobody_else(harness) {
@@ -25,7 +25,7 @@ cases! { of Lanes:
         assert_eq!(leased(&inbox).await.key, key("b1"));
         assert_eq!(leased(&inbox).await.key, key("free"));
         nothing(&inbox).await;
-        assert_eq!(complete(&inbox, &a1.key, a1.token).await, Held::Yes);
+        assert_eq!(complete(&inbox, &a1.key, a1.token).await, LeaseStatus::Held);
         assert_eq!(leased(&inbox).await.key, key("a2"));
     }
 
@@ -36,7 +36,7 @@ cases! { of Lanes:
         append(&inbox, "a2", Some("a")).await;
         let a1 = leased(&inbox).await;
         let pause = Duration::from_mins(10);
-        assert_eq!(inbox.release(&a1.key, a1.token, pause).await.unwrap(), Held::Yes);
+        assert_eq!(inbox.release(&a1.key, a1.token, pause).await.unwrap(), LeaseStatus::Held);
         let due_in = nothing(&inbox).await.expect("when the pause ends is known");
         assert!(due_in <= pause && due_in + SLACK > pause, "due in {due_in:?}");
         harness.advance(&inbox, pause).await;
@@ -53,7 +53,7 @@ cases! { of Lanes:
         }
         let first = leased(&inbox).await;
         let dead = Completion::Dead { reason: "poisoned".into(), body: first.body.clone() };
-        assert_eq!(inbox.complete(&first.key, first.token, dead).await.unwrap(), Held::Yes);
+        assert_eq!(inbox.complete(&first.key, first.token, dead).await.unwrap(), LeaseStatus::Held);
         assert_eq!(leased(&inbox).await.key, key("2"));
         assert!(inbox.forget(&key("2")).await.unwrap());
         assert_eq!(leased(&inbox).await.key, key("3"));
@@ -74,7 +74,7 @@ cases! { of Lanes:
                 nothing(&inbox).await;
                 for (n, event) in events.into_iter().enumerate() {
                     assert_eq!(event.key, key(&format!("{id} of {n}")));
-                    assert_eq!(complete(&inbox, &event.key, event.token).await, Held::Yes);
+                    assert_eq!(complete(&inbox, &event.key, event.token).await, LeaseStatus::Held);
                     assert!(inbox.forget(&event.key).await.unwrap());
                 }
             }
@@ -94,11 +94,11 @@ cases! { of Lanes:
             let (inbox, done) = (std::sync::Arc::clone(&inbox), std::sync::Arc::clone(&done));
             workers.spawn(async move {
                 while inbox.backlog(ENDPOINT).await.unwrap().depth > 0 {
-                    let Next::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() else { continue };
+                    let NextEvent::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() else { continue };
                     let n: usize = event.key.event_id().parse().unwrap();
                     done.lock().unwrap()[n % 4].push(n);
                     tokio::task::yield_now().await;
-                    assert_eq!(complete(&*inbox, &event.key, event.token).await, Held::Yes);
+                    assert_eq!(complete(&*inbox, &event.key, event.token).await, LeaseStatus::Held);
                 }
             });
         }
@@ -129,7 +129,7 @@ cases! { of Lanes:
         let work_off = async || {
             let mut idle = 0;
             while idle < 3 {
-                if let Next::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
+                if let NextEvent::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
                     idle = 0;
                     // One that is forgotten meanwhile is lost.
                     let _ = complete(&*inbox, &event.key, event.token).await;

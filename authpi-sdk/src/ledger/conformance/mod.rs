@@ -13,7 +13,7 @@
 //!     type Ledger = Memory;
 //!     async fn fresh(&self) -> Memory {
 //!         let seconds = self.0.clone();
-//!         Memory::new().clock(Clock::from_fn(move || {
+//!         Memory::new().with_clock(Clock::from_fn(move || {
 //!             jiff::Timestamp::from_second(seconds.load(Ordering::Relaxed)).unwrap()
 //!         }))
 //!     }
@@ -39,7 +39,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use super::{Claim, Completion, Digest, EventKey, Held, Ledger, Token};
+use super::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, Token};
 
 /// Makes stores for the suite and moves their time.
 pub trait Harness: Send + Sync {
@@ -97,7 +97,7 @@ cases! { of Ledger:
     async fn a_handled_event_is_never_granted_again(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("handled")).await;
-        assert_eq!(complete(&ledger, &key("handled"), token).await, Held::Yes);
+        assert_eq!(complete(&ledger, &key("handled"), token).await, LeaseStatus::Held);
         for _ in 0..3 {
             assert_eq!(claim(&ledger, &key("handled")).await, Claim::Handled { first_digest: DIGEST });
             harness.advance(&ledger, LEASE * 2).await;
@@ -134,7 +134,7 @@ cases! { of Ledger:
         let (token, _) = granted(&ledger, &key("stale")).await;
         all_lost(&ledger, &key("stale"), stale).await;
         assert_in_flight(claim(&ledger, &key("stale")).await, LEASE);
-        assert_eq!(complete(&ledger, &key("stale"), token).await, Held::Yes);
+        assert_eq!(complete(&ledger, &key("stale"), token).await, LeaseStatus::Held);
         all_lost(&ledger, &key("stale"), stale).await;
         assert_eq!(claim(&ledger, &key("stale")).await, Claim::Handled { first_digest: DIGEST });
     }
@@ -148,7 +148,7 @@ cases! { of Ledger:
         all_lost(&ledger, &key("foreign"), Token { attempt: token.attempt + 1, ..token }).await;
         all_lost(&ledger, &key("never claimed"), token).await;
         assert!(!ledger.forget(&key("never claimed")).await.expect("forget"), "a failed step made a record");
-        assert_eq!(complete(&ledger, &key("foreign"), token).await, Held::Yes);
+        assert_eq!(complete(&ledger, &key("foreign"), token).await, LeaseStatus::Held);
     }
 
     /// A lease that ran out, but that nobody took over, can still be renewed, released and
@@ -157,10 +157,10 @@ cases! { of Ledger:
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("late")).await;
         harness.advance(&ledger, LEASE * 3).await;
-        assert_eq!(ledger.renew(&key("late"), token, LEASE).await.expect("renew"), Held::Yes);
+        assert_eq!(ledger.renew(&key("late"), token, LEASE).await.expect("renew"), LeaseStatus::Held);
         assert_in_flight(claim(&ledger, &key("late")).await, LEASE);
         harness.advance(&ledger, LEASE * 3).await;
-        assert_eq!(complete(&ledger, &key("late"), token).await, Held::Yes);
+        assert_eq!(complete(&ledger, &key("late"), token).await, LeaseStatus::Held);
     }
 
     /// Renewing counts from now, not from the end of the lease, and can be done again and again.
@@ -169,10 +169,10 @@ cases! { of Ledger:
         let (token, _) = granted(&ledger, &key("renewed")).await;
         for _ in 0..5 {
             harness.advance(&ledger, LEASE / 2).await;
-            assert_eq!(ledger.renew(&key("renewed"), token, LEASE).await.expect("renew"), Held::Yes);
+            assert_eq!(ledger.renew(&key("renewed"), token, LEASE).await.expect("renew"), LeaseStatus::Held);
             assert_in_flight(claim(&ledger, &key("renewed")).await, LEASE);
         }
-        assert_eq!(ledger.renew(&key("renewed"), token, LEASE / 2).await.expect("renew"), Held::Yes);
+        assert_eq!(ledger.renew(&key("renewed"), token, LEASE / 2).await.expect("renew"), LeaseStatus::Held);
         assert_in_flight(claim(&ledger, &key("renewed")).await, LEASE / 2);
     }
 
@@ -180,7 +180,7 @@ cases! { of Ledger:
     async fn a_released_event_waits_for_its_pause(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("released")).await;
-        assert_eq!(ledger.release(&key("released"), token, LEASE * 10).await.expect("release"), Held::Yes);
+        assert_eq!(ledger.release(&key("released"), token, LEASE * 10).await.expect("release"), LeaseStatus::Held);
         assert_not_yet(claim(&ledger, &key("released")).await, LEASE * 10);
         all_lost(&ledger, &key("released"), token).await;
         harness.advance(&ledger, LEASE * 9).await;
@@ -195,7 +195,7 @@ cases! { of Ledger:
         for attempt in 1..20 {
             let (token, first_digest) = granted(&ledger, &key("free")).await;
             assert_eq!((token.attempt, first_digest), (attempt, DIGEST));
-            assert_eq!(ledger.release(&key("free"), token, Duration::ZERO).await.expect("release"), Held::Yes);
+            assert_eq!(ledger.release(&key("free"), token, Duration::ZERO).await.expect("release"), LeaseStatus::Held);
         }
     }
 
@@ -203,7 +203,7 @@ cases! { of Ledger:
     async fn a_dead_event_is_never_granted_again(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("dead")).await;
-        assert_eq!(ledger.complete(&key("dead"), token, dead()).await.expect("complete"), Held::Yes);
+        assert_eq!(ledger.complete(&key("dead"), token, dead()).await.expect("complete"), LeaseStatus::Held);
         harness.advance(&ledger, LEASE * 2).await;
         assert_eq!(claim(&ledger, &key("dead")).await, Claim::Dead { first_digest: DIGEST });
     }
@@ -216,11 +216,11 @@ cases! { of Ledger:
             let (token, _) = granted(&ledger, &key(name)).await;
             for _ in 0..3 {
                 let held = ledger.complete(&key(name), token, first.clone()).await.expect("complete");
-                assert_eq!(held, Held::Yes, "{first:?} again");
+                assert_eq!(held, LeaseStatus::Held, "{first:?} again");
                 let held = ledger.complete(&key(name), token, other.clone()).await.expect("complete");
-                assert_eq!(held, Held::Lost, "{other:?} after {first:?}");
-                assert_eq!(ledger.renew(&key(name), token, LEASE).await.expect("renew"), Held::Lost);
-                assert_eq!(ledger.release(&key(name), token, LEASE).await.expect("release"), Held::Lost);
+                assert_eq!(held, LeaseStatus::Lost, "{other:?} after {first:?}");
+                assert_eq!(ledger.renew(&key(name), token, LEASE).await.expect("renew"), LeaseStatus::Lost);
+                assert_eq!(ledger.release(&key(name), token, LEASE).await.expect("release"), LeaseStatus::Lost);
             }
         }
         assert_eq!(claim(&ledger, &key("a")).await, Claim::Handled { first_digest: DIGEST });
@@ -241,11 +241,11 @@ cases! { of Ledger:
                 "dead" => ledger.complete(&key, token, dead()).await,
                 "expired" => {
                     harness.advance(&ledger, LEASE).await;
-                    Ok(Held::Yes)
+                    Ok(LeaseStatus::Held)
                 }
-                _ => Ok(Held::Yes),
+                _ => Ok(LeaseStatus::Held),
             };
-            assert_eq!(held.expect("a step"), Held::Yes);
+            assert_eq!(held.expect("a step"), LeaseStatus::Held);
             assert!(ledger.forget(&key).await.expect("forget"), "a {state} record was not there");
             assert!(!ledger.forget(&key).await.expect("forget"), "a {state} record was still there");
             all_lost(&ledger, &key, token).await;
@@ -265,12 +265,12 @@ cases! { of Ledger:
         let key = key("digest");
         let other = |lease| ledger.claim(&key, OTHER_DIGEST, lease);
         let (token, _) = granted(&ledger, &key).await;
-        assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), Held::Yes);
+        assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), LeaseStatus::Held);
         let Claim::Granted { token, first_digest } = other(LEASE).await.expect("claim") else {
             panic!("a released event is not granted");
         };
         assert_eq!(first_digest, DIGEST);
-        assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
+        assert_eq!(complete(&ledger, &key, token).await, LeaseStatus::Held);
         assert_eq!(other(LEASE).await.expect("claim"), Claim::Handled { first_digest: DIGEST });
     }
 
@@ -285,12 +285,12 @@ cases! { of Ledger:
                     panic!("an event that was released {released} times is not granted");
                 };
                 assert_eq!(first_digest, digest);
-                assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), Held::Yes);
+                assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), LeaseStatus::Held);
             }
             let Claim::Granted { token, .. } = ledger.claim(&key, digest, LEASE).await.expect("claim") else {
                 panic!("a released event is not granted");
             };
-            assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
+            assert_eq!(complete(&ledger, &key, token).await, LeaseStatus::Held);
             let claim = ledger.claim(&key, digest, LEASE).await.expect("claim");
             assert_eq!(claim, Claim::Handled { first_digest: digest });
         }
@@ -303,7 +303,7 @@ cases! { of Ledger:
         for (endpoint, id) in keys {
             let key = EventKey::new(endpoint, id);
             let (token, _) = granted(&ledger, &key).await;
-            assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
+            assert_eq!(complete(&ledger, &key, token).await, LeaseStatus::Held);
         }
     }
 
@@ -321,7 +321,7 @@ cases! { of Ledger:
             for endpoint in ["", "users", "'; --"] {
                 let key = EventKey::new(endpoint, id);
                 let (token, _) = granted(&ledger, &key).await;
-                assert_eq!(complete(&ledger, &key, token).await, Held::Yes, "{key:?}");
+                assert_eq!(complete(&ledger, &key, token).await, LeaseStatus::Held, "{key:?}");
                 assert_eq!(claim(&ledger, &key).await, Claim::Handled { first_digest: DIGEST }, "{key:?}");
             }
         }
@@ -340,10 +340,10 @@ cases! { of Ledger:
             for id in ids.iter().chain(&hashes) {
                 let key = EventKey::new("users", id.as_str());
                 let (token, _) = granted(&ledger, &key).await;
-                assert_eq!(ledger.renew(&key, token, LEASE).await.expect("renew"), Held::Yes);
-                assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), Held::Yes);
+                assert_eq!(ledger.renew(&key, token, LEASE).await.expect("renew"), LeaseStatus::Held);
+                assert_eq!(ledger.release(&key, token, Duration::ZERO).await.expect("release"), LeaseStatus::Held);
                 let (token, _) = granted(&ledger, &key).await;
-                assert_eq!(ledger.complete(&key, token, dead()).await.expect("complete"), Held::Yes);
+                assert_eq!(ledger.complete(&key, token, dead()).await.expect("complete"), LeaseStatus::Held);
                 let stored = EventKey::from_stored("users", key.event_id());
                 assert_eq!(claim(&ledger, &stored).await, Claim::Dead { first_digest: DIGEST });
             }
@@ -363,8 +363,8 @@ cases! { of Ledger:
             panic!("not granted");
         };
         assert!(matches!(claim(&ledger, &key).await, Claim::InFlight { .. }));
-        assert_eq!(ledger.renew(&key, token, Duration::MAX).await.expect("renew"), Held::Yes);
-        assert_eq!(ledger.release(&key, token, Duration::MAX).await.expect("release"), Held::Yes);
+        assert_eq!(ledger.renew(&key, token, Duration::MAX).await.expect("renew"), LeaseStatus::Held);
+        assert_eq!(ledger.release(&key, token, Duration::MAX).await.expect("release"), LeaseStatus::Held);
         assert!(matches!(claim(&ledger, &key).await, Claim::NotYet { .. }));
         assert!(ledger.forget(&key).await.expect("forget"));
         let Claim::Granted { token, .. } = ledger.claim(&key, DIGEST, Duration::ZERO).await.expect("claim") else {
@@ -414,12 +414,12 @@ cases! { of Ledger:
                     match claim(&*ledger, &key).await {
                         Claim::Granted { token, .. } if token.attempt == 1 => {
                             let held = ledger.release(&key, token, Duration::ZERO).await.expect("release");
-                            assert_eq!(held, Held::Yes);
+                            assert_eq!(held, LeaseStatus::Held);
                             open.insert(0, event);
                         }
                         Claim::Granted { token, .. } => {
                             assert_eq!(token.attempt, 2);
-                            assert_eq!(complete(&*ledger, &key, token).await, Held::Yes);
+                            assert_eq!(complete(&*ledger, &key, token).await, LeaseStatus::Held);
                             completed.push(event);
                         }
                         Claim::Handled { .. } => {}
@@ -455,7 +455,7 @@ cases! { of Ledger:
                 Claim::Handled { first_digest } => assert_eq!(first_digest, DIGEST),
                 in_flight => assert_in_flight(in_flight, LEASE),
             }
-            assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
+            assert_eq!(complete(&ledger, &key, token).await, LeaseStatus::Held);
             let key = self::key(&format!("renewal dropped after {polls} polls"));
             let (token, _) = granted(&ledger, &key).await;
             poll_and_drop(ledger.renew(&key, token, LEASE * 3), polls).await;
@@ -465,7 +465,7 @@ cases! { of Ledger:
                 }
                 as_before => assert_in_flight(as_before, LEASE),
             }
-            assert_eq!(complete(&ledger, &key, token).await, Held::Yes);
+            assert_eq!(complete(&ledger, &key, token).await, LeaseStatus::Held);
             let key = self::key(&format!("release dropped after {polls} polls"));
             let (token, _) = granted(&ledger, &key).await;
             poll_and_drop(ledger.release(&key, token, LEASE * 10), polls).await;
@@ -480,12 +480,12 @@ cases! { of Ledger:
     /// over.
     async fn finished_events_are_remembered_for_the_retention(harness) {
         let ledger = harness.fresh().await;
-        let retention = Duration::from_secs(ledger.remembers_for().as_secs());
+        let retention = Duration::from_secs(ledger.retention().as_secs());
         assert!(retention >= Duration::from_hours(24), "the suite needs a ledger with a retention of a day or more");
         let (token, _) = granted(&ledger, &key("handled")).await;
-        assert_eq!(complete(&ledger, &key("handled"), token).await, Held::Yes);
+        assert_eq!(complete(&ledger, &key("handled"), token).await, LeaseStatus::Held);
         let (token, _) = granted(&ledger, &key("dead")).await;
-        assert_eq!(ledger.complete(&key("dead"), token, dead()).await.expect("complete"), Held::Yes);
+        assert_eq!(ledger.complete(&key("dead"), token, dead()).await.expect("complete"), LeaseStatus::Held);
         harness.advance(&ledger, retention.saturating_sub(SLACK)).await;
         for n in 0..10 {
             granted(&ledger, &key(&format!("in between {n}"))).await;
@@ -521,7 +521,7 @@ cases! { of Ledger:
     async fn random_histories_agree_with_the_model(harness) {
         for seed in 0..8 {
             let ledger = harness.fresh().await;
-            let mut history = History::new(seed, ledger.remembers_for());
+            let mut history = History::new(seed, ledger.retention());
             for _ in 0..150 {
                 history.step(harness, &ledger).await;
             }
@@ -561,7 +561,7 @@ async fn granted(ledger: &impl Ledger, key: &EventKey) -> (Token, Digest) {
     }
 }
 
-async fn complete(ledger: &impl Ledger, key: &EventKey, token: Token) -> Held {
+async fn complete(ledger: &impl Ledger, key: &EventKey, token: Token) -> LeaseStatus {
     ledger
         .complete(key, token, Completion::Handled)
         .await
@@ -571,12 +571,12 @@ async fn complete(ledger: &impl Ledger, key: &EventKey, token: Token) -> Held {
 async fn all_lost(ledger: &impl Ledger, key: &EventKey, token: Token) {
     assert_eq!(
         ledger.renew(key, token, LEASE).await.expect("renew"),
-        Held::Lost,
+        LeaseStatus::Lost,
         "renewed with {token:?}"
     );
     assert_eq!(
         ledger.release(key, token, LEASE).await.expect("release"),
-        Held::Lost,
+        LeaseStatus::Lost,
         "released with {token:?}"
     );
     for completion in [Completion::Handled, dead()] {
@@ -586,7 +586,7 @@ async fn all_lost(ledger: &impl Ledger, key: &EventKey, token: Token) {
             .expect("complete");
         assert_eq!(
             held,
-            Held::Lost,
+            LeaseStatus::Lost,
             "completed as {completion:?} with {token:?}"
         );
     }
@@ -839,11 +839,15 @@ impl History {
     }
 
     #[track_caller]
-    fn agree(&mut self, what: String, found: Held, expected: bool) {
+    fn agree(&mut self, what: String, found: LeaseStatus, expected: bool) {
         self.told.push(what);
         assert_eq!(
             found,
-            if expected { Held::Yes } else { Held::Lost },
+            if expected {
+                LeaseStatus::Held
+            } else {
+                LeaseStatus::Lost
+            },
             "{self}"
         );
     }

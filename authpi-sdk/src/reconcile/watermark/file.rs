@@ -18,18 +18,18 @@ use crate::files;
 /// A symbolic link stays one; what it points to is written. A file that is there keeps its mode,
 /// and its owner and group as far as the process may set them.
 #[derive(Clone, Debug)]
-pub struct WatermarkFile {
+pub struct FileWatermark {
     path: PathBuf,
 }
 
-impl WatermarkFile {
+impl FileWatermark {
     /// In this file, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 }
 
-impl Watermark for WatermarkFile {
+impl Watermark for FileWatermark {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
         let (path, endpoint) = (self.path.clone(), endpoint.to_owned());
         in_background("load", move || match fs::read_to_string(&path) {

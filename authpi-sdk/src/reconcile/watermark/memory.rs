@@ -9,16 +9,16 @@ use super::{Watermark, WatermarkError};
 
 /// Keeps watermarks until the process ends. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct WatermarkMemory(Arc<Mutex<HashMap<String, Timestamp>>>);
+pub struct MemoryWatermark(Arc<Mutex<HashMap<String, Timestamp>>>);
 
-impl WatermarkMemory {
+impl MemoryWatermark {
     /// Without any.
     pub fn new() -> Self {
         Self::default()
     }
 }
 
-impl Watermark for WatermarkMemory {
+impl Watermark for MemoryWatermark {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
         Ok(self
             .0

@@ -9,10 +9,10 @@ use std::{error::Error as StdError, fmt, future::Future, pin::Pin};
 
 use jiff::Timestamp;
 
-pub use file::WatermarkFile;
-pub use memory::WatermarkMemory;
+pub use file::FileWatermark;
+pub use memory::MemoryWatermark;
 #[cfg(feature = "postgres")]
-pub use postgres::WatermarkPostgres;
+pub use postgres::PostgresWatermark;
 
 /// Keeps the watermark of each endpoint.
 ///

@@ -20,11 +20,11 @@ const SAVE: &str = "
 /// Keeps watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema:
 /// Unix milliseconds per endpoint. A watermark never goes back; delete the row to begin anew.
 #[derive(Clone)]
-pub struct WatermarkPostgres {
+pub struct PostgresWatermark {
     pool: PgPool,
 }
 
-impl WatermarkPostgres {
+impl PostgresWatermark {
     /// Uses `pool`, and makes the table if it is not there.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl WatermarkPostgres {
     }
 }
 
-impl Watermark for WatermarkPostgres {
+impl Watermark for PostgresWatermark {
     async fn load(&self, endpoint: &str) -> Result<Option<Timestamp>, WatermarkError> {
         let failed = |error| WatermarkError::new("load", error);
         let rows = rows(&self.pool, || sqlx::query(LOAD).bind(endpoint))
@@ -64,8 +64,8 @@ impl Watermark for WatermarkPostgres {
     }
 }
 
-impl fmt::Debug for WatermarkPostgres {
+impl fmt::Debug for PostgresWatermark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatermarkPostgres").finish_non_exhaustive()
+        f.debug_struct("PostgresWatermark").finish_non_exhaustive()
     }
 }

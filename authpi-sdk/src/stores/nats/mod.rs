@@ -39,8 +39,8 @@ use self::{
 use crate::{
     Clock, crash,
     ledger::{
-        Appended, Backlog, Claim, Completion, Digest, EventKey, Held, Inbox, Leased, Ledger,
-        LedgerError, LedgerErrorKind, Next, PoolTooSmall, Token, TransactionPermit,
+        Appended, Backlog, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, LeasedEvent,
+        Ledger, LedgerError, LedgerErrorKind, NextEvent, PoolTooSmall, Token, TransactionPermit,
         TransactionPermits, Transactional,
     },
     telemetry::{self, LogLimit},
@@ -61,7 +61,7 @@ pub use options::NatsOptions;
 ///   ledger first, so that an event that it knows as handled is never handed out again. How much
 ///   that is worth is told on the ledger's page.
 /// - **No order.** Events are handed out about as they came, but nothing keeps those of one subject
-///   one after another: it is no [`Lanes`](crate::ledger::Lanes), so that `in_order_per` does not
+///   one after another: it is no [`OrderedInbox`](crate::ledger::OrderedInbox), so that `ordered_by` does not
 ///   compile.
 /// - **Keeps dead letters**, whether or not the ledger does: in a stream of their own, to be
 ///   [listed](Nats::dead_letters), [replayed](Nats::replay), forgotten and [purged](Nats::purge).
@@ -247,7 +247,7 @@ impl<L: Ledger> Nats<L> {
         endpoint: &str,
         arrived: Arrived,
         lease: Duration,
-    ) -> Result<Option<Leased>, LedgerError> {
+    ) -> Result<Option<LeasedEvent>, LedgerError> {
         let Some((key, digest)) = arrived.event.clone() else {
             let key = EventKey::new(endpoint, format!("message {}", arrived.sequence));
             let kept = self.keep_foreign(&key, &arrived).await;
@@ -261,7 +261,12 @@ impl<L: Ledger> Nats<L> {
                 key.compare(digest, first_digest, &self.shared.log);
                 let received_at = arrived.ticket.received_at;
                 self.at_hand().lease(&key, token, arrived.ticket, lease);
-                return Ok(Some(Leased::new(key, token, arrived.body, received_at)));
+                return Ok(Some(LeasedEvent::new(
+                    key,
+                    token,
+                    arrived.body,
+                    received_at,
+                )));
             }
             Ok(Claim::InFlight { lease_left }) => {
                 self.at_hand().answered(&key);
@@ -298,7 +303,7 @@ impl<L: Ledger> Nats<L> {
         key: &EventKey,
         arrived: Arrived,
         done: Result<(), LedgerError>,
-    ) -> Result<Option<Leased>, LedgerError> {
+    ) -> Result<Option<LeasedEvent>, LedgerError> {
         match done {
             Ok(()) => {
                 self.at_hand().answered(key);
@@ -456,9 +461,9 @@ impl<L: Ledger> Ledger for Nats<L> {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let held = self.ledger().renew(key, token, lease).await?;
-        if held == Held::Lost {
+        if held == LeaseStatus::Lost {
             self.at_hand().lost(key, token);
             return Ok(held);
         }
@@ -474,7 +479,7 @@ impl<L: Ledger> Ledger for Nats<L> {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let letter = match &completion {
             Completion::Handled => None,
             Completion::Dead { reason, body } => Some((reason.clone(), body.clone())),
@@ -485,7 +490,7 @@ impl<L: Ledger> Ledger for Nats<L> {
         // letter first: it would be lost, were it dead in the ledger alone. Asked again, the lease
         // is lost and the letter is there.
         if let (None, Some((reason, body))) = (&ticket, &letter)
-            && self.ledger().renew(key, token, LETTER_WITHIN).await? == Held::Yes
+            && self.ledger().renew(key, token, LETTER_WITHIN).await? == LeaseStatus::Held
         {
             let (received_at, body) = (self.now(), body.clone());
             self.keep(Letter {
@@ -499,7 +504,7 @@ impl<L: Ledger> Ledger for Nats<L> {
             kept = true;
         }
         let held = self.ledger().complete(key, token, completion).await?;
-        if held == Held::Lost {
+        if held == LeaseStatus::Lost {
             self.at_hand().lost(key, token);
             return Ok(held);
         }
@@ -524,9 +529,9 @@ impl<L: Ledger> Ledger for Nats<L> {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let held = self.ledger().release(key, token, pause).await?;
-        if held == Held::Lost {
+        if held == LeaseStatus::Lost {
             self.at_hand().lost(key, token);
             return Ok(held);
         }
@@ -565,8 +570,8 @@ impl<L: Ledger> Ledger for Nats<L> {
         true
     }
 
-    fn remembers_for(&self) -> Duration {
-        self.ledger().remembers_for()
+    fn retention(&self) -> Duration {
+        self.ledger().retention()
     }
 
     /// Its ledger's.
@@ -623,18 +628,18 @@ impl<L: Transactional> Transactional for Nats<L> {
         transaction: L::Transaction,
         key: &EventKey,
         token: Token,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let held = self.ledger().commit(transaction, key, token).await?;
         match held {
-            Held::Yes => self.done(key, token).await,
-            Held::Lost => self.at_hand().lost(key, token),
+            LeaseStatus::Held => self.done(key, token).await,
+            LeaseStatus::Lost => self.at_hand().lost(key, token),
         }
         Ok(held)
     }
 }
 
 impl<L: Ledger> Inbox for Nats<L> {
-    /// The lane makes no difference: this is no [`Lanes`](crate::ledger::Lanes).
+    /// The lane makes no difference: this is no [`OrderedInbox`](crate::ledger::OrderedInbox).
     async fn append(
         &self,
         key: &EventKey,
@@ -648,11 +653,11 @@ impl<L: Ledger> Inbox for Nats<L> {
             .await?;
         Ok(match published {
             Published::Stored => Appended::Stored,
-            Published::Waits(first_digest) => Appended::Known { first_digest },
+            Published::Waits(first_digest) => Appended::Duplicate { first_digest },
         })
     }
 
-    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<NextEvent, LedgerError> {
         const STEP: &str = "lease the next event";
         let until = Instant::now() + self.limit();
         self.queue().within(STEP, self.queue().listen()).await?;
@@ -664,15 +669,15 @@ impl<L: Ledger> Inbox for Nats<L> {
                 .within(STEP, self.queue().next(endpoint))
                 .await?
             else {
-                return Ok(Next::Nothing {
+                return Ok(NextEvent::Empty {
                     due_in: self.at_hand().due_in(endpoint),
                 });
             };
             if let Some(leased) = self.lease_arrived(endpoint, arrived, lease).await? {
-                return Ok(Next::Leased(leased));
+                return Ok(NextEvent::Leased(leased));
             }
         }
-        Ok(Next::Nothing {
+        Ok(NextEvent::Empty {
             due_in: Some(Duration::ZERO),
         })
     }

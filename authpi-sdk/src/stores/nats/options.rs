@@ -157,9 +157,7 @@ impl NatsOptions {
             stream: self.stream.clone(),
             prefix: self.prefix.clone(),
         };
-        let dead_for = self
-            .dead_letters_for
-            .unwrap_or_else(|| ledger.remembers_for());
+        let dead_for = self.dead_letters_for.unwrap_or_else(|| ledger.retention());
         let configs = [
             (self.inbox(&names), fit_for_events as Fit),
             (self.dead(&names, dead_for), fit_for_letters),
@@ -182,7 +180,7 @@ impl NatsOptions {
             timeout: self.timeout,
             said,
             left: Mutex::default(),
-            patience: self.timeout / 3,
+            answer_timeout: self.timeout / 3,
             consumers: Mutex::default(),
             appended: Arc::default(),
             listener: tokio::sync::OnceCell::new(),

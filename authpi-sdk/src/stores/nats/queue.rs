@@ -65,7 +65,7 @@ pub(super) struct Queue {
     /// When a connection of one's own was last given up for a server without JetStream.
     pub(super) left: Mutex<Option<Instant>>,
     /// How long an answer that has nothing to wait for may take.
-    pub(super) patience: Duration,
+    pub(super) answer_timeout: Duration,
     /// The consumers that were looked at, each by the id of the server that this process was
     /// connected to and the endpoint's token; and whether they are known to be there.
     pub(super) consumers: Mutex<HashMap<(String, String), bool>>,
@@ -127,7 +127,7 @@ impl Queue {
         let asked = self
             .jetstream
             .request::<_, _, Response<serde_json::Value>>("INFO", &());
-        let gone = match timeout(self.patience, asked).await {
+        let gone = match timeout(self.answer_timeout, asked).await {
             Ok(Ok(Response::Err { error })) => Verdict::of_cause(&error) == Verdict::NoJetStream,
             Ok(Err(error)) => Verdict::of_cause(&error) == Verdict::NoJetStream,
             Ok(Ok(Response::Ok(_))) | Err(_) => false,
@@ -272,7 +272,7 @@ impl Queue {
             .inbox(inbox);
         let subject = format!("CONSUMER.MSG.NEXT.{}.{consumer}", self.names.stream);
         self.jetstream.send_request(subject, request).await?;
-        Ok(timeout(self.patience, next_of(&mut answers))
+        Ok(timeout(self.answer_timeout, next_of(&mut answers))
             .await
             .ok()
             .flatten())

@@ -37,8 +37,8 @@ use sqlx::{AssertSqlSafe, PgPool, Row as _, postgres::PgRow};
 
 use super::remote::{Nonces, millis, within};
 use crate::ledger::{
-    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Lanes, Ledger,
-    LedgerError, LedgerErrorKind, Next, PoolTooSmall, Token, TransactionPermits,
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger,
+    LedgerError, LedgerErrorKind, NextEvent, OrderedInbox, PoolTooSmall, Token, TransactionPermits,
     dead_letter::{tell_replayed, timestamp},
 };
 use connection::{Attempts, PgQuery, Presence, kind_of, lost_a_race, rows_in};
@@ -308,7 +308,7 @@ impl Postgres {
         statement: &Arc<str>,
         (key, token): (&'q EventKey, Token),
         bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let rows = self.rows(step, statement, |query| {
             let query = query.bind(text(key.endpoint())).bind(text(key.event_id()));
             bind(
@@ -318,9 +318,9 @@ impl Postgres {
             )
         });
         Ok(if rows.await?.is_empty() {
-            Held::Lost
+            LeaseStatus::Lost
         } else {
-            Held::Yes
+            LeaseStatus::Held
         })
     }
 
@@ -470,7 +470,7 @@ impl Ledger for Postgres {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let renew = &self.shared.statements.renew;
         self.held("renew", renew, (key, token), |query| {
             query.bind(millis(lease))
@@ -483,7 +483,7 @@ impl Ledger for Postgres {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let Statements { handled, dead, .. } = &self.shared.statements;
         match completion {
             Completion::Handled => {
@@ -505,7 +505,7 @@ impl Ledger for Postgres {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let release = &self.shared.statements.release;
         self.held("release", release, (key, token), |query| {
             query.bind(millis(pause))
@@ -524,7 +524,7 @@ impl Ledger for Postgres {
         true
     }
 
-    fn remembers_for(&self) -> Duration {
+    fn retention(&self) -> Duration {
         self.shared.retention
     }
 
@@ -591,10 +591,10 @@ impl Inbox for Postgres {
             return Ok(Appended::Stored);
         };
         let first_digest = digest_of(known).map_err(|error| LedgerError::new("append", error))?;
-        Ok(Appended::Known { first_digest })
+        Ok(Appended::Duplicate { first_digest })
     }
 
-    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<NextEvent, LedgerError> {
         const STEP: &str = "lease the next event";
         let Statements {
             lease_next, wake, ..
@@ -615,14 +615,14 @@ impl Inbox for Postgres {
                 .ok_or(sqlx::Error::RowNotFound)
                 .and_then(|row| next_of(row, endpoint, nonce));
             match next.map_err(|error| LedgerError::new(STEP, error))? {
-                Next::Nothing {
+                NextEvent::Empty {
                     due_in: Some(Duration::ZERO),
                 } if !woken => {}
                 // It has become due since, or somebody else is at it.
-                Next::Nothing {
+                NextEvent::Empty {
                     due_in: Some(due_in),
                 } => {
-                    return Ok(Next::Nothing {
+                    return Ok(NextEvent::Empty {
                         due_in: Some(due_in.max(DUE_BY_NOW)),
                     });
                 }
@@ -663,4 +663,4 @@ impl Inbox for Postgres {
     }
 }
 
-impl Lanes for Postgres {}
+impl OrderedInbox for Postgres {}

@@ -4,7 +4,9 @@ use std::{borrow::Cow, time::Duration};
 
 use sqlx::{Row as _, postgres::PgRow};
 
-use crate::ledger::{Claim, Digest, EventKey, Leased, Next, Token, dead_letter::timestamp};
+use crate::ledger::{
+    Claim, Digest, EventKey, LeasedEvent, NextEvent, Token, dead_letter::timestamp,
+};
 
 pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
     let digest = bytes
@@ -13,11 +15,11 @@ pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
     Ok(Digest::from_bytes(digest))
 }
 
-pub(super) fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<Next, sqlx::Error> {
+pub(super) fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<NextEvent, sqlx::Error> {
     let number: Option<i64> = row.try_get(1)?;
     let Some(event_id) = row.try_get::<Option<String>, _>(0)? else {
         let due_in = number.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0)));
-        return Ok(Next::Nothing { due_in });
+        return Ok(NextEvent::Empty { due_in });
     };
     let token = Token {
         attempt: number.unwrap_or(1).try_into().unwrap_or(u32::MAX),
@@ -25,7 +27,7 @@ pub(super) fn next_of(row: &PgRow, endpoint: &str, nonce: u64) -> Result<Next, s
     };
     let body = row.try_get::<Option<Vec<u8>>, _>(2)?.unwrap_or_default();
     let key = EventKey::from_stored(endpoint, untext(event_id));
-    Ok(Next::Leased(Leased::new(
+    Ok(NextEvent::Leased(LeasedEvent::new(
         key,
         token,
         body.into(),

@@ -25,7 +25,7 @@ use super::{
     rows::text,
 };
 use crate::ledger::{
-    EventKey, Held, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits,
+    EventKey, LeaseStatus, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits,
     Transactional,
 };
 
@@ -98,7 +98,7 @@ impl Transactional for Postgres {
         mut transaction: PostgresTransaction,
         key: &EventKey,
         token: Token,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         // From here on it is closed if it is dropped midway: what it was asked may be the commit.
         let _permit = mem::take(&mut transaction.permit);
         let mut connection = transaction.connection.take();
@@ -112,15 +112,16 @@ impl Transactional for Postgres {
                 .fetch_optional(&mut *connection)
                 .await;
             let ended = match completed {
-                Ok(Some(_)) => commit(&mut connection).await.map(|()| Held::Yes),
-                Ok(None) => Ok(Held::Lost),
+                Ok(Some(_)) => commit(&mut connection).await.map(|()| LeaseStatus::Held),
+                Ok(None) => Ok(LeaseStatus::Lost),
                 Err(error) => Err(error),
             };
             // Where this fails, the connection is closed, and the server rolls back what it has not
             // committed.
             let is_of_use = !ended.as_ref().is_err_and(is_of_no_use_after);
             if is_of_use
-                && (matches!(ended, Ok(Held::Yes)) || rollback(&mut connection).await.is_ok())
+                && (matches!(ended, Ok(LeaseStatus::Held))
+                    || rollback(&mut connection).await.is_ok())
             {
                 connection.answered(None);
             }

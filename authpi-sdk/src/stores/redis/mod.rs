@@ -39,7 +39,7 @@ use super::remote::{BadName, Nonces, TIMEOUT, millis};
 use crate::{
     hex::{push_hex, unhex},
     ledger::{
-        Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, Held, Ledger, LedgerError,
+        Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, LeaseStatus, Ledger, LedgerError,
         LedgerErrorKind, Token, probe,
     },
 };
@@ -273,12 +273,16 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         script: &Loaded,
         key: &EventKey,
         arguments: &[&str],
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let key = self.key(key);
         let run = || async { Ok(self.run::<i64>(script, &key, arguments).await?) };
         // A second release would find that the first has ended the claim.
         let changed = self.step(step, step != RELEASE, run).await?;
-        Ok(if changed == 0 { Held::Lost } else { Held::Yes })
+        Ok(if changed == 0 {
+            LeaseStatus::Lost
+        } else {
+            LeaseStatus::Held
+        })
     }
 
     /// Turns the record into one of `state`, with a lease or pause of `length`.
@@ -289,7 +293,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         token: Token,
         state: State,
         length: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let [held, changed] = [State::Claimed, state].map(|state| mark(state, token));
         let retention = millis(self.shared.retention).to_string();
         let expiry = self.expiry(length).max(1).to_string();
@@ -360,7 +364,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.change("renew", key, token, State::Claimed, lease)
             .await
     }
@@ -370,7 +374,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         let finish = match completion {
             Completion::Handled => &self.shared.handled,
             Completion::Dead { .. } => &self.shared.dead,
@@ -384,7 +388,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.change(RELEASE, key, token, State::Pending, pause)
             .await
     }
@@ -404,7 +408,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
         false
     }
 
-    fn remembers_for(&self) -> Duration {
+    fn retention(&self) -> Duration {
         self.shared.retention
     }
 

@@ -45,8 +45,8 @@ use self::{
     },
 };
 use crate::ledger::{
-    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Inbox, Lanes, Ledger,
-    LedgerError, Next, Token, TransactionPermits, dead_letter::tell_replayed,
+    Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger,
+    LedgerError, NextEvent, OrderedInbox, Token, TransactionPermits, dead_letter::tell_replayed,
 };
 
 /// For measurements beside the same statements by hand.
@@ -292,7 +292,7 @@ impl Ledger for Sqlite {
         key: &EventKey,
         token: Token,
         lease: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ask(
             "renew",
             ChangeStep {
@@ -309,7 +309,7 @@ impl Ledger for Sqlite {
         key: &EventKey,
         token: Token,
         completion: Completion,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ask(
             "complete",
             ChangeStep {
@@ -326,7 +326,7 @@ impl Ledger for Sqlite {
         key: &EventKey,
         token: Token,
         pause: Duration,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         self.ask(
             "release",
             ChangeStep {
@@ -346,7 +346,7 @@ impl Ledger for Sqlite {
         true
     }
 
-    fn remembers_for(&self) -> Duration {
+    fn retention(&self) -> Duration {
         self.retention
     }
 
@@ -382,7 +382,7 @@ impl Inbox for Sqlite {
         Ok(appended)
     }
 
-    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<Next, LedgerError> {
+    async fn lease_next(&self, endpoint: &str, lease: Duration) -> Result<NextEvent, LedgerError> {
         const STEP: &str = "lease the next event";
         let endpoint: Arc<str> = endpoint.into();
         let mut woken = false;
@@ -424,7 +424,7 @@ impl Inbox for Sqlite {
     }
 }
 
-impl Lanes for Sqlite {}
+impl OrderedInbox for Sqlite {}
 
 /// The writer is gone.
 #[derive(Debug)]

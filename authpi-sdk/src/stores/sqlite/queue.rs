@@ -131,18 +131,18 @@ pub(super) struct Queue {
     transactions: VecDeque<(Instant, Reply<SqliteTransaction>)>,
     /// Whether nothing more is taken in: somebody closed the ledger, or all handles are gone.
     closed: bool,
-    patience: Duration,
+    busy_timeout: Duration,
 }
 
 impl Queue {
-    /// `patience`: how long a request waits for others to end.
-    pub(super) fn new(asked: mpsc::Receiver<Request>, patience: Duration) -> Self {
+    /// `busy_timeout`: how long a request waits for others to end.
+    pub(super) fn new(asked: mpsc::Receiver<Request>, busy_timeout: Duration) -> Self {
         Self {
             asked,
             steps: VecDeque::new(),
             transactions: VecDeque::new(),
             closed: false,
-            patience,
+            busy_timeout,
         }
     }
 
@@ -198,7 +198,7 @@ impl Queue {
         self.take_in(Some(Request::new(Wanted::step(step, reply))));
     }
 
-    /// Waits while a handler has the connection: takes in what comes, and turns away whose patience
+    /// Waits while a handler has the connection: takes in what comes, and turns away whose busy_timeout
     /// ends. Never resolves.
     pub(super) async fn hold(&mut self) -> Infallible {
         loop {
@@ -210,7 +210,7 @@ impl Queue {
                 .into_iter()
                 .flatten()
                 .min()
-                .and_then(|at| at.checked_add(self.patience));
+                .and_then(|at| at.checked_add(self.busy_timeout));
             let patience_ends = async {
                 match due {
                     Some(due) => sleep_until(due).await,
@@ -246,12 +246,12 @@ impl Queue {
     }
 
     fn turn_away(&mut self) {
-        let Some(limit) = Instant::now().checked_sub(self.patience) else {
+        let Some(limit) = Instant::now().checked_sub(self.busy_timeout) else {
             return;
         };
         let occupied = || {
             Box::new(Occupied {
-                patience: self.patience,
+                busy_timeout: self.busy_timeout,
             })
         };
         while let Some((_, step)) = self.steps.pop_front_if(|(at, _)| *at <= limit) {
@@ -278,15 +278,15 @@ impl Queue {
 /// Others wrote for longer than one waits.
 #[derive(Debug)]
 pub(super) struct Occupied {
-    patience: Duration,
+    busy_timeout: Duration,
 }
 
 impl fmt::Display for Occupied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { patience } = self;
+        let Self { busy_timeout } = self;
         write!(
             f,
-            "the ledger's file was occupied for {patience:?}, by handlers in their transactions or by another process"
+            "the ledger's file was occupied for {busy_timeout:?}, by handlers in their transactions or by another process"
         )
     }
 }

@@ -16,8 +16,8 @@ use super::statements::{
 use crate::{
     Clock,
     ledger::{
-        Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Held, Leased, Next,
-        Token, dead_letter::timestamp,
+        Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, LeaseStatus,
+        LeasedEvent, NextEvent, Token, dead_letter::timestamp,
     },
 };
 
@@ -125,7 +125,7 @@ impl Records {
         &mut self,
         key: &EventKey,
         token: Token,
-    ) -> Result<Held, sqlx::Error> {
+    ) -> Result<LeaseStatus, sqlx::Error> {
         let statement = of_holder(HANDLED_HERE, key, token).bind(self.now());
         Ok(held(self.change(statement).await?))
     }
@@ -213,9 +213,9 @@ pub(super) enum Change {
 }
 
 impl Step for ChangeStep {
-    type Answer = Held;
+    type Answer = LeaseStatus;
 
-    async fn run(&self, records: &mut Records) -> Result<Held, sqlx::Error> {
+    async fn run(&self, records: &mut Records) -> Result<LeaseStatus, sqlx::Error> {
         let now = records.now();
         let text = match self.change {
             Change::Renew(_) => RENEW,
@@ -276,7 +276,7 @@ impl Step for AppendStep {
             // None: forgotten by another process between the two statements, so it is to be stored
             // after all.
             if let Some(row) = found.first() {
-                return Ok(Appended::Known {
+                return Ok(Appended::Duplicate {
                     first_digest: digest_at(row, 2)?,
                 });
             }
@@ -293,10 +293,10 @@ pub(super) struct LeaseNextStep {
 }
 
 impl Step for LeaseNextStep {
-    type Answer = Option<Next>;
+    type Answer = Option<NextEvent>;
     const FOR_ITS_CALLER: bool = true;
 
-    async fn run(&self, records: &mut Records) -> Result<Option<Next>, sqlx::Error> {
+    async fn run(&self, records: &mut Records) -> Result<Option<NextEvent>, sqlx::Error> {
         let now = records.now();
         let until = now.saturating_add(millis(self.lease));
         let statement = sqlx::query(LEASE_NEXT)
@@ -307,13 +307,13 @@ impl Step for LeaseNextStep {
         if let Some(row) = records.change_one(statement).await? {
             let key = EventKey::from_stored(self.endpoint.clone(), row.try_get::<String, _>(0)?);
             let body = row.try_get::<Option<Vec<u8>>, _>(3)?.unwrap_or_default();
-            let leased = Leased::new(
+            let leased = LeasedEvent::new(
                 key,
                 token_at(&row, 1)?,
                 body.into(),
                 timestamp(row.try_get(4)?),
             );
-            return Ok(Some(Next::Leased(leased)));
+            return Ok(Some(NextEvent::Leased(leased)));
         }
         let due = records
             .read(sqlx::query(NEXT_DUE).bind(self.endpoint.clone()))
@@ -325,7 +325,7 @@ impl Step for LeaseNextStep {
         if !self.woken && due_in == Some(Duration::ZERO) {
             return Ok(None);
         }
-        Ok(Some(Next::Nothing { due_in }))
+        Ok(Some(NextEvent::Empty { due_in }))
     }
 }
 
@@ -474,8 +474,12 @@ fn of_holder<'q>(text: &'static str, key: &EventKey, token: Token) -> Statement<
         .bind(token.nonce.cast_signed())
 }
 
-fn held(changed: u64) -> Held {
-    if changed == 0 { Held::Lost } else { Held::Yes }
+fn held(changed: u64) -> LeaseStatus {
+    if changed == 0 {
+        LeaseStatus::Lost
+    } else {
+        LeaseStatus::Held
+    }
 }
 
 /// From the columns `attempt` and `nonce`, in this order.

@@ -19,7 +19,7 @@ use super::{
     steps::Records,
 };
 use crate::ledger::{
-    EventKey, Held, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits,
+    EventKey, LeaseStatus, LedgerError, PoolTooSmall, Token, TransactionPermit, TransactionPermits,
     Transactional,
 };
 
@@ -68,7 +68,7 @@ pub(super) enum Wish {
     Commit {
         key: EventKey,
         token: Token,
-        reply: Reply<Held>,
+        reply: Reply<LeaseStatus>,
     },
 }
 
@@ -152,7 +152,7 @@ impl Transactional for Sqlite {
         mut transaction: SqliteTransaction,
         key: &EventKey,
         token: Token,
-    ) -> Result<Held, LedgerError> {
+    ) -> Result<LeaseStatus, LedgerError> {
         const STEP: &str = "complete and commit";
         let (reply, answer) = oneshot::channel();
         if let Some(Lent { records, home }) = transaction.lent.take() {

@@ -19,7 +19,7 @@ use super::{
     steps::{PruneStep, Records},
     transaction::{Returned, SqliteTransaction, Wish},
 };
-use crate::ledger::{EventKey, Held, Token};
+use crate::ledger::{EventKey, LeaseStatus, Token};
 
 /// How many events are let in between two prunings. Below the portion that is pruned, so that
 /// pruning catches up.
@@ -180,7 +180,7 @@ impl Writer {
                 Wish::RollBack => roll_back(&mut records).await,
                 Wish::Commit { key, token, reply } => {
                     let mut done = commit(&mut records, &key, token).await;
-                    if !matches!(done, Ok(Held::Yes)) {
+                    if !matches!(done, Ok(LeaseStatus::Held)) {
                         roll_back(&mut records).await;
                     } else if let Err(gone) = is_there(self.file.as_ref()) {
                         done = Err(gone.into());
@@ -238,16 +238,20 @@ async fn is_in_transaction(connection: &mut SqliteConnection) -> bool {
 
 /// Completes the handler's claim in its transaction, and commits both; anything but `Yes` is to be
 /// rolled back.
-async fn commit(records: &mut Records, key: &EventKey, token: Token) -> Result<Held, Failure> {
+async fn commit(
+    records: &mut Records,
+    key: &EventKey,
+    token: Token,
+) -> Result<LeaseStatus, Failure> {
     // Otherwise the completion alone would take place.
     execute(UNMARK, &mut records.connection)
         .await
         .map_err(|cause| Ended { cause })?;
-    if records.complete_here(key, token).await? == Held::Lost {
-        return Ok(Held::Lost);
+    if records.complete_here(key, token).await? == LeaseStatus::Lost {
+        return Ok(LeaseStatus::Lost);
     }
     execute(COMMIT, &mut records.connection).await?;
-    Ok(Held::Yes)
+    Ok(LeaseStatus::Held)
 }
 
 fn is_there(file: Option<&Watched>) -> Result<(), Gone> {

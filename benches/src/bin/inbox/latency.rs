@@ -39,13 +39,13 @@ pub(crate) async fn measure<I: Inbox + Clone>(
 ) -> Latency {
     let events = if quick() { 200 } else { 2_000 };
     let (handled, mut told) = mpsc::unbounded_channel();
-    let handlers = Handlers::new(()).otherwise(move |event, _| {
+    let handlers = Handlers::new(()).fallback(move |event, _| {
         let _ = handled.send((event.id().to_owned(), Instant::now()));
         std::future::ready(Ok(()))
     });
     // Polling is the safety net, and must not show here.
-    let worker = Worker::new(ENDPOINT, other.unwrap_or_else(|| inbox.clone()), handlers)
-        .poll(Duration::from_secs(20));
+    let worker = Worker::builder(ENDPOINT, other.unwrap_or_else(|| inbox.clone()), handlers)
+        .poll_interval(Duration::from_secs(20));
     let worker = worker.build().expect("a worker");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });

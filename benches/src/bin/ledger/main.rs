@@ -17,7 +17,7 @@ mod servers;
 
 use std::{sync::Arc, time::Duration};
 
-use authpi_sdk::ledger::{Claim, Completion, Digest, EventKey, Held, Ledger};
+use authpi_sdk::ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger};
 use benches::{
     Made, quick,
     rate::{Compared, Each, shown},
@@ -89,7 +89,7 @@ fn ours(name: &'static str, ledger: impl Ledger) -> Each {
                 .complete(&key, token, Completion::Handled)
                 .await
                 .expect("the store answers");
-            assert_eq!(held, Held::Yes);
+            assert_eq!(held, LeaseStatus::Held);
         }
     })
 }

@@ -3,7 +3,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use authpi_sdk::{ledger::{Claim, Completion, Digest, EventKey, Held, Ledger}, stores::Memory};
+use authpi_sdk::{ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger}, stores::Memory};
 use benches::{quick, table};
 use serde::Serialize;
 
@@ -78,7 +78,7 @@ pub(crate) fn measure() -> Vec<Remembered> {
 const TIMED: usize = 20_000;
 
 async fn remember(ids: usize) -> Remembered {
-    let ledger = Memory::new().capacity(ids + TIMED);
+    let ledger = Memory::new().with_capacity(ids + TIMED);
     let before = resident();
     for n in 0..ids {
         handle(&ledger, &key(n)).await;
@@ -121,7 +121,7 @@ async fn handle(ledger: &Memory, key: &EventKey) {
             .complete(key, token, Completion::Handled)
             .await
             .expect("memory"),
-        Held::Yes
+        LeaseStatus::Held
     );
 }
 

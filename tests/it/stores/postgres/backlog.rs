@@ -2,7 +2,7 @@
 //! version has stored.
 
 use authpi_sdk::{
-    ledger::{Completion, EventKey, Held, Inbox as _, Ledger as _, Next},
+    ledger::{Completion, EventKey, Inbox as _, LeaseStatus, Ledger as _, NextEvent},
     stores::Postgres,
 };
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgPoolOptions};
@@ -82,7 +82,7 @@ async fn a_backlog_of_the_version_before_is_worked_off_in_its_order() {
     assert!(
         matches!(
             ledger.lease_next("users", LEASE).await.unwrap(),
-            Next::Nothing { .. }
+            NextEvent::Empty { .. }
         ),
         "a lane was passed over"
     );
@@ -95,7 +95,7 @@ async fn a_backlog_of_the_version_before_is_worked_off_in_its_order() {
                 .complete(&next.key, next.token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
 }
@@ -160,7 +160,7 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
     }
     assert!(matches!(
         ledger.lease_next("users", LEASE).await.unwrap(),
-        Next::Nothing { due_in: Some(_) }
+        NextEvent::Empty { due_in: Some(_) }
     ));
 }
 
@@ -262,7 +262,7 @@ async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_lane_standing(
                 .complete(&first.key, first.token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         assert_eq!(
             leased(&ledger).await.key,

@@ -317,9 +317,9 @@ async fn a_handlers_statement_that_statement_timeout_ended_says_how_to_allow_mor
         },
     );
     let minute = Duration::from_mins(1);
-    let worker = Worker::new("users", store.clone(), handlers)
-        .attempts(1)
-        .deadline(minute)
+    let worker = Worker::builder("users", store.clone(), handlers)
+        .max_attempts(1)
+        .handler_timeout(minute)
         .build()
         .unwrap();
     let dead = async {

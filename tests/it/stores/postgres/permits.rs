@@ -15,7 +15,7 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted},
     },
     handlers::{Context, Handlers},
-    ledger::{Appended, Claim, Completion, Held, Inbox as _, Ledger as _, Tx},
+    ledger::{Appended, Claim, Completion, Inbox as _, LeaseStatus, Ledger as _, Tx},
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder},
     stores::Postgres,
     testing::Fixture,
@@ -82,12 +82,12 @@ impl Gate {
 fn handlers(gate: &Gate) -> Handlers<Gate, Postgres> {
     Handlers::new(gate.clone())
         .on(async |event: Event<UserDeleted>, cx: Context<Gate>| {
-            let _ = cx.state.started.send(event.id().to_owned());
+            let _ = cx.state().started.send(event.id().to_owned());
             Ok(())
         })
         .on_tx(
             async |event: Event<UserCreated>, cx: Context<Gate>, mut tx: Tx<Postgres>| {
-                cx.state.pass(event.id()).await;
+                cx.state().pass(event.id()).await;
                 sqlx::query("SELECT 1").execute(&mut *tx).await?;
                 Ok(())
             },
@@ -95,7 +95,7 @@ fn handlers(gate: &Gate) -> Handlers<Gate, Postgres> {
 }
 
 fn receiver(store: &Postgres, gate: &Gate) -> ReceiverBuilder<Inline> {
-    Receiver::inline("users", verifier(), store.clone(), handlers(gate)).deadline(DEADLINE)
+    Receiver::inline("users", verifier(), store.clone(), handlers(gate)).handler_timeout(DEADLINE)
 }
 
 fn created(n: usize) -> Fixture {
@@ -175,7 +175,7 @@ async fn handlers_with_a_transaction_leave_connections_to_claims_renewals_and_ot
             .complete(&key(101), token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
 
     gate.open();
@@ -197,7 +197,10 @@ async fn copies_of_an_event_that_is_being_handled_hold_no_permit() {
         .await
         .unwrap();
     let (gate, mut starts) = Gate::closed();
-    let receiver = receiver(&store, &gate).patience(DEADLINE).build().unwrap();
+    let receiver = receiver(&store, &gate)
+        .in_flight_wait(DEADLINE)
+        .build()
+        .unwrap();
     let mut deliveries = JoinSet::new();
     let mut deliver_one = |n| {
         let receiver = receiver.clone();
@@ -227,7 +230,7 @@ async fn the_wait_for_a_permit_is_part_of_the_handlers_time_and_claims_nothing()
     let (gate, mut starts) = Gate::closed();
     let patient = receiver(&store, &gate).build().unwrap();
     let impatient = receiver(&store, &gate)
-        .deadline(Duration::from_millis(200))
+        .handler_timeout(Duration::from_millis(200))
         .build()
         .unwrap();
     let first = tokio::spawn(async move { deliver(&patient, &created(0)).await });
@@ -254,9 +257,9 @@ async fn a_worker_whose_handlers_all_take_a_transaction_leases_no_more_than_it_h
         append(&store, n, &created(n)).await;
     }
     let leased: Arc<str> = format!("SELECT count(*) FROM {prefix}ledger WHERE state = 1").into();
-    let handlers = Handlers::new(leased).otherwise_tx(
+    let handlers = Handlers::new(leased).fallback_tx(
         async |_: Event, cx: Context<Arc<str>>, mut tx: Tx<Postgres>| {
-            let leased: i64 = sqlx::query_scalar(AssertSqlSafe(cx.state.to_string()))
+            let leased: i64 = sqlx::query_scalar(AssertSqlSafe(cx.state().to_string()))
                 .fetch_one(&mut *tx)
                 .await?;
             assert_eq!(
@@ -266,7 +269,7 @@ async fn a_worker_whose_handlers_all_take_a_transaction_leases_no_more_than_it_h
             Ok(())
         },
     );
-    let worker = Worker::new("users", store.clone(), handlers)
+    let worker = Worker::builder("users", store.clone(), handlers)
         .build()
         .unwrap();
     let handled = async {
@@ -294,8 +297,8 @@ async fn a_worker_handles_what_needs_no_transaction_while_others_wait_for_theirs
         append(&store, n, &created(n)).await;
     }
     append(&store, 4, &deleted(4)).await;
-    let worker = Worker::new("users", store.clone(), handlers(&gate))
-        .deadline(DEADLINE)
+    let worker = Worker::builder("users", store.clone(), handlers(&gate))
+        .handler_timeout(DEADLINE)
         .build()
         .unwrap();
     let done = async {
@@ -328,7 +331,7 @@ async fn a_pool_too_small_for_a_transaction_is_refused_when_a_receiver_or_worker
     let (gate, _starts) = Gate::closed();
     for refused in [
         receiver(&store, &gate).build().map(drop).unwrap_err(),
-        Worker::new("users", store.clone(), handlers(&gate))
+        Worker::builder("users", store.clone(), handlers(&gate))
             .build()
             .map(drop)
             .unwrap_err(),
@@ -347,5 +350,5 @@ async fn a_pool_too_small_for_a_transaction_is_refused_when_a_receiver_or_worker
     Receiver::inline("users", verifier(), store.clone(), without())
         .build()
         .unwrap();
-    Worker::new("users", store, without()).build().unwrap();
+    Worker::builder("users", store, without()).build().unwrap();
 }

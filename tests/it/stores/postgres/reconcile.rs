@@ -7,7 +7,7 @@ use authpi_sdk::{
     handlers::Handlers,
     ledger::{Inbox as _, Tx},
     receiver::Receiver,
-    reconcile::WatermarkPostgres,
+    reconcile::PostgresWatermark,
     stores::Postgres,
     worker::Worker,
 };
@@ -57,8 +57,8 @@ impl Effects {
             "INSERT INTO {}effects (event_id, user_id) VALUES ($1, $2)",
             self.prefix
         );
-        Handlers::new(insert).otherwise_tx(async |event: Event, cx, mut tx: Tx<Postgres>| {
-            let insert = sqlx::query(AssertSqlSafe(String::clone(&cx.state)));
+        Handlers::new(insert).fallback_tx(async |event: Event, cx, mut tx: Tx<Postgres>| {
+            let insert = sqlx::query(AssertSqlSafe(String::clone(cx.state())));
             insert
                 .bind(event.id())
                 .bind(event.subject().user_id())
@@ -102,12 +102,12 @@ async fn after_an_outage_every_event_takes_effect_exactly_once_and_in_order_per_
     .clock(outage.clock())
     .build()
     .unwrap();
-    let watermark = WatermarkPostgres::open(effects.pool.clone()).await.unwrap();
+    let watermark = PostgresWatermark::open(effects.pool.clone()).await.unwrap();
     let reconcile = outage
         .reconcile(&receiver)
         .watermark(watermark)
         .concurrency(8)
-        .in_order_per(Subject::user_id);
+        .ordered_by(Subject::user_id);
     outage.catch_up(&reconcile.build().unwrap()).await;
     outage.serve(&receiver).await;
     assert_eq!(effects.per_user().await, outage.ids_per_user());
@@ -118,7 +118,7 @@ async fn after_an_outage_the_inbox_has_every_event_once_and_workers_keep_each_us
     let mut outage = Outage::over(MISSED).await;
     let effects = Effects::new().await;
     let receiver = Receiver::inbox("users", outage.verifier(), effects.ledger.clone())
-        .in_order_per(Subject::user_id)
+        .ordered_by(Subject::user_id)
         .clock(outage.clock())
         .build()
         .unwrap();
@@ -126,8 +126,11 @@ async fn after_an_outage_the_inbox_has_every_event_once_and_workers_keep_each_us
         .catch_up(&outage.reconcile(&receiver).build().unwrap())
         .await;
     let (stop, stopped) = oneshot::channel::<()>();
-    let worker = Worker::new("users", effects.ledger.clone(), effects.handlers());
-    let worker = worker.poll(Duration::from_millis(50)).build().unwrap();
+    let worker = Worker::builder("users", effects.ledger.clone(), effects.handlers());
+    let worker = worker
+        .poll_interval(Duration::from_millis(50))
+        .build()
+        .unwrap();
     let working = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
     outage.serve(&receiver).await;
     let empty =
@@ -142,7 +145,7 @@ async fn after_an_outage_the_inbox_has_every_event_once_and_workers_keep_each_us
 async fn a_watermark_is_found_again_and_never_goes_back() {
     let server = PostgresServer::start().await;
     // Replicas that start at once make the table once.
-    let opening = (0..8).map(|_| WatermarkPostgres::open(pool(&server)));
+    let opening = (0..8).map(|_| PostgresWatermark::open(pool(&server)));
     let mut opening: tokio::task::JoinSet<_> = opening.collect();
     let mut stores = Vec::new();
     while let Some(opened) = opening.join_next().await {

@@ -4,12 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use authpi_sdk::{
-    endpoint::{KeptSecret, PostgresSecrets, SecretStore as _},
+    endpoint::{PostgresSecretStore, SecretStore as _, StoredSecret},
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
-    ledger::{Completion, Held, Inbox as _, Ledger as _, LedgerErrorKind, Transactional as _, Tx},
+    ledger::{
+        Completion, Inbox as _, LeaseStatus, Ledger as _, LedgerErrorKind, Transactional as _, Tx,
+    },
     receiver::Receiver,
-    reconcile::{Watermark as _, WatermarkPostgres},
+    reconcile::{PostgresWatermark, Watermark as _},
     stores::Postgres,
     testing::Fixture,
 };
@@ -209,7 +211,7 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
     pair.switch_over_and_back(&pool).await;
     assert_eq!(
         store.renew(&key(100), token, LEASE).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     pair.switch_over_and_back(&pool).await;
     assert_eq!(
@@ -217,7 +219,7 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
             .complete(&key(100), token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     pair.switch_over_and_back(&pool).await;
     store
@@ -235,7 +237,10 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
     tx.execute("INSERT INTO sold VALUES ('by hand')")
         .await
         .unwrap();
-    assert_eq!(store.commit(tx, &key(102), token).await.unwrap(), Held::Yes);
+    assert_eq!(
+        store.commit(tx, &key(102), token).await.unwrap(),
+        LeaseStatus::Held
+    );
     let sold: i64 = sqlx::query_scalar("SELECT count(*) FROM sold")
         .fetch_one(&mut other)
         .await
@@ -247,10 +252,10 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
 async fn secrets_and_watermarks_are_saved_once_the_address_leads_to_the_primary() {
     let pair = Pair::start().await;
     let pool = pool(pair.options());
-    let secrets = PostgresSecrets::open(pool.clone()).await.unwrap();
-    let watermark = WatermarkPostgres::open(pool.clone()).await.unwrap();
+    let secrets = PostgresSecretStore::open(pool.clone()).await.unwrap();
+    let watermark = PostgresWatermark::open(pool.clone()).await.unwrap();
     pair.switch_over_and_back(&pool).await;
-    let kept = KeptSecret::new("acc_1", "wh_1", Timestamp::UNIX_EPOCH);
+    let kept = StoredSecret::new("acc_1", "wh_1", Timestamp::UNIX_EPOCH);
     secrets.save("users", &kept).await.unwrap();
     assert_eq!(secrets.load("users").await.unwrap().len(), 1);
     pair.switch_over_and_back(&pool).await;
@@ -353,7 +358,7 @@ async fn outdated_plans_of_a_handlers_own_statements_fail_one_attempt_for_each_c
     let all: Arc<str> = format!("SELECT * FROM {prefix}users").into();
     let handlers = Handlers::new(all).on_tx(
         async |_: Event<UserCreated>, cx: Context<Arc<str>>, mut tx: Tx<Postgres>| {
-            sqlx::query(AssertSqlSafe(cx.state.to_string()))
+            sqlx::query(AssertSqlSafe(cx.state().to_string()))
                 .fetch_all(&mut *tx)
                 .await?;
             Ok(())

@@ -12,7 +12,9 @@ use std::{
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, HandlerError, Handlers},
-    ledger::{Claim, Completion, EventKey, Held, Inbox as _, Ledger as _, Transactional as _, Tx},
+    ledger::{
+        Claim, Completion, EventKey, Inbox as _, LeaseStatus, Ledger as _, Transactional as _, Tx,
+    },
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::Postgres,
@@ -157,13 +159,15 @@ where
         move |event: Event<UserCreated>, cx: Context<Seller>, mut tx: Tx<Postgres>| {
             let then = then.clone();
             async move {
-                cx.state.sell(&mut tx, event.id()).await?;
+                cx.state().sell(&mut tx, event.id()).await?;
                 then(cx, tx).await
             }
         },
     );
     let hook = Receiver::inline("users", verifier(), shop.ledger.clone(), handlers);
-    hook.deadline(Duration::from_secs(2)).build().unwrap()
+    hook.handler_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -270,7 +274,7 @@ async fn savepoints_can_be_had_and_one_left_open_is_part_of_the_commit() {
     std::mem::forget(inner);
     assert_eq!(
         shop.ledger.commit(tx, &key(0), token).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(shop.sold().await, ["kept", "left open"]);
 }
@@ -296,7 +300,7 @@ async fn of_a_stale_token_nothing_is_kept_and_a_token_commits_once() {
         assert!(meddle(&mut shop.other, &shop.prefix, spoil).await > 0);
         assert_eq!(
             shop.ledger.commit(tx, &key(n), token).await.unwrap(),
-            Held::Lost,
+            LeaseStatus::Lost,
             "{spoil}"
         );
         assert!(shop.sold().await.is_empty(), "{spoil}");
@@ -312,7 +316,7 @@ async fn a_lease_that_ran_out_unnoticed_still_commits() {
     grow_older(&mut shop.other, &shop.prefix, 2 * LEASE).await;
     assert_eq!(
         shop.ledger.commit(tx, &key(0), token).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(shop.sold().await, ["evt_0"]);
 }
@@ -333,7 +337,7 @@ async fn a_commit_that_the_database_refuses_is_an_error_and_leaves_the_claim() {
     assert_eq!(shop.sold().await, ["evt_0"]);
     assert_eq!(
         shop.ledger.renew(&key(0), token, LEASE).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
 }
 
@@ -356,7 +360,7 @@ async fn where_reads_are_repeatable_a_lease_renewed_meanwhile_refuses_the_commit
     seller.sell(&mut tx, "never").await.unwrap();
     assert_eq!(
         shop.ledger.renew(&key(0), token, LEASE).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     let error = shop.ledger.commit(tx, &key(0), token).await.unwrap_err();
     assert!(
@@ -370,7 +374,7 @@ async fn where_reads_are_repeatable_a_lease_renewed_meanwhile_refuses_the_commit
     seller.sell(&mut tx, "evt_0").await.unwrap();
     assert_eq!(
         shop.ledger.commit(tx, &key(0), token).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(shop.sold().await, ["evt_0"]);
 }
@@ -442,9 +446,9 @@ async fn workers_of_several_processes_apply_each_effect_once() {
             .open(pool(PostgresServer::shared().await))
             .await
             .unwrap();
-        let handlers = Handlers::new(shop.seller()).otherwise_tx(
+        let handlers = Handlers::new(shop.seller()).fallback_tx(
             async |event: Event, cx: Context<Seller>, mut tx: Tx<Postgres>| {
-                cx.state.sell(&mut tx, event.id()).await?;
+                cx.state().sell(&mut tx, event.id()).await?;
                 if cx.attempt() == 1 && event.id().ends_with('7') {
                     return Err(HandlerError::retryable("busy"));
                 }
@@ -452,9 +456,9 @@ async fn workers_of_several_processes_apply_each_effect_once() {
             },
         );
         let pause = Duration::from_millis(5);
-        let worker = Worker::new("users", ledger, handlers)
+        let worker = Worker::builder("users", ledger, handlers)
             .concurrency(4)
-            .pauses(pause, pause)
+            .backoff(pause, pause)
             .build()
             .unwrap();
         let done = Arc::clone(&done);
@@ -506,7 +510,7 @@ async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_
     let renewed = || async { shop.patient.renew(&key(0), token, LEASE).await.ok() };
     assert_eq!(
         until(|| "the lease cannot be renewed".to_owned(), renewed).await,
-        Held::Yes
+        LeaseStatus::Held
     );
 }
 
@@ -534,7 +538,7 @@ async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_t
             renewed
         )
         .await,
-        Held::Yes
+        LeaseStatus::Held
     );
     assert!(shop.sold().await.is_empty());
 }
@@ -574,7 +578,7 @@ async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_
     };
     assert_eq!(
         until(|| "the ledger does not recover".to_owned(), completed).await,
-        Held::Yes
+        LeaseStatus::Held
     );
     assert!(shop.sold().await.is_empty());
 }
@@ -706,17 +710,17 @@ async fn a_worker_s_dead_letter_is_replayed_and_its_effect_takes_place_once() {
         .unwrap();
     assert_eq!(deliver(&hook, &event()).await, 200);
     let bug: Arc<AtomicBool> = Arc::new(AtomicBool::new(true));
-    let handlers = Handlers::new((shop.seller(), Arc::clone(&bug))).otherwise_tx(
+    let handlers = Handlers::new((shop.seller(), Arc::clone(&bug))).fallback_tx(
         async |event: Event, cx: Context<(Seller, Arc<AtomicBool>)>, mut tx: Tx<Postgres>| {
-            cx.state.0.sell(&mut tx, event.id()).await?;
-            if cx.state.1.load(Ordering::SeqCst) {
+            cx.state().0.sell(&mut tx, event.id()).await?;
+            if cx.state().1.load(Ordering::SeqCst) {
                 Err(HandlerError::terminal("a bug"))
             } else {
                 Ok(())
             }
         },
     );
-    let worker = Worker::new("users", shop.ledger.clone(), handlers)
+    let worker = Worker::builder("users", shop.ledger.clone(), handlers)
         .build()
         .unwrap();
     let ledger = shop.ledger.clone();

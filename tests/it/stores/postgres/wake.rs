@@ -44,14 +44,14 @@ impl Woken {
     fn start(ledger: &Postgres) -> Self {
         let (tell, handled) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let handlers = Handlers::new(tell).otherwise(
+        let handlers = Handlers::new(tell).fallback(
             async |event: Event, cx: Context<mpsc::UnboundedSender<String>>| {
-                cx.state.send(event.id().to_owned())?;
+                cx.state().send(event.id().to_owned())?;
                 Ok(())
             },
         );
-        let worker = Worker::new("users", ledger.clone(), handlers)
-            .poll(POLL)
+        let worker = Worker::builder("users", ledger.clone(), handlers)
+            .poll_interval(POLL)
             .build()
             .unwrap();
         tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
@@ -272,10 +272,10 @@ async fn a_dead_letter_that_is_replayed_is_handled_by_a_worker_of_another_proces
         .await
         .unwrap();
     append(&operator, 0).await;
-    let worker = Worker::new(
+    let worker = Worker::builder(
         "users",
         operator.clone(),
-        Handlers::new(()).otherwise(refuse),
+        Handlers::new(()).fallback(refuse),
     )
     .build()
     .unwrap();

@@ -51,7 +51,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    held: Option<Held>,
+    held: Option<CachedToken>,
     /// How many tokens there have been.
     tokens: u64,
     /// How often the source has answered, in whatever way.
@@ -60,13 +60,13 @@ struct State {
     failure: Option<Shared>,
 }
 
-struct Held {
+struct CachedToken {
     authorization: Authorization,
     renew: Option<Instant>,
     ends: Option<Instant>,
 }
 
-impl Held {
+impl CachedToken {
     fn is_good(&self, now: Instant) -> bool {
         self.ends.is_none_or(|ends| now < ends)
     }
@@ -203,7 +203,7 @@ impl State {
             let time = ends.saturating_duration_since(now);
             now + time.saturating_sub(AHEAD.min(time / 5))
         };
-        self.held = Some(Held {
+        self.held = Some(CachedToken {
             authorization: authorization.clone(),
             renew: token.ends.map(ahead),
             ends: token.ends,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Budget, FailedAttempt, NoMore, Reason, RetryPolicy};
+use super::{Budget, FailedAttempt, RetryPolicy, RetryReason, RetryStop};
 use crate::client::transport::{error::Error, observe};
 
 /// What tokio's timer rounds up to.
@@ -77,7 +77,7 @@ impl<'a> Attempts<'a> {
         observe::repeated(
             self.terms.operation,
             self.made,
-            Reason::TokenRenewed,
+            RetryReason::TokenRenewed,
             error,
             Duration::ZERO,
         );
@@ -98,7 +98,7 @@ impl<'a> Attempts<'a> {
 
     /// Why the call is made again and after what wait, or why not. The budget is asked last, so
     /// that nothing is paid in vain.
-    fn judge(&mut self, error: &Error) -> Result<(Reason, Duration), NoMore> {
+    fn judge(&mut self, error: &Error) -> Result<(RetryReason, Duration), RetryStop> {
         let Terms {
             operation,
             safe,
@@ -114,26 +114,29 @@ impl<'a> Attempts<'a> {
             keyed,
             error,
         };
-        let reason = policy.what.passes(&failed).ok_or(NoMore::Permanent)?;
+        let reason = policy
+            .classifier
+            .passes(&failed)
+            .ok_or(RetryStop::Permanent)?;
         if error.may_have_run() && !safe {
-            return Err(NoMore::NotSafe);
+            return Err(RetryStop::NotSafe);
         }
         let counted = self.made - self.free;
         if counted >= policy.attempts {
-            return Err(NoMore::Attempts);
+            return Err(RetryStop::Attempts);
         }
         let wait = policy.wait(counted, error.retry_after());
         // The timer rounds up, so a wait that ends just before the deadline would leave an attempt
         // no time.
         if wait.saturating_add(TIMER_TICK) > deadline.saturating_duration_since(Instant::now()) {
-            return Err(NoMore::Deadline);
+            return Err(RetryStop::Deadline);
         }
-        self.paid = Some(budget.withdraw(reason).ok_or(NoMore::Budget)?);
+        self.paid = Some(budget.withdraw(reason).ok_or(RetryStop::Budget)?);
         Ok((reason, wait))
     }
 
     /// The error that the call ends with: it speaks for all attempts.
-    pub(crate) fn over(&self, error: Error, why: NoMore) -> Error {
+    pub(crate) fn over(&self, error: Error, why: RetryStop) -> Error {
         let earlier = self.may_have_run;
         error.after(self.made, why, earlier)
     }
@@ -217,15 +220,15 @@ mod tests {
         let (error, waits) = failing(terms(&policy(), &Unlimited), |_| refused(503, None)).await;
         assert_eq!(waits, [200, 400, 800, 1600].map(Duration::from_millis));
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
-            (5, Some(NoMore::Attempts))
+            (error.attempts(), error.retry_stop()),
+            (5, Some(RetryStop::Attempts))
         );
         assert!(error.may_have_run());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_retry_after_is_waited_for_up_to_its_cap_and_the_pause_comes_on_top() {
-        let policy = policy().longest_retry_after(seconds(5));
+        let policy = policy().max_retry_after(seconds(5));
         let asked = [Some(3), Some(60), None, Some(0)];
         let (_, waits) = failing(terms(&policy, &Unlimited), |attempt| {
             refused(429, asked.get(attempt as usize - 1).copied().flatten())
@@ -240,8 +243,8 @@ mod tests {
         let (error, waits) =
             failing(terms(&policy(), &Unlimited), |_| refused(429, Some(31))).await;
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
-            (1, Some(NoMore::Deadline))
+            (error.attempts(), error.retry_stop()),
+            (1, Some(RetryStop::Deadline))
         );
         assert!(
             waits.is_empty() && begin.elapsed().is_zero(),
@@ -262,8 +265,8 @@ mod tests {
         };
         let (error, waits) = failing(terms, |_| refused(429, Some(30))).await;
         assert_eq!(
-            (error.why_no_more(), waits),
-            (Some(NoMore::Deadline), Vec::new())
+            (error.retry_stop(), waits),
+            (Some(RetryStop::Deadline), Vec::new())
         );
     }
 
@@ -278,8 +281,8 @@ mod tests {
             tokio::time::sleep_until(until).await;
             if let Err(error) = attempts.again(timed_out()).await {
                 assert_eq!(
-                    (error.attempts(), error.why_no_more()),
-                    (3, Some(NoMore::Deadline))
+                    (error.attempts(), error.retry_stop()),
+                    (3, Some(RetryStop::Deadline))
                 );
                 break;
             }
@@ -296,25 +299,25 @@ mod tests {
             ..terms(&policy, &Unlimited)
         };
         for (fail, attempts, why) in [
-            (timed_out as fn() -> Error, 1, NoMore::NotSafe),
-            (|| Error::new(Kind::Transport, true), 1, NoMore::NotSafe),
-            (|| refused(503, None), 1, NoMore::NotSafe),
-            (|| refused(429, None), 5, NoMore::Attempts),
+            (timed_out as fn() -> Error, 1, RetryStop::NotSafe),
+            (|| Error::new(Kind::Transport, true), 1, RetryStop::NotSafe),
+            (|| refused(503, None), 1, RetryStop::NotSafe),
+            (|| refused(429, None), 5, RetryStop::Attempts),
             (
                 || Error::new(Kind::Connect { transient: true }, false),
                 5,
-                NoMore::Attempts,
+                RetryStop::Attempts,
             ),
             (
                 || Error::new(Kind::Connect { transient: false }, false),
                 1,
-                NoMore::Permanent,
+                RetryStop::Permanent,
             ),
-            (|| refused(412, None), 1, NoMore::Permanent),
+            (|| refused(412, None), 1, RetryStop::Permanent),
         ] {
             let (error, _) = failing(not_safe, |_| fail()).await;
             assert_eq!(
-                (error.attempts(), error.why_no_more()),
+                (error.attempts(), error.retry_stop()),
                 (attempts, Some(why)),
                 "{error:?}"
             );
@@ -325,12 +328,12 @@ mod tests {
     async fn no_policy_can_make_a_call_safe_that_is_not() {
         #[derive(Debug)]
         struct Everything;
-        impl crate::client::transport::retry::Transient for Everything {
-            fn passes(&self, _: &FailedAttempt<'_>) -> Option<Reason> {
-                Some(Reason::Other)
+        impl crate::client::transport::retry::RetryClassifier for Everything {
+            fn passes(&self, _: &FailedAttempt<'_>) -> Option<RetryReason> {
+                Some(RetryReason::Other)
             }
         }
-        let policy = policy().what(Everything);
+        let policy = policy().classifier(Everything);
         let not_safe = Terms {
             safe: false,
             keyed: false,
@@ -338,8 +341,8 @@ mod tests {
         };
         let (error, _) = failing(not_safe, |_| timed_out()).await;
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
-            (1, Some(NoMore::NotSafe))
+            (error.attempts(), error.retry_stop()),
+            (1, Some(RetryStop::NotSafe))
         );
         let (error, _) = failing(terms(&policy, &Unlimited), |_| refused(418, None)).await;
         assert_eq!(
@@ -361,8 +364,8 @@ mod tests {
             "the first attempt may have done it: {error:?}"
         );
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
-            (2, Some(NoMore::Permanent))
+            (error.attempts(), error.retry_stop()),
+            (2, Some(RetryStop::Permanent))
         );
         assert_eq!(
             error.to_string(),
@@ -376,14 +379,14 @@ mod tests {
         let (policy, budget) = (policy(), Arc::new(TokenBucket::new(10)));
         let (error, _) = failing(terms(&policy, &budget), |_| refused(503, None)).await;
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
-            (3, Some(NoMore::Budget))
+            (error.attempts(), error.retry_stop()),
+            (3, Some(RetryStop::Budget))
         );
         for _ in 0..2 {
             let (error, waits) = failing(terms(&policy, &budget), |_| refused(503, None)).await;
             assert_eq!(
-                (error.attempts(), error.why_no_more()),
-                (1, Some(NoMore::Budget)),
+                (error.attempts(), error.retry_stop()),
+                (1, Some(RetryStop::Budget)),
                 "all calls share it"
             );
             assert!(waits.is_empty());
@@ -430,8 +433,8 @@ mod tests {
         attempts.begin();
         let error = attempts.again(refused(503, None)).await.unwrap_err();
         assert_eq!(
-            (error.attempts(), error.why_no_more()),
-            (2, Some(NoMore::Attempts))
+            (error.attempts(), error.retry_stop()),
+            (2, Some(RetryStop::Attempts))
         );
         assert_eq!((budget.tokens(), begin.elapsed()), (10, Duration::ZERO));
     }
@@ -457,7 +460,7 @@ mod tests {
             failures in failures(),
         ) {
             let backoff = ExponentialBackoff::new(Duration::from_millis(first), Duration::from_millis(longest));
-            let policy = RetryPolicy::default().attempts(attempts).longest_retry_after(seconds(cap));
+            let policy = RetryPolicy::default().max_attempts(attempts).max_retry_after(seconds(cap));
             let policy = if jitter { policy.backoff(backoff) } else { policy.backoff(Longest(backoff)) };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
@@ -498,7 +501,7 @@ mod tests {
                             prop_assert_eq!(error.attempts(), count);
                             prop_assert!(count <= attempts);
                             prop_assert_eq!(error.may_have_run(), may_have_run);
-                            prop_assert!(error.why_no_more().is_some());
+                            prop_assert!(error.retry_stop().is_some());
                             break;
                         }
                     }

@@ -8,21 +8,21 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Reason;
+use super::RetryReason;
 
 /// What repeats cost, and whether there is enough left: shared by the clones of a client, so that
 /// an outage is not made worse by everybody's repeats.
 pub trait Budget: fmt::Debug + Send + Sync + 'static {
     /// Takes the price of one repeat and returns it; `None` if there is not enough left, and then
     /// nothing is taken.
-    fn withdraw(&self, reason: Reason) -> Option<u32>;
+    fn withdraw(&self, reason: RetryReason) -> Option<u32>;
 
     /// A call has succeeded. `paid` is the price of its last repeat, if it had one.
     fn succeeded(&self, paid: Option<u32>);
 }
 
 impl<B: Budget + ?Sized> Budget for Arc<B> {
-    fn withdraw(&self, reason: Reason) -> Option<u32> {
+    fn withdraw(&self, reason: RetryReason) -> Option<u32> {
         (**self).withdraw(reason)
     }
 
@@ -95,8 +95,8 @@ impl Default for TokenBucket {
 }
 
 impl Budget for TokenBucket {
-    fn withdraw(&self, reason: Reason) -> Option<u32> {
-        let price = if reason == Reason::Timeout {
+    fn withdraw(&self, reason: RetryReason) -> Option<u32> {
+        let price = if reason == RetryReason::Timeout {
             PRICE_OF_A_TIMEOUT
         } else {
             PRICE
@@ -125,7 +125,7 @@ impl fmt::Debug for TokenBucket {
 pub struct Unlimited;
 
 impl Budget for Unlimited {
-    fn withdraw(&self, _: Reason) -> Option<u32> {
+    fn withdraw(&self, _: RetryReason) -> Option<u32> {
         Some(0)
     }
 
@@ -141,8 +141,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_token_comes_back_each_second_and_never_more_than_there_is_room_for() {
         let budget = TokenBucket::new(10);
-        assert!(budget.withdraw(Reason::Timeout).is_some());
-        assert_eq!(budget.withdraw(Reason::Broken), None);
+        assert!(budget.withdraw(RetryReason::Timeout).is_some());
+        assert_eq!(budget.withdraw(RetryReason::Broken), None);
         for (millis, tokens) in [(999, 0), (1, 1), (2_500, 3), (500, 4), (60_000, 10)] {
             tokio::time::advance(Duration::from_millis(millis)).await;
             assert_eq!(budget.tokens(), tokens);
@@ -157,7 +157,7 @@ mod tests {
                 .map(|_| {
                     scope.spawn(|| {
                         (0..100)
-                            .filter(|_| budget.withdraw(Reason::Broken).is_some())
+                            .filter(|_| budget.withdraw(RetryReason::Broken).is_some())
                             .count()
                     })
                 })
@@ -187,7 +187,7 @@ mod tests {
                     let before = budget.tokens();
                     match step {
                         0 | 1 => {
-                            let reason = if step == 0 { Reason::Timeout } else { Reason::Unavailable };
+                            let reason = if step == 0 { RetryReason::Timeout } else { RetryReason::Unavailable };
                             let price = if step == 0 { 10 } else { 5 };
                             let got = budget.withdraw(reason);
                             prop_assert_eq!(got, (before >= price).then_some(price));

@@ -2,7 +2,7 @@
 //!
 //! Three parts decide, each a trait with one default, each replaceable without the others:
 //!
-//! - **what**: [`Transient`] says whether a failure is of the kind that passes; [`PassingFaults`]
+//! - **what**: [`RetryClassifier`] says whether a failure is of the kind that passes; [`DefaultClassifier`]
 //!   is the default. Whether the operation is *safe* to repeat is not asked there: that follows
 //!   from AuthPI's description (a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE`
 //!   under `If-Match`), and no policy can overrule it.
@@ -27,17 +27,17 @@ mod when;
 use std::{sync::Arc, time::Duration};
 
 pub use budget::{Budget, TokenBucket, Unlimited};
-pub use what::{FailedAttempt, NoMore, PassingFaults, Reason, Transient};
+pub use what::{DefaultClassifier, FailedAttempt, RetryClassifier, RetryReason, RetryStop};
 pub use when::{Backoff, ExponentialBackoff};
 
 /// How many attempts a call gets unless told otherwise: the first and four repeats. With the
 /// default pauses (1.5 s together on average, 3 s at most) they fit ten times into the default
 /// deadline; what takes AuthPI longer than that is an outage.
-pub const DEFAULT_ATTEMPTS: u32 = 5;
+pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
 
 /// How much of a `Retry-After` is heeded unless told otherwise. With the default deadline of 30 s
 /// for a call, a longer one ends the call anyway.
-pub const DEFAULT_LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
+pub const DEFAULT_MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// What is repeated, and when. Whether there is budget left belongs to the client:
 /// [`ClientBuilder::retry_budget`](crate::client::transport::ClientBuilder::retry_budget).
@@ -49,20 +49,20 @@ pub const DEFAULT_LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
 #[must_use]
 pub struct RetryPolicy {
     attempts: u32,
-    what: Arc<dyn Transient>,
+    classifier: Arc<dyn RetryClassifier>,
     when: Arc<dyn Backoff>,
-    longest_retry_after: Duration,
+    max_retry_after: Duration,
 }
 
 impl Default for RetryPolicy {
-    /// [`DEFAULT_ATTEMPTS`], [`PassingFaults`], [`ExponentialBackoff`],
-    /// [`DEFAULT_LONGEST_RETRY_AFTER`].
+    /// [`DEFAULT_MAX_ATTEMPTS`], [`DefaultClassifier`], [`ExponentialBackoff`],
+    /// [`DEFAULT_MAX_RETRY_AFTER`].
     fn default() -> Self {
         Self {
-            attempts: DEFAULT_ATTEMPTS,
-            what: Arc::new(PassingFaults),
+            attempts: DEFAULT_MAX_ATTEMPTS,
+            classifier: Arc::new(DefaultClassifier),
             when: Arc::new(ExponentialBackoff::default()),
-            longest_retry_after: DEFAULT_LONGEST_RETRY_AFTER,
+            max_retry_after: DEFAULT_MAX_RETRY_AFTER,
         }
     }
 }
@@ -71,19 +71,19 @@ impl RetryPolicy {
     /// No call is repeated. (One whose access token is refused still gets a second attempt with a
     /// new one.)
     pub fn never() -> Self {
-        Self::default().attempts(1)
+        Self::default().max_attempts(1)
     }
 
-    /// How many attempts a call gets in all, the first included; [`DEFAULT_ATTEMPTS`] if not given,
+    /// How many attempts a call gets in all, the first included; [`DEFAULT_MAX_ATTEMPTS`] if not given,
     /// and 0 counts as 1.
-    pub fn attempts(mut self, attempts: u32) -> Self {
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// Which failures are of the kind that passes; [`PassingFaults`] if not given.
-    pub fn what(mut self, what: impl Transient) -> Self {
-        self.what = Arc::new(what);
+    /// Which failures are of the kind that passes; [`DefaultClassifier`] if not given.
+    pub fn classifier(mut self, classifier: impl RetryClassifier) -> Self {
+        self.classifier = Arc::new(classifier);
         self
     }
 
@@ -93,19 +93,17 @@ impl RetryPolicy {
         self
     }
 
-    /// How much of a `Retry-After` to heed; [`DEFAULT_LONGEST_RETRY_AFTER`] (1 min) if not given. A
+    /// How much of a `Retry-After` to heed; [`DEFAULT_MAX_RETRY_AFTER`] (1 min) if not given. A
     /// longer one is cut to this.
-    pub fn longest_retry_after(mut self, longest: Duration) -> Self {
-        self.longest_retry_after = longest;
+    pub fn max_retry_after(mut self, longest: Duration) -> Self {
+        self.max_retry_after = longest;
         self
     }
 
     /// The wait before a repeat: what was asked for, up to the cap, and the pause on top, so that
     /// those who were all told to come back at one moment do not.
     fn wait(&self, repeat: u32, retry_after: Option<Duration>) -> Duration {
-        let asked = retry_after
-            .unwrap_or_default()
-            .min(self.longest_retry_after);
+        let asked = retry_after.unwrap_or_default().min(self.max_retry_after);
         asked.saturating_add(self.when.pause(repeat))
     }
 }

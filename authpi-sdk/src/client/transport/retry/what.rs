@@ -7,12 +7,12 @@ use http::StatusCode;
 use crate::{client::transport::error::Error, generated::api::types::ErrorCode};
 
 /// Tells failures that pass from those that stay.
-pub trait Transient: fmt::Debug + Send + Sync + 'static {
+pub trait RetryClassifier: fmt::Debug + Send + Sync + 'static {
     /// Why the same call may go better the next time; `None` if it will not.
     ///
     /// Only asked about calls that are safe to repeat, and about failures after which the server
     /// has certainly not acted.
-    fn passes(&self, failed: &FailedAttempt<'_>) -> Option<Reason>;
+    fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason>;
 }
 
 /// An attempt at a call that failed.
@@ -32,7 +32,7 @@ pub struct FailedAttempt<'a> {
 /// Why a call is made again; the label `reason` of the metric `authpi_call_retries_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum RetryReason {
     /// No connection came about.
     Connect,
     /// The connection broke.
@@ -49,11 +49,11 @@ pub enum Reason {
     InFlight,
     /// 401: the access token was not accepted, and there is a new one.
     TokenRenewed,
-    /// What a [`Transient`] of your own knows.
+    /// What a [`RetryClassifier`] of your own knows.
     Other,
 }
 
-impl Reason {
+impl RetryReason {
     /// The reason in one word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,10 +70,10 @@ impl Reason {
     }
 }
 
-/// Why a call that failed was not made again: see [`Error::why_no_more`].
+/// Why a call that failed was not made again: see [`Error::retry_stop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum NoMore {
+pub enum RetryStop {
     /// The failure is not of the kind that passes: the same call would fail again.
     Permanent,
     /// The server may have acted, and nothing makes it safe to do it again: a `PATCH` or `DELETE`
@@ -87,7 +87,7 @@ pub enum NoMore {
     Budget,
 }
 
-impl fmt::Display for NoMore {
+impl fmt::Display for RetryStop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Permanent => "it would fail again",
@@ -106,18 +106,18 @@ impl fmt::Display for NoMore {
 /// TLS, a certificate that is not trusted. Of a 5xx AuthPI's own word (`retryable` in the body)
 /// goes first, so a 500 passes where AuthPI says so, and a 503 does not where it says that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PassingFaults;
+pub struct DefaultClassifier;
 
-impl Transient for PassingFaults {
-    fn passes(&self, failed: &FailedAttempt<'_>) -> Option<Reason> {
+impl RetryClassifier for DefaultClassifier {
+    fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason> {
         let error = failed.error;
         match error.status() {
             // The status says it, whatever the body says: at the edge there may be no body of
             // AuthPI's.
-            Some(StatusCode::TOO_MANY_REQUESTS) => Some(Reason::RateLimited),
-            Some(StatusCode::REQUEST_TIMEOUT) => Some(Reason::Unavailable),
+            Some(StatusCode::TOO_MANY_REQUESTS) => Some(RetryReason::RateLimited),
+            Some(StatusCode::REQUEST_TIMEOUT) => Some(RetryReason::Unavailable),
             Some(StatusCode::CONFLICT) => {
-                (failed.keyed && in_flight(error)).then_some(Reason::InFlight)
+                (failed.keyed && in_flight(error)).then_some(RetryReason::InFlight)
             }
             Some(status) if status.is_server_error() => {
                 let usually = matches!(
@@ -129,7 +129,7 @@ impl Transient for PassingFaults {
                 error
                     .retryable()
                     .unwrap_or(usually)
-                    .then_some(Reason::Unavailable)
+                    .then_some(RetryReason::Unavailable)
             }
             Some(status) if !status.is_success() => None,
             _ => error.fault(),
@@ -150,8 +150,8 @@ mod tests {
     use super::*;
     use crate::client::transport::{answer::Answer, error::Kind};
 
-    fn passes(keyed: bool, error: &Error) -> Option<Reason> {
-        PassingFaults.passes(&FailedAttempt {
+    fn passes(keyed: bool, error: &Error) -> Option<RetryReason> {
+        DefaultClassifier.passes(&FailedAttempt {
             operation: "webhooks.create",
             attempt: 1,
             keyed,
@@ -176,19 +176,19 @@ mod tests {
         for body in ["", "<html>", r#"{"error":"x","retryable":false}"#] {
             assert_eq!(
                 passes(false, &refused(429, None, body)),
-                Some(Reason::RateLimited),
+                Some(RetryReason::RateLimited),
                 "{body}"
             );
             assert_eq!(
                 passes(false, &refused(408, None, body)),
-                Some(Reason::Unavailable),
+                Some(RetryReason::Unavailable),
                 "{body}"
             );
         }
         for status in [502, 503, 504] {
             assert_eq!(
                 passes(false, &refused(status, None, "<html>")),
-                Some(Reason::Unavailable),
+                Some(RetryReason::Unavailable),
                 "{status}"
             );
         }
@@ -219,7 +219,7 @@ mod tests {
     fn of_a_5xx_authpis_own_word_goes_first() {
         assert_eq!(
             passes(true, &refused(500, None, r#"{"retryable":true}"#)),
-            Some(Reason::Unavailable)
+            Some(RetryReason::Unavailable)
         );
         assert_eq!(
             passes(true, &refused(503, None, r#"{"retryable":false}"#)),
@@ -232,18 +232,18 @@ mod tests {
         let conflict = r#"{"error":"conflict","error_description":"in flight"}"#;
         assert_eq!(
             passes(true, &refused(409, Some("1"), conflict)),
-            Some(Reason::InFlight)
+            Some(RetryReason::InFlight)
         );
         assert_eq!(
             passes(true, &refused(409, Some("1"), "")),
-            Some(Reason::InFlight)
+            Some(RetryReason::InFlight)
         );
         assert_eq!(
             passes(
                 true,
                 &refused(409, None, r#"{"error":"conflict","retry_after":2}"#)
             ),
-            Some(Reason::InFlight)
+            Some(RetryReason::InFlight)
         );
         assert_eq!(
             passes(true, &refused(409, None, conflict)),
@@ -265,11 +265,20 @@ mod tests {
     #[test]
     fn faults_of_the_transport_pass_and_mistakes_of_configuration_do_not() {
         for (kind, reason) in [
-            (Kind::Connect { transient: true }, Some(Reason::Connect)),
+            (
+                Kind::Connect { transient: true },
+                Some(RetryReason::Connect),
+            ),
             (Kind::Connect { transient: false }, None),
-            (Kind::Timeout { connecting: true }, Some(Reason::Connect)),
-            (Kind::Timeout { connecting: false }, Some(Reason::Timeout)),
-            (Kind::Transport, Some(Reason::Broken)),
+            (
+                Kind::Timeout { connecting: true },
+                Some(RetryReason::Connect),
+            ),
+            (
+                Kind::Timeout { connecting: false },
+                Some(RetryReason::Timeout),
+            ),
+            (Kind::Transport, Some(RetryReason::Broken)),
             (Kind::InvalidArgument(String::new()), None),
             (Kind::Configuration(String::new()), None),
             (Kind::Credential(String::new()), None),
@@ -291,8 +300,8 @@ mod tests {
             };
             Error::new(Kind::Timeout { connecting: false }, true).answered(answer)
         };
-        assert_eq!(passes(true, &stalled(429)), Some(Reason::RateLimited));
+        assert_eq!(passes(true, &stalled(429)), Some(RetryReason::RateLimited));
         assert_eq!(passes(true, &stalled(404)), None);
-        assert_eq!(passes(true, &stalled(201)), Some(Reason::Timeout));
+        assert_eq!(passes(true, &stalled(201)), Some(RetryReason::Timeout));
     }
 }

@@ -17,11 +17,11 @@ async fn append(ledger: &Sqlite, n: usize) {
 
 async fn leased(ledger: &Sqlite, n: usize, attempt: u32) -> Token {
     match ledger.lease_next("users", LEASE).await.unwrap() {
-        Next::Leased(event) => {
+        NextEvent::Leased(event) => {
             assert_eq!((event.key, event.token.attempt), (key(n), attempt));
             event.token
         }
-        nothing @ Next::Nothing { .. } => panic!("event {n} is not leased: {nothing:?}"),
+        nothing @ NextEvent::Empty { .. } => panic!("event {n} is not leased: {nothing:?}"),
     }
 }
 
@@ -41,7 +41,7 @@ async fn no_lease_and_no_pause_outlasts_what_was_asked_for_though_the_clock_is_s
         let token = granted(&ledger, 1).await;
         assert_eq!(
             ledger.release(&key(1), token, PAUSE).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         let token = granted(&ledger, 2).await;
         assert_eq!(
@@ -49,19 +49,19 @@ async fn no_lease_and_no_pause_outlasts_what_was_asked_for_though_the_clock_is_s
                 .complete(&key(2), token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         append(&ledger, 3).await;
         append(&ledger, 4).await;
         let token = leased(&ledger, 3, 1).await;
         assert_eq!(
             ledger.renew(&key(3), token, LEASE).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         let token = leased(&ledger, 4, 1).await;
         assert_eq!(
             ledger.release(&key(4), token, PAUSE).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
 
         time.fetch_sub(DAY, Ordering::Relaxed);
@@ -83,7 +83,7 @@ async fn no_lease_and_no_pause_outlasts_what_was_asked_for_though_the_clock_is_s
                 first_digest: DIGEST
             }
         );
-        let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
+        let NextEvent::Empty { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
             panic!("it is leased")
         };
         assert_eq!(due_in, Some(LEASE));
@@ -95,7 +95,7 @@ async fn no_lease_and_no_pause_outlasts_what_was_asked_for_though_the_clock_is_s
                 .complete(&key(3), token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         time.fetch_add(30_000, Ordering::Relaxed);
         assert_eq!(granted(&ledger, 1).await.attempt, 2);
@@ -115,7 +115,7 @@ async fn a_clock_that_goes_back_a_little_prolongs_nothing_in_what_is_told() {
         ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
         Claim::InFlight { lease_left: LEASE }
     );
-    let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
+    let NextEvent::Empty { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
         panic!("it is leased")
     };
     assert_eq!(due_in, Some(LEASE));

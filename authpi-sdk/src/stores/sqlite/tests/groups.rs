@@ -64,7 +64,7 @@ async fn duplicates_and_looks_write_nothing_to_the_disk() {
                 .complete(&key(n), token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     let journal = || std::fs::metadata(folder.0.join("hooks.db-wal")).unwrap();
@@ -79,7 +79,7 @@ async fn duplicates_and_looks_write_nothing_to_the_disk() {
     }
     assert!(matches!(
         ledger.lease_next("users", LEASE).await.unwrap(),
-        Next::Nothing { .. }
+        NextEvent::Empty { .. }
     ));
     assert_eq!(ledger.backlog("users").await.unwrap().depth, 0);
     assert!(!ledger.forget(&key(1000)).await.unwrap());
@@ -173,7 +173,7 @@ async fn a_disk_that_fills_up_in_mid_group_fails_what_has_no_room_and_halves_not
     let told = at_once(&ledger, completions()).await;
     let done = told
         .iter()
-        .filter(|told| matches!(told, Ok(Held::Yes)))
+        .filter(|told| matches!(told, Ok(LeaseStatus::Held)))
         .count();
     assert!(done > 0 && done < 20, "{done} of 20 had room");
     for error in told.iter().filter_map(|told| told.as_ref().err()) {
@@ -198,7 +198,7 @@ async fn a_disk_that_fills_up_in_mid_group_fails_what_has_no_room_and_halves_not
         .await
         .unwrap();
     for told in at_once(&ledger, completions()).await {
-        assert_eq!(told.unwrap(), Held::Yes);
+        assert_eq!(told.unwrap(), LeaseStatus::Held);
     }
     assert_eq!(
         ledger.dead_letters("users", None, 100).await.unwrap().len(),
@@ -261,7 +261,7 @@ async fn callers_cancelled_at_any_point_change_nothing_for_the_others() {
                         .complete(&key(n), token, Completion::Handled)
                         .await
                         .unwrap(),
-                    Held::Yes
+                    LeaseStatus::Held
                 );
             }
         });
@@ -283,7 +283,7 @@ async fn callers_cancelled_at_any_point_change_nothing_for_the_others() {
                             ledger.commit(transaction, &key(n), token).await
                         }
                     };
-                    assert_eq!(held.unwrap(), Held::Yes);
+                    assert_eq!(held.unwrap(), LeaseStatus::Held);
                 };
                 // Ended or not, it took place as far as it came.
                 let _ = tokio::time::timeout(limit, all).await;

@@ -10,7 +10,7 @@ use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOpt
 use super::{steps::Records, *};
 use crate::{
     Clock,
-    ledger::{Leased, LedgerErrorKind, Transactional as _, conformance},
+    ledger::{LeasedEvent, LedgerErrorKind, Transactional as _, conformance},
 };
 
 mod clock;
@@ -195,7 +195,7 @@ async fn records_leases_and_dead_letters_survive_reopening() {
             .complete(&key(0), handled, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     let claimed = granted(&ledger, 1).await;
     let given_up = granted(&ledger, 2).await;
@@ -204,7 +204,7 @@ async fn records_leases_and_dead_letters_survive_reopening() {
             .complete(&key(2), given_up, dead("no such user", b"{\xff}"))
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     ledger.close().await;
     assert!(
@@ -225,7 +225,7 @@ async fn records_leases_and_dead_letters_survive_reopening() {
     ));
     assert_eq!(
         ledger.renew(&key(1), claimed, LEASE).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(
         ledger.claim(&key(2), DIGEST, LEASE).await.unwrap(),
@@ -253,7 +253,7 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
                 .release(&key(n), token, Duration::ZERO)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
         let token = granted(&ledger, n).await;
         // Three of them in the same millisecond.
@@ -263,7 +263,7 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
                 .complete(&key(n), token, dead(&format!("reason {n}"), b"body"))
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     let all = ledger.dead_letters("users", None, 100).await.unwrap();
@@ -334,7 +334,7 @@ async fn of_two_handles_on_one_file_one_is_granted() {
                             .complete(&key(n), token, Completion::Handled)
                             .await
                             .unwrap();
-                        assert_eq!(held, Held::Yes);
+                        assert_eq!(held, LeaseStatus::Held);
                         won.push(n);
                     }
                     Claim::InFlight { .. } | Claim::Handled { .. } => {}
@@ -397,7 +397,7 @@ async fn health_probes_prune_nothing_since_the_clock_may_be_wrong() {
             .complete(&key(0), token, dead("reason", b"body"))
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     time.fetch_add(40 * 24 * 60 * 60 * 1000, Ordering::Relaxed);
     for _ in 0..100 {
@@ -435,7 +435,7 @@ async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
         };
         assert_eq!(
             ledger.complete(&key(n), token, completion).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     time.fetch_add(day, Ordering::Relaxed);
@@ -458,7 +458,7 @@ async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
                 .complete(&key(n), tokens[n - 100], Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     assert_eq!(ledger.purge(Duration::from_secs(1)).await.unwrap(), 0);
@@ -477,7 +477,7 @@ async fn more_than_one_portion_is_purged() {
                 .complete(&key(n), token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     assert_eq!(ledger.purge(Duration::ZERO).await.unwrap(), 600);
@@ -611,7 +611,7 @@ async fn a_full_disk_fails_the_step_which_can_be_repeated_when_there_is_room() {
             .complete(&key(0), token, dead("reason", &LARGE))
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(
         ledger.dead_letters("users", None, 1).await.unwrap()[0].body,
@@ -694,10 +694,10 @@ async fn file_of_version_5(path: &Path) {
     old.close().await.unwrap();
 }
 
-async fn leased(ledger: &Sqlite) -> Option<Leased> {
+async fn leased(ledger: &Sqlite) -> Option<LeasedEvent> {
     match ledger.lease_next("users", LEASE).await.unwrap() {
-        Next::Leased(leased) => Some(leased),
-        Next::Nothing { .. } => None,
+        NextEvent::Leased(leased) => Some(leased),
+        NextEvent::Empty { .. } => None,
     }
 }
 
@@ -719,7 +719,7 @@ async fn a_file_of_the_version_before_is_brought_up_to_date_once_with_its_order_
         (key(3), 2, &b"body 3"[..])
     );
     assert_eq!(leased(&ledger).await.unwrap().key, key(4));
-    let Next::Nothing { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
+    let NextEvent::Empty { due_in } = ledger.lease_next("users", LEASE).await.unwrap() else {
         panic!("a lane is passed")
     };
     assert_eq!(due_in, Some(LEASE), "the leases end before the pause");
@@ -732,7 +732,7 @@ async fn a_file_of_the_version_before_is_brought_up_to_date_once_with_its_order_
                 .complete(&next.key, next.token, Completion::Handled)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     assert_eq!(
@@ -853,7 +853,7 @@ async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
                     .await
             }
         };
-        assert_eq!(held.unwrap(), Held::Yes);
+        assert_eq!(held.unwrap(), LeaseStatus::Held);
     }
     let options = SqliteConnectOptions::new().filename(folder.file());
     let mut other = SqliteConnection::connect_with(&options).await.unwrap();

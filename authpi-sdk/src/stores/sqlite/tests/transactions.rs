@@ -37,7 +37,7 @@ async fn what_is_written_and_the_completion_take_place_together() {
     sell(&mut transaction, "a").await;
     assert_eq!(
         ledger.commit(transaction, &key(0), token).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(sold(&ledger).await, ["a"]);
     assert_eq!(
@@ -67,7 +67,7 @@ async fn a_stale_token_takes_what_was_written_with_it() {
         sell(&mut transaction, "a").await;
         assert_eq!(
             ledger.commit(transaction, &key(n), token).await.unwrap(),
-            Held::Lost
+            LeaseStatus::Lost
         );
     }
     assert!(sold(&ledger).await.is_empty());
@@ -76,14 +76,14 @@ async fn a_stale_token_takes_what_was_written_with_it() {
             .complete(&key(0), clean, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     // Complete already, so this would be its effect once more.
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
     assert_eq!(
         ledger.commit(transaction, &key(0), clean).await.unwrap(),
-        Held::Lost
+        LeaseStatus::Lost
     );
     assert!(sold(&ledger).await.is_empty());
 }
@@ -221,7 +221,7 @@ async fn a_transaction_within_it_can_be_undone_by_itself() {
         inner.commit().await.unwrap();
         assert_eq!(
             ledger.commit(transaction, &key(n), token).await.unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     assert_eq!(sold(&ledger).await, ["a", "b"]);
@@ -249,7 +249,7 @@ async fn a_transaction_that_the_handler_ended_itself_completes_nothing() {
                 .release(&key(0), token, Duration::ZERO)
                 .await
                 .unwrap(),
-            Held::Yes
+            LeaseStatus::Held
         );
     }
     let token = granted(&ledger, 0).await;
@@ -257,7 +257,7 @@ async fn a_transaction_that_the_handler_ended_itself_completes_nothing() {
     sell(&mut transaction, "a").await;
     assert_eq!(
         ledger.commit(transaction, &key(0), token).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert_eq!(sold(&ledger).await, ["a"]);
 }
@@ -300,7 +300,7 @@ async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
     }
     assert_eq!(
         ledger.commit(transaction, &key(0), token).await.unwrap(),
-        Held::Yes,
+        LeaseStatus::Held,
         "its lease was lost"
     );
     assert_eq!(
@@ -328,7 +328,10 @@ async fn a_renewal_that_waits_for_a_handler_takes_place_after_it_and_before_the_
     }
     let (clone, told) = (ledger.clone(), Arc::clone(&order));
     waiting.spawn(async move {
-        assert_eq!(clone.renew(&key(0), token, LEASE).await.unwrap(), Held::Yes);
+        assert_eq!(
+            clone.renew(&key(0), token, LEASE).await.unwrap(),
+            LeaseStatus::Held
+        );
         told.lock().unwrap().push("renewal");
     });
     tokio::task::yield_now().await;
@@ -378,7 +381,7 @@ async fn many_handlers_at_once_write_one_after_another_and_all_of_it_is_there() 
             if n % 4 != 0 {
                 assert_eq!(
                     ledger.commit(transaction, &key(n), token).await.unwrap(),
-                    Held::Yes
+                    LeaseStatus::Held
                 );
             }
         });
@@ -470,8 +473,8 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_lane() {
         );
     };
     let leased = async || match ledger.lease_next("users", LEASE).await.unwrap() {
-        Next::Leased(leased) => leased,
-        other @ Next::Nothing { .. } => panic!("{other:?}"),
+        NextEvent::Leased(leased) => leased,
+        other @ NextEvent::Empty { .. } => panic!("{other:?}"),
     };
     append(0).await;
     let first = leased().await;
@@ -485,7 +488,7 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_lane() {
     };
     assert_eq!(
         ledger.complete(&key(0), first.token, reason).await.unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     append(1).await;
     time.fetch_add(60_000, Ordering::Relaxed);
@@ -518,7 +521,7 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_lane() {
             .complete(&key(1), second.token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     let again = leased().await;
     assert_eq!(
@@ -538,14 +541,14 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_lane() {
             .complete(&key(0), first.token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Lost
+        LeaseStatus::Lost
     );
     assert_eq!(
         ledger
             .complete(&key(0), again.token, Completion::Handled)
             .await
             .unwrap(),
-        Held::Yes
+        LeaseStatus::Held
     );
     assert!(
         !ledger.replay(&key(0)).await.unwrap(),
