@@ -5,7 +5,7 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use crate::{ids, problem::Problem};
+use crate::{error::Problem, ids};
 
 /// The emulated account and its credentials, made anew for each emulator.
 pub(crate) struct Account {

@@ -13,7 +13,7 @@ use http::StatusCode;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    problem::{Field, Problem},
+    error::{Field, Problem},
     server::Answer,
 };
 

@@ -60,18 +60,18 @@
 mod assumptions;
 mod clock;
 mod credentials;
-mod description;
 mod dispatch;
+mod error;
 mod idempotency;
 mod ids;
 mod log;
+mod openapi;
 mod operations;
-mod problem;
 mod server;
 mod settings;
+mod state;
 mod store;
 mod trigger;
-mod world;
 
 use std::{
     fmt, io,
@@ -94,10 +94,10 @@ pub use store::Event;
 pub use trigger::{NewEvent, RemoteEmulator, TriggerError, Triggered};
 
 use credentials::Account;
-use description::Description;
+use openapi::Description;
 use settings::Settings;
+use state::World;
 use store::Store;
-use world::World;
 
 /// A running emulator. Dropping it stops it at once; [`stop`](Self::stop) lets it finish what it is
 /// answering.

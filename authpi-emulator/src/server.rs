@@ -19,8 +19,8 @@ use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
-    assumptions, credentials::Caller, description::Operation, idempotency::Claim, operations,
-    problem::Problem, world::World,
+    assumptions, credentials::Caller, error::Problem, idempotency::Claim, openapi::Operation,
+    operations, state::World,
 };
 
 /// How long a stopping server waits for requests that are being answered, and an answered one for

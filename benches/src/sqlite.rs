@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::{ledger::{Appended, Claim, Completion, Digest, EventKey, LeaseStatus, Inbox, Ledger}, stores::{Sqlite, sqlite_by_hand as statements}};
+use authpi_sdk::{
+    ledger::{Appended, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, Ledger},
+    stores::{Sqlite, sqlite_by_hand as statements},
+};
 use bytes::Bytes;
 use serde::Serialize;
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};

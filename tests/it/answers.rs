@@ -37,7 +37,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     golden::assert_golden,
-    mistakes::{Logged, listen},
+    regressions::{Logged, listen},
 };
 
 const SECRET: &str = "whs_test";

@@ -15,7 +15,7 @@ use std::{
 };
 
 use authpi_sdk::{ledger::LedgerErrorKind, stores::Sqlite};
-use authpi_tests::trial::{Mode, Role, Store};
+use authpi_tests::harness::{Mode, Role, Store};
 use tokio::process::Command;
 
 use crate::{crash::Trial, stores::chain};

@@ -12,7 +12,7 @@ use authpi_sdk::{
     signature::{KeyRing, SignatureScheme, Verified, Verifier},
     testing::Fixture,
 };
-use authpi_tests::{allow_open_files, trial::SECRET};
+use authpi_tests::{allow_open_files, harness::SECRET};
 use axum::{Extension, Router};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},

@@ -50,7 +50,7 @@ use tracing::{
 };
 
 use crate::answers::Picky;
-use crate::mistakes::{Logged, assert_clean, listen, personal};
+use crate::regressions::{Logged, assert_clean, listen, personal};
 
 const SECRET: &str = "whs_SECRETSECRETSECRET";
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -35,7 +35,7 @@ use authpi_sdk::{
     worker::Worker,
 };
 use authpi_tests::allow_open_files;
-use authpi_tests::trial::{ENDPOINT, Entry, EventId, Journal, Mode, Role, SECRET, Setup, Store};
+use authpi_tests::harness::{ENDPOINT, Entry, EventId, Journal, Mode, Role, SECRET, Setup, Store};
 use axum::Router;
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Recorder, SharedString, Unit};
 use rustix::process::{Signal, getpid, kill_process};

@@ -1,6 +1,12 @@
 //! What the other programs here do wrong, done right: this one compiles.
 
-use authpi_sdk::{event::{Event, EventType, types::UserCreated}, handlers::{Context, Handlers}, receiver::Receiver, signature::{KeyRing, Secret, Verified, Verifier}, stores::Memory};
+use authpi_sdk::{
+    event::{Event, EventType, types::UserCreated},
+    handlers::{Context, Handlers},
+    receiver::Receiver,
+    signature::{KeyRing, Secret, Verified, Verifier},
+    stores::Memory,
+};
 
 async fn welcome(event: Event<UserCreated>, context: Context<String>) -> authpi_sdk::Result {
     println!("{} {:?}", context.state(), event.data()?.id);

@@ -1,7 +1,12 @@
 //! JetStream hands out what comes next, whomever it is about, so that order per user cannot be
 //! asked of it.
 
-use authpi_sdk::{event::Subject, receiver::Receiver, signature::{KeyRing, Verifier}, stores::{Memory, Nats}};
+use authpi_sdk::{
+    event::Subject,
+    receiver::Receiver,
+    signature::{KeyRing, Verifier},
+    stores::{Memory, Nats},
+};
 
 fn in_any_order(inbox: Nats<Memory>) {
     let _ = Receiver::inbox("users", Verifier::authpi(KeyRing::new()), inbox).build();

@@ -3,7 +3,12 @@
 
 use std::collections::HashSet;
 
-use authpi_sdk::{handlers::Handlers, receiver::Receiver, signature::{KeyRing, Verifier}, stores::Memory};
+use authpi_sdk::{
+    handlers::Handlers,
+    receiver::Receiver,
+    signature::{KeyRing, Verifier},
+    stores::Memory,
+};
 
 fn main() {
     let _ = Receiver::inline(

@@ -1,7 +1,18 @@
 //! A handler that writes in one store's transaction cannot run over another, nor where there is no
 //! transaction.
 
-use authpi_sdk::{event::{Event, types::{UserCreated, UserDeleted}}, handlers::Handlers, ledger::{OrderedInbox, Transactional, Tx}, receiver::Receiver, signature::{KeyRing, Verifier}, stores::Memory, worker::Worker};
+use authpi_sdk::{
+    event::{
+        Event,
+        types::{UserCreated, UserDeleted},
+    },
+    handlers::Handlers,
+    ledger::{OrderedInbox, Transactional, Tx},
+    receiver::Receiver,
+    signature::{KeyRing, Verifier},
+    stores::Memory,
+    worker::Worker,
+};
 
 fn mixed<A: Transactional + OrderedInbox, B: Transactional + OrderedInbox>(one: A, another: B) {
     let verifier = || Verifier::authpi(KeyRing::new());

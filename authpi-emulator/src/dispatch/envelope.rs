@@ -39,7 +39,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::description::Description;
+    use crate::openapi::Description;
 
     #[test]
     fn an_envelope_reads_as_the_one_in_authpis_guide() {

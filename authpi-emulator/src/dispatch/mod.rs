@@ -22,8 +22,8 @@ use tokio::{
 use crate::{
     ids,
     log::LogLine,
+    state::World,
     store::{Attempted, DeliveryStatus, Store, WebhookStatus},
-    world::World,
 };
 pub(crate) use hosts::Hosts;
 pub(crate) use send::{Outgoing, Sender};

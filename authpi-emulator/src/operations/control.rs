@@ -5,11 +5,11 @@ use http::{Method, StatusCode, request};
 use serde_json::{Value, json};
 
 use crate::{
-    description::json_body,
-    problem::{Field, Problem},
+    error::{Field, Problem},
+    openapi::json_body,
     server::Answer,
+    state::World,
     trigger::NewEvent,
-    world::World,
 };
 
 /// Where.

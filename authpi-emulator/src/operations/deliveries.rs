@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 use super::{Between, Request, etag, webhooks};
 use crate::{
     dispatch::AskedFor,
-    problem::Problem,
+    error::Problem,
     server::Answer,
+    state::World,
     store::{Delivery, DeliveryStatus, Page},
-    world::World,
 };
 
 pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {

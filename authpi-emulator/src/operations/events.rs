@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 
 use super::{Between, Request, etag};
 use crate::{
-    problem::{Field, Problem},
+    error::{Field, Problem},
     server::Answer,
+    state::World,
     store::{Event, Page},
-    world::World,
 };
 
 pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {

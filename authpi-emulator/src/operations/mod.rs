@@ -16,10 +16,10 @@ use serde_json::Value;
 
 use crate::{
     credentials::Caller,
-    description::{Call, Parameters},
-    problem::Problem,
+    error::Problem,
+    openapi::{Call, Parameters},
     server::Answer,
-    world::World,
+    state::World,
 };
 
 /// A request that the description allows.

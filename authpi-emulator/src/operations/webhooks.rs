@@ -6,11 +6,11 @@ use serde_json::Value;
 use super::{Request, etag};
 use crate::{
     dispatch,
+    error::{Field, Problem},
     log::LogLine,
-    problem::{Field, Problem},
     server::Answer,
+    state::World,
     store::{Auth, Page, Store, Webhook, WebhookStatus},
-    world::World,
 };
 
 pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::Bound};
 use serde_json::{Value, json};
 
 use crate::{
-    description::Parameters,
-    problem::{Field, Problem},
+    error::{Field, Problem},
+    openapi::Parameters,
 };
 
 /// Which page is asked for.

@@ -1,11 +1,11 @@
-//! The life of a webhook endpoint: what a service declares when it starts, instead of calling the API
-//! step by step.
+//! The life of a webhook endpoint: what a service declares when it starts, instead of calling the
+//! API step by step.
 //!
-//! [`Webhooks::ensure`] creates the webhook where it is missing and changes it where it differs, from
-//! any number of replicas at once, and keeps the one-time secret in a [`SecretStore`].
-//! [`Webhooks::rotate`] gives it another secret without a gap, and [`Webhooks::update_with`] changes
-//! it depending on its current state. [`Call::track`] and [`Webhooks::outcome`] follow deliveries
-//! that are sent again: see [`redelivery`].
+//! [`Webhooks::ensure`] creates the webhook where it is missing and changes it where it differs,
+//! from any number of replicas at once, and keeps the one-time secret in a [`SecretStore`].
+//! [`Webhooks::rotate`] gives it another secret without a gap, and [`Webhooks::update_with`]
+//! changes it depending on its current state. [`Call::track`] and [`Webhooks::outcome`] follow
+//! deliveries that are sent again: see [`redelivery`].
 //!
 //! [`Call::track`]: crate::client::Call::track
 //! [`Webhooks::ensure`]: crate::client::Webhooks::ensure

@@ -5,7 +5,7 @@ use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 use crate::{
     client::{
         ETag, Error, Updated, Webhook, WebhookPatch, Webhooks, WithETag,
-        transport::{Answer, pause},
+        transport::{Response, pause},
     },
     generated::api::operations,
 };
@@ -150,7 +150,7 @@ impl<'c> IntoFuture for UpdateWith<'c> {
                 };
                 let Some(etag) = &got.etag else {
                     let without =
-                        Error::malformed("the webhook comes without an ETag", Answer::default());
+                        Error::malformed("the webhook comes without an ETag", Response::default());
                     return Err(without.during(operations::WEBHOOKS_GET.id));
                 };
                 match webhooks.update(&webhook_id, &patch).if_match(etag).await {

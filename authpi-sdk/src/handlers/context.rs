@@ -20,11 +20,11 @@ use crate::{
 /// What a handler is given beside the event. Cheap to clone.
 pub struct Context<S> {
     state: Arc<S>,
-    work: Arc<Work>,
+    work: Arc<AttemptState>,
 }
 
 /// One attempt at one event.
-pub(crate) struct Work {
+pub(crate) struct AttemptState {
     pub(crate) key: EventKey,
     /// None where the store was down and the receiver was told to handle anyway.
     pub(crate) token: Option<Token>,
@@ -40,7 +40,7 @@ pub(crate) struct Work {
     permit: Mutex<Option<TransactionPermit>>,
 }
 
-impl Work {
+impl AttemptState {
     /// An attempt that begins now, and has so long.
     pub(crate) fn new(
         event: &Event,
@@ -108,11 +108,11 @@ impl Ended {
 }
 
 impl<S> Context<S> {
-    pub(crate) fn new(state: Arc<S>, work: Arc<Work>) -> Self {
+    pub(crate) fn new(state: Arc<S>, work: Arc<AttemptState>) -> Self {
         Self { state, work }
     }
 
-    pub(crate) fn work(&self) -> &Arc<Work> {
+    pub(crate) fn work(&self) -> &Arc<AttemptState> {
         &self.work
     }
 
@@ -137,8 +137,8 @@ impl<S> Context<S> {
         self.work.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Resolves when the attempt has ended, for whatever reason: the handler returned, it was dropped
-    /// at its timeout, or its lease was lost. For tasks that the handler has spawned.
+    /// Resolves when the attempt has ended, for whatever reason: the handler returned, it was
+    /// dropped at its timeout, or its lease was lost. For tasks that the handler has spawned.
     pub async fn closed(&self) {
         self.work.ended.wait().await;
     }

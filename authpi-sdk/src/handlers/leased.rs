@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use tokio::time::{Instant, interval_at, timeout_at};
 
-use super::{Outcome, Route, Work, run};
+use super::{AttemptState, Outcome, Route, run};
 use crate::{
     event::Event,
     ledger::{AnyLedger, EventKey, LeaseStatus, Token, TransactionPermit},
@@ -56,7 +56,7 @@ pub(crate) async fn run_leased(
             () = &mut lost => return Outcome::LeaseLost,
         }
     }
-    let work = Work::new(
+    let work = AttemptState::new(
         event,
         key.clone(),
         Some(token),

@@ -40,7 +40,7 @@ pub use error::{HandlerError, Result, Terminal};
 pub use registry::{AnyStore, Handlers, HandlersError, Serves};
 pub use run::Outcome;
 
-pub(crate) use context::Work;
+pub(crate) use context::AttemptState;
 pub(crate) use leased::{Claimed, run_leased};
 pub(crate) use registry::{AnyHandlers, Route};
 pub(crate) use run::{DEFAULT_HANDLER_TIMEOUT, run};

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
 
-use super::{Context, HandlerError, Outcome, Result, Work};
+use super::{AttemptState, Context, HandlerError, Outcome, Result};
 use crate::{
     crash,
     event::{Event, EventKind, EventType, KnownEvent},
@@ -459,7 +459,7 @@ pub(crate) trait AnyHandlers: Send + Sync {
 
 /// A handler, to be started for each event of its type.
 pub(crate) trait Route: Send + Sync {
-    fn start(&self, event: Event, work: Arc<Work>) -> Started;
+    fn start(&self, event: Event, work: Arc<AttemptState>) -> Started;
 
     /// Whether the handler completes its claim itself, and so cannot do without one.
     fn commits(&self) -> bool;
@@ -512,7 +512,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers
 }
 
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for InStore<S, L> {
-    fn start(&self, event: Event, work: Arc<Work>) -> Started {
+    fn start(&self, event: Event, work: Arc<AttemptState>) -> Started {
         let token = work.token;
         let context = Context::new(self.state.clone(), work);
         match (&self.handler, token) {

@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
-use super::{AnyStore, HandlerError, Handlers, Route, Work};
+use super::{AnyStore, AttemptState, HandlerError, Handlers, Route};
 use crate::{
     event::Event,
     ledger::{EventKey, Token},
@@ -86,8 +86,8 @@ const LEASE_LOST: &str = "lease_lost";
 pub(crate) const DEFAULT_HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the handler to its end, its panic or its deadline.
-pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
-    let Work {
+pub(crate) async fn run(route: &dyn Route, work: Arc<AttemptState>) -> Outcome {
+    let AttemptState {
         key,
         token,
         event,
@@ -104,7 +104,7 @@ pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
         outcome = Empty,
     );
     // Whoever drops this future before its end has lost the lease.
-    let mut attempt = Attempt {
+    let mut attempt = AttemptGuard {
         work: &work,
         span: &span,
         outcome: LEASE_LOST,
@@ -122,13 +122,13 @@ pub(crate) async fn run(route: &dyn Route, work: Arc<Work>) -> Outcome {
 }
 
 /// Tells everybody when the attempt has ended, in whatever way.
-struct Attempt<'a> {
-    work: &'a Work,
+struct AttemptGuard<'a> {
+    work: &'a AttemptState,
     span: &'a Span,
     outcome: &'static str,
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
         self.work.ended.end();
         self.span.record("outcome", self.outcome);
@@ -193,7 +193,7 @@ impl<S: Send + Sync + 'static> Handlers<S> {
         );
         run(
             &route,
-            Work::new(
+            AttemptState::new(
                 &event,
                 key,
                 Some(token),

@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use super::{
     DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER,
-    answer::Answer,
     budget::{BodyBudget, default_budget},
+    disposition::Disposition,
     http::{Bounds, authentic},
 };
 use crate::{
@@ -73,11 +73,11 @@ where
             LOG.write("an authentic delivery is not a readable event", "unreadable", |left_out| {
                 tracing::warn!(%error, left_out, "an authentic delivery is not a readable event");
             });
-            refusal(Answer::Unreadable)
+            refusal(Disposition::Unreadable)
         })
     }
 }
 
-fn refusal(answer: Answer) -> Response {
+fn refusal(answer: Disposition) -> Response {
     answer.response().map(Body::new)
 }

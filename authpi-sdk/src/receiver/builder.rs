@@ -3,7 +3,7 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use super::{
-    BodyBudget, DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER, Mode, Places, Receiver, Settings,
+    BodyBudget, DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER, InFlight, Mode, Receiver, Settings,
     Shared, budget::default_budget,
 };
 use crate::{
@@ -83,8 +83,9 @@ impl<M> ReceiverBuilder<M> {
     /// How many authentic deliveries may be worked on at once; those beyond are answered with 503.
     /// Default 256.
     ///
-    /// A delivery that waits for another worker's outcome ([`in_flight_wait`](ReceiverBuilder::in_flight_wait))
-    /// is not worked on. As many again may wait.
+    /// A delivery that waits for another worker's outcome
+    /// ([`in_flight_wait`](ReceiverBuilder::in_flight_wait)) is not worked on. As many again may
+    /// wait.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
         self
@@ -177,7 +178,7 @@ impl<M> ReceiverBuilder<M> {
                 ledger: self.ledger,
                 mode,
                 bodies: BodyBudget::new(unverified),
-                places: Places::new(settings.max_in_flight),
+                places: InFlight::new(settings.max_in_flight),
                 probes,
                 log: Arc::default(),
                 witness: ClockWitness::new(),

@@ -18,7 +18,9 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
-use super::{Receiver, Shared, answer::Answer, budget::BodyBudget, places::Place};
+use super::{
+    Receiver, Shared, budget::BodyBudget, disposition::Disposition, in_flight::InFlightPermit,
+};
 use crate::{
     crash,
     signature::{FIRST_BUFFER, Verified, Verifier, VerifyError, Verifying},
@@ -41,7 +43,7 @@ impl Receiver {
         self.receive_begun(self.begin(request)).await
     }
 
-    fn begin<B>(&self, request: Request<B>) -> Begun<B> {
+    fn begin<B>(&self, request: Request<B>) -> Unverified<B> {
         let endpoint = &self.shared.endpoint;
         let span = info_span!(
             "authpi.delivery",
@@ -53,12 +55,12 @@ impl Receiver {
         );
         let verifying =
             span.in_scope(|| begin(&self.shared.verifier, self.shared.about(), request));
-        Begun { span, verifying }
+        Unverified { span, verifying }
     }
 
     async fn receive_begun<B: Body>(
         &self,
-        Begun { span, verifying }: Begun<B>,
+        Unverified { span, verifying }: Unverified<B>,
     ) -> Response<Full<Bytes>> {
         let shared = &self.shared;
         let authentic = match verifying {
@@ -108,21 +110,24 @@ impl Receiver {
     /// Does the work so that whoever waits for the answer may go away: what is not done at once
     /// goes into a task of its own. The error is the answer where the work was not begun or did not
     /// end. It has its place until it ends.
-    pub(super) async fn work<W>(&self, work: impl FnOnce(Place) -> W) -> Result<Answer, Answer>
+    pub(super) async fn work<W>(
+        &self,
+        work: impl FnOnce(InFlightPermit) -> W,
+    ) -> Result<Disposition, Disposition>
     where
-        W: Future<Output = Answer> + Send + 'static,
+        W: Future<Output = Disposition> + Send + 'static,
     {
         let shared = &self.shared;
         let retry_after = shared.settings.retry_after;
         if shared.places.is_draining() {
-            return Err(Answer::Draining { retry_after });
+            return Err(Disposition::Draining { retry_after });
         }
-        let Some(place) = Place::take(&shared.places) else {
-            return Err(Answer::TooMany { retry_after });
+        let Some(place) = InFlightPermit::take(&shared.places) else {
+            return Err(Disposition::TooMany { retry_after });
         };
         let mut work = Box::pin(work(place));
-        // Work that waits for nothing is over with its first poll, and a task would cost as much
-        // again. Between that poll and the task nobody can drop it.
+        // An attempt that waits for nothing is over with its first poll, and a task would cost as
+        // much again. Between that poll and the task nobody can drop it.
         let first =
             poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))))
                 .await;
@@ -137,15 +142,15 @@ impl Receiver {
             shared.log.write("the work on an event did not finish", "panic", |left_out| {
                 tracing::error!(endpoint = %shared.endpoint, error, left_out, "the work on an event did not finish");
             });
-            Answer::Failed { retry_after }
+            Disposition::Failed { retry_after }
         })
     }
 }
 
 /// A request whose head has been read, and the span of its delivery.
-struct Begun<B> {
+struct Unverified<B> {
     span: Span,
-    verifying: Result<(Verifying, B), Answer>,
+    verifying: Result<(Verifying, B), Disposition>,
 }
 
 /// The body of an authentic delivery, or how the request is answered.
@@ -154,7 +159,7 @@ pub(super) async fn authentic<B: Body>(
     verifier: &Verifier,
     bounds: Bounds<'_>,
     request: Request<B>,
-) -> Result<Verified<Bytes>, Answer> {
+) -> Result<Verified<Bytes>, Disposition> {
     let (endpoint, log) = bounds.about;
     log.tick(endpoint);
     let (verifying, body) = begin(verifier, bounds.about, request)?;
@@ -166,9 +171,9 @@ fn begin<B>(
     verifier: &Verifier,
     about: About<'_>,
     request: Request<B>,
-) -> Result<(Verifying, B), Answer> {
+) -> Result<(Verifying, B), Disposition> {
     if request.method() != Method::POST {
-        return Err(Answer::NotPost);
+        return Err(Disposition::NotPost);
     }
     let limit = verifier.body_limit();
     if announced_length(request.headers()).is_some_and(|length| length > limit as u64) {
@@ -191,19 +196,23 @@ pub(super) struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    async fn read<B: Body>(self, verifying: Verifying, body: B) -> Result<Verified<Bytes>, Answer> {
+    async fn read<B: Body>(
+        self,
+        verifying: Verifying,
+        body: B,
+    ) -> Result<Verified<Bytes>, Disposition> {
         let body = pin!(body);
         let whole = pin!(self.whole(verifying, body));
         before(|| Instant::now() + self.timeout, whole)
             .await
-            .unwrap_or(Err(Answer::TooSlow))
+            .unwrap_or(Err(Disposition::TooSlow))
     }
 
     async fn whole<B: Body>(
         &self,
         mut verifying: Verifying,
         mut body: Pin<&mut B>,
-    ) -> Result<Verified<Bytes>, Answer> {
+    ) -> Result<Verified<Bytes>, Disposition> {
         while let Some(data) = next_data(body.as_mut()).await? {
             let is_last = body.is_end_stream();
             if verifying.buffer_for(data.len(), is_last) > FIRST_BUFFER {
@@ -222,8 +231,8 @@ impl Bounds<'_> {
         verifying: Verifying,
         mut body: Pin<&mut B>,
         mut data: Bytes,
-    ) -> Result<Verified<Bytes>, Answer> {
-        let shed = |_| Answer::Shed {
+    ) -> Result<Verified<Bytes>, Disposition> {
+        let shed = |_| Disposition::Shed {
             retry_after: self.retry_after,
         };
         let charge = self.budget.begin();
@@ -253,15 +262,15 @@ impl Bounds<'_> {
         verifying.finish().map_err(|error| self.refuse(&error))
     }
 
-    fn refuse(&self, error: &VerifyError) -> Answer {
+    fn refuse(&self, error: &VerifyError) -> Disposition {
         refuse(self.about, error)
     }
 }
 
-async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Answer> {
+async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Disposition> {
     while let Some(frame) = body.frame().await {
         // The framework's own error says no more than that the body did not arrive.
-        let frame = frame.map_err(|_| Answer::Interrupted)?;
+        let frame = frame.map_err(|_| Disposition::Interrupted)?;
         if let Ok(mut data) = frame.into_data() {
             return Ok(Some(data.copy_to_bytes(data.remaining())));
         }
@@ -273,23 +282,23 @@ async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Answ
 pub(super) type About<'a> = (&'a str, &'a LogLimit);
 
 /// The log learns the reason, the peer does not.
-fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Answer {
+fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Disposition {
     let reason = error.reason();
     metrics::counter!(telemetry::REFUSED, "endpoint" => endpoint.to_owned(), "reason" => reason)
         .increment(1);
     match error {
-        VerifyError::TooLarge { .. } => Answer::TooLarge,
+        VerifyError::TooLarge { .. } => Disposition::TooLarge,
         VerifyError::NoUsableSecret => {
             log.write("no delivery can be verified", reason, |left_out| {
                 tracing::error!(endpoint, reason, %error, left_out, "no delivery can be verified");
             });
-            Answer::NoSecret
+            Disposition::NoSecret
         }
         _ => {
             log.write("a delivery was refused", reason, |left_out| {
                 tracing::warn!(endpoint, reason, %error, left_out, "a delivery was refused");
             });
-            Answer::Unauthorized
+            Disposition::Unauthorized
         }
     }
 }
@@ -300,7 +309,7 @@ impl Shared {
     }
 
     /// Counts the answer, and hands it on.
-    fn count(&self, answer: Answer, span: &Span) -> Answer {
+    fn count(&self, answer: Disposition, span: &Span) -> Disposition {
         let outcome = answer.outcome();
         telemetry::count_by(telemetry::DELIVERIES, &self.endpoint, "outcome", outcome);
         span.record("outcome", outcome);

@@ -16,32 +16,32 @@
 //! [`Receiver::drain`] waits for what still runs.
 //!
 //! **The answer** says whose turn it is: 200, exactly, means that we have taken responsibility; 5xx
-//! means send it again; 4xx means that sending it again cannot help. The table is `answer.rs`. A
-//! peer never learns why its signature was refused; the log always does.
+//! means send it again; 4xx means that sending it again cannot help. The table is `disposition.rs`.
+//! A peer never learns why its signature was refused; the log always does.
 //!
 //! What peers can take, and what bounds it, is in [`security`].
 //!
 //! [`Receiver::ingest`] takes events that came another way, and [`Receiver::health`] is for a
 //! readiness probe.
 
-mod answer;
 #[cfg(feature = "axum")]
 mod axum;
 #[cfg_attr(not(feature = "axum"), allow(unreachable_pub))]
 mod budget;
 mod builder;
-mod feed;
+mod disposition;
 mod health;
 mod http;
-mod places;
-mod work;
+mod in_flight;
+mod ingest;
+mod process;
 
 #[doc = include_str!("../../docs/security.md")]
 pub mod security {}
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use places::Places;
+use in_flight::InFlight;
 
 use crate::{
     Clock,
@@ -56,8 +56,8 @@ use crate::{
 pub use budget::BodyBudget;
 pub(crate) use builder::LONGEST;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
-pub use feed::Ingested;
 pub use health::Health;
+pub use ingest::Ingested;
 
 /// How long a peer is asked to wait, unless set.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -79,7 +79,7 @@ struct Shared {
     settings: Settings,
     /// For the bodies that are not verified yet.
     bodies: BodyBudget,
-    places: Arc<Places>,
+    places: Arc<InFlight>,
     probes: Probes,
     log: Arc<LogLimit>,
     witness: ClockWitness,

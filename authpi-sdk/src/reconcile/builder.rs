@@ -11,7 +11,8 @@ use crate::{
     receiver::{BuildError, LONGEST, Receiver},
 };
 
-/// Settings of a [`Reconcile`]; made by [`Reconcile::builder`]. No duration may be longer than a year.
+/// Settings of a [`Reconcile`]; made by [`Reconcile::builder`]. No duration may be longer than a
+/// year.
 #[must_use]
 pub struct ReconcileBuilder {
     client: Client,
@@ -55,7 +56,7 @@ impl ReconcileBuilder {
                 concurrency: 1,
                 lane: None,
                 only_if_missed: false,
-                subjects: Arc::new(super::wanted::subject_is_one_of),
+                subjects: Arc::new(super::filter::subject_is_one_of),
                 on_progress: None,
                 clock: Clock::system(),
             },

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Stopped, wanted::Wanted, windows::Window};
+use super::{Stopped, filter::Wanted, windows::Window};
 use crate::{
     RawJson,
     client::{Client, Error, ListAsWritten, Pages},

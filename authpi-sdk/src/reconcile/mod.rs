@@ -36,7 +36,7 @@
 //!   [overlap](ReconcileBuilder::overlap) of its `timestamp`.
 //! - **how long** it is kept there. What is gone cannot be found.
 //! - **what `subjects` of a webhook mean.** Assumed: an event is wanted if its subject has all
-//!   members of one of them (`wanted.rs`); [`ReconcileBuilder::subjects`] says otherwise.
+//!   members of one of them (`filter.rs`); [`ReconcileBuilder::subjects`] says otherwise.
 //! - **whether a webhook gets events about itself** (`webhook.paused`, …). Fed here, if its
 //!   `events` have them.
 //! - **that a delivery and the log's copy of an event have one id**, `data.id` there and `id` here.
@@ -45,13 +45,13 @@
 
 mod builder;
 mod error;
-mod feed;
+mod filter;
+mod ingest;
+mod lock;
 mod log;
-mod missed;
-mod pass;
 mod report;
-mod turn;
-mod wanted;
+mod run;
+mod signals;
 mod watermark;
 mod webhook;
 mod windows;
@@ -73,9 +73,9 @@ pub use self::{
 use self::{
     builder::Settings,
     error::Kind,
-    missed::Seen,
-    pass::Passes,
-    turn::{Taken, Turn},
+    lock::{Taken, Turn},
+    run::Passes,
+    signals::Seen,
     watermark::AnyWatermark,
 };
 use crate::{client::Client, receiver::Receiver};
@@ -120,9 +120,9 @@ impl Reconcile {
     /// new, so that little has happened since; at most ten times.
     ///
     /// An event that is not taken is tried again for as long as
-    /// [`retry_for`](ReconcileBuilder::retry_for) lasts. If it is not taken then, the run ends before
-    /// it: [`Report::stopped`] says which one it is, and the next run begins with it. Nothing is
-    /// passed over. Dropping the future loses nothing either.
+    /// [`retry_for`](ReconcileBuilder::retry_for) lasts. If it is not taken then, the run ends
+    /// before it: [`Report::stopped`] says which one it is, and the next run begins with it.
+    /// Nothing is passed over. Dropping the future loses nothing either.
     ///
     /// # Errors
     /// When AuthPI, the ledger or the watermark's store fail, or the lease is lost.

@@ -248,7 +248,8 @@ impl SignatureScheme {
     /// The headers that a sender puts on a delivery of `body`.
     ///
     /// `message_id` and `at` are used where the scheme signs them. Hex or base64 is written bare,
-    /// except that [`HeaderFormat::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes `v1,…`.
+    /// except that [`HeaderFormat::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes
+    /// `v1,…`.
     ///
     /// # Errors
     /// When the secret is not of the form that the scheme needs, or `message_id` cannot stand in a

@@ -30,7 +30,7 @@ use crate::{
 /// Clones share the records. It keeps no dead letters: what is given up is remembered as dead, its
 /// bytes are dropped.
 ///
-/// - **Bounded.** It holds at most [`capacity`](Memory::capacity) records (default 1,000,000). At
+/// - **Bounded.** It holds at most [`with_capacity`](Memory::with_capacity) records (default 1,000,000). At
 ///   capacity the record that was handled (or given up) longest ago makes room, so a duplicate of
 ///   that event would be handled again; where none is finished, one that waits for its next attempt
 ///   goes (its attempts are counted from 1 again), then one whose lease ran out. A record under a
@@ -48,7 +48,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The default of [`capacity`](Memory::capacity).
+    /// The default of [`with_capacity`](Memory::with_capacity).
     pub const DEFAULT_CAPACITY: usize = 1_000_000;
 
     /// An empty ledger with the default capacity, retention and clock.

@@ -3,8 +3,8 @@
 //! [`Memory`] needs nothing and forgets at exit; `Sqlite` (feature `sqlite`) keeps records and dead
 //! letters in a file. Replicas on several hosts share one of `Postgres` (feature `postgres`), which
 //! keeps dead letters too, or `Redis` (feature `redis`). `Nats` (feature `nats`) adds an inbox in
-//! NATS JetStream to any of them. Any implementation of [`Ledger`](crate::ledger::Ledger) that passes
-//! the conformance suite (feature `testing`) works as well.
+//! NATS JetStream to any of them. Any implementation of [`Ledger`](crate::ledger::Ledger) that
+//! passes the conformance suite (feature `testing`) works as well.
 
 mod memory;
 #[cfg(feature = "nats")]
@@ -13,10 +13,10 @@ mod nats;
 pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "nats"))]
-mod remote;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "nats"))]
+mod timeout;
 
 pub use memory::Memory;
 #[cfg(feature = "nats")]

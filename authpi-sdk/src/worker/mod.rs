@@ -30,7 +30,7 @@
 
 mod backoff;
 mod builder;
-mod work;
+mod process;
 
 use std::{
     fmt,

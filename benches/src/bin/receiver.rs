@@ -18,7 +18,14 @@ use std::{
     time::Instant,
 };
 
-use authpi_sdk::{event::{Event, types::UserUpdated}, handlers::{Context, Handlers}, receiver::Receiver, signature::{KeyRing, SignatureScheme, Verifier}, stores::Memory, testing::Fixture};
+use authpi_sdk::{
+    event::{Event, types::UserUpdated},
+    handlers::{Context, Handlers},
+    receiver::Receiver,
+    signature::{KeyRing, SignatureScheme, Verifier},
+    stores::Memory,
+    testing::Fixture,
+};
 use axum::{Router, extract::State, routing::post};
 use benches::{Made, percentile, quick, table, write_json};
 use bytes::Bytes;

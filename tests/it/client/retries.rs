@@ -28,7 +28,7 @@ use super::{
     shown, spec,
 };
 use crate::{
-    mistakes::{Logged, listen},
+    regressions::{Logged, listen},
     servers::faults::{Fault, Faulty},
 };
 

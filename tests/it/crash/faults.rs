@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_tests::trial::{EventId, Mode, Role, Store};
+use authpi_tests::harness::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
 use super::{Trial, kill::LANES, proxy::Proxy};

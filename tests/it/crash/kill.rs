@@ -7,7 +7,7 @@ use std::{
 };
 
 use authpi_sdk::testing::CRASH_POINTS;
-use authpi_tests::trial::{EventId, Mode, Role, Store};
+use authpi_tests::harness::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
 use super::{Trial, kills, processes::Death};

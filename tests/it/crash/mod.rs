@@ -4,7 +4,7 @@
 //! it as AuthPI sends them: signed, over HTTP, several of each event, again and again until the
 //! answer is exactly 200. Meanwhile the processes are killed with SIGKILL, at each crash point that
 //! the SDK names and at random moments, those of their start included, and others take their place.
-//! Everything that happens is written, in order, into one journal ([`authpi_tests::trial`]), and
+//! Everything that happens is written, in order, into one journal ([`authpi_tests::harness`]), and
 //! [`judge`] reads it afterwards.
 //!
 //! Each trial is made from a seed, which is told. `AUTHPI_CRASH_SEED` sets it, `AUTHPI_CRASH_KILLS`
@@ -15,8 +15,8 @@
 //! Which of two processes is the faster, it does not; a failure may take several runs of its seed
 //! to come back.
 
+mod checker;
 mod faults;
-mod judge;
 mod kill;
 mod nats;
 mod postgres;
@@ -37,11 +37,11 @@ use std::{
 };
 
 use authpi_sdk::ledger::Inbox;
-use authpi_tests::trial::{ENDPOINT, EventId, Journal, Mode, Role, Setup, Store};
+use authpi_tests::harness::{ENDPOINT, EventId, Journal, Mode, Role, Setup, Store};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use self::judge::{Laws, Stored, Verdict, judge};
+use self::checker::{Laws, Stored, Verdict, judge};
 use crate::servers::{DEADLINE, until};
 
 /// How many processes are killed on each store, all its trials together, unless set.

@@ -1,7 +1,7 @@
 //! Processes on one JetStream, with a ledger beside it; neither server is killed.
 
 use authpi_sdk::stores::{Memory, Nats};
-use authpi_tests::trial::{Mode, Role, Store};
+use authpi_tests::harness::{Mode, Role, Store};
 
 use super::Trial;
 use crate::servers::{

@@ -1,7 +1,7 @@
 //! Processes on one database.
 
 use authpi_sdk::stores::Postgres;
-use authpi_tests::trial::{EventId, Mode, Role, Store};
+use authpi_tests::harness::{EventId, Mode, Role, Store};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 
 use super::Trial;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use authpi_tests::trial::{Entry, Role, Setup};
+use authpi_tests::harness::{Entry, Role, Setup};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},

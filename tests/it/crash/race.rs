@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_tests::trial::{EventId, Role};
+use authpi_tests::harness::{EventId, Role};
 use tokio::task::JoinSet;
 
 use super::{Trial, raced};

@@ -1,7 +1,7 @@
 //! Processes on one server, which is not killed itself: what it may forget then,
 //! `docs/choosing-a-store.md` tells.
 
-use authpi_tests::trial::{Mode, Role, Store};
+use authpi_tests::harness::{Mode, Role, Store};
 
 use super::Trial;
 use crate::servers::redis::{RedisServer, fresh_prefix};

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use authpi_sdk::{event::types::UserUpdated, signature::SignatureScheme, testing::Fixture};
-use authpi_tests::trial::{Entry, EventId, SECRET};
+use authpi_tests::harness::{Entry, EventId, SECRET};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 

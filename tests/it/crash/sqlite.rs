@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use authpi_sdk::stores::Sqlite;
-use authpi_tests::trial::{EventId, Mode, Role};
+use authpi_tests::harness::{EventId, Mode, Role};
 use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::Trial;

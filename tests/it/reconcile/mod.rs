@@ -2,12 +2,12 @@
 //! the emulator after an outage.
 
 mod declared;
+mod lock;
 mod log;
 pub(crate) mod outage;
 mod processes;
 mod reading;
 mod resuming;
-mod turns;
 pub(crate) mod watermark;
 
 use std::{
@@ -81,7 +81,7 @@ fn noting(
 const DAY: Duration = Duration::from_hours(24);
 
 /// As [`noting`]; but each run tries what fails twice. It fails for a moment, and then for a day,
-/// which is longer than a run waits that has half a day's retry_for. Until the next run the ledger's
+/// which is longer than a run waits that tries for half a day. Until the next run the ledger's
 /// clock has to be set a day on.
 fn noting_in_two_tries(
     handled: &Handled,

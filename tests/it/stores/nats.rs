@@ -41,7 +41,7 @@ use tokio::{
 };
 
 use super::{DIGEST, EVENTS, LEASE, chain, key, odd_names_hold_up_nothing};
-use crate::mistakes::{Logged, listen};
+use crate::regressions::{Logged, listen};
 use crate::servers::{
     DEADLINE,
     forward::Forwarder,

@@ -1,6 +1,7 @@
 //! `Postgres`, on a server of `initdb`'s making.
 
 mod backlog;
+mod notify;
 mod opening;
 mod permits;
 mod pooler;
@@ -8,7 +9,6 @@ mod reconcile;
 mod switched;
 mod sync_users;
 mod transactions;
-mod wake;
 
 use std::{
     sync::Mutex,
@@ -145,7 +145,7 @@ async fn it_conforms() {
     };
     conformance::run(&tables).await;
     conformance::inbox::run(&tables).await;
-    conformance::lanes::run(&tables).await;
+    conformance::ordering::run(&tables).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +167,7 @@ async fn it_conforms_where_transactions_are_serializable() {
     };
     conformance::run(&tables).await;
     conformance::inbox::run(&tables).await;
-    conformance::lanes::run(&tables).await;
+    conformance::ordering::run(&tables).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,7 +85,7 @@ async fn sold(folder: &Folder) -> BTreeSet<String> {
 /// What a process was told, with 64 events in flight, before it was killed: a word and the event's
 /// number.
 async fn told_until_killed(folder: &Folder, first: usize, after: usize) -> Vec<(String, usize)> {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_answerer"));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_mock_server"));
     program
         .arg(folder.file())
         .arg(first.to_string())

@@ -59,7 +59,7 @@ enum Part {
     /// What `cargo package` packs: complete, and it builds
     Package,
     /// AuthPI's own Python SDK drives the emulator
-    Peer,
+    Interop,
     /// A mock server by others, which knows the description alone, accepts every request that the
     /// client can send
     Prism,
@@ -129,7 +129,7 @@ impl Part {
     fn run(self, root: &Path) -> Result<(), Stopped> {
         match self {
             Self::Budgets => budgets::hold(root)?,
-            Self::Description => peer(root, &["validate_openapi.py"])?,
+            Self::Description => interop(root, &["validate_openapi.py"])?,
             Self::Unit => {
                 run(tests(root)?.args([
                     "--", "--skip", STORES, "--skip", CRASH, "--skip", DISK, "--skip", PRISM,
@@ -155,7 +155,7 @@ impl Part {
             ))?,
             Self::Features => features::compile(root)?,
             Self::Package => package::pack(root)?,
-            Self::Peer => {
+            Self::Interop => {
                 // The program as its own tests use it, so that nothing is built twice.
                 run(tests(root)?.args(["--no-run", "--test", "program"]))?;
                 let authpi = graph::Metadata::read(root)?
@@ -170,7 +170,7 @@ impl Part {
                     "--retry-delays",
                     "50ms,50ms",
                 ];
-                peer(root, &[&["agree.py", "--", &authpi], &emulate[..]].concat())?;
+                interop(root, &[&["agree.py", "--", &authpi], &emulate[..]].concat())?;
             }
             Self::Prism => {
                 let prism = system::prism(root, &graph::Metadata::read(root)?.target_directory)?;
@@ -246,13 +246,13 @@ fn tests(root: &Path) -> Result<Command> {
     Ok(test)
 }
 
-/// One of the Python programs in `tests/peer`.
-fn peer(root: &Path, args: &[&str]) -> Result<(), Stopped> {
+/// One of the Python programs in `tests/interop`.
+fn interop(root: &Path, args: &[&str]) -> Result<(), Stopped> {
     system::python(root)?;
     Ok(run(&mut program(
         root,
         "python3",
-        [&["tests/peer/run.py"], args].concat(),
+        [&["tests/interop/run.py"], args].concat(),
     ))?)
 }
 

@@ -10,7 +10,7 @@ use crate::{
     UnixMillis,
     client::transport::{
         Attempt, Built, Call, Conditional, Error, Keyed, Operation, Page, Paged, Reply, WithReplay,
-        call::sealed::{Sends, Windowed},
+        call::sealed::{PageParams, ToRequest},
         check_ids,
         pages::PageWire,
     },
@@ -127,13 +127,13 @@ impl Paged for ListDeliveries {
     type Item = WebhookDelivery;
 }
 
-impl Windowed for ListDeliveries {
+impl PageParams for ListDeliveries {
     fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {
         (&mut self.limit, &mut self.cursor)
     }
 }
 
-impl Sends for ListDeliveries {
+impl ToRequest for ListDeliveries {
     type Wire = PageWire<WebhookDelivery>;
     const OPERATION: operations::Operation = operations::WEBHOOKS_LIST_DELIVERIES;
 
@@ -176,7 +176,7 @@ impl Keyed for Redeliver {}
 
 impl Conditional for Redeliver {}
 
-impl Sends for Redeliver {
+impl ToRequest for Redeliver {
     type Wire = RedeliveredWebhookDeliveryResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_REDELIVER;
     const WAITS_FOR_AN_ENDPOINT: bool = true;
@@ -254,7 +254,7 @@ impl Operation for RedeliverFailed {
 
 impl Keyed for RedeliverFailed {}
 
-impl Sends for RedeliverFailed {
+impl ToRequest for RedeliverFailed {
     type Wire = RedeliverFailedResultResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_REDELIVER_FAILED;
     const WAITS_FOR_AN_ENDPOINT: bool = true;

@@ -7,7 +7,7 @@ use crate::{
     RawJson,
     client::transport::{
         Attempt, Built, Call, Client, Error, Operation, Page, Paged, Reply, WithETag,
-        call::sealed::{Sends, Windowed},
+        call::sealed::{PageParams, ToRequest},
         check_ids,
         pages::PageWire,
     },
@@ -189,13 +189,13 @@ impl Paged for ListEvents {
     type Item = LoggedEvent;
 }
 
-impl Windowed for ListEvents {
+impl PageParams for ListEvents {
     fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {
         (&mut self.limit, &mut self.cursor)
     }
 }
 
-impl Sends for ListEvents {
+impl ToRequest for ListEvents {
     type Wire = PageWire<LoggedEvent>;
     const OPERATION: operations::Operation = operations::EVENTS_LIST;
 
@@ -237,13 +237,13 @@ impl Paged for ListAsWritten {
     type Item = RawJson;
 }
 
-impl Windowed for ListAsWritten {
+impl PageParams for ListAsWritten {
     fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {
         self.0.window()
     }
 }
 
-impl Sends for ListAsWritten {
+impl ToRequest for ListAsWritten {
     type Wire = PageWire<RawJson>;
     const OPERATION: operations::Operation = operations::EVENTS_LIST;
 
@@ -271,7 +271,7 @@ impl Operation for GetEvent {
     type Output = WithETag<LoggedEvent>;
 }
 
-impl Sends for GetEvent {
+impl ToRequest for GetEvent {
     type Wire = EventResponse;
     const OPERATION: operations::Operation = operations::EVENTS_GET;
 
@@ -325,7 +325,7 @@ impl Operation for AggregateEvents {
     type Output = EventAggregate;
 }
 
-impl Sends for AggregateEvents {
+impl ToRequest for AggregateEvents {
     type Wire = EventAggregateResponse;
     const OPERATION: operations::Operation = operations::EVENTS_AGGREGATE;
 

@@ -1,17 +1,17 @@
 //! What AuthPI offers: a file per resource, and the types of its answers.
 
-mod applied;
+pub(crate) mod compare;
 mod deliveries;
 mod events;
+mod infer;
 mod patch;
-pub(crate) mod same;
 mod spec;
 mod webhooks;
 
-pub use applied::Applied;
 pub use deliveries::{ListDeliveries, Redeliver, RedeliverFailed};
 pub(crate) use events::ListAsWritten;
 pub use events::{AggregateEvents, Events, GetEvent, ListEvents};
+pub use infer::Applied;
 pub use patch::Patch;
 pub use spec::{DeliveryAuth, WebhookPatch, WebhookSpec};
 pub use webhooks::{

@@ -7,14 +7,14 @@ use serde_json::value::RawValue;
 use super::{
     BearerAuth, BearerSignatureAuth, NoneAuth, SignatureAuth, Webhook, WebhookAuth,
     WebhookListItem, WebhookStatus,
-    applied::{self, Applied},
+    infer::{self, Applied},
     spec::{WebhookPatch, WebhookSpec},
 };
 use crate::{
     client::transport::{
-        Answer, Attempt, Built, Call, Client, Conditional, ETag, Error, Keyed, Look, Operation,
-        Page, Paged, Reply, WithETag,
-        call::sealed::{Sends, Windowed},
+        Attempt, Built, Call, Client, Conditional, ETag, Error, Keyed, Operation, Page, Paged,
+        Recheck, Reply, Response, WithETag,
+        call::sealed::{PageParams, ToRequest},
         check_ids,
         pages::PageWire,
     },
@@ -176,13 +176,13 @@ impl Paged for ListWebhooks {
     type Item = WebhookListItem;
 }
 
-impl Windowed for ListWebhooks {
+impl PageParams for ListWebhooks {
     fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>) {
         (&mut self.limit, &mut self.cursor)
     }
 }
 
-impl Sends for ListWebhooks {
+impl ToRequest for ListWebhooks {
     type Wire = PageWire<WebhookListItem>;
     const OPERATION: operations::Operation = operations::WEBHOOKS_LIST;
 
@@ -217,7 +217,7 @@ impl Operation for CreateWebhook {
 
 impl Keyed for CreateWebhook {}
 
-impl Sends for CreateWebhook {
+impl ToRequest for CreateWebhook {
     type Wire = WebhookWithSecretsResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_CREATE;
 
@@ -231,7 +231,7 @@ impl Sends for CreateWebhook {
     }
 
     fn read(reply: Reply<WebhookWithSecretsResponse>) -> Created {
-        let (etag, replayed) = (ETag::of(&reply.headers), Answer::replayed(&reply.headers));
+        let (etag, replayed) = (ETag::of(&reply.headers), Response::replayed(&reply.headers));
         let Parted {
             webhook,
             secret,
@@ -258,7 +258,7 @@ impl Operation for GetWebhook {
     type Output = WithETag<Webhook>;
 }
 
-impl Sends for GetWebhook {
+impl ToRequest for GetWebhook {
     type Wire = WebhookResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_GET;
 
@@ -289,7 +289,7 @@ impl Operation for UpdateWebhook {
 
 impl Conditional for UpdateWebhook {}
 
-impl Sends for UpdateWebhook {
+impl ToRequest for UpdateWebhook {
     type Wire = WebhookWithSecretsResponse;
     const OPERATION: operations::Operation = operations::WEBHOOKS_UPDATE;
 
@@ -324,7 +324,7 @@ impl Sends for UpdateWebhook {
         }
     }
 
-    async fn settle(&self, refused: Error, look: Look<'_>) -> Result<Updated, Error> {
+    async fn settle(&self, refused: Error, look: Recheck<'_>) -> Result<Updated, Error> {
         if !(look.fate_unknown && (refused.is_precondition_failed() || refused.is_not_found())) {
             return Err(refused);
         }
@@ -342,9 +342,9 @@ impl Sends for UpdateWebhook {
             Err(unseen) => return Err(refused.caused_by(unseen)),
         };
         let patch = self.patch.as_input();
-        if webhook.status == Some(WebhookStatus::Deleted) || !applied::holds(patch, &webhook) {
+        if webhook.status == Some(WebhookStatus::Deleted) || !infer::holds(patch, &webhook) {
             Err(refused)
-        } else if applied::makes_a_secret(patch) {
+        } else if infer::makes_a_secret(patch) {
             Err(refused.secret_is_lost())
         } else {
             Ok(Updated {
@@ -358,7 +358,7 @@ impl Sends for UpdateWebhook {
     }
 
     fn shows_a_secret_once(&self) -> bool {
-        applied::makes_a_secret(self.patch.as_input())
+        infer::makes_a_secret(self.patch.as_input())
     }
 }
 
@@ -375,7 +375,7 @@ impl Operation for DeleteWebhook {
 
 impl Conditional for DeleteWebhook {}
 
-impl Sends for DeleteWebhook {
+impl ToRequest for DeleteWebhook {
     type Wire = ();
     const OPERATION: operations::Operation = operations::WEBHOOKS_DELETE;
 
@@ -394,7 +394,7 @@ impl Sends for DeleteWebhook {
         }
     }
 
-    async fn settle(&self, refused: Error, look: Look<'_>) -> Result<Deleted, Error> {
+    async fn settle(&self, refused: Error, look: Recheck<'_>) -> Result<Deleted, Error> {
         let gone = Ok(Deleted {
             applied: Applied::Inferred,
         });

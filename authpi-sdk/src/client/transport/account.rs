@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{
-    Attempt, Built, Call, Client, Error, Operation, Reply, call::sealed::Sends, deadline,
+    Attempt, Built, Call, Client, Error, Operation, Reply, call::sealed::ToRequest, deadline,
     error::Kind, ids,
 };
 use crate::generated::api::{
@@ -20,7 +20,7 @@ impl Operation for WhoAmI {
     type Output = Me;
 }
 
-impl Sends for WhoAmI {
+impl ToRequest for WhoAmI {
     type Wire = MeResponse;
     const OPERATION: operations::Operation = operations::ME_GET;
 

@@ -173,8 +173,8 @@ impl ClientBuilder {
     /// How long one attempt at a call may take; [`DEFAULT_ATTEMPT_TIMEOUT`] (10 s) if not given,
     /// and what is left of the call's time if that is less. Redeliveries, which wait for an
     /// endpoint's answer, have all of the call's time unless
-    /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) says otherwise. Connecting
-    /// may take at most 5 s of it.
+    /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) says otherwise.
+    /// Connecting may take at most 5 s of it.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self

@@ -18,19 +18,19 @@ use tracing::Instrument as _;
 
 use super::{
     account::WhoAmI,
-    answer::Answer,
     builder::Client,
     credentials::Authorization,
     error::{Error, Key},
     etag::ETag,
     exchange::{Built, NotBuilt, exchange},
     idempotency, ids,
-    observe::{self, Observed},
     pages::Page,
+    response::Response,
     retry::{
         RetryPolicy, RetryStop,
         attempts::{Attempts, Terms},
     },
+    telemetry::{self, Observed},
 };
 use crate::generated::api::{self, operations};
 
@@ -217,7 +217,7 @@ impl<O: Operation> IntoFuture for Call<O> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let span = observe::span(O::OPERATION.id);
+        let span = telemetry::span(O::OPERATION.id);
         let mut observed = Observed::begin(O::OPERATION.id, span.clone());
         // A block, since a function would hold its arguments twice.
         Box::pin(async move { run(&self, &mut observed).await }.instrument(span))
@@ -226,7 +226,7 @@ impl<O: Operation> IntoFuture for Call<O> {
 
 /// Something that can be asked of AuthPI, with its arguments. This SDK implements it; nobody else
 /// can.
-pub trait Operation: Clone + Send + Sync + sealed::Sends + 'static {
+pub trait Operation: Clone + Send + Sync + sealed::ToRequest + 'static {
     /// What a success gives.
     type Output: Send;
 }
@@ -245,7 +245,7 @@ pub trait Keyed: Operation {}
 pub trait Conditional: Operation {}
 
 /// An operation that gives a list, a page at a time.
-pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::Windowed {
+pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::PageParams {
     /// What is listed.
     type Item: Send;
 }
@@ -273,10 +273,10 @@ pub struct WithReplay<T> {
 }
 
 pub(crate) mod sealed {
-    use super::{Attempt, Built, Error, Future, Look, Reply, operations};
+    use super::{Attempt, Built, Error, Future, Recheck, Reply, operations};
 
     /// How an operation is asked for: by one method of the generated client.
-    pub trait Sends: Sized {
+    pub trait ToRequest: Sized {
         /// What its answer is read as.
         type Wire: Send;
         /// The operation in the description.
@@ -305,7 +305,7 @@ pub(crate) mod sealed {
         fn settle(
             &self,
             refused: Error,
-            _look: Look<'_>,
+            _look: Recheck<'_>,
         ) -> impl Future<Output = Result<<Self as super::Operation>::Output, Error>> + Send
         where
             Self: super::Operation,
@@ -320,7 +320,7 @@ pub(crate) mod sealed {
     }
 
     /// An operation that can be told how much to give and where to begin.
-    pub trait Windowed {
+    pub trait PageParams {
         fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>);
     }
 }
@@ -349,7 +349,7 @@ impl<T> Reply<T> {
     }
 
     pub(crate) fn posted<U>(self, value: impl FnOnce(T) -> U) -> WithReplay<U> {
-        let (etag, replayed) = (ETag::of(&self.headers), Answer::replayed(&self.headers));
+        let (etag, replayed) = (ETag::of(&self.headers), Response::replayed(&self.headers));
         WithReplay {
             value: value(self.value),
             etag,
@@ -360,7 +360,7 @@ impl<T> Reply<T> {
 
 /// What an operation needs to look at the state of things in the middle of a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Look<'a> {
+pub struct Recheck<'a> {
     client: &'a Client,
     options: &'a Options,
     deadline: Instant,
@@ -368,7 +368,7 @@ pub struct Look<'a> {
     pub(crate) fate_unknown: bool,
 }
 
-impl Look<'_> {
+impl Recheck<'_> {
     /// A call that has what is left of the time and the same policy and headers.
     pub(crate) fn ask<O: Operation>(&self, operation: O) -> Call<O> {
         let timeout = self.deadline.saturating_duration_since(Instant::now());
@@ -462,7 +462,7 @@ async fn attempts<O: Operation>(
         } else {
             error
         };
-        let look = Look {
+        let look = Recheck {
             client,
             options,
             deadline,

@@ -6,8 +6,8 @@ use http::{HeaderMap, StatusCode};
 use url::Url;
 
 use super::{
-    answer::{Answer, Complaint},
     etag::ETag,
+    response::{ApiErrorBody, Response},
     retry::{RetryReason, RetryStop},
 };
 use crate::generated::api::types::{ErrorCode, FieldError};
@@ -27,8 +27,8 @@ struct Inner {
     operation: Option<&'static str>,
     kind: Kind,
     may_have_run: bool,
-    answer: Option<Answer>,
-    complaint: Complaint,
+    answer: Option<Response>,
+    complaint: ApiErrorBody,
     attempts: u32,
     no_more: Option<RetryStop>,
     idempotency_key: Option<Key>,
@@ -113,7 +113,7 @@ impl Error {
             kind,
             may_have_run,
             answer: None,
-            complaint: Complaint::default(),
+            complaint: ApiErrorBody::default(),
             attempts: 0,
             no_more: None,
             idempotency_key: None,
@@ -132,7 +132,7 @@ impl Error {
     }
 
     /// An answer whose status is no success.
-    pub(crate) fn refused(answer: Answer) -> Self {
+    pub(crate) fn refused(answer: Response) -> Self {
         let kind = if answer.status.is_redirection() {
             Kind::Redirect
         } else {
@@ -141,7 +141,7 @@ impl Error {
         Self::new(kind, may_have_run(answer.status)).answered(answer)
     }
 
-    pub(crate) fn malformed(why: impl Into<String>, answer: Answer) -> Self {
+    pub(crate) fn malformed(why: impl Into<String>, answer: Response) -> Self {
         Self::new(
             Kind::Malformed {
                 why: why.into(),
@@ -153,7 +153,7 @@ impl Error {
     }
 
     /// A success whose body is longer than what is read of one.
-    pub(crate) fn too_large(answer: Answer) -> Self {
+    pub(crate) fn too_large(answer: Response) -> Self {
         Self::new(Kind::TooLarge, true).answered(answer)
     }
 
@@ -161,7 +161,7 @@ impl Error {
         matches!(self.0.kind, Kind::TooLarge)
     }
 
-    pub(crate) fn cut_off(why: impl Into<String>, answer: Answer) -> Self {
+    pub(crate) fn cut_off(why: impl Into<String>, answer: Response) -> Self {
         Self::new(
             Kind::Malformed {
                 why: why.into(),
@@ -201,9 +201,9 @@ impl Error {
 
     /// Adds what is known of the answer. A refusal says for itself whether the server may have
     /// acted.
-    pub(crate) fn answered(mut self, answer: Answer) -> Self {
+    pub(crate) fn answered(mut self, answer: Response) -> Self {
         if !answer.status.is_success() {
-            self.0.complaint = Complaint::read(&answer.body);
+            self.0.complaint = ApiErrorBody::read(&answer.body);
             self.0.may_have_run = may_have_run(answer.status);
         }
         self.0.answer = Some(answer.shortened());
@@ -307,8 +307,8 @@ impl Error {
     /// The idempotency key that the call was sent with, if it was a POST.
     ///
     /// Where the server may have acted, the same call under this key
-    /// ([`Call::idempotency_key`](crate::client::transport::Call::idempotency_key)) within 24 hours gets the
-    /// answer that was lost, and does its work only if it was not done.
+    /// ([`Call::idempotency_key`](crate::client::transport::Call::idempotency_key)) within 24 hours
+    /// gets the answer that was lost, and does its work only if it was not done.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.0.idempotency_key.as_ref().map(|key| key.text.as_str())
     }
@@ -373,8 +373,8 @@ impl Error {
     }
 
     /// The call was not sent because no access token could be had:
-    /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or gave what is no token.
-    /// The cause is its own error.
+    /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or gave what is
+    /// no token. The cause is its own error.
     pub fn is_credential(&self) -> bool {
         matches!(self.0.kind, Kind::Credential(_))
     }
@@ -655,11 +655,11 @@ impl fmt::Debug for Error {
 }
 
 /// A complaint in a log: no longer than its message is.
-struct Shown<'a>(&'a Complaint);
+struct Shown<'a>(&'a ApiErrorBody);
 
 impl fmt::Debug for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Complaint {
+        let ApiErrorBody {
             code,
             description,
             retryable,
@@ -680,7 +680,7 @@ impl fmt::Debug for Shown<'_> {
                  }| [field, code, message].map(|text| OneLine(text).to_string()),
             )
             .collect();
-        f.debug_struct("Complaint")
+        f.debug_struct("ApiErrorBody")
             .field("code", &short(code.as_ref().map(ErrorCode::as_str)))
             .field("description", &short(description.as_deref()))
             .field("retryable", retryable)
@@ -708,10 +708,10 @@ mod tests {
 
     fn refused(status: u16, body: &'static str) -> Error {
         let status = StatusCode::from_u16(status).unwrap();
-        Error::refused(Answer {
+        Error::refused(Response {
             status,
             body: body.into(),
-            ..Answer::default()
+            ..Response::default()
         })
         .during("webhooks.create")
     }
@@ -750,10 +750,10 @@ mod tests {
             r#"{{"error":"{long}","error_description":"{long}","reference":"{long}","fields":[{}]}}"#,
             vec![r#"{"field":"f","code":"c","message":"m"}"#; 160_000].join(",") + "," + &field
         );
-        let answer = |body: &str| Answer {
+        let answer = |body: &str| Response {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             body: body.to_owned().into(),
-            ..Answer::default()
+            ..Response::default()
         };
         let error = Error::refused(answer(&body));
         let shown = error.to_string();
@@ -784,7 +784,7 @@ mod tests {
         let body = r#"{"data":{"signature_secret_plain":"very_secret"}"#.into();
         let error = Error::malformed(
             "not JSON",
-            Answer {
+            Response {
                 status: StatusCode::CREATED,
                 headers,
                 body,

@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    answer::Answer,
     credentials::Authorization,
     error::{Error, Kind, ProxyFault},
+    response::Response,
 };
 use crate::json::{self, FromRaw};
 
@@ -108,7 +108,7 @@ pub(crate) fn exchange<T>(
     http: &reqwest::Client,
     request: Request<T>,
     until: Instant,
-) -> impl Future<Output = Result<(T, Answer), Error>> + use<T> {
+) -> impl Future<Output = Result<(T, Response), Error>> + use<T> {
     let Request {
         http: request,
         read,
@@ -149,14 +149,14 @@ enum End {
 /// Writes down at once what came, for the case that there is no time for the rest.
 async fn receive(
     sent: impl Future<Output = reqwest::Result<reqwest::Response>>,
-    answer: &mut Option<Answer>,
+    answer: &mut Option<Response>,
 ) -> End {
     let mut response = match sent.await {
         Ok(response) => response,
         Err(error) => return End::Broken(error),
     };
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    let answer = answer.insert(Answer {
+    let answer = answer.insert(Response {
         status,
         headers,
         body: Bytes::new(),
@@ -179,8 +179,8 @@ async fn receive(
     }
 }
 
-fn unreadable(error: &serde_json::Error, answer: Answer) -> Error {
-    if answer.body.is_empty() && Answer::replayed(&answer.headers) {
+fn unreadable(error: &serde_json::Error, answer: Response) -> Error {
+    if answer.body.is_empty() && Response::replayed(&answer.headers) {
         // AuthPI replays an answer of more than 512 KB with its status and without its body.
         Error::malformed(
             "the stored answer of an earlier call was too large to be replayed",

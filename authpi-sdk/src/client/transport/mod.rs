@@ -1,11 +1,10 @@
-//! How a call travels: its arguments are checked (`ids.rs`), the request is built (`exchange.rs`) and
-//! sent with a credential (`credentials/`) under one deadline, again where that is safe (`retry/`),
-//! and the answer becomes a value (`answer.rs`) or an [`Error`]. `call.rs` is that way from end to
-//! end; `builder.rs` and `tls.rs` are the client's settings,
-//! `account.rs` finds the account, and `pages/` makes one call per page.
+//! How a call travels: its arguments are checked (`ids.rs`), the request is built (`exchange.rs`)
+//! and sent with a credential (`credentials/`) under one deadline, again where that is safe
+//! (`retry/`), and the answer becomes a value (`response.rs`) or an [`Error`]. `call.rs` is that
+//! way from end to end; `builder.rs` and `tls.rs` are the client's settings, `account.rs` finds the
+//! account, and `pages/` makes one call per page.
 
 mod account;
-mod answer;
 mod builder;
 pub(crate) mod call;
 mod credentials;
@@ -14,22 +13,23 @@ pub(crate) mod etag;
 mod exchange;
 pub(crate) mod idempotency;
 pub(crate) mod ids;
-mod observe;
 pub(crate) mod pages;
 pub(crate) mod pause;
+mod response;
 pub mod retry;
+mod telemetry;
 mod tls;
 
 pub use account::WhoAmI;
-pub(crate) use answer::Answer;
 pub use builder::{
     BuildError, Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT,
 };
-pub(crate) use call::{Attempt, Look, Reply, check_ids, deadline};
+pub(crate) use call::{Attempt, Recheck, Reply, check_ids, deadline};
 pub use call::{Call, Conditional, Keyed, Operation, Paged, WithETag, WithReplay};
 pub use credentials::{AccessToken, TokenSource};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub(crate) use exchange::{Built, NotBuilt, Request};
 pub use pages::{Items, Page, Pages};
+pub(crate) use response::Response;
 pub use retry::{RetryPolicy, RetryStop};

@@ -1,6 +1,6 @@
 //! The webhook of a spec, as it is.
 
-use super::standing::Standing;
+use super::discover::Standing;
 use crate::client::{Error, Webhook, WebhookSpec, Webhooks, WithETag};
 
 impl Webhooks {

@@ -18,8 +18,8 @@
 //! # Which webhook it is
 //!
 //! The one of the spec's name and URL that carries our mark, or whose secret the store has
-//! (`standing.rs`). The mark is a few members of the webhook's metadata (`mark.rs`). Others of that
-//! name and URL are somebody else's: they are told of ([`Endpoint::others`]) and left alone.
+//! (`discover.rs`). The mark is a few members of the webhook's metadata (`ownership.rs`). Others of
+//! that name and URL are somebody else's: they are told of ([`Endpoint::others`]) and left alone.
 //!
 //! # Many replicas at once
 //!
@@ -28,7 +28,8 @@
 //! answer, secret included. AuthPI replays an answer for 24 hours, also of a webhook that has been
 //! deleted since; so a replayed webhook is looked at, and where it is gone the next *generation* of
 //! the key is taken. Where two specs are declared at once, there are two webhooks for a moment:
-//! everyone who has made one looks again, and all keep the oldest and delete the others (`run.rs`).
+//! everyone who has made one looks again, and all keep the oldest and delete the others
+//! (`apply.rs`).
 //!
 //! # Replacing a webhook
 //!
@@ -37,17 +38,17 @@
 //! then (`rotate.rs`). The mark tells whose successor a webhook is, so it is no twin, and whoever
 //! comes after a crash goes on where it stopped.
 
-mod declared;
+mod apply;
+mod diff;
+mod discover;
 mod endpoint;
 mod error;
 mod find;
-mod mark;
+mod ownership;
 mod rotate;
-mod run;
-mod standing;
 
-pub use declared::Diff;
+pub use apply::{DEFAULT_SECRET_WAIT, Ensure};
+pub use diff::Diff;
 pub use endpoint::{Endpoint, Ensured};
 pub use error::EndpointError;
 pub use rotate::{LastMatches, Rotate, Rotation};
-pub use run::{DEFAULT_SECRET_WAIT, Ensure};

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{
     EndpointError,
-    run::{DEFAULT_SECRET_WAIT, Work},
-    standing::{Ours, Standing, there},
+    apply::{DEFAULT_SECRET_WAIT, EnsureRun},
+    discover::{Ours, Standing, there},
 };
 use crate::{
     client::{Webhook, WebhookSpec, Webhooks, transport::Error},
@@ -91,7 +91,7 @@ impl<'s, S: SecretStore> IntoFuture for Rotate<'s, S> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (old, new) = {
-                let work = Work::new(
+                let work = EnsureRun::new(
                     &self.webhooks,
                     &self.spec,
                     self.secrets,
@@ -113,7 +113,7 @@ impl<'s, S: SecretStore> IntoFuture for Rotate<'s, S> {
 
 /// The webhook that is to go, if it has not gone yet, and the one that takes its place.
 async fn begin<S: SecretStore>(
-    work: &Work<'_, S>,
+    work: &EnsureRun<'_, S>,
     name: &str,
 ) -> Result<(Option<Ours>, Webhook), EndpointError> {
     if !work.makes_a_secret() {
@@ -236,7 +236,7 @@ impl<S: SecretStore> Rotation<'_, S> {
     /// gone: the old one stays then, and the same rotation begins anew with [`Webhooks::rotate`].
     pub async fn finish(&self) -> Result<(), EndpointError> {
         let Some(old) = &self.old else { return Ok(()) };
-        let work = Work::new(&self.webhooks, &self.spec, self.secrets, Duration::ZERO).await?;
+        let work = EnsureRun::new(&self.webhooks, &self.spec, self.secrets, Duration::ZERO).await?;
         // Or nothing would be delivered any more. Where both are gone, another replica has finished
         // this, or a later rotation.
         if there(&self.webhooks, &self.new.id).await?.is_none()

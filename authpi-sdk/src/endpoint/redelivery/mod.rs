@@ -2,18 +2,18 @@
 //!
 //! [`Webhooks::redeliver_failed`](crate::client::Webhooks::redeliver_failed) asks AuthPI to send
 //! what failed; [`Track`] asks too, and then looks at each of those deliveries until it is over
-//! (`follow.rs`). [`DeliveryOutcome`] waits for one delivery (`outcome.rs`).
+//! (`track.rs`). [`DeliveryOutcome`] waits for one delivery (`outcome.rs`).
 //!
 //! AuthPI has no call that gives one delivery, so both look through the list of deliveries,
 //! narrowed down by time. How a delivery's status reads is assumed; one that this version does not
 //! know counts as over when no further attempt is planned.
 
-mod follow;
+mod delivery_ref;
 mod outcome;
-mod watched;
+mod track;
 
-pub use follow::{RedeliveryProgress, Track};
 pub use outcome::{DeliveryOutcome, DeliveryRef};
+pub use track::{RedeliveryProgress, Track};
 
 use std::time::Duration;
 

@@ -4,12 +4,12 @@ use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{DEFAULT_TRACK_FOR, FIRST_PAUSE, LONGEST_PAUSE, watched::end};
+use super::{DEFAULT_TRACK_FOR, FIRST_PAUSE, LONGEST_PAUSE, delivery_ref::end};
 use crate::{
     UnixMillis,
     client::{
         Error, RedeliveredWebhookDelivery, WebhookDelivery, Webhooks,
-        transport::{Answer, pause},
+        transport::{Response, pause},
     },
 };
 
@@ -167,7 +167,7 @@ impl IntoFuture for DeliveryOutcome {
             for round in 0.. {
                 let Some(delivery) = self.webhooks.look_at(&self.delivery).await? else {
                     let gone =
-                        Error::malformed("the delivery is not in the list", Answer::default());
+                        Error::malformed("the delivery is not in the list", Response::default());
                     return Err(
                         gone.during(crate::generated::api::operations::WEBHOOKS_LIST_DELIVERIES.id)
                     );

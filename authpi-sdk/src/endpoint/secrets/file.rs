@@ -16,8 +16,8 @@ use crate::{
     json,
 };
 
-/// How long a [`FileSecretStore`] waits for another process that writes the same file, unless set: 10
-/// seconds.
+/// How long a [`FileSecretStore`] waits for another process that writes the same file, unless set:
+/// 10 seconds.
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to wait before the lock is tried once more.

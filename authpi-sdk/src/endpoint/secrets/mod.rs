@@ -6,24 +6,24 @@
 //! made of them. Each secret is a record of its own under its webhook's id, so that writers who
 //! know nothing of each other undo nothing.
 //!
-//! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any number of
-//! them, [`MemorySecretStore`] for tests. For a vault of your own, implement the trait.
+//! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any
+//! number of them, [`MemorySecretStore`] for tests. For a vault of your own, implement the trait.
 
 mod file;
-mod kept;
 mod keys;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod stored;
 
 use std::{error::Error as StdError, fmt, future::Future};
 
 pub use file::{DEFAULT_LOCK_TIMEOUT, FileSecretStore};
-pub use kept::StoredSecret;
 pub use keys::EndpointKeys;
 pub use memory::MemorySecretStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresSecretStore;
+pub use stored::StoredSecret;
 
 /// Keeps the one-time secrets of webhooks.
 ///

@@ -83,7 +83,7 @@ macro_rules! cases {
 }
 
 pub mod inbox;
-pub mod lanes;
+pub mod ordering;
 
 cases! { of Ledger:
     /// The first claim of an event is granted, as attempt 1, with its own digest for the first.

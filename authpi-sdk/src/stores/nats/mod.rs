@@ -13,9 +13,9 @@
 //! connection or an answer that did not come, the message is delivered again, and its claim says
 //! what to do with it.
 
-mod at_hand;
+mod dead_letters;
 mod failure;
-mod letters;
+mod in_flight;
 mod names;
 mod options;
 mod queue;
@@ -32,8 +32,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use self::{
-    at_hand::AtHand,
-    letters::{Letter, Letters},
+    dead_letters::{Letter, Letters},
+    in_flight::AtHand,
     queue::{Arrived, Published, Queue},
 };
 use crate::{
@@ -61,8 +61,8 @@ pub use options::NatsOptions;
 ///   ledger first, so that an event that it knows as handled is never handed out again. How much
 ///   that is worth is told on the ledger's page.
 /// - **No order.** Events are handed out about as they came, but nothing keeps those of one subject
-///   one after another: it is no [`OrderedInbox`](crate::ledger::OrderedInbox), so that `ordered_by` does not
-///   compile.
+///   one after another: it is no [`OrderedInbox`](crate::ledger::OrderedInbox), so that
+///   `ordered_by` does not compile.
 /// - **Keeps dead letters**, whether or not the ledger does: in a stream of their own, to be
 ///   [listed](Nats::dead_letters), [replayed](Nats::replay), forgotten and [purged](Nats::purge).
 /// - **Never hangs.** A step fails when it has taken longer than the
@@ -200,7 +200,7 @@ impl<L: Ledger> Nats<L> {
     }
 
     /// Removes a message whose event is done. If that fails it comes again.
-    async fn acknowledge(&self, ticket: &at_hand::Ticket) {
+    async fn acknowledge(&self, ticket: &in_flight::Ticket) {
         crash::point("unacknowledged");
         let settled = self
             .queue()

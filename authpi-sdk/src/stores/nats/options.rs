@@ -18,15 +18,15 @@ use tokio::time::timeout;
 
 use super::{
     Nats, Shared,
+    dead_letters::Letters,
     failure::{Said, Unconnected},
-    letters::Letters,
     names::Names,
     queue::{AnyError, Queue},
 };
 use crate::{
     Clock,
     ledger::{Ledger, LedgerError},
-    stores::remote::{BadName, TIMEOUT},
+    stores::timeout::{BadName, TIMEOUT},
     telemetry::LogLimit,
 };
 

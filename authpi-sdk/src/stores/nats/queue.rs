@@ -34,13 +34,13 @@ use tokio::{
 };
 
 use super::{
-    at_hand::Ticket,
     failure::{Denied, Said, Verdict},
+    in_flight::Ticket,
     names::{self, Names},
 };
 use crate::{
     ledger::{Digest, EventKey, LedgerError, LedgerErrorKind, probe},
-    stores::remote::within,
+    stores::timeout::within,
 };
 
 pub(super) type AnyError = Box<dyn Error + Send + Sync>;

@@ -14,12 +14,12 @@
 //! server flush its log. All times are the server's.
 
 mod connection;
+mod notify;
 mod options;
 mod rows;
 mod schema;
 mod statements;
 mod transaction;
-mod wake;
 
 use std::{
     borrow::Cow,
@@ -35,16 +35,16 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgPool, Row as _, postgres::PgRow};
 
-use super::remote::{Nonces, millis, within};
+use super::timeout::{Nonces, millis, within};
 use crate::ledger::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger,
     LedgerError, LedgerErrorKind, NextEvent, OrderedInbox, PoolTooSmall, Token, TransactionPermits,
     dead_letter::{tell_replayed, timestamp},
 };
 use connection::{Attempts, PgQuery, Presence, kind_of, lost_a_race, rows_in};
+use notify::Wake;
 use rows::{claim_of, digest_of, next_of, text, untext};
 use statements::{CLAIMS_PER_PRUNING, PORTION, Statements, WOKEN};
-use wake::Wake;
 
 #[cfg(feature = "client")]
 pub(crate) use connection::{Borrowed, rows};

@@ -11,16 +11,16 @@ use sqlx::{
 use super::{
     Postgres, Shared,
     connection::{Borrowed, Presence, is_without_right, kind_of},
+    notify::Wake,
     schema::{DEFAULT_PREFIX, OpenError, Tables, migrate},
     statements::Statements,
-    wake::Wake,
 };
 use crate::{
     ledger::{
         DEFAULT_RETENTION, LedgerError, TransactionPermits,
         probe::{probe_inbox, probe_ledger},
     },
-    stores::remote::{Nonces, TIMEOUT, millis, within},
+    stores::timeout::{Nonces, TIMEOUT, millis, within},
 };
 
 /// How long opening may take at least.

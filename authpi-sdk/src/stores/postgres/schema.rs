@@ -6,7 +6,7 @@ use std::fmt;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use super::{PostgresOptions, connection::sqlstate_among};
-use crate::{ledger::LedgerError, stores::remote::BadName};
+use crate::{ledger::LedgerError, stores::timeout::BadName};
 
 pub(super) const DEFAULT_PREFIX: &str = "authpi_";
 /// What replicas that migrate wait for each other at; an arbitrary number, the same in every

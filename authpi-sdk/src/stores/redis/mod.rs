@@ -35,7 +35,7 @@ use redis::{
 use tokio::time::{Instant, timeout};
 
 use self::failure::{Foreign, StepError, Unfit};
-use super::remote::{BadName, Nonces, TIMEOUT, millis};
+use super::timeout::{BadName, Nonces, TIMEOUT, millis};
 use crate::{
     hex::{push_hex, unhex},
     ledger::{

@@ -198,8 +198,8 @@ impl Queue {
         self.take_in(Some(Request::new(Wanted::step(step, reply))));
     }
 
-    /// Waits while a handler has the connection: takes in what comes, and turns away whose busy_timeout
-    /// ends. Never resolves.
+    /// Waits while a handler has the connection: takes in what comes, and turns away whose
+    /// `busy_timeout` ends. Never resolves.
     pub(super) async fn hold(&mut self) -> Infallible {
         loop {
             let asked_at = [

@@ -18,7 +18,12 @@ mod servers;
 
 use std::sync::Arc;
 
-use authpi_sdk::{event::types::UserUpdated, ledger::{Appended, Digest, EventKey, Inbox}, stores::Sqlite, testing::Fixture};
+use authpi_sdk::{
+    event::types::UserUpdated,
+    ledger::{Appended, Digest, EventKey, Inbox},
+    stores::Sqlite,
+    testing::Fixture,
+};
 use benches::{
     Made,
     rate::{Compared, Each, shown},

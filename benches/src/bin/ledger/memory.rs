@@ -3,7 +3,10 @@
 
 use std::{hint::black_box, time::Instant};
 
-use authpi_sdk::{ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger}, stores::Memory};
+use authpi_sdk::{
+    ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger},
+    stores::Memory,
+};
 use benches::{quick, table};
 use serde::Serialize;
 

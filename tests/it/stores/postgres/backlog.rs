@@ -288,5 +288,5 @@ async fn lanes_are_kept_where_reads_are_repeatable() {
         newest: std::sync::Mutex::default(),
     };
     conformance::inbox::run(&tables).await;
-    conformance::lanes::run(&tables).await;
+    conformance::ordering::run(&tables).await;
 }

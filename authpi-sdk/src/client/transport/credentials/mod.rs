@@ -3,9 +3,9 @@
 //!
 //! An API key is HTTP Basic, a token is Bearer, and both are checked and made a header once. A
 //! source is asked when there is no token yet, when the one there is nears its end, and when AuthPI
-//! refuses it: see `renewed.rs`.
+//! refuses it: see `refreshing.rs`.
 
-mod renewed;
+mod refreshing;
 mod source;
 
 use std::fmt;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use source::{AccessToken, TokenSource};
 
-use self::{renewed::Renewed, source::AnySource};
+use self::{refreshing::Renewed, source::AnySource};
 use super::{
     builder::BuildError,
     error::{Error, Kind},

@@ -13,7 +13,7 @@ use futures_core::Stream;
 use sha2::{Digest as _, Sha256};
 
 use super::Page;
-use crate::client::transport::{Answer, Call, Error, Paged};
+use crate::client::transport::{Call, Error, Paged, Response};
 
 impl<O: Paged> Call<O> {
     /// All pages of the list, one after the other, beginning at the [`cursor`](Call::cursor) if one
@@ -138,7 +138,7 @@ impl<O: Paged> Pages<O> {
             State::Repeats => {
                 return self.failed(Error::malformed(
                     "the list comes back to a page that was given before",
-                    Answer::default(),
+                    Response::default(),
                 ));
             }
             State::NoCursor => return self.failed(no_cursor()),
@@ -172,7 +172,7 @@ impl<O: Paged> Pages<O> {
 fn no_cursor() -> Error {
     Error::malformed(
         "there are more pages (has_more), but next_cursor is missing",
-        Answer::default(),
+        Response::default(),
     )
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Budget, FailedAttempt, RetryPolicy, RetryReason, RetryStop};
-use crate::client::transport::{error::Error, observe};
+use crate::client::transport::{error::Error, telemetry};
 
 /// What tokio's timer rounds up to.
 const TIMER_TICK: Duration = Duration::from_millis(1);
@@ -74,7 +74,7 @@ impl<'a> Attempts<'a> {
     /// and free of charge.
     pub(crate) fn renewed(&mut self, error: &Error) {
         self.may_have_run |= error.may_have_run();
-        observe::repeated(
+        telemetry::repeated(
             self.terms.operation,
             self.made,
             RetryReason::TokenRenewed,
@@ -91,7 +91,7 @@ impl<'a> Attempts<'a> {
             Err(why) => return Err(self.over(error, why)),
         };
         self.may_have_run |= error.may_have_run();
-        observe::repeated(self.terms.operation, self.made, reason, &error, wait);
+        telemetry::repeated(self.terms.operation, self.made, reason, &error, wait);
         sleep(wait).await;
         Ok(())
     }
@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::client::transport::retry::{Backoff, ExponentialBackoff, TokenBucket, Unlimited};
-    use crate::client::transport::{answer::Answer, error::Kind};
+    use crate::client::transport::{error::Kind, response::Response};
 
     /// Always as long as it may be.
     #[derive(Debug)]
@@ -186,9 +186,9 @@ mod tests {
     }
 
     fn refused(status: u16, retry_after: Option<u64>) -> Error {
-        let mut answer = Answer {
+        let mut answer = Response {
             status: StatusCode::from_u16(status).unwrap(),
-            ..Answer::default()
+            ..Response::default()
         };
         if let Some(after) = retry_after {
             answer

@@ -2,10 +2,10 @@
 //!
 //! Three parts decide, each a trait with one default, each replaceable without the others:
 //!
-//! - **what**: [`RetryClassifier`] says whether a failure is of the kind that passes; [`DefaultClassifier`]
-//!   is the default. Whether the operation is *safe* to repeat is not asked there: that follows
-//!   from AuthPI's description (a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE`
-//!   under `If-Match`), and no policy can overrule it.
+//! - **what**: [`RetryClassifier`] says whether a failure is of the kind that passes;
+//!   [`DefaultClassifier`] is the default. Whether the operation is *safe* to repeat is not asked
+//!   there: that follows from AuthPI's description (a `GET`; a `POST` with its idempotency key; a
+//!   `PATCH` or `DELETE` under `If-Match`), and no policy can overrule it.
 //! - **when**: [`Backoff`] gives the pause before each repeat; [`ExponentialBackoff`] is the
 //!   default. A `Retry-After` is added.
 //! - **whether there is budget left**: [`Budget`] is shared by the clones of a client;
@@ -20,15 +20,15 @@
 mod guide {}
 
 pub(super) mod attempts;
+mod backoff;
 mod budget;
-mod what;
-mod when;
+mod classify;
 
 use std::{sync::Arc, time::Duration};
 
+pub use backoff::{Backoff, ExponentialBackoff};
 pub use budget::{Budget, TokenBucket, Unlimited};
-pub use what::{DefaultClassifier, FailedAttempt, RetryClassifier, RetryReason, RetryStop};
-pub use when::{Backoff, ExponentialBackoff};
+pub use classify::{DefaultClassifier, FailedAttempt, RetryClassifier, RetryReason, RetryStop};
 
 /// How many attempts a call gets unless told otherwise: the first and four repeats. With the
 /// default pauses (1.5 s together on average, 3 s at most) they fit ten times into the default
@@ -74,8 +74,8 @@ impl RetryPolicy {
         Self::default().max_attempts(1)
     }
 
-    /// How many attempts a call gets in all, the first included; [`DEFAULT_MAX_ATTEMPTS`] if not given,
-    /// and 0 counts as 1.
+    /// How many attempts a call gets in all, the first included; [`DEFAULT_MAX_ATTEMPTS`] if not
+    /// given, and 0 counts as 1.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self

@@ -175,14 +175,14 @@ impl conformance::Harness for Databases {
 async fn it_conforms_in_a_file() {
     conformance::run(&Databases::new(Some(Folder::new()))).await;
     conformance::inbox::run(&Databases::new(Some(Folder::new()))).await;
-    conformance::lanes::run(&Databases::new(Some(Folder::new()))).await;
+    conformance::ordering::run(&Databases::new(Some(Folder::new()))).await;
 }
 
 #[tokio::test]
 async fn it_conforms_in_memory() {
     conformance::run(&Databases::new(None)).await;
     conformance::inbox::run(&Databases::new(None)).await;
-    conformance::lanes::run(&Databases::new(None)).await;
+    conformance::ordering::run(&Databases::new(None)).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`OrderedInbox`] must do beyond what every inbox
-//! must.
+//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`OrderedInbox`] must do beyond what every
+//! inbox must.
 
 use std::time::Duration;
 

@@ -148,7 +148,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, header};
 
     use super::*;
-    use crate::client::transport::{answer::Answer, error::Kind};
+    use crate::client::transport::{error::Kind, response::Response};
 
     fn passes(keyed: bool, error: &Error) -> Option<RetryReason> {
         DefaultClassifier.passes(&FailedAttempt {
@@ -164,7 +164,7 @@ mod tests {
         if let Some(after) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(after));
         }
-        Error::refused(Answer {
+        Error::refused(Response {
             status: StatusCode::from_u16(status).unwrap(),
             headers,
             body: body.into(),
@@ -294,9 +294,9 @@ mod tests {
     #[test]
     fn a_refusal_whose_body_stalls_is_judged_by_its_status() {
         let stalled = |status| {
-            let answer = Answer {
+            let answer = Response {
                 status: StatusCode::from_u16(status).unwrap(),
-                ..Answer::default()
+                ..Response::default()
             };
             Error::new(Kind::Timeout { connecting: false }, true).answered(answer)
         };

@@ -18,23 +18,23 @@ pub(crate) const KEPT_CHARS: usize = 4096;
 
 /// Status, headers and body as they came.
 #[derive(Clone, Default)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for Response {
     /// Neither headers nor body: both may hold what belongs in no log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer")
+        f.debug_struct("Response")
             .field("status", &self.status)
             .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
     }
 }
 
-impl Answer {
+impl Response {
     /// Whether AuthPI says that it has stored this answer before.
     pub(crate) fn replayed(headers: &HeaderMap) -> bool {
         headers
@@ -131,7 +131,7 @@ const KEPT_FIELDS: usize = 100;
 /// shape is passed over: a gateway's own JSON must not hide the status. However long an answer is,
 /// little of it is kept.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Complaint {
+pub(crate) struct ApiErrorBody {
     pub(crate) code: Option<ErrorCode>,
     pub(crate) description: Option<String>,
     pub(crate) retryable: Option<bool>,
@@ -144,7 +144,7 @@ pub(crate) struct Complaint {
     pub(crate) current_etag: Option<ETag>,
 }
 
-impl Complaint {
+impl ApiErrorBody {
     pub(crate) fn read(body: &[u8]) -> Self {
         let mut complaint = Self::default();
         let body = String::from_utf8_lossy(body);
@@ -208,7 +208,7 @@ mod tests {
     fn both_spellings_of_the_current_etag_are_read() {
         for body in [r#"{"current_etag":"\"17\""}"#, r#"{"currentETag":"17"}"#] {
             assert_eq!(
-                Complaint::read(body.as_bytes())
+                ApiErrorBody::read(body.as_bytes())
                     .current_etag
                     .unwrap()
                     .as_str(),
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_member_of_another_shape_hides_none_of_the_others() {
-        let complaint = Complaint::read(
+        let complaint = ApiErrorBody::read(
             br#"{"error":7,"error_description":"no","fields":[1,{"field":"url","code":null},{"code":"x"}],"retry_after":-3,"retryable":"yes"}"#,
         );
         assert_eq!(complaint.code, None);
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_wait_in_the_body_is_rounded_up_and_one_without_measure_is_the_longest() {
         let after = |value: &str| {
-            Complaint::read(format!(r#"{{"retry_after":{value}}}"#).as_bytes()).retry_after
+            ApiErrorBody::read(format!(r#"{{"retry_after":{value}}}"#).as_bytes()).retry_after
         };
         for (value, wait) in [
             ("1.5", Duration::from_secs(2)),
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn half_a_surrogate_pair_in_a_complaint_hides_nothing_of_it() {
-        let complaint = Complaint::read(
+        let complaint = ApiErrorBody::read(
             br#"{"\udc00":1,"error_description":"cut \ud83d","fields":[{"field":"name","message":"\ud83d!"}],"reference":"r"}"#,
         );
         assert_eq!(complaint.description.as_deref(), Some("cut \u{fffd}"));
@@ -263,7 +263,7 @@ mod tests {
             ),
             ("\u{fffd}!", Some("r"))
         );
-        let latin = Complaint::read(b"{\"error_description\":\"caf\xe9\"}");
+        let latin = ApiErrorBody::read(b"{\"error_description\":\"caf\xe9\"}");
         assert_eq!(latin.description.as_deref(), Some("caf\u{fffd}"));
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let body = format!(
             r#"{{"error":"{long}","error_description":"{long}","reference":"{long}","fields":[{fields}]}}"#
         );
-        let complaint = Complaint::read(body.as_bytes());
+        let complaint = ApiErrorBody::read(body.as_bytes());
         assert_eq!(
             (complaint.fields.len(), complaint.more_fields),
             (KEPT_FIELDS, 160_000 - KEPT_FIELDS)
@@ -289,9 +289,9 @@ mod tests {
         ] {
             assert_eq!(text.unwrap().chars().count(), KEPT_NAME);
         }
-        let answer = Answer {
+        let answer = Response {
             body: body.into(),
-            ..Answer::default()
+            ..Response::default()
         };
         assert_eq!(answer.clone().shortened().text(), answer.text());
         assert!(answer.shortened().body.len() <= 4 * KEPT_CHARS);
@@ -309,8 +309,8 @@ mod tests {
             "{\"error\"",
         ] {
             assert_eq!(
-                Complaint::read(body.as_bytes()),
-                Complaint::default(),
+                ApiErrorBody::read(body.as_bytes()),
+                ApiErrorBody::default(),
                 "{body}"
             );
         }
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn retry_after_is_read_as_seconds_and_as_a_date() {
         let after = |value: &[u8]| {
-            let mut answer = Answer::default();
+            let mut answer = Response::default();
             answer.headers.insert(
                 header::RETRY_AFTER,
                 http::HeaderValue::from_bytes(value).unwrap(),
@@ -377,9 +377,9 @@ mod tests {
 
     #[test]
     fn a_kept_body_is_cut_at_4096_characters_and_never_inside_one() {
-        let answer = |body: Vec<u8>| Answer {
+        let answer = |body: Vec<u8>| Response {
             body: body.into(),
-            ..Answer::default()
+            ..Response::default()
         };
         assert_eq!(
             answer("é".repeat(5000).into_bytes())

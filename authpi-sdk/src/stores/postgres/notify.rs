@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{Postgres, Shared};
-use crate::{ledger::LedgerError, stores::remote::within};
+use crate::{ledger::LedgerError, stores::timeout::within};
 
 /// Between two notifications of a process.
 const GAP: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use http_body_util::Full;
 
 /// What became of a delivery. Exactly 200 acknowledges (AuthPI's guide).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Disposition {
     /// The handler is done and the ledger knows.
     Handled,
     /// It is in the inbox, durably.
@@ -63,7 +63,7 @@ pub(super) enum Answer {
     NoSecret,
 }
 
-impl Answer {
+impl Disposition {
     fn status(self) -> StatusCode {
         match self {
             Self::Handled

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
-use super::{Receiver, Shared, answer::Answer};
+use super::{Receiver, Shared, disposition::Disposition};
 use crate::{
     event::Event,
     ledger::{Digest, EventKey},
@@ -118,14 +118,14 @@ impl Receiver {
 
 impl Shared {
     /// Counts what became of the event, and hands it on.
-    fn count_fed(&self, answer: Answer, span: &Span) -> Answer {
+    fn count_fed(&self, answer: Disposition, span: &Span) -> Disposition {
         telemetry::count_by(telemetry::FED, &self.endpoint, "outcome", answer.outcome());
         span.record("outcome", answer.outcome());
         answer
     }
 }
 
-impl Answer {
+impl Disposition {
     fn ingested(self) -> Ingested {
         match self {
             Self::Handled => Ingested::Handled,

@@ -1,7 +1,7 @@
 """Installs the packages of requirements.txt into a virtual environment of their own and runs a program of this folder in it.
 
-    python3 tests/peer/run.py validate_openapi.py
-    python3 tests/peer/run.py agree.py -- target/debug/authpi emulate --json --listen 127.0.0.1:0 --retry-delays 50ms,50ms
+    python3 tests/interop/run.py validate_openapi.py
+    python3 tests/interop/run.py agree.py -- target/debug/authpi emulate --json --listen 127.0.0.1:0 --retry-delays 50ms,50ms
 
 Needs Python 3.11 and, the first time, a package index. The environment lies in the target folder and is kept as long as
 requirements.txt is the same; several runs at once wait for each other.
@@ -25,7 +25,7 @@ def environment() -> Path:
     """The Python of the environment, which is made if it is not there."""
     target = Path(os.environ.get("CARGO_TARGET_DIR") or HERE.parents[1] / "target")
     digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    place = target / "peer" / digest
+    place = target / "interop" / digest
     place.parent.mkdir(parents=True, exist_ok=True)
     python = place / "bin" / "python"
     with open(place.with_suffix(".lock"), "w") as lock:

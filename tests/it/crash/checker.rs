@@ -21,7 +21,7 @@ use std::{
     fmt,
 };
 
-use authpi_tests::trial::{Entry, EventId, Mode, Store};
+use authpi_tests::harness::{Entry, EventId, Mode, Store};
 
 /// What a trial came to.
 #[derive(Debug, Default, PartialEq, Eq)]

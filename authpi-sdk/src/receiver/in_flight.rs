@@ -17,7 +17,7 @@ use crate::ledger::EventKey;
 pub(super) const MAX_WAITERS_PER_EVENT: usize = 4;
 
 /// The places of one receiver.
-pub(super) struct Places {
+pub(super) struct InFlight {
     all: u32,
     free: Semaphore,
     /// How many are taken by work; `drain` takes places too.
@@ -29,7 +29,7 @@ pub(super) struct Places {
     waiters: Mutex<HashMap<EventKey, usize>>,
 }
 
-impl Places {
+impl InFlight {
     pub(super) fn new(all: u32) -> Arc<Self> {
         Arc::new(Self {
             all,
@@ -90,14 +90,14 @@ impl Places {
 }
 
 /// One of the places, until dropped.
-pub(super) struct Place {
-    places: Arc<Places>,
+pub(super) struct InFlightPermit {
+    places: Arc<InFlight>,
     /// Not while its work waits.
     is_held: bool,
 }
 
-impl Place {
-    pub(super) fn take(places: &Arc<Places>) -> Option<Self> {
+impl InFlightPermit {
+    pub(super) fn take(places: &Arc<InFlight>) -> Option<Self> {
         places.take().then(|| Self {
             places: Arc::clone(places),
             is_held: true,
@@ -118,7 +118,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
         self.give_back();
     }
@@ -126,7 +126,7 @@ impl Drop for Place {
 
 /// One of those who may wait, until dropped.
 pub(super) struct Waiter<'p> {
-    places: &'p Places,
+    places: &'p InFlight,
     key: EventKey,
 }
 

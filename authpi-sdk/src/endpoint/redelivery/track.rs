@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     DEFAULT_TRACK_FOR, FIRST_PAUSE, LONGEST_PAUSE,
-    watched::{End, end},
+    delivery_ref::{End, end},
 };
 use crate::{
     UnixMillis,
@@ -23,7 +23,8 @@ impl Call<RedeliverFailed> {
     /// It lists what failed, asks AuthPI to send it again, and then looks at those deliveries after
     /// pauses of up to 250 ms, doubled from look to look up to 10 s. It remembers the id of each
     /// delivery, some hundred bytes. Where the answer does not come, or says by a 5xx or 409 that
-    /// AuthPI may be at it, it follows all the same, and [`RedeliveryProgress::answer`] stays empty.
+    /// AuthPI may be at it, it follows all the same, and [`RedeliveryProgress::answer`] stays
+    /// empty.
     ///
     /// ```no_run
     /// # use std::time::Duration;

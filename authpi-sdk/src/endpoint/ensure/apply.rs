@@ -7,14 +7,14 @@ use tokio::time::Instant;
 
 use super::{
     Diff, Endpoint, EndpointError, Ensured,
-    declared::{authenticates_otherwise, compare},
-    mark::{Making, Purpose},
-    standing::{Ours, Standing, there},
+    diff::{authenticates_otherwise, compare},
+    discover::{Ours, Standing, there},
+    ownership::{Making, Purpose},
 };
 use crate::{
     client::{
         Created, WebhookSpec, Webhooks,
-        api::same,
+        api::compare,
         transport::{Error, pause},
     },
     endpoint::{
@@ -132,14 +132,14 @@ impl<'s, S: SecretStore> IntoFuture for Ensure<'s, S> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let work =
-                Work::new(&self.webhooks, &self.spec, self.secrets, self.secret_wait).await?;
+                EnsureRun::new(&self.webhooks, &self.spec, self.secrets, self.secret_wait).await?;
             ensure(&work, self.renew_lost_secret).await
         })
     }
 }
 
 async fn ensure<S: SecretStore>(
-    work: &Work<'_, S>,
+    work: &EnsureRun<'_, S>,
     renew_lost_secret: bool,
 ) -> Result<Ensured, EndpointError> {
     let (mut generation, mut round) = (0, 0);
@@ -270,7 +270,7 @@ pub(super) enum Made {
 }
 
 /// What ensuring and rotating have in common.
-pub(super) struct Work<'a, S> {
+pub(super) struct EnsureRun<'a, S> {
     pub(super) webhooks: &'a Webhooks,
     spec: &'a WebhookSpec,
     pub(super) input: CreateWebhookInput,
@@ -279,7 +279,7 @@ pub(super) struct Work<'a, S> {
     secret_wait: Duration,
 }
 
-impl<'a, S: SecretStore> Work<'a, S> {
+impl<'a, S: SecretStore> EnsureRun<'a, S> {
     pub(super) async fn new(
         webhooks: &'a Webhooks,
         spec: &'a WebhookSpec,
@@ -326,7 +326,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
         let created = self.create(&making).await?;
         if created.replayed {
             let as_declared = |webhook: &crate::client::Webhook| {
-                webhook.name == self.input.name && same::url(&webhook.url, &self.input.url)
+                webhook.name == self.input.name && compare::url(&webhook.url, &self.input.url)
             };
             if !there(self.webhooks, &created.webhook.id)
                 .await?
@@ -579,7 +579,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
         let edited = self.webhooks.update_with(&got.value.id, |webhook| {
             match compare(
                 &self.input,
-                super::mark::Mark::of(webhook).as_ref(),
+                super::ownership::Mark::of(webhook).as_ref(),
                 webhook,
             ) {
                 Ok((differs, patch)) => (!differs.is_empty()).then_some(patch),
@@ -606,7 +606,7 @@ impl<'a, S: SecretStore> Work<'a, S> {
             }
             UpdateOutcome::Unchanged(got) => got,
         };
-        let mark = super::mark::Mark::of(&got.value);
+        let mark = super::ownership::Mark::of(&got.value);
         Ok(Some(Ours { got, mark }))
     }
 

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::mark::Mark;
+use super::ownership::Mark;
 use crate::{
     RawJson,
-    client::{Error, Webhook, WebhookStatus, Webhooks, WithETag, api::same, transport::Answer},
+    client::{
+        Error, Webhook, WebhookStatus, Webhooks, WithETag, api::compare, transport::Response,
+    },
     endpoint::secrets::StoredSecret,
     json::{self, FromRaw as _},
 };
@@ -65,13 +67,13 @@ impl Standing {
                 .any(|webhook| may_be_called(webhook, name))
             {
                 let why = "a webhook that may be the one looked for cannot be read";
-                return Err(Error::malformed(why, Answer::default()).during("webhooks.list"));
+                return Err(Error::malformed(why, Response::default()).during("webhooks.list"));
             }
             listed.extend(page.items);
         }
         for item in listed {
             if item.name != name
-                || !same::url(&item.url, url)
+                || !compare::url(&item.url, url)
                 || item.status == WebhookStatus::Deleted
             {
                 continue;

@@ -3,12 +3,12 @@
 
 Against a running service:
 
-    python tests/peer/agree.py --base-url … --account-id … --key-id … --key-secret … --access-token …
+    python tests/interop/agree.py --base-url … --account-id … --key-id … --key-secret … --access-token …
 
 (each may come from the environment instead: AUTHPI_BASE_URL, AUTHPI_ACCOUNT_ID, AUTHPI_KEY_ID, AUTHPI_KEY_SECRET,
 AUTHPI_ACCESS_TOKEN), or starting one that prints the same as one line of JSON:
 
-    python tests/peer/agree.py -- target/debug/authpi emulate --json --listen 127.0.0.1:0 --retry-delays 50ms,50ms
+    python tests/interop/agree.py -- target/debug/authpi emulate --json --listen 127.0.0.1:0 --retry-delays 50ms,50ms
 
 Events are made to happen by `POST {base_url}/_emulator/events`. The retries of the service must be over within seconds, so that
 deliveries can be seen to fail for good. Prints a line per check, and ends with 1 at the first disagreement.

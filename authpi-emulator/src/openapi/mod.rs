@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub(crate) use events::{EventCatalogue, Example};
 
-use crate::problem::{Field, Problem};
+use crate::error::{Field, Problem};
 use parameter::Parameter;
 
 /// The whole description, ready to be asked.

@@ -10,13 +10,13 @@ use tracing::Span;
 
 use super::{
     Lane, Mode, Shared, StoreFailure,
-    answer::Answer,
-    places::{Draining, Place},
+    disposition::Disposition,
+    in_flight::{Draining, InFlightPermit},
 };
 use crate::{
     crash,
     event::{Event, ParseError},
-    handlers::{Claimed, Outcome, Route, Work, run, run_leased},
+    handlers::{AttemptState, Claimed, Outcome, Route, run, run_leased},
     ledger::{
         AnyInbox, Appended, Claim, Completion, Digest, EventKey, LeaseStatus, LedgerError,
         LedgerErrorKind, Token, TransactionPermit, TransactionPermits,
@@ -69,7 +69,12 @@ impl Shared {
     ///
     /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the
     /// future that each delivery needs.
-    pub(super) async fn take(&self, event: &Event, place: &mut Place, span: &Span) -> Answer {
+    pub(super) async fn take(
+        &self,
+        event: &Event,
+        place: &mut InFlightPermit,
+        span: &Span,
+    ) -> Disposition {
         let received_at = self.settings.clock.now();
         if !span.is_disabled() {
             span.record("event_id", &*EventKey::bounded(event.id()))
@@ -95,9 +100,9 @@ impl Shared {
         event: &Event,
         digest: Digest,
         received_at: Timestamp,
-        place: &mut Place,
+        place: &mut InFlightPermit,
         span: &Span,
-    ) -> Answer {
+    ) -> Disposition {
         let handlers = match &self.mode {
             Mode::Inline(handlers) => handlers,
             Mode::Inbox { inbox, lane } => {
@@ -106,7 +111,7 @@ impl Shared {
         };
         let Some(route) = handlers.route(event.event_type()) else {
             tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
-            return Answer::Unhandled;
+            return Disposition::Unhandled;
         };
         let key = self.key(event.shared_id());
         let Granted {
@@ -153,7 +158,7 @@ impl Shared {
         key: &EventKey,
         received_at: Timestamp,
         error: &LedgerError,
-    ) -> Answer {
+    ) -> Disposition {
         let store_down = self.store_down(error);
         // A handler that writes in a transaction needs the store, whatever the policy.
         if self.settings.store_failure != StoreFailure::HandleAnyway || route.commits() {
@@ -171,7 +176,7 @@ impl Shared {
                 );
             },
         );
-        let work = Work::new(
+        let work = AttemptState::new(
             event,
             key.clone(),
             None,
@@ -191,18 +196,18 @@ impl Shared {
         lane: Option<Lane>,
         event: &Event,
         digest: Digest,
-        place: &mut Place,
-    ) -> Answer {
+        place: &mut InFlightPermit,
+    ) -> Disposition {
         let key = self.key(event.shared_id());
         let lane = lane.and_then(|lane| lane(event.subject()));
         match inbox.append(&key, digest, lane, event.body().clone()).await {
             Ok(Appended::Stored) => {
                 crash::point("appended");
-                Answer::Stored
+                Disposition::Stored
             }
             Ok(Appended::Duplicate { first_digest }) => {
                 key.compare(digest, first_digest, &self.log);
-                Answer::Duplicate
+                Disposition::Duplicate
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
                 self.bury_refused(&key, digest, event, &error, place).await
@@ -219,14 +224,14 @@ impl Shared {
         digest: Digest,
         event: &Event,
         error: &LedgerError,
-        place: &mut Place,
-    ) -> Answer {
+        place: &mut InFlightPermit,
+    ) -> Disposition {
         self.bury(
             key,
             digest,
             error.chain(),
             event.body().clone(),
-            Answer::ContentRefused,
+            Disposition::ContentRefused,
             place,
         )
         .await
@@ -235,7 +240,12 @@ impl Shared {
     /// The delivery was signed longer ago than records are kept, by this machine's clock: were it
     /// an old capture, nothing would tell. Were the clock wrong, every delivery would seem to be
     /// that old. So nothing is judged by the clock alone.
-    async fn expired(&self, event: &Event, now: Timestamp, place: &mut Place) -> Answer {
+    async fn expired(
+        &self,
+        event: &Event,
+        now: Timestamp,
+        place: &mut InFlightPermit,
+    ) -> Disposition {
         if !self.witness.vouches_for(now) {
             match self.ledger.server_time().await {
                 Ok(Some(store_says)) if agree(now, store_says) => {}
@@ -246,7 +256,12 @@ impl Shared {
         self.bury_expired(event, place).await
     }
 
-    fn clock_unsure(&self, event: &Event, now: Timestamp, store_says: Option<Timestamp>) -> Answer {
+    fn clock_unsure(
+        &self,
+        event: &Event,
+        now: Timestamp,
+        store_says: Option<Timestamp>,
+    ) -> Disposition {
         self.witness.unsure();
         let reason = if store_says.is_some() {
             "store_differs"
@@ -264,7 +279,7 @@ impl Shared {
                 "a delivery seems to be expired, and nothing confirms the clock: check this machine's clock"
             );
         });
-        Answer::ClockUnsure {
+        Disposition::ClockUnsure {
             retry_after: self.settings.retry_after,
         }
     }
@@ -274,8 +289,8 @@ impl Shared {
         &self,
         body: Bytes,
         error: &ParseError,
-        place: &mut Place,
-    ) -> Answer {
+        place: &mut InFlightPermit,
+    ) -> Disposition {
         let digest = Digest::of(&body);
         let key = EventKey::unreadable(self.endpoint.clone(), &body);
         self.bury(
@@ -283,7 +298,7 @@ impl Shared {
             digest,
             error.to_string(),
             body,
-            Answer::Unreadable,
+            Disposition::Unreadable,
             place,
         )
         .await
@@ -291,7 +306,7 @@ impl Shared {
 
     /// Under a key of its own: an old capture must not bury the event itself, which may still be
     /// waiting in the inbox or in AuthPI's log, whence it may be fed.
-    async fn bury_expired(&self, event: &Event, place: &mut Place) -> Answer {
+    async fn bury_expired(&self, event: &Event, place: &mut InFlightPermit) -> Disposition {
         let key = EventKey::expired(self.endpoint.clone(), event.id());
         let digest = Digest::of(event.raw_bytes());
         let reason = "the delivery was signed longer ago than records are kept".to_owned();
@@ -300,7 +315,7 @@ impl Shared {
             digest,
             reason,
             event.body().clone(),
-            Answer::Expired,
+            Disposition::Expired,
             place,
         )
         .await
@@ -310,7 +325,8 @@ impl Shared {
         EventKey::new(self.endpoint.clone(), event_id)
     }
 
-    /// The token, or the answer of whoever was first; waits for that one as long as in_flight_wait lasts.
+    /// The token, or the answer of whoever was first; waits for that one as long as
+    /// `in_flight_wait` lasts.
     ///
     /// Where `permits` are given, it takes one before it claims.
     async fn claim(
@@ -318,8 +334,8 @@ impl Shared {
         key: &EventKey,
         digest: Digest,
         permits: Option<&TransactionPermits>,
-        place: &mut Place,
-    ) -> Result<Result<Granted, Answer>, LedgerError> {
+        place: &mut InFlightPermit,
+    ) -> Result<Result<Granted, Disposition>, LedgerError> {
         let since = Instant::now();
         let deadline = self.settings.handler_timeout;
         let Ok(permit) = permit_of(permits, since + deadline).await else {
@@ -328,7 +344,7 @@ impl Shared {
         let looked = self.look(key, digest, permit, since).await?;
         match looked {
             Look::Granted(granted) => Ok(Ok(granted)),
-            Look::Duplicate => Ok(Err(Answer::Duplicate)),
+            Look::Duplicate => Ok(Err(Disposition::Duplicate)),
             Look::InFlight {
                 asked,
                 pause,
@@ -393,10 +409,10 @@ impl Shared {
         key: &EventKey,
         digest: Digest,
         permits: Option<&TransactionPermits>,
-        place: &mut Place,
+        place: &mut InFlightPermit,
         (give_up, mut at_least, mut retry_after): (Instant, Duration, Duration),
-    ) -> Result<Result<Granted, Answer>, LedgerError> {
-        let draining = Answer::Draining {
+    ) -> Result<Result<Granted, Disposition>, LedgerError> {
+        let draining = Disposition::Draining {
             retry_after: self.settings.retry_after,
         };
         let mut waiter = None;
@@ -404,13 +420,13 @@ impl Shared {
         loop {
             pause = pause.max(at_least);
             if pause > give_up.saturating_duration_since(Instant::now()) {
-                return Ok(Err(Answer::InFlight { retry_after }));
+                return Ok(Err(Disposition::InFlight { retry_after }));
             }
             if waiter.is_none() {
                 waiter = self.places.waiter(key);
             }
             let Some(waiter) = &waiter else {
-                return Ok(Err(Answer::InFlight { retry_after }));
+                return Ok(Err(Disposition::InFlight { retry_after }));
             };
             place.give_back();
             if let Err(Draining) = waiter.until_drain(sleep(pause)).await {
@@ -425,12 +441,12 @@ impl Shared {
             let since = Instant::now();
             let permit = match waiter.until_drain(permit_of(permits, give_up)).await {
                 Ok(Ok(permit)) => permit,
-                Ok(Err(_)) => return Ok(Err(Answer::InFlight { retry_after })),
+                Ok(Err(_)) => return Ok(Err(Disposition::InFlight { retry_after })),
                 Err(Draining) => return Ok(Err(draining)),
             };
             match self.look(key, digest, permit, since).await? {
                 Look::Granted(granted) => return Ok(Ok(granted)),
-                Look::Duplicate => return Ok(Err(Answer::Duplicate)),
+                Look::Duplicate => return Ok(Err(Disposition::Duplicate)),
                 Look::InFlight {
                     pause,
                     retry_after: next,
@@ -447,27 +463,27 @@ impl Shared {
         key: &EventKey,
         token: Token,
         outcome: &Outcome,
-    ) -> Answer {
+    ) -> Disposition {
         let retry_after = self.settings.retry_after;
         let mut gave_up = None;
         let (answer, settled) = match outcome {
-            Outcome::Committed => (Answer::Handled, Ok(LeaseStatus::Held)),
+            Outcome::Committed => (Disposition::Handled, Ok(LeaseStatus::Held)),
             Outcome::LeaseLost => return self.lease_lost(key),
             Outcome::Handled => (
-                Answer::Handled,
+                Disposition::Handled,
                 self.ledger.complete(key, token, Completion::Handled).await,
             ),
             Outcome::Failed(error) if error.is_terminal() => {
                 let reason = error.chain();
                 gave_up = Some(reason.clone());
                 let answer = if self.ledger.keeps_dead_letters() {
-                    Answer::DeadLetter
+                    Disposition::DeadLetter
                 } else if self.settings.drop_terminal {
-                    Answer::Dropped
+                    Disposition::Dropped
                 } else {
-                    Answer::CannotKeep { retry_after }
+                    Disposition::CannotKeep { retry_after }
                 };
-                let settled = if let Answer::CannotKeep { .. } = answer {
+                let settled = if let Disposition::CannotKeep { .. } = answer {
                     self.ledger.release(key, token, Duration::ZERO).await
                 } else {
                     let body = event.body().clone();
@@ -479,7 +495,7 @@ impl Shared {
             }
             retryable => {
                 let pause = self.tell_failure(key, token.attempt, retryable);
-                let answer = Answer::Failed {
+                let answer = Disposition::Failed {
                     retry_after: pause.unwrap_or(retry_after),
                 };
                 (
@@ -497,27 +513,28 @@ impl Shared {
         match settled {
             Ok(LeaseStatus::Held) => {
                 match answer {
-                    Answer::Handled => {
+                    Disposition::Handled => {
                         telemetry::handled_after(
                             &self.endpoint,
                             self.settings.clock.since(event.time()),
                         );
                     }
-                    Answer::DeadLetter => self.count_dead("terminal"),
+                    Disposition::DeadLetter => self.count_dead("terminal"),
                     _ => {}
                 }
                 answer
             }
             Ok(LeaseStatus::Lost) => self.lease_lost(key),
             Err(error)
-                if error.kind() == LedgerErrorKind::Content && answer == Answer::DeadLetter =>
+                if error.kind() == LedgerErrorKind::Content
+                    && answer == Disposition::DeadLetter =>
             {
-                self.cannot_bury(key, &error.chain(), Answer::ContentRefused)
+                self.cannot_bury(key, &error.chain(), Disposition::ContentRefused)
             }
             Err(error) => {
                 let down = self.store_down(&error);
                 // What is done is done: sent again, it would be done twice for certain.
-                let done = matches!(answer, Answer::Handled | Answer::Dropped);
+                let done = matches!(answer, Disposition::Handled | Disposition::Dropped);
                 if done && self.settings.store_failure == StoreFailure::HandleAnyway {
                     answer
                 } else {
@@ -534,15 +551,15 @@ impl Shared {
         key: &EventKey,
         attempt: u32,
         error: &str,
-        answer: Answer,
+        answer: Disposition,
         settled: bool,
     ) {
         let (endpoint, event_id) = (&self.endpoint, key.event_id());
         match answer {
-            Answer::DeadLetter if settled => {
+            Disposition::DeadLetter if settled => {
                 tracing::error!(%endpoint, event_id, attempt, error, "a handler gave up; the event is kept as a dead letter");
             }
-            Answer::Dropped if settled => {
+            Disposition::Dropped if settled => {
                 tracing::error!(%endpoint, event_id, attempt, error, "a handler gave up; the event is dropped");
             }
             _ => self.log.write(
@@ -575,16 +592,16 @@ impl Shared {
     }
 
     /// Without a claim nothing can be kept, and nothing is settled.
-    fn answer_unclaimed(&self, key: &EventKey, outcome: Outcome) -> Answer {
+    fn answer_unclaimed(&self, key: &EventKey, outcome: Outcome) -> Disposition {
         let retry_after = self.settings.retry_after;
         match outcome {
-            Outcome::Handled => Answer::Handled,
+            Outcome::Handled => Disposition::Handled,
             Outcome::Failed(error) if error.is_terminal() && self.settings.drop_terminal => {
-                Answer::Dropped
+                Disposition::Dropped
             }
             retryable => {
                 let pause = self.tell_failure(key, 0, &retryable);
-                Answer::Failed {
+                Disposition::Failed {
                     retry_after: pause.unwrap_or(retry_after),
                 }
             }
@@ -599,9 +616,9 @@ impl Shared {
         digest: Digest,
         reason: String,
         body: Bytes,
-        otherwise: Answer,
-        place: &mut Place,
-    ) -> Answer {
+        otherwise: Disposition,
+        place: &mut InFlightPermit,
+    ) -> Disposition {
         if !self.ledger.keeps_dead_letters() {
             return self.cannot_bury(key, &reason, otherwise);
         }
@@ -631,7 +648,7 @@ impl Shared {
                     (&self.endpoint, key.event_id(), otherwise.outcome());
                 tracing::warn!(%endpoint, event_id, outcome, error = reason, "a delivery cannot be handled; it is kept as a dead letter");
                 self.count_dead(otherwise.outcome());
-                Answer::DeadLetter
+                Disposition::DeadLetter
             }
             Ok(LeaseStatus::Lost) => self.lease_lost(key),
             Err(error) if error.kind() == LedgerErrorKind::Content => {
@@ -642,7 +659,7 @@ impl Shared {
     }
 
     /// There is no place for it, so it is refused.
-    fn cannot_bury(&self, key: &EventKey, error: &str, answer: Answer) -> Answer {
+    fn cannot_bury(&self, key: &EventKey, error: &str, answer: Disposition) -> Disposition {
         self.log.write(
             "a delivery cannot be handled, nor kept as a dead letter",
             answer.outcome(),
@@ -664,7 +681,7 @@ impl Shared {
         telemetry::count_by(telemetry::DEAD_LETTERS, &self.endpoint, "reason", reason);
     }
 
-    fn lease_lost(&self, key: &EventKey) -> Answer {
+    fn lease_lost(&self, key: &EventKey) -> Disposition {
         telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
         self.log.write(
             "the lease was lost: another worker has taken over",
@@ -678,14 +695,14 @@ impl Shared {
                 );
             },
         );
-        Answer::LeaseLost {
+        Disposition::LeaseLost {
             retry_after: self.settings.retry_after,
         }
     }
 
-    fn store_down(&self, error: &LedgerError) -> Answer {
+    fn store_down(&self, error: &LedgerError) -> Disposition {
         error.tell(&self.endpoint, &self.log);
-        Answer::StoreDown {
+        Disposition::StoreDown {
             retry_after: self.settings.retry_after,
         }
     }

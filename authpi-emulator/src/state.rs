@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     clock::EmulatorClock,
     credentials::Account,
-    description::Description,
     dispatch::{AskedFor, Sender},
+    error::{Field, Problem},
     idempotency::Replays,
     log::{Log, LogLine},
-    problem::{Field, Problem},
+    openapi::Description,
     store::{Recorded, Store},
     trigger::NewEvent,
 };

@@ -1,6 +1,6 @@
 """Checks `openapi/`: valid by independent validators, open where we receive, and named as AuthPI's own SDK names things.
 
-Run with the packages of requirements.txt: `python tests/peer/validate_openapi.py`. Prints a line per check and ends with 1 if
+Run with the packages of requirements.txt: `python tests/interop/validate_openapi.py`. Prints a line per check and ends with 1 if
 any fails.
 """
 

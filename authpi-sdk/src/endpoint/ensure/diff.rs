@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, fmt};
 
 use serde_json::Value;
 
-use super::mark::Mark;
+use super::ownership::Mark;
 use crate::{
     RawJson,
-    client::{Error, Webhook, WebhookPatch, api::same},
+    client::{Error, Webhook, WebhookPatch, api::compare},
     event::EventType,
     generated::api::types::CreateWebhookInput,
 };
@@ -130,7 +130,7 @@ pub(super) fn compare(
         // Known by its secret alone, it is ours from now on by its mark as well.
         let known = || Mark {
             key: "known-by-its-secret".to_owned(),
-            purpose: super::mark::Purpose::default(),
+            purpose: super::ownership::Purpose::default(),
         };
         let mark = mark.cloned().unwrap_or_else(known);
         patch = patch.metadata(mark.onto(there.metadata.as_ref(), declared.metadata.as_ref())?);
@@ -145,7 +145,7 @@ fn covers(there: Option<&RawJson>, declared: &RawJson) -> bool {
     };
     declared
         .read::<Value>()
-        .is_ok_and(|declared| same::covers(&there, &declared))
+        .is_ok_and(|declared| compare::covers(&there, &declared))
 }
 
 #[cfg(test)]

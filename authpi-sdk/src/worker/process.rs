@@ -243,7 +243,7 @@ impl Shared {
             text: format!("after {attempt} attempts: {problem}"),
         };
         if attempt == settings.max_attempts {
-            return given_up("max_attempts");
+            return given_up("attempts");
         }
         if self.is_too_old(leased.received_at).await {
             return given_up("age");

@@ -4,7 +4,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use super::{Parameters, check};
-use crate::problem::{Field, Problem};
+use crate::error::{Field, Problem};
 
 /// A parameter of the description.
 pub(super) struct Parameter {

@@ -6,7 +6,7 @@ use jsonschema::{
 };
 use serde_json::Value;
 
-use crate::problem::Field;
+use crate::error::Field;
 
 /// Every mistake in `value`; none if the schema allows it.
 pub(super) fn mistakes(schema: &Validator, value: &Value) -> Vec<Field> {

@@ -35,7 +35,7 @@ struct Queue {
 }
 
 /// What is told of an event while a window is fed.
-pub(super) enum Told {
+pub(super) enum IngestResult {
     /// It was taken. Nothing before `all_before` is still to be fed; none when nothing is.
     Taken {
         fed: Ingested,
@@ -101,7 +101,7 @@ impl Feeding {
             tasks.spawn(async move {
                 queue
                     .ingest(number, &receiver, retry_for, &tell, &stop)
-                    .await
+                    .await;
             });
         }
         Self {
@@ -112,7 +112,7 @@ impl Feeding {
     }
 
     /// The next news; none when all is over.
-    pub(super) async fn next(&mut self) -> Option<Told> {
+    pub(super) async fn next(&mut self) -> Option<IngestResult> {
         let Some((queue, said)) = self.told.recv().await else {
             // A queue that has panicked has not come to its end, and must not be taken for one that
             // has.
@@ -127,14 +127,14 @@ impl Feeding {
             Said::Taken(fed, time) => {
                 self.times[queue].pop_front();
                 let all_before = self.times.iter().filter_map(VecDeque::front).min().copied();
-                Told::Taken {
+                IngestResult::Taken {
                     fed,
                     time,
                     all_before,
                 }
             }
-            Said::Again(fed) => Told::Again { fed },
-            Said::Stopped(stopped) => Told::Stopped(stopped),
+            Said::Again(fed) => IngestResult::Again { fed },
+            Said::Stopped(stopped) => IngestResult::Stopped(stopped),
         })
     }
 }

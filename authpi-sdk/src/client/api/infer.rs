@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    client::api::{Webhook, same},
+    client::api::{Webhook, compare},
     generated::api::types::{UpdateAuthInput, UpdateWebhook},
     json,
 };
@@ -35,9 +35,9 @@ pub(crate) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
             ("auth", seen) => seen["type"] == wanted["type"] && !sets_a_token(patch),
             ("url", Value::String(seen)) => wanted
                 .as_str()
-                .is_some_and(|wanted| same::url(seen, wanted)),
+                .is_some_and(|wanted| compare::url(seen, wanted)),
             // AuthPI may fill in members of its own.
-            ("retry" | "circuit_breaker" | "subjects", seen) => same::covers(seen, wanted),
+            ("retry" | "circuit_breaker" | "subjects", seen) => compare::covers(seen, wanted),
             // In which order they are shown is not documented.
             ("events", Value::Array(seen)) => wanted.as_array().is_some_and(|wanted| {
                 wanted.iter().all(|event| seen.contains(event))

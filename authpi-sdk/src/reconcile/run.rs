@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 use super::{
     Progress, ReconcileError, Report, Shared, Stopped,
     error::Kind,
-    feed::{Feeding, SHORTEST_PAUSE, Told},
+    filter::Wanted,
+    ingest::{Feeding, IngestResult, SHORTEST_PAUSE},
     log::{Entries, LONGEST_PAGE, Read, Reading},
-    wanted::Wanted,
     windows::{Window, Windows},
 };
 use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Ingested, telemetry};
@@ -237,7 +237,7 @@ impl<'a> Passes<'a> {
         let mut feeding = Feeding::begin(receiver, settings, held.events.into_values());
         while let Some(told) = feeding.next().await {
             let (fed, reached) = match told {
-                Told::Taken {
+                IngestResult::Taken {
                     fed,
                     time,
                     all_before,
@@ -247,8 +247,8 @@ impl<'a> Passes<'a> {
                         self.report.progress.position.max(Some(reached));
                     (fed, all_before.or(newest))
                 }
-                Told::Again { fed } => (fed, None),
-                Told::Stopped(stopped) => {
+                IngestResult::Again { fed } => (fed, None),
+                IngestResult::Stopped(stopped) => {
                     let (event_id, outcome) = (&*stopped.event_id, stopped.outcome);
                     tracing::error!(
                         endpoint = receiver.endpoint(),
