@@ -13,15 +13,25 @@ use super::{EventType, Inner, ParseError, Text};
 use crate::{UnixMillis, json, time::rfc3339};
 
 /// The CloudEvents attributes of one delivery.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Envelope {
-    id: String,
-    source: String,
-    event_type: String,
+    /// The id, the source and the type, in one allocation.
+    text: Box<str>,
+    source_at: usize,
+    type_at: usize,
     time: Option<Timestamp>,
 }
 
 impl Envelope {
+    fn new(id: &str, source: &str, event_type: &str, time: Option<Timestamp>) -> Self {
+        Self {
+            text: [id, source, event_type].concat().into_boxed_str(),
+            source_at: id.len(),
+            type_at: id.len() + source.len(),
+            time,
+        }
+    }
+
     /// Reads the attributes of a structured delivery and leaves `data` alone: what a router needs,
     /// and nothing more.
     ///
@@ -56,28 +66,28 @@ impl Envelope {
             return Err(ParseError::wrong("ce-specversion", "1.0"));
         }
         let time = optional("ce-time")?.map(|text| rfc3339(&text)).transpose();
-        Ok(Self {
-            id: required("ce-id")?,
-            source: required("ce-source")?,
-            event_type: required("ce-type")?,
-            time: time.map_err(|_| ParseError::wrong("ce-time", "an RFC 3339 time"))?,
-        })
+        Ok(Self::new(
+            &required("ce-id")?,
+            &required("ce-source")?,
+            &required("ce-type")?,
+            time.map_err(|_| ParseError::wrong("ce-time", "an RFC 3339 time"))?,
+        ))
     }
 
     /// The envelope's own id; another one than the event's.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.text[..self.source_at]
     }
 
     /// Where the delivery comes from: `com.authpi.webhooks/v1/<webhook id>` in AuthPI's guide.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.text[self.source_at..self.type_at]
     }
 
     /// The id of the webhook that this was delivered for, where the source has the form of AuthPI's
     /// guide.
     pub fn webhook_id(&self) -> Option<&str> {
-        self.source
+        self.source()
             .strip_prefix("com.authpi.webhooks/v1/")
             .filter(|id| !id.is_empty() && !id.contains('/'))
     }
@@ -85,12 +95,23 @@ impl Envelope {
     /// The envelope's `type`: `event` in AuthPI's guide. What happened is
     /// [`Event::event_type`](super::Event::event_type).
     pub fn envelope_type(&self) -> &str {
-        &self.event_type
+        &self.text[self.type_at..]
     }
 
     /// The envelope's `time`, if it has one.
     pub fn time(&self) -> Option<Timestamp> {
         self.time
+    }
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("id", &self.id())
+            .field("source", &self.source())
+            .field("event_type", &self.envelope_type())
+            .field("time", &self.time)
+            .finish()
     }
 }
 
@@ -151,16 +172,12 @@ impl<D> Wire<'_, D> {
             ));
         }
         let time = self.time.as_deref().map(rfc3339).transpose();
-        Ok(Envelope {
-            id: self.id.clone().into_owned(),
-            source: self
-                .source
-                .as_deref()
-                .ok_or_else(|| ParseError::missing(member("source")))?
-                .to_owned(),
-            event_type: self.event_type.clone().into_owned(),
-            time: time.map_err(|_| ParseError::wrong(member("time"), "an RFC 3339 time"))?,
-        })
+        let source = self
+            .source
+            .as_deref()
+            .ok_or_else(|| ParseError::missing(member("source")))?;
+        let time = time.map_err(|_| ParseError::wrong(member("time"), "an RFC 3339 time"))?;
+        Ok(Envelope::new(&self.id, source, &self.event_type, time))
     }
 }
 

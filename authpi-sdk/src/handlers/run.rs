@@ -94,7 +94,7 @@ pub(crate) async fn run(route: &dyn Route, work: Arc<AttemptState>) -> Outcome {
         deadline,
         ..
     } = &*work;
-    let span = info_span!(
+    let span = telemetry::if_enabled(info_span!(
         "authpi.handle",
         endpoint = key.endpoint(),
         event_id = key.event_id(),
@@ -102,7 +102,7 @@ pub(crate) async fn run(route: &dyn Route, work: Arc<AttemptState>) -> Outcome {
         attempt = token.map_or(0, |token| token.attempt),
         trace = event.trace(),
         outcome = Empty,
-    );
+    ));
     // Whoever drops this future before its end has lost the lease.
     let mut attempt = AttemptGuard {
         work: &work,

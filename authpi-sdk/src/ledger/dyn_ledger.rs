@@ -11,6 +11,7 @@ use super::{
     Appended, Backlog, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, Ledger,
     LedgerError, NextEvent, Token,
 };
+use crate::telemetry;
 
 /// Any [`Ledger`]; clones share it.
 pub(crate) type AnyLedger = Arc<dyn DynLedger>;
@@ -24,7 +25,10 @@ pub(crate) fn step<T>(
     name: &'static str,
     step: impl Future<Output = T>,
 ) -> impl Future<Output = T> {
-    step.instrument(debug_span!("authpi.store", step = name))
+    step.instrument(telemetry::if_enabled(debug_span!(
+        "authpi.store",
+        step = name
+    )))
 }
 
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;

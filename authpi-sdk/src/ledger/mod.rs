@@ -125,7 +125,8 @@ impl EventKey {
     /// event's id by itself; an [`Inbox`] does it to the ordering keys that it stores.
     pub fn bounded(name: &str) -> Cow<'_, str> {
         let fits = name.len() <= Self::MAX_ID_BYTES && !name.starts_with(Self::HASHED);
-        if fits && !name.chars().any(char::is_control) {
+        let plain = name.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+        if fits && (plain || !name.chars().any(char::is_control)) {
             Cow::Borrowed(name)
         } else {
             Cow::Owned(format!("{}{}", Self::HASHED, sha256_hex(name.as_bytes())))

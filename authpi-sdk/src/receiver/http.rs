@@ -45,14 +45,14 @@ impl Receiver {
 
     fn begin<B>(&self, request: Request<B>) -> Unverified<B> {
         let endpoint = &self.shared.endpoint;
-        let span = info_span!(
+        let span = telemetry::if_enabled(info_span!(
             "authpi.delivery",
             %endpoint,
             event_id = Empty,
             event_type = Empty,
             attempt = Empty,
             outcome = Empty,
-        );
+        ));
         let verifying =
             span.in_scope(|| begin(&self.shared.verifier, self.shared.about(), request));
         Unverified { span, verifying }

@@ -55,14 +55,14 @@ impl Receiver {
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn ingest(&self, event: Verified<Event>) -> Ingested {
         let shared = Arc::clone(&self.shared);
-        let span = info_span!(
+        let span = telemetry::if_enabled(info_span!(
             "authpi.ingest",
             endpoint = &*shared.endpoint,
             event_id = &*EventKey::bounded(event.id()),
             event_type = event.event_type().as_str(),
             attempt = Empty,
             outcome = Empty,
-        );
+        ));
         let within = span.clone();
         let work = |mut place| {
             let work = async move {

@@ -6,6 +6,7 @@ mod limit;
 use std::{sync::Arc, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Level, Metadata, Unit};
+use tracing::Span;
 
 use keys::{Label, kept};
 pub(crate) use limit::LogLimit;
@@ -47,6 +48,17 @@ pub const CALL_RETRIES: &str = "authpi_call_retries_total";
 pub const RECONCILED: &str = "authpi_reconciled_total";
 /// How far reconciling is behind, in seconds: `endpoint`.
 pub const RECONCILE_LAG_SECONDS: &str = "authpi_reconcile_lag_seconds";
+
+/// The span, or no span at all if no subscriber wants it. A disabled span is not free: each time it
+/// is entered, recorded into or dropped it looks for a logger, if any crate of the program enables
+/// tracing's feature `log`.
+pub(crate) fn if_enabled(span: Span) -> Span {
+    if span.is_disabled() {
+        Span::none()
+    } else {
+        span
+    }
+}
 
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ impl Shared {
         permit: Option<TransactionPermit>,
     ) {
         // A root of its own: the worker's caller has nothing to do with this event.
-        let span = info_span!(
+        let span = telemetry::if_enabled(info_span!(
             parent: None,
             "authpi.process",
             endpoint = &*self.endpoint,
@@ -36,7 +36,7 @@ impl Shared {
             attempt = leased.token.attempt,
             event_type = Empty,
             outcome = Empty,
-        );
+        ));
         let outcome = self
             .work(&leased, asked, permit, &span)
             .instrument(span.clone())
