@@ -10,6 +10,8 @@
 //! the address (default 127.0.0.1:8080), and with `AUTHPI_BASE_URL` it asks an emulator instead of
 //! AuthPI.
 
+mod shutdown;
+
 use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use authpi_sdk::{
@@ -23,7 +25,7 @@ use authpi_sdk::{
 };
 use axum::Router;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::{net::TcpListener, signal, sync::watch};
+use tokio::{net::TcpListener, sync::watch};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -48,16 +50,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .on_progress(move |progress| show(&shown, progress))
         .only_if_missed()
         .build()?;
-    let report = reconcile.catch_up().await?;
+    // An event that was not accepted ends it here: served now, younger events would overtake it.
+    let report = reconcile.catch_up().await?.into_result()?;
     bar.finish_and_clear();
-    if let Some(stopped) = &report.stopped {
-        // Served now, younger events would overtake it.
-        return Err(format!(
-            "event {} of {} is not taken: {}",
-            stopped.event_id, stopped.time, stopped.outcome
-        )
-        .into());
-    }
     if !report.is_complete() {
         eprintln!(
             "events happen faster than they are handled; serving, {} s behind",
@@ -81,7 +76,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "listening on http://{}/hooks/authpi",
         listener.local_addr()?
     );
-    let stop_requested = shutdown_signal();
+    let stop_requested = shutdown::shutdown_signal();
     let (stop, stopped) = watch::channel(());
     let until_stopped = || {
         let mut stopped = stopped.clone();
@@ -103,26 +98,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     hook.drain().await;
     Ok(result?)
-}
-
-/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
-///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
-/// ends the program at once.
-fn shutdown_signal() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
-        .expect("failed to listen for SIGTERM");
-    async move {
-        #[cfg(unix)]
-        let terminate = terminate.recv();
-        #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate => {}
-        }
-    }
 }
 
 /// As long as the time that there was to catch up with.

@@ -17,13 +17,11 @@ use authpi_sdk::{
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::args().nth(1).ok_or("usage: create_webhook URL")?;
-    let spec = WebhookSpec::new("users", url)
-        .events([
-            EventType::UserCreated,
-            EventType::UserUpdated,
-            EventType::UserDeleted,
-        ])
-        .signed();
+    let spec = WebhookSpec::new("users", url).events([
+        EventType::UserCreated,
+        EventType::UserUpdated,
+        EventType::UserDeleted,
+    ]);
     let made = Client::from_env()?.webhooks().create(&spec).await?;
     println!("created {}", made.webhook.id);
     match made.secret {

@@ -10,11 +10,13 @@
 //! set), which only its owner may read. Any number of replicas may start at once; on several
 //! machines, put `PostgresSecretStore` in the place of the file.
 
+mod shutdown;
+
 use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use authpi_sdk::{
     client::{Client, WebhookSpec},
-    endpoint::{EndpointError, Ensured, FileSecretStore, SecretStore as _},
+    endpoint::{FileSecretStore, SecretStore as _},
     event::{Event, EventType, types::UserCreated},
     handlers::{Context, Handlers},
     receiver::Receiver,
@@ -22,7 +24,7 @@ use authpi_sdk::{
     stores::Sqlite,
 };
 use axum::Router;
-use tokio::{net::TcpListener, signal};
+use tokio::net::TcpListener;
 
 /// The service's own name for the endpoint: of the webhook, of its secrets and in the ledger.
 const ENDPOINT: &str = "users";
@@ -33,26 +35,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener =
         TcpListener::bind(env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into())).await?;
 
-    let spec = WebhookSpec::new(ENDPOINT, env::var("PUBLIC_URL")?)
-        .events([EventType::UserCreated])
-        .signed();
+    let spec = WebhookSpec::new(ENDPOINT, env::var("PUBLIC_URL")?).events([EventType::UserCreated]);
     let secrets = FileSecretStore::new(data.join("authpi-secrets.json"));
     match Client::from_env()?.webhooks().ensure(&spec, &secrets).await {
-        // It says what to do.
-        Ok(lost @ Ensured::SecretLost(_)) => return Err(lost.to_string().into()),
         Ok(ensured) => println!("{ensured}"),
-        // Does not pass by itself: somebody has to look at the credential, the spec or the
-        // settings.
-        Err(error) if is_our_mistake(&error) => return Err(told(&error).into()),
+        Err(error) if error.is_permanent() => return Err(chain(&error).into()),
         // AuthPI may be out of reach while its deliveries are not. With a secret at hand, there is
         // no reason not to serve.
         Err(error) if secrets.keys(ENDPOINT).await?.signatures.is_empty() => {
-            return Err(told(&error).into());
+            return Err(chain(&error).into());
         }
         Err(error) => {
             eprintln!(
                 "serving with the secret that is kept, since the webhook could not be looked at: {}",
-                told(&error)
+                chain(&error)
             );
         }
     }
@@ -85,44 +81,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
     axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown_signal())
+        .with_graceful_shutdown(shutdown::shutdown_signal())
         .await?;
     hook.drain().await;
     Ok(())
 }
 
-fn is_our_mistake(error: &EndpointError) -> bool {
-    let EndpointError::Call(error) = error else {
-        return false;
-    };
-    error.is_unauthorized()
-        || error.is_forbidden()
-        || error.is_invalid_argument()
-        || error.is_configuration()
-}
-
 /// An error with its causes, in one line.
-fn told(error: &dyn Error) -> String {
+fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
-}
-
-/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
-///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
-/// ends the program at once.
-fn shutdown_signal() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
-        .expect("failed to listen for SIGTERM");
-    async move {
-        #[cfg(unix)]
-        let terminate = terminate.recv();
-        #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate => {}
-        }
-    }
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }

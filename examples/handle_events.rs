@@ -8,6 +8,8 @@
 //! ledger are SQLite files in `DATA_DIR` (this folder unless set). Deliveries come in any order, so
 //! a column takes only what is newer, and a deleted user stays deleted.
 
+mod shutdown;
+
 use std::{env, path::PathBuf};
 
 use authpi_sdk::{
@@ -23,7 +25,7 @@ use authpi_sdk::{
 };
 use axum::Router;
 use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
-use tokio::{net::TcpListener, signal};
+use tokio::net::TcpListener;
 
 /// Each column has the time of the event that wrote it, in Unix microseconds.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
@@ -51,7 +53,7 @@ const DELETE: &str = "INSERT INTO users (id, deleted) VALUES (?, 1)
 async fn put<K: KnownEvent<Data = User>>(
     event: Event<K>,
     cx: Context<SqlitePool>,
-) -> authpi_sdk::Result {
+) -> authpi_sdk::HandlerResult {
     let user = event.data()?;
     // A member that is absent or of another shape says nothing about its column; an explicit `null`
     // clears it.
@@ -71,7 +73,7 @@ async fn put<K: KnownEvent<Data = User>>(
     Ok(())
 }
 
-async fn delete(event: Event<UserDeleted>, cx: Context<SqlitePool>) -> authpi_sdk::Result {
+async fn delete(event: Event<UserDeleted>, cx: Context<SqlitePool>) -> authpi_sdk::HandlerResult {
     sqlx::query(DELETE)
         .bind(user_id(&event)?)
         .execute(cx.state())
@@ -85,7 +87,7 @@ fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
     event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }
 
-fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::Result<&str> {
+fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::HandlerResult<&str> {
     event
         .subject()
         .user_id()
@@ -117,28 +119,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
     axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown_signal())
+        .with_graceful_shutdown(shutdown::shutdown_signal())
         .await?;
     hook.drain().await;
     Ok(())
-}
-
-/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
-///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
-/// ends the program at once.
-fn shutdown_signal() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
-        .expect("failed to listen for SIGTERM");
-    async move {
-        #[cfg(unix)]
-        let terminate = terminate.recv();
-        #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate => {}
-        }
-    }
 }

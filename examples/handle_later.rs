@@ -9,6 +9,8 @@
 //! in the log after the next start. (An event may be written twice then, which the log's key makes
 //! harmless.) Settings are those of `handle_events`.
 
+mod shutdown;
+
 use std::{env, path::PathBuf, time::Duration};
 
 use authpi_sdk::{
@@ -21,7 +23,7 @@ use authpi_sdk::{
 };
 use axum::Router;
 use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
-use tokio::{net::TcpListener, signal, sync::watch};
+use tokio::{net::TcpListener, sync::watch};
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS audit
     (event_id TEXT PRIMARY KEY, event_type TEXT NOT NULL, happened_at INTEGER NOT NULL, event TEXT NOT NULL)";
@@ -29,7 +31,7 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS audit
 const PUT: &str = "INSERT INTO audit (event_id, event_type, happened_at, event) VALUES (?, ?, ?, ?)
     ON CONFLICT (event_id) DO NOTHING";
 
-async fn write(event: Event, cx: Context<SqlitePool>) -> authpi_sdk::Result {
+async fn write(event: Event, cx: Context<SqlitePool>) -> authpi_sdk::HandlerResult {
     sqlx::query(PUT)
         .bind(event.id())
         .bind(event.event_type().as_str())
@@ -66,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "listening on http://{}/hooks/authpi",
         listener.local_addr()?
     );
-    let stop_requested = shutdown_signal();
+    let stop_requested = shutdown::shutdown_signal();
     let (stop, stopped) = watch::channel(());
     let until_stopped = || {
         let mut stopped = stopped.clone();
@@ -84,24 +86,4 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
     hook.drain().await;
     Ok(result?)
-}
-
-/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
-///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
-/// ends the program at once.
-fn shutdown_signal() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
-        .expect("failed to listen for SIGTERM");
-    async move {
-        #[cfg(unix)]
-        let terminate = terminate.recv();
-        #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate => {}
-        }
-    }
 }

@@ -45,7 +45,7 @@ struct App {
     failed: AtomicBool,
 }
 
-async fn user_created(event: Event<UserCreated>, cx: Context<App>) -> authpi_sdk::Result {
+async fn user_created(event: Event<UserCreated>, cx: Context<App>) -> authpi_sdk::HandlerResult {
     println!(
         "    handler: {:?} was created (attempt {})",
         event.data()?.username.unwrap_or_default(),
@@ -54,7 +54,7 @@ async fn user_created(event: Event<UserCreated>, cx: Context<App>) -> authpi_sdk
     Ok(())
 }
 
-async fn user_updated(event: Event<UserUpdated>, cx: Context<App>) -> authpi_sdk::Result {
+async fn user_updated(event: Event<UserUpdated>, cx: Context<App>) -> authpi_sdk::HandlerResult {
     println!(
         "    handler: {} was updated (attempt {})",
         event.subject().user_id().unwrap_or("?"),
@@ -63,7 +63,7 @@ async fn user_updated(event: Event<UserUpdated>, cx: Context<App>) -> authpi_sdk
     Ok(())
 }
 
-async fn user_deleted(_event: Event<UserDeleted>, cx: Context<App>) -> authpi_sdk::Result {
+async fn user_deleted(_event: Event<UserDeleted>, cx: Context<App>) -> authpi_sdk::HandlerResult {
     if !cx.state().failed.swap(true, Ordering::SeqCst) {
         println!(
             "    handler: the database is away (attempt {})",
@@ -94,13 +94,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/hooks/authpi", listener.local_addr()?);
-    let spec = WebhookSpec::new("quickstart", &url)
-        .events([
-            EventType::UserCreated,
-            EventType::UserUpdated,
-            EventType::UserDeleted,
-        ])
-        .signed();
+    let spec = WebhookSpec::new("quickstart", &url).events([
+        EventType::UserCreated,
+        EventType::UserUpdated,
+        EventType::UserDeleted,
+    ]);
     let made = client.webhooks().create(&spec).await?;
     let secret = made.secret.ok_or("AuthPI made no secret")?;
     println!("created the webhook {} for {url}", made.webhook.id);

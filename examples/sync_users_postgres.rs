@@ -14,6 +14,8 @@
 //! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set). On SIGTERM and Ctrl-C
 //! it finishes what it has begun, and ends.
 
+mod shutdown;
+
 use std::{env, time::Duration};
 
 use authpi_sdk::{
@@ -30,7 +32,7 @@ use authpi_sdk::{
 };
 use axum::Router;
 use sqlx::postgres::PgPoolOptions;
-use tokio::{net::TcpListener, signal};
+use tokio::net::TcpListener;
 
 /// Each column has the time of the event that wrote it, in Unix microseconds. (A service has
 /// migrations for this, which do not race when several of it start at once.)
@@ -64,7 +66,7 @@ async fn put<K: KnownEvent<Data = User>>(
     event: Event<K>,
     _cx: Context<()>,
     mut tx: Tx<Postgres>,
-) -> authpi_sdk::Result {
+) -> authpi_sdk::HandlerResult {
     let (id, user) = (user_id(&event)?, event.data()?);
     // A member that is absent or of another shape says nothing about its column; an explicit `null`
     // clears it.
@@ -91,7 +93,7 @@ async fn delete(
     event: Event<UserDeleted>,
     _cx: Context<()>,
     mut tx: Tx<Postgres>,
-) -> authpi_sdk::Result {
+) -> authpi_sdk::HandlerResult {
     let id = user_id(&event)?;
     sqlx::query(DELETE).bind(id).execute(&mut *tx).await?;
     sqlx::query(COUNT).bind(id).execute(&mut *tx).await?;
@@ -104,7 +106,7 @@ fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
     event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }
 
-fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::Result<&str> {
+fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::HandlerResult<&str> {
     event
         .subject()
         .user_id()
@@ -144,28 +146,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let app = Router::new().route_service("/hooks/authpi", hook.clone());
     axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown_signal())
+        .with_graceful_shutdown(shutdown::shutdown_signal())
         .await?;
     hook.drain().await;
     Ok(())
-}
-
-/// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
-///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
-/// ends the program at once.
-fn shutdown_signal() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
-        .expect("failed to listen for SIGTERM");
-    async move {
-        #[cfg(unix)]
-        let terminate = terminate.recv();
-        #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
-        tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminate => {}
-        }
-    }
 }

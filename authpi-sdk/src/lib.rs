@@ -26,6 +26,10 @@ pub mod worker;
 
 #[cfg(feature = "client")]
 pub use client::Client;
-pub use handlers::Result;
+pub use event::{Event, EventType};
+pub use handlers::{Context, HandlerError, HandlerResult, Handlers};
 pub use json::RawJson;
+pub use receiver::Receiver;
+pub use signature::{KeyRing, Secret, Verifier};
 pub use time::{Clock, UnixMillis};
+pub use worker::Worker;

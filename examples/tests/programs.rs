@@ -157,9 +157,8 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
         .retry_delays([Duration::from_millis(50); 200])
         .start()
         .await?;
-    let spec = WebhookSpec::new("audit", format!("http://127.0.0.1:{port}/hooks/authpi"))
-        .all_events()
-        .signed();
+    let spec =
+        WebhookSpec::new("audit", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events();
     let made = client(&authpi)?.webhooks().create(&spec).await?;
     let secret = made.secret.ok_or("no secret")?;
     let data = folder("handle_later")?;
@@ -407,9 +406,8 @@ async fn handle_events_leaves_no_ghost_when_users_are_created_and_deleted_at_onc
         .retry_delays([Duration::from_millis(100); 600])
         .start()
         .await?;
-    let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi"))
-        .all_events()
-        .signed();
+    let spec =
+        WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi")).all_events();
     let made = client(&authpi)?.webhooks().create(&spec).await?;
     let data = folder("handle_events-ghosts")?;
     let about = |event_type: &str, n: usize| {
@@ -630,13 +628,11 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
     let port = free_port()?;
     let authpi = Emulator::builder().retry_delays([]).start().await?;
     let spec = WebhookSpec::new("users", format!("http://127.0.0.1:{port}/hooks/authpi"));
-    let spec = spec
-        .events([
-            "user.created".into(),
-            "user.updated".into(),
-            "user.deleted".into(),
-        ])
-        .signed();
+    let spec = spec.events([
+        "user.created".into(),
+        "user.updated".into(),
+        "user.deleted".into(),
+    ]);
     let made = client(&authpi)?.webhooks().create(&spec).await?;
     let mut missed = Vec::new();
     for event in ["user.created", "user.updated", "user.deleted"] {

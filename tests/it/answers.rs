@@ -67,7 +67,7 @@ fn inline(ledger: impl Ledger, handlers: Handlers<()>) -> ReceiverBuilder<Inline
 /// A receiver whose only handler answers every `user.created` with what `result` makes.
 fn answering(
     ledger: impl Ledger,
-    result: impl Fn() -> authpi_sdk::Result + Send + Sync + 'static,
+    result: impl Fn() -> authpi_sdk::HandlerResult + Send + Sync + 'static,
 ) -> ReceiverBuilder<Inline> {
     let result = Arc::new(result);
     inline(

@@ -18,7 +18,7 @@ type Log = Mutex<Vec<&'static str>>;
 
 fn note(
     what: &'static str,
-) -> impl Fn(Event, Context<Log>) -> std::future::Ready<authpi_sdk::Result> {
+) -> impl Fn(Event, Context<Log>) -> std::future::Ready<authpi_sdk::HandlerResult> {
     move |_, cx| {
         cx.state().lock().unwrap().push(what);
         std::future::ready(Ok(()))

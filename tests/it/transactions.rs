@@ -197,7 +197,7 @@ fn created() -> Fixture {
 }
 
 /// Sells, and then does what the attempt asks for.
-fn selling(then: fn(u32) -> authpi_sdk::Result) -> Handlers<(), Shop> {
+fn selling(then: fn(u32) -> authpi_sdk::HandlerResult) -> Handlers<(), Shop> {
     Handlers::new(()).on_tx(
         move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| async move {
             tx.push(event.id().to_owned());

@@ -8,7 +8,7 @@ use authpi_sdk::{
     stores::Memory,
 };
 
-async fn welcome(event: Event<UserCreated>, context: Context<String>) -> authpi_sdk::Result {
+async fn welcome(event: Event<UserCreated>, context: Context<String>) -> authpi_sdk::HandlerResult {
     println!("{} {:?}", context.state(), event.data()?.id);
     Ok(())
 }

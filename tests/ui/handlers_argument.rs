@@ -10,15 +10,15 @@ struct MoonLanded;
 
 fn of_my_own(_: Event<MoonLanded>) {} //~ E0277
 
-async fn of_a_payload(_: User, _: Context<()>) -> authpi_sdk::Result {
+async fn of_a_payload(_: User, _: Context<()>) -> authpi_sdk::HandlerResult {
     Ok(())
 }
 
-async fn of_any(_: Event, _: Context<()>) -> authpi_sdk::Result {
+async fn of_any(_: Event, _: Context<()>) -> authpi_sdk::HandlerResult {
     Ok(())
 }
 
-async fn of_another_state(_: Event, _: Context<String>) -> authpi_sdk::Result {
+async fn of_another_state(_: Event, _: Context<String>) -> authpi_sdk::HandlerResult {
     Ok(())
 }
 

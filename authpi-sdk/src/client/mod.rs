@@ -5,7 +5,7 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let authpi = Client::from_env()?;
-//! let spec = WebhookSpec::new("users", "https://example.com/hooks/authpi").events([EventType::UserCreated]).signed();
+//! let spec = WebhookSpec::new("users", "https://example.com/hooks/authpi").events([EventType::UserCreated]);
 //! let made = authpi.webhooks().create(&spec).await?;
 //! // The secret is shown this once: keep it where the receiver finds it.
 //! let secret = made.secret.ok_or("a signed webhook comes with a secret")?;

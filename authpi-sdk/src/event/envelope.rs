@@ -104,6 +104,10 @@ impl Envelope {
     }
 }
 
+#[expect(
+    clippy::missing_fields_in_debug,
+    reason = "it shows the attributes, not how they are kept"
+)]
 impl fmt::Debug for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Envelope")

@@ -1,23 +1,20 @@
 use std::{error::Error, fmt, time::Duration};
 
 /// What a handler returns.
-pub type Result<T = ()> = std::result::Result<T, HandlerError>;
+pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 
 /// Why a handler failed, and whether another try is worth it.
 ///
-/// Any [`Error`] becomes a retryable one through `?`. (For that, this type is not an [`Error`]
-/// itself; its cause is [`cause`](Self::cause).) What is no [`Error`] but can be made a box of one,
-/// such as an `anyhow::Error`, a box of one or a text, goes through [`Terminal::retryable`] or
-/// [`Terminal::terminal`] first.
+/// With `?`, any [`Error`], an `anyhow::Error`, a boxed error or a text becomes a retryable error.
+/// (For that, this type is not an [`Error`] itself; its cause is [`cause`](Self::cause).)
+/// [`Terminal::terminal`] marks an error as one that no retry will cure.
 ///
 /// ```
-/// use authpi_sdk::handlers::Terminal as _;
-///
 /// fn find() -> anyhow::Result<u8> {
 ///     anyhow::bail!("no such user")
 /// }
-/// fn handle() -> authpi_sdk::Result {
-///     let _found = find().retryable()?;
+/// fn handle() -> authpi_sdk::HandlerResult {
+///     let _found = find()?;
 ///     Ok(())
 /// }
 /// assert_eq!(handle().unwrap_err().to_string(), "no such user");
@@ -121,16 +118,10 @@ impl Error for Advised {
     }
 }
 
-impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+/// For `?`: any [`Error`], an `anyhow::Error`, a boxed error and a text become a retryable error.
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(cause: E) -> Self {
         Self::retryable(cause)
-    }
-}
-
-impl From<HandlerError> for Box<dyn Error + Send + Sync> {
-    /// The cause alone.
-    fn from(error: HandlerError) -> Self {
-        error.cause
     }
 }
 
@@ -150,15 +141,16 @@ impl fmt::Display for HandlerError {
     }
 }
 
-/// Marks the error of a `Result` as one that no further try will cure.
+/// Marks the error of a `Result` as terminal: no retry will help, and the event becomes a dead
+/// letter.
 ///
-/// For every error that can be made a box of one: any [`Error`], `anyhow::Error`, a box of an
-/// error, a text.
+/// Works on every error that `?` takes in a handler: any [`Error`], `anyhow::Error`, a boxed error,
+/// a text, and [`HandlerError`] itself.
 ///
 /// ```
-/// use authpi_sdk::handlers::Terminal as _;
+/// use authpi_sdk::{HandlerResult, handlers::Terminal as _};
 ///
-/// fn age(text: &str) -> authpi_sdk::Result<u8> {
+/// fn age(text: &str) -> HandlerResult<u8> {
 ///     text.parse::<u8>().terminal()
 /// }
 /// assert!(age("old").unwrap_err().is_terminal());
@@ -169,27 +161,19 @@ impl fmt::Display for HandlerError {
 /// assert!(load().terminal().unwrap_err().is_terminal());
 /// ```
 pub trait Terminal<T>: Sized {
-    /// See the trait.
+    /// Marks the error as terminal.
     ///
     /// # Errors
     /// The same error, marked.
-    fn terminal(self) -> Result<T>;
-
-    /// The same error as one that another try may cure: for what `?` does not take, such as
-    /// `anyhow::Error`.
-    ///
-    /// # Errors
-    /// The same error.
-    fn retryable(self) -> Result<T>;
+    fn terminal(self) -> HandlerResult<T>;
 }
 
-impl<T, E: Into<Box<dyn Error + Send + Sync>>> Terminal<T> for std::result::Result<T, E> {
-    fn terminal(self) -> Result<T> {
-        self.map_err(HandlerError::terminal)
-    }
-
-    fn retryable(self) -> Result<T> {
-        self.map_err(HandlerError::retryable)
+impl<T, E: Into<HandlerError>> Terminal<T> for Result<T, E> {
+    fn terminal(self) -> HandlerResult<T> {
+        self.map_err(|error| HandlerError {
+            terminal: true,
+            ..error.into()
+        })
     }
 }
 
@@ -199,7 +183,7 @@ mod tests {
 
     #[test]
     fn any_error_is_retryable_through_the_question_mark_unless_marked() {
-        fn parse(text: &str) -> Result<i32> {
+        fn parse(text: &str) -> HandlerResult<i32> {
             Ok(text.parse::<i32>()?)
         }
         assert!(!parse("x").unwrap_err().is_terminal());
@@ -215,11 +199,14 @@ mod tests {
             "{}",
             first.chain()
         );
-        assert!(!second.retryable().unwrap_err().is_terminal());
-        let boxed: std::result::Result<(), Box<dyn Error + Send + Sync>> = Err("text".into());
+        assert!(!HandlerError::from(second.unwrap_err()).is_terminal());
+        let boxed: Result<(), Box<dyn Error + Send + Sync>> = Err("text".into());
         assert!(
             boxed.terminal().unwrap_err().is_terminal() && Err::<(), _>("text").terminal().is_err()
         );
+        let through = |error: anyhow::Error| -> HandlerResult { Err(error)? };
+        let error = through(anyhow::anyhow!("inner").context("outer")).unwrap_err();
+        assert!(!error.is_terminal() && error.chain() == "outer: inner");
         let later = HandlerError::retryable("busy").after(Duration::from_secs(9));
         assert_eq!(
             (later.retry_after(), later.to_string().as_str()),

@@ -2,7 +2,7 @@
 //!
 //! [`Handlers`] is the registry: one handler per event, chosen by exact type, else by the longest
 //! prefix, else the fallback. A handler is an async function of an [`Event`](crate::event::Event)
-//! and a [`Context`]; the event's type is taken from its argument. It answers with [`Result`]: any
+//! and a [`Context`]; the event's type is taken from its argument. It answers with [`HandlerResult`]: any
 //! error is worth another try, [`Terminal::terminal`] marks the other kind, a panic counts as an
 //! error.
 //!
@@ -16,7 +16,7 @@
 //!
 //! struct App;
 //!
-//! async fn greet(event: Event<UserCreated>, _cx: Context<App>) -> authpi_sdk::Result {
+//! async fn greet(event: Event<UserCreated>, _cx: Context<App>) -> authpi_sdk::HandlerResult {
 //!     println!("hello, {}", event.data()?.username.unwrap_or_default());
 //!     Ok(())
 //! }
@@ -36,7 +36,7 @@ mod registry;
 mod run;
 
 pub use context::Context;
-pub use error::{HandlerError, Result, Terminal};
+pub use error::{HandlerError, HandlerResult, Terminal};
 pub use registry::{AnyStore, Handlers, HandlersError, Serves};
 pub use run::Outcome;
 

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
 
-use super::{AttemptState, Context, HandlerError, Outcome, Result};
+use super::{AttemptState, Context, HandlerError, HandlerResult, Outcome};
 use crate::{
     crash,
     event::{Event, EventKind, EventType, KnownEvent},
@@ -10,8 +10,8 @@ use crate::{
     },
 };
 
-type Running = Pin<Box<dyn Future<Output = Result> + Send>>;
-type Settling = Pin<Box<dyn Future<Output = Result<LeaseStatus>> + Send>>;
+type Running = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
+type Settling = Pin<Box<dyn Future<Output = HandlerResult<LeaseStatus>> + Send>>;
 
 /// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its
 /// transaction in a store `L`.
@@ -24,8 +24,7 @@ enum Handler<S, L> {
 }
 
 /// The queue for transactions of a store.
-type PermitsOf<L> =
-    dyn Fn(&L) -> std::result::Result<TransactionPermits, PoolTooSmall> + Send + Sync;
+type PermitsOf<L> = dyn Fn(&L) -> Result<TransactionPermits, PoolTooSmall> + Send + Sync;
 
 impl<S, L> Clone for Handler<S, L> {
     fn clone(&self) -> Self {
@@ -146,7 +145,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     where
         K: KnownEvent,
         F: Fn(Event<K>, Context<S>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.insert(K::TYPE, boxed(handler))
     }
@@ -155,7 +154,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     pub fn on_type<F, Fut>(self, event_type: impl Into<EventType>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.insert(event_type.into(), boxed(handler))
     }
@@ -165,7 +164,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     pub fn on_prefix<F, Fut>(self, prefix: impl Into<String>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.insert_prefix(prefix.into(), boxed(handler))
     }
@@ -174,7 +173,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     pub fn fallback<F, Fut>(self, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.insert_fallback(boxed(handler))
     }
@@ -223,7 +222,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         K: KnownEvent,
         T: Transactional + Serves<L>,
         F: Fn(Event<K>, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.over().insert(K::TYPE, committing(handler))
     }
@@ -233,7 +232,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     where
         T: Transactional + Serves<L>,
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.over()
             .insert_prefix(prefix.into(), committing(handler))
@@ -244,7 +243,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     where
         T: Transactional + Serves<L>,
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.over().insert_fallback(committing(handler))
     }
@@ -258,7 +257,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     ///
     /// # Errors
     /// The first handler whose place was taken.
-    pub fn check(&self) -> std::result::Result<(), HandlersError> {
+    pub fn check(&self) -> Result<(), HandlersError> {
         self.error.clone().map_or(Ok(()), Err)
     }
 
@@ -339,10 +338,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
 
     /// The registry as a receiver or worker holds it. An error says that the store has no room for
     /// the transactions of its handlers.
-    pub(crate) fn in_store(
-        self,
-        store: L,
-    ) -> std::result::Result<Box<dyn AnyHandlers>, PoolTooSmall> {
+    pub(crate) fn in_store(self, store: L) -> Result<Box<dyn AnyHandlers>, PoolTooSmall> {
         let permits = self.by_type.all().find_map(|handler| match handler {
             Handler::Told(_) => None,
             Handler::Committing { permits, .. } => Some(permits(&store)),
@@ -370,7 +366,7 @@ fn boxed<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
 where
     K: EventKind,
     F: Fn(Event<K>, Context<S>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result> + Send + 'static,
+    Fut: Future<Output = HandlerResult> + Send + 'static,
 {
     Handler::Told(Arc::new(move |event, context| {
         Box::pin(handler(event.assume_kind(), context))
@@ -383,7 +379,7 @@ where
     S: Send + Sync + 'static,
     L: Transactional,
     F: Fn(Event<K>, Context<S>, Tx<L>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result> + Send + 'static,
+    Fut: Future<Output = HandlerResult> + Send + 'static,
 {
     let handler = Arc::new(handler);
     let run = Arc::new(
@@ -478,7 +474,7 @@ pub(crate) enum Started {
 
 impl Started {
     /// How it ended, unless it failed.
-    pub(crate) async fn finish(self) -> Result<Outcome> {
+    pub(crate) async fn finish(self) -> HandlerResult<Outcome> {
         match self {
             Self::Told(running) => running.await.map(|()| Outcome::Handled),
             Self::Committing(settling) => settling.await.map(|held| match held {

@@ -143,7 +143,7 @@ impl Drop for AttemptGuard<'_> {
 /// The future's result, or what it panicked with.
 fn caught<T>(
     mut future: Pin<&mut impl Future<Output = T>>,
-) -> impl Future<Output = std::result::Result<T, String>> + Unpin {
+) -> impl Future<Output = Result<T, String>> + Unpin {
     poll_fn(
         move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{error::Error, fmt, time::Duration};
 
 use jiff::Timestamp;
 
@@ -73,6 +73,7 @@ impl Progress {
 
 /// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use = "a run can stop at an event that was not accepted: see `Report::into_result`"]
 #[non_exhaustive]
 pub struct Report {
     /// The counts.
@@ -101,6 +102,17 @@ pub struct Report {
 }
 
 impl Report {
+    /// The report of a run that came to its end.
+    ///
+    /// # Errors
+    /// If the run stopped at an event that was not accepted. The next run starts with it.
+    pub fn into_result(self) -> Result<Self, Stopped> {
+        match self.stopped {
+            Some(stopped) => Err(stopped),
+            None => Ok(self),
+        }
+    }
+
     /// Whether the present was reached. Whether all of the past was read,
     /// [`not_read_before`](Self::not_read_before) tells.
     pub fn is_complete(&self) -> bool {
@@ -108,7 +120,7 @@ impl Report {
     }
 }
 
-/// An event that was not taken.
+/// The event that a run stopped at, because it was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
@@ -116,6 +128,23 @@ pub struct Stopped {
     pub event_id: String,
     /// When it happened; of what is no readable event, where the look at the log began.
     pub time: Timestamp,
-    /// Why it was not taken, last: `failed`, `in_flight`, `store_down`, … as in logs and metrics.
+    /// Why it was not accepted, at the last attempt: `failed`, `in_flight`, `store_down`, … as in
+    /// logs and metrics.
     pub outcome: &'static str,
 }
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            event_id,
+            time,
+            outcome,
+        } = self;
+        write!(
+            f,
+            "stopped at event {event_id} of {time}, which was not accepted: {outcome}"
+        )
+    }
+}
+
+impl Error for Stopped {}

@@ -216,9 +216,7 @@ fn shown(calls: &[Calls]) -> String {
 // Ours.
 
 fn spec() -> WebhookSpec {
-    WebhookSpec::new("users", "https://example.com/hooks")
-        .events([EventType::UserCreated])
-        .signed()
+    WebhookSpec::new("users", "https://example.com/hooks").events([EventType::UserCreated])
 }
 
 fn get(authpi: &Client, webhook: &str) -> Each {

@@ -344,7 +344,10 @@ async fn the_record_of_whose_turn_it_is_is_no_event_to_an_inbox() {
     let receiver = Receiver::inbox("users", verifier, store.clone())
         .build()
         .unwrap();
-    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    let _ = caught_up(&reconcile(&log, &receiver).build().unwrap())
+        .await
+        .into_result()
+        .unwrap();
     let next = authpi_sdk::ledger::Inbox::lease_next(&store, "users", Duration::from_secs(1))
         .await
         .unwrap();

@@ -157,7 +157,10 @@ async fn a_look_that_took_long_is_followed_by_another_though_it_found_nothing_ne
     let time = Arc::new(AtomicI64::new(HOUR));
     let log = Log::of([event("evt_1", at(0), "user.created", "usr_1")]).await;
     let (receiver, handled) = receiver();
-    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    let _ = caught_up(&reconcile(&log, &receiver).build().unwrap())
+        .await
+        .into_result()
+        .unwrap();
     assert_eq!(handled.take(), ["evt_1"]);
     // It is known now, and another happens after the first look has begun.
     let (now, mut pages) = (Arc::clone(&time), 0);
@@ -232,9 +235,9 @@ async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_nex
         }
         let (receiver, handled) = receiver();
         let reconcile = reconcile(&log, &receiver).build().unwrap();
-        caught_up(&reconcile).await;
-        caught_up(&reconcile).await;
-        caught_up(&reconcile).await;
+        let _ = caught_up(&reconcile).await.into_result().unwrap();
+        let _ = caught_up(&reconcile).await.into_result().unwrap();
+        let _ = caught_up(&reconcile).await.into_result().unwrap();
         assert!(added.load(Ordering::SeqCst) >= 40);
         let (fed, logged) = (handled.ids(), log.told().events.len());
         assert_eq!(
@@ -257,7 +260,10 @@ async fn a_clock_that_is_hours_off_makes_no_gap() {
                 .watermark(store.clone())
                 .limit(50)
         };
-        caught_up(&reconcile().clock(clock(ours)).build().unwrap()).await;
+        let _ = caught_up(&reconcile().clock(clock(ours)).build().unwrap())
+            .await
+            .into_result()
+            .unwrap();
         assert_eq!(
             handled.ids().len(),
             300,
@@ -267,7 +273,10 @@ async fn a_clock_that_is_hours_off_makes_no_gap() {
         log.told()
             .events
             .push(event("evt_after", at(49 * HOUR), "user.created", "usr_1"));
-        caught_up(&reconcile().clock(clock(50 * HOUR)).build().unwrap()).await;
+        let _ = caught_up(&reconcile().clock(clock(50 * HOUR)).build().unwrap())
+            .await
+            .into_result()
+            .unwrap();
         assert_eq!(
             handled.ids().len(),
             301,
@@ -287,11 +296,11 @@ async fn an_event_from_the_far_future_does_not_draw_the_watermark_along() {
     .await;
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
-    caught_up(&reconcile).await;
+    let _ = caught_up(&reconcile).await.into_result().unwrap();
     log.told()
         .events
         .push(event("evt_now", at(100 * HOUR), "user.created", "usr_1"));
-    caught_up(&reconcile).await;
+    let _ = caught_up(&reconcile).await.into_result().unwrap();
     assert_eq!(handled.ids(), ["evt_3000", "evt_now"]);
 }
 
@@ -306,7 +315,10 @@ async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
     ];
     let log = Log::of(events).await;
     let (receiver, handled) = receiver();
-    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    let _ = caught_up(&reconcile(&log, &receiver).build().unwrap())
+        .await
+        .into_result()
+        .unwrap();
     assert_eq!(
         handled.take(),
         ["evt_at_creation", "evt_wanted", "evt_other_user"]
@@ -319,26 +331,34 @@ async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
     let fresh = || super::receiver();
     log.told().webhook["subjects"] = json!([{"org_id": "org_1"}, {"user_id": "usr_1"}]);
     let (receiver, handled) = fresh();
-    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    let _ = caught_up(&reconcile(&log, &receiver).build().unwrap())
+        .await
+        .into_result()
+        .unwrap();
     assert_eq!(handled.take(), ["evt_at_creation", "evt_wanted"]);
 
     let (receiver, handled) = fresh();
     let others = |event: &Event, _: &[&serde_json::value::RawValue]| {
         event.subject().user_id() != Some("usr_1")
     };
-    caught_up(&reconcile(&log, &receiver).subjects(others).build().unwrap()).await;
+    let _ = caught_up(&reconcile(&log, &receiver).subjects(others).build().unwrap())
+        .await
+        .into_result()
+        .unwrap();
     assert_eq!(handled.take(), ["evt_other_user"]);
 
     log.told().webhook["subjects"] = json!(null);
     log.told().webhook["events"] = json!([]);
     let (receiver, handled) = fresh();
-    caught_up(
+    let _ = caught_up(
         &reconcile(&log, &receiver)
             .since(created() - SignedDuration::from_hours(1))
             .build()
             .unwrap(),
     )
-    .await;
+    .await
+    .into_result()
+    .unwrap();
     assert_eq!(
         handled.take(),
         [
@@ -375,7 +395,10 @@ async fn an_event_reaches_its_handler_as_the_log_has_it_byte_for_byte() {
     )
     .build()
     .unwrap();
-    caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
+    let _ = caught_up(&reconcile(&log, &receiver).build().unwrap())
+        .await
+        .into_result()
+        .unwrap();
     assert_eq!(*seen.lock().unwrap(), [logged.json()]);
 }
 
@@ -646,8 +669,8 @@ async fn an_event_that_comes_late_into_a_window_that_was_read_is_found_however_l
         .limit(1)
         .build()
         .unwrap();
-    caught_up(&reconcile).await;
-    caught_up(&reconcile).await;
+    let _ = caught_up(&reconcile).await.into_result().unwrap();
+    let _ = caught_up(&reconcile).await.into_result().unwrap();
     let mut ids = handled.ids();
     ids.sort();
     assert_eq!(
@@ -738,7 +761,7 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
             .retry_for(DAY / 2);
         let reconcile = reconcile.build().unwrap();
         for _ in 0..2 {
-            caught_up(&reconcile).await;
+            let _ = caught_up(&reconcile).await.into_result().unwrap();
             time.advance(DAY);
         }
     }

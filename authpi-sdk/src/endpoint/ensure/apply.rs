@@ -70,8 +70,8 @@ impl Webhooks {
     ///
     /// # Errors
     /// When a call or the store fails, and when others keep changing the same webhook. Whatever was
-    /// done stays done: the same again goes on from there. That the secret is lost is no error, but
-    /// [`Ensured::SecretLost`].
+    /// done stays done: the same again goes on from there. Also when the webhook exists and its
+    /// secret is not in the store ([`EndpointError::SecretLost`]).
     pub fn ensure<'s, S: SecretStore>(&self, spec: &WebhookSpec, secrets: &'s S) -> Ensure<'s, S> {
         Ensure {
             webhooks: self.clone(),
@@ -200,9 +200,8 @@ async fn ensure<S: SecretStore>(
             } else if renew_lost_secret {
                 renewed = true;
             } else {
-                return Ok(Ensured::SecretLost(endpoint(
-                    head, successor, removed, others,
-                )));
+                let lost = endpoint(head, successor, removed, others);
+                return Err(EndpointError::SecretLost(Box::new(lost)));
             }
             removed.extend(work.replace(&head, successor.as_ref(), &kept).await?);
             rest(&mut round).await;

@@ -28,7 +28,6 @@ pub struct Endpoint {
 /// What [`ensure`](crate::client::Webhooks::ensure) found and did. `Display` says it in one line
 /// for the log.
 #[derive(Clone, Debug, PartialEq)]
-#[must_use = "a secret may be lost"]
 #[non_exhaustive]
 pub enum Ensured {
     /// There was none, and this call made it.
@@ -42,15 +41,6 @@ pub enum Ensured {
     ///
     /// [`Ensure::renew_lost_secret`]: super::Ensure::renew_lost_secret
     Renewed(Endpoint),
-    /// It is there, and its secret is not in the store: nothing that it delivers can be verified.
-    /// **Nothing was changed.**
-    ///
-    /// Either the store is not the one that the secret was kept in (each replica has a file of its
-    /// own, the volume was lost), or the webhook was made elsewhere. Save the secret in the store
-    /// where somebody still has it; else call `ensure` with
-    /// [`renew_lost_secret`](super::Ensure::renew_lost_secret), which replaces the webhook. Other
-    /// replicas that still know the secret must read the store again then.
-    SecretLost(Endpoint),
 }
 
 impl Ensured {
@@ -60,14 +50,8 @@ impl Ensured {
             Self::Created(endpoint)
             | Self::Updated(endpoint, _)
             | Self::Unchanged(endpoint)
-            | Self::Renewed(endpoint)
-            | Self::SecretLost(endpoint) => endpoint,
+            | Self::Renewed(endpoint) => endpoint,
         }
-    }
-
-    /// Whether the secret is nowhere to be had.
-    pub fn is_secret_lost(&self) -> bool {
-        matches!(self, Self::SecretLost(_))
     }
 }
 
@@ -86,10 +70,6 @@ impl fmt::Display for Ensured {
             Self::Updated(_, diff) => write!(f, "webhook {id} updated: {diff}")?,
             Self::Unchanged(_) => write!(f, "webhook {id} is as declared")?,
             Self::Renewed(_) => write!(f, "webhook {id} replaces one whose secret was lost")?,
-            Self::SecretLost(_) => write!(
-                f,
-                "webhook {id} is there and its secret is not in the store: save it there, or ensure with renew_lost_secret()"
-            )?,
         }
         if let Some(successor) = successor {
             write!(f, "; {} is about to replace it", successor.id)?;

@@ -1,5 +1,6 @@
 use std::{error::Error as StdError, fmt};
 
+use super::Endpoint;
 use crate::{client::Error, endpoint::secrets::SecretStoreError};
 
 /// Why an endpoint could not be ensured or rotated. What was done until then stays done, and doing
@@ -16,6 +17,41 @@ pub enum EndpointError {
     /// is of a webhook that is gone, again and again. Or the webhook that a rotation made is gone,
     /// so that the old one must stay. The message tells which.
     Unsettled(&'static str),
+    /// The webhook exists, but its secret is not in the store: nothing that it delivers can be
+    /// verified. **Nothing was changed.**
+    ///
+    /// Either the store is not the one that the secret was saved in (each replica has a file of its
+    /// own, or the volume was lost), or the webhook was created elsewhere. If the secret is still
+    /// known, save it in the store. Else call `ensure` with
+    /// [`renew_lost_secret`](super::Ensure::renew_lost_secret), which replaces the webhook; replicas
+    /// that still know the old secret must then read the store again.
+    SecretLost(Box<Endpoint>),
+}
+
+impl EndpointError {
+    /// Whether the secret of an existing webhook is not in the store.
+    pub fn is_secret_lost(&self) -> bool {
+        matches!(self, Self::SecretLost(_))
+    }
+
+    /// Whether the same call will fail again until somebody changes something: the credential, its
+    /// permissions, the spec, the client's settings, or the store of secrets
+    /// ([`SecretLost`](Self::SecretLost)).
+    ///
+    /// If not, AuthPI or the store may only be out of reach for now.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Call(error) => {
+                error.is_unauthorized()
+                    || error.is_forbidden()
+                    || error.is_invalid_argument()
+                    || error.is_validation()
+                    || error.is_configuration()
+            }
+            Self::SecretLost(_) => true,
+            Self::Secrets(_) | Self::Unsettled(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for EndpointError {
@@ -24,6 +60,12 @@ impl fmt::Display for EndpointError {
             Self::Call(_) => f.write_str("a call to AuthPI failed"),
             Self::Secrets(_) => f.write_str("the store of secrets failed"),
             Self::Unsettled(why) => f.write_str(why),
+            Self::SecretLost(endpoint) => write!(
+                f,
+                "webhook {} exists, but its secret is not in the store: save the secret there, or \
+                 call ensure with renew_lost_secret()",
+                endpoint.webhook.id
+            ),
         }
     }
 }
@@ -33,7 +75,7 @@ impl StdError for EndpointError {
         match self {
             Self::Call(error) => Some(error),
             Self::Secrets(error) => Some(error),
-            Self::Unsettled(_) => None,
+            Self::Unsettled(_) | Self::SecretLost(_) => None,
         }
     }
 }

@@ -312,7 +312,7 @@ async fn a_dead_letter_that_is_replayed_is_handled_by_a_worker_of_another_proces
     assert!(operator.forget(&key(0)).await.unwrap());
 }
 
-async fn refuse(_: Event, _: Context<()>) -> authpi_sdk::Result {
+async fn refuse(_: Event, _: Context<()>) -> authpi_sdk::HandlerResult {
     use authpi_sdk::handlers::Terminal as _;
     Err(std::io::Error::other("no such user")).terminal()
 }

@@ -108,7 +108,11 @@ async fn after_an_outage_every_event_takes_effect_exactly_once_and_in_order_per_
         .watermark(watermark)
         .concurrency(8)
         .ordered_by(Subject::user_id);
-    outage.catch_up(&reconcile.build().unwrap()).await;
+    let _ = outage
+        .catch_up(&reconcile.build().unwrap())
+        .await
+        .into_result()
+        .unwrap();
     outage.serve(&receiver).await;
     assert_eq!(effects.per_user().await, outage.ids_per_user());
 }
@@ -122,9 +126,11 @@ async fn after_an_outage_the_inbox_has_every_event_once_and_workers_keep_each_us
         .clock(outage.clock())
         .build()
         .unwrap();
-    outage
+    let _ = outage
         .catch_up(&outage.reconcile(&receiver).build().unwrap())
-        .await;
+        .await
+        .into_result()
+        .unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let worker = Worker::builder("users", effects.ledger.clone(), effects.handlers());
     let worker = worker

@@ -153,7 +153,7 @@ pub(super) fn verifier() -> Verifier {
 fn selling<F, Fut>(shop: &Shop, then: F) -> Receiver
 where
     F: Fn(Context<Seller>, Tx<Postgres>) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output = authpi_sdk::Result> + Send,
+    Fut: Future<Output = authpi_sdk::HandlerResult> + Send,
 {
     let handlers = Handlers::new(shop.seller()).on_tx(
         move |event: Event<UserCreated>, cx: Context<Seller>, mut tx: Tx<Postgres>| {
