@@ -9,6 +9,13 @@ pub mod event;
 #[cfg(feature = "client")]
 mod files;
 mod generated;
+#[cfg(all(
+    any(doc, doctest),
+    feature = "client",
+    feature = "postgres",
+    feature = "nats"
+))]
+pub mod guide;
 pub mod handlers;
 mod hex;
 mod json;

@@ -5,6 +5,7 @@ mod client;
 mod copies;
 mod crash;
 mod disk;
+mod docs;
 mod emulator;
 mod events;
 mod flood;

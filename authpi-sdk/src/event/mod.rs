@@ -14,7 +14,7 @@
 //! kept byte-exact like any other. A handler's argument says which type it wants:
 //! `Event<UserCreated>` for a marker of [`types`], plain `Event` for all.
 //!
-#![doc = include_str!("../../docs/handling-events.md")]
+//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/handling_events/) says how handlers deal with duplicates, order and payloads.
 
 mod envelope;
 mod error;

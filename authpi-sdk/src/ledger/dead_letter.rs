@@ -9,7 +9,7 @@ use super::EventKey;
 
 /// An event that was given up, as a ledger that keeps dead letters lists it.
 ///
-#[doc = include_str!("../../docs/dead-letters.md")]
+/// The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/dead_letters/) says how to list, replay and purge them.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {

@@ -98,7 +98,8 @@ impl<M> ReceiverBuilder<M> {
     /// The first 16 KiB of each body do not count and are always taken; beyond those, a body counts
     /// with what its buffer holds, not with what was announced. When the budget is full, the bodies
     /// that hold the most for the least progress are dropped and answered with 503, and those who
-    /// come in at speed are taken. [`security`](super::security) says what else bounds memory.
+    /// come in at speed are taken. The
+    /// [security guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) says what else bounds memory.
     pub fn max_unverified_bytes(mut self, bytes: usize) -> Self {
         self.max_unverified_bytes = Some(bytes);
         self

@@ -19,7 +19,8 @@
 //! means send it again; 4xx means that sending it again cannot help. The table is `disposition.rs`.
 //! A peer never learns why its signature was refused; the log always does.
 //!
-//! What peers can take, and what bounds it, is in [`security`].
+//! What peers can take, and what bounds it, is in the
+//! [security guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/).
 //!
 //! [`Receiver::ingest`] takes events that came another way, and [`Receiver::health`] is for a
 //! readiness probe.
@@ -35,9 +36,6 @@ mod http;
 mod in_flight;
 mod ingest;
 mod process;
-
-#[doc = include_str!("../../docs/security.md")]
-pub mod security {}
 
 use std::{fmt, sync::Arc, time::Duration};
 

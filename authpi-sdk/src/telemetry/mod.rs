@@ -1,4 +1,6 @@
-#![doc = include_str!("../../docs/observability.md")]
+//! Names of metrics and their labels.
+//!
+//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/observability/) lists them, and the spans.
 
 mod keys;
 mod limit;

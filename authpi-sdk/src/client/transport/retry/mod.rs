@@ -14,11 +14,6 @@
 //! `attempts.rs` puts them together, one step for one failed attempt, under the call's one
 //! deadline. `applied.rs` finds out what became of a change whose answer was lost.
 
-/// The guide's code compiles, too.
-#[cfg(doctest)]
-#[doc = include_str!("../../../../docs/retries.md")]
-mod guide {}
-
 pub(super) mod attempts;
 mod backoff;
 mod budget;
