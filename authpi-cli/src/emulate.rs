@@ -181,7 +181,7 @@ fn parse_delays(text: &str) -> Result<Delays, String> {
 /// A whole number and its unit.
 fn parse_delay(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    let wrong = || format!("`{text}` is no delay such as 100ms, 5s, 2m or 1h");
+    let wrong = || format!("`{text}` is not a delay such as 100ms, 5s, 2m or 1h");
     let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(unit);
     let number: u64 = number.parse().map_err(|_| wrong())?;

@@ -436,7 +436,7 @@ async fn trigger_fails_with_a_reason_and_without_the_secret() {
         (wrong_account, 1, "do not reach this account"),
         (wrong_secret, 1, "credentials are not valid"),
         (nobody_there, 1, "cannot be reached"),
-        (authpi_itself, 1, "is no emulator"),
+        (authpi_itself, 1, "is not an emulator"),
         (
             emulate.trigger(&["user.created", "--data", "[]"]),
             2,
@@ -472,7 +472,7 @@ async fn arguments_that_cannot_be_are_refused() {
             2,
             "must be a whole number from 1 on",
         ),
-        (["--retry-delays", "5"], 2, "is no delay"),
+        (["--retry-delays", "5"], 2, "is not a delay"),
         (
             ["--signature-scheme", "md5"],
             2,

@@ -112,7 +112,7 @@ impl Problem {
         Self::new(
             StatusCode::NOT_FOUND,
             "not_found",
-            format!("there is no such {what}"),
+            format!("{what} not found"),
         )
     }
 

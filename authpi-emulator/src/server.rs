@@ -254,7 +254,7 @@ async fn read(body: Incoming) -> Result<Bytes, Problem> {
     match Limited::new(body, assumptions::MAX_REQUEST).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Problem::malformed("the body broke off", Vec::new())),
+        Err(_) => Err(Problem::malformed("the body was cut off", Vec::new())),
     }
 }
 

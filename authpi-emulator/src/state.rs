@@ -100,12 +100,13 @@ impl World {
         self.changed();
         recorded.map_err(|full| {
             let why = format!(
-                "{} deliveries may be pending, and there is no room for more: wait until some are over, or raise \
+                "{} deliveries may be pending, and wait until some have ended, or raise \
                  --max-pending (Builder::max_pending)",
                 self.max_pending
             );
             if full.first {
-                self.log.line(|| LogLine::Warning(format!("events are refused with 503: {why}")));
+                self.log
+                    .line(|| LogLine::Warning(format!("events are refused with 503: {why}")));
             }
             Problem::unavailable(why)
         })

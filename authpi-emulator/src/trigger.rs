@@ -195,14 +195,14 @@ impl RemoteEmulator {
             .map_err(|error| TriggerError::caused(format!("`{base_url}` is not a URL"), error))?;
         if url.scheme() != "http" {
             return Err(TriggerError::new(format!(
-                "{base_url} is no emulator: it speaks plain http only"
+                "{base_url} is not an emulator: emulators use plain http"
             )));
         }
         let mut authorization = HeaderValue::try_from(format!(
             "Basic {}",
             STANDARD.encode(format!("{key_id}:{key_secret}"))
         ))
-        .map_err(|error| TriggerError::caused("the key cannot stand in a header", error))?;
+        .map_err(|error| TriggerError::caused("the key is not a valid header value", error))?;
         authorization.set_sensitive(true);
         Ok(Self {
             base_url: url,
@@ -249,9 +249,7 @@ impl RemoteEmulator {
             .header(header::AUTHORIZATION, self.authorization.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(Value::Object(body).to_string())))
-            .map_err(|error| {
-                TriggerError::caused("the emulator's address cannot be called", error)
-            })?;
+            .map_err(|error| TriggerError::caused("cannot call the emulator's address", error))?;
         let answered = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
         let (status, mut body) = answered.map_err(|late| {
             TriggerError::caused(format!("{} does not answer", self.base_url), late)
@@ -262,7 +260,7 @@ impl RemoteEmulator {
                 deliveries: body["deliveries"].as_u64().unwrap_or_default(),
             }),
             (_, Some(told)) => Err(TriggerError::new(format!(
-                "the emulator refuses ({status}): {told}"
+                "the emulator refused the request ({status}): {told}"
             ))),
             (_, None) => Err(TriggerError::new(format!(
                 "{} answers {status}; is it an emulator?",
@@ -287,7 +285,7 @@ impl RemoteEmulator {
             .collect()
             .await;
         let body = body
-            .map_err(|error| TriggerError::caused("the emulator broke off its answer", error))?
+            .map_err(|error| TriggerError::caused("the emulator's response was cut off", error))?
             .to_bytes();
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }

@@ -32,7 +32,7 @@ pub(crate) fn target(path: &Path) -> io::Result<PathBuf> {
             let Some(name) = at.file_name() else {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    format!("{}: this names no file", path.display()),
+                    format!("{}: not a file path", path.display()),
                 ));
             };
             let folder = fs::canonicalize(folder(&at)).map_err(|error| match error.kind() {
@@ -50,7 +50,7 @@ pub(crate) fn target(path: &Path) -> io::Result<PathBuf> {
         at = folder(&at).join(link);
     }
     Err(io::Error::other(format!(
-        "{}: symbolic links lead in a circle",
+        "{}: symbolic link loop",
         path.display()
     )))
 }
@@ -167,7 +167,7 @@ mod tests {
                 target(&root.join("round"))
                     .unwrap_err()
                     .to_string()
-                    .contains("circle")
+                    .contains("loop")
             );
         }
         fs::remove_dir_all(root).unwrap();

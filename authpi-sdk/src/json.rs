@@ -394,7 +394,7 @@ mod api {
         read.inspect_err(|_| {
             tracing::debug!(
                 member = name,
-                "a member of an answer has another shape than described"
+                "a member of a response does not have the described shape"
             );
         })
         .unwrap_or_default()

@@ -596,7 +596,7 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
     let nowhere = format!("http://127.0.0.1:{}", free_port()?);
     for (base_url, first) in [
         (authpi.base_url(), Some(" created")),
-        (authpi.base_url(), Some(" is as declared")),
+        (authpi.base_url(), Some(" is up to date")),
         (&nowhere, None),
     ] {
         let (mut program, mut told) = start(base_url)?;

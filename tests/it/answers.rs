@@ -592,7 +592,7 @@ async fn an_unreachable_store_is_503_unless_told_to_handle_anyway() {
     assert!(
         logged
             .text()
-            .contains("handled without a claim: it may be handled twice"),
+            .contains("handled without a claim: the event may be handled twice"),
         "{}",
         logged.text()
     );
@@ -885,7 +885,7 @@ async fn with_a_clock_40_days_ahead_every_delivery_is_503_and_none_is_lost() {
             health.clock_unsure && health.is_ready() && health.to_string().contains("clock"),
             "{health}"
         );
-        let lines = logged.text().matches("nothing confirms the clock").count();
+        let lines = logged.text().matches("the clock is unconfirmed").count();
         assert_eq!(lines, 2, "once for each receiver: {}", logged.text());
     }
 }

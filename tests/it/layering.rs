@@ -66,7 +66,7 @@ fn modules(source: &Path) -> Vec<(String, String)> {
         )
     });
     modules
-        .filter(|(name, _)| name != "lib" && name != GENERATED)
+        .filter(|(name, _)| name != "lib" && name != "guide" && name != GENERATED)
         .collect()
 }
 

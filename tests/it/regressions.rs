@@ -296,7 +296,7 @@ async fn mistake_5_whatever_becomes_of_a_delivery_neither_secret_nor_payload_is_
         );
     }
     assert!(
-        text.contains("another content") && text.contains("a bug"),
+        text.contains("content differs") && text.contains("a bug"),
         "{text}"
     );
     assert_clean("the log", &text);

@@ -999,7 +999,7 @@ async fn a_probe_tells_of_the_store_of_what_runs_and_of_a_shutdown() {
     let health = receiver.health().await;
     assert!(!health.is_ready(), "{health:?}");
     assert!(
-        health.to_string().starts_with("the store does not answer"),
+        health.to_string().starts_with("the store does not respond"),
         "{health}"
     );
 }
@@ -1063,7 +1063,7 @@ async fn a_replayed_dead_letter_of_an_inline_endpoint_shows_while_it_waits() {
     assert!(
         logged
             .text()
-            .contains("it waits for a worker of its endpoint, or for a redelivery"),
+            .contains("it waits for a worker of its endpoint or a redelivery"),
         "{}",
         logged.text()
     );

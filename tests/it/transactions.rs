@@ -170,7 +170,7 @@ fn receiver<H: Clone + Send + Sync + 'static>(
     handlers: Handlers<(), H>,
 ) -> ReceiverBuilder<Inline>
 where
-    Shop: authpi_sdk::handlers::Serves<H>,
+    Shop: authpi_sdk::handlers::SupportsHandlers<H>,
 {
     Receiver::inline(
         "shop",
@@ -355,7 +355,7 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
         std::error::Error::source(&error)
             .unwrap()
             .to_string()
-            .contains("occupied"),
+            .contains("locked"),
         "{error:?}"
     );
     drop(shelf.kept.lock().unwrap().take());

@@ -25,7 +25,7 @@ use std::{
 
 use authpi_sdk::{
     event::{Event, Subject, types::UserUpdated},
-    handlers::{Context, HandlerError, Handlers, Serves},
+    handlers::{Context, HandlerError, Handlers, SupportsHandlers},
     ledger::{Inbox, LedgerError, OrderedInbox, Transactional, Tx},
     receiver::{Receiver, ReceiverBuilder, Stored},
     signature::{KeyRing, Verifier},
@@ -285,7 +285,7 @@ fn pass(point: &'static str) {
 
 async fn inline<H>(
     service: &'static Service,
-    ledger: impl Serves<H>,
+    ledger: impl SupportsHandlers<H>,
     handlers: Handlers<(), H>,
 ) -> Result<()>
 where
@@ -307,7 +307,7 @@ async fn inbox<H, I>(
 ) -> Result<()>
 where
     H: Clone + Send + Sync + 'static,
-    I: Inbox + Serves<H> + Clone,
+    I: Inbox + SupportsHandlers<H> + Clone,
 {
     let receiver = ordered(Receiver::inbox(
         ENDPOINT,

@@ -25,8 +25,8 @@ impl Hosts {
 
     /// Whether deliveries to this URL are possible, or why not.
     pub(crate) fn check(&self, url: &str) -> Result<(), String> {
-        let parsed = Url::parse(url)
-            .map_err(|error| format!("the webhook's URL cannot be called: {error}"))?;
+        let parsed =
+            Url::parse(url).map_err(|error| format!("cannot call the webhook's URL: {error}"))?;
         if parsed.scheme() != "http" {
             return Err("the emulator delivers over plain HTTP only".to_owned());
         }

@@ -200,7 +200,7 @@ fn prepare(world: &World, delivery_id: &str) -> Result<Outgoing, String> {
     };
     if let Some(token) = &webhook.auth.token {
         let value = http::HeaderValue::try_from(format!("Bearer {}", token.expose()));
-        let mut value = value.map_err(|_| "the bearer token cannot stand in a header")?;
+        let mut value = value.map_err(|_| "the bearer token is not a valid header value")?;
         value.set_sensitive(true);
         headers.insert(http::header::AUTHORIZATION, value);
     }

@@ -59,7 +59,7 @@ impl Sender {
                 concat!("authpi-emulator/", env!("CARGO_PKG_VERSION")),
             )
             .body(Full::new(outgoing.body))
-            .map_err(|error| format!("the webhook's URL cannot be called: {error}"))?;
+            .map_err(|error| format!("cannot call the webhook's URL: {error}"))?;
         request.headers_mut().extend(outgoing.headers);
         let exchange = async {
             let answer = self
@@ -73,7 +73,7 @@ impl Sender {
             match Limited::new(answer.into_body(), MAX_ANSWER).collect().await {
                 Ok(_) => Ok(status),
                 Err(error) if error.is::<http_body_util::LengthLimitError>() => Ok(status),
-                Err(error) => Err(format!("the receiver broke off its answer: {error}")),
+                Err(error) => Err(format!("the receiver's response was cut off: {error}")),
             }
         };
         match tokio::time::timeout(self.timeout, exchange).await {

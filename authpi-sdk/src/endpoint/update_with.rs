@@ -70,7 +70,7 @@ impl Webhooks {
 type Change<'c> = Box<dyn FnMut(&Webhook) -> Option<WebhookPatch> + Send + 'c>;
 
 /// A change that is made when it is awaited: see [`Webhooks::update_with`].
-#[must_use = "nothing is changed before it is awaited"]
+#[must_use = "does nothing until awaited"]
 pub struct UpdateWith<'c> {
     webhooks: Webhooks,
     webhook_id: String,
@@ -149,8 +149,7 @@ impl<'c> IntoFuture for UpdateWith<'c> {
                     return Ok(UpdateOutcome::Unchanged(got));
                 };
                 let Some(etag) = &got.etag else {
-                    let without =
-                        Error::malformed("the webhook comes without an ETag", Response::default());
+                    let without = Error::malformed("the webhook has no ETag", Response::default());
                     return Err(without.during(operations::WEBHOOKS_GET.id));
                 };
                 match webhooks.update(&webhook_id, &patch).if_match(etag).await {

@@ -170,10 +170,7 @@ impl<D> Wire<'_, D> {
             return Err(ParseError::wrong(member("specversion"), "1.0"));
         }
         if self.id.is_empty() {
-            return Err(ParseError::wrong(
-                member("id"),
-                "a string that is not empty",
-            ));
+            return Err(ParseError::wrong(member("id"), "a non-empty string"));
         }
         let time = self.time.as_deref().map(rfc3339).transpose();
         let source = self
@@ -376,7 +373,7 @@ fn read_members(
         if value.is_empty() {
             return Err(ParseError::wrong(
                 format!("{at}{name}"),
-                "a string that is not empty",
+                "a non-empty string",
             ));
         }
     }

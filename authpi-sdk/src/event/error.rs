@@ -105,13 +105,15 @@ impl fmt::Display for ParseError {
             Problem::NotJson { line, column } => {
                 write!(f, "{path} is not JSON (line {line}, column {column})")
             }
-            Problem::Batch => f.write_str("the body is a batch, which AuthPI is not known to send"),
+            Problem::Batch => {
+                f.write_str("the body is a batch; AuthPI is not known to send batches")
+            }
             Problem::Missing => write!(f, "{path} is missing"),
-            Problem::Wrong { wanted } => write!(f, "{path} is not {wanted}"),
+            Problem::Wrong { wanted } => write!(f, "{path} must be {wanted}"),
             Problem::Shape { line, column } => {
                 write!(
                     f,
-                    "{path} has another shape than an AuthPI event (line {line}, column {column})"
+                    "{path} is not an AuthPI event (line {line}, column {column})"
                 )
             }
         }
@@ -177,7 +179,7 @@ impl fmt::Display for DataError {
         let Self { line, column, .. } = self;
         write!(
             f,
-            "the event's data has another shape than was asked for (its line {line}, column {column})"
+            "the event's data does not have the requested shape (its line {line}, column {column})"
         )
     }
 }

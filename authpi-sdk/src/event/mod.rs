@@ -1,18 +1,16 @@
-//! What a delivery holds: a CloudEvents [`Envelope`], and in it AuthPI's [`Event`].
+//! Events: the CloudEvents [`Envelope`] of a delivery, and AuthPI's [`Event`] in it.
 //!
-//! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what
-//! routing needs (id, type, subject, time) and keeps every byte; `data` stays raw until
-//! [`Event::data`] or [`Event::decode`] asks for it. What members `data` has is deduced from
-//! AuthPI's API, not documented: a member of another shape than deduced lands in [`Extra`], and no
-//! event fails for it.
+//! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what routing
+//! needs (id, type, subject, time) and keeps every byte. `data` stays raw until [`Event::data`] or
+//! [`Event::decode`] reads it. The members of `data` are deduced from AuthPI's API, not documented: a
+//! member of another shape goes to [`Extra`], and the event is still handled.
 //!
-//! Half of a surrogate pair (`"\ud83d"`, what JavaScript writes when a text was cut inside of an
-//! emoji) is no text in Rust. Wherever it stands in a string, it is read as U+FFFD; the bytes stay
-//! as they were delivered.
+//! A lone surrogate (`"\ud83d"`, which JavaScript writes when a text was cut within an emoji) is not
+//! valid text in Rust. It is read as U+FFFD; the bytes stay as they were delivered.
 //!
-//! [`EventType`] is open: a type that this version of the SDK does not know is received, routed and
-//! kept byte-exact like any other. A handler's argument says which type it wants:
-//! `Event<UserCreated>` for a marker of [`types`], plain `Event` for all.
+//! [`EventType`] is open: an event type that this version does not know is received, routed and kept
+//! byte for byte like any other. A handler's argument names its type: `Event<UserCreated>` for a
+//! marker of [`types`], plain `Event` for all.
 //!
 //! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/handling_events/) says how handlers deal with duplicates, order and payloads.
 

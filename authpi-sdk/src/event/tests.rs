@@ -97,17 +97,17 @@ fn errors_name_the_path_and_show_no_content() {
         (String::new(), "the body is not JSON (line 1, column 0)"),
         ("{".to_owned(), "the body is not JSON (line 1, column 1)"),
         (r#"{"specversion":"1.0","type":"event"}"#.to_owned(), "id is missing"),
-        (r#"{"specversion":"0.3","id":"1","type":"event"}"#.to_owned(), "specversion is not 1.0"),
+        (r#"{"specversion":"0.3","id":"1","type":"event"}"#.to_owned(), "specversion must be 1.0"),
         (r#"{"specversion":"1.0","id":"1","type":"event"}"#.to_owned(), "source is missing"),
         (r#"{"specversion":"1.0","id":"1","source":"s","type":"event"}"#.to_owned(), "data is missing"),
         (envelope("null"), "data is missing"),
         (envelope("{}"), "data.id is missing"),
         (envelope(r#"{"id":"e"}"#), "data.type is missing"),
-        (envelope(r#"{"id":"","type":"t"}"#), "data.id is not a string that is not empty"),
-        ("[]".to_owned(), "the body is a batch, which AuthPI is not known to send"),
+        (envelope(r#"{"id":"","type":"t"}"#), "data.id must be a non-empty string"),
+        ("[]".to_owned(), "the body is a batch; AuthPI is not known to send batches"),
         (
             r#"{"specversion":"1.0","id":"1","source":"s","type":"event","time":"hush-hush","data":{}}"#.to_owned(),
-            "time is not an RFC 3339 time",
+            "time must be an RFC 3339 time",
         ),
         (
             r#"{"specversion":"1.0","id":"1","source":"s","type":"event","data":{"id":"e","type":"t"}}"#.to_owned(),
@@ -117,10 +117,13 @@ fn errors_name_the_path_and_show_no_content() {
         assert_eq!(error(body), said);
     }
     let shape = error(envelope(r#"{"id":"e","type":["hush-hush"]}"#));
-    assert!(shape.starts_with("data.type has another shape"), "{shape}");
+    assert!(
+        shape.starts_with("data.type is not an AuthPI event"),
+        "{shape}"
+    );
     let text = error(envelope("\"hush-hush\""));
     assert!(
-        text.starts_with("data has another shape") && !text.contains("hush"),
+        text.starts_with("data is not an AuthPI event") && !text.contains("hush"),
         "{text}"
     );
     assert_eq!(error(&b"\xff"[..]), "the body is not UTF-8");

@@ -26,7 +26,7 @@ pub struct Context<S> {
 /// One attempt at one event.
 pub(crate) struct AttemptState {
     pub(crate) key: EventKey,
-    /// None where the store was down and the receiver was told to handle anyway.
+    /// None if the store was down and the receiver is set to handle anyway.
     pub(crate) token: Option<Token>,
     pub(crate) received_at: Timestamp,
     pub(crate) started_at: Instant,

@@ -46,7 +46,7 @@ impl HandlerError {
         }
     }
 
-    /// Asks that the next try come no sooner than after `pause` (told to AuthPI as `Retry-After`,
+    /// Delays the next attempt by at least `pause` (sent to AuthPI as `Retry-After`,
     /// in whole seconds rounded up; unless given, the receiver's own). Without effect on a terminal
     /// error.
     #[must_use]

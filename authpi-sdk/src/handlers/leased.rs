@@ -105,14 +105,14 @@ async fn lost(
             Ok((_, Err(error))) => error.tell(key.shared_endpoint(), log),
             Err(_) => {
                 log.write(
-                    "the lease ran out before it could be renewed",
+                    "the lease expired before it was renewed",
                     "lease_lost",
                     |left_out| {
                         tracing::warn!(
                             endpoint = key.endpoint(),
                             event_id = key.event_id(),
                             left_out,
-                            "the lease ran out before it could be renewed"
+                            "the lease expired before it was renewed"
                         );
                     },
                 );

@@ -1,13 +1,12 @@
-//! Which code handles which event, and how it went.
+//! Handlers: which function handles which event.
 //!
-//! [`Handlers`] is the registry: one handler per event, chosen by exact type, else by the longest
+//! [`Handlers`] is the registry. It selects one handler per event: by exact type, else by the longest
 //! prefix, else the fallback. A handler is an async function of an [`Event`](crate::event::Event)
-//! and a [`Context`]; the event's type is taken from its argument. It answers with [`HandlerResult`]: any
-//! error is worth another try, [`Terminal::terminal`] marks the other kind, a panic counts as an
-//! error.
+//! and a [`Context`]; its argument names the event type. It returns a [`HandlerResult`]. An error is
+//! retried, unless [`Terminal::terminal`] marks it; a panic counts as an error.
 //!
-//! A handler must not block its thread: its deadline could not stop it then, nor could its lease be
-//! renewed, and another worker would take the event over. Put what blocks into
+//! A handler must not block its thread: then neither its timeout nor the renewal of its lease can
+//! work, and another worker would handle the event too. Run blocking code in
 //! `tokio::task::spawn_blocking`.
 //!
 //! ```
@@ -37,7 +36,7 @@ mod run;
 
 pub use context::Context;
 pub use error::{HandlerError, HandlerResult, Terminal};
-pub use registry::{AnyStore, Handlers, HandlersError, Serves};
+pub use registry::{AnyStore, Handlers, HandlersError, SupportsHandlers};
 pub use run::Outcome;
 
 pub(crate) use context::AttemptState;

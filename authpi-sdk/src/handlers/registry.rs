@@ -16,8 +16,8 @@ type Settling = Pin<Box<dyn Future<Output = HandlerResult<LeaseStatus>> + Send>>
 /// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its
 /// transaction in a store `L`.
 enum Handler<S, L> {
-    Told(Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>),
-    Committing {
+    Plain(Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>),
+    WithTx {
         run: Arc<dyn Fn(L, Event, Context<S>, Token) -> Settling + Send + Sync>,
         permits: Arc<PermitsOf<L>>,
     },
@@ -29,8 +29,8 @@ type PermitsOf<L> = dyn Fn(&L) -> Result<TransactionPermits, PoolTooSmall> + Sen
 impl<S, L> Clone for Handler<S, L> {
     fn clone(&self) -> Self {
         match self {
-            Self::Told(handler) => Self::Told(handler.clone()),
-            Self::Committing { run, permits } => Self::Committing {
+            Self::Plain(handler) => Self::Plain(handler.clone()),
+            Self::WithTx { run, permits } => Self::WithTx {
                 run: run.clone(),
                 permits: permits.clone(),
             },
@@ -102,20 +102,20 @@ pub struct AnyStore;
 /// A ledger under which [`Handlers`] of the kind `H` can run: every ledger runs those of
 /// [`AnyStore`]; those that take a [`Tx`] of a store run under this store alone. Others do not
 /// compile.
-pub trait Serves<H>: Ledger {
+pub trait SupportsHandlers<H>: Ledger {
     /// What the handlers begin their transactions in.
     #[doc(hidden)]
-    fn serve(&self) -> H;
+    fn handler_store(&self) -> H;
 }
 
-impl<L: Ledger> Serves<AnyStore> for L {
-    fn serve(&self) -> AnyStore {
+impl<L: Ledger> SupportsHandlers<AnyStore> for L {
+    fn handler_store(&self) -> AnyStore {
         AnyStore
     }
 }
 
-impl<L: Transactional> Serves<L> for L {
-    fn serve(&self) -> L {
+impl<L: Transactional> SupportsHandlers<L> for L {
+    fn handler_store(&self) -> L {
         self.clone()
     }
 }
@@ -139,7 +139,7 @@ impl<S: Send + Sync + 'static> Handlers<S> {
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> {
     /// Handles the type of event that the handler's argument names.
     ///
-    /// Two handlers for one type are an error, told by [`check`](Self::check) and so when a
+    /// More than one handler for a type is an error, reported by [`check`](Self::check) and when a
     /// receiver is built.
     pub fn on<K, F, Fut>(self, handler: F) -> Self
     where
@@ -169,7 +169,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.insert_prefix(prefix.into(), boxed(handler))
     }
 
-    /// Handles what nobody else does.
+    /// Handles events that no other handler is registered for.
     pub fn fallback<F, Fut>(self, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
@@ -220,32 +220,32 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     pub fn on_tx<K, F, Fut, T>(self, handler: F) -> Handlers<S, T>
     where
         K: KnownEvent,
-        T: Transactional + Serves<L>,
+        T: Transactional + SupportsHandlers<L>,
         F: Fn(Event<K>, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.over().insert(K::TYPE, committing(handler))
+        self.retarget().insert(K::TYPE, with_tx(handler))
     }
 
     /// As [`prefix`](Self::on_prefix), with a transaction as in [`on_tx`](Self::on_tx).
     pub fn on_prefix_tx<F, Fut, T>(self, prefix: impl Into<String>, handler: F) -> Handlers<S, T>
     where
-        T: Transactional + Serves<L>,
+        T: Transactional + SupportsHandlers<L>,
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.over()
-            .insert_prefix(prefix.into(), committing(handler))
+        self.retarget()
+            .insert_prefix(prefix.into(), with_tx(handler))
     }
 
     /// As [`fallback`](Self::fallback), with a transaction as in [`on_tx`](Self::on_tx).
     pub fn fallback_tx<F, Fut, T>(self, handler: F) -> Handlers<S, T>
     where
-        T: Transactional + Serves<L>,
+        T: Transactional + SupportsHandlers<L>,
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.over().insert_fallback(committing(handler))
+        self.retarget().insert_fallback(with_tx(handler))
     }
 
     /// What was given to [`new`](Self::new).
@@ -261,7 +261,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.error.clone().map_or(Ok(()), Err)
     }
 
-    /// The known types of event that nobody handles: what a service acknowledges unread. To print
+    /// The known event types without a handler, which the service acknowledges unread. To print
     /// at start-up.
     pub fn unhandled_types(&self) -> Vec<EventType> {
         EventType::ALL
@@ -304,14 +304,14 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     }
 
     /// The same handlers under a store that some of them, or the next one, need.
-    fn over<T: Serves<L>>(self) -> Handlers<S, T> {
+    fn retarget<T: SupportsHandlers<L>>(self) -> Handlers<S, T> {
         let over = |handler| match handler {
-            Handler::Told(handler) => Handler::Told(handler),
-            Handler::Committing { run, permits } => Handler::Committing {
+            Handler::Plain(handler) => Handler::Plain(handler),
+            Handler::WithTx { run, permits } => Handler::WithTx {
                 run: Arc::new(move |store: T, event, context, token| {
-                    run(store.serve(), event, context, token)
+                    run(store.handler_store(), event, context, token)
                 }),
-                permits: Arc::new(move |store: &T| permits(&store.serve())),
+                permits: Arc::new(move |store: &T| permits(&store.handler_store())),
             },
         };
         Handlers {
@@ -328,7 +328,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         store: &L,
     ) -> Option<impl Route + use<S, L>> {
         let handler = self.by_type.find(event_type)?.clone();
-        Some(InStore {
+        Some(Bound {
             state: self.state.clone(),
             handler,
             store: store.clone(),
@@ -338,16 +338,16 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
 
     /// The registry as a receiver or worker holds it. An error says that the store has no room for
     /// the transactions of its handlers.
-    pub(crate) fn in_store(self, store: L) -> Result<Box<dyn AnyHandlers>, PoolTooSmall> {
+    pub(crate) fn bind(self, store: L) -> Result<Box<dyn AnyHandlers>, PoolTooSmall> {
         let permits = self.by_type.all().find_map(|handler| match handler {
-            Handler::Told(_) => None,
-            Handler::Committing { permits, .. } => Some(permits(&store)),
+            Handler::Plain(_) => None,
+            Handler::WithTx { permits, .. } => Some(permits(&store)),
         });
         let permits = permits.transpose()?;
         let state = self.state;
         Ok(Box::new(self.by_type.map(|handler| {
             let permits = permits.clone().filter(|_| handler.commits());
-            InStore {
+            Bound {
                 state: state.clone(),
                 handler,
                 store: store.clone(),
@@ -368,12 +368,12 @@ where
     F: Fn(Event<K>, Context<S>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = HandlerResult> + Send + 'static,
 {
-    Handler::Told(Arc::new(move |event, context| {
+    Handler::Plain(Arc::new(move |event, context| {
         Box::pin(handler(event.assume_kind(), context))
     }))
 }
 
-fn committing<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
+fn with_tx<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
 where
     K: EventKind,
     S: Send + Sync + 'static,
@@ -413,7 +413,7 @@ where
             })
         },
     );
-    Handler::Committing {
+    Handler::WithTx {
         run,
         permits: Arc::new(L::permits),
     }
@@ -421,7 +421,7 @@ where
 
 impl<S, L> Handler<S, L> {
     fn commits(&self) -> bool {
-        matches!(self, Self::Committing { .. })
+        matches!(self, Self::WithTx { .. })
     }
 }
 
@@ -445,7 +445,7 @@ impl<S, L> fmt::Debug for Handlers<S, L> {
 
 /// Handlers of whatever state, as the receiver holds them.
 pub(crate) trait AnyHandlers: Send + Sync {
-    /// Who handles this type, if anybody does.
+    /// The handler for this type, if there is one.
     fn route(&self, event_type: &EventType) -> Option<&dyn Route>;
 
     /// What each handler needs a permit of, where each takes a transaction; nothing where some do
@@ -467,17 +467,17 @@ pub(crate) trait Route: Send + Sync {
 /// A handler that runs.
 pub(crate) enum Started {
     /// Whoever runs it tells the ledger.
-    Told(Running),
+    Plain(Running),
     /// It tells the ledger.
-    Committing(Settling),
+    WithTx(Settling),
 }
 
 impl Started {
     /// How it ended, unless it failed.
     pub(crate) async fn finish(self) -> HandlerResult<Outcome> {
         match self {
-            Self::Told(running) => running.await.map(|()| Outcome::Handled),
-            Self::Committing(settling) => settling.await.map(|held| match held {
+            Self::Plain(running) => running.await.map(|()| Outcome::Handled),
+            Self::WithTx(settling) => settling.await.map(|held| match held {
                 LeaseStatus::Held => Outcome::Committed,
                 LeaseStatus::Lost => Outcome::LeaseLost,
             }),
@@ -486,7 +486,7 @@ impl Started {
 }
 
 /// A handler, with all that it is started with.
-struct InStore<S, L> {
+struct Bound<S, L> {
     state: Arc<S>,
     handler: Handler<S, L>,
     store: L,
@@ -495,7 +495,7 @@ struct InStore<S, L> {
 }
 
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers
-    for ByType<InStore<S, L>>
+    for ByType<Bound<S, L>>
 {
     fn route(&self, event_type: &EventType) -> Option<&dyn Route> {
         self.find(event_type).map(|handler| handler as &dyn Route)
@@ -507,20 +507,20 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers
     }
 }
 
-impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for InStore<S, L> {
+impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for Bound<S, L> {
     fn start(&self, event: Event, work: Arc<AttemptState>) -> Started {
         let token = work.token;
         let context = Context::new(self.state.clone(), work);
         match (&self.handler, token) {
-            (Handler::Told(handler), _) => Started::Told(handler(event, context)),
-            (Handler::Committing { run, .. }, Some(token)) => {
-                Started::Committing(run(self.store.clone(), event, context, token))
+            (Handler::Plain(handler), _) => Started::Plain(handler(event, context)),
+            (Handler::WithTx { run, .. }, Some(token)) => {
+                Started::WithTx(run(self.store.clone(), event, context, token))
             }
-            (Handler::Committing { .. }, None) => {
+            (Handler::WithTx { .. }, None) => {
                 let refused = HandlerError::retryable(
                     "a handler that commits its own claim was run without one",
                 );
-                Started::Told(Box::pin(std::future::ready(Err(refused))))
+                Started::Plain(Box::pin(std::future::ready(Err(refused))))
             }
         }
     }
@@ -550,10 +550,12 @@ impl fmt::Display for HandlersError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TypeTwice(event_type) => {
-                write!(f, "two handlers for the event type {event_type}")
+                write!(f, "more than one handler for the event type {event_type}")
             }
-            Self::PrefixTwice(prefix) => write!(f, "two handlers for the prefix {prefix:?}"),
-            Self::FallbackTwice => f.write_str("two handlers for all other events"),
+            Self::PrefixTwice(prefix) => {
+                write!(f, "more than one handler for the prefix {prefix:?}")
+            }
+            Self::FallbackTwice => f.write_str("more than one fallback handler"),
         }
     }
 }

@@ -61,7 +61,7 @@ impl Outcome {
         match self {
             Self::Failed(error) => Some((error.chain(), error.retry_after())),
             Self::Panicked(message) => Some((format!("it panicked: {message}"), None)),
-            Self::TimedOut => Some(("it was not done by its deadline".to_owned(), None)),
+            Self::TimedOut => Some(("the handler timed out".to_owned(), None)),
             Self::Handled | Self::Committed | Self::LeaseLost | Self::Unhandled => None,
         }
     }
@@ -158,7 +158,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("the panic carried no text").to_owned()
+    text.unwrap_or("the panic had no message").to_owned()
 }
 
 impl<S: Send + Sync + 'static> Handlers<S> {

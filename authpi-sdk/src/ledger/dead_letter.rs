@@ -41,12 +41,12 @@ impl fmt::Debug for DeadLetter {
     }
 }
 
-/// For the log: nothing handles it by itself where there is no worker.
+/// For the log: without a worker nothing handles it by itself.
 pub(crate) fn tell_replayed(key: &EventKey) {
     tracing::info!(
         endpoint = key.endpoint(),
         event_id = key.event_id(),
-        "a dead letter was put back; it waits for a worker of its endpoint, or for a redelivery"
+        "a dead letter was replayed; it waits for a worker of its endpoint or a redelivery"
     );
 }
 

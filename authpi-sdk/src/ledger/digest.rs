@@ -9,11 +9,11 @@ use crate::hex::hex;
 ///
 /// It is XXH3-128 with seed 0 in its canonical form, the high 64 bits first: 16 bytes with the same
 /// value on every platform and in every version, written as the 32 digits that `xxhsum -H2` prints.
-/// It is not a cryptographic hash and is no identity: only authentic deliveries are compared, and a
+/// It is not a cryptographic hash and not an identity: only authentic deliveries are compared, and a
 /// difference is logged and counted, never acted upon.
 ///
 /// A store keeps the [bytes](Digest::to_bytes) and gives them [back](Digest::from_bytes) as they
-/// were, whatever they are. All zeros stands for an event that is not compared, since it did not
+/// were, whatever they are. All zeros marks an event that is not compared, since it did not
 /// come as a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 16]);

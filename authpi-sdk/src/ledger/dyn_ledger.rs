@@ -90,7 +90,7 @@ impl<L: Ledger> DynLedger for L {
             match Ledger::complete(self, key, token, completion.clone()).await {
                 Ok(held) => Ok(held),
                 Err(error) => {
-                    tracing::debug!(%error, "asking the store once more");
+                    tracing::debug!(%error, "retrying a step of the store");
                     sleep(ONCE_MORE).await;
                     Ledger::complete(self, key, token, completion).await
                 }

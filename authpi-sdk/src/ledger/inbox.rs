@@ -64,7 +64,8 @@ pub trait Inbox: Ledger {
     }
 }
 
-/// An inbox whose [`append`](Inbox::append) heeds lanes: [`ordered_by`] can be had with it.
+/// An inbox whose [`append`](Inbox::append) keeps the order per ordering key, as [`ordered_by`]
+/// needs.
 ///
 /// `Sqlite` and `Postgres` are such stores. A queue, which hands out what comes next, is not.
 ///

@@ -1,15 +1,15 @@
-//! What has been handled: one record per event and endpoint, and its state machine.
+//! The ledger: one record per event and endpoint, and its state machine.
 //!
 //! ```text
 //! pending -> claimed(lease, token) -> handled | dead(reason, bytes)
 //!    ^--------- retry_at -------------'
 //! ```
 //!
-//! The receiver never asks "seen before?" and marks later, which lets two workers through. It
-//! *claims* an event, which either commits and grants a lease, or says who was first. Whoever holds
-//! the lease renews it while it works, and ends it with [`complete`](Ledger::complete) or
-//! [`release`](Ledger::release). A worker that dies gives its lease back by expiry; a worker that
-//! was too slow finds that its token is no longer the record's ([`LeaseStatus::Lost`]).
+//! Check-then-mark lets two workers through. The receiver *claims* an event instead: a claim is one
+//! atomic step that grants a lease, or reports the state of the event. The worker renews the lease
+//! while it handles the event, and ends it with [`complete`](Ledger::complete) or
+//! [`release`](Ledger::release). The lease of a worker that dies expires. A worker that was too slow
+//! finds that its token is stale ([`LeaseStatus::Lost`]).
 //!
 //! The implementations are in [`stores`](crate::stores).
 
@@ -110,7 +110,7 @@ impl EventKey {
         }
     }
 
-    /// What is no readable event has no id, and is keyed by what it is.
+    /// An unreadable body has no id; its key is a hash of its content.
     pub(crate) fn unreadable(endpoint: impl Into<Arc<str>>, body: &[u8]) -> Self {
         Self::new(endpoint, format!("unreadable:{}", sha256_hex(body)))
     }
@@ -158,7 +158,7 @@ impl EventKey {
         if digest != first && comparable {
             telemetry::count(telemetry::CONTENT_DIFFERS, &self.endpoint);
             log.write(
-                "an event came again with another content",
+                "a redelivery's content differs from the first delivery",
                 "content_differs",
                 |left_out| {
                     tracing::warn!(
@@ -167,7 +167,7 @@ impl EventKey {
                         %digest,
                         %first,
                         left_out,
-                        "an event came again with another content"
+                        "a redelivery's content differs from the first delivery"
                     );
                 },
             );
@@ -210,7 +210,7 @@ pub enum Claim {
         /// The digest that the first claim of this id brought.
         first_digest: Digest,
     },
-    /// It was given up and lies among the dead letters.
+    /// It failed terminally and is a dead letter.
     Dead {
         /// The digest that the first claim of this id brought.
         first_digest: Digest,
@@ -248,7 +248,7 @@ impl fmt::Debug for Completion {
 
 /// Whether the caller's token was still the record's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a lost lease means that somebody else may be at work on the same event"]
+#[must_use = "a lost lease means that another worker may be handling the same event"]
 pub enum LeaseStatus {
     /// The lease was still held, and the step took place.
     Held,
@@ -289,7 +289,7 @@ pub trait Ledger: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
-    /// Ends the claim for good. Asking once more with the same token and the same kind of
+    /// Ends the claim. Repeating the call with the same token and the same kind of
     /// completion is `Yes` again and changes nothing, so that a caller whose connection broke need
     /// not know how far it came. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters)
     /// is false drops the body of a dead one.

@@ -57,7 +57,7 @@ fn busy_is_proof(worked: Result<(), LedgerError>) -> Result<(), LedgerError> {
         Err(error) if error.kind() == LedgerErrorKind::Busy => {
             tracing::debug!(
                 error = error.chain(),
-                "the store is busy: not every step was tried"
+                "the store is busy: not every step was checked"
             );
             Ok(())
         }
@@ -280,7 +280,7 @@ impl<T: Clone + Send + 'static> Throttled<T> {
         {
             return answer.clone();
         }
-        // A task of its own: whoever asks may give up waiting, and the next one waits for the same
+        // A task of its own: a caller may stop waiting, and the next one waits for the same
         // answer.
         let running = running.get_or_insert_with(|| {
             *begun_at = Some(Instant::now());

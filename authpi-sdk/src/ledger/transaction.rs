@@ -129,17 +129,13 @@ impl<L: Transactional> Deref for Tx<L> {
     type Target = L::Connection;
 
     fn deref(&self) -> &L::Connection {
-        self.transaction
-            .as_ref()
-            .expect("it is given back by drop alone")
+        self.transaction.as_ref().expect("released on drop")
     }
 }
 
 impl<L: Transactional> DerefMut for Tx<L> {
     fn deref_mut(&mut self) -> &mut L::Connection {
-        self.transaction
-            .as_mut()
-            .expect("it is given back by drop alone")
+        self.transaction.as_mut().expect("released on drop")
     }
 }
 
@@ -184,14 +180,14 @@ impl std::error::Error for TxKept {}
 /// How many handlers may have a transaction of a store at once; a fair queue for those that wait.
 #[derive(Clone, Debug)]
 pub struct TransactionPermits {
-    /// None where there is no limit.
+    /// None if there is no limit.
     places: Option<Arc<Semaphore>>,
 }
 
 /// A handler's place among those that may have a transaction at once; given back when it is
 /// dropped.
 #[derive(Debug, Default)]
-#[must_use = "dropped, it is given back"]
+#[must_use = "released on drop"]
 pub struct TransactionPermit(
     #[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>,
 );
@@ -259,7 +255,7 @@ impl fmt::Display for PoolTooSmall {
         } = self;
         write!(
             f,
-            "the store's pool of {connections} connections has none for a handler's transaction: {RESERVED} are reserved for \
+            "the store's pool of {connections} connections is too small for a handler's transaction: {RESERVED} are reserved for \
              claims, renewals and completions; raise max_connections to {needed} or more"
         )
     }

@@ -25,7 +25,7 @@ use crate::{
 /// For all extractors of the process; what a request brings along goes first.
 static BUDGET: LazyLock<BodyBudget> =
     LazyLock::new(|| BodyBudget::new(default_budget(DEFAULT_MAX_BODY)));
-/// What stands for the endpoint's name in logs and metrics.
+/// The endpoint's name in logs and metrics.
 const ENDPOINT: &str = "extractor";
 /// Of all extractors of the process.
 static LOG: LogLimit = LogLimit::new();
@@ -70,9 +70,13 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let body = Verified::<Bytes>::from_request(request, state).await?;
         body.event().map_err(|error| {
-            LOG.write("an authentic delivery is not a readable event", "unreadable", |left_out| {
-                tracing::warn!(%error, left_out, "an authentic delivery is not a readable event");
-            });
+            LOG.write(
+                "an authentic delivery is not a valid event",
+                "unreadable",
+                |left_out| {
+                    tracing::warn!(%error, left_out, "an authentic delivery is not a valid event");
+                },
+            );
             refusal(Disposition::Unreadable)
         })
     }

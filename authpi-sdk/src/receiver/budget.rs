@@ -5,7 +5,7 @@
 //! comes here. A larger one is charged for what its buffer holds, before the buffer grows, and
 //! never for what its sender announced.
 //!
-//! When the budget is full, room is made for whoever makes progress: the bodies that hold the most
+//! When the budget is full, the bodies that make progress keep their memory: those that hold the most
 //! for the least progress are dropped, and answered with 503.
 
 use std::{

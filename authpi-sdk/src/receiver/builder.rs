@@ -341,14 +341,14 @@ impl BuildError {
         H: Clone + Send + Sync + 'static,
     {
         handlers.check().map_err(Self::Handlers)?;
-        handlers.in_store(store).map_err(Self::Pool)
+        handlers.bind(store).map_err(Self::Pool)
     }
 }
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoEndpoint => f.write_str("the endpoint needs a name"),
+            Self::NoEndpoint => f.write_str("the endpoint's name must not be empty"),
             Self::EndpointTooLong { bytes } => {
                 write!(
                     f,
@@ -356,7 +356,7 @@ impl fmt::Display for BuildError {
                     EventKey::MAX_ENDPOINT_BYTES
                 )
             }
-            Self::Secrets(_) => f.write_str("the verifier's secrets cannot be used"),
+            Self::Secrets(_) => f.write_str("the verifier's secrets are not usable"),
             Self::Handlers(_) => f.write_str("the handlers contradict each other"),
             Self::Pool(_) => {
                 f.write_str("the store's connection pool is too small for the handlers")

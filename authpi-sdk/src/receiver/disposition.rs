@@ -18,7 +18,7 @@ pub(super) enum Disposition {
     Stored,
     /// It is known: handled or given up before, or waiting in the inbox.
     Duplicate,
-    /// Nobody handles this type; not recorded, so that it can be brought back when somebody does.
+    /// No handler is registered for this type. Not recorded, so that the event can be handled later.
     Unhandled,
     /// Given up, and kept as a dead letter.
     DeadLetter,
@@ -137,7 +137,7 @@ impl Disposition {
         }
     }
 
-    /// What the peer is told: for an accepted delivery what became of it, else no more than the
+    /// The text for the peer: the outcome of an accepted delivery, else no more than the
     /// status says.
     fn text(self) -> &'static str {
         match self.status() {

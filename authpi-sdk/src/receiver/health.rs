@@ -1,4 +1,4 @@
-//! What a health probe is told.
+//! Health of a receiver, for probes.
 
 use std::{fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
 
 /// How a receiver or a worker is; its `Display` is a line for people.
 ///
-/// For a *readiness* probe. A process whose store is away is not ready, and starting it anew would
+/// For a *readiness* probe. A process whose store is unreachable is not ready, and restarting it would
 /// not help: do not let a liveness probe ask for this.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -18,7 +18,7 @@ pub struct Health {
     /// Whether the store could write, by a record under the empty endpoint name that was made and
     /// removed, within two seconds; or what failed, with its [kind](LedgerError::kind).
     pub store: Result<(), LedgerError>,
-    /// Whether it was told to stop: what runs is finished and nothing new is taken.
+    /// Whether it is draining: running handlers finish, and new deliveries are refused.
     pub draining: bool,
     /// How many deliveries or events are being worked on here.
     pub in_flight: usize,
@@ -71,7 +71,7 @@ impl fmt::Display for Health {
         let state = match self.store.as_ref().map_err(LedgerError::kind) {
             Err(LedgerErrorKind::CannotWrite) => "the store cannot write",
             Err(LedgerErrorKind::Content) => "the store refuses records",
-            Err(LedgerErrorKind::Unreachable) => "the store does not answer",
+            Err(LedgerErrorKind::Unreachable) => "the store does not respond",
             _ if self.draining => "draining",
             Err(LedgerErrorKind::Busy) => "ready, but the store is busy",
             Ok(()) => "ready",

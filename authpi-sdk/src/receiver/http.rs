@@ -92,7 +92,7 @@ impl Receiver {
                                 .await
                             }
                         };
-                        // Counted here, since nobody may be waiting for the answer any more.
+                        // Counted here: the sender may have hung up.
                         shared.count(answer, &within)
                     };
                     work.instrument(span.clone())
@@ -107,7 +107,7 @@ impl Receiver {
         answer.response()
     }
 
-    /// Does the work so that whoever waits for the answer may go away: what is not done at once
+    /// Does the work detached from the request, so that the sender may hang up: what is not done at once
     /// goes into a task of its own. The error is the answer where the work was not begun or did not
     /// end. It has its place until it ends.
     pub(super) async fn work<W>(
@@ -127,7 +127,7 @@ impl Receiver {
         };
         let mut work = Box::pin(work(place));
         // An attempt that waits for nothing is over with its first poll, and a task would cost as
-        // much again. Between that poll and the task nobody can drop it.
+        // much again. Nothing can drop it between that poll and the task.
         let first =
             poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))))
                 .await;
@@ -166,7 +166,7 @@ pub(super) async fn authentic<B: Body>(
     bounds.read(verifying, body).await
 }
 
-/// What can be told without the body. Not asynchronous, so that no future has to carry the headers.
+/// Checks what does not need the body. Not async, so that no future has to carry the headers.
 fn begin<B>(
     verifier: &Verifier,
     about: About<'_>,
@@ -185,7 +185,7 @@ fn begin<B>(
     Ok((verifying, request.into_body()))
 }
 
-/// What bounds a body that anybody may have sent, beside the verifier's cap.
+/// Bounds of an unauthenticated body, besides the verifier's cap.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds<'a> {
     pub(super) about: About<'a>,
@@ -289,8 +289,8 @@ fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Disposition {
     match error {
         VerifyError::TooLarge { .. } => Disposition::TooLarge,
         VerifyError::NoUsableSecret => {
-            log.write("no delivery can be verified", reason, |left_out| {
-                tracing::error!(endpoint, reason, %error, left_out, "no delivery can be verified");
+            log.write("cannot verify any delivery", reason, |left_out| {
+                tracing::error!(endpoint, reason, %error, left_out, "cannot verify any delivery");
             });
             Disposition::NoSecret
         }

@@ -27,7 +27,7 @@ pub enum Ingested {
     Stored,
     /// It is known: it was handled or given up before, or it waits in the inbox.
     Duplicate,
-    /// Nobody handles its type. Not recorded, so that it can be brought back when somebody does.
+    /// No handler is registered for its type. Not recorded, so that it can be handled later.
     Unhandled,
     /// It was given up: kept as a dead letter, or dropped where that was chosen by name.
     Dead,
@@ -89,7 +89,7 @@ impl Receiver {
             .ingested()
     }
 
-    /// Puts what stands in AuthPI's log and is no readable event among the dead letters, where the
+    /// Keeps an unreadable entry of AuthPI's log as a dead letter, where the
     /// ledger keeps them.
     #[cfg(feature = "client")]
     pub(crate) async fn ingest_unreadable(&self, raw: Bytes, error: ParseError) -> Ingested {

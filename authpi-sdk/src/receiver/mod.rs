@@ -1,4 +1,4 @@
-//! From an HTTP request to the answer that AuthPI wants.
+//! Receives deliveries: from an HTTP request to the answer for AuthPI.
 //!
 //! ```text
 //! request -> cap and body timeout -> hash while it streams in -> authentic? -> envelope -> which handler?
@@ -6,24 +6,22 @@
 //!         -> append (commits) -> 200, and a worker handles it    Receiver::inbox
 //! ```
 //!
-//! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`: with axum it is a
-//! `route_service`, and any other framework that speaks `http` types can call
-//! [`Receiver::receive`]. Only authentic deliveries get past the verifier, and handlers, ledger
-//! keys and logs see nothing else.
+//! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`. In axum, mount it with
+//! `route_service`. Any other framework that uses `http` types can call [`Receiver::receive`]. Only
+//! authentic deliveries reach handlers, ledger keys and logs.
 //!
-//! **Work is detached.** From the claim on, it runs in a task of its own: a sender that hangs up
-//! never cancels it. So a receiver needs a running tokio runtime with its timer enabled, and
-//! [`Receiver::drain`] waits for what still runs.
+//! **Handling is detached.** From the claim on, it runs in its own task: a sender that hangs up cancels
+//! nothing. A receiver therefore needs a running tokio runtime with its timer enabled.
+//! [`Receiver::drain`] waits for the tasks that are still running.
 //!
-//! **The answer** says whose turn it is: 200, exactly, means that we have taken responsibility; 5xx
-//! means send it again; 4xx means that sending it again cannot help. The table is `disposition.rs`.
-//! A peer never learns why its signature was refused; the log always does.
+//! **The answer.** 200, and only 200, acknowledges: the receiver is now responsible for the event. 5xx
+//! asks AuthPI to retry; 4xx says that a retry cannot help. `disposition.rs` has the table. The peer
+//! never learns why a signature was refused; the log always does.
 //!
-//! What peers can take, and what bounds it, is in the
-//! [security guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/).
+//! The [security guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) lists what an
+//! unauthenticated peer can do, and every limit.
 //!
-//! [`Receiver::ingest`] takes events that came another way, and [`Receiver::health`] is for a
-//! readiness probe.
+//! [`Receiver::ingest`] takes events from another source. [`Receiver::health`] is for readiness probes.
 
 #[cfg(feature = "axum")]
 mod axum;
@@ -44,7 +42,7 @@ use in_flight::InFlight;
 use crate::{
     Clock,
     event::Subject,
-    handlers::{AnyHandlers, Handlers, Serves},
+    handlers::{AnyHandlers, Handlers, SupportsHandlers},
     ledger::{AnyInbox, AnyLedger, Inbox, Probes},
     signature::Verifier,
     telemetry::LogLimit,
@@ -123,14 +121,14 @@ impl Receiver {
     pub fn inline<S, H>(
         endpoint: impl Into<Arc<str>>,
         verifier: Verifier,
-        ledger: impl Serves<H>,
+        ledger: impl SupportsHandlers<H>,
         handlers: Handlers<S, H>,
     ) -> ReceiverBuilder<Inline>
     where
         S: Send + Sync + 'static,
         H: Clone + Send + Sync + 'static,
     {
-        let handlers = BuildError::of(handlers, ledger.serve());
+        let handlers = BuildError::of(handlers, ledger.handler_store());
         ReceiverBuilder::inline(endpoint.into(), verifier, Arc::new(ledger), handlers)
     }
 
@@ -152,7 +150,7 @@ impl Receiver {
         &self.shared.endpoint
     }
 
-    /// Takes no new work (it is answered with 503, for good) and waits for what runs. For after the
+    /// Refuses new deliveries (with 503, from now on) and waits for running handlers. Call it after the
     /// server's own graceful shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the README).
     ///
     /// Deliveries that wait for the outcome of another worker are answered with 503 at once.

@@ -60,7 +60,8 @@ async fn permit_of(
 
 /// All of the store's transactions are taken, for as long as the handler would have.
 fn no_permit(waited: Duration) -> LedgerError {
-    let why = format!("no transaction became free within {waited:?}: other handlers have them all");
+    let why =
+        format!("no transaction became free within {waited:?}: other handlers are using them all");
     LedgerError::new("begin a transaction", why).with_kind(LedgerErrorKind::Busy)
 }
 
@@ -110,7 +111,7 @@ impl Shared {
             }
         };
         let Some(route) = handlers.route(event.event_type()) else {
-            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
+            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "no handler is registered for this event type");
             return Disposition::Unhandled;
         };
         let key = self.key(event.shared_id());
@@ -150,7 +151,7 @@ impl Shared {
         self.conclude(event, &key, token, &outcome).await
     }
 
-    /// Handles an event that could not be claimed, where the receiver was told to.
+    /// Handles an event that could not be claimed, if the receiver is set to do so.
     async fn handle_unclaimed(
         &self,
         route: &dyn Route,
@@ -165,14 +166,14 @@ impl Shared {
             return store_down;
         }
         self.log.write(
-            "handled without a claim: it may be handled twice",
+            "handled without a claim: the event may be handled twice",
             "store_failed",
             |left_out| {
                 tracing::warn!(
                     endpoint = %self.endpoint,
                     event_id = key.event_id(),
                     left_out,
-                    "handled without a claim: it may be handled twice"
+                    "handled without a claim: the event may be handled twice"
                 );
             },
         );
@@ -268,7 +269,7 @@ impl Shared {
         } else {
             "no_witness"
         };
-        self.log.write("a delivery seems to be expired, and nothing confirms the clock", reason, |left_out| {
+        self.log.write("a delivery seems expired, and the clock is unconfirmed", reason, |left_out| {
             tracing::error!(
                 endpoint = %self.endpoint,
                 event_id = &*EventKey::bounded(event.id()),
@@ -276,7 +277,7 @@ impl Shared {
                 clock = %now,
                 store_clock = store_says.map(tracing::field::display),
                 left_out,
-                "a delivery seems to be expired, and nothing confirms the clock: check this machine's clock"
+                "a delivery seems expired, and the clock is unconfirmed: check this machine's clock"
             );
         });
         Disposition::ClockUnsure {
@@ -305,11 +306,11 @@ impl Shared {
     }
 
     /// Under a key of its own: an old capture must not bury the event itself, which may still be
-    /// waiting in the inbox or in AuthPI's log, whence it may be fed.
+    /// waiting in the inbox, or be ingested from AuthPI's log.
     async fn bury_expired(&self, event: &Event, place: &mut InFlightPermit) -> Disposition {
         let key = EventKey::expired(self.endpoint.clone(), event.id());
         let digest = Digest::of(event.raw_bytes());
-        let reason = "the delivery was signed longer ago than records are kept".to_owned();
+        let reason = "the delivery was signed longer ago than the ledger's retention".to_owned();
         self.bury(
             &key,
             digest,
@@ -325,7 +326,7 @@ impl Shared {
         EventKey::new(self.endpoint.clone(), event_id)
     }
 
-    /// The token, or the answer of whoever was first; waits for that one as long as
+    /// The token, or the answer given by the worker that has the claim; waits for that worker for
     /// `in_flight_wait` lasts.
     ///
     /// Where `permits` are given, it takes one before it claims.
@@ -392,7 +393,7 @@ impl Shared {
                     pause: Duration::ZERO,
                     retry_after: self.settings.retry_after,
                 },
-                // How long is known, so there is no use in looking before.
+                // The store said for how long, so polling earlier is of no use.
                 Claim::NotYet { wait } => Look::InFlight {
                     asked,
                     pause: wait,
@@ -544,7 +545,7 @@ impl Shared {
         }
     }
 
-    /// Once for each event that is kept or dropped for good; of one that comes again, as often as
+    /// Once for each event that is kept or dropped finally; for one that is retried, as often as
     /// other lines.
     fn tell_given_up(
         &self,
@@ -557,13 +558,13 @@ impl Shared {
         let (endpoint, event_id) = (&self.endpoint, key.event_id());
         match answer {
             Disposition::DeadLetter if settled => {
-                tracing::error!(%endpoint, event_id, attempt, error, "a handler gave up; the event is kept as a dead letter");
+                tracing::error!(%endpoint, event_id, attempt, error, "a handler failed terminally; the event is kept as a dead letter");
             }
             Disposition::Dropped if settled => {
-                tracing::error!(%endpoint, event_id, attempt, error, "a handler gave up; the event is dropped");
+                tracing::error!(%endpoint, event_id, attempt, error, "a handler failed terminally; the event is dropped");
             }
             _ => self.log.write(
-                "a handler gave up; the event stays with AuthPI",
+                "a handler failed terminally; AuthPI keeps the event",
                 "terminal",
                 |left_out| {
                     tracing::error!(
@@ -572,7 +573,7 @@ impl Shared {
                         attempt,
                         error,
                         left_out,
-                        "a handler gave up; the event stays with AuthPI"
+                        "a handler failed terminally; AuthPI keeps the event"
                     );
                 },
             ),

@@ -50,7 +50,7 @@ impl Turn {
             }
             Claim::Handled { .. } | Claim::Dead { .. } => Err(LedgerError::new(
                 "claim",
-                format!("somebody has completed the reserved record {RECORD}"),
+                format!("the reserved record was completed: {RECORD}"),
             )),
         }
     }

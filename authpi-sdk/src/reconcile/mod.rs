@@ -1,47 +1,46 @@
-//! What never arrived is found in AuthPI's log, and handled by the same handlers under the same
-//! ledger.
+//! Reconciling: finds events in AuthPI's log that no delivery brought, and gives them to the same
+//! handlers and ledger.
 //!
 //! ```text
 //! watermark - overlap -> window by window of GET /events: read whole, what the webhook wants, sorted
 //!                     -> Receiver::ingest, one after the other -> watermark
 //! ```
 //!
-//! An event that has arrived is a duplicate there; one that has not is handled, or stored for the
-//! worker. So running it once too often does no harm, and whoever was down for longer than AuthPI
-//! retries runs [`Reconcile::catch_up`] before it serves again. [`Reconcile::run`] does it on a
-//! schedule, beside the server.
+//! An event that was delivered is a duplicate there. Any other is handled, or stored for the worker.
+//! So an extra run does no harm. After an outage longer than AuthPI's retries, run
+//! [`Reconcile::catch_up`] before the service starts. [`Reconcile::run`] reconciles on a schedule,
+//! beside the server.
 //!
 //! ```no_run
 //! use authpi_sdk::{client::Client, receiver::Receiver, reconcile::{Reconcile, FileWatermark}};
 //!
 //! # async fn example(authpi: Client, hook: Receiver) -> Result<(), Box<dyn std::error::Error>> {
 //! let reconcile = Reconcile::builder(&authpi, &hook, "wh_1").watermark(FileWatermark::new("users.watermark")).build()?;
-//! let report = reconcile.catch_up().await?;
-//! if let Some(stopped) = &report.stopped {
-//!     return Err(format!("not caught up: event {} is {}", stopped.event_id, stopped.outcome).into());
-//! }
-//! // … and now the server.
+//! let report = reconcile.catch_up().await?.into_result()?;
+//! println!("{} events were new", report.progress.new_events());
+//! // … then start the server.
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Assumptions
 //!
-//! AuthPI documents the log's path, its filters and the members of its events, and not:
+//! AuthPI documents the log's path, its filters and the members of its events. It does not document:
 //!
-//! - **in which order** it lists them. Nothing here depends on it: a part of the log is read in
-//!   full, then sorted by `timestamp`, then by id.
-//! - **whether `after` and `before` include** the moment itself. Either will do (`log.rs`).
-//! - **how soon** an event stands in the log. Assumed: within the
+//! - **the order of the log.** Nothing here depends on it: each window of the log is read completely,
+//!   then sorted by `timestamp` and id.
+//! - **whether `after` and `before` are inclusive.** Both work (`log.rs`).
+//! - **how soon an event appears in the log.** Assumed: within the
 //!   [overlap](ReconcileBuilder::overlap) of its `timestamp`.
-//! - **how long** it is kept there. What is gone cannot be found.
-//! - **what `subjects` of a webhook mean.** Assumed: an event is wanted if its subject has all
-//!   members of one of them (`filter.rs`); [`ReconcileBuilder::subjects`] says otherwise.
-//! - **whether a webhook gets events about itself** (`webhook.paused`, …). Fed here, if its
-//!   `events` have them.
-//! - **that a delivery and the log's copy of an event have one id**, `data.id` there and `id` here.
+//! - **how long it is kept.** An event that AuthPI has deleted cannot be found.
+//! - **what `subjects` of a webhook mean.** Assumed: the webhook wants an event if the event's subject
+//!   has all members of one of them (`filter.rs`). [`ReconcileBuilder::subjects`] overrides this.
+//! - **whether a webhook gets events about itself** (`webhook.paused`, …). They are ingested if its
+//!   `events` list them.
+//! - **that a delivery and the log's copy have the same id**: `data.id` there, `id` here.
 //!
-//! `docs/reconciling.md` is the guide: when to run it, what it cannot find, and how order holds.
+//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/reconciling/) says when to run it,
+//! what it cannot find, and how order is kept.
 
 mod builder;
 mod error;

@@ -1,19 +1,18 @@
-//! Is this delivery really AuthPI's? Verification without I/O.
+//! Verifies that a delivery comes from AuthPI, without I/O.
 //!
 //! [`Verifier::begin`] reads the headers, [`Verifying::update`] hashes each frame of the body as it
-//! arrives, and [`Verifying::finish`] hands out a [`Verified`] body or the reason why not. Every
-//! framework is a loop around these three, and [`Verifier::verify`] is that loop for a body that is
-//! there already. Nobody but the verifier makes a [`Verified`] value, and handlers, ledger keys and
-//! logs take nothing else.
+//! arrives, and [`Verifying::finish`] returns a [`Verified`] body or the reason for the refusal.
+//! [`Verifier::verify`] does all three for a complete body. Only the verifier creates [`Verified`]
+//! values, and handlers, ledger keys and logs take nothing else.
 //!
 //! # What is known, and what is assumed
 //!
-//! AuthPI documents the header `X-Webhook-Signature`, HMAC-SHA256, and a secret `whs_…` that is
-//! shown once. What exactly is signed, and how the header writes it, is not documented. So a
-//! [`SignatureScheme`] is a value, and [`SignatureScheme::authpi`] is the one place that holds our
-//! assumption: the HMAC of the raw body under the whole secret, in hex or base64. [`diagnose`]
-//! settles it with one captured delivery: it tries every combination and prints the scheme that
-//! fits as a line of Rust to paste.
+//! AuthPI documents the header `X-Webhook-Signature`, HMAC-SHA256, and a secret `whs_…` that is shown
+//! once. It does not document which bytes are signed, nor how the header is written. So a
+//! [`SignatureScheme`] is a value, and [`SignatureScheme::authpi`] is the one place with our
+//! assumption: the HMAC of the raw body under the whole secret, in hex or base64. [`diagnose`] settles
+//! it with one captured delivery: it tries every combination and prints the scheme that fits as a
+//! line of Rust.
 
 mod diagnose;
 mod key_ring;

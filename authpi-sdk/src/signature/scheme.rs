@@ -565,7 +565,7 @@ impl fmt::Display for SignError {
             Self::Secret(form) => {
                 write!(f, "the secret does not have the form {form:?}, or is empty")
             }
-            Self::MessageId => f.write_str("the message id cannot stand in a header"),
+            Self::MessageId => f.write_str("the message id is not a valid header value"),
         }
     }
 }

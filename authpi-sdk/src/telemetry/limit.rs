@@ -111,7 +111,13 @@ impl LogLimit {
             self.pending.store(waits, Ordering::Relaxed);
         }
         for (line, reason, left_out) in due {
-            tracing::warn!(endpoint, line, reason, left_out, "log lines were left out");
+            tracing::warn!(
+                endpoint,
+                line,
+                reason,
+                left_out,
+                "log lines were suppressed"
+            );
         }
     }
 }

@@ -13,21 +13,21 @@ use tracing::Span;
 use keys::{Label, kept};
 pub(crate) use limit::LogLimit;
 
-/// Deliveries, by how they were answered: `endpoint`, `outcome`.
+/// Deliveries, by outcome: `endpoint`, `outcome`.
 pub const DELIVERIES: &str = "authpi_deliveries_total";
-/// Requests that were not authentic, by what was wrong with them: `endpoint`, `reason`.
+/// Requests that were not authentic, by reason: `endpoint`, `reason`.
 pub const REFUSED: &str = "authpi_rejected_total";
 /// Events that were fed to a receiver: `endpoint`, `outcome`.
 pub const FED: &str = "authpi_ingested_total";
 /// Attempts of workers, by how they ended: `endpoint`, `outcome`.
 pub const EVENTS: &str = "authpi_events_total";
-/// Attempts that failed and will be made again: `endpoint`, `reason`.
+/// Failed attempts that will be retried: `endpoint`, `reason`.
 pub const RETRIED: &str = "authpi_retried_total";
 /// What became a dead letter: `endpoint`, `reason`.
 pub const DEAD_LETTERS: &str = "authpi_dead_letters_total";
 /// Attempts whose lease was lost: `endpoint`.
 pub const LEASES_LOST: &str = "authpi_leases_lost_total";
-/// Events that came again with another content: `endpoint`.
+/// Redeliveries whose content differs from the first delivery: `endpoint`.
 pub const CONTENT_DIFFERS: &str = "authpi_content_differs_total";
 /// Records of the memory ledger that made room for others before their retention was over:
 /// `endpoint`.
@@ -44,7 +44,7 @@ pub const INBOX_DEPTH: &str = "authpi_inbox_depth";
 pub const INBOX_OLDEST_SECONDS: &str = "authpi_inbox_oldest_seconds";
 /// Calls of the client: `operation`, `outcome`.
 pub const CALLS: &str = "authpi_calls_total";
-/// Attempts that the client made again: `operation`, `reason`.
+/// Retries of the client: `operation`, `reason`.
 pub const CALL_RETRIES: &str = "authpi_call_retries_total";
 /// Events of the log that reconciling has fed: `endpoint`, `outcome`.
 pub const RECONCILED: &str = "authpi_reconciled_total";
@@ -93,32 +93,32 @@ pub const METRICS: &[Metric] = &[
     counter(
         DELIVERIES,
         &["endpoint", "outcome"],
-        "Deliveries, by how they were answered",
+        "Deliveries, by outcome",
     ),
     counter(
         REFUSED,
         &["endpoint", "reason"],
-        "Requests that were not authentic, by what was wrong with them",
+        "Requests that were not authentic, by reason",
     ),
     counter(
         FED,
         &["endpoint", "outcome"],
-        "Events that were fed to a receiver, by what became of them",
+        "Events ingested by a receiver, by outcome",
     ),
     counter(
         EVENTS,
         &["endpoint", "outcome"],
-        "Attempts of workers at events, by how they ended",
+        "Attempts of workers, by outcome",
     ),
     counter(
         RETRIED,
         &["endpoint", "reason"],
-        "Attempts that failed and will be made again",
+        "Failed attempts that will be retried",
     ),
     counter(
         DEAD_LETTERS,
         &["endpoint", "reason"],
-        "What became a dead letter, and why",
+        "Dead letters, by reason",
     ),
     counter(
         LEASES_LOST,
@@ -128,12 +128,12 @@ pub const METRICS: &[Metric] = &[
     counter(
         CONTENT_DIFFERS,
         &["endpoint"],
-        "Events that came again with another content",
+        "Redeliveries whose content differs from the first delivery",
     ),
     counter(
         EVICTED,
         &["endpoint"],
-        "Records that `Memory` forgot for lack of room: their events would be handled again",
+        "Records that `Memory` evicted at capacity; their events would be handled again",
     ),
     counter(
         STORE_FAILURES,
@@ -163,17 +163,17 @@ pub const METRICS: &[Metric] = &[
     counter(
         CALLS,
         &["operation", "outcome"],
-        "Calls of the client, by how they ended",
+        "Calls of the client, by outcome",
     ),
     counter(
         CALL_RETRIES,
         &["operation", "reason"],
-        "Attempts that the client made again",
+        "Retries of the client",
     ),
     counter(
         RECONCILED,
         &["endpoint", "outcome"],
-        "Events of the log that reconciling has fed, by what became of them",
+        "Events that reconciling ingested, by outcome",
     ),
     gauge(
         RECONCILE_LAG_SECONDS,

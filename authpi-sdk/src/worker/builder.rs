@@ -70,7 +70,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How often to look for work that nothing told of, such as another process's. Default 1 s.
+    /// How often to poll for events without a notification, such as those of another process. Default
+    /// 1 s.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval;
         self

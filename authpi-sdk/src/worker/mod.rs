@@ -1,19 +1,18 @@
-//! Handles what an inbox has stored.
+//! Handles the events of an inbox.
 //!
-//! A [`Receiver::inbox`](crate::receiver::Receiver::inbox) answers as soon as a delivery is stored;
-//! a [`Worker`] takes the events out, oldest first, and runs the same [`Handlers`] as an inline
-//! receiver would. Any number of workers, in any number of processes, may share one store: an event
-//! is leased to one of them at a time, and a worker that dies gives its lease back by expiry.
+//! A [`Receiver::inbox`](crate::receiver::Receiver::inbox) acknowledges a delivery as soon as it is
+//! stored. A [`Worker`] takes the events, oldest first, and runs the same [`Handlers`] as an inline
+//! receiver would. Any number of workers, in any number of processes, can share one store: an event
+//! is leased to one of them at a time, and the lease of a worker that dies expires.
 //!
-//! An event whose type none of the handlers is for is dropped, as a receiver that handles at once
-//! would: it is counted, not recorded, and can be delivered again by AuthPI. It was acknowledged,
-//! though. Where old and new versions of a service work side by side, or nothing that was
-//! acknowledged may be dropped, have it kept as a dead letter instead:
-//! `.fallback(async |_: Event, _| Err(HandlerError::terminal("nobody handles it")))`.
+//! An event without a handler for its type is dropped, as in an inline receiver: it is counted, not
+//! recorded, and AuthPI can deliver it again. But it was acknowledged. If old and new versions of a
+//! service run side by side, or no acknowledged event may be dropped, keep it as a dead letter:
+//! `.fallback(async |_: Event, _| Err(HandlerError::terminal("no handler")))`.
 //!
-//! A handler that fails is tried again after a pause that doubles each time, with full jitter; one
-//! that gives up ([`terminal`](crate::handlers::Terminal)), or has failed for the last time, makes
-//! the event a dead letter. A poisoned event holds up its own lane until then, and nobody else.
+//! A failed handler is retried after a pause that doubles each time, with full jitter. After a
+//! [`terminal`](crate::handlers::Terminal) error, or the last attempt, the event becomes a dead
+//! letter. Until then a failing event blocks the later events with its ordering key, and no others.
 //!
 //! ```no_run
 //! # use authpi_sdk::{event::{Event, Subject, types::UserCreated}, handlers::Handlers, stores::Sqlite, worker::Worker};
@@ -52,7 +51,7 @@ use tokio::{
 
 use crate::{
     Clock,
-    handlers::{AnyHandlers, Handlers, Serves},
+    handlers::{AnyHandlers, Handlers, SupportsHandlers},
     ledger::{AnyInbox, Backlog, Inbox, LedgerError, NextEvent, Probes, TransactionPermits},
     telemetry::{self, LogLimit},
     time::ClockWitness,
@@ -113,14 +112,14 @@ impl Worker {
     /// A worker for the events that the receiver of this `endpoint` stores in `inbox`.
     pub fn builder<S, H>(
         endpoint: impl Into<Arc<str>>,
-        inbox: impl Inbox + Serves<H>,
+        inbox: impl Inbox + SupportsHandlers<H>,
         handlers: Handlers<S, H>,
     ) -> WorkerBuilder
     where
         S: Send + Sync + 'static,
         H: Clone + Send + Sync + 'static,
     {
-        let handlers = BuildError::of(handlers, inbox.serve());
+        let handlers = BuildError::of(handlers, inbox.handler_store());
         WorkerBuilder::new(endpoint.into(), Arc::new(inbox), handlers)
     }
 
@@ -241,7 +240,7 @@ impl Shared {
     /// its price.
     async fn measure(&self) {
         loop {
-            // A store that fails is told of by whoever asks it for work.
+            // A failing store is logged where the worker leases events.
             if let Ok(Backlog { depth, oldest }) = self.inbox.backlog(&self.endpoint).await {
                 telemetry::inbox(&self.endpoint, depth, oldest);
             }

@@ -1,4 +1,4 @@
-//! One event: whether it is still worth a try, its handler, and what the store is told at the end.
+//! Processes one event: checks its attempts and age, runs its handler, and records the outcome.
 
 use std::time::Duration;
 
@@ -68,8 +68,8 @@ impl Shared {
                 self.inbox.complete(key, token, dead).await
             }
             End::Retry { pause, .. } => self.inbox.release(key, token, *pause).await,
-            // Not recorded as handled, so that it can be brought back when somebody handles it. By
-            // whoever holds it alone: another worker, of a later version, may have taken it over
+            // Not recorded as handled, so that it can be handled later. By
+            // its holder only: another worker, of a later version, may have taken it over
             // and know what to do with it.
             End::Unhandled => match self.inbox.renew(key, token, self.settings.lease).await {
                 Ok(LeaseStatus::Held) => self.inbox.forget(key).await.map(|_| LeaseStatus::Held),
@@ -84,7 +84,7 @@ impl Shared {
                     // Never left out: there is one for each dead letter.
                     let (endpoint, event_id, attempt) =
                         (&self.endpoint, key.event_id(), token.attempt);
-                    tracing::error!(%endpoint, event_id, attempt, error = %text, "an event was given up; it is kept as a dead letter");
+                    tracing::error!(%endpoint, event_id, attempt, error = %text, "an event became a dead letter");
                 }
                 self.count(&end)
             }
@@ -122,9 +122,9 @@ impl Shared {
             key, token, body, ..
         } = leased;
         let reason = error.chain();
-        self.log.write("the store refuses the content of an event", "content_refused", |left_out| {
+        self.log.write("the store rejects the content of an event", "content_refused", |left_out| {
             let (endpoint, event_id) = (&self.endpoint, key.event_id());
-            tracing::error!(%endpoint, event_id, error = %reason, left_out, "the store refuses the content of an event");
+            tracing::error!(%endpoint, event_id, error = %reason, left_out, "the store rejects the content of an event");
         });
         match self
             .inbox
@@ -188,7 +188,7 @@ impl Shared {
             // Each attempt before ended without a word: the process died, or the store could not be
             // told.
             let text = format!(
-                "{} attempts were begun and none was finished",
+                "{} attempts were started and none finished",
                 settings.max_attempts
             );
             return End::Dead {
@@ -207,7 +207,7 @@ impl Shared {
         };
         span.record("event_type", event.event_type().as_str());
         let Some(route) = self.handlers.route(event.event_type()) else {
-            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "nobody handles this type");
+            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "no handler is registered for this event type");
             return End::Unhandled;
         };
         let claimed = Claimed {
@@ -284,7 +284,7 @@ impl Shared {
             // It is tried again, and given up after the last attempt at the latest.
             Ok(None) => {
                 self.log.write(
-                    "an event seems to be too old, and nothing confirms the clock",
+                    "an event seems too old, and the clock is unconfirmed",
                     "no_witness",
                     |left_out| {
                         tracing::warn!(
@@ -292,7 +292,7 @@ impl Shared {
                             stored_at = %received_at,
                             clock = %now,
                             left_out,
-                            "an event seems to be too old, and nothing confirms the clock: it is tried again"
+                            "an event seems too old, and the clock is unconfirmed: it is tried again"
                         );
                     },
                 );

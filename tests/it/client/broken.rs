@@ -172,17 +172,20 @@ async fn an_error_without_an_answer_names_host_and_port_and_no_query() {
     for (base_url, told, timeout) in [
         (
             format!("http://{free}/path"),
-            format!("no connection to {free}"),
+            format!("could not connect to {free}"),
             long,
         ),
         (
             "http://authpi.invalid".to_owned(),
-            "no connection to authpi.invalid:80".to_owned(),
+            "could not connect to authpi.invalid:80".to_owned(),
             long,
         ),
         (
             stalls.base_url.clone(),
-            format!("no whole answer from {} in time", &stalls.base_url[7..]),
+            format!(
+                "no complete response from {} in time",
+                &stalls.base_url[7..]
+            ),
             10 * SOON,
         ),
         (
@@ -322,7 +325,7 @@ async fn a_malformed_answer_names_the_member_that_is_missing() {
 async fn a_replay_without_its_body_says_why() {
     let error = created(Reply::new(201, &[("Idempotent-Replayed", "true")], "")).await;
     assert!(
-        error.is_malformed_response() && error.to_string().contains("too large to be replayed"),
+        error.is_malformed_response() && error.to_string().contains("too large to replay"),
         "{error}"
     );
 }

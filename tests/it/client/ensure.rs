@@ -376,7 +376,7 @@ async fn a_store_that_fails_is_told_with_its_cause_and_tried_again_later() -> Ou
     assert!(matches!(&error, EndpointError::Secrets(_)), "{error}");
     assert_eq!(
         std::error::Error::source(&error).unwrap().to_string(),
-        "the store of secrets failed to save a secret"
+        "the secret store failed to save a secret"
     );
     let again = client.webhooks().ensure(&spec(), &secrets).await?;
     assert_eq!(
@@ -541,7 +541,10 @@ async fn a_successor_without_a_secret_takes_nobodys_place() -> Outcome {
         .ensure(&both, &secrets)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("the first one stays"), "{error}");
+    assert!(
+        error.to_string().contains("the first webhook stays"),
+        "{error}"
+    );
     assert_eq!(webhooks(&peer.client()).await, [first.as_str()]);
     assert_eq!(kept_ids(&secrets).await, [first]);
     Ok(())

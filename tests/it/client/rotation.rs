@@ -262,7 +262,7 @@ async fn what_cannot_be_rotated_is_told() -> Outcome {
         Err(EndpointError::Call(error)) if error.is_invalid_argument() => error.to_string(),
         other => panic!("{other:?}"),
     };
-    assert!(why(&spec, "a").await.contains("ensure it first"));
+    assert!(why(&spec, "a").await.contains("call ensure first"));
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
     let own = spec
         .clone()

@@ -110,7 +110,7 @@ async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
     .unwrap();
     let odd = told(store.load("users").await.unwrap_err());
     assert!(
-        odd.contains("not one of ours") && !odd.contains("very_secret"),
+        odd.contains("not a secret file") && !odd.contains("very_secret"),
         "{odd}"
     );
     assert!(
@@ -237,7 +237,7 @@ async fn a_lock_that_is_never_let_go_stops_a_writer_for_a_limited_time_only() {
         .unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(
-        cause.contains("secrets.json.lock is locked for more than 50ms"),
+        cause.contains("secrets.json.lock has been locked for more than 50ms"),
         "{cause}"
     );
     assert!(store.forget("users", "acc_1", "wh_1").await.is_err());

@@ -95,7 +95,7 @@ impl Filter {
             .iter()
             .any(|event_type| event_type.as_str().contains(','))
         {
-            return Err(Error::invalid_argument("an event type holds a comma"));
+            return Err(Error::invalid_argument("an event type contains a comma"));
         }
         Ok(())
     }

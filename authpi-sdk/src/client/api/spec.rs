@@ -197,7 +197,7 @@ impl WebhookSpec {
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.events.is_empty() {
             return Err(Error::invalid_argument(
-                "the spec names no event: say which with `events`, or `all_events` for every type known",
+                "the spec has no events: set them with `events`, or `all_events` for every known type",
             ));
         }
         Ok(())

@@ -81,7 +81,9 @@ impl Client {
 
 fn only_account(me: &Me) -> Result<Box<str>, Error> {
     match &*me.accounts {
-        [] => Err(Error::configuration("the credential can act on no account")),
+        [] => Err(Error::configuration(
+            "the credential has access to no account",
+        )),
         [one] => {
             ids::check("account", &one.account_id)?;
             Ok((*one.account_id).into())
@@ -92,7 +94,7 @@ fn only_account(me: &Me) -> Result<Box<str>, Error> {
                 .map(|account| account.account_id.escape_default().to_string())
                 .collect();
             Err(Error::configuration(format!(
-                "the credential can act on {} accounts, so say which: {}",
+                "the credential can act on {} accounts; choose one: {}",
                 several.len(),
                 listed.join(", ")
             )))

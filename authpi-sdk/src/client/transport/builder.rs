@@ -219,12 +219,12 @@ impl ClientBuilder {
             [only] => Credentials::new(only)?,
             [] => {
                 return Err(BuildError::new(
-                    "neither an API key nor an access token nor a source of them was given",
+                    "no API key, access token or token source was given",
                 ));
             }
             [one, other, ..] => {
                 return Err(BuildError::new(format!(
-                    "an {one:?} and an {other:?} were given; one is wanted"
+                    "both an {one:?} and an {other:?} were given; give one"
                 )));
             }
         };
@@ -258,7 +258,7 @@ impl ClientBuilder {
         let http = tls::set_up(http, base_url.scheme() == "https")?
             .build()
             .map_err(|error| {
-                BuildError::new("the HTTP client cannot be set up").caused_by(error)
+                BuildError::new("could not set up the HTTP client").caused_by(error)
             })?;
         Ok(Client(Arc::new(Settings {
             api: api::Client::new_with_client(base_url.as_str().trim_end_matches('/'), http),
@@ -288,13 +288,13 @@ fn variable(name: &str) -> Result<Option<String>, BuildError> {
 fn base_url(text: &str, plain_http: bool) -> Result<Url, BuildError> {
     // The text is not repeated: it may hold a password.
     let url = Url::parse(text)
-        .map_err(|error| BuildError::new("the base URL cannot be read").caused_by(error))?;
+        .map_err(|error| BuildError::new("the base URL is not valid").caused_by(error))?;
     let wrong = if !matches!(url.scheme(), "http" | "https") {
-        "is neither http nor https"
+        "must be http or https"
     } else if !url.username().is_empty() || url.password().is_some() {
-        "holds a user or a password"
+        "must not contain a user name or password"
     } else if url.query().is_some() || url.fragment().is_some() {
-        "holds a query or a fragment"
+        "must not contain a query or fragment"
     } else if url.scheme() == "http" && !plain_http && !is_loopback(&url) {
         "is plain http to another machine, which would show the credential to everyone on the way; \
          `allow_plain_http` lets it be"
@@ -326,12 +326,10 @@ fn user_agent(suffix: Option<&str>) -> Result<HeaderValue, BuildError> {
         text.push_str(suffix);
     }
     if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        return Err(BuildError::new(
-            "the user agent holds a control character or what is not ASCII",
-        ));
+        return Err(BuildError::new("the user agent must be printable ASCII"));
     }
     HeaderValue::from_str(&text).map_err(|error| {
-        BuildError::new("the user agent does not go into a header").caused_by(error)
+        BuildError::new("the user agent is not a valid header value").caused_by(error)
     })
 }
 
@@ -396,14 +394,14 @@ mod tests {
 
     #[test]
     fn exactly_one_credential_is_wanted() {
-        assert!(refusal(local()).contains("neither"));
+        assert!(refusal(local()).contains("no API key"));
         assert!(
             refusal(
                 local()
                     .api_key("key_1", "very_secret")
                     .access_token("very_secret")
             )
-            .contains("one is wanted")
+            .contains("give one")
         );
         local().api_key("key_1", "s").build().unwrap();
         local().access_token("eyJ.e.s").build().unwrap();
@@ -411,7 +409,7 @@ mod tests {
         local().token_source(source).build().unwrap();
         assert!(
             refusal(local().token_source(source).api_key("key_1", "very_secret"))
-                .contains("one is wanted")
+                .contains("give one")
         );
         local()
             .api_key("key_1", "")
@@ -424,15 +422,15 @@ mod tests {
     fn swapped_and_missing_halves_of_an_api_key_are_refused() {
         assert!(refusal(local().api_key("very_secret", "key_1")).contains("swapped"));
         assert!(
-            refusal(local().api_key("very_secret", "very_secret")).contains("starts with key_")
+            refusal(local().api_key("very_secret", "very_secret")).contains("must start with key_")
         );
         assert!(refusal(local().api_key("key_1", "")).contains("empty"));
         assert!(refusal(local().api_key("", "very_secret")).contains("empty"));
         assert!(refusal(local().api_key("key_:1", "very_secret")).contains("colon"));
-        assert!(refusal(local().api_key("key_1", "very_secret\n")).contains("line break"));
+        assert!(refusal(local().api_key("key_1", "very_secret\n")).contains("control characters"));
         assert!(refusal(local().access_token("very_secret\n")).contains("white space"));
         assert!(refusal(local().access_token("")).contains("empty"));
-        assert!(refusal(local().access_token("key_1")).contains("id of an API key"));
+        assert!(refusal(local().access_token("key_1")).contains("an API key's id"));
     }
 
     #[test]
@@ -564,22 +562,27 @@ mod tests {
                 &b"HTTP/1.1 502 Bad Gateway\r\n\r\n"[..],
                 3,
                 RetryStop::Attempts,
-                "the proxy answered CONNECT with an error",
+                "the proxy rejected CONNECT",
             ),
             (
                 b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy",
                 3,
                 RetryStop::Attempts,
-                "or hung up",
+                "or closed the connection",
             ),
-            (b"", 3, RetryStop::Attempts, "or hung up"),
-            (b"HTTP/1.1 20", 3, RetryStop::Attempts, "or hung up"),
+            (b"", 3, RetryStop::Attempts, "or closed the connection"),
+            (
+                b"HTTP/1.1 20",
+                3,
+                RetryStop::Attempts,
+                "or closed the connection",
+            ),
             // It opens the tunnel, and its end is gone.
             (
                 b"HTTP/1.1 200 OK\r\n\r\n",
                 3,
                 RetryStop::Attempts,
-                "no connection to authpi.invalid:443",
+                "could not connect to authpi.invalid:443",
             ),
             (
                 b"HTTP/1.1 407 Who\r\n\r\n",
@@ -603,7 +606,7 @@ mod tests {
                 "{shown} {error:?}"
             );
             assert!(
-                shown.contains("no connection to authpi.invalid:443")
+                shown.contains("could not connect to authpi.invalid:443")
                     && !shown.contains("very_secret"),
                 "{shown}"
             );
@@ -629,7 +632,7 @@ mod tests {
             .client = tls::set_up(http, true).unwrap().build().unwrap();
         let error = client.webhooks().list().await.unwrap_err();
         assert!(
-            error.attempts() == 3 && error.to_string().contains("the proxy cannot be reached"),
+            error.attempts() == 3 && error.to_string().contains("could not reach the proxy"),
             "{error} {error:?}"
         );
     }

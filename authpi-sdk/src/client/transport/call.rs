@@ -515,7 +515,7 @@ async fn attempt<O: Operation>(
         if_match,
     });
     let request =
-        request.map_err(|NotBuilt| Error::invalid_argument("the request cannot be built"))?;
+        request.map_err(|NotBuilt| Error::invalid_argument("could not build the request"))?;
     let request = request.by(authorization, &options.headers);
     let exchanged = exchange(&settings.api.client, request, until).await;
     let (value, answer) = exchanged.map_err(|error| error.towards(&settings.api.baseurl))?;
@@ -551,7 +551,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
     ];
     match headers.keys().find(|name| ours.contains(name)) {
         Some(name) => Err(Error::invalid_argument(format!(
-            "the client sends the header {name} itself"
+            "the client sets the header {name} itself"
         ))),
         None => Ok(()),
     }

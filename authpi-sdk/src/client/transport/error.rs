@@ -96,11 +96,11 @@ impl ProxyFault {
 impl fmt::Display for ProxyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unreachable { transient: true } => "the proxy cannot be reached",
+            Self::Unreachable { transient: true } => "could not reach the proxy",
             Self::Unreachable { transient: false } => {
-                "the proxy cannot be reached; check how it is set up"
+                "could not reach the proxy; check its settings"
             }
-            Self::NoTunnel => "the proxy answered CONNECT with an error, or hung up",
+            Self::NoTunnel => "the proxy rejected CONNECT or closed the connection",
             Self::Credentials => "the proxy requires credentials (407)",
         })
     }
@@ -372,7 +372,7 @@ impl Error {
         matches!(self.0.kind, Kind::Configuration(_))
     }
 
-    /// The call was not sent because no access token could be had:
+    /// The call was not sent because could not get an access token:
     /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or gave what is
     /// no token. The cause is its own error.
     pub fn is_credential(&self) -> bool {
@@ -530,24 +530,22 @@ impl fmt::Display for Error {
             Kind::InvalidArgument(why) | Kind::Configuration(why) | Kind::Credential(why) => {
                 f.write_str(why)?;
             }
-            Kind::Connect { transient: true } => write!(f, "no connection{to}")?,
+            Kind::Connect { transient: true } => write!(f, "could not connect{to}")?,
             Kind::Connect { transient: false } => {
-                write!(f, "no connection{to}; check the TLS configuration")?;
+                write!(f, "could not connect{to}; check the TLS configuration")?;
             }
-            Kind::Proxy(fault) => write!(f, "no connection{to}: {fault}")?,
-            Kind::Timeout { connecting: true } => write!(f, "no connection{to} in time")?,
-            Kind::Timeout { connecting: false } => write!(f, "no whole answer{from} in time")?,
+            Kind::Proxy(fault) => write!(f, "could not connect{to}: {fault}")?,
+            Kind::Timeout { connecting: true } => write!(f, "could not connect{to} in time")?,
+            Kind::Timeout { connecting: false } => write!(f, "no complete response{from} in time")?,
             Kind::Transport => write!(f, "the connection{to} broke")?,
             Kind::Refused => f.write_str("refused")?,
             Kind::Redirect => {
-                f.write_str("redirected, which is not followed; is the base URL right?")?;
+                f.write_str("redirected; redirects are not followed: check the base URL")?;
             }
             Kind::Malformed { why, .. } => write!(f, "malformed response: {why}")?,
-            Kind::TooLarge => f.write_str("malformed response: the body is over 8 MiB")?,
+            Kind::TooLarge => f.write_str("malformed response: the body exceeds 8 MiB")?,
             Kind::SecretLost => {
-                f.write_str(
-                    "the change may be there, and then the new secret is lost with its answer",
-                )?;
+                f.write_str("the change may have been made; then its new secret is lost")?;
             }
         }
         if let Some(status) = self.status() {
@@ -588,7 +586,7 @@ impl fmt::Display for Error {
         if self.may_have_run() {
             f.write_str("; the server may have acted")?;
             if self.is_secret_lost() && *kind != Kind::SecretLost {
-                f.write_str(", and then its new secret is lost")?;
+                f.write_str("; then its new secret is lost")?;
             }
         }
         match no_more {

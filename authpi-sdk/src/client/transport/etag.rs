@@ -63,7 +63,7 @@ pub struct InvalidETag(());
 
 impl fmt::Display for InvalidETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an ETag is visible ASCII in quotes")
+        f.write_str("an ETag must be visible ASCII in quotes")
     }
 }
 

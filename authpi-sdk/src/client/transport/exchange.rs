@@ -127,7 +127,7 @@ pub(crate) fn exchange<T>(
             Err(_elapsed) => {
                 Err(Error::new(Kind::Timeout { connecting: false }, true).answered(answer))
             }
-            // The status says enough, even where the body broke off or does not end.
+            // The status says enough, even where the body was cut off or does not end.
             Ok(_) if !answer.status.is_success() => Err(Error::refused(answer)),
             Ok(End::Broken(error)) => Err(not_exchanged(error).answered(answer)),
             Ok(End::TooLarge) => Err(Error::too_large(answer)),
@@ -183,7 +183,7 @@ fn unreadable(error: &serde_json::Error, answer: Response) -> Error {
     if answer.body.is_empty() && Response::replayed(&answer.headers) {
         // AuthPI replays an answer of more than 512 KB with its status and without its body.
         Error::malformed(
-            "the stored answer of an earlier call was too large to be replayed",
+            "the stored response of an earlier call was too large to replay",
             answer,
         )
     } else if answer.body.is_empty() {
@@ -209,7 +209,7 @@ fn not_exchanged(error: reqwest::Error) -> Error {
             false,
         )
     } else if error.is_builder() {
-        Error::invalid_argument("the request cannot be built")
+        Error::invalid_argument("could not build the request")
     } else if error.is_timeout() {
         Error::new(Kind::Timeout { connecting: false }, true)
     } else {
@@ -285,7 +285,7 @@ fn without_values(error: &serde_json::Error) -> String {
     } else if error.is_syntax() || error.is_eof() {
         format!("not JSON ({place})")
     } else {
-        format!("JSON of another shape ({place})")
+        format!("unexpected JSON ({place})")
     }
 }
 

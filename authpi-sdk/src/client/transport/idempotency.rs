@@ -12,7 +12,7 @@ const LONGEST: usize = 256;
 pub(crate) fn fresh() -> Result<String, Error> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(|error| {
-        Error::invalid_argument("the system gives no random numbers for an idempotency key")
+        Error::invalid_argument("the system returned no random numbers for an idempotency key")
             .caused_by(error)
     })?;
     Ok(format!("{:032x}", u128::from_be_bytes(bits)))
@@ -24,11 +24,11 @@ pub(crate) fn fresh() -> Result<String, Error> {
 pub(crate) fn check(key: &str) -> Result<(), Error> {
     if key.is_empty() || key.len() > LONGEST {
         Err(Error::invalid_argument(
-            "an idempotency key has 1 to 256 characters",
+            "an idempotency key must have 1 to 256 characters",
         ))
     } else if !key.bytes().all(|b| b.is_ascii_graphic()) {
         Err(Error::invalid_argument(
-            "an idempotency key is visible ASCII without spaces",
+            "an idempotency key must be visible ASCII without spaces",
         ))
     } else {
         Ok(())

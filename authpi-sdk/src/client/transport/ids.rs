@@ -10,16 +10,16 @@ pub(crate) fn problem(id: &str) -> Option<&'static str> {
     if id.is_empty() {
         Some("is empty")
     } else if id == "." || id == ".." {
-        Some("is a step in a path")
+        Some("must not be a path segment such as `..`")
     } else if id
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     {
         None // as AuthPI's are
     } else if id.contains(['/', '\\', '?', '#', '%']) {
-        Some("holds one of / \\ ? # %")
+        Some("must not contain / \\ ? # %")
     } else if id.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        Some("holds white space or a control character")
+        Some("must not contain white space or control characters")
     } else {
         None
     }

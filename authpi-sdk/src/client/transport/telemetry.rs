@@ -98,7 +98,7 @@ pub(crate) fn repeated(
     wait: Duration,
 ) {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    tracing::debug!(operation, attempt, reason = reason.as_str(), %error, wait_ms, "a call is made again");
+    tracing::debug!(operation, attempt, reason = reason.as_str(), %error, wait_ms, "retrying a call");
     metrics::counter!(CALL_RETRIES, "operation" => operation, "reason" => reason.as_str())
         .increment(1);
 }

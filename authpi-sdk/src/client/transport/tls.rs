@@ -13,7 +13,7 @@ pub(crate) fn set_up(
     use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
     use rustls_platform_verifier::Verifier;
 
-    let broken = |error: rustls::Error| BuildError::new("TLS cannot be set up").caused_by(error);
+    let broken = |error: rustls::Error| BuildError::new("could not set up TLS").caused_by(error);
     // The process's choice goes first. Where it has made none, it gets ring: with our features a
     // `reqwest` client of somebody else in this process, one without TLS of its own, finds no
     // provider and would panic when it is built.
@@ -30,7 +30,7 @@ pub(crate) fn set_up(
         .map_err(broken)?;
     let config = if https {
         let verifier = Verifier::new(provider).map_err(|error| {
-            BuildError::new("the system has no CA certificates that can be used").caused_by(error)
+            BuildError::new("the system has no usable CA certificates").caused_by(error)
         })?;
         config
             .dangerous()
@@ -51,9 +51,7 @@ pub(crate) fn set_up(
     https: bool,
 ) -> Result<reqwest::ClientBuilder, BuildError> {
     if https && !certificates() {
-        return Err(BuildError::new(
-            "the system has no CA certificates that can be used",
-        ));
+        return Err(BuildError::new("the system has no usable CA certificates"));
     }
     Ok(http.tls_backend_native())
 }

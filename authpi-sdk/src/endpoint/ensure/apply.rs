@@ -84,7 +84,7 @@ impl Webhooks {
 }
 
 /// A declaration that is seen to when it is awaited: see [`Webhooks::ensure`].
-#[must_use = "nothing is done before it is awaited"]
+#[must_use = "does nothing until awaited"]
 pub struct Ensure<'s, S> {
     webhooks: Webhooks,
     spec: WebhookSpec,
@@ -229,7 +229,7 @@ async fn ensure<S: SecretStore>(
         });
     }
     Err(EndpointError::Unsettled(
-        "the webhook does not come to rest: something else keeps changing or deleting it",
+        "the webhook did not converge: something else keeps changing or deleting it",
     ))
 }
 
@@ -312,7 +312,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
     async fn make(&self, purpose: &Purpose, generation: u32) -> Result<Made, EndpointError> {
         if generation >= GENERATIONS {
             return Err(EndpointError::Unsettled(
-                "the webhook was made and deleted again too often within 24 hours",
+                "the webhook was created and deleted too often within 24 hours",
             ));
         }
         let making = Making::new(
@@ -520,7 +520,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
                     // Nothing that it delivers could be verified, and another would be no better.
                     self.webhooks.delete(webhook_id).await?;
                     return Err(EndpointError::Unsettled(
-                        "AuthPI's answer to making the webhook's successor shows no secret: the first one stays",
+                        "AuthPI returned no secret for the webhook's successor; the first webhook stays",
                     ));
                 }
                 Made::There { .. } => break,

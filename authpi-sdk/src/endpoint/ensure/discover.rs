@@ -66,7 +66,7 @@ impl Standing {
                 .iter()
                 .any(|webhook| may_be_called(webhook, name))
             {
-                let why = "a webhook that may be the one looked for cannot be read";
+                let why = "a webhook that may be the one searched for is unreadable";
                 return Err(Error::malformed(why, Response::default()).during("webhooks.list"));
             }
             listed.extend(page.items);

@@ -68,11 +68,11 @@ impl fmt::Display for Ensured {
         match self {
             Self::Created(_) => write!(f, "webhook {id} created")?,
             Self::Updated(_, diff) => write!(f, "webhook {id} updated: {diff}")?,
-            Self::Unchanged(_) => write!(f, "webhook {id} is as declared")?,
+            Self::Unchanged(_) => write!(f, "webhook {id} is up to date")?,
             Self::Renewed(_) => write!(f, "webhook {id} replaces one whose secret was lost")?,
         }
         if let Some(successor) = successor {
-            write!(f, "; {} is about to replace it", successor.id)?;
+            write!(f, "; {} is replacing it", successor.id)?;
         }
         if !removed.is_empty() {
             write!(f, "; deleted {}", removed.join(", "))?;
@@ -80,7 +80,7 @@ impl fmt::Display for Ensured {
         if !others.is_empty() {
             write!(
                 f,
-                "; left alone {} of the same name and URL, which we did not make",
+                "; {} with the same name and URL are not managed here and were left unchanged",
                 others.join(", ")
             )?;
         }

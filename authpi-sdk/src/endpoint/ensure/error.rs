@@ -58,7 +58,7 @@ impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Call(_) => f.write_str("a call to AuthPI failed"),
-            Self::Secrets(_) => f.write_str("the store of secrets failed"),
+            Self::Secrets(_) => f.write_str("the secret store failed"),
             Self::Unsettled(why) => f.write_str(why),
             Self::SecretLost(endpoint) => write!(
                 f,

@@ -1,5 +1,4 @@
-//! The webhook that a service wants, declared: made where it is missing, changed where it differs,
-//! and its secret kept.
+//! Declares a webhook: creates it if it is missing, updates it if it differs, and stores its secret.
 //!
 //! ```no_run
 //! use authpi_sdk::{client::{Client, WebhookSpec}, endpoint::{Ensured, FileSecretStore, SecretStore as _}, event::EventType};
@@ -15,28 +14,27 @@
 //! # }
 //! ```
 //!
-//! # Which webhook it is
+//! # Which webhook
 //!
-//! The one of the spec's name and URL that carries our mark, or whose secret the store has
-//! (`discover.rs`). The mark is a few members of the webhook's metadata (`ownership.rs`). Others of
-//! that name and URL are somebody else's: they are told of ([`Endpoint::others`]) and left alone.
+//! The one with the spec's name and URL that carries our mark, or whose secret is in the store
+//! (`discover.rs`). The mark is a few members of the webhook's metadata (`ownership.rs`). Other
+//! webhooks with that name and URL are reported ([`Endpoint::others`]) and not changed.
 //!
 //! # Many replicas at once
 //!
-//! All that declare one spec send their `create` under one idempotency key, derived from the
-//! credential, the account and the spec: the first makes the webhook, the others get the same
-//! answer, secret included. AuthPI replays an answer for 24 hours, also of a webhook that has been
-//! deleted since; so a replayed webhook is looked at, and where it is gone the next *generation* of
-//! the key is taken. Where two specs are declared at once, there are two webhooks for a moment:
-//! everyone who has made one looks again, and all keep the oldest and delete the others
-//! (`apply.rs`).
+//! All replicas that declare the same spec send `create` with the same idempotency key, derived from
+//! the credential, the account and the spec. The first call creates the webhook; the others get the
+//! same response, secret included. AuthPI replays a response for 24 hours, even if the webhook was
+//! deleted since. So a replayed webhook is checked, and if it is gone, the next *generation* of the
+//! key is used. If two specs are declared at once, there can be two webhooks for a moment: each
+//! replica that created one lists again, and all keep the oldest and delete the others (`apply.rs`).
 //!
 //! # Replacing a webhook
 //!
-//! [`rotate`](crate::client::Webhooks::rotate), a change of authentication, and the renewal of a
-//! lost secret all make a successor of the same name and URL, keep its secret, and delete the first
-//! then (`rotate.rs`). The mark tells whose successor a webhook is, so it is no twin, and whoever
-//! comes after a crash goes on where it stopped.
+//! [`rotate`](crate::client::Webhooks::rotate), a change of authentication, and the renewal of a lost
+//! secret all create a successor with the same name and URL, store its secret, and then delete the
+//! first webhook (`rotate.rs`). The mark says which webhook a successor replaces, so it is not taken
+//! for a duplicate, and after a crash any replica can continue.
 
 mod apply;
 mod diff;

@@ -73,7 +73,8 @@ impl Mark {
         if let Some(Ok(there)) = there.map(RawJson::read::<BTreeMap<_, _>>) {
             all.extend(there);
         }
-        let not_an_object = |_| Error::invalid_argument("the spec's metadata is no JSON object");
+        let not_an_object =
+            |_| Error::invalid_argument("the spec's metadata must be a JSON object");
         if let Some(declared) = declared {
             all.extend(declared.read::<BTreeMap<_, _>>().map_err(not_an_object)?);
         }
@@ -138,9 +139,9 @@ fn derived(
     generation: u32,
 ) -> Result<String, Error> {
     let body = serde_json::to_vec(&spec.to_input())
-        .map_err(|_| Error::invalid_argument("the spec is no JSON"))?;
+        .map_err(|_| Error::invalid_argument("the spec is not valid JSON"))?;
     let mut mac = Hmac::<Sha256>::new_from_slice(secret)
-        .map_err(|_| Error::invalid_argument("the credential is of no use as a key"))?;
+        .map_err(|_| Error::invalid_argument("the credential cannot be used as a key"))?;
     let input = spec.to_input();
     let Purpose { replaces, rotation } = purpose;
     let parts = [

@@ -67,7 +67,7 @@ impl Webhooks {
 }
 
 /// A rotation that begins when it is awaited: see [`Webhooks::rotate`].
-#[must_use = "nothing is done before it is awaited"]
+#[must_use = "does nothing until awaited"]
 pub struct Rotate<'s, S> {
     webhooks: Webhooks,
     name: String,
@@ -117,7 +117,7 @@ async fn begin<S: SecretStore>(
     name: &str,
 ) -> Result<(Option<Ours>, Webhook), EndpointError> {
     if !work.makes_a_secret() {
-        let why = "there is nothing to rotate: AuthPI makes no secret for what the spec declares";
+        let why = "nothing to rotate: the spec's authentication has no secret";
         return Err(Error::invalid_argument(why).into());
     }
     for _ in 0..ROUNDS {
@@ -133,7 +133,8 @@ async fn begin<S: SecretStore>(
         };
         match (head, successor) {
             (None, _) => {
-                let why = "there is no webhook of this name and URL whose secret could be rotated: ensure it first";
+                let why =
+                    "no webhook with this name and URL has a secret to rotate: call ensure first";
                 return Err(Error::invalid_argument(why).into());
             }
             (Some(head), None) if named(&head) => return Ok((None, head.got.value)),
@@ -141,7 +142,7 @@ async fn begin<S: SecretStore>(
                 work.succeed(&head, Some(name)).await?;
             }
             (Some(_), Some(successor)) if !named(&successor) => {
-                let why = "another rotation, or a replacement, is under way: finish it first, by its own name or with `ensure`";
+                let why = "another rotation or replacement is in progress: finish it first, under its own name or with `ensure`";
                 return Err(Error::invalid_argument(why).into());
             }
             (Some(head), Some(successor)) => {
@@ -154,7 +155,7 @@ async fn begin<S: SecretStore>(
         }
     }
     Err(EndpointError::Unsettled(
-        "the rotation does not come to rest: something else keeps changing the webhooks",
+        "the rotation did not converge: something else keeps changing the webhooks",
     ))
 }
 
@@ -259,7 +260,7 @@ impl<S: SecretStore> Rotation<'_, S> {
             }
         }
         Err(EndpointError::Unsettled(
-            "the old webhook cannot be deleted: something else keeps changing it",
+            "could not delete the old webhook: something else keeps changing it",
         ))
     }
 }

@@ -1,12 +1,12 @@
-//! What becomes of deliveries that are sent again.
+//! The outcome of deliveries that are sent again.
 //!
 //! [`Webhooks::redeliver_failed`](crate::client::Webhooks::redeliver_failed) asks AuthPI to send
-//! what failed; [`Track`] asks too, and then looks at each of those deliveries until it is over
+//! failed deliveries again. [`Track`] does too, and then polls each of them until it has ended
 //! (`track.rs`). [`DeliveryOutcome`] waits for one delivery (`outcome.rs`).
 //!
-//! AuthPI has no call that gives one delivery, so both look through the list of deliveries,
-//! narrowed down by time. How a delivery's status reads is assumed; one that this version does not
-//! know counts as over when no further attempt is planned.
+//! AuthPI has no call for a single delivery, so both read the list of deliveries, filtered by time.
+//! The meaning of a delivery's status is assumed. An unknown status counts as ended if no further
+//! attempt is planned.
 
 mod delivery_ref;
 mod outcome;

@@ -120,7 +120,7 @@ impl Webhooks {
 
 /// A wait that begins when it is awaited: see [`Webhooks::outcome`]. It gives nothing when the time
 /// is over first.
-#[must_use = "nothing is asked before it is awaited"]
+#[must_use = "does nothing until awaited"]
 pub struct DeliveryOutcome {
     webhooks: Webhooks,
     delivery: DeliveryRef,

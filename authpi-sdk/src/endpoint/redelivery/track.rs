@@ -89,7 +89,7 @@ impl RedeliveryProgress {
 /// # Errors
 /// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails
 /// while AuthPI sends is no error as long as there is time: the next look may succeed.
-#[must_use = "nothing is sent before it is awaited"]
+#[must_use = "does nothing until awaited"]
 pub struct Track<'p> {
     call: Call<RedeliverFailed>,
     within: Duration,
@@ -147,7 +147,7 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
         Ok(answered) => Some(answered.value),
         // AuthPI may wait for every attempt, longer than we or a gateway do, and be at it still.
         Err(error) if may_be_under_way(&error) => {
-            tracing::debug!(%error, "whether deliveries are sent again is not known; following them");
+            tracing::debug!(%error, "unknown whether deliveries are being sent again; tracking them");
             None
         }
         Err(error) => return Err(error),
@@ -172,7 +172,7 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
             {
                 return Err(error);
             }
-            Err(error) => tracing::debug!(%error, "looking at deliveries failed"),
+            Err(error) => tracing::debug!(%error, "could not list deliveries"),
         }
         let now = RedeliveryProgress {
             answer: answer.clone(),

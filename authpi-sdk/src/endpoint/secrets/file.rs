@@ -158,7 +158,7 @@ fn lock(path: &Path, wait: Duration) -> io::Result<File> {
             Err(TryLockError::WouldBlock) => {
                 let path = path.display();
                 let why = format!(
-                    "{path} is locked for more than {wait:?}; is a process stopped that uses it?"
+                    "{path} has been locked for more than {wait:?}; check for a stopped process that uses it"
                 );
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
@@ -186,7 +186,7 @@ fn read(path: &Path) -> io::Result<Kept> {
     if std::os::unix::fs::PermissionsExt::mode(&file.metadata()?.permissions()) & 0o007 != 0 {
         let path = path.display();
         return Err(io::Error::other(format!(
-            "{path} is open to every user of this machine: chmod 600 it"
+            "{path} is readable by every user: run chmod 600 on it"
         )));
     }
     let text = zeroize::Zeroizing::new(
@@ -195,7 +195,7 @@ fn read(path: &Path) -> io::Result<Kept> {
     // Not serde's own message, which quotes what it found.
     let not_ours = |error: serde_json::Error| {
         let (path, line, column) = (path.display(), error.line(), error.column());
-        let why = format!("{path}: the file is not one of ours (line {line}, column {column})");
+        let why = format!("{path}: not a secret file (line {line}, column {column})");
         io::Error::new(io::ErrorKind::InvalidData, why)
     };
     if text.is_empty() {

@@ -109,21 +109,21 @@ impl EndpointKeys {
                     if known.as_ref() != Some(&kept) {
                         match self.replace(&Self::of(&kept)) {
                             Ok(()) => known = Some(kept),
-                            Err(error) => log.write("the secrets that are kept cannot be used", "", |left_out| {
-                                tracing::warn!(endpoint, %error, left_out, "the secrets that are kept cannot be used");
+                            Err(error) => log.write("the stored secrets are not usable", "", |left_out| {
+                                tracing::warn!(endpoint, %error, left_out, "the stored secrets are not usable");
                             }),
                         }
                         if self.signatures.is_empty() && self.bearer_tokens.is_empty() {
                             tracing::error!(
                                 endpoint,
-                                "no secret is left: every delivery is refused until one is kept"
+                                "no secret left: every delivery is refused until one is stored"
                             );
                         }
                     }
                 }
-                Err(error) => log.write("secrets cannot be loaded", "", |left_out| {
+                Err(error) => log.write("could not load secrets", "", |left_out| {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(endpoint, error, left_out, "secrets cannot be loaded");
+                    tracing::warn!(endpoint, error, left_out, "could not load secrets");
                 }),
             }
             tokio::time::sleep(period.max(Duration::from_millis(100))).await;

@@ -1,13 +1,13 @@
-//! Where the secrets are kept that AuthPI shows once.
+//! Stores for the secrets that AuthPI shows once.
 //!
-//! A [`SecretStore`] keeps a few [`StoredSecret`]s per endpoint name: one while all is quiet, two
-//! during a rotation. [`ensure`](crate::client::Webhooks::ensure) and
+//! A [`SecretStore`] has a few [`StoredSecret`]s per endpoint name: usually one, and two during a
+//! rotation. [`ensure`](crate::client::Webhooks::ensure) and
 //! [`rotate`](crate::client::Webhooks::rotate) write them, and the receiver's [`EndpointKeys`] are
-//! made of them. Each secret is a record of its own under its webhook's id, so that writers who
-//! know nothing of each other undo nothing.
+//! loaded from them. Each secret is a record of its own under its webhook's id, so that concurrent
+//! writers do not undo each other's changes.
 //!
-//! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any
-//! number of them, [`MemorySecretStore`] for tests. For a vault of your own, implement the trait.
+//! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any number
+//! of machines, [`MemorySecretStore`] for tests. Implement the trait for your own vault.
 
 mod file;
 mod keys;
@@ -123,7 +123,7 @@ impl SecretStoreError {
 
 impl fmt::Display for SecretStoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the store of secrets failed to {}", self.step)
+        write!(f, "the secret store failed to {}", self.step)
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
 /// What concerns the streams counts when they are made; streams that are there are taken as they
 /// are, if they can serve, so that operators may change their limits, replicas and placement.
 #[derive(Clone, Debug)]
-#[must_use = "nothing happens before `open` or `connect`"]
+#[must_use = "does nothing until `open` or `connect`"]
 pub struct NatsOptions {
     stream: String,
     prefix: String,

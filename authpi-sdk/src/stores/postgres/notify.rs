@@ -170,7 +170,7 @@ async fn listen(shared: Weak<Shared>) {
         if pause == PAUSES.0 {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "workers have to poll until the database tells of appends again"
+                "workers poll until notifications of appends work again"
             );
         }
         sleep(pause).await;

@@ -52,7 +52,7 @@ async fn proven(ledger: Postgres) -> Result<Postgres, LedgerError> {
 
 /// What can be set before a [`Postgres`] ledger is opened.
 #[derive(Clone, Debug)]
-#[must_use = "nothing happens before `open` or `connect`"]
+#[must_use = "does nothing until `open` or `connect`"]
 pub struct PostgresOptions {
     pub(super) schema: Option<String>,
     pub(super) prefix: String,

@@ -439,7 +439,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
 
 /// What can be set before a [`Redis`] ledger is opened.
 #[derive(Clone, Debug)]
-#[must_use = "nothing happens before `open` or `connect`"]
+#[must_use = "does nothing until `open` or `connect`"]
 pub struct RedisOptions {
     prefix: String,
     retention: Duration,

@@ -30,7 +30,7 @@ use crate::{
 
 /// What can be set before a [`Sqlite`] ledger is opened.
 #[derive(Clone, Debug)]
-#[must_use = "nothing happens before `open` or `in_memory`"]
+#[must_use = "does nothing until `open` or `in_memory`"]
 pub struct SqliteOptions {
     retention: Duration,
     clock: Clock,

@@ -286,7 +286,7 @@ impl fmt::Display for Occupied {
         let Self { busy_timeout } = self;
         write!(
             f,
-            "the ledger's file was occupied for {busy_timeout:?}, by handlers in their transactions or by another process"
+            "the ledger's file was locked for {busy_timeout:?}, by handlers in their transactions or by another process"
         )
     }
 }

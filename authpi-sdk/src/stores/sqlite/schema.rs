@@ -196,11 +196,11 @@ impl fmt::Display for Unusable {
             OpenError::NoFolder { folder } => {
                 write!(
                     f,
-                    "{path} cannot be made: there is no folder {}",
+                    "could not create {path}: the folder {} does not exist",
                     folder.display()
                 )
             }
-            OpenError::Io(_) => write!(f, "{path} cannot be made"),
+            OpenError::Io(_) => write!(f, "could not create {path}"),
             OpenError::Step(error) if error.kind() == LedgerErrorKind::CannotWrite => write!(
                 f,
                 "{path} was opened and cannot be written: the file, its -wal and -shm, and their folder must be writable"

@@ -79,7 +79,7 @@ impl Records {
                 .await?;
             tracing::warn!(
                 records = changed,
-                "the clock was set back; leases and pauses begin anew"
+                "the clock was set back; leases and pauses start again"
             );
         }
         Ok(())

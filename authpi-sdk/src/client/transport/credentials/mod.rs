@@ -117,7 +117,7 @@ impl Credentials {
 
 fn too_late() -> Error {
     Error::new(
-        Kind::Credential("no access token came in time".to_owned()),
+        Kind::Credential("did not get an access token in time".to_owned()),
         false,
     )
 }
@@ -135,26 +135,26 @@ fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
     let secret = secret.expose();
     if key_id.is_empty() || secret.is_empty() {
         return Err(BuildError::new(
-            "an API key has two halves, its id and its secret; one is empty",
+            "an API key needs an id and a secret; one is empty",
         ));
     }
     if !key_id.starts_with(KEY_PREFIX) {
         // The id is not repeated: it may be the secret.
         return Err(BuildError::new(if secret.starts_with(KEY_PREFIX) {
-            "the halves of the API key are swapped: the one that starts with key_ is its id"
+            "the API key's id and secret are swapped: the id starts with key_"
         } else {
-            "the id of an API key starts with key_"
+            "an API key's id must start with key_"
         }));
     }
     if let Some(problem) = ids::problem(key_id) {
         return Err(BuildError::new(format!("the API key's id {problem}")));
     }
     if key_id.contains(':') {
-        return Err(BuildError::new("the API key's id holds a colon"));
+        return Err(BuildError::new("the API key's id must not contain a colon"));
     }
     if secret.chars().any(char::is_control) {
         return Err(BuildError::new(
-            "the API key's secret holds a line break or another control character",
+            "the API key's secret must not contain control characters",
         ));
     }
     let pair = zeroize::Zeroizing::new(format!("{key_id}:{secret}"));
@@ -170,10 +170,10 @@ fn bearer(token: &Secret) -> Result<HeaderValue, &'static str> {
         return Err("the access token is empty");
     }
     if token.starts_with(KEY_PREFIX) {
-        return Err("the access token is the id of an API key, which needs its secret too");
+        return Err("the access token is an API key's id; an API key also needs its secret");
     }
     if !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("the access token holds white space or what is not ASCII");
+        return Err("the access token must be ASCII without white space");
     }
     authorization("Bearer", token)
 }
@@ -181,7 +181,7 @@ fn bearer(token: &Secret) -> Result<HeaderValue, &'static str> {
 fn authorization(scheme: &str, credential: &str) -> Result<HeaderValue, &'static str> {
     let text = zeroize::Zeroizing::new(format!("{scheme} {credential}"));
     let mut value =
-        HeaderValue::from_str(&text).map_err(|_| "the credential does not go into a header")?;
+        HeaderValue::from_str(&text).map_err(|_| "the credential is not a valid header value")?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -171,7 +171,7 @@ impl Inner {
         let answer = match timeout(LONGEST, self.source.token()).await {
             Ok(answer) => answer.map_err(Shared::from),
             Err(_) => Err(failure(format!(
-                "its source did not answer within {LONGEST:?}"
+                "the token source did not answer within {LONGEST:?}"
             ))),
         };
         let answer = answer.and_then(|token| match bearer(&token.token) {
@@ -218,7 +218,7 @@ impl State {
         if let Some(held) = &mut self.held {
             held.renew = Some(Instant::now() + PAUSE);
         }
-        tracing::debug!(error = %failure, "no new access token could be had");
+        tracing::debug!(error = %failure, "could not get a new access token");
         self.failure = Some(failure.clone());
         no_token(failure)
     }
@@ -226,7 +226,7 @@ impl State {
 
 fn no_token(failure: Shared) -> Error {
     Error::new(
-        Kind::Credential("no access token could be had".to_owned()),
+        Kind::Credential("could not get an access token".to_owned()),
         false,
     )
     .caused_by(failure)

@@ -84,7 +84,7 @@ impl<T> From<PageWire<T>> for Page<T> {
         if !unreadable.is_empty() {
             tracing::warn!(
                 count = unreadable.len(),
-                "items of a page cannot be read; they are left out, see `Page::unreadable`"
+                "skipped unreadable items of a page; see `Page::unreadable`"
             );
         }
         let invalid_count = invalid_count

@@ -64,7 +64,7 @@ type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, 
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "a stream asks for nothing unless polled"]
+#[must_use = "streams do nothing unless polled"]
 pub struct Pages<O: Paged> {
     call: Call<O>,
     cursor: Option<String>,
@@ -137,7 +137,7 @@ impl<O: Paged> Pages<O> {
             State::Finished | State::Failed => return Poll::Ready(None),
             State::Repeats => {
                 return self.failed(Error::malformed(
-                    "the list comes back to a page that was given before",
+                    "the list repeats an earlier page",
                     Response::default(),
                 ));
             }
@@ -228,7 +228,7 @@ impl<O: Paged + fmt::Debug> fmt::Debug for Pages<O> {
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "a stream asks for nothing unless polled"]
+#[must_use = "streams do nothing unless polled"]
 pub struct Items<O: Paged> {
     pages: Pages<O>,
     buffered: vec::IntoIter<O::Item>,

@@ -369,7 +369,7 @@ mod tests {
         );
         assert_eq!(
             error.to_string(),
-            "refused [422]; the server may have acted; attempt 2, it would fail again"
+            "refused [422]; the server may have acted; attempt 2, a retry would fail again"
         );
     }
 

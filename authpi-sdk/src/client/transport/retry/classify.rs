@@ -29,7 +29,7 @@ pub struct FailedAttempt<'a> {
     pub error: &'a Error,
 }
 
-/// Why a call is made again; the label `reason` of the metric `authpi_call_retries_total`.
+/// Why retrying a call; the label `reason` of the metric `authpi_call_retries_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryReason {
@@ -90,11 +90,11 @@ pub enum RetryStop {
 impl fmt::Display for RetryStop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Permanent => "it would fail again",
-            Self::NotSafe => "without an ETag it is not safe to repeat",
-            Self::Attempts => "no attempt is left",
-            Self::Deadline => "no time is left for another",
-            Self::Budget => "the retry budget is spent",
+            Self::Permanent => "a retry would fail again",
+            Self::NotSafe => "not safe to retry without an ETag",
+            Self::Attempts => "no attempts left",
+            Self::Deadline => "no time left for another attempt",
+            Self::Budget => "the retry budget is exhausted",
         })
     }
 }

@@ -1,18 +1,16 @@
-//! When a call that failed is made again.
+//! Retries of calls.
 //!
-//! Three parts decide, each a trait with one default, each replaceable without the others:
+//! Three parts decide. Each is a trait with a default, and can be replaced on its own:
 //!
-//! - **what**: [`RetryClassifier`] says whether a failure is of the kind that passes;
-//!   [`DefaultClassifier`] is the default. Whether the operation is *safe* to repeat is not asked
-//!   there: that follows from AuthPI's description (a `GET`; a `POST` with its idempotency key; a
-//!   `PATCH` or `DELETE` under `If-Match`), and no policy can overrule it.
-//! - **when**: [`Backoff`] gives the pause before each repeat; [`ExponentialBackoff`] is the
-//!   default. A `Retry-After` is added.
-//! - **whether there is budget left**: [`Budget`] is shared by the clones of a client;
-//!   [`TokenBucket`] is the default.
+//! - **what**: [`RetryClassifier`] says whether a failure is transient; [`DefaultClassifier`] is the
+//!   default. Whether the operation is *safe* to retry is a separate question: it follows from
+//!   AuthPI's API (a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE` with `If-Match`),
+//!   and no policy can overrule it.
+//! - **when**: [`Backoff`] gives the pause before each retry; [`ExponentialBackoff`] is the default. A
+//!   `Retry-After` is added to it.
+//! - **how many**: [`Budget`] is shared by the clones of a client; [`TokenBucket`] is the default.
 //!
-//! `attempts.rs` puts them together, one step for one failed attempt, under the call's one
-//! deadline. `applied.rs` finds out what became of a change whose answer was lost.
+//! `attempts.rs` combines them: one decision per failed attempt, within the call's deadline.
 
 pub(super) mod attempts;
 mod backoff;
