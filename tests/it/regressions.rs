@@ -1,4 +1,4 @@
-//! The mistakes of `docs/eighteen-mistakes.md`, seen from outside: what crosses several parts and
+//! The failure modes of `docs/failure-modes.md`, seen from outside: what crosses several parts and
 //! belongs to none of them.
 
 use std::{
@@ -45,9 +45,9 @@ fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
 }
 
 #[test]
-fn every_mistake_has_its_tests_and_each_of_them_exists() {
+fn every_failure_mode_has_its_tests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let table = fs::read_to_string(root.join("docs/eighteen-mistakes.md")).unwrap();
+    let table = fs::read_to_string(root.join("docs/failure-modes.md")).unwrap();
     let mut rows = BTreeSet::new();
     for row in table.lines().filter_map(|line| line.strip_prefix("| ")) {
         let Some((Ok(number), cells)) = row
@@ -56,7 +56,7 @@ fn every_mistake_has_its_tests_and_each_of_them_exists() {
         else {
             continue;
         };
-        assert!(rows.insert(number), "mistake {number} has two rows");
+        assert!(rows.insert(number), "failure mode {number} has two rows");
         let (_, tests) = cells.split_once(" | ").unwrap();
         // What stands between backticks is a file, or a test of the file named last.
         let (mut file, mut named) = (String::new(), 0);
@@ -67,14 +67,14 @@ fn every_mistake_has_its_tests_and_each_of_them_exists() {
             } else {
                 assert!(
                     file.contains(&format!("fn {name}(")),
-                    "mistake {number}: no test is called {name}"
+                    "failure mode {number}: no test is called {name}"
                 );
                 named += 1;
             }
         }
         assert!(
             named > 0 || tests.contains("nothing to go wrong yet"),
-            "mistake {number} has no test"
+            "failure mode {number} has no test"
         );
     }
     assert_eq!(rows, (1..=18).collect());
@@ -168,7 +168,7 @@ pub(crate) fn personal(fixture: Fixture) -> Fixture {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mistake_5_whatever_becomes_of_a_delivery_neither_secret_nor_payload_is_logged() {
+async fn whatever_becomes_of_a_delivery_neither_secret_nor_payload_is_logged() {
     let logged = Logged::default();
     let _guard = listen(logged.clone());
     let handlers = || {
@@ -303,7 +303,7 @@ async fn mistake_5_whatever_becomes_of_a_delivery_neither_secret_nor_payload_is_
 }
 
 #[tokio::test]
-async fn mistake_5_nothing_that_a_user_holds_shows_a_secret_or_a_payload() {
+async fn nothing_that_a_user_holds_shows_a_secret_or_a_payload() {
     let shown = Arc::new(Mutex::new(String::new()));
     let handlers = Handlers::new(Arc::clone(&shown)).on(
         async |event: Event<UserCreated>, cx: Context<Arc<Mutex<String>>>| {
@@ -418,13 +418,13 @@ async fn one_runs(ledger: impl Ledger) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistake_8_of_many_deliveries_at_once_one_is_handled_and_the_others_know_it() {
+async fn of_many_deliveries_at_once_one_is_handled_and_the_others_know_it() {
     one_runs(Memory::new()).await;
     one_runs(Sqlite::in_memory().await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn mistake_9_two_endpoints_with_one_ledger_each_handle_an_event_of_the_same_id() {
+async fn two_endpoints_with_one_ledger_each_handle_an_event_of_the_same_id() {
     let ledger = Memory::new();
     let (handlers, _, go, runs) = counted();
     go.add_permits(2);
@@ -452,7 +452,7 @@ async fn mistake_9_two_endpoints_with_one_ledger_each_handle_an_event_of_the_sam
 }
 
 #[tokio::test]
-async fn mistake_10_a_forged_delivery_leaves_no_record_and_does_not_stand_in_for_the_real_one() {
+async fn a_forged_delivery_leaves_no_record_and_does_not_stand_in_for_the_real_one() {
     let ledger = Memory::new();
     let (handlers, _, go, runs) = counted();
     go.add_permits(1);
@@ -470,7 +470,7 @@ async fn mistake_10_a_forged_delivery_leaves_no_record_and_does_not_stand_in_for
 }
 
 #[tokio::test]
-async fn mistake_10_headers_outside_of_the_signature_choose_neither_key_nor_handler() {
+async fn headers_outside_of_the_signature_choose_neither_key_nor_handler() {
     let ledger = Memory::new();
     let (handlers, _, go, runs) = counted();
     go.add_permits(1);

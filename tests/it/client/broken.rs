@@ -45,7 +45,7 @@ async fn created(reply: Reply) -> Error {
 }
 
 #[tokio::test]
-async fn mistake_1_a_call_that_timed_out_is_an_error_that_says_so_and_that_it_may_have_run() {
+async fn a_call_that_timed_out_is_an_error_that_says_so_and_that_it_may_have_run() {
     let half = b"HTTP/1.1 201 Created\r\ncontent-length: 100\r\n\r\n{\"da".to_vec();
     for (bytes, status) in [
         (Vec::new(), None),
@@ -331,7 +331,7 @@ async fn a_replay_without_its_body_says_why() {
 }
 
 #[tokio::test]
-async fn mistake_6_an_answer_without_end_is_not_read_to_its_end() {
+async fn an_answer_without_end_is_not_read_to_its_end() {
     let megabyte = vec![b' '; 1024 * 1024];
     let error = created(Reply::Endless(
         b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
@@ -445,7 +445,7 @@ async fn a_one_time_secret_is_found_under_auth_first_and_else_at_the_top_level()
 }
 
 #[tokio::test]
-async fn mistake_5_no_secret_is_in_the_debug_output_of_anything_a_user_holds() {
+async fn no_secret_is_in_the_debug_output_of_anything_a_user_holds() {
     let body = r#"{"data":{"id":"wh_1","account_id":"a","name":"n","url":"u","auth":{"type":"bearer+signature","signature_secret_plain":"very_secret","bearer_token_plain":"very_secret"},"events":[],"metadata":{"k":"very_secret"},"created_at":1}}"#;
     let peer = Peer::replying(Reply::json(201, body)).await;
     let client = peer.client();
@@ -460,7 +460,7 @@ async fn mistake_5_no_secret_is_in_the_debug_output_of_anything_a_user_holds() {
 }
 
 #[tokio::test]
-async fn mistake_16_new_values_break_no_list() {
+async fn new_values_break_no_list() {
     let webhooks = r#"{"data":[{"id":"wh_1","account_id":"a","status":"quarantined","name":"n","url":"u","auth_type":"mtls","events":["new.type"],"created_at":1,"new":{}}],"has_more":false,"next_cursor":null}"#;
     let peer = Peer::replying(Reply::json(200, webhooks)).await;
     let page = peer.client().webhooks().list().await.unwrap();
@@ -483,7 +483,7 @@ async fn mistake_16_new_values_break_no_list() {
 }
 
 #[tokio::test]
-async fn mistake_17_an_event_of_the_log_reads_back_as_it_was_written() {
+async fn an_event_of_the_log_reads_back_as_it_was_written() {
     let event = r#"{"spec":"1.0","id":"evt_1","trace":"t","type":"new.type","source":"s","trigger":"x","auth":{"b":1,"a":2},"subject":{"user_id":"u"},"timestamp":1709139600000,"data":{"n":12345678901234567890123}}"#;
     let peer = Peer::replying(Reply::json(200, &format!(r#"{{"data":{event}}}"#))).await;
     let read = peer.client().events().get("evt_1").await.unwrap().value;

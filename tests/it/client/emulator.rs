@@ -214,7 +214,7 @@ async fn a_create_call_under_the_same_key_is_replayed_with_its_secret() -> Resul
 }
 
 #[tokio::test]
-async fn mistake_18_pages_are_followed_by_their_cursor_to_the_last() -> Result<(), Error> {
+async fn pages_are_followed_by_their_cursor_to_the_last() -> Result<(), Error> {
     let (_emulator, client) = started().await;
     let mut made = Vec::new();
     for _ in 0..5 {

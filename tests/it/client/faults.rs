@@ -373,7 +373,7 @@ fn told(outcome: &Result<&'static str, Error>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mistake_12_whatever_goes_wrong_with_whatever_call_it_takes_place_once_at_most() {
+async fn whatever_goes_wrong_with_whatever_call_it_takes_place_once_at_most() {
     let lines = What::ALL
         .into_iter()
         .flat_map(|what| Fault::ALL.map(|fault| (what, fault)));

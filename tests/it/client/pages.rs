@@ -90,8 +90,7 @@ async fn webhooks_deliveries_and_events_are_listed_to_their_ends() -> Result<(),
 }
 
 #[tokio::test]
-async fn mistake_18_an_error_keeps_what_came_before_and_the_same_page_comes_after_it()
--> Result<(), Error> {
+async fn an_error_keeps_what_came_before_and_the_same_page_comes_after_it() -> Result<(), Error> {
     let failures = Arc::new(AtomicUsize::new(1));
     let left = Arc::clone(&failures);
     let peer = Peer::answering(move |asked| {
@@ -146,7 +145,7 @@ async fn mistake_18_an_error_keeps_what_came_before_and_the_same_page_comes_afte
 }
 
 #[tokio::test]
-async fn mistake_18_an_empty_page_in_the_middle_is_not_the_end() -> Result<(), Error> {
+async fn an_empty_page_in_the_middle_is_not_the_end() -> Result<(), Error> {
     let peer =
         Peer::answering(
             |asked| match asked.line.split_once("cursor=").map(|(_, cursor)| cursor) {

@@ -117,7 +117,7 @@ async fn a_redirect_is_an_error_and_the_credential_goes_nowhere_else() {
 }
 
 #[tokio::test]
-async fn mistake_7_headers_that_are_not_ascii_are_no_panic() {
+async fn headers_that_are_not_ascii_are_no_panic() {
     let mut reply =
         b"HTTP/1.1 429 Whatever\r\ncontent-length: 0\r\nretry-after: \xff\xfe\r\netag: \"\xe9\"\r\nx: \xf0\r\n\r\n"
             .to_vec();

@@ -230,7 +230,7 @@ async fn a_base_url_with_a_path_and_a_slash_keeps_the_path_and_doubles_no_slash(
 }
 
 #[tokio::test]
-async fn mistake_12_each_post_carries_an_idempotency_key_of_its_own_and_nothing_else_does() {
+async fn each_post_carries_an_idempotency_key_of_its_own_and_nothing_else_does() {
     let peer = obliging().await;
     let client = peer.client();
     let webhooks = client.webhooks();
@@ -292,7 +292,7 @@ async fn a_key_of_ones_own_is_sent_as_it_is_and_one_that_authpi_would_not_take_i
 }
 
 #[tokio::test]
-async fn mistake_15_no_request_leaves_with_an_id_that_would_retarget_it() {
+async fn no_request_leaves_with_an_id_that_would_retarget_it() {
     let peer = obliging().await;
     let client = peer.client();
     let (webhooks, events) = (client.webhooks(), client.events());

@@ -62,7 +62,7 @@ fn webhook(name: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn mistake_12_every_attempt_at_a_post_carries_the_same_key_and_the_same_body() {
+async fn every_attempt_at_a_post_carries_the_same_key_and_the_same_body() {
     for own in [None, Some("start-up-17")] {
         let peer = Peer::in_turn([broken(), Reply::new(503, &[], ""), webhook("n")]).await;
         let client = client(&peer);
@@ -431,7 +431,7 @@ async fn redeliveries_have_all_of_the_calls_time_for_one_attempt() {
 }
 
 #[tokio::test]
-async fn mistake_14_clones_of_a_client_spend_one_budget_and_an_outage_is_not_multiplied() {
+async fn clones_of_a_client_spend_one_budget_and_an_outage_is_not_multiplied() {
     let peer = Peer::replying(Reply::new(503, &[], "")).await;
     let budget = Arc::new(TokenBucket::new(20));
     let client = peer

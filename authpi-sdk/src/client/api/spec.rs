@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_5_a_bearer_token_of_ones_own_is_not_in_debug() {
+    fn a_bearer_token_of_ones_own_is_not_in_debug() {
         let auth = DeliveryAuth::bearer().with_bearer_token("very_secret");
         let shown = format!(
             "{auth:?}{:?}{:?}",

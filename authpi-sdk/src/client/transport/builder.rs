@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_5_no_credential_is_in_the_debug_output_of_a_client_or_its_builder() {
+    fn no_credential_is_in_the_debug_output_of_a_client_or_its_builder() {
         let builder = local().api_key("key_1", "very_secret");
         let shown = format!(
             "{builder:?}{:?}{:?}",

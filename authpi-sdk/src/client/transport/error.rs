@@ -773,7 +773,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_5_a_body_is_in_neither_debug_nor_display() {
+    fn a_body_is_in_neither_debug_nor_display() {
         let mut headers = HeaderMap::new();
         headers.insert(
             "set-cookie",

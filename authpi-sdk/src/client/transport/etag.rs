@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_7_an_etag_header_that_is_not_ascii_is_no_etag_and_no_panic() {
+    fn an_etag_header_that_is_not_ascii_is_no_etag_and_no_panic() {
         let mut headers = HeaderMap::new();
         headers.insert(
             header::ETAG,

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_5_no_kept_secret_is_in_debug() {
+    fn no_kept_secret_is_in_debug() {
         let shown = format!(
             "{:?} {:?}",
             kept("wh_1", 1),

@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn mistake_13_a_renewal_that_fails_keeps_a_token_that_is_still_good() {
+    async fn a_renewal_that_fails_keeps_a_token_that_is_still_good() {
         let (tokens, script) = tokens([Some(("a", 100)), None, None, Some(("b", 100))]);
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(85)).await;
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn mistake_13_a_source_that_hangs_holds_up_no_call_for_long_whose_token_is_still_good() {
+    async fn a_source_that_hangs_holds_up_no_call_for_long_whose_token_is_still_good() {
         let (tokens, asked) = then_silent();
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(80)).await;
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn mistake_13_a_call_that_gives_up_while_the_source_hangs_spares_the_next_one() {
+    async fn a_call_that_gives_up_while_the_source_hangs_spares_the_next_one() {
         let (tokens, asked) = then_silent();
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(80)).await;
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn mistake_13_a_refused_token_is_dropped_once_however_many_were_refused_with_it() {
+    async fn a_refused_token_is_dropped_once_however_many_were_refused_with_it() {
         let (tokens, script) = tokens([Some(("a", 0)), Some(("b", 0)), Some(("c", 0))]);
         let refused = tokens.authorization().await.unwrap();
         let calls: Vec<_> = (0..20)

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn mistake_18_a_short_or_empty_page_is_not_taken_for_the_last() {
+    fn a_short_or_empty_page_is_not_taken_for_the_last() {
         let page = |items: &[u8], more, cursor: Option<&str>| Page {
             items: items.to_vec(),
             ..empty(more, cursor)

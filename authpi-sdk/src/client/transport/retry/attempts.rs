@@ -374,8 +374,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn mistake_14_an_empty_budget_ends_the_repeats_of_every_call_and_success_brings_them_back()
-     {
+    async fn an_empty_budget_ends_the_repeats_of_every_call_and_success_brings_them_back() {
         let (policy, budget) = (policy(), Arc::new(TokenBucket::new(10)));
         let (error, _) = failing(terms(&policy, &budget), |_| refused(503, None)).await;
         assert_eq!(
