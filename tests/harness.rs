@@ -57,8 +57,8 @@ pub enum Store {
 }
 
 impl Store {
-    /// Whether events of a lane are handled one after the other.
-    pub fn keeps_lanes(&self) -> bool {
+    /// Whether events of an ordering key are handled one after the other.
+    pub fn keeps_ordering_keys(&self) -> bool {
         !matches!(self, Self::Nats(..))
     }
 
@@ -105,27 +105,27 @@ pub enum Role {
     Both,
 }
 
-/// The n-th event of a lane. A lane's events are sent one after the other, each when the one before
-/// has been acknowledged.
+/// The n-th event of an ordering key. An ordering key's events are sent one after the other, each
+/// when the one before has been acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
-    /// Which lane: the user whom its events are about.
-    pub lane: u32,
+    /// Which ordering key: the user whom its events are about.
+    pub ordering_key: u32,
     /// The place in it, from 0.
     pub place: u32,
 }
 
 impl EventId {
     /// Whether its failure is terminal: the id alone tells, so that every process agrees. One event
-    /// in 25 of each lane, and of those that race.
+    /// in 25 of each ordering key, and of those that race.
     pub fn is_terminal(self) -> bool {
-        (self.lane + self.place) % 25 == 7
+        (self.ordering_key + self.place) % 25 == 7
     }
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "evt_{}_{}", self.lane, self.place)
+        write!(f, "evt_{}_{}", self.ordering_key, self.place)
     }
 }
 
@@ -133,12 +133,12 @@ impl FromStr for EventId {
     type Err = NotReadable;
 
     fn from_str(text: &str) -> Result<Self, NotReadable> {
-        let (lane, place) = text
+        let (ordering_key, place) = text
             .strip_prefix("evt_")
             .and_then(|rest| rest.split_once('_'))
             .ok_or(NotReadable)?;
         Ok(Self {
-            lane: lane.parse().map_err(|_| NotReadable)?,
+            ordering_key: ordering_key.parse().map_err(|_| NotReadable)?,
             place: place.parse().map_err(|_| NotReadable)?,
         })
     }

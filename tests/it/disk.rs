@@ -18,7 +18,7 @@ use authpi_sdk::{ledger::LedgerErrorKind, stores::Sqlite};
 use authpi_tests::harness::{Mode, Role, Store};
 use tokio::process::Command;
 
-use crate::{crash::Trial, stores::chain};
+use crate::{crash::Trial, drivers::chain};
 
 /// Where the disk is, for a test that is run with one.
 const VARIABLE: &str = "AUTHPI_SMALL_DISK";

@@ -32,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::stores::odd_names_hold_up_nothing;
+use crate::drivers::odd_names_hold_up_nothing;
 
 const SECRET: &str = "whs_test";
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -162,16 +162,16 @@ async fn main() -> Result<()> {
             let store = Sqlite::open(file).await?;
             match mode {
                 Mode::Inline => inline(service, store, journaled()).await,
-                Mode::Inbox => inbox(service, store, journaled(), in_lanes).await,
+                Mode::Inbox => inbox(service, store, journaled(), in_ordering_keys).await,
                 Mode::InlineTx => inline(service, store, written_to_sqlite()).await,
-                Mode::InboxTx => inbox(service, store, written_to_sqlite(), in_lanes).await,
+                Mode::InboxTx => inbox(service, store, written_to_sqlite(), in_ordering_keys).await,
             }
         }
         (Store::Postgres(url, prefix), mode) => {
             let store = postgres(service, url, prefix).await?;
             match mode {
                 Mode::Inline => inline(service, store, journaled()).await,
-                Mode::Inbox => inbox(service, store, journaled(), in_lanes).await,
+                Mode::Inbox => inbox(service, store, journaled(), in_ordering_keys).await,
                 Mode::InlineTx => {
                     inline(service, store, written_to_postgres::<Postgres>(prefix)).await
                 }
@@ -180,7 +180,7 @@ async fn main() -> Result<()> {
                         service,
                         store,
                         written_to_postgres::<Postgres>(prefix),
-                        in_lanes,
+                        in_ordering_keys,
                     )
                     .await
                 }
@@ -328,7 +328,9 @@ where
     }
 }
 
-fn in_lanes<I: OrderedInbox>(receiver: ReceiverBuilder<Stored<I>>) -> ReceiverBuilder<Stored<I>> {
+fn in_ordering_keys<I: OrderedInbox>(
+    receiver: ReceiverBuilder<Stored<I>>,
+) -> ReceiverBuilder<Stored<I>> {
     receiver.ordered_by(Subject::user_id)
 }
 

@@ -150,7 +150,7 @@ pub(crate) trait DynInbox: DynLedger {
         &'a self,
         key: &'a EventKey,
         digest: Digest,
-        lane: Option<&'a str>,
+        ordering_key: Option<&'a str>,
         body: Bytes,
     ) -> Step<'a, Appended>;
     fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, NextEvent>;
@@ -164,10 +164,13 @@ impl<I: Inbox> DynInbox for I {
         &'a self,
         key: &'a EventKey,
         digest: Digest,
-        lane: Option<&'a str>,
+        ordering_key: Option<&'a str>,
         body: Bytes,
     ) -> Step<'a, Appended> {
-        Box::pin(step("append", Inbox::append(self, key, digest, lane, body)))
+        Box::pin(step(
+            "append",
+            Inbox::append(self, key, digest, ordering_key, body),
+        ))
     }
 
     fn lease_next<'a>(&'a self, endpoint: &'a str, lease: Duration) -> Step<'a, NextEvent> {

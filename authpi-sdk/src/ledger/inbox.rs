@@ -27,22 +27,22 @@ pub trait Inbox: Ledger {
     /// Stores a delivery; durable when it returns `Ok`. An event that is known, in whatever state,
     /// is left as it is.
     ///
-    /// Events of one `lane` are leased one at a time, in the order in which they were appended;
-    /// those without a lane in any. A lane's name comes from the event and may be of any length:
-    /// keep it as [`EventKey::bounded`] has it.
+    /// Events of one `ordering_key` are leased one at a time, in the order in which they were
+    /// appended; those without an ordering key in any. An ordering key's name comes from the event
+    /// and may be of any length: keep it as [`EventKey::bounded`] has it.
     fn append(
         &self,
         key: &EventKey,
         digest: Digest,
-        lane: Option<&str>,
+        ordering_key: Option<&str>,
         body: Bytes,
     ) -> impl Future<Output = Result<Appended, LedgerError>> + Send;
 
     /// Leases the endpoint's oldest event that is due: pending, or claimed under a lease that ran
     /// out.
     ///
-    /// An event waits for all earlier ones of its lane until they are handled, dead or forgotten;
-    /// it holds up no other lane.
+    /// An event waits for all earlier ones of its ordering key until they are handled, dead or
+    /// forgotten; it holds up no other ordering key.
     fn lease_next(
         &self,
         endpoint: &str,

@@ -53,7 +53,7 @@ type HandlersOrError = Result<Box<dyn AnyHandlers>, BuildError>;
 /// Stores in an `I`, then answers; see [`Receiver::inbox`].
 pub struct Stored<I> {
     inbox: AnyInbox,
-    lane: Option<super::Lane>,
+    ordering_key: Option<super::OrderingKey>,
     kind: PhantomData<fn() -> I>,
 }
 
@@ -98,8 +98,9 @@ impl<M> ReceiverBuilder<M> {
     /// The first 16 KiB of each body do not count and are always taken; beyond those, a body counts
     /// with what its buffer holds, not with what was announced. When the budget is full, the bodies
     /// that hold the most for the least progress are dropped and answered with 503, and those who
-    /// come in at speed are taken. The
-    /// [security guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) says what else bounds memory.
+    /// come in at speed are taken. The [security
+    /// guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) says what else bounds
+    /// memory.
     pub fn max_unverified_bytes(mut self, bytes: usize) -> Self {
         self.max_unverified_bytes = Some(bytes);
         self
@@ -259,7 +260,7 @@ impl<I> ReceiverBuilder<Stored<I>> {
             ledger,
             Stored {
                 inbox,
-                lane: None,
+                ordering_key: None,
                 kind: PhantomData,
             },
         )
@@ -275,11 +276,11 @@ impl<I> ReceiverBuilder<Stored<I>> {
     /// Only for a store that keeps an order: a queue does not compile here.
     ///
     /// [`Event::time`]: crate::event::Event::time
-    pub fn ordered_by(mut self, lane: fn(&Subject) -> Option<&str>) -> Self
+    pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self
     where
         I: OrderedInbox,
     {
-        self.mode.lane = Some(lane);
+        self.mode.ordering_key = Some(ordering_key);
         self
     }
 
@@ -289,7 +290,18 @@ impl<I> ReceiverBuilder<Stored<I>> {
     /// When the endpoint has no name or one of more than 100 bytes, the secrets are not usable, or
     /// a setting is zero or out of range.
     pub fn build(self) -> Result<Receiver, BuildError> {
-        self.finish(|Stored { inbox, lane, .. }| Ok(Mode::Inbox { inbox, lane }))
+        self.finish(
+            |Stored {
+                 inbox,
+                 ordering_key,
+                 ..
+             }| {
+                Ok(Mode::Inbox {
+                    inbox,
+                    ordering_key,
+                })
+            },
+        )
     }
 }
 

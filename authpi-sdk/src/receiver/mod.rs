@@ -6,22 +6,23 @@
 //!         -> append (commits) -> 200, and a worker handles it    Receiver::inbox
 //! ```
 //!
-//! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`. In axum, mount it with
-//! `route_service`. Any other framework that uses `http` types can call [`Receiver::receive`]. Only
-//! authentic deliveries reach handlers, ledger keys and logs.
+//! A [`Receiver`] is a [`tower_service::Service`] whose error is `Infallible`. In axum, mount it
+//! with `route_service`. Any other framework that uses `http` types can call [`Receiver::receive`].
+//! Only authentic deliveries reach handlers, ledger keys and logs.
 //!
-//! **Handling is detached.** From the claim on, it runs in its own task: a sender that hangs up cancels
-//! nothing. A receiver therefore needs a running tokio runtime with its timer enabled.
+//! **Handling is detached.** From the claim on, it runs in its own task: a sender that hangs up
+//! cancels nothing. A receiver therefore needs a running tokio runtime with its timer enabled.
 //! [`Receiver::drain`] waits for the tasks that are still running.
 //!
-//! **The answer.** 200, and only 200, acknowledges: the receiver is now responsible for the event. 5xx
-//! asks AuthPI to retry; 4xx says that a retry cannot help. `disposition.rs` has the table. The peer
-//! never learns why a signature was refused; the log always does.
+//! **The answer.** 200, and only 200, acknowledges: the receiver is now responsible for the event.
+//! 5xx asks AuthPI to retry; 4xx says that a retry cannot help. `disposition.rs` has the table. The
+//! peer never learns why a signature was refused; the log always does.
 //!
 //! The [security guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) lists what an
 //! unauthenticated peer can do, and every limit.
 //!
-//! [`Receiver::ingest`] takes events from another source. [`Receiver::health`] is for readiness probes.
+//! [`Receiver::ingest`] takes events from another source. [`Receiver::health`] is for readiness
+//! probes.
 
 #[cfg(feature = "axum")]
 mod axum;
@@ -92,11 +93,14 @@ enum Mode {
     /// It is handled, and answered then.
     Inline(Box<dyn AnyHandlers>),
     /// It is stored, and answered; a worker handles it.
-    Inbox { inbox: AnyInbox, lane: Option<Lane> },
+    Inbox {
+        inbox: AnyInbox,
+        ordering_key: Option<OrderingKey>,
+    },
 }
 
 /// Which events have to be handled in order: those that have this of their subject in common.
-type Lane = fn(&Subject) -> Option<&str>;
+type OrderingKey = fn(&Subject) -> Option<&str>;
 
 #[derive(Clone, Debug)]
 struct Settings {
@@ -150,8 +154,9 @@ impl Receiver {
         &self.shared.endpoint
     }
 
-    /// Refuses new deliveries (with 503, from now on) and waits for running handlers. Call it after the
-    /// server's own graceful shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the README).
+    /// Refuses new deliveries (with 503, from now on) and waits for running handlers. Call it after
+    /// the server's own graceful shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the
+    /// README).
     ///
     /// Deliveries that wait for the outcome of another worker are answered with 503 at once.
     ///

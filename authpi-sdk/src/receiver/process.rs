@@ -9,7 +9,7 @@ use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 use tracing::Span;
 
 use super::{
-    Lane, Mode, Shared, StoreFailure,
+    Mode, OrderingKey, Shared, StoreFailure,
     disposition::Disposition,
     in_flight::{Draining, InFlightPermit},
 };
@@ -106,8 +106,11 @@ impl Shared {
     ) -> Disposition {
         let handlers = match &self.mode {
             Mode::Inline(handlers) => handlers,
-            Mode::Inbox { inbox, lane } => {
-                return Box::pin(self.store(inbox, *lane, event, digest, place)).await;
+            Mode::Inbox {
+                inbox,
+                ordering_key,
+            } => {
+                return Box::pin(self.store(inbox, *ordering_key, event, digest, place)).await;
             }
         };
         let Some(route) = handlers.route(event.event_type()) else {
@@ -194,14 +197,17 @@ impl Shared {
     async fn store(
         &self,
         inbox: &AnyInbox,
-        lane: Option<Lane>,
+        ordering_key: Option<OrderingKey>,
         event: &Event,
         digest: Digest,
         place: &mut InFlightPermit,
     ) -> Disposition {
         let key = self.key(event.shared_id());
-        let lane = lane.and_then(|lane| lane(event.subject()));
-        match inbox.append(&key, digest, lane, event.body().clone()).await {
+        let ordering_key = ordering_key.and_then(|ordering_key| ordering_key(event.subject()));
+        match inbox
+            .append(&key, digest, ordering_key, event.body().clone())
+            .await
+        {
             Ok(Appended::Stored) => {
                 crash::point("appended");
                 Disposition::Stored

@@ -30,7 +30,7 @@ pub(super) struct Settings {
     pub(super) retry_for: Duration,
     pub(super) lease: Duration,
     pub(super) concurrency: usize,
-    pub(super) lane: Option<fn(&Subject) -> Option<&str>>,
+    pub(super) ordering_key: Option<fn(&Subject) -> Option<&str>>,
     pub(super) only_if_missed: bool,
     pub(super) subjects: SubjectFilter,
     pub(super) on_progress: Option<OnProgress>,
@@ -54,7 +54,7 @@ impl ReconcileBuilder {
                 retry_for: Duration::from_mins(1),
                 lease: Duration::from_secs(30),
                 concurrency: 1,
-                lane: None,
+                ordering_key: None,
                 only_if_missed: false,
                 subjects: Arc::new(super::filter::subject_is_one_of),
                 on_progress: None,
@@ -127,9 +127,9 @@ impl ReconcileBuilder {
 
     /// Has events that name the same thing in their subject fed one after the other, whatever the
     /// concurrency: `Subject::user_id` for each user's. Give it what the receiver has, if that is
-    /// an inbox with lanes.
-    pub fn ordered_by(mut self, lane: fn(&Subject) -> Option<&str>) -> Self {
-        self.settings.lane = Some(lane);
+    /// an inbox with ordering keys.
+    pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self {
+        self.settings.ordering_key = Some(ordering_key);
         self
     }
 

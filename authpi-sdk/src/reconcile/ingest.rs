@@ -1,5 +1,5 @@
-//! Feeds the events of a window: lane by lane in order, several lanes at once, and none past one
-//! that is not taken.
+//! Feeds the events of a window: ordering key by ordering key in order, several ordering keys at
+//! once, and none past one that is not taken.
 
 use std::{
     collections::VecDeque,
@@ -77,9 +77,11 @@ impl Feeding {
             .collect();
         let hasher = RandomState::new();
         for (n, event) in events.enumerate() {
-            let lane = settings.lane.and_then(|lane| lane(event.subject()));
-            let place = lane.map_or(n, |lane| {
-                usize::try_from(hasher.hash_one(lane) >> 32).unwrap_or(n)
+            let ordering_key = settings
+                .ordering_key
+                .and_then(|ordering_key| ordering_key(event.subject()));
+            let place = ordering_key.map_or(n, |ordering_key| {
+                usize::try_from(hasher.hash_one(ordering_key) >> 32).unwrap_or(n)
             });
             let count = queues.len();
             queues[place % count].events.push_back(event);

@@ -74,7 +74,7 @@ struct Shared {
     /// Where each handler takes a transaction: nothing is leased before there is room for one.
     permits: Option<TransactionPermits>,
     settings: Settings,
-    /// Told when an event is settled: the next of its lane may go.
+    /// Told when an event is settled: the next of its ordering key may go.
     settled: Notify,
     /// How many events are being handled.
     in_flight: AtomicUsize,

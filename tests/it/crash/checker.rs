@@ -10,8 +10,8 @@
 //!   slow machine does that. Or if its ledger failed when it was to be told.) What a process does
 //!   that was stopped for as long on purpose (`freezing`), and had begun before, is not held
 //!   against it.
-//! - In a lane, nothing takes effect once anything after it has; where the store keeps lanes, or
-//!   inline.
+//! - In an ordering key, nothing takes effect once anything after it has; where the store keeps
+//!   ordering keys, or inline.
 //!
 //! That an event was given up is told to the ledger as an effect that is no row is, and may repeat
 //! where that may.
@@ -103,7 +103,7 @@ pub(super) struct Stored {
 }
 
 pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &Stored) -> Verdict {
-    let in_order = store.keeps_lanes();
+    let in_order = store.keeps_ordering_keys();
     let mut verdict = Verdict {
         dead_letters: stored.dead_letters.len(),
         ..Verdict::default()
@@ -136,7 +136,7 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
                 let gave_up = matches!(entry, Entry::GaveUp(..));
                 verdict.effects += usize::from(!gave_up);
                 let known = events.entry(*event).or_default();
-                let furthest = furthest.entry(event.lane).or_default();
+                let furthest = furthest.entry(event.ordering_key).or_default();
                 known.took_effect |= !gave_up;
                 let goes_on = frozen.contains(process) && begun.contains(&(*process, *event));
                 let wrong = if goes_on || was_lost(*process, *event) {
@@ -146,7 +146,7 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
                 } else if known.acknowledged && mode.is_inline() {
                     Some("after it had been answered 200".to_owned())
                 } else if in_order && *furthest > event.place {
-                    Some(format!("after number {furthest} of its lane"))
+                    Some(format!("after number {furthest} of its ordering_key"))
                 } else {
                     let living = known.by.last().filter(|(by, not_told)| {
                         !not_told
@@ -242,15 +242,15 @@ fn compare(
         verdict.effects += 1;
         let times = in_rows.entry(*event).or_default();
         *times += 1;
-        let furthest = furthest.entry(event.lane).or_default();
+        let furthest = furthest.entry(event.ordering_key).or_default();
         if *times > 1 {
             verdict.repeats += 1;
             verdict
                 .wrong
                 .push(format!("{event} was committed {times}x"));
-        } else if store.keeps_lanes() && *furthest > event.place {
+        } else if store.keeps_ordering_keys() && *furthest > event.place {
             verdict.wrong.push(format!(
-                "{event} was committed after number {furthest} of its lane"
+                "{event} was committed after number {furthest} of its ordering_key"
             ));
         }
         *furthest = (*furthest).max(event.place);
@@ -293,10 +293,19 @@ fn compare(
 mod tests {
     use super::*;
 
-    const A: EventId = EventId { lane: 0, place: 0 };
-    const B: EventId = EventId { lane: 0, place: 1 };
+    const A: EventId = EventId {
+        ordering_key: 0,
+        place: 0,
+    };
+    const B: EventId = EventId {
+        ordering_key: 0,
+        place: 1,
+    };
     /// Which handlers give up.
-    const C: EventId = EventId { lane: 0, place: 7 };
+    const C: EventId = EventId {
+        ordering_key: 0,
+        place: 7,
+    };
 
     fn verdict(
         mode: Mode,
@@ -421,7 +430,7 @@ mod tests {
             Mode::Inbox,
             &[Effect(0, A), Killing(0), Effect(1, B), Effect(1, A)],
             &[],
-            "after number 1 of its lane",
+            "after number 1 of its ordering_key",
         );
         told(Mode::InlineTx, &[], &[A, A], "committed 2x");
         told(Mode::InboxTx, &[], &[B, A], "committed after number 1");

@@ -13,7 +13,7 @@ use std::{
 use authpi_tests::harness::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 
-use super::{Trial, kill::LANES, proxy::Proxy};
+use super::{Trial, kill::ORDERING_KEYS, proxy::Proxy};
 use crate::servers::{
     nats::NatsServer,
     postgres::PostgresServer,
@@ -122,12 +122,16 @@ impl Trial {
         let sending = {
             let (trial, over) = (trial.clone(), over.clone());
             tokio::spawn(async move {
-                let mut lanes = JoinSet::new();
-                for lane in 0..LANES {
+                let mut ordering_keys = JoinSet::new();
+                for ordering_key in 0..ORDERING_KEYS {
                     let (trial, over) = (trial.clone(), over.clone());
-                    lanes.spawn(async move { trial.lane(lane, || !*over.lock().unwrap()).await });
+                    ordering_keys.spawn(async move {
+                        trial
+                            .ordering_key(ordering_key, || !*over.lock().unwrap())
+                            .await
+                    });
                 }
-                let events: Vec<EventId> = lanes.join_all().await.concat();
+                let events: Vec<EventId> = ordering_keys.join_all().await.concat();
                 trial.until_done().await;
                 events
             })

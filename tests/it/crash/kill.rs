@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::{Trial, kills, processes::Death};
 
 /// How many events are on their way at once, each of another user.
-pub(super) const LANES: u32 = 12;
+pub(super) const ORDERING_KEYS: u32 = 12;
 /// How many events are sent once more at the end.
 const SENT_AGAIN: usize = 200;
 
@@ -174,16 +174,16 @@ impl Trial {
         let sending = {
             let (trial, fate) = (trial.clone(), fate.clone());
             async move {
-                let mut lanes = JoinSet::new();
-                for lane in 0..LANES {
+                let mut ordering_keys = JoinSet::new();
+                for ordering_key in 0..ORDERING_KEYS {
                     let (trial, fate) = (trial.clone(), fate.clone());
-                    lanes.spawn(async move {
+                    ordering_keys.spawn(async move {
                         trial
-                            .lane(lane, || !fate.lock().unwrap().is_fulfilled())
+                            .ordering_key(ordering_key, || !fate.lock().unwrap().is_fulfilled())
                             .await
                     });
                 }
-                let events: Vec<EventId> = lanes.join_all().await.concat();
+                let events: Vec<EventId> = ordering_keys.join_all().await.concat();
                 trial.until_done().await;
                 let verdict = trial.verdict().await;
                 if !verdict.wrong.is_empty() {
@@ -254,19 +254,19 @@ impl Trial {
         trial.passed.store(true, Ordering::Relaxed);
     }
 
-    /// Sends the lane's events, one after the other, each several times at once or later, and says
-    /// which they were.
-    pub(super) async fn lane(
+    /// Sends the ordering key's events, one after the other, each several times at once or later,
+    /// and says which they were.
+    pub(super) async fn ordering_key(
         self: Arc<Self>,
-        lane: u32,
+        ordering_key: u32,
         goes_on: impl Fn() -> bool,
     ) -> Vec<EventId> {
-        let mut dice = self.dice(&format!("lane {lane}"));
+        let mut dice = self.dice(&format!("ordering_key {ordering_key}"));
         let mut later = JoinSet::new();
         let mut events = Vec::new();
         while goes_on() {
             let event = EventId {
-                lane,
+                ordering_key,
                 place: u32::try_from(events.len()).expect("they are fewer"),
             };
             events.push(event);

@@ -34,7 +34,12 @@ impl Trial {
         }
         // They race from the making of the tables on.
         let mut deliveries: Vec<EventId> = (0..events)
-            .flat_map(|lane| [EventId { lane, place: 0 }; RACERS])
+            .flat_map(|ordering_key| {
+                [EventId {
+                    ordering_key,
+                    place: 0,
+                }; RACERS]
+            })
             .collect();
         trial.dice("deliveries").shuffle(&mut deliveries);
         let deliveries = Arc::new(Mutex::new(deliveries));

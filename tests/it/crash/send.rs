@@ -20,7 +20,7 @@ impl Trial {
     pub(super) async fn deliver(&self, event: EventId, mut dice: fastrand::Rng) {
         let fixture = Fixture::of::<UserUpdated>().id(event.to_string());
         let fixture = fixture
-            .subject("user_id", format!("usr_{}", event.lane))
+            .subject("user_id", format!("usr_{}", event.ordering_key))
             .time(self.began);
         let started = Instant::now();
         let mut last = String::from("nobody to send it to");

@@ -148,7 +148,7 @@ async fn an_event_that_fails_now_and_then_is_tried_again_in_its_place() {
 }
 
 #[tokio::test]
-async fn a_failing_lane_holds_the_watermark_and_no_event_is_passed_over() {
+async fn a_failing_ordering_key_holds_the_watermark_and_no_event_is_passed_over() {
     let events = (0..40).map(|n| {
         event(
             &format!("evt_{n:04}"),

@@ -209,7 +209,7 @@ fn program(name: &str, package: &str, elsewhere: &[PathBuf]) -> PathBuf {
     folders.map(|folder| folder.join(name)).find(|file| file.is_file()).unwrap_or_else(|| {
         panic!(
             "{name} is not here; on Debian: apt-get install {package}. `cargo xtask test` does so, and \
-             `cargo test -- --skip stores:: --skip crash::` leaves out what needs it"
+             `cargo test -- --skip drivers:: --skip crash::` leaves out what needs it"
         )
     })
 }

@@ -185,7 +185,7 @@ impl Part {
 }
 
 /// What the names of the tests begin with that parts of their own run.
-const STORES: &str = "stores::";
+const STORES: &str = "drivers::";
 pub(crate) const CRASH: &str = "crash::";
 pub(crate) const DISK: &str = "disk::";
 const PRISM: &str = "prism::";

@@ -52,10 +52,10 @@ const SERVERS: [Server; 4] = [
         check: "command -v initdb || ls /usr/lib/postgresql/*/bin/initdb",
         package: "postgresql",
         tests: &[
-            "stores::postgres::",
-            "stores::probes::",
-            "stores::secrets::",
-            "stores::nats::",
+            "drivers::postgres::",
+            "drivers::probes::",
+            "drivers::secrets::",
+            "drivers::nats::",
             "crash::postgres::",
             "crash::nats::",
             "crash::faults::on_postgres_",
@@ -65,7 +65,7 @@ const SERVERS: [Server; 4] = [
         program: "pgbouncer",
         check: "command -v pgbouncer || test -x /usr/sbin/pgbouncer",
         package: "pgbouncer",
-        tests: &["stores::postgres::pooler::"],
+        tests: &["drivers::postgres::pooler::"],
     },
     Server {
         program: "redis-server",
@@ -73,8 +73,8 @@ const SERVERS: [Server; 4] = [
         package: "redis-server",
         // The stream is tried over ledgers in Redis and in Postgres.
         tests: &[
-            "stores::redis::",
-            "stores::nats::",
+            "drivers::redis::",
+            "drivers::nats::",
             "crash::redis::",
             "crash::nats::",
             "crash::faults::on_redis_",
@@ -85,7 +85,11 @@ const SERVERS: [Server; 4] = [
         program: "nats-server",
         check: "command -v nats-server || test -x /usr/sbin/nats-server",
         package: "nats-server",
-        tests: &["stores::nats::", "crash::nats::", "crash::faults::on_nats_"],
+        tests: &[
+            "drivers::nats::",
+            "crash::nats::",
+            "crash::faults::on_nats_",
+        ],
     },
 ];
 

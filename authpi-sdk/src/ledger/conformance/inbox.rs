@@ -247,10 +247,13 @@ cases! { of Inbox:
     }
 }
 
-pub(super) async fn append(inbox: &impl Inbox, id: &str, lane: Option<&str>) {
+pub(super) async fn append(inbox: &impl Inbox, id: &str, ordering_key: Option<&str>) {
     let body = Bytes::from(format!("body of {id}"));
     assert_eq!(
-        inbox.append(&key(id), DIGEST, lane, body).await.unwrap(),
+        inbox
+            .append(&key(id), DIGEST, ordering_key, body)
+            .await
+            .unwrap(),
         Appended::Stored
     );
 }

@@ -13,12 +13,12 @@ use super::{
 use crate::ledger::{Completion, Inbox as _, LeaseStatus, Ledger as _, NextEvent, OrderedInbox};
 
 cases! { of OrderedInbox:
-    /// A lane's events are leased one at a time and in order; another lane, and events without, go
-    /// on.
-    async fn a_lane_keeps_its_order_and_holds_up_nobody_else(harness) {
+    /// An ordering key's events are leased one at a time and in order; another ordering key, and
+    /// events without, go on.
+    async fn a_ordering_key_keeps_its_order_and_holds_up_nobody_else(harness) {
         let inbox = harness.fresh().await;
-        for (id, lane) in [("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("free", None)] {
-            append(&inbox, id, lane).await;
+        for (id, ordering_key) in [("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("free", None)] {
+            append(&inbox, id, ordering_key).await;
         }
         let a1 = leased(&inbox).await;
         assert_eq!(a1.key, key("a1"));
@@ -29,8 +29,8 @@ cases! { of OrderedInbox:
         assert_eq!(leased(&inbox).await.key, key("a2"));
     }
 
-    /// A pause holds up the event's own lane and says when it ends.
-    async fn a_pause_holds_up_its_own_lane_and_ends(harness) {
+    /// A pause holds up the event's own ordering key and says when it ends.
+    async fn a_pause_holds_up_its_own_ordering_key_and_ends(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "a1", Some("a")).await;
         append(&inbox, "a2", Some("a")).await;
@@ -45,11 +45,11 @@ cases! { of OrderedInbox:
         nothing(&inbox).await;
     }
 
-    /// A buried event and a forgotten one let the next of their lane go.
-    async fn what_is_dead_or_forgotten_frees_its_lane(harness) {
+    /// A buried event and a forgotten one let the next of their ordering key go.
+    async fn what_is_dead_or_forgotten_frees_its_ordering_key(harness) {
         let inbox = harness.fresh().await;
         for id in ["1", "2", "3"] {
-            append(&inbox, id, Some("lane")).await;
+            append(&inbox, id, Some("ordering_key")).await;
         }
         let first = leased(&inbox).await;
         let dead = Completion::Dead { reason: "poisoned".into(), body: first.body.clone() };
@@ -59,14 +59,15 @@ cases! { of OrderedInbox:
         assert_eq!(leased(&inbox).await.key, key("3"));
     }
 
-    /// A lane's name may be of any length and hold any character, and is still a lane of its own.
-    async fn lanes_of_any_name_keep_their_order(harness) {
+    /// An ordering key's name may be of any length and hold any character, and is still an ordering
+    /// key of its own.
+    async fn ordering_keys_of_any_name_keep_their_order(harness) {
         let inbox = harness.fresh().await;
         for name in hostile_names() {
-            let lanes = [format!("{name}1"), format!("{name}2")];
+            let ordering_keys = [format!("{name}1"), format!("{name}2")];
             for id in ["first", "second"] {
-                for (n, lane) in lanes.iter().enumerate() {
-                    append(&inbox, &format!("{id} of {n}"), Some(lane)).await;
+                for (n, ordering_key) in ordering_keys.iter().enumerate() {
+                    append(&inbox, &format!("{id} of {n}"), Some(ordering_key)).await;
                 }
             }
             for id in ["first", "second"] {
@@ -81,9 +82,9 @@ cases! { of OrderedInbox:
         }
     }
 
-    /// Workers at the same time keep each lane's order, and never have two events of one lane at
-    /// once.
-    async fn workers_at_the_same_time_keep_each_lanes_order(harness) {
+    /// Workers at the same time keep each ordering key's order, and never have two events of one
+    /// ordering key at once.
+    async fn workers_at_the_same_time_keep_each_ordering_keys_order(harness) {
         let inbox = std::sync::Arc::new(harness.fresh().await);
         for n in 0..40 {
             append(&*inbox, &format!("{n:02}"), Some(["a", "b", "c", "d"][n % 4])).await;
@@ -103,15 +104,15 @@ cases! { of OrderedInbox:
             });
         }
         workers.join_all().await;
-        for (lane, events) in done.lock().unwrap().iter().enumerate() {
-            let expected: Vec<_> = (0..10).map(|n| n * 4 + lane).collect();
-            assert_eq!(events, &expected, "a lane's events were leased out of their order");
+        for (ordering_key, events) in done.lock().unwrap().iter().enumerate() {
+            let expected: Vec<_> = (0..10).map(|n| n * 4 + ordering_key).collect();
+            assert_eq!(events, &expected, "a ordering_key's events were leased out of their order");
         }
     }
 
-    /// A lane that is appended to, and parts of which are forgotten, while it is worked off, goes
-    /// on to its end.
-    async fn a_lane_goes_on_while_it_is_appended_to(harness) {
+    /// An ordering key that is appended to, and parts of which are forgotten, while it is worked
+    /// off, goes on to its end.
+    async fn a_ordering_key_goes_on_while_it_is_appended_to(harness) {
         const EVENTS: usize = 60;
         let inbox = std::sync::Arc::new(harness.fresh().await);
         let mut tasks = JoinSet::new();
@@ -119,7 +120,7 @@ cases! { of OrderedInbox:
             let inbox = std::sync::Arc::clone(&inbox);
             tasks.spawn(async move {
                 for n in 0..EVENTS {
-                    append(&*inbox, &format!("{half}{n}"), Some("lane")).await;
+                    append(&*inbox, &format!("{half}{n}"), Some("ordering_key")).await;
                     if n % 7 == 3 {
                         inbox.forget(&key(&format!("{half}{}", n - 1))).await.unwrap();
                     }
@@ -144,6 +145,6 @@ cases! { of OrderedInbox:
             while tasks.try_join_next().is_some_and(|appended| appended.map(|()| true).unwrap()) {}
         }
         work_off().await;
-        assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 0, "the lane stands still");
+        assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 0, "the ordering_key stands still");
     }
 }

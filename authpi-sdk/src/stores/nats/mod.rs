@@ -639,12 +639,13 @@ impl<L: Transactional> Transactional for Nats<L> {
 }
 
 impl<L: Ledger> Inbox for Nats<L> {
-    /// The lane makes no difference: this is no [`OrderedInbox`](crate::ledger::OrderedInbox).
+    /// The ordering key makes no difference: this is no
+    /// [`OrderedInbox`](crate::ledger::OrderedInbox).
     async fn append(
         &self,
         key: &EventKey,
         digest: Digest,
-        _lane: Option<&str>,
+        _ordering_key: Option<&str>,
         body: Bytes,
     ) -> Result<Appended, LedgerError> {
         let published = self

@@ -207,13 +207,13 @@ impl Postgres {
     }
 
     /// Puts a dead letter back into the inbox, as an event that has just been stored: no attempt at
-    /// it counts any more, and it is the last of its lane. Says whether there was such a dead
-    /// letter.
+    /// it counts any more, and it is the last of its ordering key. Says whether there was such a
+    /// dead letter.
     ///
     /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one
     /// is lent to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
     /// the receiver's health and `authpi_inbox_depth` show it. One that was given up by an inline
-    /// receiver has no lane: nothing waits for it, and it waits for nothing.
+    /// receiver has no ordering key: nothing waits for it, and it waits for nothing.
     ///
     /// # Errors
     /// When the store fails.
@@ -560,7 +560,7 @@ impl Inbox for Postgres {
         &self,
         key: &EventKey,
         digest: Digest,
-        lane: Option<&str>,
+        ordering_key: Option<&str>,
         body: Bytes,
     ) -> Result<Appended, LedgerError> {
         // No row: the record came, or went, between what the statement saw and what it would have
@@ -573,7 +573,10 @@ impl Inbox for Postgres {
                 .bind(digest.to_bytes());
             query
                 .bind(body.to_vec())
-                .bind(lane.map(|lane| text(&EventKey::bounded(lane)).into_owned()))
+                .bind(
+                    ordering_key
+                        .map(|ordering_key| text(&EventKey::bounded(ordering_key)).into_owned()),
+                )
                 .bind(millis(self.shared.retention))
         });
         let rows = rows.await?;

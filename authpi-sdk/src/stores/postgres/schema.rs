@@ -13,80 +13,63 @@ pub(super) const DEFAULT_PREFIX: &str = "authpi_";
 /// version.
 const MIGRATING: i64 = 0x6175_7468_7069_0001;
 
-/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each
-/// record.
-const FIRST: i64 = 4;
-/// The tables of the first version, and what brings them from each version to the next; `{…}` are
+/// The version of the first tables. Tables of lower versions were never released.
+const FIRST: i64 = 7;
+/// The tables of the first version, and the migration from each version to the next; `{…}` are
 /// filled in. Never changed, only added to.
-const MIGRATIONS: [&str; 3] = [
-    r#"
+const MIGRATIONS: [&str; 1] = [r#"
     CREATE TABLE {schema}{prefix}ledger (
         endpoint TEXT COLLATE "C" NOT NULL,
         event_id TEXT COLLATE "C" NOT NULL,
-        state SMALLINT NOT NULL,            -- 0 pending, 1 claimed, 2 handled, 3 dead
+        state SMALLINT NOT NULL,                -- 0 pending, 1 claimed, 2 handled, 3 dead
         attempt BIGINT NOT NULL,
         nonce BIGINT NOT NULL,
-        at BIGINT NOT NULL,                 -- Unix ms: the pause or lease ends, or it was finished
-        first_claimed_at BIGINT NOT NULL,   -- Unix ms
+        at BIGINT NOT NULL,                     -- Unix ms: when the pause or lease ends, or the event was finished
+        first_claimed_at BIGINT NOT NULL,       -- Unix ms
         first_digest BYTEA NOT NULL CHECK (octet_length(first_digest) = 16),
-        reason TEXT,                        -- of dead ones only
-        body BYTEA,                         -- of dead ones only
+        reason TEXT,                            -- of dead records only
+        body BYTEA,                             -- of dead records, and of the inbox until they are handled
+        position BIGINT,                        -- in the inbox
+        ordering_key TEXT COLLATE "C",          -- events with the same one are leased in the order of their positions
+        blocked BOOLEAN NOT NULL DEFAULT false, -- an earlier event with this ordering key is unfinished
         PRIMARY KEY (endpoint, event_id)
     );
-    CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at);
+    CREATE SEQUENCE {schema}{prefix}positions;
     CREATE INDEX {prefix}ledger_dead ON {schema}{prefix}ledger (endpoint, at, event_id) WHERE state = 3;
-"#,
-    r#"
-    -- An event in the inbox has a place, and keeps its body until it is handled; a lane is worked on in the order of places.
-    ALTER TABLE {schema}{prefix}ledger ADD COLUMN place BIGINT, ADD COLUMN lane TEXT COLLATE "C";
-    CREATE SEQUENCE {schema}{prefix}places;
-    CREATE INDEX {prefix}inbox ON {schema}{prefix}ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
-    CREATE INDEX {prefix}inbox_lane ON {schema}{prefix}ledger (endpoint, lane, place)
-        WHERE lane IS NOT NULL AND state < 2;
-"#,
-    "
-    -- What cannot be leased now is not in the index of what can be: what is behind an event of its lane, and what is leased or
-    -- paused (at > 0). An event is there from the beginning (at = 0), or is put there when its lease or pause is over.
-    ALTER TABLE {schema}{prefix}ledger ADD COLUMN behind BOOLEAN NOT NULL DEFAULT false;
-    UPDATE {schema}{prefix}ledger AS later SET behind = true WHERE lane IS NOT NULL AND state < 2 AND EXISTS (
-        SELECT FROM {schema}{prefix}ledger AS earlier
-        WHERE earlier.endpoint = later.endpoint AND earlier.lane = later.lane AND earlier.state < 2
-            AND earlier.place < later.place);
-    UPDATE {schema}{prefix}ledger SET at = 0 WHERE place IS NOT NULL AND state = 0 AND attempt = 0;
-    DROP INDEX {schema}{prefix}inbox;
-    CREATE INDEX {prefix}inbox_ready ON {schema}{prefix}ledger (endpoint, place)
-        WHERE place IS NOT NULL AND state < 2 AND NOT behind AND at <= 0;
+    -- What can be pruned.
+    CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at) WHERE position IS NULL OR state >= 2;
+    CREATE INDEX {prefix}inbox_ordering_key ON {schema}{prefix}ledger (endpoint, ordering_key, position)
+        WHERE ordering_key IS NOT NULL AND state < 2;
+    -- What can be leased now (at = 0 from the beginning, or again when the lease or pause has ended), and what can be later.
+    CREATE INDEX {prefix}inbox_ready ON {schema}{prefix}ledger (endpoint, position)
+        WHERE position IS NOT NULL AND state < 2 AND NOT blocked AND at <= 0;
     CREATE INDEX {prefix}inbox_waiting ON {schema}{prefix}ledger (endpoint, at)
-        WHERE place IS NOT NULL AND state < 2 AND NOT behind AND at > 0;
-    -- Of what may be pruned only.
-    DROP INDEX {schema}{prefix}ledger_at;
-    CREATE INDEX {prefix}ledger_at ON {schema}{prefix}ledger (at) WHERE place IS NULL OR state >= 2;
-    -- Whatever ends an event, its lane moves up. Its first event is locked even if it is not behind: somebody may just be ending it,
-    -- and then it is the next one's turn. Where there is an earlier one, that will see to it.
-    CREATE FUNCTION {schema}{prefix}lane_moves() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $move$
+        WHERE position IS NOT NULL AND state < 2 AND NOT blocked AND at > 0;
+    -- When an event ends, the next one with its ordering key is unblocked. That one is locked even if it is not blocked: another
+    -- transaction may be ending it, and then the one after it is next. If there is an earlier event, its end will unblock them.
+    CREATE FUNCTION {schema}{prefix}unblock_next() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $move$
     BEGIN
         PERFORM FROM {schema}{prefix}ledger AS earlier
-            WHERE earlier.endpoint = old.endpoint AND earlier.lane = old.lane AND earlier.state < 2
-                AND earlier.place < old.place;
+            WHERE earlier.endpoint = old.endpoint AND earlier.ordering_key = old.ordering_key AND earlier.state < 2
+                AND earlier.position < old.position;
         IF NOT FOUND THEN
-            UPDATE {schema}{prefix}ledger AS record SET behind = false
+            UPDATE {schema}{prefix}ledger AS record SET blocked = false
             FROM (
                 SELECT endpoint, event_id FROM {schema}{prefix}ledger
-                WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2
-                ORDER BY place LIMIT 1 FOR NO KEY UPDATE
+                WHERE endpoint = old.endpoint AND ordering_key = old.ordering_key AND state < 2
+                ORDER BY position LIMIT 1 FOR NO KEY UPDATE
             ) AS first
-            WHERE record.endpoint = first.endpoint AND record.event_id = first.event_id AND record.behind;
+            WHERE record.endpoint = first.endpoint AND record.event_id = first.event_id AND record.blocked;
         END IF;
         RETURN NULL;
     END $move$;
-    CREATE TRIGGER {prefix}lane_after_end AFTER UPDATE OF state ON {schema}{prefix}ledger FOR EACH ROW
-        WHEN (old.lane IS NOT NULL AND old.state < 2 AND new.state >= 2)
-        EXECUTE FUNCTION {schema}{prefix}lane_moves();
-    CREATE TRIGGER {prefix}lane_after_forget AFTER DELETE ON {schema}{prefix}ledger FOR EACH ROW
-        WHEN (old.lane IS NOT NULL AND old.state < 2)
-        EXECUTE FUNCTION {schema}{prefix}lane_moves();
-",
-];
+    CREATE TRIGGER {prefix}ordering_key_after_end AFTER UPDATE OF state ON {schema}{prefix}ledger FOR EACH ROW
+        WHEN (old.ordering_key IS NOT NULL AND old.state < 2 AND new.state >= 2)
+        EXECUTE FUNCTION {schema}{prefix}unblock_next();
+    CREATE TRIGGER {prefix}ordering_key_after_forget AFTER DELETE ON {schema}{prefix}ledger FOR EACH ROW
+        WHEN (old.ordering_key IS NOT NULL AND old.state < 2)
+        EXECUTE FUNCTION {schema}{prefix}unblock_next();
+"#];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
@@ -300,8 +283,8 @@ impl fmt::Display for OpenError {
             ),
             Self::Unreleased { prefix, found } => write!(
                 f,
-                "the tables {prefix}… have version {found}, made by an unreleased authpi-sdk, whose digests this version cannot \
-                 use: set another prefix or schema, or drop them"
+                "the tables {prefix}… have version {found}, made by an unreleased authpi-sdk: set \
+                  another prefix or schema, or drop them"
             ),
         }
     }

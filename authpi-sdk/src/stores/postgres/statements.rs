@@ -59,8 +59,8 @@ const CLAIM: &str = "
             first_digest = CASE WHEN known.state < 2 THEN known.first_digest ELSE excluded.first_digest END,
             reason = NULL,
             body = CASE WHEN known.state < 2 THEN known.body END,
-            place = CASE WHEN known.state < 2 THEN known.place END,
-            lane = CASE WHEN known.state < 2 THEN known.lane END
+            position = CASE WHEN known.state < 2 THEN known.position END,
+            ordering_key = CASE WHEN known.state < 2 THEN known.ordering_key END
         WHERE known.at <= excluded.first_claimed_at - CASE WHEN known.state < 2 THEN 0 ELSE $6 END
         RETURNING attempt, first_digest
     )
@@ -93,7 +93,7 @@ const FORGET: &str = "DELETE FROM {ledger} WHERE endpoint = $1 AND event_id = $2
 /// do stays. Rows that another replica is at are left to it.
 const PRUNE: &str = "
     DELETE FROM {ledger} WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM {ledger} WHERE at <= (SELECT {now} - $1) AND (place IS NULL OR state >= 2)
+        SELECT ctid FROM {ledger} WHERE at <= (SELECT {now} - $1) AND (position IS NULL OR state >= 2)
         ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
     )) RETURNING 1";
 const PURGE: &str = "
@@ -105,16 +105,17 @@ const DEAD_LETTERS: &str = "
     SELECT event_id, reason, attempt, body, first_claimed_at, at FROM {ledger}
     WHERE state = 3 AND endpoint = $1 AND (at, event_id) > ($2, $3)
     ORDER BY at, event_id LIMIT $4";
-/// Takes the place of a record past its retention, and gives one to an event that was claimed
-/// inline and is not done. Appends to one lane go one after another (the lock ends with the
-/// statement), so that places are taken in the order of commits.
+/// Takes the position of a record past its retention, and gives one to an event that was claimed
+/// inline and is not done. Appends to one ordering key go one after another (the lock ends with the
+/// statement), so that positions are taken in the order of commits.
 ///
-/// `tail` is what a new event is behind. It is written anew, as it is, so that whoever ends it
-/// waits for this to be committed, and then sees the new event and lets the lane move up; or, if
-/// its snapshot is older (`REPEATABLE READ`), fails and tries again. A lock alone would leave no
-/// trace for that. One that somebody is at is left alone: the event is marked as behind one before
-/// that, or not at all, and then each look for work finds out. So it is where this itself is under
-/// `REPEATABLE READ`. It is locked in its turn, so that nobody who has it waits for anything.
+/// `tail` is what a new event is blocked. It is written anew, as it is, so that whoever ends it
+/// waits for this to be committed, and then sees the new event and lets the ordering key move up;
+/// or, if its snapshot is older (`REPEATABLE READ`), fails and tries again. A lock alone would
+/// leave no trace for that. One that somebody is at is left alone: the event is marked as blocked
+/// one before that, or not at all, and then each look for work finds out. So it is where this
+/// itself is under `REPEATABLE READ`. It is locked in its turn, so that nobody who has it waits for
+/// anything.
 const APPEND: &str = "
     WITH turn AS MATERIALIZED (
         SELECT CASE WHEN $5::text IS NOT NULL
@@ -123,18 +124,18 @@ const APPEND: &str = "
     clock AS MATERIALIZED (SELECT {now} AS now FROM turn),
     tail AS MATERIALIZED (
         SELECT endpoint, event_id FROM {ledger}
-        WHERE endpoint = $1 AND lane = $5 AND state < 2 AND current_setting('transaction_isolation') <> 'repeatable read'
+        WHERE endpoint = $1 AND ordering_key = $5 AND state < 2 AND current_setting('transaction_isolation') <> 'repeatable read'
             AND EXISTS (SELECT FROM clock) AND NOT EXISTS (SELECT FROM {ledger} WHERE endpoint = $1 AND event_id = $2)
-        ORDER BY place DESC LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+        ORDER BY position DESC LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
     ),
     held AS (
-        UPDATE {ledger} AS last SET behind = last.behind FROM tail
+        UPDATE {ledger} AS last SET blocked = last.blocked FROM tail
         WHERE last.endpoint = tail.endpoint AND last.event_id = tail.event_id RETURNING 1
     ),
     stored AS (
         INSERT INTO {ledger} AS known
-            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
-        SELECT $1, $2, 0, 0, 0, 0, now, $3, $4, $5, nextval('{schema}{prefix}places'), EXISTS (SELECT FROM held)
+            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, ordering_key, position, blocked)
+        SELECT $1, $2, 0, 0, 0, 0, now, $3, $4, $5, nextval('{schema}{prefix}positions'), EXISTS (SELECT FROM held)
         FROM clock
         ON CONFLICT (endpoint, event_id) DO UPDATE SET
             state = CASE WHEN known.state < 2 THEN known.state ELSE 0 END,
@@ -145,10 +146,10 @@ const APPEND: &str = "
             first_digest = CASE WHEN known.state < 2 THEN known.first_digest ELSE excluded.first_digest END,
             reason = NULL,
             body = excluded.body,
-            lane = excluded.lane,
-            place = excluded.place,
-            behind = excluded.behind
-        WHERE (known.state < 2 AND known.place IS NULL)
+            ordering_key = excluded.ordering_key,
+            position = excluded.position,
+            blocked = excluded.blocked
+        WHERE (known.state < 2 AND known.position IS NULL)
             OR (known.state >= 2 AND known.at <= excluded.first_claimed_at - $6)
         RETURNING 1
     )
@@ -162,15 +163,15 @@ const LEASE_NEXT: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     due AS (
         SELECT endpoint, event_id FROM {ledger} AS candidate
-        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at <= 0
-            AND (lane IS NULL OR NOT EXISTS (
+        WHERE endpoint = $1 AND position IS NOT NULL AND state < 2 AND NOT blocked AND at <= 0
+            AND (ordering_key IS NULL OR NOT EXISTS (
                 SELECT FROM {ledger} AS earlier
-                WHERE earlier.endpoint = candidate.endpoint AND earlier.lane = candidate.lane AND earlier.state < 2
-                    AND earlier.place < candidate.place))
+                WHERE earlier.endpoint = candidate.endpoint AND earlier.ordering_key = candidate.ordering_key AND earlier.state < 2
+                    AND earlier.position < candidate.position))
             AND ($4 OR NOT EXISTS (
-                SELECT FROM {ledger} WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind
+                SELECT FROM {ledger} WHERE endpoint = $1 AND position IS NOT NULL AND state < 2 AND NOT blocked
                     AND at > 0 AND at <= (SELECT now FROM clock)))
-        ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED
+        ORDER BY position LIMIT 1 FOR UPDATE SKIP LOCKED
     ),
     leased AS (
         UPDATE {ledger} AS record SET
@@ -181,7 +182,7 @@ const LEASE_NEXT: &str = "
     SELECT event_id, attempt, body, first_claimed_at FROM leased
     UNION ALL
     SELECT NULL, (
-            SELECT min(at) - clock.now FROM {ledger} WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind
+            SELECT min(at) - clock.now FROM {ledger} WHERE endpoint = $1 AND position IS NOT NULL AND state < 2 AND NOT blocked
                 AND at > 0),
         NULL, NULL
     FROM clock WHERE NOT EXISTS (SELECT FROM leased)";
@@ -190,41 +191,41 @@ const LEASE_NEXT: &str = "
 const WAKE: &str = "
     UPDATE {ledger} SET at = 0 WHERE (endpoint, event_id) IN (
         SELECT endpoint, event_id FROM {ledger}
-        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at > 0 AND at <= (SELECT {now})
+        WHERE endpoint = $1 AND position IS NOT NULL AND state < 2 AND NOT blocked AND at > 0 AND at <= (SELECT {now})
         ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
     ) RETURNING 1";
 /// Each event is in one of three indexes.
 const BACKLOG: &str = "
     SELECT count(*), {now} - min(first_claimed_at) FROM (
         SELECT first_claimed_at FROM {ledger}
-        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at <= 0
+        WHERE endpoint = $1 AND position IS NOT NULL AND state < 2 AND NOT blocked AND at <= 0
         UNION ALL
         SELECT first_claimed_at FROM {ledger}
-        WHERE endpoint = $1 AND place IS NOT NULL AND state < 2 AND NOT behind AND at > 0
+        WHERE endpoint = $1 AND position IS NOT NULL AND state < 2 AND NOT blocked AND at > 0
         UNION ALL
-        SELECT first_claimed_at FROM {ledger} WHERE endpoint = $1 AND lane IS NOT NULL AND state < 2 AND behind
+        SELECT first_claimed_at FROM {ledger} WHERE endpoint = $1 AND ordering_key IS NOT NULL AND state < 2 AND blocked
     ) AS waiting";
-/// As if it were appended now; its turn in the lane is that of appends.
+/// As if it were appended now; its turn with the ordering key is that of appends.
 const REPLAY: &str = "
-    WITH letter AS MATERIALIZED (SELECT lane FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND state = 3),
+    WITH letter AS MATERIALIZED (SELECT ordering_key FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND state = 3),
     turn AS MATERIALIZED (
-        SELECT CASE WHEN lane IS NOT NULL
-            THEN pg_advisory_xact_lock(hashtextextended($1::text || chr(10) || lane, 0)) END FROM letter
+        SELECT CASE WHEN ordering_key IS NOT NULL
+            THEN pg_advisory_xact_lock(hashtextextended($1::text || chr(10) || ordering_key, 0)) END FROM letter
     ),
     clock AS MATERIALIZED (SELECT {now} AS now FROM turn),
     tail AS MATERIALIZED (
         SELECT endpoint, event_id FROM {ledger}
-        WHERE endpoint = $1 AND lane = (SELECT lane FROM letter) AND state < 2
+        WHERE endpoint = $1 AND ordering_key = (SELECT ordering_key FROM letter) AND state < 2
             AND current_setting('transaction_isolation') <> 'repeatable read'
-        ORDER BY place DESC LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+        ORDER BY position DESC LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
     ),
     held AS (
-        UPDATE {ledger} AS last SET behind = last.behind FROM tail
+        UPDATE {ledger} AS last SET blocked = last.blocked FROM tail
         WHERE last.endpoint = tail.endpoint AND last.event_id = tail.event_id RETURNING 1
     )
     UPDATE {ledger} SET
         state = 0, attempt = 0, nonce = 0, at = 0, first_claimed_at = now, reason = NULL,
-        place = nextval('{schema}{prefix}places'), behind = EXISTS (SELECT FROM held)
+        position = nextval('{schema}{prefix}positions'), blocked = EXISTS (SELECT FROM held)
     FROM clock WHERE endpoint = $1 AND event_id = $2 AND state = 3 RETURNING 1";
 /// The table's own number, so that no two ledgers of a database have a channel in common, however
 /// they were opened.

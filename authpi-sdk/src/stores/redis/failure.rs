@@ -199,7 +199,7 @@ pub(super) enum Foreign {
 impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unknown => "a key of the ledger has another type: set a prefix that no other program uses",
+            Self::Unknown => "a key of the ledger holds a foreign value: set a prefix that no other program uses",
             Self::Unreleased => {
                 "a key of the ledger holds a record of an unreleased authpi-sdk, with a SHA-256 digest, which this version \
                  cannot use: delete the keys under this prefix, or set another prefix"

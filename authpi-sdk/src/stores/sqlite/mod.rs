@@ -181,8 +181,8 @@ impl Sqlite {
     }
 
     /// Puts a dead letter back into the inbox, body and all, as if it had just been appended:
-    /// pending, without attempts, behind what already waits in its lane. Says whether there was
-    /// such a dead letter.
+    /// pending, without attempts, behind what already waits with its ordering key. Says whether
+    /// there was such a dead letter.
     ///
     /// It is for a worker to handle. An endpoint that is handled inline has none: until one is lent
     /// to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and the
@@ -368,13 +368,14 @@ impl Inbox for Sqlite {
         &self,
         key: &EventKey,
         digest: Digest,
-        lane: Option<&str>,
+        ordering_key: Option<&str>,
         body: Bytes,
     ) -> Result<Appended, LedgerError> {
         let step = AppendStep {
             key: key.clone(),
             digest,
-            lane: lane.map(|lane| EventKey::bounded(lane).into_owned()),
+            ordering_key: ordering_key
+                .map(|ordering_key| EventKey::bounded(ordering_key).into_owned()),
             body,
         };
         let appended = self.ask("append", step).await?;

@@ -10,67 +10,54 @@ use super::{
 };
 use crate::ledger::{LedgerError, LedgerErrorKind};
 
-/// The version of the first tables. Those before it were never released, and kept a SHA-256 in each
-/// record.
-const FIRST: i64 = 4;
-/// The tables of the first version, and what brings a file from each version to the next. Never
-/// changed, only added to.
-pub(super) const MIGRATIONS: [&str; 4] = ["
+/// The version of the first tables. Tables of lower versions were never released.
+const FIRST: i64 = 8;
+/// The tables of the first version, and the migration from each version to the next. Never changed,
+/// only added to.
+const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE authpi_ledger (
         endpoint TEXT NOT NULL,
         event_id TEXT NOT NULL,
-        state INTEGER NOT NULL,             -- 0 pending, 1 claimed, 2 handled, 3 dead
+        state INTEGER NOT NULL,               -- 0 pending, 1 claimed, 2 handled, 3 dead
         attempt INTEGER NOT NULL,
         nonce INTEGER NOT NULL,
-        at INTEGER NOT NULL,                -- Unix ms: the pause or lease ends, or it was finished
-        first_claimed_at INTEGER NOT NULL,  -- Unix ms
+        at INTEGER NOT NULL,                  -- Unix ms: when the pause or lease ends, or the event was finished
+        first_claimed_at INTEGER NOT NULL,    -- Unix ms
         first_digest BLOB NOT NULL CHECK (length(first_digest) = 16),
-        reason TEXT,                        -- of dead ones only
-        body BLOB,                          -- of dead ones only
+        reason TEXT,                          -- of dead records only
+        body BLOB,                            -- of dead records, and of the inbox until they are handled
+        position INTEGER,                     -- in the inbox
+        ordering_key TEXT,                    -- events with the same one are leased in the order of their positions
+        blocked INTEGER NOT NULL DEFAULT 0,   -- 1: an earlier event with this ordering key is unfinished
+        since INTEGER,                        -- Unix ms: when the pause or lease began, in case the clock is set back
         PRIMARY KEY (endpoint, event_id)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX authpi_ledger_at ON authpi_ledger (at);
     CREATE INDEX authpi_ledger_dead ON authpi_ledger (endpoint, at, event_id) WHERE state = 3;
-", "
-    -- An event in the inbox has a place, and keeps its body until it is handled; a lane is worked on in the order of places.
-    ALTER TABLE authpi_ledger ADD COLUMN place INTEGER;
-    ALTER TABLE authpi_ledger ADD COLUMN lane TEXT;
-    CREATE INDEX authpi_inbox ON authpi_ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
-    CREATE INDEX authpi_inbox_lane ON authpi_ledger (endpoint, lane, place) WHERE lane IS NOT NULL AND state < 2;
-", "
-    -- What cannot be leased now is not in the index of what can be: what is behind an event of its lane (behind = 1), and what is
-    -- leased or paused (at > 0). An event is there from the beginning (at = 0), or is put there when its lease or pause is over.
-    ALTER TABLE authpi_ledger ADD COLUMN behind INTEGER NOT NULL DEFAULT 0;
-    UPDATE authpi_ledger SET behind = 1 WHERE lane IS NOT NULL AND state < 2 AND EXISTS (
-        SELECT 1 FROM authpi_ledger AS earlier
-        WHERE earlier.endpoint = authpi_ledger.endpoint AND earlier.lane = authpi_ledger.lane AND earlier.state < 2
-            AND earlier.place < authpi_ledger.place);
-    UPDATE authpi_ledger SET at = 0 WHERE place IS NOT NULL AND state = 0 AND attempt = 0;
-    CREATE INDEX authpi_inbox_ready ON authpi_ledger (endpoint, place)
-        WHERE place IS NOT NULL AND state < 2 AND behind = 0 AND at <= 0;
+    -- What can be pruned.
+    CREATE INDEX authpi_ledger_at ON authpi_ledger (at) WHERE position IS NULL OR state >= 2;
+    CREATE INDEX authpi_inbox ON authpi_ledger (endpoint, position) WHERE position IS NOT NULL AND state < 2;
+    CREATE INDEX authpi_inbox_ordering_key ON authpi_ledger (endpoint, ordering_key, position)
+        WHERE ordering_key IS NOT NULL AND state < 2;
+    -- What can be leased now (at = 0 from the beginning, or again when the lease or pause has ended), and what can be later.
+    CREATE INDEX authpi_inbox_ready ON authpi_ledger (endpoint, position)
+        WHERE position IS NOT NULL AND state < 2 AND blocked = 0 AND at <= 0;
     CREATE INDEX authpi_inbox_waiting ON authpi_ledger (endpoint, at)
-        WHERE place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0;
-    -- Of what may be pruned only.
-    DROP INDEX authpi_ledger_at;
-    CREATE INDEX authpi_ledger_at ON authpi_ledger (at) WHERE place IS NULL OR state >= 2;
-    -- Whatever ends an event, its lane moves up.
-    CREATE TRIGGER authpi_lane_after_end AFTER UPDATE OF state ON authpi_ledger
-    WHEN old.lane IS NOT NULL AND old.state < 2 AND new.state >= 2
+        WHERE position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0;
+    -- When an event ends, the next one with its ordering key is unblocked.
+    CREATE TRIGGER authpi_ordering_key_after_end AFTER UPDATE OF state ON authpi_ledger
+    WHEN old.ordering_key IS NOT NULL AND old.state < 2 AND new.state >= 2
     BEGIN
-        UPDATE authpi_ledger SET behind = 0 WHERE behind = 1 AND (endpoint, event_id) = (
-            SELECT endpoint, event_id FROM authpi_ledger INDEXED BY authpi_inbox_lane
-            WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2 ORDER BY place LIMIT 1);
+        UPDATE authpi_ledger SET blocked = 0 WHERE blocked = 1 AND (endpoint, event_id) = (
+            SELECT endpoint, event_id FROM authpi_ledger INDEXED BY authpi_inbox_ordering_key
+            WHERE endpoint = old.endpoint AND ordering_key = old.ordering_key AND state < 2 ORDER BY position LIMIT 1);
     END;
-    CREATE TRIGGER authpi_lane_after_forget AFTER DELETE ON authpi_ledger
-    WHEN old.lane IS NOT NULL AND old.state < 2
+    CREATE TRIGGER authpi_ordering_key_after_forget AFTER DELETE ON authpi_ledger
+    WHEN old.ordering_key IS NOT NULL AND old.state < 2
     BEGIN
-        UPDATE authpi_ledger SET behind = 0 WHERE behind = 1 AND (endpoint, event_id) = (
-            SELECT endpoint, event_id FROM authpi_ledger INDEXED BY authpi_inbox_lane
-            WHERE endpoint = old.endpoint AND lane = old.lane AND state < 2 ORDER BY place LIMIT 1);
+        UPDATE authpi_ledger SET blocked = 0 WHERE blocked = 1 AND (endpoint, event_id) = (
+            SELECT endpoint, event_id FROM authpi_ledger INDEXED BY authpi_inbox_ordering_key
+            WHERE endpoint = old.endpoint AND ordering_key = old.ordering_key AND state < 2 ORDER BY position LIMIT 1);
     END;
-", "
-    -- When the pause or lease was given, Unix ms: what is left of it is no more than the whole, though the clock is set back.
-    ALTER TABLE authpi_ledger ADD COLUMN since INTEGER;
 "];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
@@ -217,8 +204,8 @@ impl fmt::Display for Unusable {
             ),
             OpenError::Unreleased { found } => write!(
                 f,
-                "{path} has version {found} of the ledger's tables, made by an unreleased authpi-sdk, whose digests this version \
-                 cannot use: open another file, or drop the tables whose names begin with authpi_"
+                "{path} has version {found} of the ledger's tables, made by an unreleased authpi-sdk: \
+                 open another file, or drop the tables whose names begin with authpi_"
             ),
         }
     }

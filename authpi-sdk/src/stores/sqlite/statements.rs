@@ -17,8 +17,8 @@ pub(super) const CLAIM: &str = "
         first_digest = CASE WHEN state < 2 THEN first_digest ELSE excluded.first_digest END,
         reason = NULL,
         body = CASE WHEN state < 2 THEN body END,
-        place = CASE WHEN state < 2 THEN place END,
-        lane = CASE WHEN state < 2 THEN lane END
+        position = CASE WHEN state < 2 THEN position END,
+        ordering_key = CASE WHEN state < 2 THEN ordering_key END
     WHERE at <= CASE WHEN state < 2 THEN ?4 ELSE ?6 END
     RETURNING attempt, nonce, first_digest";
 pub(super) const LOOK: &str = "SELECT state, at, first_digest, since FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
@@ -28,7 +28,7 @@ pub(super) const RENEW: &str = "
 pub(super) const HANDLED: &str = "
     UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2, body = NULL
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 2)";
-/// In the transaction of a handler, whose writes take place with this one or not at all: so not
+/// In the transaction of a handler, whose writes take position with this one or not at all: so not
 /// once more for one that is handled already.
 pub(super) const HANDLED_HERE: &str = "
     UPDATE authpi_ledger SET at = ?5, state = 2, body = NULL
@@ -43,15 +43,15 @@ pub(super) const DEAD: &str = "
 pub(super) const RELEASE: &str = "
     UPDATE authpi_ledger SET at = ?5, since = ?6, state = 0
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
-/// As if it had just been appended; in the lane that it had.
+/// As if it had just been appended; with the ordering key that it had.
 pub(super) const REPLAY: &str = "
     UPDATE authpi_ledger AS letter SET
         state = 0, attempt = 0, nonce = random(), at = 0, first_claimed_at = ?3, reason = NULL,
-        place =
-            (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2),
-        behind = EXISTS (
-            SELECT 1 FROM authpi_ledger AS earlier INDEXED BY authpi_inbox_lane
-            WHERE earlier.endpoint = ?1 AND earlier.lane = letter.lane AND earlier.state < 2)
+        position =
+            (SELECT coalesce(max(position), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2),
+        blocked = EXISTS (
+            SELECT 1 FROM authpi_ledger AS earlier INDEXED BY authpi_inbox_ordering_key
+            WHERE earlier.endpoint = ?1 AND earlier.ordering_key = letter.ordering_key AND earlier.state < 2)
     WHERE endpoint = ?1 AND event_id = ?2 AND state = 3";
 pub(super) const FORGET: &str = "DELETE FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
 /// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to
@@ -59,17 +59,17 @@ pub(super) const FORGET: &str = "DELETE FROM authpi_ledger WHERE endpoint = ?1 A
 pub(super) const PRUNE: &str = "
     DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
         (SELECT endpoint, event_id FROM authpi_ledger
-         WHERE at <= ?1 AND (place IS NULL OR state >= 2) ORDER BY at LIMIT ?2)";
-/// Takes the place of a record past its retention, and gives one to an event that was claimed
+         WHERE at <= ?1 AND (position IS NULL OR state >= 2) ORDER BY at LIMIT ?2)";
+/// Takes the position of a record past its retention, and gives one to an event that was claimed
 /// inline and is not done.
 pub(super) const APPEND: &str = "
     INSERT INTO authpi_ledger
-        (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
+        (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, ordering_key, position, blocked)
     VALUES (?1, ?2, 0, 0, random(), 0, ?3, ?4, ?5, ?6,
-        (SELECT coalesce(max(place), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2),
+        (SELECT coalesce(max(position), 0) + 1 FROM authpi_ledger WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2),
         EXISTS (
-            SELECT 1 FROM authpi_ledger INDEXED BY authpi_inbox_lane
-            WHERE endpoint = ?1 AND lane = ?6 AND lane IS NOT NULL AND state < 2))
+            SELECT 1 FROM authpi_ledger INDEXED BY authpi_inbox_ordering_key
+            WHERE endpoint = ?1 AND ordering_key = ?6 AND ordering_key IS NOT NULL AND state < 2))
     ON CONFLICT (endpoint, event_id) DO UPDATE SET
         state = CASE WHEN state < 2 THEN state ELSE 0 END,
         attempt = CASE WHEN state < 2 THEN attempt ELSE 0 END,
@@ -79,10 +79,10 @@ pub(super) const APPEND: &str = "
         first_digest = CASE WHEN state < 2 THEN first_digest ELSE excluded.first_digest END,
         reason = NULL,
         body = excluded.body,
-        lane = excluded.lane,
-        place = excluded.place,
-        behind = excluded.behind
-    WHERE (state < 2 AND place IS NULL) OR (state >= 2 AND at <= ?7)
+        ordering_key = excluded.ordering_key,
+        position = excluded.position,
+        blocked = excluded.blocked
+    WHERE (state < 2 AND position IS NULL) OR (state >= 2 AND at <= ?7)
     RETURNING 1";
 /// Nothing is leased, unless ?4 is true, while anything has still to be woken: it may be the
 /// oldest.
@@ -90,41 +90,41 @@ pub(super) const LEASE_NEXT: &str = "
     UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3, since = ?2
     WHERE (endpoint, event_id) = (
         SELECT endpoint, event_id FROM authpi_ledger AS due
-        WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at <= 0
-            AND (lane IS NULL OR NOT EXISTS (
+        WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2 AND blocked = 0 AND at <= 0
+            AND (ordering_key IS NULL OR NOT EXISTS (
                 SELECT 1 FROM authpi_ledger AS earlier
-                WHERE earlier.endpoint = due.endpoint AND earlier.lane = due.lane AND earlier.state < 2
-                    AND earlier.place < due.place))
+                WHERE earlier.endpoint = due.endpoint AND earlier.ordering_key = due.ordering_key AND earlier.state < 2
+                    AND earlier.position < due.position))
             AND (?4 OR NOT EXISTS (
                 SELECT 1 FROM authpi_ledger
-                WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0 AND at <= ?2))
-        ORDER BY place LIMIT 1)
+                WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0 AND at <= ?2))
+        ORDER BY position LIMIT 1)
     RETURNING event_id, attempt, nonce, body, first_claimed_at";
 /// Puts events whose lease or pause is over among those that can be leased.
 pub(super) const WAKE: &str = "
     UPDATE authpi_ledger SET at = 0 WHERE (endpoint, event_id) IN
         (SELECT endpoint, event_id FROM authpi_ledger
-         WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0 AND at <= ?2
+         WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0 AND at <= ?2
          ORDER BY at LIMIT ?3)";
 /// When the next lease or pause ends, or has ended already.
 pub(super) const NEXT_DUE: &str = "
     SELECT at, since FROM authpi_ledger
-    WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0
+    WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0
     ORDER BY at LIMIT 1";
 /// Whether a lease or pause was given at a time to come, so that the clock was set back since.
 pub(super) const IS_AHEAD: &str = "
     SELECT EXISTS (
             SELECT 1 FROM authpi_ledger INDEXED BY authpi_ledger_at
-            WHERE at > ?1 AND (place IS NULL OR state >= 2) AND state < 2 AND since > ?1)
+            WHERE at > ?1 AND (position IS NULL OR state >= 2) AND state < 2 AND since > ?1)
         OR EXISTS (
             SELECT 1 FROM authpi_ledger INDEXED BY authpi_inbox_waiting
-            WHERE place IS NOT NULL AND state < 2 AND behind = 0 AND at > 0 AND since > ?1)";
+            WHERE position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0 AND since > ?1)";
 /// Leases and pauses that were given at a time to come begin now.
 pub(super) const SET_BACK: &str = "
     UPDATE authpi_ledger SET at = ?2 + (at - since), since = ?2 WHERE state < 2 AND at > 0 AND since > ?1";
 pub(super) const BACKLOG: &str = "
     SELECT count(*), min(first_claimed_at) FROM authpi_ledger INDEXED BY authpi_inbox
-    WHERE endpoint = ?1 AND place IS NOT NULL AND state < 2";
+    WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2";
 pub(super) const PURGE: &str = "
     DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
         (SELECT endpoint, event_id FROM authpi_ledger WHERE at <= ?1 AND state >= 2 ORDER BY at LIMIT ?2)";

@@ -252,7 +252,7 @@ impl Step for ForgetStep {
 pub(super) struct AppendStep {
     pub(super) key: EventKey,
     pub(super) digest: Digest,
-    pub(super) lane: Option<String>,
+    pub(super) ordering_key: Option<String>,
     pub(super) body: Bytes,
 }
 
@@ -266,7 +266,7 @@ impl Step for AppendStep {
                 .bind(now)
                 .bind(self.digest.to_bytes().to_vec())
                 .bind(&self.body[..])
-                .bind(self.lane.as_deref())
+                .bind(self.ordering_key.as_deref())
                 .bind(records.horizon(now));
             if records.change_one(statement).await?.is_some() {
                 records.let_in(&self.key);

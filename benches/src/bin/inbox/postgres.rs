@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use super::{body, event_id, ours, servers::postgres::PostgresServer};
 
 const APPEND: &str = "
-    INSERT INTO by_hand (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, place)
+    INSERT INTO by_hand (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, position)
     VALUES ($1, $2, 0, 0, 0, $3, $3, $4, $5, nextval('authpi_places')) ON CONFLICT DO NOTHING RETURNING 1";
 
 pub(crate) async fn measure(server: &PostgresServer) -> Vec<Compared> {

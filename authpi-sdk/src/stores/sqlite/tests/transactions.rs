@@ -292,7 +292,7 @@ async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
     ];
     for error in errors {
         assert!(
-            chain(&error).contains("occupied for 30ms"),
+            chain(&error).contains("locked for 30ms"),
             "{}",
             chain(&error)
         );
@@ -459,14 +459,14 @@ async fn a_transaction_outlives_no_runtime_and_no_closing() {
 }
 
 #[tokio::test]
-async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_lane() {
+async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_ordering_key() {
     let (clock, time) = clock_at_rest();
     let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
     let append = async |n| {
         let body = Bytes::from(format!("body of {n}"));
         assert_eq!(
             ledger
-                .append(&key(n), DIGEST, Some("lane"), body)
+                .append(&key(n), DIGEST, Some("ordering_key"), body)
                 .await
                 .unwrap(),
             Appended::Stored

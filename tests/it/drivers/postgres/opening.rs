@@ -16,11 +16,11 @@ use sqlx::{AssertSqlSafe, Executor as _, PgPool, postgres::PgPoolOptions};
 
 use super::{pool, with_short_limit};
 use crate::{
+    drivers::{DIGEST, LEASE, chain, handled, key},
     servers::{
         postgres::{PostgresServer, fresh_prefix},
         until,
     },
-    stores::{DIGEST, LEASE, chain, handled, key},
 };
 
 async fn refused(
@@ -142,7 +142,7 @@ async fn a_role_without_the_sequence_opens_a_ledger_and_an_inbox_says_what_it_la
     ] {
         assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
         assert!(
-            chain(&error).contains(&format!("permission denied for sequence {prefix}places")),
+            chain(&error).contains(&format!("permission denied for sequence {prefix}positions")),
             "{}",
             chain(&error)
         );

@@ -22,11 +22,11 @@ use tokio::{
 
 use super::{super::EVENTS, pool};
 use crate::{
+    drivers::{DIGEST, key},
     servers::{
         postgres::{PostgresServer, fresh_prefix},
         until,
     },
-    stores::{DIGEST, key},
 };
 
 /// So long that whoever waits for a poll has failed.

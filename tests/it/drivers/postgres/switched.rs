@@ -27,12 +27,12 @@ use super::{
     transactions::{deliver, verifier},
 };
 use crate::{
+    drivers::{DIGEST, LEASE, chain, granted, handled, key},
     servers::{
         forward::Forwarder,
         postgres::{PostgresServer, fresh_prefix},
         until,
     },
-    stores::{DIGEST, LEASE, chain, granted, handled, key},
 };
 
 const CONNECTIONS: u32 = 6;

@@ -33,11 +33,11 @@ use super::{
     transactions::{deliver, verifier},
 };
 use crate::{
+    drivers::{DIGEST, LEASE, key},
     servers::{
         postgres::{PostgresServer, fresh_prefix},
         until,
     },
-    stores::{DIGEST, LEASE, key},
 };
 
 /// Longer than any test, so that what waits is not given up.

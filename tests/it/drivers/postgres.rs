@@ -434,7 +434,8 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
 async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
     let prefix = fresh_prefix();
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
-    // Two of a lane, the first of which is given up; and one that an inline receiver gave up.
+    // Two of an ordering key, the first of which is given up; and one that an inline receiver gave
+    // up.
     for n in 0..2 {
         let appended = ledger
             .append(
@@ -488,7 +489,8 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
     );
     assert_eq!(ledger.backlog("users").await.unwrap().depth, 3);
 
-    // The lane's other event goes first now; the one without a lane waits for nobody.
+    // The ordering key's other event goes first now; the one without an ordering key waits for
+    // nobody.
     let second = leased(&ledger).await;
     assert_eq!(second.key, key(1));
     let third = leased(&ledger).await;
@@ -791,7 +793,7 @@ async fn tables_of_an_unreleased_version_are_refused_and_left_alone() {
         CREATE TABLE {t}schema (version BIGINT NOT NULL);
         INSERT INTO {t}schema VALUES (0)";
     meddle(&mut other, &prefix, tables).await;
-    for version in 1..=3_i64 {
+    for version in 1..=6_i64 {
         meddle(
             &mut other,
             &prefix,
@@ -825,7 +827,7 @@ async fn a_role_that_may_not_make_tables_uses_those_that_are_there() {
     let role = format!("{prefix}role");
     let sql =
         "CREATE ROLE {t}role LOGIN; REVOKE CREATE ON SCHEMA public FROM public; GRANT SELECT ON {t}schema TO {t}role;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON {t}ledger TO {t}role; GRANT USAGE ON SEQUENCE {t}places TO {t}role";
+        GRANT SELECT, INSERT, UPDATE, DELETE ON {t}ledger TO {t}role; GRANT USAGE ON SEQUENCE {t}positions TO {t}role";
     sqlx::raw_sql(AssertSqlSafe(sql.replace("{t}", &prefix)))
         .execute(&mut other)
         .await

@@ -347,14 +347,14 @@ async fn the_example_clears_a_column_for_null_and_leaves_it_for_what_is_absent_o
     }
 }
 
-/// The README's statements are run as they stand there.
+/// The statements of the cookbook are run as they stand there.
 #[tokio::test]
-async fn the_readmes_statements_end_with_the_same_row_when_events_come_out_of_order() {
-    const README: &str = include_str!("../../../../README.md");
+async fn the_cookbooks_statements_end_with_the_same_row_when_events_come_out_of_order() {
+    const COOKBOOK: &str = include_str!("../../../../docs/cookbook.md");
     let between = |begin: &str, end: &str| -> &'static str {
-        let (_, rest) = README
+        let (_, rest) = COOKBOOK
             .split_once(begin)
-            .unwrap_or_else(|| panic!("the README has no {begin:?}"));
+            .unwrap_or_else(|| panic!("the cookbook has no {begin:?}"));
         rest.split_once(end).expect("it ends").0
     };
     let statement = |name: &str| between(&format!("const {name}: &str = \""), "\";");

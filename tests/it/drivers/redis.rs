@@ -412,7 +412,7 @@ async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
             .await
             .unwrap();
         let error = chain(&ledger.claim(&key(n), DIGEST, LEASE).await.unwrap_err());
-        assert!(error.contains("holds something else"), "{error}");
+        assert!(error.contains("holds a foreign value"), "{error}");
         let token = Token {
             attempt: 1,
             nonce: 1,

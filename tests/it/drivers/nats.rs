@@ -882,14 +882,14 @@ async fn another_content_under_a_known_id_is_told() {
     let logged = Logged::default();
     let _guard = listen(logged.clone());
     append(&inbox, 0).await;
-    assert!(work_off(&inbox).await.is_empty() && !logged.text().contains("another content"));
+    assert!(work_off(&inbox).await.is_empty() && !logged.text().contains("content differs"));
     inbox
         .append(&key(0), Digest::from_bytes([8; 16]), None, body(0))
         .await
         .unwrap();
     assert!(work_off(&inbox).await.is_empty());
     assert!(
-        logged.text().contains("another content"),
+        logged.text().contains("content differs"),
         "{}",
         logged.text()
     );

@@ -1,104 +1,13 @@
-//! What a large backlog costs those who look for work, and what becomes of one that an earlier
-//! version has stored.
+//! What a large backlog costs workers that look for an event.
 
 use authpi_sdk::{
     ledger::{Completion, EventKey, Inbox as _, LeaseStatus, Ledger as _, NextEvent},
     stores::Postgres,
 };
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgPoolOptions};
-use tokio::task::JoinSet;
 
-use super::{LEASE, Tables, conformance, fresh_prefix, key, leased, meddle, opened, pool};
+use super::{LEASE, Tables, conformance, fresh_prefix, key, leased, meddle, opened};
 use crate::servers::postgres::PostgresServer;
-
-/// The tables as the version before made them.
-const VERSION_5: &str = r#"
-    CREATE TABLE {t}ledger (
-        endpoint TEXT COLLATE "C" NOT NULL,
-        event_id TEXT COLLATE "C" NOT NULL,
-        state SMALLINT NOT NULL,
-        attempt BIGINT NOT NULL,
-        nonce BIGINT NOT NULL,
-        at BIGINT NOT NULL,
-        first_claimed_at BIGINT NOT NULL,
-        first_digest BYTEA NOT NULL CHECK (octet_length(first_digest) = 16),
-        reason TEXT,
-        body BYTEA,
-        PRIMARY KEY (endpoint, event_id)
-    );
-    CREATE INDEX {t}ledger_at ON {t}ledger (at);
-    CREATE INDEX {t}ledger_dead ON {t}ledger (endpoint, at, event_id) WHERE state = 3;
-    ALTER TABLE {t}ledger ADD COLUMN place BIGINT, ADD COLUMN lane TEXT COLLATE "C";
-    CREATE SEQUENCE {t}places START 100;
-    CREATE INDEX {t}inbox ON {t}ledger (endpoint, place) WHERE place IS NOT NULL AND state < 2;
-    CREATE INDEX {t}inbox_lane ON {t}ledger (endpoint, lane, place) WHERE lane IS NOT NULL AND state < 2;
-    CREATE TABLE {t}schema (version BIGINT NOT NULL);
-    INSERT INTO {t}schema VALUES (5);
-    INSERT INTO {t}ledger
-        (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place)
-    SELECT 'users', 'evt_' || n, state, attempt, n, at, 1700000000000, decode(repeat('07', 16), 'hex'), 'body', lane, n
-    FROM (VALUES
-        (0, 0, 1, 1700000000000, 'usr_1'),      -- its pause is over
-        (1, 0, 0, 1700000000000, 'usr_1'),
-        (2, 0, 0, 1700000000000, 'usr_1'),
-        (3, 1, 1, 4000000000000, NULL),         -- it is leased
-        (4, 1, 1, 1700000000000, NULL),         -- its lease is over
-        (5, 0, 0, 1700000000000, NULL),
-        (6, 2, 1, 1700000000000, 'usr_1')       -- it is handled
-    ) AS stored (n, state, attempt, at, lane);
-"#;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_of_the_version_before_is_worked_off_in_its_order() {
-    let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
-    let mut other = server.connection().await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(VERSION_5.replace("{t}", &prefix)))
-        .execute(&mut other)
-        .await
-        .unwrap();
-    let mut replicas = JoinSet::new();
-    for _ in 0..8 {
-        let prefix = prefix.clone();
-        replicas.spawn(async move {
-            Postgres::options()
-                .prefix(prefix)
-                .open(pool(server))
-                .await
-                .unwrap()
-        });
-    }
-    let ledger = replicas.join_all().await.pop().unwrap();
-    assert_eq!(ledger.backlog("users").await.unwrap().depth, 6);
-    let first = leased(&ledger).await;
-    assert_eq!(
-        (&first.key, first.token.attempt, &first.body[..]),
-        (&key(0), 2, &b"body"[..])
-    );
-    let (fourth, fifth) = (leased(&ledger).await, leased(&ledger).await);
-    assert_eq!(
-        (fourth.key, fourth.token.attempt, fifth.key),
-        (key(4), 2, key(5))
-    );
-    assert!(
-        matches!(
-            ledger.lease_next("users", LEASE).await.unwrap(),
-            NextEvent::Empty { .. }
-        ),
-        "a lane was passed over"
-    );
-    assert!(ledger.forget(&first.key).await.unwrap());
-    for n in [1, 2] {
-        let next = leased(&ledger).await;
-        assert_eq!(next.key, key(n));
-        assert_eq!(
-            ledger
-                .complete(&next.key, next.token, Completion::Handled)
-                .await
-                .unwrap(),
-            LeaseStatus::Held
-        );
-    }
-}
 
 /// How many rows the node of a plan and those below it have read, those thrown away included.
 fn rows_of(node: &serde_json::Value) -> f64 {
@@ -136,12 +45,13 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
     const BACKLOG: i64 = 5_000;
     let prefix = fresh_prefix();
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
-    // Half of them are paused for long; the others are in two lanes, whose first ones are leased.
+    // Half of them are paused for long; the others are in two ordering keys, whose first ones are
+    // leased.
     let filled = format!(
         "INSERT INTO {{t}}ledger
-            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, lane, place, behind)
+            (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, ordering_key, position, blocked)
         SELECT 'users', 'evt_' || n, 0, n % 2, n, CASE WHEN n % 2 = 1 THEN 4000000000000 ELSE 0 END, 0,
-            decode(repeat('07', 16), 'hex'), 'body', CASE WHEN n % 2 = 0 THEN 'lane ' || n % 4 END, n, n % 2 = 0 AND n > 4
+            decode(repeat('07', 16), 'hex'), 'body', CASE WHEN n % 2 = 0 THEN 'ordering_key ' || n % 4 END, n, n % 2 = 0 AND n > 4
         FROM generate_series(1, {BACKLOG}) n"
     );
     meddle(&mut other, &prefix, &filled).await;
@@ -183,7 +93,7 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
     run(&mut other, prepare).await;
     // Of each 2,000, three are due.
     let filled = "
-        INSERT INTO {t}ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, place)
+        INSERT INTO {t}ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, position)
         SELECT 'users', 'evt_' || n, 0, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0,
             decode(repeat('07', 16), 'hex'), 'body', n
         FROM generate_series(1, 2000) n;
@@ -226,13 +136,18 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
 }
 
 #[tokio::test]
-async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_lane_standing() {
+async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_ordering_key_standing() {
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         let prefix = fresh_prefix();
         let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
         let append = async |n| {
             ledger
-                .append(&key(n), crate::stores::DIGEST, Some("lane"), "body".into())
+                .append(
+                    &key(n),
+                    crate::drivers::DIGEST,
+                    Some("ordering_key"),
+                    "body".into(),
+                )
                 .await
                 .unwrap()
         };
@@ -267,13 +182,13 @@ async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_lane_standing(
         assert_eq!(
             leased(&ledger).await.key,
             key(1),
-            "{level}: the lane stands still"
+            "{level}: the ordering_key stands still"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lanes_are_kept_where_reads_are_repeatable() {
+async fn ordering_keys_are_kept_where_reads_are_repeatable() {
     let server = PostgresServer::shared().await;
     let options = server
         .options()

@@ -12,11 +12,11 @@ use sqlx::postgres::PgPoolOptions;
 
 use super::transactions::{deliver, verifier};
 use crate::{
+    drivers::chain,
     servers::{
         pgbouncer::PgBouncer,
         postgres::{PostgresServer, fresh_prefix},
     },
-    stores::chain,
 };
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,11 +35,11 @@ use tokio::{
 
 use super::{grow_older, meddle, pool, with_short_limit};
 use crate::{
+    drivers::{DIGEST, EVENTS, LEASE, answered, chain, granted, key},
     servers::{
         postgres::{PostgresServer, fresh_prefix},
         until,
     },
-    stores::{DIGEST, EVENTS, LEASE, answered, chain, granted, key},
 };
 
 const SECRET: &str = "whs_test";
