@@ -181,26 +181,26 @@ impl Answers {
         Response::from_parts(head, text.into())
     }
 
-    fn expect(&self, told: &[&str]) -> Result<(), String> {
-        Self::compare(&self.take(), told)
+    fn expect(&self, reported: &[&str]) -> Result<(), String> {
+        Self::compare(&self.take(), reported)
     }
 
     /// For deliveries that come at the same time: either may be answered first. `told` is sorted.
-    fn expect_in_any_order(&self, told: &[&str]) -> Result<(), String> {
+    fn expect_in_any_order(&self, reported: &[&str]) -> Result<(), String> {
         let mut given = self.take();
         given.sort_unstable();
-        Self::compare(&given, told)
+        Self::compare(&given, reported)
     }
 
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn compare(given: &[String], told: &[&str]) -> Result<(), String> {
-        if given == told {
+    fn compare(given: &[String], reported: &[&str]) -> Result<(), String> {
+        if given == reported {
             Ok(())
         } else {
-            Err(format!("answered {given:?} instead of {told:?}"))
+            Err(format!("answered {given:?} instead of {reported:?}"))
         }
     }
 }

@@ -33,14 +33,14 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(&told(error.as_ref()));
+            output::note(&reported(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
 /// An error and its causes, on one line.
-fn told(error: &dyn Error) -> String {
+fn reported(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

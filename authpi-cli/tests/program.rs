@@ -16,7 +16,7 @@ use tokio::{
 };
 
 /// How long anything may take that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// What "within a few seconds" is.
 const FEW_SECONDS: Duration = Duration::from_secs(5);
 
@@ -35,7 +35,7 @@ fn authpi() -> Command {
 }
 
 async fn run(command: &mut Command) -> Output {
-    timeout(PATIENCE, command.output())
+    timeout(TEST_TIMEOUT, command.output())
         .await
         .expect("the program did not end")
         .unwrap()
@@ -70,7 +70,7 @@ impl Receiver {
 
     async fn next_event_type(&self) -> String {
         let mut event_types = self.event_types.lock().await;
-        timeout(PATIENCE, event_types.recv())
+        timeout(TEST_TIMEOUT, event_types.recv())
             .await
             .expect("no delivery came")
             .unwrap()
@@ -113,7 +113,7 @@ async fn answer(stream: TcpStream, tell: tokio::sync::mpsc::UnboundedSender<Stri
 struct Emulate {
     child: Child,
     out: BufReader<ChildStdout>,
-    told: Value,
+    output: Value,
 }
 
 impl Emulate {
@@ -131,34 +131,34 @@ impl Emulate {
         let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        timeout(PATIENCE, out.read_line(&mut line))
+        timeout(TEST_TIMEOUT, out.read_line(&mut line))
             .await
             .expect("the program printed no line")
             .unwrap();
         Self {
             child,
             out,
-            told: serde_json::from_str(&line).unwrap(),
+            output: serde_json::from_str(&line).unwrap(),
         }
     }
 
-    fn told(&self, name: &str) -> &str {
-        self.told[name].as_str().unwrap()
+    fn output(&self, name: &str) -> &str {
+        self.output[name].as_str().unwrap()
     }
 
     fn address(&self) -> &str {
-        self.told("base_url").strip_prefix("http://").unwrap()
+        self.output("base_url").strip_prefix("http://").unwrap()
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
         let url = format!(
             "{}/v1/accounts/{}{path}",
-            self.told("base_url"),
-            self.told("account_id")
+            self.output("base_url"),
+            self.output("account_id")
         );
         let request = http()
             .post(url)
-            .basic_auth(self.told("key_id"), Some(self.told("key_secret")));
+            .basic_auth(self.output("key_id"), Some(self.output("key_secret")));
         let answer = request.json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         answer.json().await.unwrap()
@@ -167,12 +167,12 @@ impl Emulate {
     async fn get(&self, path: &str) -> Value {
         let url = format!(
             "{}/v1/accounts/{}{path}",
-            self.told("base_url"),
-            self.told("account_id")
+            self.output("base_url"),
+            self.output("account_id")
         );
         let request = http()
             .get(url)
-            .basic_auth(self.told("key_id"), Some(self.told("key_secret")));
+            .basic_auth(self.output("key_id"), Some(self.output("key_secret")));
         request.send().await.unwrap().json().await.unwrap()
     }
 
@@ -198,7 +198,7 @@ impl Emulate {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, over)
+        timeout(TEST_TIMEOUT, over)
             .await
             .expect("a delivery is not over");
     }
@@ -213,7 +213,7 @@ impl Emulate {
             ("AUTHPI_KEY_ID", "key_id"),
             ("AUTHPI_KEY_SECRET", "key_secret"),
         ] {
-            command.env(variable, self.told(name));
+            command.env(variable, self.output(name));
         }
         command
     }
@@ -244,7 +244,7 @@ impl Emulate {
 async fn the_first_line_of_json_is_all_that_a_client_needs() {
     let emulate = Emulate::start(&[]).await;
     let names: Vec<_> = emulate
-        .told
+        .output
         .as_object()
         .unwrap()
         .keys()
@@ -260,16 +260,16 @@ async fn the_first_line_of_json_is_all_that_a_client_needs() {
             "key_secret"
         ]
     );
-    let me = http().get(format!("{}/v1/me", emulate.told("base_url")));
+    let me = http().get(format!("{}/v1/me", emulate.output("base_url")));
     let basic = me
         .try_clone()
         .unwrap()
-        .basic_auth(emulate.told("key_id"), Some(emulate.told("key_secret")));
-    for request in [basic, me.bearer_auth(emulate.told("access_token"))] {
+        .basic_auth(emulate.output("key_id"), Some(emulate.output("key_secret")));
+    for request in [basic, me.bearer_auth(emulate.output("access_token"))] {
         let me: Value = request.send().await.unwrap().json().await.unwrap();
         assert_eq!(
             me["data"]["accounts"][0]["account_id"],
-            emulate.told("account_id")
+            emulate.output("account_id")
         );
     }
 }
@@ -285,7 +285,7 @@ async fn without_json_it_prints_lines_for_a_shell() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut names = Vec::new();
     while names.len() < 4 {
-        let line = timeout(PATIENCE, lines.next_line())
+        let line = timeout(TEST_TIMEOUT, lines.next_line())
             .await
             .expect("the program printed too little")
             .unwrap()
@@ -333,7 +333,7 @@ async fn it_ends_soon_after_a_signal_with_connections_open_and_a_receiver_that_h
                 .status
                 .success()
         );
-        let (_hanging, _) = timeout(PATIENCE, receiver.accept())
+        let (_hanging, _) = timeout(TEST_TIMEOUT, receiver.accept())
             .await
             .expect("no delivery came")
             .unwrap();
@@ -379,13 +379,13 @@ async fn trigger_makes_an_event_happen_with_what_it_is_given() {
         "trigger",
         "organization.created",
         "--base-url",
-        emulate.told("base_url"),
+        emulate.output("base_url"),
     ]);
     by_options.args([
         "--key-id",
-        emulate.told("key_id"),
+        emulate.output("key_id"),
         "--key-secret",
-        emulate.told("key_secret"),
+        emulate.output("key_secret"),
     ]);
     let done = run(&mut by_options).await;
     let event: Value = serde_json::from_slice(&done.stdout).unwrap();
@@ -398,7 +398,7 @@ async fn trigger_makes_an_event_happen_with_what_it_is_given() {
 #[tokio::test]
 async fn trigger_fails_with_a_reason_and_without_the_secret() {
     let emulate = Emulate::start(&[]).await;
-    let secret = emulate.told("key_secret");
+    let secret = emulate.output("key_secret");
     let mut wrong_account = emulate.trigger(&["user.created"]);
     wrong_account.env("AUTHPI_ACCOUNT_ID", "acc_other");
     let mut wrong_secret = emulate.trigger(&["user.created"]);
@@ -450,9 +450,12 @@ async fn trigger_fails_with_a_reason_and_without_the_secret() {
         (emulate.trigger(&[]), 2, "<EVENT_TYPE>"),
     ] {
         let done = run(&mut command).await;
-        let told = text(&done.stderr);
-        assert_eq!(done.status.code(), Some(status), "{told}");
-        assert!(told.contains(reason) && !told.contains(secret), "{told}");
+        let output = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(status), "{output}");
+        assert!(
+            output.contains(reason) && !output.contains(secret),
+            "{output}"
+        );
         assert_eq!(text(&done.stdout), "");
     }
 }
@@ -482,9 +485,9 @@ async fn arguments_that_cannot_be_are_refused() {
         (["--listen", &taken], 1, "cannot listen on"),
     ] {
         let done = run(authpi().arg("emulate").args(arguments)).await;
-        let told = text(&done.stderr);
-        assert_eq!(done.status.code(), Some(status), "{told}");
-        assert!(told.contains(reason), "{told}");
+        let output = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(status), "{output}");
+        assert!(output.contains(reason), "{output}");
     }
 }
 
@@ -505,12 +508,12 @@ async fn trigger_says_what_is_missing_to_reach_the_emulator() {
                 command.env_remove(missing);
             }
             let done = run(&mut command).await;
-            let told = text(&done.stderr);
-            assert_eq!(done.status.code(), Some(1), "{told}");
+            let output = text(&done.stderr);
+            assert_eq!(done.status.code(), Some(1), "{output}");
             assert!(
-                told.starts_with(&format!("authpi: {missing} is not set"))
-                    && told.contains("authpi emulate"),
-                "{told}"
+                output.starts_with(&format!("authpi: {missing} is not set"))
+                    && output.contains("authpi emulate"),
+                "{output}"
             );
         }
     }
@@ -567,10 +570,10 @@ async fn trigger_says_where_no_webhook_wants_the_event_and_sends_an_unknown_type
     ] {
         let done = run(&mut emulate.trigger(arguments)).await;
         assert!(done.status.success(), "{}", text(&done.stderr));
-        let told = text(&done.stderr);
+        let output = text(&done.stderr);
         assert!(
-            told.contains("not delivered") && told.contains(arguments[0]),
-            "{told}"
+            output.contains("not delivered") && output.contains(arguments[0]),
+            "{output}"
         );
         let event: Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(event["type"], arguments[0]);
@@ -625,7 +628,7 @@ async fn a_closed_pipe_ends_every_command_quietly() {
         emulate.trigger(&["user.created"]),
     ] {
         let done = timeout(
-            PATIENCE,
+            TEST_TIMEOUT,
             command
                 .stdout(closed())
                 .stderr(Stdio::piped())
@@ -637,11 +640,11 @@ async fn a_closed_pipe_ends_every_command_quietly() {
             .await
             .unwrap_or_else(|_| panic!("{command:?} did not end"))
             .unwrap();
-        let told = text(&done.stderr);
-        assert_eq!(done.status.code(), Some(0), "{command:?}: {told}");
+        let output = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(0), "{command:?}: {output}");
         assert!(
-            !told.contains("panicked") && !told.contains("closed"),
-            "{command:?}: {told}"
+            !output.contains("panicked") && !output.contains("closed"),
+            "{command:?}: {output}"
         );
     }
     // Without standard error, a command does what it does all the same.
@@ -679,8 +682,8 @@ async fn emulate_prints_a_line_per_delivery_unless_it_is_quiet() {
             )
             .await;
         let mut err = BufReader::new(emulate.child.stderr.take().unwrap());
-        let mut told = String::new();
-        timeout(PATIENCE, err.read_line(&mut told))
+        let mut output = String::new();
+        timeout(TEST_TIMEOUT, err.read_line(&mut output))
             .await
             .expect("there is no warning")
             .unwrap();
@@ -693,36 +696,36 @@ async fn emulate_prints_a_line_per_delivery_unless_it_is_quiet() {
             );
             emulate.until_over(event_type).await;
             if !quiet {
-                timeout(PATIENCE, err.read_line(&mut told))
+                timeout(TEST_TIMEOUT, err.read_line(&mut output))
                     .await
                     .expect("there is no line")
                     .unwrap();
             }
         }
         emulate.signalled("TERM").await;
-        err.read_to_string(&mut told).await.unwrap();
-        let lines: Vec<_> = told.lines().collect();
-        assert!(!told.contains("secret"), "{told}");
+        err.read_to_string(&mut output).await.unwrap();
+        let lines: Vec<_> = output.lines().collect();
+        assert!(!output.contains("secret"), "{output}");
         assert!(
             lines[0].starts_with("warning: ") && lines[0].contains("--allow-host app.example"),
-            "{told}"
+            "{output}"
         );
         if quiet {
-            assert_eq!(lines.len(), 1, "{told}");
+            assert_eq!(lines.len(), 1, "{output}");
             continue;
         }
-        let (_, created) = lines[1].split_once("user.created evt_").expect(&told);
+        let (_, created) = lines[1].split_once("user.created evt_").expect(&output);
         assert!(
             created.contains(&format!(" -> {}: 200 in ", receiver.url)),
-            "{told}"
+            "{output}"
         );
-        let (_, updated) = lines[2].split_once("user.updated evt_").expect(&told);
+        let (_, updated) = lines[2].split_once("user.updated evt_").expect(&output);
         assert!(
             updated.contains("failed: ") && updated.contains("--allow-host app.example"),
-            "{told}"
+            "{output}"
         );
-        assert!(updated.ends_with("(attempt 1 of 1, given up)"), "{told}");
-        assert_eq!(lines.len(), 3, "{told}");
+        assert!(updated.ends_with("(attempt 1 of 1, given up)"), "{output}");
+        assert_eq!(lines.len(), 3, "{output}");
     }
 }
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use crate::{error::Problem, ids};
+use crate::{error::ApiError, ids};
 
 /// The emulated account and its credentials, made anew for each emulator.
 pub(crate) struct Account {
@@ -51,17 +51,17 @@ impl Account {
     }
 
     /// Basic with key id and secret, or bearer with the access token; else 401.
-    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
         let (given, None) = (given.next(), given.next()) else {
-            return Err(Problem::unauthenticated(
+            return Err(ApiError::unauthenticated(
                 "there is more than one Authorization header",
             ));
         };
         let Some(given) = given else {
-            return Err(Problem::unauthenticated("credentials are missing"));
+            return Err(ApiError::unauthenticated("credentials are missing"));
         };
-        let refused = || Problem::unauthenticated("the credentials are not valid");
+        let refused = || ApiError::unauthenticated("the credentials are not valid");
         let (scheme, rest) = given
             .to_str()
             .ok()
@@ -86,11 +86,11 @@ impl Account {
     }
 
     /// 403 for any account but this one, whether or not there is such an account.
-    pub(crate) fn check_account(&self, account_id: &str) -> Result<(), Problem> {
+    pub(crate) fn check_account(&self, account_id: &str) -> Result<(), ApiError> {
         if account_id == self.id {
             Ok(())
         } else {
-            Err(Problem::forbidden(
+            Err(ApiError::forbidden(
                 "the credentials do not reach this account",
             ))
         }

@@ -7,7 +7,7 @@ use crate::{assumptions, ids, server::Answer};
 
 /// An answer that is not 2xx.
 #[derive(Debug)]
-pub(crate) struct Problem(Box<Parts>);
+pub(crate) struct ApiError(Box<Parts>);
 
 #[derive(Debug)]
 struct Parts {
@@ -43,7 +43,7 @@ impl Field {
     }
 }
 
-impl Problem {
+impl ApiError {
     pub(crate) fn new(
         status: StatusCode,
         error: &'static str,
@@ -174,8 +174,8 @@ impl Problem {
     }
 }
 
-impl From<Problem> for Answer {
-    fn from(problem: Problem) -> Self {
+impl From<ApiError> for Answer {
+    fn from(problem: ApiError) -> Self {
         let retryable = problem.retryable();
         let problem = *problem.0;
         let mut body = json!({

@@ -13,7 +13,7 @@ use http::StatusCode;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    error::{Field, Problem},
+    error::{ApiError, Field},
     server::Answer,
 };
 
@@ -71,7 +71,7 @@ impl Replays {
         path: &str,
         body: &[u8],
         now: i64,
-    ) -> Result<Claim<'_>, Problem> {
+    ) -> Result<Claim<'_>, ApiError> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         keys.forget_before(now.saturating_sub(KEPT_FOR_MILLIS));
         // No path holds a line feed.
@@ -84,7 +84,7 @@ impl Replays {
         if let Some(call) = keys.calls.get(key) {
             if call.fingerprint != fingerprint {
                 let message = "was used for another request";
-                return Err(Problem::invalid(vec![Field::new(
+                return Err(ApiError::invalid(vec![Field::new(
                     "Idempotency-Key",
                     "reused",
                     message,
@@ -96,7 +96,7 @@ impl Replays {
                     &kept.headers,
                     kept.body.clone(),
                 ))),
-                None => Err(Problem::conflict(
+                None => Err(ApiError::conflict(
                     "a call with this idempotency key is under way",
                 )),
             };
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_failed_or_aborted_call_frees_its_key() {
         let replays = Replays::default();
-        run(&replays, "k", "{}", 0).answered(&Problem::not_found("webhook").into());
+        run(&replays, "k", "{}", 0).answered(&ApiError::not_found("webhook").into());
         drop(run(&replays, "k", "{}", 0));
         drop(run(&replays, "k", "{}", 0));
     }

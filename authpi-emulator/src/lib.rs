@@ -96,13 +96,13 @@ pub use trigger::{NewEvent, RemoteEmulator, TriggerError, Triggered};
 use credentials::Account;
 use openapi::Description;
 use settings::Settings;
-use state::World;
+use state::State;
 use store::Store;
 
 /// A running emulator. Dropping it stops it at once; [`stop`](Self::stop) lets it finish what it is
 /// answering.
 pub struct Emulator {
-    world: Arc<World>,
+    world: Arc<State>,
     address: SocketAddr,
     base_url: String,
     stop: watch::Sender<bool>,
@@ -375,7 +375,7 @@ impl Builder {
         let address = listener.local_addr().map_err(failed)?;
         let account = Account::new(self.clock.millis());
         let (asked_for, to_dispatcher) = mpsc::unbounded_channel();
-        let world = Arc::new(World {
+        let world = Arc::new(State {
             store: Mutex::new(Store::new(
                 account.id.clone(),
                 self.clock.clone(),

@@ -19,8 +19,8 @@ use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
-    assumptions, credentials::Caller, error::Problem, idempotency::Claim, openapi::Operation,
-    operations, state::World,
+    assumptions, credentials::Caller, error::ApiError, idempotency::Claim, openapi::Operation,
+    operations, state::State,
 };
 
 /// How long a stopping server waits for requests that are being answered, and an answered one for
@@ -123,7 +123,7 @@ impl Answer {
 
 /// Serves until told to stop; then waits a moment for what is being answered, and cuts off the
 /// rest.
-pub(crate) async fn run(world: Arc<World>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(world: Arc<State>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let for_connections = stop.clone();
     let mut connections = JoinSet::new();
     loop {
@@ -154,7 +154,7 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 }
 
 async fn serve(
-    world: Arc<World>,
+    world: Arc<State>,
     io: TokioIo<tokio::net::TcpStream>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -185,7 +185,7 @@ enum Admitted {
     },
 }
 
-async fn handle(world: Arc<World>, request: Request<Incoming>) -> Answer {
+async fn handle(world: Arc<State>, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     // A body is kept only for callers who have proved who they are.
     let admitted = match admit(&world, &parts) {
@@ -200,18 +200,18 @@ async fn handle(world: Arc<World>, request: Request<Incoming>) -> Answer {
         Ok(Err(problem)) => return problem.into(),
         Err(_) => {
             let text = format!("the body did not arrive within {:?}", world.body_timeout);
-            return Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", text).into();
+            return ApiError::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", text).into();
         }
     };
     // In a task of its own: a caller that hangs up does not leave its call half-done.
     match tokio::spawn(async move { answer(&world, admitted, &parts, body).await }).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(problem)) => problem.into(),
-        Err(_) => Problem::internal("the emulator has a defect: the operation panicked").into(),
+        Err(_) => ApiError::internal("the emulator has a defect: the operation panicked").into(),
     }
 }
 
-fn admit(world: &World, parts: &request::Parts) -> Result<Admitted, Box<Answer>> {
+fn admit(world: &State, parts: &request::Parts) -> Result<Admitted, Box<Answer>> {
     let refusal = |problem| Box::new(Answer::from(problem));
     let path = parts.uri.path();
     if path == operations::control::PATH {
@@ -222,7 +222,7 @@ fn admit(world: &World, parts: &request::Parts) -> Result<Admitted, Box<Answer>>
         .description
         .find(&parts.method, path)
         .map_err(refusal)?;
-    let within = || -> Result<Caller, Problem> {
+    let within = || -> Result<Caller, ApiError> {
         let caller = world.account.authenticate(&parts.headers)?;
         if let Some(account_id) = path.get("account_id") {
             world.account.check_account(account_id)?;
@@ -243,10 +243,10 @@ fn admit(world: &World, parts: &request::Parts) -> Result<Admitted, Box<Answer>>
 }
 
 /// Reads a body, up to the cap.
-async fn read(body: Incoming) -> Result<Bytes, Problem> {
+async fn read(body: Incoming) -> Result<Bytes, ApiError> {
     let too_large = || {
         let text = format!("a body may have {} bytes", assumptions::MAX_REQUEST);
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", text)
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", text)
     };
     if body.size_hint().lower() > assumptions::MAX_REQUEST as u64 {
         return Err(too_large());
@@ -254,7 +254,7 @@ async fn read(body: Incoming) -> Result<Bytes, Problem> {
     match Limited::new(body, assumptions::MAX_REQUEST).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Problem::malformed("the body was cut off", Vec::new())),
+        Err(_) => Err(ApiError::malformed("the body was cut off", Vec::new())),
     }
 }
 
@@ -275,11 +275,11 @@ async fn discard(mut body: Incoming) {
 }
 
 async fn answer(
-    world: &Arc<World>,
+    world: &Arc<State>,
     admitted: Admitted,
     parts: &request::Parts,
     body: Bytes,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     match admitted {
         Admitted::Control => operations::control::answer(world, parts, &body),
         Admitted::Call {
@@ -295,10 +295,10 @@ async fn answer(
 
 /// The emulator must not teach its callers what AuthPI would never say. (A replay was checked when
 /// it was new.)
-fn checked(operation: &Operation, answer: Answer) -> Result<Answer, Problem> {
+fn checked(operation: &Operation, answer: Answer) -> Result<Answer, ApiError> {
     let replayed = answer.headers.contains_key("idempotent-replayed");
     match operation.check_answer(answer.status, answer.body.as_ref()) {
-        Some(defect) if !replayed => Err(Problem::internal(format!(
+        Some(defect) if !replayed => Err(ApiError::internal(format!(
             "the emulator has a defect: {defect}"
         ))),
         _ => Ok(answer),
@@ -306,13 +306,13 @@ fn checked(operation: &Operation, answer: Answer) -> Result<Answer, Problem> {
 }
 
 async fn perform(
-    world: &Arc<World>,
+    world: &Arc<State>,
     operation: &Operation,
     caller: Caller,
     path: BTreeMap<String, String>,
     parts: &request::Parts,
     body: Bytes,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     let key = match parts.headers.get("idempotency-key") {
         Some(key) if operation.takes_idempotency_key() => {
             Some(String::from_utf8_lossy(key.as_bytes()).into_owned())

@@ -12,7 +12,7 @@ use crate::{
     clock::EmulatorClock,
     credentials::Account,
     dispatch::{AskedFor, Sender},
-    error::{Field, Problem},
+    error::{ApiError, Field},
     idempotency::Replays,
     log::{Log, LogLine},
     openapi::Description,
@@ -20,7 +20,7 @@ use crate::{
     trigger::NewEvent,
 };
 
-pub(crate) struct World {
+pub(crate) struct State {
     pub(crate) account: Account,
     pub(crate) clock: EmulatorClock,
     pub(crate) description: &'static Description,
@@ -34,7 +34,7 @@ pub(crate) struct World {
     pub(crate) body_timeout: Duration,
 }
 
-impl World {
+impl State {
     /// The account's state. Never held over an `await`.
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         // A handler that panicked half-way is answered as 500; the emulator goes on with what there
@@ -54,7 +54,7 @@ impl World {
 
     /// Makes an event happen, as the control endpoint and the library ask for it; 422 for what is
     /// no event, 503 where there is no room for its deliveries.
-    pub(crate) fn trigger(&self, event: NewEvent) -> Result<Recorded, Problem> {
+    pub(crate) fn trigger(&self, event: NewEvent) -> Result<Recorded, ApiError> {
         let NewEvent {
             event_type,
             subject,
@@ -89,7 +89,7 @@ impl World {
             ));
         }
         if !mistakes.is_empty() {
-            return Err(Problem::invalid(mistakes));
+            return Err(ApiError::invalid(mistakes));
         }
         let own = Value::from(self.account.id.as_str());
         let subject = subject.unwrap_or_else(|| catalogue.example_subject(&event_type, &own));
@@ -108,7 +108,7 @@ impl World {
                 self.log
                     .line(|| LogLine::Warning(format!("events are refused with 503: {why}")));
             }
-            Problem::unavailable(why)
+            ApiError::unavailable(why)
         })
     }
 }

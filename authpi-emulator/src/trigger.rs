@@ -175,7 +175,7 @@ impl fmt::Debug for Triggered {
 }
 
 /// How long an emulator elsewhere may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An emulator in another process, reached over plain HTTP.
 pub struct RemoteEmulator {
@@ -250,7 +250,7 @@ impl RemoteEmulator {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(Value::Object(body).to_string())))
             .map_err(|error| TriggerError::caused("cannot call the emulator's address", error))?;
-        let answered = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(request)).await;
         let (status, mut body) = answered.map_err(|late| {
             TriggerError::caused(format!("{} does not answer", self.base_url), late)
         })??;
@@ -259,8 +259,8 @@ impl RemoteEmulator {
                 event: body["data"].take(),
                 deliveries: body["deliveries"].as_u64().unwrap_or_default(),
             }),
-            (_, Some(told)) => Err(TriggerError::new(format!(
-                "the emulator refused the request ({status}): {told}"
+            (_, Some(reported)) => Err(TriggerError::new(format!(
+                "the emulator refused the request ({status}): {reported}"
             ))),
             (_, None) => Err(TriggerError::new(format!(
                 "{} answers {status}; is it an emulator?",

@@ -87,10 +87,10 @@ fn client(authpi: &Emulator) -> Result<Client, Box<dyn Error>> {
 #[test]
 fn quickstart_ends_well_and_tells_of_every_delivery() -> Outcome {
     let output = example("quickstart").output()?;
-    let told = String::from_utf8(output.stdout)?;
+    let printed = String::from_utf8(output.stdout)?;
     assert!(
         output.status.success(),
-        "{told}\n{}",
+        "{printed}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
     for part in [
@@ -100,7 +100,7 @@ fn quickstart_ends_well_and_tells_of_every_delivery() -> Outcome {
         "503 try again later",
         "all as told",
     ] {
-        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
+        assert!(printed.contains(part), "{part:?} is missing in:\n{printed}");
     }
     Ok(())
 }
@@ -114,13 +114,13 @@ async fn create_webhook_prints_the_secret_once() -> Outcome {
         .env("AUTHPI_KEY_ID", authpi.key_id())
         .env("AUTHPI_KEY_SECRET", authpi.key_secret())
         .output()?;
-    let told = String::from_utf8(output.stdout)?;
+    let printed = String::from_utf8(output.stdout)?;
     assert!(
         output.status.success(),
-        "{told}\n{}",
+        "{printed}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert_eq!(told.matches("whs_").count(), 1, "{told}");
+    assert_eq!(printed.matches("whs_").count(), 1, "{printed}");
     Ok(())
 }
 
@@ -589,8 +589,8 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
                 .stderr(Stdio::null())
                 .spawn()?,
         );
-        let told = BufReader::new(program.0.stdout.take().ok_or("no output")?).lines();
-        Ok((program, told))
+        let printed = BufReader::new(program.0.stdout.take().ok_or("no output")?).lines();
+        Ok((program, printed))
     };
     // With AuthPI there, with the webhook there, and with AuthPI gone.
     let nowhere = format!("http://127.0.0.1:{}", free_port()?);
@@ -599,18 +599,19 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
         (authpi.base_url(), Some(" is up to date")),
         (&nowhere, None),
     ] {
-        let (mut program, mut told) = start(base_url)?;
+        let (mut program, mut printed) = start(base_url)?;
         let mut line = || {
-            told.next()
+            printed
+                .next()
                 .ok_or("it ended")?
                 .map_err(Box::<dyn Error>::from)
         };
         if let Some(first) = first {
-            let told = line()?;
-            assert!(told.ends_with(first), "{told}");
+            let printed = line()?;
+            assert!(printed.ends_with(first), "{printed}");
         }
-        let told = line()?;
-        assert!(told.starts_with("listening"), "{told}");
+        let printed = line()?;
+        assert!(printed.starts_with("listening"), "{printed}");
         authpi
             .trigger(NewEvent::new("user.created").subject(json!({ "user_id": "usr_1" })))
             .await?;
@@ -657,7 +658,7 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
     );
     let mut lines = BufReader::new(program.0.stdout.take().ok_or("no output")?).lines();
     let mut handled = Vec::new();
-    let told = loop {
+    let printed = loop {
         let line = lines.next().ok_or("it has ended")??;
         if line.starts_with("caught up") {
             break line;
@@ -668,7 +669,7 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
                 .map(|(id, _)| id.to_owned()),
         );
     };
-    assert_eq!(told, "caught up: 3 events were new, 0 known");
+    assert_eq!(printed, "caught up: 3 events were new, 0 known");
     assert_eq!(handled, missed);
     assert!(lines.next().ok_or("it has ended")??.contains("listening"));
     // And now it serves.

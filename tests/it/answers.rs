@@ -316,15 +316,15 @@ async fn a_panic_is_503_and_the_receiver_lives_on() {
 #[tokio::test(start_paused = true)]
 async fn a_handler_past_its_deadline_is_dropped_and_503() {
     let dropped = Arc::new(Notify::new());
-    let told = Arc::clone(&dropped);
+    let reported = Arc::clone(&dropped);
     let handlers = Handlers::new(()).on(move |_: Event<UserCreated>, cx: Context<()>| {
-        let told = Arc::clone(&told);
+        let reported = Arc::clone(&reported);
         async move {
             tokio::spawn({
                 let cx = cx.clone();
                 async move {
                     cx.closed().await;
-                    told.notify_one();
+                    reported.notify_one();
                 }
             });
             std::future::pending().await

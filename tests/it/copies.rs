@@ -33,7 +33,7 @@ use crate::over_http::{answer_to, signed_post};
 
 const SECRET: &str = "whs_test";
 /// Longer than any of these tests, so that none waits for it.
-const PATIENCE: Duration = Duration::from_hours(1);
+const TEST_TIMEOUT: Duration = Duration::from_hours(1);
 const ENOUGH: Duration = Duration::from_mins(1);
 
 /// What handlers share with the test: events whose id begins with `slow` wait at the gate.
@@ -68,8 +68,8 @@ fn receiver(ledger: Memory) -> (ReceiverBuilder<Inline>, Arc<World>) {
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
     (
         Receiver::inline("users", verifier, ledger, handlers)
-            .handler_timeout(PATIENCE)
-            .in_flight_wait(PATIENCE),
+            .handler_timeout(TEST_TIMEOUT)
+            .in_flight_wait(TEST_TIMEOUT),
         world,
     )
 }
@@ -129,7 +129,7 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
 
     let first = tokio::spawn(send("slow".to_owned()));
     within(world.started.notified()).await;
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (tell, mut reported) = mpsc::unbounded_channel();
     for _ in 0..COPIES {
         let tell = tell.clone();
         tokio::spawn(async move { tell.send(send("slow".to_owned()).await) });
@@ -158,7 +158,7 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
 
     for _ in 0..COPIES - 4 {
         assert_eq!(
-            within(told.recv()).await.unwrap(),
+            within(reported.recv()).await.unwrap(),
             "HTTP/1.1 503 Service Unavailable"
         );
     }
@@ -173,7 +173,7 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
     assert_eq!(within(first).await.unwrap(), "HTTP/1.1 200 OK");
     for _ in 0..4 {
         assert_eq!(
-            within(told.recv()).await.unwrap(),
+            within(reported.recv()).await.unwrap(),
             "HTTP/1.1 200 OK",
             "a copy that waited learns the outcome"
         );
@@ -183,7 +183,7 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
 
 /// Sends copies until one is turned away: then as many wait as may.
 async fn fill_waiters(receiver: &Receiver, id: &'static str) -> Vec<JoinHandle<(u16, String)>> {
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (tell, mut reported) = mpsc::unbounded_channel();
     let copies: Vec<_> = (0..5)
         .map(|_| {
             let (receiver, tell) = (receiver.clone(), tell.clone());
@@ -194,7 +194,7 @@ async fn fill_waiters(receiver: &Receiver, id: &'static str) -> Vec<JoinHandle<(
             })
         })
         .collect();
-    within(told.recv()).await;
+    within(reported.recv()).await;
     let (over, waiting): (Vec<_>, Vec<_>) = copies.into_iter().partition(JoinHandle::is_finished);
     assert_eq!((over.len(), waiting.len()), (1, 4));
     waiting
@@ -260,7 +260,7 @@ async fn what_is_fed_waits_as_a_delivery_does() {
 async fn claim_elsewhere(ledger: &Memory, id: &str) -> (EventKey, Token) {
     let key = EventKey::new("users", id);
     match ledger
-        .claim(&key, Digest::of(&event(id).body()), PATIENCE)
+        .claim(&key, Digest::of(&event(id).body()), TEST_TIMEOUT)
         .await
         .unwrap()
     {
@@ -278,7 +278,7 @@ async fn in_all_no_more_wait_than_may_be_in_flight() {
     for id in ["a", "b", "c"] {
         elsewhere.push(claim_elsewhere(&ledger, id).await);
     }
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (tell, mut reported) = mpsc::unbounded_channel();
     let copies: Vec<_> = ["a", "b", "c"]
         .into_iter()
         .map(|id| {
@@ -291,7 +291,7 @@ async fn in_all_no_more_wait_than_may_be_in_flight() {
         })
         .collect();
     assert_eq!(
-        within(told.recv()).await,
+        within(reported.recv()).await,
         Some(503),
         "three wait where two may"
     );

@@ -125,14 +125,14 @@ async fn run_with_one(prelude: &[&str], test: &str, folder: &Path) -> Result<(),
         .into_os_string();
     let args = ["--exact", test, "--nocapture"].map(OsString::from);
     let prelude: Vec<_> = prelude.iter().map(OsString::from).collect();
-    let told = within(way, &[&prelude, &[again][..], &args[..]].concat())
+    let reported = within(way, &[&prelude, &[again][..], &args[..]].concat())
         .output()
         .await
         .expect("unshare starts");
-    let out = String::from_utf8_lossy(&told.stdout);
+    let out = String::from_utf8_lossy(&reported.stdout);
     print!("{out}");
-    eprint!("{}", String::from_utf8_lossy(&told.stderr));
-    if !told.status.success() {
+    eprint!("{}", String::from_utf8_lossy(&reported.stderr));
+    if !reported.status.success() {
         return Err(format!("{test} failed on a small disk (above)"));
     }
     if out.contains("1 passed") {

@@ -35,7 +35,7 @@ use tokio::{
 use crate::drivers::odd_names_hold_up_nothing;
 
 const SECRET: &str = "whs_test";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
     fixture
@@ -82,7 +82,7 @@ impl Running {
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        timeout(PATIENCE, self.task)
+        timeout(TEST_TIMEOUT, self.task)
             .await
             .expect("the worker did not stop")
             .unwrap();
@@ -105,7 +105,7 @@ async fn until_empty(worker: &Worker) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, empty)
+    timeout(TEST_TIMEOUT, empty)
         .await
         .expect("the backlog was not worked off");
 }
@@ -171,7 +171,7 @@ async fn a_worker_handles_what_was_stored_before_and_after_it_started_once_each(
         .unwrap();
     let running = Running::start(&worker);
     let mut next = async || {
-        timeout(PATIENCE, handled.recv())
+        timeout(TEST_TIMEOUT, handled.recv())
             .await
             .expect("nothing was handled")
             .unwrap()
@@ -280,7 +280,7 @@ async fn events_that_are_given_up_become_dead_letters_with_reason_and_attempts()
     until_empty(&worker).await;
     running.stop().await;
     let letters = store.dead_letters("users", None, 10).await.unwrap();
-    let mut told: Vec<_> = letters
+    let mut reported: Vec<_> = letters
         .iter()
         .map(|letter| {
             (
@@ -290,9 +290,9 @@ async fn events_that_are_given_up_become_dead_letters_with_reason_and_attempts()
             )
         })
         .collect();
-    told.sort_unstable();
+    reported.sort_unstable();
     assert_eq!(
-        told,
+        reported,
         [
             (
                 "evt_session.created",
@@ -365,10 +365,10 @@ async fn stopping_waits_for_what_runs_and_takes_no_more() {
     deliver(&receiver, &Fixture::of::<UserCreated>()).await;
     deliver(&receiver, &Fixture::of::<SessionCreated>()).await;
     let running = Running::start(&worker);
-    timeout(PATIENCE, started.notified()).await.unwrap();
+    timeout(TEST_TIMEOUT, started.notified()).await.unwrap();
     running.stop.send(()).unwrap();
     go.notify_one();
-    timeout(PATIENCE, running.task).await.unwrap().unwrap();
+    timeout(TEST_TIMEOUT, running.task).await.unwrap().unwrap();
     assert_eq!(runs.load(Ordering::SeqCst), 1);
     assert_eq!(worker.backlog().await.unwrap().depth, 1);
 }
@@ -447,14 +447,14 @@ async fn a_worker_whose_lease_was_lost_drops_its_handler_and_settles_nothing() {
     let worker =
         hasty(Worker::builder("users", store.clone(), handlers).lease(Duration::from_millis(300)));
     let running = Running::start(&worker);
-    timeout(PATIENCE, started.notified()).await.unwrap();
+    timeout(TEST_TIMEOUT, started.notified()).await.unwrap();
     assert!(
         store
             .forget(&EventKey::new("users", "evt_user.created"))
             .await
             .unwrap()
     );
-    timeout(PATIENCE, ended.notified())
+    timeout(TEST_TIMEOUT, ended.notified())
         .await
         .expect("the handler ran on without its lease");
     running.stop().await;

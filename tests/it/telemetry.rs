@@ -27,7 +27,7 @@ use authpi_sdk::{
     receiver::{Receiver, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::{Memory, Sqlite},
-    telemetry::{self, Kind, METRICS},
+    telemetry::{self, METRICS, MetricKind},
     testing::{Fixture, signed_request},
     worker::{Worker, WorkerBuilder},
 };
@@ -36,7 +36,7 @@ use http::{Method, Request};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use metrics_util::{
-    MetricKind,
+    MetricKind as RecordedKind,
     debugging::{DebugValue, DebuggingRecorder, Snapshotter},
 };
 use tokio::{
@@ -53,7 +53,7 @@ use crate::answers::Picky;
 use crate::regressions::{Logged, assert_clean, listen, personal};
 
 const SECRET: &str = "whs_SECRETSECRETSECRET";
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn keys() -> KeyRing {
     KeyRing::new().with("test", SECRET)
@@ -173,7 +173,7 @@ async fn deliver_everything() {
             handlers(memory.clone()).0,
         )
     };
-    of("deadline")
+    of("timeout")
         .handler_timeout(soon)
         .build()
         .unwrap()
@@ -428,7 +428,7 @@ async fn work_everything() {
     store.close().await;
     world.go.add_permits(1);
     stop.send(()).unwrap();
-    timeout(PATIENCE, running)
+    timeout(TEST_TIMEOUT, running)
         .await
         .expect("the worker did not stop")
         .unwrap();
@@ -451,7 +451,7 @@ async fn worked_off(worker: WorkerBuilder) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, worker.run(empty))
+    timeout(TEST_TIMEOUT, worker.run(empty))
         .await
         .expect("the backlog was not worked off");
 }
@@ -476,7 +476,7 @@ async fn call() {
 
 /// What was emitted: each metric's kind and the values of its labels.
 #[derive(Default)]
-struct Emitted(BTreeMap<String, (Option<Kind>, Labels)>);
+struct Emitted(BTreeMap<String, (Option<MetricKind>, Labels)>);
 
 type Labels = BTreeMap<String, BTreeSet<String>>;
 
@@ -486,9 +486,9 @@ impl Emitted {
         for (key, _, _, value) in snapshotter.snapshot().into_vec() {
             let (kind, key) = (key.kind(), key.key());
             let kind = match kind {
-                MetricKind::Counter => Kind::Counter,
-                MetricKind::Gauge => Kind::Gauge,
-                MetricKind::Histogram => Kind::Histogram,
+                RecordedKind::Counter => MetricKind::Counter,
+                RecordedKind::Gauge => MetricKind::Gauge,
+                RecordedKind::Histogram => MetricKind::Histogram,
             };
             let (known, labels) = emitted.0.entry(key.name().to_owned()).or_default();
             *known = Some(kind);
@@ -713,8 +713,8 @@ fn every_metric_is_described_to_the_recorder_once() {
         telemetry::describe_metrics();
         for metric in METRICS {
             match metric.kind {
-                Kind::Counter => metrics::counter!(metric.name).increment(1),
-                Kind::Gauge => metrics::gauge!(metric.name).set(1.0),
+                MetricKind::Counter => metrics::counter!(metric.name).increment(1),
+                MetricKind::Gauge => metrics::gauge!(metric.name).set(1.0),
                 _ => metrics::histogram!(metric.name).record(1.0),
             }
         }
@@ -956,7 +956,7 @@ async fn until(mut says: impl AsyncFnMut() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, said)
+    timeout(TEST_TIMEOUT, said)
         .await
         .expect("the probe never said so");
 }
@@ -1223,7 +1223,7 @@ async fn a_workers_probe_tells_what_waits_and_for_how_long() {
     stop.send(()).unwrap();
     until(async || worker.health().await.draining).await;
     world.go.add_permits(3);
-    timeout(PATIENCE, running)
+    timeout(TEST_TIMEOUT, running)
         .await
         .expect("the worker did not stop")
         .unwrap();

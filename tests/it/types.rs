@@ -22,8 +22,8 @@ fn the_compiler_refuses_what_the_types_forbid_and_nothing_else() {
     let programs = programs();
     assert!(programs.len() > 5, "tests/ui has lost its programs");
     let expected: BTreeSet<Refusal> = programs.iter().flat_map(|program| marks(program)).collect();
-    let (refused, told) = check(&project(&programs));
-    assert_eq!(refused, expected, "\n{told}");
+    let (refused, reported) = check(&project(&programs));
+    assert_eq!(refused, expected, "\n{reported}");
 }
 
 fn programs() -> Vec<PathBuf> {
@@ -120,8 +120,8 @@ fn check(project: &Path) -> (BTreeSet<Refusal>, String) {
             ))
         })
         .collect();
-    let told: String = errors()
+    let reported: String = errors()
         .filter_map(|error| error["message"]["rendered"].as_str())
         .collect();
-    (refused, told + &String::from_utf8_lossy(&output.stderr))
+    (refused, reported + &String::from_utf8_lossy(&output.stderr))
 }

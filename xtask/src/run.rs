@@ -20,7 +20,7 @@ pub(crate) fn program<A: AsRef<OsStr>>(
     // What cargo told this program about itself. Build scripts that watch these would run again
     // under each other cargo.
     for (variable, _) in std::env::vars_os() {
-        let told = |prefix: &&str| variable.to_string_lossy().starts_with(*prefix);
+        let reported = |prefix: &&str| variable.to_string_lossy().starts_with(*prefix);
         if [
             "CARGO_PKG_",
             "CARGO_MANIFEST_",
@@ -28,7 +28,7 @@ pub(crate) fn program<A: AsRef<OsStr>>(
             "CARGO_CRATE_",
         ]
         .iter()
-        .any(told)
+        .any(reported)
         {
             command.env_remove(variable);
         }

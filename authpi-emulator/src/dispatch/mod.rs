@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     ids,
     log::LogLine,
-    state::World,
+    state::State,
     store::{Attempted, DeliveryStatus, Store, WebhookStatus},
 };
 pub(crate) use hosts::Hosts;
@@ -40,7 +40,7 @@ pub(crate) struct AskedFor {
 }
 
 /// Runs until it is dropped.
-pub(crate) async fn run(world: Arc<World>, mut asked_for: mpsc::UnboundedReceiver<AskedFor>) {
+pub(crate) async fn run(world: Arc<State>, mut asked_for: mpsc::UnboundedReceiver<AskedFor>) {
     let mut attempts = JoinSet::new();
     // Apart from the queue's, so that neither waits for the other.
     let mut redeliveries = JoinSet::new();
@@ -84,7 +84,7 @@ pub(crate) async fn run(world: Arc<World>, mut asked_for: mpsc::UnboundedReceive
     }
 }
 
-async fn sleep_until(world: &World, at: Option<i64>) {
+async fn sleep_until(world: &State, at: Option<i64>) {
     match at {
         Some(at) => world.clock.sleep_until(at).await,
         None => std::future::pending().await,
@@ -92,7 +92,7 @@ async fn sleep_until(world: &World, at: Option<i64>) {
 }
 
 /// One attempt, from the bytes to the record.
-async fn attempt(world: Arc<World>, delivery_id: String, outcome: Option<oneshot::Sender<bool>>) {
+async fn attempt(world: Arc<State>, delivery_id: String, outcome: Option<oneshot::Sender<bool>>) {
     let (at, begun) = (world.clock.millis(), Instant::now());
     let answered = match prepare(&world, &delivery_id) {
         Ok(outgoing) => world.sender.send(outgoing).await,
@@ -170,7 +170,7 @@ pub(crate) fn shown(url: &str) -> &str {
 }
 
 /// The request of an attempt, or why there can be none.
-fn prepare(world: &World, delivery_id: &str) -> Result<Outgoing, String> {
+fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
     let mut store = world.store();
     let store = &mut *store;
     let delivery = store

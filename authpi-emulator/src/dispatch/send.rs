@@ -66,7 +66,7 @@ impl Sender {
                 .client
                 .request(request)
                 .await
-                .map_err(|error| told(&error))?;
+                .map_err(|error| reported(&error))?;
             let status = answer.status().as_u16();
             // What the answer says is of no interest, but a receipt is one only when all of it has
             // come.
@@ -84,7 +84,7 @@ impl Sender {
 }
 
 /// The error with its causes: hyper-util's own text says little.
-fn told(error: &dyn std::error::Error) -> String {
+fn reported(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub(crate) use events::{EventCatalogue, Example};
 
-use crate::error::{Field, Problem};
+use crate::error::{ApiError, Field};
 use parameter::Parameter;
 
 /// The whole description, ready to be asked.
@@ -110,7 +110,7 @@ impl Description {
         &self,
         method: &Method,
         path: &str,
-    ) -> Result<(&Operation, BTreeMap<String, String>), Problem> {
+    ) -> Result<(&Operation, BTreeMap<String, String>), ApiError> {
         let mut allowed = Vec::new();
         for operation in &self.operations {
             let Some(found) = operation.matches(path) else {
@@ -122,9 +122,9 @@ impl Description {
             allowed.push(operation.method.as_str());
         }
         if allowed.is_empty() {
-            Err(Problem::not_found("path"))
+            Err(ApiError::not_found("path"))
         } else {
-            Err(Problem::method_not_allowed(&allowed.join(", ")))
+            Err(ApiError::method_not_allowed(&allowed.join(", ")))
         }
     }
 }
@@ -168,7 +168,7 @@ impl Operation {
     }
 
     /// The query's parameters, or 400.
-    pub(crate) fn check_query(&self, query: &str) -> Result<Parameters, Problem> {
+    pub(crate) fn check_query(&self, query: &str) -> Result<Parameters, ApiError> {
         let mut given = BTreeMap::<String, Vec<String>>::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             given
@@ -182,7 +182,7 @@ impl Operation {
     }
 
     /// 400 for a header of the description that breaks it.
-    pub(crate) fn check_headers(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(crate) fn check_headers(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         parameter::check_all(&self.headers, "header", |parameter| {
             headers
                 .get_all(parameter)
@@ -195,13 +195,13 @@ impl Operation {
 
     /// The body as JSON: `Null` where there is none. 400 for what is not JSON, 415 for another
     /// content type, 422 for what breaks the schema.
-    pub(crate) fn check_body(&self, headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
+    pub(crate) fn check_body(&self, headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
         let Some(expected) = &self.body else {
             return Ok(Value::Null);
         };
         if body.is_empty() {
             if expected.required {
-                return Err(Problem::malformed(
+                return Err(ApiError::malformed(
                     "the body is missing",
                     vec![Field::new("body", "required", "is missing")],
                 ));
@@ -213,7 +213,7 @@ impl Operation {
         if mistakes.is_empty() {
             Ok(value)
         } else {
-            Err(Problem::invalid(mistakes))
+            Err(ApiError::invalid(mistakes))
         }
     }
 
@@ -241,7 +241,7 @@ impl Operation {
 }
 
 /// A JSON body, or 400 or 415.
-pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
+pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
     let content_type = headers
         .get(http::header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -253,7 +253,7 @@ pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Probl
         .trim()
         .to_ascii_lowercase();
     if essence != "application/json" {
-        return Err(Problem::new(
+        return Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "invalid_content_type",
             "a body must be sent as application/json",
@@ -266,7 +266,7 @@ pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Probl
             error.line(),
             error.column()
         );
-        Problem::malformed(
+        ApiError::malformed(
             format!("the body {place}"),
             vec![Field::new("body", "malformed", place)],
         )

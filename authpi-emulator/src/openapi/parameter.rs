@@ -4,7 +4,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use super::{Parameters, check};
-use crate::error::{Field, Problem};
+use crate::error::{ApiError, Field};
 
 /// A parameter of the description.
 pub(super) struct Parameter {
@@ -22,7 +22,7 @@ pub(super) fn check_all(
     parameters: &[Parameter],
     place: &str,
     mut given: impl FnMut(&str) -> Vec<String>,
-) -> Result<Parameters, Problem> {
+) -> Result<Parameters, ApiError> {
     let mut read = Parameters::new();
     let mut mistakes = Vec::new();
     for parameter in parameters {
@@ -49,7 +49,7 @@ pub(super) fn check_all(
         .iter()
         .map(|mistake| format!("{}: {}", mistake.field, mistake.message))
         .collect();
-    Err(Problem::malformed(
+    Err(ApiError::malformed(
         format!("{place}: {}", names.join("; ")),
         mistakes,
     ))

@@ -17,7 +17,7 @@ fn json_headers() -> HeaderMap {
     )])
 }
 
-fn refusal<T>(result: Result<T, Problem>) -> (u16, Vec<String>) {
+fn refusal<T>(result: Result<T, ApiError>) -> (u16, Vec<String>) {
     let Err(problem) = result else {
         panic!("the request was let through")
     };

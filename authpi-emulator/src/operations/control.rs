@@ -5,10 +5,10 @@ use http::{Method, StatusCode, request};
 use serde_json::{Value, json};
 
 use crate::{
-    error::{Field, Problem},
+    error::{ApiError, Field},
     openapi::json_body,
     server::Answer,
-    state::World,
+    state::State,
     trigger::NewEvent,
 };
 
@@ -17,9 +17,9 @@ pub(crate) const PATH: &str = "/_emulator/events";
 
 /// Whether the call is one, and its caller may make it: all that can be told before its body is
 /// read. With `?account_id=` the account is checked, too.
-pub(crate) fn admit(world: &World, parts: &request::Parts) -> Result<(), Problem> {
+pub(crate) fn admit(world: &State, parts: &request::Parts) -> Result<(), ApiError> {
     if parts.method != Method::POST {
-        return Err(Problem::method_not_allowed("POST"));
+        return Err(ApiError::method_not_allowed("POST"));
     }
     world.account.authenticate(&parts.headers)?;
     for (name, value) in
@@ -35,13 +35,13 @@ pub(crate) fn admit(world: &World, parts: &request::Parts) -> Result<(), Problem
 /// Answers 201 with the event, as the events API shows it, and with how many deliveries of it are
 /// on their way.
 pub(crate) fn answer(
-    world: &World,
+    world: &State,
     parts: &request::Parts,
     body: &[u8],
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     let mut body = json_body(&parts.headers, body)?;
     let Some(members) = body.as_object_mut() else {
-        return Err(Problem::invalid(vec![Field::new(
+        return Err(ApiError::invalid(vec![Field::new(
             "body",
             "invalid_type",
             "must be of type object",
@@ -50,14 +50,14 @@ pub(crate) fn answer(
     let event_type = match members.get("type") {
         Some(Value::String(name)) => name.clone(),
         Some(_) => {
-            return Err(Problem::invalid(vec![Field::new(
+            return Err(ApiError::invalid(vec![Field::new(
                 "type",
                 "invalid_type",
                 "must be of type string",
             )]));
         }
         None => {
-            return Err(Problem::invalid(vec![Field::new(
+            return Err(ApiError::invalid(vec![Field::new(
                 "type",
                 "required",
                 "is missing",
@@ -81,7 +81,7 @@ pub(crate) fn answer(
                 "invalid_type",
                 "must be of type boolean",
             );
-            return Err(Problem::invalid(vec![field]));
+            return Err(ApiError::invalid(vec![field]));
         }
     };
     let mut given = |name| members.remove(name).filter(|value| !value.is_null());

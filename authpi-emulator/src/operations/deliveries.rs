@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 use super::{Between, Request, etag, webhooks};
 use crate::{
     dispatch::AskedFor,
-    error::Problem,
+    error::ApiError,
     server::Answer,
-    state::World,
+    state::State,
     store::{Delivery, DeliveryStatus, Page},
 };
 
-pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn list(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let mut store = world.store();
     let webhook_id = webhooks::find(&mut store, request)?.id.clone();
     let between = Between::of(request.query.get("after"), request.query.get("before"));
@@ -31,9 +31,9 @@ pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Probl
 }
 
 pub(super) async fn redeliver(
-    world: &Arc<World>,
+    world: &Arc<State>,
     request: &Request<'_>,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     let delivery_id = request.path("delivery_id");
     let outcome = {
         let mut store = world.store();
@@ -42,30 +42,30 @@ pub(super) async fn redeliver(
             .deliveries
             .get(delivery_id)
             .filter(|delivery| delivery.webhook_id == webhook_id);
-        let delivery = delivery.ok_or_else(|| Problem::not_found("delivery"))?;
+        let delivery = delivery.ok_or_else(|| ApiError::not_found("delivery"))?;
         request.check_version(delivery.version())?;
         if !store.take_now(delivery_id) {
-            return Err(Problem::conflict(
+            return Err(ApiError::conflict(
                 "an attempt of this delivery is under way",
             ));
         }
         ask(world, delivery_id)
     };
-    let success = outcome.await.map_err(|_| Problem::stopping())?;
+    let success = outcome.await.map_err(|_| ApiError::stopping())?;
     let store = world.store();
     let delivery = store
         .deliveries
         .get(delivery_id)
-        .ok_or_else(|| Problem::not_found("delivery"))?;
+        .ok_or_else(|| ApiError::not_found("delivery"))?;
     let mut shown = delivery.shown();
     shown["success"] = Value::from(success);
     Ok(Answer::resource(StatusCode::OK, shown).with_etag(&etag(delivery.version())))
 }
 
 pub(super) async fn redeliver_failed(
-    world: &Arc<World>,
+    world: &Arc<State>,
     request: &Request<'_>,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     let event_type = request.body["event_type"].as_str();
     let between = Between::of(request.body.get("after"), request.body.get("before"));
     let outcomes: Vec<_> = {
@@ -87,19 +87,19 @@ pub(super) async fn redeliver_failed(
     let redelivered = outcomes.len();
     let mut succeeded = 0_usize;
     for outcome in outcomes {
-        succeeded += usize::from(outcome.await.map_err(|_| Problem::stopping())?);
+        succeeded += usize::from(outcome.await.map_err(|_| ApiError::stopping())?);
     }
     let result = json!({"redelivered": redelivered, "succeeded": succeeded, "failed": redelivered - succeeded});
     Ok(Answer::resource(StatusCode::OK, result))
 }
 
 /// Has an attempt made, out of the queue's turn. The delivery is marked as under way already.
-fn ask(world: &World, delivery_id: &str) -> oneshot::Receiver<bool> {
-    let (outcome, told) = oneshot::channel();
+fn ask(world: &State, delivery_id: &str) -> oneshot::Receiver<bool> {
+    let (outcome, reported) = oneshot::channel();
     // Where the dispatcher is gone, so is the other end of `outcome`, which the receiver sees.
     let _ = world.asked_for.send(AskedFor {
         delivery_id: delivery_id.to_owned(),
         outcome,
     });
-    told
+    reported
 }

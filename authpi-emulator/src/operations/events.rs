@@ -10,29 +10,29 @@ use serde_json::{Map, Value};
 
 use super::{Between, Request, etag};
 use crate::{
-    error::{Field, Problem},
+    error::{ApiError, Field},
     server::Answer,
-    state::World,
+    state::State,
     store::{Event, Page},
 };
 
-pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn list(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let filter = Filter::of(request);
     let store = world.store();
     let page = Page::of(&request.query).read(&store.events, |event| filter.takes(event), shown)?;
     Ok(Answer::json(StatusCode::OK, page))
 }
 
-pub(super) fn get(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn get(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let store = world.store();
     let event = store
         .events
         .get(request.path("event_id"))
-        .ok_or_else(|| Problem::not_found("event"))?;
+        .ok_or_else(|| ApiError::not_found("event"))?;
     Ok(Answer::resource(StatusCode::OK, shown(event)).with_etag(&etag(event.timestamp)))
 }
 
-pub(super) fn aggregate(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn aggregate(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let filter = Filter::of(request);
     let interval = request.text("interval");
     let millis = match interval {
@@ -43,7 +43,7 @@ pub(super) fn aggregate(world: &World, request: &Request<'_>) -> Result<Answer, 
         Some(_) => {
             let message = "must be one of minute, hour, day";
             let field = Field::new("interval", "invalid_value", message);
-            return Err(Problem::malformed(
+            return Err(ApiError::malformed(
                 format!("interval: {message}"),
                 vec![field],
             ));

@@ -3,8 +3,8 @@
 use http::StatusCode;
 
 use super::Request;
-use crate::{server::Answer, state::World};
+use crate::{server::Answer, state::State};
 
-pub(super) fn get(world: &World, request: &Request<'_>) -> Answer {
+pub(super) fn get(world: &State, request: &Request<'_>) -> Answer {
     Answer::resource(StatusCode::OK, world.account.shown(request.caller))
 }

@@ -16,10 +16,10 @@ use serde_json::Value;
 
 use crate::{
     credentials::Caller,
-    error::Problem,
+    error::ApiError,
     openapi::{Call, Parameters},
     server::Answer,
-    state::World,
+    state::State,
 };
 
 /// A request that the description allows.
@@ -32,10 +32,10 @@ pub(crate) struct Request<'a> {
 }
 
 pub(crate) async fn perform(
-    world: &Arc<World>,
+    world: &Arc<State>,
     call: Call,
     request: Request<'_>,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     match call {
         Call::MeGet => Ok(me::get(world, &request)),
         Call::WebhooksList => webhooks::list(world, &request),
@@ -62,7 +62,7 @@ impl Request<'_> {
     }
 
     /// 412 when `If-Match` names none but other versions; without the header nothing is checked.
-    fn check_version(&self, version: i64) -> Result<(), Problem> {
+    fn check_version(&self, version: i64) -> Result<(), ApiError> {
         let current = etag(version);
         let mut given = self.headers.get_all(header::IF_MATCH).iter().peekable();
         if given.peek().is_none() {
@@ -77,7 +77,7 @@ impl Request<'_> {
         if given.filter_map(|value| value.to_str().ok()).any(fits) {
             Ok(())
         } else {
-            Err(Problem::stale(current))
+            Err(ApiError::stale(current))
         }
     }
 }

@@ -6,14 +6,14 @@ use serde_json::Value;
 use super::{Request, etag};
 use crate::{
     dispatch,
-    error::{Field, Problem},
+    error::{ApiError, Field},
     log::LogLine,
     server::Answer,
-    state::World,
+    state::State,
     store::{Auth, Page, Store, Webhook, WebhookStatus},
 };
 
-pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn list(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let status = request.text("status");
     let wanted = |webhook: &Webhook| match status {
         Some(status) => webhook.status.as_str() == status,
@@ -24,7 +24,7 @@ pub(super) fn list(world: &World, request: &Request<'_>) -> Result<Answer, Probl
     Ok(Answer::json(StatusCode::OK, page))
 }
 
-pub(super) fn create(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn create(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let body = &request.body;
     let url = body.get("url").and_then(Value::as_str).unwrap_or_default();
     check_url(url)?;
@@ -52,13 +52,13 @@ pub(super) fn create(world: &World, request: &Request<'_>) -> Result<Answer, Pro
     Ok(Answer::resource(StatusCode::CREATED, shown).with_etag(&etag(version)))
 }
 
-pub(super) fn get(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn get(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let mut store = world.store();
     let webhook = find(&mut store, request)?;
     Ok(Answer::resource(StatusCode::OK, webhook.shown(false)).with_etag(&etag(webhook.version())))
 }
 
-pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn update(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let body = &request.body;
     let mut store = world.store();
     let now = world.clock.millis();
@@ -71,7 +71,7 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
         .map(|name| Field::new(name, "invalid_type", "cannot be null"))
         .collect();
     if !nulls.is_empty() {
-        return Err(Problem::invalid(nulls));
+        return Err(ApiError::invalid(nulls));
     }
     check_token(body.get("auth"))?;
     if let Some(url) = body.get("url").and_then(Value::as_str) {
@@ -138,7 +138,7 @@ pub(super) fn update(world: &World, request: &Request<'_>) -> Result<Answer, Pro
     Ok(Answer::resource(StatusCode::OK, shown).with_etag(&etag(version)))
 }
 
-pub(super) fn delete(world: &World, request: &Request<'_>) -> Result<Answer, Problem> {
+pub(super) fn delete(world: &State, request: &Request<'_>) -> Result<Answer, ApiError> {
     let mut store = world.store();
     let now = world.clock.millis();
     let webhook = find(&mut store, request)?;
@@ -156,11 +156,11 @@ pub(super) fn delete(world: &World, request: &Request<'_>) -> Result<Answer, Pro
 pub(super) fn find<'a>(
     store: &'a mut Store,
     request: &Request<'_>,
-) -> Result<&'a mut Webhook, Problem> {
+) -> Result<&'a mut Webhook, ApiError> {
     let webhook = store.webhooks.get_mut(request.path("webhook_id"));
     webhook
         .filter(|webhook| webhook.status != WebhookStatus::Deleted)
-        .ok_or_else(|| Problem::not_found("webhook"))
+        .ok_or_else(|| ApiError::not_found("webhook"))
 }
 
 /// The members that are stored as they come.
@@ -176,7 +176,7 @@ fn free_members(webhook: &mut Webhook) -> [(&'static str, &mut Value); 5] {
 
 /// The event types asked for, each once, and whether these are all there are; all of them where
 /// none is named.
-fn events(world: &World, asked: Option<&Value>) -> (Vec<String>, bool) {
+fn events(world: &State, asked: Option<&Value>) -> (Vec<String>, bool) {
     let all = &world.description.events.types;
     let Some(asked) = asked.and_then(Value::as_array) else {
         return (all.clone(), true);
@@ -193,7 +193,7 @@ fn events(world: &World, asked: Option<&Value>) -> (Vec<String>, bool) {
 
 /// Says so where deliveries to this URL cannot be made. AuthPI would take it, so it is no reason to
 /// refuse it.
-fn warn_of_url(world: &World, webhook_id: &str, url: &str) {
+fn warn_of_url(world: &State, webhook_id: &str, url: &str) {
     if let Err(why) = world.sender.check(url) {
         let url = dispatch::shown(url);
         world.log.line(|| {
@@ -205,7 +205,7 @@ fn warn_of_url(world: &World, webhook_id: &str, url: &str) {
 }
 
 /// What no schema can tell of a URL.
-fn check_url(text: &str) -> Result<(), Problem> {
+fn check_url(text: &str) -> Result<(), ApiError> {
     let usable = url::Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.has_host()
@@ -216,7 +216,7 @@ fn check_url(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     let message = "must be an absolute http or https URL without credentials";
-    Err(Problem::invalid(vec![Field::new(
+    Err(ApiError::invalid(vec![Field::new(
         "url",
         "invalid_format",
         message,
@@ -224,11 +224,11 @@ fn check_url(text: &str) -> Result<(), Problem> {
 }
 
 /// A bearer token of the caller's own must be able to stand in a header.
-fn check_token(auth: Option<&Value>) -> Result<(), Problem> {
+fn check_token(auth: Option<&Value>) -> Result<(), ApiError> {
     match auth.and_then(|auth| auth["bearer_token"].as_str()) {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             let message = "must be visible ASCII without spaces";
-            Err(Problem::invalid(vec![Field::new(
+            Err(ApiError::invalid(vec![Field::new(
                 "auth.bearer_token",
                 "invalid_format",
                 message,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound};
 use serde_json::{Value, json};
 
 use crate::{
-    error::{Field, Problem},
+    error::{ApiError, Field},
     openapi::Parameters,
 };
 
@@ -38,13 +38,13 @@ impl Page {
         all: &BTreeMap<String, T>,
         wanted: impl Fn(&T) -> bool,
         show: impl Fn(&T) -> Value,
-    ) -> Result<Value, Problem> {
+    ) -> Result<Value, ApiError> {
         let before = match &self.cursor {
             None => Bound::Unbounded,
             Some(cursor) if all.contains_key(cursor) => Bound::Excluded(cursor.as_str()),
             Some(_) => {
                 let message = "is not a cursor of this list";
-                return Err(Problem::malformed(
+                return Err(ApiError::malformed(
                     format!("cursor: {message}"),
                     vec![Field::new("cursor", "invalid_value", message)],
                 ));

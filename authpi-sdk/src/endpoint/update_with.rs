@@ -13,8 +13,8 @@ use crate::{
 /// How often [`Webhooks::update_with`] reads and writes at most, unless told otherwise.
 pub const DEFAULT_ROUNDS: u32 = 5;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Webhooks {
     /// Reads a webhook, asks `change` what to change, and writes that if nobody else has changed
@@ -155,7 +155,7 @@ impl<'c> IntoFuture for UpdateWith<'c> {
                 match webhooks.update(&webhook_id, &patch).if_match(etag).await {
                     Ok(updated) => return Ok(UpdateOutcome::Updated(updated)),
                     Err(error) if error.is_precondition_failed() && round + 1 < rounds => {
-                        pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE).await;
+                        pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX).await;
                         round += 1;
                     }
                     Err(error) => return Err(error),

@@ -10,11 +10,11 @@ use crate::json::without_lone_surrogates;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
     path: String,
-    problem: Problem,
+    problem: Cause,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Problem {
+enum Cause {
     NotUtf8,
     NotJson { line: usize, column: usize },
     Batch,
@@ -32,28 +32,28 @@ impl ParseError {
     pub(super) fn not_utf8() -> Self {
         Self {
             path: String::new(),
-            problem: Problem::NotUtf8,
+            problem: Cause::NotUtf8,
         }
     }
 
     pub(super) fn batch() -> Self {
         Self {
             path: String::new(),
-            problem: Problem::Batch,
+            problem: Cause::Batch,
         }
     }
 
     pub(super) fn missing(path: impl Into<String>) -> Self {
         Self {
             path: path.into(),
-            problem: Problem::Missing,
+            problem: Cause::Missing,
         }
     }
 
     pub(super) fn wrong(path: impl Into<String>, wanted: &'static str) -> Self {
         Self {
             path: path.into(),
-            problem: Problem::Wrong { wanted },
+            problem: Cause::Wrong { wanted },
         }
     }
 
@@ -69,7 +69,7 @@ impl ParseError {
         if error.classify() != Category::Data {
             return Self {
                 path: here,
-                problem: Problem::NotJson { line, column },
+                problem: Cause::NotJson { line, column },
             };
         }
         // serde tells a missing member only in words; the name in them is one of ours, not the
@@ -88,7 +88,7 @@ impl ParseError {
         };
         Self {
             path,
-            problem: Problem::Shape { line, column },
+            problem: Cause::Shape { line, column },
         }
     }
 }
@@ -101,16 +101,14 @@ impl fmt::Display for ParseError {
             &self.path
         };
         match self.problem {
-            Problem::NotUtf8 => f.write_str("the body is not UTF-8"),
-            Problem::NotJson { line, column } => {
+            Cause::NotUtf8 => f.write_str("the body is not UTF-8"),
+            Cause::NotJson { line, column } => {
                 write!(f, "{path} is not JSON (line {line}, column {column})")
             }
-            Problem::Batch => {
-                f.write_str("the body is a batch; AuthPI is not known to send batches")
-            }
-            Problem::Missing => write!(f, "{path} is missing"),
-            Problem::Wrong { wanted } => write!(f, "{path} must be {wanted}"),
-            Problem::Shape { line, column } => {
+            Cause::Batch => f.write_str("the body is a batch; AuthPI is not known to send batches"),
+            Cause::Missing => write!(f, "{path} is missing"),
+            Cause::Wrong { wanted } => write!(f, "{path} must be {wanted}"),
+            Cause::Shape { line, column } => {
                 write!(
                     f,
                     "{path} is not an AuthPI event (line {line}, column {column})"

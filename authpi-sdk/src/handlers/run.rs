@@ -50,7 +50,7 @@ impl Outcome {
             Self::Failed(error) if error.is_terminal() => None,
             Self::Failed(_) => Some("error"),
             Self::Panicked(_) => Some("panic"),
-            Self::TimedOut => Some("deadline"),
+            Self::TimedOut => Some("timeout"),
             Self::Handled | Self::Committed | Self::LeaseLost | Self::Unhandled => None,
         }
     }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The longest duration that a setting may have: a year.
-pub(crate) const LONGEST: Duration = Duration::from_hours(365 * 24);
+pub(crate) const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 /// What to do with a delivery when the ledger cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -158,7 +158,7 @@ impl<M> ReceiverBuilder<M> {
             ("in_flight_wait", settings.in_flight_wait),
         ] {
             // Keeps sums with the clock far from overflow.
-            if duration > LONGEST {
+            if duration > MAX_DURATION {
                 return Err(BuildError::Setting(name));
             }
         }

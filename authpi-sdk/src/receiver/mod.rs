@@ -51,7 +51,7 @@ use crate::{
 };
 
 pub use budget::BodyBudget;
-pub(crate) use builder::LONGEST;
+pub(crate) use builder::MAX_DURATION;
 pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
 pub use health::Health;
 pub use ingest::Ingested;

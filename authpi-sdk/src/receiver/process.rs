@@ -30,8 +30,10 @@ fn age(now: Timestamp, event: &Event) -> Duration {
     Duration::try_from(now.duration_since(event.delivered_at())).unwrap_or(Duration::ZERO)
 }
 
-/// Between two looks at an event that another worker is on: from the first to the second.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// The pause between two polls of an event that another worker is handling: the first, and the
+/// longest.
+const POLL_INITIAL: Duration = Duration::from_millis(10);
+const POLL_MAX: Duration = Duration::from_millis(250);
 
 /// A claim, and how it came about.
 struct Granted {
@@ -423,7 +425,7 @@ impl Shared {
             retry_after: self.settings.retry_after,
         };
         let mut waiter = None;
-        let mut pause = LOOKS.0;
+        let mut pause = POLL_INITIAL;
         loop {
             pause = pause.max(at_least);
             if pause > give_up.saturating_duration_since(Instant::now()) {
@@ -439,7 +441,7 @@ impl Shared {
             if let Err(Draining) = waiter.until_drain(sleep(pause)).await {
                 return Ok(Err(draining));
             }
-            pause = (pause * 2).min(LOOKS.1);
+            pause = (pause * 2).min(POLL_MAX);
             at_least = Duration::ZERO;
             // Before the look, since a claim that is granted has to be worked on.
             if !place.take_again() {

@@ -8,7 +8,7 @@ use crate::{
     Clock,
     client::Client,
     event::{Event, Subject},
-    receiver::{BuildError, LONGEST, Receiver},
+    receiver::{BuildError, MAX_DURATION, Receiver},
 };
 
 /// Settings of a [`Reconcile`]; made by [`Reconcile::builder`]. No duration may be longer than a
@@ -199,7 +199,7 @@ impl ReconcileBuilder {
             ("retry_for", settings.retry_for),
             ("lease", settings.lease),
         ] {
-            if duration > LONGEST {
+            if duration > MAX_DURATION {
                 return Err(BuildError::Setting(name));
             }
         }

@@ -15,7 +15,7 @@ use crate::{
 
 /// The longest list of types that is put into an address, in bytes; servers commonly take 8 KB in
 /// all. All 106 types together are below it.
-const LONGEST_LIST: usize = 4_000;
+const MAX_LIST_BYTES: usize = 4_000;
 
 /// What a webhook wants.
 pub(super) struct Wanted {
@@ -56,7 +56,7 @@ impl Wanted {
     pub(super) fn types_to_ask_for(&self) -> Vec<EventType> {
         let length: usize = self.types.iter().map(|name| name.as_str().len() + 1).sum();
         let can_be_asked_for =
-            length <= LONGEST_LIST && self.types.iter().all(|name| !name.as_str().contains(','));
+            length <= MAX_LIST_BYTES && self.types.iter().all(|name| !name.as_str().contains(','));
         let mut types: Vec<_> = self
             .types
             .iter()

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// However soon the receiver wants an event again.
-pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const MIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// Events that are fed one after the other.
 struct Queue {
@@ -52,7 +52,7 @@ pub(super) enum IngestResult {
 pub(super) struct Feeding {
     /// The times that each queue has still to come to.
     times: Vec<VecDeque<Timestamp>>,
-    told: mpsc::Receiver<(usize, Said)>,
+    reported: mpsc::Receiver<(usize, Said)>,
     /// Dropped, it breaks off what waits; what is being handled goes on.
     queues: JoinSet<()>,
 }
@@ -90,7 +90,7 @@ impl Feeding {
             .iter()
             .map(|queue| queue.events.iter().map(Event::time).collect())
             .collect();
-        let (tell, told) = mpsc::channel(settings.concurrency);
+        let (tell, reported) = mpsc::channel(settings.concurrency);
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for (number, queue) in queues.into_iter().enumerate() {
@@ -108,14 +108,14 @@ impl Feeding {
         }
         Self {
             times,
-            told,
+            reported,
             queues: tasks,
         }
     }
 
     /// The next news; none when all is over.
     pub(super) async fn next(&mut self) -> Option<IngestResult> {
-        let Some((queue, said)) = self.told.recv().await else {
+        let Some((queue, said)) = self.reported.recv().await else {
             // A queue that has panicked has not come to its end, and must not be taken for one that
             // has.
             while let Some(ended) = self.queues.join_next().await {
@@ -163,7 +163,7 @@ impl Queue {
                     Ingested::NotAccepted {
                         outcome,
                         retry_after,
-                    } => (outcome, retry_after.max(SHORTEST_PAUSE)),
+                    } => (outcome, retry_after.max(MIN_PAUSE)),
                     fed => break Said::Taken(fed, time),
                 };
                 // Draining is for good.

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Events to a page: the most that AuthPI gives.
-pub(super) const LONGEST_PAGE: u32 = 100;
+pub(super) const MAX_PAGE: u32 = 100;
 
 /// What a window held.
 #[derive(Default)]

@@ -10,8 +10,8 @@ use super::{
     Progress, ReconcileError, Report, Shared, Stopped,
     error::Kind,
     filter::Wanted,
-    ingest::{Feeding, IngestResult, SHORTEST_PAUSE},
-    log::{Entries, LONGEST_PAGE, Read, Reading},
+    ingest::{Feeding, IngestResult, MIN_PAUSE},
+    log::{Entries, MAX_PAGE, Read, Reading},
     windows::{Window, Windows},
 };
 use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Ingested, telemetry};
@@ -39,7 +39,7 @@ impl<'a> Passes<'a> {
             shared,
             begin: Instant::now(),
             from: Timestamp::MIN,
-            page: LONGEST_PAGE,
+            page: MAX_PAGE,
             report: Report::default(),
         }
     }
@@ -192,7 +192,7 @@ impl<'a> Passes<'a> {
                 Ingested::NotAccepted {
                     outcome,
                     retry_after,
-                } if outcome != "unreadable" => (outcome, retry_after.max(SHORTEST_PAUSE)),
+                } if outcome != "unreadable" => (outcome, retry_after.max(MIN_PAUSE)),
                 _ => {
                     self.report.unreadable += 1;
                     return None;
@@ -235,8 +235,8 @@ impl<'a> Passes<'a> {
         let newest = held.events.last_key_value().map(|((time, _), _)| *time);
         let mut since_saved = 0;
         let mut feeding = Feeding::begin(receiver, settings, held.events.into_values());
-        while let Some(told) = feeding.next().await {
-            let (fed, reached) = match told {
+        while let Some(reported) = feeding.next().await {
+            let (fed, reached) = match reported {
                 IngestResult::Taken {
                     fed,
                     time,

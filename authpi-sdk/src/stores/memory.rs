@@ -685,9 +685,9 @@ mod tests {
     /// A ledger whose time stands still until told.
     fn at_rest() -> (Memory, Arc<AtomicI64>) {
         let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
-        let told = millis.clone();
+        let reported = millis.clone();
         let clock = Clock::from_fn(move || {
-            Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap()
+            Timestamp::from_millisecond(reported.load(Ordering::Relaxed)).unwrap()
         });
         (Memory::new().with_clock(clock), millis)
     }

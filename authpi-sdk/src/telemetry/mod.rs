@@ -65,7 +65,7 @@ pub(crate) fn if_enabled(span: Span) -> Span {
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum MetricKind {
     /// It only grows.
     Counter,
     /// It is what it was when last looked at.
@@ -81,7 +81,7 @@ pub struct Metric {
     /// Its name.
     pub name: &'static str,
     /// How it behaves.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
     /// What it means, in a sentence.
@@ -189,7 +189,7 @@ const fn counter(
 ) -> Metric {
     Metric {
         name,
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels,
         meaning,
     }
@@ -202,7 +202,7 @@ const fn gauge(
 ) -> Metric {
     Metric {
         name,
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels,
         meaning,
     }
@@ -215,7 +215,7 @@ const fn histogram(
 ) -> Metric {
     Metric {
         name,
-        kind: Kind::Histogram,
+        kind: MetricKind::Histogram,
         labels,
         meaning,
     }
@@ -237,9 +237,9 @@ pub fn describe_metrics() {
             Unit::Count
         };
         match kind {
-            Kind::Counter => metrics::describe_counter!(name, unit, meaning),
-            Kind::Gauge => metrics::describe_gauge!(name, unit, meaning),
-            Kind::Histogram => metrics::describe_histogram!(name, unit, meaning),
+            MetricKind::Counter => metrics::describe_counter!(name, unit, meaning),
+            MetricKind::Gauge => metrics::describe_gauge!(name, unit, meaning),
+            MetricKind::Histogram => metrics::describe_histogram!(name, unit, meaning),
         }
     }
 }

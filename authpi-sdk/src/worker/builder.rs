@@ -14,7 +14,7 @@ use crate::{
     Clock,
     handlers::{AnyHandlers, DEFAULT_HANDLER_TIMEOUT},
     ledger::{AnyInbox, Probes, Target},
-    receiver::{BuildError, LONGEST},
+    receiver::{BuildError, MAX_DURATION},
     time::ClockWitness,
 };
 
@@ -123,7 +123,7 @@ impl WorkerBuilder {
             ("lease", settings.lease),
             ("poll_interval", settings.poll_interval),
         ] {
-            if duration.is_zero() || duration > LONGEST {
+            if duration.is_zero() || duration > MAX_DURATION {
                 return Err(BuildError::Setting(name));
             }
         }

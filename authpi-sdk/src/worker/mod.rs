@@ -170,7 +170,7 @@ impl Worker {
                 Ok(NextEvent::Leased(leased)) => {
                     let shared = Arc::clone(shared);
                     running.0.spawn(async move {
-                        let at_work = AtWork::begin(&shared.in_flight);
+                        let at_work = InFlightGuard::begin(&shared.in_flight);
                         shared.handle(leased, asked, permit).await;
                         drop(at_work);
                         shared.settled.notify_waiters();
@@ -262,16 +262,16 @@ impl Drop for Running {
 }
 
 /// One event more that is being handled, until dropped.
-struct AtWork<'w>(&'w AtomicUsize);
+struct InFlightGuard<'w>(&'w AtomicUsize);
 
-impl<'w> AtWork<'w> {
+impl<'w> InFlightGuard<'w> {
     fn begin(in_flight: &'w AtomicUsize) -> Self {
         in_flight.fetch_add(1, Ordering::Relaxed);
         Self(in_flight)
     }
 }
 
-impl Drop for AtWork<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -22,8 +22,8 @@ const SOON: Duration = Duration::from_millis(500);
 /// Gives `attempt` more time from one to the next, until all has come that comes at all.
 async fn until_it_has_come<T>(attempt: impl AsyncFn(Duration) -> Option<T>) -> T {
     for limit in [SOON, 10 * SOON] {
-        if let Some(told) = attempt(limit).await {
-            return told;
+        if let Some(reported) = attempt(limit).await {
+            return reported;
         }
     }
     attempt(Duration::from_mins(1))
@@ -169,7 +169,7 @@ async fn an_error_without_an_answer_names_host_and_port_and_no_query() {
     let stalls = Peer::replying(Reply::Stall(Vec::new())).await;
     let breaks = Peer::replying(Reply::Bytes(Vec::new())).await;
     let long = Duration::from_mins(1);
-    for (base_url, told, timeout) in [
+    for (base_url, reported, timeout) in [
         (
             format!("http://{free}/path"),
             format!("could not connect to {free}"),
@@ -210,7 +210,7 @@ async fn an_error_without_an_answer_names_host_and_port_and_no_query() {
             .timeout(timeout)
             .await
             .unwrap_err();
-        assert!(error.to_string().contains(&told), "{error}");
+        assert!(error.to_string().contains(&reported), "{error}");
         assert!(
             !shown(&error).contains("hidden_cursor") && !shown(&error).contains("acc_1"),
             "{}",

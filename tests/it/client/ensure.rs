@@ -688,11 +688,11 @@ fn together(mut replicas: Vec<Child>) -> Vec<String> {
             .write_all(b"go\n")
             .expect("the process waits for it");
     }
-    let told = (0..replicas.len()).map(|at| line(at, "ensured ")).collect();
+    let reported = (0..replicas.len()).map(|at| line(at, "ensured ")).collect();
     for mut replica in replicas {
         assert!(replica.wait().expect("it ends").success());
     }
-    told
+    reported
 }
 
 async fn replicas(
@@ -704,11 +704,11 @@ async fn replicas(
     let replicas = (0..count)
         .map(|n| replica(&emulator, &secrets(n), which(n)))
         .collect();
-    let told = tokio::task::spawn_blocking(|| together(replicas))
+    let reported = tokio::task::spawn_blocking(|| together(replicas))
         .await
         .unwrap();
-    let only = &told[0];
-    assert!(told.iter().all(|other| other == only), "{told:?}");
+    let only = &reported[0];
+    assert!(reported.iter().all(|other| other == only), "{reported:?}");
     let listed = webhooks(&client).await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert!(

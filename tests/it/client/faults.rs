@@ -344,7 +344,7 @@ async fn effects(direct: &Client, what: What, id: &str) -> usize {
     }
 }
 
-fn told(outcome: &Result<&'static str, Error>) -> String {
+fn reported(outcome: &Result<&'static str, Error>) -> String {
     let error = match outcome {
         Ok(success) => return (*success).to_owned(),
         Err(error) => error,
@@ -428,7 +428,7 @@ async fn whatever_goes_wrong_with_whatever_call_it_takes_place_once_at_most() {
             "{:<28}{fault:<15}{:<15}{requests:>8}{effects:>8}  {}",
             what.name(),
             how.name(),
-            told(outcome)
+            reported(outcome)
         );
     }
     assert_golden("faults.txt", &table);

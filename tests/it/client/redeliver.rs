@@ -39,15 +39,15 @@ async fn what_failed_is_sent_again_and_followed_to_its_end() -> Result<(), Error
             .event_type(EventType::UserCreated)
             .track()
     };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let failed = again()
-        .on_progress(|progress| told.push((progress.over(), progress.total)))
+        .on_progress(|progress| reported.push((progress.over(), progress.total)))
         .await?;
     assert_eq!(
         (failed.total, failed.failed, failed.is_complete()),
         (2, 2, true)
     );
-    assert_eq!(told, [(0, 2), (2, 2)]);
+    assert_eq!(reported, [(0, 2), (2, 2)]);
 
     accepts.store(true, Ordering::SeqCst);
     let done = again().await?;
@@ -125,24 +125,24 @@ async fn an_old_failure_is_no_outcome_and_an_unknown_status_is_one_when_nothing_
         ],
     ])
     .await;
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let call = peer.client().webhooks().redeliver_failed("wh_1").track();
     let done = call
-        .on_progress(|now| told.push((now.succeeded, now.failed, now.unknown)))
+        .on_progress(|now| reported.push((now.succeeded, now.failed, now.unknown)))
         .await?;
     assert_eq!(
         (done.total, done.succeeded, done.failed, done.unknown),
         (3, 1, 1, 1)
     );
     // The answer alone is a change, too.
-    assert_eq!(told, [(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 1, 1)]);
+    assert_eq!(reported, [(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 1, 1)]);
     Ok(())
 }
 
 #[tokio::test]
 async fn who_has_no_more_time_is_told_how_far_it_came() -> Result<(), Error> {
     let (peer, _) = slow(vec![vec![delivery("d_1", "failed", 3, None)]]).await;
-    let told = peer
+    let reported = peer
         .client()
         .webhooks()
         .redeliver_failed("wh_1")
@@ -150,7 +150,7 @@ async fn who_has_no_more_time_is_told_how_far_it_came() -> Result<(), Error> {
         .within(Duration::ZERO)
         .await?;
     assert_eq!(
-        (told.total, told.pending(), told.is_complete()),
+        (reported.total, reported.pending(), reported.is_complete()),
         (1, 1, false)
     );
     Ok(())
@@ -230,8 +230,8 @@ async fn a_later_look_that_hangs_ends_with_the_time_to_follow() -> Result<(), Er
     .await;
     let begin = std::time::Instant::now();
     let call = peer.client().webhooks().redeliver_failed("wh_1").track();
-    let told = call.within(Duration::from_millis(500)).await?;
-    assert_eq!(told.pending(), 1);
+    let reported = call.within(Duration::from_millis(500)).await?;
+    assert_eq!(reported.pending(), 1);
     assert!(
         begin.elapsed() < Duration::from_secs(15),
         "it waited for the client's timeout"

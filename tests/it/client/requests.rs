@@ -403,7 +403,7 @@ async fn a_time_without_end_is_a_time_like_any_other() -> Result<(), Error> {
 
 #[tokio::test]
 async fn no_account_and_several_are_errors_that_list_what_there_is() {
-    for (accounts, told) in [
+    for (accounts, reported) in [
         ("", "no account"),
         (
             r#"{"account_id":"acc_1","org_id":"o","scopes":[]},{"account_id":"acc_2","org_id":"o","scopes":[]}"#,
@@ -424,7 +424,7 @@ async fn no_account_and_several_are_errors_that_list_what_there_is() {
             .await
             .unwrap_err();
         assert!(error.is_configuration() && !error.may_have_run(), "{error}");
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(reported), "{error}");
         assert!(peer.asked().is_empty());
     }
 }

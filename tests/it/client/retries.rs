@@ -648,7 +648,7 @@ async fn a_call_tells_its_span_everything_but_secrets() {
         .await
         .unwrap();
     let text = logged.text();
-    for told in [
+    for reported in [
         "operation=\"webhooks.create\"",
         "attempt=1",
         "attempt=2",
@@ -656,7 +656,10 @@ async fn a_call_tells_its_span_everything_but_secrets() {
         "reference=\"req_9\"",
         "status=200",
     ] {
-        assert!(text.contains(told), "{told} is not in the log:\n{text}");
+        assert!(
+            text.contains(reported),
+            "{reported} is not in the log:\n{text}"
+        );
     }
     assert!(
         text.contains("duration_ms=") && text.contains("reason=\"unavailable\""),

@@ -94,13 +94,13 @@ async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
         .await
         .unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let told = |error: authpi_sdk::endpoint::SecretStoreError| {
+    let reported = |error: authpi_sdk::endpoint::SecretStoreError| {
         format!(
             "{error} {error:?} {}",
             std::error::Error::source(&error).unwrap()
         )
     };
-    let open = told(store.load("users").await.unwrap_err());
+    let open = reported(store.load("users").await.unwrap_err());
     assert!(open.contains("chmod 600"), "{open}");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(
@@ -108,7 +108,7 @@ async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
         r#"{"users":[{"account_id":7,"secret":"whs_very_secret"}]}"#,
     )
     .unwrap();
-    let odd = told(store.load("users").await.unwrap_err());
+    let odd = reported(store.load("users").await.unwrap_err());
     assert!(
         odd.contains("not a secret file") && !odd.contains("very_secret"),
         "{odd}"

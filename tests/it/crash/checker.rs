@@ -356,13 +356,21 @@ mod tests {
         // Overtaken by one that was killed, it came back, and was told that it had lost its lease:
         // soon enough, or a moment too late.
         let overtaken = [Effect(0, A), Dying(1, "leased".into()), Completed(0, A)];
-        let (told, taken) = ([LeaseLost(0, A)], [Effect(2, A), Completed(2, A)]);
+        let (reported, taken) = ([LeaseLost(0, A)], [Effect(2, A), Completed(2, A)]);
         assert_eq!(
-            wrong(Mode::Inbox, &[&overtaken[..], &told, &taken].concat(), &[]),
+            wrong(
+                Mode::Inbox,
+                &[&overtaken[..], &reported, &taken].concat(),
+                &[]
+            ),
             ""
         );
         assert_eq!(
-            wrong(Mode::Inbox, &[&overtaken[..], &taken, &told].concat(), &[]),
+            wrong(
+                Mode::Inbox,
+                &[&overtaken[..], &taken, &reported].concat(),
+                &[]
+            ),
             ""
         );
         // Stopped for longer than its lease, it said so later.
@@ -379,33 +387,33 @@ mod tests {
     #[test]
     fn what_must_not_happen_is_told() {
         use Entry::{Acknowledged, Completed, Effect, Killing, LeaseLost};
-        let told = |mode, journal: &[Entry], rows: &[EventId], expected| {
+        let reported = |mode, journal: &[Entry], rows: &[EventId], expected| {
             let wrong = wrong(mode, journal, rows);
             assert!(
                 wrong.contains(expected),
                 "{wrong:?} does not tell {expected:?}"
             );
         };
-        told(Mode::Inbox, &[Acknowledged(A)], &[], "is lost");
-        told(
+        reported(Mode::Inbox, &[Acknowledged(A)], &[], "is lost");
+        reported(
             Mode::InlineTx,
             &[Effect(0, A), Acknowledged(A)],
             &[],
             "is lost",
         );
-        told(
+        reported(
             Mode::Inline,
             &[Effect(0, A), Effect(1, A)],
             &[],
             "process 0, which had handled it, was alive",
         );
-        told(
+        reported(
             Mode::Inline,
             &[Effect(0, A), Effect(0, A)],
             &[],
             "was alive",
         );
-        told(
+        reported(
             Mode::Inbox,
             &[Effect(0, A), Completed(0, A), Killing(0), Effect(1, A)],
             &[],
@@ -419,21 +427,21 @@ mod tests {
             Effect(1, A),
             LeaseLost(2, A),
         ];
-        told(Mode::Inbox, &completed, &[], "the ledger knew");
-        told(
+        reported(Mode::Inbox, &completed, &[], "the ledger knew");
+        reported(
             Mode::Inline,
             &[Effect(0, A), Acknowledged(A), Killing(0), Effect(1, A)],
             &[],
             "answered 200",
         );
-        told(
+        reported(
             Mode::Inbox,
             &[Effect(0, A), Killing(0), Effect(1, B), Effect(1, A)],
             &[],
             "after number 1 of its ordering_key",
         );
-        told(Mode::InlineTx, &[], &[A, A], "committed 2x");
-        told(Mode::InboxTx, &[], &[B, A], "committed after number 1");
+        reported(Mode::InlineTx, &[], &[A, A], "committed 2x");
+        reported(Mode::InboxTx, &[], &[B, A], "committed after number 1");
     }
 
     #[test]

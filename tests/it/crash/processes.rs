@@ -51,12 +51,13 @@ impl Process {
     pub(super) async fn ready(&mut self, trial: &Trial) -> u16 {
         let out = BufReader::new(self.child.stdout.take().expect("it is piped"));
         let line = timeout(DEADLINE, out.lines().next_line()).await;
-        let line = line.unwrap_or_else(|_| panic!("{}", self.told(trial, "is not ready in time")));
+        let line =
+            line.unwrap_or_else(|_| panic!("{}", self.reported(trial, "is not ready in time")));
         let line = line.expect("a pipe can be read").unwrap_or_default();
         let port = line
             .strip_prefix("ready ")
             .and_then(|port| port.parse().ok());
-        port.unwrap_or_else(|| panic!("{}", self.told(trial, "did not get ready")))
+        port.unwrap_or_else(|| panic!("{}", self.reported(trial, "did not get ready")))
     }
 
     pub(super) async fn kill(mut self, trial: &Trial) {
@@ -81,22 +82,22 @@ impl Process {
     /// Waits until it has killed itself.
     pub(super) async fn until_killed(mut self, trial: &Trial, otherwise: &str) {
         let ended = timeout(DEADLINE, self.child.wait()).await;
-        let ended = ended.unwrap_or_else(|_| panic!("{}", self.told(trial, otherwise)));
+        let ended = ended.unwrap_or_else(|_| panic!("{}", self.reported(trial, otherwise)));
         let ended = ended.expect("a child can be waited for");
         assert!(
             was_killed(ended),
             "{}",
-            self.told(trial, &format!("ended by itself: {ended}"))
+            self.reported(trial, &format!("ended by itself: {ended}"))
         );
     }
 
     /// Resolves when it has ended although nobody killed it.
     pub(super) async fn ended(&mut self, trial: &Trial) -> String {
         let ended = self.child.wait().await.expect("a child can be waited for");
-        self.told(trial, &format!("ended by itself: {ended}"))
+        self.reported(trial, &format!("ended by itself: {ended}"))
     }
 
-    fn told(&self, trial: &Trial, what: &str) -> String {
+    fn reported(&self, trial: &Trial, what: &str) -> String {
         let log = std::fs::read_to_string(trial.log(self.number)).unwrap_or_default();
         let end = log.lines().rev().take(20).collect::<Vec<_>>();
         let end = end.into_iter().rev().collect::<Vec<_>>().join("\n");

@@ -12,7 +12,7 @@ use crate::servers::DEADLINE;
 
 /// How long a sender waits for an answer. It is not known of AuthPI; longer than any answer of ours
 /// takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Trial {
     /// Sends a delivery of the event, again and again, to whichever receiver, until one answers
@@ -45,7 +45,7 @@ impl Trial {
                 let timeout = if hasty {
                     Duration::from_micros(dice.u64(100..20_000))
                 } else {
-                    PATIENCE
+                    TEST_TIMEOUT
                 };
                 match self.send(&fixture, port, timeout).await {
                     Ok(200) => break,

@@ -127,11 +127,11 @@ fn ids(events: impl IntoIterator<Item = usize>) -> Vec<String> {
 }
 
 async fn consumers(jetstream: &jetstream::Context, stream: &str) -> Vec<String> {
-    let told: Value = jetstream
+    let reported: Value = jetstream
         .request(format!("CONSUMER.NAMES.{stream}"), &json!({}))
         .await
         .unwrap();
-    let names = told["consumers"].as_array().into_iter().flatten();
+    let names = reported["consumers"].as_array().into_iter().flatten();
     names
         .map(|name| name.as_str().unwrap().to_owned())
         .collect()
@@ -664,11 +664,11 @@ async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
     }
     assert_eq!(depth(&inbox).await, 0);
     let all = inbox.dead_letters("users", None, 10).await.unwrap();
-    let told: Vec<_> = all
+    let reported: Vec<_> = all
         .iter()
         .map(|letter| letter.key.event_id().to_owned())
         .collect();
-    assert_eq!(told, ids(0..5));
+    assert_eq!(reported, ids(0..5));
     assert_eq!(
         (all[0].reason.as_str(), all[0].attempts, &all[0].body),
         (reason, 1, &body(0))
@@ -977,12 +977,12 @@ async fn a_message_that_is_no_event_becomes_a_dead_letter_and_hinders_nobody() {
     append(&inbox, 0).await;
     assert_eq!(work_off(&inbox).await, ids([0]));
     let letters = inbox.dead_letters("users", None, 10).await.unwrap();
-    let told: Vec<_> = letters
+    let reported: Vec<_> = letters
         .iter()
         .map(|letter| (letter.key.event_id(), &letter.body[..]))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [("message 1", &b"hello"[..]), ("message 2", &b"old"[..])]
     );
     assert!(
@@ -1795,8 +1795,8 @@ async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_onc
     for worker in running {
         worker.stop().await;
     }
-    let told = AssertSqlSafe(format!("SELECT id FROM {prefix}effects ORDER BY id"));
-    let effects: Vec<String> = sqlx::query_scalar(told)
+    let reported = AssertSqlSafe(format!("SELECT id FROM {prefix}effects ORDER BY id"));
+    let effects: Vec<String> = sqlx::query_scalar(reported)
         .fetch_all(&mut other)
         .await
         .unwrap();

@@ -807,9 +807,10 @@ async fn tables_of_an_unreleased_version_are_refused_and_left_alone() {
                 .await
                 .unwrap_err(),
         );
-        let told = format!("{prefix}… have version {version}, made by an unreleased authpi-sdk");
+        let reported =
+            format!("{prefix}… have version {version}, made by an unreleased authpi-sdk");
         assert!(
-            error.contains(&told) && error.contains("set another prefix"),
+            error.contains(&reported) && error.contains("set another prefix"),
             "{error}"
         );
         let left = AssertSqlSafe(format!(

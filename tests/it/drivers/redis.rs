@@ -354,14 +354,15 @@ async fn a_duplicate_of_a_handled_event_writes_nothing_and_takes_one_command() {
     let ledger = Redis::connect(&server.url()).await.unwrap();
     handled(&ledger, 0).await;
     let mut other = server.connection().await.unwrap();
-    let mut told = async || {
-        let told: String = cmd("INFO")
+    let mut reported = async || {
+        let reported: String = cmd("INFO")
             .arg("everything")
             .query_async(&mut other)
             .await
             .unwrap();
         let line = |name: &str| {
-            told.lines()
+            reported
+                .lines()
                 .find_map(|line| {
                     line.strip_prefix(name)?
                         .strip_prefix(':')?
@@ -377,7 +378,7 @@ async fn a_duplicate_of_a_handled_event_writes_nothing_and_takes_one_command() {
             line("cmdstat_set"),
         ]
     };
-    let before = told().await;
+    let before = reported().await;
     for _ in 0..10 {
         assert_eq!(
             ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
@@ -386,7 +387,7 @@ async fn a_duplicate_of_a_handled_event_writes_nothing_and_takes_one_command() {
             }
         );
     }
-    let after = told().await;
+    let after = reported().await;
     assert_eq!(before[..2], after[..2]);
     assert_ne!(before[2], after[2]);
 }

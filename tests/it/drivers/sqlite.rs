@@ -93,24 +93,24 @@ async fn told_until_killed(folder: &Folder, first: usize, after: usize) -> Vec<(
         .kill_on_drop(true);
     let mut process = program.spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     while let Some(line) = timeout(DEADLINE, lines.next_line())
         .await
         .expect("the process hangs")
         .unwrap()
     {
-        if told.len() == after {
+        if reported.len() == after {
             process.start_kill().unwrap();
         }
         // The last one may be half a line.
         let Some((word, n)) = line.split_once(' ') else {
             continue;
         };
-        told.extend(n.parse().ok().map(|n| (word.to_owned(), n)));
+        reported.extend(n.parse().ok().map(|n| (word.to_owned(), n)));
     }
-    assert!(told.len() >= after, "it ended by itself");
+    assert!(reported.len() >= after, "it ended by itself");
     process.wait().await.unwrap();
-    told
+    reported
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,10 +119,10 @@ async fn whatever_was_answered_before_a_kill_is_there_after_it() {
     shop(&folder).await;
     for (round, after) in [300, 700, 1_100].into_iter().enumerate() {
         let first = round * 100_000;
-        let told = told_until_killed(&folder, first, after).await;
+        let reported = told_until_killed(&folder, first, after).await;
         let ledger = Sqlite::open(folder.file()).await.unwrap();
         let sold = sold(&folder).await;
-        for (word, n) in &told {
+        for (word, n) in &reported {
             let claim = ledger
                 .claim(&EventKey::new("users", n.to_string()), DIGEST, LEASE)
                 .await

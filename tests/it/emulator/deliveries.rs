@@ -564,12 +564,12 @@ async fn a_webhook_that_loses_its_deliveries_fails_and_recovers_with_the_first_t
         .expect(StatusCode::OK);
     assert_eq!(authpi.get(&path).await.body["data"]["status"], "active");
     authpi.emulator.deliveries_finished().await;
-    let told: Vec<_> = watcher
+    let reported: Vec<_> = watcher
         .received()
         .iter()
         .map(super::endpoint::Received::event_type)
         .collect();
-    assert_eq!(told, ["webhook.paused", "webhook.resumed"]);
+    assert_eq!(reported, ["webhook.paused", "webhook.resumed"]);
 }
 
 #[tokio::test]

@@ -107,8 +107,8 @@ async fn receive(State(script): State<Arc<Script>>, headers: HeaderMap, body: By
     let answer = match reply.unwrap_or(Reply::Status(200)) {
         Reply::Status(status) => answer(status),
         Reply::Redirect(to) => answer(302).header("location", to),
-        Reply::HoldUntil(told) => {
-            told.notified().await;
+        Reply::HoldUntil(reported) => {
+            reported.notified().await;
             answer(200)
         }
         Reply::Never => std::future::pending().await,

@@ -106,7 +106,7 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(super::PATIENCE, found)
+        tokio::time::timeout(super::TEST_TIMEOUT, found)
             .await
             .expect("nobody looks");
     };

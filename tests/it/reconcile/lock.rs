@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    HOUR, Handled, PATIENCE, at, caught_up, inline,
+    HOUR, Handled, TEST_TIMEOUT, at, caught_up, inline,
     log::{Log, event},
     noting, receiver, reconcile,
 };
@@ -65,7 +65,7 @@ async fn of_two_replicas_one_runs_and_the_other_waits_or_passes() {
     let running = tokio::spawn(async move { caught_up(&first).await });
     gate.came.notified().await;
     assert_eq!(second.try_catch_up().await.unwrap(), None, "both run");
-    let pages = log.told().asked.len();
+    let pages = log.reported().asked.len();
     let waiting = tokio::spawn(async move { caught_up(&second).await });
     gate.go_on.notify_one();
     assert_eq!(running.await.unwrap().progress.handled, 1);
@@ -75,7 +75,7 @@ async fn of_two_replicas_one_runs_and_the_other_waits_or_passes() {
         (1, true)
     );
     assert!(
-        log.told().asked.len() > pages,
+        log.reported().asked.len() > pages,
         "the one that waited has not made sure"
     );
     assert_eq!(gate.handled.load(Ordering::SeqCst), 1);
@@ -107,7 +107,7 @@ async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() 
         died.send(()).unwrap();
     });
     has_died.await.unwrap();
-    log.told()
+    log.reported()
         .events
         .push(event("evt_2", at(6), "user.created", "usr_1"));
     let receiver = inline(ledger.clone(), noting(&handled, |_| false))
@@ -169,7 +169,7 @@ async fn a_turn_that_another_has_taken_over_ends_the_run() {
             .await
             .unwrap()
     );
-    let error = tokio::time::timeout(PATIENCE, running)
+    let error = tokio::time::timeout(TEST_TIMEOUT, running)
         .await
         .unwrap()
         .unwrap()
@@ -190,11 +190,11 @@ async fn until(reconcile: &Reconcile, every: Duration, done: impl Fn() -> bool) 
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting)
+    tokio::time::timeout(TEST_TIMEOUT, waiting)
         .await
         .expect("the schedule does not do it");
     stop.send(()).unwrap();
-    tokio::time::timeout(PATIENCE, running)
+    tokio::time::timeout(TEST_TIMEOUT, running)
         .await
         .expect("the schedule does not stop")
         .unwrap();
@@ -207,14 +207,15 @@ async fn on_a_schedule_what_happens_is_found_and_a_failure_ends_nothing() {
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     let every = Duration::from_millis(1);
     until(&reconcile, every, || handled.ids().len() == 1).await;
-    log.told().answers = 0;
-    let asked = log.told().asked.len();
+    log.reported().answers = 0;
+    let asked = log.reported().asked.len();
     until(&reconcile, every, || {
-        let mut told = log.told();
-        if told.asked.len() == asked + 2 && told.answers == 0 {
-            told.events
+        let mut reported = log.reported();
+        if reported.asked.len() == asked + 2 && reported.answers == 0 {
+            reported
+                .events
                 .push(event("evt_2", at(6), "user.created", "usr_1"));
-            told.answers = usize::MAX;
+            reported.answers = usize::MAX;
         }
         handled.ids().len() == 2
     })
@@ -225,7 +226,7 @@ async fn on_a_schedule_what_happens_is_found_and_a_failure_ends_nothing() {
 #[tokio::test]
 async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
     let log = Log::of([event("evt_1", at(5), "user.created", "usr_1")]).await;
-    log.told().webhook["status_at"] = json!(null);
+    log.reported().webhook["status_at"] = json!(null);
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).only_if_missed().build().unwrap();
     let every = Duration::from_millis(1);
@@ -236,9 +237,9 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
         })
     };
     let looks = |n: usize| {
-        let enough = log.told().looks + n;
+        let enough = log.reported().looks + n;
         let log = &log;
-        move || log.told().looks >= enough
+        move || log.reported().looks >= enough
     };
     let running = reconcile.clone();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -251,10 +252,10 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, looking)
+        tokio::time::timeout(TEST_TIMEOUT, looking)
             .await
             .expect("nobody looks");
-        log.told().asked.len()
+        log.reported().asked.len()
     };
     let asked = looked(5).await;
     assert_eq!(
@@ -262,7 +263,7 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
         (asked, 1),
         "the log is read without a reason"
     );
-    log.told().failed_deliveries.push(failed(at(10)));
+    log.reported().failed_deliveries.push(failed(at(10)));
     let asked = {
         let read = looked(5).await;
         assert!(read > asked, "a failed delivery is no sign");
@@ -275,17 +276,18 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
     );
     // The endpoint was paused: no delivery shows what happened meanwhile.
     {
-        let mut told = log.told();
-        told.events
+        let mut reported = log.reported();
+        reported
+            .events
             .push(event("evt_2", at(HOUR), "user.created", "usr_1"));
-        told.webhook["status_at"] = json!(at(2 * HOUR).as_millisecond());
+        reported.webhook["status_at"] = json!(at(2 * HOUR).as_millisecond());
     }
     let found = async {
         while handled.ids().len() < 2 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, found)
+    tokio::time::timeout(TEST_TIMEOUT, found)
         .await
         .expect("a pause is no sign");
     stop.send(()).unwrap();
@@ -295,7 +297,7 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
 #[tokio::test]
 async fn the_log_is_read_again_until_it_must_hold_what_a_failed_delivery_was_about() {
     let log = Log::of([event("evt_1", at(40_000), "user.created", "usr_1")]).await;
-    log.told().failed_deliveries.push(json!({
+    log.reported().failed_deliveries.push(json!({
         "id": "whd_1", "webhook_id": "wh_1", "event_id": "evt_2", "event_type": "user.created", "status": "failed",
         "attempt_count": 6, "created_at": at(10_000).as_millisecond(),
     }));
@@ -308,9 +310,10 @@ async fn the_log_is_read_again_until_it_must_hold_what_a_failed_delivery_was_abo
     // The younger one draws the watermark past the failed delivery, whose event enters the log
     // after that.
     until(&reconcile, Duration::from_millis(1), || {
-        let mut told = log.told();
-        if told.events.len() == 1 && told.asked.len() >= 2 {
-            told.events
+        let mut reported = log.reported();
+        if reported.events.len() == 1 && reported.asked.len() >= 2 {
+            reported
+                .events
                 .push(event("evt_2", at(9_000), "user.created", "usr_1"));
         }
         handled.ids().len() == 2

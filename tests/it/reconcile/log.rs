@@ -30,12 +30,12 @@ pub(super) enum Order {
 
 pub(super) struct Log {
     pub(super) base_url: String,
-    told: Arc<Mutex<Told>>,
+    reported: Arc<Mutex<Reported>>,
     server: JoinHandle<()>,
 }
 
 /// What a test says, and what was asked.
-pub(super) struct Told {
+pub(super) struct Reported {
     pub(super) order: Order,
     /// Whether `after` and `before` take in the moment itself.
     pub(super) inclusive: bool,
@@ -107,7 +107,7 @@ impl Logged {
 
 impl Log {
     pub(super) async fn start() -> Self {
-        let told = Arc::new(Mutex::new(Told {
+        let reported = Arc::new(Mutex::new(Reported {
             order: Order::NewestFirst,
             inclusive: false,
             page: 100,
@@ -130,25 +130,25 @@ impl Log {
                 get(deliveries),
             )
             .route("/v1/accounts/acc_1/events", get(page))
-            .with_state(Arc::clone(&told));
+            .with_state(Arc::clone(&reported));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self {
             base_url,
-            told,
+            reported,
             server,
         }
     }
 
     pub(super) async fn of(events: impl IntoIterator<Item = Logged>) -> Self {
         let log = Self::start().await;
-        log.told().events = events.into_iter().collect();
+        log.reported().events = events.into_iter().collect();
         log
     }
 
-    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap()
+    pub(super) fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().unwrap()
     }
 
     pub(super) fn client(&self) -> Client {
@@ -168,19 +168,19 @@ impl Drop for Log {
     }
 }
 
-type Shared = State<Arc<Mutex<Told>>>;
+type Shared = State<Arc<Mutex<Reported>>>;
 
-async fn webhook(State(told): Shared) -> Response {
-    let mut told = told.lock().unwrap();
-    told.looks += 1;
-    json(json!({"data": told.webhook}).to_string())
+async fn webhook(State(reported): Shared) -> Response {
+    let mut reported = reported.lock().unwrap();
+    reported.looks += 1;
+    json(json!({"data": reported.webhook}).to_string())
 }
 
-async fn deliveries(State(told): Shared, RawQuery(query): RawQuery) -> Response {
+async fn deliveries(State(reported): Shared, RawQuery(query): RawQuery) -> Response {
     let query = pairs(query.as_deref());
     let after = number(&query, "after").unwrap_or(i64::MIN);
-    let told = told.lock().unwrap();
-    let data = told
+    let reported = reported.lock().unwrap();
+    let data = reported
         .failed_deliveries
         .iter()
         .filter(|delivery| delivery["created_at"].as_i64() > Some(after));
@@ -190,25 +190,25 @@ async fn deliveries(State(told): Shared, RawQuery(query): RawQuery) -> Response 
     )
 }
 
-async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
+async fn page(State(reported): Shared, RawQuery(query): RawQuery) -> Response {
     let query = pairs(query.as_deref());
-    let mut told = told.lock().unwrap();
-    let told = &mut *told;
-    told.asked.push(query.clone());
-    let Some(left) = told.answers.checked_sub(1) else {
+    let mut reported = reported.lock().unwrap();
+    let reported = &mut *reported;
+    reported.asked.push(query.clone());
+    let Some(left) = reported.answers.checked_sub(1) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    told.answers = left;
-    if let Some(before_page) = &mut told.before_page {
-        before_page(&mut told.events);
+    reported.answers = left;
+    if let Some(before_page) = &mut reported.before_page {
+        before_page(&mut reported.events);
     }
-    let edge = i64::from(told.inclusive);
+    let edge = i64::from(reported.inclusive);
     let after = number(&query, "after").map_or(i64::MIN, |after| after - edge);
     let before = number(&query, "before").map_or(i64::MAX, |before| before + edge);
     let types: Option<BTreeSet<&str>> = query
         .get("event_types")
         .map(|types| types.split(',').collect());
-    let mut listed: Vec<&Logged> = told
+    let mut listed: Vec<&Logged> = reported
         .events
         .iter()
         .filter(|event| event.time > after && event.time < before)
@@ -218,7 +218,7 @@ async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
                 .is_none_or(|types| types.contains(event.event_type.as_str()))
         })
         .collect();
-    match told.order {
+    match reported.order {
         Order::OldestFirst => listed.sort_by_key(|event| event.time),
         Order::NewestFirst => listed.sort_by_key(|event| std::cmp::Reverse(event.time)),
         Order::Shuffled(seed) => listed.sort_by_key(|event| {
@@ -230,7 +230,7 @@ async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
     let limit = number(&query, "limit")
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(50)
-        .min(told.page);
+        .min(reported.page);
     let begin = query.get("cursor").map_or(0, |id| {
         1 + listed.iter().position(|event| event.id == *id).unwrap()
     });
@@ -244,7 +244,7 @@ async fn page(State(told): Shared, RawQuery(query): RawQuery) -> Response {
         .iter()
         .map(|event| RawValue::from_string(event.json.clone()).unwrap())
         .collect();
-    let cursor = next_cursor.filter(|_| !told.hides_the_next);
+    let cursor = next_cursor.filter(|_| !reported.hides_the_next);
     let page = json!({"has_more": next_cursor.is_some(), "next_cursor": cursor});
     // By hand, since `Value` would write the events anew.
     let data = serde_json::to_string(&data).unwrap();

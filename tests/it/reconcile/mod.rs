@@ -29,7 +29,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use log::Log;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// When the webhook of the tests was created.
 fn created() -> Timestamp {
@@ -134,7 +134,7 @@ fn reconcile(log: &Log, receiver: &Receiver) -> ReconcileBuilder {
 }
 
 async fn caught_up(reconcile: &Reconcile) -> Report {
-    let running = tokio::time::timeout(PATIENCE, reconcile.catch_up());
+    let running = tokio::time::timeout(TEST_TIMEOUT, reconcile.catch_up());
     running
         .await
         .expect("catching up does not end")

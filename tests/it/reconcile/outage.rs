@@ -23,7 +23,7 @@ const MISSED: usize = 1_000;
 /// Events that happen when it serves again.
 const LIVE: usize = 200;
 const USERS: usize = 50;
-const PATIENCE: Duration = Duration::from_mins(3);
+const TEST_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// AuthPI, and what happened there.
 pub(crate) struct Outage {
@@ -136,7 +136,7 @@ impl Outage {
     }
 
     async fn settled(&self) {
-        tokio::time::timeout(PATIENCE, self.authpi.deliveries_settled())
+        tokio::time::timeout(TEST_TIMEOUT, self.authpi.deliveries_settled())
             .await
             .expect("deliveries settle");
     }
@@ -160,7 +160,7 @@ impl Outage {
 
     /// What was missed is found.
     pub(crate) async fn catch_up(&self, reconcile: &Reconcile) -> Report {
-        let report = tokio::time::timeout(PATIENCE, reconcile.catch_up())
+        let report = tokio::time::timeout(TEST_TIMEOUT, reconcile.catch_up())
             .await
             .expect("it ends")
             .unwrap();
@@ -195,7 +195,7 @@ impl Outage {
             .client
             .webhooks()
             .redeliver_failed(&self.webhook_id)
-            .timeout(PATIENCE)
+            .timeout(TEST_TIMEOUT)
             .await
             .unwrap()
             .value;

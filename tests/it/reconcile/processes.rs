@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    PATIENCE, at,
+    TEST_TIMEOUT, at,
     log::{Log, event},
 };
 
@@ -46,7 +46,7 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
         Log::of((0..EVENTS).map(|n| event(&format!("evt_{n:03}"), at(n), "user.created", "usr_1")))
             .await;
 
-    let (tell, told) = mpsc::channel();
+    let (tell, reported) = mpsc::channel();
     let mut started = 0;
     let mut alive = BTreeMap::new();
     let mut start = |alive: &mut BTreeMap<usize, Child>| {
@@ -73,8 +73,8 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
         let (mut kills, mut lost) = (0, 0);
         let mut ended = 0;
         while ended < PROCESSES {
-            let (number, line) = told
-                .recv_timeout(PATIENCE)
+            let (number, line) = reported
+                .recv_timeout(TEST_TIMEOUT)
                 .expect("nobody says anything any more");
             if line == "caught up" {
                 let mut done = alive.remove(&number).expect("it was not killed");

@@ -73,8 +73,8 @@ async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_list
         ] {
             let log = Log::of(two_days()).await;
             {
-                let mut told = log.told();
-                (told.order, told.inclusive, told.page) = (order, inclusive, page);
+                let mut reported = log.reported();
+                (reported.order, reported.inclusive, reported.page) = (order, inclusive, page);
             }
             let (receiver, handled) = receiver();
             let report = caught_up(&reconcile(&log, &receiver).limit(limit).build().unwrap()).await;
@@ -106,7 +106,7 @@ async fn a_page_that_is_larger_than_what_is_read_of_an_answer_is_asked_for_in_pa
     );
     assert_eq!(handled.ids(), sorted(events));
     let limits: BTreeSet<_> = log
-        .told()
+        .reported()
         .asked
         .iter()
         .filter_map(|asked| asked.get("limit").cloned())
@@ -117,7 +117,9 @@ async fn a_page_that_is_larger_than_what_is_read_of_an_answer_is_asked_for_in_pa
     );
 
     // One alone that is too large is told, and nothing is passed over.
-    log.told().events.push(large("evt_huge", at(HOUR), 9 << 20));
+    log.reported()
+        .events
+        .push(large("evt_huge", at(HOUR), 9 << 20));
     let error = reconcile(&log, &receiver)
         .build()
         .unwrap()
@@ -134,7 +136,7 @@ async fn a_page_that_is_larger_than_what_is_read_of_an_answer_is_asked_for_in_pa
 async fn a_page_that_hides_the_next_one_ends_the_run_and_moves_no_watermark() {
     let log =
         Log::of((0..5).map(|n| event(&format!("evt_{n}"), at(n), "user.created", "usr_1"))).await;
-    (log.told().page, log.told().hides_the_next) = (2, true);
+    (log.reported().page, log.reported().hides_the_next) = (2, true);
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     let error = reconcile.catch_up().await.unwrap_err();
@@ -147,7 +149,7 @@ async fn a_page_that_hides_the_next_one_ends_the_run_and_moves_no_watermark() {
         "{error:?}"
     );
     assert_eq!((error.report().watermark, handled.ids().len()), (None, 0));
-    log.told().hides_the_next = false;
+    log.reported().hides_the_next = false;
     assert!(caught_up(&reconcile).await.is_complete());
     assert_eq!(handled.ids().len(), 5);
 }
@@ -164,7 +166,7 @@ async fn a_look_that_took_long_is_followed_by_another_though_it_found_nothing_ne
     assert_eq!(handled.take(), ["evt_1"]);
     // It is known now, and another happens after the first look has begun.
     let (now, mut pages) = (Arc::clone(&time), 0);
-    log.told().before_page = Some(Box::new(move |events| {
+    log.reported().before_page = Some(Box::new(move |events| {
         pages += 1;
         if pages == 2 {
             events.push(event("evt_2", at(HOUR + 1), "user.created", "usr_1"));
@@ -199,7 +201,7 @@ async fn what_is_read_again_is_a_duplicate_and_what_came_late_is_found() {
 
     // One that stands in the log after those that happened after it, one on the edge of what is
     // read again, one that is new.
-    log.told().events.extend([
+    log.reported().events.extend([
         event("evt_2", at(3 * HOUR - 1), "user.created", "usr_1"),
         event("evt_edge", at(2 * HOUR), "user.created", "usr_1"),
         event("evt_before", at(2 * HOUR - 1), "user.created", "usr_1"),
@@ -217,10 +219,10 @@ async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_nex
         let log = Log::of(two_days()).await;
         let added = Arc::new(AtomicUsize::new(0));
         {
-            let mut told = log.told();
-            (told.order, told.page) = (order, 10);
+            let mut reported = log.reported();
+            (reported.order, reported.page) = (order, 10);
             let added = Arc::clone(&added);
-            told.before_page = Some(Box::new(move |events| {
+            reported.before_page = Some(Box::new(move |events| {
                 let n = added.fetch_add(1, Ordering::SeqCst);
                 if n < 40 {
                     let late = SignedDuration::from_secs(i64::try_from(n).unwrap());
@@ -239,7 +241,7 @@ async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_nex
         let _ = caught_up(&reconcile).await.into_result().unwrap();
         let _ = caught_up(&reconcile).await.into_result().unwrap();
         assert!(added.load(Ordering::SeqCst) >= 40);
-        let (fed, logged) = (handled.ids(), log.told().events.len());
+        let (fed, logged) = (handled.ids(), log.reported().events.len());
         assert_eq!(
             fed.iter().collect::<BTreeSet<_>>().len(),
             logged,
@@ -270,7 +272,7 @@ async fn a_clock_that_is_hours_off_makes_no_gap() {
             "our clock is {ours} ms after the creation"
         );
         // The clock is set right, and more happens.
-        log.told()
+        log.reported()
             .events
             .push(event("evt_after", at(49 * HOUR), "user.created", "usr_1"));
         let _ = caught_up(&reconcile().clock(clock(50 * HOUR)).build().unwrap())
@@ -297,7 +299,7 @@ async fn an_event_from_the_far_future_does_not_draw_the_watermark_along() {
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     let _ = caught_up(&reconcile).await.into_result().unwrap();
-    log.told()
+    log.reported()
         .events
         .push(event("evt_now", at(100 * HOUR), "user.created", "usr_1"));
     let _ = caught_up(&reconcile).await.into_result().unwrap();
@@ -324,12 +326,12 @@ async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
         ["evt_at_creation", "evt_wanted", "evt_other_user"]
     );
     assert_eq!(
-        log.told().asked[0]["event_types"],
+        log.reported().asked[0]["event_types"],
         "user.created,user.updated"
     );
 
     let fresh = || super::receiver();
-    log.told().webhook["subjects"] = json!([{"org_id": "org_1"}, {"user_id": "usr_1"}]);
+    log.reported().webhook["subjects"] = json!([{"org_id": "org_1"}, {"user_id": "usr_1"}]);
     let (receiver, handled) = fresh();
     let _ = caught_up(&reconcile(&log, &receiver).build().unwrap())
         .await
@@ -347,8 +349,8 @@ async fn the_webhooks_filter_its_subjects_and_its_creation_are_heeded() {
         .unwrap();
     assert_eq!(handled.take(), ["evt_other_user"]);
 
-    log.told().webhook["subjects"] = json!(null);
-    log.told().webhook["events"] = json!([]);
+    log.reported().webhook["subjects"] = json!(null);
+    log.reported().webhook["events"] = json!([]);
     let (receiver, handled) = fresh();
     let _ = caught_up(
         &reconcile(&log, &receiver)
@@ -588,7 +590,7 @@ async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark
 
     // What was handled is pruned by later claims.
     time.store(60 * day, Ordering::SeqCst);
-    log.told()
+    log.reported()
         .events
         .push(event("evt_new", at(59 * day), "user.created", "usr_1"));
     let known_from = at(30 * day) + SignedDuration::from_mins(10);
@@ -647,7 +649,7 @@ async fn an_event_that_comes_late_into_a_window_that_was_read_is_found_however_l
     });
     let receiver = inline(Memory::new(), handlers).build().unwrap();
     let (seen, mut came) = (handled.clone(), false);
-    log.told().before_page = Some(Box::new(move |events| {
+    log.reported().before_page = Some(Box::new(move |events| {
         if seen.ids().len() == 4 && !came {
             came = true;
             events.push(event(
@@ -699,7 +701,7 @@ async fn a_run_that_never_catches_up_ends_and_says_so() {
     });
     let receiver = inline(Memory::new(), handlers).build().unwrap();
     let (mut n, now) = (0, Arc::clone(&time));
-    log.told().before_page = Some(Box::new(move |events| {
+    log.reported().before_page = Some(Box::new(move |events| {
         n += 1;
         events.push(event(
             &format!("evt_{n}"),

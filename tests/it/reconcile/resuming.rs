@@ -63,7 +63,7 @@ async fn a_run_that_was_killed_is_gone_on_with_by_the_next_process() {
             .build()
             .unwrap();
         let run = tokio::spawn(async move { reconcile.catch_up().await });
-        match tokio::time::timeout(super::PATIENCE, run)
+        match tokio::time::timeout(super::TEST_TIMEOUT, run)
             .await
             .expect("a run does not end")
         {
@@ -199,7 +199,7 @@ async fn when_authpi_fails_midway_the_error_tells_how_far_it_came() {
         )
     }))
     .await;
-    log.told().answers = 4;
+    log.reported().answers = 4;
     let (receiver, handled) = receiver();
     let reconcile = reconcile(&log, &receiver).build().unwrap();
     let error = reconcile.catch_up().await.unwrap_err();
@@ -213,7 +213,7 @@ async fn when_authpi_fails_midway_the_error_tells_how_far_it_came() {
         so_far > 0 && error.report().watermark.is_some(),
         "{error:?}"
     );
-    log.told().answers = usize::MAX;
+    log.reported().answers = usize::MAX;
     let report = caught_up(&reconcile).await;
     assert_eq!(so_far + report.progress.handled, 300);
     assert_eq!(handled.ids(), ids(300));
@@ -240,8 +240,8 @@ async fn a_receiver_that_is_draining_ends_the_run_at_once() {
 async fn progress_is_told_with_counts_that_never_go_back() {
     let log = Log::of(events(250)).await;
     let (receiver, _handled) = receiver();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let telling = Arc::clone(&told);
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&reported);
     let on_progress = move |progress: &authpi_sdk::reconcile::Progress| {
         telling.lock().unwrap().push(progress.clone());
     };
@@ -250,16 +250,18 @@ async fn progress_is_told_with_counts_that_never_go_back() {
         .build()
         .unwrap();
     let report = caught_up(&reconcile).await;
-    let told = told.lock().unwrap();
+    let reported = reported.lock().unwrap();
     assert!(
-        told.windows(2)
+        reported
+            .windows(2)
             .all(|two| two[0].fed() <= two[1].fed() && two[0].position <= two[1].position)
     );
     assert!(
-        told.iter()
+        reported
+            .iter()
             .any(|progress| progress.fed() == 100 && progress.lag > Duration::from_hours(1))
     );
-    let last = told.last().unwrap();
+    let last = reported.last().unwrap();
     assert_eq!(
         (last, last.fed(), last.lag),
         (&report.progress, 250, Duration::ZERO)

@@ -135,14 +135,14 @@ impl Faulty {
                 while connections.try_join_next().is_some() {}
                 let (plan, seen) = (Arc::clone(&plan), Arc::clone(&seen));
                 connections.spawn(async move {
-                    let told = move |asked: Asked| {
+                    let reported = move |asked: Asked| {
                         let mut seen = seen.lock().unwrap();
                         let fault = plan(&asked, seen.len());
                         seen.push(asked);
                         fault
                     };
                     // A client that has gone is what some faults are about.
-                    let _ = serve(connection, behind, told).await;
+                    let _ = serve(connection, behind, reported).await;
                 });
             }
         });
@@ -167,14 +167,14 @@ impl Drop for Faulty {
 async fn serve(
     mut client: TcpStream,
     behind: std::net::SocketAddr,
-    told: impl Fn(Asked) -> Fault,
+    reported: impl Fn(Asked) -> Fault,
 ) -> std::io::Result<()> {
     loop {
         let Some((asked, request)) = request(&mut client).await? else {
             return Ok(());
         };
         let redirect = format!("/v1/elsewhere{}", asked.line.len());
-        let fault = told(asked);
+        let fault = reported(asked);
         let mut reply = Reply::default();
         for _ in 0..fault.deliveries() {
             reply = exchange(behind, &request).await?;

@@ -120,9 +120,9 @@ impl NatsServer {
                     // it.
                     Ok(_) if !self.jetstream => Some(true),
                     Ok(client) => {
-                        let told: Result<Value, _> =
+                        let reported: Result<Value, _> =
                             jetstream::new(client).request("INFO", &json!({})).await;
-                        told.ok().map(|_| true)
+                        reported.ok().map(|_| true)
                     }
                     Err(error)
                         if !self.jetstream

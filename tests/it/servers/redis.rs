@@ -200,13 +200,14 @@ impl RedisCluster {
                 || format!("the cluster does not come about: {}", log(&node.folder)),
                 || async {
                     let mut connection = node.connection().await.ok()?;
-                    let told: String = cmd("CLUSTER")
+                    let reported: String = cmd("CLUSTER")
                         .arg("INFO")
                         .query_async(&mut connection)
                         .await
                         .ok()?;
-                    (told.contains("cluster_state:ok") && told.contains("cluster_known_nodes:3"))
-                        .then_some(())
+                    (reported.contains("cluster_state:ok")
+                        && reported.contains("cluster_known_nodes:3"))
+                    .then_some(())
                 },
             )
             .await;

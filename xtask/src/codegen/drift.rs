@@ -51,9 +51,9 @@ impl Change {
 pub(crate) fn report(changes: &[Change]) -> String {
     // A change of the generator shows everywhere; who reads this looks for changes of the
     // description.
-    let (same, told): (Vec<_>, Vec<_>) =
+    let (same, reported): (Vec<_>, Vec<_>) =
         changes.iter().partition(|change| change.what == SAME_SHAPE);
-    let mut lines: Vec<_> = told
+    let mut lines: Vec<_> = reported
         .into_iter()
         .map(|change| format!("  {change}"))
         .collect();

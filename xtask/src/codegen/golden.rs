@@ -172,21 +172,21 @@ fn an_operation_that_cannot_be_read_is_told_on_either_side_and_not_called_missin
         (&theirs, &unreadable, "theirs"),
     ] {
         let found = published::contradictions(ours, theirs, &BTreeSet::new());
-        let told = |line: &str| found.iter().any(|found| found.contains(line));
+        let reported = |line: &str| found.iter().any(|found| found.contains(line));
         assert!(
-            told(&format!(
+            reported(&format!(
                 "{whose} cannot be read: unreadable.ours.yaml#/components/schemas/None"
             )),
             "{found:#?}"
         );
         for route in ["GET /v1/webhooks", "POST /v1/webhooks"] {
             assert!(
-                told(&format!(
+                reported(&format!(
                     "{route} is not compared: it cannot be read in {whose}"
                 )),
                 "{found:#?}"
             );
-            assert!(!told(&format!("{route} is not in")), "{found:#?}");
+            assert!(!reported(&format!("{route} is not in")), "{found:#?}");
         }
     }
 }

@@ -557,7 +557,7 @@ mod tests {
             .base_url("https://authpi.invalid/")
             .api_key("key_1", "very_secret")
             .account("acc_1");
-        for (reply, attempts, why, told) in [
+        for (reply, attempts, why, reported) in [
             (
                 &b"HTTP/1.1 502 Bad Gateway\r\n\r\n"[..],
                 3,
@@ -602,7 +602,7 @@ mod tests {
             let error = client.webhooks().list().await.unwrap_err();
             let shown = error.to_string();
             assert!(
-                error.is_connect() && !error.may_have_run() && shown.contains(told),
+                error.is_connect() && !error.may_have_run() && shown.contains(reported),
                 "{shown} {error:?}"
             );
             assert!(

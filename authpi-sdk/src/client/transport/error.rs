@@ -607,11 +607,11 @@ struct OneLine<'a>(&'a str);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LONGEST: usize = 300;
-        for c in self.0.chars().take(LONGEST) {
+        const MAX_CHARS: usize = 300;
+        for c in self.0.chars().take(MAX_CHARS) {
             fmt::Write::write_char(f, if c.is_control() { ' ' } else { c })?;
         }
-        if self.0.chars().nth(LONGEST).is_some() {
+        if self.0.chars().nth(MAX_CHARS).is_some() {
             f.write_str("…")?;
         }
         Ok(())

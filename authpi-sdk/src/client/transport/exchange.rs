@@ -22,7 +22,7 @@ use super::{
 use crate::json::{self, FromRaw};
 
 /// The longest answer that is read, in bytes. A page of 100 events is far below it.
-pub(crate) const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
 
 /// A request that is put together, and how its answer is read.
 pub struct Request<T> {
@@ -97,7 +97,7 @@ impl<T> fmt::Debug for Request<T> {
     }
 }
 
-/// Sends the request and reads the whole answer, at most [`LONGEST_ANSWER`] bytes of it, for as
+/// Sends the request and reads the whole answer, at most [`MAX_RESPONSE_BYTES`] bytes of it, for as
 /// long as there is time.
 ///
 /// No `async fn`, since that would keep the request, of which nothing is needed once it is sent.
@@ -164,7 +164,7 @@ async fn receive(
     loop {
         match response.chunk().await {
             Ok(None) => return End::Whole,
-            Ok(Some(chunk)) if answer.body.len() + chunk.len() > LONGEST_ANSWER => {
+            Ok(Some(chunk)) if answer.body.len() + chunk.len() > MAX_RESPONSE_BYTES => {
                 return End::TooLarge;
             }
             // Most bodies come in one piece, which is kept without copying.

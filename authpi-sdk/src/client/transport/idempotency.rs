@@ -3,7 +3,7 @@
 use super::error::Error;
 
 /// The longest key that AuthPI takes, in characters.
-const LONGEST: usize = 256;
+const MAX_KEY_CHARS: usize = 256;
 
 /// A key of 128 random bits, in hex.
 ///
@@ -22,7 +22,7 @@ pub(crate) fn fresh() -> Result<String, Error> {
 /// When AuthPI would not take the key: 1 to 256 characters. That they must be visible ASCII is
 /// ours, for a header's sake.
 pub(crate) fn check(key: &str) -> Result<(), Error> {
-    if key.is_empty() || key.len() > LONGEST {
+    if key.is_empty() || key.len() > MAX_KEY_CHARS {
         Err(Error::invalid_argument(
             "an idempotency key must have 1 to 256 characters",
         ))

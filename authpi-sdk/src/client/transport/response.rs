@@ -61,9 +61,9 @@ impl Response {
     /// Lets go of what is not shown of the body: an error may be kept for long.
     pub(crate) fn shortened(mut self) -> Self {
         // No character of UTF-8 has more bytes.
-        const LONGEST: usize = 4 * KEPT_CHARS;
-        if self.body.len() > LONGEST {
-            self.body = Bytes::copy_from_slice(&self.body[..LONGEST]);
+        const MAX_KEPT_BYTES: usize = 4 * KEPT_CHARS;
+        if self.body.len() > MAX_KEPT_BYTES {
+            self.body = Bytes::copy_from_slice(&self.body[..MAX_KEPT_BYTES]);
         }
         self
     }

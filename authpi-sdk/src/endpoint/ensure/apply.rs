@@ -37,8 +37,8 @@ const GENERATIONS: u32 = 64;
 const UPDATES: u32 = 16;
 /// After a webhook was made: others that were made at the same moment show by then.
 const SETTLING: Duration = Duration::from_millis(200);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const BACKOFF_INITIAL: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// AuthPI keeps an answer for 24 hours; clocks may differ by some of them.
 const REPLAYED_FOR: Duration = Duration::from_hours(23);
 /// How long the secrets of a deleted webhook are trusted, for what is still on its way.
@@ -235,7 +235,7 @@ async fn ensure<S: SecretStore>(
 
 /// Before one looks again.
 async fn rest(round: &mut u32) {
-    pause::before_round(*round, FIRST_PAUSE, LONGEST_PAUSE).await;
+    pause::before_round(*round, BACKOFF_INITIAL, BACKOFF_MAX).await;
     *round += 1;
 }
 
@@ -352,9 +352,9 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
                 .idempotency_key(&making.idempotency_key);
             match call.await {
                 Err(error) if error.is_conflict() && tries < ROUNDS => {
-                    let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
+                    let asked = error.retry_after().unwrap_or_default().min(BACKOFF_MAX);
                     tokio::time::sleep(asked).await;
-                    pause::before_round(tries, FIRST_PAUSE, LONGEST_PAUSE).await;
+                    pause::before_round(tries, BACKOFF_INITIAL, BACKOFF_MAX).await;
                     tries += 1;
                 }
                 done => return done,
@@ -411,7 +411,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
             if left.is_zero() {
                 break;
             }
-            pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE.min(left)).await;
+            pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
             if self.is_enough(&self.kept().await?, ours.id()) {
                 return Ok(true);
             }

@@ -201,9 +201,9 @@ mod tests {
         let wanted = wanted
             .subjects([raw(json!({"user_id": "v"}))])
             .metadata(raw(json!({"cost": "7"})));
-        let (told, patch) = diff(&wanted, &there);
+        let (reported, patch) = diff(&wanted, &there);
         assert_eq!(
-            told,
+            reported,
             "description, events, subjects, circuit_breaker, metadata +user.deleted -user.updated"
         );
         assert_eq!(
@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn a_webhook_that_lost_its_mark_gets_one() {
-        let (told, patch) = diff(&spec(), &webhook(&json!({"metadata": null})));
-        assert_eq!(told, "metadata");
+        let (reported, patch) = diff(&spec(), &webhook(&json!({"metadata": null})));
+        assert_eq!(reported, "metadata");
         assert_eq!(
             patch["metadata"],
             json!({"authpi_sdk_key": "known-by-its-secret"})

@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    fn told(found: Vec<Ours>) -> (Option<String>, Option<String>, Vec<String>) {
+    fn reported(found: Vec<Ours>) -> (Option<String>, Option<String>, Vec<String>) {
         let standing = Standing::arranged(found);
         let id = |ours: &Ours| ours.id().to_owned();
         (
@@ -184,14 +184,14 @@ mod tests {
             ours("wh_a", 2, None),
         ];
         assert_eq!(
-            told(found),
+            reported(found),
             (
                 Some("wh_a".into()),
                 None,
                 vec!["wh_b".into(), "wh_c".into()]
             )
         );
-        assert_eq!(told(vec![]), (None, None, vec![]));
+        assert_eq!(reported(vec![]), (None, None, vec![]));
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
             ours("wh_c", 3, Some("wh_a")),
         ];
         assert_eq!(
-            told(both.clone()),
+            reported(both.clone()),
             (
                 Some("wh_a".into()),
                 Some("wh_b".into()),
@@ -210,7 +210,7 @@ mod tests {
             )
         );
         assert_eq!(
-            told(both[1..].to_vec()),
+            reported(both[1..].to_vec()),
             (Some("wh_b".into()), None, vec!["wh_c".into()])
         );
     }
@@ -220,7 +220,7 @@ mod tests {
         let mut by_hand = ours("wh_b", 2, None);
         by_hand.mark = None;
         assert_eq!(
-            told(vec![ours("wh_a", 1, None), by_hand]),
+            reported(vec![ours("wh_a", 1, None), by_hand]),
             (Some("wh_a".into()), None, vec![])
         );
     }
@@ -228,6 +228,6 @@ mod tests {
     #[test]
     fn webhooks_that_replace_each_other_are_nobodys_head() {
         let circle = vec![ours("wh_a", 1, Some("wh_b")), ours("wh_b", 2, Some("wh_a"))];
-        assert_eq!(told(circle), (None, None, vec![]));
+        assert_eq!(reported(circle), (None, None, vec![]));
     }
 }

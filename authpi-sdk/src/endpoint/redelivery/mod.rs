@@ -22,5 +22,5 @@ pub const DEFAULT_TRACK_FOR: Duration = Duration::from_mins(5);
 
 /// The first pause between looks; doubled from look to look, up to the longest, and each a random
 /// part of it.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const BACKOFF_INITIAL: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{DEFAULT_TRACK_FOR, FIRST_PAUSE, LONGEST_PAUSE, delivery_ref::end};
+use super::{BACKOFF_INITIAL, BACKOFF_MAX, DEFAULT_TRACK_FOR, delivery_ref::end};
 use crate::{
     UnixMillis,
     client::{
@@ -179,7 +179,7 @@ impl IntoFuture for DeliveryOutcome {
                 if left.is_zero() {
                     break;
                 }
-                pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE.min(left)).await;
+                pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
             }
             Ok(None)
         })

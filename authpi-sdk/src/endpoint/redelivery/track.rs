@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    DEFAULT_TRACK_FOR, FIRST_PAUSE, LONGEST_PAUSE,
+    BACKOFF_INITIAL, BACKOFF_MAX, DEFAULT_TRACK_FOR,
     delivery_ref::{End, end},
 };
 use crate::{
@@ -104,11 +104,14 @@ impl Track<'_> {
     }
 
     /// Is told at the beginning and whenever something has changed.
-    pub fn on_progress<'q>(self, told: impl FnMut(&RedeliveryProgress) + Send + 'q) -> Track<'q> {
+    pub fn on_progress<'q>(
+        self,
+        reported: impl FnMut(&RedeliveryProgress) + Send + 'q,
+    ) -> Track<'q> {
         Track {
             call: self.call,
             within: self.within,
-            on_progress: Box::new(told),
+            on_progress: Box::new(reported),
         }
     }
 }
@@ -185,7 +188,7 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
         if progress.is_complete() || time_is_up {
             break;
         }
-        pause::before_round(round, FIRST_PAUSE, LONGEST_PAUSE.min(left)).await;
+        pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
     }
     Ok(progress)
 }

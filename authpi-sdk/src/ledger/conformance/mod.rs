@@ -642,7 +642,7 @@ struct History {
     /// out.
     records: [Option<(Modelled, Digest)>; 3],
     tokens: [Vec<Token>; 3],
-    told: Vec<String>,
+    reported: Vec<String>,
 }
 
 impl History {
@@ -655,7 +655,7 @@ impl History {
             retention,
             records: [None; 3],
             tokens: Default::default(),
-            told: Vec::new(),
+            reported: Vec::new(),
         }
     }
 
@@ -740,14 +740,14 @@ impl History {
             }
             9 => {
                 let there = ledger.forget(&key).await.expect("forget");
-                self.told.push(format!("forget {at}"));
+                self.reported.push(format!("forget {at}"));
                 assert_eq!(there, self.records[at].is_some(), "{self}");
                 self.records[at] = None;
             }
             10 if self.below(4) == 0 => self.outlast_the_retention(harness, ledger).await,
             _ => {
                 let by = Duration::from_mins(1 + self.below(4));
-                self.told.push(format!("advance {by:?}"));
+                self.reported.push(format!("advance {by:?}"));
                 harness.advance(ledger, by).await;
                 self.now += by;
             }
@@ -762,7 +762,7 @@ impl History {
             OTHER_DIGEST
         };
         let found = ledger.claim(key, digest, lease).await.expect("claim");
-        self.told
+        self.reported
             .push(format!("claim {at} for {lease:?}: {found:?}"));
         let (expected, first) = match self.records[at] {
             None => (Ok(1), digest),
@@ -825,7 +825,7 @@ impl History {
             }
         }
         let by = Duration::from_mins(self.retention.as_secs() / 30 + 1);
-        self.told
+        self.reported
             .push(format!("forget the unfinished, advance {by:?}"));
         harness.advance(ledger, by).await;
         self.now += by;
@@ -840,7 +840,7 @@ impl History {
 
     #[track_caller]
     fn agree(&mut self, what: String, found: LeaseStatus, expected: bool) {
-        self.told.push(what);
+        self.reported.push(what);
         assert_eq!(
             found,
             if expected {
@@ -861,7 +861,12 @@ impl History {
 
 impl std::fmt::Display for History {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "history {}:\n  {}", self.seed, self.told.join("\n  "))
+        write!(
+            f,
+            "history {}:\n  {}",
+            self.seed,
+            self.reported.join("\n  ")
+        )
     }
 }
 

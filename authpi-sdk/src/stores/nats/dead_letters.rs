@@ -47,7 +47,7 @@ impl Letters {
     pub(super) async fn put(&self, queue: &Queue, letter: &Letter<'_>) -> Result<(), AnyError> {
         let subject = queue.names.letter(letter.key);
         let mut reason = names::line(letter.reason);
-        reason.truncate(LONGEST_REASON);
+        reason.truncate(MAX_REASON_BYTES);
         loop {
             let mut headers = event_headers(letter.key);
             headers.insert(NATS_EXPECTED_STREAM, self.name.as_str());
@@ -135,7 +135,7 @@ impl Letters {
 }
 
 /// So that a header with all its escapes stays small.
-const LONGEST_REASON: usize = 2048;
+const MAX_REASON_BYTES: usize = 2048;
 
 fn read(letter: StreamMessage) -> Option<DeadLetter> {
     let header = |name: &str| {

@@ -117,7 +117,7 @@ struct Shared<L> {
 }
 
 /// A message whose event must wait longer comes up in between.
-const LONGEST_DELAY: Duration = Duration::from_hours(1);
+const MAX_DELAY: Duration = Duration::from_hours(1);
 
 /// How long a message waits whose event the ledger failed to claim: from the first failure, doubled
 /// with each, to the longest.
@@ -194,7 +194,7 @@ impl<L: Ledger> Nats<L> {
 
     /// Gives a message back until the ledger may grant its event.
     async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
-        let delay = delay.min(LONGEST_DELAY);
+        let delay = delay.min(MAX_DELAY);
         self.at_hand().waits(key, arrived.ticket.clone(), delay);
         self.queue().tell(&arrived.ticket, nak(delay)).await;
     }
@@ -537,7 +537,7 @@ impl<L: Ledger> Ledger for Nats<L> {
         }
         let ticket = self.at_hand().ticket(key, token);
         if let Some(ticket) = ticket {
-            let delay = pause.min(LONGEST_DELAY);
+            let delay = pause.min(MAX_DELAY);
             {
                 let mut at_hand = self.at_hand();
                 at_hand.lost(key, token);

@@ -38,14 +38,14 @@ impl Names {
 /// A name as one token of a subject. No two names have the same: what is not a letter, a digit, `-`
 /// or `_` is escaped, a name that becomes too long for a file is replaced by its hash.
 pub(super) fn token(name: &str) -> String {
-    const LONGEST: usize = 100;
+    const MAX_BYTES: usize = 100;
     if name.is_empty() {
         return "=".to_owned();
     }
     let token = escaped(name, |byte| {
         byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
     });
-    if token.len() > LONGEST {
+    if token.len() > MAX_BYTES {
         format!("~{}", sha256_hex(name.as_bytes()))
     } else {
         token

@@ -291,13 +291,13 @@ impl NatsOptions {
             num_replicas: self.replicas,
             duplicate_window: self
                 .duplicate_window
-                .clamp(Duration::from_millis(100), LONGEST),
+                .clamp(Duration::from_millis(100), MAX_DURATION),
             ..Config::default()
         }
     }
 
     fn dead(&self, names: &Names, kept_for: Duration) -> Config {
-        let max_age = kept_for.clamp(Duration::from_secs(1), LONGEST);
+        let max_age = kept_for.clamp(Duration::from_secs(1), MAX_DURATION);
         Config {
             name: names.dead_stream(),
             description: Some("AuthPI's events that were given up".into()),
@@ -313,7 +313,7 @@ impl NatsOptions {
 }
 
 /// NATS counts nanoseconds in 64 bits.
-const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
+const MAX_DURATION: Duration = Duration::from_hours(24 * 365 * 100);
 
 /// The server's number for a stream that was made meanwhile, with other settings.
 const NAME_IN_USE: u64 = 10058;
@@ -370,7 +370,7 @@ async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), A
     match jetstream.get_stream(&config.name).await {
         Ok(stream) => return found(stream.cached_info()),
         Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(told) if told.code() == 404 => {}
+            GetStreamErrorKind::JetStream(reported) if reported.code() == 404 => {}
             _ => return Err(error.into()),
         },
     }
@@ -380,8 +380,8 @@ async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), A
         Err(error) => match error.kind() {
             // A server that makes it for somebody else at this moment may find that its subjects
             // are taken, by itself.
-            jetstream::context::CreateStreamErrorKind::JetStream(told)
-                if [NAME_IN_USE, SUBJECTS_OVERLAP].contains(&told.error_code().0) =>
+            jetstream::context::CreateStreamErrorKind::JetStream(reported)
+                if [NAME_IN_USE, SUBJECTS_OVERLAP].contains(&reported.error_code().0) =>
             {
                 match jetstream.get_stream(&config.name).await {
                     Ok(stream) => found(stream.cached_info()),

@@ -384,10 +384,10 @@ impl Queue {
 
     /// The same without waiting: for what is only a matter of when.
     pub(super) async fn tell(&self, ticket: &Ticket, kind: AckKind) {
-        let told = Acker::new(self.jetstream.clone(), Some(ticket.reply.clone()))
+        let reported = Acker::new(self.jetstream.clone(), Some(ticket.reply.clone()))
             .ack_with(kind)
             .await;
-        if let Err(error) = told {
+        if let Err(error) = reported {
             tracing::debug!(%error, "the stream could not be told of a delivery, which comes again");
         }
     }
@@ -398,7 +398,7 @@ impl Queue {
     /// server, is done ([`ensure_consumer`](Self::ensure_consumer)).
     pub(super) async fn depth(&self, endpoint: &str) -> Result<(u64, Option<Timestamp>), AnyError> {
         #[derive(Deserialize)]
-        struct Told {
+        struct StreamState {
             state: State,
         }
         #[derive(Deserialize)]
@@ -425,7 +425,7 @@ impl Queue {
             .request(format!("STREAM.INFO.{}", self.names.stream), &request)
             .await?;
         let depth = match info {
-            Response::Ok(Told { state }) => state
+            Response::Ok(StreamState { state }) => state
                 .subjects
                 .and_then(|subjects| subjects.get(&subject).copied()),
             Response::Err { error } => return Err(error.into()),
@@ -450,14 +450,14 @@ impl Queue {
     /// Has `appended` told of what other processes append.
     pub(super) async fn listen(&self) -> Result<(), AnyError> {
         let start = || async {
-            let mut told = self
+            let mut reported = self
                 .jetstream
                 .client()
                 .subscribe(self.names.appended())
                 .await?;
             let appended = Arc::clone(&self.appended);
             Ok::<_, AnyError>(Listener(tokio::spawn(async move {
-                while next_of(&mut told).await.is_some() {
+                while next_of(&mut reported).await.is_some() {
                     appended.notify_waiters();
                 }
             })))

@@ -279,7 +279,7 @@ impl Postgres {
     /// its rows, or the database's isolation level makes an error of.
     async fn rows_if<'q>(
         &self,
-        told: fn(&[PgRow]) -> bool,
+        reported: fn(&[PgRow]) -> bool,
         step: &'static str,
         statement: &Arc<str>,
         bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
@@ -294,7 +294,7 @@ impl Postgres {
                 .await
                 {
                     Err(error) if lost_a_race(&error) => {}
-                    Ok(rows) if !told(&rows) => {}
+                    Ok(rows) if !reported(&rows) => {}
                     done => return done,
                 }
             }
@@ -443,8 +443,8 @@ impl Ledger for Postgres {
         let nonce = self.shared.nonces.mint();
         // No row: another step took place between what the statement saw and what it would have
         // written.
-        let told = |rows: &[PgRow]| !rows.is_empty();
-        let rows = self.rows_if(told, "claim", &self.shared.statements.claim, |query| {
+        let reported = |rows: &[PgRow]| !rows.is_empty();
+        let rows = self.rows_if(reported, "claim", &self.shared.statements.claim, |query| {
             query
                 .bind(text(key.endpoint()))
                 .bind(text(key.event_id()))
@@ -565,20 +565,25 @@ impl Inbox for Postgres {
     ) -> Result<Appended, LedgerError> {
         // No row: the record came, or went, between what the statement saw and what it would have
         // written.
-        let told = |rows: &[PgRow]| !rows.is_empty();
-        let rows = self.rows_if(told, "append", &self.shared.statements.append, |query| {
-            let query = query
-                .bind(text(key.endpoint()))
-                .bind(text(key.event_id()))
-                .bind(digest.to_bytes());
-            query
-                .bind(body.to_vec())
-                .bind(
-                    ordering_key
-                        .map(|ordering_key| text(&EventKey::bounded(ordering_key)).into_owned()),
-                )
-                .bind(millis(self.shared.retention))
-        });
+        let reported = |rows: &[PgRow]| !rows.is_empty();
+        let rows =
+            self.rows_if(
+                reported,
+                "append",
+                &self.shared.statements.append,
+                |query| {
+                    let query = query
+                        .bind(text(key.endpoint()))
+                        .bind(text(key.event_id()))
+                        .bind(digest.to_bytes());
+                    query
+                        .bind(body.to_vec())
+                        .bind(ordering_key.map(|ordering_key| {
+                            text(&EventKey::bounded(ordering_key)).into_owned()
+                        }))
+                        .bind(millis(self.shared.retention))
+                },
+            );
         let rows = rows.await?;
         let known = rows
             .first()

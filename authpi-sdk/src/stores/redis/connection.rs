@@ -260,10 +260,10 @@ fn passes(error: &RedisError) -> bool {
 
 /// Before the next attempt: none for the first two, then from 10 ms to a second.
 fn pause(failures: u32) -> Duration {
-    const LONGEST: Duration = Duration::from_secs(1);
+    const BACKOFF_MAX: Duration = Duration::from_secs(1);
     match failures {
         0 | 1 => Duration::ZERO,
-        more => Duration::from_millis(10 << (more - 2).min(10)).min(LONGEST),
+        more => Duration::from_millis(10 << (more - 2).min(10)).min(BACKOFF_MAX),
     }
 }
 

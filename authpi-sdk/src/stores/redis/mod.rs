@@ -696,7 +696,7 @@ struct Record {
 
 /// What a record in this state under this token begins with: 27 bytes.
 fn mark(state: State, Token { attempt, nonce }: Token) -> String {
-    let mut text = String::with_capacity(LONGEST);
+    let mut text = String::with_capacity(MAX_RECORD_BYTES);
     text.push_str(state.letter());
     text.push(':');
     push_hex(&mut text, &attempt.to_be_bytes());
@@ -706,7 +706,7 @@ fn mark(state: State, Token { attempt, nonce }: Token) -> String {
 }
 
 /// Whatever the retention, a record is no longer than this.
-const LONGEST: usize = 96;
+const MAX_RECORD_BYTES: usize = 96;
 
 impl Record {
     fn write(&self) -> String {

@@ -96,9 +96,9 @@ fn make(path: &Path) -> Result<(), OpenError> {
 
 /// The file and its log, as they were when they were opened.
 #[derive(Debug)]
-pub(super) struct Watched(Vec<(PathBuf, Identity)>);
+pub(super) struct OpenFile(Vec<(PathBuf, Identity)>);
 
-impl Watched {
+impl OpenFile {
     /// What a connection has open, once it has read something.
     ///
     /// # Errors

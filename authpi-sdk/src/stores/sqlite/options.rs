@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Sqlite,
-    file::{Watched, prepare},
+    file::{OpenFile, prepare},
     queue::{Queue, ROOM},
     schema::{OpenError, Unusable, connect_and_migrate, is_busy},
     steps::Records,
@@ -145,7 +145,7 @@ impl SqliteOptions {
         &self,
         connect: &SqliteConnectOptions,
         on_disk: bool,
-    ) -> Result<(SqliteConnection, Option<Watched>), OpenError> {
+    ) -> Result<(SqliteConnection, Option<OpenFile>), OpenError> {
         let started = Instant::now();
         loop {
             match open(connect, on_disk).await {
@@ -163,10 +163,10 @@ impl SqliteOptions {
 async fn open(
     options: &SqliteConnectOptions,
     on_disk: bool,
-) -> Result<(SqliteConnection, Option<Watched>), OpenError> {
+) -> Result<(SqliteConnection, Option<OpenFile>), OpenError> {
     let mut connection = connect_and_migrate(options, on_disk).await?;
     let file = if on_disk {
-        Some(Watched::of(&mut connection).await?)
+        Some(OpenFile::of(&mut connection).await?)
     } else {
         None
     };

@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    file::{Watched, kind_of_io},
+    file::{OpenFile, kind_of_io},
     kind,
 };
 use crate::ledger::{LedgerError, LedgerErrorKind};
@@ -69,7 +69,7 @@ pub(super) async fn connect_and_migrate(
     let mut connection = SqliteConnection::connect_with(options).await?;
     if on_disk {
         // Before anything is made in what keeps nothing.
-        Watched::of(&mut connection).await?;
+        OpenFile::of(&mut connection).await?;
     }
     if version(&mut connection).await? == VERSION {
         return Ok(connection);

@@ -14,7 +14,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::oneshot;
 
 use super::{
-    file::{Gone, Watched},
+    file::{Gone, OpenFile},
     queue::{Asked, Failure, Queue, Reply},
     steps::{PruneStep, Records},
     transaction::{Returned, SqliteTransaction, Wish},
@@ -28,7 +28,7 @@ const LET_IN_PER_PRUNING: u32 = 64;
 pub(super) struct Writer {
     queue: Queue,
     /// None in memory.
-    file: Option<Watched>,
+    file: Option<OpenFile>,
     flushes: Arc<AtomicU64>,
     lent: Arc<AtomicBool>,
     until_prune: u32,
@@ -37,7 +37,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         queue: Queue,
-        file: Option<Watched>,
+        file: Option<OpenFile>,
         flushes: Arc<AtomicU64>,
         lent: Arc<AtomicBool>,
     ) -> Self {
@@ -254,8 +254,8 @@ async fn commit(
     Ok(LeaseStatus::Held)
 }
 
-fn is_there(file: Option<&Watched>) -> Result<(), Gone> {
-    file.map_or(Ok(()), Watched::check)
+fn is_there(file: Option<&OpenFile>) -> Result<(), Gone> {
+    file.map_or(Ok(()), OpenFile::check)
 }
 
 fn fail_all(steps: Vec<Box<dyn Asked>>, not: &'static str, error: sqlx::Error) {

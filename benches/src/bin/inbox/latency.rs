@@ -38,7 +38,7 @@ pub(crate) async fn measure<I: Inbox + Clone>(
     other: Option<I>,
 ) -> Latency {
     let events = if quick() { 200 } else { 2_000 };
-    let (handled, mut told) = mpsc::unbounded_channel();
+    let (handled, mut reported) = mpsc::unbounded_channel();
     let handlers = Handlers::new(()).fallback(move |event, _| {
         let _ = handled.send((event.id().to_owned(), Instant::now()));
         std::future::ready(Ok(()))
@@ -74,7 +74,7 @@ pub(crate) async fn measure<I: Inbox + Clone>(
     }
     let mut latencies = Vec::new();
     while latencies.len() < events {
-        let (id, at) = told.recv().await.expect("the worker works");
+        let (id, at) = reported.recv().await.expect("the worker works");
         if let Some(started) = begun.lock().expect("never poisoned").remove(&id) {
             latencies.push(millis(at - started));
         }

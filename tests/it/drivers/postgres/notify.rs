@@ -31,7 +31,7 @@ use crate::{
 
 /// So long that whoever waits for a poll has failed.
 const POLL: Duration = Duration::from_hours(1);
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A worker that tells which events it has handled.
 struct Woken {
@@ -62,7 +62,7 @@ impl Woken {
     }
 
     async fn next(&mut self) -> String {
-        let handled = timeout(PATIENCE, self.handled.recv())
+        let handled = timeout(TEST_TIMEOUT, self.handled.recv())
             .await
             .expect("the worker was not woken");
         handled.expect("the worker has ended")
@@ -206,7 +206,7 @@ async fn a_listener_takes_nothing_from_the_pool_and_ends_with_the_last_clone() {
     append(&ledger, 0).await;
     assert_eq!(woken.next().await, "evt_0");
 
-    timeout(PATIENCE, pool.close())
+    timeout(TEST_TIMEOUT, pool.close())
         .await
         .expect("the listener keeps the pool from being closed");
     drop((woken, ledger));
@@ -245,7 +245,7 @@ async fn appends_at_the_same_time_share_a_notification() {
         .await
         .unwrap();
     let mut notifications = 0;
-    while timeout(PATIENCE, listener.recv())
+    while timeout(TEST_TIMEOUT, listener.recv())
         .await
         .expect("a notification is lost")
         .unwrap()
@@ -289,7 +289,7 @@ async fn a_dead_letter_that_is_replayed_is_handled_by_a_worker_of_another_proces
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, worker.run(buried)).await.unwrap();
+    timeout(TEST_TIMEOUT, worker.run(buried)).await.unwrap();
 
     let waiting = Postgres::options()
         .prefix(&prefix)

@@ -283,7 +283,7 @@ async fn the_servers_clock_is_a_witness() {
         .await
         .unwrap();
     let before = Timestamp::now();
-    let told = store
+    let reported = store
         .server_time()
         .await
         .unwrap()
@@ -291,8 +291,8 @@ async fn the_servers_clock_is_a_witness() {
     // The same machine's.
     let second = Duration::from_secs(1);
     assert!(
-        before - second <= told && told <= Timestamp::now() + second,
-        "{told} is not now"
+        before - second <= reported && reported <= Timestamp::now() + second,
+        "{reported} is not now"
     );
 }
 
@@ -326,9 +326,9 @@ async fn a_handlers_statement_that_statement_timeout_ended_says_how_to_allow_mor
         let letters = || async { store.dead_letters("users", None, 1).await.ok()?.pop() };
         until(|| "the event is not given up".to_owned(), letters).await
     };
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (tell, reported) = tokio::sync::oneshot::channel();
     Box::pin(worker.run(async { tell.send(dead.await).expect("the test waits") })).await;
-    let reason = told.await.unwrap().reason;
+    let reason = reported.await.unwrap().reason;
     for part in [
         "canceled by statement_timeout = 1000ms",
         "SET LOCAL statement_timeout",

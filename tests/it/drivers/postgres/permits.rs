@@ -42,7 +42,7 @@ use crate::{
 
 /// Longer than any test, so that what waits is not given up.
 const DEADLINE: Duration = Duration::from_mins(5);
-const PATIENCE: Duration = Duration::from_mins(1);
+const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What handlers go through, and how many are in there.
 #[derive(Clone)]
@@ -107,7 +107,7 @@ fn deleted(n: usize) -> Fixture {
 }
 
 async fn next(starts: &mut mpsc::UnboundedReceiver<String>) -> String {
-    timeout(PATIENCE, starts.recv())
+    timeout(TEST_TIMEOUT, starts.recv())
         .await
         .expect("no handler starts")
         .expect("the handlers are there")

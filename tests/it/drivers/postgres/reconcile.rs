@@ -90,7 +90,7 @@ impl Effects {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_every_event_takes_effect_exactly_once_and_in_order_per_user() {
+async fn after_an_outage_every_event_takes_effect_exactly_once_and_ordered_by_user() {
     let mut outage = Outage::over(MISSED).await;
     let effects = Effects::new().await;
     let receiver = Receiver::inline(

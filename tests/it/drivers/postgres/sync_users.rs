@@ -78,11 +78,11 @@ impl Service {
             .expect("it does not listen in time")
             .unwrap();
         let line = line.expect("the example has ended");
-        let told = line
+        let reported = line
             .strip_prefix("listening on http://127.0.0.1:")
             .and_then(|rest| rest.split('/').next());
         port.store(
-            told.and_then(|port| port.parse().ok()).expect(&line),
+            reported.and_then(|port| port.parse().ok()).expect(&line),
             Ordering::SeqCst,
         );
         process

@@ -43,7 +43,7 @@ use crate::{
 };
 
 const SECRET: &str = "whs_test";
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A ledger, and beside it a table in which each application of an effect is a row.
 struct Shop {
@@ -125,7 +125,7 @@ impl Seller {
 fn of_one(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(PATIENCE)
+        .acquire_timeout(TEST_TIMEOUT)
         .connect_lazy_with(options)
 }
 
@@ -388,7 +388,7 @@ async fn where_transactions_are_serializable_each_effect_still_takes_place_once(
     let mut shop = Shop::over(
         PgPoolOptions::new()
             .max_connections(8)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(TEST_TIMEOUT)
             .connect_lazy_with(options),
     )
     .await;
@@ -730,7 +730,7 @@ async fn a_worker_s_dead_letter_is_replayed_and_its_effect_takes_place_once() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, worker.run(empty))
+        timeout(TEST_TIMEOUT, worker.run(empty))
             .await
             .expect("the worker does not stop");
     };

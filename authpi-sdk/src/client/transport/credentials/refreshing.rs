@@ -34,10 +34,10 @@ const AHEAD: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a call that has a good token waits for a new one.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REFRESH_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a source may take.
-pub(super) const LONGEST: Duration = Duration::from_secs(30);
+pub(super) const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A source's tokens.
 pub(crate) struct Renewed(Arc<Inner>);
@@ -94,7 +94,7 @@ impl Renewed {
                 let Ok(turn) = asking().try_lock_owned() else {
                     return Ok(good);
                 };
-                match timeout(PATIENCE, self.ask(turn)).await {
+                match timeout(REFRESH_WAIT, self.ask(turn)).await {
                     Ok(Ok(Ok(renewed))) => Ok(renewed),
                     Ok(Err(panicked)) => {
                         self.0.state().fail(failure(panicked));
@@ -168,10 +168,10 @@ impl Inner {
     }
 
     async fn answer(&self) -> Result<Authorization, Error> {
-        let answer = match timeout(LONGEST, self.source.token()).await {
+        let answer = match timeout(SOURCE_TIMEOUT, self.source.token()).await {
             Ok(answer) => answer.map_err(Shared::from),
             Err(_) => Err(failure(format!(
-                "the token source did not answer within {LONGEST:?}"
+                "the token source did not answer within {SOURCE_TIMEOUT:?}"
             ))),
         };
         let answer = answer.and_then(|token| match bearer(&token.token) {
@@ -187,8 +187,8 @@ impl Inner {
     }
 }
 
-fn failure(told: impl Into<Box<dyn StdError + Send + Sync>>) -> Shared {
-    told.into().into()
+fn failure(reported: impl Into<Box<dyn StdError + Send + Sync>>) -> Shared {
+    reported.into().into()
 }
 
 impl State {
@@ -357,7 +357,7 @@ mod tests {
         let source = source::any(move || {
             let n = slow.fetch_add(1, Ordering::SeqCst);
             async move {
-                tokio::time::sleep(PATIENCE * 2 * n).await;
+                tokio::time::sleep(REFRESH_WAIT * 2 * n).await;
                 Ok(AccessToken::new(format!("t{n}")).expires_in(Duration::from_secs(100)))
             }
         });
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(got(&tokens).await, "t0");
         tokio::time::advance(Duration::from_secs(80)).await;
         assert_eq!(got(&tokens).await, "t0");
-        tokio::time::sleep(PATIENCE * 2).await;
+        tokio::time::sleep(REFRESH_WAIT * 2).await;
         assert_eq!(got(&tokens).await, "t1");
     }
 
@@ -461,7 +461,7 @@ mod tests {
         let begin = Instant::now();
         assert_eq!(
             (got(&tokens).await.as_str(), begin.elapsed()),
-            ("a", PATIENCE)
+            ("a", REFRESH_WAIT)
         );
         let begin = Instant::now();
         assert_eq!(
@@ -470,7 +470,7 @@ mod tests {
         );
         assert_eq!(asked.load(Ordering::SeqCst), 2);
         // By then the token is over.
-        tokio::time::sleep(LONGEST).await;
+        tokio::time::sleep(SOURCE_TIMEOUT).await;
         let begin = Instant::now();
         let error = tokens
             .authorization()
@@ -478,7 +478,7 @@ mod tests {
             .err()
             .expect("there is no token");
         assert!(
-            error.is_credential() && begin.elapsed() == LONGEST,
+            error.is_credential() && begin.elapsed() == SOURCE_TIMEOUT,
             "{error:?}"
         );
         assert!(

@@ -147,11 +147,11 @@ async fn at_once_without_a_transaction(ledger: &Sqlite) -> Vec<Result<Claim, Led
         let ledger = ledger.clone();
         tokio::spawn(async move { ledger.claim(&key(n), DIGEST, LEASE).await })
     });
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for asked in asking.collect::<Vec<_>>() {
-        told.push(asked.await.unwrap());
+        reported.push(asked.await.unwrap());
     }
-    told
+    reported
 }
 
 #[tokio::test]

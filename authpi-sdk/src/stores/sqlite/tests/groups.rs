@@ -16,7 +16,7 @@ fn claims(
 /// A claim for each event, and the test's own statement in the middle; what that was told, and how
 /// many claims were granted.
 async fn claims_around(ledger: &Sqlite, sql: &'static str) -> (Result<(), LedgerError>, usize) {
-    enum Told {
+    enum Reported {
         Claim(Result<Claim, LedgerError>),
         Sql(Result<(), LedgerError>),
     }
@@ -24,18 +24,18 @@ async fn claims_around(ledger: &Sqlite, sql: &'static str) -> (Result<(), Ledger
         let ledger = ledger.clone();
         async move {
             match n {
-                10 => Told::Sql(run(&ledger, sql).await),
-                _ => Told::Claim(ledger.claim(&key(n), DIGEST, LEASE).await),
+                10 => Reported::Sql(run(&ledger, sql).await),
+                _ => Reported::Claim(ledger.claim(&key(n), DIGEST, LEASE).await),
             }
         }
     });
     let (mut own, mut granted) = (None, 0);
-    for told in at_once(ledger, asks).await {
-        match told {
-            Told::Claim(claim) => {
+    for reported in at_once(ledger, asks).await {
+        match reported {
+            Reported::Claim(claim) => {
                 granted += usize::from(matches!(claim, Ok(Claim::Granted { .. })));
             }
-            Told::Sql(told) => own = Some(told),
+            Reported::Sql(reported) => own = Some(reported),
         }
     }
     (own.unwrap(), granted)
@@ -170,13 +170,16 @@ async fn a_disk_that_fills_up_in_mid_group_fails_what_has_no_room_and_halves_not
             .map(complete)
             .collect::<Vec<_>>()
     };
-    let told = at_once(&ledger, completions()).await;
-    let done = told
+    let reported = at_once(&ledger, completions()).await;
+    let done = reported
         .iter()
-        .filter(|told| matches!(told, Ok(LeaseStatus::Held)))
+        .filter(|reported| matches!(reported, Ok(LeaseStatus::Held)))
         .count();
     assert!(done > 0 && done < 20, "{done} of 20 had room");
-    for error in told.iter().filter_map(|told| told.as_ref().err()) {
+    for error in reported
+        .iter()
+        .filter_map(|reported| reported.as_ref().err())
+    {
         assert!(chain(error).contains("full"), "{}", chain(error));
         assert_eq!(error.kind(), LedgerErrorKind::CannotWrite);
     }
@@ -187,18 +190,22 @@ async fn a_disk_that_fills_up_in_mid_group_fails_what_has_no_room_and_halves_not
         "what was answered is not what is there"
     );
     assert!(letters.iter().all(|letter| letter.body == LARGE[..]));
-    for (n, told) in told.iter().enumerate().filter(|(_, told)| told.is_err()) {
+    for (n, reported) in reported
+        .iter()
+        .enumerate()
+        .filter(|(_, reported)| reported.is_err())
+    {
         let claim = ledger.claim(&key(n), DIGEST, LEASE).await.unwrap();
         assert!(
             matches!(claim, Claim::InFlight { .. }),
-            "{claim:?} after {told:?}"
+            "{claim:?} after {reported:?}"
         );
     }
     run(&ledger, "PRAGMA max_page_count = 1000000")
         .await
         .unwrap();
-    for told in at_once(&ledger, completions()).await {
-        assert_eq!(told.unwrap(), LeaseStatus::Held);
+    for reported in at_once(&ledger, completions()).await {
+        assert_eq!(reported.unwrap(), LeaseStatus::Held);
     }
     assert_eq!(
         ledger.dead_letters("users", None, 100).await.unwrap().len(),

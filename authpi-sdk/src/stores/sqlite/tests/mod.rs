@@ -48,9 +48,11 @@ impl Drop for Folder {
 /// A clock that stands still until told.
 fn clock_at_rest() -> (Clock, Arc<AtomicI64>) {
     let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
-    let told = millis.clone();
+    let reported = millis.clone();
     (
-        Clock::from_fn(move || Timestamp::from_millisecond(told.load(Ordering::Relaxed)).unwrap()),
+        Clock::from_fn(move || {
+            Timestamp::from_millisecond(reported.load(Ordering::Relaxed)).unwrap()
+        }),
         millis,
     )
 }
@@ -110,11 +112,11 @@ async fn at_once<T: Send + 'static>(
     let asking: Vec<_> = asks.into_iter().map(tokio::spawn).collect();
     tokio::task::yield_now().await;
     drop(held);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for asked in asking {
-        told.push(asked.await.unwrap());
+        reported.push(asked.await.unwrap());
     }
-    told
+    reported
 }
 
 async fn run(ledger: &Sqlite, sql: &'static str) -> Result<(), LedgerError> {
@@ -526,11 +528,11 @@ async fn a_file_of_an_unreleased_version_is_refused_and_left_alone() {
             .await
             .unwrap();
         let error = chain(&Sqlite::open(folder.file()).await.unwrap_err());
-        let told = format!(
+        let reported = format!(
             "hooks.db has version {version} of the ledger's tables, made by an unreleased authpi-sdk"
         );
         assert!(
-            error.contains(&told) && error.contains("open another file"),
+            error.contains(&reported) && error.contains("open another file"),
             "{error}"
         );
         let left =

@@ -326,13 +326,13 @@ async fn a_renewal_that_waits_for_a_handler_takes_place_after_it_and_before_the_
             drop(transaction);
         });
     }
-    let (clone, told) = (ledger.clone(), Arc::clone(&order));
+    let (clone, reported) = (ledger.clone(), Arc::clone(&order));
     waiting.spawn(async move {
         assert_eq!(
             clone.renew(&key(0), token, LEASE).await.unwrap(),
             LeaseStatus::Held
         );
-        told.lock().unwrap().push("renewal");
+        reported.lock().unwrap().push("renewal");
     });
     tokio::task::yield_now().await;
     drop(first);
@@ -492,9 +492,9 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_ordering_key(
     );
     append(1).await;
     time.fetch_add(60_000, Ordering::Relaxed);
-    let told = ledger.appended();
+    let reported = ledger.appended();
     assert!(ledger.replay(&key(0)).await.unwrap());
-    tokio::time::timeout(LEASE, told)
+    tokio::time::timeout(LEASE, reported)
         .await
         .expect("workers are not told of a replay");
     assert!(
