@@ -1,4 +1,4 @@
-//! The whole way in one process: an AuthPI of our own, a webhook, and what becomes of each
+//! The whole way in one process: an AuthPI of our own, a webhook, and what happens to each
 //! delivery.
 //!
 //! ```text

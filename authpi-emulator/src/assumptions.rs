@@ -30,8 +30,8 @@
 //!   one of them.
 //! - **`retry` and `circuit_breaker`** of a webhook are stored and shown, not interpreted.
 //! - **A delivery's envelope** has the time of the event, not of the attempt. A retry sends the
-//!   same bytes, signed anew. A redelivery of what was over is a new envelope (another envelope id)
-//!   around the same event. A receiver's `Retry-After` is not heeded.
+//!   same bytes, signed again. A redelivery of what was over is a new envelope (another envelope
+//!   id) around the same event. A receiver's `Retry-After` is not heeded.
 //! - **Redelivery** is possible whatever the delivery's status, also when its webhook is disabled;
 //!   it needs no room in the attempt budget. A redelivery while another attempt runs is 409
 //!   `conflict`. A redelivery in bulk makes one attempt for each failed delivery and waits for all

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::{error::ApiError, ids};
 
-/// The emulated account and its credentials, made anew for each emulator.
+/// The emulated account and its credentials, created again for each emulator.
 pub(crate) struct Account {
     pub(crate) id: String,
     pub(crate) key_id: String,

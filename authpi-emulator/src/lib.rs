@@ -182,7 +182,7 @@ impl Emulator {
         self.quiet(false).await;
     }
 
-    /// Waits until each delivery has succeeded or failed for good, retries and all.
+    /// Waits until each delivery has succeeded or failed permanently, retries and all.
     ///
     /// With a manual clock that nobody advances, a delivery that waits for its retry makes this
     /// wait forever.

@@ -55,7 +55,7 @@ pub(crate) fn target(path: &Path) -> io::Result<PathBuf> {
     )))
 }
 
-/// Options for files that nobody else may read.
+/// Options for files that only their owner may read.
 pub(crate) fn private() -> OpenOptions {
     #[cfg_attr(not(unix), allow(unused_mut, reason = "modes are Unix's"))]
     let mut options = OpenOptions::new();

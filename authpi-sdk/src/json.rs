@@ -128,18 +128,18 @@ pub(crate) fn members_of_text<'a>(
     let Err(false) = read.as_ref().map_err(serde_json::Error::is_data) else {
         return read;
     };
-    let Some(mended) = without_lone_surrogates(json) else {
+    let Some(repaired) = without_lone_surrogates(json) else {
         return read;
     };
     let mut seen = 0;
-    serde_json::Deserializer::from_str(&mended).deserialize_any(Object(
+    serde_json::Deserializer::from_str(&repaired).deserialize_any(Object(
         &mut |name, value: &RawValue| {
             seen += 1;
             if seen <= given {
                 return Ok(());
             }
             // Mending keeps every place.
-            let start = value.get().as_ptr() as usize - mended.as_ptr() as usize;
+            let start = value.get().as_ptr() as usize - repaired.as_ptr() as usize;
             member(
                 name,
                 serde_json::from_str(&json[start..start + value.get().len()])?,
@@ -161,14 +161,14 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
             Some(code << 4 | char::from(*digit).to_digit(16)?)
         })
     };
-    let (mut mended, mut at): (Option<String>, _) = (None, 0);
+    let (mut repaired, mut at): (Option<String>, _) = (None, 0);
     // Outside of strings a backslash is no JSON.
     while let Some(found) = json.get(at..).and_then(|rest| rest.find('\\')) {
         at += found;
         at += match code(at) {
             Some(0xd800..=0xdbff) if matches!(code(at + 6), Some(0xdc00..=0xdfff)) => 12,
             Some(0xd800..=0xdfff) => {
-                mended
+                repaired
                     .get_or_insert_with(|| json.to_owned())
                     .replace_range(at..at + 6, "\\ufffd");
                 6
@@ -178,13 +178,13 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
             None => 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
         };
     }
-    mended
+    repaired
 }
 
 /// Reads JSON text as a `T`; where that fails, once more with U+FFFD in place of lone surrogates.
 pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Error> {
     serde_json::from_str(json).or_else(|error| match without_lone_surrogates(json) {
-        Some(mended) => serde_json::from_str(&mended),
+        Some(repaired) => serde_json::from_str(&repaired),
         None => Err(error),
     })
 }
@@ -627,7 +627,7 @@ mod tests {
 
     #[test]
     fn a_lone_surrogate_is_replaced_and_all_else_keeps_its_place() {
-        for (json, mended) in [
+        for (json, repaired) in [
             (r#""\ud83d""#, Some(r#""\ufffd""#)),
             (r#""\uDE00""#, Some(r#""\ufffd""#)),
             (
@@ -649,7 +649,7 @@ mod tests {
             ("\"\\é", None),
             ("", None),
         ] {
-            assert_eq!(without_lone_surrogates(json).as_deref(), mended, "{json}");
+            assert_eq!(without_lone_surrogates(json).as_deref(), repaired, "{json}");
         }
     }
 
@@ -759,9 +759,9 @@ mod tests {
 
         #[test]
         fn mending_changes_no_length_and_leaves_nothing_to_mend(text in "(\\\\|u|d8|3d|dc00|[\"é😀a-f0-9]){0,30}") {
-            if let Some(mended) = without_lone_surrogates(&text) {
-                prop_assert_eq!(mended.len(), text.len());
-                prop_assert_eq!(without_lone_surrogates(&mended), None);
+            if let Some(repaired) = without_lone_surrogates(&text) {
+                prop_assert_eq!(repaired.len(), text.len());
+                prop_assert_eq!(without_lone_surrogates(&repaired), None);
             }
         }
     }

@@ -529,8 +529,8 @@ async fn a_sender_that_hangs_up_again_and_again_takes_no_place_and_leaves_no_lea
         sent.abort();
         assert!(sent.await.unwrap_err().is_cancelled());
         go.add_permits(1);
-        // Whoever comes while the handler still runs waits in vain or not at all; it ends by
-        // itself.
+        // Whoever comes while the handler still runs waits without success or not at all; it ends
+        // by itself.
         let again = async {
             while receiver.receive(self::request(&fixture)).await.status() != 200 {
                 tokio::task::yield_now().await;

@@ -47,7 +47,7 @@ struct Shop {
     renewals: Arc<Mutex<Renewals>>,
 }
 
-/// What becomes of renewals.
+/// What happens to renewals.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Renewals {
     #[default]
@@ -582,8 +582,8 @@ async fn an_old_capture_does_not_bury_the_event_that_still_waits_in_the_inbox() 
 #[tokio::test]
 async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_once() {
     let store = Sqlite::in_memory().await.unwrap();
-    let mended = Arc::new(AtomicBool::new(false));
-    let handlers = Handlers::new(Arc::clone(&mended)).on_tx(
+    let repaired = Arc::new(AtomicBool::new(false));
+    let handlers = Handlers::new(Arc::clone(&repaired)).on_tx(
         async |_: Event<UserCreated>, cx: Context<Arc<AtomicBool>>, mut tx: Tx<Sqlite>| {
             sqlx::query("CREATE TABLE IF NOT EXISTS sold (attempt INTEGER)")
                 .execute(&mut *tx)
@@ -613,7 +613,7 @@ async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_onc
         Ingested::Duplicate,
         "a dead event was handled again"
     );
-    mended.store(true, Ordering::SeqCst);
+    repaired.store(true, Ordering::SeqCst);
     assert!(store.replay(&letter.key).await.unwrap());
     assert_eq!(receiver.ingest(event.clone()).await, Ingested::Handled);
     assert_eq!(receiver.ingest(event).await, Ingested::Duplicate);
@@ -648,8 +648,8 @@ async fn a_dead_letter_that_is_forgotten_is_handled_when_it_is_sent_again() {
         .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 200);
     assert!(store.forget(&EventKey::new("shop", "evt_1")).await.unwrap());
-    let mended = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
-    let receiver = Receiver::inline("shop", verifier(), store.clone(), mended)
+    let repaired = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), repaired)
         .build()
         .unwrap();
     assert_eq!(

@@ -223,7 +223,7 @@ fn check_url(text: &str) -> Result<(), ApiError> {
     )]))
 }
 
-/// A bearer token of the caller's own must be able to stand in a header.
+/// A bearer token of the caller's own must be able to be in a header.
 fn check_token(auth: Option<&Value>) -> Result<(), ApiError> {
     match auth.and_then(|auth| auth["bearer_token"].as_str()) {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {

@@ -78,7 +78,7 @@
 //!
 //! # What it does not do
 //!
-//! It follows no redirect, since a credential must not travel to an address that nobody configured.
+//! It follows no redirect, since a credential must not travel to an address that is not configured.
 //! It repeats no call that could do its work twice: see [`retry`].
 
 pub(crate) mod api;

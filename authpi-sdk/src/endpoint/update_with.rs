@@ -1,4 +1,4 @@
-//! Read, change, write: a change that depends on what is there, and loses nobody else's.
+//! Read, change, write: a change that depends on the current state, without lost updates.
 
 use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     generated::api::operations,
 };
 
-/// How often [`Webhooks::update_with`] reads and writes at most, unless told otherwise.
+/// How often [`Webhooks::update_with`] reads and writes at most by default.
 pub const DEFAULT_ROUNDS: u32 = 5;
 
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);

@@ -43,7 +43,7 @@ impl Envelope {
         }
         let text = utf8(body)?;
         read(text).or_else(|error| {
-            json::without_lone_surrogates(text).map_or(Err(error), |mended| read(&mended))
+            json::without_lone_surrogates(text).map_or(Err(error), |repaired| read(&repaired))
         })
     }
 
@@ -200,7 +200,7 @@ fn read_mended(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> 
     read_one(body, Whole(text), text, at).or_else(|error| {
         match json::without_lone_surrogates(text) {
             // Every place is the same in both texts.
-            Some(mended) => read_one(body, Whole(&mended), &mended, at),
+            Some(repaired) => read_one(body, Whole(&repaired), &repaired, at),
             None => Err(error),
         }
     })

@@ -139,9 +139,9 @@ impl DataError {
 
     /// Parses once more to learn where the error lies.
     pub(super) fn locate<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Self {
-        let mended = without_lone_surrogates(text);
+        let repaired = without_lone_surrogates(text);
         let mut deserializer =
-            serde_json::Deserializer::from_str(mended.as_deref().unwrap_or(text));
+            serde_json::Deserializer::from_str(repaired.as_deref().unwrap_or(text));
         let path = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
             Err(error) if error.path().iter().next().is_some() => error.path().to_string(),
             _ => String::new(),

@@ -1,18 +1,20 @@
 //! Events: the CloudEvents [`Envelope`] of a delivery, and AuthPI's [`Event`] in it.
 //!
-//! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what routing
-//! needs (id, type, subject, time) and keeps every byte. `data` stays raw until [`Event::data`] or
-//! [`Event::decode`] reads it. The members of `data` are deduced from AuthPI's API, not documented: a
-//! member of another shape goes to [`Extra`], and the event is still handled.
+//! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what
+//! routing needs (id, type, subject, time) and keeps every byte. `data` stays raw until
+//! [`Event::data`] or [`Event::decode`] reads it. The members of `data` are deduced from AuthPI's
+//! API, not documented: a member of another shape goes to [`Extra`], and the event is still
+//! handled.
 //!
-//! A lone surrogate (`"\ud83d"`, which JavaScript writes when a text was cut within an emoji) is not
-//! valid text in Rust. It is read as U+FFFD; the bytes stay as they were delivered.
+//! A lone surrogate (`"\ud83d"`, which JavaScript writes when a text was cut within an emoji) is
+//! not valid text in Rust. It is read as U+FFFD; the bytes stay as they were delivered.
 //!
-//! [`EventType`] is open: an event type that this version does not know is received, routed and kept
-//! byte for byte like any other. A handler's argument names its type: `Event<UserCreated>` for a
-//! marker of [`types`], plain `Event` for all.
+//! [`EventType`] is open: an event type that this version does not know is received, routed and
+//! kept byte for byte like any other. A handler's argument names its type: `Event<UserCreated>` for
+//! a marker of [`types`], plain `Event` for all.
 //!
-//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/handling_events/) says how handlers deal with duplicates, order and payloads.
+//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/handling_events/) says how
+//! handlers deal with duplicates, order and payloads.
 
 mod envelope;
 mod error;
@@ -262,8 +264,8 @@ impl<K: KnownEvent> Event<K> {
     /// What `data` holds, as far as that could be deduced; the rest is in its `extra`.
     ///
     /// # Errors
-    /// When `data` is not a JSON object. A member of another shape than deduced is no error, see
-    /// [`Extra`].
+    /// When `data` is not a JSON object. A member of another shape than deduced is not an error,
+    /// see [`Extra`].
     pub fn data(&self) -> Result<K::Data, DataError> {
         self.read_data(K::read)
     }

@@ -102,7 +102,7 @@ async fn lost(
             Ok((asked, Ok(LeaseStatus::Held))) => ends = asked + lease,
             Ok((_, Ok(LeaseStatus::Lost))) => return,
             // The store may be back before the lease runs out.
-            Ok((_, Err(error))) => error.tell(key.shared_endpoint(), log),
+            Ok((_, Err(error))) => error.report(key.shared_endpoint(), log),
             Err(_) => {
                 log.write(
                     "the lease expired before it was renewed",

@@ -13,8 +13,8 @@ use crate::{
 type Running = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 type Settling = Pin<Box<dyn Future<Output = HandlerResult<LeaseStatus>> + Send>>;
 
-/// A handler, and who tells the ledger that it is done: whoever ran it, or it itself, in its
-/// transaction in a store `L`.
+/// A handler. `Plain`: its caller completes the claim. `WithTx`: the handler completes it, in its
+/// own transaction in a store `L`.
 enum Handler<S, L> {
     Plain(Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>),
     WithTx {
@@ -388,14 +388,14 @@ where
             Box::pin(async move {
                 let work = Arc::clone(context.work());
                 let key = &work.key;
-                let tell = |error: &LedgerError| error.tell(key.shared_endpoint(), &work.log);
-                let (tx, lent) = Tx::lend(
+                let tell = |error: &LedgerError| error.report(key.shared_endpoint(), &work.log);
+                let (tx, loan) = Tx::loan(
                     step("begin", store.begin_with(work.permit()))
                         .await
                         .inspect_err(tell)?,
                 );
                 let done = handler(event.assume_kind(), context, tx).await;
-                let transaction = match (done, lent.returned()) {
+                let transaction = match (done, loan.returned()) {
                     (Ok(()), returned) => returned?,
                     (Err(error), Ok(transaction)) => {
                         let advice = store.abandon(transaction, error.cause());

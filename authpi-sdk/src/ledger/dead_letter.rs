@@ -42,7 +42,7 @@ impl fmt::Debug for DeadLetter {
 }
 
 /// For the log: without a worker nothing handles it by itself.
-pub(crate) fn tell_replayed(key: &EventKey) {
+pub(crate) fn log_replayed(key: &EventKey) {
     tracing::info!(
         endpoint = key.endpoint(),
         event_id = key.event_id(),

@@ -17,7 +17,7 @@ use crate::telemetry;
 pub(crate) type AnyLedger = Arc<dyn DynLedger>;
 
 /// Before a completion that failed is asked for again: long enough for a broken connection to be
-/// made anew.
+/// created again.
 const ONCE_MORE: Duration = Duration::from_millis(100);
 
 /// A step of the store within its span.

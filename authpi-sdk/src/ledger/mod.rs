@@ -8,8 +8,8 @@
 //! Check-then-mark lets two workers through. The receiver *claims* an event instead: a claim is one
 //! atomic step that grants a lease, or reports the state of the event. The worker renews the lease
 //! while it handles the event, and ends it with [`complete`](Ledger::complete) or
-//! [`release`](Ledger::release). The lease of a worker that dies expires. A worker that was too slow
-//! finds that its token is stale ([`LeaseStatus::Lost`]).
+//! [`release`](Ledger::release). The lease of a worker that dies expires. A worker that was too
+//! slow finds that its token is stale ([`LeaseStatus::Lost`]).
 //!
 //! The implementations are in [`stores`](crate::stores).
 
@@ -344,7 +344,7 @@ pub trait Ledger: Send + Sync + 'static {
     }
 
     /// Whether the store works but cannot take a step just now: no connection is free, or its only
-    /// writer is lent to a handler's transaction. Asked when a health probe had no answer in time;
+    /// writer is held by a handler's transaction. Asked when a health probe had no answer in time;
     /// `false` by default.
     fn is_busy(&self) -> bool {
         false
@@ -460,7 +460,7 @@ pub enum LedgerErrorKind {
     /// of its own.
     #[default]
     Unreachable,
-    /// The store works, but no connection is free, or its only writer is lent to a handler's
+    /// The store works, but no connection is free, or its only writer is held by a handler's
     /// transaction.
     Busy,
     /// The store answers and cannot write: it is read-only, a standby, out of memory or disk, or
@@ -521,7 +521,7 @@ impl LedgerError {
     }
 
     /// Tells the log and the metrics: receivers, workers and lease keepers in the same words.
-    pub(crate) fn tell(&self, endpoint: &Arc<str>, log: &LogLimit) {
+    pub(crate) fn report(&self, endpoint: &Arc<str>, log: &LogLimit) {
         log.write("the store failed", self.step, |left_out| {
             tracing::error!(%endpoint, error = %self, source = self.causes(), left_out, "the store failed");
         });

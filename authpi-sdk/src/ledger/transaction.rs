@@ -113,14 +113,14 @@ type Home<L> = Arc<Mutex<Option<<L as Transactional>::Transaction>>>;
 impl<L: Transactional> Tx<L> {
     /// The transaction as a handler gets it, and where it will be found when the handler has
     /// dropped it.
-    pub(crate) fn lend(transaction: L::Transaction) -> (Self, Lent<L>) {
+    pub(crate) fn loan(transaction: L::Transaction) -> (Self, Loan<L>) {
         let home = Home::<L>::default();
         (
             Self {
                 transaction: Some(transaction),
                 home: home.clone(),
             },
-            Lent(home),
+            Loan(home),
         )
     }
 }
@@ -152,9 +152,9 @@ impl<L: Transactional> fmt::Debug for Tx<L> {
 }
 
 /// A transaction that is out.
-pub(crate) struct Lent<L: Transactional>(Home<L>);
+pub(crate) struct Loan<L: Transactional>(Home<L>);
 
-impl<L: Transactional> Lent<L> {
+impl<L: Transactional> Loan<L> {
     /// The transaction, if its [`Tx`] was dropped.
     pub(crate) fn returned(self) -> Result<L::Transaction, TxKept> {
         self.0

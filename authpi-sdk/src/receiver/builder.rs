@@ -25,8 +25,8 @@ pub enum StoreFailure {
     /// Refuse it with 503, so that it is sent again.
     #[default]
     Refuse,
-    /// Handle it without a claim, and acknowledge what was handled although the ledger could not be
-    /// told; say so in the log. An effect may then take place twice.
+    /// Handle it without a claim, acknowledge it although the ledger could not record it, and log
+    /// it. An effect may then happen twice.
     HandleAnyway,
 }
 

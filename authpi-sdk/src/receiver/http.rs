@@ -40,7 +40,7 @@ impl Receiver {
     where
         B: Body,
     {
-        self.receive_begun(self.begin(request)).await
+        self.receive_unverified(self.begin(request)).await
     }
 
     fn begin<B>(&self, request: Request<B>) -> Unverified<B> {
@@ -58,7 +58,7 @@ impl Receiver {
         Unverified { span, verifying }
     }
 
-    async fn receive_begun<B: Body>(
+    async fn receive_unverified<B: Body>(
         &self,
         Unverified { span, verifying }: Unverified<B>,
     ) -> Response<Full<Bytes>> {
@@ -82,9 +82,9 @@ impl Receiver {
                 let work = |mut place| {
                     let work = async move {
                         let answer = match body.event() {
-                            Ok(event) => shared.take(&event, &mut place, &within).await,
+                            Ok(event) => shared.accept(&event, &mut place, &within).await,
                             Err(error) => {
-                                Box::pin(shared.bury_unreadable(
+                                Box::pin(shared.dead_letter_unreadable(
                                     body.into_inner(),
                                     &error,
                                     &mut place,
@@ -97,7 +97,7 @@ impl Receiver {
                     };
                     work.instrument(span.clone())
                 };
-                self.work(work)
+                self.run_detached(work)
                     .await
                     .unwrap_or_else(|refused| self.shared.count(refused, &span))
             }
@@ -110,7 +110,7 @@ impl Receiver {
     /// Does the work detached from the request, so that the sender may hang up: what is not done at once
     /// goes into a task of its own. The error is the answer where the work was not begun or did not
     /// end. It has its place until it ends.
-    pub(super) async fn work<W>(
+    pub(super) async fn run_detached<W>(
         &self,
         work: impl FnOnce(InFlightPermit) -> W,
     ) -> Result<Disposition, Disposition>
@@ -202,13 +202,13 @@ impl Bounds<'_> {
         body: B,
     ) -> Result<Verified<Bytes>, Disposition> {
         let body = pin!(body);
-        let whole = pin!(self.whole(verifying, body));
+        let whole = pin!(self.read_frames(verifying, body));
         before(|| Instant::now() + self.timeout, whole)
             .await
             .unwrap_or(Err(Disposition::TooSlow))
     }
 
-    async fn whole<B: Body>(
+    async fn read_frames<B: Body>(
         &self,
         mut verifying: Verifying,
         mut body: Pin<&mut B>,
@@ -216,7 +216,7 @@ impl Bounds<'_> {
         while let Some(data) = next_data(body.as_mut()).await? {
             let is_last = body.is_end_stream();
             if verifying.buffer_for(data.len(), is_last) > FIRST_BUFFER {
-                return Box::pin(self.large(verifying, body, data)).await;
+                return Box::pin(self.read_large(verifying, body, data)).await;
             }
             verifying
                 .take(data, is_last)
@@ -226,7 +226,7 @@ impl Bounds<'_> {
     }
 
     /// Goes on with a body that needs a larger buffer, within the budget.
-    async fn large<B: Body>(
+    async fn read_large<B: Body>(
         &self,
         verifying: Verifying,
         mut body: Pin<&mut B>,
@@ -342,6 +342,6 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (receiver, begun) = (self.clone(), self.begin(request));
-        Box::pin(async move { Ok(receiver.receive_begun(begun).await) })
+        Box::pin(async move { Ok(receiver.receive_unverified(begun).await) })
     }
 }

@@ -76,14 +76,14 @@ impl Receiver {
                 };
                 shared.count_fed(
                     shared
-                        .settle(&event, digest, received_at, &mut place, &within)
+                        .handle_or_store(&event, digest, received_at, &mut place, &within)
                         .await,
                     &within,
                 )
             };
             work.instrument(span.clone())
         };
-        let settled = self.work(work).await;
+        let settled = self.run_detached(work).await;
         settled
             .unwrap_or_else(|refused| self.shared.count_fed(refused, &span))
             .ingested()
@@ -94,8 +94,9 @@ impl Receiver {
     #[cfg(feature = "client")]
     pub(crate) async fn ingest_unreadable(&self, raw: Bytes, error: ParseError) -> Ingested {
         let shared = Arc::clone(&self.shared);
-        let settled = self
-            .work(|mut place| async move { shared.bury_unreadable(raw, &error, &mut place).await });
+        let settled = self.run_detached(|mut place| async move {
+            shared.dead_letter_unreadable(raw, &error, &mut place).await
+        });
         settled.await.unwrap_or_else(|refused| refused).ingested()
     }
 

@@ -1,5 +1,5 @@
 //! The detached side: which handler, the claim, the handler under its lease, and what the ledger is
-//! told at the end.
+//! asked to record at the end.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Shared {
     ///
     /// What is rarely gone through, and what takes long anyway, is boxed: that keeps small the
     /// future that each delivery needs.
-    pub(super) async fn take(
+    pub(super) async fn accept(
         &self,
         event: &Event,
         place: &mut InFlightPermit,
@@ -87,7 +87,7 @@ impl Shared {
             return Box::pin(self.expired(event, received_at, place)).await;
         }
         self.witness.saw_recent(received_at);
-        self.settle(
+        self.handle_or_store(
             event,
             Digest::of(event.raw_bytes()),
             received_at,
@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// Handles or stores an authentic event, however it came.
-    pub(super) async fn settle(
+    pub(super) async fn handle_or_store(
         &self,
         event: &Event,
         digest: Digest,
@@ -129,7 +129,8 @@ impl Shared {
             Ok(Ok(granted)) => granted,
             Ok(Err(answer)) => return answer,
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                return Box::pin(self.bury_refused(&key, digest, event, &error, place)).await;
+                return Box::pin(self.dead_letter_refused(&key, digest, event, &error, place))
+                    .await;
             }
             Err(error) => {
                 return Box::pin(self.handle_unclaimed(route, event, &key, received_at, &error))
@@ -153,7 +154,7 @@ impl Shared {
         };
         let outcome = Box::pin(run_leased(&self.ledger, claimed, permit, route, event)).await;
         crash::point("handled");
-        self.conclude(event, &key, token, &outcome).await
+        self.record_outcome(event, &key, token, &outcome).await
     }
 
     /// Handles an event that could not be claimed, if the receiver is set to do so.
@@ -219,7 +220,8 @@ impl Shared {
                 Disposition::Duplicate
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                self.bury_refused(&key, digest, event, &error, place).await
+                self.dead_letter_refused(&key, digest, event, &error, place)
+                    .await
             }
             Err(error) => self.store_down(&error),
         }
@@ -227,7 +229,7 @@ impl Shared {
 
     /// The store works, and refuses what this event contains: sent again, it would be refused
     /// again.
-    async fn bury_refused(
+    async fn dead_letter_refused(
         &self,
         key: &EventKey,
         digest: Digest,
@@ -235,7 +237,7 @@ impl Shared {
         error: &LedgerError,
         place: &mut InFlightPermit,
     ) -> Disposition {
-        self.bury(
+        self.dead_letter(
             key,
             digest,
             error.chain(),
@@ -262,7 +264,7 @@ impl Shared {
                 Err(error) => return self.store_down(&error),
             }
         }
-        self.bury_expired(event, place).await
+        self.dead_letter_expired(event, place).await
     }
 
     fn clock_unsure(
@@ -294,7 +296,7 @@ impl Shared {
     }
 
     /// Keyed by what it is, since it has no id.
-    pub(super) async fn bury_unreadable(
+    pub(super) async fn dead_letter_unreadable(
         &self,
         body: Bytes,
         error: &ParseError,
@@ -302,7 +304,7 @@ impl Shared {
     ) -> Disposition {
         let digest = Digest::of(&body);
         let key = EventKey::unreadable(self.endpoint.clone(), &body);
-        self.bury(
+        self.dead_letter(
             &key,
             digest,
             error.to_string(),
@@ -315,11 +317,11 @@ impl Shared {
 
     /// Under a key of its own: an old capture must not bury the event itself, which may still be
     /// waiting in the inbox, or be ingested from AuthPI's log.
-    async fn bury_expired(&self, event: &Event, place: &mut InFlightPermit) -> Disposition {
+    async fn dead_letter_expired(&self, event: &Event, place: &mut InFlightPermit) -> Disposition {
         let key = EventKey::expired(self.endpoint.clone(), event.id());
         let digest = Digest::of(event.raw_bytes());
         let reason = "the delivery was signed longer ago than the ledger's retention".to_owned();
-        self.bury(
+        self.dead_letter(
             &key,
             digest,
             reason,
@@ -350,7 +352,7 @@ impl Shared {
         let Ok(permit) = permit_of(permits, since + deadline).await else {
             return Err(no_permit(deadline));
         };
-        let looked = self.look(key, digest, permit, since).await?;
+        let looked = self.try_claim(key, digest, permit, since).await?;
         match looked {
             Look::Granted(granted) => Ok(Ok(granted)),
             Look::Duplicate => Ok(Err(Disposition::Duplicate)),
@@ -366,7 +368,7 @@ impl Shared {
     }
 
     /// Asks for the claim, once.
-    async fn look(
+    async fn try_claim(
         &self,
         key: &EventKey,
         digest: Digest,
@@ -453,7 +455,7 @@ impl Shared {
                 Ok(Err(_)) => return Ok(Err(Disposition::InFlight { retry_after })),
                 Err(Draining) => return Ok(Err(draining)),
             };
-            match self.look(key, digest, permit, since).await? {
+            match self.try_claim(key, digest, permit, since).await? {
                 Look::Granted(granted) => return Ok(Ok(granted)),
                 Look::Duplicate => return Ok(Err(Disposition::Duplicate)),
                 Look::InFlight {
@@ -466,7 +468,7 @@ impl Shared {
     }
 
     /// Tells the ledger how the attempt went.
-    async fn conclude(
+    async fn record_outcome(
         &self,
         event: &Event,
         key: &EventKey,
@@ -503,7 +505,7 @@ impl Shared {
                 (answer, settled)
             }
             retryable => {
-                let pause = self.tell_failure(key, token.attempt, retryable);
+                let pause = self.log_failure(key, token.attempt, retryable);
                 let answer = Disposition::Failed {
                     retry_after: pause.unwrap_or(retry_after),
                 };
@@ -517,7 +519,7 @@ impl Shared {
         };
         crash::point("completed");
         if let Some(reason) = gave_up {
-            self.tell_given_up(key, token.attempt, &reason, answer, settled.is_ok());
+            self.log_given_up(key, token.attempt, &reason, answer, settled.is_ok());
         }
         match settled {
             Ok(LeaseStatus::Held) => {
@@ -538,7 +540,7 @@ impl Shared {
                 if error.kind() == LedgerErrorKind::Content
                     && answer == Disposition::DeadLetter =>
             {
-                self.cannot_bury(key, &error.chain(), Disposition::ContentRefused)
+                self.cannot_dead_letter(key, &error.chain(), Disposition::ContentRefused)
             }
             Err(error) => {
                 let down = self.store_down(&error);
@@ -555,7 +557,7 @@ impl Shared {
 
     /// Once for each event that is kept or dropped finally; for one that is retried, as often as
     /// other lines.
-    fn tell_given_up(
+    fn log_given_up(
         &self,
         key: &EventKey,
         attempt: u32,
@@ -589,7 +591,7 @@ impl Shared {
     }
 
     /// Tells of a failure that another try may cure, and says what pause was asked for.
-    fn tell_failure(&self, key: &EventKey, attempt: u32, outcome: &Outcome) -> Option<Duration> {
+    fn log_failure(&self, key: &EventKey, attempt: u32, outcome: &Outcome) -> Option<Duration> {
         let (problem, pause) = outcome.problem()?;
         if let Some(reason) = outcome.retry_reason() {
             telemetry::count_by(telemetry::RETRIED, &self.endpoint, "reason", reason);
@@ -609,7 +611,7 @@ impl Shared {
                 Disposition::Dropped
             }
             retryable => {
-                let pause = self.tell_failure(key, 0, &retryable);
+                let pause = self.log_failure(key, 0, &retryable);
                 Disposition::Failed {
                     retry_after: pause.unwrap_or(retry_after),
                 }
@@ -619,7 +621,7 @@ impl Shared {
 
     /// Puts a delivery that will not be handled among the dead letters, once; `otherwise` where
     /// there is no place for them.
-    async fn bury(
+    async fn dead_letter(
         &self,
         key: &EventKey,
         digest: Digest,
@@ -629,13 +631,13 @@ impl Shared {
         place: &mut InFlightPermit,
     ) -> Disposition {
         if !self.ledger.keeps_dead_letters() {
-            return self.cannot_bury(key, &reason, otherwise);
+            return self.cannot_dead_letter(key, &reason, otherwise);
         }
         let token = match self.claim(key, digest, None, place).await {
             Ok(Ok(granted)) => granted.token,
             Ok(Err(answer)) => return answer,
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                return self.cannot_bury(key, &error.chain(), otherwise);
+                return self.cannot_dead_letter(key, &error.chain(), otherwise);
             }
             Err(error) => return self.store_down(&error),
         };
@@ -661,14 +663,14 @@ impl Shared {
             }
             Ok(LeaseStatus::Lost) => self.lease_lost(key),
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                self.cannot_bury(key, &error.chain(), otherwise)
+                self.cannot_dead_letter(key, &error.chain(), otherwise)
             }
             Err(error) => self.store_down(&error),
         }
     }
 
     /// There is no place for it, so it is refused.
-    fn cannot_bury(&self, key: &EventKey, error: &str, answer: Disposition) -> Disposition {
+    fn cannot_dead_letter(&self, key: &EventKey, error: &str, answer: Disposition) -> Disposition {
         self.log.write(
             "a delivery cannot be handled, nor kept as a dead letter",
             answer.outcome(),
@@ -710,7 +712,7 @@ impl Shared {
     }
 
     fn store_down(&self, error: &LedgerError) -> Disposition {
-        error.tell(&self.endpoint, &self.log);
+        error.report(&self.endpoint, &self.log);
         Disposition::StoreDown {
             retry_after: self.settings.retry_after,
         }

@@ -73,7 +73,7 @@ impl ReconcileBuilder {
     /// Where to begin while there is no watermark: one that is there counts before it. Default: at
     /// the webhook's creation.
     ///
-    /// A time before that is heeded, too: events that no webhook was there for are fed then.
+    /// An earlier time is allowed: then events from before the webhook existed are ingested too.
     pub fn since(mut self, begin: Timestamp) -> Self {
         self.settings.since = Some(begin);
         self
@@ -81,7 +81,7 @@ impl ReconcileBuilder {
 
     /// How far before the watermark to begin. Default 10 min.
     ///
-    /// It has to be longer than an event may take to stand in AuthPI's log after its `timestamp`
+    /// It has to be longer than an event may take to appear in AuthPI's log after its `timestamp`
     /// (not documented), and than our clock and AuthPI's may differ. What is read again is a
     /// duplicate.
     pub fn overlap(mut self, overlap: Duration) -> Self {

@@ -166,7 +166,7 @@ impl Queue {
                     } => (outcome, retry_after.max(MIN_PAUSE)),
                     fed => break Said::Taken(fed, time),
                 };
-                // Draining is for good.
+                // Draining is permanently.
                 let hopeless = outcome == "draining" || stop.load(Ordering::Acquire);
                 if hopeless || wait > give_up.saturating_duration_since(Instant::now()) {
                     stop.store(true, Ordering::Release);

@@ -55,8 +55,8 @@ impl Turn {
         }
     }
 
-    /// Resolves when the turn is no longer ours: another took it, or the ledger could not be told
-    /// for as long as the lease lasts.
+    /// Resolves when the lock is no longer ours: another replica took it, or the ledger was not
+    /// reached for as long as the lease lasts.
     pub(super) async fn lost(&self) {
         let Some(token) = self.token else { return };
         let third = (self.lease / 3).max(Duration::from_millis(1));

@@ -30,7 +30,7 @@ pub(super) enum Read {
     TooMany {
         newest: i64,
     },
-    /// What is no readable event was not taken.
+    /// An unreadable entry was not taken.
     Stopped(Stopped),
 }
 

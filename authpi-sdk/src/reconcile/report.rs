@@ -19,7 +19,7 @@ pub struct Progress {
     pub stored: u64,
     /// Events that were known.
     pub duplicates: u64,
-    /// Events that nobody handles.
+    /// Events without a handler.
     pub unhandled: u64,
     /// Events that were given up: they are dead letters, or dropped where that was chosen by name.
     pub dead: u64,
@@ -39,7 +39,7 @@ impl Progress {
         self.handled + self.stored + self.duplicates + self.unhandled + self.dead
     }
 
-    /// Events fed that were not known: what would have been missed. Those that nobody handles are
+    /// New events that were ingested: what would have been missed. Those without a handler are
     /// not recorded, and so not among them.
     pub fn new_events(&self) -> u64 {
         self.handled + self.stored + self.dead
@@ -124,9 +124,9 @@ impl Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Its id; of what is no readable event, that of its dead letter, `unreadable:` and a SHA-256.
+    /// Its id; of an unreadable entry, that of its dead letter, `unreadable:` and a SHA-256.
     pub event_id: String,
-    /// When it happened; of what is no readable event, where the look at the log began.
+    /// When it happened; of an unreadable entry, where the look at the log began.
     pub time: Timestamp,
     /// Why it was not accepted, at the last attempt: `failed`, `in_flight`, `store_down`, … as in
     /// logs and metrics.

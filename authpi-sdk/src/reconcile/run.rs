@@ -163,7 +163,7 @@ impl<'a> Passes<'a> {
             };
             self.report.progress.pages += 1;
             self.report.progress.read += page.wanted;
-            self.tell();
+            self.report_progress();
             for (raw, error) in page.unreadable {
                 if let Some(stopped) = self.bury(raw, error).await {
                     return Ok(Read::Stopped(stopped));
@@ -175,7 +175,7 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Makes a dead letter of what is no readable event. It is tried again as an event is.
+    /// Makes a dead letter of an unreadable entry. It is tried again as an event is.
     async fn bury(&mut self, raw: RawJson, error: ParseError) -> Option<Stopped> {
         let Shared {
             receiver, settings, ..
@@ -198,7 +198,7 @@ impl<'a> Passes<'a> {
                     return None;
                 }
             };
-            // Draining is for good.
+            // Draining is permanently.
             if outcome == "draining" || wait > give_up.saturating_duration_since(Instant::now()) {
                 let event_id = EventKey::unreadable(receiver.endpoint(), &raw)
                     .event_id()
@@ -219,7 +219,7 @@ impl<'a> Passes<'a> {
                 outcome,
                 retry_after: wait,
             });
-            self.tell();
+            self.report_progress();
             sleep(wait).await;
         }
     }
@@ -273,7 +273,7 @@ impl<'a> Passes<'a> {
                 "outcome",
                 outcome,
             );
-            self.tell();
+            self.report_progress();
             if let Some(reached) = reached {
                 self.report.watermark = self
                     .report
@@ -305,7 +305,7 @@ impl<'a> Passes<'a> {
         }
     }
 
-    fn tell(&mut self) {
+    fn report_progress(&mut self) {
         let Self {
             shared: Shared {
                 settings, receiver, ..
@@ -340,7 +340,7 @@ impl<'a> Passes<'a> {
             self.report.progress.position =
                 Some(self.shared.settings.clock.now()).max(self.report.progress.position);
         }
-        self.tell();
+        self.report_progress();
         let report = self.report;
         let Progress {
             read, duplicates, ..

@@ -36,7 +36,7 @@ pub struct Diagnosis {
 ///
 /// Tries every header that holds something like a signature, with the body alone, with each
 /// timestamp and each id among the headers before it, and with every form of the key. When nothing
-/// fits it also tries what a well-meaning proxy or framework makes of a body: JSON written anew, a
+/// fits it also tries what a well-meaning proxy or framework makes of a body: JSON rewritten, a
 /// line break more or less.
 ///
 /// It takes thousands of hashes where one verification takes one, so keep it to tools, and to logs
@@ -167,7 +167,7 @@ impl Verifier {
     }
 }
 
-/// The body as delivered, then as it may have been before somebody touched it.
+/// The body as delivered, then as it may have been before a proxy changed it.
 fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
     let mut bodies = vec![(None, body.to_vec())];
     if let Some(rest) = body.strip_suffix(b"\n") {
@@ -226,39 +226,39 @@ enum Spacing {
 /// Valid JSON with other white space between its parts; order, numbers and escapes stay as they are
 /// written.
 fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
-    let (mut anew, mut depth, mut in_string, mut escaped) =
+    let (mut rewritten, mut depth, mut in_string, mut escaped) =
         (Vec::with_capacity(json.len()), 0, false, false);
-    let line = |anew: &mut Vec<u8>, depth: usize| {
-        anew.push(b'\n');
-        anew.extend(std::iter::repeat_n(b' ', depth * 2));
+    let line = |rewritten: &mut Vec<u8>, depth: usize| {
+        rewritten.push(b'\n');
+        rewritten.extend(std::iter::repeat_n(b' ', depth * 2));
     };
     for &byte in json.as_bytes() {
         if in_string {
             in_string = escaped || byte != b'"';
             escaped = !escaped && byte == b'\\';
-            anew.push(byte);
+            rewritten.push(byte);
             continue;
         }
         if byte.is_ascii_whitespace() {
             continue;
         }
         let closes = matches!(byte, b'}' | b']');
-        let empty = matches!(anew.last(), Some(b'{' | b'['));
+        let empty = matches!(rewritten.last(), Some(b'{' | b'['));
         depth -= usize::from(closes);
         // Nothing stands between the brackets of an empty object or list.
-        if spacing == Spacing::Indented && (empty != closes || anew.last() == Some(&b',')) {
-            line(&mut anew, depth);
+        if spacing == Spacing::Indented && (empty != closes || rewritten.last() == Some(&b',')) {
+            line(&mut rewritten, depth);
         }
-        anew.push(byte);
+        rewritten.push(byte);
         match byte {
             b'"' => in_string = true,
             b'{' | b'[' => depth += 1,
-            b':' if spacing != Spacing::None => anew.push(b' '),
-            b',' if spacing == Spacing::Spaces => anew.push(b' '),
+            b':' if spacing != Spacing::None => rewritten.push(b' '),
+            b',' if spacing == Spacing::Spaces => rewritten.push(b' '),
             _ => {}
         }
     }
-    anew
+    rewritten
 }
 
 type Found = (

@@ -90,7 +90,7 @@ impl KeyRing {
     /// clone of this one does not change (that is what [`replace`](Self::replace) is for).
     ///
     /// What is wrong with the ring as a whole (more than [`MAX_KEYS`] secrets, a name used twice,
-    /// an empty secret) is told by [`check`](Self::check), which building a receiver calls.
+    /// an empty secret) is reported by [`check`](Self::check), which building a receiver calls.
     #[must_use]
     pub fn with(self, name: impl Into<Arc<str>>, secret: impl Into<Secret>) -> Self {
         self.with_during(name, secret, ..)

@@ -62,7 +62,7 @@ pub enum SignedContent {
     /// `<t>.<body>`, where `t` (Unix time, in the scheme's [`TimeUnit`]) stands in the signature
     /// header, which is written in [`HeaderFormat::Pairs`] then, whatever else was asked for.
     PairedTimestampAndBody,
-    /// `<timestamp>.<body>`, where the timestamp (Unix time) stands in a header of its own.
+    /// `<timestamp>.<body>`, where the timestamp (Unix time) is in a header of its own.
     TimestampAndBody {
         /// That header.
         timestamp: HeaderName,
@@ -555,7 +555,7 @@ impl std::error::Error for UnknownScheme {}
 pub enum SignError {
     /// The secret is not of this form, or empty.
     Secret(KeyEncoding),
-    /// The message id cannot stand in a header.
+    /// The message id is not valid in a header.
     MessageId,
 }
 

@@ -86,8 +86,8 @@ impl Verifier {
         }
     }
 
-    /// Believes whoever finds the URL (webhooks with auth `none`, which AuthPI means for testing
-    /// only).
+    /// Accepts deliveries without authentication (webhooks with auth `none`, which AuthPI means for
+    /// testing only).
     pub fn dangerously_accept_unauthenticated() -> Self {
         Self {
             signature: None,
@@ -158,7 +158,7 @@ impl Verifier {
     /// Reads what the headers say, and gets ready to hash the body.
     ///
     /// # Errors
-    /// All that can be told without the body: the signature or bearer token is missing, malformed,
+    /// What can be checked without the body: the signature or bearer token is missing, malformed,
     /// wrong (bearer) or too old, or there is no secret to verify with.
     pub fn begin(&self, headers: &HeaderMap) -> Result<Verifying, VerifyError> {
         let now = self.clock.now();
@@ -241,7 +241,7 @@ impl SignatureCheck {
 
     fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Hashing, VerifyError> {
         let scheme = &self.scheme;
-        // Our own fault first: a sender must not be told that it is wrong while we have nothing to
+        // Our own fault first: a sender must not get a 401 while we have nothing to
         // judge it by.
         let ready = self.ready();
         let mut macs: Vec<_> = ready
@@ -373,7 +373,7 @@ struct Progress {
     bearer: Option<Arc<str>>,
     body: Body,
     length: usize,
-    /// What `Content-Length` says, of which nothing is believed but that no more room is needed.
+    /// The `Content-Length`, trusted only as an upper bound of the buffer.
     announced: Option<usize>,
     max_body: usize,
     /// Said once, it stays so: what comes after a frame that was left out must not pass for the

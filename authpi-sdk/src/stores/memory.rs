@@ -30,13 +30,13 @@ use crate::{
 /// Clones share the records. It keeps no dead letters: what is given up is remembered as dead, its
 /// bytes are dropped.
 ///
-/// - **Bounded.** It holds at most [`with_capacity`](Memory::with_capacity) records (default 1,000,000). At
-///   capacity the record that was handled (or given up) longest ago makes room, so a duplicate of
-///   that event would be handled again; where none is finished, one that waits for its next attempt
-///   goes (its attempts are counted from 1 again), then one whose lease ran out. A record under a
-///   running lease is never evicted: if there are only those, a claim fails. The first eviction is
-///   logged as a warning; `authpi_memory_evictions_total` and [`evicted`](Memory::evicted) count
-///   all of them.
+/// - **Bounded.** It holds at most [`with_capacity`](Memory::with_capacity) records (default
+///   1,000,000). At capacity the record that was handled (or given up) longest ago makes room, so a
+///   duplicate of that event would be handled again; where none is finished, one that waits for its
+///   next attempt goes (its attempts are counted from 1 again), then one whose lease ran out. A
+///   record under a running lease is never evicted: if there are only those, a claim fails. The
+///   first eviction is logged as a warning; `authpi_memory_evictions_total` and
+///   [`evicted`](Memory::evicted) count all of them.
 /// - **Small.** About 155 bytes per remembered event with ids of 30 bytes (measured from 10³ to 10⁷
 ///   of them).
 /// - **Flat.** A step takes about a microsecond at most, however many records there are.
@@ -262,7 +262,7 @@ struct Records {
     capacity: usize,
     retention: Duration,
     clock: Clock,
-    /// Keyed at random per ledger, so that nobody can choose ids that collide.
+    /// Keyed at random per ledger, so that a sender cannot choose ids that collide.
     hashes: RandomState,
     index: HashMap<u32, u32, BuildHasherDefault<Spread>>,
     chunks: Vec<Vec<Record>>,
@@ -668,7 +668,7 @@ fn micros(duration: Duration) -> i64 {
     duration.as_micros().try_into().unwrap_or(i64::MAX)
 }
 
-/// The time at which this was called plus what has passed since, whatever becomes of the system's
+/// The time at which this was called plus what has passed since, whatever happens to the system's
 /// clock.
 fn monotonic() -> Clock {
     let (start, since) = (Timestamp::now(), Instant::now());
@@ -682,7 +682,7 @@ mod tests {
     use super::*;
     use crate::ledger::conformance;
 
-    /// A ledger whose time stands still until told.
+    /// A ledger whose clock is advanced by hand.
     fn at_rest() -> (Memory, Arc<AtomicI64>) {
         let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
         let reported = millis.clone();

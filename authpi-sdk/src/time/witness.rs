@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const AGREES_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// For how long one sighting holds, in monotonic time.
 const HOLDS_FOR: Duration = Duration::from_mins(10);
-/// A sighting is noted anew when it is older; so that most deliveries write nothing.
+/// A sighting is recorded again when it is older; so that most deliveries write nothing.
 const NOTED_EVERY: u64 = 1_000;
 
 /// Remembers when something from elsewhere last agreed with this machine's clock: the second

@@ -182,7 +182,7 @@ impl Worker {
                     .unwrap_or(Duration::MAX)
                     .min(shared.settings.poll_interval),
                 Err(error) => {
-                    error.tell(&shared.endpoint, &shared.log);
+                    error.report(&shared.endpoint, &shared.log);
                     drop((slot, permit));
                     // What is appended meanwhile is found then, too.
                     select! {

@@ -54,7 +54,7 @@ impl Shared {
         span: &tracing::Span,
     ) -> &'static str {
         crash::point("leased");
-        let end = self.try_once(leased, asked, permit, span).await;
+        let end = self.attempt_once(leased, asked, permit, span).await;
         crash::point("handled");
         let (key, token) = (&leased.key, leased.token);
         let result = match &end {
@@ -105,11 +105,11 @@ impl Shared {
                 "lease_lost"
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                self.bury_refused(leased, &error).await
+                self.dead_letter_refused(leased, &error).await
             }
             // The lease runs out by itself, and the event is handled again.
             Err(error) => {
-                error.tell(&self.endpoint, &self.log);
+                error.report(&self.endpoint, &self.log);
                 "store_down"
             }
         }
@@ -117,7 +117,7 @@ impl Shared {
 
     /// The store works, and refuses what this event's end contains: tried again, it would be
     /// refused again.
-    async fn bury_refused(&self, leased: &LeasedEvent, error: &LedgerError) -> &'static str {
+    async fn dead_letter_refused(&self, leased: &LeasedEvent, error: &LedgerError) -> &'static str {
         let LeasedEvent {
             key, token, body, ..
         } = leased;
@@ -149,7 +149,7 @@ impl Shared {
             }
             Ok(LeaseStatus::Lost) => "lease_lost",
             Err(error) => {
-                error.tell(&self.endpoint, &self.log);
+                error.report(&self.endpoint, &self.log);
                 "store_down"
             }
         }
@@ -175,7 +175,7 @@ impl Shared {
         }
     }
 
-    async fn try_once(
+    async fn attempt_once(
         &self,
         leased: &LeasedEvent,
         asked: Instant,
@@ -299,7 +299,7 @@ impl Shared {
                 false
             }
             Err(error) => {
-                error.tell(&self.endpoint, &self.log);
+                error.report(&self.endpoint, &self.log);
                 false
             }
         }

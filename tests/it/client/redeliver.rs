@@ -1,4 +1,4 @@
-//! Deliveries sent again, and what becomes of them.
+//! Deliveries sent again, and what happens to them.
 
 use std::{
     sync::{

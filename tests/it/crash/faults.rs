@@ -21,7 +21,7 @@ use crate::servers::{
     until,
 };
 
-/// What becomes of the store.
+/// What happens to the store.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     /// It ends, as by a crash, and is started again.

@@ -88,7 +88,7 @@ async fn a_redis_that_answers_and_cannot_write_is_not_ready() {
         .build()
         .unwrap();
     let mut by_hand = server.connection().await.unwrap();
-    for (fault, mended) in [
+    for (fault, repaired) in [
         (
             ["REPLICAOF", "127.0.0.1", "1"].as_slice(),
             ["REPLICAOF", "NO", "ONE"].as_slice(),
@@ -106,7 +106,7 @@ async fn a_redis_that_answers_and_cannot_write_is_not_ready() {
         };
         tell(fault).await;
         says(&hook, Err(LedgerErrorKind::CannotWrite)).await;
-        tell(mended).await;
+        tell(repaired).await;
     }
     says(&hook, Ok(())).await;
 }

@@ -41,8 +41,8 @@ pub(crate) struct Outage {
 impl Outage {
     /// Everything up to the moment at which the receiver comes back.
     ///
-    /// Of the events that happened until then, half are delivered in vain, until AuthPI pauses the
-    /// endpoint; of the other half there is no delivery at all.
+    /// Of the events that happened until then, half are delivered without success, until AuthPI
+    /// pauses the endpoint; of the other half there is no delivery at all.
     pub(crate) async fn over(missed: usize) -> Self {
         let clock = EmulatorClock::manual("2026-11-20T08:00:00Z".parse().unwrap());
         let authpi = Emulator::builder()

@@ -1,4 +1,4 @@
-//! Golden tests: small descriptions beside what becomes of them.
+//! Golden tests: small descriptions beside what happens to them.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --manifest-path xtask/Cargo.toml` writes what is expected from what
 //! is; look at the difference before checking it in. A description whose name begins with `refused`

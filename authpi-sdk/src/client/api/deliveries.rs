@@ -42,8 +42,8 @@ impl Webhooks {
 
     /// Sends one delivery again and waits for this attempt's outcome.
     ///
-    /// That the endpoint refuses it is no error of this call: `success` in the answer says how it
-    /// went.
+    /// That the endpoint refuses it is not an error of this call: `success` in the answer says how
+    /// it went.
     pub fn redeliver(
         &self,
         webhook_id: impl Into<String>,

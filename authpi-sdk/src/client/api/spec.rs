@@ -89,7 +89,7 @@ impl DeliveryAuth {
 /// The webhook that a service wants.
 ///
 /// A name, an address, [the events to deliver](Self::events), and how deliveries are authenticated:
-/// by signature, unless told otherwise. Both events and authentication are always sent, because
+/// by signature by default. Both events and authentication are always sent, because
 /// what AuthPI does without them is told in two ways (its older guide: all events, no
 /// authentication; its SDK: both are required). So a spec without events is refused by `create`:
 /// say [`all_events`](Self::all_events) if all are wanted.

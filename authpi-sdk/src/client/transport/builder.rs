@@ -17,10 +17,10 @@ use crate::{generated::api, signature::Secret};
 /// Where AuthPI's API is.
 pub const DEFAULT_BASE_URL: &str = "https://api.authpi.com";
 
-/// How long a call may take in all, repeats and waits included, unless told otherwise.
+/// How long a call may take in all, repeats and waits included by default.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long one attempt at a call may take unless told otherwise: a third of [`DEFAULT_TIMEOUT`],
+/// How long one attempt at a call may take by default: a third of [`DEFAULT_TIMEOUT`],
 /// so that an attempt that hangs leaves time for two more.
 pub const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -242,7 +242,7 @@ impl ClientBuilder {
         )?;
 
         let mut http = reqwest::Client::builder()
-            // A redirect would take the credential to an address that nobody configured.
+            // A redirect would take the credential to an address that is not configured.
             .redirect(reqwest::redirect::Policy::none())
             // Repeating is decided where errors are typed, never below.
             .retry(reqwest::retry::never())

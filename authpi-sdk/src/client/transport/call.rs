@@ -131,7 +131,7 @@ impl<O: Conditional> Call<O> {
     }
 
     /// Repeats this call although it has no [`if_match`](Self::if_match): it may be done twice, and
-    /// so undo what somebody else has changed in between.
+    /// so undo what another caller has changed in between.
     ///
     /// Without it, and without an ETag, a `PATCH` or `DELETE` is only repeated where the server has
     /// certainly not acted. A POST needs neither, since it has its idempotency key.
@@ -224,8 +224,7 @@ impl<O: Operation> IntoFuture for Call<O> {
     }
 }
 
-/// Something that can be asked of AuthPI, with its arguments. This SDK implements it; nobody else
-/// can.
+/// A call of AuthPI's API, with its arguments. Sealed: only this SDK implements it.
 pub trait Operation: Clone + Send + Sync + sealed::ToRequest + 'static {
     /// What a success gives.
     type Output: Send;
@@ -250,7 +249,7 @@ pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::PageParams {
     type Item: Send;
 }
 
-/// A value with the state that it stands for.
+/// A value with its ETag.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct WithETag<T> {
@@ -313,13 +312,13 @@ pub(crate) mod sealed {
             std::future::ready(Err(refused))
         }
 
-        /// Whether its answer alone shows a secret, and cannot be had again.
+        /// Whether its answer alone shows a secret, and cannot be fetched again.
         fn shows_a_secret_once(&self) -> bool {
             false
         }
     }
 
-    /// An operation that can be told how much to give and where to begin.
+    /// An operation with a page size and a cursor.
     pub trait PageParams {
         fn window(&mut self) -> (&mut Option<u32>, &mut Option<String>);
     }

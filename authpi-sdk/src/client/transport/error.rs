@@ -16,7 +16,7 @@ type Cause = Box<dyn StdError + Send + Sync>;
 
 /// Why a call failed.
 ///
-/// It is opaque: the predicates tell the cases apart, so that a new case breaks nobody.
+/// It is opaque: predicates distinguish the cases, so that a new case is not a breaking change.
 /// [`Error::may_have_run`] says whether the server may have acted, which is what decides whether
 /// repeating the call is safe; [`Error::attempts`] and [`Error::retry_stop`] say what the client
 /// has tried already. Neither `Debug` nor `Display` shows a header or a body; what AuthPI itself
@@ -53,7 +53,7 @@ pub(crate) enum Kind {
     InvalidArgument(String),
     /// The call was not sent, because it is not clear on which account.
     Configuration(String),
-    /// The call was not sent, because there is no access token to send it with.
+    /// The call was not sent for lack of an access token.
     Credential(String),
     /// No connection came about; one that may come about later, unless something is set up wrong.
     Connect { transient: bool },
@@ -131,7 +131,7 @@ impl Error {
         Self::new(Kind::Configuration(why.into()), false)
     }
 
-    /// An answer whose status is no success.
+    /// An answer whose status is not a success.
     pub(crate) fn refused(answer: Response) -> Self {
         let kind = if answer.status.is_redirection() {
             Kind::Redirect
@@ -317,7 +317,7 @@ impl Error {
     /// a webhook's authentication whose answer did not come. Make another: the same change again,
     /// with the webhook's present ETag.
     ///
-    /// Never for `create`: its answer can be had again, see [`Error::idempotency_key`].
+    /// Never for `create`: its answer can be fetched again, see [`Error::idempotency_key`].
     pub fn is_secret_lost(&self) -> bool {
         self.0.secret_lost
     }
@@ -327,8 +327,8 @@ impl Error {
         self.0.answer.as_ref().map(|answer| answer.status)
     }
 
-    /// Whether AuthPI itself says that there is no such thing. The 404 of a gateway, or of a wrong
-    /// base URL, says nothing.
+    /// Whether AuthPI itself answered that the resource does not exist. The 404 of a gateway, or of
+    /// a wrong base URL, says nothing.
     pub(crate) fn says_there_is_none(&self) -> bool {
         self.is_not_found() && self.code() == Some(&ErrorCode::NotFound)
     }
@@ -387,9 +387,9 @@ impl Error {
 
     /// 422: the idempotency key was used for another call within the last 24 hours.
     ///
-    /// AuthPI documents it as `invalid_request` and not how it is told from a wrong body. Assumed:
-    /// its `fields` name the key, or there are none. Only for a key of the caller's own, since one
-    /// of ours is never used twice.
+    /// AuthPI documents it as `invalid_request`, without saying how it differs from a wrong body.
+    /// Assumed: its `fields` name the key, or there are none. Only for a key of the caller's own,
+    /// since one of ours is never used twice.
     pub fn is_idempotency_key_reused(&self) -> bool {
         let names_it = |field: &FieldError| field.field.eq_ignore_ascii_case("idempotency-key");
         self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
@@ -419,7 +419,7 @@ impl Error {
         self.has_status(StatusCode::FORBIDDEN)
     }
 
-    /// 404: there is no such thing, or not for this credential.
+    /// 404: the resource does not exist, or this credential has no access to it.
     pub fn is_not_found(&self) -> bool {
         self.has_status(StatusCode::NOT_FOUND)
     }
@@ -501,7 +501,7 @@ impl Error {
     }
 }
 
-/// What a status that is no success says of the call.
+/// What a status that is not a success says of the call.
 fn may_have_run(status: StatusCode) -> bool {
     !status.is_client_error()
         || status == StatusCode::REQUEST_TIMEOUT

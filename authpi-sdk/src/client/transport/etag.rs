@@ -14,7 +14,7 @@ use http::{HeaderMap, header};
 pub struct ETag(String);
 
 impl ETag {
-    /// The ETag as it stands in a header, with its quotes.
+    /// The ETag as it is in a header, with its quotes.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! What a call tells of itself: one span and two metrics.
+//! Telemetry of a call: one span and two metrics.
 //!
 //! Neither a credential nor a header nor a body is in any of them.
 
@@ -27,7 +27,7 @@ pub(crate) fn span(operation: &'static str) -> Span {
     )
 }
 
-/// A call that is being observed: whatever becomes of it, also that nobody waits for it any longer,
+/// A call that is being observed: whatever its outcome, also if its future is dropped,
 /// is counted once.
 pub(crate) struct Observed {
     operation: &'static str,

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long [`Webhooks::ensure`] waits for a secret that another replica may be about to keep,
-/// unless told otherwise.
+/// by default.
 pub const DEFAULT_SECRET_WAIT: Duration = Duration::from_secs(5);
 
 /// How often to look again until all is as it should be. Each round has a reason: something was
@@ -531,7 +531,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(())
     }
 
-    /// Deletes a webhook; not if somebody has changed it since it was looked at.
+    /// Deletes a webhook; not if it was changed since it was looked at.
     pub(super) async fn delete(&self, ours: &Ours) -> Result<bool, Error> {
         let mut call = self.webhooks.delete(ours.id());
         if let Some(etag) = &ours.got.etag {

@@ -64,7 +64,7 @@ pub(super) fn authenticates_otherwise(declared: &CreateWebhookInput, there: &Web
             .is_some_and(|declared| declared.tag() != there.auth.tag())
 }
 
-/// What differs, and the patch that mends it; name, URL and authentication apart, which make
+/// What differs, and the patch that updates it; name, URL and authentication apart, which make
 /// another webhook of it. What the spec does not say is left as it is, and so is the status.
 ///
 /// Of objects without documented members, those declared must be there; more may be, since AuthPI

@@ -9,7 +9,7 @@ use crate::client::{ETag, Webhook};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Endpoint {
-    /// The webhook. Its `status` is not changed by `ensure`: one that somebody has paused stays
+    /// The webhook. Its `status` is not changed by `ensure`: a paused webhook stays
     /// paused, and one that fails goes on failing until it is enabled (`WebhookPatch::enable`).
     pub webhook: Webhook,
     /// Its state; what [`Call::if_match`](crate::client::Call::if_match) takes.

@@ -13,7 +13,7 @@ pub enum EndpointError {
     /// The store of secrets failed. A webhook may have been made whose secret is not kept: the same
     /// again within 24 hours gets it back, with the same credential and spec.
     Secrets(SecretStoreError),
-    /// It did not come to rest: other replicas keep changing the same webhook, or a replayed answer
+    /// It did not converge: other replicas keep changing the same webhook, or a replayed response
     /// is of a webhook that is gone, again and again. Or the webhook that a rotation made is gone,
     /// so that the old one must stay. The message tells which.
     Unsettled(&'static str),
@@ -23,8 +23,8 @@ pub enum EndpointError {
     /// Either the store is not the one that the secret was saved in (each replica has a file of its
     /// own, or the volume was lost), or the webhook was created elsewhere. If the secret is still
     /// known, save it in the store. Else call `ensure` with
-    /// [`renew_lost_secret`](super::Ensure::renew_lost_secret), which replaces the webhook; replicas
-    /// that still know the old secret must then read the store again.
+    /// [`renew_lost_secret`](super::Ensure::renew_lost_secret), which replaces the webhook;
+    /// replicas that still know the old secret must then read the store again.
     SecretLost(Box<Endpoint>),
 }
 
@@ -34,7 +34,7 @@ impl EndpointError {
         matches!(self, Self::SecretLost(_))
     }
 
-    /// Whether the same call will fail again until somebody changes something: the credential, its
+    /// Whether the same call will fail again until something is changed: the credential, its
     /// permissions, the spec, the client's settings, or the store of secrets
     /// ([`SecretLost`](Self::SecretLost)).
     ///

@@ -1,4 +1,4 @@
-//! Another secret for an endpoint, without a delivery that nobody can verify.
+//! Rotates an endpoint's secret, without a delivery that cannot be verified.
 
 use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
@@ -230,7 +230,7 @@ impl<S: SecretStore> Rotation<'_, S> {
     /// What failed on the old webhook is deleted with it; the new one has had the same events since
     /// it was made.
     ///
-    /// It may be called again, and from any replica: what is gone already is no error.
+    /// It may be called again, and from any replica: what is gone already is not an error.
     ///
     /// # Errors
     /// When a call or the store fails; and [`EndpointError::Unsettled`] when the new webhook is

@@ -17,7 +17,7 @@ pub use track::{RedeliveryProgress, Track};
 
 use std::time::Duration;
 
-/// How long to look at most, unless told otherwise.
+/// How long to look at most by default.
 pub const DEFAULT_TRACK_FOR: Duration = Duration::from_mins(5);
 
 /// The first pause between looks; doubled from look to look, up to the longest, and each a random

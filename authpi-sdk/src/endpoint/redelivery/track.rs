@@ -29,7 +29,7 @@ impl Call<RedeliverFailed> {
     /// ```no_run
     /// # use std::time::Duration;
     /// # async fn example(authpi: authpi_sdk::Client, since: jiff::Timestamp) -> Result<(), authpi_sdk::client::Error> {
-    /// let told = authpi
+    /// let tracked = authpi
     ///     .webhooks()
     ///     .redeliver_failed("wh_1")
     ///     .after(since)
@@ -37,7 +37,7 @@ impl Call<RedeliverFailed> {
     ///     .within(Duration::from_secs(600))
     ///     .on_progress(|now| println!("{} of {} over, {} succeeded", now.over(), now.total, now.succeeded))
     ///     .await?;
-    /// println!("{} failed again", told.failed);
+    /// println!("{} failed again", tracked.failed);
     /// # Ok(())
     /// # }
     /// ```
@@ -88,7 +88,7 @@ impl RedeliveryProgress {
 ///
 /// # Errors
 /// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails
-/// while AuthPI sends is no error as long as there is time: the next look may succeed.
+/// while AuthPI sends is not an error as long as there is time: the next look may succeed.
 #[must_use = "does nothing until awaited"]
 pub struct Track<'p> {
     call: Call<RedeliverFailed>,
@@ -103,7 +103,7 @@ impl Track<'_> {
         Self { within, ..self }
     }
 
-    /// Is told at the beginning and whenever something has changed.
+    /// Called at the beginning and on each change.
     pub fn on_progress<'q>(
         self,
         reported: impl FnMut(&RedeliveryProgress) + Send + 'q,

@@ -35,7 +35,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// stays one, also where what it points to is not there yet; what it points to is written.
 ///
 /// The folder must exist, and be the service's own: it must be able to make files in it. A file
-/// system whose locks do not reach all machines (NFS, mostly) is no place for it.
+/// system whose locks do not reach all machines (NFS, mostly) is not suitable.
 #[derive(Clone, Debug)]
 pub struct FileSecretStore {
     path: PathBuf,

@@ -6,7 +6,7 @@ use std::{
 
 use super::{SecretStore, SecretStoreError, StoredSecret};
 
-/// Secrets in memory, **for tests**: with the process they are gone for good. Clones share them.
+/// Secrets in memory, **for tests**: they are lost when the process ends. Clones share them.
 #[derive(Clone, Default)]
 pub struct MemorySecretStore(Arc<Mutex<HashMap<String, Vec<StoredSecret>>>>);
 

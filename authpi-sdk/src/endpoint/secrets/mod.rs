@@ -6,8 +6,8 @@
 //! loaded from them. Each secret is a record of its own under its webhook's id, so that concurrent
 //! writers do not undo each other's changes.
 //!
-//! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any number
-//! of machines, [`MemorySecretStore`] for tests. Implement the trait for your own vault.
+//! [`FileSecretStore`] is for one machine, `PostgresSecretStore` (feature `postgres`) for any
+//! number of machines, [`MemorySecretStore`] for tests. Implement the trait for your own vault.
 
 mod file;
 mod keys;
@@ -28,7 +28,7 @@ pub use stored::StoredSecret;
 /// Keeps the one-time secrets of webhooks.
 ///
 /// An endpoint is named by what the service calls it: the webhook's name. What is kept there is a
-/// set of [`StoredSecret`]s, told apart by account and webhook id. Use a store, or at least an
+/// set of [`StoredSecret`]s, identified by account and webhook id. Use a store, or at least an
 /// endpoint name, for one account alone: [`EndpointKeys`] trusts all that is kept under the name.
 ///
 /// A store must be shared by all replicas of a service, or a replica that starts more than 24 hours
@@ -55,7 +55,7 @@ pub trait SecretStore: Send + Sync {
         kept: &StoredSecret,
     ) -> impl Future<Output = Result<(), SecretStoreError>> + Send;
 
-    /// Removes a secret; one that is not there is no error.
+    /// Removes a secret; one that is not there is not an error.
     ///
     /// # Errors
     /// When the store fails.

@@ -36,9 +36,9 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(7236832715493)";
 /// Secrets in the table `authpi_secrets` of a Postgres database (12 or later), shared by replicas
 /// on any number of hosts.
 ///
-/// The secrets are there **in plain text**: whoever may read the table may forge deliveries. Give
-/// the right to read it to the service's own role alone. Each step is one statement and takes at
-/// most 5 s.
+/// The secrets are stored **in plain text**: a role that can read the table can forge deliveries.
+/// Give the right to read it to the service's own role alone. Each step is one statement and takes
+/// at most 5 s.
 #[derive(Clone)]
 pub struct PostgresSecretStore {
     pool: PgPool,

@@ -18,7 +18,7 @@ const SAVE: &str = "
     ON CONFLICT (endpoint) DO UPDATE SET at = greatest(known.at, excluded.at)";
 
 /// Keeps watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema:
-/// Unix milliseconds per endpoint. A watermark never goes back; delete the row to begin anew.
+/// Unix milliseconds per endpoint. A watermark never goes back; delete the row to start again.
 #[derive(Clone)]
 pub struct PostgresWatermark {
     pool: PgPool,

@@ -16,9 +16,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    ledger::{
-        Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, dead_letter::tell_replayed,
-    },
+    ledger::{Claim, DeadLetter, Digest, EventKey, Ledger, LedgerError, dead_letter::log_replayed},
 };
 
 const REASON: &str = "Authpi-Reason";
@@ -211,12 +209,12 @@ impl<L: Ledger> Nats<L> {
     }
 
     /// Has an event that was given up handled once more, as if it had just been delivered, with the
-    /// attempts counted anew. Says whether there was such a dead letter; it is one no more. Should
-    /// this fail midway, it is one still, and asking again handles nothing twice; two who ask for
+    /// attempts counted again. Says whether there was such a dead letter; it is one no more. Should
+    /// this fail halfway, it is one still, and asking again handles nothing twice; two who ask for
     /// the same event at the same time may.
     ///
     /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one
-    /// is lent to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
+    /// runs for it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
     /// the receiver's health and `authpi_inbox_depth` show it.
     ///
     /// # Errors
@@ -266,7 +264,7 @@ impl<L: Ledger> Nats<L> {
                 }
             })
             .await?;
-        tell_replayed(key);
+        log_replayed(key);
         Ok(true)
     }
 

@@ -139,7 +139,7 @@ impl Error for Denied {
     }
 }
 
-/// There is no connection.
+/// Not connected.
 #[derive(Debug)]
 pub(super) struct Unconnected {
     pub(super) server: String,

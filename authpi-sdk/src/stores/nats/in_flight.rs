@@ -22,7 +22,7 @@ pub(super) struct Ticket {
 
 #[derive(Default)]
 pub(super) struct AtHand {
-    /// Until when they are kept at most: an end that nobody tells of.
+    /// Until when they are kept at most, if their end is not reported.
     leased: HashMap<(EventKey, Token), (Ticket, Instant)>,
     /// Given back, and when they come again.
     waiting: HashMap<EventKey, (Ticket, Instant)>,
@@ -34,7 +34,7 @@ pub(super) struct AtHand {
 /// events.
 const MOST_REFUSED: usize = 10_000;
 
-/// After that a message that was due has gone to somebody else.
+/// After that another worker has a message that was due.
 const OVERDUE: Duration = Duration::from_secs(1);
 /// The server looks at what is due about that often.
 const GRAIN: Duration = Duration::from_millis(10);

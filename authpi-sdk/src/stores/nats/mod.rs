@@ -71,7 +71,7 @@ pub use options::NatsOptions;
 ///   a quarter of a second, and for twice as long each time, up to a minute. If the ledger refuses
 ///   its content ([`LedgerErrorKind::Content`]), or has failed five times in a row for it while it
 ///   works for others, it becomes a dead letter.
-/// - **Cancelled safely.** A message whose `lease_next` was dropped midway comes again after the
+/// - **Cancelled safely.** A message whose `lease_next` was dropped halfway comes again after the
 ///   [`ack_wait`](NatsOptions::ack_wait).
 /// - **On two clocks**: leases on the ledger's, redelivery on the server's. Neither has to be
 ///   right.
@@ -196,7 +196,7 @@ impl<L: Ledger> Nats<L> {
     async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
         let delay = delay.min(MAX_DELAY);
         self.at_hand().waits(key, arrived.ticket.clone(), delay);
-        self.queue().tell(&arrived.ticket, nak(delay)).await;
+        self.queue().acknowledge(&arrived.ticket, nak(delay)).await;
     }
 
     /// Removes a message whose event is done. If that fails it comes again.
@@ -469,7 +469,7 @@ impl<L: Ledger> Ledger for Nats<L> {
         }
         let ticket = self.at_hand().renew(key, token, lease);
         if let Some(ticket) = ticket {
-            self.queue().tell(&ticket, AckKind::Progress).await;
+            self.queue().acknowledge(&ticket, AckKind::Progress).await;
         }
         Ok(held)
     }

@@ -29,7 +29,7 @@ impl Names {
         self.letters(&token(key.endpoint()), &token(key.event_id()))
     }
 
-    /// Where appends are told of, outside of any stream.
+    /// The subject of notifications of appends, outside of any stream.
     pub(super) fn appended(&self) -> String {
         format!("{}.appended", self.prefix)
     }

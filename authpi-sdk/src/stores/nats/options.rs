@@ -374,7 +374,7 @@ async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), A
             _ => return Err(error.into()),
         },
     }
-    // Several processes may do so at once; the same settings twice are no error.
+    // Several processes may do so at once; the same settings twice are not an error.
     match jetstream.create_stream(config.clone()).await {
         Ok(stream) => found(stream.cached_info()),
         Err(error) => match error.kind() {

@@ -383,7 +383,7 @@ impl Queue {
     }
 
     /// The same without waiting: for what is only a matter of when.
-    pub(super) async fn tell(&self, ticket: &Ticket, kind: AckKind) {
+    pub(super) async fn acknowledge(&self, ticket: &Ticket, kind: AckKind) {
         let reported = Acker::new(self.jetstream.clone(), Some(ticket.reply.clone()))
             .ack_with(kind)
             .await;

@@ -1,4 +1,4 @@
-//! Connections of the pool, and what may become of them.
+//! Connections of the pool, and when they are closed or replaced.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -319,7 +319,7 @@ impl Presence {
         };
     }
 
-    /// The server was asked, or should have been reached, in vain.
+    /// A step failed, or the server could not be reached.
     pub(super) fn missed(&self) {
         self.found().is_missed = true;
     }

@@ -39,7 +39,7 @@ use super::timeout::{Nonces, millis, within};
 use crate::ledger::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger,
     LedgerError, LedgerErrorKind, NextEvent, OrderedInbox, PoolTooSmall, Token, TransactionPermits,
-    dead_letter::{tell_replayed, timestamp},
+    dead_letter::{log_replayed, timestamp},
 };
 use connection::{Attempts, PgQuery, Presence, kind_of, lost_a_race, rows_in};
 use notify::Wake;
@@ -75,7 +75,7 @@ pub use transaction::PostgresTransaction;
 /// - **Never hangs.** A step fails when it has taken longer than the
 ///   [`timeout`](PostgresOptions::timeout) (default 5 s), the wait for a connection included.
 ///   Whether it took place is then unknown, which every caller of a ledger must be ready for. The
-///   server goes on with a statement that nobody waits for any more, and a lease that it grants so
+///   server goes on with a statement that is no longer awaited, and a lease that it grants so
 ///   is an attempt that no handler gets. So the pool that [`connect`](Postgres::connect) makes has
 ///   that timeout for its `statement_timeout`; give one of your own the same. It holds for the
 ///   statements of a handler in its transaction as well.
@@ -132,7 +132,7 @@ struct Shared {
     permits: Result<TransactionPermits, PoolTooSmall>,
 }
 
-/// When to look again for what is due and could not be had.
+/// When to look again for what is due and could not be fetched.
 const DUE_BY_NOW: Duration = Duration::from_millis(5);
 
 impl Postgres {
@@ -211,7 +211,7 @@ impl Postgres {
     /// dead letter.
     ///
     /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one
-    /// is lent to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
+    /// runs for it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
     /// the receiver's health and `authpi_inbox_depth` show it. One that was given up by an inline
     /// receiver has no ordering key: nothing waits for it, and it waits for nothing.
     ///
@@ -223,7 +223,7 @@ impl Postgres {
         });
         let replayed = !rows.await?.is_empty();
         if replayed {
-            tell_replayed(key);
+            log_replayed(key);
             self.ring();
         }
         Ok(replayed)

@@ -43,7 +43,7 @@ const AGAIN: u8 = 2;
 
 /// Who is waiting, and what wakes them.
 pub(super) struct Wake {
-    /// Told after each append of this process, and when another one has told of its own.
+    /// Notified after each append of this process, and on the notification of another one.
     appended: Arc<Notify>,
     /// What this process' notifications carry, so that it needs not heed them.
     sender: String,
@@ -137,7 +137,7 @@ impl Postgres {
     }
 }
 
-/// Silences the bell if its task ends midway, as it does with its runtime.
+/// Silences the bell if its task ends halfway, as it does with its runtime.
 struct Ringing {
     ledger: Postgres,
     done: bool,
@@ -155,7 +155,7 @@ impl Drop for Ringing {
     }
 }
 
-/// Listens for as long as anybody has the ledger, on connection after connection.
+/// Listens for as long as the ledger is in use, on connection after connection.
 async fn listen(shared: Weak<Shared>) {
     let mut pause = PAUSES.0;
     loop {
@@ -178,7 +178,7 @@ async fn listen(shared: Weak<Shared>) {
     }
 }
 
-/// Listens until the connection is lost; `Ok` when nobody has the ledger any more.
+/// Listens until the connection is lost; `Ok` when the ledger is no longer in use.
 async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
     const STEP: &str = "listen for appends";
     let Some(ledger) = shared.upgrade().map(|shared| Postgres { shared }) else {
@@ -214,7 +214,7 @@ async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
         Ok::<_, sqlx::Error>(listener)
     };
     let mut listener = within(limit, STEP, listener).await?;
-    // Of what was appended until now, nobody has told.
+    // Appends until now had no notification.
     appended.notify_waiters();
     loop {
         match timeout(QUIET, listener.try_recv()).await {

@@ -109,7 +109,7 @@ const DEAD_LETTERS: &str = "
 /// inline and is not done. Appends to one ordering key go one after another (the lock ends with the
 /// statement), so that positions are taken in the order of commits.
 ///
-/// `tail` is what a new event is blocked. It is written anew, as it is, so that whoever ends it
+/// `tail` is what a new event is blocked. It is rewritten, as it is, so that whoever ends it
 /// waits for this to be committed, and then sees the new event and lets the ordering key move up;
 /// or, if its snapshot is older (`REPEATABLE READ`), fails and tries again. A lock alone would
 /// leave no trace for that. One that somebody is at is left alone: the event is marked as blocked

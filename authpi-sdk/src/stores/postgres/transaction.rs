@@ -99,7 +99,7 @@ impl Transactional for Postgres {
         key: &EventKey,
         token: Token,
     ) -> Result<LeaseStatus, LedgerError> {
-        // From here on it is closed if it is dropped midway: what it was asked may be the commit.
+        // From here on it is closed if it is dropped halfway: what it was asked may be the commit.
         let _permit = mem::take(&mut transaction.permit);
         let mut connection = transaction.connection.take();
         transaction.open = false;

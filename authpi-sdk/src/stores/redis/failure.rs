@@ -152,7 +152,7 @@ impl Error for Failed {
     }
 }
 
-/// There is no connection.
+/// Not connected.
 #[derive(Debug)]
 pub(super) struct Unconnected {
     pub(super) server: String,
@@ -187,7 +187,7 @@ impl Error for Unconnected {
     }
 }
 
-/// Why what lies under one of the ledger's keys is not read.
+/// Why the value of one of the ledger's keys cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Foreign {
     /// No version of the ledger that this one knows has written it.

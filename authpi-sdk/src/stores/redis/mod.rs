@@ -809,7 +809,7 @@ return 1
 
 /// KEYS: the record. ARGV: how the record begins if it is the token's. Answers 1 if the token was
 /// the record's. The same completion once more changes nothing. Every event takes it once, so it
-/// does no more than it must: it takes little more than half the time that writing the record anew
+/// does no more than it must: it takes little more than half the time that rewriting the record
 /// does. (Numbers that Lua has to turn into text would cost it some of that.)
 const FINISH: &str = "#!lua
 local held = redis.call('GETRANGE', KEYS[1], '0', '26')

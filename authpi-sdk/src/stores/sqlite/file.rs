@@ -129,7 +129,7 @@ impl OpenFile {
         ))
     }
 
-    /// Says so when what is written goes to a file that nobody will find again. A look at each of
+    /// Says so when what is written goes to a file that was deleted. A look at each of
     /// two names, about a microsecond each.
     pub(super) fn check(&self) -> Result<(), Gone> {
         match self

@@ -46,7 +46,7 @@ use self::{
 };
 use crate::ledger::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger,
-    LedgerError, NextEvent, OrderedInbox, Token, TransactionPermits, dead_letter::tell_replayed,
+    LedgerError, NextEvent, OrderedInbox, Token, TransactionPermits, dead_letter::log_replayed,
 };
 
 /// For measurements beside the same statements by hand.
@@ -117,8 +117,8 @@ pub struct Sqlite {
     /// Told after each append through this `Sqlite`; SQLite cannot tell other processes.
     appended: Arc<Notify>,
     flushes: Arc<AtomicU64>,
-    /// Whether the connection is lent to a handler's transaction.
-    lent: Arc<AtomicBool>,
+    /// Whether the connection is held by a handler's transaction.
+    loan: Arc<AtomicBool>,
     /// Of handlers that have, or want, the connection: one at a time.
     permits: TransactionPermits,
 }
@@ -195,7 +195,7 @@ impl Sqlite {
             .ask("replay a dead letter", ReplayStep { key: key.clone() })
             .await?;
         if replayed {
-            tell_replayed(key);
+            log_replayed(key);
             self.appended.notify_waiters();
         }
         Ok(replayed)
@@ -351,7 +351,7 @@ impl Ledger for Sqlite {
     }
 
     fn is_busy(&self) -> bool {
-        self.lent.load(Ordering::Relaxed)
+        self.loan.load(Ordering::Relaxed)
     }
 
     async fn waiting(&self, endpoint: &str) -> Result<Option<Backlog>, LedgerError> {

@@ -121,12 +121,12 @@ impl SqliteOptions {
             let_in: 0,
             latest: i64::MAX,
         };
-        let (flushes, lent) = (Arc::default(), Arc::default());
+        let (flushes, loan) = (Arc::default(), Arc::default());
         let writer = Writer::new(
             Queue::new(asked, self.busy_timeout),
             file,
             Arc::clone(&flushes),
-            Arc::clone(&lent),
+            Arc::clone(&loan),
         );
         tokio::spawn(writer.run(records));
         Ok(Sqlite {
@@ -134,7 +134,7 @@ impl SqliteOptions {
             retention,
             appended: Arc::default(),
             flushes,
-            lent,
+            loan,
             permits: TransactionPermits::at_most(1),
         })
     }

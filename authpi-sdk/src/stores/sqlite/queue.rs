@@ -192,7 +192,7 @@ impl Queue {
         None
     }
 
-    /// For nobody but the house.
+    /// For this crate only.
     pub(super) fn put(&mut self, step: impl Step<Answer = ()>) {
         let (reply, _) = oneshot::channel();
         self.take_in(Some(Request::new(Wanted::step(step, reply))));

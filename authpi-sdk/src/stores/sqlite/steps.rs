@@ -133,12 +133,12 @@ impl Records {
 
 /// What a caller asks for.
 pub(super) trait Step: Send + Sync + 'static {
-    /// What the caller is told.
+    /// The answer for the caller.
     type Answer: Send + 'static;
 
     /// Whether it changes nothing, and so needs no transaction.
     const READS: bool = false;
-    /// Whether it is left out when nobody waits for the answer any more: what it would take would
+    /// Whether it is left out when the answer is no longer awaited: what it would take would
     /// be taken for nobody.
     const FOR_ITS_CALLER: bool = false;
 

@@ -39,18 +39,18 @@ use crate::ledger::{
 /// would stay with the connection, so make none.
 pub struct SqliteTransaction {
     /// None only while it is dropped or committed.
-    lent: Option<Lent>,
+    loan: Option<Loan>,
     /// Given back with the connection.
     permit: TransactionPermit,
 }
 
-struct Lent {
+struct Loan {
     records: Records,
     home: oneshot::Sender<Returned>,
 }
 
-/// Makes sqlx believe for good that there is a transaction, so that `begin` on a connection that is
-/// lent makes a savepoint. sqlx counts by calls of its own, which the writer does not use.
+/// Makes sqlx believe permanently that there is a transaction, so that `begin` on a connection that
+/// is lent makes a savepoint. sqlx counts by calls of its own, which the writer does not use.
 pub(super) async fn nest(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     mem::forget(connection.begin().await?);
     sqlx::query("ROLLBACK").execute(connection).await.map(drop)
@@ -62,7 +62,7 @@ pub(super) struct Returned {
     pub(super) wish: Wish,
 }
 
-/// What is to become of the transaction.
+/// How the transaction ends.
 pub(super) enum Wish {
     RollBack,
     Commit {
@@ -75,7 +75,7 @@ pub(super) enum Wish {
 impl SqliteTransaction {
     pub(super) fn new(records: Records, home: oneshot::Sender<Returned>) -> Self {
         Self {
-            lent: Some(Lent { records, home }),
+            loan: Some(Loan { records, home }),
             permit: TransactionPermit::default(),
         }
     }
@@ -83,7 +83,7 @@ impl SqliteTransaction {
 
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
-        if let Some(Lent { records, home }) = self.lent.take() {
+        if let Some(Loan { records, home }) = self.loan.take() {
             // If the writer is gone, so is the connection, and the transaction with it.
             let _ = home.send(Returned {
                 records,
@@ -98,7 +98,7 @@ impl Deref for SqliteTransaction {
 
     fn deref(&self) -> &SqliteConnection {
         &self
-            .lent
+            .loan
             .as_ref()
             .expect("only dropping or committing takes it")
             .records
@@ -109,7 +109,7 @@ impl Deref for SqliteTransaction {
 impl DerefMut for SqliteTransaction {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self
-            .lent
+            .loan
             .as_mut()
             .expect("only dropping or committing takes it")
             .records
@@ -155,7 +155,7 @@ impl Transactional for Sqlite {
     ) -> Result<LeaseStatus, LedgerError> {
         const STEP: &str = "complete and commit";
         let (reply, answer) = oneshot::channel();
-        if let Some(Lent { records, home }) = transaction.lent.take() {
+        if let Some(Loan { records, home }) = transaction.loan.take() {
             let wish = Wish::Commit {
                 key: key.clone(),
                 token,

@@ -30,7 +30,7 @@ pub(super) struct Writer {
     /// None in memory.
     file: Option<OpenFile>,
     flushes: Arc<AtomicU64>,
-    lent: Arc<AtomicBool>,
+    loan: Arc<AtomicBool>,
     until_prune: u32,
 }
 
@@ -39,13 +39,13 @@ impl Writer {
         queue: Queue,
         file: Option<OpenFile>,
         flushes: Arc<AtomicU64>,
-        lent: Arc<AtomicBool>,
+        loan: Arc<AtomicBool>,
     ) -> Self {
         Self {
             queue,
             file,
             flushes,
-            lent,
+            loan,
             until_prune: 0,
         }
     }
@@ -58,9 +58,9 @@ impl Writer {
             let group = self.queue.next_group();
             self.settle(group, &mut records).await;
             if let Some(reply) = self.queue.next_transaction() {
-                self.lent.store(true, Ordering::Relaxed);
-                let back = self.lend(records, reply).await;
-                self.lent.store(false, Ordering::Relaxed);
+                self.loan.store(true, Ordering::Relaxed);
+                let back = self.loan(records, reply).await;
+                self.loan.store(false, Ordering::Relaxed);
                 match back {
                     Some(back) => records = back,
                     None => return,
@@ -136,7 +136,7 @@ impl Writer {
         self.answer([step]);
     }
 
-    /// What was done is told, unless it was done to a file that nobody will find again.
+    /// What was done is told, unless it was done to a file that was deleted.
     fn answer(&self, steps: impl IntoIterator<Item = Box<dyn Asked>>) {
         let there = is_there(self.file.as_ref());
         for step in steps {
@@ -155,7 +155,7 @@ impl Writer {
 
     /// Lends the connection to a handler, in a transaction, and waits until it is back; none if it
     /// was lost.
-    async fn lend(
+    async fn loan(
         &mut self,
         mut records: Records,
         reply: Reply<SqliteTransaction>,

@@ -136,7 +136,7 @@ impl Renewed {
         Ok(self.authorization().await?.header != refused.header)
     }
 
-    /// Goes on whatever becomes of who asks.
+    /// Goes on whatever happens to who asks.
     fn ask(&self, turn: OwnedMutexGuard<()>) -> JoinHandle<Result<Authorization, Error>> {
         let inner = Arc::clone(&self.0);
         let asking = async move {

@@ -41,11 +41,11 @@ type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, 
 
 /// The pages of a list: see [`Call::pages`].
 ///
-/// **It ends** when AuthPI says that there is no more, never because a page is short or empty; and
-/// with the first error, which is its last element. What came before the error stays good,
-/// [`cursor`](Self::cursor) tells which page could not be had, and after [`resume`](Self::resume)
-/// the next element is that page again. (It does not go on by itself, so that a loop that passes
-/// over errors ends.)
+/// **It ends** when AuthPI says that the list is complete, never because a page is short or empty;
+/// and with the first error, which is its last element. What came before the error stays good,
+/// [`cursor`](Self::cursor) tells which page could not be fetched, and after
+/// [`resume`](Self::resume) the next element is that page again. (It does not go on by itself, so
+/// that a loop that passes over errors ends.)
 ///
 /// A page that says that there are more (`has_more`) and names no cursor, or an empty one, is no
 /// end either: after that page comes [`Error::is_malformed_response`], and [`resume`](Self::resume)
@@ -82,9 +82,9 @@ enum State {
     Repeats,
     /// There is another page, and AuthPI does not say where.
     NoCursor,
-    /// An error was told.
+    /// An error was returned.
     Failed,
-    /// There are no more.
+    /// The list is complete.
     Finished,
 }
 
@@ -107,19 +107,19 @@ impl<O: Paged> Pages<O> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The cursor of the page that comes next, or that could not be had: what [`Call::cursor`]
+    /// The cursor of the page that comes next, or that could not be fetched: what [`Call::cursor`]
     /// takes, to go on later or elsewhere. None for the first page, and when the list [is
     /// finished](Self::is_finished).
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
 
-    /// Whether the last page was given. An error is no such end.
+    /// Whether the last page was given. An error does not end it.
     pub fn is_finished(&self) -> bool {
         self.state == State::Finished
     }
 
-    /// After an error: goes on with the page that could not be had. Else it does nothing.
+    /// After an error: continues with the page that failed. Otherwise it does nothing.
     pub fn resume(&mut self) {
         if self.state == State::Failed {
             self.state = State::More;
@@ -255,7 +255,7 @@ impl<O: Paged> Items<O> {
         }
     }
 
-    /// Whether the last item was given. An error is no such end.
+    /// Whether the last item was given. An error does not end it.
     pub fn is_finished(&self) -> bool {
         self.buffered.as_slice().is_empty() && self.pages.is_finished()
     }
@@ -266,7 +266,7 @@ impl<O: Paged> Items<O> {
         self.invalid_count
     }
 
-    /// After an error: goes on with the page that could not be had. Else it does nothing.
+    /// After an error: continues with the page that failed. Otherwise it does nothing.
     pub fn resume(&mut self) {
         self.pages.resume();
     }

@@ -97,7 +97,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Why the call is made again and after what wait, or why not. The budget is asked last, so
-    /// that nothing is paid in vain.
+    /// that nothing is paid without success.
     fn judge(&mut self, error: &Error) -> Result<(RetryReason, Duration), RetryStop> {
         let Terms {
             operation,

@@ -36,7 +36,7 @@ impl<B: Budget + ?Sized> Budget for Arc<B> {
 ///
 /// A success gives back what its last repeat cost, or 1 if it had none; and one token comes back
 /// each second, so that a client with few calls is not left without repeats long after an outage.
-/// 500 tokens if not told otherwise: a hundred repeats (fifty after timeouts) without a single
+/// 500 tokens by default: a hundred repeats (fifty after timeouts) without a single
 /// success, then one every five seconds. It is full at first and never goes below zero.
 pub struct TokenBucket {
     capacity: u32,

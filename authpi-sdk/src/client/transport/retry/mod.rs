@@ -2,12 +2,12 @@
 //!
 //! Three parts decide. Each is a trait with a default, and can be replaced on its own:
 //!
-//! - **what**: [`RetryClassifier`] says whether a failure is transient; [`DefaultClassifier`] is the
-//!   default. Whether the operation is *safe* to retry is a separate question: it follows from
-//!   AuthPI's API (a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE` with `If-Match`),
-//!   and no policy can overrule it.
-//! - **when**: [`Backoff`] gives the pause before each retry; [`ExponentialBackoff`] is the default. A
-//!   `Retry-After` is added to it.
+//! - **what**: [`RetryClassifier`] says whether a failure is transient; [`DefaultClassifier`] is
+//!   the default. Whether the operation is *safe* to retry is a separate question: it follows from
+//!   AuthPI's API (a `GET`; a `POST` with its idempotency key; a `PATCH` or `DELETE` with
+//!   `If-Match`), and no policy can overrule it.
+//! - **when**: [`Backoff`] gives the pause before each retry; [`ExponentialBackoff`] is the
+//!   default. A `Retry-After` is added to it.
 //! - **how many**: [`Budget`] is shared by the clones of a client; [`TokenBucket`] is the default.
 //!
 //! `attempts.rs` combines them: one decision per failed attempt, within the call's deadline.
@@ -23,12 +23,12 @@ pub use backoff::{Backoff, ExponentialBackoff};
 pub use budget::{Budget, TokenBucket, Unlimited};
 pub use classify::{DefaultClassifier, FailedAttempt, RetryClassifier, RetryReason, RetryStop};
 
-/// How many attempts a call gets unless told otherwise: the first and four repeats. With the
+/// How many attempts a call gets by default: the first and four repeats. With the
 /// default pauses (1.5 s together on average, 3 s at most) they fit ten times into the default
 /// deadline; what takes AuthPI longer than that is an outage.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
 
-/// How much of a `Retry-After` is heeded unless told otherwise. With the default deadline of 30 s
+/// How much of a `Retry-After` is heeded by default. With the default deadline of 30 s
 /// for a call, a longer one ends the call anyway.
 pub const DEFAULT_MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
