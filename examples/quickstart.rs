@@ -1,11 +1,11 @@
-//! The whole way in one process: an AuthPI of our own, a webhook, and what happens to each
+//! Everything in one process: an emulated AuthPI, a webhook, and the outcome of each
 //! delivery.
 //!
 //! ```text
 //! cargo run --example quickstart
 //! ```
 //!
-//! It needs no account and no network, and ends with an error if anything is not as it tells.
+//! It needs no account and no network, and exits with an error if anything differs from what it prints.
 
 use std::{
     error::Error,
@@ -134,7 +134,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     authpi.deliveries_finished().await;
     answers.expect_in_any_order(&["200 duplicate", "200 handled"])?;
 
-    println!("\nsomebody forges a user.created, signed with a secret of their own");
+    println!("\na forged user.created arrives, signed with another secret");
     forge(&url).await?;
     answers.expect(&["401 unauthorized"])?;
 
@@ -144,7 +144,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     answers.expect(&["503 try again later", "200 handled"])?;
 
     hook.drain().await;
-    println!("\nall as told");
+    println!("\neverything worked as described");
     Ok(())
 }
 
@@ -173,7 +173,7 @@ impl Answers {
             head.status.as_u16(),
             String::from_utf8_lossy(&text)
         );
-        println!("  a delivery came, and was answered: {answer}");
+        println!("  delivery answered: {answer}");
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

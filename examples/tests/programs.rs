@@ -98,7 +98,7 @@ fn quickstart_ends_well_and_tells_of_every_delivery() -> Outcome {
         "200 duplicate",
         "401 unauthorized",
         "503 try again later",
-        "all as told",
+        "everything worked as described",
     ] {
         assert!(printed.contains(part), "{part:?} is missing in:\n{printed}");
     }
