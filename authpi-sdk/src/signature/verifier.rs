@@ -537,6 +537,7 @@ impl Hashing {
 
 /// Why a delivery is not taken for authentic. For the log; the peer never learns the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum VerifyError {
     /// A header that the scheme needs is not there.
     Missing {

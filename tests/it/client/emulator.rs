@@ -335,10 +335,12 @@ async fn the_event_log_is_listed_read_and_counted() -> Result<(), Error> {
         .await?;
     assert_eq!(of_user.items.len(), 1);
     let event = &of_user.items[0];
-    assert_eq!(event.r#type, "user.updated");
+    assert_eq!(event.event_type(), EventType::UserUpdated);
+    assert_eq!(event.subject().user_id(), Some("usr_1"));
     assert_eq!(&events.get(&event.id).await?.value, event);
 
-    let at = event.timestamp.timestamp().unwrap();
+    let at = event.time().unwrap();
+    assert_eq!(at.as_millisecond(), event.timestamp.0);
     let hour = jiff::SignedDuration::from_hours(1);
     assert_eq!(
         events

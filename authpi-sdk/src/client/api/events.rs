@@ -11,12 +11,33 @@ use crate::{
         check_ids,
         pages::PageWire,
     },
-    event::EventType,
+    event::{EventType, Subject},
     generated::api::{
         operations,
         types::{EventAggregateResponse, EventResponse},
     },
+    json,
 };
+
+/// The accessors of a delivered [`Event`](crate::event::Event).
+impl LoggedEvent {
+    /// What happened.
+    pub fn event_type(&self) -> EventType {
+        EventType::from(self.r#type.as_str())
+    }
+
+    /// When it happened; `None` if `timestamp` is outside of the years −9999 to 9999.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.timestamp.timestamp().ok()
+    }
+
+    /// Whom it happened to; empty if the log names no subject, or not as an object of ids.
+    pub fn subject(&self) -> Subject {
+        let raw = self.subject.as_ref();
+        raw.and_then(|raw| json::read(raw.get()).ok())
+            .unwrap_or_default()
+    }
+}
 
 /// The event log of an account: see [`Client::events`].
 #[derive(Clone, Debug)]
