@@ -4,7 +4,15 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 /// From the ground up; what stands in one line does not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["time", "hex", "json", "files", "crash", "telemetry"],
+    &[
+        "time",
+        "hex",
+        "json",
+        "files",
+        "crash",
+        "telemetry",
+        "backoff",
+    ],
     &["event"],
     &["signature", "ledger"],
     &["stores"],

@@ -3,9 +3,9 @@
 use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
 use crate::{
+    backoff,
     client::{
-        ETag, Error, Updated, Webhook, WebhookPatch, Webhooks, WithETag,
-        transport::{Response, pause},
+        ETag, Error, Updated, Webhook, WebhookPatch, Webhooks, WithETag, transport::Response,
     },
     generated::api::operations,
 };
@@ -155,7 +155,7 @@ impl<'c> IntoFuture for UpdateWith<'c> {
                 match webhooks.update(&webhook_id, &patch).if_match(etag).await {
                     Ok(updated) => return Ok(UpdateOutcome::Updated(updated)),
                     Err(error) if error.is_precondition_failed() && round + 1 < rounds => {
-                        pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX).await;
+                        backoff::sleep_before_round(round, BACKOFF_INITIAL, BACKOFF_MAX).await;
                         round += 1;
                     }
                     Err(error) => return Err(error),

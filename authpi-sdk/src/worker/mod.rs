@@ -27,7 +27,6 @@
 //! # Ok(()) }
 //! ```
 
-mod backoff;
 mod builder;
 mod process;
 

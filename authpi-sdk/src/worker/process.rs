@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{Instrument as _, field::Empty, info_span};
 
-use super::{Settings, Shared, backoff};
+use super::{Settings, Shared};
 use crate::{
-    crash,
+    backoff, crash,
     event::Event,
     handlers::{Claimed, Outcome, run_leased},
     ledger::{
@@ -254,7 +254,9 @@ impl Shared {
         });
         End::Retry {
             reason,
-            pause: pause.unwrap_or_else(|| backoff::pause(settings.backoff, attempt)),
+            pause: pause.unwrap_or_else(|| {
+                backoff::full_jitter(settings.backoff.0, settings.backoff.1, attempt)
+            }),
         }
     }
 }

@@ -14,7 +14,6 @@ mod exchange;
 pub(crate) mod idempotency;
 pub(crate) mod ids;
 pub(crate) mod pages;
-pub(crate) mod pause;
 mod response;
 pub mod retry;
 mod telemetry;

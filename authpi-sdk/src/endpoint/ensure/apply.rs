@@ -12,11 +12,8 @@ use super::{
     ownership::{Making, Purpose},
 };
 use crate::{
-    client::{
-        Created, WebhookSpec, Webhooks,
-        api::compare,
-        transport::{Error, pause},
-    },
+    backoff,
+    client::{Created, WebhookSpec, Webhooks, api::compare, transport::Error},
     endpoint::{
         secrets::{SecretStore, StoredSecret},
         update_with::UpdateOutcome,
@@ -235,7 +232,7 @@ async fn ensure<S: SecretStore>(
 
 /// Before one looks again.
 async fn rest(round: &mut u32) {
-    pause::before_round(*round, BACKOFF_INITIAL, BACKOFF_MAX).await;
+    backoff::sleep_before_round(*round, BACKOFF_INITIAL, BACKOFF_MAX).await;
     *round += 1;
 }
 
@@ -354,7 +351,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
                 Err(error) if error.is_conflict() && tries < ROUNDS => {
                     let asked = error.retry_after().unwrap_or_default().min(BACKOFF_MAX);
                     tokio::time::sleep(asked).await;
-                    pause::before_round(tries, BACKOFF_INITIAL, BACKOFF_MAX).await;
+                    backoff::sleep_before_round(tries, BACKOFF_INITIAL, BACKOFF_MAX).await;
                     tries += 1;
                 }
                 done => return done,
@@ -411,7 +408,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
             if left.is_zero() {
                 break;
             }
-            pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
+            backoff::sleep_before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
             if self.is_enough(&self.kept().await?, ours.id()) {
                 return Ok(true);
             }

@@ -6,11 +6,8 @@ use tokio::time::Instant;
 
 use super::{BACKOFF_INITIAL, BACKOFF_MAX, DEFAULT_TRACK_FOR, delivery_ref::end};
 use crate::{
-    UnixMillis,
-    client::{
-        Error, RedeliveredWebhookDelivery, WebhookDelivery, Webhooks,
-        transport::{Response, pause},
-    },
+    UnixMillis, backoff,
+    client::{Error, RedeliveredWebhookDelivery, WebhookDelivery, Webhooks, transport::Response},
 };
 
 /// Which delivery to wait for: made of a [`WebhookDelivery`] or of what [`Webhooks::redeliver`]
@@ -179,7 +176,7 @@ impl IntoFuture for DeliveryOutcome {
                 if left.is_zero() {
                     break;
                 }
-                pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
+                backoff::sleep_before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
             }
             Ok(None)
         })

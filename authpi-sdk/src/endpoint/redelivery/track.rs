@@ -10,10 +10,8 @@ use super::{
     delivery_ref::{End, end},
 };
 use crate::{
-    UnixMillis,
-    client::{
-        Call, DeliveryStatus, Error, RedeliverFailed, RedeliverFailedResult, transport::pause,
-    },
+    UnixMillis, backoff,
+    client::{Call, DeliveryStatus, Error, RedeliverFailed, RedeliverFailedResult},
 };
 
 impl Call<RedeliverFailed> {
@@ -188,7 +186,7 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
         if progress.is_complete() || time_is_up {
             break;
         }
-        pause::before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
+        backoff::sleep_before_round(round, BACKOFF_INITIAL, BACKOFF_MAX.min(left)).await;
     }
     Ok(progress)
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::backoff;
+
 /// The pause before each repeat of a call.
 pub trait Backoff: fmt::Debug + Send + Sync + 'static {
     /// How long to pause before the given repeat; 1 is the one after the first attempt.
@@ -38,20 +40,14 @@ impl ExponentialBackoff {
 
     /// The longest that the pause before this repeat can be.
     pub fn ceiling(&self, repeat: u32) -> Duration {
-        let doublings = repeat.saturating_sub(1).min(31);
-        self.first.saturating_mul(1 << doublings).min(self.longest)
+        backoff::ceiling(self.first, self.longest, repeat)
     }
 }
 
 impl Backoff for ExponentialBackoff {
     fn pause(&self, repeat: u32) -> Duration {
-        self.ceiling(repeat).mul_f64(fraction())
+        backoff::full_jitter(self.first, self.longest, repeat)
     }
-}
-
-/// From 0 to 1. Where the system gives no random numbers, the middle.
-fn fraction() -> f64 {
-    getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
