@@ -233,7 +233,7 @@ fn get(authpi: &Client, webhook: &str) -> Each {
                     .value
                     .id,
                 webhook
-            )
+            );
         }
     })
 }
@@ -251,7 +251,7 @@ fn create(authpi: &Client) -> Each {
                     .expect("it is made")
                     .secret
                     .is_some()
-            )
+            );
         }
     })
 }

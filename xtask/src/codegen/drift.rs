@@ -86,7 +86,7 @@ pub(crate) fn changes(old: &str, new: &str) -> Result<Vec<Change>> {
                 subject: subject.clone(),
                 what,
                 breaking,
-            })
+            });
         };
         match (old.subjects.get(subject), new.subjects.get(subject)) {
             (None, Some(_)) => add("added".to_owned(), false),
@@ -162,13 +162,13 @@ impl Surface {
             match item {
                 Item::Mod(module) if module.ident == "operations" => surface.operations(module),
                 Item::Mod(module) if module.ident == "payload" => {
-                    surface.types("payload", items(module))
+                    surface.types("payload", items(module));
                 }
                 Item::Mod(module) if module.ident == "types" && is_markers(module) => {
-                    surface.events(module)
+                    surface.events(module);
                 }
                 Item::Mod(module) if module.ident == "types" => {
-                    surface.types("schema", items(module))
+                    surface.types("schema", items(module));
                 }
                 Item::Impl(client)
                     if name_of(&client.self_ty) == "Client" && client.trait_.is_none() =>

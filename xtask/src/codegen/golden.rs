@@ -69,7 +69,7 @@ fn expect(path: &Path, actual: &str, failures: &mut Vec<String>) {
 fn check(folder: &str, generate: impl Fn(&Documents) -> Result<TokenStream>) {
     let mut failures = Vec::new();
     for name in cases(folder, ".yaml") {
-        let made = generate(&load(folder, &name)).and_then(|tokens| output::file(tokens));
+        let made = generate(&load(folder, &name)).and_then(output::file);
         match made {
             Ok(code) if !name.starts_with("refused") => {
                 expect(

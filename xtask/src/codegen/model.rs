@@ -760,7 +760,7 @@ impl<'a> Reader<'a> {
                     );
                 }
                 Kind::Union { variants, .. } => {
-                    open.extend(variants.iter().map(|variant| variant.definition.clone()))
+                    open.extend(variants.iter().map(|variant| variant.definition.clone()));
                 }
                 Kind::Enum { .. } => {}
             }

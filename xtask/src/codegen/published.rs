@@ -176,10 +176,10 @@ pub(crate) fn contradictions(
         match (our, their) {
             (Some(our), Some(their)) => compare((&our_side, our), (&their_side, their), &mut found),
             _ if !their_side.routes.contains(route) => {
-                found.push(format!("{} is not in theirs", named(our)))
+                found.push(format!("{} is not in theirs", named(our)));
             }
             _ if !our_side.routes.contains(route) => {
-                found.push(format!("{} is not in ours", named(their)))
+                found.push(format!("{} is not in ours", named(their)));
             }
             (our, their) => {
                 let whose = match (our, their) {

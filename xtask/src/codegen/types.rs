@@ -586,10 +586,6 @@ fn value_docs(values: &[Named]) -> Vec<String> {
 /// An enumeration that may grow.
 ///
 /// The unknown case cannot be made or matched by value, so giving it a name later breaks nobody.
-#[expect(
-    clippy::too_many_lines,
-    reason = "one template, which reads best whole"
-)]
 pub(crate) fn open_enum(name: &Ident, docs: &TokenStream, values: &[Named]) -> TokenStream {
     let unknown = format_ident!("Unknown{name}");
     let unknown_doc =
