@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -129,8 +129,10 @@ fn of_one(options: PgConnectOptions) -> PgPool {
         .connect_lazy_with(options)
 }
 
+/// The same event, whenever it is asked for: a fixture takes the second in which it is made.
 fn event() -> Fixture {
-    Fixture::of::<UserCreated>().id("evt_0")
+    static TIME: LazyLock<jiff::Timestamp> = LazyLock::new(jiff::Timestamp::now);
+    Fixture::of::<UserCreated>().id("evt_0").time(*TIME)
 }
 
 pub(super) async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
