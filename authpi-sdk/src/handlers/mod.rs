@@ -28,9 +28,10 @@
 //!     });
 //! ```
 
+mod claimed;
 mod context;
 mod error;
-mod leased;
+mod finish;
 mod registry;
 mod run;
 
@@ -39,7 +40,8 @@ pub use error::{HandlerError, HandlerResult, Terminal};
 pub use registry::{AnyStore, Handlers, HandlersError, SupportsHandlers};
 pub use run::Outcome;
 
+pub(crate) use claimed::Claimed;
 pub(crate) use context::AttemptState;
-pub(crate) use leased::{Claimed, run_leased};
+pub(crate) use finish::{Failure, Finished, Resolution};
 pub(crate) use registry::{AnyHandlers, Route};
 pub(crate) use run::{DEFAULT_HANDLER_TIMEOUT, run};

@@ -43,30 +43,6 @@ pub enum Outcome {
     TimedOut,
 }
 
-impl Outcome {
-    /// Why the attempt has to be made again, in a word for the metrics; nothing where it has not.
-    pub(crate) fn retry_reason(&self) -> Option<&'static str> {
-        match self {
-            Self::Failed(error) if error.is_terminal() => None,
-            Self::Failed(_) => Some("error"),
-            Self::Panicked(_) => Some("panic"),
-            Self::TimedOut => Some("timeout"),
-            Self::Handled | Self::Committed | Self::LeaseLost | Self::Unhandled => None,
-        }
-    }
-
-    /// What went wrong, in a line for the log, and the pause that the handler asked for; nothing
-    /// where nothing went wrong.
-    pub(crate) fn problem(&self) -> Option<(String, Option<Duration>)> {
-        match self {
-            Self::Failed(error) => Some((error.chain(), error.retry_after())),
-            Self::Panicked(message) => Some((format!("it panicked: {message}"), None)),
-            Self::TimedOut => Some(("the handler timed out".to_owned(), None)),
-            Self::Handled | Self::Committed | Self::LeaseLost | Self::Unhandled => None,
-        }
-    }
-}
-
 /// The outcome's name in metrics and spans.
 fn name(outcome: &Outcome) -> &'static str {
     match outcome {

@@ -20,6 +20,7 @@ pub(crate) mod dead_letter;
 mod digest;
 mod dyn_ledger;
 mod inbox;
+mod lease_keeper;
 pub(crate) mod probe;
 mod transaction;
 
@@ -37,6 +38,7 @@ pub use dead_letter::DeadLetter;
 pub use digest::Digest;
 pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};
 pub use inbox::{Appended, Backlog, Inbox, LeasedEvent, NextEvent, OrderedInbox};
+pub(crate) use lease_keeper::LeaseKeeper;
 pub(crate) use probe::{Probes, Target};
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 

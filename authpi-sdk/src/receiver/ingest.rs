@@ -106,7 +106,7 @@ impl Receiver {
     }
 
     #[cfg(feature = "client")]
-    pub(crate) fn log(&self) -> &LogLimit {
+    pub(crate) fn log(&self) -> &Arc<LogLimit> {
         &self.shared.log
     }
 

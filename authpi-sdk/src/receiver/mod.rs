@@ -29,6 +29,8 @@ mod axum;
 #[cfg_attr(not(feature = "axum"), allow(unreachable_pub))]
 mod budget;
 mod builder;
+mod claim;
+mod dead_letter;
 mod disposition;
 mod health;
 mod http;

@@ -3,7 +3,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::{AnyWatermark, MemoryWatermark, Progress, Reconcile, Shared, Watermark, WebhookRef};
+use super::{
+    AnyWatermark, MemoryWatermark, Progress, Reconcile, Shared, Watermark, WebhookRef,
+    filter::{SubjectFilter, subject_is_one_of},
+};
 use crate::{
     Clock,
     client::Client,
@@ -38,7 +41,6 @@ pub(super) struct Settings {
 }
 
 pub(super) type OnProgress = Arc<dyn Fn(&Progress) + Send + Sync>;
-pub(super) type SubjectFilter = Arc<dyn Fn(&Event, &[&RawValue]) -> bool + Send + Sync>;
 
 impl ReconcileBuilder {
     pub(super) fn new(client: Client, receiver: Receiver, webhook: WebhookRef) -> Self {
@@ -56,7 +58,7 @@ impl ReconcileBuilder {
                 concurrency: 1,
                 ordering_key: None,
                 only_if_missed: false,
-                subjects: Arc::new(super::filter::subject_is_one_of),
+                subjects: Arc::new(subject_is_one_of),
                 on_progress: None,
                 clock: Clock::system(),
             },

@@ -1,11 +1,10 @@
-//! Which events of the log are for a webhook.
+//! Which events of the log a webhook subscribes to.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::builder::SubjectFilter;
 use crate::{
     RawJson,
     client::Webhook,
@@ -13,20 +12,23 @@ use crate::{
     json,
 };
 
-/// The longest list of types that is put into an address, in bytes; servers commonly take 8 KB in
-/// all. All 106 types together are below it.
+/// The longest list of types in a URL, in bytes. Servers commonly accept 8 KB for the whole URL.
+/// The list of all 106 types is shorter.
 const MAX_LIST_BYTES: usize = 4_000;
 
-/// What a webhook wants.
-pub(super) struct Wanted {
-    /// All, if there are none.
+/// Whether an event matches the `subjects` of a webhook.
+pub(super) type SubjectFilter = Arc<dyn Fn(&Event, &[&RawValue]) -> bool + Send + Sync>;
+
+/// The subscription of a webhook.
+pub(super) struct Subscription {
+    /// Empty means all types.
     types: HashSet<EventType>,
     subjects: Vec<RawJson>,
     filter: SubjectFilter,
     pub(super) created_at: Timestamp,
 }
 
-impl Wanted {
+impl Subscription {
     pub(super) fn of(webhook: &Webhook, filter: SubjectFilter) -> Self {
         Self {
             types: webhook
@@ -43,7 +45,7 @@ impl Wanted {
         }
     }
 
-    pub(super) fn wants(&self, event: &Event) -> bool {
+    pub(super) fn includes(&self, event: &Event) -> bool {
         let of_type = self.types.is_empty() || self.types.contains(event.event_type());
         of_type
             && (self.subjects.is_empty() || {
@@ -52,24 +54,20 @@ impl Wanted {
             })
     }
 
-    /// None if AuthPI had better be asked for all.
-    pub(super) fn types_to_ask_for(&self) -> Vec<EventType> {
+    /// The `type` filter for AuthPI's log; empty for no filter, which is used if the list is too
+    /// long for a URL or contains a comma.
+    pub(super) fn query_types(&self) -> Vec<EventType> {
         let length: usize = self.types.iter().map(|name| name.as_str().len() + 1).sum();
-        let can_be_asked_for =
+        let fits =
             length <= MAX_LIST_BYTES && self.types.iter().all(|name| !name.as_str().contains(','));
-        let mut types: Vec<_> = self
-            .types
-            .iter()
-            .filter(|_| can_be_asked_for)
-            .cloned()
-            .collect();
+        let mut types: Vec<_> = self.types.iter().filter(|_| fits).cloned().collect();
         types.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         types
     }
 }
 
-/// **Assumed:** an event is wanted if its subject has all members of at least one of the webhook's
-/// subjects. What AuthPI means by them is not documented.
+/// **Assumed:** an event matches if its subject has all members of at least one of the webhook's
+/// subjects. AuthPI does not document what they mean.
 pub(super) fn subject_is_one_of(event: &Event, subjects: &[&RawValue]) -> bool {
     type Members = std::collections::BTreeMap<String, serde_json::Value>;
     #[derive(serde::Deserialize)]

@@ -1,98 +1,102 @@
-//! One replica at a time: a reserved record of the ledger, claimed and renewed like an event's.
+//! The lock that lets one replica reconcile at a time: a reserved record of the ledger, claimed and
+//! renewed like an event's.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep},
-};
+use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    ledger::{AnyLedger, Claim, Digest, EventKey, LeaseStatus, LedgerError, Token},
+    ledger::{AnyLedger, Claim, Digest, EventKey, LeaseKeeper, LedgerError, Token},
     receiver::Receiver,
+    telemetry::LogLimit,
 };
 
-/// The record's name, which no event's id is: AuthPI's begin with `evt_`. It is claimed and
-/// released and never completed, and has no body, so that no worker takes it for an event.
-const RECORD: &str = "reconcile:turn";
+/// The id of the record. No event has it, since AuthPI's ids begin with `evt_`. The record is
+/// claimed and released, but never completed, and has no body, so no worker leases it.
+const RECORD: &str = "reconcile:lock";
 
-pub(super) enum Taken {
-    Ours(Turn),
-    /// Another replica is at it, and has to renew within this.
-    Elsewhere {
+pub(super) enum Acquired {
+    Ours(Lock),
+    /// Another replica holds the lock.
+    HeldElsewhere {
+        /// The other replica has to renew its lease within this time.
         lease_left: Duration,
     },
 }
 
-/// Our turn. Dropped, it is given back, as long as the runtime lives; a process that dies leaves it
-/// to expire.
-pub(super) struct Turn {
+/// The lock, held by this replica. Dropping it releases it, as long as the runtime runs. The lock of
+/// a process that dies expires.
+pub(super) struct Lock {
     ledger: AnyLedger,
+    log: Arc<LogLimit>,
     key: EventKey,
-    /// None when it was given back.
+    /// `None` once released.
     token: Option<Token>,
+    requested_at: Instant,
     lease: Duration,
 }
 
-impl Turn {
-    pub(super) async fn take(receiver: &Receiver, lease: Duration) -> Result<Taken, LedgerError> {
+impl Lock {
+    pub(super) async fn acquire(
+        receiver: &Receiver,
+        lease: Duration,
+    ) -> Result<Acquired, LedgerError> {
         let ledger = receiver.ledger().clone();
         let key = EventKey::new(receiver.endpoint(), RECORD);
+        let requested_at = Instant::now();
         match ledger.claim(&key, Digest::UNCOMPARED, lease).await? {
-            Claim::Granted { token, .. } => Ok(Taken::Ours(Self {
+            Claim::Granted { token, .. } => Ok(Acquired::Ours(Self {
                 ledger,
+                log: Arc::clone(receiver.log()),
                 key,
                 token: Some(token),
+                requested_at,
                 lease,
             })),
             Claim::InFlight { lease_left: wait } | Claim::NotYet { wait } => {
-                Ok(Taken::Elsewhere { lease_left: wait })
+                Ok(Acquired::HeldElsewhere { lease_left: wait })
             }
             Claim::Handled { .. } | Claim::Dead { .. } => Err(LedgerError::new(
                 "claim",
-                format!("the reserved record was completed: {RECORD}"),
+                format!("the reserved record {RECORD} was completed; forget it"),
             )),
         }
     }
 
-    /// Resolves when the lock is no longer ours: another replica took it, or the ledger was not
-    /// reached for as long as the lease lasts.
-    pub(super) async fn lost(&self) {
+    /// Renews the lock. Resolves when it is lost: another replica took it, or the ledger could not
+    /// renew it before the lease expired.
+    pub(super) async fn keep_until_lost(&self) {
         let Some(token) = self.token else { return };
-        let third = (self.lease / 3).max(Duration::from_millis(1));
-        let mut renewed = Instant::now();
-        loop {
-            sleep(third).await;
-            let asked = Instant::now();
-            match self.ledger.renew(&self.key, token, self.lease).await {
-                Ok(LeaseStatus::Held) => renewed = asked,
-                Ok(LeaseStatus::Lost) => return,
-                Err(error) => {
-                    tracing::warn!(endpoint = self.key.endpoint(), %error, "the turn to reconcile was not renewed");
-                    if renewed.elapsed() >= self.lease {
-                        return;
-                    }
-                }
-            }
-        }
+        let keeper = LeaseKeeper {
+            ledger: &self.ledger,
+            key: &self.key,
+            token,
+            requested_at: self.requested_at,
+            lease: self.lease,
+            log: &self.log,
+        };
+        keeper.keep_until_lost().await;
     }
 
-    pub(super) async fn give_back(mut self) {
+    pub(super) async fn release(mut self) {
         if let Some(token) = self.token.take() {
             release(&self.ledger, &self.key, token).await;
         }
     }
 }
 
+/// Releases the record. If that fails, or the lease is lost, the record expires by itself.
 async fn release(ledger: &AnyLedger, key: &EventKey, token: Token) {
-    // If it is lost, or the ledger cannot be told, there is nothing to give back but what expires
-    // by itself.
     if let Err(error) = ledger.release(key, token, Duration::ZERO).await {
-        tracing::warn!(endpoint = key.endpoint(), %error, "the turn to reconcile was not given back; it will expire");
+        tracing::warn!(
+            endpoint = key.endpoint(),
+            %error,
+            "the reconcile lock was not released; it will expire"
+        );
     }
 }
 
-impl Drop for Turn {
+impl Drop for Lock {
     fn drop(&mut self) {
         if let (Some(token), Ok(runtime)) = (self.token.take(), Handle::try_current()) {
             let (ledger, key) = (self.ledger.clone(), self.key.clone());

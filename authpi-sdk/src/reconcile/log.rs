@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Stopped, filter::Wanted, windows::Window};
+use super::{Stopped, filter::Subscription, windows::Window};
 use crate::{
     RawJson,
     client::{Client, Error, ListAsWritten, Pages},
@@ -46,13 +46,18 @@ pub(super) struct Page {
 /// A window that is being read.
 pub(super) struct Reading<'a> {
     window: Window,
-    wanted: &'a Wanted,
+    wanted: &'a Subscription,
     pages: Pages<ListAsWritten>,
     held: Entries,
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn begin(client: &Client, window: Window, wanted: &'a Wanted, page: u32) -> Self {
+    pub(super) fn begin(
+        client: &Client,
+        window: Window,
+        wanted: &'a Subscription,
+        page: u32,
+    ) -> Self {
         // One millisecond further at the begin: whether `after` leaves out the moment itself is
         // assumed and not known, and so with `before`. What is asked for holds the window in either
         // case, and what is beyond is left out here.
@@ -61,7 +66,7 @@ impl<'a> Reading<'a> {
         let call = client
             .events()
             .list_as_written()
-            .narrowed(wanted.types_to_ask_for(), from, until)
+            .narrowed(wanted.query_types(), from, until)
             .limit(page);
         Self {
             window,
@@ -85,7 +90,7 @@ impl<'a> Reading<'a> {
             match Event::from_json(String::from(item.get())) {
                 Ok(event)
                     if self.window.holds(event.time().as_millisecond())
-                        && self.wanted.wants(&event) =>
+                        && self.wanted.includes(&event) =>
                 {
                     held.events.insert((event.time(), event.shared_id()), event);
                 }

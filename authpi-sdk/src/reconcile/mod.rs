@@ -72,15 +72,15 @@ pub use self::{
 use self::{
     builder::Settings,
     error::Kind,
-    lock::{Taken, Turn},
+    lock::{Acquired, Lock},
     run::Passes,
     signals::Seen,
     watermark::AnyWatermark,
 };
 use crate::{client::Client, receiver::Receiver};
 
-/// Feeds a receiver what AuthPI's log knows and no delivery brought. Cheap to clone; clones share
-/// everything.
+/// Ingests events of AuthPI's log that were not delivered. Cheap to clone; clones share their
+/// settings and watermark.
 #[derive(Clone)]
 pub struct Reconcile {
     shared: Arc<Shared>,
@@ -95,14 +95,13 @@ struct Shared {
 }
 
 impl Reconcile {
-    /// Reconciles `receiver`, inline or inbox, with the log, as far as it is about what a webhook
-    /// wants: the one of an id, or the one that is there for a
-    /// [`&WebhookSpec`](crate::client::WebhookSpec), which a service that declares its webhook has
-    /// at hand.
+    /// Reconciles `receiver`, inline or inbox, with the events of the log that the webhook
+    /// subscribes to. The webhook is given by its id, or by the
+    /// [`&WebhookSpec`](crate::client::WebhookSpec) that declares it.
     ///
-    /// The webhook's `events`, `subjects` and `created_at` are asked for at each run. It may be
-    /// disabled or failing. The client's key needs to read webhooks, their deliveries (only for
-    /// [`only_if_missed`](ReconcileBuilder::only_if_missed)) and events.
+    /// Each run reads the webhook's `events`, `subjects` and `created_at`. The webhook may be
+    /// disabled or failing. The client's key needs permission to read webhooks, events, and (for
+    /// [`only_if_missed`](ReconcileBuilder::only_if_missed)) deliveries.
     pub fn builder(
         client: &Client,
         receiver: &Receiver,
@@ -111,26 +110,26 @@ impl Reconcile {
         ReconcileBuilder::new(client.clone(), receiver.clone(), webhook.into())
     }
 
-    /// Feeds all that the log has, up to the present. If another replica is at it, waits for its
-    /// end first, and then makes sure.
+    /// Ingests all events of the log, up to the present. If another replica is reconciling, waits
+    /// until it has finished, then runs.
     ///
-    /// Call it before serving: then what was missed comes before what is delivered from now on. It
-    /// looks again until a look takes less than a second, or a second one finds nothing that is
-    /// new, so that little has happened since; at most ten times.
+    /// Call it before the service starts, so that missed events are handled before new deliveries.
+    /// It makes up to ten passes over the log. It stops after a pass that took less than a second,
+    /// or after a second pass that found nothing new.
     ///
-    /// An event that is not taken is tried again for as long as
-    /// [`retry_for`](ReconcileBuilder::retry_for) lasts. If it is not taken then, the run ends
-    /// before it: [`Report::stopped`] says which one it is, and the next run begins with it.
-    /// Nothing is passed over. Dropping the future loses nothing either.
+    /// An event that is not accepted is retried for
+    /// [`retry_for`](ReconcileBuilder::retry_for). If it is still not accepted, the run ends before
+    /// it. [`Report::stopped`] names the event, and the next run starts with it. No event is
+    /// skipped. Dropping the future loses no event either.
     ///
     /// # Errors
-    /// When AuthPI, the ledger or the watermark's store fail, or the lease is lost.
-    /// [`ReconcileError::report`] tells how far it came; the next run goes on from there.
+    /// When AuthPI, the ledger or the watermark's store fails, or the lock is lost.
+    /// [`ReconcileError::report`] says how far the run came. The next run continues from there.
     pub async fn catch_up(&self) -> Result<Report, ReconcileError> {
         loop {
-            match self.turn().await? {
-                Taken::Ours(turn) => return self.in_turn(turn).await,
-                Taken::Elsewhere { lease_left } => {
+            match self.acquire_lock().await? {
+                Acquired::Ours(lock) => return self.run_locked(lock).await,
+                Acquired::HeldElsewhere { lease_left } => {
                     sleep(lease_left.clamp(Duration::from_millis(10), Duration::from_secs(1)))
                         .await;
                 }
@@ -138,24 +137,24 @@ impl Reconcile {
         }
     }
 
-    /// As [`catch_up`](Self::catch_up), but none when another replica is at it.
+    /// As [`catch_up`](Self::catch_up), but returns `None` if another replica is reconciling.
     ///
     /// # Errors
     /// As for `catch_up`.
     pub async fn try_catch_up(&self) -> Result<Option<Report>, ReconcileError> {
-        match self.turn().await? {
-            Taken::Ours(turn) => self.in_turn(turn).await.map(Some),
-            Taken::Elsewhere { .. } => Ok(None),
+        match self.acquire_lock().await? {
+            Acquired::Ours(lock) => self.run_locked(lock).await.map(Some),
+            Acquired::HeldElsewhere { .. } => Ok(None),
         }
     }
 
-    /// Catches up now and `every` so often after the end of the time before, until `stop` resolves;
-    /// then what runs is broken off, which loses nothing.
+    /// Catches up now, and again `every` so long after the previous run has ended, until `stop`
+    /// resolves. That cancels a run in progress, which loses no event.
     ///
-    /// Beside a server. Where another replica is at it, this one leaves out its turn; a failure is
-    /// logged, and the next turn tries again. With
-    /// [`only_if_missed`](ReconcileBuilder::only_if_missed) the log is read only when AuthPI shows
-    /// that something was not delivered.
+    /// Run it beside the server. A run is skipped while another replica is reconciling. A failed run
+    /// is logged, and the next one tries again. With
+    /// [`only_if_missed`](ReconcileBuilder::only_if_missed) the log is read only if AuthPI shows
+    /// that a delivery failed.
     pub async fn run(&self, every: Duration, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut seen = Seen::default();
@@ -190,7 +189,7 @@ impl Reconcile {
                 .try_catch_up()
                 .await?
                 .is_some_and(|report| report.is_complete());
-            // Else what the signs are about may enter the log yet, and the next turn reads it
+            // Otherwise the events in question may still enter the log. The next run reads it
             // again.
             if complete && missed.is_settled(begun, shared.settings.overlap) {
                 *seen = missed;
@@ -205,17 +204,17 @@ impl Reconcile {
         }
     }
 
-    async fn turn(&self) -> Result<Taken, ReconcileError> {
+    async fn acquire_lock(&self) -> Result<Acquired, ReconcileError> {
         let Shared {
             receiver, settings, ..
         } = &*self.shared;
-        Turn::take(receiver, settings.lease)
+        Lock::acquire(receiver, settings.lease)
             .await
             .map_err(|error| Kind::Ledger(error).into())
     }
 
-    /// One run, as long as the lease is ours.
-    async fn in_turn(&self, turn: Turn) -> Result<Report, ReconcileError> {
+    /// One run, for as long as the lock is held.
+    async fn run_locked(&self, lock: Lock) -> Result<Report, ReconcileError> {
         let shared = &self.shared;
         let span = tracing::info_span!(
             "authpi.reconcile",
@@ -230,9 +229,9 @@ impl Reconcile {
             let ended = select! {
                 biased;
                 ended = passes.run() => ended,
-                () = turn.lost() => Err(Kind::LeaseLost),
+                () = lock.keep_until_lost() => Err(Kind::LeaseLost),
             };
-            turn.give_back().await;
+            lock.release().await;
             passes.end(ended)
         };
         running.instrument(span).await

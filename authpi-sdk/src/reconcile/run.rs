@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Progress, ReconcileError, Report, Shared, Stopped,
     error::Kind,
-    filter::Wanted,
+    filter::Subscription,
     ingest::{Feeding, IngestResult, MIN_PAUSE},
     log::{Entries, MAX_PAGE, Read, Reading},
     windows::{Window, Windows},
@@ -55,7 +55,7 @@ impl<'a> Passes<'a> {
         self.report.watermark = watermark.load(receiver.endpoint()).await?;
         let webhook = webhook.look(client).await?;
         tracing::Span::current().record("webhook_id", &webhook.id);
-        let wanted = Wanted::of(&webhook, settings.subjects.clone());
+        let wanted = Subscription::of(&webhook, settings.subjects.clone());
         loop {
             // Once for all of the pass's windows, and before the first: an event that enters the
             // log late may belong to a window that is already read. The overlap before this time is
@@ -77,7 +77,7 @@ impl<'a> Passes<'a> {
         }
     }
 
-    async fn pass(&mut self, wanted: &Wanted, now: Timestamp) -> Result<(), Kind> {
+    async fn pass(&mut self, wanted: &Subscription, now: Timestamp) -> Result<(), Kind> {
         let Shared { settings, .. } = self.shared;
         self.from = begin(
             self.report.watermark,
@@ -144,7 +144,7 @@ impl<'a> Passes<'a> {
         Ok(())
     }
 
-    async fn read(&mut self, window: Window, wanted: &Wanted) -> Result<Read, Kind> {
+    async fn read(&mut self, window: Window, wanted: &Subscription) -> Result<Read, Kind> {
         let Shared {
             client, settings, ..
         } = self.shared;

@@ -1,4 +1,4 @@
-//! Processes one event: checks its attempts and age, runs its handler, and records the outcome.
+//! Processes one leased event: runs its handler, decides about a failure, and records the outcome.
 
 use std::time::Duration;
 
@@ -10,24 +10,21 @@ use super::{Settings, Shared};
 use crate::{
     backoff, crash,
     event::Event,
-    handlers::{Claimed, Outcome, run_leased},
-    ledger::{
-        AnyLedger, Completion, LeaseStatus, LeasedEvent, LedgerError, LedgerErrorKind,
-        TransactionPermit,
-    },
+    handlers::{Claimed, Failure, Finished, Resolution},
+    ledger::{AnyLedger, LeasedEvent, TransactionPermit},
     telemetry,
 };
 
 impl Shared {
-    /// `asked` is when the store was asked for it; `permit` is for the handler's transaction, where
-    /// it was taken before.
+    /// `requested_at` is when the lease was requested. `permit` is for the handler's transaction, if
+    /// it was taken before the lease.
     pub(super) async fn handle(
         &self,
         leased: LeasedEvent,
-        asked: Instant,
+        requested_at: Instant,
         permit: Option<TransactionPermit>,
     ) {
-        // A root of its own: the worker's caller has nothing to do with this event.
+        // A root span: the event is not part of what the worker's caller does.
         let span = telemetry::if_enabled(info_span!(
             parent: None,
             "authpi.process",
@@ -38,234 +35,130 @@ impl Shared {
             outcome = Empty,
         ));
         let outcome = self
-            .work(&leased, asked, permit, &span)
+            .attempt(&leased, requested_at, permit, &span)
             .instrument(span.clone())
             .await;
         span.record("outcome", outcome);
         telemetry::count_by(telemetry::EVENTS, &self.endpoint, "outcome", outcome);
     }
 
-    /// Makes the attempt and tells the store; the outcome's name.
-    async fn work(
+    /// Makes one attempt and records it. Returns the outcome's name for metrics.
+    async fn attempt(
         &self,
         leased: &LeasedEvent,
-        asked: Instant,
+        requested_at: Instant,
         permit: Option<TransactionPermit>,
         span: &tracing::Span,
     ) -> &'static str {
         crash::point("leased");
-        let end = self.attempt_once(leased, asked, permit, span).await;
-        crash::point("handled");
-        let (key, token) = (&leased.key, leased.token);
-        let result = match &end {
-            End::Handled { .. } => self.inbox.complete(key, token, Completion::Handled).await,
-            End::Committed { .. } => Ok(LeaseStatus::Held),
-            End::Dead { text, .. } => {
-                let dead = Completion::Dead {
-                    reason: text.clone(),
-                    body: leased.body.clone(),
-                };
-                self.inbox.complete(key, token, dead).await
-            }
-            End::Retry { pause, .. } => self.inbox.release(key, token, *pause).await,
-            // Not recorded as handled, so that it can be handled later. By
-            // its holder only: another worker, of a later version, may have taken it over
-            // and know what to do with it.
-            End::Unhandled => match self.inbox.renew(key, token, self.settings.lease).await {
-                Ok(LeaseStatus::Held) => self.inbox.forget(key).await.map(|_| LeaseStatus::Held),
-                lost_or_failed => lost_or_failed,
-            },
-            End::LeaseLost => Ok(LeaseStatus::Lost),
+        let ledger: AnyLedger = self.inbox.clone();
+        let claimed = Claimed {
+            ledger: &ledger,
+            key: &leased.key,
+            token: leased.token,
+            requested_at,
+            lease: self.settings.lease,
+            log: &self.log,
         };
-        crash::point("completed");
-        match result {
-            Ok(LeaseStatus::Held) => {
-                if let End::Dead { text, .. } = &end {
-                    // Never left out: there is one for each dead letter.
-                    let (endpoint, event_id, attempt) =
-                        (&self.endpoint, key.event_id(), token.attempt);
-                    tracing::error!(%endpoint, event_id, attempt, error = %text, "an event became a dead letter");
-                }
-                self.count(&end)
-            }
-            Ok(LeaseStatus::Lost) => {
-                self.log.write(
-                    "the lease was lost: another worker has taken over",
-                    "lease_lost",
-                    |left_out| {
-                        tracing::warn!(
-                            endpoint = %self.endpoint,
-                            event_id = key.event_id(),
-                            left_out,
-                            "the lease was lost: another worker has taken over"
-                        );
-                    },
-                );
-                telemetry::count(telemetry::LEASES_LOST, &self.endpoint);
-                "lease_lost"
-            }
-            Err(error) if error.kind() == LedgerErrorKind::Content => {
-                self.dead_letter_refused(leased, &error).await
-            }
-            // The lease runs out by itself, and the event is handled again.
-            Err(error) => {
-                error.report(&self.endpoint, &self.log);
-                "store_down"
-            }
+        let resolution = self.run_handler(&claimed, leased, permit, span).await;
+        crash::point("handled");
+        match claimed.finish(&resolution, &leased.body).await {
+            Finished::Recorded => match resolution {
+                Resolution::Handled { .. } | Resolution::Committed { .. } => "handled",
+                Resolution::Unhandled => "unhandled",
+                Resolution::DeadLetter { .. } => "dead_letter",
+                Resolution::Drop { .. } => "dropped",
+                Resolution::Retry(_) => "failed",
+                Resolution::LeaseLost => "lease_lost",
+            },
+            Finished::DeadLetter => "dead_letter",
+            Finished::ContentRefused => "content_refused",
+            Finished::LeaseLost => "lease_lost",
+            Finished::StoreDown => "store_down",
         }
     }
 
-    /// The store works, and refuses what this event's end contains: tried again, it would be
-    /// refused again.
-    async fn dead_letter_refused(&self, leased: &LeasedEvent, error: &LedgerError) -> &'static str {
-        let LeasedEvent {
-            key, token, body, ..
-        } = leased;
-        let reason = error.chain();
-        self.log.write("the store rejects the content of an event", "content_refused", |left_out| {
-            let (endpoint, event_id) = (&self.endpoint, key.event_id());
-            tracing::error!(%endpoint, event_id, error = %reason, left_out, "the store rejects the content of an event");
-        });
-        match self
-            .inbox
-            .complete(
-                key,
-                *token,
-                Completion::Dead {
-                    reason,
-                    body: body.clone(),
-                },
-            )
-            .await
-        {
-            Ok(LeaseStatus::Held) => {
-                telemetry::count_by(
-                    telemetry::DEAD_LETTERS,
-                    &self.endpoint,
-                    "reason",
-                    "content_refused",
-                );
-                "dead_letter"
-            }
-            Ok(LeaseStatus::Lost) => "lease_lost",
-            Err(error) => {
-                error.report(&self.endpoint, &self.log);
-                "store_down"
-            }
-        }
-    }
-
-    /// What the store knows is counted; the outcome's name.
-    fn count(&self, end: &End) -> &'static str {
-        match end {
-            End::Handled { lag } | End::Committed { lag } => {
-                telemetry::handled_after(&self.endpoint, *lag);
-                "handled"
-            }
-            End::Dead { reason, .. } => {
-                telemetry::count_by(telemetry::DEAD_LETTERS, &self.endpoint, "reason", reason);
-                "dead_letter"
-            }
-            End::Retry { reason, .. } => {
-                telemetry::count_by(telemetry::RETRIED, &self.endpoint, "reason", reason);
-                "failed"
-            }
-            End::Unhandled => "unhandled",
-            End::LeaseLost => "lease_lost",
-        }
-    }
-
-    async fn attempt_once(
+    async fn run_handler(
         &self,
+        claimed: &Claimed<'_>,
         leased: &LeasedEvent,
-        asked: Instant,
         permit: Option<TransactionPermit>,
         span: &tracing::Span,
-    ) -> End {
+    ) -> Resolution {
         let settings = &self.settings;
-        let attempt = leased.token.attempt;
-        if attempt > settings.max_attempts {
-            // Each attempt before ended without a word: the process died, or the store could not be
-            // told.
-            let text = format!(
-                "{} attempts were started and none finished",
-                settings.max_attempts
-            );
-            return End::Dead {
+        if leased.token.attempt > settings.max_attempts {
+            // Each of them ended without a record: the process died, or the store failed.
+            return Resolution::DeadLetter {
                 reason: "crashes",
-                text,
+                error: format!(
+                    "{} attempts were started and none finished",
+                    settings.max_attempts
+                ),
             };
         }
         let event = match Event::from_json(leased.body.clone()) {
             Ok(event) => event,
             Err(error) => {
-                return End::Dead {
+                return Resolution::DeadLetter {
                     reason: "unreadable",
-                    text: error.to_string(),
+                    error: error.to_string(),
                 };
             }
         };
         span.record("event_type", event.event_type().as_str());
         let Some(route) = self.handlers.route(event.event_type()) else {
-            tracing::debug!(endpoint = %self.endpoint, event_type = %event.event_type(), "no handler is registered for this event type");
-            return End::Unhandled;
+            tracing::debug!(
+                endpoint = %self.endpoint,
+                event_type = %event.event_type(),
+                "no handler is registered for this event type"
+            );
+            return Resolution::Unhandled;
         };
-        let claimed = Claimed {
-            key: &leased.key,
-            token: leased.token,
-            asked,
-            received_at: leased.received_at,
-            deadline: settings.handler_timeout,
-            lease: settings.lease,
-            log: &self.log,
-        };
-        let ledger: AnyLedger = self.inbox.clone();
-        let outcome = run_leased(&ledger, claimed, permit, route, &event).await;
-        let lag = || settings.clock.since(event.time());
-        match &outcome {
-            Outcome::Handled => return End::Handled { lag: lag() },
-            Outcome::Committed => return End::Committed { lag: lag() },
-            Outcome::LeaseLost => return End::LeaseLost,
-            Outcome::Failed(error) if error.is_terminal() => {
-                return End::Dead {
-                    reason: "terminal",
-                    text: error.chain(),
-                };
-            }
-            _ => {}
-        }
-        let (Some((problem, pause)), Some(reason)) = (outcome.problem(), outcome.retry_reason())
-        else {
-            return End::Unhandled;
-        };
-        let given_up = |reason| End::Dead {
-            reason,
-            text: format!("after {attempt} attempts: {problem}"),
-        };
-        if attempt == settings.max_attempts {
-            return given_up("attempts");
-        }
-        if self.is_too_old(leased.received_at).await {
-            return given_up("age");
-        }
-        self.log.write("a handler failed", reason, |left_out| {
-            let event_id = leased.key.event_id();
-            tracing::warn!(endpoint = %self.endpoint, event_id, attempt, error = %problem, left_out, "a handler failed");
-        });
-        End::Retry {
-            reason,
-            pause: pause.unwrap_or_else(|| {
-                backoff::full_jitter(settings.backoff.0, settings.backoff.1, attempt)
-            }),
+        let outcome = claimed
+            .run(
+                route,
+                &event,
+                leased.received_at,
+                settings.handler_timeout,
+                permit,
+            )
+            .await;
+        match outcome.resolve(|| settings.clock.since(event.time())) {
+            Ok(resolution) => resolution,
+            Err(failure) => self.resolve_failure(failure, leased).await,
         }
     }
-}
 
-impl Shared {
-    /// Whether the event was stored so long ago that it is given up. By the store's clock where it
-    /// has one, since that is what `received_at` was read from; else by this machine's, if
-    /// something recent was seen by it: a clock that was set ahead would give up everything at its
-    /// first failure.
+    /// What to do about a failed attempt: retry, or give up.
+    async fn resolve_failure(&self, mut failure: Failure, leased: &LeasedEvent) -> Resolution {
+        let attempt = leased.token.attempt;
+        let (reason, error) = if failure.is_terminal() {
+            (failure.reason, failure.error)
+        } else {
+            let reason = if attempt == self.settings.max_attempts {
+                "attempts"
+            } else if self.is_too_old(leased.received_at).await {
+                "age"
+            } else {
+                let (first, longest) = self.settings.backoff;
+                failure.retry_after = failure
+                    .retry_after
+                    .or_else(|| Some(backoff::full_jitter(first, longest, attempt)));
+                return Resolution::Retry(failure);
+            };
+            (
+                reason,
+                format!("after {attempt} attempts: {}", failure.error),
+            )
+        };
+        Resolution::DeadLetter { reason, error }
+    }
+
+    /// Whether the event was stored so long ago that it is given up.
+    ///
+    /// `received_at` was read from the store's clock, so that clock decides, if the store has one.
+    /// Otherwise this machine's clock decides, if a recent event confirms it. A clock set ahead
+    /// would otherwise give up every event at its first failure.
     async fn is_too_old(&self, received_at: Timestamp) -> bool {
         let Settings { clock, max_age, .. } = &self.settings;
         let now = clock.now();
@@ -283,7 +176,7 @@ impl Shared {
         }
         match self.inbox.server_time().await {
             Ok(Some(now)) => age(now) >= *max_age,
-            // It is tried again, and given up after the last attempt at the latest.
+            // The event is retried. The limit of attempts still ends it.
             Ok(None) => {
                 self.log.write(
                     "an event seems too old, and the clock is unconfirmed",
@@ -294,7 +187,7 @@ impl Shared {
                             stored_at = %received_at,
                             clock = %now,
                             left_out,
-                            "an event seems too old, and the clock is unconfirmed: it is tried again"
+                            "an event seems too old, and the clock is unconfirmed: it is retried"
                         );
                     },
                 );
@@ -308,27 +201,5 @@ impl Shared {
     }
 }
 
-/// As long as clocks may differ, an event is recent.
+/// Events younger than this are recent: clocks may differ by as much.
 const RECENT: Duration = Duration::from_hours(1);
-
-/// How an attempt ends.
-enum End {
-    Handled {
-        lag: Duration,
-    },
-    /// Handled, and the store knows.
-    Committed {
-        lag: Duration,
-    },
-    LeaseLost,
-    Dead {
-        /// In a word, for the metrics.
-        reason: &'static str,
-        text: String,
-    },
-    Retry {
-        reason: &'static str,
-        pause: Duration,
-    },
-    Unhandled,
-}

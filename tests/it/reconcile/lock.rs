@@ -163,7 +163,7 @@ async fn a_turn_that_another_has_taken_over_ends_the_run() {
     let running = tokio::spawn(async move { slow.catch_up().await });
     gate.came.notified().await;
     // As if the lease had run out unnoticed, and an heir had come and gone.
-    let key = authpi_sdk::ledger::EventKey::new("users", "reconcile:turn");
+    let key = authpi_sdk::ledger::EventKey::new("users", "reconcile:lock");
     assert!(
         authpi_sdk::ledger::Ledger::forget(&ledger, &key)
             .await
