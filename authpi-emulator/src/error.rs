@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{assumptions, ids, server::Answer};
+use crate::{answer::Answer, assumptions, ids};
 
 /// An answer that is not 2xx.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use http::StatusCode;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    answer::Answer,
     error::{ApiError, Field},
-    server::Answer,
 };
 
 const KEPT_FOR_MILLIS: i64 = 24 * 60 * 60 * 1000;

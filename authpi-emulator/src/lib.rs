@@ -57,6 +57,7 @@
 //! answers); `server` takes a request through credentials and idempotency keys to its operation in
 //! `operations`; `store` is the state; `dispatch` sends.
 
+mod answer;
 mod assumptions;
 mod clock;
 mod credentials;
@@ -67,6 +68,7 @@ mod ids;
 mod log;
 mod openapi;
 mod operations;
+mod outgoing;
 mod server;
 mod settings;
 mod state;
@@ -249,7 +251,7 @@ impl Default for Builder {
                 keep: 100_000,
                 max_pending: assumptions::MAX_PENDING,
                 body_timeout: assumptions::BODY_TIMEOUT,
-                hosts: dispatch::Hosts::default(),
+                hosts: outgoing::Hosts::default(),
                 log: log::Log::default(),
                 scheme: SignatureScheme::authpi(),
             },
@@ -374,7 +376,7 @@ impl Builder {
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let account = Account::new(self.clock.millis());
-        let (asked_for, to_dispatcher) = mpsc::unbounded_channel();
+        let (redeliveries, to_dispatcher) = mpsc::unbounded_channel();
         let world = Arc::new(State {
             store: Mutex::new(Store::new(
                 account.id.clone(),
@@ -384,12 +386,12 @@ impl Builder {
             account,
             clock: self.clock,
             description: Description::get(),
-            sender: dispatch::Sender::new(self.settings.delivery_timeout, self.settings.hosts),
+            sender: outgoing::Sender::new(self.settings.delivery_timeout, self.settings.hosts),
             log: self.settings.log,
             max_pending: self.settings.max_pending,
             body_timeout: self.settings.body_timeout,
             replays: idempotency::Replays::default(),
-            asked_for,
+            redeliveries,
             changed: watch::Sender::new(()),
         });
         let stop = watch::Sender::new(false);

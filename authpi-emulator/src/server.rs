@@ -7,119 +7,24 @@
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http::{Request, StatusCode, request};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
-    assumptions, credentials::Caller, error::ApiError, idempotency::Claim, openapi::Operation,
-    operations, state::State,
+    answer::Answer, assumptions, credentials::Caller, error::ApiError, idempotency::Claim,
+    openapi::Operation, operations, state::State, trigger,
 };
 
 /// How long a stopping server waits for requests that are being answered, and an answered one for
 /// what is left of its body.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// An answer before it is an HTTP response.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    /// As JSON for the description to check; `bytes` is what is sent.
-    body: Option<Value>,
-    bytes: Bytes,
-}
-
-impl Answer {
-    pub(crate) fn empty(status: StatusCode) -> Self {
-        Self {
-            status,
-            headers: HeaderMap::new(),
-            body: None,
-            bytes: Bytes::new(),
-        }
-    }
-
-    pub(crate) fn json(status: StatusCode, body: Value) -> Self {
-        Self::empty(status).with_body(body)
-    }
-
-    /// A single resource, in its envelope.
-    pub(crate) fn resource(status: StatusCode, resource: Value) -> Self {
-        // Not json!, which would copy the resource.
-        Self::json(
-            status,
-            Value::Object([("data".to_owned(), resource)].into_iter().collect()),
-        )
-    }
-
-    /// What was answered before.
-    pub(crate) fn replay(status: StatusCode, headers: &HeaderMap, bytes: Bytes) -> Self {
-        let replayed = Self {
-            status,
-            headers: headers.clone(),
-            body: None,
-            bytes,
-        };
-        replayed.with_header(
-            HeaderName::from_static("idempotent-replayed"),
-            HeaderValue::from_static("true"),
-        )
-    }
-
-    pub(crate) fn with_body(self, body: Value) -> Self {
-        let bytes = Bytes::from(body.to_string());
-        let headers = self.headers;
-        let answer = Self {
-            status: self.status,
-            headers,
-            body: Some(body),
-            bytes,
-        };
-        answer.with_header(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )
-    }
-
-    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
-    }
-
-    pub(crate) fn with_etag(self, etag: &str) -> Self {
-        match HeaderValue::from_str(etag) {
-            Ok(etag) => self.with_header(header::ETAG, etag),
-            Err(_) => self,
-        }
-    }
-
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    pub(crate) fn headers(&self) -> &HeaderMap {
-        &self.headers
-    }
-
-    pub(crate) fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.bytes));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
-        response
-    }
-}
 
 /// Serves until told to stop; then waits a moment for what is being answered, and cuts off the
 /// rest.
@@ -214,7 +119,7 @@ async fn handle(world: Arc<State>, request: Request<Incoming>) -> Answer {
 fn admit(world: &State, parts: &request::Parts) -> Result<Admitted, Box<Answer>> {
     let refusal = |problem| Box::new(Answer::from(problem));
     let path = parts.uri.path();
-    if path == operations::control::PATH {
+    if path == trigger::PATH {
         operations::control::admit(world, parts).map_err(refusal)?;
         return Ok(Admitted::Control);
     }
@@ -296,8 +201,8 @@ async fn answer(
 /// The emulator must not teach its callers what AuthPI would never say. (A replay was checked when
 /// it was new.)
 fn checked(operation: &Operation, answer: Answer) -> Result<Answer, ApiError> {
-    let replayed = answer.headers.contains_key("idempotent-replayed");
-    match operation.check_answer(answer.status, answer.body.as_ref()) {
+    let replayed = answer.headers().contains_key("idempotent-replayed");
+    match operation.check_answer(answer.status(), answer.body()) {
         Some(defect) if !replayed => Err(ApiError::internal(format!(
             "the emulator has a defect: {defect}"
         ))),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use authpi_sdk::signature::SignatureScheme;
 
-use crate::{dispatch::Hosts, log::Log};
+use crate::{log::Log, outgoing::Hosts};
 
 /// Set by [`Builder`](crate::Builder).
 #[derive(Clone)]

@@ -6,19 +6,26 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     clock::EmulatorClock,
     credentials::Account,
-    dispatch::{AskedFor, Sender},
     error::{ApiError, Field},
     idempotency::Replays,
     log::{Log, LogLine},
     openapi::Description,
+    outgoing::Sender,
     store::{Recorded, Store},
     trigger::NewEvent,
 };
+
+/// A request to send a delivery again, now.
+pub(crate) struct Redelivery {
+    pub(crate) delivery_id: String,
+    /// Receives whether the receiver acknowledged it.
+    pub(crate) outcome: oneshot::Sender<bool>,
+}
 
 pub(crate) struct State {
     pub(crate) account: Account,
@@ -26,7 +33,7 @@ pub(crate) struct State {
     pub(crate) description: &'static Description,
     pub(crate) sender: Sender,
     pub(crate) replays: Replays,
-    pub(crate) asked_for: mpsc::UnboundedSender<AskedFor>,
+    pub(crate) redeliveries: mpsc::UnboundedSender<Redelivery>,
     pub(crate) store: Mutex<Store>,
     pub(crate) changed: watch::Sender<()>,
     pub(crate) log: Log,

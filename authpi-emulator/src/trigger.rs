@@ -11,7 +11,8 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::operations::control::PATH;
+/// The path of the control endpoint.
+pub(crate) const PATH: &str = "/_emulator/events";
 
 /// An event to happen.
 ///

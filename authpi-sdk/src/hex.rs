@@ -1,41 +1,58 @@
-//! Bytes as hexadecimal digits, in lower case.
+//! Bytes as hexadecimal digits.
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Lower case.
+pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
-    push_hex(&mut text, bytes);
+    push(&mut text, bytes);
     text
 }
 
-/// The same, at the end of a text. No formatting, since a ledger may do this several times for an
-/// event.
-pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
+/// Appends the digits to a string, in lower case. Does not use `format!`: a ledger may do this
+/// several times per event.
+pub(crate) fn push(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
     }
 }
 
-/// What [`hex`] has written of this many bytes.
-#[cfg(any(feature = "redis", feature = "nats"))]
-pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let half = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let mut bytes = [0; N];
-    if pairs.len() != N || !rest.is_empty() {
+/// Decodes exactly two digits per byte, in either case.
+pub(crate) fn decode_into(bytes: &mut [u8], digits: &[u8]) -> Option<()> {
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
         return None;
     }
+    // No early exit: a signature takes the same time wherever a digit is wrong.
+    let mut all = 0;
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = half(*high)? << 4 | half(*low)?;
+        let (high, low) = (VALUES[usize::from(*high)], VALUES[usize::from(*low)]);
+        all |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(bytes)
+    (all <= 0xf).then_some(())
 }
 
-/// SHA-256, for what is named after its content.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+/// Decodes an array of bytes, from digits in either case.
+#[cfg(any(feature = "redis", feature = "nats"))]
+pub(crate) fn decode<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    decode_into(&mut bytes, digits.as_bytes()).map(|()| bytes)
+}
+
+/// The value of each hexadecimal digit; 0xff for any other byte.
+const VALUES: [u8; 256] = {
+    let mut values = [0xff; 256];
+    let mut n = 0;
+    while n < 16 {
+        values[b"0123456789abcdef"[n as usize] as usize] = n;
+        values[b"0123456789ABCDEF"[n as usize] as usize] = n;
+        n += 1;
+    }
+    values
+};
+
+/// The SHA-256 of the bytes, in lower case.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest as _;
-    hex(&sha2::Sha256::digest(bytes))
+    encode(&sha2::Sha256::digest(bytes))
 }

@@ -7,10 +7,11 @@ use authpi_sdk::{
         Event, EventType,
         types::{OrganizationCreated, UserCreated, UserDeleted},
     },
-    handlers::{Context, Handlers, HandlersError, Outcome},
+    handlers::{Context, HandlerError, Handlers, HandlersError, Outcome},
+    ledger::Tx,
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder},
     signature::{KeyRing, SignatureScheme, Verifier},
-    stores::Memory,
+    stores::{Memory, Sqlite},
     testing::{Fixture, fixture},
 };
 
@@ -89,6 +90,52 @@ async fn how_a_handler_went_is_told_by_its_outcome() {
     assert!(matches!(failed, Outcome::Failed(error) if !error.is_terminal()));
     let panicked = handlers.dispatch(fixture::<UserDeleted>()).await;
     assert!(matches!(panicked, Outcome::Panicked(text) if text == "boo"));
+}
+
+#[tokio::test]
+async fn dispatch_in_a_store_commits_or_rolls_back_the_handlers_writes() {
+    let store = Sqlite::in_memory().await.unwrap();
+    let handlers = Handlers::new(())
+        .on_tx(async |_: Event<UserCreated>, cx, mut tx: Tx<Sqlite>| {
+            assert_eq!(cx.attempt(), 1);
+            sqlx::query("CREATE TABLE created (id)")
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .on_tx(async |_: Event<UserDeleted>, _, mut tx: Tx<Sqlite>| {
+            sqlx::query("DROP TABLE created").execute(&mut *tx).await?;
+            Err(HandlerError::terminal("not today"))
+        })
+        .on(async |_: Event<OrganizationCreated>, _| Ok(()));
+    let deleted = handlers.dispatch_in(&store, fixture::<UserDeleted>()).await;
+    assert!(matches!(deleted, Ok(Outcome::Failed(_))), "{deleted:?}");
+    let created = handlers.dispatch_in(&store, fixture::<UserCreated>()).await;
+    assert!(matches!(created, Ok(Outcome::Committed)), "{created:?}");
+    // The same event again: the handler runs, and finds the table of its first run.
+    let again = handlers.dispatch_in(&store, fixture::<UserCreated>()).await;
+    assert!(
+        matches!(&again, Ok(Outcome::Failed(error)) if error.to_string().contains("already exists")),
+        "{again:?}"
+    );
+    // The deletion is rolled back, so the table is there to be dropped each time.
+    for _ in 0..2 {
+        let deleted = handlers.dispatch_in(&store, fixture::<UserDeleted>()).await;
+        assert!(
+            matches!(&deleted, Ok(Outcome::Failed(error)) if error.is_terminal()),
+            "{deleted:?}"
+        );
+    }
+    let plain = handlers
+        .dispatch_in(&store, fixture::<OrganizationCreated>())
+        .await;
+    assert!(matches!(plain, Ok(Outcome::Handled)), "{plain:?}");
+    let unknown = Fixture::new("session.created").verified();
+    let unhandled = handlers.dispatch_in(&store, unknown).await;
+    assert!(matches!(unhandled, Ok(Outcome::Unhandled)), "{unhandled:?}");
+    store.close().await;
+    let closed = handlers.dispatch_in(&store, fixture::<UserCreated>()).await;
+    assert!(closed.is_err(), "{closed:?}");
 }
 
 #[test]

@@ -5,8 +5,6 @@
 //! task, never to the call that asked for it, so a client that hangs up cancels nothing.
 
 mod envelope;
-mod hosts;
-mod send;
 
 use std::{
     sync::Arc,
@@ -22,25 +20,17 @@ use tokio::{
 use crate::{
     ids,
     log::LogLine,
-    state::State,
+    outgoing::Outgoing,
+    state::{Redelivery, State},
     store::{Attempted, DeliveryStatus, Store, WebhookStatus},
 };
-pub(crate) use hosts::Hosts;
-pub(crate) use send::{Outgoing, Sender};
 
 /// Attempts under way at once, of the queue and as many again of redeliveries; what is beyond that
 /// waits for its turn.
 const AT_ONCE: usize = 256;
 
-/// A redelivery that somebody waits for.
-pub(crate) struct AskedFor {
-    pub(crate) delivery_id: String,
-    /// Answered with whether the receiver took it.
-    pub(crate) outcome: oneshot::Sender<bool>,
-}
-
 /// Runs until it is dropped.
-pub(crate) async fn run(world: Arc<State>, mut asked_for: mpsc::UnboundedReceiver<AskedFor>) {
+pub(crate) async fn run(world: Arc<State>, mut requests: mpsc::UnboundedReceiver<Redelivery>) {
     let mut attempts = JoinSet::new();
     // Apart from the queue's, so that neither waits for the other.
     let mut redeliveries = JoinSet::new();
@@ -68,14 +58,14 @@ pub(crate) async fn run(world: Arc<State>, mut asked_for: mpsc::UnboundedReceive
             () = sleep_until(&world, next_due) => {}
             Some(_) = attempts.join_next() => {}
             Some(_) = redeliveries.join_next() => {}
-            asked = asked_for.recv() => match asked {
-                Some(asked) => {
+            request = requests.recv() => match request {
+                Some(request) => {
                     let (world, room) = (world.clone(), room.clone());
                     redeliveries.spawn(async move {
                         // The semaphore is never closed; without it there would be no bound, and
                         // nothing else would change.
                         let _room = room.acquire().await;
-                        attempt(world, asked.delivery_id, Some(asked.outcome)).await;
+                        attempt(world, request.delivery_id, Some(request.outcome)).await;
                     });
                 }
                 None => std::future::pending().await,
@@ -109,14 +99,14 @@ async fn attempt(world: Arc<State>, delivery_id: String, outcome: Option<oneshot
         Err(why) => (None, Some(why)),
     };
     let received = error.is_none();
-    let asked_for = outcome.is_some();
+    let is_redelivery = outcome.is_some();
     let line = {
         let mut store = world.store();
         store.attempted(
             &delivery_id,
             Attempted {
                 at,
-                asked_for,
+                is_redelivery,
                 status,
                 error,
             },

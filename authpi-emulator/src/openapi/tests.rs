@@ -2,7 +2,7 @@ use http::HeaderValue;
 use serde_json::json;
 
 use super::*;
-use crate::server::Answer;
+use crate::answer::Answer;
 
 fn operation(method: &Method, path: &str) -> &'static Operation {
     Description::get()

@@ -5,15 +5,12 @@ use http::{Method, StatusCode, request};
 use serde_json::{Value, json};
 
 use crate::{
+    answer::Answer,
     error::{ApiError, Field},
     openapi::json_body,
-    server::Answer,
     state::State,
     trigger::NewEvent,
 };
-
-/// Where.
-pub(crate) const PATH: &str = "/_emulator/events";
 
 /// Whether the call is one, and its caller may make it: all that can be told before its body is
 /// read. With `?account_id=` the account is checked, too.

@@ -8,10 +8,9 @@ use tokio::sync::oneshot;
 
 use super::{Between, Request, etag, webhooks};
 use crate::{
-    dispatch::AskedFor,
+    answer::Answer,
     error::ApiError,
-    server::Answer,
-    state::State,
+    state::{Redelivery, State},
     store::{Delivery, DeliveryStatus, Page},
 };
 
@@ -97,7 +96,7 @@ pub(super) async fn redeliver_failed(
 fn ask(world: &State, delivery_id: &str) -> oneshot::Receiver<bool> {
     let (outcome, reported) = oneshot::channel();
     // Where the dispatcher is gone, so is the other end of `outcome`, which the receiver sees.
-    let _ = world.asked_for.send(AskedFor {
+    let _ = world.redeliveries.send(Redelivery {
         delivery_id: delivery_id.to_owned(),
         outcome,
     });

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use super::{Between, Request, etag};
 use crate::{
+    answer::Answer,
     error::{ApiError, Field},
-    server::Answer,
     state::State,
     store::{Event, Page},
 };

@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::Request;
-use crate::{server::Answer, state::State};
+use crate::{answer::Answer, state::State};
 
 pub(super) fn get(world: &State, request: &Request<'_>) -> Answer {
     Answer::resource(StatusCode::OK, world.account.shown(request.caller))

@@ -15,10 +15,10 @@ use http::{HeaderMap, header};
 use serde_json::Value;
 
 use crate::{
+    answer::Answer,
     credentials::Caller,
     error::ApiError,
     openapi::{Call, Parameters},
-    server::Answer,
     state::State,
 };
 

@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use super::{Request, etag};
 use crate::{
+    answer::Answer,
     dispatch,
     error::{ApiError, Field},
     log::LogLine,
-    server::Answer,
     state::State,
     store::{Auth, Page, Store, Webhook, WebhookStatus},
 };

@@ -56,7 +56,7 @@ pub(crate) struct Attempted {
     /// When it began, in Unix milliseconds.
     pub(crate) at: i64,
     /// Whether somebody asked for it, out of the queue's turn.
-    pub(crate) asked_for: bool,
+    pub(crate) is_redelivery: bool,
     /// The status of the answer, if there was one.
     pub(crate) status: Option<u16>,
     /// Why it is not a receipt.
@@ -126,7 +126,7 @@ impl Delivery {
             self.close(DeliveryStatus::Failed);
             return Verdict::Uncounted;
         }
-        if attempted.asked_for {
+        if attempted.is_redelivery {
             // What the queue had planned stays planned.
             return Verdict::Uncounted;
         }
@@ -205,11 +205,11 @@ mod tests {
         Delivery::new("whd_1".into(), "wh_1".into(), Arc::new(event), 2, 0)
     }
 
-    fn attempt(asked_for: bool, status: u16) -> Attempted {
+    fn attempt(is_redelivery: bool, status: u16) -> Attempted {
         let error = (status != 200).then(|| format!("the receiver answered {status}"));
         Attempted {
             at: 0,
-            asked_for,
+            is_redelivery,
             status: Some(status),
             error,
         }

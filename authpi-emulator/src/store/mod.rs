@@ -338,7 +338,7 @@ mod tests {
             keep,
             max_pending: 1_000,
             body_timeout: Duration::from_secs(1),
-            hosts: crate::dispatch::Hosts::default(),
+            hosts: crate::outgoing::Hosts::default(),
             log: crate::log::Log::default(),
             scheme: SignatureScheme::authpi(),
         };
@@ -378,7 +378,7 @@ mod tests {
             &id,
             Attempted {
                 at: 0,
-                asked_for: false,
+                is_redelivery: false,
                 status: Some(status),
                 error,
             },
@@ -538,7 +538,7 @@ mod tests {
             &id,
             Attempted {
                 at: 0,
-                asked_for: false,
+                is_redelivery: false,
                 status: None,
                 error: Some("no".into()),
             },

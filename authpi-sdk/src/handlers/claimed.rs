@@ -33,7 +33,7 @@ impl Claimed<'_> {
     /// here, while the lease is kept. Its timeout starts afterwards.
     pub(crate) async fn run(
         &self,
-        route: &dyn Route,
+        route: &Route,
         event: &Event,
         received_at: Timestamp,
         timeout: Duration,

@@ -66,14 +66,13 @@ impl Failure {
 }
 
 /// How recording a resolution went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finished {
     /// The ledger has recorded it.
     Recorded,
     /// The ledger refused the resolution's content, and has recorded a dead letter instead.
     DeadLetter,
     /// The ledger works but refuses to keep the dead letter. Nothing was recorded.
-    ContentRefused,
+    ContentRefused(LedgerError),
     /// Another worker has taken over. Nothing was recorded.
     LeaseLost,
     /// The ledger failed. The record is unknown.
@@ -117,7 +116,7 @@ impl Claimed<'_> {
                 Finished::LeaseLost
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                self.keep_refused(resolution, &error, body).await
+                self.keep_refused(resolution, error, body).await
             }
             // The lease expires by itself, and the event is handled again.
             Err(error) => {
@@ -165,7 +164,7 @@ impl Claimed<'_> {
     async fn keep_refused(
         &self,
         resolution: &Resolution,
-        error: &LedgerError,
+        error: LedgerError,
         body: &Bytes,
     ) -> Finished {
         self.report_unrecorded(resolution);
@@ -176,7 +175,7 @@ impl Claimed<'_> {
         let recorded = if self.ledger.keeps_dead_letters() {
             self.record(&kept, body).await
         } else {
-            return Finished::ContentRefused;
+            return Finished::ContentRefused(error);
         };
         match recorded {
             Ok(LeaseStatus::Held) => {
@@ -187,7 +186,9 @@ impl Claimed<'_> {
                 self.report_lost_lease();
                 Finished::LeaseLost
             }
-            Err(error) if error.kind() == LedgerErrorKind::Content => Finished::ContentRefused,
+            Err(error) if error.kind() == LedgerErrorKind::Content => {
+                Finished::ContentRefused(error)
+            }
             Err(error) => {
                 error.report(self.key.shared_endpoint(), self.log);
                 Finished::StoreDown

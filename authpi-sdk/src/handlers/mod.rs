@@ -30,18 +30,23 @@
 
 mod claimed;
 mod context;
+mod dispatch;
 mod error;
 mod finish;
+mod handler;
+mod outcome;
 mod registry;
 mod run;
+mod store;
 
 pub use context::Context;
 pub use error::{HandlerError, HandlerResult, Terminal};
-pub use registry::{AnyStore, Handlers, HandlersError, SupportsHandlers};
-pub use run::Outcome;
+pub use outcome::Outcome;
+pub use registry::{Handlers, HandlersError};
+pub use store::{AnyStore, SupportsHandlers};
 
 pub(crate) use claimed::Claimed;
 pub(crate) use context::AttemptState;
 pub(crate) use finish::{Failure, Finished, Resolution};
-pub(crate) use registry::{AnyHandlers, Route};
+pub(crate) use handler::{Route, Routes};
 pub(crate) use run::{DEFAULT_HANDLER_TIMEOUT, run};

@@ -1,92 +1,16 @@
-use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
-use super::{AttemptState, Context, HandlerError, HandlerResult, Outcome};
+use super::{
+    AnyStore, Context, HandlerResult, SupportsHandlers,
+    handler::{ByType, Handler, Route, Routes},
+};
 use crate::{
-    crash,
-    event::{Event, EventKind, EventType, KnownEvent},
-    ledger::{
-        LeaseStatus, Ledger, LedgerError, PoolTooSmall, Token, TransactionPermits, Transactional,
-        Tx, step,
-    },
+    event::{Event, EventType, KnownEvent},
+    ledger::{PoolTooSmall, Transactional, Tx},
 };
 
-type Running = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
-type Settling = Pin<Box<dyn Future<Output = HandlerResult<LeaseStatus>> + Send>>;
-
-/// A handler. `Plain`: its caller completes the claim. `WithTx`: the handler completes it, in its
-/// own transaction in a store `L`.
-enum Handler<S, L> {
-    Plain(Arc<dyn Fn(Event, Context<S>) -> Running + Send + Sync>),
-    WithTx {
-        run: Arc<dyn Fn(L, Event, Context<S>, Token) -> Settling + Send + Sync>,
-        permits: Arc<PermitsOf<L>>,
-    },
-}
-
-/// The queue for transactions of a store.
-type PermitsOf<L> = dyn Fn(&L) -> Result<TransactionPermits, PoolTooSmall> + Send + Sync;
-
-impl<S, L> Clone for Handler<S, L> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Plain(handler) => Self::Plain(handler.clone()),
-            Self::WithTx { run, permits } => Self::WithTx {
-                run: run.clone(),
-                permits: permits.clone(),
-            },
-        }
-    }
-}
-
-/// Handlers, or what is made of them, by the type of event that each is for.
-struct ByType<H> {
-    exact: HashMap<EventType, H>,
-    /// The longest first.
-    prefixes: Vec<(String, H)>,
-    fallback: Option<H>,
-}
-
-impl<H> ByType<H> {
-    fn find(&self, event_type: &EventType) -> Option<&H> {
-        let by_prefix = || {
-            let name = event_type.as_str();
-            self.prefixes
-                .iter()
-                .find(|(prefix, _)| name.starts_with(prefix.as_str()))
-                .map(|(_, handler)| handler)
-        };
-        self.exact
-            .get(event_type)
-            .or_else(by_prefix)
-            .or(self.fallback.as_ref())
-    }
-
-    fn all(&self) -> impl Iterator<Item = &H> {
-        self.exact
-            .values()
-            .chain(self.prefixes.iter().map(|(_, handler)| handler))
-            .chain(&self.fallback)
-    }
-
-    fn map<T>(self, mut change: impl FnMut(H) -> T) -> ByType<T> {
-        ByType {
-            exact: self
-                .exact
-                .into_iter()
-                .map(|(event_type, handler)| (event_type, change(handler)))
-                .collect(),
-            prefixes: self
-                .prefixes
-                .into_iter()
-                .map(|(prefix, handler)| (prefix, change(handler)))
-                .collect(),
-            fallback: self.fallback.map(change),
-        }
-    }
-}
-
-/// The registry: one handler per event. `S` is the state that every handler can reach; `L` is the
-/// store that they write to in a [`Tx`], if any does.
+/// The registry: one handler per event. `S` is the state that every handler can reach. `L` is the
+/// store in which handlers begin a [`Tx`]; [`AnyStore`] if none does.
 #[must_use]
 pub struct Handlers<S, L = AnyStore> {
     state: Arc<S>,
@@ -94,43 +18,12 @@ pub struct Handlers<S, L = AnyStore> {
     error: Option<HandlersError>,
 }
 
-/// [`Handlers`] none of which takes a [`Tx`]: any ledger will do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AnyStore;
-
-/// A ledger under which [`Handlers`] of the kind `H` can run: every ledger runs those of
-/// [`AnyStore`]; those that take a [`Tx`] of a store run under this store alone. Others do not
-/// compile.
-pub trait SupportsHandlers<H>: Ledger {
-    /// What the handlers begin their transactions in.
-    #[doc(hidden)]
-    fn handler_store(&self) -> H;
-}
-
-impl<L: Ledger> SupportsHandlers<AnyStore> for L {
-    fn handler_store(&self) -> AnyStore {
-        AnyStore
-    }
-}
-
-impl<L: Transactional> SupportsHandlers<L> for L {
-    fn handler_store(&self) -> L {
-        self.clone()
-    }
-}
-
 impl<S: Send + Sync + 'static> Handlers<S> {
     /// An empty registry; every handler gets `state` in its [`Context`].
     pub fn new(state: S) -> Self {
-        let by_type = ByType {
-            exact: HashMap::new(),
-            prefixes: Vec::new(),
-            fallback: None,
-        };
         Self {
             state: Arc::new(state),
-            by_type,
+            by_type: ByType::default(),
             error: None,
         }
     }
@@ -147,7 +40,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         F: Fn(Event<K>, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.insert(K::TYPE, boxed(handler))
+        self.insert(K::TYPE, Handler::plain(handler))
     }
 
     /// Handles a type by name, such as one that this version of the SDK does not know.
@@ -156,7 +49,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.insert(event_type.into(), boxed(handler))
+        self.insert(event_type.into(), Handler::plain(handler))
     }
 
     /// Handles each type that begins with `prefix` (`"organization."`) and has no handler of its
@@ -166,7 +59,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.insert_prefix(prefix.into(), boxed(handler))
+        self.insert_prefix(prefix.into(), Handler::plain(handler))
     }
 
     /// Handles events that no other handler is registered for.
@@ -175,7 +68,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.insert_fallback(boxed(handler))
+        self.insert_fallback(Handler::plain(handler))
     }
 
     /// As [`on`](Self::on), with a transaction that commits the handler's writes together with the
@@ -224,7 +117,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         F: Fn(Event<K>, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.retarget().insert(K::TYPE, with_tx(handler))
+        self.retarget().insert(K::TYPE, Handler::with_tx(handler))
     }
 
     /// As [`prefix`](Self::on_prefix), with a transaction as in [`on_tx`](Self::on_tx).
@@ -235,7 +128,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.retarget()
-            .insert_prefix(prefix.into(), with_tx(handler))
+            .insert_prefix(prefix.into(), Handler::with_tx(handler))
     }
 
     /// As [`fallback`](Self::fallback), with a transaction as in [`on_tx`](Self::on_tx).
@@ -245,7 +138,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         F: Fn(Event, Context<S>, Tx<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
-        self.retarget().insert_fallback(with_tx(handler))
+        self.retarget().insert_fallback(Handler::with_tx(handler))
     }
 
     /// What was given to [`new`](Self::new).
@@ -303,125 +196,40 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self
     }
 
-    /// The same handlers under a store that some of them, or the next one, need.
+    /// The same handlers for another store, which all of them support.
     fn retarget<T: SupportsHandlers<L>>(self) -> Handlers<S, T> {
-        let over = |handler| match handler {
-            Handler::Plain(handler) => Handler::Plain(handler),
-            Handler::WithTx { run, permits } => Handler::WithTx {
-                run: Arc::new(move |store: T, event, context, token| {
-                    run(store.handler_store(), event, context, token)
-                }),
-                permits: Arc::new(move |store: &T| permits(&store.handler_store())),
-            },
-        };
         Handlers {
             state: self.state,
-            by_type: self.by_type.map(over),
+            by_type: self.by_type.map(Handler::retarget),
             error: self.error,
         }
     }
 
-    /// The handler of this type, if there is one, for one event and under no store.
-    pub(super) fn route(
-        &self,
-        event_type: &EventType,
-        store: &L,
-    ) -> Option<impl Route + use<S, L>> {
-        let handler = self.by_type.find(event_type)?.clone();
-        Some(Bound {
-            state: self.state.clone(),
-            handler,
-            store: store.clone(),
-            permits: None,
-        })
+    /// The handler of one event type, bound to a store without a permit for transactions.
+    pub(super) fn route(&self, event_type: &EventType, store: &L) -> Option<Route> {
+        let handler = self.by_type.find(event_type)?;
+        Some(handler.bind(&self.state, store, None))
     }
 
-    /// The registry as a receiver or worker holds it. An error says that the store has no room for
-    /// the transactions of its handlers.
-    pub(crate) fn bind(self, store: L) -> Result<Box<dyn AnyHandlers>, PoolTooSmall> {
-        let permits = self.by_type.all().find_map(|handler| match handler {
-            Handler::Plain(_) => None,
-            Handler::WithTx { permits, .. } => Some(permits(&store)),
-        });
-        let permits = permits.transpose()?;
+    /// Binds the handlers to the store of a receiver or worker.
+    ///
+    /// # Errors
+    /// When the store's pool has no room for the transactions of its handlers.
+    pub(crate) fn bind(self, store: &L) -> Result<Routes, PoolTooSmall> {
+        let permits = self
+            .by_type
+            .all()
+            .find_map(|handler| handler.permits(store))
+            .transpose()?;
         let state = self.state;
-        Ok(Box::new(self.by_type.map(|handler| {
-            let permits = permits.clone().filter(|_| handler.commits());
-            Bound {
-                state: state.clone(),
-                handler,
-                store: store.clone(),
-                permits,
-            }
-        })))
+        Ok(self
+            .by_type
+            .map(|handler| handler.bind(&state, store, permits.as_ref())))
     }
 
     fn refuse(mut self, error: HandlersError) -> Self {
         self.error.get_or_insert(error);
         self
-    }
-}
-
-fn boxed<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
-where
-    K: EventKind,
-    F: Fn(Event<K>, Context<S>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = HandlerResult> + Send + 'static,
-{
-    Handler::Plain(Arc::new(move |event, context| {
-        Box::pin(handler(event.assume_kind(), context))
-    }))
-}
-
-fn with_tx<K, S, L, F, Fut>(handler: F) -> Handler<S, L>
-where
-    K: EventKind,
-    S: Send + Sync + 'static,
-    L: Transactional,
-    F: Fn(Event<K>, Context<S>, Tx<L>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = HandlerResult> + Send + 'static,
-{
-    let handler = Arc::new(handler);
-    let run = Arc::new(
-        move |store: L, event: Event, context: Context<S>, token| -> Settling {
-            let handler = Arc::clone(&handler);
-            Box::pin(async move {
-                let work = Arc::clone(context.work());
-                let key = &work.key;
-                let tell = |error: &LedgerError| error.report(key.shared_endpoint(), &work.log);
-                let (tx, loan) = Tx::loan(
-                    step("begin", store.begin_with(work.permit()))
-                        .await
-                        .inspect_err(tell)?,
-                );
-                let done = handler(event.assume_kind(), context, tx).await;
-                let transaction = match (done, loan.returned()) {
-                    (Ok(()), returned) => returned?,
-                    (Err(error), Ok(transaction)) => {
-                        let advice = store.abandon(transaction, error.cause());
-                        return Err(error.with_advice(advice));
-                    }
-                    (Err(error), Err(_)) => return Err(error),
-                };
-                crash::point("in_transaction");
-                work.commits();
-                let held = step("commit", store.commit(transaction, key, token))
-                    .await
-                    .inspect_err(tell)?;
-                crash::point("committed");
-                Ok(held)
-            })
-        },
-    );
-    Handler::WithTx {
-        run,
-        permits: Arc::new(L::permits),
-    }
-}
-
-impl<S, L> Handler<S, L> {
-    fn commits(&self) -> bool {
-        matches!(self, Self::WithTx { .. })
     }
 }
 
@@ -443,98 +251,7 @@ impl<S, L> fmt::Debug for Handlers<S, L> {
     }
 }
 
-/// Handlers of whatever state, as the receiver holds them.
-pub(crate) trait AnyHandlers: Send + Sync {
-    /// The handler for this type, if there is one.
-    fn route(&self, event_type: &EventType) -> Option<&dyn Route>;
-
-    /// What each handler needs a permit of, where each takes a transaction; nothing where some do
-    /// not.
-    fn permits_of_all(&self) -> Option<TransactionPermits>;
-}
-
-/// A handler, to be started for each event of its type.
-pub(crate) trait Route: Send + Sync {
-    fn start(&self, event: Event, work: Arc<AttemptState>) -> Started;
-
-    /// Whether the handler completes its claim itself, and so cannot do without one.
-    fn commits(&self) -> bool;
-
-    /// What a permit has to be taken of before a handler that takes a transaction is started.
-    fn permits(&self) -> Option<&TransactionPermits>;
-}
-
-/// A handler that runs.
-pub(crate) enum Started {
-    /// Whoever runs it tells the ledger.
-    Plain(Running),
-    /// It tells the ledger.
-    WithTx(Settling),
-}
-
-impl Started {
-    /// How it ended, unless it failed.
-    pub(crate) async fn finish(self) -> HandlerResult<Outcome> {
-        match self {
-            Self::Plain(running) => running.await.map(|()| Outcome::Handled),
-            Self::WithTx(settling) => settling.await.map(|held| match held {
-                LeaseStatus::Held => Outcome::Committed,
-                LeaseStatus::Lost => Outcome::LeaseLost,
-            }),
-        }
-    }
-}
-
-/// A handler, with all that it is started with.
-struct Bound<S, L> {
-    state: Arc<S>,
-    handler: Handler<S, L>,
-    store: L,
-    /// Where it takes a transaction.
-    permits: Option<TransactionPermits>,
-}
-
-impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> AnyHandlers
-    for ByType<Bound<S, L>>
-{
-    fn route(&self, event_type: &EventType) -> Option<&dyn Route> {
-        self.find(event_type).map(|handler| handler as &dyn Route)
-    }
-
-    fn permits_of_all(&self) -> Option<TransactionPermits> {
-        let permits = self.all().map(|handler| handler.permits.as_ref());
-        permits.reduce(Option::and)?.cloned()
-    }
-}
-
-impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Route for Bound<S, L> {
-    fn start(&self, event: Event, work: Arc<AttemptState>) -> Started {
-        let token = work.token;
-        let context = Context::new(self.state.clone(), work);
-        match (&self.handler, token) {
-            (Handler::Plain(handler), _) => Started::Plain(handler(event, context)),
-            (Handler::WithTx { run, .. }, Some(token)) => {
-                Started::WithTx(run(self.store.clone(), event, context, token))
-            }
-            (Handler::WithTx { .. }, None) => {
-                let refused = HandlerError::retryable(
-                    "a handler that commits its own claim was run without one",
-                );
-                Started::Plain(Box::pin(std::future::ready(Err(refused))))
-            }
-        }
-    }
-
-    fn commits(&self) -> bool {
-        self.handler.commits()
-    }
-
-    fn permits(&self) -> Option<&TransactionPermits> {
-        self.permits.as_ref()
-    }
-}
-
-/// Two handlers want the same place.
+/// Why a registry is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandlersError {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::hex::hex;
+use crate::hex;
 
 /// A digest of the event's bytes as they were delivered, by which another content under a known id
 /// is noticed.
@@ -44,16 +44,16 @@ impl Digest {
         self.0
     }
 
-    /// Reads what `Display` writes, in lower case only.
+    /// Reads what `Display` writes.
     #[cfg(any(feature = "redis", feature = "nats"))]
     pub(crate) fn from_hex(text: &str) -> Option<Self> {
-        crate::hex::unhex(text).map(Self)
+        hex::decode(text).map(Self)
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        f.write_str(&hex::encode(&self.0))
     }
 }
 
@@ -129,7 +129,6 @@ mod tests {
             &longer,
             &wide,
             &text.replace(&text[..1], "g"),
-            &text.to_uppercase(),
             &text.replace(&text[..1], "+"),
         ] {
             assert_eq!(Digest::from_hex(bad), None, "{bad}");

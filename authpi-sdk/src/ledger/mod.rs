@@ -19,8 +19,11 @@ pub mod conformance;
 pub(crate) mod dead_letter;
 mod digest;
 mod dyn_ledger;
+mod health_probe;
 mod inbox;
 mod lease_keeper;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+pub(crate) mod open_check;
 pub(crate) mod probe;
 mod transaction;
 
@@ -29,7 +32,7 @@ use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    hex::sha256_hex,
+    hex,
     telemetry::{self, LogLimit},
 };
 
@@ -37,9 +40,9 @@ use crate::{
 pub use dead_letter::DeadLetter;
 pub use digest::Digest;
 pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};
+pub(crate) use health_probe::{Probes, Target};
 pub use inbox::{Appended, Backlog, Inbox, LeasedEvent, NextEvent, OrderedInbox};
 pub(crate) use lease_keeper::LeaseKeeper;
-pub(crate) use probe::{Probes, Target};
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id,
@@ -114,7 +117,7 @@ impl EventKey {
 
     /// An unreadable body has no id; its key is a hash of its content.
     pub(crate) fn unreadable(endpoint: impl Into<Arc<str>>, body: &[u8]) -> Self {
-        Self::new(endpoint, format!("unreadable:{}", sha256_hex(body)))
+        Self::new(endpoint, format!("unreadable:{}", hex::sha256(body)))
     }
 
     /// The key of a delivery that may be an old capture, apart from that of its event.
@@ -131,7 +134,7 @@ impl EventKey {
         if fits && (plain || !name.chars().any(char::is_control)) {
             Cow::Borrowed(name)
         } else {
-            Cow::Owned(format!("{}{}", Self::HASHED, sha256_hex(name.as_bytes())))
+            Cow::Owned(format!("{}{}", Self::HASHED, hex::sha256(name.as_bytes())))
         }
     }
 

@@ -1,31 +1,17 @@
-//! Proves that a store's steps work, with a record that no receiver can own.
+//! The record that proves that a store works, and that no receiver can own.
 //!
 //! Receivers refuse an empty endpoint name, so records under it collide with nothing. Each probe
 //! uses a random event id, so that concurrent probes do not meet.
 
 use std::{
-    collections::BTreeMap,
     hash::{BuildHasher as _, RandomState},
-    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
-use bytes::Bytes;
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
-
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-use super::NextEvent;
-use super::{
-    AnyInbox, AnyLedger, Backlog, Digest, EventKey, Inbox, Ledger, LedgerError, LedgerErrorKind,
-};
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
-use super::{Claim, Completion};
+use super::{Digest, EventKey, Ledger, LedgerError, LedgerErrorKind};
 
 /// How long a probe's record stays claimed if the process dies before it is forgotten.
-const LEASE: Duration = Duration::from_secs(10);
+pub(super) const LEASE: Duration = Duration::from_secs(10);
 
 /// A record of the empty endpoint name, with a random id.
 pub(crate) fn probe_key() -> EventKey {
@@ -36,44 +22,6 @@ pub(crate) fn probe_key() -> EventKey {
     )
 }
 
-/// Claims, completes and forgets a record. For `open` and `connect`, with the connection settings
-/// of later steps.
-///
-/// A busy store is one that works: another process may write to it the whole time.
-///
-/// # Errors
-/// With the error of the first step that failed.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
-pub(crate) async fn probe_ledger(ledger: &impl Ledger) -> Result<(), LedgerError> {
-    let key = probe_key();
-    let worked = claim_and_complete(ledger, &key).await;
-    let forgotten = ledger.forget(&key).await;
-    busy_is_proof(worked.and(forgotten.map(drop)))
-}
-
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
-fn busy_is_proof(worked: Result<(), LedgerError>) -> Result<(), LedgerError> {
-    match worked {
-        Err(error) if error.kind() == LedgerErrorKind::Busy => {
-            tracing::debug!(
-                error = error.chain(),
-                "the store is busy: not every step was checked"
-            );
-            Ok(())
-        }
-        worked => worked,
-    }
-}
-
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
-async fn claim_and_complete(ledger: &impl Ledger, key: &EventKey) -> Result<(), LedgerError> {
-    if let Claim::Granted { token, .. } = ledger.claim(key, Digest::UNCOMPARED, LEASE).await? {
-        // A lease that was lost meanwhile proves as much: the store answered and wrote.
-        let _held = ledger.complete(key, token, Completion::Handled).await?;
-    }
-    Ok(())
-}
-
 /// Claims and forgets a record; for [`Ledger::check_write`].
 pub(super) async fn check_write(ledger: &(impl Ledger + ?Sized)) -> Result<(), LedgerError> {
     let key = probe_key();
@@ -81,18 +29,9 @@ pub(super) async fn check_write(ledger: &(impl Ledger + ?Sized)) -> Result<(), L
     forgotten(ledger, &key, claimed.map(drop)).await
 }
 
-/// Appends and forgets a record; for [`Inbox::check_append`].
-pub(super) async fn check_append(inbox: &(impl Inbox + ?Sized)) -> Result<(), LedgerError> {
-    let key = probe_key();
-    let appended = inbox
-        .append(&key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}"))
-        .await;
-    forgotten(inbox, &key, appended.map(drop)).await
-}
-
 /// Also where the first step failed, since it may have taken place; unless the store is away, which
 /// would take as long again.
-async fn forgotten(
+pub(super) async fn forgotten(
     ledger: &(impl Ledger + ?Sized),
     key: &EventKey,
     first: Result<(), LedgerError>,
@@ -100,259 +39,5 @@ async fn forgotten(
     match first {
         Err(error) if error.kind() == LedgerErrorKind::Unreachable => Err(error),
         first => first.and(ledger.forget(key).await.map(drop)),
-    }
-}
-
-/// Appends, leases and forgets a record. A busy store is one that works.
-///
-/// # Errors
-/// With the error of the first step that failed.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) async fn probe_inbox(inbox: &impl Inbox) -> Result<(), LedgerError> {
-    let key = probe_key();
-    let worked = append_and_lease(inbox, &key).await;
-    let forgotten = inbox.forget(&key).await;
-    busy_is_proof(worked.and(forgotten.map(drop)))
-}
-
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-async fn append_and_lease(inbox: &impl Inbox, key: &EventKey) -> Result<(), LedgerError> {
-    inbox
-        .append(key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}"))
-        .await?;
-    // It may be the record of another probe, perhaps of a process that died before it forgot it:
-    // what matters is that leasing works.
-    if let NextEvent::Leased(leased) = inbox.lease_next("", LEASE).await? {
-        inbox.forget(&leased.key).await?;
-    }
-    Ok(())
-}
-
-/// A health probe begins no sooner than this after the one before.
-const PROBED_EVERY: Duration = Duration::from_secs(1);
-/// How long a health probe is waited for.
-const PROBE_WAITS: Duration = Duration::from_secs(2);
-/// A probe that takes longer than any store may take is given up.
-const PROBE_ENDS: Duration = Duration::from_secs(30);
-
-/// What a health probe asks of a store.
-#[derive(Clone)]
-pub(crate) enum Target {
-    /// To claim and forget a record.
-    Ledger(AnyLedger),
-    /// To append and forget one.
-    Inbox(AnyInbox),
-}
-
-impl Target {
-    async fn check(self) -> Result<(), LedgerError> {
-        match self {
-            Self::Ledger(ledger) => ledger.check_write().await,
-            Self::Inbox(inbox) => inbox.check_append().await,
-        }
-    }
-
-    async fn waiting(self, endpoint: Arc<str>) -> Result<Option<Backlog>, LedgerError> {
-        match self {
-            Self::Ledger(ledger) => ledger.waiting(&endpoint).await,
-            Self::Inbox(inbox) => inbox.backlog(&endpoint).await.map(Some),
-        }
-    }
-
-    fn is_busy(&self) -> bool {
-        match self {
-            Self::Ledger(ledger) => ledger.is_busy(),
-            Self::Inbox(inbox) => inbox.is_busy(),
-        }
-    }
-
-    /// Which store, and which of the two checks.
-    fn id(&self) -> Option<(usize, bool)> {
-        match self {
-            Self::Ledger(ledger) => Some((ledger.store_id()?, false)),
-            Self::Inbox(inbox) => Some((inbox.store_id()?, true)),
-        }
-    }
-}
-
-/// The health probes of one receiver or worker. Whether the store can write is asked once for all
-/// receivers and workers of one store; what waits is counted for each of them.
-pub(crate) struct Probes {
-    /// Keeps the store, and so its id, for as long as `write` may be shared.
-    target: Target,
-    write: Arc<Throttled<()>>,
-    waiting: Throttled<Option<Backlog>>,
-}
-
-impl Probes {
-    pub(crate) fn new(target: Target) -> Self {
-        Self {
-            write: target.id().map_or_else(Arc::default, shared),
-            target,
-            waiting: Throttled::default(),
-        }
-    }
-
-    /// Whether the store can write, and what waits there, within two seconds.
-    pub(crate) async fn ask(
-        &self,
-        endpoint: &Arc<str>,
-    ) -> (Result<(), LedgerError>, Option<Backlog>) {
-        let target = || self.target.clone();
-        let (write, waiting) = tokio::join!(
-            self.in_time(self.write.ask(|| target().check())),
-            self.in_time(self.waiting.ask(|| target().waiting(Arc::clone(endpoint)))),
-        );
-        match waiting {
-            Ok(waiting) => (write, waiting),
-            Err(error) => (write.and(Err(error)), None),
-        }
-    }
-
-    async fn in_time<T>(
-        &self,
-        probe: impl Future<Output = Result<T, LedgerError>>,
-    ) -> Result<T, LedgerError> {
-        timeout(PROBE_WAITS, probe).await.unwrap_or_else(|late| {
-            let kind = if self.target.is_busy() {
-                LedgerErrorKind::Busy
-            } else {
-                LedgerErrorKind::Unreachable
-            };
-            Err(LedgerError::new("answer a probe in time", late).with_kind(kind))
-        })
-    }
-}
-
-/// The probes of each store that receivers and workers share.
-type OfStores = BTreeMap<(usize, bool), Weak<Throttled<()>>>;
-
-/// The one of the store with this id.
-fn shared(id: (usize, bool)) -> Arc<Throttled<()>> {
-    static OF_STORES: Mutex<OfStores> = Mutex::new(BTreeMap::new());
-    let mut of_stores = OF_STORES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = of_stores.get(&id).and_then(Weak::upgrade) {
-        return known;
-    }
-    of_stores.retain(|_, known| known.strong_count() > 0);
-    let made = Arc::default();
-    of_stores.insert(id, Arc::downgrade(&made));
-    made
-}
-
-/// A question that is asked once a second at most, and never twice at a time; those who ask
-/// meanwhile get the same answer.
-struct Throttled<T>(tokio::sync::Mutex<Asked<T>>);
-
-struct Asked<T> {
-    begun_at: Option<Instant>,
-    running: Option<JoinHandle<Result<T, LedgerError>>>,
-    /// The last answer, and when it came.
-    answer: Option<(Instant, Result<T, LedgerError>)>,
-}
-
-impl<T> Default for Throttled<T> {
-    fn default() -> Self {
-        Self(tokio::sync::Mutex::new(Asked {
-            begun_at: None,
-            running: None,
-            answer: None,
-        }))
-    }
-}
-
-impl<T: Clone + Send + 'static> Throttled<T> {
-    async fn ask<F>(&self, question: impl FnOnce() -> F) -> Result<T, LedgerError>
-    where
-        F: Future<Output = Result<T, LedgerError>> + Send + 'static,
-    {
-        let asked_at = Instant::now();
-        let mut state = self.0.lock().await;
-        let Asked {
-            begun_at,
-            running,
-            answer,
-        } = &mut *state;
-        let is_recent = begun_at.is_some_and(|begun_at| begun_at.elapsed() < PROBED_EVERY);
-        if running.is_none()
-            && let Some((answered_at, answer)) = answer
-            && (is_recent || *answered_at >= asked_at)
-        {
-            return answer.clone();
-        }
-        // A task of its own: a caller may stop waiting, and the next one waits for the same
-        // answer.
-        let running = running.get_or_insert_with(|| {
-            *begun_at = Some(Instant::now());
-            let question = timeout(PROBE_ENDS, question());
-            tokio::spawn(async {
-                question
-                    .await
-                    .unwrap_or_else(|late| Err(LedgerError::new("end a probe", late)))
-            })
-        });
-        let answered = running
-            .await
-            .unwrap_or_else(|gone| Err(LedgerError::new("run a probe", gone)));
-        state.running = None;
-        state.answer = Some((Instant::now(), answered.clone()));
-        answered
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_store_is_probed_once_a_second_and_once_at_a_time() {
-        let (probe, begun, go) = (
-            Arc::new(Throttled::default()),
-            Arc::new(AtomicU32::new(0)),
-            Semaphore::new(0),
-        );
-        let go = Arc::new(go);
-        let ask = || {
-            let (probe, begun, go) = (Arc::clone(&probe), Arc::clone(&begun), Arc::clone(&go));
-            async move {
-                let question = async move {
-                    begun.fetch_add(1, Ordering::SeqCst);
-                    go.acquire().await.unwrap().forget();
-                    Ok(())
-                };
-                probe.ask(|| question).await.unwrap();
-            }
-        };
-        // One gives up; the others wait for what it began.
-        assert!(timeout(Duration::from_secs(5), ask()).await.is_err());
-        let asking: Vec<_> = (0..5).map(|_| tokio::spawn(ask())).collect();
-        tokio::task::yield_now().await;
-        go.add_permits(1);
-        for asked in asking {
-            asked.await.unwrap();
-        }
-        assert_eq!(begun.load(Ordering::SeqCst), 1);
-        go.add_permits(9);
-        for expected in 2..5 {
-            tokio::time::advance(PROBED_EVERY).await;
-            for _ in 0..100 {
-                ask().await;
-            }
-            assert_eq!(begun.load(Ordering::SeqCst), expected);
-        }
-    }
-
-    #[test]
-    fn receivers_of_one_store_share_a_probe_and_those_of_another_do_not() {
-        let (one, other) = (shared((1, false)), shared((2, false)));
-        assert!(Arc::ptr_eq(&one, &shared((1, false))) && !Arc::ptr_eq(&one, &other));
-        assert!(
-            !Arc::ptr_eq(&one, &shared((1, true))),
-            "to claim is not to append"
-        );
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Clock,
     event::Subject,
-    handlers::{AnyHandlers, DEFAULT_HANDLER_TIMEOUT, Handlers, HandlersError},
+    handlers::{DEFAULT_HANDLER_TIMEOUT, Handlers, HandlersError, Routes},
     ledger::{AnyInbox, AnyLedger, EventKey, OrderedInbox, PoolTooSmall, Probes, Target},
     signature::{KeyRingError, Verifier},
     time::ClockWitness,
@@ -48,7 +48,7 @@ pub struct Inline {
     handlers: HandlersOrError,
 }
 
-type HandlersOrError = Result<Box<dyn AnyHandlers>, BuildError>;
+type HandlersOrError = Result<Routes, BuildError>;
 
 /// Stores in an `I`, then answers; see [`Receiver::inbox`].
 pub struct Stored<I> {
@@ -347,13 +347,13 @@ impl BuildError {
     }
 
     /// The handlers as a receiver or worker holds them, or why it cannot.
-    pub(crate) fn of<S, H>(handlers: Handlers<S, H>, store: H) -> Result<Box<dyn AnyHandlers>, Self>
+    pub(crate) fn of<S, H>(handlers: Handlers<S, H>, store: H) -> Result<Routes, Self>
     where
         S: Send + Sync + 'static,
         H: Clone + Send + Sync + 'static,
     {
         handlers.check().map_err(Self::Handlers)?;
-        handlers.bind(store).map_err(Self::Pool)
+        handlers.bind(&store).map_err(Self::Pool)
     }
 }
 

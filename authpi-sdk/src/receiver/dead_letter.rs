@@ -152,9 +152,7 @@ impl Shared {
         let retry_after = self.settings.retry_after;
         match claimed.finish(&resolution, body).await {
             Finished::Recorded | Finished::DeadLetter => Disposition::DeadLetter,
-            Finished::ContentRefused => {
-                self.refuse(&key, "the store refuses its content", otherwise)
-            }
+            Finished::ContentRefused(error) => self.refuse(&key, &error.chain(), otherwise),
             Finished::LeaseLost => Disposition::LeaseLost { retry_after },
             Finished::StoreDown => Disposition::StoreDown { retry_after },
         }

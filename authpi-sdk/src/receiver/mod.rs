@@ -45,7 +45,7 @@ use in_flight::InFlight;
 use crate::{
     Clock,
     event::Subject,
-    handlers::{AnyHandlers, Handlers, SupportsHandlers},
+    handlers::{Handlers, Routes, SupportsHandlers},
     ledger::{AnyInbox, AnyLedger, Inbox, Probes},
     signature::Verifier,
     telemetry::LogLimit,
@@ -93,7 +93,7 @@ impl Drop for Shared {
 /// What is done with a readable event.
 enum Mode {
     /// It is handled, and answered then.
-    Inline(Box<dyn AnyHandlers>),
+    Inline(Routes),
     /// It is stored, and answered; a worker handles it.
     Inbox {
         inbox: AnyInbox,

@@ -66,7 +66,7 @@ impl Shared {
                 return Box::pin(self.store(inbox, *ordering_key, event, digest, place)).await;
             }
         };
-        let Some(route) = handlers.route(event.event_type()) else {
+        let Some(route) = handlers.find(event.event_type()) else {
             tracing::debug!(
                 endpoint = %self.endpoint,
                 event_type = %event.event_type(),
@@ -117,11 +117,9 @@ impl Shared {
         match finished {
             Finished::Recorded => self.answer(&resolution),
             Finished::DeadLetter => Disposition::DeadLetter,
-            Finished::ContentRefused => self.refuse(
-                claimed.key,
-                "the store refuses its content",
-                Disposition::ContentRefused,
-            ),
+            Finished::ContentRefused(error) => {
+                self.refuse(claimed.key, &error.chain(), Disposition::ContentRefused)
+            }
             Finished::LeaseLost => Disposition::LeaseLost { retry_after },
             // The work is done: a retry would certainly repeat it.
             Finished::StoreDown
@@ -177,7 +175,7 @@ impl Shared {
     /// Handles an event that could not be claimed, if [`StoreFailure::HandleAnyway`] is set.
     async fn handle_unclaimed(
         &self,
-        route: &dyn Route,
+        route: &Route,
         event: &Event,
         key: EventKey,
         received_at: Timestamp,

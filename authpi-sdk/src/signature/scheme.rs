@@ -14,7 +14,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::Secret;
-use crate::hex::hex;
+use crate::hex;
 
 pub(super) type HmacSha256 = Hmac<Sha256>;
 pub(super) type Signature = [u8; 32];
@@ -285,7 +285,7 @@ impl SignatureScheme {
         mac.update(body);
         let signature: Signature = mac.finalize().into_bytes().into();
         let written = match self.encoding {
-            Encoding::Hex | Encoding::HexOrBase64 => hex(&signature),
+            Encoding::Hex | Encoding::HexOrBase64 => hex::encode(&signature),
             Encoding::Base64 => STANDARD.encode(signature),
         };
         let value = match (self.written_as(), &self.content) {
@@ -440,7 +440,7 @@ impl Encoding {
         match (self, written.len()) {
             (Self::Hex | Self::HexOrBase64, 64) => {
                 let mut signature = Signature::default();
-                unhex_into(&mut signature, written).map(|()| signature)
+                hex::decode_into(&mut signature, written).map(|()| signature)
             }
             (Self::Base64 | Self::HexOrBase64, 43 | 44) => {
                 // As long as the decoder wants it before it has seen the padding.
@@ -470,7 +470,7 @@ impl KeyEncoding {
                 &decoded[..]
             }
             Self::HexAfterPrefix => {
-                decoded = Zeroizing::new(unhex(after_prefix.unwrap_or(secret).as_bytes())?);
+                decoded = Zeroizing::new(decode_hex(after_prefix.unwrap_or(secret).as_bytes())?);
                 &decoded[..]
             }
         };
@@ -489,36 +489,10 @@ fn header_value(text: &str) -> Result<HeaderValue, SignError> {
     HeaderValue::from_str(text).map_err(|_| SignError::MessageId)
 }
 
-fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+fn decode_hex(digits: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = vec![0; digits.len() / 2];
-    unhex_into(&mut bytes, digits).map(|()| bytes)
+    hex::decode_into(&mut bytes, digits).map(|()| bytes)
 }
-
-/// Two digits for each byte, no more and no fewer.
-fn unhex_into(bytes: &mut [u8], digits: &[u8]) -> Option<()> {
-    if digits.len() != bytes.len() * 2 {
-        return None;
-    }
-    let mut all = 0;
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
-        all |= high | low;
-        *byte = high << 4 | low;
-    }
-    (all <= 0xf).then_some(())
-}
-
-/// The value of each hexadecimal digit; of what is none, one that no digit has.
-const NIBBLES: [u8; 256] = {
-    let mut nibbles = [0xff; 256];
-    let mut n = 0;
-    while n < 16 {
-        nibbles[b"0123456789abcdef"[n as usize] as usize] = n;
-        nibbles[b"0123456789ABCDEF"[n as usize] as usize] = n;
-        n += 1;
-    }
-    nibbles
-};
 
 impl FromStr for SignatureScheme {
     type Err = UnknownScheme;

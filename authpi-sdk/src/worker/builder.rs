@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::{Settings, Shared, Worker};
 use crate::{
     Clock,
-    handlers::{AnyHandlers, DEFAULT_HANDLER_TIMEOUT},
+    handlers::{DEFAULT_HANDLER_TIMEOUT, Routes},
     ledger::{AnyInbox, Probes, Target},
     receiver::{BuildError, MAX_DURATION},
     time::ClockWitness,
@@ -23,7 +23,7 @@ use crate::{
 pub struct WorkerBuilder {
     endpoint: Arc<str>,
     inbox: AnyInbox,
-    handlers: Result<Box<dyn AnyHandlers>, BuildError>,
+    handlers: Result<Routes, BuildError>,
     settings: Settings,
 }
 
@@ -31,7 +31,7 @@ impl WorkerBuilder {
     pub(super) fn new(
         endpoint: Arc<str>,
         inbox: AnyInbox,
-        handlers: Result<Box<dyn AnyHandlers>, BuildError>,
+        handlers: Result<Routes, BuildError>,
     ) -> Self {
         Self {
             endpoint,

@@ -50,7 +50,7 @@ use tokio::{
 
 use crate::{
     Clock,
-    handlers::{AnyHandlers, Handlers, SupportsHandlers},
+    handlers::{Handlers, Routes, SupportsHandlers},
     ledger::{AnyInbox, Backlog, Inbox, LedgerError, NextEvent, Probes, TransactionPermits},
     telemetry::{self, LogLimit},
     time::ClockWitness,
@@ -69,7 +69,7 @@ pub struct Worker {
 struct Shared {
     endpoint: Arc<str>,
     inbox: AnyInbox,
-    handlers: Box<dyn AnyHandlers>,
+    handlers: Routes,
     /// Where each handler takes a transaction: nothing is leased before there is room for one.
     permits: Option<TransactionPermits>,
     settings: Settings,

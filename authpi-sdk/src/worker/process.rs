@@ -72,7 +72,11 @@ impl Shared {
                 Resolution::LeaseLost => "lease_lost",
             },
             Finished::DeadLetter => "dead_letter",
-            Finished::ContentRefused => "content_refused",
+            // Not even a dead letter is accepted. The lease expires, and the event is tried again.
+            Finished::ContentRefused(error) => {
+                error.report(&self.endpoint, &self.log);
+                "store_down"
+            }
             Finished::LeaseLost => "lease_lost",
             Finished::StoreDown => "store_down",
         }
@@ -106,7 +110,7 @@ impl Shared {
             }
         };
         span.record("event_type", event.event_type().as_str());
-        let Some(route) = self.handlers.route(event.event_type()) else {
+        let Some(route) = self.handlers.find(event.event_type()) else {
             tracing::debug!(
                 endpoint = %self.endpoint,
                 event_type = %event.event_type(),

@@ -12,7 +12,7 @@ use crate::{
         Attempt, Built, Call, Conditional, Error, Keyed, Operation, Page, Paged, Reply, WithReplay,
         call::sealed::{PageParams, ToRequest},
         check_ids,
-        pages::PageWire,
+        page::PageWire,
     },
     event::EventType,
     generated::api::{

@@ -9,7 +9,7 @@ use crate::{
         Attempt, Built, Call, Client, Error, Operation, Page, Paged, Reply, WithETag,
         call::sealed::{PageParams, ToRequest},
         check_ids,
-        pages::PageWire,
+        page::PageWire,
     },
     event::{EventType, Subject},
     generated::api::{

@@ -16,7 +16,7 @@ use crate::{
         Recheck, Reply, Response, WithETag,
         call::sealed::{PageParams, ToRequest},
         check_ids,
-        pages::PageWire,
+        page::PageWire,
     },
     event::Extra,
     generated::api::{

@@ -1,12 +1,13 @@
 //! A client and its settings, all checked before the first call.
 
-use std::{env, error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{env, fmt, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use tokio::sync::OnceCell;
 use url::{Host, Url};
 
 use super::{
+    build_error::BuildError,
     credentials::{Credentials, Given, TokenSource},
     ids,
     retry::{Budget, RetryPolicy, TokenBucket},
@@ -331,47 +332,6 @@ fn user_agent(suffix: Option<&str>) -> Result<HeaderValue, BuildError> {
     HeaderValue::from_str(&text).map_err(|error| {
         BuildError::new("the user agent is not a valid header value").caused_by(error)
     })
-}
-
-/// Why a client cannot be built; see [`ClientBuilder::build`]. It repeats no part of a credential.
-pub struct BuildError {
-    why: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
-}
-
-impl BuildError {
-    pub(crate) fn new(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            source: None,
-        }
-    }
-
-    pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
-        self
-    }
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
-    }
-}
-
-impl fmt::Debug for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BuildError")
-            .field("why", &self.why)
-            .field("source", &self.source)
-            .finish()
-    }
-}
-
-impl StdError for BuildError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::{
     etag::ETag,
     exchange::{Built, NotBuilt, exchange},
     idempotency, ids,
-    pages::Page,
+    page::Page,
     response::Response,
     retry::{
         RetryPolicy, RetryStop,

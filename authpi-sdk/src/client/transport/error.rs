@@ -8,7 +8,7 @@ use url::Url;
 use super::{
     etag::ETag,
     response::{ApiErrorBody, Response},
-    retry::{RetryReason, RetryStop},
+    retry_reason::{RetryReason, RetryStop},
 };
 use crate::generated::api::types::{ErrorCode, FieldError};
 

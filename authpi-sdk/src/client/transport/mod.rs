@@ -2,9 +2,10 @@
 //! and sent with a credential (`credentials/`) under one deadline, again where that is safe
 //! (`retry/`), and the answer becomes a value (`response.rs`) or an [`Error`]. `call.rs` is that
 //! way from end to end; `builder.rs` and `tls.rs` are the client's settings, `account.rs` finds the
-//! account, and `pages/` makes one call per page.
+//! account, and `pages.rs` makes one call per page.
 
 mod account;
+mod build_error;
 mod builder;
 pub(crate) mod call;
 mod credentials;
@@ -13,15 +14,18 @@ pub(crate) mod etag;
 mod exchange;
 pub(crate) mod idempotency;
 pub(crate) mod ids;
-pub(crate) mod pages;
+pub(crate) mod page;
+mod pages;
 mod response;
 pub mod retry;
+mod retry_reason;
 mod telemetry;
 mod tls;
 
 pub use account::WhoAmI;
+pub use build_error::BuildError;
 pub use builder::{
-    BuildError, Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT,
+    Client, ClientBuilder, DEFAULT_ATTEMPT_TIMEOUT, DEFAULT_BASE_URL, DEFAULT_TIMEOUT,
 };
 pub(crate) use call::{Attempt, Recheck, Reply, check_ids, deadline};
 pub use call::{Call, Conditional, Keyed, Operation, Paged, WithETag, WithReplay};
@@ -29,6 +33,7 @@ pub use credentials::{AccessToken, TokenSource};
 pub use error::Error;
 pub use etag::{ETag, InvalidETag};
 pub(crate) use exchange::{Built, NotBuilt, Request};
-pub use pages::{Items, Page, Pages};
+pub use page::Page;
+pub use pages::{Items, Pages};
 pub(crate) use response::Response;
 pub use retry::{RetryPolicy, RetryStop};

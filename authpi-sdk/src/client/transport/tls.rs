@@ -1,6 +1,6 @@
 //! TLS for the client. What is missing is an error here, and never a panic or a failed call later.
 
-use super::builder::BuildError;
+use super::build_error::BuildError;
 
 /// Gives the HTTP client its TLS. An address that needs none needs no certificates either.
 #[cfg(feature = "rustls")]

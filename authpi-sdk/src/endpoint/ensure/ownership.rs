@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     RawJson,
     client::{Client, Error, Webhook, WebhookSpec, transport::idempotency},
-    hex::hex,
+    hex,
     json::{FromRaw as _, members},
 };
 
@@ -166,12 +166,15 @@ fn derived(
         mac.update(part.unwrap_or_default());
     }
     mac.update(&generation.to_le_bytes());
-    Ok(format!("ensure-{}", hex(&mac.finalize().into_bytes())))
+    Ok(format!(
+        "ensure-{}",
+        hex::encode(&mac.finalize().into_bytes())
+    ))
 }
 
 /// Tells which key it was, and not the key.
 fn fingerprint(idempotency_key: &str) -> String {
-    hex(&Sha256::digest(idempotency_key)[..8])
+    hex::encode(&Sha256::digest(idempotency_key)[..8])
 }
 
 #[cfg(test)]

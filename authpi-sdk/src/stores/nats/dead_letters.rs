@@ -11,8 +11,10 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
-    Nats, names,
-    queue::{AnyError, Queue, event_headers, found, key, timestamp},
+    Nats,
+    failure::AnyError,
+    names,
+    queue::{Queue, event_headers, found, key, timestamp},
 };
 use crate::{
     event::Event,

@@ -15,8 +15,9 @@ use async_nats::{
     },
 };
 
-use super::queue::AnyError;
 use crate::ledger::{LedgerError, LedgerErrorKind};
+
+pub(super) type AnyError = Box<dyn Error + Send + Sync>;
 
 /// What an error says: about the message, or about the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! How endpoints and events are called in NATS, where a name is a token of a subject, a file's name
 //! or a line of a header.
 
-use crate::{hex::sha256_hex, ledger::EventKey};
+use crate::{hex, ledger::EventKey};
 
 /// Stream and subjects of one inbox.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ pub(super) fn token(name: &str) -> String {
         byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
     });
     if token.len() > MAX_BYTES {
-        format!("~{}", sha256_hex(name.as_bytes()))
+        format!("~{}", hex::sha256(name.as_bytes()))
     } else {
         token
     }
@@ -90,8 +90,9 @@ pub(super) fn read(escaped: &str) -> Option<String> {
     let mut out = Vec::with_capacity(escaped.len());
     while let Some(byte) = bytes.next() {
         out.push(if byte == b'=' {
-            let mut half = || char::from(bytes.next()?).to_digit(16);
-            u8::try_from(half()? * 16 + half()?).ok()?
+            let mut decoded = [0];
+            hex::decode_into(&mut decoded, &[bytes.next()?, bytes.next()?])?;
+            decoded[0]
         } else {
             byte
         });

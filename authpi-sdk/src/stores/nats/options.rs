@@ -19,12 +19,13 @@ use tokio::time::timeout;
 use super::{
     Nats, Shared,
     dead_letters::Letters,
+    failure::AnyError,
     failure::{Said, Unconnected},
     names::Names,
-    queue::{AnyError, Queue},
+    queue::Queue,
 };
 use crate::{
-    Clock,
+    Clock, hex,
     ledger::{Ledger, LedgerError},
     stores::timeout::{BadName, TIMEOUT},
     telemetry::LogLimit,
@@ -340,18 +341,19 @@ fn credentials(url: &str) -> Result<(ServerAddr, ConnectOptions), AnyError> {
 
 /// A part of a URL without its escapes.
 fn decoded(part: &str) -> Result<String, AnyError> {
-    let mut bytes = part.bytes();
+    let mut bytes = part.as_bytes().iter();
     let mut out = Vec::with_capacity(part.len());
-    while let Some(byte) = bytes.next() {
-        let mut ahead = bytes.clone();
-        let mut half = || u8::try_from(char::from(ahead.next()?).to_digit(16)?).ok();
-        match (byte, half(), half()) {
-            (b'%', Some(high), Some(low)) => {
-                out.push(high << 4 | low);
-                bytes = ahead;
-            }
-            _ => out.push(byte),
+    while let Some(&byte) = bytes.next() {
+        let digits = bytes.as_slice().get(..2).filter(|_| byte == b'%');
+        let mut decoded = [byte];
+        if let Some(digits) = digits
+            && hex::decode_into(&mut decoded, digits).is_some()
+        {
+            bytes = bytes.as_slice()[2..].iter();
+        } else {
+            decoded = [byte];
         }
+        out.push(decoded[0]);
     }
     String::from_utf8(out).map_err(|_| "the credentials in the URL are not UTF-8".into())
 }

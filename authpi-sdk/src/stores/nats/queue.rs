@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    error::Error,
     fmt,
     future::poll_fn,
     pin::Pin,
@@ -34,7 +33,7 @@ use tokio::{
 };
 
 use super::{
-    failure::{Denied, Said, Verdict},
+    failure::{AnyError, Denied, Said, Verdict},
     in_flight::Ticket,
     names::{self, Names},
 };
@@ -42,8 +41,6 @@ use crate::{
     ledger::{Digest, EventKey, LedgerError, LedgerErrorKind, probe},
     stores::timeout::within,
 };
-
-pub(super) type AnyError = Box<dyn Error + Send + Sync>;
 
 /// How many messages of an endpoint may be out of the stream and not settled: being handled, or
 /// waiting for another try.

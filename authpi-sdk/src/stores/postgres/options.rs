@@ -18,7 +18,7 @@ use super::{
 use crate::{
     ledger::{
         DEFAULT_RETENTION, LedgerError, TransactionPermits,
-        probe::{probe_inbox, probe_ledger},
+        open_check::{probe_inbox, probe_ledger},
     },
     stores::timeout::{Nonces, TIMEOUT, millis, within},
 };
@@ -109,7 +109,8 @@ impl PostgresOptions {
     /// # Errors
     /// As for [`Postgres::open`]; and when the prefix or the schema's name cannot be used.
     pub async fn open(self, pool: PgPool) -> Result<Postgres, LedgerError> {
-        let tables = Tables::of(&self).map_err(|error| LedgerError::new("open", error))?;
+        let tables = Tables::new(&self.prefix, self.schema.as_deref())
+            .map_err(|error| LedgerError::new("open", error))?;
         let migrated = async {
             let mut connection = Borrowed::from(&pool).await?;
             let done = migrate(&mut connection, &tables).await;
@@ -142,7 +143,8 @@ impl PostgresOptions {
     /// # Errors
     /// As for [`Postgres::connect`]; and when the prefix or the schema's name cannot be used.
     pub async fn connect(self, url: &str) -> Result<Postgres, LedgerError> {
-        let tables = Tables::of(&self).map_err(|error| LedgerError::new("open", error))?;
+        let tables = Tables::new(&self.prefix, self.schema.as_deref())
+            .map_err(|error| LedgerError::new("open", error))?;
         let server: PgConnectOptions = url
             .parse()
             .map_err(|error: sqlx::Error| LedgerError::new("open", error))?;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
-use super::{PostgresOptions, connection::sqlstate_among};
+use super::connection::sqlstate_among;
 use crate::{ledger::LedgerError, stores::timeout::BadName};
 
 pub(super) const DEFAULT_PREFIX: &str = "authpi_";
@@ -81,7 +81,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn of(options: &PostgresOptions) -> Result<Self, BadName> {
+    pub(super) fn new(prefix: &str, schema: Option<&str>) -> Result<Self, BadName> {
         let usable = |name: &str, most| {
             name.len() <= most
                 && name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
@@ -89,29 +89,29 @@ impl Tables {
                     other.is_ascii_lowercase() || other.is_ascii_digit() || other == '_'
                 })
         };
-        if !usable(&options.prefix, 40) {
+        if !usable(prefix, 40) {
             let allowed = "small letters, digits and _, at most 40, not beginning with a digit";
             return Err(BadName {
                 what: "a prefix of tables",
-                name: options.prefix.clone(),
+                name: prefix.to_owned(),
                 allowed,
             });
         }
-        let schema = match &options.schema {
+        let schema = match schema {
             None => String::new(),
             Some(schema) if usable(schema, 63) => format!("\"{schema}\"."),
             Some(schema) => {
                 let allowed = "small letters, digits and _, at most 63, not beginning with a digit";
                 return Err(BadName {
                     what: "a schema",
-                    name: schema.clone(),
+                    name: schema.to_owned(),
                     allowed,
                 });
             }
         };
         Ok(Self {
             schema,
-            prefix: options.prefix.clone(),
+            prefix: prefix.to_owned(),
         })
     }
 
@@ -303,12 +303,11 @@ impl std::error::Error for OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::postgres::Postgres;
 
     #[test]
     fn only_harmless_names_reach_a_statement() {
         for name in ["authpi_", "a", "_", "a1_", &"x".repeat(40)] {
-            let tables = Tables::of(&Postgres::options().prefix(name).schema(name)).unwrap();
+            let tables = Tables::new(name, Some(name)).unwrap();
             assert_eq!(
                 (tables.prefix, tables.schema),
                 (name.to_owned(), format!("\"{name}\"."))
@@ -333,11 +332,11 @@ mod tests {
         ];
         for name in bad {
             assert!(
-                Tables::of(&Postgres::options().prefix(name)).is_err(),
+                Tables::new(name, None).is_err(),
                 "the prefix {name:?} was let through"
             );
             assert!(
-                Tables::of(&Postgres::options().schema(name)).is_err(),
+                Tables::new(DEFAULT_PREFIX, Some(name)).is_err(),
                 "the schema {name:?} was let through"
             );
         }

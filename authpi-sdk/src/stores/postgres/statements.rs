@@ -269,11 +269,11 @@ impl Statements {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::postgres::Postgres;
+    use crate::stores::postgres::schema::DEFAULT_PREFIX;
 
     #[test]
     fn every_place_in_a_statement_is_filled_in() {
-        let tables = Tables::of(&Postgres::options().schema("hooks")).unwrap();
+        let tables = Tables::new(DEFAULT_PREFIX, Some("hooks")).unwrap();
         let Statements {
             claim,
             renew,

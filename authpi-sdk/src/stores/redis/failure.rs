@@ -4,7 +4,6 @@ use std::{error::Error, fmt, time::Duration};
 
 use redis::{ErrorKind, RedisError};
 
-use super::connection::RedisConnection;
 use crate::ledger::{LedgerError, LedgerErrorKind};
 
 pub(super) type StepError = Box<dyn Error + Send + Sync>;
@@ -54,33 +53,25 @@ fn kind(error: &RedisError) -> LedgerErrorKind {
     }
 }
 
-/// The error of a step, which says more where it came from the server. `own` is the ledger's
-/// connection, if it made it.
-pub(super) fn failed(
-    step: &'static str,
-    error: StepError,
-    own: Option<&RedisConnection>,
-) -> LedgerError {
+/// The error of a step, which says more where it came from the server. `server` is the
+/// address of a connection that the ledger made.
+pub(super) fn failed(step: &'static str, error: StepError, server: Option<&str>) -> LedgerError {
     match error.downcast::<RedisError>() {
         Ok(error) => {
             let kind = kind(&error);
-            LedgerError::new(step, Failed::new(*error, own)).with_kind(kind)
+            LedgerError::new(step, Failed::new(*error, server)).with_kind(kind)
         }
         Err(error) => LedgerError::new(step, error),
     }
 }
 
 /// A step took too long.
-pub(super) fn too_slow(
-    step: &'static str,
-    limit: Duration,
-    own: Option<&RedisConnection>,
-) -> LedgerError {
+pub(super) fn too_slow(step: &'static str, limit: Duration, server: Option<&str>) -> LedgerError {
     LedgerError::new(
         step,
         TooSlow {
             limit,
-            server: own.map(|own| own.server().to_owned()),
+            server: server.map(str::to_owned),
         },
     )
 }
@@ -111,10 +102,10 @@ struct Failed {
 }
 
 impl Failed {
-    fn new(error: RedisError, own: Option<&RedisConnection>) -> Self {
+    fn new(error: RedisError, server: Option<&str>) -> Self {
         Self {
             error,
-            server: own.map(|own| own.server().to_owned()),
+            server: server.map(str::to_owned),
         }
     }
 }

@@ -37,10 +37,10 @@ use tokio::time::{Instant, timeout};
 use self::failure::{Foreign, StepError, Unfit};
 use super::timeout::{BadName, Nonces, TIMEOUT, millis};
 use crate::{
-    hex::{push_hex, unhex},
+    hex,
     ledger::{
         Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, LeaseStatus, Ledger, LedgerError,
-        LedgerErrorKind, Token, probe,
+        LedgerErrorKind, Token, open_check::probe_ledger, probe,
     },
 };
 
@@ -257,11 +257,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
                 done => done,
             }
         });
+        let server = own.map(RedisConnection::server);
         match done.await {
-            Ok(done) => done.map_err(|error| failure::failed(step, error, own)),
+            Ok(done) => done.map_err(|error| failure::failed(step, error, server)),
             Err(_) => Err(match own.and_then(|own| own.unanswered(began)) {
                 Some(unconnected) => LedgerError::new(step, unconnected),
-                None => failure::too_slow(step, self.shared.timeout, own),
+                None => failure::too_slow(step, self.shared.timeout, server),
             }),
         }
     }
@@ -532,7 +533,7 @@ impl RedisOptions {
         ledger.check_role().await?;
         ledger.check_version().await?;
         ledger.check_scripts().await?;
-        probe::probe_ledger(&ledger).await?;
+        probe_ledger(&ledger).await?;
         Ok(ledger)
     }
 
@@ -699,9 +700,9 @@ fn mark(state: State, Token { attempt, nonce }: Token) -> String {
     let mut text = String::with_capacity(MAX_RECORD_BYTES);
     text.push_str(state.letter());
     text.push(':');
-    push_hex(&mut text, &attempt.to_be_bytes());
+    hex::push(&mut text, &attempt.to_be_bytes());
     text.push(':');
-    push_hex(&mut text, &nonce.to_be_bytes());
+    hex::push(&mut text, &nonce.to_be_bytes());
     text
 }
 
@@ -713,7 +714,7 @@ impl Record {
         let mut text = mark(self.state, self.token);
         // Writing to a string does not fail.
         let _ = write!(text, ":{}:", self.retention);
-        push_hex(&mut text, &self.first_digest.to_bytes());
+        hex::push(&mut text, &self.first_digest.to_bytes());
         text
     }
 
@@ -721,7 +722,7 @@ impl Record {
         let (record, digest) = Self::split(value).ok_or(Foreign::Unknown)?;
         let first_digest = match Digest::from_hex(digest) {
             Some(first_digest) => first_digest,
-            None if unhex::<32>(digest).is_some() => return Err(Foreign::Unreleased),
+            None if hex::decode::<32>(digest).is_some() => return Err(Foreign::Unreleased),
             None => return Err(Foreign::Unknown),
         };
         Ok(Self {

@@ -4,13 +4,13 @@
 use std::{
     error::Error,
     fmt, fs,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use sqlx::{Row as _, SqliteConnection};
 
-use super::schema::OpenError;
+use super::open_error::OpenError;
 
 /// Makes the file, if there is none, and may be made: SQLite would make it readable for others. Its
 /// companions (`-wal`, `-shm`) get its mode from SQLite.
@@ -180,15 +180,3 @@ impl fmt::Display for Gone {
 }
 
 impl Error for Gone {}
-
-/// For `OpenError`.
-pub(super) fn kind_of_io(error: &io::Error) -> crate::ledger::LedgerErrorKind {
-    use crate::ledger::LedgerErrorKind as Kind;
-    match error.kind() {
-        ErrorKind::PermissionDenied
-        | ErrorKind::ReadOnlyFilesystem
-        | ErrorKind::StorageFull
-        | ErrorKind::QuotaExceeded => Kind::CannotWrite,
-        _ => Kind::Unreachable,
-    }
-}

@@ -11,8 +11,9 @@
 //! What a step does is in [steps], in the words of [statements]; the tables are in [schema], the
 //! [file] itself in its own.
 
+mod failure;
 mod file;
-mod kind;
+mod open_error;
 mod options;
 mod queue;
 mod schema;
@@ -36,14 +37,15 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-pub use self::{options::SqliteOptions, transaction::SqliteTransaction};
 use self::{
-    queue::{Failure, Reply, Request, Wanted},
+    failure::{Closed, Failure, Reply, kind_of},
+    queue::{Request, Wanted},
     steps::{
         AppendStep, BacklogStep, Change, ChangeStep, ClaimStep, DeadLettersStep, ForgetStep,
         LeaseNextStep, PurgeStep, ReplayStep, Step, WakeStep,
     },
 };
+pub use self::{options::SqliteOptions, transaction::SqliteTransaction};
 use crate::ledger::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger,
     LedgerError, NextEvent, OrderedInbox, Token, TransactionPermits, dead_letter::log_replayed,
@@ -240,6 +242,11 @@ impl Sqlite {
         self.request(name, |reply| Wanted::step(step, reply)).await
     }
 
+    async fn begin_transaction(&self) -> Result<SqliteTransaction, LedgerError> {
+        self.request("begin a transaction", Wanted::Transaction)
+            .await
+    }
+
     async fn request<T>(
         &self,
         name: &'static str,
@@ -247,7 +254,7 @@ impl Sqlite {
     ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let failed = |failure: Failure| {
-            let kind = kind::of_failure(&failure);
+            let kind = kind_of(&failure);
             LedgerError::new(name, failure).with_kind(kind)
         };
         self.requests
@@ -426,15 +433,3 @@ impl Inbox for Sqlite {
 }
 
 impl OrderedInbox for Sqlite {}
-
-/// The writer is gone.
-#[derive(Debug)]
-struct Closed;
-
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the ledger is closed, or the runtime in which it was opened has ended")
-    }
-}
-
-impl std::error::Error for Closed {}

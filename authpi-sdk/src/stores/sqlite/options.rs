@@ -14,8 +14,9 @@ use tokio::{
 use super::{
     Sqlite,
     file::{OpenFile, prepare},
+    open_error::{OpenError, Unusable},
     queue::{Queue, ROOM},
-    schema::{OpenError, Unusable, connect_and_migrate, is_busy},
+    schema::{connect_and_migrate, is_busy},
     steps::Records,
     transaction::nest,
     writer::Writer,
@@ -24,7 +25,7 @@ use crate::{
     Clock,
     ledger::{
         DEFAULT_RETENTION, LedgerError, TransactionPermits,
-        probe::{probe_inbox, probe_ledger},
+        open_check::{probe_inbox, probe_ledger},
     },
 };
 

@@ -3,8 +3,6 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    error::Error,
-    fmt,
     future::{Future, pending},
     pin::Pin,
     time::Duration,
@@ -17,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    failure::{Failure, Occupied, Reply},
     steps::{Records, Step},
     transaction::SqliteTransaction,
 };
@@ -26,10 +25,6 @@ pub(super) const ROOM: usize = 1024;
 /// How many steps share a flush, at most. Enough for a flush to be a small part of the whole, and
 /// few enough for the file to be free for other processes every few milliseconds.
 pub(super) const GROUP: usize = 256;
-
-/// Why a step did not take place.
-pub(super) type Failure = Box<dyn Error + Send + Sync>;
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 
 pub(super) struct Request {
     pub(super) asked_at: Instant,
@@ -274,21 +269,3 @@ impl Queue {
         !self.closed && self.waiting() < ROOM
     }
 }
-
-/// Others wrote for longer than one waits.
-#[derive(Debug)]
-pub(super) struct Occupied {
-    busy_timeout: Duration,
-}
-
-impl fmt::Display for Occupied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { busy_timeout } = self;
-        write!(
-            f,
-            "the ledger's file was locked for {busy_timeout:?}, by handlers in their transactions or by another process"
-        )
-    }
-}
-
-impl Error for Occupied {}

@@ -1,14 +1,9 @@
 //! The tables, and how a file is brought up to date when it is opened.
 
-use std::{fmt, io, path::PathBuf};
-
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{
-    file::{OpenFile, kind_of_io},
-    kind,
-};
-use crate::ledger::{LedgerError, LedgerErrorKind};
+use super::{failure::kind_of_sqlite, file::OpenFile, open_error::OpenError};
+use crate::ledger::LedgerErrorKind;
 
 /// The version of the first tables. Tables of lower versions were never released.
 const FIRST: i64 = 8;
@@ -82,7 +77,12 @@ pub(super) async fn connect_and_migrate(
     let done = match version(&mut connection).await? {
         0 => 0,
         found if found < FIRST => return Err(OpenError::Unreleased { found }),
-        found if found > VERSION => return Err(OpenError::TooNew { found }),
+        found if found > VERSION => {
+            return Err(OpenError::TooNew {
+                found,
+                newest: VERSION,
+            });
+        }
         found => found - FIRST + 1,
     };
     for migration in MIGRATIONS
@@ -118,110 +118,5 @@ async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> 
 }
 
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
-    kind::of_sqlite(error) == LedgerErrorKind::Busy
-}
-
-#[derive(Debug)]
-pub(super) enum OpenError {
-    Sqlite(sqlx::Error),
-    TooNew {
-        found: i64,
-    },
-    Unreleased {
-        found: i64,
-    },
-    /// In memory, or in a file that SQLite removes.
-    KeepsNothing,
-    NotWal {
-        mode: String,
-    },
-    NoFolder {
-        folder: PathBuf,
-    },
-    Io(io::Error),
-    /// It was opened, and a step of the ledger failed.
-    Step(LedgerError),
-}
-
-impl OpenError {
-    pub(super) fn kind(&self) -> LedgerErrorKind {
-        match self {
-            Self::Sqlite(error) => kind::of_sqlite(error),
-            Self::Io(error) => kind_of_io(error),
-            Self::Step(error) => error.kind(),
-            _ => LedgerErrorKind::CannotWrite,
-        }
-    }
-}
-
-impl From<sqlx::Error> for OpenError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Unusable {
-    pub(super) path: PathBuf,
-    pub(super) cause: OpenError,
-}
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        match &self.cause {
-            OpenError::KeepsNothing => write!(
-                f,
-                "\"{path}\" names a database that is not kept in a file: give the path of a file, or use Sqlite::in_memory()"
-            ),
-            OpenError::NotWal { mode } => {
-                write!(
-                    f,
-                    "{path} is used with journal_mode={mode}, and the ledger needs WAL: keep the file on a local disk"
-                )
-            }
-            OpenError::NoFolder { folder } => {
-                write!(
-                    f,
-                    "could not create {path}: the folder {} does not exist",
-                    folder.display()
-                )
-            }
-            OpenError::Io(_) => write!(f, "could not create {path}"),
-            OpenError::Step(error) if error.kind() == LedgerErrorKind::CannotWrite => write!(
-                f,
-                "{path} was opened and cannot be written: the file, its -wal and -shm, and their folder must be writable"
-            ),
-            OpenError::Step(_) => write!(
-                f,
-                "{path} was opened, but a first event could not be recorded in it"
-            ),
-            OpenError::Sqlite(_) => write!(f, "{path} cannot be used as a SQLite database"),
-            OpenError::TooNew { found } => write!(
-                f,
-                "{path} has version {found} of the ledger's tables, and this authpi-sdk knows them up to version \
-                 {VERSION}: use the authpi-sdk that made them, or a later one"
-            ),
-            OpenError::Unreleased { found } => write!(
-                f,
-                "{path} has version {found} of the ledger's tables, made by an unreleased authpi-sdk: \
-                 open another file, or drop the tables whose names begin with authpi_"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Unusable {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            OpenError::Sqlite(error) => Some(error),
-            OpenError::Io(error) => Some(error),
-            OpenError::Step(error) => Some(error),
-            OpenError::TooNew { .. }
-            | OpenError::Unreleased { .. }
-            | OpenError::KeepsNothing
-            | OpenError::NotWal { .. }
-            | OpenError::NoFolder { .. } => None,
-        }
-    }
+    kind_of_sqlite(error) == LedgerErrorKind::Busy
 }

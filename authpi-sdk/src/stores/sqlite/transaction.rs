@@ -14,8 +14,8 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::oneshot;
 
 use super::{
-    Closed, Sqlite, kind,
-    queue::{Reply, Wanted},
+    Sqlite,
+    failure::{Closed, Reply, kind_of},
     steps::Records,
 };
 use crate::ledger::{
@@ -130,8 +130,7 @@ impl Transactional for Sqlite {
     type Transaction = SqliteTransaction;
 
     async fn begin(&self) -> Result<SqliteTransaction, LedgerError> {
-        self.request("begin a transaction", Wanted::Transaction)
-            .await
+        self.begin_transaction().await
     }
 
     fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
@@ -166,7 +165,7 @@ impl Transactional for Sqlite {
         }
         match answer.await {
             Ok(done) => done.map_err(|error| {
-                let kind = kind::of_failure(&error);
+                let kind = kind_of(&error);
                 LedgerError::new(STEP, error).with_kind(kind)
             }),
             Err(_) => Err(LedgerError::new(STEP, Closed)),

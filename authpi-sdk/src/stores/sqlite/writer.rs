@@ -14,8 +14,9 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::oneshot;
 
 use super::{
+    failure::{Failure, Reply},
     file::{Gone, OpenFile},
-    queue::{Asked, Failure, Queue, Reply},
+    queue::{Asked, Queue},
     steps::{PruneStep, Records},
     transaction::{Returned, SqliteTransaction, Wish},
 };

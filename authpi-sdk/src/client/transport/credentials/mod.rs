@@ -18,7 +18,7 @@ pub use source::{AccessToken, TokenSource};
 
 use self::{refreshing::Renewed, source::AnySource};
 use super::{
-    builder::BuildError,
+    build_error::BuildError,
     error::{Error, Kind},
     ids,
 };

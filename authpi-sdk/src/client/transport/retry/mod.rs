@@ -19,9 +19,10 @@ mod classify;
 
 use std::{sync::Arc, time::Duration};
 
+pub use super::retry_reason::{RetryReason, RetryStop};
 pub use backoff::{Backoff, ExponentialBackoff};
 pub use budget::{Budget, TokenBucket, Unlimited};
-pub use classify::{DefaultClassifier, FailedAttempt, RetryClassifier, RetryReason, RetryStop};
+pub use classify::{DefaultClassifier, FailedAttempt, RetryClassifier};
 
 /// How many attempts a call gets by default: the first and four repeats. With the
 /// default pauses (1.5 s together on average, 3 s at most) they fit ten times into the default

@@ -12,8 +12,7 @@ use std::{
 use futures_core::Stream;
 use sha2::{Digest as _, Sha256};
 
-use super::Page;
-use crate::client::transport::{Call, Error, Paged, Response};
+use super::{Call, Error, Paged, Response, page::Page};
 
 impl<O: Paged> Call<O> {
     /// All pages of the list, one after the other, beginning at the [`cursor`](Call::cursor) if one

@@ -1,0 +1,7 @@
+//! The HTTP client of deliveries, and the hosts that it may send to.
+
+mod hosts;
+mod send;
+
+pub(crate) use hosts::Hosts;
+pub(crate) use send::{Outgoing, Sender};

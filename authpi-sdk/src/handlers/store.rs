@@ -1,0 +1,27 @@
+use crate::ledger::{Ledger, Transactional};
+
+/// The store of [`Handlers`](super::Handlers) that take no [`Tx`](crate::ledger::Tx): they run with every ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AnyStore;
+
+/// A ledger with which [`Handlers`](super::Handlers) of the store `H` can run. Every ledger runs the handlers of
+/// [`AnyStore`]. Handlers that take a [`Tx`](crate::ledger::Tx) run only with the store of that `Tx`; any other ledger
+/// does not compile.
+pub trait SupportsHandlers<H>: Ledger {
+    /// The store in which the handlers begin their transactions.
+    #[doc(hidden)]
+    fn handler_store(&self) -> H;
+}
+
+impl<L: Ledger> SupportsHandlers<AnyStore> for L {
+    fn handler_store(&self) -> AnyStore {
+        AnyStore
+    }
+}
+
+impl<L: Transactional> SupportsHandlers<L> for L {
+    fn handler_store(&self) -> L {
+        self.clone()
+    }
+}
