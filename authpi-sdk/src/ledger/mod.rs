@@ -25,6 +25,7 @@ mod lease_keeper;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 pub(crate) mod open_check;
 pub(crate) mod probe;
+mod record_state;
 mod transaction;
 
 use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
@@ -43,6 +44,7 @@ pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};
 pub(crate) use health_probe::{Probes, Target};
 pub use inbox::{Appended, Backlog, Inbox, LeasedEvent, NextEvent, OrderedInbox};
 pub(crate) use lease_keeper::LeaseKeeper;
+pub(crate) use record_state::RecordState;
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
 /// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id,

@@ -19,7 +19,7 @@ use crate::{
     Clock,
     ledger::{
         Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, LeaseStatus, Ledger, LedgerError,
-        Token,
+        RecordState, Token,
     },
     telemetry,
 };
@@ -151,8 +151,8 @@ impl Ledger for Memory {
         completion: Completion,
     ) -> Result<LeaseStatus, LedgerError> {
         let state = match completion {
-            Completion::Handled => State::Handled,
-            Completion::Dead { .. } => State::Dead,
+            Completion::Handled => RecordState::Handled,
+            Completion::Dead { .. } => RecordState::Dead,
         };
         Ok(self.lock().complete(key, token, state))
     }
@@ -207,21 +207,12 @@ const NONE: u32 = u32::MAX;
 /// Records per chunk of the slab (about 350 KiB).
 const CHUNK: usize = 1 << 12;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Claimed,
-    Pending,
-    Handled,
-    Dead,
-}
-
-impl State {
-    const fn list(self) -> usize {
-        match self {
-            Self::Claimed => CLAIMED,
-            Self::Pending => PENDING,
-            Self::Handled | Self::Dead => FINISHED,
-        }
+/// The list that records of a state are in.
+const fn list_of(state: RecordState) -> usize {
+    match state {
+        RecordState::Claimed => CLAIMED,
+        RecordState::Pending => PENDING,
+        RecordState::Handled | RecordState::Dead => FINISHED,
     }
 }
 
@@ -243,7 +234,7 @@ struct Record {
     newer: u32,
     /// The next record with the same hash.
     chained: u32,
-    state: State,
+    state: RecordState,
 }
 
 #[derive(Clone, Copy)]
@@ -317,11 +308,11 @@ impl Records {
             let first_digest = record.first_digest;
             let left = Duration::from_micros(record.at.saturating_sub(now).try_into().unwrap_or(0));
             match record.state {
-                State::Claimed if !left.is_zero() => {
+                RecordState::Claimed if !left.is_zero() => {
                     return Ok(Claim::InFlight { lease_left: left });
                 }
-                State::Pending if !left.is_zero() => return Ok(Claim::NotYet { wait: left }),
-                State::Claimed | State::Pending => {
+                RecordState::Pending if !left.is_zero() => return Ok(Claim::NotYet { wait: left }),
+                RecordState::Claimed | RecordState::Pending => {
                     let nonce = self.mint();
                     let record = self.get_mut(slot);
                     record.attempt = record.attempt.saturating_add(1);
@@ -330,20 +321,24 @@ impl Records {
                         attempt: record.attempt,
                         nonce,
                     };
-                    self.enter(slot, State::Claimed, now.saturating_add(micros(lease)));
+                    self.enter(
+                        slot,
+                        RecordState::Claimed,
+                        now.saturating_add(micros(lease)),
+                    );
                     return Ok(Claim::Granted {
                         token,
                         first_digest,
                     });
                 }
-                State::Handled if record.at.saturating_add(retention) > now => {
+                RecordState::Handled if record.at.saturating_add(retention) > now => {
                     return Ok(Claim::Handled { first_digest });
                 }
-                State::Dead if record.at.saturating_add(retention) > now => {
+                RecordState::Dead if record.at.saturating_add(retention) > now => {
                     return Ok(Claim::Dead { first_digest });
                 }
                 // Past its retention, and not pruned yet: as if it were gone.
-                State::Handled | State::Dead => self.remove(slot),
+                RecordState::Handled | RecordState::Dead => self.remove(slot),
             }
         }
         while self.used >= self.capacity {
@@ -372,11 +367,11 @@ impl Records {
             return LeaseStatus::Lost;
         };
         let until = self.now().saturating_add(micros(lease));
-        self.enter(slot, State::Claimed, until);
+        self.enter(slot, RecordState::Claimed, until);
         LeaseStatus::Held
     }
 
-    fn complete(&mut self, key: &EventKey, token: Token, state: State) -> LeaseStatus {
+    fn complete(&mut self, key: &EventKey, token: Token, state: RecordState) -> LeaseStatus {
         if let Some(slot) = self.held(key, token) {
             let now = self.now();
             self.enter(slot, state, now);
@@ -397,7 +392,7 @@ impl Records {
             return LeaseStatus::Lost;
         };
         let until = self.now().saturating_add(micros(pause));
-        self.enter(slot, State::Pending, until);
+        self.enter(slot, RecordState::Pending, until);
         LeaseStatus::Held
     }
 
@@ -412,7 +407,7 @@ impl Records {
     fn held(&self, key: &EventKey, token: Token) -> Option<u32> {
         let slot = self.find(self.hash(key.endpoint(), key.event_id()), key)?;
         let record = self.get(slot);
-        (record.state == State::Claimed && record.token() == token).then_some(slot)
+        (record.state == RecordState::Claimed && record.token() == token).then_some(slot)
     }
 
     /// Drops a few records whose retention is over. An abandoned claim or attempt counts from when
@@ -504,7 +499,7 @@ impl Records {
             older: NONE,
             newer: NONE,
             chained: NONE,
-            state: State::Claimed,
+            state: RecordState::Claimed,
         };
         let slot = if let Some(slot) = self.free.pop() {
             *self.get_mut(slot) = record;
@@ -588,12 +583,12 @@ impl Records {
     }
 
     /// Moves a record to the newest end of the list of `state`.
-    fn enter(&mut self, slot: u32, state: State, at: i64) {
+    fn enter(&mut self, slot: u32, state: RecordState, at: i64) {
         self.unlink(slot);
         let record = self.get_mut(slot);
         record.state = state;
         record.at = at;
-        self.append(slot, state.list());
+        self.append(slot, list_of(state));
     }
 
     fn append(&mut self, slot: u32, list: usize) {
@@ -615,7 +610,7 @@ impl Records {
             state,
             ..
         } = *self.get(slot);
-        let list = state.list();
+        let list = list_of(state);
         if older == NONE {
             self.lists[list].oldest = newer;
         } else {

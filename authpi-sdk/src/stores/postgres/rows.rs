@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use sqlx::{Row as _, postgres::PgRow};
 
 use crate::ledger::{
-    Claim, Digest, EventKey, LeasedEvent, NextEvent, Token, dead_letter::timestamp,
+    Claim, Digest, EventKey, LeasedEvent, NextEvent, RecordState, Token, dead_letter::timestamp,
 };
 
 pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, sqlx::Error> {
@@ -48,17 +48,15 @@ pub(super) fn claim_of(row: &PgRow, nonce: u64) -> Result<Claim, sqlx::Error> {
         });
     }
     let remaining = Duration::from_millis(row.try_get::<i64, _>(2)?.try_into().unwrap_or(0));
-    match row.try_get::<i16, _>(1)? {
-        0 => Ok(Claim::NotYet { wait: remaining }),
-        1 => Ok(Claim::InFlight {
+    let state: i16 = row.try_get(1)?;
+    Ok(match RecordState::from_number(state.into())? {
+        RecordState::Pending => Claim::NotYet { wait: remaining },
+        RecordState::Claimed => Claim::InFlight {
             lease_left: remaining,
-        }),
-        2 => Ok(Claim::Handled { first_digest }),
-        3 => Ok(Claim::Dead { first_digest }),
-        state => Err(sqlx::Error::Protocol(format!(
-            "the ledger's table holds a record of state {state}"
-        ))),
-    }
+        },
+        RecordState::Handled => Claim::Handled { first_digest },
+        RecordState::Dead => Claim::Dead { first_digest },
+    })
 }
 
 /// A string as Postgres can hold it: `\0` for the character NUL, which its texts cannot have, and

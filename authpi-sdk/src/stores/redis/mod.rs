@@ -40,7 +40,7 @@ use crate::{
     hex,
     ledger::{
         Claim, Completion, DEFAULT_RETENTION, Digest, EventKey, LeaseStatus, Ledger, LedgerError,
-        LedgerErrorKind, Token, open_check::probe_ledger, probe,
+        LedgerErrorKind, RecordState, Token, open_check::probe_ledger, probe,
     },
 };
 
@@ -176,7 +176,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         let key = self.key(key);
         let retention = millis(self.shared.retention);
         let fresh = Record {
-            state: State::Claimed,
+            state: RecordState::Claimed,
             token,
             retention,
             first_digest: digest,
@@ -205,9 +205,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             ..
         } = Record::read(&found)?;
         match state {
-            State::Handled => return Ok(Claim::Handled { first_digest }),
-            State::Dead => return Ok(Claim::Dead { first_digest }),
-            State::Claimed | State::Pending => {}
+            RecordState::Handled => return Ok(Claim::Handled { first_digest }),
+            RecordState::Dead => return Ok(Claim::Dead { first_digest }),
+            RecordState::Claimed | RecordState::Pending => {}
         }
         // What is left of its lease or pause only the server can tell.
         let (left, found): (i64, Vec<u8>) = self
@@ -222,14 +222,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         } = Record::read(&found)?;
         Ok(match state {
             // So it is too where a connection sent the command twice, having lost the first answer.
-            State::Claimed if holder.nonce == token.nonce => Claim::Granted {
+            RecordState::Claimed if holder.nonce == token.nonce => Claim::Granted {
                 token: holder,
                 first_digest,
             },
-            State::Claimed => Claim::InFlight { lease_left: left },
-            State::Pending => Claim::NotYet { wait: left },
-            State::Handled => Claim::Handled { first_digest },
-            State::Dead => Claim::Dead { first_digest },
+            RecordState::Claimed => Claim::InFlight { lease_left: left },
+            RecordState::Pending => Claim::NotYet { wait: left },
+            RecordState::Handled => Claim::Handled { first_digest },
+            RecordState::Dead => Claim::Dead { first_digest },
         })
     }
 
@@ -292,10 +292,10 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         step: &'static str,
         key: &EventKey,
         token: Token,
-        state: State,
+        state: RecordState,
         length: Duration,
     ) -> Result<LeaseStatus, LedgerError> {
-        let [held, changed] = [State::Claimed, state].map(|state| mark(state, token));
+        let [held, changed] = [RecordState::Claimed, state].map(|state| mark(state, token));
         let retention = millis(self.shared.retention).to_string();
         let expiry = self.expiry(length).max(1).to_string();
         self.held(
@@ -366,7 +366,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
         token: Token,
         lease: Duration,
     ) -> Result<LeaseStatus, LedgerError> {
-        self.change("renew", key, token, State::Claimed, lease)
+        self.change("renew", key, token, RecordState::Claimed, lease)
             .await
     }
 
@@ -380,8 +380,13 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
             Completion::Handled => &self.shared.handled,
             Completion::Dead { .. } => &self.shared.dead,
         };
-        self.held("complete", finish, key, &[&mark(State::Claimed, token)])
-            .await
+        self.held(
+            "complete",
+            finish,
+            key,
+            &[&mark(RecordState::Claimed, token)],
+        )
+        .await
     }
 
     async fn release(
@@ -390,7 +395,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
         token: Token,
         pause: Duration,
     ) -> Result<LeaseStatus, LedgerError> {
-        self.change(RELEASE, key, token, State::Pending, pause)
+        self.change(RELEASE, key, token, RecordState::Pending, pause)
             .await
     }
 
@@ -523,8 +528,8 @@ impl RedisOptions {
             nonces: Nonces::default(),
             claim: Loaded::new(CLAIM),
             change: Loaded::new(CHANGE),
-            handled: Loaded::new(FINISH.replace("STATE", State::Handled.letter())),
-            dead: Loaded::new(FINISH.replace("STATE", State::Dead.letter())),
+            handled: Loaded::new(FINISH.replace("STATE", letter(RecordState::Handled))),
+            dead: Loaded::new(FINISH.replace("STATE", letter(RecordState::Dead))),
         };
         let ledger = Redis {
             connection,
@@ -661,34 +666,26 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
 
 // The record.
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Pending,
-    Claimed,
-    Handled,
-    Dead,
+/// The first letter of a record.
+const fn letter(state: RecordState) -> &'static str {
+    match state {
+        RecordState::Pending => "p",
+        RecordState::Claimed => "c",
+        RecordState::Handled => "h",
+        RecordState::Dead => "d",
+    }
 }
 
-impl State {
-    const fn letter(self) -> &'static str {
-        match self {
-            Self::Pending => "p",
-            Self::Claimed => "c",
-            Self::Handled => "h",
-            Self::Dead => "d",
-        }
-    }
-
-    fn read(letter: &str) -> Option<Self> {
-        [Self::Pending, Self::Claimed, Self::Handled, Self::Dead]
-            .into_iter()
-            .find(|state| state.letter() == letter)
-    }
+fn state_of(written: &str) -> Option<RecordState> {
+    use RecordState::{Claimed, Dead, Handled, Pending};
+    [Pending, Claimed, Handled, Dead]
+        .into_iter()
+        .find(|state| letter(*state) == written)
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
-    state: State,
+    state: RecordState,
     token: Token,
     /// In milliseconds.
     retention: i64,
@@ -696,9 +693,9 @@ struct Record {
 }
 
 /// What a record in this state under this token begins with: 27 bytes.
-fn mark(state: State, Token { attempt, nonce }: Token) -> String {
+fn mark(state: RecordState, Token { attempt, nonce }: Token) -> String {
     let mut text = String::with_capacity(MAX_RECORD_BYTES);
-    text.push_str(state.letter());
+    text.push_str(letter(state));
     text.push(':');
     hex::push(&mut text, &attempt.to_be_bytes());
     text.push(':');
@@ -734,7 +731,7 @@ impl Record {
     /// All of it but the digest, and what stands in the digest's place.
     fn split(value: &[u8]) -> Option<(Self, &str)> {
         let mut parts = std::str::from_utf8(value).ok()?.split(':');
-        let state = State::read(parts.next()?)?;
+        let state = state_of(parts.next()?)?;
         let attempt = u32::from_str_radix(parts.next().filter(|hex| hex.len() == 8)?, 16).ok()?;
         let nonce = u64::from_str_radix(parts.next().filter(|hex| hex.len() == 16)?, 16).ok()?;
         let retention = parts.next()?.parse().ok()?;
@@ -826,7 +823,7 @@ return 0
 mod tests {
     use super::*;
 
-    fn record(state: State) -> Record {
+    fn record(state: RecordState) -> Record {
         let token = Token {
             attempt: u32::MAX,
             nonce: 0x0123_4567_89ab_cdef,
@@ -841,7 +838,12 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {
-        for state in [State::Pending, State::Claimed, State::Handled, State::Dead] {
+        for state in [
+            RecordState::Pending,
+            RecordState::Claimed,
+            RecordState::Handled,
+            RecordState::Dead,
+        ] {
             assert_eq!(
                 Record::read(record(state).write().as_bytes()),
                 Ok(record(state))
@@ -853,15 +855,15 @@ mod tests {
                 nonce: 0,
             },
             retention: 0,
-            ..record(State::Claimed)
+            ..record(RecordState::Claimed)
         };
         assert_eq!(
             small.write(),
             format!("c:00000001:0000000000000000:0:{}", "a5".repeat(16))
         );
-        for token in [small.token, record(State::Claimed).token] {
+        for token in [small.token, record(RecordState::Claimed).token] {
             assert_eq!(
-                mark(State::Claimed, token).len(),
+                mark(RecordState::Claimed, token).len(),
                 27,
                 "what the scripts compare"
             );
@@ -871,7 +873,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_not_read_as_one() {
-        let good = record(State::Claimed).write();
+        let good = record(RecordState::Claimed).write();
         let longer = format!("{good}:");
         let wide = good.replace("a5a5a5", "é5a5");
         for bad in [

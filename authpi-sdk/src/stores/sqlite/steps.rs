@@ -17,7 +17,7 @@ use crate::{
     Clock,
     ledger::{
         Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, LeaseStatus,
-        LeasedEvent, NextEvent, Token, dead_letter::timestamp,
+        LeasedEvent, NextEvent, RecordState, Token, dead_letter::timestamp,
     },
 };
 
@@ -183,17 +183,18 @@ impl Step for ClaimStep {
             let (state, at): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             let first_digest = digest_at(row, 2)?;
             let left = left(at, row.try_get(3)?, now);
-            match state {
-                0 if !left.is_zero() => return Ok(Claim::NotYet { wait: left }),
-                1 if !left.is_zero() => return Ok(Claim::InFlight { lease_left: left }),
-                2 if at > horizon => return Ok(Claim::Handled { first_digest }),
-                3 if at > horizon => return Ok(Claim::Dead { first_digest }),
-                0..=3 => {}
-                _ => {
-                    return Err(sqlx::Error::Protocol(format!(
-                        "the ledger's file holds a record of state {state}"
-                    )));
+            match RecordState::from_number(state)? {
+                RecordState::Pending if !left.is_zero() => {
+                    return Ok(Claim::NotYet { wait: left });
                 }
+                RecordState::Claimed if !left.is_zero() => {
+                    return Ok(Claim::InFlight { lease_left: left });
+                }
+                RecordState::Handled if at > horizon => {
+                    return Ok(Claim::Handled { first_digest });
+                }
+                RecordState::Dead if at > horizon => return Ok(Claim::Dead { first_digest }),
+                _ => {}
             }
         }
     }
