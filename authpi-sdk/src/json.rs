@@ -189,10 +189,49 @@ pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Err
     })
 }
 
-/// What is read from the JSON of one value by itself, so that it can be odd without making its
-/// neighbours unreadable.
+/// A type that is read from the JSON of one value by itself, so that a value of another shape does
+/// not make its neighbours unreadable.
+///
+/// The methods with a default say how it is read and written as the member of an object. `Option`
+/// overrides them: such a member may be absent.
 pub(crate) trait FromRaw: Sized {
+    /// Whether an optional member that has another shape is an error, and not absent: a secret that
+    /// is shown once must not be lost.
+    const PRECIOUS: bool = false;
+
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
+
+    /// Reads a member that was looked up by [`pick`].
+    #[cfg(feature = "client")]
+    fn member(name: &str, value: Option<&RawValue>) -> Result<Self, serde_json::Error> {
+        Self::from_raw(required(name, value)?).map_err(|error| at(name, &error))
+    }
+
+    /// Reads a member into `slot`. Says whether it had the described shape; with `lenient`, an
+    /// optional member of another shape is left out.
+    #[cfg(feature = "client")]
+    fn keep(
+        slot: &mut Option<Self>,
+        name: &str,
+        value: &RawValue,
+        lenient: bool,
+    ) -> Result<bool, serde_json::Error> {
+        let _ = lenient;
+        *slot = Some(Self::from_raw(value).map_err(|error| at(name, &error))?);
+        Ok(true)
+    }
+
+    /// The member that [`keep`](Self::keep) has read, if it was there.
+    #[cfg(feature = "client")]
+    fn kept(name: &str, slot: Option<Self>) -> Result<Self, serde_json::Error> {
+        required(name, slot)
+    }
+
+    /// Whether the member is left out of what is written.
+    #[cfg(feature = "client")]
+    fn is_absent(&self) -> bool {
+        false
+    }
 }
 
 fn expected(what: &str) -> serde_json::Error {
@@ -344,10 +383,48 @@ mod api {
                 T::from_raw(raw).map(Some)
             }
         }
+
+        fn member(name: &str, value: Option<&RawValue>) -> Result<Self, serde_json::Error> {
+            let Some(value) = value else { return Ok(None) };
+            match Self::from_raw(value) {
+                Err(error) if T::PRECIOUS => Err(at(name, &error)),
+                Err(_) => {
+                    tracing::debug!(
+                        member = name,
+                        "a member of a response does not have the described shape"
+                    );
+                    Ok(None)
+                }
+                read => read,
+            }
+        }
+
+        fn keep(
+            slot: &mut Option<Self>,
+            name: &str,
+            value: &RawValue,
+            lenient: bool,
+        ) -> Result<bool, serde_json::Error> {
+            let read = Self::from_raw(value);
+            let fits = read.is_ok();
+            *slot = match read {
+                Err(error) if T::PRECIOUS || !lenient => return Err(at(name, &error)),
+                read => read.ok(),
+            };
+            Ok(fits)
+        }
+
+        fn kept(_: &str, slot: Option<Self>) -> Result<Self, serde_json::Error> {
+            Ok(slot.flatten())
+        }
+
+        fn is_absent(&self) -> bool {
+            self.is_none()
+        }
     }
 
     /// Reads an answer in one pass; where that fails, once more member by member, so that what is
-    /// odd in one of them is none of the others' concern: see [`optional`]. Bytes that are not
+    /// odd in one of them is none of the others' concern: see [`FromRaw::member`]. Bytes that are not
     /// UTF-8 are read as U+FFFD, as lone surrogates are.
     ///
     /// # Errors
@@ -378,36 +455,6 @@ mod api {
             Ok(())
         })?;
         Ok(picked)
-    }
-
-    /// A picked member that must be there.
-    pub(crate) fn needed<T: FromRaw>(
-        name: &str,
-        value: Option<&RawValue>,
-    ) -> Result<T, serde_json::Error> {
-        T::from_raw(required(name, value)?).map_err(|error| at(name, &error))
-    }
-
-    /// A picked member that may be absent, and so is where it has another shape than described.
-    pub(crate) fn optional<T: FromRaw>(name: &str, value: Option<&RawValue>) -> Option<T> {
-        let read = Option::<T>::from_raw(value?);
-        read.inspect_err(|_| {
-            tracing::debug!(
-                member = name,
-                "a member of a response does not have the described shape"
-            );
-        })
-        .unwrap_or_default()
-    }
-
-    /// A picked member that may be absent but, where it is there, is too precious to be passed
-    /// over: a secret that is shown once.
-    pub(crate) fn precious<T: FromRaw>(
-        name: &str,
-        value: Option<&RawValue>,
-    ) -> Result<Option<T>, serde_json::Error> {
-        let read = value.map(Option::<T>::from_raw).transpose();
-        read.map(Option::flatten).map_err(|error| at(name, &error))
     }
 
     /// What the object `{"data": …}` holds, read member by member; an object without that member
@@ -450,14 +497,6 @@ mod api {
             Ok(())
         })?;
         required(name, found)
-    }
-
-    /// One member's value; `null` is none.
-    pub(crate) fn member<T: DeserializeOwned>(
-        name: &str,
-        value: &RawValue,
-    ) -> Result<Option<T>, serde_json::Error> {
-        super::read(value.get()).map_err(|error| at(name, &error))
     }
 
     /// As [`without_envelope`], for a `T` that has no member `data` of its own: in one pass where
@@ -533,7 +572,7 @@ mod api {
 
     /// An error of the member `name`. serde's own text shows the value, which may be a secret; this
     /// one says what was expected.
-    fn at(name: &str, error: &serde_json::Error) -> serde_json::Error {
+    pub(crate) fn at(name: &str, error: &serde_json::Error) -> serde_json::Error {
         let text = error.to_string();
         let expected = text
             .rsplit_once("expected ")

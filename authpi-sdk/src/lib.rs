@@ -22,6 +22,7 @@ pub mod handlers;
 mod hex;
 mod json;
 pub mod ledger;
+mod macros;
 pub mod receiver;
 #[cfg(feature = "client")]
 pub mod reconcile;

@@ -14,7 +14,15 @@ use syn::{
 
 /// The layers of `authpi-sdk/src`, from the lowest. Modules of one layer do not import each other.
 const LAYERS: &[&[&str]] = &[
-    &["time", "hex", "files", "crash", "telemetry", "backoff"],
+    &[
+        "time",
+        "hex",
+        "files",
+        "crash",
+        "telemetry",
+        "backoff",
+        "macros",
+    ],
     &["json"],
     &["event"],
     &["signature", "ledger"],

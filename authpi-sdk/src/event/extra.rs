@@ -127,17 +127,10 @@ impl Extra {
             usize::from(known_before.is_some_and(|before| !is_null(before.as_raw_value())));
     }
 
-    /// Puts a member of an answer into its field, or keeps it here where it does not fit.
+    /// Keeps a member of an answer that does not fit its field.
     #[cfg(feature = "client")]
-    pub(crate) fn unless_fit<T: FromRaw>(
-        &mut self,
-        field: &mut Option<T>,
-        name: &str,
-        raw: &RawValue,
-    ) {
-        if fit(field, raw) == Fit::Misfit {
-            self.note(name, raw, Fit::Misfit);
-        }
+    pub(crate) fn keep_mismatched(&mut self, name: &str, raw: &RawValue) {
+        self.note(name, raw, Fit::Misfit);
     }
 }
 

@@ -6,1004 +6,187 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// Why a call failed.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct ApiError {
-        /// `error`.
-        pub error: ErrorCode,
-        /// What went wrong, as a sentence.
-        pub error_description: String,
-        /// Whether the same call may succeed later.
-        pub retryable: bool,
-        /// What to quote to AuthPI's support.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub reference: Option<String>,
-        /// Seconds to wait before trying again.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub retry_after: Option<i64>,
-        /// What is wrong with the members of the request.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub fields: Option<Vec<FieldError>>,
-    }
-
-    impl crate::json::FromRaw for ApiError {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                error,
-                error_description,
-                retryable,
-                reference,
-                retry_after,
-                fields,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "error",
-                    "error_description",
-                    "retryable",
-                    "reference",
-                    "retry_after",
-                    "fields",
-                ],
-            )?;
-            Ok(Self {
-                error: crate::json::needed("error", error)?,
-                error_description: crate::json::needed("error_description", error_description)?,
-                retryable: crate::json::needed("retryable", retryable)?,
-                reference: crate::json::optional("reference", reference),
-                retry_after: crate::json::optional("retry_after", retry_after),
-                fields: crate::json::optional("fields", fields),
-            })
+    object! {
+        /// Why a call failed.
+        pub struct ApiError {
+            /// `error`.
+            pub error: ErrorCode,
+            /// What went wrong, as a sentence.
+            pub error_description: String,
+            /// Whether the same call may succeed later.
+            pub retryable: bool,
+            /// What to quote to AuthPI's support.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub reference: Option<String>,
+            /// Seconds to wait before trying again.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub retry_after: Option<i64>,
+            /// What is wrong with the members of the request.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub fields: Option<Vec<FieldError>>,
         }
     }
 
-    /// The kind of authentication of a webhook's deliveries.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum AuthType {
-        /// `none`
-        None,
-        /// `bearer`
-        Bearer,
-        /// `signature`
-        Signature,
-        /// `bearer+signature`
-        BearerSignature,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownAuthType),
-    }
-
-    /// A value of [`AuthType`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownAuthType(Box<str>);
-    impl UnknownAuthType {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
+    open_enum! {
+        /// The kind of authentication of a webhook's deliveries.
+        pub enum AuthType {
+            Unknown(UnknownAuthType),
+            None = "none",
+            Bearer = "bearer",
+            Signature = "signature",
+            BearerSignature = "bearer+signature",
         }
     }
 
-    impl fmt::Debug for UnknownAuthType {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl AuthType {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[
-            Self::None,
-            Self::Bearer,
-            Self::Signature,
-            Self::BearerSignature,
-        ];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::None => "none",
-                Self::Bearer => "bearer",
-                Self::Signature => "signature",
-                Self::BearerSignature => "bearer+signature",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "none" => Some(Self::None),
-                "bearer" => Some(Self::Bearer),
-                "signature" => Some(Self::Signature),
-                "bearer+signature" => Some(Self::BearerSignature),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for AuthType {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for AuthType {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for AuthType {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for AuthType {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownAuthType(text.into())))
-        }
-    }
-
-    impl From<String> for AuthType {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownAuthType(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for AuthType {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for AuthType {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for AuthType {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for AuthType {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for AuthType {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(AuthType).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
-        }
-    }
-
-    /// Deliveries that carry a bearer token.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer"))
-    )]
-    #[non_exhaustive]
-    pub struct BearerAuth {
-        /// The last characters of the token. Deduced by symmetry with the signature's hint.
-        pub bearer_token_hint: Option<String>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for BearerAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer")?;
-            if let Some(value) = &self.bearer_token_hint {
-                map.serialize_entry("bearer_token_hint", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for BearerAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl BearerAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut bearer_token_hint = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                bearer_token_hint,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for BearerAuth {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// Deliveries that carry a bearer token, with the token if it was just made.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer"))
-    )]
-    #[non_exhaustive]
-    pub struct BearerAuthWithSecret {
-        /// The last characters of the token. Deduced by symmetry with the signature's hint.
-        pub bearer_token_hint: Option<String>,
-        /// The token itself, shown once.
-        pub bearer_token_plain: Option<crate::signature::Secret>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for BearerAuthWithSecret {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer")?;
-            if let Some(value) = &self.bearer_token_hint {
-                map.serialize_entry("bearer_token_hint", value)?;
-            }
-            if let Some(value) = &self.bearer_token_plain {
-                map.serialize_entry("bearer_token_plain", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for BearerAuthWithSecret {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl BearerAuthWithSecret {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut bearer_token_hint = None;
-            let mut bearer_token_plain = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
-                    "bearer_token_plain" => {
-                        bearer_token_plain = crate::json::member(name, value)?;
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                bearer_token_hint,
-                bearer_token_plain,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for BearerAuthWithSecret {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// Deliveries that carry both a bearer token and a signature.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer+signature"))
-    )]
-    #[non_exhaustive]
-    pub struct BearerSignatureAuth {
-        /// How deliveries are signed.
-        pub signature_algorithm: Option<SignatureAlgorithm>,
-        /// Three dots and the last characters of the secret.
-        pub signature_secret_hint: Option<String>,
-        /// The last characters of the token. Deduced by symmetry with the signature's hint.
-        pub bearer_token_hint: Option<String>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for BearerSignatureAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer+signature")?;
-            if let Some(value) = &self.signature_algorithm {
-                map.serialize_entry("signature_algorithm", value)?;
-            }
-            if let Some(value) = &self.signature_secret_hint {
-                map.serialize_entry("signature_secret_hint", value)?;
-            }
-            if let Some(value) = &self.bearer_token_hint {
-                map.serialize_entry("bearer_token_hint", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for BearerSignatureAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl BearerSignatureAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut signature_algorithm = None;
-            let mut signature_secret_hint = None;
-            let mut bearer_token_hint = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "signature_algorithm" => {
-                        extra.unless_fit(&mut signature_algorithm, name, value)
-                    }
-                    "signature_secret_hint" => {
-                        extra.unless_fit(&mut signature_secret_hint, name, value)
-                    }
-                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                signature_algorithm,
-                signature_secret_hint,
-                bearer_token_hint,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for BearerSignatureAuth {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// Deliveries that carry both a bearer token and a signature, with the secrets that were just made.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer+signature"))
-    )]
-    #[non_exhaustive]
-    pub struct BearerSignatureAuthWithSecrets {
-        /// How deliveries are signed.
-        pub signature_algorithm: Option<SignatureAlgorithm>,
-        /// Three dots and the last characters of the secret.
-        pub signature_secret_hint: Option<String>,
-        /// The secret itself, shown once.
-        pub signature_secret_plain: Option<crate::signature::Secret>,
-        /// The last characters of the token. Deduced by symmetry with the signature's hint.
-        pub bearer_token_hint: Option<String>,
-        /// The token itself, shown once.
-        pub bearer_token_plain: Option<crate::signature::Secret>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for BearerSignatureAuthWithSecrets {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer+signature")?;
-            if let Some(value) = &self.signature_algorithm {
-                map.serialize_entry("signature_algorithm", value)?;
-            }
-            if let Some(value) = &self.signature_secret_hint {
-                map.serialize_entry("signature_secret_hint", value)?;
-            }
-            if let Some(value) = &self.signature_secret_plain {
-                map.serialize_entry("signature_secret_plain", value)?;
-            }
-            if let Some(value) = &self.bearer_token_hint {
-                map.serialize_entry("bearer_token_hint", value)?;
-            }
-            if let Some(value) = &self.bearer_token_plain {
-                map.serialize_entry("bearer_token_plain", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for BearerSignatureAuthWithSecrets {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl BearerSignatureAuthWithSecrets {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut signature_algorithm = None;
-            let mut signature_secret_hint = None;
-            let mut signature_secret_plain = None;
-            let mut bearer_token_hint = None;
-            let mut bearer_token_plain = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "signature_algorithm" => {
-                        extra.unless_fit(&mut signature_algorithm, name, value)
-                    }
-                    "signature_secret_hint" => {
-                        extra.unless_fit(&mut signature_secret_hint, name, value)
-                    }
-                    "signature_secret_plain" => {
-                        signature_secret_plain = crate::json::member(name, value)?;
-                    }
-                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
-                    "bearer_token_plain" => {
-                        bearer_token_plain = crate::json::member(name, value)?;
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                signature_algorithm,
-                signature_secret_hint,
-                signature_secret_plain,
-                bearer_token_hint,
-                bearer_token_plain,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for BearerSignatureAuthWithSecrets {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// An account the caller can act on.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct CallerAccountAccess {
-        /// Id of the account.
-        pub account_id: String,
-        /// Organization behind the account.
-        pub org_id: String,
-        /// What the caller may do there.
-        pub scopes: Vec<String>,
-    }
-
-    impl crate::json::FromRaw for CallerAccountAccess {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [account_id, org_id, scopes] =
-                crate::json::pick(raw, ["account_id", "org_id", "scopes"])?;
-            Ok(Self {
-                account_id: crate::json::needed("account_id", account_id)?,
-                org_id: crate::json::needed("org_id", org_id)?,
-                scopes: crate::json::needed("scopes", scopes)?,
-            })
-        }
-    }
-
-    /// An organization the caller can act on.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct CallerOrganizationAccess {
-        /// Id of the organization.
-        pub org_id: String,
-        /// What the caller may do there.
-        pub scopes: Vec<String>,
-    }
-
-    impl crate::json::FromRaw for CallerOrganizationAccess {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [org_id, scopes] = crate::json::pick(raw, ["org_id", "scopes"])?;
-            Ok(Self {
-                org_id: crate::json::needed("org_id", org_id)?,
-                scopes: crate::json::needed("scopes", scopes)?,
-            })
-        }
-    }
-
-    /// The kind of credential.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum CallerType {
-        /// `api_key`
-        ApiKey,
-        /// `user`
-        User,
-        /// `personal_token`
-        PersonalToken,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownCallerType),
-    }
-
-    /// A value of [`CallerType`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownCallerType(Box<str>);
-    impl UnknownCallerType {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownCallerType {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl CallerType {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::ApiKey, Self::User, Self::PersonalToken];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::ApiKey => "api_key",
-                Self::User => "user",
-                Self::PersonalToken => "personal_token",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "api_key" => Some(Self::ApiKey),
-                "user" => Some(Self::User),
-                "personal_token" => Some(Self::PersonalToken),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for CallerType {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for CallerType {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for CallerType {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for CallerType {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownCallerType(text.into())))
-        }
-    }
-
-    impl From<String> for CallerType {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownCallerType(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for CallerType {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for CallerType {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for CallerType {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for CallerType {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for CallerType {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(CallerType).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
-        }
-    }
-
-    /// How the deliveries of a new webhook are to be authenticated.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum CreateAuthInput {
-        /// Deliveries without authentication, meant for testing only.
-        None(CreateNoneAuth),
+    tagged! {
+        #[constant("type" = "bearer")]
+        #[derive(Default)]
         /// Deliveries that carry a bearer token.
-        Bearer(CreateBearerAuth),
-        /// Deliveries that carry a signature.
-        Signature(CreateSignatureAuth),
+        pub struct CreateBearerAuth {
+            /// The token to use; AuthPI makes one if absent. The name of this member is assumed from the older
+            /// API.
+            pub bearer_token: Option<crate::signature::Secret>,
+        }
+    }
+
+    tagged! {
+        #[constant("type" = "bearer+signature")]
+        #[derive(Default)]
         /// Deliveries that carry both a bearer token and a signature.
-        BearerSignature(CreateBearerSignatureAuth),
-    }
-
-    impl CreateAuthInput {
-        /// The text of `type`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::None(_) => "none",
-                Self::Bearer(_) => "bearer",
-                Self::Signature(_) => "signature",
-                Self::BearerSignature(_) => "bearer+signature",
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "type") {
-                Ok(tag) if tag == "none" => CreateNoneAuth::read(raw).map(Self::None),
-                Ok(tag) if tag == "bearer" => CreateBearerAuth::read(raw).map(Self::Bearer),
-                Ok(tag) if tag == "signature" => {
-                    CreateSignatureAuth::read(raw).map(Self::Signature)
-                }
-                Ok(tag) if tag == "bearer+signature" => {
-                    CreateBearerSignatureAuth::read(raw).map(Self::BearerSignature)
-                }
-                Ok(tag) => Err(serde_json::Error::custom(format_args!(
-                    "unknown {} {tag:?}",
-                    "type"
-                ))),
-                Err(error) => Err(error),
-            }
+        pub struct CreateBearerSignatureAuth {
+            /// How to sign; HMAC-SHA256 if absent.
+            pub signature_algorithm: Option<SettableSignatureAlgorithm>,
+            /// The token to use; AuthPI makes one if absent. The name of this member is assumed from the older
+            /// API.
+            pub bearer_token: Option<crate::signature::Secret>,
         }
     }
 
-    impl From<CreateNoneAuth> for CreateAuthInput {
-        fn from(case: CreateNoneAuth) -> Self {
-            Self::None(case)
+    tagged! {
+        #[constant("type" = "none")]
+        #[derive(Default)]
+        /// Deliveries without authentication, meant for testing only.
+        pub struct CreateNoneAuth {}
+    }
+
+    tagged! {
+        #[constant("type" = "signature")]
+        #[derive(Default)]
+        /// Deliveries that carry a signature.
+        pub struct CreateSignatureAuth {
+            /// How to sign; HMAC-SHA256 if absent.
+            pub signature_algorithm: Option<SettableSignatureAlgorithm>,
         }
     }
 
-    impl From<CreateBearerAuth> for CreateAuthInput {
-        fn from(case: CreateBearerAuth) -> Self {
-            Self::Bearer(case)
+    tagged! {
+        #[lenient]
+        #[constant("type" = "bearer")]
+        #[derive(Default)]
+        /// Deliveries that carry a bearer token.
+        pub struct BearerAuth {
+            /// The last characters of the token. Deduced by symmetry with the signature's hint.
+            pub bearer_token_hint: Option<String>,
         }
     }
 
-    impl From<CreateSignatureAuth> for CreateAuthInput {
-        fn from(case: CreateSignatureAuth) -> Self {
-            Self::Signature(case)
+    tagged! {
+        #[lenient]
+        #[constant("type" = "bearer")]
+        #[derive(Default)]
+        /// Deliveries that carry a bearer token, with the token if it was just made.
+        pub struct BearerAuthWithSecret {
+            /// The last characters of the token. Deduced by symmetry with the signature's hint.
+            pub bearer_token_hint: Option<String>,
+            /// The token itself, shown once.
+            pub bearer_token_plain: Option<crate::signature::Secret>,
         }
     }
 
-    impl From<CreateBearerSignatureAuth> for CreateAuthInput {
-        fn from(case: CreateBearerSignatureAuth) -> Self {
-            Self::BearerSignature(case)
+    tagged! {
+        #[lenient]
+        #[constant("type" = "bearer+signature")]
+        #[derive(Default)]
+        /// Deliveries that carry both a bearer token and a signature.
+        pub struct BearerSignatureAuth {
+            /// How deliveries are signed.
+            pub signature_algorithm: Option<SignatureAlgorithm>,
+            /// Three dots and the last characters of the secret.
+            pub signature_secret_hint: Option<String>,
+            /// The last characters of the token. Deduced by symmetry with the signature's hint.
+            pub bearer_token_hint: Option<String>,
         }
     }
 
-    impl Serialize for CreateAuthInput {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::None(case) => case.serialize(serializer),
-                Self::Bearer(case) => case.serialize(serializer),
-                Self::Signature(case) => case.serialize(serializer),
-                Self::BearerSignature(case) => case.serialize(serializer),
-            }
+    tagged! {
+        #[lenient]
+        #[constant("type" = "bearer+signature")]
+        #[derive(Default)]
+        /// Deliveries that carry both a bearer token and a signature, with the secrets that were just made.
+        pub struct BearerSignatureAuthWithSecrets {
+            /// How deliveries are signed.
+            pub signature_algorithm: Option<SignatureAlgorithm>,
+            /// Three dots and the last characters of the secret.
+            pub signature_secret_hint: Option<String>,
+            /// The secret itself, shown once.
+            pub signature_secret_plain: Option<crate::signature::Secret>,
+            /// The last characters of the token. Deduced by symmetry with the signature's hint.
+            pub bearer_token_hint: Option<String>,
+            /// The token itself, shown once.
+            pub bearer_token_plain: Option<crate::signature::Secret>,
         }
     }
 
-    impl<'de> Deserialize<'de> for CreateAuthInput {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+    object! {
+        /// An account the caller can act on.
+        pub struct CallerAccountAccess {
+            /// Id of the account.
+            pub account_id: String,
+            /// Organization behind the account.
+            pub org_id: String,
+            /// What the caller may do there.
+            pub scopes: Vec<String>,
         }
     }
 
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for CreateAuthInput {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(CreateAuthInput).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![
-                generator.subschema_for::<CreateNoneAuth>(),
-                generator.subschema_for::<CreateBearerAuth>(),
-                generator.subschema_for::<CreateSignatureAuth>(),
-                generator.subschema_for::<CreateBearerSignatureAuth>(),
-            ];
-            crate::json::union_schema("type", false, cases)
+    object! {
+        /// An organization the caller can act on.
+        pub struct CallerOrganizationAccess {
+            /// Id of the organization.
+            pub org_id: String,
+            /// What the caller may do there.
+            pub scopes: Vec<String>,
         }
     }
 
-    /// Deliveries that carry a bearer token.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer"))
-    )]
-    #[non_exhaustive]
-    pub struct CreateBearerAuth {
-        /// The token to use; AuthPI makes one if absent. The name of this member is assumed from the older
-        /// API.
-        pub bearer_token: Option<crate::signature::Secret>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for CreateBearerAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer")?;
-            if let Some(value) = &self.bearer_token {
-                map.serialize_entry("bearer_token", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
+    open_enum! {
+        /// The kind of credential.
+        pub enum CallerType {
+            Unknown(UnknownCallerType),
+            ApiKey = "api_key",
+            User = "user",
+            PersonalToken = "personal_token",
         }
     }
 
-    impl<'de> Deserialize<'de> for CreateBearerAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl CreateBearerAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut bearer_token = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "bearer_token" => {
-                        bearer_token = crate::json::member(name, value)?;
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                bearer_token,
-                extra,
-            })
-        }
-    }
-
-    /// Deliveries that carry both a bearer token and a signature.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer+signature"))
-    )]
-    #[non_exhaustive]
-    pub struct CreateBearerSignatureAuth {
-        /// How to sign; HMAC-SHA256 if absent.
-        pub signature_algorithm: Option<SettableSignatureAlgorithm>,
-        /// The token to use; AuthPI makes one if absent. The name of this member is assumed from the older
-        /// API.
-        pub bearer_token: Option<crate::signature::Secret>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for CreateBearerSignatureAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer+signature")?;
-            if let Some(value) = &self.signature_algorithm {
-                map.serialize_entry("signature_algorithm", value)?;
-            }
-            if let Some(value) = &self.bearer_token {
-                map.serialize_entry("bearer_token", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for CreateBearerSignatureAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl CreateBearerSignatureAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut signature_algorithm = None;
-            let mut bearer_token = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "signature_algorithm" => {
-                        signature_algorithm = crate::json::member(name, value)?;
-                    }
-                    "bearer_token" => {
-                        bearer_token = crate::json::member(name, value)?;
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                signature_algorithm,
-                bearer_token,
-                extra,
-            })
-        }
-    }
-
-    /// Deliveries without authentication, meant for testing only.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "none"))
-    )]
-    #[non_exhaustive]
-    pub struct CreateNoneAuth {
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for CreateNoneAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "none")?;
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for CreateNoneAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl CreateNoneAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self { extra })
-        }
-    }
-
-    /// Deliveries that carry a signature.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "signature"))
-    )]
-    #[non_exhaustive]
-    pub struct CreateSignatureAuth {
-        /// How to sign; HMAC-SHA256 if absent.
-        pub signature_algorithm: Option<SettableSignatureAlgorithm>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for CreateSignatureAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "signature")?;
-            if let Some(value) = &self.signature_algorithm {
-                map.serialize_entry("signature_algorithm", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for CreateSignatureAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl CreateSignatureAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut signature_algorithm = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "signature_algorithm" => {
-                        signature_algorithm = crate::json::member(name, value)?;
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                signature_algorithm,
-                extra,
-            })
+    union! {
+        #[tag = "type"]
+        /// How the deliveries of a new webhook are to be authenticated.
+        pub enum CreateAuthInput {
+            /// Deliveries without authentication, meant for testing only.
+            None(CreateNoneAuth) = "none",
+            /// Deliveries that carry a bearer token.
+            Bearer(CreateBearerAuth) = "bearer",
+            /// Deliveries that carry a signature.
+            Signature(CreateSignatureAuth) = "signature",
+            /// Deliveries that carry both a bearer token and a signature.
+            BearerSignature(CreateBearerSignatureAuth) = "bearer+signature",
         }
     }
 
@@ -1062,814 +245,202 @@ pub mod types {
         }
     }
 
-    /// How a new webhook's deliveries are authenticated, with its secrets.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum CreateWebhookResponseAuth {
+    union! {
+        #[tag = "type"]
+        /// How a new webhook's deliveries are authenticated, with its secrets.
+        pub enum CreateWebhookResponseAuth {
+            Unknown(UnknownCreateWebhookResponseAuth),
+            /// Deliveries without authentication.
+            None(NoneAuth) = "none",
+            /// Deliveries that carry a bearer token, with the token if it was just made.
+            Bearer(BearerAuthWithSecret) = "bearer",
+            /// Deliveries that carry a signature, with the secret if it was just made.
+            Signature(SignatureAuthWithSecret) = "signature",
+            /// Deliveries that carry both a bearer token and a signature, with the secrets that were just made.
+            BearerSignature(BearerSignatureAuthWithSecrets) = "bearer+signature",
+        }
+    }
+
+    open_enum! {
+        /// The state of a delivery. AuthPI does not document the values; the named ones are assumed.
+        pub enum DeliveryStatus {
+            Unknown(UnknownDeliveryStatus),
+            Pending = "pending",
+            Succeeded = "succeeded",
+            Failed = "failed",
+        }
+    }
+
+    open_enum! {
+        /// What went wrong, as a word.
+        pub enum ErrorCode {
+            Unknown(UnknownErrorCode),
+            InvalidRequest = "invalid_request",
+            InvalidContentType = "invalid_content_type",
+            AccessDenied = "access_denied",
+            InsufficientScope = "insufficient_scope",
+            SessionExpired = "session_expired",
+            UnauthorizedClient = "unauthorized_client",
+            NotFound = "not_found",
+            Conflict = "conflict",
+            PreconditionFailed = "precondition_failed",
+        }
+    }
+
+    object! {
+        /// Something that happened in an account.
+        pub struct Event {
+            /// Version of the event's form.
+            pub spec: String,
+            /// Id of the event.
+            pub id: String,
+            /// Trace the event belongs to.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub trace: Option<String>,
+            /// What happened; often, and not always, one of the types that webhooks can be given.
+            pub r#type: String,
+            /// Where the event came from.
+            pub source: String,
+            /// What made the event happen.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub trigger: Option<String>,
+            /// Who made the event happen, and how they were authenticated.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub auth: Option<crate::RawJson>,
+            /// What the event is about, as ids.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub subject: Option<crate::RawJson>,
+            /// When the event happened, in Unix milliseconds.
+            pub timestamp: crate::UnixMillis,
+            /// What the event carries; its members depend on the type.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub data: Option<crate::RawJson>,
+        }
+    }
+
+    object! {
+        /// Counts of events.
+        pub struct EventAggregate {
+            /// Length of a bucket, if the counts are a time series.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub interval: Option<String>,
+            /// What the counts are grouped by, if they are.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub group_by: Option<String>,
+            /// The counts. The members of a bucket are not documented.
+            pub buckets: Vec<crate::RawJson>,
+        }
+    }
+
+    envelope! {
+        /// Counts of events, in the envelope of single resources.
+        pub struct EventAggregateResponse {
+            /// `data`.
+            pub data: EventAggregate,
+        }
+    }
+
+    object! {
+        /// A page of events.
+        pub struct EventPage {
+            /// The events.
+            pub data: Vec<Event>,
+            /// Whether another page follows.
+            pub has_more: bool,
+            /// The cursor of the next page.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub next_cursor: Option<String>,
+            /// Items of this page that the service could not show.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub invalid_count: Option<i64>,
+        }
+    }
+
+    envelope! {
+        #[whole]
+        /// An event, in the envelope of single resources.
+        pub struct EventResponse {
+            /// `data`.
+            pub data: Event,
+        }
+    }
+
+    object! {
+        /// What is wrong with one member of a request.
+        pub struct FieldError {
+            /// Path of the member.
+            pub field: String,
+            /// What is wrong, as a word.
+            pub code: String,
+            /// What is wrong, as a sentence.
+            pub message: String,
+        }
+    }
+
+    object! {
+        /// Who the caller is.
+        pub struct Me {
+            /// `type`.
+            pub r#type: CallerType,
+            /// Id of the API key, if the caller is one.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub key_id: Option<String>,
+            /// Id of the user, if the caller is one.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub user_id: Option<String>,
+            /// Issuer of the credential.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub issuer_id: Option<String>,
+            /// Accounts the caller can act on; may be empty.
+            pub accounts: Vec<CallerAccountAccess>,
+            /// Organizations the caller can act on; older answers lack it.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub organizations: Option<Vec<CallerOrganizationAccess>>,
+        }
+    }
+
+    envelope! {
+        /// The caller, in the envelope of single resources.
+        pub struct MeResponse {
+            /// `data`.
+            pub data: Me,
+        }
+    }
+
+    tagged! {
+        #[lenient]
+        #[constant("type" = "none")]
+        #[derive(Default)]
         /// Deliveries without authentication.
-        None(NoneAuth),
-        /// Deliveries that carry a bearer token, with the token if it was just made.
-        Bearer(BearerAuthWithSecret),
-        /// Deliveries that carry a signature, with the secret if it was just made.
-        Signature(SignatureAuthWithSecret),
-        /// Deliveries that carry both a bearer token and a signature, with the secrets that were just made.
-        BearerSignature(BearerSignatureAuthWithSecrets),
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownCreateWebhookResponseAuth),
-    }
-
-    /// A case of [`CreateWebhookResponseAuth`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq)]
-    pub struct UnknownCreateWebhookResponseAuth {
-        tag: String,
-        json: RawJson,
-    }
-
-    impl UnknownCreateWebhookResponseAuth {
-        /// The whole object as it came.
-        pub fn json(&self) -> &RawJson {
-            &self.json
-        }
-    }
-
-    impl fmt::Debug for UnknownCreateWebhookResponseAuth {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.debug_tuple(stringify!(UnknownCreateWebhookResponseAuth))
-                .field(&self.tag)
-                .finish()
-        }
-    }
-
-    impl CreateWebhookResponseAuth {
-        /// The text of `type`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::None(_) => "none",
-                Self::Bearer(_) => "bearer",
-                Self::Signature(_) => "signature",
-                Self::BearerSignature(_) => "bearer+signature",
-                Self::Unknown(other) => &other.tag,
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "type") {
-                Ok(tag) if tag == "none" => NoneAuth::read(raw).map(Self::None),
-                Ok(tag) if tag == "bearer" => BearerAuthWithSecret::read(raw).map(Self::Bearer),
-                Ok(tag) if tag == "signature" => {
-                    SignatureAuthWithSecret::read(raw).map(Self::Signature)
-                }
-                Ok(tag) if tag == "bearer+signature" => {
-                    BearerSignatureAuthWithSecrets::read(raw).map(Self::BearerSignature)
-                }
-                Ok(tag) => Ok(Self::Unknown(UnknownCreateWebhookResponseAuth {
-                    tag: tag.into_owned(),
-                    json: raw.to_owned().into(),
-                })),
-                Err(error) => Err(error),
-            }
-        }
-    }
-
-    impl From<NoneAuth> for CreateWebhookResponseAuth {
-        fn from(case: NoneAuth) -> Self {
-            Self::None(case)
-        }
-    }
-
-    impl From<BearerAuthWithSecret> for CreateWebhookResponseAuth {
-        fn from(case: BearerAuthWithSecret) -> Self {
-            Self::Bearer(case)
-        }
-    }
-
-    impl From<SignatureAuthWithSecret> for CreateWebhookResponseAuth {
-        fn from(case: SignatureAuthWithSecret) -> Self {
-            Self::Signature(case)
-        }
-    }
-
-    impl From<BearerSignatureAuthWithSecrets> for CreateWebhookResponseAuth {
-        fn from(case: BearerSignatureAuthWithSecrets) -> Self {
-            Self::BearerSignature(case)
-        }
-    }
-
-    impl Serialize for CreateWebhookResponseAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::None(case) => case.serialize(serializer),
-                Self::Bearer(case) => case.serialize(serializer),
-                Self::Signature(case) => case.serialize(serializer),
-                Self::BearerSignature(case) => case.serialize(serializer),
-                Self::Unknown(other) => other.json.serialize(serializer),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for CreateWebhookResponseAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for CreateWebhookResponseAuth {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(CreateWebhookResponseAuth).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![
-                generator.subschema_for::<NoneAuth>(),
-                generator.subschema_for::<BearerAuthWithSecret>(),
-                generator.subschema_for::<SignatureAuthWithSecret>(),
-                generator.subschema_for::<BearerSignatureAuthWithSecrets>(),
-            ];
-            crate::json::union_schema("type", true, cases)
-        }
-    }
-
-    impl crate::json::FromRaw for CreateWebhookResponseAuth {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// The state of a delivery. AuthPI does not document the values; the named ones are assumed.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum DeliveryStatus {
-        /// `pending`
-        Pending,
-        /// `succeeded`
-        Succeeded,
-        /// `failed`
-        Failed,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownDeliveryStatus),
-    }
-
-    /// A value of [`DeliveryStatus`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownDeliveryStatus(Box<str>);
-    impl UnknownDeliveryStatus {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownDeliveryStatus {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl DeliveryStatus {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::Pending, Self::Succeeded, Self::Failed];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::Pending => "pending",
-                Self::Succeeded => "succeeded",
-                Self::Failed => "failed",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "pending" => Some(Self::Pending),
-                "succeeded" => Some(Self::Succeeded),
-                "failed" => Some(Self::Failed),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for DeliveryStatus {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for DeliveryStatus {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for DeliveryStatus {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for DeliveryStatus {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownDeliveryStatus(text.into())))
-        }
-    }
-
-    impl From<String> for DeliveryStatus {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownDeliveryStatus(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for DeliveryStatus {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for DeliveryStatus {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for DeliveryStatus {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for DeliveryStatus {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for DeliveryStatus {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(DeliveryStatus).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
-        }
-    }
-
-    /// What went wrong, as a word.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum ErrorCode {
-        /// `invalid_request`
-        InvalidRequest,
-        /// `invalid_content_type`
-        InvalidContentType,
-        /// `access_denied`
-        AccessDenied,
-        /// `insufficient_scope`
-        InsufficientScope,
-        /// `session_expired`
-        SessionExpired,
-        /// `unauthorized_client`
-        UnauthorizedClient,
-        /// `not_found`
-        NotFound,
-        /// `conflict`
-        Conflict,
-        /// `precondition_failed`
-        PreconditionFailed,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownErrorCode),
-    }
-
-    /// A value of [`ErrorCode`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownErrorCode(Box<str>);
-    impl UnknownErrorCode {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownErrorCode {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl ErrorCode {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[
-            Self::InvalidRequest,
-            Self::InvalidContentType,
-            Self::AccessDenied,
-            Self::InsufficientScope,
-            Self::SessionExpired,
-            Self::UnauthorizedClient,
-            Self::NotFound,
-            Self::Conflict,
-            Self::PreconditionFailed,
-        ];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::InvalidRequest => "invalid_request",
-                Self::InvalidContentType => "invalid_content_type",
-                Self::AccessDenied => "access_denied",
-                Self::InsufficientScope => "insufficient_scope",
-                Self::SessionExpired => "session_expired",
-                Self::UnauthorizedClient => "unauthorized_client",
-                Self::NotFound => "not_found",
-                Self::Conflict => "conflict",
-                Self::PreconditionFailed => "precondition_failed",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "invalid_request" => Some(Self::InvalidRequest),
-                "invalid_content_type" => Some(Self::InvalidContentType),
-                "access_denied" => Some(Self::AccessDenied),
-                "insufficient_scope" => Some(Self::InsufficientScope),
-                "session_expired" => Some(Self::SessionExpired),
-                "unauthorized_client" => Some(Self::UnauthorizedClient),
-                "not_found" => Some(Self::NotFound),
-                "conflict" => Some(Self::Conflict),
-                "precondition_failed" => Some(Self::PreconditionFailed),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for ErrorCode {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for ErrorCode {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for ErrorCode {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for ErrorCode {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownErrorCode(text.into())))
-        }
-    }
-
-    impl From<String> for ErrorCode {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownErrorCode(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for ErrorCode {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for ErrorCode {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for ErrorCode {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for ErrorCode {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for ErrorCode {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(ErrorCode).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
-        }
-    }
-
-    /// Something that happened in an account.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Event {
-        /// Version of the event's form.
-        pub spec: String,
-        /// Id of the event.
-        pub id: String,
-        /// Trace the event belongs to.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub trace: Option<String>,
-        /// What happened; often, and not always, one of the types that webhooks can be given.
-        pub r#type: String,
-        /// Where the event came from.
-        pub source: String,
-        /// What made the event happen.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub trigger: Option<String>,
-        /// Who made the event happen, and how they were authenticated.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub auth: Option<crate::RawJson>,
-        /// What the event is about, as ids.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub subject: Option<crate::RawJson>,
-        /// When the event happened, in Unix milliseconds.
-        pub timestamp: crate::UnixMillis,
-        /// What the event carries; its members depend on the type.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub data: Option<crate::RawJson>,
-    }
-
-    impl crate::json::FromRaw for Event {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                spec,
-                id,
-                trace,
-                r#type,
-                source,
-                trigger,
-                auth,
-                subject,
-                timestamp,
-                data,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "spec",
-                    "id",
-                    "trace",
-                    "type",
-                    "source",
-                    "trigger",
-                    "auth",
-                    "subject",
-                    "timestamp",
-                    "data",
-                ],
-            )?;
-            Ok(Self {
-                spec: crate::json::needed("spec", spec)?,
-                id: crate::json::needed("id", id)?,
-                trace: crate::json::optional("trace", trace),
-                r#type: crate::json::needed("type", r#type)?,
-                source: crate::json::needed("source", source)?,
-                trigger: crate::json::optional("trigger", trigger),
-                auth: crate::json::optional("auth", auth),
-                subject: crate::json::optional("subject", subject),
-                timestamp: crate::json::needed("timestamp", timestamp)?,
-                data: crate::json::optional("data", data),
-            })
-        }
-    }
-
-    /// Counts of events.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct EventAggregate {
-        /// Length of a bucket, if the counts are a time series.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub interval: Option<String>,
-        /// What the counts are grouped by, if they are.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub group_by: Option<String>,
-        /// The counts. The members of a bucket are not documented.
-        pub buckets: Vec<crate::RawJson>,
-    }
-
-    impl crate::json::FromRaw for EventAggregate {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [interval, group_by, buckets] =
-                crate::json::pick(raw, ["interval", "group_by", "buckets"])?;
-            Ok(Self {
-                interval: crate::json::optional("interval", interval),
-                group_by: crate::json::optional("group_by", group_by),
-                buckets: crate::json::needed("buckets", buckets)?,
-            })
-        }
-    }
-
-    /// Counts of events, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct EventAggregateResponse {
-        /// `data`.
-        pub data: EventAggregate,
-    }
-
-    impl<'de> Deserialize<'de> for EventAggregateResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::enveloped::<EventAggregate, D>(deserializer)?,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for EventAggregateResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, false)?,
-            })
-        }
-    }
-
-    /// A page of events.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct EventPage {
-        /// The events.
-        pub data: Vec<Event>,
-        /// Whether another page follows.
-        pub has_more: bool,
-        /// The cursor of the next page.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub next_cursor: Option<String>,
-        /// Items of this page that the service could not show.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub invalid_count: Option<i64>,
-    }
-
-    impl crate::json::FromRaw for EventPage {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [data, has_more, next_cursor, invalid_count] =
-                crate::json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
-            Ok(Self {
-                data: crate::json::needed("data", data)?,
-                has_more: crate::json::needed("has_more", has_more)?,
-                next_cursor: crate::json::optional("next_cursor", next_cursor),
-                invalid_count: crate::json::optional("invalid_count", invalid_count),
-            })
-        }
-    }
-
-    /// An event, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct EventResponse {
-        /// `data`.
-        pub data: Event,
-    }
-
-    impl<'de> Deserialize<'de> for EventResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::without_envelope::<Event>(&Box::<RawValue>::deserialize(
-                    deserializer,
-                )?)
-                .map_err(D::Error::custom)?,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for EventResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, true)?,
-            })
-        }
-    }
-
-    /// What is wrong with one member of a request.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct FieldError {
-        /// Path of the member.
-        pub field: String,
-        /// What is wrong, as a word.
-        pub code: String,
-        /// What is wrong, as a sentence.
-        pub message: String,
-    }
-
-    impl crate::json::FromRaw for FieldError {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [field, code, message] = crate::json::pick(raw, ["field", "code", "message"])?;
-            Ok(Self {
-                field: crate::json::needed("field", field)?,
-                code: crate::json::needed("code", code)?,
-                message: crate::json::needed("message", message)?,
-            })
-        }
-    }
-
-    /// Who the caller is.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Me {
-        /// `type`.
-        pub r#type: CallerType,
-        /// Id of the API key, if the caller is one.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub key_id: Option<String>,
-        /// Id of the user, if the caller is one.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub user_id: Option<String>,
-        /// Issuer of the credential.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub issuer_id: Option<String>,
-        /// Accounts the caller can act on; may be empty.
-        pub accounts: Vec<CallerAccountAccess>,
-        /// Organizations the caller can act on; older answers lack it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub organizations: Option<Vec<CallerOrganizationAccess>>,
-    }
-
-    impl crate::json::FromRaw for Me {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [r#type, key_id, user_id, issuer_id, accounts, organizations] = crate::json::pick(
-                raw,
-                [
-                    "type",
-                    "key_id",
-                    "user_id",
-                    "issuer_id",
-                    "accounts",
-                    "organizations",
-                ],
-            )?;
-            Ok(Self {
-                r#type: crate::json::needed("type", r#type)?,
-                key_id: crate::json::optional("key_id", key_id),
-                user_id: crate::json::optional("user_id", user_id),
-                issuer_id: crate::json::optional("issuer_id", issuer_id),
-                accounts: crate::json::needed("accounts", accounts)?,
-                organizations: crate::json::optional("organizations", organizations),
-            })
-        }
-    }
-
-    /// The caller, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct MeResponse {
-        /// `data`.
-        pub data: Me,
-    }
-
-    impl<'de> Deserialize<'de> for MeResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::enveloped::<Me, D>(deserializer)?,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for MeResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, false)?,
-            })
-        }
-    }
-
-    /// Deliveries without authentication.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "none"))
-    )]
-    #[non_exhaustive]
-    pub struct NoneAuth {
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for NoneAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "none")?;
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for NoneAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl NoneAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self { extra })
-        }
-    }
-
-    impl crate::json::FromRaw for NoneAuth {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// Why a call failed whose If-Match no longer holds, with the ETag that would. AuthPI's pages and
-    /// its SDK spell that member differently.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct PreconditionFailedError {
-        /// `error`.
-        pub error: ErrorCode,
-        /// What went wrong, as a sentence.
-        pub error_description: String,
-        /// Whether the same call may succeed later; it may not.
-        pub retryable: bool,
-        /// What to quote to AuthPI's support.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub reference: Option<String>,
-        /// Seconds to wait before trying again.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub retry_after: Option<i64>,
-        /// What is wrong with the members of the request.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub fields: Option<Vec<FieldError>>,
-        /// ETag that the resource has now, as AuthPI's SDK spells it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub current_etag: Option<String>,
-        /// ETag that the resource has now, as AuthPI's page on conditional requests spells it.
-        #[serde(rename = "currentETag", skip_serializing_if = "Option::is_none")]
-        pub current_e_tag: Option<String>,
-    }
-
-    impl crate::json::FromRaw for PreconditionFailedError {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                error,
-                error_description,
-                retryable,
-                reference,
-                retry_after,
-                fields,
-                current_etag,
-                current_e_tag,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "error",
-                    "error_description",
-                    "retryable",
-                    "reference",
-                    "retry_after",
-                    "fields",
-                    "current_etag",
-                    "currentETag",
-                ],
-            )?;
-            Ok(Self {
-                error: crate::json::needed("error", error)?,
-                error_description: crate::json::needed("error_description", error_description)?,
-                retryable: crate::json::needed("retryable", retryable)?,
-                reference: crate::json::optional("reference", reference),
-                retry_after: crate::json::optional("retry_after", retry_after),
-                fields: crate::json::optional("fields", fields),
-                current_etag: crate::json::optional("current_etag", current_etag),
-                current_e_tag: crate::json::optional("currentETag", current_e_tag),
-            })
+        pub struct NoneAuth {}
+    }
+
+    object! {
+        /// Why a call failed whose If-Match no longer holds, with the ETag that would. AuthPI's pages and
+        /// its SDK spell that member differently.
+        pub struct PreconditionFailedError {
+            /// `error`.
+            pub error: ErrorCode,
+            /// What went wrong, as a sentence.
+            pub error_description: String,
+            /// Whether the same call may succeed later; it may not.
+            pub retryable: bool,
+            /// What to quote to AuthPI's support.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub reference: Option<String>,
+            /// Seconds to wait before trying again.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub retry_after: Option<i64>,
+            /// What is wrong with the members of the request.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub fields: Option<Vec<FieldError>>,
+            /// ETag that the resource has now, as AuthPI's SDK spells it.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub current_etag: Option<String>,
+            /// ETag that the resource has now, as AuthPI's page on conditional requests spells it.
+            #[wire = "currentETag"]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub current_e_tag: Option<String>,
         }
     }
 
@@ -1889,630 +460,149 @@ pub mod types {
         pub event_type: Option<String>,
     }
 
-    /// How a redelivery in bulk went. All members are assumed.
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct RedeliverFailedResult {
-        /// Deliveries sent again. Assumed.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub redelivered: Option<i64>,
-        /// Those of them that the endpoint accepted. Assumed.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub succeeded: Option<i64>,
-        /// Those of them that failed again. Assumed.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub failed: Option<i64>,
-    }
-
-    impl crate::json::FromRaw for RedeliverFailedResult {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [redelivered, succeeded, failed] =
-                crate::json::pick(raw, ["redelivered", "succeeded", "failed"])?;
-            Ok(Self {
-                redelivered: crate::json::optional("redelivered", redelivered),
-                succeeded: crate::json::optional("succeeded", succeeded),
-                failed: crate::json::optional("failed", failed),
-            })
+    object! {
+        /// How a redelivery in bulk went. All members are assumed.
+        pub struct RedeliverFailedResult {
+            /// Deliveries sent again. Assumed.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub redelivered: Option<i64>,
+            /// Those of them that the endpoint accepted. Assumed.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub succeeded: Option<i64>,
+            /// Those of them that failed again. Assumed.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub failed: Option<i64>,
         }
     }
 
-    /// How a redelivery in bulk went, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct RedeliverFailedResultResponse {
-        /// `data`.
-        pub data: RedeliverFailedResult,
-    }
-
-    impl<'de> Deserialize<'de> for RedeliverFailedResultResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::enveloped::<RedeliverFailedResult, D>(deserializer)?,
-            })
+    envelope! {
+        /// How a redelivery in bulk went, in the envelope of single resources.
+        pub struct RedeliverFailedResultResponse {
+            /// `data`.
+            pub data: RedeliverFailedResult,
         }
     }
 
-    impl crate::json::FromRaw for RedeliverFailedResultResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, false)?,
-            })
+    object! {
+        /// The record of a delivery after it was sent again on request.
+        pub struct RedeliveredWebhookDelivery {
+            /// Id of the delivery.
+            pub id: String,
+            /// Webhook the event is delivered to.
+            pub webhook_id: String,
+            /// Event that is delivered.
+            pub event_id: String,
+            /// Type of that event.
+            pub event_type: String,
+            /// `status`.
+            pub status: DeliveryStatus,
+            /// Attempts made so far.
+            pub attempt_count: i64,
+            /// When the first attempt was made, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub first_attempted_at: Option<crate::UnixMillis>,
+            /// When the last attempt was made, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub last_attempted_at: Option<crate::UnixMillis>,
+            /// When the next attempt is due, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub next_attempt_at: Option<crate::UnixMillis>,
+            /// Id of the workflow that makes the attempts.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub retry_workflow_id: Option<String>,
+            /// Attempts that may be made in all. That it is the total and not the rest is deduced from the
+            /// name.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub attempt_budget: Option<i64>,
+            /// Why the last attempt failed.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub last_error: Option<String>,
+            /// HTTP status of the endpoint's last answer.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub last_response_status: Option<i64>,
+            /// When the delivery was created, in Unix milliseconds.
+            pub created_at: crate::UnixMillis,
+            /// When the delivery was last changed, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub updated_at: Option<crate::UnixMillis>,
+            /// Whether the endpoint accepted this attempt.
+            pub success: bool,
         }
     }
 
-    /// The record of a delivery after it was sent again on request.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct RedeliveredWebhookDelivery {
-        /// Id of the delivery.
-        pub id: String,
-        /// Webhook the event is delivered to.
-        pub webhook_id: String,
-        /// Event that is delivered.
-        pub event_id: String,
-        /// Type of that event.
-        pub event_type: String,
-        /// `status`.
-        pub status: DeliveryStatus,
-        /// Attempts made so far.
-        pub attempt_count: i64,
-        /// When the first attempt was made, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub first_attempted_at: Option<crate::UnixMillis>,
-        /// When the last attempt was made, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub last_attempted_at: Option<crate::UnixMillis>,
-        /// When the next attempt is due, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub next_attempt_at: Option<crate::UnixMillis>,
-        /// Id of the workflow that makes the attempts.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub retry_workflow_id: Option<String>,
-        /// Attempts that may be made in all. That it is the total and not the rest is deduced from the
-        /// name.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub attempt_budget: Option<i64>,
-        /// Why the last attempt failed.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub last_error: Option<String>,
-        /// HTTP status of the endpoint's last answer.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub last_response_status: Option<i64>,
-        /// When the delivery was created, in Unix milliseconds.
-        pub created_at: crate::UnixMillis,
-        /// When the delivery was last changed, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub updated_at: Option<crate::UnixMillis>,
-        /// Whether the endpoint accepted this attempt.
-        pub success: bool,
-    }
-
-    impl crate::json::FromRaw for RedeliveredWebhookDelivery {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                id,
-                webhook_id,
-                event_id,
-                event_type,
-                status,
-                attempt_count,
-                first_attempted_at,
-                last_attempted_at,
-                next_attempt_at,
-                retry_workflow_id,
-                attempt_budget,
-                last_error,
-                last_response_status,
-                created_at,
-                updated_at,
-                success,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "id",
-                    "webhook_id",
-                    "event_id",
-                    "event_type",
-                    "status",
-                    "attempt_count",
-                    "first_attempted_at",
-                    "last_attempted_at",
-                    "next_attempt_at",
-                    "retry_workflow_id",
-                    "attempt_budget",
-                    "last_error",
-                    "last_response_status",
-                    "created_at",
-                    "updated_at",
-                    "success",
-                ],
-            )?;
-            Ok(Self {
-                id: crate::json::needed("id", id)?,
-                webhook_id: crate::json::needed("webhook_id", webhook_id)?,
-                event_id: crate::json::needed("event_id", event_id)?,
-                event_type: crate::json::needed("event_type", event_type)?,
-                status: crate::json::needed("status", status)?,
-                attempt_count: crate::json::needed("attempt_count", attempt_count)?,
-                first_attempted_at: crate::json::optional("first_attempted_at", first_attempted_at),
-                last_attempted_at: crate::json::optional("last_attempted_at", last_attempted_at),
-                next_attempt_at: crate::json::optional("next_attempt_at", next_attempt_at),
-                retry_workflow_id: crate::json::optional("retry_workflow_id", retry_workflow_id),
-                attempt_budget: crate::json::optional("attempt_budget", attempt_budget),
-                last_error: crate::json::optional("last_error", last_error),
-                last_response_status: crate::json::optional(
-                    "last_response_status",
-                    last_response_status,
-                ),
-                created_at: crate::json::needed("created_at", created_at)?,
-                updated_at: crate::json::optional("updated_at", updated_at),
-                success: crate::json::needed("success", success)?,
-            })
+    envelope! {
+        /// A delivery that was sent again, in the envelope of single resources.
+        pub struct RedeliveredWebhookDeliveryResponse {
+            /// `data`.
+            pub data: RedeliveredWebhookDelivery,
         }
     }
 
-    /// A delivery that was sent again, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct RedeliveredWebhookDeliveryResponse {
-        /// `data`.
-        pub data: RedeliveredWebhookDelivery,
-    }
-
-    impl<'de> Deserialize<'de> for RedeliveredWebhookDeliveryResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::enveloped::<RedeliveredWebhookDelivery, D>(deserializer)?,
-            })
+    closed_enum! {
+        /// A signature algorithm that a caller may ask for.
+        pub enum SettableSignatureAlgorithm {
+            HmacSha256 = "hmac-sha256",
         }
     }
 
-    impl crate::json::FromRaw for RedeliveredWebhookDeliveryResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, false)?,
-            })
+    closed_enum! {
+        /// A status that a caller may give a webhook. That these two are all is assumed.
+        pub enum SettableWebhookStatus {
+            Active = "active",
+            Disabled = "disabled",
         }
     }
 
-    /// A signature algorithm that a caller may ask for.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub enum SettableSignatureAlgorithm {
-        /// `hmac-sha256`
-        #[serde(rename = "hmac-sha256")]
-        HmacSha256,
-    }
-
-    impl SettableSignatureAlgorithm {
-        /// All values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::HmacSha256];
-
-        /// The value as it is written.
-        pub const fn as_str(self) -> &'static str {
-            match self {
-                Self::HmacSha256 => "hmac-sha256",
-            }
-        }
-    }
-
-    impl fmt::Display for SettableSignatureAlgorithm {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    /// A status that a caller may give a webhook. That these two are all is assumed.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub enum SettableWebhookStatus {
-        /// `active`
-        #[serde(rename = "active")]
-        Active,
-        /// `disabled`
-        #[serde(rename = "disabled")]
-        Disabled,
-    }
-
-    impl SettableWebhookStatus {
-        /// All values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::Active, Self::Disabled];
-
-        /// The value as it is written.
-        pub const fn as_str(self) -> &'static str {
-            match self {
-                Self::Active => "active",
-                Self::Disabled => "disabled",
-            }
-        }
-    }
-
-    impl fmt::Display for SettableWebhookStatus {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    /// How deliveries are signed.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum SignatureAlgorithm {
-        /// `hmac-sha256`
-        HmacSha256,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownSignatureAlgorithm),
-    }
-
-    /// A value of [`SignatureAlgorithm`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownSignatureAlgorithm(Box<str>);
-    impl UnknownSignatureAlgorithm {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownSignatureAlgorithm {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl SignatureAlgorithm {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::HmacSha256];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::HmacSha256 => "hmac-sha256",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "hmac-sha256" => Some(Self::HmacSha256),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for SignatureAlgorithm {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for SignatureAlgorithm {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for SignatureAlgorithm {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for SignatureAlgorithm {
-        fn from(text: &str) -> Self {
-            Self::known(text)
-                .unwrap_or_else(|| Self::Unknown(UnknownSignatureAlgorithm(text.into())))
-        }
-    }
-
-    impl From<String> for SignatureAlgorithm {
-        fn from(text: String) -> Self {
-            Self::known(&text)
-                .unwrap_or_else(|| Self::Unknown(UnknownSignatureAlgorithm(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for SignatureAlgorithm {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for SignatureAlgorithm {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for SignatureAlgorithm {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for SignatureAlgorithm {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for SignatureAlgorithm {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(SignatureAlgorithm).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
-        }
-    }
-
-    /// Deliveries that carry a signature.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "signature"))
-    )]
-    #[non_exhaustive]
-    pub struct SignatureAuth {
+    open_enum! {
         /// How deliveries are signed.
-        pub signature_algorithm: Option<SignatureAlgorithm>,
-        /// Three dots and the last characters of the secret.
-        pub signature_secret_hint: Option<String>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for SignatureAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "signature")?;
-            if let Some(value) = &self.signature_algorithm {
-                map.serialize_entry("signature_algorithm", value)?;
-            }
-            if let Some(value) = &self.signature_secret_hint {
-                map.serialize_entry("signature_secret_hint", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
+        pub enum SignatureAlgorithm {
+            Unknown(UnknownSignatureAlgorithm),
+            HmacSha256 = "hmac-sha256",
         }
     }
 
-    impl<'de> Deserialize<'de> for SignatureAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl SignatureAuth {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut signature_algorithm = None;
-            let mut signature_secret_hint = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "signature_algorithm" => {
-                        extra.unless_fit(&mut signature_algorithm, name, value)
-                    }
-                    "signature_secret_hint" => {
-                        extra.unless_fit(&mut signature_secret_hint, name, value)
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                signature_algorithm,
-                signature_secret_hint,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for SignatureAuth {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// Deliveries that carry a signature, with the secret if it was just made.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "signature"))
-    )]
-    #[non_exhaustive]
-    pub struct SignatureAuthWithSecret {
-        /// How deliveries are signed.
-        pub signature_algorithm: Option<SignatureAlgorithm>,
-        /// Three dots and the last characters of the secret.
-        pub signature_secret_hint: Option<String>,
-        /// The secret itself, shown once.
-        pub signature_secret_plain: Option<crate::signature::Secret>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for SignatureAuthWithSecret {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "signature")?;
-            if let Some(value) = &self.signature_algorithm {
-                map.serialize_entry("signature_algorithm", value)?;
-            }
-            if let Some(value) = &self.signature_secret_hint {
-                map.serialize_entry("signature_secret_hint", value)?;
-            }
-            if let Some(value) = &self.signature_secret_plain {
-                map.serialize_entry("signature_secret_plain", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for SignatureAuthWithSecret {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl SignatureAuthWithSecret {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut signature_algorithm = None;
-            let mut signature_secret_hint = None;
-            let mut signature_secret_plain = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "signature_algorithm" => {
-                        extra.unless_fit(&mut signature_algorithm, name, value)
-                    }
-                    "signature_secret_hint" => {
-                        extra.unless_fit(&mut signature_secret_hint, name, value)
-                    }
-                    "signature_secret_plain" => {
-                        signature_secret_plain = crate::json::member(name, value)?;
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                signature_algorithm,
-                signature_secret_hint,
-                signature_secret_plain,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for SignatureAuthWithSecret {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// How the deliveries of a webhook are to be authenticated from now on. How AuthPI is asked for a
-    /// new secret is not documented; assumed is that giving `auth` again, even of the same type, makes
-    /// new ones.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum UpdateAuthInput {
-        /// Deliveries without authentication, meant for testing only.
-        None(CreateNoneAuth),
-        /// Deliveries that carry a bearer token.
-        Bearer(CreateBearerAuth),
+    tagged! {
+        #[lenient]
+        #[constant("type" = "signature")]
+        #[derive(Default)]
         /// Deliveries that carry a signature.
-        Signature(CreateSignatureAuth),
-        /// Deliveries that carry both a bearer token and a signature.
-        BearerSignature(CreateBearerSignatureAuth),
-    }
-
-    impl UpdateAuthInput {
-        /// The text of `type`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::None(_) => "none",
-                Self::Bearer(_) => "bearer",
-                Self::Signature(_) => "signature",
-                Self::BearerSignature(_) => "bearer+signature",
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "type") {
-                Ok(tag) if tag == "none" => CreateNoneAuth::read(raw).map(Self::None),
-                Ok(tag) if tag == "bearer" => CreateBearerAuth::read(raw).map(Self::Bearer),
-                Ok(tag) if tag == "signature" => {
-                    CreateSignatureAuth::read(raw).map(Self::Signature)
-                }
-                Ok(tag) if tag == "bearer+signature" => {
-                    CreateBearerSignatureAuth::read(raw).map(Self::BearerSignature)
-                }
-                Ok(tag) => Err(serde_json::Error::custom(format_args!(
-                    "unknown {} {tag:?}",
-                    "type"
-                ))),
-                Err(error) => Err(error),
-            }
+        pub struct SignatureAuth {
+            /// How deliveries are signed.
+            pub signature_algorithm: Option<SignatureAlgorithm>,
+            /// Three dots and the last characters of the secret.
+            pub signature_secret_hint: Option<String>,
         }
     }
 
-    impl From<CreateNoneAuth> for UpdateAuthInput {
-        fn from(case: CreateNoneAuth) -> Self {
-            Self::None(case)
+    tagged! {
+        #[lenient]
+        #[constant("type" = "signature")]
+        #[derive(Default)]
+        /// Deliveries that carry a signature, with the secret if it was just made.
+        pub struct SignatureAuthWithSecret {
+            /// How deliveries are signed.
+            pub signature_algorithm: Option<SignatureAlgorithm>,
+            /// Three dots and the last characters of the secret.
+            pub signature_secret_hint: Option<String>,
+            /// The secret itself, shown once.
+            pub signature_secret_plain: Option<crate::signature::Secret>,
         }
     }
 
-    impl From<CreateBearerAuth> for UpdateAuthInput {
-        fn from(case: CreateBearerAuth) -> Self {
-            Self::Bearer(case)
-        }
-    }
-
-    impl From<CreateSignatureAuth> for UpdateAuthInput {
-        fn from(case: CreateSignatureAuth) -> Self {
-            Self::Signature(case)
-        }
-    }
-
-    impl From<CreateBearerSignatureAuth> for UpdateAuthInput {
-        fn from(case: CreateBearerSignatureAuth) -> Self {
-            Self::BearerSignature(case)
-        }
-    }
-
-    impl Serialize for UpdateAuthInput {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::None(case) => case.serialize(serializer),
-                Self::Bearer(case) => case.serialize(serializer),
-                Self::Signature(case) => case.serialize(serializer),
-                Self::BearerSignature(case) => case.serialize(serializer),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for UpdateAuthInput {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for UpdateAuthInput {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(UpdateAuthInput).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![
-                generator.subschema_for::<CreateNoneAuth>(),
-                generator.subschema_for::<CreateBearerAuth>(),
-                generator.subschema_for::<CreateSignatureAuth>(),
-                generator.subschema_for::<CreateBearerSignatureAuth>(),
-            ];
-            crate::json::union_schema("type", false, cases)
+    union! {
+        #[tag = "type"]
+        /// How the deliveries of a webhook are to be authenticated from now on. How AuthPI is asked for a
+        /// new secret is not documented; assumed is that giving `auth` again, even of the same type, makes
+        /// new ones.
+        pub enum UpdateAuthInput {
+            /// Deliveries without authentication, meant for testing only.
+            None(CreateNoneAuth) = "none",
+            /// Deliveries that carry a bearer token.
+            Bearer(CreateBearerAuth) = "bearer",
+            /// Deliveries that carry a signature.
+            Signature(CreateSignatureAuth) = "signature",
+            /// Deliveries that carry both a bearer token and a signature.
+            BearerSignature(CreateBearerSignatureAuth) = "bearer+signature",
         }
     }
 
@@ -2559,834 +649,278 @@ pub mod types {
         pub metadata: Patch<crate::RawJson>,
     }
 
-    /// A webhook.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Webhook {
-        /// Id of the webhook.
-        pub id: String,
-        /// Account the webhook belongs to.
-        pub account_id: String,
-        /// Name of the webhook.
-        pub name: String,
-        /// What the webhook is for.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub description: Option<String>,
-        /// Where deliveries are sent.
-        pub url: String,
-        /// The state of the webhook.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status: Option<WebhookStatus>,
-        /// When the webhook got its present status, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_at: Option<crate::UnixMillis>,
-        /// Why the webhook has its present status.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_reason: Option<String>,
-        /// Who gave the webhook its present status.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_by: Option<String>,
-        /// How deliveries are authenticated.
-        pub auth: WebhookAuth,
-        /// Event types that are delivered.
-        pub events: Vec<String>,
-        /// Subjects that deliveries are limited to.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub subjects: Option<Vec<crate::RawJson>>,
-        /// When a failed delivery is sent again.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub retry: Option<crate::RawJson>,
-        /// When deliveries are paused because too many fail.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub circuit_breaker: Option<crate::RawJson>,
-        /// Key-value pairs of the caller's own.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub metadata: Option<crate::RawJson>,
-        /// When the webhook was created, in Unix milliseconds.
-        pub created_at: crate::UnixMillis,
-        /// When the webhook was last changed, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub updated_at: Option<crate::UnixMillis>,
-    }
-
-    impl crate::json::FromRaw for Webhook {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                id,
-                account_id,
-                name,
-                description,
-                url,
-                status,
-                status_at,
-                status_reason,
-                status_by,
-                auth,
-                events,
-                subjects,
-                retry,
-                circuit_breaker,
-                metadata,
-                created_at,
-                updated_at,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "id",
-                    "account_id",
-                    "name",
-                    "description",
-                    "url",
-                    "status",
-                    "status_at",
-                    "status_reason",
-                    "status_by",
-                    "auth",
-                    "events",
-                    "subjects",
-                    "retry",
-                    "circuit_breaker",
-                    "metadata",
-                    "created_at",
-                    "updated_at",
-                ],
-            )?;
-            Ok(Self {
-                id: crate::json::needed("id", id)?,
-                account_id: crate::json::needed("account_id", account_id)?,
-                name: crate::json::needed("name", name)?,
-                description: crate::json::optional("description", description),
-                url: crate::json::needed("url", url)?,
-                status: crate::json::optional("status", status),
-                status_at: crate::json::optional("status_at", status_at),
-                status_reason: crate::json::optional("status_reason", status_reason),
-                status_by: crate::json::optional("status_by", status_by),
-                auth: crate::json::needed("auth", auth)?,
-                events: crate::json::needed("events", events)?,
-                subjects: crate::json::optional("subjects", subjects),
-                retry: crate::json::optional("retry", retry),
-                circuit_breaker: crate::json::optional("circuit_breaker", circuit_breaker),
-                metadata: crate::json::optional("metadata", metadata),
-                created_at: crate::json::needed("created_at", created_at)?,
-                updated_at: crate::json::optional("updated_at", updated_at),
-            })
+    object! {
+        /// A webhook.
+        pub struct Webhook {
+            /// Id of the webhook.
+            pub id: String,
+            /// Account the webhook belongs to.
+            pub account_id: String,
+            /// Name of the webhook.
+            pub name: String,
+            /// What the webhook is for.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub description: Option<String>,
+            /// Where deliveries are sent.
+            pub url: String,
+            /// The state of the webhook.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status: Option<WebhookStatus>,
+            /// When the webhook got its present status, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_at: Option<crate::UnixMillis>,
+            /// Why the webhook has its present status.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_reason: Option<String>,
+            /// Who gave the webhook its present status.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_by: Option<String>,
+            /// How deliveries are authenticated.
+            pub auth: WebhookAuth,
+            /// Event types that are delivered.
+            pub events: Vec<String>,
+            /// Subjects that deliveries are limited to.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub subjects: Option<Vec<crate::RawJson>>,
+            /// When a failed delivery is sent again.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub retry: Option<crate::RawJson>,
+            /// When deliveries are paused because too many fail.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub circuit_breaker: Option<crate::RawJson>,
+            /// Key-value pairs of the caller's own.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub metadata: Option<crate::RawJson>,
+            /// When the webhook was created, in Unix milliseconds.
+            pub created_at: crate::UnixMillis,
+            /// When the webhook was last changed, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub updated_at: Option<crate::UnixMillis>,
         }
     }
 
-    /// How a webhook's deliveries are authenticated, without secrets.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum WebhookAuth {
-        /// Deliveries without authentication.
-        None(NoneAuth),
-        /// Deliveries that carry a bearer token.
-        Bearer(BearerAuth),
-        /// Deliveries that carry a signature.
-        Signature(SignatureAuth),
-        /// Deliveries that carry both a bearer token and a signature.
-        BearerSignature(BearerSignatureAuth),
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownWebhookAuth),
-    }
-
-    /// A case of [`WebhookAuth`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq)]
-    pub struct UnknownWebhookAuth {
-        tag: String,
-        json: RawJson,
-    }
-
-    impl UnknownWebhookAuth {
-        /// The whole object as it came.
-        pub fn json(&self) -> &RawJson {
-            &self.json
+    union! {
+        #[tag = "type"]
+        /// How a webhook's deliveries are authenticated, without secrets.
+        pub enum WebhookAuth {
+            Unknown(UnknownWebhookAuth),
+            /// Deliveries without authentication.
+            None(NoneAuth) = "none",
+            /// Deliveries that carry a bearer token.
+            Bearer(BearerAuth) = "bearer",
+            /// Deliveries that carry a signature.
+            Signature(SignatureAuth) = "signature",
+            /// Deliveries that carry both a bearer token and a signature.
+            BearerSignature(BearerSignatureAuth) = "bearer+signature",
         }
     }
 
-    impl fmt::Debug for UnknownWebhookAuth {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.debug_tuple(stringify!(UnknownWebhookAuth))
-                .field(&self.tag)
-                .finish()
+    object! {
+        /// The record of one event's delivery to one webhook, all attempts together.
+        pub struct WebhookDelivery {
+            /// Id of the delivery.
+            pub id: String,
+            /// Webhook the event is delivered to.
+            pub webhook_id: String,
+            /// Event that is delivered.
+            pub event_id: String,
+            /// Type of that event.
+            pub event_type: String,
+            /// `status`.
+            pub status: DeliveryStatus,
+            /// Attempts made so far.
+            pub attempt_count: i64,
+            /// When the first attempt was made, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub first_attempted_at: Option<crate::UnixMillis>,
+            /// When the last attempt was made, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub last_attempted_at: Option<crate::UnixMillis>,
+            /// When the next attempt is due, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub next_attempt_at: Option<crate::UnixMillis>,
+            /// Id of the workflow that makes the attempts.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub retry_workflow_id: Option<String>,
+            /// Attempts that may be made in all. That it is the total and not the rest is deduced from the
+            /// name.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub attempt_budget: Option<i64>,
+            /// Why the last attempt failed.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub last_error: Option<String>,
+            /// HTTP status of the endpoint's last answer.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub last_response_status: Option<i64>,
+            /// When the delivery was created, in Unix milliseconds.
+            pub created_at: crate::UnixMillis,
+            /// When the delivery was last changed, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub updated_at: Option<crate::UnixMillis>,
         }
     }
 
-    impl WebhookAuth {
-        /// The text of `type`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::None(_) => "none",
-                Self::Bearer(_) => "bearer",
-                Self::Signature(_) => "signature",
-                Self::BearerSignature(_) => "bearer+signature",
-                Self::Unknown(other) => &other.tag,
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "type") {
-                Ok(tag) if tag == "none" => NoneAuth::read(raw).map(Self::None),
-                Ok(tag) if tag == "bearer" => BearerAuth::read(raw).map(Self::Bearer),
-                Ok(tag) if tag == "signature" => SignatureAuth::read(raw).map(Self::Signature),
-                Ok(tag) if tag == "bearer+signature" => {
-                    BearerSignatureAuth::read(raw).map(Self::BearerSignature)
-                }
-                Ok(tag) => Ok(Self::Unknown(UnknownWebhookAuth {
-                    tag: tag.into_owned(),
-                    json: raw.to_owned().into(),
-                })),
-                Err(error) => Err(error),
-            }
+    object! {
+        /// A page of deliveries.
+        pub struct WebhookDeliveryPage {
+            /// The deliveries.
+            pub data: Vec<WebhookDelivery>,
+            /// Whether another page follows.
+            pub has_more: bool,
+            /// The cursor of the next page.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub next_cursor: Option<String>,
+            /// Items of this page that the service could not show.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub invalid_count: Option<i64>,
         }
     }
 
-    impl From<NoneAuth> for WebhookAuth {
-        fn from(case: NoneAuth) -> Self {
-            Self::None(case)
+    object! {
+        /// A webhook as it stands in a list, without the details of its authentication.
+        pub struct WebhookListItem {
+            /// Id of the webhook.
+            pub id: String,
+            /// Account the webhook belongs to.
+            pub account_id: String,
+            /// `status`.
+            pub status: WebhookStatus,
+            /// Name of the webhook.
+            pub name: String,
+            /// What the webhook is for.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub description: Option<String>,
+            /// Where deliveries are sent.
+            pub url: String,
+            /// `auth_type`.
+            pub auth_type: AuthType,
+            /// Event types that are delivered.
+            pub events: Vec<String>,
+            /// When the webhook got its present status, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_at: Option<crate::UnixMillis>,
+            /// Why the webhook has its present status.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_reason: Option<String>,
+            /// Who gave the webhook its present status.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_by: Option<String>,
+            /// When the webhook was created, in Unix milliseconds.
+            pub created_at: crate::UnixMillis,
+            /// When the webhook was last changed, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub updated_at: Option<crate::UnixMillis>,
         }
     }
 
-    impl From<BearerAuth> for WebhookAuth {
-        fn from(case: BearerAuth) -> Self {
-            Self::Bearer(case)
+    object! {
+        /// A page of webhooks.
+        pub struct WebhookPage {
+            /// The webhooks.
+            pub data: Vec<WebhookListItem>,
+            /// Whether another page follows.
+            pub has_more: bool,
+            /// The cursor of the next page.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub next_cursor: Option<String>,
+            /// Items of this page that the service could not show.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub invalid_count: Option<i64>,
         }
     }
 
-    impl From<SignatureAuth> for WebhookAuth {
-        fn from(case: SignatureAuth) -> Self {
-            Self::Signature(case)
+    envelope! {
+        /// A webhook, in the envelope of single resources.
+        pub struct WebhookResponse {
+            /// `data`.
+            pub data: Webhook,
         }
     }
 
-    impl From<BearerSignatureAuth> for WebhookAuth {
-        fn from(case: BearerSignatureAuth) -> Self {
-            Self::BearerSignature(case)
+    open_enum! {
+        /// The state of a webhook.
+        pub enum WebhookStatus {
+            Unknown(UnknownWebhookStatus),
+            Active = "active",
+            Disabled = "disabled",
+            Failing = "failing",
+            Deleted = "deleted",
         }
     }
 
-    impl Serialize for WebhookAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::None(case) => case.serialize(serializer),
-                Self::Bearer(case) => case.serialize(serializer),
-                Self::Signature(case) => case.serialize(serializer),
-                Self::BearerSignature(case) => case.serialize(serializer),
-                Self::Unknown(other) => other.json.serialize(serializer),
-            }
+    object! {
+        /// A webhook as creating or changing it returns it, with the secrets that were just made. They are
+        /// shown once. Look for them under `auth` first; AuthPI's guide shows them at the top level.
+        pub struct WebhookWithSecrets {
+            /// Id of the webhook.
+            pub id: String,
+            /// Account the webhook belongs to.
+            pub account_id: String,
+            /// Name of the webhook.
+            pub name: String,
+            /// What the webhook is for.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub description: Option<String>,
+            /// Where deliveries are sent.
+            pub url: String,
+            /// The state of the webhook.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status: Option<WebhookStatus>,
+            /// When the webhook got its present status, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_at: Option<crate::UnixMillis>,
+            /// Why the webhook has its present status.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_reason: Option<String>,
+            /// Who gave the webhook its present status.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status_by: Option<String>,
+            /// How deliveries are authenticated, with the secrets that were just made.
+            pub auth: CreateWebhookResponseAuth,
+            /// The signature's secret, shown once, where the service puts it here and not under `auth`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub signature_secret_plain: Option<crate::signature::Secret>,
+            /// The bearer token, shown once, where the service puts it here and not under `auth`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub bearer_token_plain: Option<crate::signature::Secret>,
+            /// Event types that are delivered.
+            pub events: Vec<String>,
+            /// Subjects that deliveries are limited to.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub subjects: Option<Vec<crate::RawJson>>,
+            /// When a failed delivery is sent again.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub retry: Option<crate::RawJson>,
+            /// When deliveries are paused because too many fail.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub circuit_breaker: Option<crate::RawJson>,
+            /// Key-value pairs of the caller's own.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub metadata: Option<crate::RawJson>,
+            /// When the webhook was created, in Unix milliseconds.
+            pub created_at: crate::UnixMillis,
+            /// When the webhook was last changed, in Unix milliseconds.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub updated_at: Option<crate::UnixMillis>,
         }
     }
 
-    impl<'de> Deserialize<'de> for WebhookAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for WebhookAuth {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(WebhookAuth).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![
-                generator.subschema_for::<NoneAuth>(),
-                generator.subschema_for::<BearerAuth>(),
-                generator.subschema_for::<SignatureAuth>(),
-                generator.subschema_for::<BearerSignatureAuth>(),
-            ];
-            crate::json::union_schema("type", true, cases)
-        }
-    }
-
-    impl crate::json::FromRaw for WebhookAuth {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// The record of one event's delivery to one webhook, all attempts together.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct WebhookDelivery {
-        /// Id of the delivery.
-        pub id: String,
-        /// Webhook the event is delivered to.
-        pub webhook_id: String,
-        /// Event that is delivered.
-        pub event_id: String,
-        /// Type of that event.
-        pub event_type: String,
-        /// `status`.
-        pub status: DeliveryStatus,
-        /// Attempts made so far.
-        pub attempt_count: i64,
-        /// When the first attempt was made, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub first_attempted_at: Option<crate::UnixMillis>,
-        /// When the last attempt was made, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub last_attempted_at: Option<crate::UnixMillis>,
-        /// When the next attempt is due, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub next_attempt_at: Option<crate::UnixMillis>,
-        /// Id of the workflow that makes the attempts.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub retry_workflow_id: Option<String>,
-        /// Attempts that may be made in all. That it is the total and not the rest is deduced from the
-        /// name.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub attempt_budget: Option<i64>,
-        /// Why the last attempt failed.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub last_error: Option<String>,
-        /// HTTP status of the endpoint's last answer.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub last_response_status: Option<i64>,
-        /// When the delivery was created, in Unix milliseconds.
-        pub created_at: crate::UnixMillis,
-        /// When the delivery was last changed, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub updated_at: Option<crate::UnixMillis>,
-    }
-
-    impl crate::json::FromRaw for WebhookDelivery {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                id,
-                webhook_id,
-                event_id,
-                event_type,
-                status,
-                attempt_count,
-                first_attempted_at,
-                last_attempted_at,
-                next_attempt_at,
-                retry_workflow_id,
-                attempt_budget,
-                last_error,
-                last_response_status,
-                created_at,
-                updated_at,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "id",
-                    "webhook_id",
-                    "event_id",
-                    "event_type",
-                    "status",
-                    "attempt_count",
-                    "first_attempted_at",
-                    "last_attempted_at",
-                    "next_attempt_at",
-                    "retry_workflow_id",
-                    "attempt_budget",
-                    "last_error",
-                    "last_response_status",
-                    "created_at",
-                    "updated_at",
-                ],
-            )?;
-            Ok(Self {
-                id: crate::json::needed("id", id)?,
-                webhook_id: crate::json::needed("webhook_id", webhook_id)?,
-                event_id: crate::json::needed("event_id", event_id)?,
-                event_type: crate::json::needed("event_type", event_type)?,
-                status: crate::json::needed("status", status)?,
-                attempt_count: crate::json::needed("attempt_count", attempt_count)?,
-                first_attempted_at: crate::json::optional("first_attempted_at", first_attempted_at),
-                last_attempted_at: crate::json::optional("last_attempted_at", last_attempted_at),
-                next_attempt_at: crate::json::optional("next_attempt_at", next_attempt_at),
-                retry_workflow_id: crate::json::optional("retry_workflow_id", retry_workflow_id),
-                attempt_budget: crate::json::optional("attempt_budget", attempt_budget),
-                last_error: crate::json::optional("last_error", last_error),
-                last_response_status: crate::json::optional(
-                    "last_response_status",
-                    last_response_status,
-                ),
-                created_at: crate::json::needed("created_at", created_at)?,
-                updated_at: crate::json::optional("updated_at", updated_at),
-            })
-        }
-    }
-
-    /// A page of deliveries.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct WebhookDeliveryPage {
-        /// The deliveries.
-        pub data: Vec<WebhookDelivery>,
-        /// Whether another page follows.
-        pub has_more: bool,
-        /// The cursor of the next page.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub next_cursor: Option<String>,
-        /// Items of this page that the service could not show.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub invalid_count: Option<i64>,
-    }
-
-    impl crate::json::FromRaw for WebhookDeliveryPage {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [data, has_more, next_cursor, invalid_count] =
-                crate::json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
-            Ok(Self {
-                data: crate::json::needed("data", data)?,
-                has_more: crate::json::needed("has_more", has_more)?,
-                next_cursor: crate::json::optional("next_cursor", next_cursor),
-                invalid_count: crate::json::optional("invalid_count", invalid_count),
-            })
-        }
-    }
-
-    /// A webhook as it stands in a list, without the details of its authentication.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct WebhookListItem {
-        /// Id of the webhook.
-        pub id: String,
-        /// Account the webhook belongs to.
-        pub account_id: String,
-        /// `status`.
-        pub status: WebhookStatus,
-        /// Name of the webhook.
-        pub name: String,
-        /// What the webhook is for.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub description: Option<String>,
-        /// Where deliveries are sent.
-        pub url: String,
-        /// `auth_type`.
-        pub auth_type: AuthType,
-        /// Event types that are delivered.
-        pub events: Vec<String>,
-        /// When the webhook got its present status, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_at: Option<crate::UnixMillis>,
-        /// Why the webhook has its present status.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_reason: Option<String>,
-        /// Who gave the webhook its present status.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_by: Option<String>,
-        /// When the webhook was created, in Unix milliseconds.
-        pub created_at: crate::UnixMillis,
-        /// When the webhook was last changed, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub updated_at: Option<crate::UnixMillis>,
-    }
-
-    impl crate::json::FromRaw for WebhookListItem {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                id,
-                account_id,
-                status,
-                name,
-                description,
-                url,
-                auth_type,
-                events,
-                status_at,
-                status_reason,
-                status_by,
-                created_at,
-                updated_at,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "id",
-                    "account_id",
-                    "status",
-                    "name",
-                    "description",
-                    "url",
-                    "auth_type",
-                    "events",
-                    "status_at",
-                    "status_reason",
-                    "status_by",
-                    "created_at",
-                    "updated_at",
-                ],
-            )?;
-            Ok(Self {
-                id: crate::json::needed("id", id)?,
-                account_id: crate::json::needed("account_id", account_id)?,
-                status: crate::json::needed("status", status)?,
-                name: crate::json::needed("name", name)?,
-                description: crate::json::optional("description", description),
-                url: crate::json::needed("url", url)?,
-                auth_type: crate::json::needed("auth_type", auth_type)?,
-                events: crate::json::needed("events", events)?,
-                status_at: crate::json::optional("status_at", status_at),
-                status_reason: crate::json::optional("status_reason", status_reason),
-                status_by: crate::json::optional("status_by", status_by),
-                created_at: crate::json::needed("created_at", created_at)?,
-                updated_at: crate::json::optional("updated_at", updated_at),
-            })
-        }
-    }
-
-    /// A page of webhooks.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct WebhookPage {
-        /// The webhooks.
-        pub data: Vec<WebhookListItem>,
-        /// Whether another page follows.
-        pub has_more: bool,
-        /// The cursor of the next page.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub next_cursor: Option<String>,
-        /// Items of this page that the service could not show.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub invalid_count: Option<i64>,
-    }
-
-    impl crate::json::FromRaw for WebhookPage {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [data, has_more, next_cursor, invalid_count] =
-                crate::json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
-            Ok(Self {
-                data: crate::json::needed("data", data)?,
-                has_more: crate::json::needed("has_more", has_more)?,
-                next_cursor: crate::json::optional("next_cursor", next_cursor),
-                invalid_count: crate::json::optional("invalid_count", invalid_count),
-            })
-        }
-    }
-
-    /// A webhook, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct WebhookResponse {
-        /// `data`.
-        pub data: Webhook,
-    }
-
-    impl<'de> Deserialize<'de> for WebhookResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::enveloped::<Webhook, D>(deserializer)?,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for WebhookResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, false)?,
-            })
-        }
-    }
-
-    /// The state of a webhook.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum WebhookStatus {
-        /// `active`
-        Active,
-        /// `disabled`
-        Disabled,
-        /// `failing`
-        Failing,
-        /// `deleted`
-        Deleted,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownWebhookStatus),
-    }
-
-    /// A value of [`WebhookStatus`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownWebhookStatus(Box<str>);
-    impl UnknownWebhookStatus {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownWebhookStatus {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl WebhookStatus {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] =
-            &[Self::Active, Self::Disabled, Self::Failing, Self::Deleted];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::Active => "active",
-                Self::Disabled => "disabled",
-                Self::Failing => "failing",
-                Self::Deleted => "deleted",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "active" => Some(Self::Active),
-                "disabled" => Some(Self::Disabled),
-                "failing" => Some(Self::Failing),
-                "deleted" => Some(Self::Deleted),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for WebhookStatus {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for WebhookStatus {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for WebhookStatus {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for WebhookStatus {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownWebhookStatus(text.into())))
-        }
-    }
-
-    impl From<String> for WebhookStatus {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownWebhookStatus(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for WebhookStatus {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for WebhookStatus {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for WebhookStatus {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for WebhookStatus {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for WebhookStatus {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(WebhookStatus).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
-        }
-    }
-
-    /// A webhook as creating or changing it returns it, with the secrets that were just made. They are
-    /// shown once. Look for them under `auth` first; AuthPI's guide shows them at the top level.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct WebhookWithSecrets {
-        /// Id of the webhook.
-        pub id: String,
-        /// Account the webhook belongs to.
-        pub account_id: String,
-        /// Name of the webhook.
-        pub name: String,
-        /// What the webhook is for.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub description: Option<String>,
-        /// Where deliveries are sent.
-        pub url: String,
-        /// The state of the webhook.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status: Option<WebhookStatus>,
-        /// When the webhook got its present status, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_at: Option<crate::UnixMillis>,
-        /// Why the webhook has its present status.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_reason: Option<String>,
-        /// Who gave the webhook its present status.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub status_by: Option<String>,
-        /// How deliveries are authenticated, with the secrets that were just made.
-        pub auth: CreateWebhookResponseAuth,
-        /// The signature's secret, shown once, where the service puts it here and not under `auth`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub signature_secret_plain: Option<crate::signature::Secret>,
-        /// The bearer token, shown once, where the service puts it here and not under `auth`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub bearer_token_plain: Option<crate::signature::Secret>,
-        /// Event types that are delivered.
-        pub events: Vec<String>,
-        /// Subjects that deliveries are limited to.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub subjects: Option<Vec<crate::RawJson>>,
-        /// When a failed delivery is sent again.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub retry: Option<crate::RawJson>,
-        /// When deliveries are paused because too many fail.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub circuit_breaker: Option<crate::RawJson>,
-        /// Key-value pairs of the caller's own.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub metadata: Option<crate::RawJson>,
-        /// When the webhook was created, in Unix milliseconds.
-        pub created_at: crate::UnixMillis,
-        /// When the webhook was last changed, in Unix milliseconds.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub updated_at: Option<crate::UnixMillis>,
-    }
-
-    impl crate::json::FromRaw for WebhookWithSecrets {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [
-                id,
-                account_id,
-                name,
-                description,
-                url,
-                status,
-                status_at,
-                status_reason,
-                status_by,
-                auth,
-                signature_secret_plain,
-                bearer_token_plain,
-                events,
-                subjects,
-                retry,
-                circuit_breaker,
-                metadata,
-                created_at,
-                updated_at,
-            ] = crate::json::pick(
-                raw,
-                [
-                    "id",
-                    "account_id",
-                    "name",
-                    "description",
-                    "url",
-                    "status",
-                    "status_at",
-                    "status_reason",
-                    "status_by",
-                    "auth",
-                    "signature_secret_plain",
-                    "bearer_token_plain",
-                    "events",
-                    "subjects",
-                    "retry",
-                    "circuit_breaker",
-                    "metadata",
-                    "created_at",
-                    "updated_at",
-                ],
-            )?;
-            Ok(Self {
-                id: crate::json::needed("id", id)?,
-                account_id: crate::json::needed("account_id", account_id)?,
-                name: crate::json::needed("name", name)?,
-                description: crate::json::optional("description", description),
-                url: crate::json::needed("url", url)?,
-                status: crate::json::optional("status", status),
-                status_at: crate::json::optional("status_at", status_at),
-                status_reason: crate::json::optional("status_reason", status_reason),
-                status_by: crate::json::optional("status_by", status_by),
-                auth: crate::json::needed("auth", auth)?,
-                signature_secret_plain: crate::json::precious(
-                    "signature_secret_plain",
-                    signature_secret_plain,
-                )?,
-                bearer_token_plain: crate::json::precious(
-                    "bearer_token_plain",
-                    bearer_token_plain,
-                )?,
-                events: crate::json::needed("events", events)?,
-                subjects: crate::json::optional("subjects", subjects),
-                retry: crate::json::optional("retry", retry),
-                circuit_breaker: crate::json::optional("circuit_breaker", circuit_breaker),
-                metadata: crate::json::optional("metadata", metadata),
-                created_at: crate::json::needed("created_at", created_at)?,
-                updated_at: crate::json::optional("updated_at", updated_at),
-            })
-        }
-    }
-
-    /// A webhook with its secrets, in the envelope of single resources.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct WebhookWithSecretsResponse {
-        /// `data`.
-        pub data: WebhookWithSecrets,
-    }
-
-    impl<'de> Deserialize<'de> for WebhookWithSecretsResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::enveloped::<WebhookWithSecrets, D>(deserializer)?,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for WebhookWithSecretsResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, false)?,
-            })
+    envelope! {
+        /// A webhook with its secrets, in the envelope of single resources.
+        pub struct WebhookWithSecretsResponse {
+            /// `data`.
+            pub data: WebhookWithSecrets,
         }
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -3395,242 +929,114 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `GET /v1/me`
     pub const ME_GET: Operation = Operation {
         id: "me.get",
-        name: "me_get",
         method: http::Method::GET,
         path: "/v1/me",
         idempotency_key: false,
         if_match: false,
-        errors: &[401..=401, 429..=429, 500..=599],
     };
 
     /// `GET /v1/accounts/{account_id}/webhooks`
     pub const WEBHOOKS_LIST: Operation = Operation {
         id: "webhooks.list",
-        name: "webhooks_list",
         method: http::Method::GET,
         path: "/v1/accounts/{account_id}/webhooks",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `POST /v1/accounts/{account_id}/webhooks`
     pub const WEBHOOKS_CREATE: Operation = Operation {
         id: "webhooks.create",
-        name: "webhooks_create",
         method: http::Method::POST,
         path: "/v1/accounts/{account_id}/webhooks",
         idempotency_key: true,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            409..=409,
-            415..=415,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `GET /v1/accounts/{account_id}/webhooks/{webhook_id}`
     pub const WEBHOOKS_GET: Operation = Operation {
         id: "webhooks.get",
-        name: "webhooks_get",
         method: http::Method::GET,
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `PATCH /v1/accounts/{account_id}/webhooks/{webhook_id}`
     pub const WEBHOOKS_UPDATE: Operation = Operation {
         id: "webhooks.update",
-        name: "webhooks_update",
         method: http::Method::PATCH,
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}",
         idempotency_key: true,
         if_match: true,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            409..=409,
-            412..=412,
-            415..=415,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `DELETE /v1/accounts/{account_id}/webhooks/{webhook_id}`
     pub const WEBHOOKS_DELETE: Operation = Operation {
         id: "webhooks.delete",
-        name: "webhooks_delete",
         method: http::Method::DELETE,
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}",
         idempotency_key: false,
         if_match: true,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            412..=412,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `GET /v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries`
     pub const WEBHOOKS_LIST_DELIVERIES: Operation = Operation {
         id: "webhooks.listDeliveries",
-        name: "webhooks_list_deliveries",
         method: http::Method::GET,
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `POST /v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver`
     pub const WEBHOOKS_REDELIVER: Operation = Operation {
         id: "webhooks.redeliver",
-        name: "webhooks_redeliver",
         method: http::Method::POST,
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
         idempotency_key: true,
         if_match: true,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            409..=409,
-            412..=412,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `POST /v1/accounts/{account_id}/webhooks/{webhook_id}/redeliver`
     pub const WEBHOOKS_REDELIVER_FAILED: Operation = Operation {
         id: "webhooks.redeliverFailed",
-        name: "webhooks_redeliver_failed",
         method: http::Method::POST,
         path: "/v1/accounts/{account_id}/webhooks/{webhook_id}/redeliver",
         idempotency_key: true,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            409..=409,
-            415..=415,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `GET /v1/accounts/{account_id}/events`
     pub const EVENTS_LIST: Operation = Operation {
         id: "events.list",
-        name: "events_list",
         method: http::Method::GET,
         path: "/v1/accounts/{account_id}/events",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `GET /v1/accounts/{account_id}/events/aggregate`
     pub const EVENTS_AGGREGATE: Operation = Operation {
         id: "events.aggregate",
-        name: "events_aggregate",
         method: http::Method::GET,
         path: "/v1/accounts/{account_id}/events/aggregate",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            422..=422,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// `GET /v1/accounts/{account_id}/events/{event_id}`
     pub const EVENTS_GET: Operation = Operation {
         id: "events.get",
-        name: "events_get",
         method: http::Method::GET,
         path: "/v1/accounts/{account_id}/events/{event_id}",
         idempotency_key: false,
         if_match: false,
-        errors: &[
-            400..=400,
-            401..=401,
-            403..=403,
-            404..=404,
-            429..=429,
-            500..=599,
-        ],
     };
 
     /// All operations, in the order of the description.

@@ -6,220 +6,62 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// `Open` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Open {
-        /// `id`.
-        pub id: Option<String>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for Open {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            if let Some(value) = &self.id {
-                map.serialize_entry("id", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
+    tagged! {
+        #[lenient]
+        #[derive(Default)]
+        /// `Open` of AuthPI's API.
+        pub struct Open {
+            /// `id`.
+            pub id: Option<String>,
         }
     }
 
-    impl<'de> Deserialize<'de> for Open {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl Open {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut id = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "id" => extra.unless_fit(&mut id, name, value),
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self { id, extra })
-        }
-    }
-
-    impl crate::json::FromRaw for Open {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// `Thing` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("spec", "1.0"))
-    )]
-    #[non_exhaustive]
-    pub struct Thing {
-        /// `id`.
-        pub id: String,
-        /// `created_at`.
-        pub created_at: crate::UnixMillis,
-        /// `seen_at`.
-        pub seen_at: Option<crate::UnixMillis>,
-        /// `day`.
-        pub day: String,
-        /// `count`.
-        pub count: Option<i64>,
-        /// `ratio`.
-        pub ratio: Option<f64>,
-        /// `tags`.
-        pub tags: Option<Vec<String>>,
-        /// `holes`.
-        pub holes: Option<Vec<Option<String>>>,
-        /// `labels`.
-        pub labels: Option<std::collections::BTreeMap<String, String>>,
-        /// `metadata`.
-        pub metadata: Option<crate::RawJson>,
-        /// `anything`.
-        pub anything: Option<crate::RawJson>,
-        /// `open`.
-        pub open: Option<Open>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for Thing {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("spec", "1.0")?;
-            map.serialize_entry("id", &self.id)?;
-            map.serialize_entry("created_at", &self.created_at)?;
-            if let Some(value) = &self.seen_at {
-                map.serialize_entry("seen_at", value)?;
-            }
-            map.serialize_entry("day", &self.day)?;
-            if let Some(value) = &self.count {
-                map.serialize_entry("count", value)?;
-            }
-            if let Some(value) = &self.ratio {
-                map.serialize_entry("ratio", value)?;
-            }
-            if let Some(value) = &self.tags {
-                map.serialize_entry("tags", value)?;
-            }
-            if let Some(value) = &self.holes {
-                map.serialize_entry("holes", value)?;
-            }
-            if let Some(value) = &self.labels {
-                map.serialize_entry("labels", value)?;
-            }
-            if let Some(value) = &self.metadata {
-                map.serialize_entry("metadata", value)?;
-            }
-            if let Some(value) = &self.anything {
-                map.serialize_entry("anything", value)?;
-            }
-            if let Some(value) = &self.open {
-                map.serialize_entry("open", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Thing {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl Thing {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut id = None;
-            let mut created_at = None;
-            let mut seen_at = None;
-            let mut day = None;
-            let mut count = None;
-            let mut ratio = None;
-            let mut tags = None;
-            let mut holes = None;
-            let mut labels = None;
-            let mut metadata = None;
-            let mut anything = None;
-            let mut open = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "spec" => {}
-                    "id" => id = crate::json::member(name, value)?,
-                    "created_at" => created_at = crate::json::member(name, value)?,
-                    "seen_at" => extra.unless_fit(&mut seen_at, name, value),
-                    "day" => day = crate::json::member(name, value)?,
-                    "count" => extra.unless_fit(&mut count, name, value),
-                    "ratio" => extra.unless_fit(&mut ratio, name, value),
-                    "tags" => extra.unless_fit(&mut tags, name, value),
-                    "holes" => extra.unless_fit(&mut holes, name, value),
-                    "labels" => extra.unless_fit(&mut labels, name, value),
-                    "metadata" => extra.unless_fit(&mut metadata, name, value),
-                    "anything" => extra.unless_fit(&mut anything, name, value),
-                    "open" => extra.unless_fit(&mut open, name, value),
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                id: crate::json::required("id", id)?,
-                created_at: crate::json::required("created_at", created_at)?,
-                seen_at,
-                day: crate::json::required("day", day)?,
-                count,
-                ratio,
-                tags,
-                holes,
-                labels,
-                metadata,
-                anything,
-                open,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for Thing {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
+    tagged! {
+        #[lenient]
+        #[constant("spec" = "1.0")]
+        /// `Thing` of AuthPI's API.
+        pub struct Thing {
+            /// `id`.
+            pub id: String,
+            /// `created_at`.
+            pub created_at: crate::UnixMillis,
+            /// `seen_at`.
+            pub seen_at: Option<crate::UnixMillis>,
+            /// `day`.
+            pub day: String,
+            /// `count`.
+            pub count: Option<i64>,
+            /// `ratio`.
+            pub ratio: Option<f64>,
+            /// `tags`.
+            pub tags: Option<Vec<String>>,
+            /// `holes`.
+            pub holes: Option<Vec<Option<String>>>,
+            /// `labels`.
+            pub labels: Option<std::collections::BTreeMap<String, String>>,
+            /// `metadata`.
+            pub metadata: Option<crate::RawJson>,
+            /// `anything`.
+            pub anything: Option<crate::RawJson>,
+            /// `open`.
+            pub open: Option<Open>,
         }
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -228,26 +70,15 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `GET /things`
     pub const THINGS_GET: Operation = Operation {
         id: "things.get",
-        name: "things_get",
         method: http::Method::GET,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

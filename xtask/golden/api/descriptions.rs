@@ -6,53 +6,38 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// A thing \<T>, \[see elsewhere\].
-    ///
-    /// ```text
-    /// {"id": 1}
-    /// ```
-    ///
-    /// ~~~text
-    /// unclosed
-    /// ~~~
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Thing {
-        /// A long description of an id which goes on and on, over more words than one line of code can hold
-        /// in this repository, and then some more.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub id: Option<String>,
-    }
-
-    impl crate::json::FromRaw for Thing {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [id] = crate::json::pick(raw, ["id"])?;
-            Ok(Self {
-                id: crate::json::optional("id", id),
-            })
+    object! {
+        /// A thing \<T>, \[see elsewhere\].
+        ///
+        /// ```text
+        /// {"id": 1}
+        /// ```
+        ///
+        /// ~~~text
+        /// unclosed
+        /// ~~~
+        pub struct Thing {
+            /// A long description of an id which goes on and on, over more words than one line of code can hold
+            /// in this repository, and then some more.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub id: Option<String>,
         }
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -61,26 +46,15 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `GET /things`
     pub const THINGS_GET: Operation = Operation {
         id: "things.get",
-        name: "things_get",
         method: http::Method::GET,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

@@ -6,140 +6,20 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// A colour.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum Colour {
-        /// `red`
-        Red,
-        /// `dark-blue`
-        DarkBlue,
-        /// `2-tone`
-        N2Tone,
-        /// `bearer+signature`
-        BearerSignature,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownColour),
-    }
-
-    /// A value of [`Colour`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownColour(Box<str>);
-    impl UnknownColour {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownColour {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl Colour {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[
-            Self::Red,
-            Self::DarkBlue,
-            Self::N2Tone,
-            Self::BearerSignature,
-        ];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::Red => "red",
-                Self::DarkBlue => "dark-blue",
-                Self::N2Tone => "2-tone",
-                Self::BearerSignature => "bearer+signature",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "red" => Some(Self::Red),
-                "dark-blue" => Some(Self::DarkBlue),
-                "2-tone" => Some(Self::N2Tone),
-                "bearer+signature" => Some(Self::BearerSignature),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for Colour {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for Colour {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for Colour {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for Colour {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownColour(text.into())))
-        }
-    }
-
-    impl From<String> for Colour {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownColour(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for Colour {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for Colour {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Colour {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for Colour {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for Colour {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(Colour).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
+    open_enum! {
+        /// A colour.
+        pub enum Colour {
+            Unknown(UnknownColour),
+            Red = "red",
+            DarkBlue = "dark-blue",
+            N2Tone = "2-tone",
+            BearerSignature = "bearer+signature",
         }
     }
 
@@ -165,276 +45,60 @@ pub mod types {
         }
     }
 
-    /// A colour that can be asked for.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub enum SettableColour {
-        /// `red`
-        #[serde(rename = "red")]
-        Red,
-        /// `dark-blue`
-        #[serde(rename = "dark-blue")]
-        DarkBlue,
-    }
-
-    impl SettableColour {
-        /// All values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::Red, Self::DarkBlue];
-
-        /// The value as it is written.
-        pub const fn as_str(self) -> &'static str {
-            match self {
-                Self::Red => "red",
-                Self::DarkBlue => "dark-blue",
-            }
+    closed_enum! {
+        /// A colour that can be asked for.
+        pub enum SettableColour {
+            Red = "red",
+            DarkBlue = "dark-blue",
         }
     }
 
-    impl fmt::Display for SettableColour {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
+    object! {
+        /// `Thing` of AuthPI's API.
+        pub struct Thing {
+            /// `colour`.
+            pub colour: Colour,
+            /// `former`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub former: Option<Colour>,
+            /// `size`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub size: Option<ThingSize>,
         }
     }
 
-    /// `Thing` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Thing {
-        /// `colour`.
-        pub colour: Colour,
-        /// `former`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub former: Option<Colour>,
-        /// `size`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub size: Option<ThingSize>,
-    }
-
-    impl crate::json::FromRaw for Thing {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [colour, former, size] = crate::json::pick(raw, ["colour", "former", "size"])?;
-            Ok(Self {
-                colour: crate::json::needed("colour", colour)?,
-                former: crate::json::optional("former", former),
-                size: crate::json::optional("size", size),
-            })
-        }
-    }
-
-    /// `ThingSize` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum ThingSize {
-        /// `a`
-        A,
-        /// `b`
-        B,
-        /// `c`
-        C,
-        /// `d`
-        D,
-        /// `e`
-        E,
-        /// `f`
-        F,
-        /// `g`
-        G,
-        /// `h`
-        H,
-        /// `i`
-        I,
-        /// `j`
-        J,
-        /// `k`
-        K,
-        /// `l`
-        L,
-        /// `m`
-        M,
-        /// `n`
-        N,
-        /// `o`
-        O,
-        /// `p`
-        P,
-        /// `q`
-        Q,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownThingSize),
-    }
-
-    /// A value of [`ThingSize`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownThingSize(Box<str>);
-    impl UnknownThingSize {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownThingSize {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl ThingSize {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[
-            Self::A,
-            Self::B,
-            Self::C,
-            Self::D,
-            Self::E,
-            Self::F,
-            Self::G,
-            Self::H,
-            Self::I,
-            Self::J,
-            Self::K,
-            Self::L,
-            Self::M,
-            Self::N,
-            Self::O,
-            Self::P,
-            Self::Q,
-        ];
-
-        /// The known values in the order of their texts.
-        const SORTED: &'static [Self] = &[
-            Self::A,
-            Self::B,
-            Self::C,
-            Self::D,
-            Self::E,
-            Self::F,
-            Self::G,
-            Self::H,
-            Self::I,
-            Self::J,
-            Self::K,
-            Self::L,
-            Self::M,
-            Self::N,
-            Self::O,
-            Self::P,
-            Self::Q,
-        ];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::A => "a",
-                Self::B => "b",
-                Self::C => "c",
-                Self::D => "d",
-                Self::E => "e",
-                Self::F => "f",
-                Self::G => "g",
-                Self::H => "h",
-                Self::I => "i",
-                Self::J => "j",
-                Self::K => "k",
-                Self::L => "l",
-                Self::M => "m",
-                Self::N => "n",
-                Self::O => "o",
-                Self::P => "p",
-                Self::Q => "q",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            Self::SORTED
-                .binary_search_by(|known| known.as_str().cmp(text))
-                .ok()
-                .map(|n| Self::SORTED[n].clone())
-        }
-    }
-
-    impl fmt::Display for ThingSize {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for ThingSize {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for ThingSize {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for ThingSize {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownThingSize(text.into())))
-        }
-    }
-
-    impl From<String> for ThingSize {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownThingSize(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for ThingSize {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for ThingSize {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for ThingSize {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for ThingSize {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for ThingSize {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(ThingSize).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
+    open_enum! {
+        /// `ThingSize` of AuthPI's API.
+        pub enum ThingSize {
+            Unknown(UnknownThingSize),
+            A = "a",
+            B = "b",
+            C = "c",
+            D = "d",
+            E = "e",
+            F = "f",
+            G = "g",
+            H = "h",
+            I = "i",
+            J = "j",
+            K = "k",
+            L = "l",
+            M = "m",
+            N = "n",
+            O = "o",
+            P = "p",
+            Q = "q",
         }
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -443,26 +107,15 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `POST /things`
     pub const THINGS_CREATE: Operation = Operation {
         id: "things.create",
-        name: "things_create",
         method: http::Method::POST,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

@@ -6,80 +6,45 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// `ApiError` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct ApiError {
-        /// `error`.
-        pub error: String,
-    }
-
-    impl crate::json::FromRaw for ApiError {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [error] = crate::json::pick(raw, ["error"])?;
-            Ok(Self {
-                error: crate::json::needed("error", error)?,
-            })
+    object! {
+        /// `ApiError` of AuthPI's API.
+        pub struct ApiError {
+            /// `error`.
+            pub error: String,
         }
     }
 
-    /// `Stale` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Stale {
-        /// `current_etag`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub current_etag: Option<String>,
-    }
-
-    impl crate::json::FromRaw for Stale {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [current_etag] = crate::json::pick(raw, ["current_etag"])?;
-            Ok(Self {
-                current_etag: crate::json::optional("current_etag", current_etag),
-            })
+    object! {
+        /// `Stale` of AuthPI's API.
+        pub struct Stale {
+            /// `current_etag`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub current_etag: Option<String>,
         }
     }
 
-    /// A thing.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Thing {
-        /// `id`.
-        pub id: String,
-    }
-
-    impl crate::json::FromRaw for Thing {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [id] = crate::json::pick(raw, ["id"])?;
-            Ok(Self {
-                id: crate::json::needed("id", id)?,
-            })
+    object! {
+        /// A thing.
+        pub struct Thing {
+            /// `id`.
+            pub id: String,
         }
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -88,37 +53,24 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `PATCH /things/{id}`
     pub const THINGS_UPDATE: Operation = Operation {
         id: "things.update",
-        name: "things_update",
         method: http::Method::PATCH,
         path: "/things/{id}",
         idempotency_key: true,
         if_match: true,
-        errors: &[304..=304, 400..=499, 412..=412, 422..=422, 500..=599],
     };
 
     /// `DELETE /things/{id}`
     pub const THINGS_DELETE: Operation = Operation {
         id: "things.delete",
-        name: "things_delete",
         method: http::Method::DELETE,
         path: "/things/{id}",
         idempotency_key: false,
         if_match: false,
-        errors: &[412..=412],
     };
 
     /// All operations, in the order of the description.

@@ -6,188 +6,58 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// `N2faThing` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct N2faThing {
-        /// `type`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub r#type: Option<String>,
-        /// `self`.
-        #[serde(rename = "self", skip_serializing_if = "Option::is_none")]
-        pub self_: Option<String>,
-        /// `createdAt`.
-        #[serde(rename = "createdAt", skip_serializing_if = "Option::is_none")]
-        pub created_at: Option<String>,
-        /// `2fa`.
-        #[serde(rename = "2fa", skip_serializing_if = "Option::is_none")]
-        pub n2fa: Option<bool>,
-        /// `amount_usd`.
-        #[serde(rename = "amount_usd", skip_serializing_if = "Option::is_none")]
-        pub amount_micros: Option<i64>,
-        /// `kind`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub kind: Option<N2faThingKind>,
-    }
-
-    impl crate::json::FromRaw for N2faThing {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [r#type, self_, created_at, n2fa, amount_micros, kind] = crate::json::pick(
-                raw,
-                ["type", "self", "createdAt", "2fa", "amount_usd", "kind"],
-            )?;
-            Ok(Self {
-                r#type: crate::json::optional("type", r#type),
-                self_: crate::json::optional("self", self_),
-                created_at: crate::json::optional("createdAt", created_at),
-                n2fa: crate::json::optional("2fa", n2fa),
-                amount_micros: crate::json::optional("amount_usd", amount_micros),
-                kind: crate::json::optional("kind", kind),
-            })
+    object! {
+        /// `N2faThing` of AuthPI's API.
+        pub struct N2faThing {
+            /// `type`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub r#type: Option<String>,
+            /// `self`.
+            #[wire = "self"]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub self_: Option<String>,
+            /// `createdAt`.
+            #[wire = "createdAt"]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub created_at: Option<String>,
+            /// `2fa`.
+            #[wire = "2fa"]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub n2fa: Option<bool>,
+            /// `amount_usd`.
+            #[wire = "amount_usd"]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub amount_micros: Option<i64>,
+            /// `kind`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub kind: Option<N2faThingKind>,
         }
     }
 
-    /// `N2faThingKind` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum N2faThingKind {
-        /// `self`
-        Self_,
-        /// `a b`
-        AB,
-        /// `+1`
-        N1,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownN2faThingKind),
-    }
-
-    /// A value of [`N2faThingKind`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownN2faThingKind(Box<str>);
-    impl UnknownN2faThingKind {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownN2faThingKind {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl N2faThingKind {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::Self_, Self::AB, Self::N1];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::Self_ => "self",
-                Self::AB => "a b",
-                Self::N1 => "+1",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "self" => Some(Self::Self_),
-                "a b" => Some(Self::AB),
-                "+1" => Some(Self::N1),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for N2faThingKind {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for N2faThingKind {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for N2faThingKind {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for N2faThingKind {
-        fn from(text: &str) -> Self {
-            Self::known(text).unwrap_or_else(|| Self::Unknown(UnknownN2faThingKind(text.into())))
-        }
-    }
-
-    impl From<String> for N2faThingKind {
-        fn from(text: String) -> Self {
-            Self::known(&text).unwrap_or_else(|| Self::Unknown(UnknownN2faThingKind(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for N2faThingKind {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for N2faThingKind {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for N2faThingKind {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for N2faThingKind {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for N2faThingKind {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(N2faThingKind).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
+    open_enum! {
+        /// `N2faThingKind` of AuthPI's API.
+        pub enum N2faThingKind {
+            Unknown(UnknownN2faThingKind),
+            Self_ = "self",
+            AB = "a b",
+            N1 = "+1",
         }
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -196,26 +66,15 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `GET /things/{Thing-Id}`
     pub const THINGS_GET_ONE: Operation = Operation {
         id: "things.getOne",
-        name: "things_get_one",
         method: http::Method::GET,
         path: "/things/{Thing-Id}",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

@@ -6,25 +6,20 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -33,26 +28,15 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `GET /things`
     pub const THINGS_LIST: Operation = Operation {
         id: "things.list",
-        name: "things_list",
         method: http::Method::GET,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

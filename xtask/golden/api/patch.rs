@@ -6,12 +6,11 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
     /// `NewThing` of AuthPI's API.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,22 +55,19 @@ pub mod types {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub size: Option<i64>,
         /// `createdBy`.
-        #[serde(rename = "createdBy", default, skip_serializing_if = "Patch::is_keep")]
+        #[serde(rename = "createdBy")]
+        #[serde(default, skip_serializing_if = "Patch::is_keep")]
         pub created_by: Patch<String>,
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -80,37 +76,24 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `PATCH /things`
     pub const THINGS_UPDATE: Operation = Operation {
         id: "things.update",
-        name: "things_update",
         method: http::Method::PATCH,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// `POST /things`
     pub const THINGS_CREATE: Operation = Operation {
         id: "things.create",
-        name: "things_create",
         method: http::Method::POST,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

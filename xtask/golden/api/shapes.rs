@@ -6,61 +6,35 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// A thing.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct Thing {
-        /// `id`.
-        pub id: String,
-        /// `name`.
-        pub name: String,
-        /// `parts`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub parts: Option<Vec<Thing>>,
-    }
-
-    impl crate::json::FromRaw for Thing {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [id, name, parts] = crate::json::pick(raw, ["id", "name", "parts"])?;
-            Ok(Self {
-                id: crate::json::needed("id", id)?,
-                name: crate::json::needed("name", name)?,
-                parts: crate::json::optional("parts", parts),
-            })
+    object! {
+        /// A thing.
+        pub struct Thing {
+            /// `id`.
+            pub id: String,
+            /// `name`.
+            pub name: String,
+            /// `parts`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub parts: Option<Vec<Thing>>,
         }
     }
 
-    /// `ThingPage` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct ThingPage {
-        /// `data`.
-        pub data: Vec<Thing>,
-        /// `has_more`.
-        pub has_more: bool,
-        /// `next_cursor`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub next_cursor: Option<String>,
-    }
-
-    impl crate::json::FromRaw for ThingPage {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [data, has_more, next_cursor] =
-                crate::json::pick(raw, ["data", "has_more", "next_cursor"])?;
-            Ok(Self {
-                data: crate::json::needed("data", data)?,
-                has_more: crate::json::needed("has_more", has_more)?,
-                next_cursor: crate::json::optional("next_cursor", next_cursor),
-            })
+    object! {
+        /// `ThingPage` of AuthPI's API.
+        pub struct ThingPage {
+            /// `data`.
+            pub data: Vec<Thing>,
+            /// `has_more`.
+            pub has_more: bool,
+            /// `next_cursor`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub next_cursor: Option<String>,
         }
     }
 
@@ -96,44 +70,22 @@ pub mod types {
         }
     }
 
-    /// `ThingsCreateResponse` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Serialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct ThingsCreateResponse {
-        /// `data`.
-        pub data: Thing,
-    }
-
-    impl<'de> Deserialize<'de> for ThingsCreateResponse {
-        /// With or without the envelope.
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Ok(Self {
-                data: crate::json::enveloped::<Thing, D>(deserializer)?,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for ThingsCreateResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Ok(Self {
-                data: crate::json::held(raw, false)?,
-            })
+    envelope! {
+        /// `ThingsCreateResponse` of AuthPI's API.
+        pub struct ThingsCreateResponse {
+            /// `data`.
+            pub data: Thing,
         }
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -142,48 +94,33 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `GET /things`
     pub const THINGS_LIST: Operation = Operation {
         id: "things.list",
-        name: "things_list",
         method: http::Method::GET,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// `POST /things`
     pub const THINGS_CREATE: Operation = Operation {
         id: "things.create",
-        name: "things_create",
         method: http::Method::POST,
         path: "/things",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// `POST /opaque`
     pub const OPAQUE_CALL: Operation = Operation {
         id: "opaque.call",
-        name: "opaque_call",
         method: http::Method::POST,
         path: "/opaque",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

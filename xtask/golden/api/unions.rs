@@ -6,371 +6,54 @@
 
 /// What is sent and received.
 pub mod types {
-    use crate::{RawJson, client::Patch, event::Extra, json::members};
-    use serde::{
-        Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+    use crate::{
+        client::Patch,
+        macros::{closed_enum, envelope, object, open_enum, tagged, union},
     };
-    use serde_json::value::RawValue;
-    use std::fmt;
+    use serde::{Deserialize, Serialize};
 
-    /// How it is protected.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum Auth {
-        /// `type` is `bearer`.
-        Bearer(Bearer),
-        /// `type` is `bearer+signature`.
-        BearerSignature(BearerSignature),
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownAuth),
-    }
-
-    /// A case of [`Auth`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq)]
-    pub struct UnknownAuth {
-        tag: String,
-        json: RawJson,
-    }
-
-    impl UnknownAuth {
-        /// The whole object as it came.
-        pub fn json(&self) -> &RawJson {
-            &self.json
+    union! {
+        #[tag = "type"]
+        /// How it is protected.
+        pub enum Auth {
+            Unknown(UnknownAuth),
+            /// `type` is `bearer`.
+            Bearer(Bearer) = "bearer",
+            /// `type` is `bearer+signature`.
+            BearerSignature(BearerSignature) = "bearer+signature",
         }
     }
 
-    impl fmt::Debug for UnknownAuth {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.debug_tuple(stringify!(UnknownAuth))
-                .field(&self.tag)
-                .finish()
+    tagged! {
+        #[lenient]
+        #[constant("type" = "bearer")]
+        #[derive(Default)]
+        /// `Bearer` of AuthPI's API.
+        pub struct Bearer {
+            /// `bearer_token_plain`.
+            pub bearer_token_plain: Option<crate::signature::Secret>,
+            /// `bearer_token_hint`.
+            pub bearer_token_hint: Option<String>,
         }
     }
 
-    impl Auth {
-        /// The text of `type`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::Bearer(_) => "bearer",
-                Self::BearerSignature(_) => "bearer+signature",
-                Self::Unknown(other) => &other.tag,
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "type") {
-                Ok(tag) if tag == "bearer" => Bearer::read(raw).map(Self::Bearer),
-                Ok(tag) if tag == "bearer+signature" => {
-                    BearerSignature::read(raw).map(Self::BearerSignature)
-                }
-                Ok(tag) => Ok(Self::Unknown(UnknownAuth {
-                    tag: tag.into_owned(),
-                    json: raw.to_owned().into(),
-                })),
-                Err(error) => Err(error),
-            }
+    tagged! {
+        #[lenient]
+        #[constant("type" = "bearer+signature")]
+        /// `BearerSignature` of AuthPI's API.
+        pub struct BearerSignature {
+            /// `algorithm`.
+            pub algorithm: BearerSignatureAlgorithm,
+            /// `secret`.
+            pub secret: Option<crate::signature::Secret>,
         }
     }
 
-    impl From<Bearer> for Auth {
-        fn from(case: Bearer) -> Self {
-            Self::Bearer(case)
-        }
-    }
-
-    impl From<BearerSignature> for Auth {
-        fn from(case: BearerSignature) -> Self {
-            Self::BearerSignature(case)
-        }
-    }
-
-    impl Serialize for Auth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::Bearer(case) => case.serialize(serializer),
-                Self::BearerSignature(case) => case.serialize(serializer),
-                Self::Unknown(other) => other.json.serialize(serializer),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Auth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for Auth {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(Auth).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![
-                generator.subschema_for::<Bearer>(),
-                generator.subschema_for::<BearerSignature>(),
-            ];
-            crate::json::union_schema("type", true, cases)
-        }
-    }
-
-    impl crate::json::FromRaw for Auth {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// `Bearer` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer"))
-    )]
-    #[non_exhaustive]
-    pub struct Bearer {
-        /// `bearer_token_plain`.
-        pub bearer_token_plain: Option<crate::signature::Secret>,
-        /// `bearer_token_hint`.
-        pub bearer_token_hint: Option<String>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for Bearer {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer")?;
-            if let Some(value) = &self.bearer_token_plain {
-                map.serialize_entry("bearer_token_plain", value)?;
-            }
-            if let Some(value) = &self.bearer_token_hint {
-                map.serialize_entry("bearer_token_hint", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Bearer {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl Bearer {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut bearer_token_plain = None;
-            let mut bearer_token_hint = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "bearer_token_plain" => {
-                        bearer_token_plain = crate::json::member(name, value)?;
-                    }
-                    "bearer_token_hint" => extra.unless_fit(&mut bearer_token_hint, name, value),
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                bearer_token_plain,
-                bearer_token_hint,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for Bearer {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// `BearerSignature` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer+signature"))
-    )]
-    #[non_exhaustive]
-    pub struct BearerSignature {
-        /// `algorithm`.
-        pub algorithm: BearerSignatureAlgorithm,
-        /// `secret`.
-        pub secret: Option<crate::signature::Secret>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for BearerSignature {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer+signature")?;
-            map.serialize_entry("algorithm", &self.algorithm)?;
-            if let Some(value) = &self.secret {
-                map.serialize_entry("secret", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for BearerSignature {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl BearerSignature {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut algorithm = None;
-            let mut secret = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "algorithm" => algorithm = crate::json::member(name, value)?,
-                    "secret" => secret = crate::json::member(name, value)?,
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                algorithm: crate::json::required("algorithm", algorithm)?,
-                secret,
-                extra,
-            })
-        }
-    }
-
-    impl crate::json::FromRaw for BearerSignature {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// `BearerSignatureAlgorithm` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-    #[non_exhaustive]
-    pub enum BearerSignatureAlgorithm {
-        /// `hmac-sha256`
-        HmacSha256,
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownBearerSignatureAlgorithm),
-    }
-
-    /// A value of [`BearerSignatureAlgorithm`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq, Eq, Hash)]
-    pub struct UnknownBearerSignatureAlgorithm(Box<str>);
-    impl UnknownBearerSignatureAlgorithm {
-        /// The value as it came.
-        pub fn as_str(&self) -> &str {
-            &self.0
-        }
-    }
-
-    impl fmt::Debug for UnknownBearerSignatureAlgorithm {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl BearerSignatureAlgorithm {
-        /// The known values, in the order of the description.
-        pub const ALL: &'static [Self] = &[Self::HmacSha256];
-
-        /// The value as it is written.
-        pub fn as_str(&self) -> &str {
-            match self {
-                Self::HmacSha256 => "hmac-sha256",
-                Self::Unknown(other) => &other.0,
-            }
-        }
-
-        fn known(text: &str) -> Option<Self> {
-            match text {
-                "hmac-sha256" => Some(Self::HmacSha256),
-                _ => None,
-            }
-        }
-    }
-
-    impl fmt::Display for BearerSignatureAlgorithm {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.as_str())
-        }
-    }
-
-    impl Ord for BearerSignatureAlgorithm {
-        /// By text, so that a value that gets a name keeps its place.
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.as_str().cmp(other.as_str())
-        }
-    }
-
-    impl PartialOrd for BearerSignatureAlgorithm {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-
-    impl From<&str> for BearerSignatureAlgorithm {
-        fn from(text: &str) -> Self {
-            Self::known(text)
-                .unwrap_or_else(|| Self::Unknown(UnknownBearerSignatureAlgorithm(text.into())))
-        }
-    }
-
-    impl From<String> for BearerSignatureAlgorithm {
-        fn from(text: String) -> Self {
-            Self::known(&text)
-                .unwrap_or_else(|| Self::Unknown(UnknownBearerSignatureAlgorithm(text.into())))
-        }
-    }
-
-    impl std::str::FromStr for BearerSignatureAlgorithm {
-        type Err = std::convert::Infallible;
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            Ok(text.into())
-        }
-    }
-
-    impl Serialize for BearerSignatureAlgorithm {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for BearerSignatureAlgorithm {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
-        }
-    }
-
-    impl crate::json::FromRaw for BearerSignatureAlgorithm {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for BearerSignatureAlgorithm {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(BearerSignatureAlgorithm).into()
-        }
-
-        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
+    open_enum! {
+        /// `BearerSignatureAlgorithm` of AuthPI's API.
+        pub enum BearerSignatureAlgorithm {
+            Unknown(UnknownBearerSignatureAlgorithm),
+            HmacSha256 = "hmac-sha256",
         }
     }
 
@@ -384,542 +67,108 @@ pub mod types {
         pub lock: Option<DoorSetBodyLock>,
     }
 
-    /// Without a discriminator, a constant in each case tells them apart.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum DoorSetBodyLock {
-        /// `kind` is `pin`.
-        Pin(DoorSetBodyLockPin),
-        /// `kind` is `key`.
-        Key(DoorSetBodyLockKey),
-    }
-
-    impl DoorSetBodyLock {
-        /// The text of `kind`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::Pin(_) => "pin",
-                Self::Key(_) => "key",
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "kind") {
-                Ok(tag) if tag == "pin" => DoorSetBodyLockPin::read(raw).map(Self::Pin),
-                Ok(tag) if tag == "key" => DoorSetBodyLockKey::read(raw).map(Self::Key),
-                Ok(tag) => Err(serde_json::Error::custom(format_args!(
-                    "unknown {} {tag:?}",
-                    "kind"
-                ))),
-                Err(error) => Err(error),
-            }
+    union! {
+        #[tag = "type"]
+        /// `NewAuth` of AuthPI's API.
+        pub enum NewAuth {
+            /// `type` is `none`.
+            None(NewAuthNone) = "none",
+            /// A token.
+            Bearer(NewAuthBearer) = "bearer",
         }
     }
 
-    impl From<DoorSetBodyLockPin> for DoorSetBodyLock {
-        fn from(case: DoorSetBodyLockPin) -> Self {
-            Self::Pin(case)
-        }
-    }
-
-    impl From<DoorSetBodyLockKey> for DoorSetBodyLock {
-        fn from(case: DoorSetBodyLockKey) -> Self {
-            Self::Key(case)
-        }
-    }
-
-    impl Serialize for DoorSetBodyLock {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::Pin(case) => case.serialize(serializer),
-                Self::Key(case) => case.serialize(serializer),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for DoorSetBodyLock {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for DoorSetBodyLock {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(DoorSetBodyLock).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![
-                generator.subschema_for::<DoorSetBodyLockPin>(),
-                generator.subschema_for::<DoorSetBodyLockKey>(),
-            ];
-            crate::json::union_schema("kind", false, cases)
-        }
-    }
-
-    /// `DoorSetBodyLockKey` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("kind", "key"))
-    )]
-    #[non_exhaustive]
-    pub struct DoorSetBodyLockKey {
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for DoorSetBodyLockKey {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("kind", "key")?;
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for DoorSetBodyLockKey {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl DoorSetBodyLockKey {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "kind" => {}
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self { extra })
-        }
-    }
-
-    /// `DoorSetBodyLockPin` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("kind", "pin"))
-    )]
-    #[non_exhaustive]
-    pub struct DoorSetBodyLockPin {
-        /// `pin`.
-        pub pin: Option<String>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for DoorSetBodyLockPin {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("kind", "pin")?;
-            if let Some(value) = &self.pin {
-                map.serialize_entry("pin", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for DoorSetBodyLockPin {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl DoorSetBodyLockPin {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut pin = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "kind" => {}
-                    "pin" => pin = crate::json::member(name, value)?,
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self { pin, extra })
-        }
-    }
-
-    /// `DoorSetResponse` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[non_exhaustive]
-    pub struct DoorSetResponse {
-        /// `state`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        pub state: Option<DoorSetResponseState>,
-    }
-
-    impl crate::json::FromRaw for DoorSetResponse {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let [state] = crate::json::pick(raw, ["state"])?;
-            Ok(Self {
-                state: crate::json::optional("state", state),
-            })
-        }
-    }
-
-    /// `DoorSetResponseState` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum DoorSetResponseState {
-        /// `kind` is `ajar`.
-        Ajar(DoorSetResponseStateAjar),
-        /// One that this version does not know, kept as it came.
-        Unknown(UnknownDoorSetResponseState),
-    }
-
-    /// A case of [`DoorSetResponseState`] that this version does not know; only reading makes one.
-    #[derive(Clone, PartialEq)]
-    pub struct UnknownDoorSetResponseState {
-        tag: String,
-        json: RawJson,
-    }
-
-    impl UnknownDoorSetResponseState {
-        /// The whole object as it came.
-        pub fn json(&self) -> &RawJson {
-            &self.json
-        }
-    }
-
-    impl fmt::Debug for UnknownDoorSetResponseState {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.debug_tuple(stringify!(UnknownDoorSetResponseState))
-                .field(&self.tag)
-                .finish()
-        }
-    }
-
-    impl DoorSetResponseState {
-        /// The text of `kind`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::Ajar(_) => "ajar",
-                Self::Unknown(other) => &other.tag,
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "kind") {
-                Ok(tag) if tag == "ajar" => DoorSetResponseStateAjar::read(raw).map(Self::Ajar),
-                Ok(tag) => Ok(Self::Unknown(UnknownDoorSetResponseState {
-                    tag: tag.into_owned(),
-                    json: raw.to_owned().into(),
-                })),
-                Err(error) => Err(error),
-            }
-        }
-    }
-
-    impl From<DoorSetResponseStateAjar> for DoorSetResponseState {
-        fn from(case: DoorSetResponseStateAjar) -> Self {
-            Self::Ajar(case)
-        }
-    }
-
-    impl Serialize for DoorSetResponseState {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::Ajar(case) => case.serialize(serializer),
-                Self::Unknown(other) => other.json.serialize(serializer),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for DoorSetResponseState {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for DoorSetResponseState {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(DoorSetResponseState).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![generator.subschema_for::<DoorSetResponseStateAjar>()];
-            crate::json::union_schema("kind", true, cases)
-        }
-    }
-
-    impl crate::json::FromRaw for DoorSetResponseState {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// `DoorSetResponseStateAjar` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("kind", "ajar"))
-    )]
-    #[non_exhaustive]
-    pub struct DoorSetResponseStateAjar {
-        /// `angle`.
-        pub angle: Option<i64>,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for DoorSetResponseStateAjar {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("kind", "ajar")?;
-            if let Some(value) = &self.angle {
-                map.serialize_entry("angle", value)?;
-            }
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for DoorSetResponseStateAjar {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl DoorSetResponseStateAjar {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut angle = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "kind" => {}
-                    "angle" => extra.unless_fit(&mut angle, name, value),
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self { angle, extra })
-        }
-    }
-
-    impl crate::json::FromRaw for DoorSetResponseStateAjar {
-        fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            Self::read(raw)
-        }
-    }
-
-    /// `NewAuth` of AuthPI's API.
-    #[derive(Clone, Debug, PartialEq)]
-    #[non_exhaustive]
-    pub enum NewAuth {
-        /// `type` is `none`.
-        None(NewAuthNone),
+    tagged! {
+        #[constant("type" = "bearer")]
         /// A token.
-        Bearer(NewAuthBearer),
-    }
-
-    impl NewAuth {
-        /// The text of `type`.
-        pub fn tag(&self) -> &str {
-            match self {
-                Self::None(_) => "none",
-                Self::Bearer(_) => "bearer",
-            }
-        }
-
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            match crate::json::tag(raw, "type") {
-                Ok(tag) if tag == "none" => NewAuthNone::read(raw).map(Self::None),
-                Ok(tag) if tag == "bearer" => NewAuthBearer::read(raw).map(Self::Bearer),
-                Ok(tag) => Err(serde_json::Error::custom(format_args!(
-                    "unknown {} {tag:?}",
-                    "type"
-                ))),
-                Err(error) => Err(error),
-            }
+        pub struct NewAuthBearer {
+            /// `bearer_token`.
+            pub bearer_token: crate::signature::Secret,
         }
     }
 
-    impl From<NewAuthNone> for NewAuth {
-        fn from(case: NewAuthNone) -> Self {
-            Self::None(case)
+    union! {
+        #[tag = "kind"]
+        /// Without a discriminator, a constant in each case tells them apart.
+        pub enum DoorSetBodyLock {
+            /// `kind` is `pin`.
+            Pin(DoorSetBodyLockPin) = "pin",
+            /// `kind` is `key`.
+            Key(DoorSetBodyLockKey) = "key",
         }
     }
 
-    impl From<NewAuthBearer> for NewAuth {
-        fn from(case: NewAuthBearer) -> Self {
-            Self::Bearer(case)
+    tagged! {
+        #[constant("kind" = "key")]
+        #[derive(Default)]
+        /// `DoorSetBodyLockKey` of AuthPI's API.
+        pub struct DoorSetBodyLockKey {}
+    }
+
+    tagged! {
+        #[constant("kind" = "pin")]
+        #[derive(Default)]
+        /// `DoorSetBodyLockPin` of AuthPI's API.
+        pub struct DoorSetBodyLockPin {
+            /// `pin`.
+            pub pin: Option<String>,
         }
     }
 
-    impl Serialize for NewAuth {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::None(case) => case.serialize(serializer),
-                Self::Bearer(case) => case.serialize(serializer),
-            }
+    object! {
+        /// `DoorSetResponse` of AuthPI's API.
+        pub struct DoorSetResponse {
+            /// `state`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub state: Option<DoorSetResponseState>,
         }
     }
 
-    impl<'de> Deserialize<'de> for NewAuth {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
+    union! {
+        #[tag = "kind"]
+        /// `DoorSetResponseState` of AuthPI's API.
+        pub enum DoorSetResponseState {
+            Unknown(UnknownDoorSetResponseState),
+            /// `kind` is `ajar`.
+            Ajar(DoorSetResponseStateAjar) = "ajar",
         }
     }
 
-    #[cfg(feature = "schemars")]
-    impl schemars::JsonSchema for NewAuth {
-        fn schema_name() -> std::borrow::Cow<'static, str> {
-            stringify!(NewAuth).into()
-        }
-
-        fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-            let cases = vec![
-                generator.subschema_for::<NewAuthNone>(),
-                generator.subschema_for::<NewAuthBearer>(),
-            ];
-            crate::json::union_schema("type", false, cases)
+    tagged! {
+        #[lenient]
+        #[constant("kind" = "ajar")]
+        #[derive(Default)]
+        /// `DoorSetResponseStateAjar` of AuthPI's API.
+        pub struct DoorSetResponseStateAjar {
+            /// `angle`.
+            pub angle: Option<i64>,
         }
     }
-
-    /// A token.
-    #[derive(Clone, Debug, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "bearer"))
-    )]
-    #[non_exhaustive]
-    pub struct NewAuthBearer {
-        /// `bearer_token`.
-        pub bearer_token: crate::signature::Secret,
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
     impl NewAuthBearer {
         /// One with what is required; the rest can be set field by field.
         pub fn new(bearer_token: crate::signature::Secret) -> Self {
             Self {
                 bearer_token,
-                extra: Extra::default(),
+                extra: crate::event::Extra::default(),
             }
         }
     }
 
-    impl Serialize for NewAuthBearer {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "bearer")?;
-            map.serialize_entry("bearer_token", &self.bearer_token)?;
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for NewAuthBearer {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl NewAuthBearer {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut bearer_token = None;
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    "bearer_token" => {
-                        bearer_token = crate::json::member(name, value)?;
-                    }
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self {
-                bearer_token: crate::json::required("bearer_token", bearer_token)?,
-                extra,
-            })
-        }
-    }
-
-    /// `NewAuthNone` of AuthPI's API.
-    #[derive(Clone, Debug, Default, PartialEq)]
-    #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-    #[cfg_attr(
-        feature = "schemars",
-        schemars(transform = crate::json::constant("type", "none"))
-    )]
-    #[non_exhaustive]
-    pub struct NewAuthNone {
-        /// Members that have no field, as they came.
-        #[cfg_attr(feature = "schemars", schemars(flatten))]
-        pub extra: Extra,
-    }
-
-    impl Serialize for NewAuthNone {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut map = serializer.serialize_map(None)?;
-            map.serialize_entry("type", "none")?;
-            for (name, value) in self.extra.iter() {
-                map.serialize_entry(name, value)?;
-            }
-            map.end()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for NewAuthNone {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            Self::read(&Box::<RawValue>::deserialize(deserializer)?).map_err(D::Error::custom)
-        }
-    }
-
-    impl NewAuthNone {
-        fn read(raw: &RawValue) -> Result<Self, serde_json::Error> {
-            let mut extra = Extra::default();
-            members(raw, &mut |name, value| {
-                match name {
-                    "type" => {}
-                    _ => extra.keep(name, value),
-                }
-                Ok(())
-            })?;
-            Ok(Self { extra })
-        }
+    tagged! {
+        #[constant("type" = "none")]
+        #[derive(Default)]
+        /// `NewAuthNone` of AuthPI's API.
+        pub struct NewAuthNone {}
     }
 }
 
 /// What the description says about each operation beyond its types.
 pub mod operations {
-    use std::ops::RangeInclusive;
-
     /// One operation of the API.
     #[derive(Clone, Debug)]
     pub struct Operation {
         /// The operation's id in the description.
         pub id: &'static str,
-        /// The name of its method.
-        pub name: &'static str,
         /// The HTTP method.
         pub method: http::Method,
         /// The path, with its parameters in braces.
@@ -928,37 +177,24 @@ pub mod operations {
         pub idempotency_key: bool,
         /// Whether it takes an `If-Match`.
         pub if_match: bool,
-        /// The statuses of its documented errors.
-        pub errors: &'static [RangeInclusive<u16>],
-    }
-
-    impl Operation {
-        /// Whether the description tells of errors with this status.
-        pub fn documents(&self, status: u16) -> bool {
-            self.errors.iter().any(|range| range.contains(&status))
-        }
     }
 
     /// `PUT /auth`
     pub const AUTH_SET: Operation = Operation {
         id: "auth.set",
-        name: "auth_set",
         method: http::Method::PUT,
         path: "/auth",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// `PUT /door`
     pub const DOOR_SET: Operation = Operation {
         id: "door.set",
-        name: "door_set",
         method: http::Method::PUT,
         path: "/door",
         idempotency_key: false,
         if_match: false,
-        errors: &[],
     };
 
     /// All operations, in the order of the description.

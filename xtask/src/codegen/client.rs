@@ -16,7 +16,10 @@ use proc_macro2::TokenStream;
 use progenitor_impl::{GenerationSettings, Generator};
 use quote::ToTokens;
 use serde_json::{Map, Value, json};
-use syn::visit_mut::{self, VisitMut};
+use syn::{
+    visit::{self, Visit},
+    visit_mut::{self, VisitMut},
+};
 
 use super::{
     model::{Shape, Type},
@@ -127,9 +130,10 @@ pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenS
         syn::parse2(tokens).context("progenitor wrote something that is no Rust")?;
     let mut trim = Trim::default();
     trim.visit_file_mut(&mut file);
-    match trim.strange {
-        Some(name) => bail!(
-            "progenitor wrote the method `{name}` in a way that is not known; this is a bug in xtask"
+    match trim.unexpected {
+        Some((method, missing)) => bail!(
+            "the method `{method}`, as progenitor writes it, has no {missing}; a new version may write \
+             methods otherwise: adapt xtask/src/codegen/client.rs"
         ),
         None => Ok(file.into_token_stream()),
     }
@@ -138,8 +142,8 @@ pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenS
 /// Takes out of progenitor's code what we do not want.
 #[derive(Default)]
 struct Trim {
-    /// A method that is not written as the others are.
-    strange: Option<String>,
+    /// A method that is not written as expected, and what it lacks.
+    unexpected: Option<(String, &'static str)>,
 }
 
 impl VisitMut for Trim {
@@ -215,56 +219,123 @@ impl VisitMut for Trim {
             };
             function.attrs.push(syn::parse_quote! { #[doc = #line] });
         }
-        if function.sig.asyncness.is_some() && put_together(function).is_none() {
-            self.strange = Some(function.sig.ident.to_string());
+        if function.sig.asyncness.is_some()
+            && let Err(missing) = keep_request(function)
+        {
+            self.unexpected = Some((function.sig.ident.to_string(), missing));
         }
     }
 }
 
-/// Cuts a method down to the part that puts its request together; `None` if it is not written as
-/// expected.
-fn put_together(function: &mut syn::ImplItemFn) -> Option<()> {
+/// Cuts a method down to the part that builds its request. An error names what the method lacks.
+///
+/// ```text
+/// let url = …;
+/// let mut header_map = …;
+/// header_map.append("api-version", …);          // cut: AuthPI knows no such header
+/// let mut request = self.client.get(url)….headers(header_map).build()?;
+/// let info = OperationInfo { … };               // cut, with all that follows: hooks, sending
+/// ```
+fn keep_request(function: &mut syn::ImplItemFn) -> Result<(), &'static str> {
     let syn::ReturnType::Type(_, result) = &function.sig.output else {
-        return None;
+        return Err("return type");
     };
-    let answer = argument(&argument(result, "Result")?, "ResponseValue")?;
+    let answer = argument(result, "Result")
+        .and_then(|value| argument(&value, "ResponseValue"))
+        .ok_or("return type `Result<ResponseValue<_>, _>`")?;
     let statements = &mut function.block.stmts;
-    let built = statements
+    let at = statements
         .iter()
-        .position(|statement| built(statement).is_some())?;
-    // What follows sends it, beginning with what hooks are told.
-    statements.get(built + 1).filter(|next| {
-        next.to_token_stream()
-            .to_string()
-            .contains("= OperationInfo {")
-    })?;
-    statements.truncate(built + 1);
-    let mut request = self::built(&statements.pop()?)?.clone();
-    // AuthPI knows no such header.
-    let is_version =
-        |text: &str| text.contains("\"api-version\"") && text.contains("api_version ()");
-    statements.retain(|statement| !is_version(&statement.to_token_stream().to_string()));
-    if !statements.iter().any(|statement| {
-        statement
-            .to_token_stream()
-            .to_string()
-            .contains("header_map . append")
-    }) {
+        .position(|statement| built(statement).is_some())
+        .ok_or("statement `let … = ….build()?`")?;
+    if !statements.get(at + 1).is_some_and(is_operation_info) {
+        return Err("statement `let … = OperationInfo { … }` after its request");
+    }
+    statements.truncate(at + 1);
+    let mut request = statements
+        .pop()
+        .and_then(|statement| built(&statement).cloned())
+        .ok_or("request")?;
+    statements.retain(|statement| appended_header(statement).as_deref() != Some("api-version"));
+    if !statements
+        .iter()
+        .any(|statement| Appends::are_in(statement))
+    {
         statements.retain(|statement| !binds(statement, "header_map"));
         WithoutHeaders.visit_expr_mut(&mut request);
     }
-    let of: syn::Ident = if answer == syn::parse_quote! { () } {
+    let constructor: syn::Ident = if answer == syn::parse_quote! { () } {
         syn::parse_quote! { without_body }
     } else {
         syn::parse_quote! { new }
     };
     statements.push(syn::Stmt::Expr(
-        syn::parse_quote! { Ok(Request::#of(#request)) },
+        syn::parse_quote! { Ok(Request::#constructor(#request)) },
         None,
     ));
     function.sig.asyncness = None;
     function.sig.output = syn::parse_quote! { -> Result<Request<#answer>, NotBuilt> };
-    Some(())
+    Ok(())
+}
+
+/// Whether it is `let … = OperationInfo { … }`, with which the part for hooks begins.
+fn is_operation_info(statement: &syn::Stmt) -> bool {
+    let syn::Stmt::Local(syn::Local {
+        init: Some(syn::LocalInit { expr, .. }),
+        ..
+    }) = statement
+    else {
+        return false;
+    };
+    let syn::Expr::Struct(value) = &**expr else {
+        return false;
+    };
+    let last = value.path.segments.last();
+    last.is_some_and(|last| last.ident == "OperationInfo")
+}
+
+/// The name in `header_map.append(….from_static("name"), …);`.
+fn appended_header(statement: &syn::Stmt) -> Option<String> {
+    let syn::Stmt::Expr(syn::Expr::MethodCall(call), _) = statement else {
+        return None;
+    };
+    let syn::Expr::Call(name) = call.args.first().filter(|_| is_append(call))? else {
+        return None;
+    };
+    match name.args.first()? {
+        syn::Expr::Lit(syn::ExprLit {
+            lit: syn::Lit::Str(name),
+            ..
+        }) => Some(name.value()),
+        _ => None,
+    }
+}
+
+fn is_append(call: &syn::ExprMethodCall) -> bool {
+    call.method == "append" && is_variable(&call.receiver, "header_map")
+}
+
+fn is_variable(expr: &syn::Expr, name: &str) -> bool {
+    matches!(expr, syn::Expr::Path(path) if path.path.is_ident(name))
+}
+
+/// Looks for `header_map.append(…)` at any depth.
+#[derive(Default)]
+struct Appends(bool);
+
+impl Appends {
+    fn are_in(statement: &syn::Stmt) -> bool {
+        let mut appends = Self::default();
+        appends.visit_stmt(statement);
+        appends.0
+    }
+}
+
+impl<'ast> Visit<'ast> for Appends {
+    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        self.0 |= is_append(call);
+        visit::visit_expr_method_call(self, call);
+    }
 }
 
 /// The first argument of the generic type `name`.
@@ -312,10 +383,48 @@ impl VisitMut for WithoutHeaders {
     fn visit_expr_mut(&mut self, expr: &mut syn::Expr) {
         if let syn::Expr::MethodCall(call) = expr
             && call.method == "headers"
-            && call.args.to_token_stream().to_string() == "header_map"
+            && call.args.len() == 1
+            && is_variable(&call.args[0], "header_map")
         {
             *expr = (*call.receiver).clone();
         }
         visit_mut::visit_expr_mut(self, expr);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(body: &str) -> Result<String, &'static str> {
+        let mut function: syn::ImplItemFn = syn::parse_str(&format!(
+            "async fn get(&self) -> Result<ResponseValue<types::Thing>, Error<()>> {{ {body} }}"
+        ))
+        .unwrap();
+        keep_request(&mut function).map(|()| function.to_token_stream().to_string())
+    }
+
+    #[test]
+    fn a_method_that_progenitor_writes_otherwise_is_an_error_that_names_the_difference() {
+        let version = "header_map.append(HeaderName::from_static(\"api-version\"), HeaderValue::from_static(Self::api_version()));";
+        let request = "let mut request = self.client.get(url).headers(header_map).build()?;";
+        let info = "let info = OperationInfo { operation_id: \"get\" };";
+        let written =
+            format!("let mut header_map = HeaderMap::new(); {version} {request} {info} send();");
+        let cut = kept(&written).unwrap();
+        assert!(
+            cut.contains("self . client . get (url) . build () ?") && !cut.contains("header_map"),
+            "{cut}"
+        );
+        for (missing, body) in [
+            (
+                "OperationInfo",
+                written.replace("OperationInfo", "CallInfo"),
+            ),
+            ("build()?", written.replace("build()?", "send().await?")),
+        ] {
+            let error = kept(&body).unwrap_err();
+            assert!(error.contains(missing), "{error}");
+        }
     }
 }

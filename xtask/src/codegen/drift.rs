@@ -14,6 +14,8 @@ use anyhow::{Context, Result};
 use quote::ToTokens;
 use syn::{Fields, FnArg, ImplItem, Item, ItemMod, ReturnType};
 
+use super::naming;
+
 const SAME_SHAPE: &str = "other code for the same shape";
 
 /// One difference.
@@ -160,15 +162,16 @@ impl Surface {
         };
         for item in &file.items {
             match item {
+                Item::Macro(call) if call.mac.path.is_ident("event_types") => {
+                    surface.events(&call.mac.parse_body::<syn::File>()?.items);
+                }
+                Item::Macro(call) if call.mac.path.is_ident("payloads") => {
+                    let payloads = call.mac.parse_body::<syn::File>()?.items;
+                    surface.types("payload", &payloads)?;
+                }
                 Item::Mod(module) if module.ident == "operations" => surface.operations(module),
-                Item::Mod(module) if module.ident == "payload" => {
-                    surface.types("payload", items(module));
-                }
-                Item::Mod(module) if module.ident == "types" && is_markers(module) => {
-                    surface.events(module);
-                }
                 Item::Mod(module) if module.ident == "types" => {
-                    surface.types("schema", items(module));
+                    surface.types("schema", items(module))?;
                 }
                 Item::Impl(client)
                     if name_of(&client.self_ty) == "Client" && client.trait_.is_none() =>
@@ -178,12 +181,6 @@ impl Surface {
                 _ => {}
             }
         }
-        surface.types("schema", &file.items);
-        // The values of `EventType` are the events themselves, told of by their markers, and
-        // `EventData` follows from them.
-        surface.subjects.retain(|name, _| {
-            !["schema EventType", "schema EventData", "schema Client"].contains(&name.as_str())
-        });
         Ok(surface)
     }
 
@@ -201,10 +198,13 @@ impl Surface {
         entry.code_without_docs.push_str(&code.without_docs());
     }
 
-    /// Structs and enums: their members and values are what users see.
-    fn types(&mut self, kind: &str, items: &[Item]) {
+    /// Structs and enums, also as the input of a macro: their members and values are what users see.
+    fn types(&mut self, kind: &str, items: &[Item]) -> Result<()> {
         for item in items {
             match item {
+                Item::Macro(call) => {
+                    self.types(kind, &call.mac.parse_body::<syn::File>()?.items)?;
+                }
                 Item::Struct(of) => {
                     let subject = format!("{kind} {}", of.ident);
                     if let Fields::Named(fields) = &of.fields {
@@ -214,15 +214,13 @@ impl Surface {
                             .filter(|field| matches!(field.vis, syn::Visibility::Public(_)))
                         {
                             let ty = text(&field.ty);
-                            let rename = field
-                                .attrs
-                                .iter()
-                                .map(text)
-                                .find(|attribute| attribute.contains("rename="));
+                            let rename = field.attrs.iter().map(text).find(|attribute| {
+                                attribute.contains("rename=") || attribute.contains("wire=")
+                            });
                             let ty = rename.map_or(ty.clone(), |rename| format!("{ty} {rename}"));
-                            let optional = ty.starts_with("Option<")
-                                || ty.starts_with("Patch<")
-                                || ty == "Extra";
+                            let optional = kind == "payload"
+                                || ty.starts_with("Option<")
+                                || ty.starts_with("Patch<");
                             let name = field
                                 .ident
                                 .as_ref()
@@ -242,7 +240,7 @@ impl Surface {
                     let subject = format!("{kind} {}", of.ident);
                     for variant in &of.variants {
                         let means = if variant.fields.is_empty() {
-                            wire_name(&variant.attrs)
+                            wire_name(variant)
                         } else {
                             text(&variant.fields)
                         };
@@ -259,30 +257,21 @@ impl Surface {
                 _ => {}
             }
         }
+        Ok(())
     }
 
     /// Event types by their names on the wire, with the payload that each carries.
-    fn events(&mut self, module: &ItemMod) {
-        let mut names = BTreeMap::new();
-        for item in items(module) {
-            match item {
-                Item::Enum(marker) => {
-                    names.insert(marker.ident.to_string(), wire_name(&marker.attrs));
-                }
-                Item::Impl(known) => {
-                    let marker = name_of(&known.self_ty);
-                    let Some(name) = names.get(&marker) else {
-                        continue;
-                    };
-                    let subject = format!("event {name}");
-                    for item in &known.items {
-                        if let ImplItem::Type(data) = item {
-                            self.part(&subject, "payload".to_owned(), text(&data.ty), false);
-                        }
-                    }
-                    self.code(&subject, item);
-                }
-                _ => {}
+    fn events(&mut self, items: &[Item]) {
+        let types = items.iter().filter_map(|item| match item {
+            Item::Enum(types) => Some(&types.variants),
+            _ => None,
+        });
+        for variant in types.flatten() {
+            if variant.ident != "Unknown" {
+                let subject = format!("event {}", wire_name(variant));
+                let payload = text(&variant.fields).trim_matches(['(', ')']).to_owned();
+                self.part(&subject, "payload".to_owned(), payload, false);
+                self.code(&subject, variant);
             }
         }
     }
@@ -309,7 +298,10 @@ impl Surface {
             for (part, value) in [
                 ("method", value("method")),
                 ("path", value("path")),
-                ("name in Rust", value("name")),
+                (
+                    "name in Rust",
+                    naming::snake(&value("id")).unwrap_or_default(),
+                ),
             ] {
                 self.part(&subject, part.to_owned(), value, false);
             }
@@ -359,20 +351,12 @@ fn items(module: &ItemMod) -> &[Item] {
         .unwrap_or_default()
 }
 
-fn is_markers(module: &ItemMod) -> bool {
-    items(module)
-        .iter()
-        .any(|item| matches!(item, Item::Enum(marker) if marker.variants.is_empty()))
-}
-
-/// A marker's doc comment begins with its event type.
-fn wire_name(attributes: &[syn::Attribute]) -> String {
-    let doc = attributes
-        .iter()
-        .find(|attribute| attribute.path().is_ident("doc"))
-        .map(text)
-        .unwrap_or_default();
-    doc.split('`').nth(1).unwrap_or_default().to_owned()
+/// The name on the wire stands where a discriminant does.
+fn wire_name(variant: &syn::Variant) -> String {
+    let discriminant = variant.discriminant.as_ref();
+    discriminant
+        .map(|(_, name)| text(name).trim_matches('"').to_owned())
+        .unwrap_or_default()
 }
 
 fn name_of(ty: &syn::Type) -> String {
@@ -410,6 +394,14 @@ impl WithoutDocs for Item {
         let mut item = self.clone();
         syn::visit_mut::VisitMut::visit_item_mut(&mut Strip, &mut item);
         item.to_token_stream().to_string()
+    }
+}
+
+impl WithoutDocs for syn::Variant {
+    fn without_docs(&self) -> String {
+        let mut variant = self.clone();
+        syn::visit_mut::VisitMut::visit_variant_mut(&mut Strip, &mut variant);
+        variant.to_token_stream().to_string()
     }
 }
 

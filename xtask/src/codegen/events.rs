@@ -4,10 +4,7 @@
 //! another shape must not make an event fail. A generated payload only says which members it has;
 //! the loop that reads them is written once, by hand.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Result, bail};
 use proc_macro2::TokenStream;
@@ -202,83 +199,31 @@ fn field(member: &Member) -> Option<TokenStream> {
 }
 
 pub(crate) fn generate(catalogue: &Catalogue) -> TokenStream {
-    let values: Vec<Named> = catalogue
-        .types
-        .iter()
-        .map(|event_type| event_type.name.clone())
-        .collect();
-    let event_type = types::open_enum(
-        &ident("EventType"),
-        &docs::attributes(&catalogue.description),
-        &values,
-    );
-    let markers = catalogue.types.iter().map(marker);
+    let docs = docs::attributes(&catalogue.description);
+    let types = catalogue.types.iter().map(|event_type| {
+        let (name, payload) = (ident(&event_type.name.rust), ident(&event_type.payload));
+        let (wire, docs) = (
+            &event_type.name.wire,
+            docs::attributes(&event_type.description),
+        );
+        quote! { #docs #name(#payload) = #wire, }
+    });
     let payloads = catalogue.payloads.values().filter_map(payload);
-    let data = event_data(catalogue);
     quote! {
-        //! The events of AuthPI: their types, what they carry, and which carries what.
+        //! The events of AuthPI: their types, their payloads, and which type has which payload.
 
-        use std::fmt;
+        use crate::macros::{event_types, payloads};
 
-        use serde::{Deserialize, Deserializer, Serialize, Serializer};
-        use serde_json::value::RawValue;
-
-        use crate::event::extra;
-
-        #event_type
-
-        #data
-
-        /// A marker for each event type: a handler of `Event<UserCreated>` is called for
-        /// `user.created` only.
-        pub mod types {
-            use super::{EventType, payload};
-            use crate::event::{EventKind, KnownEvent, extra};
-
-            #(#markers)*
-        }
-
-        /// What the `data` of an event holds.
-        ///
-        /// AuthPI does not document the members; they are deduced from the resources of its Core
-        /// API. So each is optional, and what has another shape, or no field, is in `extra`.
-        /// `Debug` shows no member.
-        pub mod payload {
-            use std::fmt;
-
-            use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap as _};
-            use serde_json::value::RawValue;
-
-            use crate::event::{
-                Extra,
-                extra::{self, Fit, Payload, fit},
-            };
-
-            #(#payloads)*
-        }
-    }
-}
-
-fn marker(event_type: &EventType) -> TokenStream {
-    let (name, payload) = (ident(&event_type.name.rust), ident(&event_type.payload));
-    let docs = docs::attributes(&format!(
-        "`{}`: {}",
-        event_type.name.wire, event_type.description
-    ));
-    quote! {
-        #docs
-        #[derive(Clone, Copy, Debug)]
-        pub enum #name {}
-
-        impl EventKind for #name {}
-
-        impl KnownEvent for #name {
-            const TYPE: EventType = EventType::#name;
-            type Data = payload::#payload;
-
-            fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
-                extra::read(data)
+        event_types! {
+            #docs
+            pub enum EventType {
+                Unknown(UnknownEventType),
+                #(#types)*
             }
+        }
+
+        payloads! {
+            #(#payloads)*
         }
     }
 }
@@ -294,150 +239,16 @@ fn payload(definition: &Definition) -> Option<TokenStream> {
             .as_deref()
             .unwrap_or(&definition.name),
     );
-    let names: Vec<_> = object
-        .members
-        .iter()
-        .map(|member| ident(&member.rust))
-        .collect();
-    let wires: Vec<_> = object.members.iter().map(|member| &member.name).collect();
     let fields = object.members.iter().map(|member| {
         let (field_name, ty) = (ident(&member.rust), field(member));
         let docs = docs::attributes(member.description.as_deref().unwrap_or(&member.name));
-        let rename = (member.rust != member.name).then(|| {
-            let name = &member.name;
-            quote! { #[cfg_attr(feature = "schemars", schemars(rename = #name))] }
-        });
-        quote! { #docs #rename pub #field_name: Option<#ty>, }
+        let wire = types::wire(member);
+        quote! { #docs #wire pub #field_name: #ty, }
     });
     Some(quote! {
         #docs
-        #[derive(Clone, Default, PartialEq)]
-        #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-        #[non_exhaustive]
         pub struct #name {
             #(#fields)*
-            /// Members without a field, and members of another shape than deduced, as they came.
-            #[cfg_attr(feature = "schemars", schemars(flatten))]
-            pub extra: Extra,
-        }
-
-        impl Payload for #name {
-            fn take(&mut self, name: &str, raw: &RawValue) -> Fit {
-                match name {
-                    #(#wires => fit(&mut self.#names, raw),)*
-                    _ => Fit::Unknown,
-                }
-            }
-
-            fn extra_mut(&mut self) -> &mut Extra {
-                &mut self.extra
-            }
-        }
-
-        impl fmt::Debug for #name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!(#name)).finish_non_exhaustive()
-            }
-        }
-
-        impl<'de> Deserialize<'de> for #name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                extra::deserialize(deserializer)
-            }
-        }
-
-        impl Serialize for #name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let mut map = serializer.serialize_map(None)?;
-                #(if let Some(value) = &self.#names {
-                    map.serialize_entry(#wires, value)?;
-                })*
-                for (name, value) in self.extra.iter() {
-                    map.serialize_entry(name, value)?;
-                }
-                map.end()
-            }
         }
     })
-}
-
-/// The payloads of all types as one type, and the way from a type to its payload.
-fn event_data(catalogue: &Catalogue) -> TokenStream {
-    let used: BTreeSet<&str> = catalogue
-        .types
-        .iter()
-        .map(|event_type| event_type.payload.as_str())
-        .collect();
-    let names: Vec<_> = used.iter().map(|payload| ident(payload)).collect();
-    let docs_of = used.iter().map(|payload| {
-        let first = catalogue
-            .payloads
-            .get(*payload)
-            .and_then(|definition| definition.description.as_deref());
-        docs::attributes(first.unwrap_or(payload))
-    });
-    let arms = used.iter().map(|payload| {
-        let name = ident(payload);
-        let types = catalogue
-            .types
-            .iter()
-            .filter(|event_type| event_type.payload == *payload)
-            .map(|event_type| ident(&event_type.name.rust));
-        quote! { #(EventType::#types)|* => extra::read(data).map(|payload| Self::#name(Box::new(payload))) }
-    });
-    quote! {
-        /// What an event carries, one case per kind of payload.
-        #[derive(Clone)]
-        #[non_exhaustive]
-        pub enum EventData {
-            #(#docs_of #names(Box<payload::#names>),)*
-            /// What an event of a type that this version does not know carries, byte for byte.
-            Unknown(Box<RawValue>),
-        }
-
-        impl EventData {
-            /// Reads `data` as what an event of this type carries, without trying others.
-            ///
-            /// # Errors
-            /// When the type is known and `data` is neither an object nor `null`.
-            pub fn decode(event_type: &EventType, data: &RawValue) -> Result<Self, serde_json::Error> {
-                Self::read(event_type, data.get())
-            }
-
-            /// The same for text that is known to be JSON.
-            pub(crate) fn read(event_type: &EventType, data: &str) -> Result<Self, serde_json::Error> {
-                match event_type {
-                    #(#arms,)*
-                    EventType::Unknown(_) => RawValue::from_string(data.to_owned()).map(Self::Unknown),
-                }
-            }
-
-            /// Members without a field, and of another shape than deduced; `None` for an unknown
-            /// type.
-            pub fn extra(&self) -> Option<&extra::Extra> {
-                match self {
-                    #(Self::#names(payload) => Some(&payload.extra),)*
-                    Self::Unknown(_) => None,
-                }
-            }
-        }
-
-        impl fmt::Debug for EventData {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self {
-                    #(Self::#names(payload) => payload.fmt(f),)*
-                    Self::Unknown(raw) => write!(f, "Unknown({} bytes)", raw.get().len()),
-                }
-            }
-        }
-
-        impl Serialize for EventData {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                match self {
-                    #(Self::#names(payload) => payload.serialize(serializer),)*
-                    Self::Unknown(raw) => raw.serialize(serializer),
-                }
-            }
-        }
-    }
 }

@@ -197,7 +197,7 @@ fn what_a_published_document_closes_is_read_as_open() {
     let documents =
         Documents::from_text("theirs.yaml", &text.replace("/things:", "/webhooks:")).unwrap();
     let code = api(&documents, Dialect::Published).unwrap().to_string();
-    for unknown in ["struct UnknownStatus", "struct UnknownAuth"] {
+    for unknown in ["Unknown (UnknownStatus)", "Unknown (UnknownAuth)"] {
         assert!(code.contains(unknown), "no {unknown}");
     }
 }

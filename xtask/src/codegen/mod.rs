@@ -192,16 +192,12 @@ fn api(documents: &Documents, dialect: Dialect) -> Result<TokenStream> {
 
         /// What is sent and received.
         pub mod types {
-            use std::fmt;
+            use serde::{Deserialize, Serialize};
 
-            use serde::{
-                Deserialize, Deserializer, Serialize, Serializer,
-                de::Error as _,
-                ser::SerializeMap as _,
+            use crate::{
+                client::Patch,
+                macros::{closed_enum, envelope, object, open_enum, tagged, union},
             };
-            use serde_json::value::RawValue;
-
-            use crate::{RawJson, client::Patch, event::Extra, json::members};
 
             #(#definitions)*
         }

@@ -1,8 +1,6 @@
 //! The operations of the description: what is called how, with what, and what comes back.
 
-use std::collections::BTreeSet;
-
-use proc_macro2::{Literal, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use serde_json::Value;
 
@@ -52,6 +50,7 @@ pub(crate) struct Operation {
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) body: Option<Type>,
     pub(crate) answer: Option<Type>,
+    /// The statuses of documented errors, as ranges.
     pub(crate) errors: Vec<(u16, u16)>,
     pub(crate) error_bodies: Vec<Type>,
 }
@@ -217,7 +216,7 @@ fn one(
     Ok(read)
 }
 
-/// One kind of answer for all of 2xx; every other status goes to the table of documented errors.
+/// One kind of answer for all of 2xx; the bodies of other statuses are read as errors.
 fn answers(
     reader: &mut Reader<'_>,
     documents: &Documents,
@@ -255,7 +254,6 @@ fn answers(
         operation.errors.extend(range(status, &here)?);
     }
     let (answer, _) = success.ok_or_else(|| place.problem("no 2xx answer"))?;
-    operation.errors.sort_unstable();
     operation.answer = answer;
     Ok(())
 }
@@ -274,7 +272,7 @@ fn range(status: &str, place: &Place) -> Result<Option<(u16, u16)>, Problem> {
     }
     let status = status
         .parse()
-        .map_err(|_| place.problem("is no HTTP status"))?;
+        .map_err(|_| place.problem("is not an HTTP status"))?;
     Ok(Some((status, status)))
 }
 
@@ -408,33 +406,19 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
         let name = format_ident!("{}", naming::shouty(&operation.id).unwrap_or_default());
         let method = format_ident!("{}", operation.method.to_uppercase());
         let doc = format!(" `{} {}`", operation.method.to_uppercase(), operation.path);
-        let (id, rust, path) = (&operation.id, &operation.rust, &operation.path);
+        let (id, path) = (&operation.id, &operation.path);
         let (idempotency_key, if_match) = (
             operation.takes_header("Idempotency-Key"),
             operation.takes_header("If-Match"),
         );
-        let errors = operation
-            .errors
-            .iter()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .map(|(first, last)| {
-                let (first, last) = (
-                    Literal::u16_unsuffixed(*first),
-                    Literal::u16_unsuffixed(*last),
-                );
-                quote! { #first..=#last }
-            });
         quote! {
             #[doc = #doc]
             pub const #name: Operation = Operation {
                 id: #id,
-                name: #rust,
                 method: http::Method::#method,
                 path: #path,
                 idempotency_key: #idempotency_key,
                 if_match: #if_match,
-                errors: &[#(#errors),*],
             };
         }
     });
@@ -444,15 +428,11 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
     quote! {
         /// What the description says about each operation beyond its types.
         pub mod operations {
-            use std::ops::RangeInclusive;
-
             /// One operation of the API.
             #[derive(Clone, Debug)]
             pub struct Operation {
                 /// The operation's id in the description.
                 pub id: &'static str,
-                /// The name of its method.
-                pub name: &'static str,
                 /// The HTTP method.
                 pub method: http::Method,
                 /// The path, with its parameters in braces.
@@ -461,15 +441,6 @@ pub(crate) fn table(operations: &[Operation]) -> TokenStream {
                 pub idempotency_key: bool,
                 /// Whether it takes an `If-Match`.
                 pub if_match: bool,
-                /// The statuses of its documented errors.
-                pub errors: &'static [RangeInclusive<u16>],
-            }
-
-            impl Operation {
-                /// Whether the description tells of errors with this status.
-                pub fn documents(&self, status: u16) -> bool {
-                    self.errors.iter().any(|range| range.contains(&status))
-                }
             }
 
             #(#constants)*

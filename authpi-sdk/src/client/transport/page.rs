@@ -54,7 +54,7 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
         let [data, has_more, next_cursor, invalid_count] =
             json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
         let (mut items, mut unreadable) = (Vec::new(), Vec::new());
-        for item in json::needed::<Vec<RawJson>>("data", data)? {
+        for item in Vec::<RawJson>::member("data", data)? {
             match T::from_raw(item.as_raw_value()) {
                 Ok(item) => items.push(item),
                 Err(_) => unreadable.push(item),
@@ -64,9 +64,9 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
             data: items,
             // Where it cannot be read, there may be more: the items are given, and the end is not
             // taken for granted.
-            has_more: json::optional("has_more", has_more).unwrap_or(true),
-            next_cursor: json::optional("next_cursor", next_cursor),
-            invalid_count: json::optional("invalid_count", invalid_count),
+            has_more: Option::member("has_more", has_more)?.unwrap_or(true),
+            next_cursor: FromRaw::member("next_cursor", next_cursor)?,
+            invalid_count: FromRaw::member("invalid_count", invalid_count)?,
             unreadable,
         })
     }

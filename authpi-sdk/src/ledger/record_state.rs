@@ -1,0 +1,31 @@
+/// The state of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecordState {
+    /// No worker holds it. A pause, if any, must end before the next claim.
+    Pending,
+    /// A worker holds it until its lease ends.
+    Claimed,
+    /// The event was handled.
+    Handled,
+    /// The event was given up and is a dead letter.
+    Dead,
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+impl RecordState {
+    /// The state of a number in a table; the schemas list the numbers.
+    ///
+    /// # Errors
+    /// When the number is none of a state.
+    pub(crate) fn from_number(number: i64) -> Result<Self, sqlx::Error> {
+        match number {
+            0 => Ok(Self::Pending),
+            1 => Ok(Self::Claimed),
+            2 => Ok(Self::Handled),
+            3 => Ok(Self::Dead),
+            other => Err(sqlx::Error::Protocol(format!(
+                "the ledger's table has a record with the unknown state {other}"
+            ))),
+        }
+    }
+}

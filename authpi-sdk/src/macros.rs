@@ -1,0 +1,919 @@
+//! The macros in which generated code is written.
+//!
+//! `cargo xtask codegen` writes tables of types and members; these macros add the code that is the
+//! same for each. Their input has the syntax of Rust items, so that `xtask` can read it back and
+//! report what changed. A name on the wire stands where Rust has a discriminant:
+//! `Active = "active"`.
+
+/// An enum that may grow: a value that this version does not know is kept as it came. The unknown
+/// case cannot be constructed or matched by value, so that giving it a name later breaks no user.
+///
+/// ```ignore
+/// open_enum! {
+///     /// The state of a webhook.
+///     pub enum WebhookStatus {
+///         Unknown(UnknownWebhookStatus),
+///         Active = "active",
+///     }
+/// }
+/// ```
+macro_rules! open_enum {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            Unknown($unknown:ident),
+            $($case:ident = $wire:literal,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $name {
+            $(
+                #[doc = concat!("`", $wire, "`")]
+                $case,
+            )*
+            /// A value that this version does not know, kept as it came.
+            Unknown($unknown),
+        }
+
+        #[doc = concat!("A value of [`", stringify!($name), "`] that this version does not know.")]
+        #[doc = "Only deserialization creates one."]
+        #[derive(Clone, PartialEq, Eq, Hash)]
+        pub struct $unknown(Box<str>);
+
+        impl $unknown {
+            /// The value as it came.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Debug for $unknown {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl $name {
+            /// The known values, in the order of the description.
+            pub const ALL: &'static [Self] = &[$(Self::$case),*];
+
+            /// The value as it is on the wire.
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$case => $wire,)*
+                    Self::Unknown(other) => &other.0,
+                }
+            }
+
+            fn known(text: &str) -> Option<Self> {
+                const WIRE: &[&str] = &[$($wire),*];
+                const SORTED: [usize; WIRE.len()] = crate::macros::sorted(WIRE);
+                let found = SORTED.binary_search_by(|case| WIRE[*case].cmp(text)).ok()?;
+                Some(Self::ALL[SORTED[found]].clone())
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl Ord for $name {
+            /// By text, so that a value that gets a name keeps its place.
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                self.as_str().cmp(other.as_str())
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self::known(text).unwrap_or_else(|| Self::Unknown($unknown(text.into())))
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self::known(&text).unwrap_or_else(|| Self::Unknown($unknown(text.into())))
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = std::convert::Infallible;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Ok(text.into())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(crate::json::Text(|text: &str| Self::from(text)))
+            }
+        }
+
+        impl crate::json::FromRaw for $name {
+            fn from_raw(raw: &serde_json::value::RawValue) -> Result<Self, serde_json::Error> {
+                <String as crate::json::FromRaw>::from_raw(raw).map(Self::from)
+            }
+        }
+
+        #[cfg(feature = "schemars")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                crate::json::open_enum_schema(Self::ALL.iter().map(Self::as_str))
+            }
+        }
+    };
+}
+pub(crate) use open_enum;
+
+/// The positions of the texts in their sorted order. A `match` compares texts one by one; a binary
+/// search is faster with many.
+pub(crate) const fn sorted<const N: usize>(texts: &[&str]) -> [usize; N] {
+    let mut order = [0; N];
+    let mut n = 0;
+    while n < N {
+        let mut at = n;
+        while at > 0 && is_less(texts[n], texts[order[at - 1]]) {
+            order[at] = order[at - 1];
+            at -= 1;
+        }
+        order[at] = n;
+        n += 1;
+    }
+    order
+}
+
+/// `a < b`, in a constant.
+const fn is_less(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut n = 0;
+    while n < a.len() && n < b.len() {
+        if a[n] != b[n] {
+            return a[n] < b[n];
+        }
+        n += 1;
+    }
+    a.len() < b.len()
+}
+
+/// The name of a member on the wire: the name of its field, without the `r#` of a keyword.
+pub(crate) const fn wire_name(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        [b'r', b'#', ..] => field.split_at(2).1,
+        _ => field,
+    }
+}
+
+/// The event types, with the payload of each. A type `SessionCreated(Session)` becomes a case of
+/// [`EventType`](crate::event::EventType) and a marker type for handlers.
+///
+/// ```ignore
+/// event_types! {
+///     /// Names of events.
+///     pub enum EventType {
+///         Unknown(UnknownEventType),
+///         /// A session was opened.
+///         SessionCreated(Session) = "session.created",
+///     }
+/// }
+/// ```
+macro_rules! event_types {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            Unknown($unknown:ident),
+            $(
+                $(#[$case_meta:meta])*
+                $case:ident($payload:ident) = $wire:literal,
+            )*
+        }
+    ) => {
+        crate::macros::open_enum! {
+            $(#[$meta])*
+            pub enum $name {
+                Unknown($unknown),
+                $($case = $wire,)*
+            }
+        }
+
+        impl EventData {
+            /// Reads `data` as the payload of this event type, without trying others.
+            ///
+            /// # Errors
+            /// When the type is known and `data` is neither an object nor `null`.
+            pub fn decode(
+                event_type: &$name,
+                data: &serde_json::value::RawValue,
+            ) -> Result<Self, serde_json::Error> {
+                Self::read(event_type, data.get())
+            }
+
+            /// The same for text that is known to be JSON.
+            pub(crate) fn read(event_type: &$name, data: &str) -> Result<Self, serde_json::Error> {
+                match event_type {
+                    $($name::$case => crate::event::extra::read::<payload::$payload>(data).map(Into::into),)*
+                    $name::Unknown(_) => {
+                        serde_json::value::RawValue::from_string(data.to_owned()).map(Self::Unknown)
+                    }
+                }
+            }
+        }
+
+        /// A marker for each event type: a handler of `Event<UserCreated>` is called for
+        /// `user.created` only.
+        pub mod types {
+            $(
+                #[doc = concat!("`", $wire, "`:")]
+                $(#[$case_meta])*
+                #[derive(Clone, Copy, Debug)]
+                pub enum $case {}
+
+                impl crate::event::EventKind for $case {}
+
+                impl crate::event::KnownEvent for $case {
+                    const TYPE: super::$name = super::$name::$case;
+                    type Data = super::payload::$payload;
+
+                    fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
+                        crate::event::extra::read(data)
+                    }
+                }
+            )*
+        }
+    };
+}
+pub(crate) use event_types;
+
+/// The payloads of events. The type of each member is that of its value: each field is an `Option`.
+///
+/// Payloads are read leniently, since the members of `data` are deduced, not documented: a member of
+/// another shape must not make an event fail.
+///
+/// ```ignore
+/// payloads! {
+///     /// An AuthPI account.
+///     pub struct Account {
+///         /// Id of the account.
+///         pub id: String,
+///     }
+/// }
+/// ```
+macro_rules! payloads {
+    (
+        $(
+            $(#[doc = $doc:literal])*
+            pub struct $name:ident {
+                $(
+                    $(#[doc = $field_doc:literal])*
+                    $(#[wire = $wire:literal])?
+                    pub $field:ident: $type:ty,
+                )*
+            }
+        )*
+    ) => {
+        /// The payload of an event, one case per kind of payload.
+        #[derive(Clone)]
+        #[non_exhaustive]
+        pub enum EventData {
+            $(
+                $(#[doc = $doc])*
+                $name(Box<payload::$name>),
+            )*
+            /// The payload of an event type that this version does not know, byte for byte.
+            Unknown(Box<serde_json::value::RawValue>),
+        }
+
+        impl EventData {
+            /// Members without a field, and members of another shape than deduced; `None` for an
+            /// unknown type.
+            pub fn extra(&self) -> Option<&crate::event::Extra> {
+                match self {
+                    $(Self::$name(payload) => Some(&payload.extra),)*
+                    Self::Unknown(_) => None,
+                }
+            }
+        }
+
+        impl std::fmt::Debug for EventData {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self {
+                    $(Self::$name(payload) => payload.fmt(f),)*
+                    Self::Unknown(raw) => write!(f, "Unknown({} bytes)", raw.get().len()),
+                }
+            }
+        }
+
+        impl serde::Serialize for EventData {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    $(Self::$name(payload) => payload.serialize(serializer),)*
+                    Self::Unknown(raw) => raw.serialize(serializer),
+                }
+            }
+        }
+
+        /// What the `data` of an event holds.
+        ///
+        /// AuthPI does not document the members; they are deduced from the resources of its Core
+        /// API. So each is optional, and a member of another shape, or without a field, is in
+        /// `extra`. `Debug` shows no member.
+        pub mod payload {
+            use crate::event::{
+                EventData, Extra,
+                extra::{Fit, Payload, fit},
+            };
+
+            $(
+                $(#[doc = $doc])*
+                #[derive(Clone, Default, PartialEq)]
+                #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+                #[non_exhaustive]
+                pub struct $name {
+                    $(
+                        $(#[doc = $field_doc])*
+                        $(#[cfg_attr(feature = "schemars", schemars(rename = $wire))])?
+                        pub $field: Option<$type>,
+                    )*
+                    /// Members without a field, and members of another shape than deduced, as they
+                    /// came.
+                    #[cfg_attr(feature = "schemars", schemars(flatten))]
+                    pub extra: Extra,
+                }
+
+                impl Payload for $name {
+                    fn take(&mut self, name: &str, raw: &serde_json::value::RawValue) -> Fit {
+                        $(
+                            if name == const { crate::macros::wire!($field $($wire)?) } {
+                                return fit(&mut self.$field, raw);
+                            }
+                        )*
+                        Fit::Unknown
+                    }
+
+                    fn extra_mut(&mut self) -> &mut Extra {
+                        &mut self.extra
+                    }
+                }
+
+                impl From<$name> for EventData {
+                    fn from(payload: $name) -> Self {
+                        Self::$name(Box::new(payload))
+                    }
+                }
+
+                impl std::fmt::Debug for $name {
+                    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.debug_struct(stringify!($name)).finish_non_exhaustive()
+                    }
+                }
+
+                impl<'de> serde::Deserialize<'de> for $name {
+                    fn deserialize<D: serde::Deserializer<'de>>(
+                        deserializer: D,
+                    ) -> Result<Self, D::Error> {
+                        crate::event::extra::deserialize(deserializer)
+                    }
+                }
+
+                impl serde::Serialize for $name {
+                    fn serialize<S: serde::Serializer>(
+                        &self,
+                        serializer: S,
+                    ) -> Result<S::Ok, S::Error> {
+                        let mut map = serializer.serialize_map(None)?;
+                        $(
+                            if let Some(value) = &self.$field {
+                                serde::ser::SerializeMap::serialize_entry(
+                                    &mut map,
+                                    const { crate::macros::wire!($field $($wire)?) },
+                                    value,
+                                )?;
+                            }
+                        )*
+                        for (name, value) in self.extra.iter() {
+                            serde::ser::SerializeMap::serialize_entry(&mut map, name, value)?;
+                        }
+                        serde::ser::SerializeMap::end(map)
+                    }
+                }
+            )*
+        }
+    };
+}
+pub(crate) use payloads;
+
+/// The wire name of a field: the given one, or the field's own.
+macro_rules! wire {
+    ($field:ident) => {
+        crate::macros::wire_name(stringify!($field))
+    };
+    ($field:ident $wire:literal) => {
+        $wire
+    };
+}
+pub(crate) use wire;
+
+#[cfg(feature = "client")]
+pub(crate) use api::*;
+
+/// The macros of the API's types; events do without.
+#[cfg(feature = "client")]
+mod api {
+    /// An enum of values that are only sent.
+    macro_rules! closed_enum {
+        (
+            $(#[$meta:meta])*
+            pub enum $name:ident {
+                $($case:ident = $wire:literal,)*
+            }
+        ) => {
+            $(#[$meta])*
+            #[derive(
+                Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+                serde::Serialize, serde::Deserialize,
+            )]
+            #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+            #[non_exhaustive]
+            pub enum $name {
+                $(
+                    #[doc = concat!("`", $wire, "`")]
+                    #[serde(rename = $wire)]
+                    $case,
+                )*
+            }
+
+            impl $name {
+                /// All values, in the order of the description.
+                pub const ALL: &'static [Self] = &[$(Self::$case),*];
+
+                /// The value as it is on the wire.
+                pub const fn as_str(self) -> &'static str {
+                    match self {
+                        $(Self::$case => $wire,)*
+                    }
+                }
+            }
+
+            impl std::fmt::Display for $name {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str(self.as_str())
+                }
+            }
+
+            impl crate::json::FromRaw for $name {
+                fn from_raw(
+                    raw: &serde_json::value::RawValue,
+                ) -> Result<Self, serde_json::Error> {
+                    crate::json::read(raw.get())
+                }
+            }
+        };
+    }
+    pub(crate) use closed_enum;
+
+    /// An object of which unknown members are dropped.
+    ///
+    /// It is read in one pass by serde. Where that fails, it is read member by member
+    /// ([`FromRaw`](crate::json::FromRaw)): an optional member of another shape is then absent.
+    macro_rules! object {
+        (
+            $(#[doc = $doc:literal])*
+            pub struct $name:ident {
+                $(
+                    $(#[doc = $field_doc:literal])*
+                    $(#[wire = $wire:literal])?
+                    $(#[serde($($serde:tt)*)])?
+                    pub $field:ident: $type:ty,
+                )*
+            }
+        ) => {
+            $(#[doc = $doc])*
+            #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+            #[non_exhaustive]
+            pub struct $name {
+                $(
+                    $(#[doc = $field_doc])*
+                    $(#[serde(rename = $wire)])?
+                    $(#[serde($($serde)*)])?
+                    pub $field: $type,
+                )*
+            }
+
+            impl crate::json::FromRaw for $name {
+                fn from_raw(
+                    raw: &serde_json::value::RawValue,
+                ) -> Result<Self, serde_json::Error> {
+                    let [$($field),*] =
+                        crate::json::pick(raw, [$(const { crate::macros::wire!($field $($wire)?) }),*])?;
+                    Ok(Self {
+                        $(
+                            $field: crate::json::FromRaw::member(
+                                const { crate::macros::wire!($field $($wire)?) },
+                                $field,
+                            )?,
+                        )*
+                    })
+                }
+            }
+        };
+    }
+    pub(crate) use object;
+
+    /// A resource in AuthPI's envelope, `{"data": …}`. AuthPI's guide shows some answers without the
+    /// envelope, and its SDK reads both, so both are read.
+    ///
+    /// `#[whole]` is for a resource that has a `data` of its own, or keeps its text: it cannot be
+    /// told from its envelope by the first member.
+    macro_rules! envelope {
+        (
+            #[whole]
+            $(#[doc = $doc:literal])*
+            pub struct $name:ident {
+                $(#[doc = $data_doc:literal])*
+                pub data: $type:ty,
+            }
+        ) => {
+            crate::macros::envelope! {
+                @ $(#[doc = $doc])* $name { $(#[doc = $data_doc])* $type, true }
+                deserializer => {
+                    let raw = <Box<serde_json::value::RawValue> as serde::Deserialize>::deserialize(deserializer)?;
+                    crate::json::without_envelope(&raw).map_err(serde::de::Error::custom)
+                }
+            }
+        };
+        (
+            $(#[doc = $doc:literal])*
+            pub struct $name:ident {
+                $(#[doc = $data_doc:literal])*
+                pub data: $type:ty,
+            }
+        ) => {
+            crate::macros::envelope! {
+                @ $(#[doc = $doc])* $name { $(#[doc = $data_doc])* $type, false }
+                deserializer => { crate::json::enveloped(deserializer) }
+            }
+        };
+        (
+            @ $(#[doc = $doc:literal])*
+            $name:ident { $(#[doc = $data_doc:literal])* $type:ty, $own:literal }
+            $deserializer:ident => $read:block
+        ) => {
+            $(#[doc = $doc])*
+            #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+            #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+            #[non_exhaustive]
+            pub struct $name {
+                $(#[doc = $data_doc])*
+                pub data: $type,
+            }
+
+            impl<'de> serde::Deserialize<'de> for $name {
+                /// With or without the envelope.
+                fn deserialize<D: serde::Deserializer<'de>>(
+                    $deserializer: D,
+                ) -> Result<Self, D::Error> {
+                    let data: Result<$type, D::Error> = $read;
+                    data.map(|data| Self { data })
+                }
+            }
+
+            impl crate::json::FromRaw for $name {
+                fn from_raw(
+                    raw: &serde_json::value::RawValue,
+                ) -> Result<Self, serde_json::Error> {
+                    Ok(Self { data: crate::json::held(raw, $own)? })
+                }
+            }
+        };
+    }
+    pub(crate) use envelope;
+
+    /// An object that keeps the members that it has no field for: a case of a union that may grow.
+    ///
+    /// `#[lenient]` is for an object that is only received: an optional member of another shape is
+    /// kept among those. `#[constant("type" = "bearer")]` is a member that is always written and
+    /// whose value is not checked.
+    macro_rules! tagged {
+        (
+            #[lenient]
+            $($rest:tt)*
+        ) => {
+            crate::macros::tagged! { @ true, $($rest)* }
+        };
+        (
+            @ $lenient:literal,
+            $(#[constant($constant:literal = $value:literal)])*
+            $(#[derive($($derive:ident),*)])?
+            $(#[doc = $doc:literal])*
+            pub struct $name:ident {
+                $(
+                    $(#[doc = $field_doc:literal])*
+                    $(#[wire = $wire:literal])?
+                    pub $field:ident: $type:ty,
+                )*
+            }
+        ) => {
+            $(#[doc = $doc])*
+            #[derive(Clone, Debug, PartialEq $($(, $derive)*)?)]
+            #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+            $(
+                #[cfg_attr(
+                    feature = "schemars",
+                    schemars(transform = crate::json::constant($constant, $value))
+                )]
+            )*
+            #[non_exhaustive]
+            pub struct $name {
+                $(
+                    $(#[doc = $field_doc])*
+                    $(#[cfg_attr(feature = "schemars", schemars(rename = $wire))])?
+                    pub $field: $type,
+                )*
+                /// Members that have no field, as they came.
+                #[cfg_attr(feature = "schemars", schemars(flatten))]
+                pub extra: crate::event::Extra,
+            }
+
+            impl serde::Serialize for $name {
+                fn serialize<S: serde::Serializer>(
+                    &self,
+                    serializer: S,
+                ) -> Result<S::Ok, S::Error> {
+                    use serde::ser::SerializeMap as _;
+
+                    let mut map = serializer.serialize_map(None)?;
+                    $(map.serialize_entry($constant, $value)?;)*
+                    $(
+                        if !crate::json::FromRaw::is_absent(&self.$field) {
+                            let name = const { crate::macros::wire!($field $($wire)?) };
+                            map.serialize_entry(name, &self.$field)?;
+                        }
+                    )*
+                    for (name, value) in self.extra.iter() {
+                        map.serialize_entry(name, value)?;
+                    }
+                    map.end()
+                }
+            }
+
+            impl<'de> serde::Deserialize<'de> for $name {
+                fn deserialize<D: serde::Deserializer<'de>>(
+                    deserializer: D,
+                ) -> Result<Self, D::Error> {
+                    let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+                    crate::json::FromRaw::from_raw(&raw).map_err(serde::de::Error::custom)
+                }
+            }
+
+            impl crate::json::FromRaw for $name {
+                fn from_raw(
+                    raw: &serde_json::value::RawValue,
+                ) -> Result<Self, serde_json::Error> {
+                    $(let mut $field = None;)*
+                    let mut extra = crate::event::Extra::default();
+                    crate::json::members(raw, &mut |name, value| {
+                        $(
+                            if name == $constant {
+                                return Ok(());
+                            }
+                        )*
+                        $(
+                            if name == const { crate::macros::wire!($field $($wire)?) } {
+                                if !crate::json::FromRaw::keep(&mut $field, name, value, $lenient)? {
+                                    extra.keep_mismatched(name, value);
+                                }
+                                return Ok(());
+                            }
+                        )*
+                        extra.keep(name, value);
+                        Ok(())
+                    })?;
+                    Ok(Self {
+                        $(
+                            $field: crate::json::FromRaw::kept(
+                                const { crate::macros::wire!($field $($wire)?) },
+                                $field,
+                            )?,
+                        )*
+                        extra,
+                    })
+                }
+            }
+        };
+        ($($rest:tt)*) => {
+            crate::macros::tagged! { @ false, $($rest)* }
+        };
+    }
+    pub(crate) use tagged;
+
+    /// An object that is one of several, told apart by the text of a member. An open union keeps a
+    /// case that this version does not know; a closed one refuses it.
+    ///
+    /// ```ignore
+    /// union! {
+    ///     #[tag = "type"]
+    ///     /// How a webhook's deliveries are authenticated.
+    ///     pub enum WebhookAuth {
+    ///         Unknown(UnknownWebhookAuth),
+    ///         /// Deliveries without authentication.
+    ///         None(NoneAuth) = "none",
+    ///     }
+    /// }
+    /// ```
+    macro_rules! union {
+        (
+            #[tag = $tag:literal]
+            $(#[doc = $doc:literal])*
+            pub enum $name:ident {
+                Unknown($unknown:ident),
+                $(
+                    $(#[doc = $case_doc:literal])*
+                    $case:ident($type:ident) = $value:literal,
+                )*
+            }
+        ) => {
+            $(#[doc = $doc])*
+            #[derive(Clone, Debug, PartialEq)]
+            #[non_exhaustive]
+            pub enum $name {
+                $(
+                    $(#[doc = $case_doc])*
+                    $case($type),
+                )*
+                /// A case that this version does not know, kept as it came.
+                Unknown($unknown),
+            }
+
+            #[doc = concat!("A case of [`", stringify!($name), "`] that this version does not know.")]
+            #[doc = "Only deserialization creates one."]
+            #[derive(Clone, PartialEq)]
+            pub struct $unknown {
+                tag: String,
+                json: crate::RawJson,
+            }
+
+            impl $unknown {
+                /// The whole object as it came.
+                pub fn json(&self) -> &crate::RawJson {
+                    &self.json
+                }
+            }
+
+            impl std::fmt::Debug for $unknown {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.debug_tuple(stringify!($unknown)).field(&self.tag).finish()
+                }
+            }
+
+            crate::macros::union! {
+                @ $name, $tag, true, [$($case($type) = $value,)*]
+                tag(self) { Self::Unknown(other) => &other.tag, }
+                serialize(serializer) { Self::Unknown(other) => other.json.serialize(serializer), }
+                read(raw, tag) {
+                    Ok(Self::Unknown($unknown { tag: tag.into_owned(), json: raw.to_owned().into() }))
+                }
+            }
+        };
+        (
+            #[tag = $tag:literal]
+            $(#[doc = $doc:literal])*
+            pub enum $name:ident {
+                $(
+                    $(#[doc = $case_doc:literal])*
+                    $case:ident($type:ident) = $value:literal,
+                )*
+            }
+        ) => {
+            $(#[doc = $doc])*
+            #[derive(Clone, Debug, PartialEq)]
+            #[non_exhaustive]
+            pub enum $name {
+                $(
+                    $(#[doc = $case_doc])*
+                    $case($type),
+                )*
+            }
+
+            crate::macros::union! {
+                @ $name, $tag, false, [$($case($type) = $value,)*]
+                tag(self) {}
+                serialize(serializer) {}
+                read(raw, tag) {
+                    let unknown = format_args!("unknown {} {tag:?}", $tag);
+                    Err(<serde_json::Error as serde::de::Error>::custom(unknown))
+                }
+            }
+        };
+        (
+            @ $name:ident, $tag:literal, $open:literal, [$($case:ident($type:ident) = $value:literal,)*]
+            tag($self:ident) { $($unknown_tag:tt)* }
+            serialize($serializer:ident) { $($unknown_write:tt)* }
+            read($raw:ident, $found:ident) { $($unknown_read:tt)* }
+        ) => {
+            impl $name {
+                #[doc = concat!("The text of `", $tag, "`.")]
+                pub fn tag(&$self) -> &str {
+                    match $self {
+                        $(Self::$case(_) => $value,)*
+                        $($unknown_tag)*
+                    }
+                }
+            }
+
+            $(
+                impl From<$type> for $name {
+                    fn from(case: $type) -> Self {
+                        Self::$case(case)
+                    }
+                }
+            )*
+
+            impl serde::Serialize for $name {
+                fn serialize<S: serde::Serializer>(
+                    &self,
+                    $serializer: S,
+                ) -> Result<S::Ok, S::Error> {
+                    match self {
+                        $(Self::$case(case) => case.serialize($serializer),)*
+                        $($unknown_write)*
+                    }
+                }
+            }
+
+            impl<'de> serde::Deserialize<'de> for $name {
+                fn deserialize<D: serde::Deserializer<'de>>(
+                    deserializer: D,
+                ) -> Result<Self, D::Error> {
+                    let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+                    crate::json::FromRaw::from_raw(&raw).map_err(serde::de::Error::custom)
+                }
+            }
+
+            impl crate::json::FromRaw for $name {
+                fn from_raw(
+                    $raw: &serde_json::value::RawValue,
+                ) -> Result<Self, serde_json::Error> {
+                    let $found = crate::json::tag($raw, $tag)?;
+                    match &*$found {
+                        $($value => <$type as crate::json::FromRaw>::from_raw($raw).map(Self::$case),)*
+                        _ => { $($unknown_read)* }
+                    }
+                }
+            }
+
+            #[cfg(feature = "schemars")]
+            impl schemars::JsonSchema for $name {
+                fn schema_name() -> std::borrow::Cow<'static, str> {
+                    stringify!($name).into()
+                }
+
+                fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                    let cases = vec![$(generator.subschema_for::<$type>()),*];
+                    crate::json::union_schema($tag, $open, cases)
+                }
+            }
+        };
+    }
+    pub(crate) use union;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_sorted_in_a_constant() {
+        const TEXTS: &[&str] = &["b", "a.b", "a", "", "ab", "a-b", "é"];
+        const ORDER: [usize; TEXTS.len()] = sorted(TEXTS);
+        let mut expected = TEXTS.to_vec();
+        expected.sort_unstable();
+        assert_eq!(ORDER.map(|n| TEXTS[n]).to_vec(), expected);
+    }
+
+    #[test]
+    fn the_wire_name_of_a_keyword_has_no_prefix() {
+        assert_eq!(wire_name(stringify!(r#type)), "type");
+        assert_eq!(wire_name("rate"), "rate");
+    }
+}
