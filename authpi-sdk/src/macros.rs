@@ -242,6 +242,8 @@ macro_rules! event_types {
         /// A marker for each event type: a handler of `Event<UserCreated>` is called for
         /// `user.created` only.
         pub mod types {
+            use super::$name;
+
             $(
                 #[doc = concat!("`", $wire, "`:")]
                 $(#[$case_meta])*
@@ -251,7 +253,7 @@ macro_rules! event_types {
                 impl crate::event::EventKind for $case {}
 
                 impl crate::event::KnownEvent for $case {
-                    const TYPE: super::$name = super::$name::$case;
+                    const TYPE: $name = $name::$case;
                     type Data = super::payload::$payload;
 
                     fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
