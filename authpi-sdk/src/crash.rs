@@ -1,7 +1,6 @@
-//! Named points in the way of an event, at which a test may end the process. Nothing, in builds
-//! without the feature `testing`.
+//! Named points at which a test may end the process. They do nothing without the feature `testing`.
 
-/// The points, in the order in which one event can pass them.
+/// The points, in the order in which an event can pass them.
 #[cfg(any(test, feature = "testing"))]
 pub const CRASH_POINTS: &[&str] = &[
     "verified",
@@ -21,8 +20,8 @@ pub const CRASH_POINTS: &[&str] = &[
 #[cfg(any(test, feature = "testing"))]
 static HOOK: std::sync::OnceLock<fn(&'static str)> = std::sync::OnceLock::new();
 
-/// Has `hook` called with the name of each point that an event passes, once for the life of the
-/// process; a further call changes nothing. For tests that kill their process there.
+/// Calls `hook` with the name of each point that an event passes, for the life of the process. Only
+/// the first call has an effect. For tests that kill their process.
 #[cfg(any(test, feature = "testing"))]
 pub fn on_crash_point(hook: fn(&'static str)) {
     let _ = HOOK.set(hook);

@@ -1,5 +1,5 @@
-//! Files that are replaced as a whole, so that a reader, also after a loss of power, finds the old
-//! content or the new one.
+//! Replaces files as a whole: a reader sees either the old or the new content, also after a power
+//! cut.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,24 +7,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// An error that names the file or folder it is about.
+/// An error that names its file or folder.
 pub(crate) fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The folder that a file is in.
+/// The folder of a file.
 fn folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
-/// The file that `path` stands for, through symbolic links, also where nothing is there yet.
+/// The file that `path` leads to through symbolic links, whether it exists or not.
 ///
 /// # Errors
-/// When its folder is not there, when links lead in a circle, or when `path` names no file.
+/// When its folder does not exist, when links form a loop, or when `path` names no file.
 pub(crate) fn target(path: &Path) -> io::Result<PathBuf> {
-    // As many as Linux follows.
+    // The limit of Linux.
     const MOST_LINKS: usize = 40;
     let mut at = path.to_owned();
     for _ in 0..=MOST_LINKS {
@@ -64,9 +64,9 @@ pub(crate) fn private() -> OpenOptions {
     options
 }
 
-/// Puts a file of this content in the place of `target`, which is no link: `next`, in the same
-/// folder, is written with `options` and renamed. The owner, group and mode of the file that is
-/// replaced are kept; see [`keep_access`].
+/// Replaces `target`, which is not a link, with a file of this content: writes `next`, in the same
+/// folder, with `options`, and renames it. The owner, group and mode of the replaced file are kept;
+/// see [`keep_access`].
 pub(crate) fn replace(
     target: &Path,
     next: &Path,
@@ -83,7 +83,7 @@ pub(crate) fn replace(
         let _ = fs::remove_file(next);
         return Err(about(target, &error));
     }
-    // The name is part of the folder, which is a file of its own there.
+    // The new name is part of the folder, which has to be flushed separately.
     #[cfg(unix)]
     File::open(folder(target))
         .and_then(|folder| folder.sync_all())
@@ -104,10 +104,9 @@ fn write(mut file: File, target: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives the file the owner, group and mode of the one that it replaces. Where this process may not
-/// give files to that owner or group, who owns it is as for a new file, and what they were allowed
-/// as owner or group is not carried over to others: the group's rights are dropped where the group
-/// changes.
+/// Gives the file the owner, group and mode of the file that it replaces. If this process may not
+/// set the owner or group, the file gets those of a new file, and the permissions of the old owner
+/// or group are not given to others: the group's permissions are dropped if the group changes.
 #[cfg(unix)]
 fn keep_access(file: &File, replaced: &fs::Metadata) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
@@ -118,7 +117,7 @@ fn keep_access(file: &File, replaced: &fs::Metadata) -> io::Result<()> {
         mode &= !0o070;
     }
     if ours.uid() != replaced.uid() {
-        // Only root may; else it is ours from now on.
+        // Only root may do this. Otherwise the file belongs to this process's user.
         let _ = fchown(file, Some(replaced.uid()), None);
     }
     file.set_permissions(fs::Permissions::from_mode(mode))

@@ -1,4 +1,4 @@
-//! Guides. Their text is also in the folder `docs/` of the repository.
+//! Guides. The folder `docs/` of the repository has the same text.
 
 #[doc = include_str!("../docs/cookbook.md")]
 pub mod cookbook {}

@@ -1,7 +1,7 @@
-//! JSON that is carried, not looked into.
+//! JSON that is kept as text.
 //!
-//! `serde_json::Value` loses key order, repeated keys and digits of big numbers; what AuthPI does
-//! not document must survive a round trip as it was written, so it is kept as text.
+//! `serde_json::Value` loses key order, repeated keys and digits of large numbers. Members that
+//! AuthPI does not document must survive a round trip unchanged, so they are kept as text.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -15,14 +15,13 @@ use crate::UnixMillis;
 
 /// A JSON value kept as it was written, byte for byte.
 ///
-/// Members that AuthPI documents as "an object" without saying what is in it (`metadata`, `retry`,
-/// `circuit_breaker`, …) have this type. `Debug` shows its length only. Two values are equal when
-/// their texts are.
+/// Members that AuthPI documents only as "an object" (`metadata`, `retry`, `circuit_breaker`, …)
+/// have this type. `Debug` shows only the length. Two values are equal if their texts are.
 #[derive(Clone)]
 pub struct RawJson(Box<RawValue>);
 
 impl RawJson {
-    /// Writes `value` as JSON.
+    /// Serializes `value` as JSON.
     ///
     /// # Errors
     /// When `value` cannot be written as JSON, for example a map whose keys are not strings.
@@ -43,7 +42,7 @@ impl RawJson {
         read(self.get())
     }
 
-    /// The value as `serde_json` keeps raw JSON.
+    /// The value as `serde_json`'s raw value.
     pub fn as_raw_value(&self) -> &RawValue {
         &self.0
     }
@@ -111,9 +110,8 @@ pub(crate) fn members<'a>(
 
 /// The same for text that is known to be JSON.
 ///
-/// The loop exists once and not once per type, which keeps a hundred generated types cheap to
-/// compile. A name with a lone surrogate is given with U+FFFD in its place; values are always given
-/// as they are written.
+/// The loop exists once and not once per type, so that a hundred generated types compile quickly.
+/// In a name, U+FFFD replaces a lone surrogate; values are passed as they are written.
 pub(crate) fn members_of_text<'a>(
     json: &'a str,
     member: &mut dyn FnMut(&str, &'a RawValue) -> Result<(), serde_json::Error>,
@@ -124,7 +122,7 @@ pub(crate) fn members_of_text<'a>(
             given += 1;
             member(name, value)
         }));
-    // An error of data is what `member` has found wrong, or that it is no object.
+    // An error of data comes from `member`, or the JSON is not an object.
     let Err(false) = read.as_ref().map_err(serde_json::Error::is_data) else {
         return read;
     };
@@ -138,7 +136,7 @@ pub(crate) fn members_of_text<'a>(
             if seen <= given {
                 return Ok(());
             }
-            // Mending keeps every place.
+            // The repaired text has the same length, so positions are the same.
             let start = value.get().as_ptr() as usize - repaired.as_ptr() as usize;
             member(
                 name,
@@ -148,12 +146,11 @@ pub(crate) fn members_of_text<'a>(
     ))
 }
 
-/// `json` with `\ufffd` in place of each escape that is half of a surrogate pair without its other
-/// half; `None` where there is none.
+/// `json` with `\ufffd` in place of each escaped lone surrogate; `None` if there is none.
 ///
-/// JavaScript writes such a half when text was cut inside of an emoji. It is valid JSON by the
-/// grammar (RFC 8259, 8.2), and no text in Rust. Both escapes have six bytes, so all else keeps its
-/// place.
+/// JavaScript writes a lone surrogate when a text was cut within an emoji. It is valid JSON by the
+/// grammar (RFC 8259, 8.2), but not valid text in Rust. Both escapes have six bytes, so positions
+/// do not change.
 pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
     let code = |at: usize| {
         let digits = json.as_bytes().get(at..at + 6)?.strip_prefix(b"\\u")?;
@@ -162,7 +159,7 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
         })
     };
     let (mut repaired, mut at): (Option<String>, _) = (None, 0);
-    // Outside of strings a backslash is no JSON.
+    // Valid JSON has no backslash outside of strings.
     while let Some(found) = json.get(at..).and_then(|rest| rest.find('\\')) {
         at += found;
         at += match code(at) {
@@ -174,14 +171,14 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Option<String> {
                 6
             }
             Some(_) => 6,
-            // The escaped character, whatever it is, has as many bytes as it has.
+            // The escaped character has as many bytes as its encoding.
             None => 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
         };
     }
     repaired
 }
 
-/// Reads JSON text as a `T`; where that fails, once more with U+FFFD in place of lone surrogates.
+/// Reads JSON text as a `T`. If that fails, tries again with U+FFFD in place of lone surrogates.
 pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Error> {
     serde_json::from_str(json).or_else(|error| match without_lone_surrogates(json) {
         Some(repaired) => serde_json::from_str(&repaired),
@@ -207,7 +204,7 @@ pub(crate) trait FromRaw: Sized {
         Self::from_raw(required(name, value)?).map_err(|error| at(name, &error))
     }
 
-    /// Reads a member into `slot`. Says whether it had the described shape; with `lenient`, an
+    /// Reads a member into `slot`. Returns whether it had the described shape. With `lenient`, an
     /// optional member of another shape is left out.
     #[cfg(feature = "client")]
     fn keep(
@@ -239,8 +236,7 @@ fn expected(what: &str) -> serde_json::Error {
 }
 
 impl FromRaw for String {
-    /// A raw value is known to be valid JSON, so a string without escapes is what stands between
-    /// the quotes.
+    /// A raw value is valid JSON, so a string without escapes is the text between the quotes.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         let inner = raw
             .get()
@@ -256,7 +252,7 @@ impl FromRaw for String {
 }
 
 impl FromRaw for i64 {
-    /// What JSON Schema calls an integer: also `1.0` and `1e2`.
+    /// An integer as JSON Schema defines it: also `1.0` and `1e2`.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         let text = raw.get();
         let without_zeros = || {
@@ -273,7 +269,7 @@ impl FromRaw for i64 {
     }
 }
 
-/// A number with an exponent, as far as a float holds it exactly.
+/// A number with an exponent, within the range of exact floats.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the range is checked, and there is no fraction"
@@ -300,7 +296,7 @@ impl FromRaw for f64 {
 }
 
 impl FromRaw for UnixMillis {
-    /// Nearly always an integer; else whatever `UnixMillis` itself takes.
+    /// Nearly always an integer; otherwise anything that `UnixMillis` deserializes from.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         raw.get()
             .parse()
@@ -358,11 +354,11 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
     }
 }
 
-/// Text that is borrowed unless it holds an escape.
+/// Text that is borrowed unless it contains an escape.
 #[derive(Deserialize)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What reads and writes the API's types; events do without.
+/// Functions for the API's types; events do not need them.
 #[cfg(feature = "client")]
 mod api {
     use std::{borrow::Cow, fmt, marker::PhantomData};
@@ -423,13 +419,13 @@ mod api {
         }
     }
 
-    /// Reads an answer in one pass; where that fails, once more member by member, so that what is
-    /// odd in one of them is none of the others' concern: see [`FromRaw::member`]. Bytes that are not
-    /// UTF-8 are read as U+FFFD, as lone surrogates are.
+    /// Reads an answer in one pass. If that fails, reads it again member by member, so that a
+    /// member of another shape does not affect others: see [`FromRaw::member`]. Bytes that are not
+    /// UTF-8 are read as U+FFFD, like lone surrogates.
     ///
     /// # Errors
-    /// When a member that must be there is missing or odd, when a secret is odd, or when it is not
-    /// JSON.
+    /// When a required member is missing or has another shape, when a secret has another shape, or
+    /// when it is not JSON.
     pub(crate) fn answer<T: DeserializeOwned + FromRaw>(
         body: &[u8],
     ) -> Result<T, serde_json::Error> {
@@ -442,7 +438,7 @@ mod api {
         })
     }
 
-    /// The members of these names, as they are written.
+    /// The members of these names, raw.
     pub(crate) fn pick<'a, const N: usize>(
         object: &'a RawValue,
         names: [&str; N],
@@ -457,9 +453,9 @@ mod api {
         Ok(picked)
     }
 
-    /// What the object `{"data": …}` holds, read member by member; an object without that member
-    /// holds itself. `own`: what is held has a `data` of its own, so that it is looked for first
-    /// where there are other members.
+    /// The content of the object `{"data": …}`, read member by member; an object without that
+    /// member is the content itself. `own`: the content has a `data` of its own, so it is tried
+    /// first if there are other members.
     pub(crate) fn held<T: FromRaw>(json: &RawValue, own: bool) -> Result<T, serde_json::Error> {
         let (mut data, mut others) = (None, 0);
         members(json, &mut |name, value| {
@@ -480,7 +476,7 @@ mod api {
         }
     }
 
-    /// The member of an object that says what the rest is.
+    /// The member of an object that identifies its case.
     pub(crate) fn tag<'a>(
         object: &'a RawValue,
         name: &str,
@@ -499,8 +495,8 @@ mod api {
         required(name, found)
     }
 
-    /// As [`without_envelope`], for a `T` that has no member `data` of its own: in one pass where
-    /// there is an envelope and nothing else.
+    /// As [`without_envelope`], for a `T` without a member `data`: in one pass if there is only the
+    /// envelope.
     pub(crate) fn enveloped<'de, T: DeserializeOwned, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<T, D::Error> {
@@ -541,10 +537,12 @@ mod api {
         }
     }
 
-    /// What the object `{"data": …}` holds; an object without that member holds itself.
+    /// The content of the object `{"data": …}`; an object without that member is the content
+    /// itself.
     ///
-    /// One with others beside `data` is read as itself first, since an event has a `data` of its
-    /// own. Where that fails it is an envelope that has got a new member, which must break nobody.
+    /// An object with other members beside `data` is first read as the content, since an event has
+    /// a `data` of its own. If that fails, it is read as an envelope with new members, which AuthPI
+    /// may add.
     pub(crate) fn without_envelope<T: DeserializeOwned>(
         json: &RawValue,
     ) -> Result<T, serde_json::Error> {
@@ -565,13 +563,13 @@ mod api {
         }
     }
 
-    /// A member that must be there.
+    /// A required member.
     pub(crate) fn required<T>(name: &str, value: Option<T>) -> Result<T, serde_json::Error> {
         value.ok_or_else(|| serde_json::Error::custom(format_args!("missing member `{name}`")))
     }
 
-    /// An error of the member `name`. serde's own text shows the value, which may be a secret; this
-    /// one says what was expected.
+    /// An error in the member `name`. serde's own text contains the value, which may be a secret;
+    /// this text only says what was expected.
     pub(crate) fn at(name: &str, error: &serde_json::Error) -> serde_json::Error {
         let text = error.to_string();
         let expected = text
@@ -581,7 +579,7 @@ mod api {
         serde_json::Error::custom(format_args!("`{name}`: expected {expected}"))
     }
 
-    /// The schema of a union: its cases, and if it is open any object with the tag.
+    /// The schema of a union: its cases, and, if it is open, any object with the tag.
     #[cfg(feature = "schemars")]
     pub(crate) fn union_schema(
         tag: &str,
@@ -594,7 +592,7 @@ mod api {
         schemars::json_schema!({ "anyOf": cases })
     }
 
-    /// Adds to an object's schema a member that always has the same text.
+    /// Adds a constant member to an object's schema.
     #[cfg(feature = "schemars")]
     pub(crate) fn constant(
         name: &'static str,
@@ -617,14 +615,14 @@ mod api {
 #[cfg(feature = "client")]
 pub(crate) use api::*;
 
-/// The schema of an enumeration that may grow: the known values, then any string.
+/// The schema of an open enum: the known values, or any string.
 #[cfg(feature = "schemars")]
 pub(crate) fn open_enum_schema<'a>(values: impl Iterator<Item = &'a str>) -> schemars::Schema {
     let values: Vec<_> = values.collect();
     schemars::json_schema!({ "anyOf": [{ "type": "string", "enum": values }, { "type": "string" }] })
 }
 
-/// Reads a string and makes something of it.
+/// Visits a string.
 pub(crate) struct Text<F>(pub(crate) F);
 
 impl<T, F: FnOnce(&str) -> T> Visitor<'_> for Text<F> {
@@ -750,13 +748,14 @@ mod tests {
         assert_eq!(json.get(), r#"["cut \ud83d"]"#);
     }
 
-    /// Text as JSON of what JavaScript may have in a string: characters, and halves of pairs.
+    /// JSON text of what a JavaScript string may contain: characters, and lone surrogates.
     fn pieces() -> impl Strategy<Value = Vec<Result<char, u16>>> {
         let half = (0xd800..=0xdfff_u16).prop_map(Err);
         prop::collection::vec(prop_oneof![any::<char>().prop_map(Ok), half], 0..20)
     }
 
-    /// As JavaScript writes it: halves as escapes, and the rest as it is or escaped.
+    /// The string as JavaScript writes it: lone surrogates as escapes, other characters with or
+    /// without.
     fn written(pieces: &[Result<char, u16>], escape: bool) -> String {
         let mut json = String::from("\"");
         for piece in pieces {
@@ -784,8 +783,8 @@ mod tests {
                 })
                 .collect();
             let json = written(&pieces, escape);
-            // An escaped half beside a bare character is no pair, and neither is one beside another
-            // escape, unless they fit.
+            // An escaped surrogate next to a bare character is not a pair, and two escapes are only
+            // if they match.
             prop_assert_eq!(read::<String>(&json).unwrap(), String::from_utf16_lossy(&units));
             let member = format!("{{{json}:{json}}}");
             let mut names = Vec::new();

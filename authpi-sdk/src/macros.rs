@@ -8,7 +8,7 @@
 /// An enum that may grow: a value that this version does not know is kept as it came. The unknown
 /// case cannot be constructed or matched by value, so that giving it a name later breaks no user.
 ///
-/// ```ignore
+/// ```text
 /// open_enum! {
 ///     /// The state of a webhook.
 ///     pub enum WebhookStatus {
@@ -187,7 +187,7 @@ pub(crate) const fn wire_name(field: &'static str) -> &'static str {
 /// The event types, with the payload of each. A type `SessionCreated(Session)` becomes a case of
 /// [`EventType`](crate::event::EventType) and a marker type for handlers.
 ///
-/// ```ignore
+/// ```text
 /// event_types! {
 ///     /// Names of events.
 ///     pub enum EventType {
@@ -271,7 +271,7 @@ pub(crate) use event_types;
 /// Payloads are read leniently, since the members of `data` are deduced, not documented: a member of
 /// another shape must not make an event fail.
 ///
-/// ```ignore
+/// ```text
 /// payloads! {
 ///     /// An AuthPI account.
 ///     pub struct Account {
@@ -732,7 +732,7 @@ mod api {
     /// An object that is one of several, told apart by the text of a member. An open union keeps a
     /// case that this version does not know; a closed one refuses it.
     ///
-    /// ```ignore
+    /// ```text
     /// union! {
     ///     #[tag = "type"]
     ///     /// How a webhook's deliveries are authenticated.

@@ -1,4 +1,4 @@
-//! Read, change, write: a change that depends on the current state, without lost updates.
+//! Read, modify, write: a change that depends on the current state, without lost updates.
 
 use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
@@ -10,33 +10,32 @@ use crate::{
     generated::api::operations,
 };
 
-/// How often [`Webhooks::update_with`] reads and writes at most by default.
+/// The default of [`UpdateWith::rounds`].
 pub const DEFAULT_ROUNDS: u32 = 5;
 
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Webhooks {
-    /// Reads a webhook, asks `change` what to change, and writes that if nobody else has changed
-    /// the webhook meanwhile; else it begins again.
+    /// Reads a webhook, calls `change` with it, and writes the returned patch, unless another
+    /// caller has changed the webhook meanwhile. In that case it starts again.
     ///
-    /// `change` returns a [`WebhookPatch`], or none when there is nothing to do; it is asked again
-    /// in each round, of which there are [`DEFAULT_ROUNDS`] at most ([`UpdateWith::rounds`]).
-    /// Between rounds it waits a random time of up to 20 ms, doubled with each round, at most 1 s.
+    /// `change` returns a [`WebhookPatch`], or `None` if there is nothing to do. It is called in
+    /// each round, of which there are at most [`DEFAULT_ROUNDS`] ([`UpdateWith::rounds`]). Between
+    /// rounds there is a random pause of up to 20 ms, which doubles with each round, at most 1 s.
     /// Each call has the client's timeout.
     ///
-    /// `change` must come to the same however often it is applied (set what is wanted; do not add
-    /// to what is there): where the answer to a write is lost and somebody else changes the webhook
-    /// before it is looked at, whether the write took place cannot be known, and the next round
-    /// writes again.
+    /// `change` must be idempotent: set what is wanted, do not add to what is there. If the answer
+    /// to a write is lost and another caller changes the webhook before it is read again, it is
+    /// unknown whether the write took place, and the next round writes again.
     ///
-    /// The write carries `If-Match`. AuthPI's `ETags` are times in milliseconds, so of two changes
+    /// The write has `If-Match`. AuthPI's `ETags` are times in milliseconds, so of two changes
     /// within one millisecond the first may be lost.
     ///
     /// # Errors
-    /// As `get` and `update`. After the last round the error is the refusal
-    /// ([`Error::is_precondition_failed`]). A webhook that comes without an `ETag` cannot be
-    /// changed so ([`Error::is_malformed_response`]).
+    /// As `get` and `update`. After the last round, the error is the refusal
+    /// ([`Error::is_precondition_failed`]). A webhook without an `ETag` cannot be changed this way
+    /// ([`Error::is_malformed_response`]).
     ///
     /// ```no_run
     /// use authpi_sdk::client::{WebhookPatch, WebhookStatus};
@@ -79,7 +78,7 @@ pub struct UpdateWith<'c> {
 }
 
 impl UpdateWith<'_> {
-    /// How often to read and write at most; at least once, [`DEFAULT_ROUNDS`] if not given.
+    /// The maximum number of rounds; at least one. Default: [`DEFAULT_ROUNDS`].
     pub fn rounds(self, rounds: u32) -> Self {
         Self {
             rounds: rounds.max(1),
@@ -97,7 +96,7 @@ impl fmt::Debug for UpdateWith<'_> {
     }
 }
 
-/// What became of [`Webhooks::update_with`].
+/// The result of [`Webhooks::update_with`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum UpdateOutcome {
@@ -108,7 +107,7 @@ pub enum UpdateOutcome {
 }
 
 impl UpdateOutcome {
-    /// The webhook as it is now.
+    /// The current webhook.
     pub fn webhook(&self) -> &Webhook {
         match self {
             Self::Updated(updated) => &updated.webhook,
@@ -116,7 +115,7 @@ impl UpdateOutcome {
         }
     }
 
-    /// Its state; what [`Call::if_match`](crate::client::Call::if_match) takes.
+    /// Its state, for [`Call::if_match`](crate::client::Call::if_match).
     pub fn etag(&self) -> Option<&ETag> {
         match self {
             Self::Updated(updated) => updated.etag.as_ref(),

@@ -32,11 +32,10 @@ impl Envelope {
         }
     }
 
-    /// Reads the attributes of a structured delivery and leaves `data` alone: what a router needs,
-    /// and nothing more.
+    /// Reads the attributes of a structured delivery, without `data`. Useful for routing.
     ///
     /// # Errors
-    /// When the body is no CloudEvents 1.0 envelope in JSON.
+    /// When the body is not a CloudEvents 1.0 envelope in JSON.
     pub fn from_json(body: &[u8]) -> Result<Self, ParseError> {
         fn read(text: &str) -> Result<Envelope, ParseError> {
             parse::<Wire<'_>>(text, "")?.envelope("")
@@ -49,7 +48,7 @@ impl Envelope {
 
     /// Reads the `ce-*` headers of a delivery in binary mode.
     ///
-    /// They are outside of the signature: use them for logs at most.
+    /// The signature does not cover them: use them for logs at most.
     ///
     /// # Errors
     /// When an attribute is missing or cannot be read.
@@ -74,31 +73,30 @@ impl Envelope {
         ))
     }
 
-    /// The envelope's own id; another one than the event's.
+    /// The envelope's own id, which differs from the event's.
     pub fn id(&self) -> &str {
         &self.text[..self.source_at]
     }
 
-    /// Where the delivery comes from: `com.authpi.webhooks/v1/<webhook id>` in AuthPI's guide.
+    /// The source of the delivery: `com.authpi.webhooks/v1/<webhook id>` in AuthPI's guide.
     pub fn source(&self) -> &str {
         &self.text[self.source_at..self.type_at]
     }
 
-    /// The id of the webhook that this was delivered for, where the source has the form of AuthPI's
-    /// guide.
+    /// The id of the webhook, if the source has the form of AuthPI's guide.
     pub fn webhook_id(&self) -> Option<&str> {
         self.source()
             .strip_prefix("com.authpi.webhooks/v1/")
             .filter(|id| !id.is_empty() && !id.contains('/'))
     }
 
-    /// The envelope's `type`: `event` in AuthPI's guide. What happened is
+    /// The envelope's `type`: `event` in AuthPI's guide. The type of the event is
     /// [`Event::event_type`](super::Event::event_type).
     pub fn envelope_type(&self) -> &str {
         &self.text[self.type_at..]
     }
 
-    /// The envelope's `time`, if it has one.
+    /// The envelope's `time`, if any.
     pub fn time(&self) -> Option<Timestamp> {
         self.time
     }
@@ -119,12 +117,12 @@ impl fmt::Debug for Envelope {
     }
 }
 
-/// Whether the body is a JSON array, which is what a CloudEvents batch is.
+/// Whether the body is a JSON array, the form of a CloudEvents batch.
 pub fn is_batch(body: &[u8]) -> bool {
     body.trim_ascii_start().first() == Some(&b'[')
 }
 
-/// An envelope on the wire; without `specversion` it could be the event itself (binary mode).
+/// An envelope on the wire. Without `specversion` it may be the event itself (binary mode).
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "D: Deserialize<'de>"))]
 struct Wire<'a, D = &'a RawValue> {
@@ -143,8 +141,8 @@ struct Wire<'a, D = &'a RawValue> {
     data_base64: Option<&'a RawValue>,
 }
 
-/// AuthPI's event on the wire. What routing does not need is read leniently, so that it cannot make
-/// an event fail.
+/// AuthPI's event on the wire. Members that routing does not need are read leniently, so that they
+/// cannot make an event fail.
 #[derive(Deserialize)]
 struct WireEvent<'a> {
     #[serde(borrow)]
@@ -182,7 +180,7 @@ impl<D> Wire<'_, D> {
     }
 }
 
-/// Reads the one delivery that `body` is.
+/// Reads the single delivery in `body`.
 pub(super) fn read(body: &Bytes) -> Result<Inner, ParseError> {
     let text = utf8(body)?;
     if is_batch(body) {
@@ -190,36 +188,36 @@ pub(super) fn read(body: &Bytes) -> Result<Inner, ParseError> {
     }
     match read_ordinary(body, text) {
         Some(inner) => Ok(inner),
-        None => read_mended(body, text, ""),
+        None => read_repaired(body, text, ""),
     }
 }
 
-/// Reads a delivery with U+FFFD in place of lone surrogates, where it cannot be read otherwise; its
-/// bytes stay as they are.
-fn read_mended(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {
+/// Reads a delivery with U+FFFD in place of lone surrogates, if it cannot be read otherwise. Its
+/// bytes stay unchanged.
+fn read_repaired(body: &Bytes, text: &str, at: &str) -> Result<Inner, ParseError> {
     read_one(body, Whole(text), text, at).or_else(|error| {
         match json::without_lone_surrogates(text) {
-            // Every place is the same in both texts.
+            // Positions are the same in both texts.
             Some(repaired) => read_one(body, Whole(&repaired), &repaired, at),
             None => Err(error),
         }
     })
 }
 
-/// The text that the parts of a delivery are slices of.
+/// The text whose slices are the parts of a delivery.
 #[derive(Clone, Copy)]
 struct Whole<'a>(&'a str);
 
 impl Whole<'_> {
-    /// Where `part`, a slice of this, lies in it.
+    /// The position of `part`, a slice of this text.
     fn place(self, part: &str) -> Range<usize> {
         let start = part.as_ptr() as usize - self.0.as_ptr() as usize;
         start..start + part.len()
     }
 }
 
-/// Reads an ordinary delivery in one pass, and gives up on any other: [`read_one`] then reads it,
-/// or says what is wrong with it.
+/// Reads an ordinary delivery in one pass. Returns `None` for any other: [`read_one`] then reads it
+/// or reports what is wrong.
 fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
     let wire: Wire<'_, Members<'_>> = serde_json::from_str(text).ok()?;
     let envelope = wire.envelope("").ok()?;
@@ -236,7 +234,7 @@ fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
         timestamp,
         data,
     };
-    // From the brace before the first name to the one behind the last value.
+    // From the brace before the first name to the one after the last value.
     let whole = Whole(text);
     let before = text[..whole.place(members.first?).start]
         .strip_suffix('"')?
@@ -256,7 +254,7 @@ fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
     .ok()
 }
 
-/// The event's members as they stand there, and where they begin and end.
+/// The event's members, raw, and where they begin and end.
 struct Members<'a> {
     known: [Option<&'a RawValue>; 7],
     first: Option<&'a str>,
@@ -308,7 +306,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// The text of a string that holds no escapes.
+/// The text of a string without escapes.
 fn plain(raw: &RawValue) -> Option<&str> {
     let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     (!text.contains('\\')).then_some(text)
@@ -318,20 +316,20 @@ fn plain(raw: &RawValue) -> Option<&str> {
 pub(super) fn read_batch(body: &Bytes) -> Result<Vec<Inner>, ParseError> {
     let text = utf8(body)?;
     let parts: Vec<&RawValue> = parse(text, "")?;
-    // Each part is a delivery of its own, so that none carries the others along.
+    // Each part is a copy, so that an event does not keep the whole batch in memory.
     let whole = Whole(text);
     let own = |part: &RawValue| body.slice(whole.place(part.get()));
     parts
         .iter()
         .enumerate()
-        .map(|(n, part)| read_mended(&own(part), part.get(), &format!("[{n}].")))
+        .map(|(n, part)| read_repaired(&own(part), part.get(), &format!("[{n}].")))
         .collect()
 }
 
 fn read_one(body: &Bytes, whole: Whole<'_>, text: &str, at: &str) -> Result<Inner, ParseError> {
     let wire: Wire<'_> = parse(text, at)?;
     if wire.specversion.is_none() {
-        // Binary mode: the body is the event, and has to bring its own time.
+        // Binary mode: the body is the event and must have its own time.
         return read_event(body, whole, text, at, None);
     }
     let envelope = wire.envelope(at)?;
@@ -403,7 +401,7 @@ fn read_members(
     })
 }
 
-/// A member that is there and not null.
+/// A member that is present and not null.
 fn given(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
@@ -423,7 +421,7 @@ fn utf8(body: &[u8]) -> Result<&str, ParseError> {
     std::str::from_utf8(body).map_err(|_| ParseError::not_utf8())
 }
 
-/// Parses fast, and again with its path when that fails.
+/// Parses quickly, and again with its path if that fails.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str, at: &str) -> Result<T, ParseError> {
     serde_json::from_str(text).map_err(|error| ParseError::locate::<T>(text, at, &error))
 }

@@ -5,8 +5,8 @@ use serde_json::error::Category;
 
 use crate::json::without_lone_surrogates;
 
-/// The body is not a readable event. It names the place and what belongs there, and never shows
-/// content.
+/// The body is not a readable event. The error names the path and what was expected there, and
+/// never contains the body's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
     path: String,
@@ -24,7 +24,7 @@ enum Cause {
 }
 
 impl ParseError {
-    /// The path of the member at fault, as in `data.type`; empty where the whole body is.
+    /// The path of the invalid member, such as `data.type`; empty for the whole body.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -57,8 +57,8 @@ impl ParseError {
         }
     }
 
-    /// Parses once more to learn where the error lies. serde's own text is not kept: it quotes what
-    /// it found.
+    /// Parses again to find the path of the error. serde's text is not used, since it quotes the
+    /// content.
     pub(super) fn locate<'a, T: Deserialize<'a>>(
         text: &'a str,
         at: &str,
@@ -72,7 +72,7 @@ impl ParseError {
                 problem: Cause::NotJson { line, column },
             };
         }
-        // serde tells a missing member only in words; the name in them is one of ours, not the
+        // serde reports a missing member only in its text. The name in it is ours, not the
         // sender's.
         if let Some(name) = error
             .to_string()
@@ -120,7 +120,7 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// `data` is not of the shape that was asked for. It tells the place, never the content.
+/// `data` does not have the requested shape. The error contains the path, never the content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DataError {
     path: String,
@@ -137,7 +137,7 @@ impl DataError {
         }
     }
 
-    /// Parses once more to learn where the error lies.
+    /// Parses again to find the path of the error.
     pub(super) fn locate<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Self {
         let repaired = without_lone_surrogates(text);
         let mut deserializer =
@@ -152,18 +152,18 @@ impl DataError {
         }
     }
 
-    /// The path of the member at fault, as in `address.city`; empty where `data` as a whole is, or
-    /// where it is not known.
+    /// The path of the invalid member, such as `address.city`; empty for the whole of `data`, or if
+    /// it is not known.
     ///
-    /// Where the type asked for is or holds a map, its keys stand in the path, and those are the
-    /// sender's. So the path is not in the error's text.
+    /// If the requested type contains a map, the path may contain keys of the sender. So the
+    /// error's text does not contain the path.
     pub fn path(&self) -> &str {
         &self.path
     }
 }
 
 impl fmt::Debug for DataError {
-    /// Leaves the path out, in which keys of a map may stand.
+    /// Omits the path, which may contain keys of the sender.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataError")
             .field("line", &self.line)

@@ -1,8 +1,8 @@
-//! What a payload holds beyond what was deduced.
+//! The members of a payload that have no field.
 //!
 //! AuthPI does not document the members of an event's `data`; ours are deduced. So a payload is
-//! read member by member: one of another shape than deduced, or unknown, is kept raw in [`Extra`],
-//! and never makes the event fail.
+//! read member by member. A member of another shape than deduced, or an unknown one, is kept raw in
+//! [`Extra`], and never makes the event fail.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -20,17 +20,17 @@ use crate::{
     json::{FromRaw, members_of_text},
 };
 
-/// Members of a JSON object whose value is in no field: unknown ones, those of another shape than
-/// deduced, and, in the payload of an event, those that are `null`.
+/// Members of a JSON object that are in no field: unknown members, members of another shape than
+/// deduced, and, in the payload of an event, members that are `null`.
 ///
-/// An integer that is written with a fraction of zeros (`1.0`) fits, and a lone surrogate in a text
-/// (`"\ud83d"`) is read as U+FFFD. They are kept raw, so that writing the object gives them back as
-/// they came. `Debug` shows their names only.
+/// An integer with a fraction of zeros (`1.0`) fits an integer field, and a lone surrogate in a
+/// string (`"\ud83d"`) is read as U+FFFD. Members are kept raw, so serializing the object writes
+/// them unchanged. `Debug` shows only their names.
 ///
 /// # Why a field is `None`
 ///
-/// A handler that keeps a copy leaves a column alone where the payload lacks the member or has it
-/// in another shape, and clears it where the payload says `null`:
+/// A handler that keeps a copy leaves a column unchanged if the payload lacks the member or has it
+/// in another shape, and clears the column if the payload says `null`:
 ///
 /// | `user.username` | `user.extra.get("username")` | the payload has |
 /// |---|---|---|
@@ -60,7 +60,7 @@ impl Extra {
         self.members.get(name).map(RawJson::as_raw_value)
     }
 
-    /// The member called `name`, read as a `T`; `None` when there is no such member.
+    /// The member called `name`, deserialized as a `T`; `None` if there is no such member.
     ///
     /// # Errors
     /// When the member has another shape than `T`.
@@ -68,44 +68,43 @@ impl Extra {
         self.members.get(name).map(RawJson::read).transpose()
     }
 
-    /// Whether the payload has an explicit `null` for `name`, which is not the same as leaving it
-    /// out.
+    /// Whether the payload has an explicit `null` for `name`.
     pub fn is_null(&self, name: &str) -> bool {
         self.get(name).is_some_and(is_null)
     }
 
-    /// Adds or replaces a member, and gives back the former one.
+    /// Adds or replaces a member, and returns the previous one.
     pub fn insert(&mut self, name: impl Into<String>, value: RawJson) -> Option<RawJson> {
         self.members.insert(name.into(), value)
     }
 
-    /// Removes a member. Needed where a field is set after the payload was read: the object would
-    /// be written with both.
+    /// Removes a member. Do this when you set the field after reading the payload; otherwise the
+    /// object is written with both.
     pub fn remove(&mut self, name: &str) -> Option<RawJson> {
         self.members.remove(name)
     }
 
-    /// The members by name, in the order of their names.
+    /// The members, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
         self.members
             .iter()
             .map(|(name, json)| (name.as_str(), json.as_raw_value()))
     }
 
-    /// How many members there are.
+    /// The number of members.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether there is no member.
+    /// Whether there are no members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// How many members have a field but did not fit it, because their shape was deduced wrongly.
+    /// The number of members that have a field but did not fit it, because their shape was deduced
+    /// wrongly.
     ///
-    /// More than zero says that the deduced schema of this payload wants correcting; nothing is
-    /// lost.
+    /// If this is not zero, the deduced schema of the payload needs a correction. Nothing is lost.
     pub fn mismatched(&self) -> usize {
         self.mismatched
     }
@@ -114,7 +113,7 @@ impl Extra {
         self.insert(name, raw.to_owned().into());
     }
 
-    /// Notes what became of a member. Of one that is repeated, the last counts.
+    /// Records how a member was read. Of a repeated member, the last one counts.
     fn note(&mut self, name: &str, raw: &RawValue, fit: Fit) {
         let known_before = match fit {
             Fit::Fits if self.members.is_empty() => None,
@@ -168,7 +167,7 @@ impl schemars::JsonSchema for Extra {
     }
 }
 
-/// What became of a member.
+/// How a member was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
     Fits,
@@ -177,17 +176,17 @@ pub(crate) enum Fit {
     Unknown,
 }
 
-/// A generated payload: it knows its members by name.
+/// A generated payload, which knows its members by name.
 pub(crate) trait Payload: Default {
-    /// Puts `raw` into the field for the member `name`, if there is one and it fits.
+    /// Reads `raw` into the field of the member `name`, if there is one and the value fits.
     fn take(&mut self, name: &str, raw: &RawValue) -> Fit;
 
-    /// Where the others go.
+    /// The other members.
     fn extra_mut(&mut self) -> &mut Extra;
 }
 
-/// The part of [`Payload`] that works behind a pointer, so that the reading loop exists once and
-/// not once per payload.
+/// The object-safe part of [`Payload`], so that the reading loop exists once and not once per
+/// payload.
 trait Sink {
     fn put(&mut self, name: &str, raw: &RawValue);
 }
@@ -206,8 +205,8 @@ fn fill(sink: &mut dyn Sink, data: &str) -> Result<(), serde_json::Error> {
     })
 }
 
-/// Reads a payload from JSON text; of valid JSON it fails only on what is neither an object nor
-/// `null`.
+/// Reads a payload from JSON text. If it is valid JSON, this fails only if it is neither an object
+/// nor `null`.
 pub(crate) fn read<P: Payload>(data: &str) -> Result<P, serde_json::Error> {
     let mut payload = P::default();
     fill(&mut payload, data)?;
@@ -222,18 +221,18 @@ pub(crate) fn deserialize<'de, P: Payload, D: Deserializer<'de>>(
     read(data.get()).map_err(D::Error::custom)
 }
 
-/// A raw value is valid JSON without white space around it.
+/// A raw value is valid JSON without surrounding white space.
 fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
 }
 
-/// Puts a member into its field; `null` empties it.
+/// Reads a member into its field; `null` clears it.
 pub(crate) fn fit<T: FromRaw>(field: &mut Option<T>, raw: &RawValue) -> Fit {
     if is_null(raw) {
         *field = None;
         return Fit::Null;
     }
-    // Of a member that is repeated, the last counts.
+    // Of a repeated member, the last one counts.
     *field = T::from_raw(raw).ok();
     if field.is_some() {
         Fit::Fits

@@ -40,26 +40,25 @@ pub use self::{
 pub use crate::generated::events::{EventData, EventType, UnknownEventType, payload, types};
 use crate::json;
 
-/// What a handler's argument may say about its event's type: a marker of [`types`], or
-/// [`AnyEvent`].
+/// The type parameter of [`Event`]: a marker of [`types`], or [`AnyEvent`].
 pub trait EventKind: Send + Sync + 'static {}
 
-/// One type of event that this version of the SDK knows; implemented by the markers of [`types`].
+/// An event type that this version of the SDK knows; implemented by the markers of [`types`].
 pub trait KnownEvent: EventKind {
     /// The type's name.
     const TYPE: EventType;
-    /// What its `data` holds, as far as that could be deduced.
+    /// The type of its `data`, as far as it could be deduced.
     type Data: DeserializeOwned + Serialize + Send + 'static;
 
-    /// Reads `data` as [`Self::Data`]; the markers of [`types`] do it without a detour over serde's
-    /// data model.
+    /// Reads `data` as [`Self::Data`]. The markers of [`types`] do this without serde's data model,
+    /// which is faster.
     #[doc(hidden)]
     fn read(data: &str) -> Result<Self::Data, serde_json::Error> {
         json::read(data)
     }
 }
 
-/// No particular type of event.
+/// An event of any type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnyEvent {}
 
@@ -72,11 +71,11 @@ pub struct Event<K: EventKind = AnyEvent> {
 }
 
 struct Inner {
-    /// The whole delivery; checked to be UTF-8.
+    /// The whole delivery. It is valid UTF-8.
     body: Bytes,
-    /// Where in it AuthPI's event lies.
+    /// The position of AuthPI's event in it.
     event: Range<usize>,
-    /// Where the event's `data` lies.
+    /// The position of the event's `data`.
     data: Option<Range<usize>>,
     envelope: Option<Envelope>,
     id: Arc<str>,
@@ -87,23 +86,23 @@ struct Inner {
     time: Timestamp,
 }
 
-/// A string of the event: where it stands in the body, or decoded if it holds escapes.
+/// A string of the event: its position in the body, or the decoded text if it contains escapes.
 enum Text {
     At(Range<usize>),
     Decoded(String),
 }
 
 impl Event {
-    /// Reads the body of a delivery: a CloudEvents 1.0 envelope in structured mode, or (binary
-    /// mode) the event alone.
+    /// Reads the body of a delivery: a CloudEvents 1.0 envelope in structured mode, or the event
+    /// alone (binary mode).
     ///
-    /// Which of them it is shows in the body itself (`specversion`), so that nothing depends on
-    /// headers, which are outside of the signature. `data` is left raw.
+    /// The body itself shows which one it is (`specversion`), so nothing depends on headers, which
+    /// the signature does not cover. `data` stays raw.
     ///
     /// # Errors
     /// When the body is not UTF-8 or not JSON, when it is a batch (see
-    /// [`from_batch`](Self::from_batch)), or when a member that routing needs is missing or of the
-    /// wrong shape. The error names the member's path and never shows content.
+    /// [`from_batch`](Self::from_batch)), or when a member that routing needs is missing or has the
+    /// wrong shape. The error names the member's path and never contains content.
     pub fn from_json(body: impl Into<Bytes>) -> Result<Self, ParseError> {
         envelope::read(&body.into()).map(Self::new)
     }
@@ -113,7 +112,7 @@ impl Event {
     /// AuthPI is not known to send batches, and a receiver refuses them.
     ///
     /// # Errors
-    /// As [`from_json`](Self::from_json); the path begins with the place in the array.
+    /// As [`from_json`](Self::from_json); the path begins with the index in the array.
     pub fn from_batch(body: impl Into<Bytes>) -> Result<Vec<Self>, ParseError> {
         Ok(envelope::read_batch(&body.into())?
             .into_iter()
@@ -128,10 +127,10 @@ impl Event {
         }
     }
 
-    /// The event as one of type `K`, or itself again where it is of another type.
+    /// The event as one of type `K`.
     ///
     /// # Errors
-    /// Gives the event back.
+    /// Returns the event unchanged if it has another type.
     pub fn downcast<K: KnownEvent>(self) -> Result<Event<K>, Self> {
         if self.inner.event_type == K::TYPE {
             Ok(self.assume_kind())
@@ -149,7 +148,7 @@ impl Event {
 }
 
 impl<K: EventKind> Event<K> {
-    /// AuthPI's id of the event (`evt_…`), the same on every delivery of it.
+    /// AuthPI's id of the event (`evt_…`), the same in every delivery of it.
     pub fn id(&self) -> &str {
         &self.inner.id
     }
@@ -158,26 +157,26 @@ impl<K: EventKind> Event<K> {
         self.inner.id.clone()
     }
 
-    /// What happened.
+    /// The event's type.
     pub fn event_type(&self) -> &EventType {
         &self.inner.event_type
     }
 
-    /// Whom it happened to.
+    /// The subject of the event, such as the user.
     pub fn subject(&self) -> &Subject {
         &self.inner.subject
     }
 
-    /// When it happened: the event's own `timestamp` where it has one (AuthPI's event log has),
-    /// else the envelope's `time`.
+    /// When the event happened: its own `timestamp` if it has one (as in AuthPI's event log),
+    /// otherwise the envelope's `time`.
     ///
-    /// Deliveries come in any order: compare this before an older event overwrites what a newer one
-    /// wrote (see [the module](self)).
+    /// Deliveries arrive in any order. Compare this time before an older event overwrites what a
+    /// newer one wrote (see [the module](self)).
     pub fn time(&self) -> Timestamp {
         self.inner.time
     }
 
-    /// When the delivery was made, as far as the signed body tells: the envelope's `time`, else
+    /// When the delivery was made, according to the signed body: the envelope's `time`, otherwise
     /// [`time`](Self::time).
     pub fn delivered_at(&self) -> Timestamp {
         self.inner
@@ -187,23 +186,23 @@ impl<K: EventKind> Event<K> {
             .unwrap_or(self.inner.time)
     }
 
-    /// AuthPI's trace id, if it sent one.
+    /// AuthPI's trace id, if any.
     pub fn trace(&self) -> Option<&str> {
         self.inner.trace.as_ref().map(|text| self.inner.text(text))
     }
 
-    /// The part of AuthPI that the event comes from (`com.authpi/v1`), if it said.
+    /// The part of AuthPI that sent the event (`com.authpi/v1`), if any.
     pub fn source(&self) -> Option<&str> {
         self.inner.source.as_ref().map(|text| self.inner.text(text))
     }
 
-    /// The envelope; none in binary mode, where its attributes are headers outside of the
-    /// signature.
+    /// The envelope; `None` in binary mode, where its attributes are headers that the signature
+    /// does not cover.
     pub fn envelope(&self) -> Option<&Envelope> {
         self.inner.envelope.as_ref()
     }
 
-    /// The event's JSON, byte for byte as it was delivered.
+    /// The event's JSON, byte for byte as delivered.
     pub fn raw(&self) -> &str {
         self.inner.slice(&self.inner.event)
     }
@@ -212,7 +211,7 @@ impl<K: EventKind> Event<K> {
         &self.inner.body[self.inner.event.clone()]
     }
 
-    /// The JSON of `data`, byte for byte, if there is one.
+    /// The JSON of `data`, byte for byte, if any.
     pub fn raw_data(&self) -> Option<&str> {
         self.inner
             .data
@@ -220,23 +219,23 @@ impl<K: EventKind> Event<K> {
             .map(|range| self.inner.slice(range))
     }
 
-    /// The whole delivery, byte for byte; of a batch, this event's part.
+    /// The whole delivery, byte for byte. For an event of a batch, its part of the batch.
     pub fn body(&self) -> &Bytes {
         &self.inner.body
     }
 
-    /// `data` as a type of one's own. A lone surrogate (`"\ud83d"`, half of an emoji that was cut)
-    /// is read as U+FFFD.
+    /// `data` as a type of your own. A lone surrogate (`"\ud83d"`, half of a cut emoji) is read as
+    /// U+FFFD.
     ///
     /// # Errors
-    /// When `data` is not of that shape; an event without `data` reads as `{}`. [`DataError::path`]
-    /// tells which member.
+    /// When `data` does not have that shape. An event without `data` is read as `{}`.
+    /// [`DataError::path`] names the member.
     pub fn data_as<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         let data = self.raw_data().unwrap_or("{}");
         json::read(data).map_err(|error| DataError::locate::<T>(data, &error))
     }
 
-    /// `data` as the payload of whatever type the event is of.
+    /// `data` as the payload of the event's type.
     ///
     /// # Errors
     /// When `data` is not a JSON object.
@@ -251,7 +250,7 @@ impl<K: EventKind> Event<K> {
         read(self.raw_data().unwrap_or("{}")).map_err(|error| DataError::new(&error))
     }
 
-    /// The same event without what is known of its type.
+    /// The same event as an event of any type.
     pub fn into_any(self) -> Event {
         Event {
             inner: self.inner,
@@ -261,10 +260,10 @@ impl<K: EventKind> Event<K> {
 }
 
 impl<K: KnownEvent> Event<K> {
-    /// What `data` holds, as far as that could be deduced; the rest is in its `extra`.
+    /// The payload, as far as its members could be deduced. Other members are in its `extra`.
     ///
     /// # Errors
-    /// When `data` is not a JSON object. A member of another shape than deduced is not an error,
+    /// When `data` is not a JSON object. A member of another shape than deduced is not an error;
     /// see [`Extra`].
     pub fn data(&self) -> Result<K::Data, DataError> {
         self.read_data(K::read)
@@ -299,8 +298,8 @@ impl<K: EventKind> Clone for Event<K> {
 }
 
 impl<K: EventKind> Serialize for Event<K> {
-    /// As the whole delivery, byte for byte (without white space around it), which
-    /// [`Event::from_json`] and [`Deserialize`] read back.
+    /// Writes the whole delivery, byte for byte without surrounding white space.
+    /// [`Event::from_json`] and [`Deserialize`] read it back.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = 0..self.inner.body.len();
         let raw: &RawValue =
@@ -310,7 +309,7 @@ impl<K: EventKind> Serialize for Event<K> {
 }
 
 impl<'de> Deserialize<'de> for Event {
-    /// From the JSON that [`Serialize`] writes; from JSON only, since the bytes are kept.
+    /// Reads the JSON that [`Serialize`] writes. Only from JSON, since the bytes are kept.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let body: Box<str> = Box::<RawValue>::deserialize(deserializer)?.into();
         Self::from_json(String::from(body)).map_err(D::Error::custom)
@@ -318,7 +317,7 @@ impl<'de> Deserialize<'de> for Event {
 }
 
 impl<K: EventKind> fmt::Debug for Event<K> {
-    /// Leaves `data` out: payloads do not belong in logs.
+    /// Omits `data`: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Event")
             .field("id", &self.inner.id)

@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 
 use crate::json::FromRaw as _;
 
-/// Whom an event happened to: ids by name, of which AuthPI documents `user_id`, by an example.
+/// The subject of an event: ids by name. AuthPI documents `user_id`, in an example.
 ///
-/// Which ids come with which type is not documented, so each may be absent. Every member that is a
-/// string can be asked for by [`id`](Self::id), known or not; the bytes of all are in
+/// AuthPI does not document which event types have which ids, so each may be absent.
+/// [`id`](Self::id) returns any member that is a string. The bytes of all members are in
 /// [`Event::raw`](super::Event::raw).
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Subject {
@@ -52,7 +52,7 @@ impl Subject {
 }
 
 impl Subject {
-    /// Each member that is a string, with its name, in the order they were sent.
+    /// All members that are strings, with their names, in the order of the event.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.ids.iter().map(|(name, id)| (&**name, &**id))
     }
@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for Subject {
 }
 
 impl fmt::Debug for Subject {
-    /// Names only; the ids belong to people.
+    /// Only names; the ids belong to people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set()
             .entries(self.ids.iter().map(|(name, _)| name))

@@ -1,7 +1,7 @@
 use super::{types::UserCreated, *};
 
-/// The delivery that AuthPI's guide shows (authpi.com/docs/guides/webhooks), with the JavaScript
-/// around it made JSON.
+/// The example delivery of AuthPI's guide (authpi.com/docs/guides/webhooks), as JSON instead of
+/// JavaScript.
 const GUIDE: &str = include_str!("guide-delivery.json");
 
 fn error(body: impl Into<Bytes>) -> String {
@@ -371,7 +371,7 @@ fn half_a_surrogate_pair_anywhere_is_read_as_a_replacement_and_its_bytes_are_kep
         odd.raw_data(),
         Some(r#"{"username":"\ud83d\ude00 cut: \ud83d"}"#)
     );
-    // What does not fit, or has no field, stays as it came.
+    // Members that do not fit, or have no field, stay unchanged.
     let extra =
         Event::from_json(whole.replace("\"ada\"", r#"["\ud83d"],"new\udc00":"\ud83d""#)).unwrap();
     let data = extra.downcast::<UserCreated>().unwrap().data().unwrap();
@@ -388,7 +388,7 @@ fn half_a_surrogate_pair_anywhere_is_read_as_a_replacement_and_its_bytes_are_kep
         data.extra.read::<String>("new\u{fffd}").unwrap().as_deref(),
         Some("\u{fffd}")
     );
-    // What is wrong beside it is still an error, which names its place.
+    // Another error beside it is still an error, which names its path.
     let wrong = whole
         .replace(r#""trace":"t""#, r#""trace":"\ud83d""#)
         .replace(r#""id":"evt_1","#, "");
@@ -409,7 +409,7 @@ fn numbers_and_times_of_odd_forms_are_read() {
         panic!()
     };
     assert_eq!(user.extra.mismatched(), 0);
-    // One that is none leaves the others alone.
+    // An invalid event does not affect the others.
     let read = event(
         r#""id":"e","type":"user.created","timestamp":"1e999","subject":7,"trace":[],"source":{},"data":{}"#,
     );

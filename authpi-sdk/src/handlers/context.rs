@@ -17,16 +17,16 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// What a handler is given beside the event. Cheap to clone.
+/// What a handler gets besides the event. Cheap to clone.
 pub struct Context<S> {
     state: Arc<S>,
     work: Arc<AttemptState>,
 }
 
-/// One attempt at one event.
+/// The state of one attempt at one event.
 pub(crate) struct AttemptState {
     pub(crate) key: EventKey,
-    /// None if the store was down and the receiver is set to handle anyway.
+    /// `None` if the store was down and the receiver handles events anyway.
     pub(crate) token: Option<Token>,
     pub(crate) received_at: Timestamp,
     pub(crate) started_at: Instant,
@@ -34,14 +34,14 @@ pub(crate) struct AttemptState {
     pub(crate) event: Event,
     pub(crate) log: Arc<LogLimit>,
     pub(crate) ended: Ended,
-    /// Whether the handler is done, and its transaction is being committed.
+    /// Whether the handler has returned and its transaction is being committed.
     committing: AtomicBool,
-    /// For the handler's transaction, if it takes one, until that begins.
+    /// For the handler's transaction, until that begins.
     permit: Mutex<Option<TransactionPermit>>,
 }
 
 impl AttemptState {
-    /// An attempt that begins now, and has so long.
+    /// An attempt that begins now, with this timeout.
     pub(crate) fn new(
         event: &Event,
         key: EventKey,
@@ -66,7 +66,7 @@ impl AttemptState {
         })
     }
 
-    /// What the handler's transaction begins with.
+    /// Takes the permit, to begin the handler's transaction.
     pub(super) fn permit(&self) -> TransactionPermit {
         self.permit
             .lock()
@@ -75,7 +75,7 @@ impl AttemptState {
             .unwrap_or_default()
     }
 
-    /// From here on it is the commit that finds out whether the claim is still held.
+    /// From now on, the commit finds out whether the lease is still held.
     pub(super) fn commits(&self) {
         self.committing.store(true, Ordering::Release);
     }
@@ -85,7 +85,7 @@ impl AttemptState {
     }
 }
 
-/// Whether the attempt has ended, for whatever reason.
+/// Whether the attempt has ended, for any reason.
 #[derive(Default)]
 pub(crate) struct Ended {
     yes: AtomicBool,
@@ -99,7 +99,7 @@ impl Ended {
     }
 
     async fn wait(&self) {
-        // Made before looking, so that an end in between is not missed.
+        // Created before the check, so that an end in between is not missed.
         let notified = self.waiting.notified();
         if !self.yes.load(Ordering::Acquire) {
             notified.await;
@@ -116,34 +116,34 @@ impl<S> Context<S> {
         &self.work
     }
 
-    /// The state that was given to [`Handlers::new`](super::Handlers::new).
+    /// The state given to [`Handlers::new`](super::Handlers::new).
     pub fn state(&self) -> &S {
         &self.state
     }
 
-    /// Which attempt at this event this is, from 1. (0 where the store was down and the receiver
-    /// was told to handle anyway.)
+    /// The number of this attempt at the event, from 1; 0 if the store was down and the receiver
+    /// handles events anyway.
     pub fn attempt(&self) -> u32 {
         self.work.token.map_or(0, |token| token.attempt)
     }
 
-    /// When this delivery came in, by the receiver's clock.
+    /// When this delivery was received, by the receiver's clock.
     pub fn received_at(&self) -> Timestamp {
         self.work.received_at
     }
 
-    /// How long the handler may still take before it is dropped.
+    /// The time until the handler is dropped.
     pub fn time_left(&self) -> Duration {
         self.work.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Resolves when the attempt has ended, for whatever reason: the handler returned, it was
-    /// dropped at its timeout, or its lease was lost. For tasks that the handler has spawned.
+    /// Resolves when the attempt has ended, for any reason: the handler returned, it timed out, or
+    /// its lease was lost. For tasks that the handler has spawned.
     pub async fn closed(&self) {
         self.work.ended.wait().await;
     }
 
-    /// AuthPI's trace id of the event, if it sent one.
+    /// AuthPI's trace id of the event, if any.
     pub fn trace(&self) -> Option<&str> {
         self.work.event.trace()
     }
@@ -153,12 +153,12 @@ impl<S> Context<S> {
         self.work.key.endpoint()
     }
 
-    /// A key for calls that the handler makes to others: the same on every attempt at this event,
-    /// and unlike that of any other. At most 255 bytes without control characters; longer ones are
-    /// hashed, as [`EventKey`] does it.
+    /// An idempotency key for calls that the handler makes: the same in every attempt at this
+    /// event, and different for any other event. At most 255 bytes without control characters;
+    /// longer keys are hashed as [`EventKey`] does.
     pub fn idempotency_key(&self) -> String {
         let (endpoint, event_id) = (self.work.key.endpoint(), self.work.key.event_id());
-        // The length keeps pairs of names apart.
+        // The length keeps different pairs of names apart.
         let key = format!("{}:{endpoint}:{event_id}", endpoint.len());
         match EventKey::bounded(&key) {
             Cow::Borrowed(_) => key,

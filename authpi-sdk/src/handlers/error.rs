@@ -1,13 +1,13 @@
 use std::{error::Error, fmt, time::Duration};
 
-/// What a handler returns.
+/// The result of a handler.
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 
-/// Why a handler failed, and whether another try is worth it.
+/// Why a handler failed, and whether a retry can help.
 ///
-/// With `?`, any [`Error`], an `anyhow::Error`, a boxed error or a text becomes a retryable error.
-/// (For that, this type is not an [`Error`] itself; its cause is [`cause`](Self::cause).)
-/// [`Terminal::terminal`] marks an error as one that no retry will cure.
+/// `?` turns any [`Error`], an `anyhow::Error`, a boxed error or a string into a retryable error.
+/// (That is why this type is not an [`Error`] itself; its cause is [`cause`](Self::cause).)
+/// [`Terminal::terminal`] marks an error that no retry can fix.
 ///
 /// ```
 /// fn find() -> anyhow::Result<u8> {
@@ -20,8 +20,8 @@ pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 /// assert_eq!(handle().unwrap_err().to_string(), "no such user");
 /// ```
 ///
-/// The receiver logs the whole chain of causes, and a dead letter keeps it: do not put into an
-/// error what may not be logged.
+/// The receiver logs the whole chain of causes, and a dead letter keeps it. Do not put anything
+/// into an error that must not be logged.
 pub struct HandlerError {
     cause: Box<dyn Error + Send + Sync>,
     terminal: bool,
@@ -29,7 +29,7 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// An error that another try may cure.
+    /// An error that a retry may fix.
     pub fn retryable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             cause: cause.into(),
@@ -38,7 +38,7 @@ impl HandlerError {
         }
     }
 
-    /// An error that no further try will cure; the event becomes a dead letter.
+    /// An error that no retry can fix. The event becomes a dead letter.
     pub fn terminal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             terminal: true,
@@ -46,9 +46,8 @@ impl HandlerError {
         }
     }
 
-    /// Delays the next attempt by at least `pause` (sent to AuthPI as `Retry-After`,
-    /// in whole seconds rounded up; unless given, the receiver's own). Without effect on a terminal
-    /// error.
+    /// Delays the next attempt by at least `pause`. AuthPI gets it as `Retry-After`, in whole
+    /// seconds rounded up. Default: the receiver's own. No effect on a terminal error.
     #[must_use]
     pub fn after(self, pause: Duration) -> Self {
         Self {
@@ -57,12 +56,12 @@ impl HandlerError {
         }
     }
 
-    /// Whether no further try is wanted.
+    /// Whether the event must not be retried.
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// The pause that was asked for, if any.
+    /// The requested pause, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -72,7 +71,7 @@ impl HandlerError {
         self.cause.as_ref()
     }
 
-    /// Says first what can be done about it.
+    /// Puts advice before the cause.
     pub(super) fn with_advice(self, advice: Option<String>) -> Self {
         match advice {
             Some(advice) => Self {
@@ -99,7 +98,7 @@ impl HandlerError {
     }
 }
 
-/// A cause, and what can be done about it.
+/// A cause, and advice about it.
 #[derive(Debug)]
 struct Advised {
     advice: String,
@@ -118,7 +117,7 @@ impl Error for Advised {
     }
 }
 
-/// For `?`: any [`Error`], an `anyhow::Error`, a boxed error and a text become a retryable error.
+/// For `?`: any [`Error`], an `anyhow::Error`, a boxed error or a string becomes a retryable error.
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(cause: E) -> Self {
         Self::retryable(cause)
@@ -141,11 +140,11 @@ impl fmt::Display for HandlerError {
     }
 }
 
-/// Marks the error of a `Result` as terminal: no retry will help, and the event becomes a dead
+/// Marks the error of a `Result` as terminal: no retry can help, and the event becomes a dead
 /// letter.
 ///
-/// Works on every error that `?` takes in a handler: any [`Error`], `anyhow::Error`, a boxed error,
-/// a text, and [`HandlerError`] itself.
+/// Works on every error that `?` accepts in a handler: any [`Error`], `anyhow::Error`, a boxed
+/// error, a string, and [`HandlerError`] itself.
 ///
 /// ```
 /// use authpi_sdk::{HandlerResult, handlers::Terminal as _};

@@ -1,11 +1,12 @@
 //! Handlers: which function handles which event.
 //!
-//! [`Handlers`] is the registry. It selects one handler per event: by exact type, else by the longest
-//! prefix, else the fallback. A handler is an async function of an [`Event`](crate::event::Event)
-//! and a [`Context`]; its argument names the event type. It returns a [`HandlerResult`]. An error is
-//! retried, unless [`Terminal::terminal`] marks it; a panic counts as an error.
+//! [`Handlers`] is the registry. It selects one handler per event: by exact type, else by the
+//! longest prefix, else the fallback. A handler is an async function of an
+//! [`Event`](crate::event::Event) and a [`Context`]; its argument names the event type. It returns
+//! a [`HandlerResult`]. An error is retried, unless [`Terminal::terminal`] marks it; a panic counts
+//! as an error.
 //!
-//! A handler must not block its thread: then neither its timeout nor the renewal of its lease can
+//! A handler must not block its thread. Neither its timeout nor the renewal of its lease would
 //! work, and another worker would handle the event too. Run blocking code in
 //! `tokio::task::spawn_blocking`.
 //!

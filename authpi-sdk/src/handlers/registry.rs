@@ -9,7 +9,7 @@ use crate::{
     ledger::{PoolTooSmall, Transactional, Tx},
 };
 
-/// The registry: one handler per event. `S` is the state that every handler can reach. `L` is the
+/// The registry: one handler per event. `S` is the state that every handler can access. `L` is the
 /// store in which handlers begin a [`Tx`]; [`AnyStore`] if none does.
 #[must_use]
 pub struct Handlers<S, L = AnyStore> {
@@ -30,9 +30,9 @@ impl<S: Send + Sync + 'static> Handlers<S> {
 }
 
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> {
-    /// Handles the type of event that the handler's argument names.
+    /// Registers a handler for the event type that its argument names.
     ///
-    /// More than one handler for a type is an error, reported by [`check`](Self::check) and when a
+    /// Two handlers for one type are an error, reported by [`check`](Self::check) and when a
     /// receiver is built.
     pub fn on<K, F, Fut>(self, handler: F) -> Self
     where
@@ -43,7 +43,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.insert(K::TYPE, Handler::plain(handler))
     }
 
-    /// Handles a type by name, such as one that this version of the SDK does not know.
+    /// Registers a handler for an event type by name, such as one that this version of the SDK does
+    /// not know.
     pub fn on_type<F, Fut>(self, event_type: impl Into<EventType>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
@@ -52,8 +53,8 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.insert(event_type.into(), Handler::plain(handler))
     }
 
-    /// Handles each type that begins with `prefix` (`"organization."`) and has no handler of its
-    /// own. Of several prefixes the longest wins.
+    /// Registers a handler for each event type that begins with `prefix` (`"organization."`) and
+    /// has no handler of its own. Of several prefixes the longest wins.
     pub fn on_prefix<F, Fut>(self, prefix: impl Into<String>, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
@@ -62,7 +63,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.insert_prefix(prefix.into(), Handler::plain(handler))
     }
 
-    /// Handles events that no other handler is registered for.
+    /// Registers a handler for events without any other handler.
     pub fn fallback<F, Fut>(self, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
@@ -72,18 +73,18 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     }
 
     /// As [`on`](Self::on), with a transaction that commits the handler's writes together with the
-    /// ledger's record of the event: its effect takes place exactly once, whatever crashes when
-    /// ([`Transactional`]).
+    /// ledger's record of the event. The effect takes place exactly once, even if the process
+    /// crashes ([`Transactional`]).
     ///
-    /// The transaction begins before the handler does; to wait for that is part of the attempt and
-    /// of its deadline. So is the wait for a permit, of which there are as many as the store has
-    /// room for transactions at once ([`Transactional::permits`]): handlers with a transaction wait
-    /// in a fair queue, and an inline receiver claims the event when it has its permit. A worker
-    /// that also has handlers without a transaction takes the permit after it has leased the event,
-    /// and the handler's time begins with the permit.
+    /// The transaction begins before the handler. Waiting for it is part of the attempt and of the
+    /// handler's timeout. So is waiting for a permit. There are as many permits as the store has
+    /// room for concurrent transactions ([`Transactional::permits`]), and handlers wait for them in
+    /// a fair queue. An inline receiver claims the event once it has a permit. A worker that also
+    /// has handlers without a transaction takes the permit after it has leased the event; the
+    /// handler's timeout then starts with the permit.
     ///
-    /// Only in a transactional store, which the handler's argument names, and then a receiver or
-    /// worker over any other store does not compile.
+    /// Requires a transactional store, which the handler's argument names. A receiver or worker
+    /// with any other store does not compile.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")]
@@ -108,8 +109,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// # handlers }
     /// ```
     ///
-    /// A handler that does not touch the database in its transaction still holds a connection until
-    /// it is done.
+    /// The handler holds a connection until it returns, even if it does not use the transaction.
     pub fn on_tx<K, F, Fut, T>(self, handler: F) -> Handlers<S, T>
     where
         K: KnownEvent,
@@ -120,7 +120,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.retarget().insert(K::TYPE, Handler::with_tx(handler))
     }
 
-    /// As [`prefix`](Self::on_prefix), with a transaction as in [`on_tx`](Self::on_tx).
+    /// As [`on_prefix`](Self::on_prefix), with a transaction as in [`on_tx`](Self::on_tx).
     pub fn on_prefix_tx<F, Fut, T>(self, prefix: impl Into<String>, handler: F) -> Handlers<S, T>
     where
         T: Transactional + SupportsHandlers<L>,
@@ -141,21 +141,21 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.retarget().insert_fallback(Handler::with_tx(handler))
     }
 
-    /// What was given to [`new`](Self::new).
+    /// The state given to [`new`](Self::new).
     pub fn state(&self) -> Arc<S> {
         Arc::clone(&self.state)
     }
 
-    /// Says what is wrong with the registry, if anything.
+    /// Checks the registry.
     ///
     /// # Errors
-    /// The first handler whose place was taken.
+    /// The first handler whose events already had one.
     pub fn check(&self) -> Result<(), HandlersError> {
         self.error.clone().map_or(Ok(()), Err)
     }
 
-    /// The known event types without a handler, which the service acknowledges unread. To print
-    /// at start-up.
+    /// The known event types without a handler. The service acknowledges their events without
+    /// handling them. Useful to print at start-up.
     pub fn unhandled_types(&self) -> Vec<EventType> {
         EventType::ALL
             .iter()

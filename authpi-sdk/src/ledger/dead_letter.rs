@@ -1,4 +1,4 @@
-//! What a ledger with a store behind it keeps of an event that was given up.
+//! Dead letters: what a durable ledger keeps of an event that was given up.
 
 use std::fmt;
 
@@ -9,11 +9,13 @@ use super::EventKey;
 
 /// An event that was given up, as a ledger that keeps dead letters lists it.
 ///
-/// The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/dead_letters/) says how to list, replay and purge them.
+/// The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/dead_letters/) explains how to
+/// list, replay and purge them.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Which event; [`forget`](super::Ledger::forget) it, and a redelivery is handled afresh.
+    /// The record's key. After [`forget`](super::Ledger::forget), a redelivery is handled like a
+    /// new event.
     pub key: EventKey,
     /// Why it was given up.
     pub reason: String,
@@ -28,7 +30,7 @@ pub struct DeadLetter {
 }
 
 impl fmt::Debug for DeadLetter {
-    /// Leaves the body out: payloads do not belong in logs.
+    /// Omits the body: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
             .field("key", &self.key)
@@ -41,7 +43,7 @@ impl fmt::Debug for DeadLetter {
     }
 }
 
-/// For the log: without a worker nothing handles it by itself.
+/// Logs that a replayed event waits: an endpoint without a worker does not handle it by itself.
 pub(crate) fn log_replayed(key: &EventKey) {
     tracing::info!(
         endpoint = key.endpoint(),
@@ -50,7 +52,7 @@ pub(crate) fn log_replayed(key: &EventKey) {
     );
 }
 
-/// The end of the calendar for what lies beyond it.
+/// A timestamp; the last one that the calendar has for larger values.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {

@@ -1,26 +1,25 @@
-//! The digest that tells a redelivery from another content under the same id.
+//! The digest that detects different content under the same event id.
 
 use std::fmt;
 
 use crate::hex;
 
-/// A digest of the event's bytes as they were delivered, by which another content under a known id
-/// is noticed.
+/// A digest of the event's bytes as delivered. It detects a redelivery whose content differs from
+/// the first delivery.
 ///
-/// It is XXH3-128 with seed 0 in its canonical form, the high 64 bits first: 16 bytes with the same
-/// value on every platform and in every version, written as the 32 digits that `xxhsum -H2` prints.
-/// It is not a cryptographic hash and not an identity: only authentic deliveries are compared, and a
-/// difference is logged and counted, never acted upon.
+/// It is XXH3-128 with seed 0 in canonical form, the high 64 bits first: 16 bytes, with the same
+/// value on every platform and in every version. `Display` writes the 32 digits that `xxhsum -H2`
+/// prints. It is neither a cryptographic hash nor an identity: only authentic deliveries are
+/// compared, and a difference is only logged and counted.
 ///
-/// A store keeps the [bytes](Digest::to_bytes) and gives them [back](Digest::from_bytes) as they
-/// were, whatever they are. All zeros marks an event that is not compared, since it did not
-/// come as a delivery.
+/// A store keeps the [bytes](Digest::to_bytes) and returns them [unchanged](Digest::from_bytes).
+/// All zeros marks an event that is not compared, because it did not come as a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 16]);
 
 impl Digest {
-    /// Of an event that did not come as a delivery: AuthPI's log writes an event with other members
-    /// and in another order than a delivery does, so its bytes say nothing about the delivery's.
+    /// The digest of an event that did not come as a delivery. AuthPI's log writes an event with
+    /// other members and in another order than a delivery, so its bytes cannot be compared.
     pub(crate) const UNCOMPARED: Self = Self([0; 16]);
 
     /// Hashes `bytes`. Never all zeros.
@@ -28,18 +27,17 @@ impl Digest {
         Self::of_hash(xxhash_rust::xxh3::xxh3_128(bytes))
     }
 
-    /// Zero has a meaning of its own, so the one content in 2¹²⁸ that has this hash gets its
-    /// neighbour.
+    /// Zero has a meaning of its own. The one content in 2¹²⁸ with that hash gets the next value.
     fn of_hash(hash: u128) -> Self {
         Self(hash.max(1).to_be_bytes())
     }
 
-    /// What a store has kept.
+    /// A digest from the bytes that a store kept.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// What a store keeps.
+    /// The bytes that a store keeps.
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0
     }
@@ -71,7 +69,7 @@ mod tests {
     /// they never change.
     #[test]
     fn a_digest_has_the_same_value_on_every_platform_and_in_every_version() {
-        // XXH3 treats each of these ranges of lengths in its own way.
+        // XXH3 treats each of these ranges of lengths differently.
         let golden = [
             (0, "99aa06d3014798d86001c324468d497f"),
             (1, "a6cd5e9392000f6ac44bdff4074eecdb"),

@@ -16,11 +16,10 @@ use crate::telemetry;
 /// Any [`Ledger`]; clones share it.
 pub(crate) type AnyLedger = Arc<dyn DynLedger>;
 
-/// Before a completion that failed is asked for again: long enough for a broken connection to be
-/// created again.
+/// The pause before a failed completion is repeated: long enough to replace a broken connection.
 const ONCE_MORE: Duration = Duration::from_millis(100);
 
-/// A step of the store within its span.
+/// Runs a step of the store in a span.
 pub(crate) fn step<T>(
     name: &'static str,
     step: impl Future<Output = T>,
@@ -33,7 +32,7 @@ pub(crate) fn step<T>(
 
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
-/// [`Ledger`] with its futures boxed.
+/// [`Ledger`] with boxed futures.
 pub(crate) trait DynLedger: Send + Sync {
     fn claim<'a>(&'a self, key: &'a EventKey, digest: Digest, lease: Duration) -> Step<'a, Claim>;
     fn renew<'a>(
@@ -78,8 +77,8 @@ impl<L: Ledger> DynLedger for L {
         Box::pin(step("renew", Ledger::renew(self, key, token, lease)))
     }
 
-    /// Asked once more where the first answer is an error: the effect has taken place, so that
-    /// giving up repeats it, and to complete twice changes nothing.
+    /// Retries once if the first attempt fails. The handler has run, so giving up would run it
+    /// again; and completing twice changes nothing.
     fn complete<'a>(
         &'a self,
         key: &'a EventKey,
@@ -144,7 +143,7 @@ impl<L: Ledger> DynLedger for L {
 /// Any [`Inbox`]; clones share it.
 pub(crate) type AnyInbox = Arc<dyn DynInbox>;
 
-/// [`Inbox`] with its futures boxed.
+/// [`Inbox`] with boxed futures.
 pub(crate) trait DynInbox: DynLedger {
     fn append<'a>(
         &'a self,

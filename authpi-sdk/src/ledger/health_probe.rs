@@ -1,5 +1,5 @@
-//! Health probes: whether a store can write, and what waits in it, at most once a second for all
-//! receivers and workers of a store.
+//! Health probes: whether a store can write, and how much waits in it. A store is probed at most
+//! once a second for all its receivers and workers.
 
 use std::{
     collections::BTreeMap,
@@ -14,19 +14,19 @@ use tokio::{
 
 use super::{AnyInbox, AnyLedger, Backlog, LedgerError, LedgerErrorKind};
 
-/// A health probe begins no sooner than this after the one before.
+/// The least time between the starts of two probes.
 const PROBED_EVERY: Duration = Duration::from_secs(1);
-/// How long a health probe is waited for.
+/// How long a caller waits for a probe.
 const PROBE_WAITS: Duration = Duration::from_secs(2);
-/// A probe that takes longer than any store may take is given up.
+/// A probe that takes longer is cancelled.
 const PROBE_ENDS: Duration = Duration::from_secs(30);
 
-/// What a health probe asks of a store.
+/// The store, and what is probed.
 #[derive(Clone)]
 pub(crate) enum Target {
-    /// To claim and forget a record.
+    /// Claims and forgets a record.
     Ledger(AnyLedger),
-    /// To append and forget one.
+    /// Appends and forgets a record.
     Inbox(AnyInbox),
 }
 
@@ -52,7 +52,7 @@ impl Target {
         }
     }
 
-    /// Which store, and which of the two checks.
+    /// The store's id, and which of the two probes it is.
     fn id(&self) -> Option<(usize, bool)> {
         match self {
             Self::Ledger(ledger) => Some((ledger.store_id()?, false)),
@@ -61,10 +61,10 @@ impl Target {
     }
 }
 
-/// The health probes of one receiver or worker. Whether the store can write is asked once for all
-/// receivers and workers of one store; what waits is counted for each of them.
+/// The health probes of one receiver or worker. All receivers and workers of a store share the
+/// write probe; each has its own backlog.
 pub(crate) struct Probes {
-    /// Keeps the store, and so its id, for as long as `write` may be shared.
+    /// Keeps the store alive, and so its id unique, while `write` may be shared.
     target: Target,
     write: Arc<Throttled<()>>,
     waiting: Throttled<Option<Backlog>>,
@@ -79,7 +79,7 @@ impl Probes {
         }
     }
 
-    /// Whether the store can write, and what waits there, within two seconds.
+    /// Whether the store can write, and its backlog, within two seconds.
     pub(crate) async fn ask(
         &self,
         endpoint: &Arc<str>,
@@ -110,10 +110,10 @@ impl Probes {
     }
 }
 
-/// The probes of each store that receivers and workers share.
+/// The write probes by store, shared by its receivers and workers.
 type OfStores = BTreeMap<(usize, bool), Weak<Throttled<()>>>;
 
-/// The one of the store with this id.
+/// The write probe of the store with this id.
 fn shared(id: (usize, bool)) -> Arc<Throttled<()>> {
     static OF_STORES: Mutex<OfStores> = Mutex::new(BTreeMap::new());
     let mut of_stores = OF_STORES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,14 +126,14 @@ fn shared(id: (usize, bool)) -> Arc<Throttled<()>> {
     made
 }
 
-/// A question that is asked once a second at most, and never twice at a time; those who ask
-/// meanwhile get the same answer.
+/// A probe that runs at most once a second and never twice at a time. Callers in between share its
+/// answer.
 struct Throttled<T>(tokio::sync::Mutex<Asked<T>>);
 
 struct Asked<T> {
     begun_at: Option<Instant>,
     running: Option<JoinHandle<Result<T, LedgerError>>>,
-    /// The last answer, and when it came.
+    /// The last answer, and when it arrived.
     answer: Option<(Instant, Result<T, LedgerError>)>,
 }
 
@@ -166,8 +166,7 @@ impl<T: Clone + Send + 'static> Throttled<T> {
         {
             return answer.clone();
         }
-        // A task of its own: a caller may stop waiting, and the next one waits for the same
-        // answer.
+        // A task: a caller may stop waiting, and the next caller waits for the same answer.
         let running = running.get_or_insert_with(|| {
             *begun_at = Some(Instant::now());
             let question = timeout(PROBE_ENDS, question());
@@ -213,7 +212,7 @@ mod tests {
                 probe.ask(|| question).await.unwrap();
             }
         };
-        // One gives up; the others wait for what it began.
+        // One caller gives up; the others wait for the probe that it began.
         assert!(timeout(Duration::from_secs(5), ask()).await.is_err());
         let asking: Vec<_> = (0..5).map(|_| tokio::spawn(ask())).collect();
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! What is still to be handled: records that keep their delivery until a worker has dealt with it.
+//! The inbox: records that keep their delivery until a worker has handled it.
 
 use std::{future::Future, time::Duration};
 
@@ -10,29 +10,28 @@ use super::{
     probe::{self, probe_key},
 };
 
-/// A ledger that also stores deliveries, for a receiver that answers first and a worker that
-/// handles later.
+/// A ledger that also stores deliveries: the receiver answers at once, and a worker handles the
+/// event later.
 ///
 /// ```text
 /// append -> pending(body) -> claimed(lease, token) -> handled | dead(reason, body)
 ///              ^------------- retry_at ---------------'
 /// ```
 ///
-/// It is the ledger's state machine with one more way in, on the same records: an event that was
-/// appended is known to [`claim`](Ledger::claim), and the other way round. The body is kept until
-/// the record is handled, and however long that takes: what was acknowledged is never pruned
-/// before.
+/// The records and their state machine are the ledger's. An appended event is known to
+/// [`claim`](Ledger::claim), and a claimed one to `append`. The body is kept until the record is
+/// handled, however long that takes: an acknowledged event is never pruned before.
 ///
 /// # Errors
 /// As for [`Ledger`]: each step fails with [`LedgerError`] when the store cannot be reached or
 /// refuses.
 pub trait Inbox: Ledger {
-    /// Stores a delivery; durable when it returns `Ok`. An event that is known, in whatever state,
-    /// is left as it is.
+    /// Stores a delivery. It is durable when this returns `Ok`. A known event, in any state, is
+    /// left unchanged.
     ///
-    /// Events of one `ordering_key` are leased one at a time, in the order in which they were
-    /// appended; those without an ordering key in any. An ordering key's name comes from the event
-    /// and may be of any length: keep it as [`EventKey::bounded`] has it.
+    /// Events with the same `ordering_key` are leased one at a time, in the order in which they
+    /// were appended. Events without one are leased in any order. The key comes from the event and
+    /// may have any length: keep it as [`EventKey::bounded`] returns it.
     fn append(
         &self,
         key: &EventKey,
@@ -41,27 +40,26 @@ pub trait Inbox: Ledger {
         body: Bytes,
     ) -> impl Future<Output = Result<Appended, LedgerError>> + Send;
 
-    /// Leases the endpoint's oldest event that is due: pending, or claimed under a lease that ran
-    /// out.
+    /// Leases the endpoint's oldest event that is due: pending, or claimed under an expired lease.
     ///
-    /// An event waits for all earlier ones of its ordering key until they are handled, dead or
-    /// forgotten; it holds up no other ordering key.
+    /// An event waits until all earlier events with its ordering key are handled, dead or
+    /// forgotten. It does not block other ordering keys.
     fn lease_next(
         &self,
         endpoint: &str,
         lease: Duration,
     ) -> impl Future<Output = Result<NextEvent, LedgerError>> + Send;
 
-    /// Resolves when something may have been appended since this was called. A hint: workers poll
-    /// as well, and a store that cannot tell never resolves.
+    /// Resolves when an event may have been appended since this was called. It is a hint: workers
+    /// also poll, and a store that cannot notify never resolves.
     fn appended(&self) -> impl Future<Output = ()> + Send;
 
-    /// How much the endpoint has before it.
+    /// How many events of the endpoint are waiting.
     fn backlog(&self, endpoint: &str) -> impl Future<Output = Result<Backlog, LedgerError>> + Send;
 
-    /// As [`Ledger::check_write`], for a store that is used as an inbox: by default, appends and
-    /// forgets a record under the empty endpoint name. A queue that cannot take a message back
-    /// checks its ledger only.
+    /// The write probe of a store that is used as an inbox, like [`Ledger::check_write`]. The
+    /// default appends and forgets a record under the empty endpoint name. A queue, which cannot
+    /// take a message back, only checks its ledger.
     fn check_append(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
         async {
             let key = probe_key();
@@ -74,46 +72,46 @@ pub trait Inbox: Ledger {
 }
 
 /// An inbox whose [`append`](Inbox::append) keeps the order per ordering key, as [`ordered_by`]
-/// needs.
+/// requires.
 ///
-/// `Sqlite` and `Postgres` are such stores. A queue, which hands out what comes next, is not.
+/// `Sqlite` and `Postgres` are ordered. A queue, which delivers messages in any order, is not.
 ///
 /// [`ordered_by`]: crate::receiver::ReceiverBuilder::ordered_by
 pub trait OrderedInbox: Inbox {}
 
-/// What became of a delivery that was to be appended.
+/// The result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Appended {
-    /// It is stored, and will be handled.
+    /// The event is stored and will be handled.
     Stored,
-    /// The event was known: it waits, is being handled, or is done.
+    /// The event is known: it is waiting, being handled, or finished.
     Duplicate {
-        /// The digest that the first delivery of this id brought.
+        /// The digest of the first delivery of this id.
         first_digest: Digest,
     },
 }
 
-/// What there is to do.
+/// The next event for a worker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum NextEvent {
-    /// This event; the caller holds its record now.
+    /// The caller now holds this event's record.
     Leased(LeasedEvent),
-    /// Nothing at present.
+    /// No event is due.
     Empty {
-        /// When the next pause or lease ends, if one is known of.
+        /// When the next pause or lease ends, if known.
         due_in: Option<Duration>,
     },
 }
 
-/// An event that was leased to a worker.
+/// An event leased to a worker.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct LeasedEvent {
-    /// Which event.
+    /// The record's key.
     pub key: EventKey,
-    /// Needed for every further step.
+    /// Required for every further step.
     pub token: Token,
     /// The delivery's body, byte for byte.
     pub body: Bytes,
@@ -122,7 +120,7 @@ pub struct LeasedEvent {
 }
 
 impl LeasedEvent {
-    /// For stores.
+    /// For implementations of [`Inbox`].
     pub fn new(key: EventKey, token: Token, body: Bytes, received_at: Timestamp) -> Self {
         Self {
             key,
@@ -134,7 +132,7 @@ impl LeasedEvent {
 }
 
 impl std::fmt::Debug for LeasedEvent {
-    /// Leaves the body out: payloads do not belong in logs.
+    /// Omits the body: payloads do not belong in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LeasedEvent")
             .field("key", &self.key)
@@ -145,10 +143,10 @@ impl std::fmt::Debug for LeasedEvent {
     }
 }
 
-/// What an endpoint's workers have before them; for a health probe.
+/// The events that wait for an endpoint's workers; for health probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// How many events are stored and not yet done.
+    /// How many events are stored and not finished.
     pub depth: u64,
     /// How long the oldest of them has been waiting.
     pub oldest: Option<Duration>,

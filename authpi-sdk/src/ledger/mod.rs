@@ -47,15 +47,14 @@ pub(crate) use lease_keeper::LeaseKeeper;
 pub(crate) use record_state::RecordState;
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
-/// Which record: an endpoint's name and the id of AuthPI's event (`data.id`, not the envelope's id,
-/// so that a redelivery and a reconciled copy are the same record).
+/// The key of a record: the endpoint's name and the id of AuthPI's event. The id is `data.id`, not
+/// the envelope's, so a redelivery and a reconciled copy have the same record.
 ///
-/// The endpoint is part of the key, so that two senders' ids never collide.
+/// The endpoint is part of the key, so ids of two senders never collide.
 ///
-/// A key is bounded, whatever a sender chose: an id of more than 255 bytes, one with control
-/// characters, and one that begins with `sha256:`, is replaced by `sha256:` and the hash of its
-/// bytes in 64 hex digits, the same in every store. Each function that takes a key finds the record
-/// by the original id.
+/// A key is bounded. An id of more than 255 bytes, with control characters, or that begins with
+/// `sha256:`, is replaced by `sha256:` and the hash of its bytes in 64 hex digits, the same in
+/// every store. Every function that takes a key finds the record by the original id.
 ///
 /// ```
 /// # use authpi_sdk::ledger::EventKey;
@@ -72,18 +71,18 @@ pub struct EventKey {
 }
 
 impl EventKey {
-    /// How long an endpoint's name may be, in bytes; receivers and workers with a longer one are
-    /// not built.
+    /// The maximum length of an endpoint's name, in bytes. A receiver or worker with a longer name
+    /// is an error of `build`.
     pub const MAX_ENDPOINT_BYTES: usize = 100;
 
-    /// How long an id may be, in bytes, to be kept as it is.
+    /// The maximum length, in bytes, of an id that is kept as it is.
     const MAX_ID_BYTES: usize = 255;
 
-    /// What a hashed id begins with.
+    /// The prefix of a hashed id.
     const HASHED: &str = "sha256:";
 
-    /// Names a record by hand, as an operator's tool does to [`forget`](Ledger::forget) one. Takes
-    /// the event's original id. Receivers take the id from a verified event only.
+    /// A key from the event's original id, for operators' tools such as one that
+    /// [forgets](Ledger::forget) a record. Receivers take the id from a verified event only.
     pub fn new(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
         let event_id = event_id.into();
         let hashed = match Self::bounded(&event_id) {
@@ -96,9 +95,8 @@ impl EventKey {
         }
     }
 
-    /// Names a record by the id that a store, a log line or a dead letter shows, which may be a
-    /// hash. For stores, which read back what [`event_id`](EventKey::event_id) was, and for
-    /// operators.
+    /// A key from the id that a store, a log line or a dead letter shows, which may be a hash. For
+    /// operators, and for stores that read back an [`event_id`](EventKey::event_id).
     pub fn from_stored(endpoint: impl Into<Arc<str>>, event_id: impl Into<Arc<str>>) -> Self {
         let event_id = event_id.into();
         let is_hash = event_id.strip_prefix(Self::HASHED).is_some_and(|hash| {
@@ -117,19 +115,19 @@ impl EventKey {
         }
     }
 
-    /// An unreadable body has no id; its key is a hash of its content.
+    /// The key of an unreadable body, which has no id: a hash of its content.
     pub(crate) fn unreadable(endpoint: impl Into<Arc<str>>, body: &[u8]) -> Self {
         Self::new(endpoint, format!("unreadable:{}", hex::sha256(body)))
     }
 
-    /// The key of a delivery that may be an old capture, apart from that of its event.
+    /// The key of a delivery that may be an old capture. It differs from the key of the event.
     pub(crate) fn expired(endpoint: impl Into<Arc<str>>, event_id: &str) -> Self {
         Self::new(endpoint, format!("expired:{event_id}"))
     }
 
-    /// The form in which an id or an ordering key is kept: as it is, or as `sha256:<hex>` if it has
-    /// more than 255 bytes or control characters, or begins with `sha256:`. A key does this to its
-    /// event's id by itself; an [`Inbox`] does it to the ordering keys that it stores.
+    /// The form in which an id or an ordering key is kept: unchanged, or as `sha256:<hex>` if it
+    /// has more than 255 bytes or control characters, or begins with `sha256:`. A key does this to
+    /// its event's id; an [`Inbox`] has to do it to the ordering keys that it stores.
     pub fn bounded(name: &str) -> Cow<'_, str> {
         let fits = name.len() <= Self::MAX_ID_BYTES && !name.starts_with(Self::HASHED);
         let plain = name.bytes().all(|byte| (0x20..0x7f).contains(&byte));
@@ -159,7 +157,7 @@ impl EventKey {
         &self.event_id
     }
 
-    /// Another content under a known id is for people to look at; the first one counts.
+    /// Logs and counts a delivery whose content differs from the first one. The first one counts.
     pub(crate) fn compare(&self, digest: Digest, first: Digest, log: &LogLimit) {
         let comparable = ![digest, first].contains(&Digest::UNCOMPARED);
         if digest != first && comparable {
@@ -187,39 +185,39 @@ impl EventKey {
 pub struct Token {
     /// Which attempt this is, from 1.
     pub attempt: u32,
-    /// What tells this holder from any other with the same attempt number (after a `forget`, say).
+    /// Distinguishes holders with the same attempt number, for example after a `forget`.
     pub nonce: u64,
 }
 
-/// What a claim found.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
-    /// The caller holds the record now, and must complete, release or lose it.
+    /// The caller now holds the record. It must complete or release it, or lets the lease expire.
     Granted {
-        /// Needed for every further step.
+        /// Required for every further step.
         token: Token,
-        /// The digest that the first claim of this id brought.
+        /// The digest of the first claim of this id.
         first_digest: Digest,
     },
-    /// Somebody else holds it, for at most `lease_left` longer unless renewed.
+    /// Another worker holds the record, for at most `lease_left` unless it renews the lease.
     InFlight {
         /// On the store's clock.
         lease_left: Duration,
     },
-    /// An earlier attempt asked for a pause, which lasts `wait` longer.
+    /// An earlier attempt released the record with a pause, of which `wait` is left.
     NotYet {
         /// On the store's clock.
         wait: Duration,
     },
     /// It has been handled.
     Handled {
-        /// The digest that the first claim of this id brought.
+        /// The digest of the first claim of this id.
         first_digest: Digest,
     },
     /// It failed terminally and is a dead letter.
     Dead {
-        /// The digest that the first claim of this id brought.
+        /// The digest of the first claim of this id.
         first_digest: Digest,
     },
 }
@@ -228,11 +226,11 @@ pub enum Claim {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Completion {
-    /// Its effect has taken place.
+    /// The event was handled.
     Handled,
-    /// It will not be tried again; kept for people to look at.
+    /// The event was given up. It is not retried, and kept for inspection.
     Dead {
-        /// Why, in a line for the log (no payload).
+        /// The reason, as one line without payload.
         reason: String,
         /// The delivery's body, byte for byte.
         body: bytes::Bytes,
@@ -240,7 +238,7 @@ pub enum Completion {
 }
 
 impl fmt::Debug for Completion {
-    /// Leaves the body out: payloads do not belong in logs.
+    /// Omits the body: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Handled => f.write_str("Handled"),
@@ -253,34 +251,34 @@ impl fmt::Debug for Completion {
     }
 }
 
-/// Whether the caller's token was still the record's.
+/// Whether the caller's token is still valid for the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a lost lease means that another worker may be handling the same event"]
 pub enum LeaseStatus {
-    /// The lease was still held, and the step took place.
+    /// The lease is held, and the step took place.
     Held,
-    /// The lease was lost: it ran out and another took over, or the record was forgotten. Nothing
-    /// was changed.
+    /// The lease was lost: it expired and another worker took over, or the record was forgotten.
+    /// Nothing was changed.
     Lost,
 }
 
-/// A store of records. Every step is atomic and, for durable stores, durable when its future
+/// A store of records. Each step is atomic. In a durable store, it is durable when its future
 /// resolves with `Ok`.
 ///
-/// A token is the record's from the claim that granted it until the claim ends or another one is
-/// granted: a lease that ran out unnoticed can still be renewed, completed or released by its
-/// holder, since nobody else is at work.
+/// A token is valid from the claim that granted it until the claim ends or another one is granted.
+/// So a lease that has expired can still be renewed, completed or released by its holder, as long
+/// as no other worker has claimed the record.
 ///
-/// Leases run on the store's clock, so that hosts with differing clocks can share one. A future may
-/// be dropped at any point: the step has then taken place as a whole or not at all.
+/// Leases run on the store's clock, so hosts with different clocks can share a store. A step's
+/// future may be dropped at any point: the step then takes place completely or not at all.
 ///
 /// # Errors
-/// Each step fails with [`LedgerError`] when the store cannot be reached or refuses; nothing is
-/// known then of the record. It has to fail within seconds rather than hang: whoever waits for it
-/// is a delivery, and one of the receiver's places is taken meanwhile.
+/// Each step fails with [`LedgerError`] when the store cannot be reached or refuses. The state of
+/// the record is then unknown. A step has to fail within seconds, because a delivery waits for it
+/// and occupies one of the receiver's places.
 pub trait Ledger: Send + Sync + 'static {
-    /// Claims the record for `lease`: makes it if there is none, takes it over if its lease ran out
-    /// or its pause is over.
+    /// Claims the record for `lease`. Creates it if there is none, and takes it over if its lease
+    /// or pause has ended.
     fn claim(
         &self,
         key: &EventKey,
@@ -296,10 +294,10 @@ pub trait Ledger: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
-    /// Ends the claim. Repeating the call with the same token and the same kind of
-    /// completion is `Yes` again and changes nothing, so that a caller whose connection broke need
-    /// not know how far it came. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters)
-    /// is false drops the body of a dead one.
+    /// Ends the claim. Repeating the call with the same token and the same kind of completion
+    /// returns `Held` again and changes nothing, so a caller may repeat it after a broken
+    /// connection. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters) is false drops
+    /// the body of a dead record.
     fn complete(
         &self,
         key: &EventKey,
@@ -307,8 +305,8 @@ pub trait Ledger: Send + Sync + 'static {
         completion: Completion,
     ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
-    /// Gives the claim back, to be claimed again by anyone once `pause` is over (zero: at once).
-    /// The attempt still counts.
+    /// Ends the claim without a result. The record can be claimed again after `pause` (zero: at
+    /// once). The attempt counts.
     fn release(
         &self,
         key: &EventKey,
@@ -316,52 +314,51 @@ pub trait Ledger: Send + Sync + 'static {
         pause: Duration,
     ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
-    /// Forgets the record in whatever state, so that a redelivery is handled afresh. Says whether
-    /// there was one.
+    /// Deletes the record in any state, so that a redelivery is handled like a new event. Returns
+    /// whether there was a record.
     fn forget(&self, key: &EventKey) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
-    /// Whether dead letters survive, bytes and all: only then may a receiver acknowledge what it
-    /// gave up.
+    /// Whether dead letters are kept durably, including their bodies. Only then may a receiver
+    /// acknowledge an event that it gave up.
     fn keeps_dead_letters(&self) -> bool;
 
-    /// How long a handled or dead record is remembered, at least, from the last claim or renewal
-    /// on; once twice that is over since its lease ended, a claim is a fresh one. Deliveries signed
-    /// longer ago than this are not handled, so that an old capture cannot come back after its
-    /// record is gone.
+    /// How long a handled or dead record is kept at least, counted from its last claim or renewal.
+    /// A record whose lease ended more than twice this long ago is claimed like a new one.
+    /// Deliveries signed longer ago than this are not handled, so that an old capture cannot be
+    /// replayed after its record was pruned.
     fn retention(&self) -> Duration;
 
-    /// What time it is by the store's own clock, for a store that has one: a server elsewhere.
-    /// `None`, the default, for a store that runs on this machine's clock, and for one that cannot
-    /// tell.
+    /// The time on the store's own clock, if the store is a server with one. `None`, the default,
+    /// for a store that uses this machine's clock, and for one that cannot tell.
     ///
-    /// The receiver asks only when a delivery seems to be older than
-    /// [`retention`](Ledger::retention), as a second witness: if this machine's clock is
-    /// wrong, every delivery seems to be.
+    /// The receiver only asks for it when a delivery seems to be older than
+    /// [`retention`](Ledger::retention). It is a second witness: if this machine's clock is wrong,
+    /// every delivery seems to be that old.
     fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
         async { Ok(None) }
     }
 
-    /// Shows that the store can write, for a health probe: by default, claims and forgets a record
+    /// Proves that the store can write, for a health probe. The default claims and forgets a record
     /// under the empty endpoint name, which no receiver can have.
     ///
-    /// Receivers and workers of one process call it at most once a second for each store, and never
-    /// twice at a time.
+    /// The receivers and workers of a process call it at most once a second per store, and never
+    /// concurrently.
     fn check_write(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
         probe::check_write(self)
     }
 
-    /// Whether the store works but cannot take a step just now: no connection is free, or its only
-    /// writer is held by a handler's transaction. Asked when a health probe had no answer in time;
-    /// `false` by default.
+    /// Whether the store works but cannot take a step at present: no connection is free, or a
+    /// handler's transaction holds its only writer. Called when a health probe times out. The
+    /// default is `false`.
     fn is_busy(&self) -> bool {
         false
     }
 
-    /// What waits in the store for a worker of this endpoint, such as dead letters that were
-    /// replayed; `None`, the default, for a store that is no [`Inbox`].
+    /// The events that wait in the store for a worker of this endpoint, such as replayed dead
+    /// letters. `None`, the default, for a store that is not an [`Inbox`].
     ///
-    /// An inline receiver shows it in its health: it handles deliveries only, so what was replayed
-    /// needs a worker or a redelivery.
+    /// An inline receiver shows it in its health. Such a receiver only handles deliveries, so a
+    /// replayed event needs a worker or a redelivery.
     fn waiting(
         &self,
         endpoint: &str,
@@ -370,9 +367,9 @@ pub trait Ledger: Send + Sync + 'static {
         async { Ok(None) }
     }
 
-    /// What clones of one store have in common and no other store of this process has, such as the
-    /// address of what they share: their receivers and workers share one health probe then. `None`
-    /// by default.
+    /// An id that the clones of one store share and no other store of this process has, such as the
+    /// address of their shared state. Receivers and workers with the same id share one health
+    /// probe. `None` by default.
     fn store_id(&self) -> Option<usize> {
         None
     }
@@ -451,7 +448,7 @@ impl<L: Ledger> Ledger for Arc<L> {
 /// The default of [`Ledger::retention`]: 30 days.
 pub const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
-/// The store failed; its own error is the [`source`](std::error::Error::source).
+/// The store failed. Its own error is the [`source`](std::error::Error::source).
 #[derive(Clone, Debug)]
 pub struct LedgerError {
     step: &'static str,
@@ -463,23 +460,22 @@ pub struct LedgerError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LedgerErrorKind {
-    /// The store could not be reached, did not answer in time, or failed in a way that has no kind
-    /// of its own.
+    /// The store could not be reached, did not answer in time, or failed in a way without a kind of
+    /// its own.
     #[default]
     Unreachable,
-    /// The store works, but no connection is free, or its only writer is held by a handler's
-    /// transaction.
+    /// The store works, but no connection is free, or a handler's transaction holds its only
+    /// writer.
     Busy,
-    /// The store answers and cannot write: it is read-only, a standby, out of memory or disk, or
-    /// the role lacks a right.
+    /// The store answers but cannot write: it is read-only, a standby, out of memory or disk, or
+    /// the role lacks a privilege.
     CannotWrite,
-    /// The store works and refuses what this event contains. Trying the same event again cannot
-    /// help.
+    /// The store works and refuses the content of this event. Retrying the same event cannot help.
     Content,
 }
 
 impl LedgerError {
-    /// `step` names what was tried (`claim`, `open`, …). The kind is
+    /// `step` names the failed step (`claim`, `open`, …). The kind is
     /// [`LedgerErrorKind::Unreachable`].
     pub fn new(
         step: &'static str,
@@ -503,17 +499,17 @@ impl LedgerError {
         self.kind
     }
 
-    /// What was tried (`claim`, `open`, …).
+    /// The failed step (`claim`, `open`, …).
     pub fn step(&self) -> &'static str {
         self.step
     }
 
-    /// The error and its causes in a line, for the reason of a dead letter.
+    /// The error and its causes on one line, for the reason of a dead letter.
     pub(crate) fn chain(&self) -> String {
         format!("{self}: {}", self.causes())
     }
 
-    /// The chain of causes on one line; drivers repeat some of theirs, which is left out.
+    /// The chain of causes on one line, without texts that drivers repeat.
     fn causes(&self) -> String {
         let mut line = self.source.to_string();
         let (mut last, mut cause) = (line.clone(), self.source.source());
@@ -527,7 +523,7 @@ impl LedgerError {
         line
     }
 
-    /// Tells the log and the metrics: receivers, workers and lease keepers in the same words.
+    /// Logs and counts the failure. Receivers, workers and lease keepers share it.
     pub(crate) fn report(&self, endpoint: &Arc<str>, log: &LogLimit) {
         log.write("the store failed", self.step, |left_out| {
             tracing::error!(%endpoint, error = %self, source = self.causes(), left_out, "the store failed");

@@ -10,13 +10,13 @@ use super::{
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use super::{Inbox, NextEvent};
 
-/// Claims, completes and forgets a record. For `open` and `connect`, with the connection settings
-/// of later steps.
+/// Claims, completes and forgets a record, with the connection settings of later steps. For `open`
+/// and `connect`.
 ///
-/// A busy store is one that works: another process may write to it the whole time.
+/// A busy store counts as working: another process may be writing to it the whole time.
 ///
 /// # Errors
-/// With the error of the first step that failed.
+/// The error of the first failed step.
 pub(crate) async fn probe_ledger(ledger: &impl Ledger) -> Result<(), LedgerError> {
     let key = probe_key();
     let worked = claim_and_complete(ledger, &key).await;
@@ -39,16 +39,16 @@ fn busy_is_proof(worked: Result<(), LedgerError>) -> Result<(), LedgerError> {
 
 async fn claim_and_complete(ledger: &impl Ledger, key: &EventKey) -> Result<(), LedgerError> {
     if let Claim::Granted { token, .. } = ledger.claim(key, Digest::UNCOMPARED, LEASE).await? {
-        // A lease that was lost meanwhile proves as much: the store answered and wrote.
+        // A lost lease is fine: the store answered and wrote.
         let _held = ledger.complete(key, token, Completion::Handled).await?;
     }
     Ok(())
 }
 
-/// Appends, leases and forgets a record. A busy store is one that works.
+/// Appends, leases and forgets a record. A busy store counts as working.
 ///
 /// # Errors
-/// With the error of the first step that failed.
+/// The error of the first failed step.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) async fn probe_inbox(inbox: &impl Inbox) -> Result<(), LedgerError> {
     let key = probe_key();
@@ -62,8 +62,8 @@ async fn append_and_lease(inbox: &impl Inbox, key: &EventKey) -> Result<(), Ledg
     inbox
         .append(key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}"))
         .await?;
-    // It may be the record of another probe, perhaps of a process that died before it forgot it:
-    // what matters is that leasing works.
+    // This may be the record of another probe, such as one whose process died before it could
+    // forget it. It proves as well that leasing works.
     if let NextEvent::Leased(leased) = inbox.lease_next("", LEASE).await? {
         inbox.forget(&leased.key).await?;
     }

@@ -1,7 +1,7 @@
-//! The record that proves that a store works, and that no receiver can own.
+//! The record that probes use. No receiver can own it.
 //!
-//! Receivers refuse an empty endpoint name, so records under it collide with nothing. Each probe
-//! uses a random event id, so that concurrent probes do not meet.
+//! Receivers refuse an empty endpoint name, so records under it never collide with events. Each
+//! probe uses a random event id, so concurrent probes do not collide either.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -13,9 +13,9 @@ use super::{Digest, EventKey, Ledger, LedgerError, LedgerErrorKind};
 /// How long a probe's record stays claimed if the process dies before it is forgotten.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 
-/// A record of the empty endpoint name, with a random id.
+/// A key under the empty endpoint name, with a random id.
 pub(crate) fn probe_key() -> EventKey {
-    // Each `RandomState` has a key of its own.
+    // Each `RandomState` is seeded differently.
     EventKey::new(
         "",
         format!("probe-{:016x}", RandomState::new().hash_one(())),
@@ -29,8 +29,8 @@ pub(super) async fn check_write(ledger: &(impl Ledger + ?Sized)) -> Result<(), L
     forgotten(ledger, &key, claimed.map(drop)).await
 }
 
-/// Also where the first step failed, since it may have taken place; unless the store is away, which
-/// would take as long again.
+/// Forgets the record, even if the first step failed, since it may have taken place. Not if the
+/// store is unreachable: that would take as long again.
 pub(super) async fn forgotten(
     ledger: &(impl Ledger + ?Sized),
     key: &EventKey,

@@ -13,10 +13,10 @@ pub(crate) enum RecordState {
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 impl RecordState {
-    /// The state of a number in a table; the schemas list the numbers.
+    /// The state with this number; the schemas list the numbers.
     ///
     /// # Errors
-    /// When the number is none of a state.
+    /// When no state has this number.
     pub(crate) fn from_number(number: i64) -> Result<Self, sqlx::Error> {
         match number {
             0 => Ok(Self::Pending),

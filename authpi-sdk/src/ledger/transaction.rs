@@ -1,4 +1,4 @@
-//! The handler's writes and the completion of its claim, committed together.
+//! Commits a handler's writes together with the completion of its claim.
 
 use std::{
     fmt,
@@ -18,17 +18,17 @@ use super::{EventKey, LeaseStatus, Ledger, LedgerError, Token};
 /// claim (commits alone) -> begin -> handler -> complete(token) -> commit
 /// ```
 ///
-/// The claim commits by itself, so that duplicates never wait inside a transaction and attempts are
-/// counted. The effect and the record's `handled` then become durable in one commit, or neither
-/// does: **the effect takes place exactly once**. A worker whose lease was taken over meanwhile
-/// finds its token stale, and its writes are rolled back.
+/// The claim commits separately, so duplicates never wait inside a transaction and attempts are
+/// counted. The handler's writes and the record's `handled` then become durable in one commit, or
+/// neither does: **the effect takes place exactly once**. If another worker has taken over the
+/// lease, the token is stale and the writes are rolled back.
 ///
-/// `Sqlite` and `Postgres` are transactional. A handler asks for such a ledger by taking a [`Tx`]
-/// of it: [`Handlers::on_tx`](crate::handlers::Handlers::on_tx).
+/// `Sqlite` and `Postgres` are transactional. A handler requires such a ledger by taking its
+/// [`Tx`]: [`Handlers::on_tx`](crate::handlers::Handlers::on_tx).
 pub trait Transactional: Ledger + Clone {
-    /// What a handler writes with: sqlx's connection.
+    /// The connection that handlers use: sqlx's.
     type Connection: Send;
-    /// An open transaction, which is rolled back when it is dropped.
+    /// An open transaction. It is rolled back when dropped.
     type Transaction: DerefMut<Target = Self::Connection> + Send + 'static;
 
     /// Begins a transaction.
@@ -37,22 +37,22 @@ pub trait Transactional: Ledger + Clone {
     /// When the store cannot be reached or refuses.
     fn begin(&self) -> impl Future<Output = Result<Self::Transaction, LedgerError>> + Send;
 
-    /// The queue in which handlers wait for their turn to have a transaction. Clones of a store
-    /// share it. Default: no limit.
+    /// The queue in which handlers wait for a transaction. Clones of a store share it. Default: no
+    /// limit.
     ///
-    /// Receivers take a permit before they claim an event whose handler takes a [`Tx`], so that
-    /// what waits holds no claim and no connection.
+    /// Receivers take a permit before they claim an event whose handler takes a [`Tx`], so a
+    /// waiting delivery holds no claim and no connection.
     ///
     /// # Errors
-    /// When the store has room for no transaction at all. Receivers and workers with such handlers
-    /// are not built then.
+    /// When the store has no room for any transaction. Receivers and workers with such handlers
+    /// cannot be built then.
     fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
         Ok(TransactionPermits::unlimited())
     }
 
-    /// As [`begin`](Self::begin), for a handler that has a permit. A store that limits its
-    /// [`permits`](Self::permits) keeps the permit in the transaction until the connection is free
-    /// for another; by default it is given back.
+    /// As [`begin`](Self::begin), for a handler with a permit. A store that limits its
+    /// [`permits`](Self::permits) keeps the permit until the transaction's connection is free
+    /// again. The default drops it.
     ///
     /// # Errors
     /// As for [`begin`](Self::begin).
@@ -64,8 +64,8 @@ pub trait Transactional: Ledger + Clone {
         self.begin()
     }
 
-    /// Rolls the transaction of a handler back that failed, and says what its author can do about
-    /// the cause, where the store knows. By default, drops it.
+    /// Rolls back the transaction of a failed handler. Returns advice about the cause, if the store
+    /// knows any. The default drops the transaction.
     fn abandon(
         &self,
         transaction: Self::Transaction,
@@ -76,12 +76,12 @@ pub trait Transactional: Ledger + Clone {
         None
     }
 
-    /// Completes the claim as handled, in the transaction, and commits it. `Lost`: the token was no
-    /// longer the record's; the transaction was rolled back.
+    /// Completes the claim as handled, in the transaction, and commits it. Returns `Lost` if the
+    /// token is stale; the transaction is then rolled back.
     ///
     /// # Errors
-    /// When the store cannot be reached or refuses. If the answer to the commit is what was lost,
-    /// the commit may have taken place; the next claim of the event tells.
+    /// When the store cannot be reached or refuses. If the answer to the commit was lost, the
+    /// commit may have taken place. The next claim of the event finds out.
     fn commit(
         &self,
         transaction: Self::Transaction,
@@ -92,18 +92,18 @@ pub trait Transactional: Ledger + Clone {
 
 /// The transaction in which a handler writes: `&mut *tx` is a connection of sqlx's.
 ///
-/// The handler owns it (a borrowed one could not cross the `.await`s of an async closure that has
-/// to be `Send`) and gives it back by dropping it, as every handler does at its end. It must
-/// neither commit it nor roll it back, which a `COMMIT` in its SQL would do: it returns `Ok`, and
-/// the SDK completes the claim in it and commits, or an error, and all that was written is undone.
-/// `sqlx::Connection::begin` on it makes a savepoint.
+/// The handler owns it and returns it by dropping it. (A borrowed one could not be held across the
+/// `.await`s of an async closure that has to be `Send`.) The handler must not end it, for example
+/// with `COMMIT`. If the handler returns `Ok`, the SDK completes the claim in the transaction and
+/// commits it. If it returns an error, all writes are rolled back. `sqlx::Connection::begin` on it
+/// creates a savepoint.
 ///
-/// A handler that puts its `Tx` away (into a task that outlives it, or a static) has failed. What
-/// was written in it is never committed: it is rolled back when that `Tx` is dropped. Until then it
-/// keeps what a transaction keeps: in Postgres a connection and locks, **in SQLite the whole
-/// file**, so that every step fails after the busy timeout, and `Sqlite::close` waits.
+/// A handler that leaks its `Tx`, into a task that outlives it or a static, has failed. Its writes
+/// are never committed; they are rolled back when that `Tx` is dropped. Until then the transaction
+/// stays open: in Postgres it holds a connection and locks, **in SQLite it locks the whole file**,
+/// so that every step fails after the busy timeout, and `Sqlite::close` waits.
 pub struct Tx<L: Transactional> {
-    /// None only while it is dropped.
+    /// `None` only during drop.
     transaction: Option<L::Transaction>,
     home: Home<L>,
 }
@@ -111,8 +111,7 @@ pub struct Tx<L: Transactional> {
 type Home<L> = Arc<Mutex<Option<<L as Transactional>::Transaction>>>;
 
 impl<L: Transactional> Tx<L> {
-    /// The transaction as a handler gets it, and where it will be found when the handler has
-    /// dropped it.
+    /// The transaction for the handler, and the handle that gets it back when the handler drops it.
     pub(crate) fn loan(transaction: L::Transaction) -> (Self, Loan<L>) {
         let home = Home::<L>::default();
         (
@@ -151,11 +150,11 @@ impl<L: Transactional> fmt::Debug for Tx<L> {
     }
 }
 
-/// A transaction that is out.
+/// A transaction that a handler holds.
 pub(crate) struct Loan<L: Transactional>(Home<L>);
 
 impl<L: Transactional> Loan<L> {
-    /// The transaction, if its [`Tx`] was dropped.
+    /// The transaction, if the handler has dropped its [`Tx`].
     pub(crate) fn returned(self) -> Result<L::Transaction, TxKept> {
         self.0
             .lock()
@@ -165,43 +164,42 @@ impl<L: Transactional> Loan<L> {
     }
 }
 
-/// The handler is done and its [`Tx`] is not back.
+/// The handler has returned without dropping its [`Tx`].
 #[derive(Debug)]
 pub(crate) struct TxKept;
 
 impl fmt::Display for TxKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the handler has put its transaction away instead of dropping it: it is not committed, and stays open until it is dropped")
+        f.write_str("the handler leaked its transaction: it is not committed, and stays open until it is dropped")
     }
 }
 
 impl std::error::Error for TxKept {}
 
-/// How many handlers may have a transaction of a store at once; a fair queue for those that wait.
+/// Limits the handlers with a transaction of one store; a fair queue for those that wait.
 #[derive(Clone, Debug)]
 pub struct TransactionPermits {
-    /// None if there is no limit.
+    /// `None` for no limit.
     places: Option<Arc<Semaphore>>,
 }
 
-/// A handler's place among those that may have a transaction at once; given back when it is
-/// dropped.
+/// Allows a handler one transaction, until dropped.
 #[derive(Debug, Default)]
 #[must_use = "released on drop"]
 pub struct TransactionPermit(
     #[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>,
 );
 
-/// How many connections of a pool are reserved, at least, for claims, renewals and completions.
+/// The minimum number of pool connections that are reserved for claims, renewals and completions.
 const RESERVED: u32 = 2;
 
 impl TransactionPermits {
-    /// Any number of transactions at once.
+    /// Any number of concurrent transactions.
     pub fn unlimited() -> Self {
         Self { places: None }
     }
 
-    /// At most so many at once.
+    /// At most this many concurrent transactions.
     pub fn at_most(transactions: usize) -> Self {
         Self {
             places: Some(Arc::new(Semaphore::new(
@@ -210,11 +208,11 @@ impl TransactionPermits {
         }
     }
 
-    /// As many as a pool of so many connections has room for: all but a fifth of them, and all but
-    /// two at least, which are reserved for claims, renewals and completions.
+    /// As many transactions as fit in a pool of this size. A fifth of the connections, and at least
+    /// two, are reserved for claims, renewals and completions.
     ///
     /// # Errors
-    /// When nothing is left.
+    /// When no connection is left.
     pub fn in_pool_of(connections: u32) -> Result<Self, PoolTooSmall> {
         match connections.saturating_sub(RESERVED.max(connections / 5)) {
             0 => Err(PoolTooSmall {
@@ -227,23 +225,24 @@ impl TransactionPermits {
         }
     }
 
-    /// Waits for a permit, behind those who asked before.
+    /// Waits for a permit, first come, first served.
     pub async fn acquire(&self) -> TransactionPermit {
         let Some(places) = &self.places else {
             return TransactionPermit(None);
         };
-        // It is never closed.
+        // The semaphore is never closed.
         TransactionPermit(Arc::clone(places).acquire_owned().await.ok())
     }
 }
 
-/// A store's connection pool has no room for a handler's transaction beside the reserve.
+/// The store's connection pool has no room for a handler's transaction beside the reserved
+/// connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolTooSmall {
-    /// How many connections the pool may have.
+    /// The pool's maximum number of connections.
     pub connections: u32,
-    /// How many it needs, at least.
+    /// The minimum that it needs.
     pub needed: u32,
 }
 

@@ -1,4 +1,4 @@
-//! `Verified<Event>` and `Verified<Bytes>` as axum extractors, for handlers that bring their own
+//! `Verified<Event>` and `Verified<Bytes>` as axum extractors, for handlers with their own
 //! idempotency.
 
 use std::sync::LazyLock;
@@ -22,17 +22,18 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// For all extractors of the process; what a request brings along goes first.
+/// The budget of all extractors in the process. A budget in the request's extensions takes
+/// precedence.
 static BUDGET: LazyLock<BodyBudget> =
     LazyLock::new(|| BodyBudget::new(default_budget(DEFAULT_MAX_BODY)));
 /// The endpoint's name in logs and metrics.
 const ENDPOINT: &str = "extractor";
-/// Of all extractors of the process.
+/// The log limit of all extractors in the process.
 static LOG: LogLimit = LogLimit::new();
 
-/// The body of an authentic delivery, by the [`Verifier`] in the router's state. Refuses as a
-/// [`Receiver`](super::Receiver) does; the body may take 10 s, and counts against a [`BodyBudget`]
-/// until it is verified.
+/// The body of an authentic delivery, verified by the [`Verifier`] in the router's state. Refuses
+/// requests as a [`Receiver`](super::Receiver) does. The body may take 10 s, and counts against a
+/// [`BodyBudget`] until it is verified.
 impl<S> FromRequest<S> for Verified<Bytes>
 where
     Verifier: FromRef<S>,
@@ -58,8 +59,8 @@ where
     }
 }
 
-/// The event in an authentic delivery. Whoever takes it acknowledges with status 200, and must
-/// expect it again.
+/// The event of an authentic delivery. A handler that answers 200 acknowledges it, and must expect
+/// to receive it again.
 impl<S> FromRequest<S> for Verified<Event>
 where
     Verifier: FromRef<S>,

@@ -1,12 +1,12 @@
-//! The budget for the bodies that are not verified yet.
+//! The budget for unverified bodies.
 //!
-//! Anybody can send a body, so the memory that unverified bodies hold is bounded in all. The first
-//! 16 KiB of each are free: the number of requests bounds those, and a body of ordinary size never
-//! comes here. A larger one is charged for what its buffer holds, before the buffer grows, and
-//! never for what its sender announced.
+//! Anyone can send a body, so the total memory of unverified bodies is bounded. The first 16 KiB of
+//! each body are free: the number of requests bounds them, and a body of ordinary size is never
+//! charged. A larger body is charged for its buffer, before the buffer grows, and never for the
+//! length that its sender announced.
 //!
-//! When the budget is full, the bodies that make progress keep their memory: those that hold the most
-//! for the least progress are dropped, and answered with 503.
+//! When the budget is full, the bodies that hold the most memory for the least progress are dropped
+//! and answered with 503. Bodies that make progress keep their memory.
 
 use std::{
     collections::HashMap,
@@ -21,22 +21,22 @@ use tokio::{
 
 use crate::signature::FIRST_BUFFER;
 
-/// The budget, unless set: 64 MiB, or four of the largest bodies where that is more.
+/// The default budget: 64 MiB, or four of the largest bodies if that is more.
 pub(super) fn default_budget(max_body: usize) -> usize {
     max_body.saturating_mul(4).max(64 << 20)
 }
 
-/// Charges are rounded up to a multiple of this, which pays for the record of the body too, and
-/// bounds how many there are.
+/// Charges are rounded up to a multiple of this. That covers the bookkeeping of a body, and bounds
+/// the number of bodies.
 const STEP: usize = 4096;
 
-/// How many bytes of bodies may be held before they are verified, in all; cheap to clone, and
-/// clones share it.
+/// The number of bytes that unverified bodies may hold in total. Cheap to clone; clones share the
+/// budget.
 ///
-/// A [`Receiver`](super::Receiver) has its own
+/// Each [`Receiver`](super::Receiver) has its own
 /// ([`max_unverified_bytes`](super::ReceiverBuilder::max_unverified_bytes)). The axum extractors
-/// (feature `axum`) of a process share one of 64 MiB, unless the request has another one among its
-/// extensions: with axum, `router.layer(Extension(BodyBudget::new(bytes)))`.
+/// (feature `axum`) of a process share one of 64 MiB, unless the request's extensions contain
+/// another one: `router.layer(Extension(BodyBudget::new(bytes)))`.
 #[derive(Clone)]
 pub struct BodyBudget {
     shared: Arc<Shared>,
@@ -45,37 +45,37 @@ pub struct BodyBudget {
 struct Shared {
     limit: usize,
     bodies: Mutex<Bodies>,
-    /// A body has given back what it held.
+    /// Notified when a body has released memory.
     freed: Notify,
 }
 
-/// The unfinished bodies that are larger than what is free.
+/// The unfinished bodies that are larger than the free part.
 #[derive(Default)]
 struct Bodies {
     records: HashMap<u64, Record>,
     next_id: u64,
     held: usize,
-    /// How much of that is about to be given back, by bodies that are being dropped.
+    /// The memory of bodies that are being dropped.
     leaving: usize,
 }
 
 struct Record {
     held: usize,
     progress: Progress,
-    /// It has to be dropped.
+    /// Whether the body has to be dropped.
     is_shed: bool,
     wake: Arc<Notify>,
 }
 
 enum Verdict {
     Held,
-    /// Once those that are being dropped have given back what they hold.
+    /// After bodies that are being dropped have released their memory.
     Later,
     Shed,
 }
 
 impl BodyBudget {
-    /// A budget of so many bytes. A single body is always taken, up to the verifier's cap.
+    /// A budget of this many bytes. A single body up to the verifier's limit is always accepted.
     pub fn new(bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -86,7 +86,7 @@ impl BodyBudget {
         }
     }
 
-    /// Takes notice of a body that becomes larger than what is free.
+    /// Registers a body that grows larger than the free part.
     pub(super) fn begin(&self) -> Charge {
         let wake = Arc::new(Notify::new());
         let mut bodies = self.shared.lock();
@@ -124,7 +124,7 @@ impl Shared {
     }
 }
 
-/// What one body holds of the budget, until dropped.
+/// The share of one body, released when dropped.
 pub(super) struct Charge {
     shared: Arc<Shared>,
     id: u64,
@@ -136,11 +136,11 @@ pub(super) struct Charge {
 pub(super) struct Shed;
 
 impl Charge {
-    /// Charges the body for `buffer` bytes in all, of which `arrived` are new.
+    /// Charges the body for a buffer of `buffer` bytes in total, of which `arrived` are new.
     pub(super) async fn hold(&self, buffer: usize, mut arrived: usize) -> Result<(), Shed> {
         let wanted = buffer.saturating_sub(FIRST_BUFFER).next_multiple_of(STEP);
         loop {
-            // Before the look, so that nothing that is freed after it is missed.
+            // Created before the check, so that no release in between is missed.
             let freed = self.shared.freed.notified();
             let verdict = self.shared.lock().charge(
                 self.id,
@@ -199,7 +199,7 @@ impl Bodies {
             return Verdict::Shed;
         }
         let more = wanted.saturating_sub(record.held);
-        // One body that the verifier's cap allows always fits.
+        // A single body within the verifier's limit always fits.
         let limit = limit.max(wanted);
         if self.held + more <= limit {
             record.held += more;
@@ -227,7 +227,8 @@ impl Bodies {
         Verdict::Later
     }
 
-    /// Who holds the most for the least progress; the one who asks counts with what it asks for.
+    /// The body that holds the most for the least progress. The body that asks counts with the
+    /// memory that it asks for.
     fn victim(&self, asking: u64, wanted: usize, now: Instant) -> Option<u64> {
         let candidates = self.records.iter().filter(|(_, record)| !record.is_shed);
         let costs = candidates.filter_map(|(&id, record)| {
@@ -239,10 +240,11 @@ impl Bodies {
     }
 }
 
-/// How fast a body came in lately: by the second, so that one that stalls after a fast start shows.
+/// How fast a body has arrived recently. It counts per second, so that a body that stalls after a
+/// fast start is noticed.
 struct Progress {
     began: Instant,
-    /// Which second of the body's this is, and what arrived in it and in the one before.
+    /// The current second of the body, and the bytes that arrived in it and in the one before.
     second: u64,
     current: u64,
     previous: u64,
@@ -265,7 +267,7 @@ impl Progress {
         self.current += arrived as u64;
     }
 
-    /// What had arrived in the second before that one, and in it.
+    /// The bytes that arrived in the second before that one, and in it.
     fn by(&self, second: u64) -> (u64, u64) {
         match second.saturating_sub(self.second) {
             0 => (self.previous, self.current),
@@ -274,7 +276,7 @@ impl Progress {
         }
     }
 
-    /// Bytes per second, over the last one.
+    /// Bytes per second, over the last second.
     fn rate(&self, now: Instant) -> u64 {
         let age = now.saturating_duration_since(self.began);
         let (previous, current) = self.by(age.as_secs());
@@ -284,7 +286,7 @@ impl Progress {
         previous * u64::from(1000 - age.subsec_millis()) / 1000 + current
     }
 
-    /// Bytes held for each byte per second, in thousandths.
+    /// Bytes held per byte per second of progress, in thousandths.
     fn cost_of(&self, held: usize, now: Instant) -> u64 {
         (held as u64).saturating_mul(1000) / (self.rate(now) + 1)
     }
@@ -298,7 +300,7 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    /// A body that holds so much beyond what is free.
+    /// A body that holds this much beyond the free part.
     async fn holding(budget: &BodyBudget, kib: usize) -> Charge {
         let charge = budget.begin();
         charge

@@ -15,23 +15,23 @@ use crate::{
     time::ClockWitness,
 };
 
-/// The longest duration that a setting may have: a year.
+/// The maximum of every duration setting: a year.
 pub(crate) const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 /// What to do with a delivery when the ledger cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StoreFailure {
-    /// Refuse it with 503, so that it is sent again.
+    /// Refuse it with 503, so that AuthPI sends it again.
     #[default]
     Refuse,
-    /// Handle it without a claim, acknowledge it although the ledger could not record it, and log
-    /// it. An effect may then happen twice.
+    /// Handle it without a claim, acknowledge it, and log that the ledger could not record it. The
+    /// event may be handled twice.
     HandleAnyway,
 }
 
-/// Settings of a receiver; made by [`Receiver::inline`] and [`Receiver::inbox`]. No duration may be
-/// longer than a year, except [`retry_after`](Self::retry_after).
+/// Settings of a receiver. Created by [`Receiver::inline`] and [`Receiver::inbox`]. No duration may
+/// be longer than a year, except [`retry_after`](Self::retry_after).
 #[must_use]
 pub struct ReceiverBuilder<M> {
     endpoint: Arc<str>,
@@ -43,14 +43,14 @@ pub struct ReceiverBuilder<M> {
     settings: Settings,
 }
 
-/// Handles, then answers; see [`Receiver::inline`].
+/// Handle, then answer; see [`Receiver::inline`].
 pub struct Inline {
     handlers: HandlersOrError,
 }
 
 type HandlersOrError = Result<Routes, BuildError>;
 
-/// Stores in an `I`, then answers; see [`Receiver::inbox`].
+/// Store in an `I`, then answer; see [`Receiver::inbox`].
 pub struct Stored<I> {
     inbox: AnyInbox,
     ordering_key: Option<super::OrderingKey>,
@@ -80,48 +80,48 @@ impl<M> ReceiverBuilder<M> {
         }
     }
 
-    /// How many authentic deliveries may be worked on at once; those beyond are answered with 503.
+    /// The maximum number of authentic deliveries in progress. Further ones are answered with 503.
     /// Default 256.
     ///
     /// A delivery that waits for another worker's outcome
-    /// ([`in_flight_wait`](ReceiverBuilder::in_flight_wait)) is not worked on. As many again may
+    /// ([`in_flight_wait`](ReceiverBuilder::in_flight_wait)) is not in progress. As many again may
     /// wait.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
         self
     }
 
-    /// How many bytes of bodies may be held before they are verified, in all. Default 64 MiB, or
-    /// four times [`Verifier::max_body`] where that is more; no less than one body's cap.
+    /// The number of bytes that unverified bodies may hold in total. Default 64 MiB, or four times
+    /// [`Verifier::max_body`] if that is more. At least the size of one body.
     ///
-    /// Anybody can send a body, so this bounds the memory that senders without the secret can take.
-    /// The first 16 KiB of each body do not count and are always taken; beyond those, a body counts
-    /// with what its buffer holds, not with what was announced. When the budget is full, the bodies
-    /// that hold the most for the least progress are dropped and answered with 503, and those who
-    /// come in at speed are taken. The [security
-    /// guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) says what else bounds
-    /// memory.
+    /// Anyone can send a body, so this bounds the memory that senders without the secret can use.
+    /// The first 16 KiB of each body do not count and are always accepted. A larger body counts
+    /// with the size of its buffer, not with the length that was announced. When the budget is
+    /// full, the bodies that hold the most for the least progress are dropped and answered with
+    /// 503; fast senders are still accepted. The [security
+    /// guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) lists the other memory
+    /// limits.
     pub fn max_unverified_bytes(mut self, bytes: usize) -> Self {
         self.max_unverified_bytes = Some(bytes);
         self
     }
 
-    /// How long a body may take to arrive. Default 10 s.
+    /// The time limit for a body to arrive. Default 10 s.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.settings.body_timeout = timeout;
         self
     }
 
-    /// The `Retry-After` of a 503 where nothing else is known, in whole seconds rounded up, 1 at
-    /// least. Default 5 s.
+    /// The `Retry-After` of a 503 if no better value is known, in whole seconds rounded up, at
+    /// least 1. Default 5 s.
     ///
-    /// Whether AuthPI heeds it is not documented.
+    /// AuthPI does not document whether it honors the header.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.settings.retry_after = wait;
         self
     }
 
-    /// Reads the time elsewhere than from the system. (The verifier has a clock of its own.)
+    /// Replaces the system clock. (The verifier has its own clock.)
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
         self
@@ -207,43 +207,43 @@ impl ReceiverBuilder<Inline> {
         self
     }
 
-    /// How long a claim lasts unless renewed, and so how long an event of a crashed process is held
-    /// up. Renewed at each third. Default 30 s.
+    /// How long a claim lasts unless it is renewed, and so how long the event of a crashed process
+    /// is blocked. Renewed at each third. Default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How long to wait for the outcome when another worker is on the same event. Default 5 s; zero
-    /// does not wait.
+    /// How long to wait for the outcome if another worker is handling the same event. Default 5 s;
+    /// zero does not wait.
     ///
-    /// At most four deliveries of one event wait, and in all at most
-    /// [`max_in_flight`](Self::max_in_flight). Those beyond are answered with 503 at once.
+    /// At most four deliveries of one event wait, and at most
+    /// [`max_in_flight`](Self::max_in_flight) in total. Further ones are answered with 503 at once.
     pub fn in_flight_wait(mut self, wait: Duration) -> Self {
         self.settings.in_flight_wait = wait;
         self
     }
 
     /// What to do when the ledger cannot be reached. Default: refuse. An event whose handler takes
-    /// a transaction is refused in any case: its handler needs the store.
+    /// a transaction is always refused, since its handler needs the store.
     pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
         self.settings.store_failure = policy;
         self
     }
 
-    /// Acknowledges events that a handler gave up although the ledger cannot keep dead letters:
-    /// they are lost.
+    /// Acknowledges events that failed terminally although the ledger cannot keep dead letters.
+    /// These events are lost.
     ///
-    /// Without this they are answered with 503 there, so that they stay with AuthPI.
+    /// Without this, they are answered with 503 and stay with AuthPI.
     pub fn drop_terminal_failures(mut self) -> Self {
         self.settings.drop_terminal = true;
         self
     }
 
-    /// Makes the receiver.
+    /// Builds the receiver.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, the secrets or handlers are not
+    /// When the endpoint's name is empty or longer than 100 bytes, the secrets or handlers are not
     /// usable, a setting is zero or out of range, or a handler takes a transaction and the store's
     /// connection pool has no room for one.
     pub fn build(self) -> Result<Receiver, BuildError> {
@@ -266,14 +266,14 @@ impl<I> ReceiverBuilder<Stored<I>> {
         )
     }
 
-    /// Has events that name the same thing in their subject handled one at a time, in the order in
-    /// which they were stored: `Subject::user_id` for each user's. Those that name none are handled
-    /// in any order, as all are by default.
+    /// Handles events with the same value of this member of the subject one at a time, in the order
+    /// in which they were stored. For example, `Subject::user_id` orders the events of each user.
+    /// Events without the member are handled in any order, as all events are by default.
     ///
-    /// That is the order of arrival. AuthPI may deliver out of order, so a handler still compares
-    /// [`Event::time`].
+    /// The order is the order of arrival. AuthPI may deliver out of order, so a handler still has
+    /// to compare [`Event::time`].
     ///
-    /// Only for a store that keeps an order: a queue does not compile here.
+    /// Requires a store that keeps the order: with a queue, this does not compile.
     ///
     /// [`Event::time`]: crate::event::Event::time
     pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self
@@ -284,11 +284,11 @@ impl<I> ReceiverBuilder<Stored<I>> {
         self
     }
 
-    /// Makes the receiver.
+    /// Builds the receiver.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, the secrets are not usable, or
-    /// a setting is zero or out of range.
+    /// When the endpoint's name is empty or longer than 100 bytes, the secrets are not usable, or a
+    /// setting is zero or out of range.
     pub fn build(self) -> Result<Receiver, BuildError> {
         self.finish(
             |Stored {
@@ -323,16 +323,16 @@ pub enum BuildError {
     NoEndpoint,
     /// The endpoint's name is longer than [`EventKey::MAX_ENDPOINT_BYTES`].
     EndpointTooLong {
-        /// How long it is.
+        /// Its length.
         bytes: usize,
     },
     /// The secrets are not usable.
     Secrets(KeyRingError),
-    /// Two handlers want the same place.
+    /// Two handlers are registered for the same events.
     Handlers(HandlersError),
     /// A handler takes a transaction, and the store's connection pool has no room for one.
     Pool(PoolTooSmall),
-    /// This setting is zero, or larger than can be.
+    /// This setting is zero or out of range.
     Setting(&'static str),
 }
 
@@ -346,7 +346,7 @@ impl BuildError {
         }
     }
 
-    /// The handlers as a receiver or worker holds them, or why it cannot.
+    /// Checks the handlers and binds them to the store of a receiver or worker.
     pub(crate) fn of<S, H>(handlers: Handlers<S, H>, store: H) -> Result<Routes, Self>
     where
         S: Send + Sync + 'static,

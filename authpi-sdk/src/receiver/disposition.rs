@@ -1,4 +1,4 @@
-//! The table of answers, all of it.
+//! The complete table of answers.
 
 use std::time::Duration;
 
@@ -9,45 +9,46 @@ use http::{
 };
 use http_body_util::Full;
 
-/// What became of a delivery. Exactly 200 acknowledges (AuthPI's guide).
+/// How a delivery is answered. Only 200 acknowledges (AuthPI's guide).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disposition {
-    /// The handler is done and the ledger knows.
+    /// The event is handled and recorded.
     Handled,
-    /// It is in the inbox, durably.
+    /// The event is stored durably in the inbox.
     Stored,
-    /// It is known: handled or given up before, or waiting in the inbox.
+    /// The event is known: handled or given up before, or waiting in the inbox.
     Duplicate,
-    /// No handler is registered for this type. Not recorded, so that the event can be handled later.
+    /// No handler is registered for this event type. Not recorded, so that the event can be handled
+    /// later.
     Unhandled,
-    /// Given up, and kept as a dead letter.
+    /// The event was given up and kept as a dead letter.
     DeadLetter,
-    /// Given up and not kept, as was chosen by name.
+    /// The event was given up and dropped, as configured.
     Dropped,
-    /// Another worker is on it.
+    /// Another worker is handling the event.
     InFlight { retry_after: Duration },
-    /// The handler failed, and another try is worth it.
+    /// The handler failed, and a retry may help.
     Failed { retry_after: Duration },
-    /// The handler gave up, and nothing here can keep the event.
+    /// The handler failed terminally, and the ledger cannot keep the event.
     CannotKeep { retry_after: Duration },
     /// Another worker has taken over.
     LeaseLost { retry_after: Duration },
-    /// The body was dropped before it was complete, since unverified bodies hold as much memory as
-    /// they may.
+    /// The body was dropped before it was complete, to free memory of unverified bodies.
     Shed { retry_after: Duration },
-    /// As much is in flight as may be.
+    /// The maximum number of deliveries is in progress.
     TooMany { retry_after: Duration },
     /// The receiver is shutting down.
     Draining { retry_after: Duration },
     /// The ledger cannot be reached.
     StoreDown { retry_after: Duration },
-    /// It seems to be older than records are kept, and nothing but this machine's clock says so.
+    /// The delivery seems to be older than records are kept, but only this machine's clock says so.
     ClockUnsure { retry_after: Duration },
-    /// Authentic, but not a readable event, and nothing here can keep it.
+    /// Authentic, but not a readable event, and the ledger keeps no dead letters.
     Unreadable,
-    /// The store works and refuses what the event contains, even as a dead letter, or keeps none.
+    /// The store works and refuses the event's content, even as a dead letter, or keeps none.
     ContentRefused,
-    /// Authentic, but signed longer ago than records are kept, and nothing here can keep it.
+    /// Authentic, but signed longer ago than records are kept, and the ledger keeps no dead
+    /// letters.
     Expired,
     /// The sender hung up before the body was complete.
     Interrupted,
@@ -57,9 +58,9 @@ pub(super) enum Disposition {
     NotPost,
     /// The body was not complete in time.
     TooSlow,
-    /// The body is over the cap.
+    /// The body is too large.
     TooLarge,
-    /// We have no usable secret: our fault.
+    /// The receiver has no usable secret, which is our fault.
     NoSecret,
 }
 
@@ -137,7 +138,7 @@ impl Disposition {
         }
     }
 
-    /// The text for the peer: the outcome of an accepted delivery, else no more than the
+    /// The text for the peer: the outcome of an accepted delivery, otherwise no more than the
     /// status says.
     fn text(self) -> &'static str {
         match self.status() {
@@ -161,7 +162,7 @@ impl Disposition {
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
         if let Some(wait) = self.retry_after() {
-            // Whole seconds, rounded up, and never "at once".
+            // Whole seconds, rounded up, and at least one.
             let seconds = wait
                 .as_secs()
                 .saturating_add(u64::from(wait.subsec_nanos() > 0));

@@ -1,4 +1,4 @@
-//! Health of a receiver, for probes.
+//! The health of a receiver or worker, for probes.
 
 use std::{fmt, sync::Arc};
 
@@ -8,34 +8,34 @@ use crate::{
     telemetry,
 };
 
-/// How a receiver or a worker is; its `Display` is a line for people.
+/// The health of a receiver or worker. `Display` writes one line for people.
 ///
-/// For a *readiness* probe. A process whose store is unreachable is not ready, and restarting it would
-/// not help: do not let a liveness probe ask for this.
+/// Use it for a *readiness* probe. A process whose store is unreachable is not ready, but a restart
+/// would not help, so do not use it for a liveness probe.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether the store could write, by a record under the empty endpoint name that was made and
-    /// removed, within two seconds; or what failed, with its [kind](LedgerError::kind).
+    /// Whether the store could create and remove a record under the empty endpoint name within two
+    /// seconds. The error has a [kind](LedgerError::kind).
     pub store: Result<(), LedgerError>,
-    /// Whether it is draining: running handlers finish, and new deliveries are refused.
+    /// Whether it is draining: it waits for running handlers and refuses new deliveries.
     pub draining: bool,
-    /// How many deliveries or events are being worked on here.
+    /// The number of deliveries or events in progress in this process.
     pub in_flight: usize,
-    /// What is waiting in the store for a worker of this endpoint, where the store can be an inbox
-    /// and it answered. For an inline receiver: dead letters that were replayed, if any, which need
-    /// a worker or a redelivery.
+    /// The events that wait in the store for a worker of this endpoint, if the store can be an
+    /// inbox and answered. For an inline receiver: replayed dead letters, which need a worker or a
+    /// redelivery; `None` if there are none.
     pub backlog: Option<Backlog>,
-    /// Whether a delivery of the last ten minutes seemed to be older than records are kept, and
-    /// nothing confirmed this machine's clock: such deliveries are answered with 503. Does not make
-    /// the receiver unready, since one old capture would be enough for it.
+    /// Whether a delivery of the last ten minutes seemed to be older than records are kept while no
+    /// second clock confirmed it. Such deliveries are answered with 503. The receiver stays ready,
+    /// since a single old capture could cause this.
     pub clock_unsure: bool,
 }
 
 impl Health {
-    /// Whether new work is welcome: nothing is being shut down, and the store works. A store that
-    /// is only [busy](LedgerErrorKind::Busy) works: to take a process out for that, or end it,
-    /// would make the others busier.
+    /// Whether it can take new work: it is not shutting down, and the store works. A store that is
+    /// [busy](LedgerErrorKind::Busy) counts as working: removing a process for that would make the
+    /// others busier.
     pub fn is_ready(&self) -> bool {
         let works = self
             .store
@@ -45,7 +45,7 @@ impl Health {
         works && !self.draining
     }
 
-    /// With what the store said, or did not say in time.
+    /// Asks the probes.
     pub(crate) async fn ask(
         probes: &Probes,
         endpoint: &Arc<str>,
@@ -93,12 +93,12 @@ impl fmt::Display for Health {
 }
 
 impl Receiver {
-    /// How this receiver is; two steps of the store, two seconds at most.
+    /// The health of this receiver: two steps of the store, within two seconds.
     ///
-    /// A ledger is asked to claim and forget a record under the empty endpoint name, an inbox to
-    /// append and forget one, and both how much waits. However often this is called, a store is
-    /// asked once a second at most and once at a time: the receivers and workers of a process share
-    /// the answer.
+    /// Claims and forgets a record under the empty endpoint name in a ledger, or appends and
+    /// forgets one in an inbox, and reads the backlog. A store is probed at most once a second and
+    /// never concurrently, however often this is called: the receivers and workers of a process
+    /// share the answer.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -107,8 +107,7 @@ impl Receiver {
         shared.log.tick(&shared.endpoint);
         let (in_flight, draining) = (shared.places.working(), shared.places.is_draining());
         let health = Health::ask(&shared.probes, &shared.endpoint, draining, in_flight).await;
-        // Inline, nothing waits but what was replayed, and that is worth a word only if it is
-        // there.
+        // With an inline receiver only replayed events can wait, so an empty backlog is not shown.
         let inline = matches!(shared.mode, Mode::Inline(_));
         let backlog = health
             .backlog

@@ -1,5 +1,5 @@
-//! The HTTP side: the method, the body within its bounds, authenticity; then over to the detached
-//! work.
+//! The HTTP side: checks the method, reads the body within its limits, verifies it, and passes it
+//! on to detached work.
 
 use std::{
     convert::Infallible,
@@ -29,10 +29,10 @@ use crate::{
 };
 
 impl Receiver {
-    /// Takes one request and answers it.
+    /// Handles one request and returns the answer.
     ///
-    /// Dropping the future while the body comes in takes nothing; dropping it later cancels
-    /// nothing.
+    /// If the future is dropped while the body arrives, nothing is accepted. If it is dropped
+    /// later, handling continues.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -92,7 +92,7 @@ impl Receiver {
                                 .await
                             }
                         };
-                        // Counted here: the sender may have hung up.
+                        // Counted here, since the sender may have hung up.
                         shared.count(answer, &within)
                     };
                     work.instrument(span.clone())
@@ -107,9 +107,9 @@ impl Receiver {
         answer.response()
     }
 
-    /// Does the work detached from the request, so that the sender may hang up: what is not done at once
-    /// goes into a task of its own. The error is the answer where the work was not begun or did not
-    /// end. It has its place until it ends.
+    /// Runs the work detached from the request, so that the sender may hang up: work that does not
+    /// finish at once becomes a task. The work holds its place until it ends. An error is the
+    /// answer if the work was not started or did not end.
     pub(super) async fn run_detached<W>(
         &self,
         work: impl FnOnce(InFlightPermit) -> W,
@@ -126,8 +126,8 @@ impl Receiver {
             return Err(Disposition::TooMany { retry_after });
         };
         let mut work = Box::pin(work(place));
-        // An attempt that waits for nothing is over with its first poll, and a task would cost as
-        // much again. Nothing can drop it between that poll and the task.
+        // Work that waits for nothing ends with its first poll; a task would double its cost.
+        // Nothing can drop the work between that poll and the task.
         let first =
             poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))))
                 .await;
@@ -137,8 +137,8 @@ impl Receiver {
             Err(_) => Err("it panicked".to_owned()),
         };
         done.map_err(|error| {
-            // Handlers' panics are caught where they run; this is the runtime's end, or a bug of
-            // ours.
+            // Panics of handlers are caught elsewhere. This is the end of the runtime, or a bug in
+            // this crate.
             shared.log.write("the work on an event did not finish", "panic", |left_out| {
                 tracing::error!(endpoint = %shared.endpoint, error, left_out, "the work on an event did not finish");
             });
@@ -147,13 +147,13 @@ impl Receiver {
     }
 }
 
-/// A request whose head has been read, and the span of its delivery.
+/// A request whose head was read, with the span of its delivery.
 struct Unverified<B> {
     span: Span,
     verifying: Result<(Verifying, B), Disposition>,
 }
 
-/// The body of an authentic delivery, or how the request is answered.
+/// The body of an authentic delivery, or the answer to the request.
 #[cfg(feature = "axum")]
 pub(super) async fn authentic<B: Body>(
     verifier: &Verifier,
@@ -166,7 +166,7 @@ pub(super) async fn authentic<B: Body>(
     bounds.read(verifying, body).await
 }
 
-/// Checks what does not need the body. Not async, so that no future has to carry the headers.
+/// Checks everything except the body. Not async, so that no future has to hold the headers.
 fn begin<B>(
     verifier: &Verifier,
     about: About<'_>,
@@ -185,13 +185,13 @@ fn begin<B>(
     Ok((verifying, request.into_body()))
 }
 
-/// Bounds of an unauthenticated body, besides the verifier's cap.
+/// The limits of an unauthenticated body, besides the verifier's size limit.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds<'a> {
     pub(super) about: About<'a>,
     pub(super) timeout: Duration,
     pub(super) budget: &'a BodyBudget,
-    /// For who is dropped over the budget.
+    /// The answer to a body that is dropped over the budget.
     pub(super) retry_after: Duration,
 }
 
@@ -225,7 +225,7 @@ impl Bounds<'_> {
         verifying.finish().map_err(|error| self.refuse(&error))
     }
 
-    /// Goes on with a body that needs a larger buffer, within the budget.
+    /// Continues with a body that needs a larger buffer, within the budget.
     async fn read_large<B: Body>(
         &self,
         verifying: Verifying,
@@ -237,7 +237,7 @@ impl Bounds<'_> {
         };
         let charge = self.budget.begin();
         let mut arrived = verifying.received() + data.len();
-        // Declared after the charge, so that its buffer is freed first whenever this is dropped.
+        // Declared after the charge, so that its buffer is freed before the charge is released.
         let mut verifying = verifying;
         loop {
             let is_last = body.is_end_stream();
@@ -258,7 +258,7 @@ impl Bounds<'_> {
                 None => break,
             }
         }
-        // Bytes that are authentic count as work in flight from here on.
+        // From here on, the authentic bytes count as work in progress.
         verifying.finish().map_err(|error| self.refuse(&error))
     }
 
@@ -269,7 +269,7 @@ impl Bounds<'_> {
 
 async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Disposition> {
     while let Some(frame) = body.frame().await {
-        // The framework's own error says no more than that the body did not arrive.
+        // The framework's error only says that the body did not arrive.
         let frame = frame.map_err(|_| Disposition::Interrupted)?;
         if let Ok(mut data) = frame.into_data() {
             return Ok(Some(data.copy_to_bytes(data.remaining())));
@@ -278,10 +278,10 @@ async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Disp
     Ok(None)
 }
 
-/// Whose request it is, in metrics and log lines, and what limits those.
+/// The endpoint's name for metrics and log lines, and the log limit.
 pub(super) type About<'a> = (&'a str, &'a LogLimit);
 
-/// The log learns the reason, the peer does not.
+/// The log gets the reason, the peer does not.
 fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Disposition {
     let reason = error.reason();
     metrics::counter!(telemetry::REFUSED, "endpoint" => endpoint.to_owned(), "reason" => reason)
@@ -308,7 +308,7 @@ impl Shared {
         (&self.endpoint, &self.log)
     }
 
-    /// Counts the answer, and hands it on.
+    /// Counts the answer and returns it.
     fn count(&self, answer: Disposition, span: &Span) -> Disposition {
         let outcome = answer.outcome();
         telemetry::count_by(telemetry::DELIVERIES, &self.endpoint, "outcome", outcome);
@@ -336,7 +336,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Always: what is too much is answered, with 503.
+        // Always ready: excess requests are answered with 503.
         Poll::Ready(Ok(()))
     }
 

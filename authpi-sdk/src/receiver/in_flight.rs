@@ -1,4 +1,5 @@
-//! The places for work in flight, and who waits for another worker's outcome without one.
+//! The places for deliveries in progress, and the deliveries that wait for another worker's outcome
+//! without a place.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -12,19 +13,18 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::ledger::EventKey;
 
-/// How many deliveries may wait for the outcome of one event. More would learn nothing else, and
-/// AuthPI sends them again.
+/// How many deliveries may wait for the outcome of one event. AuthPI sends further ones again.
 pub(super) const MAX_WAITERS_PER_EVENT: usize = 4;
 
 /// The places of one receiver.
 pub(super) struct InFlight {
     all: u32,
     free: Semaphore,
-    /// How many are taken by work; `drain` takes places too.
+    /// How many places are taken by work. `drain` takes places too.
     working: AtomicUsize,
     draining: AtomicBool,
     drain_begun: Notify,
-    /// How many more may wait, in all.
+    /// How many more may wait in total.
     waiting: Semaphore,
     waiters: Mutex<HashMap<EventKey, usize>>,
 }
@@ -50,8 +50,7 @@ impl InFlight {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Resolves when nothing waits or runs any more. Waiters are sent away first; nothing new
-    /// begins.
+    /// Refuses new work, sends waiting deliveries away, and waits until no work is running.
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.drain_begun.notify_waiters();
@@ -63,7 +62,7 @@ impl InFlight {
         }
     }
 
-    /// Lets one more wait for the outcome of this event, unless enough do.
+    /// Registers a delivery that waits for the outcome of this event, unless enough are waiting.
     pub(super) fn waiter(&self, key: &EventKey) -> Option<Waiter<'_>> {
         let permit = self.waiting.try_acquire().ok()?;
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,10 +88,10 @@ impl InFlight {
     }
 }
 
-/// One of the places, until dropped.
+/// One place, until dropped.
 pub(super) struct InFlightPermit {
     places: Arc<InFlight>,
-    /// Not while its work waits.
+    /// False while its work waits.
     is_held: bool,
 }
 
@@ -111,7 +110,7 @@ impl InFlightPermit {
         }
     }
 
-    /// Takes a place again, where one is free.
+    /// Takes a place again, if one is free.
     pub(super) fn take_again(&mut self) -> bool {
         self.is_held = self.is_held || self.places.take();
         self.is_held
@@ -124,7 +123,7 @@ impl Drop for InFlightPermit {
     }
 }
 
-/// One of those who may wait, until dropped.
+/// One waiting delivery, until dropped.
 pub(super) struct Waiter<'p> {
     places: &'p InFlight,
     key: EventKey,
@@ -134,12 +133,12 @@ pub(super) struct Waiter<'p> {
 pub(super) struct Draining;
 
 impl Waiter<'_> {
-    /// Waits for this, but no longer than until a drain begins.
+    /// Waits for the future, but at most until a drain begins.
     pub(super) async fn until_drain<T>(
         &self,
         waited_for: impl Future<Output = T>,
     ) -> Result<T, Draining> {
-        // From here on it sees a drain begin; one that had begun before shows in the flag.
+        // This sees every drain that begins from here on. An earlier one shows in the flag.
         let drain_begun = self.places.drain_begun.notified();
         if self.places.is_draining() {
             return Err(Draining);

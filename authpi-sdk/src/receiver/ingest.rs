@@ -1,5 +1,4 @@
-//! Events that came another way than by a delivery: read from AuthPI's log, or brought back from
-//! the dead letters.
+//! Events that did not come as a delivery: from AuthPI's log, or from dead letters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +16,7 @@ use crate::{
 #[cfg(feature = "client")]
 use crate::{event::ParseError, ledger::AnyLedger, telemetry::LogLimit};
 
-/// What became of an event that was fed.
+/// The result of [`Receiver::ingest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ingested {
@@ -25,31 +24,29 @@ pub enum Ingested {
     Handled,
     /// It is in the inbox; a worker will handle it.
     Stored,
-    /// It is known: it was handled or given up before, or it waits in the inbox.
+    /// It is known: it was handled or given up before, or is waiting in the inbox.
     Duplicate,
     /// No handler is registered for its type. Not recorded, so that it can be handled later.
     Unhandled,
-    /// It was given up: kept as a dead letter, or dropped where that was chosen by name.
+    /// It was given up: kept as a dead letter, or dropped as configured.
     Dead,
-    /// It was not taken, and can be fed again.
+    /// It was not accepted, and can be ingested again.
     NotAccepted {
         /// The outcome's name, as in logs and metrics: `failed`, `in_flight`, `store_down`, …
         outcome: &'static str,
-        /// No sooner than after this.
+        /// The time to wait before the next attempt.
         retry_after: Duration,
     },
 }
 
 impl Receiver {
-    /// Takes an authentic event that did not come as a delivery, and does with it what it does with
-    /// a delivered one: the same handlers, the same ledger. It may be older than the ledger's
-    /// retention.
+    /// Ingests an authentic event that did not come as a delivery. It is processed like a delivery,
+    /// by the same handlers and with the same ledger. It may be older than the ledger's retention.
     ///
-    /// Deliveries of one event are compared, and another content is counted. An event without an
-    /// envelope, as AuthPI's log has it, is compared with nothing: a delivery writes the same event
-    /// otherwise.
+    /// Deliveries of one event are compared, and different content is counted. An event without an
+    /// envelope, as in AuthPI's log, is not compared: a delivery writes the same event differently.
     ///
-    /// Counts as work in flight; dropping the future cancels nothing.
+    /// Counts as work in flight. Dropping the future cancels nothing.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -67,7 +64,7 @@ impl Receiver {
         let work = |mut place| {
             let work = async move {
                 let received_at = shared.settings.clock.now();
-                // Without an envelope it is not as a delivery wrote it, and says nothing about one.
+                // Without an envelope, its bytes are not those of a delivery.
                 let is_a_delivery = event.envelope().is_some();
                 let digest = if is_a_delivery {
                     Digest::of(event.raw_bytes())
@@ -89,8 +86,8 @@ impl Receiver {
             .ingested()
     }
 
-    /// Keeps an unreadable entry of AuthPI's log as a dead letter, where the
-    /// ledger keeps them.
+    /// Keeps an unreadable entry of AuthPI's log as a dead letter, if the ledger keeps dead
+    /// letters.
     #[cfg(feature = "client")]
     pub(crate) async fn ingest_unreadable(&self, raw: Bytes, error: ParseError) -> Ingested {
         let shared = Arc::clone(&self.shared);
@@ -118,7 +115,7 @@ impl Receiver {
 }
 
 impl Shared {
-    /// Counts what became of the event, and hands it on.
+    /// Counts the outcome and returns it.
     fn count_fed(&self, answer: Disposition, span: &Span) -> Disposition {
         telemetry::count_by(telemetry::FED, &self.endpoint, "outcome", answer.outcome());
         span.record("outcome", answer.outcome());
@@ -144,13 +141,14 @@ impl Disposition {
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 impl crate::ledger::DeadLetter {
-    /// The event, to be fed to its receiver again; its delivery was verified when it came.
+    /// The event, to be ingested again by its receiver. Its delivery was verified when it was
+    /// received.
     ///
-    /// Its record still says that it is dead: `replay` of its store first makes it pending. In
-    /// inbox mode that is all, since a worker takes it up then.
+    /// The record is still dead: `replay` of the store makes it pending again. With an inbox, that
+    /// is all that is needed, since a worker then handles it.
     ///
     /// # Errors
-    /// When the delivery was no readable event, which may be why it was given up.
+    /// When the delivery is not a readable event, which may be why it was given up.
     pub fn event(&self) -> Result<Verified<Event>, crate::event::ParseError> {
         Event::from_json(self.body.clone()).map(|event| Verified::new(event, None))
     }

@@ -58,9 +58,9 @@ pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
 pub use health::Health;
 pub use ingest::Ingested;
 
-/// How long a peer is asked to wait, unless set.
+/// The default of the `Retry-After` header.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How long a body may take to arrive, unless set.
+/// The default time limit for a body.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Receives AuthPI's deliveries for one endpoint. Cheap to clone; clones share everything.
@@ -69,14 +69,14 @@ pub struct Receiver {
     shared: Arc<Shared>,
 }
 
-/// What the clones of a receiver and its running work share.
+/// The state that a receiver's clones and its running work share.
 struct Shared {
     endpoint: Arc<str>,
     verifier: Verifier,
     ledger: AnyLedger,
     mode: Mode,
     settings: Settings,
-    /// For the bodies that are not verified yet.
+    /// For bodies that are not verified yet.
     bodies: BodyBudget,
     places: Arc<InFlight>,
     probes: Probes,
@@ -90,18 +90,18 @@ impl Drop for Shared {
     }
 }
 
-/// What is done with a readable event.
+/// What the receiver does with a readable event.
 enum Mode {
-    /// It is handled, and answered then.
+    /// Handles it, then answers.
     Inline(Routes),
-    /// It is stored, and answered; a worker handles it.
+    /// Stores it, then answers; a worker handles it.
     Inbox {
         inbox: AnyInbox,
         ordering_key: Option<OrderingKey>,
     },
 }
 
-/// Which events have to be handled in order: those that have this of their subject in common.
+/// The member of the subject that orders events: those with the same value are handled in order.
 type OrderingKey = fn(&Subject) -> Option<&str>;
 
 #[derive(Clone, Debug)]
@@ -118,12 +118,12 @@ struct Settings {
 }
 
 impl Receiver {
-    /// A receiver that handles a delivery first and answers then.
+    /// A receiver that handles a delivery, then answers.
     ///
-    /// `endpoint` names the endpoint in ledger keys, logs and metrics; two endpoints that share a
-    /// ledger need two names.
+    /// `endpoint` names the endpoint in ledger keys, logs and metrics. Two endpoints that share a
+    /// ledger need different names.
     ///
-    /// Handlers that take a transaction ([`Handlers::on_tx`]) ask for the ledger that they name.
+    /// Handlers that take a transaction ([`Handlers::on_tx`]) require the ledger that they name.
     pub fn inline<S, H>(
         endpoint: impl Into<Arc<str>>,
         verifier: Verifier,
@@ -138,11 +138,11 @@ impl Receiver {
         ReceiverBuilder::inline(endpoint.into(), verifier, Arc::new(ledger), handlers)
     }
 
-    /// A receiver that stores a delivery and answers as soon as it is durable; a
+    /// A receiver that stores a delivery and answers as soon as it is durable. A
     /// [`Worker`](crate::worker::Worker) of the same `endpoint` handles it.
     ///
-    /// For handlers that take longer than AuthPI waits for an answer (how long is not documented),
-    /// and for events that have to be handled in order.
+    /// Use it for handlers that take longer than AuthPI waits for an answer (AuthPI does not
+    /// document how long that is), and for events that have to be handled in order.
     pub fn inbox<I: Inbox>(
         endpoint: impl Into<Arc<str>>,
         verifier: Verifier,
@@ -156,14 +156,13 @@ impl Receiver {
         &self.shared.endpoint
     }
 
-    /// Refuses new deliveries (with 503, from now on) and waits for running handlers. Call it after
-    /// the server's own graceful shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the
-    /// README).
+    /// Refuses new deliveries with 503 and waits for running handlers. Call it after the server's
+    /// own graceful shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the README).
     ///
     /// Deliveries that wait for the outcome of another worker are answered with 503 at once.
     ///
-    /// Handlers have their deadline, so with a ledger that answers this ends; to be sure, put it
-    /// under a timeout of your own.
+    /// Handlers time out, so this ends as long as the ledger answers. To be safe, put a timeout
+    /// around it.
     pub async fn drain(&self) {
         self.shared.places.drain().await;
         self.shared.log.flush(&self.shared.endpoint);

@@ -14,7 +14,7 @@ use crate::{
     receiver::{BuildError, MAX_DURATION, Receiver},
 };
 
-/// Settings of a [`Reconcile`]; made by [`Reconcile::builder`]. No duration may be longer than a
+/// Settings of a [`Reconcile`]. Created by [`Reconcile::builder`]. No duration may be longer than a
 /// year.
 #[must_use]
 pub struct ReconcileBuilder {
@@ -65,17 +65,16 @@ impl ReconcileBuilder {
         }
     }
 
-    /// Where the watermark is kept. Default: in memory, so that each start of the process begins at
+    /// The store of the watermark. Default: in memory, so that each start of the process begins at
     /// the webhook's creation.
     pub fn watermark(mut self, store: impl Watermark) -> Self {
         self.watermark = Box::new(store);
         self
     }
 
-    /// Where to begin while there is no watermark: one that is there counts before it. Default: at
-    /// the webhook's creation.
+    /// Where to begin if there is no watermark. Default: at the webhook's creation.
     ///
-    /// An earlier time is allowed: then events from before the webhook existed are ingested too.
+    /// An earlier time is allowed: events from before the webhook existed are then ingested too.
     pub fn since(mut self, begin: Timestamp) -> Self {
         self.settings.since = Some(begin);
         self
@@ -83,74 +82,74 @@ impl ReconcileBuilder {
 
     /// How far before the watermark to begin. Default 10 min.
     ///
-    /// It has to be longer than an event may take to appear in AuthPI's log after its `timestamp`
-    /// (not documented), and than our clock and AuthPI's may differ. What is read again is a
-    /// duplicate.
+    /// It has to be longer than the time until an event appears in AuthPI's log (not documented),
+    /// plus the difference between our clock and AuthPI's. Events that are read again are
+    /// duplicates.
     pub fn overlap(mut self, overlap: Duration) -> Self {
         self.settings.overlap = overlap;
         self
     }
 
-    /// How many events to hold in memory at once. Default 10,000.
+    /// The maximum number of events in memory. Default 10,000.
     ///
-    /// A window of time that holds more is read in halves. A single millisecond is read in full,
-    /// whatever it holds.
+    /// A time window with more events is read in halves. A single millisecond is read completely,
+    /// however many events it has.
     pub fn limit(mut self, events: usize) -> Self {
         self.settings.limit = events;
         self
     }
 
-    /// How long to go on trying an event that the receiver does not take, at the pauses that it
-    /// asks for. Default 1 min; zero tries once.
+    /// How long to retry an event that the receiver does not accept, with the pauses that it
+    /// requests. Default 1 min; zero tries once.
     pub fn retry_for(mut self, retry_for: Duration) -> Self {
         self.settings.retry_for = retry_for;
         self
     }
 
-    /// How long the other replicas wait for one that died in the middle of a run. Renewed at each
-    /// third. Default 30 s.
+    /// How long other replicas wait for one that died during a run. Renewed at each third. Default
+    /// 30 s.
     ///
-    /// The lease is a record in the receiver's ledger, so it is as shared as that: with `Memory`,
-    /// by one process.
+    /// The lease is a record in the receiver's ledger, so it is shared as far as the ledger is:
+    /// with `Memory`, within one process.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How many events to feed at once. Default 1: one after the other, the oldest first.
+    /// How many events to ingest at once. Default 1: one after the other, the oldest first.
     ///
-    /// With more, a handler may meet a younger event before an older one, unless
-    /// [`ordered_by`](Self::ordered_by) says for which events that must not be. The receiver's
-    /// own limit of work in flight holds as well.
+    /// With more, a handler may get a newer event before an older one, unless
+    /// [`ordered_by`](Self::ordered_by) orders them. The receiver's own limit of work in flight
+    /// also applies.
     pub fn concurrency(mut self, events: usize) -> Self {
         self.settings.concurrency = events;
         self
     }
 
-    /// Has events that name the same thing in their subject fed one after the other, whatever the
-    /// concurrency: `Subject::user_id` for each user's. Give it what the receiver has, if that is
-    /// an inbox with ordering keys.
+    /// Ingests events with the same value of this member of the subject one after the other,
+    /// whatever the concurrency. For example, `Subject::user_id` orders the events of each user.
+    /// Use the setting of the receiver, if that is an inbox with ordering keys.
     pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self {
         self.settings.ordering_key = Some(ordering_key);
         self
     }
 
-    /// Has [`run`](Reconcile::run) read the log only at its first turn, and when AuthPI shows that
+    /// Makes [`run`](Reconcile::run) read the log only the first time, and when AuthPI shows that
     /// something may have been missed: a delivery that failed since the watermark, or a webhook
-    /// that is not active, or has not been for some time since, or took another's place. Default:
-    /// at each turn.
+    /// that is not active, was not active for some time since, or replaced another one. Default:
+    /// every time.
     ///
-    /// That a delivery's status says `failed` only when all retries are over is assumed. Events
-    /// that AuthPI never tried to deliver for another reason show nowhere, so also run without it
-    /// now and then.
+    /// That a delivery's status is only `failed` after all retries is assumed. Events that AuthPI
+    /// did not try to deliver for another reason do not show, so also run without this from time to
+    /// time.
     pub fn only_if_missed(mut self) -> Self {
         self.settings.only_if_missed = true;
         self
     }
 
-    /// Decides which events a webhook with `subjects` wants: the event, and those subjects as
+    /// Decides which events a webhook with `subjects` wants, given the event and those subjects as
     /// AuthPI wrote them. Default: an event whose subject has all members of one of them, which is
-    /// an assumption. A webhook without `subjects` wants all.
+    /// an assumption. A webhook without `subjects` wants all events.
     pub fn subjects(
         mut self,
         wanted: impl Fn(&Event, &[&RawValue]) -> bool + Send + Sync + 'static,
@@ -159,20 +158,20 @@ impl ReconcileBuilder {
         self
     }
 
-    /// Calls `tell` after each page that was read and each event that was fed. It should be quick:
-    /// the run waits for it.
+    /// Calls `tell` after each page that was read and each event that was ingested. It should be
+    /// quick: the run waits for it.
     pub fn on_progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         self.settings.on_progress = Some(Arc::new(tell));
         self
     }
 
-    /// Reads the time elsewhere than from the system.
+    /// Replaces the system clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
         self
     }
 
-    /// Makes it.
+    /// Builds the `Reconcile`.
     ///
     /// # Errors
     /// When a setting is zero or out of range.
@@ -188,7 +187,7 @@ impl ReconcileBuilder {
             ("limit", settings.limit),
             ("concurrency", settings.concurrency),
         ] {
-            // A task each is made of the concurrency.
+            // The concurrency is a number of tasks.
             if number == 0 || (name == "concurrency" && number > 4096) {
                 return Err(BuildError::Setting(name));
             }

@@ -3,7 +3,8 @@ use std::fmt;
 use super::{Report, WatermarkError};
 use crate::{client, ledger::LedgerError};
 
-/// Why a run ended before its end. What it fed is fed, and the next run goes on from the watermark.
+/// Why a run ended early. Ingested events stay ingested, and the next run continues from the
+/// watermark.
 #[derive(Debug)]
 pub struct ReconcileError(Box<Inner>);
 
@@ -32,7 +33,7 @@ impl ReconcileError {
         &self.0.report
     }
 
-    /// The client's error, if a call to AuthPI is what failed.
+    /// The client's error, if a call to AuthPI failed.
     pub fn client_error(&self) -> Option<&client::Error> {
         match &self.0.kind {
             Kind::Client(error) => Some(error),
@@ -40,7 +41,7 @@ impl ReconcileError {
         }
     }
 
-    /// Whether the ledger is what failed: it could not say whose turn it is.
+    /// Whether the ledger failed, which holds the lock.
     pub fn is_ledger(&self) -> bool {
         matches!(self.0.kind, Kind::Ledger(_))
     }

@@ -1,5 +1,5 @@
-//! Feeds the events of a window: ordering key by ordering key in order, several ordering keys at
-//! once, and none past one that is not taken.
+//! Ingests the events of a window: in order per ordering key, several ordering keys at once, and no
+//! further than an event that is not accepted.
 
 use std::{
     collections::VecDeque,
@@ -26,34 +26,34 @@ use crate::{
     signature::Verified,
 };
 
-/// However soon the receiver wants an event again.
+/// The minimum pause before an event is retried.
 pub(super) const MIN_PAUSE: Duration = Duration::from_millis(10);
 
-/// Events that are fed one after the other.
+/// Events that are ingested one after the other.
 struct Queue {
     events: VecDeque<Event>,
 }
 
-/// What is told of an event while a window is fed.
+/// A message about one event of the window.
 pub(super) enum IngestResult {
-    /// It was taken. Nothing before `all_before` is still to be fed; none when nothing is.
+    /// It was accepted. All events before `all_before` are ingested; `None` if that is all.
     Taken {
         fed: Ingested,
         time: Timestamp,
         all_before: Option<Timestamp>,
     },
-    /// It was not, and is tried again.
+    /// It was not accepted, and is retried.
     Again { fed: Ingested },
-    /// It was not, and no more is fed.
+    /// It was not accepted, and nothing further is ingested.
     Stopped(Stopped),
 }
 
-/// A window's events on their way.
+/// A window's events while they are ingested.
 pub(super) struct Feeding {
-    /// The times that each queue has still to come to.
+    /// The times of the events that are left in each queue.
     times: Vec<VecDeque<Timestamp>>,
     reported: mpsc::Receiver<(usize, Said)>,
-    /// Dropped, it breaks off what waits; what is being handled goes on.
+    /// Dropping it cancels waiting events; running handlers continue.
     queues: JoinSet<()>,
 }
 
@@ -64,7 +64,7 @@ enum Said {
 }
 
 impl Feeding {
-    /// Begins with them, in the order that they are in.
+    /// Begins to ingest them, in their order.
     pub(super) fn begin(
         receiver: &Receiver,
         settings: &Settings,
@@ -113,11 +113,10 @@ impl Feeding {
         }
     }
 
-    /// The next news; none when all is over.
+    /// The next message; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<IngestResult> {
         let Some((queue, said)) = self.reported.recv().await else {
-            // A queue that has panicked has not come to its end, and must not be taken for one that
-            // has.
+            // A queue that panicked has not finished.
             while let Some(ended) = self.queues.join_next().await {
                 if let Err(Ok(panicked)) = ended.map_err(JoinError::try_into_panic) {
                     resume_unwind(panicked);
@@ -166,7 +165,7 @@ impl Queue {
                     } => (outcome, retry_after.max(MIN_PAUSE)),
                     fed => break Said::Taken(fed, time),
                 };
-                // Draining is permanently.
+                // A draining receiver does not accept events again.
                 let hopeless = outcome == "draining" || stop.load(Ordering::Acquire);
                 if hopeless || wait > give_up.saturating_duration_since(Instant::now()) {
                     stop.store(true, Ordering::Release);
@@ -185,7 +184,7 @@ impl Queue {
                 }
                 sleep(wait).await;
             };
-            // Nobody listens any more when the run was broken off.
+            // The receiver is gone if the run was cancelled.
             if tell.send((number, said)).await.is_err() {
                 return;
             }

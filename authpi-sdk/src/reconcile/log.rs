@@ -1,5 +1,5 @@
-//! A window of the log, read whole: every page, what the webhook wants of it, in the order in which
-//! it happened.
+//! Reads a window of the log completely: every page, the events that the webhook subscribes to,
+//! ordered by time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,34 +12,33 @@ use crate::{
     event::{Event, ParseError},
 };
 
-/// Events to a page: the most that AuthPI gives.
+/// AuthPI's maximum page size.
 pub(super) const MAX_PAGE: u32 = 100;
 
-/// What a window held.
+/// The events of a window.
 #[derive(Default)]
 pub(super) struct Entries {
-    /// By time, then by id: the same event on two pages is one.
+    /// By time, then by id: the same event on two pages counts once.
     pub(super) events: BTreeMap<(Timestamp, Arc<str>), Event>,
-    /// What AuthPI could not show.
+    /// Entries that AuthPI could not show.
     pub(super) not_shown: u64,
 }
 
 pub(super) enum Read {
     Whole(Entries),
-    /// More than the limit; the newest event that was seen is from then.
+    /// More than the limit. The newest event seen was at this time.
     TooMany {
         newest: i64,
     },
-    /// An unreadable entry was not taken.
+    /// An unreadable entry was not accepted.
     Stopped(Stopped),
 }
 
-/// What a page brought.
+/// The content of a page.
 pub(super) struct Page {
-    /// Events that are wanted and stood on no page before.
+    /// Events of the subscription that were on no earlier page.
     pub(super) wanted: u64,
-    /// Not kept with what the window holds: however much of it there is, it must not fill the
-    /// memory.
+    /// Not kept with the window: they must not fill the memory, however many there are.
     pub(super) unreadable: Vec<(RawJson, ParseError)>,
 }
 
@@ -58,9 +57,9 @@ impl<'a> Reading<'a> {
         wanted: &'a Subscription,
         page: u32,
     ) -> Self {
-        // One millisecond further at the begin: whether `after` leaves out the moment itself is
-        // assumed and not known, and so with `before`. What is asked for holds the window in either
-        // case, and what is beyond is left out here.
+        // One millisecond more on each side: it is assumed, not known, that `after` and `before`
+        // are exclusive. The request covers the window in either case, and events outside of it are
+        // dropped here.
         let from = timestamp(window.from.saturating_sub(1));
         let until = window.until.map(timestamp);
         let call = client
@@ -76,7 +75,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The next page; none when the window is read whole.
+    /// The next page; `None` when the window is complete.
     pub(super) async fn page(&mut self) -> Result<Option<Page>, Error> {
         let Some(next) = self.pages.next().await else {
             return Ok(None);
@@ -121,7 +120,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The calendar's end for what lies beyond it.
+/// jiff's last timestamp for larger values.
 fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
         Timestamp::MIN

@@ -4,48 +4,48 @@ use jiff::Timestamp;
 
 use crate::receiver::Ingested;
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Events that were read and are wanted by the webhook, each once per window; those of a window
-    /// that had to be split, or read again in smaller pages, count again.
+    /// Events that were read and that the webhook subscribes to, each once per window. Events of a
+    /// window that was split, or read again in smaller pages, count again.
     pub read: u64,
     /// Pages that were read.
     pub pages: u64,
-    /// Events that were handled, and had not been before.
+    /// Events that were handled for the first time.
     pub handled: u64,
-    /// Events that were put into the inbox, and had not been there before.
+    /// Events that were newly stored in the inbox.
     pub stored: u64,
     /// Events that were known.
     pub duplicates: u64,
     /// Events without a handler.
     pub unhandled: u64,
-    /// Events that were given up: they are dead letters, or dropped where that was chosen by name.
+    /// Events that were given up: kept as dead letters, or dropped as configured.
     pub dead: u64,
-    /// Times that an event was not taken and tried again.
+    /// The number of retries of events that were not accepted.
     pub retried: u64,
-    /// Up to where the log has been fed, by the events' own `timestamp`.
+    /// How far the log has been ingested, by the events' own `timestamp`.
     pub position: Option<Timestamp>,
     /// How far that is behind our clock; zero when the present is reached.
     pub lag: Duration,
-    /// How long the run has been going on.
+    /// The duration of the run so far.
     pub elapsed: Duration,
 }
 
 impl Progress {
-    /// All events that were fed, duplicates too.
+    /// All ingested events, including duplicates.
     pub fn fed(&self) -> u64 {
         self.handled + self.stored + self.duplicates + self.unhandled + self.dead
     }
 
-    /// New events that were ingested: what would have been missed. Those without a handler are
-    /// not recorded, and so not among them.
+    /// New events that would have been missed. Events without a handler are not recorded, so they
+    /// do not count.
     pub fn new_events(&self) -> u64 {
         self.handled + self.stored + self.dead
     }
 
-    /// Events fed per second, since the run began.
+    /// Ingested events per second since the run began.
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     pub fn rate(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
@@ -56,7 +56,7 @@ impl Progress {
         }
     }
 
-    /// Counts an event, and says under what name.
+    /// Counts an event and returns the name of its outcome.
     pub(super) fn count(&mut self, fed: Ingested) -> &'static str {
         let (count, outcome) = match fed {
             Ingested::Handled => (&mut self.handled, "handled"),
@@ -71,33 +71,34 @@ impl Progress {
     }
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use = "a run can stop at an event that was not accepted: see `Report::into_result`"]
 #[non_exhaustive]
 pub struct Report {
     /// The counts.
     pub progress: Progress,
-    /// Up to where everything is fed: the next run begins an overlap before it. None if there was
-    /// no event yet.
+    /// Everything up to this time is ingested; the next run begins an overlap earlier. `None` if
+    /// there was no event yet.
     pub watermark: Option<Timestamp>,
-    /// The event that was not taken, and that the run therefore ended at; none if it came to the
-    /// end.
+    /// The event at which the run stopped because it was not accepted; `None` if the run came to
+    /// its end.
     pub stopped: Option<Stopped>,
-    /// Whether the last look took less than a second, or was not the first and found nothing new.
-    /// If not, events happen faster than they are fed, or the run ended early.
+    /// Whether the last pass took less than a second, or was a later pass that found nothing new.
+    /// If not, events happen faster than they are ingested, or the run ended early.
     pub caught_up: bool,
-    /// From before this nothing was read, though the run would have begun earlier: the ledger has
-    /// forgotten what was handled then, so that it would be handled again. A run of its own with
-    /// [`since`](super::ReconcileBuilder::since), and without the stored watermark, reads it all
-    /// the same.
+    /// Nothing before this time was read, although the run would have begun earlier: the ledger has
+    /// forgotten which events were handled then, so they would be handled again. To read them
+    /// anyway, make a separate run with [`since`](super::ReconcileBuilder::since) and without the
+    /// stored watermark.
     pub not_read_before: Option<Timestamp>,
-    /// Events that AuthPI says it could not show (`invalid_count` of the pages read).
+    /// Events that AuthPI could not show (`invalid_count` of the pages read).
     pub not_shown: u64,
-    /// What stands in the log and is no readable event, for want of an id, a type or a timestamp.
-    /// It is among the dead letters where the ledger keeps them. Counted as often as it was read.
+    /// Entries of the log that are not readable events, because the id, type or timestamp is
+    /// missing. The ledger keeps them as dead letters, if it keeps dead letters. Counted each time
+    /// they were read.
     pub unreadable: u64,
-    /// How often the log was looked at.
+    /// The number of passes over the log.
     pub passes: u32,
 }
 
@@ -113,8 +114,8 @@ impl Report {
         }
     }
 
-    /// Whether the present was reached. Whether all of the past was read,
-    /// [`not_read_before`](Self::not_read_before) tells.
+    /// Whether the present was reached. [`not_read_before`](Self::not_read_before) says whether all
+    /// of the past was read.
     pub fn is_complete(&self) -> bool {
         self.stopped.is_none() && self.caught_up
     }
@@ -124,9 +125,9 @@ impl Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// Its id; of an unreadable entry, that of its dead letter, `unreadable:` and a SHA-256.
+    /// Its id. For an unreadable entry, the id of its dead letter, `unreadable:` and a SHA-256.
     pub event_id: String,
-    /// When it happened; of an unreadable entry, where the look at the log began.
+    /// When it happened. For an unreadable entry, where the pass began.
     pub time: Timestamp,
     /// Why it was not accepted, at the last attempt: `failed`, `in_flight`, `store_down`, … as in
     /// logs and metrics.

@@ -1,4 +1,4 @@
-//! One run: from the watermark to the present, and again until the present is near enough.
+//! One run: passes from the watermark to the present, until the present is close enough.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use super::{
 };
 use crate::{RawJson, event::ParseError, ledger::EventKey, receiver::Ingested, telemetry};
 
-/// A pass that took no longer, by our clock, has left little behind.
+/// After a pass that took at most this long, by our clock, little is left.
 const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
-/// With more, feeding is slower than events happen, and there is no end.
+/// With more passes, events happen faster than they are ingested, and the run would not end.
 const MOST_PASSES: u32 = 10;
-/// The watermark is saved after so many events, and at the end of each window.
+/// The watermark is saved after this many events, and at the end of each window.
 const SAVE_EVERY: u64 = 256;
 
 pub(super) struct Passes<'a> {
     shared: &'a Shared,
     begin: Instant,
-    /// Where the present pass began.
+    /// Where the current pass began.
     from: Timestamp,
-    /// How many events to ask for at once.
+    /// The page size.
     page: u32,
     report: Report,
 }
@@ -57,9 +57,9 @@ impl<'a> Passes<'a> {
         tracing::Span::current().record("webhook_id", &webhook.id);
         let wanted = Subscription::of(&webhook, settings.subjects.clone());
         loop {
-            // Once for all of the pass's windows, and before the first: an event that enters the
-            // log late may belong to a window that is already read. The overlap before this time is
-            // what finds it.
+            // Read once for all windows of the pass, and before the first one: an event that enters
+            // the log late may belong to a window that was already read. The overlap before this
+            // time covers it.
             let (now, new_before) = (settings.clock.now(), self.report.progress.new_events());
             self.report.passes += 1;
             self.pass(&wanted, now).await?;
@@ -67,7 +67,7 @@ impl<'a> Passes<'a> {
                 return Ok(());
             }
             let nothing_new = self.report.progress.new_events() == new_before;
-            // The first look may have taken long for all that was known; the next begins at the
+            // The first pass may have taken long because of duplicates. The next one begins at the
             // watermark.
             self.report.caught_up =
                 settings.clock.since(now) < CLOSE_ENOUGH || (nothing_new && self.report.passes > 1);
@@ -108,11 +108,11 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Begins no earlier than the ledger remembers, unless a begin was given by name: what was
-    /// handled before would be handled again.
+    /// Begins no earlier than the ledger remembers, unless `since` says otherwise: earlier events
+    /// would be handled again.
     ///
-    /// By the earlier of this machine's clock and the store's, if that has one: a clock that is
-    /// ahead would leave out what is remembered.
+    /// Uses the earlier of this machine's clock and the store's, if that has one: with a clock that
+    /// is ahead, remembered events would be left out.
     async fn leave_out_what_is_forgotten(&mut self, now: Timestamp) -> Result<(), Kind> {
         let Shared {
             receiver, settings, ..
@@ -153,7 +153,7 @@ impl<'a> Passes<'a> {
             let page = match reading.page().await {
                 Ok(Some(page)) => page,
                 Ok(None) => return Ok(Read::Whole(reading.whole())),
-                // Of events that are this large, fewer at once.
+                // Events are large: request fewer at once.
                 Err(error) if error.is_too_large() && self.page > 1 => {
                     self.page /= 2;
                     reading = Reading::begin(client, window, wanted, self.page);
@@ -175,7 +175,7 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Makes a dead letter of an unreadable entry. It is tried again as an event is.
+    /// Keeps an unreadable entry as a dead letter, with the retries of an event.
     async fn bury(&mut self, raw: RawJson, error: ParseError) -> Option<Stopped> {
         let Shared {
             receiver, settings, ..
@@ -198,7 +198,7 @@ impl<'a> Passes<'a> {
                     return None;
                 }
             };
-            // Draining is permanently.
+            // A draining receiver does not accept events again.
             if outcome == "draining" || wait > give_up.saturating_duration_since(Instant::now()) {
                 let event_id = EventKey::unreadable(receiver.endpoint(), &raw)
                     .event_id()
@@ -224,9 +224,9 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// Feeds what a window held. The watermark goes as far as all is taken, and no further than
-    /// `now`, the time at which the pass began: it takes an event's word and our clock's for the
-    /// time, and believes the earlier one, unless that is before all that was read.
+    /// Ingests the events of a window. The watermark advances as far as all events are accepted,
+    /// and not beyond `now`, when the pass began. It is the earlier of the event's time and our
+    /// clock, unless that is before everything that was read.
     async fn ingest(&mut self, held: Entries, now: Timestamp) -> Result<(), Kind> {
         let Shared {
             receiver, settings, ..
@@ -256,7 +256,7 @@ impl<'a> Passes<'a> {
                         outcome,
                         "an event was not taken; the run ends before it"
                     );
-                    // Of several, the first one is what the next run begins with.
+                    // The next run begins with the first of several.
                     let first = self
                         .report
                         .stopped
@@ -326,7 +326,7 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// What there is to say in the end, in the span of the run.
+    /// Completes the report, in the span of the run.
     pub(super) fn end(mut self, ended: Result<(), Kind>) -> Result<Report, ReconcileError> {
         let endpoint = self.shared.receiver.endpoint();
         let outcome = match (&ended, &self.report.stopped) {
@@ -366,9 +366,9 @@ impl<'a> Passes<'a> {
     }
 }
 
-/// Where a pass begins. A watermark from before the webhook's creation is an earlier webhook's of
-/// the same endpoint (its secret was changed by making a new one, say), and holds; a later one is
-/// this webhook's, which wants nothing from before it was there.
+/// Where a pass begins. A watermark from before the webhook's creation is that of an earlier
+/// webhook of the same endpoint (for example, before its secret was changed by creating a new one),
+/// and is valid. A later one is this webhook's, which wants no event from before its creation.
 fn begin(
     watermark: Option<Timestamp>,
     since: Option<Timestamp>,
@@ -388,8 +388,7 @@ fn begin(
     }
 }
 
-/// From when on the ledger still knows what was handled; an overlap of it is kept in hand, since a
-/// run takes time.
+/// From when on the ledger remembers handled events, plus an overlap, since a run takes time.
 fn known_from(now: Timestamp, retention: Duration, overlap: Duration) -> Timestamp {
     let sure = retention.saturating_sub(overlap.min(retention / 2));
     let sure = SignedDuration::try_from(sure).unwrap_or(SignedDuration::MAX);

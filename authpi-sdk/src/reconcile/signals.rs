@@ -7,21 +7,21 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Shared, error::Kind};
 use crate::client::{DeliveryStatus, WebhookStatus};
 
-/// The signs that were seen by the time of the last run that came to its end.
+/// The signs at the end of the last complete run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// The newest delivery that failed.
+    /// The newest failed delivery.
     failed: Option<Timestamp>,
-    /// Since when the webhook is there, with its status. One that took another's place shows none
-    /// of the other's failures.
+    /// Since when the webhook exists with its status. A webhook that replaced another one does not
+    /// show the failures of the other.
     as_it_is_since: Option<Timestamp>,
-    /// While it is not active, nothing may be delivered at any time, so each look is another sign.
+    /// While it is not active, deliveries may be missing at any time, so each check is another
+    /// sign.
     looks_while_inactive: u64,
 }
 
 impl Seen {
-    /// Whether the log has had the time to hold all that these signs are about, when a run begins
-    /// `now`.
+    /// Whether the log contains all events that these signs are about, when a run begins at `now`.
     pub(super) fn is_settled(&self, now: Timestamp, overlap: Duration) -> bool {
         let newest = self.failed.max(self.as_it_is_since);
         newest.is_none_or(|newest| later(newest, overlap) <= now)
@@ -43,7 +43,7 @@ fn earlier(at: Timestamp, by: Duration) -> Timestamp {
 }
 
 impl Shared {
-    /// The signs now; others than `seen` if there are new ones.
+    /// The current signs. They differ from `seen` if there are new ones.
     pub(super) async fn missed(&self, seen: &Seen) -> Result<Seen, Kind> {
         let webhook = self.webhook.look(&self.client).await?;
         let is_active = webhook
@@ -58,7 +58,7 @@ impl Shared {
             .max(created_at);
 
         let watermark = self.watermark.load(self.receiver.endpoint()).await?;
-        // Younger events may have drawn the watermark past a sign that is not settled yet.
+        // Newer events may have advanced the watermark beyond a sign that is not settled yet.
         let watermark = watermark.map(|at| earlier(at, self.settings.overlap));
         let after = watermark.max(seen.failed).or(created_at);
         let mut call = self
@@ -70,7 +70,7 @@ impl Shared {
         if let Some(after) = after {
             call = call.after(after);
         }
-        // One page tells that there are any. Those on further pages are seen at a next look.
+        // One page shows whether there are any. The next check sees those on further pages.
         let newest = call
             .await?
             .items

@@ -1,14 +1,14 @@
-//! Whose events are reconciled.
+//! Which webhook is reconciled.
 
 use super::error::Kind;
 use crate::client::{Client, Webhook, WebhookSpec};
 
-/// Names a webhook: by its id, or by the spec that a service
-/// [declares](crate::client::Webhooks::ensure).
+/// A webhook: by its id, or by the spec with which a service
+/// [declares](crate::client::Webhooks::ensure) it.
 ///
-/// An id is one webhook for ever. A spec is whatever webhook has its name and URL at the time
-/// ([`find`](crate::client::Webhooks::find)): also after another took its place, as by a
-/// [rotation](crate::client::Webhooks::rotate).
+/// An id always means the same webhook. A spec means the current webhook with its name and URL
+/// ([`find`](crate::client::Webhooks::find)), including one that replaced another, for example
+/// after a [rotation](crate::client::Webhooks::rotate).
 #[derive(Clone, Debug)]
 pub struct WebhookRef(By);
 
@@ -49,7 +49,7 @@ impl From<&WebhookSpec> for WebhookRef {
 }
 
 impl WebhookRef {
-    /// The webhook as it is now.
+    /// The webhook's current state.
     pub(super) async fn look(&self, client: &Client) -> Result<Webhook, Kind> {
         match &self.0 {
             By::Id(id) => Ok(client.webhooks().get(id).await?.value),

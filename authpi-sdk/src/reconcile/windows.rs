@@ -1,8 +1,8 @@
-//! Which part of the log is read next. No I/O, so that it can be tried on any log.
+//! Decides which part of the log is read next. No I/O, so that it can be tested with any log.
 
 /// An hour, in milliseconds.
 const FIRST: i64 = 3_600_000;
-/// Over so many events of the limit a window is not made longer.
+/// A window with at least this fraction of the limit does not grow.
 const FULL_ENOUGH: usize = 4;
 
 /// A part of the log, in Unix milliseconds.
@@ -10,7 +10,7 @@ const FULL_ENOUGH: usize = 4;
 pub(super) struct Window {
     /// Inclusive.
     pub(super) from: i64,
-    /// Exclusive; none for all that there is.
+    /// Exclusive; `None` for no end.
     pub(super) until: Option<i64>,
     /// Whether it can be split.
     pub(super) splits: bool,
@@ -22,15 +22,15 @@ impl Window {
     }
 }
 
-/// The windows from some time to the present, without a gap: each begins where the one before
-/// ended, and the last one has no end.
+/// The windows from a time to the present, without gaps: each begins where the one before ended,
+/// and the last one has no end.
 ///
-/// They grow while there is little in them, and are split when there is too much.
+/// They grow while they contain few events, and are split when they contain too many.
 #[derive(Debug)]
 pub(super) struct Windows {
     from: i64,
     span: i64,
-    /// What reaches up to here is open.
+    /// A window that reaches up to here has no end.
     horizon: i64,
 }
 
@@ -52,9 +52,9 @@ impl Windows {
         }
     }
 
-    /// The window held too much; the newest event seen in it was at `newest`.
+    /// The window had too many events; the newest one seen was at `newest`.
     pub(super) fn split(&mut self, window: Window, newest: i64) {
-        // The clock that `now` was from may be behind AuthPI's.
+        // Our clock may be behind AuthPI's.
         self.horizon = self.horizon.max(newest.saturating_add(2));
         let length = window
             .until
@@ -63,7 +63,7 @@ impl Windows {
         self.span = (length / 2).max(1);
     }
 
-    /// The window was read, and held so many; says whether there is another.
+    /// The window was read, with this many events. Returns whether there is another one.
     pub(super) fn done(&mut self, window: Window, events: usize, limit: usize) -> bool {
         let Some(until) = window.until else {
             return false;
@@ -80,7 +80,7 @@ impl Windows {
 mod tests {
     use super::*;
 
-    /// Reads the log as a run does, and gives what it fed, and how much at once at most.
+    /// Reads the log like a run. Returns the ingested events, and the maximum held at once.
     fn fed(log: &[i64], from: i64, now: i64, limit: usize) -> (Vec<i64>, usize, usize) {
         let mut windows = Windows::new(from, now);
         let (mut fed, mut at_once, mut steps) = (Vec::new(), 0, 0);
@@ -90,7 +90,7 @@ mod tests {
             let window = windows.next();
             let held: Vec<_> = log.iter().copied().filter(|at| window.holds(*at)).collect();
             if held.len() > limit && window.splits {
-                // Of a list in any order, what was read by then.
+                // What had been read from a list in any order.
                 windows.split(window, held[..=limit].iter().copied().max().unwrap());
                 continue;
             }
@@ -105,7 +105,7 @@ mod tests {
         }
     }
 
-    /// Numbers that look random and are the same each time.
+    /// Pseudo-random numbers, the same each time.
     fn random(seed: u64) -> impl FnMut(i64) -> i64 {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         move |below| {

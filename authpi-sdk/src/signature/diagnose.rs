@@ -11,37 +11,36 @@ use super::{
 };
 use crate::json;
 
-/// How many bytes are hashed before giving up.
+/// The maximum number of bytes that are hashed.
 const HASHED_AT_MOST: usize = 256 << 20;
 
-/// What a captured delivery tells about how it was signed; its `Display` is meant for people.
+/// How a captured delivery was signed. `Display` writes it for people.
 ///
-/// It holds no secret and nothing of the body.
+/// It contains no secret and nothing of the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Diagnosis {
-    /// The scheme that fits, if any.
+    /// The scheme that matches, if any.
     pub scheme: Option<SignatureScheme>,
-    /// Which bytes fitted instead of the delivered ones, when the body was changed on its way to
-    /// us.
+    /// If the body was changed on its way: how it has to be changed back to match.
     pub body_was: Option<&'static str>,
-    /// The headers that hold something like a signature.
+    /// The headers that contain something like a signature.
     pub candidates: Vec<HeaderName>,
-    /// What else was found, a line each.
+    /// Further findings, one line each.
     pub remarks: Vec<String>,
 }
 
-/// Finds out how one real delivery, captured with all its headers and the exact bytes of its body,
-/// was signed with `secret`.
+/// Finds out how a real delivery was signed with `secret`. The delivery has to be captured with all
+/// its headers and the exact bytes of its body.
 ///
-/// Tries every header that holds something like a signature, with the body alone, with each
-/// timestamp and each id among the headers before it, and with every form of the key. When nothing
-/// fits it also tries what a well-meaning proxy or framework makes of a body: JSON rewritten, a
-/// line break more or less.
+/// Tries every header that contains something like a signature, with the body alone, with each
+/// timestamp and each id in the headers before it, and with every form of the key. If nothing
+/// matches, it also tries common changes that a proxy or framework makes to a body: rewritten JSON,
+/// an added or removed line break.
 ///
-/// It takes thousands of hashes where one verification takes one, so keep it to tools, and to logs
-/// of what you sent yourself. After 256 MiB it gives up and says so; headers made for that can come
-/// from a stranger only.
+/// This takes thousands of hashes, where a verification takes one. Use it in tools, and for
+/// deliveries that you sent yourself. It stops after 256 MiB and reports that; only headers crafted
+/// for that purpose need so much.
 pub fn diagnose(headers: &HeaderMap, body: &[u8], secret: &Secret) -> Diagnosis {
     diagnose_within(HASHED_AT_MOST, headers, body, secret)
 }
@@ -71,7 +70,7 @@ fn diagnose_within(
                         let Some(mut mac) = key.hmac(secret) else {
                             continue;
                         };
-                        // A hash of nothing at all is some blocks, too.
+                        // Hashing an empty input also takes some blocks.
                         let Some(left) = budget.checked_sub(prefix.len() + body.len() + 256) else {
                             remarks.push(
                                 "gave up: there are too many combinations of headers to try"
@@ -119,9 +118,9 @@ fn diagnose_within(
 }
 
 impl Verifier {
-    /// Says why a delivery failed to verify: for the log or a tool, never for the peer.
+    /// Explains why a delivery failed to verify, for the log or a tool, never for the peer.
     ///
-    /// Each secret of the ring is tried by itself, also those out of their window.
+    /// Each secret of the ring is tried separately, including those outside of their window.
     pub fn diagnose(&self, headers: &HeaderMap, body: &[u8]) -> Vec<String> {
         let mut lines = match self.verify(headers, bytes::Bytes::copy_from_slice(body)) {
             Ok(verified) => {
@@ -184,7 +183,7 @@ fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
     if let Some(rest) = body.strip_prefix(b"\xef\xbb\xbf") {
         bodies.push((Some("the body without its byte order mark"), rest.to_vec()));
     }
-    // Reading it as a value also bounds how deep it goes.
+    // Parsing it as a value also limits the nesting depth.
     if let Some((text, value)) = std::str::from_utf8(body)
         .ok()
         .and_then(|text| Some((text, json::read(text).ok()?)))
@@ -203,7 +202,7 @@ fn bodies(body: &[u8]) -> Vec<(Option<&'static str>, Vec<u8>)> {
                 .iter()
                 .map(|(was, spacing)| (Some(*was), spaced_anew(text, *spacing))),
         );
-        // The same again with the keys sorted, as some frameworks write them.
+        // The same with sorted keys, as some frameworks write them.
         let sorted = value.to_string();
         bodies.extend(
             forms
@@ -219,12 +218,12 @@ enum Spacing {
     None,
     /// As Python writes it.
     Spaces,
-    /// By two, a member a line.
+    /// Indented by two spaces, one member per line.
     Indented,
 }
 
-/// Valid JSON with other white space between its parts; order, numbers and escapes stay as they are
-/// written.
+/// The same JSON with other white space between its tokens. Order, numbers and escapes do not
+/// change.
 fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
     let (mut rewritten, mut depth, mut in_string, mut escaped) =
         (Vec::with_capacity(json.len()), 0, false, false);
@@ -245,7 +244,7 @@ fn spaced_anew(json: &str, spacing: Spacing) -> Vec<u8> {
         let closes = matches!(byte, b'}' | b']');
         let empty = matches!(rewritten.last(), Some(b'{' | b'['));
         depth -= usize::from(closes);
-        // Nothing stands between the brackets of an empty object or list.
+        // An empty object or list has nothing between its brackets.
         if spacing == Spacing::Indented && (empty != closes || rewritten.last() == Some(&b',')) {
             line(&mut rewritten, depth);
         }
@@ -297,11 +296,12 @@ fn signatures_in(value: &[u8]) -> Vec<Found> {
         let Ok(presented) = scheme.read_header(&headers) else {
             continue;
         };
-        // Pairs without a time would be a list.
+        // Pairs without a timestamp would be a list.
         if (header_format == HeaderFormat::Pairs) != presented.timestamp.is_some() {
             continue;
         }
-        // What can be seconds is: as milliseconds it would lie in the year 1973 at the latest.
+        // A number that can be seconds is taken as seconds: as milliseconds it would be in 1973 at
+        // the latest.
         let digits = presented
             .timestamp
             .as_ref()
@@ -320,7 +320,7 @@ fn signatures_in(value: &[u8]) -> Vec<Found> {
     found
 }
 
-/// What may have been signed before the body, with the content that says so.
+/// What may have been signed before the body, with the content setting that says so.
 fn contents(
     headers: &HeaderMap,
     signature: &HeaderName,
@@ -335,7 +335,7 @@ fn contents(
         ));
     }
     for (timestamp, at) in headers {
-        // Ten digits are a second, and thirteen a millisecond, between the years 2001 and 2286.
+        // Between the years 2001 and 2286, seconds have ten digits and milliseconds thirteen.
         let unit = match at.len() {
             10 => TimeUnit::Seconds,
             13 => TimeUnit::Milliseconds,
@@ -367,7 +367,7 @@ fn contents(
 }
 
 impl SignatureScheme {
-    /// Whether a signature of this scheme is one of `other` too.
+    /// Whether a signature of this scheme is also one of `other`.
     fn signs_as(&self, other: &Self) -> bool {
         let encoding = self.encoding == other.encoding || other.encoding == Encoding::HexOrBase64;
         encoding
@@ -386,7 +386,7 @@ impl SignatureScheme {
             )
     }
 
-    /// The scheme as a line of Rust that makes it.
+    /// The scheme as a line of Rust that creates it.
     pub fn to_rust(&self) -> String {
         let presets = [
             ("authpi", Self::authpi()),

@@ -11,19 +11,19 @@ use jiff::Timestamp;
 
 use super::Secret;
 
-/// How many secrets a ring may hold: each one costs a hash of every delivery.
+/// The maximum number of secrets in a ring: each one costs a hash of every delivery.
 pub const MAX_KEYS: usize = 4;
 
-/// The secrets that a delivery may be signed with, each under a name that says in the log which one
-/// matched.
+/// The secrets that a delivery may be signed with. Each has a name, so that the log can say which
+/// one matched.
 ///
 /// Clones share one ring, so [`replace`](KeyRing::replace) changes the secrets of a running
-/// receiver. During a rotation hold the old and the new secret; with
-/// [`with_during`](KeyRing::with_during) a secret comes and goes by itself.
+/// receiver. During a rotation, the ring holds the old and the new secret. With
+/// [`with_during`](KeyRing::with_during), a secret becomes valid and expires by itself.
 #[derive(Clone)]
 pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
 
-/// One state of a ring; replaced as a whole.
+/// One state of a ring, replaced as a whole.
 #[derive(Clone, Default)]
 pub(super) struct Keys(Vec<Key>);
 
@@ -35,7 +35,7 @@ pub(super) struct Key {
     last_match: LastMatch,
 }
 
-/// When a delivery was last signed with a key, in Unix milliseconds; shared by all rings that hold
+/// When a delivery was last signed with a key, in Unix milliseconds. Shared by all rings that hold
 /// the key.
 #[derive(Clone)]
 struct LastMatch(Arc<AtomicI64>);
@@ -43,7 +43,7 @@ struct LastMatch(Arc<AtomicI64>);
 const NEVER: i64 = i64::MIN;
 
 impl Key {
-    /// Notes that an authentic delivery was signed with it.
+    /// Records that an authentic delivery was signed with it.
     pub(super) fn matched(&self, at: Timestamp) {
         self.last_match
             .0
@@ -81,16 +81,16 @@ impl Keys {
 }
 
 impl KeyRing {
-    /// A ring without secrets; a receiver refuses to be built on it.
+    /// A ring without secrets. A receiver cannot be built with it.
     pub fn new() -> Self {
         Self(Arc::default())
     }
 
-    /// Adds a secret that is valid at any time. It gives a ring of its own: what already runs on a
-    /// clone of this one does not change (that is what [`replace`](Self::replace) is for).
+    /// Adds a secret that is always valid. Returns a separate ring: clones of this ring do not
+    /// change (use [`replace`](Self::replace) for that).
     ///
-    /// What is wrong with the ring as a whole (more than [`MAX_KEYS`] secrets, a name used twice,
-    /// an empty secret) is reported by [`check`](Self::check), which building a receiver calls.
+    /// Errors of the ring as a whole (more than [`MAX_KEYS`] secrets, a duplicate name, an empty
+    /// secret) are reported by [`check`](Self::check), which building a receiver calls.
     #[must_use]
     pub fn with(self, name: impl Into<Arc<str>>, secret: impl Into<Secret>) -> Self {
         self.with_during(name, secret, ..)
@@ -114,16 +114,16 @@ impl KeyRing {
             window,
             last_match,
         });
-        // A ring of its own: adding to a clone must not change what a running receiver trusts.
+        // A separate ring: adding to a clone must not change what a running receiver trusts.
         Self(Arc::new(RwLock::new(Arc::new(keys))))
     }
 
-    /// Puts the secrets of `next` in the place of these, for every clone of this ring at once. A
-    /// secret that stays under its name keeps its [`last_match`](Self::last_match).
+    /// Replaces the secrets with those of `next`, in every clone of this ring at once. A secret
+    /// that keeps its name also keeps its [`last_match`](Self::last_match).
     ///
     /// # Errors
-    /// When `next` does not pass [`check`](Self::check) or is empty, which [`clear`](Self::clear)
-    /// is for; the ring is unchanged then.
+    /// When `next` fails [`check`](Self::check) or is empty (use [`clear`](Self::clear) for that).
+    /// The ring is then unchanged.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
         let keys = next.keys();
         if keys.0.is_empty() {
@@ -144,16 +144,16 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Removes every secret, for every clone of this ring at once: a receiver answers each delivery
-    /// with 500 from then on, until [`replace`](Self::replace) gives it others. For when the last
+    /// Removes every secret, in every clone of this ring at once. A receiver then answers each
+    /// delivery with 500, until [`replace`](Self::replace) adds secrets. For use when the last
     /// secret is revoked.
     pub fn clear(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
-    /// When an authentic delivery was last signed with (or carried) the secret of this name; none
-    /// if none was yet, or there is no such secret. It tells during a rotation whether the new
-    /// secret is in use, and whether the old one still is. By the verifier's clock, to the
+    /// When an authentic delivery was last signed with (or carried) the secret of this name; `None`
+    /// if that has not happened or there is no such secret. During a rotation, it shows whether the
+    /// new secret is in use, and whether the old one still is. By the verifier's clock, to the
     /// millisecond, in this process only.
     pub fn last_match(&self, name: &str) -> Option<Timestamp> {
         let keys = self.keys();
@@ -168,10 +168,10 @@ impl KeyRing {
             .flatten()
     }
 
-    /// Says what is wrong with the ring, if anything.
+    /// Checks the ring.
     ///
     /// # Errors
-    /// More than [`MAX_KEYS`] secrets, a name used twice, or an empty secret.
+    /// More than [`MAX_KEYS`] secrets, a duplicate name, or an empty secret.
     pub fn check(&self) -> Result<(), KeyRingError> {
         self.keys().check()
     }
@@ -181,7 +181,7 @@ impl KeyRing {
         self.keys().0.is_empty()
     }
 
-    /// The names of its secrets, in the order they were added.
+    /// The names of its secrets, in the order in which they were added.
     pub fn names(&self) -> Vec<String> {
         self.keys().iter().map(|key| key.name.to_string()).collect()
     }
@@ -210,25 +210,25 @@ impl fmt::Debug for KeyRing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyRingError {
-    /// It holds no secret.
+    /// It has no secret.
     Empty,
-    /// It holds more than [`MAX_KEYS`].
+    /// It has more than [`MAX_KEYS`] secrets.
     TooMany {
-        /// How many it holds.
+        /// How many it has.
         held: usize,
     },
-    /// Two secrets go by one name.
+    /// Two secrets have the same name.
     NameTwice {
-        /// That name.
+        /// The name.
         name: String,
     },
-    /// A secret is the empty string, which everybody knows.
+    /// A secret is the empty string.
     EmptySecret {
         /// Its name.
         name: String,
     },
-    /// A secret is not of the form that the signature scheme takes its key from (such as base64),
-    /// so nothing could be verified with it.
+    /// A secret does not have the form from which the signature scheme takes its key (such as
+    /// base64), so it cannot verify anything.
     NotOfForm {
         /// Its name.
         name: String,

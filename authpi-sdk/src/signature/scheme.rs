@@ -19,18 +19,17 @@ use crate::hex;
 pub(super) type HmacSha256 = Hmac<Sha256>;
 pub(super) type Signature = [u8; 32];
 
-/// At most this many signatures in one delivery are looked at; a sender in the midst of a rotation
+/// The maximum number of signatures in one delivery that are checked. A sender during a rotation
 /// sends two.
 pub(super) const MAX_SIGNATURES: usize = 16;
-/// A signature header longer than this (in bytes) is refused unread.
+/// A longer signature header, in bytes, is refused without reading it.
 const MAX_HEADER: usize = 4096;
 
-/// How a delivery is signed, as a small value. It is configuration, and never chosen by the
-/// request.
+/// How a delivery is signed. It is configuration, and never chosen by the request.
 ///
-/// Three presets: [`authpi`](Self::authpi), [`timestamped`](Self::timestamped),
-/// [`standard_webhooks`](Self::standard_webhooks); by `FromStr` also `"authpi"`, `"timestamped"`,
-/// `"standard-webhooks"`. Each part can be replaced.
+/// There are three presets: [`authpi`](Self::authpi), [`timestamped`](Self::timestamped),
+/// [`standard_webhooks`](Self::standard_webhooks); `FromStr` also accepts `"authpi"`,
+/// `"timestamped"`, `"standard-webhooks"`. Each part can be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignatureScheme {
     pub(super) header: HeaderName,
@@ -46,10 +45,10 @@ pub struct SignatureScheme {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeaderFormat {
-    /// One signature or several, parted by commas or spaces, each bare or after `sha256=`, `v1=` or
-    /// `v1,`.
+    /// One or several signatures, separated by commas or spaces, each bare or after `sha256=`,
+    /// `v1=` or `v1,`.
     List,
-    /// `t=<timestamp>,v1=<signature>`, with as many `v1` as there are keys.
+    /// `t=<timestamp>,v1=<signature>`, with one `v1` per key.
     Pairs,
 }
 
@@ -57,17 +56,17 @@ pub enum HeaderFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SignedContent {
-    /// The raw body alone.
+    /// The raw body.
     Body,
-    /// `<t>.<body>`, where `t` (Unix time, in the scheme's [`TimeUnit`]) stands in the signature
-    /// header, which is written in [`HeaderFormat::Pairs`] then, whatever else was asked for.
+    /// `<t>.<body>`, where `t` (Unix time, in the scheme's [`TimeUnit`]) is in the signature
+    /// header. The header then has [`HeaderFormat::Pairs`], whatever format is set.
     PairedTimestampAndBody,
-    /// `<timestamp>.<body>`, where the timestamp (Unix time) is in a header of its own.
+    /// `<timestamp>.<body>`, with the timestamp (Unix time) in a separate header.
     TimestampAndBody {
-        /// That header.
+        /// The timestamp's header.
         timestamp: HeaderName,
     },
-    /// `<id>.<timestamp>.<body>`, both in headers of their own.
+    /// `<id>.<timestamp>.<body>`, both in separate headers.
     IdTimestampAndBody {
         /// The message id's header.
         id: HeaderName,
@@ -76,7 +75,7 @@ pub enum SignedContent {
     },
 }
 
-/// What a signed timestamp counts, from 1970.
+/// The unit of a signed timestamp, counted from 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TimeUnit {
@@ -88,7 +87,7 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// Enough for the year 5000, and far from any overflow.
+    /// Enough for the year 5000, without overflow.
     pub(super) fn digits(self) -> usize {
         match self {
             Self::Seconds => 11,
@@ -118,7 +117,7 @@ impl TimeUnit {
     }
 }
 
-/// How the 32 bytes of a signature are written.
+/// The encoding of a signature's 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Encoding {
@@ -126,8 +125,7 @@ pub enum Encoding {
     Hex,
     /// Base64, with or without padding.
     Base64,
-    /// Either of them is read (their lengths differ, so neither can be taken for the other); hex is
-    /// written.
+    /// Reads both, which have different lengths; writes hex.
     HexOrBase64,
 }
 
@@ -135,13 +133,14 @@ pub enum Encoding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyEncoding {
-    /// The whole secret, prefix and all, as UTF-8.
+    /// The whole secret with its prefix, as UTF-8.
     Whole,
-    /// What follows the prefix (`whs_`, `whsec_`: all up to the first underscore), as UTF-8.
+    /// The part after the prefix (`whs_`, `whsec_`: everything up to the first underscore), as
+    /// UTF-8.
     AfterPrefix,
-    /// What follows the prefix (if there is one), decoded as base64.
+    /// The part after the prefix (if any), decoded as base64.
     Base64AfterPrefix,
-    /// What follows the prefix (if there is one), decoded as hexadecimal digits.
+    /// The part after the prefix (if any), decoded as hexadecimal digits.
     HexAfterPrefix,
 }
 
@@ -149,10 +148,10 @@ impl SignatureScheme {
     /// Our reading of AuthPI's signature: `X-Webhook-Signature`, HMAC-SHA256 of the raw body.
     ///
     /// The header and the algorithm are documented (AuthPI's webhooks reference). **Assumed**,
-    /// since nothing is documented: that the raw body is what is signed, that the whole secret as
-    /// UTF-8 is the key, and that there is no timestamp. The encoding is not documented either, so
-    /// hex and base64 are both read, with or without `sha256=` or `v1=`.
-    /// [`diagnose`](super::diagnose) tells from one real delivery whether this holds.
+    /// since nothing is documented: the raw body is signed, the whole secret as UTF-8 is the key,
+    /// and there is no timestamp. The encoding is not documented either, so hex and base64 are both
+    /// read, with or without `sha256=` or `v1=`. [`diagnose`](super::diagnose) checks this with one
+    /// real delivery.
     pub fn authpi() -> Self {
         Self {
             header: HeaderName::from_static("x-webhook-signature"),
@@ -193,13 +192,13 @@ impl SignatureScheme {
         }
     }
 
-    /// Reads the signature from another header.
+    /// Sets the signature header.
     #[must_use]
     pub fn header(self, header: HeaderName) -> Self {
         Self { header, ..self }
     }
 
-    /// Reads that header in another way.
+    /// Sets the format of the signature header.
     #[must_use]
     pub fn header_format(self, header_format: HeaderFormat) -> Self {
         Self {
@@ -208,52 +207,52 @@ impl SignatureScheme {
         }
     }
 
-    /// Takes other bytes for signed.
+    /// Sets which bytes are signed.
     #[must_use]
     pub fn content(self, content: SignedContent) -> Self {
         Self { content, ..self }
     }
 
-    /// Reads signatures in another encoding.
+    /// Sets the encoding of signatures.
     #[must_use]
     pub fn encoding(self, encoding: Encoding) -> Self {
         Self { encoding, ..self }
     }
 
-    /// Takes the key from the secret in another way.
+    /// Sets how the key is taken from the secret.
     #[must_use]
     pub fn key(self, key: KeyEncoding) -> Self {
         Self { key, ..self }
     }
 
-    /// Sets how far the signed timestamp may lie from now, to either side (default five minutes).
-    /// Without effect where no timestamp is signed.
+    /// Sets how far the signed timestamp may differ from now, in either direction (default five
+    /// minutes). No effect if no timestamp is signed.
     #[must_use]
     pub fn tolerance(self, tolerance: Duration) -> Self {
         Self { tolerance, ..self }
     }
 
-    /// Sets what the signed timestamp counts (default seconds). Without effect where no timestamp
-    /// is signed.
+    /// Sets the unit of the signed timestamp (default seconds). No effect if no timestamp is
+    /// signed.
     #[must_use]
     pub fn time_unit(self, time_unit: TimeUnit) -> Self {
         Self { time_unit, ..self }
     }
 
-    /// The unit, where a timestamp is signed.
+    /// The unit, if a timestamp is signed.
     pub(super) fn signed_unit(&self) -> Option<TimeUnit> {
         (self.content != SignedContent::Body).then_some(self.time_unit)
     }
 
-    /// The headers that a sender puts on a delivery of `body`.
+    /// The headers that a sender adds to a delivery of `body`.
     ///
-    /// `message_id` and `at` are used where the scheme signs them. Hex or base64 is written bare,
+    /// `message_id` and `at` are used if the scheme signs them. Hex or base64 is written bare,
     /// except that [`HeaderFormat::Pairs`] writes `t=…,v1=…` and a scheme with a signed id writes
     /// `v1,…`.
     ///
     /// # Errors
-    /// When the secret is not of the form that the scheme needs, or `message_id` cannot stand in a
-    /// header.
+    /// When the secret does not have the form that the scheme requires, or `message_id` is not
+    /// valid in a header.
     pub fn sign(
         &self,
         secret: &Secret,
@@ -299,7 +298,7 @@ impl SignatureScheme {
         Ok(headers)
     }
 
-    /// Only pairs have a place for the time that is signed with the body.
+    /// Only pairs have a place for a timestamp that is signed with the body.
     pub(super) fn written_as(&self) -> HeaderFormat {
         match self.content {
             SignedContent::PairedTimestampAndBody => HeaderFormat::Pairs,
@@ -307,8 +306,7 @@ impl SignatureScheme {
         }
     }
 
-    /// All signatures in the header, and the timestamp that stands beside them in
-    /// [`HeaderFormat::Pairs`].
+    /// All signatures in the header, and the timestamp in [`HeaderFormat::Pairs`].
     pub(super) fn read_header(&self, headers: &HeaderMap) -> Result<Presented, Unread> {
         let mut presented = Presented {
             signatures: Vec::new(),
@@ -321,7 +319,7 @@ impl SignatureScheme {
             if value.len() > MAX_HEADER {
                 return Err(Unread::Malformed);
             }
-            // The usual case: one signature, bare.
+            // The usual case: one bare signature.
             if header_format == HeaderFormat::List
                 && self.collect(value.as_bytes(), &mut presented)?
             {
@@ -332,15 +330,15 @@ impl SignatureScheme {
                 .split(|byte| matches!(byte, b',' | b' ' | b'\t'))
             {
                 let (name, signature) = match item.iter().position(|&byte| byte == b'=') {
-                    // Base64 ends in `=` and a name never does, so an `=` with nothing but padding
-                    // behind it parts nothing.
+                    // Base64 ends in `=` and a name never does, so an `=` with only padding after
+                    // it is no separator.
                     Some(at) if item[at..].iter().any(|&byte| byte != b'=') => {
                         (&item[..at], &item[at + 1..])
                     }
                     _ => (&b""[..], item),
                 };
                 match name {
-                    // Two times would leave open which one was signed.
+                    // Two timestamps would leave open which one was signed.
                     b"t" if header_format == HeaderFormat::Pairs
                         && presented.timestamp.is_some() =>
                     {
@@ -368,7 +366,7 @@ impl SignatureScheme {
         }
     }
 
-    /// Whether that was a signature.
+    /// Whether it was a signature.
     fn collect(&self, written: &[u8], presented: &mut Presented) -> Result<bool, Unread> {
         let Some(signature) = self.encoding.decode(written) else {
             return Ok(false);
@@ -381,7 +379,7 @@ impl SignatureScheme {
     }
 }
 
-/// What the signature header of a delivery presents.
+/// The content of a delivery's signature header.
 pub(super) struct Presented {
     pub(super) signatures: Vec<Signature>,
     pub(super) timestamp: Option<SignedTime>,
@@ -393,7 +391,7 @@ pub(super) enum Unread {
     Malformed,
 }
 
-/// A timestamp as the sender wrote it (that is what is signed) and as a number.
+/// A timestamp as the sender wrote it (the signed form) and as a number.
 #[derive(Clone)]
 pub(super) struct SignedTime {
     pub(super) written: Vec<u8>,
@@ -402,7 +400,7 @@ pub(super) struct SignedTime {
 }
 
 impl SignedTime {
-    /// As many digits as the unit allows.
+    /// With at most as many digits as the unit allows.
     pub(super) fn read(written: &[u8], unit: TimeUnit) -> Option<Self> {
         if written.is_empty()
             || written.len() > unit.digits()
@@ -420,10 +418,9 @@ impl SignedTime {
         })
     }
 
-    /// How many seconds it lies from `now`, ahead or (negative) behind, if that is further than
-    /// tolerated.
+    /// How many seconds it is ahead of `now` (negative: behind), if that is not tolerated.
     pub(super) fn intolerable_skew(&self, now: Timestamp, tolerance: Duration) -> Option<i64> {
-        // At most fourteen digits, and the calendar has as many: the difference cannot overflow.
+        // Both have at most fourteen digits, so the difference cannot overflow.
         let skew = self.value - self.unit.of(now);
         (u128::from(skew.unsigned_abs()) > self.unit.count(tolerance))
             .then(|| skew / self.unit.in_a_second())
@@ -443,7 +440,7 @@ impl Encoding {
                 hex::decode_into(&mut signature, written).map(|()| signature)
             }
             (Self::Base64 | Self::HexOrBase64, 43 | 44) => {
-                // As long as the decoder wants it before it has seen the padding.
+                // The length that the decoder wants before it has seen the padding.
                 let mut bytes = [0; 33];
                 let length = BASE64
                     .decode_slice(written, &mut bytes)
@@ -457,7 +454,7 @@ impl Encoding {
 }
 
 impl KeyEncoding {
-    /// The HMAC of this form of the secret, or none where the secret has not that form.
+    /// The HMAC with this form of the secret, or `None` if the secret does not have that form.
     pub(super) fn hmac(self, secret: &Secret) -> Option<HmacSha256> {
         let secret = secret.expose();
         let after_prefix = secret.split_once('_').map(|(_, rest)| rest);
@@ -474,7 +471,7 @@ impl KeyEncoding {
                 &decoded[..]
             }
         };
-        // An empty key would be one that everybody knows.
+        // An empty key would be known to everyone.
         (!bytes.is_empty()).then(|| HmacSha256::new_from_slice(bytes).ok())?
     }
 }
@@ -507,7 +504,7 @@ impl FromStr for SignatureScheme {
     }
 }
 
-/// No preset goes by that name.
+/// There is no preset with this name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownScheme(String);
 
@@ -527,7 +524,7 @@ impl std::error::Error for UnknownScheme {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SignError {
-    /// The secret is not of this form, or empty.
+    /// The secret does not have this form, or is empty.
     Secret(KeyEncoding),
     /// The message id is not valid in a header.
     MessageId,

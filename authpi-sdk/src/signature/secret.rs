@@ -3,16 +3,16 @@ use std::{env, fmt, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// A secret as AuthPI shows it once (`whs_…`, a bearer token, an API key's second half).
+/// A secret that AuthPI shows once (`whs_…`, a bearer token, the second half of an API key).
 ///
-/// Cheap to clone, wiped from memory with its last clone, and never printed: `Debug` writes
-/// `Secret(…)`. It is serialised in plain text, because a store of secrets needs that; so put it
-/// only where a secret may go.
+/// Cheap to clone. It is wiped from memory with its last clone. `Debug` prints `Secret(…)`.
+/// Serializing it writes plain text, because stores of secrets need that; serialize it only where a
+/// secret may go.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
 impl Secret {
-    /// Takes the secret as it is; nothing is trimmed.
+    /// The secret, unchanged. White space is not trimmed.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(Arc::new(Zeroizing::new(secret.into())))
     }
@@ -20,8 +20,8 @@ impl Secret {
     /// Reads the secret from the environment variable `name`.
     ///
     /// # Errors
-    /// When the variable is not set, is empty, is not Unicode, or begins or ends in white space (a
-    /// line break that came along from a file would make every signature wrong).
+    /// When the variable is not set, is empty, is not Unicode, or begins or ends with white space.
+    /// (A line break copied from a file would make every signature wrong.)
     pub fn from_env(name: &str) -> Result<Self, SecretError> {
         let problem = match env::var(name) {
             Ok(value) if value.is_empty() => "is empty",
@@ -49,7 +49,7 @@ impl fmt::Debug for Secret {
 }
 
 impl PartialEq for Secret {
-    /// In constant time for secrets of one length.
+    /// In constant time for secrets of the same length.
     fn eq(&self, other: &Self) -> bool {
         use subtle::ConstantTimeEq as _;
         self.expose()
@@ -105,7 +105,7 @@ impl schemars::JsonSchema for Secret {
     }
 }
 
-/// An environment variable that should hold a secret does not; see [`Secret::from_env`].
+/// The environment variable does not contain a secret; see [`Secret::from_env`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretError {
     variable: String,

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::event::{Event, ParseError};
 
-/// Something that came in a delivery whose authenticity was proven. Only a
-/// [`Verifier`](super::Verifier) makes one.
+/// The content of a delivery that was proven authentic. Only a [`Verifier`](super::Verifier)
+/// creates it.
 ///
 /// (With the feature `testing`, `testing::fixture` does too, so that handlers can be tested without
 /// HTTP.)
@@ -20,8 +20,8 @@ impl<T> Verified<T> {
         Self { value, key }
     }
 
-    /// The name of the secret that matched: of the signature where there is one, else of the bearer
-    /// token; none where no authentication was asked for.
+    /// The name of the secret that matched: of the signature if there is one, otherwise of the
+    /// bearer token; `None` if no authentication was required.
     pub fn key_name(&self) -> Option<&str> {
         self.key.as_deref()
     }
@@ -36,7 +36,7 @@ impl Verified<Bytes> {
     /// Reads the event in the verified body; see [`Event::from_json`].
     ///
     /// # Errors
-    /// When the body is not a readable event. The error names the place, never the content.
+    /// When the body is not a readable event. The error names the path, never the content.
     pub fn event(&self) -> Result<Verified<Event>, ParseError> {
         Event::from_json(self.value.clone()).map(|event| Verified::new(event, self.key.clone()))
     }
@@ -51,7 +51,7 @@ impl<T> Deref for Verified<T> {
 }
 
 impl<T> fmt::Debug for Verified<T> {
-    /// Leaves the value out: payloads do not belong in logs.
+    /// Omits the value: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verified")
             .field("key", &self.key)

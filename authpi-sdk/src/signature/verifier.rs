@@ -19,15 +19,13 @@ use super::{
 };
 use crate::Clock;
 
-/// The largest body that is accepted unless [`Verifier::max_body`] says otherwise: 1 MiB (1,048,576
-/// bytes).
+/// The default of [`Verifier::max_body`]: 1 MiB (1,048,576 bytes).
 pub const DEFAULT_MAX_BODY: usize = 1 << 20;
 
-/// How large the buffer of a body of several frames is at first, or smaller where less was
-/// announced: 16 KiB.
+/// The initial buffer size for a body of several frames, unless less was announced: 16 KiB.
 pub(crate) const FIRST_BUFFER: usize = 16 << 10;
 
-/// Proves that deliveries are authentic. Cheap to clone; does no I/O.
+/// Verifies that deliveries are authentic. Cheap to clone; does no I/O.
 #[derive(Clone)]
 pub struct Verifier {
     signature: Option<Arc<SignatureCheck>>,
@@ -39,7 +37,7 @@ pub struct Verifier {
 struct SignatureCheck {
     scheme: SignatureScheme,
     ring: KeyRing,
-    /// The ring's keys made ready for hashing; made again when the ring's content is another.
+    /// The ring's keys, prepared for hashing. They are prepared again when the ring changes.
     ready: RwLock<Arc<ReadyKeys>>,
 }
 
@@ -49,8 +47,8 @@ struct ReadyKeys {
 }
 
 impl Verifier {
-    /// Verifies AuthPI's signature (webhooks with auth `signature`) by [`SignatureScheme::authpi`],
-    /// which see for what it assumes.
+    /// Verifies AuthPI's signature (webhooks with auth `signature`) with
+    /// [`SignatureScheme::authpi`], which documents its assumptions.
     pub fn authpi(keys: KeyRing) -> Self {
         Self::new(SignatureScheme::authpi(), keys)
     }
@@ -68,8 +66,8 @@ impl Verifier {
         }
     }
 
-    /// Verifies the bearer token alone (webhooks with auth `bearer`): nothing proves then that the
-    /// body is whole.
+    /// Verifies the bearer token only (webhooks with auth `bearer`). This does not prove that the
+    /// body is unchanged.
     pub fn bearer(tokens: KeyRing) -> Self {
         Self {
             bearer: Some(tokens),
@@ -77,7 +75,7 @@ impl Verifier {
         }
     }
 
-    /// Wants a bearer token as well (webhooks with auth `bearer+signature`).
+    /// Also requires a bearer token (webhooks with auth `bearer+signature`).
     #[must_use]
     pub fn and_bearer(self, tokens: KeyRing) -> Self {
         Self {
@@ -86,8 +84,8 @@ impl Verifier {
         }
     }
 
-    /// Accepts deliveries without authentication (webhooks with auth `none`, which AuthPI means for
-    /// testing only).
+    /// Accepts deliveries without authentication (webhooks with auth `none`, which AuthPI intends
+    /// for testing only).
     pub fn dangerously_accept_unauthenticated() -> Self {
         Self {
             signature: None,
@@ -97,7 +95,7 @@ impl Verifier {
         }
     }
 
-    /// Sets the largest body in bytes; [`DEFAULT_MAX_BODY`] unless set.
+    /// Sets the maximum size of a body in bytes. Default: [`DEFAULT_MAX_BODY`].
     #[must_use]
     pub fn max_body(self, bytes: usize) -> Self {
         Self {
@@ -106,17 +104,17 @@ impl Verifier {
         }
     }
 
-    /// Reads the time elsewhere than from the system.
+    /// Replaces the system clock.
     #[must_use]
     pub fn clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
     }
 
-    /// Says what is wrong with the secrets, if anything.
+    /// Checks the secrets.
     ///
     /// # Errors
-    /// When a ring is empty or does not pass [`KeyRing::check`], or when a secret has not the form
-    /// that the scheme needs.
+    /// When a ring is empty or fails [`KeyRing::check`], or when a secret does not have the form
+    /// that the scheme requires.
     pub fn check(&self) -> Result<(), KeyRingError> {
         let rings = [
             self.signature.as_ref().map(|check| &check.ring),
@@ -155,11 +153,11 @@ impl Verifier {
             .map(|check| (&check.scheme, &check.ring))
     }
 
-    /// Reads what the headers say, and gets ready to hash the body.
+    /// Checks the headers, and prepares to hash the body.
     ///
     /// # Errors
-    /// What can be checked without the body: the signature or bearer token is missing, malformed,
-    /// wrong (bearer) or too old, or there is no secret to verify with.
+    /// Everything that can be checked without the body: the signature or bearer token is missing,
+    /// malformed, wrong (bearer) or too old, or there is no secret to verify with.
     pub fn begin(&self, headers: &HeaderMap) -> Result<Verifying, VerifyError> {
         let now = self.clock.now();
         let bearer = self
@@ -186,7 +184,7 @@ impl Verifier {
         })))
     }
 
-    /// Verifies a delivery whose body is there already.
+    /// Verifies a delivery with a complete body.
     ///
     /// # Errors
     /// As [`begin`](Self::begin), and [`VerifyError::TooLarge`] or [`VerifyError::Mismatch`].
@@ -241,8 +239,8 @@ impl SignatureCheck {
 
     fn begin(&self, headers: &HeaderMap, now: Timestamp) -> Result<Hashing, VerifyError> {
         let scheme = &self.scheme;
-        // Our own fault first: a sender must not get a 401 while we have nothing to
-        // judge it by.
+        // Our own fault comes first: a sender must not get 401 while we have no secret to verify
+        // with.
         let ready = self.ready();
         let mut macs: Vec<_> = ready
             .made_from
@@ -303,7 +301,7 @@ impl SignatureCheck {
     }
 }
 
-/// The header's value where it is there exactly once: of two, the sender signed one and we might
+/// The header's value if there is exactly one. With two, the sender may have signed one while we
 /// read the other.
 fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], VerifyError> {
     let mut values = headers.get_all(name).iter();
@@ -350,7 +348,7 @@ fn check_bearer(
             });
         }
     };
-    // Every key is compared, so that the time taken does not tell which one is close.
+    // Every key is compared, so that the time taken does not reveal which one is close.
     usable
         .fold(None, |found, key| {
             let same = bool::from(key.secret.expose().as_bytes().ct_eq(token));
@@ -363,34 +361,33 @@ fn check_bearer(
         .ok_or(VerifyError::Mismatch)
 }
 
-/// A delivery whose body is still coming in.
+/// A delivery whose body is still arriving.
 #[must_use = "nothing is proven before `finish`"]
 pub struct Verifying(Box<Progress>);
 
-/// In a box, since it is handed from one future to the next.
+/// Boxed, since it moves from one future to the next.
 struct Progress {
     signature: Option<Hashing>,
     bearer: Option<Arc<str>>,
     body: Body,
     length: usize,
-    /// The `Content-Length`, trusted only as an upper bound of the buffer.
+    /// The `Content-Length`, only trusted as an upper bound of the buffer.
     announced: Option<usize>,
     max_body: usize,
-    /// Said once, it stays so: what comes after a frame that was left out must not pass for the
-    /// whole.
+    /// Once set, it stays set: frames after one that was left out must not pass for the whole body.
     too_large: bool,
 }
 
 struct Hashing {
     keys: Arc<Keys>,
-    /// By the key's place among `keys`.
+    /// By the key's index in `keys`.
     macs: Vec<(usize, HmacSha256)>,
     presented: Vec<Signature>,
     now: Timestamp,
 }
 
-/// A body of one frame is kept as it came. One of several is copied: a frame keeps the whole buffer
-/// in memory that the server has read it into.
+/// A body of one frame is kept without copying. Several frames are copied: a frame keeps the
+/// server's whole read buffer in memory.
 enum Body {
     Empty,
     One(Bytes),
@@ -398,21 +395,21 @@ enum Body {
 }
 
 impl Verifying {
-    /// Takes the next frame of the body.
+    /// Adds the next frame of the body.
     ///
-    /// A frame that is the whole body, by the `Content-Length`, is kept as it is. Otherwise frames
-    /// are copied into one buffer, which grows with what has come: to twice its size at most, and
-    /// never above what was announced.
+    /// A frame that is the whole body, according to the `Content-Length`, is kept as it is.
+    /// Otherwise frames are copied into one buffer. It at most doubles each time, and never grows
+    /// beyond the announced length.
     ///
     /// # Errors
-    /// [`VerifyError::TooLarge`] as soon as the body is over the cap, and from then on; the frame
+    /// [`VerifyError::TooLarge`] as soon as the body exceeds the limit, and from then on. The frame
     /// is neither hashed nor kept.
     pub fn update(&mut self, frame: Bytes) -> Result<(), VerifyError> {
         let is_whole = self.0.announced.is_none_or(|length| length <= frame.len());
         self.take(frame, is_whole)
     }
 
-    /// As `update`, for who knows whether this is the last frame.
+    /// As `update`, for callers that know whether this is the last frame.
     pub(crate) fn take(&mut self, frame: Bytes, is_last: bool) -> Result<(), VerifyError> {
         if frame.is_empty() {
             return Ok(());
@@ -441,7 +438,7 @@ impl Verifying {
                     Body::One(first) => (Vec::new(), first),
                     Body::Many(whole) => (whole, Bytes::new()),
                 };
-                // No more than that: `reserve` and `extend_from_slice` would double it.
+                // Exactly this: `reserve` and `extend_from_slice` would double it.
                 whole.reserve_exact(capacity - whole.len());
                 whole.extend_from_slice(&first);
                 whole.extend_from_slice(&frame);
@@ -451,13 +448,13 @@ impl Verifying {
         Ok(())
     }
 
-    /// How many bytes have come so far.
+    /// The number of bytes received so far.
     pub(crate) fn received(&self) -> usize {
         self.0.length
     }
 
-    /// How large the buffer is once a frame of `more` bytes is in it: nothing where that frame is
-    /// the body. One that is over the cap changes nothing.
+    /// The buffer size after adding a frame of `more` bytes; zero if that frame is the body. A
+    /// frame over the limit changes nothing.
     pub(crate) fn buffer_for(&self, more: usize, is_last: bool) -> usize {
         let capacity = match &self.0.body {
             Body::Empty if is_last => return 0,
@@ -478,11 +475,11 @@ impl Verifying {
         }
     }
 
-    /// Compares, in constant time, every signature that was presented with every key's.
+    /// Compares every presented signature with that of every key, in constant time.
     ///
     /// # Errors
-    /// [`VerifyError::Mismatch`] when none fits; [`VerifyError::TooLarge`] when
-    /// [`update`](Self::update) said so before.
+    /// [`VerifyError::Mismatch`] if none matches; [`VerifyError::TooLarge`] if
+    /// [`update`](Self::update) returned it before.
     pub fn finish(self) -> Result<Verified<Bytes>, VerifyError> {
         if self.0.too_large {
             return Err(VerifyError::TooLarge {
@@ -509,7 +506,7 @@ impl Verifying {
 }
 
 impl fmt::Debug for Verifying {
-    /// Leaves the body out: payloads do not belong in logs.
+    /// Omits the body: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifying")
             .field("length", &self.0.length)
@@ -535,34 +532,35 @@ impl Hashing {
     }
 }
 
-/// Why a delivery is not taken for authentic. For the log; the peer never learns the reason.
+/// Why a delivery was refused. For the log; the peer never learns the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// A header that the scheme needs is not there.
+    /// A required header is missing.
     Missing {
-        /// That header.
+        /// The header.
         header: HeaderName,
     },
-    /// A header cannot be read, or is there twice where once is allowed.
+    /// A header cannot be read, or is present twice.
     Malformed {
-        /// That header.
+        /// The header.
         header: HeaderName,
     },
-    /// The signature or token fits none of the ring's secrets.
+    /// The signature or token matches none of the ring's secrets.
     Mismatch,
-    /// The signed timestamp lies too far from now.
+    /// The signed timestamp is too far from now.
     Stale {
-        /// Its distance from now in seconds; negative: in the past.
+        /// The difference to now in seconds; negative if it is in the past.
         skew_seconds: i64,
     },
-    /// The body is over the cap.
+    /// The body exceeds the limit.
     TooLarge {
-        /// The cap in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// There is no secret to verify with: the ring is empty, all its secrets are out of their
-    /// window, or none has the form that the scheme needs. Our own fault, never the sender's.
+    /// There is no secret to verify with: the ring is empty, all its secrets are outside of their
+    /// window, or none has the form that the scheme requires. This is our own fault, never the
+    /// sender's.
     NoUsableSecret,
 }
 
@@ -882,7 +880,7 @@ mod tests {
                 );
             }
         }
-        // More came than was announced.
+        // More arrived than was announced.
         assert_eq!(
             capacities(&verifier, &announcing(1500), &body, 1000).last(),
             Some(&100_000)

@@ -1,9 +1,9 @@
-//! The ledger that needs nothing: records in this process's memory, bounded, forgotten at exit.
+//! The ledger in memory: records of this process, bounded, lost at exit.
 //!
-//! Records lie in a slab of fixed chunks, so growing never copies them. An index from a 32-bit hash
-//! to the slab (keys that collide are chained and compared in full) finds them, and three lists
-//! through the slab (claimed, pending, finished, each oldest first) let the claims themselves prune
-//! and evict in constant time, without a thread.
+//! Records are in a slab of fixed chunks, so growing never copies them. An index from a 32-bit hash
+//! to the slab finds them (keys that collide are chained and compared). Three lists through the
+//! slab (claimed, pending, finished, each oldest first) let claims prune and evict in constant
+//! time, without a thread.
 
 use std::{
     collections::HashMap,
@@ -77,15 +77,15 @@ impl Memory {
         self
     }
 
-    /// Sets where the time comes from, for all clones (default: a monotonic clock). For tests; give
-    /// it before the first claim.
+    /// Sets the clock, for all clones (default: a monotonic clock). For tests; set it before the
+    /// first claim.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
         self.lock().clock = clock;
         self
     }
 
-    /// How many records there are now, of whatever state.
+    /// The current number of records, in any state.
     pub fn len(&self) -> usize {
         self.lock().used
     }
@@ -95,15 +95,15 @@ impl Memory {
         self.len() == 0
     }
 
-    /// How many records have made room for others before their retention was over: above zero, the
+    /// How many records were evicted before their retention ended. If this is not zero, the
     /// capacity is too small for the retention.
     pub fn evicted(&self) -> u64 {
         self.lock().evicted
     }
 
     fn lock(&self) -> MutexGuard<'_, Records> {
-        // Nothing in a step panics half-way, so a poisoned lock (a user's clock that panicked)
-        // still guards whole records.
+        // No step panics half-way, so the records are consistent even if the lock is poisoned (by a
+        // user's clock that panicked).
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -179,7 +179,7 @@ impl Ledger for Memory {
     }
 }
 
-/// Every record is under a running lease, and there is no room for another.
+/// Every record is claimed, so there is no room for another one.
 #[derive(Debug)]
 struct AllClaimed {
     capacity: usize,
@@ -197,10 +197,10 @@ impl fmt::Display for AllClaimed {
 
 impl std::error::Error for AllClaimed {}
 
-/// How many outdated records of each list a claim removes, at most. More than one, so that pruning
-/// catches up.
+/// The maximum number of outdated records of each list that a claim removes. More than one, so that
+/// pruning catches up.
 const PRUNED_PER_CLAIM: usize = 2;
-/// How far a claim at capacity looks for a lease that ran out.
+/// How many records a claim at capacity checks for an expired lease.
 const CLAIMS_LOOKED_THROUGH: usize = 64;
 /// The end of a list or chain.
 const NONE: u32 = u32::MAX;
@@ -224,10 +224,10 @@ struct Record {
     event_id: Box<str>,
     first_digest: Digest,
     nonce: u64,
-    /// In microseconds: when the lease or the pause ends, or when it was finished.
+    /// In microseconds: when the lease or the pause ends, or when the record was finished.
     at: i64,
     attempt: u32,
-    /// Which of `Records::endpoints`.
+    /// An index into `Records::endpoints`.
     endpoint: u32,
     /// The neighbours in the list of its state.
     older: u32,
@@ -243,7 +243,7 @@ struct List {
     newest: u32,
 }
 
-/// An endpoint's name, kept once for all of its records.
+/// An endpoint's name, stored once for all of its records.
 struct Endpoint {
     name: Arc<str>,
     records: usize,
@@ -253,7 +253,7 @@ struct Records {
     capacity: usize,
     retention: Duration,
     clock: Clock,
-    /// Keyed at random per ledger, so that a sender cannot choose ids that collide.
+    /// Keyed randomly per ledger, so that a sender cannot choose ids that collide.
     hashes: RandomState,
     index: HashMap<u32, u32, BuildHasherDefault<Spread>>,
     chunks: Vec<Vec<Record>>,
@@ -263,7 +263,7 @@ struct Records {
     used: usize,
     minted: u64,
     evicted: u64,
-    /// Whether the log knows that records are evicted.
+    /// Whether the first eviction was logged.
     said_so: bool,
 }
 
@@ -337,7 +337,7 @@ impl Records {
                 RecordState::Dead if record.at.saturating_add(retention) > now => {
                     return Ok(Claim::Dead { first_digest });
                 }
-                // Past its retention, and not pruned yet: as if it were gone.
+                // Past its retention, but not pruned yet: treated as if it were gone.
                 RecordState::Handled | RecordState::Dead => self.remove(slot),
             }
         }
@@ -410,8 +410,8 @@ impl Records {
         (record.state == RecordState::Claimed && record.token() == token).then_some(slot)
     }
 
-    /// Drops a few records whose retention is over. An abandoned claim or attempt counts from when
-    /// it could be taken up.
+    /// Drops a few records past their retention. For an abandoned claim or attempt, the retention
+    /// starts when it could be claimed again.
     fn prune(&mut self, now: i64, retention: i64) {
         for list in [FINISHED, PENDING, CLAIMED] {
             for _ in 0..PRUNED_PER_CLAIM {
@@ -447,8 +447,8 @@ impl Records {
         true
     }
 
-    /// A claimed record whose lease ran out. Leases being alike, it is among the oldest if there is
-    /// one.
+    /// A claimed record with an expired lease. As leases have similar lengths, it is among the
+    /// oldest.
     fn abandoned(&self, now: i64) -> Option<u32> {
         let mut slot = self.lists[CLAIMED].oldest;
         for _ in 0..CLAIMS_LOOKED_THROUGH {
@@ -544,8 +544,8 @@ impl Records {
         self.used -= 1;
     }
 
-    /// The endpoint's number. A service has a handful, so they are looked through; a name whose
-    /// records are gone gives its place to the next.
+    /// The endpoint's number. A service has a handful, so they are searched linearly. A name
+    /// without records gives its number to the next one.
     fn endpoint(&mut self, key: &EventKey) -> u32 {
         let known = self
             .endpoints
@@ -582,7 +582,7 @@ impl Records {
         &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
     }
 
-    /// Moves a record to the newest end of the list of `state`.
+    /// Appends a record to the list of `state`.
     fn enter(&mut self, slot: u32, state: RecordState, at: i64) {
         self.unlink(slot);
         let record = self.get_mut(slot);
@@ -638,8 +638,8 @@ impl Record {
     }
 }
 
-/// Gives the index's hash, which is random already, to both ends of the 64 bits that the map looks
-/// at.
+/// Passes the index's hash, which is already random, to both halves of the 64 bits that the map
+/// uses.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -663,8 +663,7 @@ fn micros(duration: Duration) -> i64 {
     duration.as_micros().try_into().unwrap_or(i64::MAX)
 }
 
-/// The time at which this was called plus what has passed since, whatever happens to the system's
-/// clock.
+/// The time when this was called plus the monotonic time since then.
 fn monotonic() -> Clock {
     let (start, since) = (Timestamp::now(), Instant::now());
     Clock::from_fn(move || start.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX))
@@ -677,7 +676,7 @@ mod tests {
     use super::*;
     use crate::ledger::conformance;
 
-    /// A ledger whose clock is advanced by hand.
+    /// A ledger whose clock is advanced manually.
     fn at_rest() -> (Memory, Arc<AtomicI64>) {
         let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
         let reported = millis.clone();
@@ -771,7 +770,7 @@ mod tests {
         let error = ledger.claim(&key(3), DIGEST, LEASE).await.unwrap_err();
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("all 3 records"), "{cause}");
-        // One that waits for its next attempt makes room …
+        // A record that waits for its next attempt makes room …
         assert_eq!(
             ledger.release(&key(1), tokens[1], LEASE).await.unwrap(),
             LeaseStatus::Held
@@ -829,7 +828,7 @@ mod tests {
                 attempt: 1,
                 nonce: 1,
             };
-            // As if all three hashed to the first one's.
+            // As if all three had the hash of the first.
             let hash = held.hash("users", "evt_0");
             held.insert(hash, &key(n), DIGEST, token, i64::MAX);
         }

@@ -1,5 +1,4 @@
-//! What the ledgers have in common whose store is a server: answers that do not come, tokens made
-//! on this side, names.
+//! Shared by stores that are servers: time limits, tokens made by the client, names.
 
 use std::{fmt, time::Duration};
 #[cfg(any(feature = "postgres", feature = "redis"))]
@@ -11,10 +10,10 @@ use std::{
 #[cfg(any(feature = "postgres", feature = "nats"))]
 use crate::ledger::LedgerError;
 
-/// The default for how long a step may take.
+/// The default time limit of a step.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs a step for `limit` at most.
+/// Runs a step for at most `limit`.
 #[cfg(any(feature = "postgres", feature = "nats"))]
 pub(super) async fn within<T, E>(
     limit: Duration,
@@ -46,7 +45,7 @@ impl fmt::Display for TooSlow {
 #[cfg(any(feature = "postgres", feature = "nats"))]
 impl std::error::Error for TooSlow {}
 
-/// A prefix, or a schema's name, that cannot be used.
+/// A prefix or schema name that is not allowed.
 #[derive(Debug)]
 pub(super) struct BadName {
     pub(super) what: &'static str,
@@ -66,7 +65,7 @@ impl fmt::Display for BadName {
 
 impl std::error::Error for BadName {}
 
-/// 64 random bits at a time, keyed by the operating system's randomness.
+/// A source of 64 random bits, seeded by the operating system.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 #[derive(Default)]
 pub(super) struct Nonces {
@@ -82,8 +81,8 @@ impl Nonces {
     }
 }
 
-/// Rounded up, so that a lease or pause of any length at all has one; at most 2⁵¹ ms, so that sums
-/// of two stay below 2⁵³, to which databases and scripts count exactly.
+/// Rounded up, so that a short lease or pause is not zero. At most 2⁵¹ ms, so that sums of two stay
+/// below 2⁵³, which databases and scripts represent exactly.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(super) fn millis(duration: Duration) -> i64 {
     const MOST: i64 = 1 << 51;

@@ -1,13 +1,13 @@
-//! The keys of metrics that were emitted before, for each thread.
+//! Caches the keys of emitted metrics per thread.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use metrics::Key;
 
-/// How many keys a thread keeps: more than a service with a few endpoints uses.
+/// The number of keys per thread: more than a service with a few endpoints needs.
 const MAX_KEPT: usize = 64;
 
-/// A label beside the endpoint's, and its value.
+/// A label besides the endpoint, with its value.
 pub(super) type Label = Option<(&'static str, &'static str)>;
 
 struct Kept {
@@ -21,7 +21,7 @@ thread_local! {
     static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The key of a metric for an endpoint, and for one more label where there is one.
+/// The key of a metric for an endpoint and at most one more label.
 pub(super) fn kept(name: &'static str, endpoint: &Arc<str>, label: Label) -> Rc<Key> {
     let kept = KEPT.try_with(|kept| {
         let mut kept = kept.borrow_mut();
@@ -43,7 +43,7 @@ pub(super) fn kept(name: &'static str, endpoint: &Arc<str>, label: Label) -> Rc<
         });
         key
     });
-    // A thread that ends keeps none.
+    // A thread that is ending has no cache.
     kept.unwrap_or_else(|_| Rc::new(new(name, endpoint, label)))
 }
 
@@ -68,7 +68,7 @@ mod tests {
                     let made = kept(name, endpoint, label);
                     assert_eq!(*made, new(name, endpoint, label));
                     assert!(!seen.contains(&made));
-                    // The endpoint's name counts, not where it is kept.
+                    // Endpoints are compared by name, not by address.
                     assert!(Rc::ptr_eq(
                         &made,
                         &kept(name, &Arc::from(&**endpoint), label)

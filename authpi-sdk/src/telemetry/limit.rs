@@ -1,5 +1,5 @@
-//! Log lines that a peer or an outage can cause once per request: the first is written at once,
-//! then one per interval with a count.
+//! Limits log lines that a peer or an outage can cause once per request: the first is written at
+//! once, then one per interval with a count.
 
 use std::{
     sync::{
@@ -11,19 +11,18 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A line of one kind and reason is written once in this time, at most.
+/// A line of one kind and reason is written at most once in this time.
 pub(crate) const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Limits the log lines of one receiver or worker, for each kind of line and reason by itself.
+/// Limits the log lines of one receiver or worker, separately for each kind of line and reason.
 ///
-/// What is left out is counted. The count is in the next line of the same kind; where none comes,
-/// it is written by [`tick`](Self::tick) once the interval is over, or by [`flush`](Self::flush).
-/// There is no timer: that is left to what happens anyway, such as a request, a health probe, a
-/// shutdown.
+/// Suppressed lines are counted. The next line of the same kind has the count. If none follows,
+/// [`tick`](Self::tick) writes the count after the interval, or [`flush`](Self::flush) does. There
+/// is no timer: they are called on requests, health probes and shutdown.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
     kinds: Mutex<Vec<Kind>>,
-    /// Whether a count waits to be written; so that `tick` costs a load.
+    /// Whether a count waits to be written. It keeps `tick` cheap.
     pending: AtomicBool,
 }
 
@@ -44,8 +43,8 @@ impl LogLimit {
         }
     }
 
-    /// Has `write` write the line unless one of the same `line` and `reason` was written within the
-    /// interval. `write` is given how many were left out before it, if any.
+    /// Calls `write` unless a line of the same `line` and `reason` was written within the interval.
+    /// `write` gets the number of suppressed lines, if any.
     pub(crate) fn write(
         &self,
         line: &'static str,
@@ -57,7 +56,7 @@ impl LogLimit {
         }
     }
 
-    /// How many were left out before, if the line may be written.
+    /// The number of lines suppressed before, if this line may be written.
     fn admit(&self, line: &'static str, reason: &'static str) -> Option<u64> {
         let now = Instant::now();
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,14 +81,14 @@ impl LogLimit {
         Some(std::mem::take(&mut kind.left_out))
     }
 
-    /// Writes the counts of intervals that are over.
+    /// Writes the counts of intervals that have ended.
     pub(crate) fn tick(&self, endpoint: &str) {
         if self.pending.load(Ordering::Relaxed) {
             self.write_counts(endpoint, LOG_INTERVAL);
         }
     }
 
-    /// Writes all counts, as at the end.
+    /// Writes all counts, on shutdown.
     pub(crate) fn flush(&self, endpoint: &str) {
         self.write_counts(endpoint, Duration::ZERO);
     }

@@ -1,6 +1,7 @@
 //! Names of metrics and their labels.
 //!
-//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/observability/) lists them, and the spans.
+//! The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/observability/) lists them, and
+//! the spans.
 
 mod keys;
 mod limit;
@@ -17,28 +18,27 @@ pub(crate) use limit::LogLimit;
 pub const DELIVERIES: &str = "authpi_deliveries_total";
 /// Requests that were not authentic, by reason: `endpoint`, `reason`.
 pub const REFUSED: &str = "authpi_rejected_total";
-/// Events that were fed to a receiver: `endpoint`, `outcome`.
+/// Events ingested by a receiver: `endpoint`, `outcome`.
 pub const FED: &str = "authpi_ingested_total";
-/// Attempts of workers, by how they ended: `endpoint`, `outcome`.
+/// Attempts of workers, by outcome: `endpoint`, `outcome`.
 pub const EVENTS: &str = "authpi_events_total";
 /// Failed attempts that will be retried: `endpoint`, `reason`.
 pub const RETRIED: &str = "authpi_retried_total";
-/// What became a dead letter: `endpoint`, `reason`.
+/// Dead letters, by reason: `endpoint`, `reason`.
 pub const DEAD_LETTERS: &str = "authpi_dead_letters_total";
 /// Attempts whose lease was lost: `endpoint`.
 pub const LEASES_LOST: &str = "authpi_leases_lost_total";
 /// Redeliveries whose content differs from the first delivery: `endpoint`.
 pub const CONTENT_DIFFERS: &str = "authpi_content_differs_total";
-/// Records of the memory ledger that made room for others before their retention was over:
-/// `endpoint`.
+/// Records that `Memory` evicted before their retention ended: `endpoint`.
 pub const EVICTED: &str = "authpi_memory_evictions_total";
 /// Steps of the store that failed: `endpoint`, `step`.
 pub const STORE_FAILURES: &str = "authpi_store_failures_total";
 /// How long handlers took, in seconds: `endpoint`, `outcome`.
 pub const HANDLER_SECONDS: &str = "authpi_handler_seconds";
-/// From an event's time to its being handled, in seconds: `endpoint`.
+/// From an event's time until it was handled, in seconds: `endpoint`.
 pub const LAG_SECONDS: &str = "authpi_lag_seconds";
-/// Events in the inbox that are not yet done: `endpoint`.
+/// Unfinished events in the inbox: `endpoint`.
 pub const INBOX_DEPTH: &str = "authpi_inbox_depth";
 /// How long the oldest of them has been waiting, in seconds: `endpoint`.
 pub const INBOX_OLDEST_SECONDS: &str = "authpi_inbox_oldest_seconds";
@@ -46,14 +46,14 @@ pub const INBOX_OLDEST_SECONDS: &str = "authpi_inbox_oldest_seconds";
 pub const CALLS: &str = "authpi_calls_total";
 /// Retries of the client: `operation`, `reason`.
 pub const CALL_RETRIES: &str = "authpi_call_retries_total";
-/// Events of the log that reconciling has fed: `endpoint`, `outcome`.
+/// Events of the log that reconciling ingested: `endpoint`, `outcome`.
 pub const RECONCILED: &str = "authpi_reconciled_total";
 /// How far reconciling is behind, in seconds: `endpoint`.
 pub const RECONCILE_LAG_SECONDS: &str = "authpi_reconcile_lag_seconds";
 
-/// The span, or no span at all if no subscriber wants it. A disabled span is not free: each time it
-/// is entered, recorded into or dropped it looks for a logger, if any crate of the program enables
-/// tracing's feature `log`.
+/// The span, or a disabled one if no subscriber wants it. A span that no subscriber wants is not
+/// free: if any crate enables tracing's feature `log`, it looks for a logger each time it is
+/// entered, recorded into or dropped.
 pub(crate) fn if_enabled(span: Span) -> Span {
     if span.is_disabled() {
         Span::none()
@@ -62,29 +62,29 @@ pub(crate) fn if_enabled(span: Span) -> Span {
     }
 }
 
-/// How a metric behaves.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
-    /// It only grows.
+    /// Only grows.
     Counter,
-    /// It is what it was when last looked at.
+    /// Has the value of its last measurement.
     Gauge,
-    /// It counts values by size.
+    /// Counts values by size.
     Histogram,
 }
 
-/// One row of the table.
+/// One row of [`METRICS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// How it behaves.
+    /// Its kind.
     pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it means, in a sentence.
+    /// Its meaning, in one sentence.
     pub meaning: &'static str,
 }
 
@@ -221,8 +221,8 @@ const fn histogram(
     }
 }
 
-/// Tells the installed `metrics` recorder what each metric means. Once, after the recorder was
-/// installed; without this all metrics are there too, undescribed.
+/// Describes each metric to the installed `metrics` recorder. Call it once, after installing the
+/// recorder. Without it, all metrics are emitted without a description.
 pub fn describe_metrics() {
     for Metric {
         name,
@@ -244,12 +244,12 @@ pub fn describe_metrics() {
     }
 }
 
-/// One more of `name`, for the endpoint.
+/// Increments a counter of the endpoint.
 pub(crate) fn count(name: &'static str, endpoint: &Arc<str>) {
     counter_of(name, endpoint, None).increment(1);
 }
 
-/// One more of `name`, for the endpoint and one of a few words.
+/// Increments a counter of the endpoint, with one more label.
 pub(crate) fn count_by(
     name: &'static str,
     endpoint: &Arc<str>,
@@ -259,31 +259,31 @@ pub(crate) fn count_by(
     counter_of(name, endpoint, Some((label, word))).increment(1);
 }
 
-/// What is known of the inbox at present.
+/// Sets the gauges of the inbox.
 pub(crate) fn inbox(endpoint: &Arc<str>, depth: u64, oldest: Option<Duration>) {
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2⁵³ events")]
     gauge_of(INBOX_DEPTH, endpoint).set(depth as f64);
     gauge_of(INBOX_OLDEST_SECONDS, endpoint).set(oldest.unwrap_or_default());
 }
 
-/// An attempt's end, by how long its handler took.
+/// Records how long a handler took.
 pub(crate) fn handler_took(endpoint: &Arc<str>, outcome: &'static str, time: Duration) {
     histogram_of(HANDLER_SECONDS, endpoint, Some(("outcome", outcome))).record(time);
 }
 
-/// An event was handled this long after it happened.
+/// Records how long after it happened an event was handled.
 pub(crate) fn handled_after(endpoint: &Arc<str>, lag: Duration) {
     histogram_of(LAG_SECONDS, endpoint, None).record(lag);
 }
 
-/// Reconciling has fed the log up to this long ago.
+/// Sets how far reconciling is behind.
 #[cfg(feature = "client")]
 pub(crate) fn reconcile_lag(endpoint: &Arc<str>, lag: Duration) {
     gauge_of(RECONCILE_LAG_SECONDS, endpoint).set(lag);
 }
 
-// The macros of `metrics` make a key, and allocate for it, each time, even where no recorder is
-// installed. So keys are kept, and the recorder that is installed at the moment is asked.
+// The macros of `metrics` create a key each time, which allocates even without a recorder. So keys
+// are cached, and the currently installed recorder is asked.
 
 static METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));

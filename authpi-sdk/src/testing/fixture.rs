@@ -10,9 +10,9 @@ use crate::{
     signature::{Secret, SignError, SignatureScheme, Verified},
 };
 
-/// A delivery to make: AuthPI's guide's example, with an event of the wanted type in it.
+/// A delivery for tests: the example of AuthPI's guide, with an event of the given type.
 ///
-/// The same fixture is the same bytes each time; its event id is `evt_` and the type's name.
+/// The same fixture always has the same bytes. The event id is `evt_` and the type's name.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Fixture {
@@ -23,7 +23,7 @@ pub struct Fixture {
     data: Value,
 }
 
-/// A verified event of type `K`, as [`Fixture::of`] makes it.
+/// A verified event of type `K`, as created by [`Fixture::of`].
 pub fn fixture<K: KnownEvent>() -> Verified<Event> {
     Fixture::of::<K>().verified()
 }
@@ -34,7 +34,7 @@ impl Fixture {
         Self::new(K::TYPE)
     }
 
-    /// An event of any type, known or not, with plausible data and a subject; its time is now, to
+    /// An event of any type, known or not, with plausible data and a subject. Its time is now, to
     /// the second.
     pub fn new(event_type: impl Into<EventType>) -> Self {
         let event_type = event_type.into();
@@ -68,25 +68,25 @@ impl Fixture {
         }
     }
 
-    /// Gives the event another id.
+    /// Sets the event's id.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = id.into();
         self
     }
 
-    /// Lets it have happened, and be delivered, at another time.
+    /// Sets the time of the event and of the delivery.
     pub fn time(mut self, time: Timestamp) -> Self {
         self.time = time;
         self
     }
 
-    /// Sets a member of its subject.
+    /// Sets a member of the subject.
     pub fn subject(mut self, member: impl Into<String>, id: impl Into<String>) -> Self {
         self.subject.insert(member.into(), Value::String(id.into()));
         self
     }
 
-    /// Gives it another `data`.
+    /// Replaces `data`.
     pub fn data(mut self, data: Value) -> Self {
         self.data = data;
         self
@@ -114,10 +114,10 @@ impl Fixture {
         delivery.to_string().into()
     }
 
-    /// The event, as if it had come through a verifier.
+    /// The event, as if it came through a verifier.
     ///
     /// # Panics
-    /// When the fixture was given an empty id or type, which no event has.
+    /// When the fixture has an empty id or type.
     #[expect(clippy::expect_used, reason = "for tests, which are told so")]
     pub fn verified(&self) -> Verified<Event> {
         let event = Event::from_json(self.body())
@@ -128,7 +128,7 @@ impl Fixture {
     /// The delivery as a signed POST of `/`.
     ///
     /// # Errors
-    /// When the secret is not of the form that the scheme needs.
+    /// When the secret does not have the form that the scheme requires.
     pub fn request(
         &self,
         scheme: &SignatureScheme,
@@ -138,10 +138,10 @@ impl Fixture {
     }
 }
 
-/// A signed POST of `/` with any body, event or not.
+/// A signed POST of `/` with any body.
 ///
 /// # Errors
-/// When the secret is not of the form that the scheme needs.
+/// When the secret does not have the form that the scheme requires.
 pub fn signed_request(
     scheme: &SignatureScheme,
     secret: &Secret,

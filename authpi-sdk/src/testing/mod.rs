@@ -1,5 +1,5 @@
-//! For tests of code that uses this SDK: deliveries, signed or verified, for every event type, and
-//! a clock to turn.
+//! Helpers for tests of code that uses this SDK: signed or verified deliveries of every event type,
+//! and a clock that a test controls.
 //!
 //! ```
 //! use authpi_sdk::event::types::UserCreated;

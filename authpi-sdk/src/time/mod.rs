@@ -1,4 +1,4 @@
-//! Time as AuthPI writes it, and time as a parameter.
+//! Time as AuthPI writes it, and clocks as parameters.
 
 mod witness;
 
@@ -33,7 +33,7 @@ impl UnixMillis {
     /// The same point in time as a [`jiff::Timestamp`].
     ///
     /// # Errors
-    /// When the number lies outside of the years −9999 to 9999, which jiff can hold.
+    /// When the number is outside of the years −9999 to 9999, the range of jiff.
     pub fn timestamp(self) -> Result<Timestamp, jiff::Error> {
         Timestamp::from_millisecond(self.0)
     }
@@ -46,7 +46,7 @@ impl From<Timestamp> for UnixMillis {
 }
 
 impl fmt::Display for UnixMillis {
-    /// RFC 3339, or the bare number where the calendar ends.
+    /// RFC 3339, or the plain number if it is outside of jiff's range.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.timestamp() {
             Ok(at) => at.fmt(f),
@@ -87,8 +87,8 @@ impl<'de> Deserialize<'de> for UnixMillis {
     }
 }
 
-/// Reads a time in the form of RFC 3339. What is finer than nanoseconds is cut off; a leap second
-/// is read as the one before it.
+/// Parses an RFC 3339 time. Digits beyond nanoseconds are dropped; a leap second is read as the
+/// second before.
 pub(crate) fn rfc3339(text: &str) -> Result<Timestamp, jiff::Error> {
     text.parse().or_else(|error| {
         let Some(at) = text.find(['.', ',']) else {
@@ -105,7 +105,7 @@ pub(crate) fn rfc3339(text: &str) -> Result<Timestamp, jiff::Error> {
     })
 }
 
-/// Where the SDK reads the time; the system's clock unless a test says otherwise.
+/// A source of the time: the system's clock by default, or a test's.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
@@ -115,17 +115,17 @@ impl Clock {
         Self(Arc::new(Timestamp::now))
     }
 
-    /// A clock that asks `now` each time.
+    /// A clock that calls `now` each time.
     pub fn from_fn(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// What time it is.
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         (self.0)()
     }
 
-    /// How long ago `then` was; zero for a time to come.
+    /// How long ago `then` was; zero if it is in the future.
     pub fn since(&self, then: Timestamp) -> Duration {
         Duration::try_from(self.now().duration_since(then)).unwrap_or(Duration::ZERO)
     }
@@ -143,15 +143,15 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// It was not done by its deadline.
+/// The deadline has passed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TimedOut;
 
-/// As `tokio::time::timeout_at`, but what is done with its first poll needs no timer, no room for
-/// one, and no look at the clock.
+/// As `tokio::time::timeout_at`, but a future that is ready on its first poll needs no timer and no
+/// reading of the clock.
 ///
-/// The future is pinned by the caller, since one that is handed from function to function has its
-/// room in each of them.
+/// The caller pins the future, since a future that is passed from function to function occupies
+/// space in each of them.
 pub(crate) fn before<T>(
     deadline: impl FnOnce() -> Instant,
     mut future: impl Future<Output = T> + Unpin,
@@ -162,7 +162,7 @@ pub(crate) fn before<T>(
             return Poll::Ready(Ok(done));
         }
         if let Some(deadline) = deadline.take() {
-            // Its turn comes even if the future has used up the task's budget.
+            // The timer is polled even if the future has used up the task's budget.
             timer = Some(Box::pin(unconstrained(sleep_until(deadline()))));
         }
         match timer.as_mut().map(|timer| timer.as_mut().poll(cx)) {
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_is_done_at_once_needs_no_timer() {
-        // Outside of a runtime, where making one would panic.
+        // Outside of a runtime, where creating a timer would panic.
         let at_once = pin!(async { 7 });
         let mut done = pin!(before(|| panic!("the clock was read"), at_once));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 2);
         assert_eq!(after(Duration::from_secs(9)).await, Err(TimedOut));
         assert_eq!(started.elapsed().as_secs(), 3);
-        // One that is always ready, but for the budget of its task.
+        // A future that is always ready, except for the budget of its task.
         let busy = async {
             loop {
                 tokio::task::consume_budget().await;

@@ -1,4 +1,4 @@
-//! Whether this machine's clock may be believed when something looks old.
+//! Decides whether this machine's clock can be trusted when something seems old.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
@@ -8,26 +8,26 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Two clocks that differ by no more agree.
+/// Clocks that differ by at most this much agree.
 const AGREES_WITHIN: SignedDuration = SignedDuration::from_hours(1);
-/// For how long one sighting holds, in monotonic time.
+/// How long one observation counts, in monotonic time.
 const HOLDS_FOR: Duration = Duration::from_mins(10);
-/// A sighting is recorded again when it is older; so that most deliveries write nothing.
+/// An observation is recorded again after this time, so that most deliveries write nothing.
 const NOTED_EVERY: u64 = 1_000;
 
-/// Remembers when something from elsewhere last agreed with this machine's clock: the second
-/// witness for an age.
+/// Remembers when another machine's time last agreed with this machine's clock: the second witness
+/// for an age.
 ///
-/// It vouches for the clock for ten minutes, and only for as long as clock and monotonic time have
-/// gone on alike since: a clock that was set in between is another one.
+/// It vouches for the clock for ten minutes, as long as the clock and monotonic time have advanced
+/// by the same amount. A clock that was set in between has to be confirmed again.
 #[derive(Debug)]
 pub(crate) struct ClockWitness {
     begun: Instant,
     /// Milliseconds of monotonic time since `begun`, from 1; zero if never.
     seen_at: AtomicU64,
-    /// What the clock said then, in Unix milliseconds.
+    /// The clock's time then, in Unix milliseconds.
     seen: AtomicI64,
-    /// As `seen_at`, for when an age could not be judged.
+    /// As `seen_at`, for the last age that could not be judged.
     unsure_at: AtomicU64,
 }
 
@@ -41,8 +41,7 @@ impl ClockWitness {
         }
     }
 
-    /// Something that is recent, by what another machine wrote, is recent by the clock as well,
-    /// which says `now`.
+    /// Records that the clock, at `now`, agrees with a recent time from another machine.
     pub(crate) fn saw_recent(&self, now: Timestamp) {
         let at = self.monotonic();
         let noted = self.seen_at.load(Ordering::Relaxed);
@@ -57,8 +56,7 @@ impl ClockWitness {
         self.unsure_at.store(0, Ordering::Relaxed);
     }
 
-    /// Whether something recent was seen within the last ten minutes, by the clock that now says
-    /// `now`.
+    /// Whether the clock, at `now`, was confirmed within the last ten minutes.
     pub(crate) fn vouches_for(&self, now: Timestamp) -> bool {
         let seen_at = self.seen_at.load(Ordering::Acquire);
         let passed = self.monotonic().saturating_sub(seen_at);
@@ -72,13 +70,13 @@ impl ClockWitness {
         Timestamp::from_millisecond(expected).is_ok_and(|expected| agree(expected, now))
     }
 
-    /// Notes that an age could not be judged.
+    /// Records that an age could not be judged.
     pub(crate) fn unsure(&self) {
         self.unsure_at.store(self.monotonic(), Ordering::Relaxed);
     }
 
-    /// Whether an age could not be judged within the last ten minutes, and nothing recent was seen
-    /// since.
+    /// Whether an age could not be judged within the last ten minutes, and the clock has not been
+    /// confirmed since.
     pub(crate) fn is_unsure(&self) -> bool {
         let at = self.unsure_at.load(Ordering::Relaxed);
         at != 0 && u128::from(self.monotonic().saturating_sub(at)) <= HOLDS_FOR.as_millis()
@@ -91,7 +89,7 @@ impl ClockWitness {
     }
 }
 
-/// Whether two clocks tell the same time, to within an hour.
+/// Whether two clocks agree to within an hour.
 pub(crate) fn agree(one: Timestamp, other: Timestamp) -> bool {
     one.duration_since(other).abs() <= AGREES_WITHIN
 }

@@ -18,7 +18,7 @@ use crate::{
     time::ClockWitness,
 };
 
-/// Settings of a worker; made by [`Worker::builder`].
+/// Settings of a worker. Created by [`Worker::builder`].
 #[must_use]
 pub struct WorkerBuilder {
     endpoint: Arc<str>,
@@ -63,8 +63,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long a lease lasts unless renewed, and so how long an event of a crashed worker is held
-    /// up. Renewed at each third. Default 30 s.
+    /// How long a lease lasts unless it is renewed, and so how long the event of a crashed worker
+    /// is blocked. Renewed at each third. Default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
@@ -77,40 +77,40 @@ impl WorkerBuilder {
         self
     }
 
-    /// After how many failed attempts an event becomes a dead letter. Default 20. Attempts that
-    /// ended in a crash count.
+    /// The number of failed attempts after which an event becomes a dead letter. Default 20.
+    /// Attempts that ended in a crash count.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts;
         self
     }
 
-    /// How long after it was stored an event becomes a dead letter at its next failure, whatever
-    /// its attempts. Default three days.
+    /// The age, since the event was stored, after which its next failure makes it a dead letter,
+    /// whatever the number of attempts. Default three days.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = age;
         self
     }
 
-    /// The pause after the first failure, which doubles with each further one, and the longest one;
-    /// each is cut to a random part of itself. Default 1 s and 10 min. A pause that a handler asks
-    /// for is taken as it is.
+    /// The pause after the first failure, which doubles with each further failure, and its maximum.
+    /// Each pause is a random part of that (full jitter). Defaults: 1 s and 10 min. A pause
+    /// requested by a handler is used unchanged.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.settings.backoff = (initial, max);
         self
     }
 
-    /// Reads the time elsewhere than from the system.
+    /// Replaces the system clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.settings.clock = clock;
         self
     }
 
-    /// Makes the worker.
+    /// Builds the worker.
     ///
     /// # Errors
-    /// When the endpoint has no name or one of more than 100 bytes, two handlers want the same
-    /// place, a setting is zero or out of range, or a handler takes a transaction and the store's
-    /// connection pool has no room for one.
+    /// When the endpoint's name is empty or longer than 100 bytes, two handlers are registered for
+    /// the same events, a setting is zero or out of range, or a handler takes a transaction and the
+    /// store's connection pool has no room for one.
     pub fn build(self) -> Result<Worker, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);

@@ -59,7 +59,7 @@ use crate::{
 pub use crate::receiver::{BuildError, Health};
 pub use builder::WorkerBuilder;
 
-/// Takes the events of one endpoint out of an inbox and handles them. Cheap to clone; clones share
+/// Leases the events of one endpoint from an inbox and handles them. Cheap to clone; clones share
 /// everything.
 #[derive(Clone)]
 pub struct Worker {
@@ -70,10 +70,10 @@ struct Shared {
     endpoint: Arc<str>,
     inbox: AnyInbox,
     handlers: Routes,
-    /// Where each handler takes a transaction: nothing is leased before there is room for one.
+    /// If every handler takes a transaction: nothing is leased before there is room for one.
     permits: Option<TransactionPermits>,
     settings: Settings,
-    /// Told when an event is settled: the next of its ordering key may go.
+    /// Notified when an event is finished: the next one with its ordering key may be due.
     settled: Notify,
     /// How many events are being handled.
     in_flight: AtomicUsize,
@@ -89,10 +89,10 @@ impl Drop for Shared {
     }
 }
 
-/// After that a store that failed is asked again.
+/// The pause after the store has failed.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
-/// How often the inbox is measured, at most.
+/// The least time between two measurements of the inbox.
 const MEASURED_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
@@ -122,16 +122,16 @@ impl Worker {
         WorkerBuilder::new(endpoint.into(), Arc::new(inbox), handlers)
     }
 
-    /// Works until `stop` resolves; then takes no more, waits for what runs, and returns. Dropped
-    /// before, it takes no more either, and what runs goes on to its end, as long as the runtime
-    /// does.
+    /// Runs until `stop` resolves. Then it leases no more events, waits for running handlers, and
+    /// returns. If this future is dropped, the worker leases no more events either, and running
+    /// handlers continue as long as the runtime does.
     ///
-    /// A store that cannot be reached is logged and asked again a second later, or a poll if that
-    /// is shorter. Needs a tokio runtime with its timer enabled.
+    /// If the store cannot be reached, that is logged, and the worker tries again after a second,
+    /// or the poll interval if that is shorter. Needs a tokio runtime with its timer enabled.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         self.shared.stopping.store(false, Ordering::Release);
         select! {
-            // Boxed, since it is as large as whatever `stop` is.
+            // Boxed, since it is as large as the caller's `stop`.
             () = Box::pin(self.work(stop)) => {}
             () = self.shared.measure() => {}
         }
@@ -143,7 +143,7 @@ impl Worker {
         let mut stop = pin!(stop);
         let mut running = Running::default();
         loop {
-            // What is done is dropped, so that the set stays as small as the concurrency.
+            // Finished tasks are dropped, so that the set is never larger than the concurrency.
             while running.0.try_join_next().is_some() {}
             let slot = select! {
                 biased;
@@ -158,7 +158,7 @@ impl Worker {
                     permit = permits.acquire() => Some(permit),
                 },
             };
-            // Before looking, so that nothing that happens meanwhile is missed.
+            // Created before the inbox is read, so that no notification in between is missed.
             let (appended, settled) = (shared.inbox.appended(), shared.settled.notified());
             let asked = Instant::now();
             let wait = match shared
@@ -183,7 +183,7 @@ impl Worker {
                 Err(error) => {
                     error.report(&shared.endpoint, &shared.log);
                     drop((slot, permit));
-                    // What is appended meanwhile is found then, too.
+                    // Events that are appended meanwhile are found afterwards.
                     select! {
                         () = &mut stop => break,
                         () = sleep(shared.settings.poll_interval.min(AFTER_A_FAILURE)) => continue,
@@ -203,7 +203,7 @@ impl Worker {
         shared.log.flush(&shared.endpoint);
     }
 
-    /// How much there is to do; for a health probe. An error says that the store cannot be reached.
+    /// The events that wait for this endpoint's workers; for a health probe.
     ///
     /// # Errors
     /// When the store cannot be reached or refuses.
@@ -211,12 +211,12 @@ impl Worker {
         self.shared.inbox.backlog(&self.shared.endpoint).await
     }
 
-    /// How this worker is; two steps of the store, two seconds at most.
+    /// The health of this worker: two steps of the store, within two seconds.
     ///
-    /// The inbox is asked to append and forget a record under the empty endpoint name (a queue: to
-    /// claim and forget one in its ledger), and for its backlog. However often this is called, a
-    /// store is asked once a second at most and once at a time: the receivers and workers of a
-    /// process share the answer.
+    /// Appends and forgets a record under the empty endpoint name (a queue: claims and forgets one
+    /// in its ledger), and reads the backlog. A store is probed at most once a second and never
+    /// concurrently, however often this is called: the receivers and workers of a process share the
+    /// answer.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -235,8 +235,8 @@ impl Worker {
 }
 
 impl Shared {
-    /// Keeps the metrics of the inbox up to date, at some polls and not at each event: counting has
-    /// its price.
+    /// Updates the metrics of the inbox from time to time. Not for each event, since counting is
+    /// expensive.
     async fn measure(&self) {
         loop {
             // A failing store is logged where the worker leases events.
@@ -249,8 +249,8 @@ impl Shared {
     }
 }
 
-/// Events that are being handled. A caller that gives up must not break them off between their
-/// effect and its completion.
+/// The tasks of running handlers. Dropping it does not abort them: a handler must not be aborted
+/// between its effect and the completion.
 #[derive(Default)]
 struct Running(JoinSet<()>);
 
@@ -260,7 +260,7 @@ impl Drop for Running {
     }
 }
 
-/// One event more that is being handled, until dropped.
+/// Counts one running handler, until dropped.
 struct InFlightGuard<'w>(&'w AtomicUsize);
 
 impl<'w> InFlightGuard<'w> {

@@ -1,15 +1,15 @@
-//! Whether what AuthPI shows is what it was given, though written otherwise.
+//! Compares what AuthPI shows with what it was given, apart from how it is written.
 
 use serde_json::Value;
 use url::Url;
 
-/// Also where AuthPI writes an address otherwise than we do (`https://a` and `https://a/`).
+/// Also equal if AuthPI normalizes an address (`https://a` and `https://a/`).
 pub(crate) fn url(a: &str, b: &str) -> bool {
     a == b || matches!((Url::parse(a), Url::parse(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Whether all that is declared is there. Of an object more may be there, since AuthPI may fill in
-/// members of its own.
+/// Whether everything declared is there. An object may have more members, since AuthPI may add its
+/// own.
 pub(crate) fn covers(there: &Value, declared: &Value) -> bool {
     match (there, declared) {
         (Value::Object(there), Value::Object(declared)) => declared
@@ -22,7 +22,7 @@ pub(crate) fn covers(there: &Value, declared: &Value) -> bool {
                     .zip(declared)
                     .all(|(there, value)| covers(there, value))
         }
-        // 1 and 1.0 are one number, as JSON has it.
+        // In JSON, 1 and 1.0 are the same number.
         (Value::Number(there), Value::Number(declared)) => {
             there == declared || there.as_f64() == declared.as_f64()
         }

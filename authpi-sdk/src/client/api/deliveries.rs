@@ -1,4 +1,4 @@
-//! The deliveries of a webhook: list them, send them again.
+//! The deliveries of a webhook.
 
 use jiff::Timestamp;
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Webhooks {
-    /// Lists a webhook's deliveries, a page at a time: one record per event, all attempts together.
+    /// Lists a webhook's deliveries, page by page: one record per event, which covers all attempts.
     pub fn deliveries(&self, webhook_id: impl Into<String>) -> Call<ListDeliveries> {
         let webhook_id = webhook_id.into();
         let filter = Filter::default();
@@ -42,8 +42,7 @@ impl Webhooks {
 
     /// Sends one delivery again and waits for this attempt's outcome.
     ///
-    /// That the endpoint refuses it is not an error of this call: `success` in the answer says how
-    /// it went.
+    /// A refusal by the endpoint is not an error of this call: see `success` in the answer.
     pub fn redeliver(
         &self,
         webhook_id: impl Into<String>,
@@ -58,11 +57,11 @@ impl Webhooks {
         )
     }
 
-    /// Sends a webhook's failed deliveries again; all of them, unless narrowed down.
+    /// Sends a webhook's failed deliveries again: all of them, unless the call is filtered.
     ///
-    /// AuthPI documents neither what narrows it down nor what it answers; the names of both are
-    /// assumed. It may wait for each attempt's outcome, so give this call a
-    /// [`timeout`](Call::timeout) that fits how many there are.
+    /// AuthPI documents neither the filters nor the answer; the names of both are assumed. AuthPI
+    /// may wait for each attempt's outcome, so give this call a [`timeout`](Call::timeout) that
+    /// fits the number of deliveries.
     pub fn redeliver_failed(&self, webhook_id: impl Into<String>) -> Call<RedeliverFailed> {
         Call::new(
             &self.client,
@@ -93,7 +92,7 @@ pub struct ListDeliveries {
 }
 
 impl Call<ListDeliveries> {
-    /// Only deliveries of this status. AuthPI does not document its values; the named ones are
+    /// Only deliveries with this status. AuthPI does not document the values; the named ones are
     /// assumed.
     pub fn status(mut self, status: DeliveryStatus) -> Self {
         self.operation.status = Some(status);
@@ -235,7 +234,7 @@ impl Call<RedeliverFailed> {
 }
 
 impl Call<RedeliverFailed> {
-    /// The list of what it is about, whatever the status.
+    /// Lists the same deliveries, with any status.
     pub(crate) fn same_deliveries(&self) -> Call<ListDeliveries> {
         let RedeliverFailed { webhook_id, filter } = self.operation.clone();
         self.beside(ListDeliveries {

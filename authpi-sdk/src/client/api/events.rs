@@ -1,4 +1,4 @@
-//! The account's event log: list, get, count.
+//! The account's event log.
 
 use jiff::Timestamp;
 
@@ -21,17 +21,17 @@ use crate::{
 
 /// The accessors of a delivered [`Event`](crate::event::Event).
 impl LoggedEvent {
-    /// What happened.
+    /// The event's type.
     pub fn event_type(&self) -> EventType {
         EventType::from(self.r#type.as_str())
     }
 
-    /// When it happened; `None` if `timestamp` is outside of the years −9999 to 9999.
+    /// When the event happened; `None` if `timestamp` is outside of the years −9999 to 9999.
     pub fn time(&self) -> Option<Timestamp> {
         self.timestamp.timestamp().ok()
     }
 
-    /// Whom it happened to; empty if the log names no subject, or not as an object of ids.
+    /// The subject of the event; empty if the log has none, or not as an object of ids.
     pub fn subject(&self) -> Subject {
         let raw = self.subject.as_ref();
         raw.and_then(|raw| json::read(raw.get()).ok())
@@ -46,8 +46,8 @@ pub struct Events {
 }
 
 impl Client {
-    /// The account's event log: also of events that no webhook delivered. How long AuthPI keeps it
-    /// is not documented.
+    /// The account's event log. It also contains events that no webhook delivered. AuthPI does not
+    /// document how long it keeps them.
     pub fn events(&self) -> Events {
         Events {
             client: self.clone(),
@@ -56,7 +56,7 @@ impl Client {
 }
 
 impl Events {
-    /// Lists events, a page at a time. In which order is not documented.
+    /// Lists events, page by page. AuthPI does not document the order.
     pub fn list(&self) -> Call<ListEvents> {
         Call::new(
             &self.client,
@@ -68,7 +68,7 @@ impl Events {
         )
     }
 
-    /// The same list with each event as AuthPI wrote it, whatever its shape.
+    /// The same list with the raw JSON of each event.
     pub(crate) fn list_as_written(&self) -> Call<ListAsWritten> {
         Call::new(&self.client, ListAsWritten(self.list().operation))
     }
@@ -132,7 +132,7 @@ impl Filter {
     }
 }
 
-/// Both ways to ask for events are narrowed down alike.
+/// The filters that both requests share.
 macro_rules! filters {
     ($operation:ty) => {
         impl Call<$operation> {
@@ -154,21 +154,21 @@ macro_rules! filters {
                 self
             }
 
-            /// Only events of these types; all if there are none.
+            /// Only events of these types; all types if the list is empty.
             pub fn event_types(mut self, event_types: impl IntoIterator<Item = EventType>) -> Self {
                 self.operation.filter.event_types = event_types.into_iter().collect();
                 self
             }
 
-            /// Only events after this time, to the millisecond. That the time itself is left out is
-            /// assumed.
+            /// Only events after this time, to the millisecond. Assumed: the time itself is
+            /// excluded.
             pub fn after(mut self, after: Timestamp) -> Self {
                 self.operation.filter.after = Some(after);
                 self
             }
 
-            /// Only events before this time, to the millisecond. That the time itself is left out
-            /// is assumed.
+            /// Only events before this time, to the millisecond. Assumed: the time itself is
+            /// excluded.
             pub fn before(mut self, before: Timestamp) -> Self {
                 self.operation.filter.before = Some(before);
                 self
@@ -245,8 +245,8 @@ impl ToRequest for ListEvents {
     }
 }
 
-/// `GET /events` again, for who needs each event's own JSON: [`LoggedEvent`] has no place for
-/// members that the description does not know, and leaves out those of another shape.
+/// `GET /events`, with the raw JSON of each event: [`LoggedEvent`] omits members that are not
+/// described and members of another shape.
 #[derive(Clone, Debug)]
 pub(crate) struct ListAsWritten(ListEvents);
 
@@ -320,22 +320,22 @@ pub struct AggregateEvents {
 }
 
 impl Call<AggregateEvents> {
-    /// What to group by. The values are not documented; assumed are names such as `type` or
-    /// `user_id`.
+    /// The member to group by. AuthPI does not document the values; names such as `type` or
+    /// `user_id` are assumed.
     pub fn group_by(mut self, member: impl Into<String>) -> Self {
         self.operation.group_by = Some(member.into());
         self
     }
 
-    /// The length of a bucket. The values are not documented; assumed are words such as `hour` or
-    /// `day`.
+    /// The length of a bucket. AuthPI does not document the values; words such as `hour` or `day`
+    /// are assumed.
     pub fn interval(mut self, interval: impl Into<String>) -> Self {
         self.operation.interval = Some(interval.into());
         self
     }
 
-    /// What to count distinct values of. The values are not documented; assumed are names such as
-    /// `user_id`.
+    /// The member whose distinct values are counted. AuthPI does not document the values; names
+    /// such as `user_id` are assumed.
     pub fn count_unique(mut self, member: impl Into<String>) -> Self {
         self.operation.count_unique = Some(member.into());
         self

@@ -1,4 +1,4 @@
-//! How it is known that a change was made.
+//! Infers whether a change was made when its answer was lost.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,20 +11,20 @@ use crate::{
 
 /// How it is known that a change was made.
 ///
-/// Where an answer is lost and the repeat finds another state (412) or nothing (404), the webhook
-/// is looked at. State can be seen, authorship cannot: if it is as the call wanted it, somebody
-/// else may have made it so.
+/// If an answer is lost and the retry finds another state (412) or nothing (404), the client reads
+/// the webhook. That shows its state, but not who changed it: if it is as the call wanted it,
+/// another caller may have made it so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Applied {
     /// AuthPI's answer says so.
     Confirmed,
-    /// Not said by the answer: things are as the call wanted them.
+    /// The answer does not say so, but the state is as the call wanted it.
     Inferred,
 }
 
-/// Whether the webhook can be seen to be as the patch wants it. That a token of the caller's own is
-/// in force cannot.
+/// Whether the webhook's visible state matches the patch. A bearer token given by the caller is not
+/// visible.
 pub(crate) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
     let (Some(Value::Object(wanted)), Some(seen)) = (value(patch), value(webhook)) else {
         return false;
@@ -36,9 +36,9 @@ pub(crate) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
             ("url", Value::String(seen)) => wanted
                 .as_str()
                 .is_some_and(|wanted| compare::url(seen, wanted)),
-            // AuthPI may fill in members of its own.
+            // AuthPI may add members of its own.
             ("retry" | "circuit_breaker" | "subjects", seen) => compare::covers(seen, wanted),
-            // In which order they are shown is not documented.
+            // AuthPI does not document their order.
             ("events", Value::Array(seen)) => wanted.as_array().is_some_and(|wanted| {
                 wanted.iter().all(|event| seen.contains(event))
                     && seen.iter().all(|event| wanted.contains(event))
@@ -47,21 +47,19 @@ pub(crate) fn holds(patch: &UpdateWebhook, webhook: &Webhook) -> bool {
         })
 }
 
-/// By way of its text: what is kept raw may hold lone surrogates, which `serde_json::to_value`
-/// refuses.
+/// Through its text: raw members may contain lone surrogates, which `serde_json::to_value` refuses.
 fn value(of: &impl Serialize) -> Option<Value> {
     json::read(&serde_json::to_string(of).ok()?).ok()
 }
 
-/// Whether all that its `auth` would change is a token that the caller knows and AuthPI never
-/// shows.
+/// Whether `auth` only sets a token that the caller knows and AuthPI never shows.
 fn sets_a_token(patch: &UpdateWebhook) -> bool {
     patch.auth.set().is_some()
         && !makes_a_secret(patch)
         && !matches!(patch.auth.set(), Some(UpdateAuthInput::None(_)))
 }
 
-/// Whether the patch makes AuthPI make a secret, which only its answer shows.
+/// Whether AuthPI creates a secret for the patch, which only its answer contains.
 pub(crate) fn makes_a_secret(patch: &UpdateWebhook) -> bool {
     match patch.auth.set() {
         None | Some(UpdateAuthInput::None(_)) => false,
@@ -132,7 +130,7 @@ mod tests {
         ] {
             assert!(!holds(patch.as_input(), &webhook()), "{patch:?}");
         }
-        // Another token than before looks the same.
+        // A different token looks the same.
         let bearer = |auth: &str| {
             let webhook = serde_json::to_string(&webhook()).unwrap();
             let auth = webhook.replace(

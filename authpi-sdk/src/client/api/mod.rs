@@ -1,4 +1,4 @@
-//! What AuthPI offers: a file per resource, and the types of its answers.
+//! AuthPI's resources, one file each, and the types of its answers.
 
 pub(crate) mod compare;
 mod deliveries;

@@ -1,28 +1,28 @@
-//! What a partial update says about one member.
+//! One member of a partial update.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a `PATCH` says about one member: leave it, clear it, or set it.
+/// A member of a `PATCH`: keep it, clear it, or set it.
 ///
-/// A plain `Option` has two cases and so cannot tell "leave it" from "clear it".
+/// An `Option` cannot distinguish "keep" from "clear".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Patch<T> {
-    /// Leave the member as it is: it is not sent.
+    /// Keeps the member: it is not sent.
     #[default]
     Keep,
-    /// Clear the member: `null` is sent.
+    /// Clears the member: `null` is sent.
     Null,
-    /// Give the member this value. An empty list or map is a value.
+    /// Sets the member. An empty list or map is a value.
     Set(T),
 }
 
 impl<T> Patch<T> {
-    /// Whether the member is left as it is.
+    /// Whether the member is kept.
     pub const fn is_keep(&self) -> bool {
         matches!(self, Self::Keep)
     }
 
-    /// The value to be set, if one is.
+    /// The value to set, if any.
     pub const fn set(&self) -> Option<&T> {
         match self {
             Self::Set(value) => Some(value),
@@ -30,7 +30,7 @@ impl<T> Patch<T> {
         }
     }
 
-    /// The same with the value changed by `f`.
+    /// Applies `f` to the value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Patch<U> {
         match self {
             Self::Keep => Patch::Keep,
@@ -47,8 +47,7 @@ impl<T> From<T> for Patch<T> {
 }
 
 impl<T: Serialize> Serialize for Patch<T> {
-    /// `Keep` is for `skip_serializing_if = "Patch::is_keep"`; where it is written all the same, it
-    /// is written as `null`.
+    /// `Keep` needs `skip_serializing_if = "Patch::is_keep"`; otherwise it is written as `null`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.set().serialize(serializer)
     }

@@ -1,4 +1,4 @@
-//! What a webhook is to be.
+//! The desired state of a webhook.
 
 use jiff::Timestamp;
 
@@ -27,30 +27,32 @@ enum Kind {
 }
 
 impl DeliveryAuth {
-    /// Each delivery is signed (HMAC-SHA256) with a secret that AuthPI makes and shows once.
+    /// Each delivery is signed (HMAC-SHA256) with a secret that AuthPI creates and shows once.
     pub fn signature() -> Self {
         Self(Kind::Signature)
     }
 
-    /// Each delivery carries a bearer token that AuthPI makes and shows once. Anyone who sees one
-    /// delivery can forge others.
+    /// Each delivery contains a bearer token that AuthPI creates and shows once. Anyone who sees
+    /// one delivery can forge others.
     pub fn bearer() -> Self {
         Self(Kind::Bearer(None))
     }
 
-    /// Each delivery is signed and carries a bearer token; AuthPI makes both and shows them once.
+    /// Each delivery is signed and contains a bearer token. AuthPI creates both and shows them
+    /// once.
     pub fn bearer_and_signature() -> Self {
         Self(Kind::BearerSignature(None))
     }
 
-    /// Deliveries prove nothing: anyone can forge them. AuthPI means it for testing only.
+    /// Deliveries are not authenticated: anyone can forge them. AuthPI intends this for testing
+    /// only.
     pub fn dangerously_unauthenticated() -> Self {
         Self(Kind::None)
     }
 
-    /// With this bearer token instead of one that AuthPI makes; no change where none is carried.
+    /// Uses this bearer token instead of one that AuthPI creates. No effect without a bearer token.
     ///
-    /// That AuthPI takes one, as `bearer_token`, is assumed from its older API.
+    /// That AuthPI accepts one, as `bearer_token`, is assumed from its older API.
     #[must_use]
     pub fn with_bearer_token(mut self, token: impl Into<Secret>) -> Self {
         if let Kind::Bearer(given) | Kind::BearerSignature(given) = &mut self.0 {
@@ -88,14 +90,14 @@ impl DeliveryAuth {
 
 /// The webhook that a service wants.
 ///
-/// A name, an address, [the events to deliver](Self::events), and how deliveries are authenticated:
-/// by signature by default. Both events and authentication are always sent, because
-/// what AuthPI does without them is told in two ways (its older guide: all events, no
-/// authentication; its SDK: both are required). So a spec without events is refused by `create`:
-/// say [`all_events`](Self::all_events) if all are wanted.
+/// It has a name, an address, [the events to deliver](Self::events), and the authentication of
+/// deliveries, by default a signature. Events and authentication are always sent, because AuthPI's
+/// documentation differs about the defaults: according to its older guide, all events without
+/// authentication; according to its SDK, both are required. So `create` refuses a spec without
+/// events: call [`all_events`](Self::all_events) to get all of them.
 ///
-/// `Debug` shows no secret. The members that take [`RawJson`] are objects whose members AuthPI does
-/// not document.
+/// `Debug` shows no secret. The members of type [`RawJson`] are objects that AuthPI does not
+/// document.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct WebhookSpec {
@@ -112,8 +114,8 @@ pub struct WebhookSpec {
 }
 
 impl WebhookSpec {
-    /// A webhook of this name that delivers to this address, an absolute `https` (or, where AuthPI
-    /// allows it, `http`) URL.
+    /// A webhook with this name that delivers to this address, an absolute `https` URL (or `http`,
+    /// where AuthPI allows it).
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -129,8 +131,7 @@ impl WebhookSpec {
         }
     }
 
-    /// Which events are delivered: these and no others. AuthPI takes exact names only, no
-    /// wildcards.
+    /// The event types to deliver. AuthPI accepts exact names only, no wildcards.
     pub fn events(mut self, events: impl IntoIterator<Item = EventType>) -> Self {
         self.events.clear();
         for event in events {
@@ -141,30 +142,30 @@ impl WebhookSpec {
         self
     }
 
-    /// Every event type that this version of the SDK knows ([`EventType::ALL`]) is delivered. A
-    /// type that AuthPI adds later is not, until the webhook is changed.
+    /// Delivers every event type that this version of the SDK knows ([`EventType::ALL`]). A type
+    /// that AuthPI adds later is not delivered until the webhook is changed.
     pub fn all_events(self) -> Self {
         self.events(EventType::ALL.iter().cloned())
     }
 
-    /// Deliveries are signed: the default.
+    /// Signs deliveries. This is the default.
     pub fn signed(self) -> Self {
         self.auth(DeliveryAuth::signature())
     }
 
-    /// How deliveries are authenticated.
+    /// The authentication of deliveries.
     pub fn auth(mut self, auth: DeliveryAuth) -> Self {
         self.auth = auth;
         self
     }
 
-    /// What the webhook is for.
+    /// The webhook's description.
     pub fn description(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// The webhook begins paused.
+    /// Creates the webhook paused.
     pub fn disabled(mut self) -> Self {
         self.disabled = true;
         self
@@ -176,7 +177,7 @@ impl WebhookSpec {
         self
     }
 
-    /// When a failed delivery is sent again.
+    /// The retry settings of failed deliveries.
     pub fn retry(mut self, retry: RawJson) -> Self {
         self.retry = Some(retry);
         self
@@ -217,75 +218,75 @@ impl WebhookSpec {
     }
 }
 
-/// What to change of a webhook; all else stays as it is.
+/// A change of a webhook. Members that are not set stay unchanged.
 ///
-/// For the members that take a [`Patch`], `Patch::Null` clears and a value sets.
+/// For members of type [`Patch`], `Patch::Null` clears and a value sets.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[must_use]
 pub struct WebhookPatch(UpdateWebhook);
 
 impl WebhookPatch {
-    /// Changes nothing yet.
+    /// A patch without changes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives it this name.
+    /// Sets the name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = Patch::Set(name.into());
         self
     }
 
-    /// Delivers to this address.
+    /// Sets the address.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.0.url = Patch::Set(url.into());
         self
     }
 
-    /// Gives it this description.
+    /// Sets the description.
     pub fn description(mut self, description: impl Into<String>) -> Self {
         self.0.description = Patch::Set(description.into());
         self
     }
 
-    /// Takes its description away.
+    /// Clears the description.
     pub fn clear_description(mut self) -> Self {
         self.0.description = Patch::Null;
         self
     }
 
-    /// Delivers these events and no others.
+    /// Sets the event types to deliver.
     pub fn events(mut self, events: impl IntoIterator<Item = EventType>) -> Self {
         self.0.events = Patch::Set(events.into_iter().collect());
         self
     }
 
-    /// Authenticates deliveries so from now on. That this makes new secrets, even for the same
+    /// Sets the authentication of deliveries. That this creates new secrets, even for the same
     /// kind, is assumed.
     pub fn auth(mut self, auth: &DeliveryAuth) -> Self {
         self.0.auth = Patch::Set(auth.to_update());
         self
     }
 
-    /// Deliveries go on, also after too many failures.
+    /// Resumes deliveries, including after too many failures.
     pub fn enable(mut self) -> Self {
         self.0.status = Patch::Set(SettableWebhookStatus::Active);
         self
     }
 
-    /// Deliveries are paused.
+    /// Pauses deliveries.
     pub fn disable(mut self) -> Self {
         self.0.status = Patch::Set(SettableWebhookStatus::Disabled);
         self
     }
 
-    /// Why the webhook gets its new status.
+    /// Sets the reason for the new status.
     pub fn status_reason(mut self, reason: impl Into<Patch<String>>) -> Self {
         self.0.status_reason = reason.into();
         self
     }
 
-    /// Who gives the webhook its new status.
+    /// Sets who changed the status.
     pub fn status_by(mut self, by: impl Into<Patch<String>>) -> Self {
         self.0.status_by = by.into();
         self
@@ -297,7 +298,7 @@ impl WebhookPatch {
         self
     }
 
-    /// When a failed delivery is sent again.
+    /// The retry settings of failed deliveries.
     pub fn retry(mut self, retry: impl Into<Patch<RawJson>>) -> Self {
         self.0.retry = retry.into();
         self
@@ -320,7 +321,7 @@ impl WebhookPatch {
     }
 }
 
-/// A point in time as a query parameter takes it.
+/// A time as a query parameter.
 pub(crate) fn millis(at: Option<Timestamp>) -> Option<i64> {
     at.map(|at| UnixMillis::from(at).0)
 }

@@ -1,4 +1,4 @@
-//! Webhook endpoints: list, create, get, update, delete.
+//! Webhook endpoints.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Client {
 }
 
 impl Webhooks {
-    /// Lists the account's webhooks, a page at a time. Deleted ones may be among them.
+    /// Lists the account's webhooks, page by page. The list may contain deleted webhooks.
     pub fn list(&self) -> Call<ListWebhooks> {
         Call::new(
             &self.client,
@@ -59,7 +59,7 @@ impl Webhooks {
         )
     }
 
-    /// Creates a webhook. Its secrets are in the answer, this once.
+    /// Creates a webhook. Its secrets are in the answer, and are shown only once.
     pub fn create(&self, spec: &WebhookSpec) -> Call<CreateWebhook> {
         Call::new(&self.client, CreateWebhook { spec: spec.clone() })
     }
@@ -74,11 +74,11 @@ impl Webhooks {
         )
     }
 
-    /// Changes a webhook and leaves alone what the patch does not name.
+    /// Changes a webhook. Members that the patch does not set stay unchanged.
     ///
-    /// With [`Call::if_match`] it is safe to repeat: where an answer is lost, the webhook is looked
-    /// at, and [`Updated::applied`] tells how it is known that the change was made. A new secret in
-    /// a lost answer stays lost: [`Error::is_secret_lost`].
+    /// With [`Call::if_match`], it is safe to repeat: if an answer is lost, the client reads the
+    /// webhook, and [`Updated::applied`] says how it is known that the change was made. A new
+    /// secret in a lost answer stays lost: [`Error::is_secret_lost`].
     pub fn update(
         &self,
         webhook_id: impl Into<String>,
@@ -93,9 +93,9 @@ impl Webhooks {
         )
     }
 
-    /// Deletes a webhook. One that is not there counts as deleted, also where its id or the account
-    /// is wrong, since AuthPI says `not_found` (404) to these as well: see [`Deleted::applied`].
-    /// Any other 404, such as a gateway's, is an error.
+    /// Deletes a webhook. A webhook that does not exist counts as deleted, even if its id or the
+    /// account is wrong, since AuthPI answers `not_found` (404) for these as well: see
+    /// [`Deleted::applied`]. Any other 404, such as a gateway's, is an error.
     pub fn delete(&self, webhook_id: impl Into<String>) -> Call<DeleteWebhook> {
         Call::new(
             &self.client,
@@ -112,13 +112,13 @@ impl Webhooks {
 pub struct Created {
     /// The webhook, without secrets.
     pub webhook: Webhook,
-    /// The secret that its deliveries are signed with, if they are. **AuthPI shows it this once.**
+    /// The secret that signs its deliveries, if any. **AuthPI shows it only once.**
     pub secret: Option<Secret>,
-    /// The token that its deliveries carry, if they carry one. **AuthPI shows it this once.**
+    /// The bearer token of its deliveries, if any. **AuthPI shows it only once.**
     pub bearer_token: Option<Secret>,
-    /// The state; what [`Call::if_match`] takes.
+    /// The state, for [`Call::if_match`].
     pub etag: Option<ETag>,
-    /// Whether this is the stored answer to an earlier call under the same idempotency key. The
+    /// Whether this is the stored answer to an earlier call with the same idempotency key. The
     /// webhook may have been changed or deleted since.
     pub replayed: bool,
 }
@@ -127,27 +127,27 @@ pub struct Created {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Updated {
-    /// The webhook as it is now, without secrets.
+    /// The webhook after the change, without secrets.
     pub webhook: Webhook,
-    /// The new secret that its deliveries are signed with, if the change made one. **AuthPI shows
-    /// it this once.**
+    /// The new secret that signs its deliveries, if the change created one. **AuthPI shows it only
+    /// once.**
     pub secret: Option<Secret>,
-    /// The new token that its deliveries carry, if the change made one. **AuthPI shows it this
+    /// The new bearer token of its deliveries, if the change created one. **AuthPI shows it only
     /// once.**
     pub bearer_token: Option<Secret>,
-    /// The new state; what [`Call::if_match`] takes.
+    /// The new state, for [`Call::if_match`].
     pub etag: Option<ETag>,
     /// How it is known that the change was made. `Inferred`: the answer was lost, and the webhook
     /// is as the patch wants it.
     pub applied: Applied,
 }
 
-/// A webhook that is deleted.
+/// A deleted webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deleted {
-    /// How it is known. `Inferred`: there is no such webhook; this call or another has deleted it,
-    /// or there never was one, perhaps because the id or the account is wrong.
+    /// How it is known. `Inferred`: there is no such webhook. This call or another one deleted it,
+    /// or it never existed, perhaps because the id or the account is wrong.
     pub applied: Applied,
 }
 
@@ -161,7 +161,7 @@ pub struct ListWebhooks {
 }
 
 impl Call<ListWebhooks> {
-    /// Only webhooks of this status. AuthPI documents `active`, `disabled` and `deleted` for it.
+    /// Only webhooks with this status. AuthPI documents `active`, `disabled` and `deleted` here.
     pub fn status(mut self, status: WebhookStatus) -> Self {
         self.operation.status = Some(status);
         self
@@ -401,8 +401,8 @@ impl ToRequest for DeleteWebhook {
         if refused.says_there_is_none() {
             return gone;
         }
-        // 412, also at the first attempt: what is deleted may still be shown, in another state than
-        // the one that is known.
+        // 412 even at the first attempt: a deleted webhook may still be shown, with another state
+        // than the known one.
         if !(refused.is_precondition_failed() || look.fate_unknown && refused.is_not_found()) {
             return Err(refused);
         }
@@ -420,15 +420,15 @@ impl ToRequest for DeleteWebhook {
     }
 }
 
-/// A webhook apart from its one-time secrets.
+/// A webhook and its one-time secrets, separated.
 struct Parted {
     webhook: Webhook,
     secret: Option<Secret>,
     bearer_token: Option<Secret>,
 }
 
-/// AuthPI's guide shows the secrets at the top level, its SDK only has room for them under `auth`:
-/// both are looked at, `auth` first.
+/// AuthPI's guide shows the secrets at the top level, its SDK under `auth`. Both are read, `auth`
+/// first.
 fn part(response: WebhookWithSecretsResponse) -> Parted {
     let from = response.data;
     let secret = under_auth(&from.auth, "signature_secret_plain").or(from.signature_secret_plain);
@@ -459,8 +459,8 @@ fn part(response: WebhookWithSecretsResponse) -> Parted {
     }
 }
 
-/// A one-time secret by the name of its member, also where this kind of authentication is unknown
-/// or has no such field.
+/// The one-time secret in this member, even if this kind of authentication is unknown or has no
+/// such field.
 fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
     let extra = |extra: &Extra| extra.read::<Secret>(name).ok().flatten();
     let (field, extra) = match auth {
@@ -500,7 +500,7 @@ fn under_auth(auth: &WithSecrets, name: &str) -> Option<Secret> {
 const SIGNATURE: &str = "signature_secret_plain";
 const BEARER: &str = "bearer_token_plain";
 
-/// The same authentication as `get` would show it.
+/// The authentication as `get` shows it.
 fn without_secrets(auth: WithSecrets) -> WebhookAuth {
     match auth {
         WithSecrets::None(NoneAuth { extra }) => WebhookAuth::None(NoneAuth {
@@ -548,13 +548,13 @@ fn without_secrets(auth: WithSecrets) -> WebhookAuth {
                 })?;
                 serde_json::from_str(&serde_json::to_string(&kept)?)
             };
-            // What was an object with a `type` a moment ago still is one.
+            // It was an object with a `type` before.
             read().unwrap_or_else(|_: serde_json::Error| WebhookAuth::None(NoneAuth::default()))
         }
     }
 }
 
-/// What of the members that have no field is no secret.
+/// The members without a field that are not secret.
 fn shown(extra: Extra) -> Extra {
     let mut kept = Extra::default();
     for (name, value) in extra.into_iter().filter(|(name, _)| is_shown(name)) {

@@ -1,4 +1,4 @@
-//! Who the caller is, and on which account it acts.
+//! Finds out who the caller is, and on which account it acts.
 
 use tokio::time::Instant;
 
@@ -34,16 +34,16 @@ impl ToRequest for WhoAmI {
 }
 
 impl Client {
-    /// Tells who the caller is: the kind of credential, and the accounts and organizations it can
-    /// act on.
+    /// Returns the caller: the kind of credential, and the accounts and organizations it has access
+    /// to.
     pub fn whoami(&self) -> Call<WhoAmI> {
         Call::new(self, WhoAmI {})
     }
 
-    /// The account that calls act on: the one that was given, else the credential's only one.
+    /// The account that calls act on: the configured one, otherwise the credential's only account.
     ///
-    /// In the second case AuthPI is asked once, whichever call needs it first, and the answer is
-    /// kept for this client and its clones.
+    /// In the second case, the first call that needs it asks AuthPI once. The answer is kept for
+    /// this client and its clones.
     ///
     /// # Errors
     /// When AuthPI cannot be asked, or the credential belongs to no account or to several
@@ -53,7 +53,7 @@ impl Client {
             .await
     }
 
-    /// `ask` is how, if it has to be asked.
+    /// `ask` makes the call, if it is needed.
     pub(crate) async fn account_by(
         &self,
         ask: impl FnOnce() -> Call<WhoAmI>,
@@ -68,7 +68,7 @@ impl Client {
             let me = ask().timeout(left).await?;
             only_account(&me)
         });
-        // A waiter has its own deadline, which may be sooner than that of the call that is asking.
+        // A waiter has its own deadline, which may be earlier than that of the call in progress.
         match tokio::time::timeout_at(deadline, account).await {
             Ok(account) => account
                 .map(|account| &**account)

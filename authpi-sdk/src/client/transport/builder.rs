@@ -1,4 +1,4 @@
-//! A client and its settings, all checked before the first call.
+//! The client and its settings, all checked before the first call.
 
 use std::{env, fmt, sync::Arc, time::Duration};
 
@@ -15,29 +15,29 @@ use super::{
 };
 use crate::{generated::api, signature::Secret};
 
-/// Where AuthPI's API is.
+/// The address of AuthPI's API.
 pub const DEFAULT_BASE_URL: &str = "https://api.authpi.com";
 
-/// How long a call may take in all, repeats and waits included by default.
+/// The default time limit of a call, including retries and pauses.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long one attempt at a call may take by default: a third of [`DEFAULT_TIMEOUT`],
-/// so that an attempt that hangs leaves time for two more.
+/// The default time limit of one attempt: a third of [`DEFAULT_TIMEOUT`], so that an attempt that
+/// hangs leaves time for two more.
 pub const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to try for a connection, at most. It ends before an attempt does, so that one that
-/// never came to be sent is known as one.
+/// The time limit for connecting. It ends before an attempt does, so that an attempt that was never
+/// sent is recognized as such.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Calls AuthPI's API.
 ///
 /// Cheap to clone; clones share connections, the retry budget, tokens, and the account once it is
-/// known. It needs a Tokio runtime to call, not to be built.
+/// known. It needs a tokio runtime to make calls, but not to be built.
 #[derive(Clone)]
 pub struct Client(Arc<Settings>);
 
 pub(crate) struct Settings {
-    /// Its base URL has no slash at its end.
+    /// The base URL has no trailing slash.
     pub(crate) api: api::Client,
     pub(crate) credentials: Credentials,
     pub(crate) account: OnceCell<Box<str>>,
@@ -48,15 +48,15 @@ pub(crate) struct Settings {
 }
 
 impl Client {
-    /// A client to be, with nothing set but the defaults.
+    /// A builder with the default settings.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
 
-    /// A client as the environment describes it: see [`ClientBuilder::from_env`].
+    /// A client configured by the environment: see [`ClientBuilder::from_env`].
     ///
     /// # Errors
-    /// When a variable is missing or one of the settings is wrong.
+    /// When a variable is missing or a setting is invalid.
     pub fn from_env() -> Result<Self, BuildError> {
         ClientBuilder::from_env()?.build()
     }
@@ -96,15 +96,15 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Takes the settings from the environment: `AUTHPI_KEY_ID` and `AUTHPI_KEY_SECRET`, and where
-    /// they are set and not empty `AUTHPI_ACCOUNT_ID` and `AUTHPI_BASE_URL`. What is set afterwards
-    /// goes before.
+    /// Reads settings from the environment: `AUTHPI_KEY_ID` and `AUTHPI_KEY_SECRET`, and, if set
+    /// and not empty, `AUTHPI_ACCOUNT_ID` and `AUTHPI_BASE_URL`. Settings made afterwards take
+    /// precedence.
     ///
-    /// The first two names are those of AuthPI's documents; the other two are ours. An access token
-    /// is not taken from the environment: it is good for a short time only.
+    /// The first two names are those of AuthPI's documentation; the other two are ours. An access
+    /// token is not read from the environment, since it is only valid for a short time.
     ///
     /// # Errors
-    /// When the key's id or secret is not there, or a variable is not Unicode.
+    /// When the key's id or secret is missing, or a variable is not Unicode.
     pub fn from_env() -> Result<Self, BuildError> {
         let key_id = variable("AUTHPI_KEY_ID")?
             .ok_or_else(|| BuildError::new("the environment variable AUTHPI_KEY_ID is not set"))?;
@@ -116,25 +116,25 @@ impl ClientBuilder {
         Ok(builder)
     }
 
-    /// Calls with an API key: its id (`key_…`) and its secret. It acts on one account.
+    /// Authenticates with an API key: its id (`key_…`) and its secret. It acts on one account.
     pub fn api_key(self, key_id: impl Into<String>, secret: impl Into<Secret>) -> Self {
         self.give(Given::ApiKey(key_id.into(), secret.into()))
     }
 
-    /// Calls with an access token or a personal token, instead of an API key.
+    /// Authenticates with an access token or a personal token.
     pub fn access_token(self, token: impl Into<Secret>) -> Self {
         self.give(Given::AccessToken(token.into()))
     }
 
-    /// Calls with access tokens from this source, which is asked for another when one nears its end
-    /// or is refused (401), instead of an API key. A call whose token is refused is sent once more,
-    /// with the new one.
+    /// Authenticates with access tokens from this source. It is asked for another token when one is
+    /// about to expire or is refused (401). A call whose token is refused is sent once more with
+    /// the new one.
     pub fn token_source(self, source: impl TokenSource) -> Self {
         self.give(Given::source(source))
     }
 
-    /// The same kind again replaces what was given; another kind is a contradiction, which `build`
-    /// tells.
+    /// A credential of the same kind replaces the previous one. Different kinds contradict each
+    /// other, which `build` reports.
     fn give(mut self, given: Given) -> Self {
         let kind = std::mem::discriminant(&given);
         self.credentials
@@ -143,78 +143,78 @@ impl ClientBuilder {
         self
     }
 
-    /// The account (`acc_…`) that calls act on. If not given, the credential must belong to exactly
-    /// one, which is found through `GET /v1/me` by the first call that needs it.
+    /// The account (`acc_…`) that calls act on. Default: the credential's only account, which the
+    /// first call that needs it looks up with `GET /v1/me`.
     pub fn account(mut self, account_id: impl Into<String>) -> Self {
         self.account = Some(account_id.into());
         self
     }
 
-    /// Where the API is; [`DEFAULT_BASE_URL`] if not given. An `https` address, or an `http` one on
-    /// this machine, with or without a path, and with no user, query or fragment.
+    /// The address of the API. Default: [`DEFAULT_BASE_URL`]. It has to be `https`, or `http` on
+    /// this machine, with or without a path, and without user, query or fragment.
     pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
         self.base_url = Some(base_url.into());
         self
     }
 
-    /// Lets the base URL be a plain `http` address on another machine, for an emulator in a
-    /// container network. The credential travels unencrypted then.
+    /// Allows a plain `http` base URL on another machine, for an emulator in a container network.
+    /// The credential is then sent unencrypted.
     pub fn allow_plain_http(mut self) -> Self {
         self.plain_http = true;
         self
     }
 
-    /// How long a call may take in all, repeats and waits included; [`DEFAULT_TIMEOUT`] (30 s) if
-    /// not given. [`Call::timeout`](crate::client::transport::Call::timeout) sets it for one call.
+    /// The time limit of a call, including retries and pauses. Default: [`DEFAULT_TIMEOUT`] (30 s).
+    /// [`Call::timeout`](crate::client::transport::Call::timeout) sets it for one call.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How long one attempt at a call may take; [`DEFAULT_ATTEMPT_TIMEOUT`] (10 s) if not given,
-    /// and what is left of the call's time if that is less. Redeliveries, which wait for an
-    /// endpoint's answer, have all of the call's time unless
-    /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) says otherwise.
+    /// The time limit of one attempt. Default: [`DEFAULT_ATTEMPT_TIMEOUT`] (10 s), or the rest of
+    /// the call's time if that is less. Redeliveries, which wait for an endpoint's answer, have all
+    /// of the call's time unless
+    /// [`Call::attempt_timeout`](crate::client::transport::Call::attempt_timeout) is set.
     /// Connecting may take at most 5 s of it.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
     }
 
-    /// What is repeated, and when; [`RetryPolicy::default`] if not given.
+    /// The retry policy. Default: [`RetryPolicy::default`].
     /// [`Call::retry`](crate::client::transport::Call::retry) sets it for one call.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
     }
 
-    /// What limits the repeats of this client and its clones together; a [`TokenBucket`] of its own
-    /// if not given. An `Arc` of one budget can be given to several clients.
+    /// Limits the retries of this client and its clones together. Default: a [`TokenBucket`] of its
+    /// own. Several clients can share an `Arc` of one budget.
     pub fn retry_budget(mut self, budget: impl Budget) -> Self {
         self.budget = Some(Arc::new(budget));
         self
     }
 
-    /// What to add to the user agent `authpi-sdk-rust/<version> (<system>; <architecture>)`, such
-    /// as `billing/2.1`.
+    /// A suffix for the user agent `authpi-sdk-rust/<version> (<system>; <architecture>)`, such as
+    /// `billing/2.1`.
     pub fn user_agent(mut self, suffix: impl Into<String>) -> Self {
         self.user_agent = Some(suffix.into());
         self
     }
 
-    /// Checks the settings and sets up TLS. Nothing is sent.
+    /// Checks the settings and sets up TLS. Sends nothing.
     ///
-    /// With the feature `rustls` the process's default provider is used, and if it has none, ring
-    /// is made that.
+    /// With the feature `rustls`, the process's default provider is used. If there is none, ring is
+    /// installed as the default.
     ///
     /// # Errors
-    /// - not exactly one of API key, access token and token source, or one that cannot be right: an
-    ///   id that does not start with `key_`, its two halves swapped, an empty one, one that does
-    ///   not go into a header;
-    /// - a base URL, account id or user agent that cannot be used, or a timeout of zero;
-    /// - an `https` address, and this crate was built with neither of the features `rustls` and
-    ///   `native-tls`;
-    /// - an `https` address, and the system has no CA certificates.
+    /// - There is not exactly one of API key, access token and token source, or it is invalid: an
+    ///   id that does not start with `key_`, swapped halves, an empty value, or one that is not
+    ///   valid in a header.
+    /// - The base URL, account id or user agent is invalid, or a timeout is zero.
+    /// - The base URL is `https`, and this crate was built without the features `rustls` and
+    ///   `native-tls`.
+    /// - The base URL is `https`, and the system has no CA certificates.
     pub fn build(self) -> Result<Client, BuildError> {
         let credentials = match &*self.credentials {
             [only] => Credentials::new(only)?,
@@ -243,15 +243,15 @@ impl ClientBuilder {
         )?;
 
         let mut http = reqwest::Client::builder()
-            // A redirect would take the credential to an address that is not configured.
+            // A redirect would send the credential to an address that is not configured.
             .redirect(reqwest::redirect::Policy::none())
-            // Repeating is decided where errors are typed, never below.
+            // Retries are decided where errors are typed, not below.
             .retry(reqwest::retry::never())
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT.min(timeout.min(attempt_timeout) / 4 * 3))
             .user_agent(user_agent(self.user_agent.as_deref())?);
         if base_url.scheme() == "http" {
-            // An emulator on this machine is not reached through the company's proxy.
+            // An emulator on this machine must not be reached through a proxy.
             http = http.no_proxy();
         } else {
             http = http.https_only(true);
@@ -287,7 +287,7 @@ fn variable(name: &str) -> Result<Option<String>, BuildError> {
 }
 
 fn base_url(text: &str, plain_http: bool) -> Result<Url, BuildError> {
-    // The text is not repeated: it may hold a password.
+    // The text is not in the error: it may contain a password.
     let url = Url::parse(text)
         .map_err(|error| BuildError::new("the base URL is not valid").caused_by(error))?;
     let wrong = if !matches!(url.scheme(), "http" | "https") {
@@ -307,7 +307,7 @@ fn base_url(text: &str, plain_http: bool) -> Result<Url, BuildError> {
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
-        // Names that by RFC 6761 never leave the machine.
+        // By RFC 6761, these names never leave the machine.
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
@@ -475,7 +475,7 @@ mod tests {
         );
     }
 
-    /// A proxy that answers `CONNECT` with this, and counts.
+    /// A proxy that answers `CONNECT` with this, and counts connections.
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     async fn proxy(reply: &'static [u8]) -> (String, Arc<std::sync::atomic::AtomicU32>) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -537,7 +537,7 @@ mod tests {
                 RetryStop::Attempts,
                 "or closed the connection",
             ),
-            // It opens the tunnel, and its end is gone.
+            // It opens the tunnel, but there is no server behind it.
             (
                 b"HTTP/1.1 200 OK\r\n\r\n",
                 3,
@@ -577,7 +577,7 @@ mod tests {
             );
             assert_eq!(asked.load(Ordering::SeqCst), attempts, "{shown}");
         }
-        // One that is not there.
+        // A proxy that does not exist.
         let gone = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .unwrap()

@@ -1,9 +1,6 @@
-//! The one way that every call takes.
+//! The path of every call.
 //!
-//! [`Call`] holds an operation with its arguments and the options of this one call; awaiting it
-//! runs [`run`]: arguments are checked, the account is found, and the request is sent, again where
-//! that is safe and may help, under the call's one deadline. Every failure leaves [`attempt`] as an
-//! [`Error`], a timeout too, so that [`Attempts`] sees them all in one place.
+//! [`Call`] holds an operation with its arguments and the options of this call. Awaiting it runs [`run`]: it checks the arguments, finds the account, and sends the request before the call's deadline, again if that is safe and may help. Every failure of [`attempt`] is an [`Error`], including timeouts, so [`Attempts`] sees all of them in one place.
 
 use std::{
     fmt,
@@ -36,8 +33,8 @@ use crate::generated::api::{self, operations};
 
 /// A call to AuthPI that is sent when it is awaited.
 ///
-/// Nothing happens before; a call that is dropped was never made. A call can be cloned and so be
-/// made again, but then with another idempotency key, unless it was given one.
+/// Nothing happens before that, and a call that is dropped is not made. A call can be cloned and
+/// made again, but with another idempotency key, unless one was set.
 #[derive(Clone)]
 #[must_use = "a call is sent when it is awaited"]
 pub struct Call<O> {
@@ -46,7 +43,7 @@ pub struct Call<O> {
     options: Options,
 }
 
-/// What one call may have otherwise than its client.
+/// The options of one call that differ from its client's.
 #[derive(Clone, Default)]
 struct Options {
     timeout: Option<Duration>,
@@ -67,8 +64,8 @@ impl<O: Operation> Call<O> {
         }
     }
 
-    /// How long this call may take in all, repeats and waits included, from the moment it is
-    /// awaited; [`ClientBuilder::timeout`] if not given.
+    /// The time limit of this call, including retries and pauses, from the moment it is awaited.
+    /// Default: [`ClientBuilder::timeout`].
     ///
     /// [`ClientBuilder::timeout`]: crate::client::transport::ClientBuilder::timeout
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -76,8 +73,8 @@ impl<O: Operation> Call<O> {
         self
     }
 
-    /// How long one attempt at this call may take; [`ClientBuilder::attempt_timeout`] if not given,
-    /// and what is left of [`timeout`](Self::timeout) if that is less.
+    /// The time limit of one attempt at this call. Default: [`ClientBuilder::attempt_timeout`], or
+    /// the rest of [`timeout`](Self::timeout) if that is less.
     ///
     /// [`ClientBuilder::attempt_timeout`]: crate::client::transport::ClientBuilder::attempt_timeout
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
@@ -85,8 +82,8 @@ impl<O: Operation> Call<O> {
         self
     }
 
-    /// What of this call is repeated, and when; [`ClientBuilder::retry`] if not given. The budget
-    /// stays that of the client.
+    /// The retry policy of this call. Default: [`ClientBuilder::retry`]. The client's budget still
+    /// applies.
     ///
     /// [`ClientBuilder::retry`]: crate::client::transport::ClientBuilder::retry
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
@@ -94,11 +91,11 @@ impl<O: Operation> Call<O> {
         self
     }
 
-    /// Sends this header along, with each attempt; the same name again replaces it.
+    /// Adds this header to each attempt. The same name again replaces the value.
     ///
-    /// What the client sends itself cannot be replaced: credential, user agent, host, what
-    /// describes the body and the connection, idempotency key and `If-Match`, which have options of
-    /// their own. The call fails with an invalid argument then.
+    /// Headers that the client sends itself cannot be replaced: credential, user agent, host,
+    /// headers of the body and the connection, and idempotency key and `If-Match`, which have their
+    /// own options. The call then fails with an invalid argument.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.options.headers.insert(name, value);
         self
@@ -106,12 +103,12 @@ impl<O: Operation> Call<O> {
 }
 
 impl<O: Keyed> Call<O> {
-    /// The key that makes this call safe to repeat, 1 to 256 visible ASCII characters; a fresh
-    /// random one if not given.
+    /// The key that makes this call safe to repeat: 1 to 256 visible ASCII characters. Default: a
+    /// new random key.
     ///
-    /// AuthPI keeps a key for 24 hours per account. The same call under the same key gets the
-    /// stored answer, one-time secrets included (that they are not blanked out is assumed); another
-    /// call under it is a 422.
+    /// AuthPI keeps a key for 24 hours per account. The same call with the same key gets the stored
+    /// answer, including one-time secrets (that they are not blanked out is assumed). Another call
+    /// with it gets 422.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.options.idempotency_key = Some(key.into());
         self
@@ -119,22 +116,22 @@ impl<O: Keyed> Call<O> {
 }
 
 impl<O: Conditional> Call<O> {
-    /// Only if the resource still has this state; else the call fails with 412. Without it the
-    /// check is skipped.
+    /// Only performs the call if the resource still has this state; otherwise it fails with 412.
+    /// Without it, the state is not checked.
     ///
-    /// It is also what makes a `PATCH` or `DELETE` safe to repeat: once it has been done, the state
-    /// is another. But for this: an ETag is a time in milliseconds, so two changes within one of
-    /// them share theirs, and the second is not noticed.
+    /// It also makes a `PATCH` or `DELETE` safe to repeat: after the first time, the state has
+    /// changed. There is one exception: an ETag is a time in milliseconds, so two changes within
+    /// one millisecond share an ETag, and the second is not noticed.
     pub fn if_match(mut self, etag: &ETag) -> Self {
         self.options.if_match = Some(etag.clone());
         self
     }
 
-    /// Repeats this call although it has no [`if_match`](Self::if_match): it may be done twice, and
-    /// so undo what another caller has changed in between.
+    /// Retries this call although it has no [`if_match`](Self::if_match). It may be performed
+    /// twice, and so undo a change that another caller made in between.
     ///
-    /// Without it, and without an ETag, a `PATCH` or `DELETE` is only repeated where the server has
-    /// certainly not acted. A POST needs neither, since it has its idempotency key.
+    /// Without this and without an ETag, a `PATCH` or `DELETE` is only retried if the server has
+    /// certainly not acted. A POST does not need it, since it has an idempotency key.
     pub fn retry_without_etag(mut self) -> Self {
         self.options.retry_without_etag = true;
         self
@@ -142,14 +139,14 @@ impl<O: Conditional> Call<O> {
 }
 
 impl<O: Paged> Call<O> {
-    /// How many items a page may hold, 1 to 100; AuthPI takes 50 if not given.
+    /// The number of items per page, 1 to 100. AuthPI's default is 50.
     pub fn limit(mut self, limit: u32) -> Self {
         *self.operation.window().0 = Some(limit);
         self
     }
 
-    /// The page to begin with: [`Page::next_page`](crate::client::Page::next_page) of the page
-    /// before.
+    /// The page to start with: [`Page::next_page`](crate::client::Page::next_page) of the previous
+    /// page.
     pub fn cursor(mut self, cursor: impl Into<String>) -> Self {
         *self.operation.window().1 = Some(cursor.into());
         self
@@ -157,7 +154,7 @@ impl<O: Paged> Call<O> {
 }
 
 impl Options {
-    /// For another call on behalf of this one: the same policy and headers, and no more.
+    /// The options for another call on behalf of this one: the same policy and headers.
     fn beside(&self) -> Self {
         Self {
             attempt_timeout: self.attempt_timeout,
@@ -180,7 +177,7 @@ impl<O> Call<O> {
 }
 
 impl fmt::Debug for Options {
-    /// Of headers the names alone: a value may be secret.
+    /// Only the names of headers: a value may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             timeout,
@@ -219,20 +216,20 @@ impl<O: Operation> IntoFuture for Call<O> {
     fn into_future(self) -> Self::IntoFuture {
         let span = telemetry::span(O::OPERATION.id);
         let mut observed = Observed::begin(O::OPERATION.id, span.clone());
-        // A block, since a function would hold its arguments twice.
+        // A block, since a function would store its arguments twice.
         Box::pin(async move { run(&self, &mut observed).await }.instrument(span))
     }
 }
 
 /// A call of AuthPI's API, with its arguments. Sealed: only this SDK implements it.
 pub trait Operation: Clone + Send + Sync + sealed::ToRequest + 'static {
-    /// What a success gives.
+    /// The result of a success.
     type Output: Send;
 }
 
 /// An operation that takes an idempotency key.
 ///
-/// Others cannot be given one:
+/// Other operations do not compile with one:
 ///
 /// ```compile_fail,E0277
 /// # let client: authpi_sdk::Client = unimplemented!();
@@ -243,9 +240,9 @@ pub trait Keyed: Operation {}
 /// An operation that can be made to depend on the state of its resource.
 pub trait Conditional: Operation {}
 
-/// An operation that gives a list, a page at a time.
+/// An operation that returns a list, page by page.
 pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::PageParams {
-    /// What is listed.
+    /// The type of the items.
     type Item: Send;
 }
 
@@ -255,17 +252,17 @@ pub trait Paged: Operation<Output = Page<Self::Item>> + sealed::PageParams {
 pub struct WithETag<T> {
     /// The value.
     pub value: T,
-    /// The state; what [`Call::if_match`] takes.
+    /// The state, for [`Call::if_match`].
     pub etag: Option<ETag>,
 }
 
-/// What a POST gave.
+/// The result of a POST.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct WithReplay<T> {
     /// The value.
     pub value: T,
-    /// The state, where the answer names one.
+    /// The state, if the answer contains one.
     pub etag: Option<ETag>,
     /// Whether this is the stored answer to an earlier call under the same idempotency key.
     pub replayed: bool,
@@ -274,33 +271,32 @@ pub struct WithReplay<T> {
 pub(crate) mod sealed {
     use super::{Attempt, Built, Error, Future, Recheck, Reply, operations};
 
-    /// How an operation is asked for: by one method of the generated client.
+    /// Builds the request of an operation with a method of the generated client.
     pub trait ToRequest: Sized {
-        /// What its answer is read as.
+        /// The type that its answer is read as.
         type Wire: Send;
-        /// The operation in the description.
+        /// The operation in AuthPI's description.
         const OPERATION: operations::Operation;
-        /// Whether AuthPI's answer waits for an endpoint's: such a call is not cut short to be
-        /// tried again.
+        /// Whether AuthPI's answer waits for an endpoint's answer. Such an attempt is not cut short
+        /// in order to retry.
         const WAITS_FOR_AN_ENDPOINT: bool = false;
 
         /// # Errors
-        /// When an argument is wrong.
+        /// When an argument is invalid.
         fn check(&self) -> Result<(), Error> {
             Ok(())
         }
 
         /// # Errors
-        /// When something does not go into a header, or into an address.
+        /// When a value is not valid in a header or URL.
         fn request(&self, attempt: &Attempt<'_>) -> Built<Self::Wire>;
 
-        /// The value that the caller gets.
+        /// The value for the caller.
         fn read(reply: Reply<Self::Wire>) -> <Self as super::Operation>::Output
         where
             Self: super::Operation;
 
-        /// What to make of a refusal, where the state of things can tell that an earlier attempt
-        /// did its work.
+        /// Handles a refusal, if the current state can show that an earlier attempt took effect.
         fn settle(
             &self,
             refused: Error,
@@ -312,7 +308,7 @@ pub(crate) mod sealed {
             std::future::ready(Err(refused))
         }
 
-        /// Whether its answer alone shows a secret, and cannot be fetched again.
+        /// Whether its answer is the only place with a secret, and cannot be fetched again.
         fn shows_a_secret_once(&self) -> bool {
             false
         }
@@ -324,7 +320,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// What one attempt at a call is made with.
+/// What one attempt is made with.
 pub struct Attempt<'a> {
     pub(crate) api: &'a api::Client,
     pub(crate) account: &'a str,
@@ -332,7 +328,7 @@ pub struct Attempt<'a> {
     pub(crate) if_match: Option<&'a str>,
 }
 
-/// A success: what was decoded, and the headers it came with.
+/// A success: the decoded value and the headers.
 #[derive(Debug)]
 pub struct Reply<T> {
     pub(crate) value: T,
@@ -357,18 +353,18 @@ impl<T> Reply<T> {
     }
 }
 
-/// What an operation needs to look at the state of things in the middle of a call.
+/// What an operation needs to read the current state during a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Recheck<'a> {
     client: &'a Client,
     options: &'a Options,
     deadline: Instant,
-    /// Whether the server may have acted on an attempt before the one that was refused.
+    /// Whether the server may have acted on an attempt before the refused one.
     pub(crate) fate_unknown: bool,
 }
 
 impl Recheck<'_> {
-    /// A call that has what is left of the time and the same policy and headers.
+    /// A call with the rest of the time and the same policy and headers.
     pub(crate) fn ask<O: Operation>(&self, operation: O) -> Call<O> {
         let timeout = self.deadline.saturating_duration_since(Instant::now());
         Call {
@@ -430,7 +426,7 @@ async fn attempts<O: Operation>(
     });
     let mut renewed = false;
     loop {
-        // Key and deadline belong to the call, everything below to one attempt at it.
+        // Key and deadline belong to the call, everything below to one attempt.
         let authorization = settings.credentials.authorization(deadline).await;
         let authorization = authorization
             .map_err(|error| attempts.over(error.under(key.clone()), RetryStop::Permanent))?;
@@ -449,8 +445,8 @@ async fn attempts<O: Operation>(
         let error = if error.is_unauthorized() && !renewed {
             match settings.credentials.replace(&authorization, deadline).await {
                 Ok(true) => {
-                    // Once, and whatever the policy: nothing has run, and nothing is tried that has
-                    // failed before.
+                    // Once, whatever the policy: the server has not acted, and this token has not
+                    // been tried.
                     renewed = true;
                     attempts.renewed(&error);
                     continue;
@@ -479,7 +475,7 @@ async fn attempts<O: Operation>(
     }
 }
 
-/// Whether doing it twice does its work once.
+/// Whether performing it twice has the effect of performing it once.
 fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
     let operation = O::OPERATION;
     match operation.method {
@@ -489,7 +485,7 @@ fn is_safe<O: Operation>(options: &Options, keyed: bool) -> bool {
     }
 }
 
-/// One attempt: the request is put together, sent, and its answer read, or an error says why not.
+/// One attempt: builds the request, sends it, and reads the answer.
 async fn attempt<O: Operation>(
     call: &Call<O>,
     account: &str,
@@ -527,7 +523,7 @@ async fn attempt<O: Operation>(
     ))
 }
 
-/// Headers of the caller's own must leave alone what the client sends itself.
+/// The caller's headers must not replace those of the client.
 fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
     if headers.is_empty() {
         return Ok(());
@@ -556,14 +552,13 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
-/// The end of the time that a call may take; for a time without end, so far away that nobody sees
-/// it.
+/// The deadline for a call with this timeout; in the far future if it is too large.
 pub(crate) fn deadline(timeout: Duration) -> Instant {
     const LONG: Duration = Duration::from_hours(24 * 365);
     Instant::now() + timeout.min(LONG)
 }
 
-/// The idempotency key of a call: one for all its attempts. AuthPI documents keys for POST only.
+/// The idempotency key of all attempts of a call. AuthPI documents keys for POST only.
 fn key<O: Operation>(options: &Options) -> Result<Option<Key>, Error> {
     if O::OPERATION.method != Method::POST || !O::OPERATION.idempotency_key {
         return Ok(None);

@@ -17,10 +17,10 @@ type Cause = Box<dyn StdError + Send + Sync>;
 /// Why a call failed.
 ///
 /// It is opaque: predicates distinguish the cases, so that a new case is not a breaking change.
-/// [`Error::may_have_run`] says whether the server may have acted, which is what decides whether
-/// repeating the call is safe; [`Error::attempts`] and [`Error::retry_stop`] say what the client
-/// has tried already. Neither `Debug` nor `Display` shows a header or a body; what AuthPI itself
-/// says of the failure (code, description, fields, reference) is shown.
+/// [`Error::may_have_run`] says whether the server may have acted, which decides whether repeating
+/// the call is safe. [`Error::attempts`] and [`Error::retry_stop`] say what the client has tried.
+/// Neither `Debug` nor `Display` contains a header or a body, but both contain AuthPI's own error
+/// information (code, description, fields, reference).
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -34,7 +34,7 @@ struct Inner {
     idempotency_key: Option<Key>,
     secret_lost: bool,
     source: Option<Cause>,
-    /// Host and port that the call was for, where no answer came from there.
+    /// Host and port of the call, if there was no answer.
     peer: Option<String>,
 }
 
@@ -42,44 +42,44 @@ struct Inner {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) text: String,
-    /// The caller's own, not one made for this call.
+    /// The caller set it.
     pub(crate) own: bool,
 }
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The call was not sent, because an argument is wrong.
+    /// The call was not sent: an argument is invalid.
     InvalidArgument(String),
-    /// The call was not sent, because it is not clear on which account.
+    /// The call was not sent: the account is not known.
     Configuration(String),
-    /// The call was not sent for lack of an access token.
+    /// The call was not sent: there is no access token.
     Credential(String),
-    /// No connection came about; one that may come about later, unless something is set up wrong.
+    /// There was no connection, perhaps temporarily.
     Connect { transient: bool },
-    /// No connection came about, because of the proxy on the way.
+    /// There was no connection, because of the proxy.
     Proxy(ProxyFault),
-    /// No whole answer in time.
+    /// No complete answer arrived in time.
     Timeout { connecting: bool },
     /// The connection broke.
     Transport,
-    /// AuthPI, or something on the way to it, refused or failed.
+    /// AuthPI, or a server on the way to it, refused or failed.
     Refused,
     /// A redirect, which is not followed.
     Redirect,
-    /// Success by its status, but not the answer that is due; perhaps because it was cut off.
+    /// The status is a success, but the answer is not the expected one; perhaps it was cut off.
     Malformed { why: String, cut_off: bool },
-    /// Success by its status, with more of a body than is read.
+    /// The status is a success, but the body is too large.
     TooLarge,
-    /// The change may be there (what can be seen of it is), and the secret that AuthPI made for it
-    /// is lost with the answer.
+    /// The change may have been made (what can be checked matches), and the secret that AuthPI
+    /// created for it is lost with the answer.
     SecretLost,
 }
 
-/// What is wrong with a proxy, as far as can be known: the status with which it refuses is not.
+/// What is wrong with a proxy. The status with which it refused is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyFault {
-    /// It cannot be reached; perhaps later, unless something is set up wrong.
+    /// It cannot be reached, perhaps temporarily.
     Unreachable { transient: bool },
     /// It answered `CONNECT` with an error, or hung up.
     NoTunnel,
@@ -152,7 +152,7 @@ impl Error {
         .answered(answer)
     }
 
-    /// A success whose body is longer than what is read of one.
+    /// A success whose body is too large.
     pub(crate) fn too_large(answer: Response) -> Self {
         Self::new(Kind::TooLarge, true).answered(answer)
     }
@@ -172,14 +172,14 @@ impl Error {
         .answered(answer)
     }
 
-    /// Instead of a refusal that came because the change was made before.
+    /// Replaces a refusal that came because an earlier attempt had made the change.
     pub(crate) fn secret_is_lost(mut self) -> Self {
         self.0.kind = Kind::SecretLost;
         self.0.may_have_run = true;
         self
     }
 
-    /// Names the server, unless its answer is there. A base URL holds neither user nor query.
+    /// Names the server, unless there is an answer. A base URL contains neither user nor query.
     pub(crate) fn towards(mut self, base_url: &str) -> Self {
         if self.0.answer.is_none() {
             let url = Url::parse(base_url).ok();
@@ -199,8 +199,7 @@ impl Error {
         self
     }
 
-    /// Adds what is known of the answer. A refusal says for itself whether the server may have
-    /// acted.
+    /// Adds the answer. A refusal says for itself whether the server may have acted.
     pub(crate) fn answered(mut self, answer: Response) -> Self {
         if !answer.status.is_success() {
             self.0.complaint = ApiErrorBody::read(&answer.body);
@@ -215,13 +214,13 @@ impl Error {
         self
     }
 
-    /// For a call that failed before it was sent, because another that it needs failed.
+    /// For a call that was not sent because another call that it needs failed.
     pub(crate) fn before_the_call(mut self) -> Self {
         self.0.may_have_run = false;
         self
     }
 
-    /// Makes it speak for all attempts at the call.
+    /// Makes it the error of all attempts.
     pub(crate) fn after(
         mut self,
         attempts: u32,
@@ -235,7 +234,7 @@ impl Error {
     }
 
     pub(crate) fn under(mut self, key: Option<Key>) -> Self {
-        // Without a key there is no other attempt that it could be about.
+        // Without a key, it cannot be about another attempt.
         if key.is_none() && self.is_conflict() {
             self.0.may_have_run = false;
         }
@@ -243,14 +242,14 @@ impl Error {
         self
     }
 
-    /// For an operation whose answer alone shows a secret that it has made.
+    /// For an operation whose answer is the only place with a secret that it created.
     pub(crate) fn with_its_secret(mut self) -> Self {
         self.0.secret_lost = self.0.may_have_run;
         self
     }
 
-    /// The fault of the transport or of the server that this is, if it is of the kind that passes.
-    /// Statuses that are no success are not looked at.
+    /// The retry reason, if it is a transient failure of the transport or the server. Statuses
+    /// other than success are not considered.
     pub(crate) fn fault(&self) -> Option<RetryReason> {
         match self.0.kind {
             Kind::Connect { transient: true } | Kind::Timeout { connecting: true } => {
@@ -264,7 +263,7 @@ impl Error {
         }
     }
 
-    /// What became of the call, in one word.
+    /// The outcome of the call, for metrics.
     pub(crate) fn outcome(&self) -> &'static str {
         match self.0.kind {
             Kind::InvalidArgument(_) => "invalid_argument",
@@ -282,53 +281,54 @@ impl Error {
         }
     }
 
-    /// Whether the server may have acted on the call, be it on its first attempt or on its last.
+    /// Whether the server may have acted on the call, in any attempt.
     ///
-    /// `false`: it has not, and repeating the call is safe. The call was not sent (a wrong
-    /// argument, no connection), or it was refused with a status that says so (any 4xx but the two
-    /// below). `true`: it may have. An attempt was sent and no whole answer came, the answer is not
-    /// what is due, or its status is a redirect, 408, 409 to a POST (the same call may be on its
-    /// way under the same idempotency key) or a 5xx. Where it cannot be known, it is `true`: so for
-    /// an attempt whose own, shorter deadline passed while it was connecting.
+    /// `false`: it has not, and repeating the call is safe. The call was not sent (invalid
+    /// argument, no connection), or it was refused with a status that says so (any 4xx except the
+    /// two below). `true`: it may have. An attempt was sent and no complete answer arrived, the
+    /// answer is not the expected one, or its status is a redirect, 408, 409 to a POST (the same
+    /// call may be in progress under the same idempotency key) or a 5xx. If it cannot be known, it
+    /// is `true`, for example for an attempt whose own, shorter timeout ended while it was
+    /// connecting.
     pub fn may_have_run(&self) -> bool {
         self.0.may_have_run
     }
 
-    /// How often the call was tried: 0 if it was not even sent once.
+    /// The number of attempts: 0 if the call was not sent.
     pub fn attempts(&self) -> u32 {
         self.0.attempts
     }
 
-    /// Why the client did not try again; nothing for a call that was not sent at all.
+    /// Why the client did not retry; `None` for a call that was not sent.
     pub fn retry_stop(&self) -> Option<RetryStop> {
         self.0.no_more
     }
 
-    /// The idempotency key that the call was sent with, if it was a POST.
+    /// The idempotency key of the call, if it was a POST.
     ///
-    /// Where the server may have acted, the same call under this key
+    /// If the server may have acted, the same call with this key
     /// ([`Call::idempotency_key`](crate::client::transport::Call::idempotency_key)) within 24 hours
-    /// gets the answer that was lost, and does its work only if it was not done.
+    /// returns the lost answer, and only does its work if it was not done.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.0.idempotency_key.as_ref().map(|key| key.text.as_str())
     }
 
-    /// Whether a secret is lost that AuthPI has made, or may have made, for this call: a change of
-    /// a webhook's authentication whose answer did not come. Make another: the same change again,
-    /// with the webhook's present ETag.
+    /// Whether a secret is lost that AuthPI has created, or may have created, for this call: a
+    /// change of a webhook's authentication whose answer did not arrive. Create another one by
+    /// repeating the change with the webhook's current ETag.
     ///
     /// Never for `create`: its answer can be fetched again, see [`Error::idempotency_key`].
     pub fn is_secret_lost(&self) -> bool {
         self.0.secret_lost
     }
 
-    /// The status of the answer, if one came.
+    /// The status of the answer, if any.
     pub fn status(&self) -> Option<StatusCode> {
         self.0.answer.as_ref().map(|answer| answer.status)
     }
 
-    /// Whether AuthPI itself answered that the resource does not exist. The 404 of a gateway, or of
-    /// a wrong base URL, says nothing.
+    /// Whether AuthPI itself answered that the resource does not exist. A 404 of a gateway, or
+    /// because of a wrong base URL, does not count.
     pub(crate) fn says_there_is_none(&self) -> bool {
         self.is_not_found() && self.code() == Some(&ErrorCode::NotFound)
     }
@@ -337,20 +337,20 @@ impl Error {
         self.status() == Some(status)
     }
 
-    /// The id of the operation that failed, as AuthPI's description names it (`webhooks.create`).
+    /// The id of the failed operation, as in AuthPI's description (`webhooks.create`).
     ///
-    /// It is `me.get` where another call needed the account and asking for it failed.
+    /// It is `me.get` if another call needed the account and looking it up failed.
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
     }
 
-    /// No whole answer came before the call's deadline, or before the end of its last attempt.
+    /// No complete answer arrived before the call's deadline, or before the end of its last
+    /// attempt.
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::Timeout { .. })
     }
 
-    /// No connection came about (name not found, refused, a proxy, TLS, or not in time); nothing
-    /// was sent.
+    /// There was no connection (unknown name, refused, proxy, TLS, or timeout). Nothing was sent.
     pub fn is_connect(&self) -> bool {
         matches!(
             self.0.kind,
@@ -358,13 +358,12 @@ impl Error {
         )
     }
 
-    /// The call was not sent because one of its arguments is wrong, for example an id that is no
-    /// id.
+    /// The call was not sent because an argument is invalid, for example an id.
     pub fn is_invalid_argument(&self) -> bool {
         matches!(self.0.kind, Kind::InvalidArgument(_))
     }
 
-    /// The call was not sent because no single account belongs to the credential; see
+    /// The call was not sent because the credential does not belong to exactly one account; see
     /// [`ClientBuilder::account`].
     ///
     /// [`ClientBuilder::account`]: crate::client::transport::ClientBuilder::account
@@ -372,24 +371,24 @@ impl Error {
         matches!(self.0.kind, Kind::Configuration(_))
     }
 
-    /// The call was not sent because could not get an access token:
-    /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or gave what is
-    /// no token. The cause is its own error.
+    /// The call was not sent because there is no access token:
+    /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or returned an
+    /// invalid token. The cause is its own error.
     pub fn is_credential(&self) -> bool {
         matches!(self.0.kind, Kind::Credential(_))
     }
 
-    /// The status says success, but the answer is not the one that is due: not JSON, another shape,
-    /// empty, too large, cut off.
+    /// The status is a success, but the answer is not the expected one: not JSON, another shape,
+    /// empty, too large, or cut off.
     pub fn is_malformed_response(&self) -> bool {
         matches!(self.0.kind, Kind::Malformed { .. } | Kind::TooLarge)
     }
 
     /// 422: the idempotency key was used for another call within the last 24 hours.
     ///
-    /// AuthPI documents it as `invalid_request`, without saying how it differs from a wrong body.
-    /// Assumed: its `fields` name the key, or there are none. Only for a key of the caller's own,
-    /// since one of ours is never used twice.
+    /// AuthPI documents it as `invalid_request`, without saying how it differs from an invalid
+    /// body. Assumed: its `fields` name the key, or there are none. Only for a key of the caller,
+    /// since the client never reuses its own.
     pub fn is_idempotency_key_reused(&self) -> bool {
         let names_it = |field: &FieldError| field.field.eq_ignore_ascii_case("idempotency-key");
         self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
@@ -397,19 +396,19 @@ impl Error {
             && (self.fields().is_empty() || self.fields().iter().any(names_it))
     }
 
-    /// The answer is a redirect. It is not followed, so that the credential goes nowhere else; the
-    /// base URL is wrong.
+    /// The answer is a redirect. It is not followed, so that the credential is not sent elsewhere.
+    /// The base URL is wrong.
     pub fn is_redirect(&self) -> bool {
         self.0.kind == Kind::Redirect
     }
 
-    /// 400 or 422: the request is wrong; [`Error::fields`] may say where.
+    /// 400 or 422: the request is invalid; [`Error::fields`] may say where.
     pub fn is_validation(&self) -> bool {
         self.has_status(StatusCode::BAD_REQUEST)
             || self.has_status(StatusCode::UNPROCESSABLE_ENTITY)
     }
 
-    /// 401: the credential is not accepted.
+    /// 401: the credential was not accepted.
     pub fn is_unauthorized(&self) -> bool {
         self.has_status(StatusCode::UNAUTHORIZED)
     }
@@ -424,14 +423,13 @@ impl Error {
         self.has_status(StatusCode::NOT_FOUND)
     }
 
-    /// 409: something else is on its way, such as a call with the same idempotency key.
+    /// 409: another call is in progress, such as one with the same idempotency key.
     pub fn is_conflict(&self) -> bool {
         self.has_status(StatusCode::CONFLICT)
     }
 
-    /// 412: the resource has another state than `If-Match` asked for; [`Error::current_etag`] may
-    /// say which. Not where it turned out that the call itself made that state: see
-    /// [`Error::is_secret_lost`].
+    /// 412: the resource's state differs from `If-Match`; [`Error::current_etag`] may have the
+    /// current one. Not if the call itself made that state: see [`Error::is_secret_lost`].
     pub fn is_precondition_failed(&self) -> bool {
         self.has_status(StatusCode::PRECONDITION_FAILED) && self.0.kind != Kind::SecretLost
     }
@@ -446,8 +444,8 @@ impl Error {
         self.status().is_some_and(|status| status.is_server_error())
     }
 
-    /// How long to wait before the next try: what the body says, else the `Retry-After` header
-    /// (seconds or a date). Rounded up to whole seconds; a number beyond any measure is
+    /// How long to wait before the next attempt: from the body, otherwise from the `Retry-After`
+    /// header (seconds or a date). Rounded up to whole seconds; a number that is too large is
     /// [`Duration::MAX`].
     pub fn retry_after(&self) -> Option<Duration> {
         let answer = self.0.answer.as_ref()?;
@@ -457,51 +455,51 @@ impl Error {
             .or_else(|| answer.retry_after_header())
     }
 
-    /// AuthPI's word for what is wrong.
+    /// AuthPI's error code.
     pub fn code(&self) -> Option<&ErrorCode> {
         self.0.complaint.code.as_ref()
     }
 
-    /// AuthPI's sentence on what is wrong.
+    /// AuthPI's description of the error.
     pub fn description(&self) -> Option<&str> {
         self.0.complaint.description.as_deref()
     }
 
-    /// What to quote to AuthPI's support.
+    /// The reference for AuthPI's support.
     pub fn reference(&self) -> Option<&str> {
         self.0.complaint.reference.as_deref()
     }
 
-    /// Whether AuthPI says that the same call may succeed later, if it says anything.
+    /// Whether the same call may succeed later, if AuthPI says so.
     pub fn retryable(&self) -> Option<bool> {
         self.0.complaint.retryable
     }
 
-    /// What is wrong with which members of the request; of a longer list the first 100. Texts are
-    /// cut at 4096 characters, here as in [`description`](Self::description); [`code`](Self::code)
-    /// and [`reference`](Self::reference) at 300.
+    /// The invalid members of the request, at most the first 100. Texts are cut at 4096 characters,
+    /// as in [`description`](Self::description); [`code`](Self::code) and
+    /// [`reference`](Self::reference) at 300.
     pub fn fields(&self) -> &[FieldError] {
         &self.0.complaint.fields
     }
 
-    /// The ETag that the resource has now, from the body of a 412.
+    /// The resource's current ETag, from the body of a 412.
     pub fn current_etag(&self) -> Option<&ETag> {
         self.0.complaint.current_etag.as_ref()
     }
 
-    /// The answer's headers, if one came. They may hold what belongs in no log.
+    /// The answer's headers, if any. Do not log them; they may contain secrets.
     pub fn headers(&self) -> Option<&HeaderMap> {
         self.0.answer.as_ref().map(|answer| &answer.headers)
     }
 
-    /// The first 4096 characters of the answer's body, if it is text. **It may hold secrets**: a
-    /// malformed answer to a create call is one.
+    /// The first 4096 characters of the answer's body, if it is text. **It may contain secrets**,
+    /// for example in a malformed answer to a create call.
     pub fn body(&self) -> Option<&str> {
         self.0.answer.as_ref()?.text()
     }
 }
 
-/// What a status that is not a success says of the call.
+/// What a status other than success says about the call.
 fn may_have_run(status: StatusCode) -> bool {
     !status.is_client_error()
         || status == StatusCode::REQUEST_TIMEOUT
@@ -590,7 +588,7 @@ impl fmt::Display for Error {
             }
         }
         match no_more {
-            // One attempt that could not have helped, or was all there was to be, needs no words.
+            // A single attempt that could not have been retried needs no explanation.
             None => {}
             Some(RetryStop::Permanent | RetryStop::Attempts) if *attempts < 2 => {}
             Some(why) => write!(f, "; attempt {attempts}, {why}")?,
@@ -599,10 +597,10 @@ impl fmt::Display for Error {
     }
 }
 
-/// How many members of a request a message names.
+/// The number of members that a message names.
 const SHOWN_FIELDS: usize = 10;
 
-/// Text from outside in a message of one line: no control characters, and not without end.
+/// Text of the server in a one-line message: without control characters, and of limited length.
 struct OneLine<'a>(&'a str);
 
 impl fmt::Display for OneLine<'_> {
@@ -652,7 +650,7 @@ impl fmt::Debug for Error {
     }
 }
 
-/// A complaint in a log: no longer than its message is.
+/// An error body in `Debug`: no longer than in the message.
 struct Shown<'a>(&'a ApiErrorBody);
 
 impl fmt::Debug for Shown<'_> {

@@ -1,10 +1,10 @@
-//! Which state of a resource is meant.
+//! ETags: the state of a resource.
 
 use std::{fmt, str::FromStr};
 
 use http::{HeaderMap, header};
 
-/// The state of a resource, as AuthPI names it: a quoted text that changes with each change.
+/// The state of a resource, as AuthPI names it: a quoted string that changes with each change.
 ///
 /// AuthPI documents strong ETags on single resources: the time of the last change in Unix
 /// milliseconds, in quotes. So two changes within one millisecond share an ETag. It comes with a
@@ -14,7 +14,7 @@ use http::{HeaderMap, header};
 pub struct ETag(String);
 
 impl ETag {
-    /// The ETag as it is in a header, with its quotes.
+    /// The ETag as in a header, with its quotes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -33,10 +33,10 @@ impl fmt::Display for ETag {
 impl FromStr for ETag {
     type Err = InvalidETag;
 
-    /// Reads an ETag that was kept as text; quotes are added where there are none.
+    /// Parses an ETag that was kept as text. Quotes are added if there are none.
     ///
     /// # Errors
-    /// When the text is empty, or holds a quote, white space or what is not ASCII between the
+    /// When the text is empty, or contains a quote, white space or non-ASCII characters between the
     /// quotes.
     fn from_str(text: &str) -> Result<Self, InvalidETag> {
         let (weak, tag) = text
@@ -57,7 +57,7 @@ impl FromStr for ETag {
     }
 }
 
-/// The text is no ETag.
+/// The text is not an ETag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidETag(());
 

@@ -1,8 +1,7 @@
 //! One request and its answer.
 //!
-//! The generated client puts a [`Request`] together and says what its answer is read as;
-//! [`exchange`] sends it. What came of the answer is kept for the error whatever happens on the
-//! way, also when the time is up.
+//! The generated client builds a [`Request`] and says how its answer is read; [`exchange`] sends
+//! it. The parts of the answer that have arrived are kept for the error, even if the time runs out.
 
 use std::{fmt, io};
 
@@ -21,19 +20,19 @@ use super::{
 };
 use crate::json::{self, FromRaw};
 
-/// The longest answer that is read, in bytes. A page of 100 events is far below it.
+/// The maximum size of an answer, in bytes. A page of 100 events is far smaller.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
 
-/// A request that is put together, and how its answer is read.
+/// A built request, and how its answer is read.
 pub struct Request<T> {
     http: reqwest::Request,
     read: fn(&[u8]) -> serde_json::Result<T>,
 }
 
-/// What the generated client gives.
+/// The result of the generated client.
 pub(crate) type Built<T> = Result<Request<T>, NotBuilt>;
 
-/// Something does not go into a header or an address. What, is not kept: it may be secret.
+/// A value is not valid in a header or URL. It is not kept, since it may be secret.
 #[derive(Debug)]
 pub struct NotBuilt;
 
@@ -50,7 +49,7 @@ impl From<InvalidHeaderValue> for NotBuilt {
 }
 
 impl<T> Request<T> {
-    /// One whose answer is JSON.
+    /// A request whose answer is JSON.
     pub(crate) fn new(http: reqwest::Request) -> Self
     where
         T: DeserializeOwned + FromRaw,
@@ -63,7 +62,7 @@ impl<T> Request<T> {
 }
 
 impl Request<()> {
-    /// One whose answer says all by its status.
+    /// A request whose answer is only a status.
     pub(crate) fn without_body(http: reqwest::Request) -> Self {
         Self {
             http,
@@ -73,12 +72,12 @@ impl Request<()> {
 }
 
 impl<T> Request<T> {
-    /// The same, with its answer read as something else.
+    /// The same request, with its answer read as another type.
     pub(crate) fn read_as<U: DeserializeOwned + FromRaw>(self) -> Request<U> {
         Request::new(self.http)
     }
 
-    /// With the caller's own headers, and who the caller is.
+    /// Adds the caller's own headers and the credential.
     pub(super) fn by(mut self, authorization: &Authorization, own: &HeaderMap) -> Self {
         let headers = self.http.headers_mut();
         if !own.is_empty() {
@@ -97,13 +96,13 @@ impl<T> fmt::Debug for Request<T> {
     }
 }
 
-/// Sends the request and reads the whole answer, at most [`MAX_RESPONSE_BYTES`] bytes of it, for as
-/// long as there is time.
+/// Sends the request and reads the whole answer, up to [`MAX_RESPONSE_BYTES`] bytes, before the
+/// deadline.
 ///
-/// No `async fn`, since that would keep the request, of which nothing is needed once it is sent.
+/// Not an `async fn`, since that would keep the request in memory until the answer is read.
 ///
 /// # Errors
-/// Whatever came in the way of a value; with the answer, where one came.
+/// Any failure, with the answer if there is one.
 pub(crate) fn exchange<T>(
     http: &reqwest::Client,
     request: Request<T>,
@@ -127,7 +126,7 @@ pub(crate) fn exchange<T>(
             Err(_elapsed) => {
                 Err(Error::new(Kind::Timeout { connecting: false }, true).answered(answer))
             }
-            // The status says enough, even where the body was cut off or does not end.
+            // The status is enough, even if the body was cut off or does not end.
             Ok(_) if !answer.status.is_success() => Err(Error::refused(answer)),
             Ok(End::Broken(error)) => Err(not_exchanged(error).answered(answer)),
             Ok(End::TooLarge) => Err(Error::too_large(answer)),
@@ -139,14 +138,14 @@ pub(crate) fn exchange<T>(
     }
 }
 
-/// How the reading of an answer ended.
+/// How reading an answer ended.
 enum End {
     Whole,
     TooLarge,
     Broken(reqwest::Error),
 }
 
-/// Writes down at once what came, for the case that there is no time for the rest.
+/// Stores each part as it arrives, in case the time runs out.
 async fn receive(
     sent: impl Future<Output = reqwest::Result<reqwest::Response>>,
     answer: &mut Option<Response>,
@@ -167,7 +166,7 @@ async fn receive(
             Ok(Some(chunk)) if answer.body.len() + chunk.len() > MAX_RESPONSE_BYTES => {
                 return End::TooLarge;
             }
-            // Most bodies come in one piece, which is kept without copying.
+            // Most bodies arrive in one chunk, which is kept without copying.
             Ok(Some(chunk)) if answer.body.is_empty() => answer.body = chunk,
             Ok(Some(chunk)) => {
                 let mut body = BytesMut::from(std::mem::take(&mut answer.body));
@@ -195,7 +194,7 @@ fn unreadable(error: &serde_json::Error, answer: Response) -> Error {
     }
 }
 
-/// The transport's fault: no connection, or one that broke.
+/// A failure of the transport: no connection, or a broken one.
 fn not_exchanged(error: reqwest::Error) -> Error {
     let failed = if error.is_connect() && error.is_timeout() {
         Error::new(Kind::Timeout { connecting: true }, false)
@@ -215,12 +214,12 @@ fn not_exchanged(error: reqwest::Error) -> Error {
     } else {
         Error::new(Kind::Transport, true)
     };
-    // Ids and filters are in the address; a log needs neither.
+    // The URL contains ids and filters, which do not belong in logs.
     failed.caused_by(error.without_url())
 }
 
-/// What the proxy on the way did, if it was the proxy. The HTTP library tells it in words alone,
-/// and not with which status it refused.
+/// What the proxy did, if it was the proxy. The HTTP library only reports it as text, without the
+/// status.
 fn proxy_fault(error: &reqwest::Error) -> Option<ProxyFault> {
     let mut causes =
         std::iter::successors(std::error::Error::source(error), |cause| cause.source());
@@ -239,15 +238,13 @@ fn proxy_fault(error: &reqwest::Error) -> Option<ProxyFault> {
     })
 }
 
-/// Whether a connection that did not come about may come about later: it was the network, and not
-/// what is set up here or there.
+/// Whether connecting may succeed later: the network failed, not the configuration.
 ///
-/// rustls gives what is wrong with TLS (a certificate that is not trusted, no TLS at all) as
-/// invalid data, the system's library as an error of its own; the network's faults are errors of
-/// input and output.
+/// rustls reports a TLS failure (an untrusted certificate, no TLS) as invalid data, the system's
+/// library as an error of its own. Failures of the network are I/O errors.
 fn may_connect_later(error: &reqwest::Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    // OpenSSL tells only in words that the other side has hung up.
+    // OpenSSL only reports in its text that the peer has hung up.
     if causes
         .clone()
         .any(|cause| cause.to_string() == "unexpected EOF")
@@ -255,7 +252,7 @@ fn may_connect_later(error: &reqwest::Error) -> bool {
         return true;
     }
     let faults = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
-    // One inside the other: what `source` passes over.
+    // Nested errors that `source` skips.
     let nested = |fault| {
         std::iter::successors(Some(fault), |fault: &&io::Error| {
             fault.get_ref()?.downcast_ref()
@@ -272,12 +269,12 @@ fn may_connect_later(error: &reqwest::Error) -> bool {
     !kinds.is_empty() && !kinds.iter().any(set_up_wrong)
 }
 
-/// Why JSON was not read, without any value from it: serde's messages quote what they found, which
+/// Why JSON could not be read, without any value from it: serde's messages quote the content, which
 /// may be a secret.
 fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!("line {}, column {}", error.line(), error.column());
-    // The second is `crate::json`'s, which names the member and what was expected there.
+    // The second form is that of `crate::json`, which names the member and what was expected.
     if text.starts_with("missing ") || text.starts_with('`') {
         text
     } else if let Some((_, expected)) = text.rsplit_once(", expected ") {
@@ -291,7 +288,7 @@ fn without_values(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    /// With each of the TLS features: they tell what is wrong in ways of their own.
+    /// With each of the TLS features, which report errors differently.
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     #[tokio::test]
     async fn a_server_that_knows_no_tls_is_a_mistake_and_one_that_hangs_up_a_fault() {
@@ -314,7 +311,7 @@ mod tests {
             let base_url = format!("https://{}", listener.local_addr().unwrap());
             let server = tokio::spawn(async move {
                 while let Ok((mut connection, _)) = listener.accept().await {
-                    // What the client says is read, so that the connection ends in order.
+                    // The client's message is read, so that the connection ends in order.
                     connection.readable().await.unwrap();
                     let _ = connection.try_read(&mut [0; 4096]);
                     let _ = connection.write_all(reply.as_bytes()).await;

@@ -1,14 +1,14 @@
-//! The key that makes a POST safe to repeat.
+//! Idempotency keys, which make a POST safe to repeat.
 
 use super::error::Error;
 
-/// The longest key that AuthPI takes, in characters.
+/// The maximum length of a key at AuthPI, in characters.
 const MAX_KEY_CHARS: usize = 256;
 
 /// A key of 128 random bits, in hex.
 ///
 /// # Errors
-/// When the system has no random numbers to give.
+/// When the system has no random numbers.
 pub(crate) fn fresh() -> Result<String, Error> {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(|error| {
@@ -19,8 +19,8 @@ pub(crate) fn fresh() -> Result<String, Error> {
 }
 
 /// # Errors
-/// When AuthPI would not take the key: 1 to 256 characters. That they must be visible ASCII is
-/// ours, for a header's sake.
+/// When AuthPI would refuse the key: 1 to 256 characters. This client also requires visible ASCII,
+/// for the header.
 pub(crate) fn check(key: &str) -> Result<(), Error> {
     if key.is_empty() || key.len() > MAX_KEY_CHARS {
         Err(Error::invalid_argument(

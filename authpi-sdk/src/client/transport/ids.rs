@@ -1,11 +1,10 @@
-//! Ids on their way into a path.
+//! Checks ids that become part of a path.
 //!
-//! An id that is empty, `.`, `..` or holds a slash would make the call go to another address than
-//! its method says.
+//! An id that is empty, `.`, `..` or contains a slash would send the call to another path.
 
 use super::error::Error;
 
-/// What in `id` would change the path it is put into, if anything does.
+/// What in `id` would change the path, if anything.
 pub(crate) fn problem(id: &str) -> Option<&'static str> {
     if id.is_empty() {
         Some("is empty")
@@ -26,7 +25,7 @@ pub(crate) fn problem(id: &str) -> Option<&'static str> {
 }
 
 /// # Errors
-/// When the id cannot go into a path. The id itself is not repeated in the message.
+/// When the id is not valid in a path. The message does not contain the id.
 pub(crate) fn check(what: &str, id: &str) -> Result<(), Error> {
     problem(id).map_or(Ok(()), |problem| {
         Err(Error::invalid_argument(format!("the {what} id {problem}")))

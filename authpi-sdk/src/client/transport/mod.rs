@@ -1,7 +1,7 @@
-//! How a call travels: its arguments are checked (`ids.rs`), the request is built (`exchange.rs`)
-//! and sent with a credential (`credentials/`) under one deadline, again where that is safe
-//! (`retry/`), and the answer becomes a value (`response.rs`) or an [`Error`]. `call.rs` is that
-//! way from end to end; `builder.rs` and `tls.rs` are the client's settings, `account.rs` finds the
+//! How a call travels. Its arguments are checked (`ids.rs`), and the request is built and sent
+//! (`exchange.rs`) with a credential (`credentials/`), before one deadline and again if that is
+//! safe (`retry/`). The answer becomes a value (`response.rs`) or an [`Error`]. `call.rs` connects
+//! these steps. `builder.rs` and `tls.rs` are the client's settings, `account.rs` finds the
 //! account, and `pages.rs` makes one call per page.
 
 mod account;

@@ -8,28 +8,28 @@ use crate::{
     json::{self, FromRaw},
 };
 
-/// One page of a list. Its length says nothing of the total, which AuthPI does not tell.
+/// One page of a list. Its length says nothing about the total, which AuthPI does not report.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Page<T> {
-    /// What is on this page.
+    /// The items of this page.
     pub items: Vec<T>,
-    /// The cursor of the next page, as AuthPI gave it.
+    /// AuthPI's cursor for the next page.
     pub next_cursor: Option<String>,
-    /// Whether AuthPI says that another page follows. A short or empty page does not mean that none
-    /// does.
+    /// Whether AuthPI says that another page follows. A short or empty page may be followed by
+    /// others.
     pub has_more: bool,
     /// How many items of this page AuthPI could not show.
     pub invalid_count: u64,
-    /// Items that this version cannot read, as they came: a member that must be there is missing or
-    /// has another shape than described. They are logged, and the others of the page are in
-    /// `items`. (An optional member of another shape is read as absent.)
+    /// Items that this version cannot read, raw: a required member is missing or has another shape
+    /// than described. They are logged; the other items of the page are in `items`. (An optional
+    /// member of another shape is read as absent.)
     pub unreadable: Vec<RawJson>,
 }
 
 impl<T> Page<T> {
-    /// The cursor to go on with, if there is more: what
-    /// [`Call::cursor`](crate::client::transport::Call::cursor) takes.
+    /// The cursor to continue with, if there is more: the argument of
+    /// [`Call::cursor`](crate::client::transport::Call::cursor).
     pub fn next_page(&self) -> Option<&str> {
         self.next_cursor
             .as_deref()
@@ -37,7 +37,7 @@ impl<T> Page<T> {
     }
 }
 
-/// A page as it is sent.
+/// A page on the wire.
 #[derive(Debug, Deserialize)]
 pub struct PageWire<T> {
     data: Vec<T>,
@@ -49,7 +49,7 @@ pub struct PageWire<T> {
 }
 
 impl<T: FromRaw> FromRaw for PageWire<T> {
-    /// Each item by itself.
+    /// Reads each item separately.
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error> {
         let [data, has_more, next_cursor, invalid_count] =
             json::pick(raw, ["data", "has_more", "next_cursor", "invalid_count"])?;
@@ -62,8 +62,8 @@ impl<T: FromRaw> FromRaw for PageWire<T> {
         }
         Ok(Self {
             data: items,
-            // Where it cannot be read, there may be more: the items are given, and the end is not
-            // taken for granted.
+            // If it cannot be read, there may be more: the items are returned, and the end is not
+            // assumed.
             has_more: Option::member("has_more", has_more)?.unwrap_or(true),
             next_cursor: FromRaw::member("next_cursor", next_cursor)?,
             invalid_count: FromRaw::member("invalid_count", invalid_count)?,

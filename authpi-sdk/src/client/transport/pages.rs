@@ -1,4 +1,4 @@
-//! Page after page, and item after item.
+//! Lists: page after page, and item after item.
 
 use std::{
     collections::HashSet,
@@ -15,16 +15,15 @@ use sha2::{Digest as _, Sha256};
 use super::{Call, Error, Paged, Response, page::Page};
 
 impl<O: Paged> Call<O> {
-    /// All pages of the list, one after the other, beginning at the [`cursor`](Call::cursor) if one
-    /// is given.
+    /// All pages of the list, starting at the [`cursor`](Call::cursor) if one is set.
     ///
-    /// A page is asked for when the stream is polled for it, and each one is a call of its own: the
-    /// call's timeout is for one page.
+    /// A page is requested when the stream is polled for it. Each page is a separate call, and the
+    /// call's timeout applies to each.
     pub fn pages(self) -> Pages<O> {
         Pages::new(self)
     }
 
-    /// All items of the list, page after page; the call's [`limit`](Call::limit) is the size of a
+    /// All items of the list, page after page. The call's [`limit`](Call::limit) is the size of a
     /// page, not the number of items.
     pub fn items(self) -> Items<O> {
         Items {
@@ -40,19 +39,18 @@ type InFlight<O> = Pin<Box<dyn Future<Output = Result<Page<<O as Paged>::Item>, 
 
 /// The pages of a list: see [`Call::pages`].
 ///
-/// **It ends** when AuthPI says that the list is complete, never because a page is short or empty;
-/// and with the first error, which is its last element. What came before the error stays good,
-/// [`cursor`](Self::cursor) tells which page could not be fetched, and after
-/// [`resume`](Self::resume) the next element is that page again. (It does not go on by itself, so
-/// that a loop that passes over errors ends.)
+/// **The end.** The stream ends when AuthPI says that the list is complete, never because a page is
+/// short or empty. It also ends with the first error, which is its last element. The pages before
+/// the error are valid, [`cursor`](Self::cursor) is that of the page that failed, and after
+/// [`resume`](Self::resume) the next element is that page again. (It does not resume by itself, so
+/// that a loop that ignores errors ends.)
 ///
-/// A page that says that there are more (`has_more`) and names no cursor, or an empty one, is no
-/// end either: after that page comes [`Error::is_malformed_response`], and [`resume`](Self::resume)
-/// asks for that page again.
+/// A page that says there are more (`has_more`) but has no cursor, or an empty one, is not the end
+/// either. After that page comes [`Error::is_malformed_response`], and [`resume`](Self::resume)
+/// requests the page again.
 ///
-/// A list whose cursors come round again has no end: the stream notices the first cursor that it
-/// has followed before, and ends with [`Error::is_malformed_response`] after the page that named
-/// it.
+/// A list whose cursors repeat has no end. The stream detects the first cursor that it has followed
+/// before, and ends with [`Error::is_malformed_response`] after the page that contained it.
 ///
 /// ```no_run
 /// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
@@ -75,11 +73,11 @@ pub struct Pages<O: Paged> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The page at the cursor is still to come.
+    /// The page at the cursor is next.
     More,
-    /// So is it, but its cursor has been followed before.
+    /// The page at the cursor is next, but the cursor has been followed before.
     Repeats,
-    /// There is another page, and AuthPI does not say where.
+    /// There is another page, but AuthPI did not say where.
     NoCursor,
     /// An error was returned.
     Failed,
@@ -100,20 +98,20 @@ impl<O: Paged> Pages<O> {
         }
     }
 
-    /// The next page; none at the end and after an error. It is the stream's `next`, for those who
-    /// use no stream library. Dropping the future loses nothing.
+    /// The next page; `None` at the end and after an error. This is the stream's `next`, for use
+    /// without a stream library. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Page<O::Item>, Error>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The cursor of the page that comes next, or that could not be fetched: what [`Call::cursor`]
-    /// takes, to go on later or elsewhere. None for the first page, and when the list [is
+    /// The cursor of the next page, or of the page that failed: the argument of [`Call::cursor`],
+    /// to continue later or elsewhere. `None` for the first page, and when the list [is
     /// finished](Self::is_finished).
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
 
-    /// Whether the last page was given. An error does not end it.
+    /// Whether the last page was returned. An error does not finish the list.
     pub fn is_finished(&self) -> bool {
         self.state == State::Finished
     }
@@ -152,7 +150,7 @@ impl<O: Paged> Pages<O> {
         match &page {
             Ok(page) => {
                 self.state = match page.next_page() {
-                    // The cursor stays: this page may name the next one when it is asked for again.
+                    // The cursor stays: this page may have the next one when it is requested again.
                     None if page.has_more => State::NoCursor,
                     None => State::Finished,
                     Some(cursor) if self.followed.insert(digest(cursor)) => State::More,
@@ -175,8 +173,8 @@ fn no_cursor() -> Error {
     )
 }
 
-/// Cursors have any length, and a list any number of them; so much of a hash does not collide by
-/// chance.
+/// Cursors may have any length, and a list any number of them. This much of a hash does not collide
+/// by chance.
 fn digest(cursor: &str) -> [u8; 16] {
     let digest: [u8; 32] = Sha256::digest(cursor).into();
     let mut half = [0; 16];
@@ -192,7 +190,7 @@ impl<O: Paged> Stream for Pages<O> {
     }
 }
 
-/// Nothing in it is pinned: what is in flight has a box of its own.
+/// Nothing in it is pinned: the future in flight is boxed.
 impl<O: Paged> Unpin for Pages<O> {}
 
 impl<O: Paged + fmt::Debug> fmt::Debug for Pages<O> {
@@ -213,8 +211,8 @@ impl<O: Paged + fmt::Debug> fmt::Debug for Pages<O> {
 
 /// The items of a list: see [`Call::items`].
 ///
-/// It ends, fails and is resumed as [`Pages`] is: all items of the pages before an error have been
-/// given by then.
+/// It ends, fails and resumes like [`Pages`]. All items of the pages before an error are returned
+/// before the error.
 ///
 /// ```no_run
 /// # use authpi_sdk::client::DeliveryStatus;
@@ -237,14 +235,14 @@ pub struct Items<O: Paged> {
 }
 
 impl<O: Paged> Items<O> {
-    /// The next item; none at the end and after an error. It is the stream's `next`, for those who
-    /// use no stream library. Dropping the future loses nothing.
+    /// The next item; `None` at the end and after an error. This is the stream's `next`, for use
+    /// without a stream library. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<O::Item, Error>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The cursor of the page that the next item is on: what [`Call::cursor`] takes, to go on later
-    /// or elsewhere. Who does so may meet items of that page a second time, and misses none. None
+    /// The cursor of the next item's page: the argument of [`Call::cursor`], to continue later or
+    /// elsewhere. Items of that page may then be returned a second time; none is skipped. `None`
     /// for the first page, and when the list [is finished](Self::is_finished).
     pub fn cursor(&self) -> Option<&str> {
         if self.buffered.as_slice().is_empty() {
@@ -254,13 +252,13 @@ impl<O: Paged> Items<O> {
         }
     }
 
-    /// Whether the last item was given. An error does not end it.
+    /// Whether the last item was returned. An error does not finish the list.
     pub fn is_finished(&self) -> bool {
         self.buffered.as_slice().is_empty() && self.pages.is_finished()
     }
 
-    /// How many items of the pages so far are missing: those that AuthPI could not show, by its own
-    /// count, and those that this version could not read ([`Page::unreadable`]).
+    /// How many items of the pages so far are missing: those that AuthPI could not show, according
+    /// to its count, and those that this version could not read ([`Page::unreadable`]).
     pub fn invalid_count(&self) -> u64 {
         self.invalid_count
     }

@@ -1,4 +1,4 @@
-//! An answer that is not the one hoped for, and what can be read from it.
+//! An answer that is not the expected one, and what can be read from it.
 
 use std::{fmt, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     json::{FromRaw as _, members, pick},
 };
 
-/// How much of a body an error keeps, in characters.
+/// The number of characters of a body that an error keeps.
 pub(crate) const KEPT_CHARS: usize = 4096;
 
-/// Status, headers and body as they came.
+/// Status, headers and body as they arrived.
 #[derive(Clone, Default)]
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
@@ -25,7 +25,7 @@ pub(crate) struct Response {
 }
 
 impl fmt::Debug for Response {
-    /// Neither headers nor body: both may hold what belongs in no log.
+    /// Neither headers nor body: both may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")
             .field("status", &self.status)
@@ -35,7 +35,7 @@ impl fmt::Debug for Response {
 }
 
 impl Response {
-    /// Whether AuthPI says that it has stored this answer before.
+    /// Whether AuthPI says that this is a stored answer.
     pub(crate) fn replayed(headers: &HeaderMap) -> bool {
         headers
             .get("idempotent-replayed")
@@ -46,7 +46,7 @@ impl Response {
     pub(crate) fn text(&self) -> Option<&str> {
         let text = match std::str::from_utf8(&self.body) {
             Ok(text) => text,
-            // Cut in the middle of a character, or garbage after some text: what is text is kept.
+            // The text before an incomplete character or before binary data.
             Err(error) => {
                 std::str::from_utf8(&self.body[..error.valid_up_to()]).unwrap_or_default()
             }
@@ -58,9 +58,9 @@ impl Response {
         (end > 0).then(|| &text[..end])
     }
 
-    /// Lets go of what is not shown of the body: an error may be kept for long.
+    /// Drops the rest of the body: an error may be kept for long.
     pub(crate) fn shortened(mut self) -> Self {
-        // No character of UTF-8 has more bytes.
+        // A character of UTF-8 has at most four bytes.
         const MAX_KEPT_BYTES: usize = 4 * KEPT_CHARS;
         if self.body.len() > MAX_KEPT_BYTES {
             self.body = Bytes::copy_from_slice(&self.body[..MAX_KEPT_BYTES]);
@@ -68,7 +68,7 @@ impl Response {
         self
     }
 
-    /// How long the `Retry-After` header asks to wait: seconds, or a date.
+    /// The `Retry-After` header: seconds, or a date.
     pub(crate) fn retry_after_header(&self) -> Option<Duration> {
         let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
         if let Some(wait) = seconds(text) {
@@ -79,17 +79,16 @@ impl Response {
     }
 }
 
-/// A number of seconds as a wait: a fraction is rounded up, and what is longer than any wait is the
-/// longest one.
+/// A number of seconds. A fraction is rounded up, and a number that is too large is the maximum.
 fn seconds(text: &str) -> Option<Duration> {
     let begins = text.starts_with(|c: char| c.is_ascii_digit());
     let seconds: f64 = text.parse().ok().filter(|_| begins)?;
     Some(Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX))
 }
 
-/// A date in the form that HTTP has now, or in one of the two that it had and recipients must read
-/// (RFC 9110, 5.6.7). The day of the week adds nothing, so a wrong one does no harm; what lies
-/// beyond the calendar is its end.
+/// A date in the current form of HTTP, or in one of the two obsolete forms that recipients must
+/// accept (RFC 9110, 5.6.7). The day of the week is ignored, so a wrong one does not matter. A date
+/// beyond jiff's range is its end.
 fn http_date(text: &str) -> Option<Timestamp> {
     let without_weekday = text
         .split_once([',', ' '])
@@ -113,7 +112,7 @@ fn http_date(text: &str) -> Option<Timestamp> {
     .into_iter()
     .find_map(date)
     .or_else(|| {
-        // Servers that take the format of e-mail for it, with another zone.
+        // Some servers send the format of e-mail, with another time zone.
         jiff::fmt::rfc2822::DateTimeParser::new()
             .relaxed_weekday(true)
             .parse_timestamp(text)
@@ -121,15 +120,14 @@ fn http_date(text: &str) -> Option<Timestamp> {
     })
 }
 
-/// How much of what names something an error keeps, in characters: a code, a reference, an ETag.
+/// The number of characters of a code, a reference or an ETag that an error keeps.
 const KEPT_NAME: usize = 300;
 
-/// How many members of a request an error lists.
+/// The number of invalid members that an error lists.
 const KEPT_FIELDS: usize = 100;
 
-/// AuthPI's error envelope, as far as it is there. Every member may be missing, and one of another
-/// shape is passed over: a gateway's own JSON must not hide the status. However long an answer is,
-/// little of it is kept.
+/// AuthPI's error envelope. Every member may be missing, and a member of another shape is ignored:
+/// a gateway's own JSON must not hide the status. However long an answer is, little of it is kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ApiErrorBody {
     pub(crate) code: Option<ErrorCode>,
@@ -137,9 +135,9 @@ pub(crate) struct ApiErrorBody {
     pub(crate) retryable: Option<bool>,
     pub(crate) reference: Option<String>,
     pub(crate) retry_after: Option<Duration>,
-    /// The first of them.
+    /// The first invalid members.
     pub(crate) fields: Vec<FieldError>,
-    /// How many others there were.
+    /// The number of further ones.
     pub(crate) more_fields: usize,
     pub(crate) current_etag: Option<ETag>,
 }
@@ -151,15 +149,14 @@ impl ApiErrorBody {
         let Ok(raw) = serde_json::from_str::<&RawValue>(&body) else {
             return complaint;
         };
-        // An object that turns out broken half-way is impossible here: `RawValue` has been through
-        // the parser.
+        // This cannot fail half-way: a `RawValue` is valid JSON.
         let _ = members(raw, &mut |name, value| {
             match name {
                 "error" => complaint.code = short_text(value, KEPT_NAME).map(ErrorCode::from),
                 "error_description" => complaint.description = short_text(value, KEPT_CHARS),
                 "retryable" => complaint.retryable = bool::from_raw(value).ok(),
                 "reference" => complaint.reference = short_text(value, KEPT_NAME),
-                // Also a number in quotes: it is meant as one.
+                // Also a number in quotes.
                 "retry_after" => complaint.retry_after = seconds(value.get().trim_matches('"')),
                 "fields" => {
                     let all: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();

@@ -1,22 +1,22 @@
 use std::fmt;
 
-/// Why retrying a call; the label `reason` of the metric `authpi_call_retries_total`.
+/// Why a call is retried; the label `reason` of the metric `authpi_call_retries_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryReason {
-    /// No connection came about.
+    /// There was no connection.
     Connect,
     /// The connection broke.
     Broken,
-    /// No whole answer came in time.
+    /// No complete answer arrived in time.
     Timeout,
-    /// The answer was cut off, although the connection looked whole.
+    /// The answer was cut off, although the connection seemed intact.
     CutOff,
     /// 429.
     RateLimited,
-    /// 408, 502, 503, 504, or another 5xx of which AuthPI says that it passes.
+    /// 408, 502, 503, 504, or another 5xx that AuthPI calls retryable.
     Unavailable,
-    /// 409: the same call, under the same idempotency key, is still under way.
+    /// 409: the same call, with the same idempotency key, is still in progress.
     InFlight,
     /// 401: the access token was not accepted, and there is a new one.
     TokenRenewed,
@@ -25,7 +25,7 @@ pub enum RetryReason {
 }
 
 impl RetryReason {
-    /// The reason in one word.
+    /// The reason as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -41,19 +41,18 @@ impl RetryReason {
     }
 }
 
-/// Why a call that failed was not made again: see
-/// [`Error::retry_stop`](super::Error::retry_stop).
+/// Why a failed call was not retried: see [`Error::retry_stop`](super::Error::retry_stop).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryStop {
-    /// The failure is not of the kind that passes: the same call would fail again.
+    /// The failure is not transient: the same call would fail again.
     Permanent,
-    /// The server may have acted, and nothing makes it safe to do it again: a `PATCH` or `DELETE`
-    /// without an ETag.
+    /// The server may have acted, and the call is not safe to repeat: a `PATCH` or `DELETE` without
+    /// an ETag.
     NotSafe,
-    /// The call has had all the attempts that its policy gives it.
+    /// The policy's number of attempts is used up.
     Attempts,
-    /// The deadline has passed, or would have before the next attempt.
+    /// The deadline has passed, or would pass before the next attempt.
     Deadline,
     /// The client's retry budget is spent.
     Budget,

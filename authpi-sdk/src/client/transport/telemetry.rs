@@ -1,6 +1,6 @@
 //! Telemetry of a call: one span and two metrics.
 //!
-//! Neither a credential nor a header nor a body is in any of them.
+//! They contain no credential, header or body.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use tracing::{Span, field::Empty};
 use super::{error::Error, retry::RetryReason};
 use crate::telemetry::{CALL_RETRIES, CALLS};
 
-/// The span of a call, from when it is awaited until it has its value or its error.
+/// The span of a call, from when it is awaited until it returns.
 pub(crate) const SPAN: &str = "authpi.call";
 
 /// The span of a call. `attempt` is the number of attempts so far, `status` that of the last
-/// answer, `reference` what AuthPI wants to be quoted, `duration_ms` that of the whole call.
+/// answer, `reference` is for AuthPI's support, `duration_ms` is that of the whole call.
 pub(crate) fn span(operation: &'static str) -> Span {
     tracing::info_span!(
         SPAN,
@@ -27,8 +27,8 @@ pub(crate) fn span(operation: &'static str) -> Span {
     )
 }
 
-/// A call that is being observed: whatever its outcome, also if its future is dropped,
-/// is counted once.
+/// A call that is being observed. It is counted once, whatever its outcome, even if its future is
+/// dropped.
 pub(crate) struct Observed {
     operation: &'static str,
     outcome: &'static str,
@@ -55,7 +55,7 @@ impl Observed {
         self.status(status);
     }
 
-    /// The answer was lost, and the state of things says that the call has succeeded.
+    /// The answer was lost, and the current state shows that the call has succeeded.
     pub(crate) fn inferred(&mut self) {
         self.outcome = "inferred";
     }
@@ -65,7 +65,7 @@ impl Observed {
         self.refused(error);
     }
 
-    /// What is known of an attempt that failed.
+    /// Records a failed attempt.
     pub(crate) fn refused(&self, error: &Error) {
         if let Some(status) = error.status() {
             self.status(status);
@@ -89,7 +89,7 @@ impl Drop for Observed {
     }
 }
 
-/// A call is made again, after a wait.
+/// Records a retry.
 pub(crate) fn repeated(
     operation: &'static str,
     attempt: u32,

@@ -1,8 +1,8 @@
-//! TLS for the client. What is missing is an error here, and never a panic or a failed call later.
+//! TLS for the client. A missing part is an error here, never a panic or a failed call later.
 
 use super::build_error::BuildError;
 
-/// Gives the HTTP client its TLS. An address that needs none needs no certificates either.
+/// Sets up TLS for the HTTP client. An `http` base URL needs no certificates.
 #[cfg(feature = "rustls")]
 pub(crate) fn set_up(
     http: reqwest::ClientBuilder,
@@ -14,11 +14,11 @@ pub(crate) fn set_up(
     use rustls_platform_verifier::Verifier;
 
     let broken = |error: rustls::Error| BuildError::new("could not set up TLS").caused_by(error);
-    // The process's choice goes first. Where it has made none, it gets ring: with our features a
-    // `reqwest` client of somebody else in this process, one without TLS of its own, finds no
-    // provider and would panic when it is built.
+    // The process's choice has precedence. If there is none, ring is installed as the default: with
+    // our features enabled, another `reqwest` client in this process without its own TLS would find
+    // no provider and panic when it is built.
     if CryptoProvider::get_default().is_none() {
-        // Whoever was faster has made the choice.
+        // Another thread may have installed one first.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
     let provider = CryptoProvider::get_default().map_or_else(
@@ -44,7 +44,7 @@ pub(crate) fn set_up(
     Ok(http.tls_backend_preconfigured(config))
 }
 
-/// Gives the HTTP client its TLS. An address that needs none needs no certificates either.
+/// Sets up TLS for the HTTP client. An `http` base URL needs no certificates.
 #[cfg(all(feature = "native-tls", not(feature = "rustls")))]
 pub(crate) fn set_up(
     http: reqwest::ClientBuilder,
@@ -56,7 +56,8 @@ pub(crate) fn set_up(
     Ok(http.tls_backend_native())
 }
 
-/// Whether OpenSSL will find any certificate. It would not say so before the first handshake fails.
+/// Whether OpenSSL will find any certificate. It would not report that before the first handshake
+/// fails.
 #[cfg(all(
     feature = "native-tls",
     not(feature = "rustls"),
@@ -75,7 +76,7 @@ fn certificates() -> bool {
     file || found.cert_dir.iter().any(dir)
 }
 
-/// The system keeps its certificates itself.
+/// The system manages its certificates itself.
 #[cfg(all(
     feature = "native-tls",
     not(feature = "rustls"),

@@ -1,4 +1,4 @@
-//! How an endpoint is ensured.
+//! Ensures an endpoint.
 
 use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
@@ -21,54 +21,53 @@ use crate::{
     generated::api::types::{CreateAuthInput, CreateWebhookInput},
 };
 
-/// How long [`Webhooks::ensure`] waits for a secret that another replica may be about to keep,
-/// by default.
+/// The default of [`Ensure::secret_wait`].
 pub const DEFAULT_SECRET_WAIT: Duration = Duration::from_secs(5);
 
-/// How often to look again until all is as it should be. Each round has a reason: something was
-/// made or deleted, or another replica was quicker.
+/// The maximum number of rounds. A further round has a reason: a webhook was created or deleted, or
+/// another replica was faster.
 const ROUNDS: u32 = 16;
-/// How often a webhook may have been made and deleted within 24 hours.
+/// The maximum number of times a webhook may have been created and deleted within 24 hours.
 const GENERATIONS: u32 = 64;
-/// How often to change a webhook that others change at the same time.
+/// The maximum number of attempts to change a webhook that others change concurrently.
 const UPDATES: u32 = 16;
-/// After a webhook was made: others that were made at the same moment show by then.
+/// The pause after creating a webhook: webhooks that were created at the same moment are visible
+/// then.
 const SETTLING: Duration = Duration::from_millis(200);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// AuthPI keeps an answer for 24 hours; clocks may differ by some of them.
+/// AuthPI keeps an answer for 24 hours. An hour less, since clocks may differ.
 const REPLAYED_FOR: Duration = Duration::from_hours(23);
-/// How long the secrets of a deleted webhook are trusted, for what is still on its way.
+/// How long the secrets of a deleted webhook are trusted, for deliveries in transit.
 const OVERLAP: Duration = Duration::from_hours(1);
 
 impl Webhooks {
-    /// Sees to it that the webhook of this spec is there as declared, and that its secret is in the
-    /// store. For the start of a service, from any number of replicas at once: there is one webhook
-    /// afterwards.
+    /// Ensures that the webhook of this spec exists as declared, and that its secret is in the
+    /// store. Call it when a service starts, from any number of replicas at once: there is one
+    /// webhook afterwards.
     ///
-    /// The webhook is the one of the spec's name and URL that carries our mark (three members of
-    /// its metadata, `authpi_sdk_…`) or whose secret is in the store, under the spec's name. Where
-    /// there is none, it is made, and its secret is kept. Where what the spec says differs, it is
-    /// changed under `If-Match`; what the spec does not say, and the webhook's status, stay as they
-    /// are. A spec with another name or URL is another webhook, and the old one is left for you to
-    /// delete. Where the kind of authentication differs, another webhook takes its place, and the
-    /// first is deleted; a bearer token of your own that is another than before is not noticed.
+    /// The webhook is the one with the spec's name and URL that has our mark (three members of its
+    /// metadata, `authpi_sdk_…`), or whose secret is in the store under the spec's name. If there
+    /// is none, it is created and its secret saved. If it differs from the spec, it is changed with
+    /// `If-Match`; members that the spec does not set, and the webhook's status, stay unchanged. A
+    /// spec with another name or URL is another webhook, and deleting the old one is up to you. If
+    /// the kind of authentication differs, the webhook is replaced by another one, and deleted. A
+    /// changed bearer token of your own is not noticed.
     ///
-    /// Replicas should share the store; and they must use the same API key, or else they may each
-    /// make a webhook, of which all but the oldest are deleted at once. Without a shared store, a
-    /// replica gets the secret only within 24 hours of the webhook's creation and only for the same
-    /// spec.
+    /// Replicas should share the store. They must use the same API key; otherwise each may create a
+    /// webhook, of which all but the oldest are deleted at once. Without a shared store, a replica
+    /// only gets the secret within 24 hours of the webhook's creation, and only for the same spec.
     ///
-    /// Calls: one list and one `get` where nothing is to do. Each has the client's timeout.
+    /// Calls: one list and one `get` if there is nothing to do. Each has the client's timeout.
     ///
-    /// Assumed, since AuthPI does not document it: metadata takes text members and comes back as it
-    /// was sent; a list shows what was created before it was asked for; and of two webhooks the one
-    /// that was created first is not shown as the younger.
+    /// Assumed, since AuthPI does not document it: metadata accepts text members and returns them
+    /// unchanged; a list contains what was created before the request; and of two webhooks, the one
+    /// created first does not appear as the younger one.
     ///
     /// # Errors
-    /// When a call or the store fails, and when others keep changing the same webhook. Whatever was
-    /// done stays done: the same again goes on from there. Also when the webhook exists and its
-    /// secret is not in the store ([`EndpointError::SecretLost`]).
+    /// When a call or the store fails, and when others keep changing the same webhook. Completed
+    /// steps stay completed: repeating the call continues from there. Also when the webhook exists
+    /// and its secret is not in the store ([`EndpointError::SecretLost`]).
     pub fn ensure<'s, S: SecretStore>(&self, spec: &WebhookSpec, secrets: &'s S) -> Ensure<'s, S> {
         Ensure {
             webhooks: self.clone(),
@@ -80,7 +79,7 @@ impl Webhooks {
     }
 }
 
-/// A declaration that is seen to when it is awaited: see [`Webhooks::ensure`].
+/// A declaration that takes effect when it is awaited: see [`Webhooks::ensure`].
 #[must_use = "does nothing until awaited"]
 pub struct Ensure<'s, S> {
     webhooks: Webhooks,
@@ -91,10 +90,10 @@ pub struct Ensure<'s, S> {
 }
 
 impl<S> Ensure<'_, S> {
-    /// Where the secret is lost, another webhook takes the place of the one that is there: made,
-    /// its secret kept, and the first deleted. Deliveries of the first that failed are deleted with
-    /// it; the event log still has the events. Not the default, because a replica with a store of
-    /// its own would take the secret from all others.
+    /// Replaces a webhook whose secret is lost: creates another one, saves its secret, and deletes
+    /// the first. The failed deliveries of the first are deleted with it; the event log still has
+    /// the events. This is not the default, because a replica with its own store would take the
+    /// secret away from all others.
     pub fn renew_lost_secret(self) -> Self {
         Self {
             renew_lost_secret: true,
@@ -102,8 +101,8 @@ impl<S> Ensure<'_, S> {
         }
     }
 
-    /// How long to wait for a secret that is not in the store, because another replica may have
-    /// just made the webhook and be about to keep it; [`DEFAULT_SECRET_WAIT`] (5 s) if not given.
+    /// How long to wait for a secret that is not in the store: another replica may have just
+    /// created the webhook and be about to save it. Default: [`DEFAULT_SECRET_WAIT`] (5 s).
     pub fn secret_wait(self, wait: Duration) -> Self {
         Self {
             secret_wait: wait,
@@ -155,8 +154,8 @@ async fn ensure<S: SecretStore>(
             match work.make(&Purpose::default(), generation).await? {
                 Made::Gone => {
                     generation += 1;
-                    // Those of earlier runs are only walked past. That what this run has made is
-                    // gone must not go on for long.
+                    // Webhooks of earlier runs are only skipped. If those of this run keep
+                    // disappearing, that must not go on for long.
                     if created.is_some() {
                         rest(&mut round).await;
                     }
@@ -167,8 +166,8 @@ async fn ensure<S: SecretStore>(
                     ..
                 } => {
                     created = Some(webhook_id);
-                    // Others that were made at the same moment are seen then, so that all agree
-                    // which is the oldest.
+                    // Others that were created at the same moment are visible then, so all replicas
+                    // agree which is the oldest.
                     tokio::time::sleep(SETTLING).await;
                 }
                 Made::There { .. } => rest(&mut round).await,
@@ -230,7 +229,7 @@ async fn ensure<S: SecretStore>(
     ))
 }
 
-/// Before one looks again.
+/// The pause before the next round.
 async fn rest(round: &mut u32) {
     backoff::sleep_before_round(*round, BACKOFF_INITIAL, BACKOFF_MAX).await;
     *round += 1;
@@ -252,20 +251,20 @@ fn endpoint(
     }
 }
 
-/// What became of making a webhook.
+/// The result of creating a webhook.
 pub(super) enum Made {
-    /// It is there. Fresh, unless the answer was that to an earlier call. Kept, if the answer has
-    /// its secret.
+    /// It exists. `fresh`: it is new, not from a replayed answer. `kept`: its secret was in the
+    /// answer and is saved.
     There {
         webhook_id: String,
         fresh: bool,
         kept: bool,
     },
-    /// It was made before under this key, and is gone since.
+    /// It was created with this key before, and has been deleted since.
     Gone,
 }
 
-/// What ensuring and rotating have in common.
+/// The state that ensuring and rotating share.
 pub(super) struct EnsureRun<'a, S> {
     pub(super) webhooks: &'a Webhooks,
     spec: &'a WebhookSpec,
@@ -304,8 +303,8 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Standing::look(self.webhooks, &self.input.name, &self.input.url, kept).await
     }
 
-    /// Makes a webhook, or gets the answer of whoever made it under the same key, and keeps its
-    /// secret.
+    /// Creates a webhook, or gets the replayed answer of the replica that created it with the same
+    /// key, and saves its secret.
     async fn make(&self, purpose: &Purpose, generation: u32) -> Result<Made, EndpointError> {
         if generation >= GENERATIONS {
             return Err(EndpointError::Unsettled(
@@ -359,10 +358,10 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         }
     }
 
-    /// Keeps the secrets of the answer, if they are all there; whether they are.
+    /// Saves the secrets of the answer, if all of them are there. Returns whether they are.
     ///
-    /// That a replayed answer still has them is assumed. One without them must not take the place
-    /// of what the replica that made the webhook has kept.
+    /// That a replayed answer still contains them is assumed. An answer without them must not
+    /// replace what the replica that created the webhook has saved.
     async fn keep(&self, created: &Created) -> Result<bool, EndpointError> {
         let Created {
             webhook,
@@ -383,7 +382,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(enough)
     }
 
-    /// Whether AuthPI makes a secret for what is declared.
+    /// Whether AuthPI creates a secret for this spec.
     pub(super) fn makes_a_secret(&self) -> bool {
         match &self.input.auth {
             Some(CreateAuthInput::Signature(_) | CreateAuthInput::BearerSignature(_)) => true,
@@ -392,8 +391,8 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         }
     }
 
-    /// Whether the secrets of a webhook are kept, or can be had: from the stored answer of the call
-    /// that made it, or from a replica that is about to keep them.
+    /// Whether the secrets of a webhook are saved or can be obtained: from the replayed answer of
+    /// the call that created it, or from a replica that is about to save them.
     pub(super) async fn has_secret(
         &self,
         ours: &Ours,
@@ -429,8 +428,8 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
             && has(token, kept.map(|kept| kept.bearer_token.is_some()))
     }
 
-    /// Makes the call again that made the webhook, where it is known and recent enough for its
-    /// answer to be replayed: whoever made it may have crashed before it kept the secret.
+    /// Repeats the call that created the webhook, if it is known and recent enough for its answer
+    /// to be replayed: the replica that made it may have crashed before it saved the secret.
     async fn again(&self, ours: &Ours) -> Result<bool, EndpointError> {
         let Some(mark) = &ours.mark else {
             return Ok(false);
@@ -461,7 +460,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
                 return self.keep(&created).await;
             }
             if !created.replayed {
-                // AuthPI has forgotten the answer, and made another webhook.
+                // AuthPI has forgotten the answer, and created another webhook.
                 self.webhooks.delete(&created.webhook.id).await?;
             }
             break;
@@ -469,8 +468,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(false)
     }
 
-    /// Brings about, by a step at least, that another webhook is in the place of `head`. Tells what
-    /// was deleted.
+    /// Advances the replacement of `head` by at least one step. Returns what was deleted.
     async fn replace(
         &self,
         head: &Ours,
@@ -480,12 +478,12 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         let old = match successor {
             None => {
                 self.succeed(head, None).await?;
-                // The next round looks whether it is any better.
+                // The next round checks whether that helped.
                 return Ok(None);
             }
             Some(successor) => {
                 let fit = !authenticates_otherwise(&self.input, &successor.got.value);
-                // One that is no better is itself too many.
+                // A successor that does not fit either is superfluous.
                 if fit && self.has_secret(successor, kept).await? {
                     head
                 } else {
@@ -496,8 +494,8 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(self.retire(old).await?.then(|| old.id().to_owned()))
     }
 
-    /// Makes the webhook that is to replace `old`, and keeps its secret; not where another replica
-    /// has made and deleted it since. Look again.
+    /// Creates the webhook that replaces `old`, and saves its secret. Not if another replica has
+    /// created and deleted it since. Then look again.
     pub(super) async fn succeed(
         &self,
         old: &Ours,
@@ -514,7 +512,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
                     fresh: true,
                     kept: false,
                 } => {
-                    // Nothing that it delivers could be verified, and another would be no better.
+                    // Its deliveries could not be verified, and another one would be no better.
                     self.webhooks.delete(webhook_id).await?;
                     return Err(EndpointError::Unsettled(
                         "AuthPI returned no secret for the webhook's successor; the first webhook stays",
@@ -528,22 +526,22 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(())
     }
 
-    /// Deletes a webhook; not if it was changed since it was looked at.
+    /// Deletes a webhook, unless it was changed since it was read.
     pub(super) async fn delete(&self, ours: &Ours) -> Result<bool, Error> {
         let mut call = self.webhooks.delete(ours.id());
         if let Some(etag) = &ours.got.etag {
             call = call.if_match(etag);
         }
         match call.await {
-            // Also where AuthPI says that it was not there; a gateway's 404 says nothing.
+            // Also if AuthPI says that it does not exist. A gateway's 404 does not count.
             Ok(_) => Ok(true),
             Err(error) if error.is_precondition_failed() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes a webhook that has been replaced. Its secrets are trusted for another hour, for what
-    /// is still on its way.
+    /// Deletes a replaced webhook. Its secrets are trusted for another hour, for deliveries in
+    /// transit.
     pub(super) async fn retire(&self, ours: &Ours) -> Result<bool, EndpointError> {
         if !self.delete(ours).await? {
             return Ok(false);
@@ -564,7 +562,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(self.secrets.save(&self.input.name, &kept).await?)
     }
 
-    /// Makes a webhook as declared; none where it is gone.
+    /// Updates a webhook as declared; `None` if it is gone.
     async fn update(&self, ours: Ours, diff: &mut Diff) -> Result<Option<Ours>, EndpointError> {
         let Ours { got, mark } = ours;
         let (differs, _) = compare(&self.input, mark.as_ref(), &got.value)?;
@@ -606,7 +604,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         Ok(Some(Ours { got, mark }))
     }
 
-    /// The same for one that may not be there.
+    /// The same for a webhook that may not exist.
     async fn update_all(
         &self,
         ours: Option<Ours>,
@@ -618,7 +616,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
         }
     }
 
-    /// Lets the secrets of webhooks expire that are gone, and forgets those that have expired.
+    /// Sets an expiry for the secrets of deleted webhooks, and removes expired ones.
     async fn tidy(
         &self,
         kept: &[StoredSecret],
@@ -646,7 +644,7 @@ impl<'a, S: SecretStore> EnsureRun<'a, S> {
     }
 }
 
-/// The bearer token that the spec brings along.
+/// The bearer token in the spec.
 fn own_token(input: &CreateWebhookInput) -> Option<&crate::signature::Secret> {
     match input.auth.as_ref()? {
         CreateAuthInput::Bearer(auth) => auth.bearer_token.as_ref(),

@@ -1,4 +1,4 @@
-//! The spec beside the webhook: what differs, and the patch that makes it as declared.
+//! Compares the spec with the webhook: the differences, and the patch that removes them.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -12,16 +12,15 @@ use crate::{
     generated::api::types::CreateWebhookInput,
 };
 
-/// What of a webhook was not as declared. It names members and events, and shows no value.
+/// How a webhook differed from its spec. Contains names of members and events, and no values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Diff {
-    /// The members that differed, in AuthPI's words. `auth` means that the webhook was replaced by
-    /// another.
+    /// The members that differed, in AuthPI's terms. `auth` means that the webhook was replaced.
     pub members: Vec<&'static str>,
     /// Event types that were missing.
     pub events_added: Vec<String>,
-    /// Event types that were too many.
+    /// Event types that were not declared.
     pub events_removed: Vec<String>,
 }
 
@@ -53,8 +52,8 @@ impl fmt::Display for Diff {
     }
 }
 
-/// Whether the webhook authenticates its deliveries otherwise than declared, which only another
-/// webhook can mend. A kind that this version does not know is left as it is.
+/// Whether the webhook's authentication differs from the declared one, which requires another
+/// webhook. A kind that this version does not know is left unchanged.
 pub(super) fn authenticates_otherwise(declared: &CreateWebhookInput, there: &Webhook) -> bool {
     let known = !matches!(there.auth, crate::client::WebhookAuth::Unknown(_));
     known
@@ -64,11 +63,11 @@ pub(super) fn authenticates_otherwise(declared: &CreateWebhookInput, there: &Web
             .is_some_and(|declared| declared.tag() != there.auth.tag())
 }
 
-/// What differs, and the patch that updates it; name, URL and authentication apart, which make
-/// another webhook of it. What the spec does not say is left as it is, and so is the status.
+/// The differences, and the patch for them, except name, URL and authentication, which identify a
+/// webhook. Members that the spec does not set are left unchanged, and so is the status.
 ///
-/// Of objects without documented members, those declared must be there; more may be, since AuthPI
-/// may fill in its own.
+/// For objects without documented members, the declared members must be there. There may be more,
+/// since AuthPI may add its own.
 pub(super) fn compare(
     declared: &CreateWebhookInput,
     mark: Option<&Mark>,
@@ -127,7 +126,7 @@ pub(super) fn compare(
         .is_none_or(|metadata| covers(there.metadata.as_ref(), metadata));
     if !metadata_covers || mark.is_none() {
         diff.members.push("metadata");
-        // Known by its secret alone, it is ours from now on by its mark as well.
+        // A webhook that was only known by its secret gets our mark.
         let known = || Mark {
             key: "known-by-its-secret".to_owned(),
             purpose: super::ownership::Purpose::default(),
@@ -138,7 +137,7 @@ pub(super) fn compare(
     Ok((diff, patch))
 }
 
-/// Whether all that is declared is there. JSON that cannot be read covers nothing.
+/// Whether everything declared is there. Unreadable JSON never matches.
 fn covers(there: Option<&RawJson>, declared: &RawJson) -> bool {
     let Some(Ok(there)) = there.map(RawJson::read::<Value>) else {
         return false;

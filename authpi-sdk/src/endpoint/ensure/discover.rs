@@ -1,4 +1,4 @@
-//! What is there: which webhooks of the spec's name and URL are ours, and which of them counts.
+//! Finds the webhooks of the spec's name and URL that are ours, and which of them counts.
 
 use std::collections::HashSet;
 
@@ -12,11 +12,11 @@ use crate::{
     json::{self, FromRaw as _},
 };
 
-/// A webhook of ours.
+/// One of our webhooks.
 #[derive(Clone, Debug)]
 pub(super) struct Ours {
     pub(super) got: WithETag<Webhook>,
-    /// None where only the store of secrets tells that it is ours.
+    /// `None` if only the secret store shows that it is ours.
     pub(super) mark: Option<Mark>,
 }
 
@@ -29,7 +29,7 @@ impl Ours {
         self.mark.as_ref()?.purpose.replaces.as_deref()
     }
 
-    /// By age; ids settle what was made within one millisecond, for everyone alike.
+    /// By age. Ids decide between webhooks created in the same millisecond, for all replicas alike.
     fn age(&self) -> (i64, &str) {
         (self.got.value.created_at.0, self.id())
     }
@@ -40,11 +40,11 @@ impl Ours {
 pub(super) struct Standing {
     /// The one that counts: the oldest that replaces no other.
     pub(super) head: Option<Ours>,
-    /// The one that is about to replace it.
+    /// The one that will replace it.
     pub(super) successor: Option<Ours>,
-    /// Younger ones of the same kind, each with our mark; too many.
+    /// Younger ones of the same kind with our mark, which are superfluous.
     pub(super) twins: Vec<Ours>,
-    /// Those that are not ours.
+    /// Webhooks that are not ours.
     pub(super) others: Vec<WithETag<Webhook>>,
 }
 
@@ -78,7 +78,7 @@ impl Standing {
             {
                 continue;
             }
-            // The list shows neither ETag nor metadata.
+            // The list contains neither ETag nor metadata.
             let Some(got) = there(webhooks, &item.id).await? else {
                 continue;
             };
@@ -98,7 +98,7 @@ impl Standing {
     fn arranged(mut found: Vec<Ours>) -> Self {
         found.sort_by(|a, b| a.age().cmp(&b.age()));
         let ids: HashSet<_> = found.iter().map(|ours| ours.id().to_owned()).collect();
-        // Whose predecessor is gone has taken its place.
+        // A webhook whose predecessor is gone has taken its place.
         let (successors, mut roots): (Vec<_>, Vec<_>) = found
             .into_iter()
             .partition(|ours| ours.replaces().is_some_and(|id| ids.contains(id)));
@@ -118,7 +118,7 @@ impl Standing {
                 // The oldest.
                 successor @ None if of_head => *successor = Some(ours),
                 Some(_) if of_head => standing.twins.push(ours),
-                // A twin's: its turn comes when the twin is gone.
+                // The successor of a superfluous webhook: handled once that one is deleted.
                 _ => {}
             }
         }
@@ -126,8 +126,8 @@ impl Standing {
     }
 }
 
-/// Whether a webhook of the list that cannot be read has this name, or none that can be read. Where
-/// it has another, it stops nobody.
+/// Whether an unreadable webhook of the list has this name, or an unreadable name. With another
+/// name, it does not matter.
 fn may_be_called(webhook: &RawJson, name: &str) -> bool {
     let [found] = json::pick(webhook.as_raw_value(), ["name"]).unwrap_or_default();
     found
@@ -135,7 +135,7 @@ fn may_be_called(webhook: &RawJson, name: &str) -> bool {
         .is_none_or(|found| found == name)
 }
 
-/// The webhook, unless AuthPI says that it is gone.
+/// The webhook, unless AuthPI says that it does not exist.
 pub(super) async fn there(
     webhooks: &Webhooks,
     webhook_id: &str,

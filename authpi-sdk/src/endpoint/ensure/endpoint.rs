@@ -1,42 +1,41 @@
-//! What became of it.
+//! The result of [`ensure`](crate::client::Webhooks::ensure).
 
 use std::fmt;
 
 use super::Diff;
 use crate::client::{ETag, Webhook};
 
-/// The webhook of an endpoint, as it is after [`ensure`](crate::client::Webhooks::ensure).
+/// The webhook of an endpoint, after [`ensure`](crate::client::Webhooks::ensure).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Endpoint {
-    /// The webhook. Its `status` is not changed by `ensure`: a paused webhook stays
-    /// paused, and one that fails goes on failing until it is enabled (`WebhookPatch::enable`).
+    /// The webhook. `ensure` does not change its `status`: a paused webhook stays paused, and a
+    /// failing one stays failing until it is enabled (`WebhookPatch::enable`).
     pub webhook: Webhook,
-    /// Its state; what [`Call::if_match`](crate::client::Call::if_match) takes.
+    /// Its state, for [`Call::if_match`](crate::client::Call::if_match).
     pub etag: Option<ETag>,
-    /// The webhook that is about to replace it, while a [rotation](crate::client::Webhooks::rotate)
-    /// is under way.
+    /// The webhook that will replace it, during a [rotation](crate::client::Webhooks::rotate).
     pub successor: Option<Webhook>,
-    /// Ids of webhooks that were deleted: twins that other replicas had made at the same time, and
-    /// what was replaced.
+    /// The ids of deleted webhooks: duplicates created by other replicas at the same time, and
+    /// replaced ones.
     pub removed: Vec<String>,
-    /// Ids of webhooks of the same name and URL that are not ours, and were left alone. They
+    /// The ids of webhooks with the same name and URL that are not ours, and were not changed. They
     /// deliver the same events again.
     pub others: Vec<String>,
 }
 
-/// What [`ensure`](crate::client::Webhooks::ensure) found and did. `Display` says it in one line
-/// for the log.
+/// What [`ensure`](crate::client::Webhooks::ensure) found and did. `Display` writes one line for
+/// the log.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Ensured {
-    /// There was none, and this call made it.
+    /// There was no webhook, and this call created it.
     Created(Endpoint),
     /// It differed from the spec, and was changed.
     Updated(Endpoint, Diff),
     /// It is as the spec wants it.
     Unchanged(Endpoint),
-    /// Its secret was lost, and it was replaced by one whose secret is kept now
+    /// Its secret was lost, and it was replaced by one whose secret is saved now
     /// ([`Ensure::renew_lost_secret`]).
     ///
     /// [`Ensure::renew_lost_secret`]: super::Ensure::renew_lost_secret
@@ -44,7 +43,7 @@ pub enum Ensured {
 }
 
 impl Ensured {
-    /// The webhook and what is around it.
+    /// The webhook and related ids.
     pub fn endpoint(&self) -> &Endpoint {
         match self {
             Self::Created(endpoint)

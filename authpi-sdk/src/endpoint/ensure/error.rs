@@ -3,19 +3,19 @@ use std::{error::Error as StdError, fmt};
 use super::Endpoint;
 use crate::{client::Error, endpoint::secrets::SecretStoreError};
 
-/// Why an endpoint could not be ensured or rotated. What was done until then stays done, and doing
-/// it again goes on from there.
+/// Why an endpoint could not be ensured or rotated. Completed steps stay completed, and repeating
+/// the call continues from there.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EndpointError {
     /// A call to AuthPI failed.
     Call(Error),
-    /// The store of secrets failed. A webhook may have been made whose secret is not kept: the same
-    /// again within 24 hours gets it back, with the same credential and spec.
+    /// The secret store failed. A webhook may have been created whose secret is not saved:
+    /// repeating the call within 24 hours gets it back, with the same credential and spec.
     Secrets(SecretStoreError),
-    /// It did not converge: other replicas keep changing the same webhook, or a replayed response
-    /// is of a webhook that is gone, again and again. Or the webhook that a rotation made is gone,
-    /// so that the old one must stay. The message tells which.
+    /// It did not converge. Other replicas keep changing the same webhook, or replayed responses
+    /// keep referring to a deleted webhook. Or the webhook that a rotation created is gone, so the
+    /// old one has to stay. The message says which.
     Unsettled(&'static str),
     /// The webhook exists, but its secret is not in the store: nothing that it delivers can be
     /// verified. **Nothing was changed.**

@@ -1,17 +1,16 @@
-//! The webhook of a spec, as it is.
+//! Finds the webhook of a spec.
 
 use super::discover::Standing;
 use crate::client::{Error, Webhook, WebhookSpec, Webhooks, WithETag};
 
 impl Webhooks {
-    /// The webhook of the spec's name and URL: the one that [`ensure`](Webhooks::ensure) keeps,
-    /// whatever its id is by now; where none carries our mark, the oldest of that name and URL.
-    /// None if there is none. Nothing is changed, and nothing else of the spec counts.
+    /// The webhook of the spec's name and URL: the one that [`ensure`](Webhooks::ensure) maintains,
+    /// whatever its current id. If none has our mark, the oldest one with that name and URL. `None`
+    /// if there is none. Changes nothing; only the name and URL of the spec matter.
     ///
-    /// While a [rotation](Webhooks::rotate) is under way, it is the one that is about to be
-    /// replaced.
+    /// During a [rotation](Webhooks::rotate), it is the one that will be replaced.
     ///
-    /// Calls: one list, and a `get` for each of that name and URL.
+    /// Calls: one list, and a `get` for each webhook with that name and URL.
     ///
     /// # Errors
     /// When a call fails.

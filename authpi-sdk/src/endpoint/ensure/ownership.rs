@@ -1,8 +1,8 @@
-//! What tells our webhooks from others', and our `create` calls from each other.
+//! Distinguishes our webhooks from others, and our `create` calls from each other.
 //!
 //! AuthPI documents `metadata` as key-value pairs on every resource that only administrators see.
-//! So the mark is a few text members of it. (`description` would be shown in lists too, but belongs
-//! to people.)
+//! So the mark consists of a few text members of it. (`description` is also shown in lists, but it
+//! is for people.)
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,12 @@ use crate::{
     json::{FromRaw as _, members},
 };
 
-/// The fingerprint of the idempotency key that the webhook was made under; what makes it ours.
+/// The fingerprint of the idempotency key with which the webhook was created. It makes the webhook
+/// ours.
 const KEY: &str = "authpi_sdk_key";
-/// The id of the webhook that this one is to replace.
+/// The id of the webhook that this one replaces.
 const REPLACES: &str = "authpi_sdk_replaces";
-/// The name of the rotation that made it.
+/// The name of the rotation that created it.
 const ROTATION: &str = "authpi_sdk_rotation";
 
 /// The mark of one of our webhooks.
@@ -31,7 +32,7 @@ pub(super) struct Mark {
     pub(super) purpose: Purpose,
 }
 
-/// What a webhook was made for.
+/// Why a webhook is created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Purpose {
     pub(super) replaces: Option<String>,
@@ -61,15 +62,15 @@ impl Mark {
         })
     }
 
-    /// The metadata that is there, with that of the spec and this mark in it.
+    /// The existing metadata, with that of the spec and this mark.
     pub(super) fn onto(
         &self,
         there: Option<&RawJson>,
         declared: Option<&RawJson>,
     ) -> Result<RawJson, Error> {
         let mut all = BTreeMap::<String, Box<RawValue>>::new();
-        // Metadata that is no object is a mistake where it is ours, and not ours to judge where it
-        // is not.
+        // In our own spec, metadata that is not an object is an error. In AuthPI's answer, it is
+        // ignored.
         if let Some(Ok(there)) = there.map(RawJson::read::<BTreeMap<_, _>>) {
             all.extend(there);
         }
@@ -95,18 +96,17 @@ impl Mark {
     }
 }
 
-/// A `create` call that can be made again, by anyone who declares the same with the same
-/// credential.
+/// A `create` call that any replica with the same spec and credential can repeat.
 pub(super) struct Making {
     pub(super) idempotency_key: String,
-    /// The spec with the mark in it.
+    /// The spec with the mark.
     pub(super) spec: WebhookSpec,
     pub(super) mark: Mark,
 }
 
 impl Making {
-    /// The call of one generation. With a credential that changes from hour to hour there is
-    /// nothing secret to derive a key from: the key is random then, and the call is not made again.
+    /// The call of one generation. A credential that changes every hour has no secret to derive a
+    /// key from. The key is then random, and the call is not repeated.
     pub(super) fn new(
         client: &Client,
         account_id: &str,
@@ -157,7 +157,7 @@ fn derived(
         .into_iter()
         .chain([Some(&body[..])])
     {
-        // Each with its length, so that no two lists of parts are one text.
+        // Each part with its length, so that different lists of parts never give the same text.
         mac.update(
             &part
                 .map_or(u64::MAX, |part| part.len() as u64)
@@ -172,7 +172,7 @@ fn derived(
     ))
 }
 
-/// Tells which key it was, and not the key.
+/// Identifies the key without revealing it.
 fn fingerprint(idempotency_key: &str) -> String {
     hex::encode(&Sha256::digest(idempotency_key)[..8])
 }

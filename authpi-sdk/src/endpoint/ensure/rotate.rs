@@ -16,22 +16,22 @@ use crate::{
     signature::KeyRing,
 };
 
-/// How often to look again, where other replicas rotate at the same time.
+/// The maximum number of rounds, if other replicas rotate at the same time.
 const ROUNDS: u32 = 16;
 
 impl Webhooks {
-    /// Gives the endpoint another secret, with documented calls only: a second webhook of the same
-    /// name and URL is made, its secret joins the store, and when all receivers know it,
-    /// [`Rotation::finish`] deletes the first. Between the two both deliver, and the ledger sees to
-    /// it that each event is handled once.
+    /// Replaces the endpoint's secret, with documented calls only. It creates a second webhook with
+    /// the same name and URL, and saves its secret in the store. When all receivers know the new
+    /// secret, [`Rotation::finish`] deletes the first webhook. In between, both deliver, and the
+    /// ledger makes sure that each event is handled once.
     ///
-    /// `name` names this rotation, such as `2026-11`. It makes the call repeatable: under the same
-    /// name it goes on where a crash stopped it, from any replica, and does nothing once it is
-    /// finished. It must be another name each time.
+    /// `name` identifies this rotation, such as `2026-11`. It makes the call repeatable: with the
+    /// same name, it continues after a crash, from any replica, and does nothing once it is
+    /// finished. Each rotation needs a new name.
     ///
-    /// The endpoint must [be there](Webhooks::ensure). What the spec says is what the second
-    /// webhook gets; changes made by hand to the first are not carried over. It begins active,
-    /// whatever the status of the first.
+    /// The endpoint must [exist](Webhooks::ensure). The second webhook is created from the spec;
+    /// manual changes to the first are not carried over. It starts active, whatever the status of
+    /// the first.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -48,9 +48,9 @@ impl Webhooks {
     /// ```
     ///
     /// # Errors
-    /// As for `ensure`; and [`Error::is_invalid_argument`] when the endpoint is not there, when the
-    /// spec has no secret to rotate or one of your own, or when a rotation by another name is under
-    /// way: finish that first.
+    /// As for `ensure`; and [`Error::is_invalid_argument`] when the endpoint does not exist, when
+    /// the spec has no secret to rotate or one of your own, or when a rotation with another name is
+    /// in progress: finish that one first.
     pub fn rotate<'s, S: SecretStore>(
         &self,
         name: impl Into<String>,
@@ -111,7 +111,7 @@ impl<'s, S: SecretStore> IntoFuture for Rotate<'s, S> {
     }
 }
 
-/// The webhook that is to go, if it has not gone yet, and the one that takes its place.
+/// The webhook to be deleted, if it still exists, and the one that replaces it.
 async fn begin<S: SecretStore>(
     work: &EnsureRun<'_, S>,
     name: &str,
@@ -149,7 +149,7 @@ async fn begin<S: SecretStore>(
                 if work.has_secret(&successor, &kept).await? {
                     return Ok((Some(head), successor.got.value));
                 }
-                // Whoever made it has taken its secret along. Another one, then.
+                // The replica that created it is gone, and its secret with it. Create another one.
                 work.retire(&successor).await?;
             }
         }
@@ -159,7 +159,7 @@ async fn begin<S: SecretStore>(
     ))
 }
 
-/// A rotation that has begun: both webhooks deliver, and the secrets of both are in the store.
+/// A rotation in progress: both webhooks deliver, and the store has the secrets of both.
 #[must_use = "a rotation is over when it is finished"]
 pub struct Rotation<'s, S> {
     webhooks: Webhooks,
@@ -169,7 +169,7 @@ pub struct Rotation<'s, S> {
     new: Webhook,
 }
 
-/// When deliveries of the two webhooks were last verified, by one process.
+/// When this process last verified a delivery of each webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastMatches {
@@ -180,17 +180,17 @@ pub struct LastMatches {
 }
 
 impl<S: SecretStore> Rotation<'_, S> {
-    /// The webhook that is to be deleted; none where the rotation was finished before.
+    /// The webhook to be deleted; `None` if the rotation was finished before.
     pub fn old(&self) -> Option<&Webhook> {
         self.old.as_ref().map(|ours| &ours.got.value)
     }
 
-    /// The webhook that takes its place.
+    /// The webhook that replaces it.
     pub fn new_webhook(&self) -> &Webhook {
         &self.new
     }
 
-    /// The keys to verify with from now on, of both webhooks: for [`EndpointKeys::replace`].
+    /// The keys of both webhooks, to verify with from now on: for [`EndpointKeys::replace`].
     ///
     /// # Errors
     /// When the store fails.
@@ -198,8 +198,8 @@ impl<S: SecretStore> Rotation<'_, S> {
         Ok(self.secrets.keys(&self.spec.to_input().name).await?)
     }
 
-    /// When the secret of each webhook last matched a delivery, in this process: what
-    /// [`KeyRing::last_match`] tells.
+    /// When the secret of each webhook last matched a delivery in this process, from
+    /// [`KeyRing::last_match`].
     pub fn matches(&self, ring: &KeyRing) -> LastMatches {
         let of = |webhook: &Webhook| ring.last_match(&webhook.id);
         LastMatches {
@@ -208,9 +208,9 @@ impl<S: SecretStore> Rotation<'_, S> {
         }
     }
 
-    /// Waits until the new secret has matched a delivery in this process, at most for `within`;
-    /// whether it did. Where no event happens, none is delivered, and nothing is wrong all the
-    /// same.
+    /// Waits until the new secret has matched a delivery in this process, for at most `within`.
+    /// Returns whether it has. Without events there are no deliveries, so `false` does not mean
+    /// that something is wrong.
     pub async fn in_use(&self, ring: &KeyRing, within: Duration) -> bool {
         let until = Instant::now() + within.min(Duration::from_hours(24 * 365));
         loop {
@@ -225,21 +225,21 @@ impl<S: SecretStore> Rotation<'_, S> {
         }
     }
 
-    /// Deletes the old webhook if the new one is still there; the old secret is trusted for another
-    /// hour, for what is still on its way. To be called when every receiver knows the new secret.
-    /// What failed on the old webhook is deleted with it; the new one has had the same events since
-    /// it was made.
+    /// Deletes the old webhook if the new one still exists. The old secret is trusted for another
+    /// hour, for deliveries in transit. Call it when every receiver knows the new secret. The
+    /// failed deliveries of the old webhook are deleted with it; the new one has received the same
+    /// events since it was created.
     ///
-    /// It may be called again, and from any replica: what is gone already is not an error.
+    /// It may be called again, from any replica: it is not an error if the old webhook is gone.
     ///
     /// # Errors
     /// When a call or the store fails; and [`EndpointError::Unsettled`] when the new webhook is
-    /// gone: the old one stays then, and the same rotation begins anew with [`Webhooks::rotate`].
+    /// gone. The old one then stays, and [`Webhooks::rotate`] starts the same rotation again.
     pub async fn finish(&self) -> Result<(), EndpointError> {
         let Some(old) = &self.old else { return Ok(()) };
         let work = EnsureRun::new(&self.webhooks, &self.spec, self.secrets, Duration::ZERO).await?;
-        // Or nothing would be delivered any more. Where both are gone, another replica has finished
-        // this, or a later rotation.
+        // Otherwise nothing would be delivered any more. If both are gone, another replica has
+        // finished this rotation, or a later one.
         if there(&self.webhooks, &self.new.id).await?.is_none()
             && there(&self.webhooks, old.id()).await?.is_some()
         {
@@ -252,10 +252,10 @@ impl<S: SecretStore> Rotation<'_, S> {
             if work.retire(&old).await? {
                 return Ok(());
             }
-            // Somebody has changed it since.
+            // It was changed since.
             match there(&self.webhooks, old.id()).await? {
                 Some(got) => old.got = got,
-                // `retire` also lets its secret expire.
+                // `retire` also sets an expiry for its secret.
                 None => old.got.etag = None,
             }
         }

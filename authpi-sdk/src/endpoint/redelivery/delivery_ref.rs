@@ -1,8 +1,8 @@
-//! Whether a delivery is over.
+//! Decides whether a delivery has ended.
 
 use crate::client::{DeliveryStatus, WebhookDelivery};
 
-/// How a delivery that is over ended.
+/// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Succeeded,
@@ -11,8 +11,8 @@ pub(super) enum End {
     Unknown,
 }
 
-/// None while it goes on. A failure that was there before it was sent again, after as many
-/// attempts, is no end.
+/// `None` while it continues. A failure that was there before the redelivery, with the same number
+/// of attempts, does not count.
 pub(super) fn end(delivery: &WebhookDelivery, failed_attempts_before: Option<i64>) -> Option<End> {
     match &delivery.status {
         DeliveryStatus::Succeeded => Some(End::Succeeded),

@@ -17,10 +17,10 @@ pub use track::{RedeliveryProgress, Track};
 
 use std::time::Duration;
 
-/// How long to look at most by default.
+/// The default time limit.
 pub const DEFAULT_TRACK_FOR: Duration = Duration::from_mins(5);
 
-/// The first pause between looks; doubled from look to look, up to the longest, and each a random
-/// part of it.
+/// The first pause between polls. It doubles with each poll up to the maximum, and each pause is a
+/// random part of it.
 const BACKOFF_INITIAL: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);

@@ -10,8 +10,7 @@ use crate::{
     client::{Error, RedeliveredWebhookDelivery, WebhookDelivery, Webhooks, transport::Response},
 };
 
-/// Which delivery to wait for: made of a [`WebhookDelivery`] or of what [`Webhooks::redeliver`]
-/// gives.
+/// A delivery to wait for, from a [`WebhookDelivery`] or the answer of [`Webhooks::redeliver`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryRef {
     webhook_id: String,
@@ -57,16 +56,14 @@ impl From<&RedeliveredWebhookDelivery> for DeliveryRef {
 }
 
 impl Webhooks {
-    /// Waits until a delivery is over, and gives its record then: it succeeded, or failed with no
-    /// attempt to come.
+    /// Waits until a delivery has ended, and returns its record: it succeeded, or failed without
+    /// further attempts.
     ///
-    /// [`redeliver`](Self::redeliver) itself waits for the one attempt that it asks for; this is
-    /// for what is still to be tried again after it. It looks after pauses of up to 250 ms, doubled
-    /// from look to look up to 10 s.
+    /// [`redeliver`](Self::redeliver) itself waits for the attempt that it requests. Use this for
+    /// attempts after that. It polls with pauses of up to 250 ms, which double up to 10 s.
     ///
     /// # Errors
-    /// When a look fails, or when the delivery is no longer there
-    /// ([`Error::is_malformed_response`]).
+    /// When a poll fails, or when the delivery no longer exists ([`Error::is_malformed_response`]).
     ///
     /// ```no_run
     /// # async fn example(authpi: authpi_sdk::Client) -> Result<(), authpi_sdk::client::Error> {
@@ -90,14 +87,14 @@ impl Webhooks {
         }
     }
 
-    /// The delivery as it is now: from the list, narrowed down to its type and time.
+    /// The current record of the delivery, from the list filtered by its type and time.
     async fn look_at(&self, watched: &DeliveryRef) -> Result<Option<WebhookDelivery>, Error> {
         let mut list = self
             .deliveries(&watched.webhook_id)
             .event_type(watched.event_type.as_str().into())
             .limit(100);
-        // Whether the bounds are part of the range is not documented; a millisecond wider, it does
-        // not matter.
+        // AuthPI does not document whether the bounds are inclusive. A millisecond more on each
+        // side makes that irrelevant.
         if let Ok(at) = watched.created_at.timestamp() {
             let around = jiff::SignedDuration::from_millis(2);
             if let (Ok(after), Ok(before)) = (at.checked_sub(around), at.checked_add(around)) {
@@ -115,21 +112,20 @@ impl Webhooks {
     }
 }
 
-/// A wait that begins when it is awaited: see [`Webhooks::outcome`]. It gives nothing when the time
-/// is over first.
+/// A wait that begins when it is awaited: see [`Webhooks::outcome`]. Returns `None` if the time
+/// ends first.
 #[must_use = "does nothing until awaited"]
 pub struct DeliveryOutcome {
     webhooks: Webhooks,
     delivery: DeliveryRef,
-    /// How many attempts it had when it was sent again.
+    /// The number of attempts before the redelivery.
     before: Option<i64>,
     within: Duration,
 }
 
 impl DeliveryOutcome {
-    /// A failure that is there with no more attempts than `attempt_count` says is not its end: that
-    /// is how it was before it was sent again. For a redelivery whose answer did not come, with the
-    /// count that was listed before.
+    /// Ignores a failure with at most this many attempts: it was there before the redelivery. For a
+    /// redelivery whose answer was lost, with the count from an earlier list.
     pub fn after_attempts(self, attempt_count: i64) -> Self {
         Self {
             before: Some(attempt_count),
@@ -137,8 +133,7 @@ impl DeliveryOutcome {
         }
     }
 
-    /// How long to wait at most; [`DEFAULT_TRACK_FOR`] (5 min) if not given. There is one look in
-    /// any case.
+    /// The time limit. Default: [`DEFAULT_TRACK_FOR`] (5 min). It polls at least once.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }

@@ -1,4 +1,4 @@
-//! All that failed, sent again and followed.
+//! Redelivers all failed deliveries and follows them.
 
 use std::{collections::BTreeMap, fmt, future::IntoFuture, pin::Pin, time::Duration};
 
@@ -15,14 +15,12 @@ use crate::{
 };
 
 impl Call<RedeliverFailed> {
-    /// Follows the deliveries that are sent again, one by one, until each of them is over, and
-    /// tells how it goes.
+    /// Follows the redelivered deliveries until each of them has ended, and reports the progress.
     ///
-    /// It lists what failed, asks AuthPI to send it again, and then looks at those deliveries after
-    /// pauses of up to 250 ms, doubled from look to look up to 10 s. It remembers the id of each
-    /// delivery, some hundred bytes. Where the answer does not come, or says by a 5xx or 409 that
-    /// AuthPI may be at it, it follows all the same, and [`RedeliveryProgress::answer`] stays
-    /// empty.
+    /// It lists the failed deliveries, asks AuthPI to send them again, and polls them with pauses
+    /// of up to 250 ms, which double up to 10 s. It stores the id of each delivery, some hundred
+    /// bytes. If the answer is lost, or says by a 5xx or 409 that AuthPI may be working on it, it
+    /// polls all the same, and [`RedeliveryProgress::answer`] stays empty.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -48,45 +46,45 @@ impl Call<RedeliverFailed> {
     }
 }
 
-/// How far a redelivery has come.
+/// The progress of a redelivery.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RedeliveryProgress {
-    /// Deliveries that had failed when it began.
+    /// The deliveries that had failed at the beginning.
     pub total: usize,
     /// Those of them that have succeeded since.
     pub succeeded: usize,
-    /// Those that have failed again, with no attempt to come.
+    /// Those that have failed again, without further attempts.
     pub failed: usize,
-    /// Those that are over with a status that this version does not know.
+    /// Those that ended with a status that this version does not know.
     pub unknown: usize,
-    /// What AuthPI itself answered, as far as it did; its members are assumed.
+    /// AuthPI's own answer, if any. Its members are assumed.
     pub answer: Option<RedeliverFailedResult>,
 }
 
 impl RedeliveryProgress {
-    /// How many are over.
+    /// How many have ended.
     pub fn over(&self) -> usize {
         self.succeeded + self.failed + self.unknown
     }
 
-    /// How many are not over: still under way, or not sent again at all.
+    /// How many have not ended: still in progress, or not sent again at all.
     pub fn pending(&self) -> usize {
         self.total.saturating_sub(self.over())
     }
 
-    /// Whether all are over.
+    /// Whether all have ended.
     pub fn is_complete(&self) -> bool {
         self.pending() == 0
     }
 }
 
-/// A redelivery that begins when it is awaited: see [`Call::track`]. It gives the last
+/// A redelivery that begins when it is awaited: see [`Call::track`]. Returns the last
 /// [`RedeliveryProgress`], complete or not.
 ///
 /// # Errors
-/// When the list fails, or the redelivery in such a way that nothing was sent. A look that fails
-/// while AuthPI sends is not an error as long as there is time: the next look may succeed.
+/// When the list fails, or when the redelivery fails so that nothing was sent. A failed poll is not
+/// an error while there is time: the next one may succeed.
 #[must_use = "does nothing until awaited"]
 pub struct Track<'p> {
     call: Call<RedeliverFailed>,
@@ -95,8 +93,8 @@ pub struct Track<'p> {
 }
 
 impl Track<'_> {
-    /// How long to follow at most, once AuthPI has answered; [`DEFAULT_TRACK_FOR`] (5 min) if not
-    /// given. There is one look in any case.
+    /// The time limit after AuthPI has answered. Default: [`DEFAULT_TRACK_FOR`] (5 min). It polls
+    /// at least once.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }
@@ -146,7 +144,8 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
     }
     let answer = match call.clone().await {
         Ok(answered) => Some(answered.value),
-        // AuthPI may wait for every attempt, longer than we or a gateway do, and be at it still.
+        // AuthPI may wait for every attempt, longer than we or a gateway do, and still be working
+        // on it.
         Err(error) if may_be_under_way(&error) => {
             tracing::debug!(%error, "unknown whether deliveries are being sent again; tracking them");
             None
@@ -162,12 +161,12 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
         } else {
             tokio::time::timeout_at(until, look).await
         };
-        // What a look has seen until the time was up counts.
+        // What a poll found before the time ended counts.
         let time_is_up = left.is_zero() || looked.is_err();
         match looked.unwrap_or(Ok(())) {
             Ok(()) => {}
             Err(error) if left.is_zero() => return Err(error),
-            // A refusal of what was allowed a moment ago does not pass.
+            // A refusal of a call that was allowed before is permanent.
             Err(error)
                 if error.is_unauthorized() || error.is_forbidden() || error.is_not_found() =>
             {
@@ -191,13 +190,13 @@ async fn follow(follow: Track<'_>) -> Result<RedeliveryProgress, Error> {
     Ok(progress)
 }
 
-/// Whether the call may have begun what its answer does not tell of.
+/// Whether AuthPI may have begun although the answer does not say so.
 fn may_be_under_way(error: &Error) -> bool {
     error.may_have_run()
         && (error.fault().is_some() || error.is_server_error() || error.is_conflict())
 }
 
-/// The deliveries that are followed.
+/// The deliveries that are polled.
 struct Followed {
     all: BTreeMap<String, Delivery>,
 }
@@ -209,7 +208,7 @@ struct Delivery {
 }
 
 impl Followed {
-    /// What has failed.
+    /// The failed deliveries.
     async fn find(call: &Call<RedeliverFailed>) -> Result<Self, Error> {
         let mut all = BTreeMap::new();
         let mut failed = call
@@ -218,7 +217,7 @@ impl Followed {
             .items();
         while let Some(delivery) = failed.next().await {
             let delivery = delivery?;
-            // Whether AuthPI heeds the filter by a status whose name is assumed, nobody knows.
+            // Filtered here too, since the filter's value is assumed.
             if delivery.status == DeliveryStatus::Failed {
                 let (created_at, attempts_before) = (delivery.created_at, delivery.attempt_count);
                 all.insert(
@@ -234,7 +233,7 @@ impl Followed {
         Ok(Self { all })
     }
 
-    /// Looks at what is not over yet: from the oldest of them on, until all have been seen.
+    /// Polls the deliveries that have not ended, from the oldest on.
     async fn look(&mut self, call: &Call<RedeliverFailed>) -> Result<(), Error> {
         let open = |delivery: &&Delivery| delivery.end.is_none();
         let mut left = self.all.values().filter(open).count();

@@ -1,4 +1,4 @@
-//! Secrets in a file of one machine.
+//! Secrets in a file on one machine.
 
 use std::{
     collections::BTreeMap,
@@ -16,38 +16,38 @@ use crate::{
     json,
 };
 
-/// How long a [`FileSecretStore`] waits for another process that writes the same file, unless set:
-/// 10 seconds.
+/// The default of [`FileSecretStore::lock_timeout`]: 10 seconds.
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait before the lock is tried once more.
+/// The pause before the lock is tried again.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Secrets in a JSON file that only its owner may read: a new one has mode 0600 on Unix (elsewhere
-/// as the folder has it). One that is there keeps its owner, group and mode, such as 0640, as far
-/// as the process may set them; a group that it cannot keep loses its rights.
+/// Secrets in a JSON file that only its owner may read: a new file has mode 0600 on Unix
+/// (elsewhere, the folder decides). An existing file keeps its owner, group and mode, such as 0640,
+/// as far as the process may set them. If it cannot keep the group, the group loses its
+/// permissions.
 ///
-/// Any number of processes of one machine may use it at once: writers lock the file `<path>.lock`
-/// beside it and put a new file in the place of the old one, flushed to disk first, so that a
-/// reader sees all or nothing of a change, and a crash leaves the old or the new file. A writer
-/// waits for the lock for at most 10 s ([`lock_timeout`](Self::lock_timeout)), so that a process
-/// that was stopped while it held it keeps no other from going on or from ending. A symbolic link
-/// stays one, also where what it points to is not there yet; what it points to is written.
+/// Any number of processes on one machine may use it at once. Writers lock the file `<path>.lock`
+/// next to it, and replace the file with a new one that was flushed to disk. So a reader sees a
+/// change completely or not at all, and a crash leaves the old or the new file. A writer waits for
+/// the lock for at most 10 s ([`lock_timeout`](Self::lock_timeout)), so that a stopped process
+/// cannot block the others. A symbolic link stays a link, even if its target does not exist yet;
+/// the target is written.
 ///
-/// The folder must exist, and be the service's own: it must be able to make files in it. A file
-/// system whose locks do not reach all machines (NFS, mostly) is not suitable.
+/// The folder must exist, and the service must be allowed to create files in it. A file system
+/// whose locks do not work across machines (usually NFS) is not suitable.
 #[derive(Clone, Debug)]
 pub struct FileSecretStore {
     path: PathBuf,
     lock_timeout: Duration,
 }
 
-/// By endpoint. `BTreeMap`, so that a file does not change without reason.
+/// By endpoint. A `BTreeMap`, so that the file's order is stable.
 type Kept = BTreeMap<String, Vec<StoredSecret>>;
 
 impl FileSecretStore {
-    /// The secrets in the file at `path`, which need not be there yet. Nothing is read or written
-    /// before it is used.
+    /// The secrets in the file at `path`, which need not exist yet. Nothing is read or written
+    /// before first use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -55,8 +55,8 @@ impl FileSecretStore {
         }
     }
 
-    /// How long to wait for another process that writes the same file; [`DEFAULT_LOCK_TIMEOUT`] (10
-    /// s) if not given. After that the step fails, and nothing is changed.
+    /// How long to wait for another process that writes the same file. Default:
+    /// [`DEFAULT_LOCK_TIMEOUT`] (10 s). After that the step fails without a change.
     #[must_use]
     pub fn lock_timeout(self, lock_timeout: Duration) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl FileSecretStore {
         }
     }
 
-    /// Where it is.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -89,7 +89,7 @@ impl FileSecretStore {
         let wait = self.lock_timeout;
         self.off_the_runtime(step, move |path| {
             let path = files::target(path)?;
-            // Released when it is closed, also by a crash.
+            // Released when closed, including by a crash.
             let _lock = lock(&beside(&path, ".lock"), wait)?;
             let mut kept = read(&path)?;
             change(&mut kept);
@@ -177,7 +177,7 @@ fn read(path: &Path) -> io::Result<Kept> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Not even its folder: a wrong path must not look like a file without secrets.
+            // If not even its folder exists: a wrong path must not look like an empty store.
             return files::target(path).map(|_| Kept::new());
         }
         Err(error) => return Err(files::about(path, &error)),
@@ -192,7 +192,7 @@ fn read(path: &Path) -> io::Result<Kept> {
     let text = zeroize::Zeroizing::new(
         io::read_to_string(file).map_err(|error| files::about(path, &error))?,
     );
-    // Not serde's own message, which quotes what it found.
+    // Not serde's own message, which quotes the content.
     let not_ours = |error: serde_json::Error| {
         let (path, line, column) = (path.display(), error.line(), error.column());
         let why = format!("{path}: not a secret file (line {line}, column {column})");
@@ -205,10 +205,10 @@ fn read(path: &Path) -> io::Result<Kept> {
     }
 }
 
-/// Another file takes the place of this one, as a whole. The caller holds the lock.
+/// Replaces the file as a whole. The caller holds the lock.
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     let next = beside(path, ".next");
-    // Of a writer that died; its mode may have been changed.
+    // Left over by a writer that died; its mode may have been changed.
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(files::about(&next, &error));

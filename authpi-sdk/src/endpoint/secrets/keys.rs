@@ -1,4 +1,4 @@
-//! What a receiver verifies with, made of what is kept.
+//! The key rings of a receiver, from stored secrets.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -10,9 +10,9 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// The key rings of an endpoint's receiver. Each secret is named by its webhook's id, so that
-/// [`Verified::key_name`](crate::signature::Verified::key_name) and [`KeyRing::last_match`] tell
-/// which webhook sent what.
+/// The key rings of an endpoint's receiver. Each secret is named by its webhook's id, so
+/// [`Verified::key_name`](crate::signature::Verified::key_name) and [`KeyRing::last_match`] show
+/// which webhook sent a delivery.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -33,16 +33,16 @@ use crate::{
 pub struct EndpointKeys {
     /// The secrets that deliveries may be signed with.
     pub signatures: KeyRing,
-    /// The tokens that deliveries may carry.
+    /// The bearer tokens that deliveries may have.
     pub bearer_tokens: KeyRing,
 }
 
 impl EndpointKeys {
-    /// The newest [`MAX_KEYS`] (4) that are still trusted, each until it no longer is.
+    /// The newest [`MAX_KEYS`] (4) secrets that are still trusted, each until it expires.
     ///
-    /// Of whatever account: a store is for one. Where webhooks of several accounts deliver under
-    /// one endpoint name, leave the others out of `kept` ([`StoredSecret::account_id`]), or the
-    /// receiver accepts what any of them sends.
+    /// It does not distinguish accounts: a store is for one. If webhooks of several accounts
+    /// deliver to one endpoint name, filter `kept` ([`StoredSecret::account_id`]); otherwise the
+    /// receiver accepts deliveries of any of them.
     pub fn of(kept: &[StoredSecret]) -> Self {
         let now = Timestamp::now();
         let mut trusted: Vec<_> = kept.iter().filter(|kept| !kept.is_expired(now)).collect();
@@ -65,12 +65,12 @@ impl EndpointKeys {
         }
     }
 
-    /// Puts the secrets of `next` in the place of these, for every receiver that uses these rings.
-    /// What `next` does not have is trusted no longer. If that was the last secret, the receiver
+    /// Replaces the secrets with those of `next`, in every receiver that uses these rings. Secrets
+    /// that `next` does not have are no longer trusted. If that was the last secret, the receiver
     /// answers each delivery with 500 until there is another one.
     ///
     /// # Errors
-    /// When a secret is empty or kept twice under one name; nothing is changed then.
+    /// When a secret is empty, or two have the same name. Nothing is changed then.
     pub fn replace(&self, next: &Self) -> Result<(), KeyRingError> {
         let rings = [
             (&self.signatures, &next.signatures),
@@ -86,13 +86,12 @@ impl EndpointKeys {
         })
     }
 
-    /// Takes over what the store has, every `period` (at least 100 ms), for as long as it is
-    /// polled: what another replica ensures or rotates reaches this one, and so does what it
-    /// revokes: a secret that was forgotten, or whose `valid_until` has passed, is trusted no
-    /// longer, even if it was the last one. Every delivery is answered with 500 then, and the log
-    /// has an error.
+    /// Loads the secrets from the store every `period` (at least 100 ms), for as long as it is
+    /// polled. So this replica learns what another replica ensures, rotates or revokes. A secret
+    /// that was forgotten, or whose `valid_until` has passed, is no longer trusted, even if it was
+    /// the last one. Every delivery is then answered with 500, and an error is logged.
     ///
-    /// A store that fails is logged, and the rings stay as they are.
+    /// If the store fails, that is logged, and the rings stay unchanged.
     pub async fn follow(
         &self,
         store: &impl SecretStore,
@@ -103,7 +102,7 @@ impl EndpointKeys {
         loop {
             match store.load(endpoint).await {
                 Ok(mut kept) => {
-                    // What is trusted changes with time as well.
+                    // Secrets also expire with time.
                     let now = Timestamp::now();
                     kept.retain(|kept| !kept.is_expired(now));
                     if known.as_ref() != Some(&kept) {

@@ -11,7 +11,7 @@ use super::{SecretStore, SecretStoreError, StoredSecret};
 pub struct MemorySecretStore(Arc<Mutex<HashMap<String, Vec<StoredSecret>>>>);
 
 impl MemorySecretStore {
-    /// A store without secrets.
+    /// An empty store.
     pub fn new() -> Self {
         Self::default()
     }

@@ -25,26 +25,27 @@ pub use memory::MemorySecretStore;
 pub use postgres::PostgresSecretStore;
 pub use stored::StoredSecret;
 
-/// Keeps the one-time secrets of webhooks.
+/// Stores the one-time secrets of webhooks.
 ///
-/// An endpoint is named by what the service calls it: the webhook's name. What is kept there is a
-/// set of [`StoredSecret`]s, identified by account and webhook id. Use a store, or at least an
-/// endpoint name, for one account alone: [`EndpointKeys`] trusts all that is kept under the name.
+/// An endpoint is identified by the name that the service gives it: the webhook's name. A store has
+/// a set of [`StoredSecret`]s per endpoint, identified by account and webhook id. Use a store, or
+/// at least an endpoint name, for one account only: [`EndpointKeys`] trusts all secrets under the
+/// name.
 ///
-/// A store must be shared by all replicas of a service, or a replica that starts more than 24 hours
-/// after the webhook was made does not know its secret.
+/// All replicas of a service must share the store. Otherwise a replica that starts more than 24
+/// hours after the webhook was created does not know its secret.
 pub trait SecretStore: Send + Sync {
-    /// The secrets that are kept for an endpoint, in any order; none for one that is not known.
+    /// The secrets of an endpoint, in any order; empty for an unknown endpoint.
     ///
     /// # Errors
-    /// When the store fails, or what it keeps cannot be read.
+    /// When the store fails, or its content is not readable.
     fn load(
         &self,
         endpoint: &str,
     ) -> impl Future<Output = Result<Vec<StoredSecret>, SecretStoreError>> + Send;
 
-    /// Keeps a secret, in the place of the one of the same account and webhook id if there is one,
-    /// and touches no other. When it returns, the secret must survive a crash: AuthPI does not show
+    /// Saves a secret. It replaces the one with the same account and webhook id, if any, and
+    /// changes no other. When this returns, the secret must survive a crash: AuthPI does not show
     /// it again.
     ///
     /// # Errors
@@ -55,7 +56,7 @@ pub trait SecretStore: Send + Sync {
         kept: &StoredSecret,
     ) -> impl Future<Output = Result<(), SecretStoreError>> + Send;
 
-    /// Removes a secret; one that is not there is not an error.
+    /// Removes a secret. It is not an error if there is none.
     ///
     /// # Errors
     /// When the store fails.
@@ -66,7 +67,7 @@ pub trait SecretStore: Send + Sync {
         webhook_id: &str,
     ) -> impl Future<Output = Result<(), SecretStoreError>> + Send;
 
-    /// The keys for the endpoint's receiver, as the store has them now.
+    /// The current keys for the endpoint's receiver.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -104,7 +105,7 @@ impl<S: SecretStore + ?Sized> SecretStore for &S {
     }
 }
 
-/// A store of secrets failed. Its message holds no secret; the cause is its `source`.
+/// A secret store failed. The message contains no secret; the cause is its `source`.
 #[derive(Debug)]
 pub struct SecretStoreError {
     step: &'static str,
@@ -112,7 +113,7 @@ pub struct SecretStoreError {
 }
 
 impl SecretStoreError {
-    /// `step` says what was being done, as in "load secrets"; the cause must not hold a secret.
+    /// `step` names the failed step, such as "load secrets". The cause must not contain a secret.
     pub fn new(step: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self {
             step,

@@ -11,7 +11,7 @@ use crate::{
     stores::postgres::{Borrowed, rows},
 };
 
-/// How long a step may take, the wait for a connection included.
+/// The time limit of a step, including the wait for a connection.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS authpi_secrets (
@@ -29,32 +29,31 @@ const SAVE: &str = "INSERT INTO authpi_secrets
 const FORGET: &str =
     "DELETE FROM authpi_secrets WHERE endpoint = $1 AND account_id = $2 AND webhook_id = $3";
 
-/// Replicas that make the table at once would get in each other's way. (`IF NOT EXISTS` looks first
-/// and makes later.)
+/// Lets replicas create the table one after another. (`IF NOT EXISTS` is not atomic.)
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7236832715493)";
 
 /// Secrets in the table `authpi_secrets` of a Postgres database (12 or later), shared by replicas
 /// on any number of hosts.
 ///
 /// The secrets are stored **in plain text**: a role that can read the table can forge deliveries.
-/// Give the right to read it to the service's own role alone. Each step is one statement and takes
-/// at most 5 s.
+/// Only the service's own role should have permission to read it. Each step is one statement and
+/// takes at most 5 s.
 #[derive(Clone)]
 pub struct PostgresSecretStore {
     pool: PgPool,
 }
 
 impl PostgresSecretStore {
-    /// Opens the store in the database of `pool`, and makes its table if it is not there; any
-    /// number of replicas may do so at once.
+    /// Opens the store in the database of `pool`, and creates its table if it does not exist. Any
+    /// number of replicas may do this at once.
     ///
     /// # Errors
-    /// When the server cannot be reached within 5 s, or the table cannot be made.
+    /// When the server cannot be reached within 5 s, or the table cannot be created.
     pub async fn open(pool: PgPool) -> Result<Self, SecretStoreError> {
         within("open", async {
             let exists = "SELECT to_regclass('authpi_secrets') IS NOT NULL";
             let exists = rows(&pool, || sqlx::query(exists)).await?;
-            // A role that may not create tables can use one that is there.
+            // A role that may not create tables can use an existing one.
             if !exists
                 .first()
                 .ok_or(sqlx::Error::RowNotFound)?
@@ -140,7 +139,7 @@ impl SecretStore for PostgresSecretStore {
 }
 
 impl fmt::Debug for PostgresSecretStore {
-    /// Leaves out how to connect: there is a password in it.
+    /// Omits the connection settings, which contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresSecretStore")
             .finish_non_exhaustive()

@@ -1,37 +1,37 @@
-//! One secret, as a store keeps it.
+//! One stored secret.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{UnixMillis, signature::Secret};
 
-/// The secrets of one webhook, and which webhook that is.
+/// The secrets of one webhook.
 ///
-/// `Debug` shows no secret. Serialised, **it holds the secrets in plain text**, because a store
+/// `Debug` shows no secret. Serialized, **it contains the secrets in plain text**, because a store
 /// needs that.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StoredSecret {
     /// The account that the webhook belongs to.
     pub account_id: String,
-    /// The webhook.
+    /// The webhook's id.
     pub webhook_id: String,
-    /// When the webhook was made, in Unix milliseconds by AuthPI's clock.
+    /// When the webhook was created, in Unix milliseconds by AuthPI's clock.
     pub created_at: UnixMillis,
-    /// What its deliveries are signed with, if they are.
+    /// The secret that signs its deliveries, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,
-    /// The token that its deliveries carry, if they carry one.
+    /// The bearer token of its deliveries, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<Secret>,
-    /// Until when the secrets are trusted, in Unix milliseconds by this machine's clock; without
-    /// end unless the webhook was replaced or deleted.
+    /// Until when the secrets are trusted, in Unix milliseconds by this machine's clock; `None`
+    /// unless the webhook was replaced or deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<UnixMillis>,
 }
 
 impl StoredSecret {
-    /// The secrets of a webhook, to be trusted without end; still without any.
+    /// The secrets of a webhook, without an expiry and initially empty.
     pub fn new(
         account_id: impl Into<String>,
         webhook_id: impl Into<String>,
@@ -51,7 +51,7 @@ impl StoredSecret {
         self.account_id == account_id && self.webhook_id == webhook_id
     }
 
-    /// Puts it in the place of the one of the same webhook, or beside the others.
+    /// Replaces the entry of the same webhook, or adds one.
     pub(super) fn put_into(&self, all: &mut Vec<Self>) {
         match all
             .iter_mut()

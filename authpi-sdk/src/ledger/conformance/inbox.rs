@@ -1,4 +1,4 @@
-//! What every [`Inbox`] must do beyond what every ledger must.
+//! The cases of [`Inbox`], beyond those of every ledger.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::ledger::{
 pub(super) const ENDPOINT: &str = "conformance";
 
 cases! { of Inbox:
-    /// What was appended is leased as it came, and gone once it is handled.
+    /// An appended event is leased unchanged, and gone once it is handled.
     async fn an_appended_event_is_leased_as_it_came_and_once(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "first", None).await;
@@ -25,7 +25,7 @@ cases! { of Inbox:
         nothing(&inbox).await;
     }
 
-    /// A second delivery of an event changes nothing, before it is handled and after.
+    /// A second delivery of an event changes nothing, before and after the event is handled.
     async fn an_event_is_appended_once(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "once", None).await;
@@ -39,7 +39,7 @@ cases! { of Inbox:
         nothing(&inbox).await;
     }
 
-    /// No id is too long or too odd for a place in the inbox, and none stands in the way of others.
+    /// An id may have any length and any characters, and does not block other events.
     async fn ids_of_any_length_are_leased_and_done(harness) {
         let inbox = harness.fresh().await;
         let ids = hostile_names();
@@ -59,7 +59,7 @@ cases! { of Inbox:
         }
     }
 
-    /// The oldest goes first.
+    /// The oldest event is leased first.
     async fn events_are_leased_in_the_order_of_arrival(harness) {
         let inbox = harness.fresh().await;
         for id in ["c", "a", "b"] {
@@ -70,8 +70,8 @@ cases! { of Inbox:
         }
     }
 
-    /// An event whose worker asked for a pause is leased when that is over, and when that will be
-    /// is known.
+    /// An event that was released with a pause is leased when the pause ends, and the inbox says
+    /// when that is.
     async fn a_pause_ends(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "paused", None).await;
@@ -90,7 +90,7 @@ cases! { of Inbox:
         nothing(&inbox).await;
     }
 
-    /// An event that was given up is not leased again, though it be delivered again.
+    /// An event that was given up is not leased again, even if it is redelivered.
     async fn a_dead_event_is_never_leased_again(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "dead", None).await;
@@ -105,8 +105,8 @@ cases! { of Inbox:
         assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 0);
     }
 
-    /// An event that was forgotten while a worker had it is gone, and stored when it comes again,
-    /// as a new one.
+    /// An event that is forgotten while a worker holds it is gone. A redelivery is stored as a new
+    /// event.
     async fn a_forgotten_event_is_stored_afresh(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "forgotten", None).await;
@@ -123,8 +123,8 @@ cases! { of Inbox:
         nothing(&inbox).await;
     }
 
-    /// A worker that died gives its lease back by expiry; one that was only slow cannot settle the
-    /// event any more.
+    /// The lease of a worker that died expires. A worker that was only slow can then no longer
+    /// complete the event.
     async fn an_expired_lease_is_leased_anew(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "slow", None).await;
@@ -136,7 +136,7 @@ cases! { of Inbox:
         assert_eq!(complete(&inbox, &next.key, next.token).await, LeaseStatus::Held);
     }
 
-    /// What was acknowledged is never pruned before it is done, however long that takes.
+    /// An acknowledged event is never pruned before it is finished, however long that takes.
     async fn what_waits_is_never_pruned(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "patient", None).await;
@@ -148,7 +148,7 @@ cases! { of Inbox:
         assert_eq!(leased(&inbox).await.key, key("patient"));
     }
 
-    /// The backlog counts what is not done, and tells the age of the oldest.
+    /// The backlog counts unfinished events and reports the age of the oldest.
     async fn the_backlog_counts_what_is_not_done(harness) {
         let inbox = harness.fresh().await;
         assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 0);
@@ -164,8 +164,7 @@ cases! { of Inbox:
         assert_eq!(inbox.backlog(ENDPOINT).await.unwrap().depth, 1);
     }
 
-    /// An event that a receiver without inbox has at hand is not leased meanwhile, and keeps its
-    /// body.
+    /// An event that an inline receiver has claimed is not leased, and keeps its body.
     async fn a_claim_keeps_an_event_from_workers_and_loses_nothing(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "both", None).await;
@@ -175,7 +174,8 @@ cases! { of Inbox:
         assert_eq!(&leased(&inbox).await.body[..], b"body of both");
     }
 
-    /// An event that was claimed without being stored, and not done, is stored when it comes again.
+    /// An event that was claimed but not stored, and is not finished, is stored when it is
+    /// delivered again.
     async fn an_event_that_was_only_claimed_is_stored(harness) {
         let inbox = harness.fresh().await;
         let token = granted(&inbox, "claimed").await;
@@ -185,7 +185,7 @@ cases! { of Inbox:
         assert_eq!(&leased(&inbox).await.body[..], b"body of claimed");
     }
 
-    /// Workers at the same time never get the same event.
+    /// Concurrent workers never get the same event.
     async fn no_event_is_leased_to_two_workers(harness) {
         let inbox = std::sync::Arc::new(harness.fresh().await);
         for n in 0..32 {
@@ -209,8 +209,8 @@ cases! { of Inbox:
         assert_eq!((before, all.len()), (32, 32));
     }
 
-    /// An append whose caller goes away in the middle has stored the event whole or not at all;
-    /// what was leased to nobody so is leased again when that lease is over.
+    /// An append whose caller goes away has stored the event completely or not at all. An event
+    /// that was leased to a caller that went away is leased again when the lease expires.
     async fn a_dropped_step_leaves_a_whole_event(harness) {
         let inbox = harness.fresh().await;
         for polls in 0..8 {
@@ -236,7 +236,7 @@ cases! { of Inbox:
         }
     }
 
-    /// An endpoint's workers see no other's events.
+    /// An endpoint's workers do not see events of other endpoints.
     async fn endpoints_have_backlogs_of_their_own(harness) {
         let inbox = harness.fresh().await;
         let other = EventKey::new("other endpoint", "1");
@@ -258,7 +258,7 @@ pub(super) async fn append(inbox: &impl Inbox, id: &str, ordering_key: Option<&s
     );
 }
 
-/// Another delivery of an event, of another content, whose work is `done` or not.
+/// Appends the event with other content. `done` says whether it is finished.
 async fn append_known<H: Harness<Ledger: Inbox>>(inbox: &H::Ledger, id: &str, done: bool) {
     let other = Digest::from_bytes([9; 16]);
     let appended = inbox

@@ -1,7 +1,8 @@
-//! What every [`Ledger`] must do, as a suite that takes any: ours pass it, and so can yours.
+//! The conformance suite: what every [`Ledger`] must do. The stores of this crate pass it, and
+//! yours can.
 //!
-//! Give it a [`Harness`], which makes empty stores and moves their time, and [`run`] it in a test.
-//! Each case is a function of its own too, named for what is false when it panics.
+//! Give it a [`Harness`], which creates empty stores and advances their time, and [`run`] it in a
+//! test. Each case is also a function, named for the property that does not hold if it panics.
 //!
 //! ```
 //! use std::{sync::{Arc, atomic::{AtomicI64, Ordering}}, time::Duration};
@@ -41,43 +42,42 @@ use tokio::task::JoinSet;
 
 use super::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, Token};
 
-/// Makes stores for the suite and moves their time.
+/// Creates stores for the suite and advances their time.
 pub trait Harness: Send + Sync {
-    /// What is tried.
+    /// The ledger under test.
     type Ledger: Ledger;
 
-    /// Whether an inbox tells on `append` that an event is already done (default: it does). One in
-    /// a queue may store such an event once more, and find out when its turn comes; it must not
-    /// hand it out then either.
+    /// Whether `append` of an inbox detects that an event is already done (the default). A queue
+    /// may store such an event again and detect it when its turn comes. It must not lease it then
+    /// either.
     const TELLS_WHAT_IS_DONE: bool = true;
 
-    /// A ledger over a store without records, with a retention of a day at least.
+    /// A ledger over an empty store, with a retention of at least a day.
     fn fresh(&self) -> impl Future<Output = Self::Ledger> + Send;
 
-    /// Moves the store's time on by `by`, which is in whole seconds: its clock, or, where that
-    /// cannot be set, the times in its records back. Time may also pass by itself; the suite leaves
+    /// Advances the store's time by `by`, a whole number of seconds: its clock, or, if that cannot
+    /// be set, moves the times in its records back. Time may also pass by itself; the suite allows
     /// half a minute for that.
     fn advance(&self, ledger: &Self::Ledger, by: Duration) -> impl Future<Output = ()> + Send;
 }
 
 macro_rules! cases {
     (of $what:ident: $($(#[$doc:meta])* async fn $case:ident($harness:ident) $body:block)*) => {
-        /// Runs every case, one after another, each on a store of its own.
+        /// Runs every case, one after another, each on its own store.
         ///
         /// # Panics
-        /// When the store does not conform; the message says in what.
+        /// When the store does not conform. The message says how.
         pub async fn run<H: Harness<Ledger: $what>>(harness: &H) {
-            // Boxed, so that a suite's future is not as large as that of its largest case.
+            // Boxed, so that the suite's future is not as large as its largest case.
             $(Box::pin($case(harness)).await;)*
         }
 
-        /// The names of the cases, in the order in which [`run`] takes them.
+        /// The names of the cases, in the order in which [`run`] runs them.
         pub const CASES: &[&str] = &[$(stringify!($case)),*];
 
         $($(#[$doc])*
-        ///
         /// # Panics
-        /// When it is not so.
+        /// When this does not hold.
         pub async fn $case<H: Harness<Ledger: $what>>($harness: &H) $body)*
     };
 }
@@ -86,14 +86,14 @@ pub mod inbox;
 pub mod ordering;
 
 cases! { of Ledger:
-    /// The first claim of an event is granted, as attempt 1, with its own digest for the first.
+    /// The first claim of an event is granted as attempt 1, with its own digest as the first.
     async fn a_fresh_claim_is_granted(harness) {
         let ledger = harness.fresh().await;
         let (token, first_digest) = granted(&ledger, &key("fresh")).await;
         assert_eq!((token.attempt, first_digest), (1, DIGEST));
     }
 
-    /// A handled event is told as such from then on, and no longer granted.
+    /// A handled event is reported as handled and never granted again.
     async fn a_handled_event_is_never_granted_again(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("handled")).await;
@@ -104,7 +104,7 @@ cases! { of Ledger:
         }
     }
 
-    /// While a lease runs, every other claim is told so, and for how long.
+    /// While a lease runs, every other claim reports that the event is in flight, and for how long.
     async fn a_claimed_event_is_in_flight_until_its_lease_ends(harness) {
         let ledger = harness.fresh().await;
         granted(&ledger, &key("claimed")).await;
@@ -113,7 +113,7 @@ cases! { of Ledger:
         assert_in_flight(claim(&ledger, &key("claimed")).await, LEASE / 2);
     }
 
-    /// A claim after the lease's end is granted with the next attempt and another token.
+    /// A claim after the lease's end is granted with the next attempt number and another token.
     async fn an_expired_lease_is_taken_over_as_the_next_attempt(harness) {
         let ledger = harness.fresh().await;
         let (slow, _) = granted(&ledger, &key("expired")).await;
@@ -125,8 +125,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Once another has taken over, the old token neither renews nor releases nor completes, and
-    /// leaves the new holder be.
+    /// After a takeover, the old token can neither renew nor release nor complete the record, and
+    /// does not affect the new holder.
     async fn a_stale_token_changes_nothing(harness) {
         let ledger = harness.fresh().await;
         let (stale, _) = granted(&ledger, &key("stale")).await;
@@ -139,8 +139,8 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("stale")).await, Claim::Handled { first_digest: DIGEST });
     }
 
-    /// A token of the right attempt but another nonce, or the reverse, is stale; and what was never
-    /// claimed has no holder, nor has it a record after somebody tried.
+    /// A token with the right attempt but another nonce is stale, and the reverse. An event that
+    /// was never claimed has no holder, and a step with a foreign token creates no record.
     async fn a_foreign_token_changes_nothing(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("foreign")).await;
@@ -151,7 +151,7 @@ cases! { of Ledger:
         assert_eq!(complete(&ledger, &key("foreign"), token).await, LeaseStatus::Held);
     }
 
-    /// A lease that ran out, but that nobody took over, can still be renewed, released and
+    /// A lease that has expired, but was not taken over, can still be renewed, released and
     /// completed by its holder.
     async fn a_lease_nobody_took_over_is_still_its_holders(harness) {
         let ledger = harness.fresh().await;
@@ -163,7 +163,7 @@ cases! { of Ledger:
         assert_eq!(complete(&ledger, &key("late"), token).await, LeaseStatus::Held);
     }
 
-    /// Renewing counts from now, not from the end of the lease, and can be done again and again.
+    /// A renewal counts from now, not from the end of the lease, and can be repeated.
     async fn a_renewed_lease_counts_from_now(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("renewed")).await;
@@ -176,7 +176,8 @@ cases! { of Ledger:
         assert_in_flight(claim(&ledger, &key("renewed")).await, LEASE / 2);
     }
 
-    /// A released event is not granted before its pause is over; then it is, as the next attempt.
+    /// A released event is not granted before its pause ends. Then it is granted as the next
+    /// attempt.
     async fn a_released_event_waits_for_its_pause(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("released")).await;
@@ -189,7 +190,7 @@ cases! { of Ledger:
         assert_eq!(granted(&ledger, &key("released")).await.0.attempt, 2);
     }
 
-    /// A pause of nothing lets the next claim through at once, and each attempt counts.
+    /// With a pause of zero, the next claim is granted at once. Each attempt counts.
     async fn an_event_released_without_a_pause_is_free(harness) {
         let ledger = harness.fresh().await;
         for attempt in 1..20 {
@@ -199,7 +200,7 @@ cases! { of Ledger:
         }
     }
 
-    /// A dead event is told as such, and no longer granted.
+    /// A dead event is reported as dead and never granted again.
     async fn a_dead_event_is_never_granted_again(harness) {
         let ledger = harness.fresh().await;
         let (token, _) = granted(&ledger, &key("dead")).await;
@@ -208,8 +209,8 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("dead")).await, Claim::Dead { first_digest: DIGEST });
     }
 
-    /// The same completion with the same token once more is no failure, and changes nothing;
-    /// another one is lost.
+    /// Repeating the same completion with the same token succeeds and changes nothing. Another
+    /// completion finds the lease lost.
     async fn a_completion_can_be_repeated(harness) {
         let ledger = harness.fresh().await;
         for (name, first, other) in [("a", Completion::Handled, dead()), ("b", dead(), Completion::Handled)] {
@@ -227,8 +228,8 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("b")).await, Claim::Dead { first_digest: DIGEST });
     }
 
-    /// From every state a forgotten event is fresh, its old token is worthless although the
-    /// attempt's number is the same, and forgetting says whether there was a record.
+    /// A forgotten event is new again, from every state. Its old token is stale although the
+    /// attempt number is the same. Forgetting returns whether there was a record.
     async fn a_forgotten_event_is_fresh(harness) {
         let ledger = harness.fresh().await;
         assert!(!ledger.forget(&key("unknown")).await.expect("forget"), "there was nothing to forget");
@@ -259,7 +260,7 @@ cases! { of Ledger:
         }
     }
 
-    /// Whatever later claims bring, the digest told is the first one's.
+    /// The reported digest is that of the first claim, whatever later claims bring.
     async fn the_first_digest_is_told(harness) {
         let ledger = harness.fresh().await;
         let key = key("digest");
@@ -274,7 +275,7 @@ cases! { of Ledger:
         assert_eq!(other(LEASE).await.expect("claim"), Claim::Handled { first_digest: DIGEST });
     }
 
-    /// A digest is any 16 bytes, zeros and other than text among them.
+    /// A digest is any 16 bytes, including zeros and bytes that are not text.
     async fn a_digest_comes_back_byte_for_byte(harness) {
         let ledger = harness.fresh().await;
         let every_byte = (0..16).map(|n| std::array::from_fn(|m| u8::try_from(16 * n + m).expect("a byte")));
@@ -296,7 +297,7 @@ cases! { of Ledger:
         }
     }
 
-    /// The same id at two endpoints is two records, and no pair of names runs into another.
+    /// The same id at two endpoints has two records, and no pair of names collides with another.
     async fn endpoints_do_not_collide(harness) {
         let ledger = harness.fresh().await;
         let keys = [("a", "b"), ("b", "a"), ("a", "a"), ("ab", "c"), ("a", "bc"), ("a:b", "c"), ("a", "b:c"), ("a/b", ""), ("a", "/b")];
@@ -307,8 +308,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Ids are bytes to the ledger: empty, long, in any script, with quotes, NUL, spaces at the
-    /// end, differing in case.
+    /// The ledger treats ids as bytes: empty, long, in any script, with quotes, NUL or trailing
+    /// spaces, or differing in case only.
     async fn ids_of_any_kind_are_kept_apart(harness) {
         let ledger = harness.fresh().await;
         let long = "x".repeat(10_000);
@@ -330,11 +331,11 @@ cases! { of Ledger:
         }
     }
 
-    /// No id is too long or too odd to be a record of its own, and none is another's key.
+    /// An id of any length and any characters has its own record, and no id is the key of another.
     async fn ids_of_any_length_are_keyed_and_found_by_the_original(harness) {
         let ledger = harness.fresh().await;
         for id in hostile_names() {
-            // A store that compresses or cuts would keep these apart only by their ends.
+            // A store that compresses or truncates would only distinguish these by their ends.
             let ids = [format!("{id}1"), format!("{id}2")];
             let hashes = ids.clone().map(|id| EventKey::new("users", id).event_id().to_owned());
             for id in ids.iter().chain(&hashes) {
@@ -355,7 +356,7 @@ cases! { of Ledger:
         }
     }
 
-    /// Lengths of time at the ends of the range do not overflow.
+    /// Durations at the ends of the range do not overflow.
     async fn no_length_of_time_overflows(harness) {
         let ledger = harness.fresh().await;
         let key = key("long");
@@ -373,8 +374,8 @@ cases! { of Ledger:
         assert_eq!(granted(&ledger, &key).await.0.attempt, token.attempt + 1, "a lease of nothing lasts");
     }
 
-    /// Of many claims at once exactly one is granted: of a fresh event, and of one whose lease ran
-    /// out.
+    /// Of many concurrent claims exactly one is granted: of a new event, and of an event whose
+    /// lease has expired.
     async fn of_many_claims_at_once_one_is_granted(harness) {
         let ledger = Arc::new(harness.fresh().await);
         for attempt in 1..4 {
@@ -397,8 +398,8 @@ cases! { of Ledger:
         }
     }
 
-    /// Workers that race for many events through whole cycles, some giving back at first, complete
-    /// each exactly once.
+    /// Workers that race for many events, some releasing them at first, complete each event exactly
+    /// once.
     async fn racing_workers_complete_each_event_once(harness) {
         const EVENTS: usize = 20;
         let ledger = Arc::new(harness.fresh().await);
@@ -438,7 +439,7 @@ cases! { of Ledger:
         assert_eq!(completed, (0..EVENTS).collect::<Vec<_>>());
     }
 
-    /// A step whose caller goes away in the middle has taken place as a whole or not at all.
+    /// A step whose caller goes away takes place completely or not at all.
     async fn a_dropped_step_leaves_a_whole_record(harness) {
         let ledger = harness.fresh().await;
         for polls in 0..8 {
@@ -476,8 +477,7 @@ cases! { of Ledger:
         }
     }
 
-    /// A finished event is remembered for the whole retention, and forgotten when twice that is
-    /// over.
+    /// A finished event is remembered for the whole retention, and forgotten after twice that time.
     async fn finished_events_are_remembered_for_the_retention(harness) {
         let ledger = harness.fresh().await;
         let retention = Duration::from_secs(ledger.retention().as_secs());
@@ -503,7 +503,7 @@ cases! { of Ledger:
         }
     }
 
-    /// No two tokens are alike, whatever was claimed, forgotten and claimed again.
+    /// No two tokens are equal, whatever was claimed, forgotten and claimed again.
     async fn no_token_is_given_twice(harness) {
         let ledger = harness.fresh().await;
         let mut seen = HashSet::new();
@@ -516,8 +516,7 @@ cases! { of Ledger:
         }
     }
 
-    /// Random steps, by holders and others, on a few events agree with a model that is simple
-    /// enough to be believed.
+    /// Random steps of holders and others on a few events agree with a simple model.
     async fn random_histories_agree_with_the_model(harness) {
         for seed in 0..8 {
             let ledger = harness.fresh().await;
@@ -614,7 +613,7 @@ fn assert_not_yet(claim: Claim, pause: Duration) {
     );
 }
 
-/// Polls so many times at most, others having their turn in between, and drops the future.
+/// Polls the future at most this often, yielding in between, and drops it.
 async fn poll_and_drop(future: impl Future, polls: usize) {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -625,7 +624,7 @@ async fn poll_and_drop(future: impl Future, polls: usize) {
     }
 }
 
-/// The model: a record is what the last step that counted made of it, and until when.
+/// The model: the state of a record after the last step that took effect, and until when it holds.
 #[derive(Clone, Copy, Debug)]
 enum Modelled {
     Claimed { token: Token, until: Duration },
@@ -638,8 +637,7 @@ struct History {
     random: u64,
     now: Duration,
     retention: Duration,
-    /// A few events: what they are now, the digest of their first claim, every token ever given
-    /// out.
+    /// For a few events: the state, the digest of the first claim, and every token ever granted.
     records: [Option<(Modelled, Digest)>; 3],
     tokens: [Vec<Token>; 3],
     reported: Vec<String>,
@@ -659,7 +657,7 @@ impl History {
         }
     }
 
-    /// Below `n` (splitmix64).
+    /// A number below `n` (splitmix64).
     fn below(&mut self, n: u64) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
@@ -668,8 +666,8 @@ impl History {
         (z ^ (z >> 31)) % n
     }
 
-    /// Half a minute off the whole minutes in which time moves on, so that no comparison is a close
-    /// one.
+    /// A duration that is half a minute off the whole minutes by which time advances, so that no
+    /// comparison is close.
     fn some_time(&mut self) -> Duration {
         Duration::from_mins(self.below(5)) + SLACK
     }
@@ -677,7 +675,7 @@ impl History {
     async fn step<H: Harness>(&mut self, harness: &H, ledger: &H::Ledger) {
         let at = usize::try_from(self.below(3)).expect("below three");
         let key = key(["one", "two", "three"][at]);
-        // Mostly the newest token, at times any that there ever was.
+        // Usually the newest token, sometimes any earlier one.
         let token = match self.tokens[at].len() as u64 {
             0 => Token {
                 attempt: 1,
@@ -812,8 +810,8 @@ impl History {
         }
     }
 
-    /// Whether a record that nobody finished outlasts the retention is the store's affair, so those
-    /// are forgotten first.
+    /// A store may keep or drop an unfinished record after the retention, so those are forgotten
+    /// first.
     async fn outlast_the_retention<H: Harness>(&mut self, harness: &H, ledger: &H::Ledger) {
         for at in 0..3 {
             if !matches!(self.records[at], Some((Modelled::Finished { .. }, _))) {
@@ -830,7 +828,7 @@ impl History {
         harness.advance(ledger, by).await;
         self.now += by;
         for at in 0..3 {
-            // A claim makes sure that it is gone, and not only about to go.
+            // A claim makes sure that the record is gone, not only about to be pruned.
             if self.records[at].take().is_some() {
                 self.claim(ledger, at, &key(["one", "two", "three"][at]))
                     .await;
@@ -870,8 +868,8 @@ impl std::fmt::Display for History {
     }
 }
 
-/// Names that a sender may choose: of 3,000 characters that do not compress, with control
-/// characters, in the form of a hash.
+/// Names that a sender may choose: 3,000 characters that do not compress, control characters, the
+/// form of a hash.
 fn hostile_names() -> [String; 5] {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let long = std::iter::repeat_with(|| {

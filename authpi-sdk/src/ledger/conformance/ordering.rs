@@ -1,5 +1,4 @@
-//! What an [`Inbox`](crate::ledger::Inbox) that keeps [`OrderedInbox`] must do beyond what every
-//! inbox must.
+//! The cases of [`OrderedInbox`], beyond those of every [`Inbox`](crate::ledger::Inbox).
 
 use std::time::Duration;
 
@@ -13,9 +12,9 @@ use super::{
 use crate::ledger::{Completion, Inbox as _, LeaseStatus, Ledger as _, NextEvent, OrderedInbox};
 
 cases! { of OrderedInbox:
-    /// An ordering key's events are leased one at a time and in order; another ordering key, and
-    /// events without, go on.
-    async fn a_ordering_key_keeps_its_order_and_holds_up_nobody_else(harness) {
+    /// Events with one ordering key are leased one at a time and in order. Events with another key,
+    /// or without, are not blocked.
+    async fn an_ordering_key_keeps_its_order_and_holds_up_nobody_else(harness) {
         let inbox = harness.fresh().await;
         for (id, ordering_key) in [("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("free", None)] {
             append(&inbox, id, ordering_key).await;
@@ -29,7 +28,7 @@ cases! { of OrderedInbox:
         assert_eq!(leased(&inbox).await.key, key("a2"));
     }
 
-    /// A pause holds up the event's own ordering key and says when it ends.
+    /// A pause blocks its own ordering key, and the inbox says when it ends.
     async fn a_pause_holds_up_its_own_ordering_key_and_ends(harness) {
         let inbox = harness.fresh().await;
         append(&inbox, "a1", Some("a")).await;
@@ -45,7 +44,7 @@ cases! { of OrderedInbox:
         nothing(&inbox).await;
     }
 
-    /// A buried event and a forgotten one let the next of their ordering key go.
+    /// A dead event and a forgotten one unblock the next event with their ordering key.
     async fn what_is_dead_or_forgotten_frees_its_ordering_key(harness) {
         let inbox = harness.fresh().await;
         for id in ["1", "2", "3"] {
@@ -59,8 +58,7 @@ cases! { of OrderedInbox:
         assert_eq!(leased(&inbox).await.key, key("3"));
     }
 
-    /// An ordering key's name may be of any length and hold any character, and is still an ordering
-    /// key of its own.
+    /// An ordering key may have any length and any characters, and is still distinct from others.
     async fn ordering_keys_of_any_name_keep_their_order(harness) {
         let inbox = harness.fresh().await;
         for name in hostile_names() {
@@ -82,8 +80,8 @@ cases! { of OrderedInbox:
         }
     }
 
-    /// Workers at the same time keep each ordering key's order, and never have two events of one
-    /// ordering key at once.
+    /// Concurrent workers keep the order of each ordering key, and never hold two events with the
+    /// same key.
     async fn workers_at_the_same_time_keep_each_ordering_keys_order(harness) {
         let inbox = std::sync::Arc::new(harness.fresh().await);
         for n in 0..40 {
@@ -110,9 +108,9 @@ cases! { of OrderedInbox:
         }
     }
 
-    /// An ordering key that is appended to, and parts of which are forgotten, while it is worked
-    /// off, goes on to its end.
-    async fn a_ordering_key_goes_on_while_it_is_appended_to(harness) {
+    /// An ordering key that is appended to, and has events forgotten, while it is worked off,
+    /// continues to its end.
+    async fn an_ordering_key_goes_on_while_it_is_appended_to(harness) {
         const EVENTS: usize = 60;
         let inbox = std::sync::Arc::new(harness.fresh().await);
         let mut tasks = JoinSet::new();
@@ -132,7 +130,7 @@ cases! { of OrderedInbox:
             while idle < 3 {
                 if let NextEvent::Leased(event) = inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
                     idle = 0;
-                    // One that is forgotten meanwhile is lost.
+                    // The lease of an event that was forgotten meanwhile is lost.
                     let _ = complete(&*inbox, &event.key, event.token).await;
                 } else {
                     idle += 1;

@@ -13,17 +13,17 @@ use crate::files;
 
 /// Keeps one endpoint's watermark in a file, which is replaced as a whole. For one host.
 ///
-/// The file is a line: the time in RFC 3339 and the endpoint's name. Beside it, while it is
-/// written, stands one with a random number and `.new` added to its name. Its folder has to exist.
-/// A symbolic link stays one; what it points to is written. A file that is there keeps its mode,
-/// and its owner and group as far as the process may set them.
+/// The file is one line: the time in RFC 3339 and the endpoint's name. While it is written, there
+/// is a file next to it with a random number and `.new` added to its name. The folder must exist. A
+/// symbolic link stays a link; its target is written. An existing file keeps its mode, and its
+/// owner and group as far as the process may set them.
 #[derive(Clone, Debug)]
 pub struct FileWatermark {
     path: PathBuf,
 }
 
 impl FileWatermark {
-    /// In this file, which need not exist yet.
+    /// A watermark in this file, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
@@ -36,7 +36,7 @@ impl Watermark for FileWatermark {
             Ok(text) => read(&text, &endpoint)
                 .map(Some)
                 .map_err(|error| files::about(&path, &error)),
-            // Not even its folder: a wrong path must not look like a fresh start.
+            // If not even its folder exists: a wrong path must not look like a fresh start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 files::target(&path).map(|_| None)
             }
@@ -68,7 +68,7 @@ fn read(text: &str, endpoint: &str) -> io::Result<Timestamp> {
 
 fn replace(path: &Path, line: &str) -> io::Result<()> {
     let path = files::target(path)?;
-    // Two who take each other's turn for their own must not write into one file.
+    // Two replicas that both believe they hold the lock must not write into one file.
     let mut next = OsString::from(&path);
     next.push(format!(
         ".{:016x}.new",

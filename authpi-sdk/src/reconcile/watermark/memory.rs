@@ -12,7 +12,7 @@ use super::{Watermark, WatermarkError};
 pub struct MemoryWatermark(Arc<Mutex<HashMap<String, Timestamp>>>);
 
 impl MemoryWatermark {
-    /// Without any.
+    /// An empty store.
     pub fn new() -> Self {
         Self::default()
     }

@@ -1,4 +1,5 @@
-//! Up to where everything is fed: one time per endpoint, kept where the next run finds it.
+//! The watermark: the time up to which everything is ingested, per endpoint, stored for the next
+//! run.
 
 mod file;
 mod memory;
@@ -14,25 +15,25 @@ pub use memory::MemoryWatermark;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresWatermark;
 
-/// Keeps the watermark of each endpoint.
+/// Stores the watermark of each endpoint.
 ///
-/// It is a time of AuthPI's log (an event's `timestamp`), never later than our clock. Replicas that
-/// take turns need one that they share. When one is lost, the log is read from the webhook's
-/// creation, and no further back than the ledger remembers
+/// It is a time of AuthPI's log (an event's `timestamp`), never later than our clock. Replicas have
+/// to share the store. If a watermark is lost, the log is read from the webhook's creation, but no
+/// further back than the ledger remembers
 /// ([`Report::not_read_before`](super::Report::not_read_before)).
 pub trait Watermark: Send + Sync + 'static {
-    /// The watermark that was saved last; none if none was.
+    /// The watermark that was saved last, if any.
     ///
     /// # Errors
-    /// When the store cannot be reached, or what it has is not a watermark.
+    /// When the store cannot be reached, or its content is not a watermark.
     fn load(
         &self,
         endpoint: &str,
     ) -> impl Future<Output = Result<Option<Timestamp>, WatermarkError>> + Send;
 
-    /// Saves it, as a whole or not at all; durable when it returns `Ok`. One writer at a time, but
-    /// for a replica that lost its lease and has not noticed yet: an older watermark that comes
-    /// late may be kept or not, it only costs reading again.
+    /// Saves the watermark, completely or not at all; durable when it returns `Ok`. There is one
+    /// writer at a time, except for a replica that lost its lease and has not noticed yet. An older
+    /// watermark that arrives late may be saved or not: it only means that events are read again.
     ///
     /// # Errors
     /// When the store cannot be reached or refuses.
@@ -45,7 +46,7 @@ pub trait Watermark: Send + Sync + 'static {
 
 type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, WatermarkError>> + Send + 'a>>;
 
-/// [`Watermark`] with its futures boxed.
+/// [`Watermark`] with boxed futures.
 pub(super) trait Erased: Send + Sync {
     fn load<'a>(&'a self, endpoint: &'a str) -> Step<'a, Option<Timestamp>>;
     fn save<'a>(&'a self, endpoint: &'a str, at: Timestamp) -> Step<'a, ()>;
@@ -63,7 +64,7 @@ impl<W: Watermark> Erased for W {
     }
 }
 
-/// The watermark's store failed; its own error is the [`source`](std::error::Error::source).
+/// The watermark's store failed. Its own error is the [`source`](std::error::Error::source).
 #[derive(Debug)]
 pub struct WatermarkError {
     step: &'static str,
@@ -71,7 +72,7 @@ pub struct WatermarkError {
 }
 
 impl WatermarkError {
-    /// `step` names what was tried: `load` or `save`.
+    /// `step` names the failed step: `load` or `save`.
     pub fn new(step: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self {
             step,

@@ -6,7 +6,7 @@ use sqlx::{PgPool, Row as _};
 use super::{Watermark, WatermarkError};
 use crate::stores::postgres::rows;
 
-/// Several replicas may do this at once, and `IF NOT EXISTS` alone lets two of them collide.
+/// Several replicas may run this at once, and `IF NOT EXISTS` alone is not atomic.
 const MAKE: &str = "
     DO $$ BEGIN
         PERFORM pg_advisory_xact_lock(hashtextextended('authpi_watermarks', 0));
@@ -17,7 +17,7 @@ const SAVE: &str = "
     INSERT INTO authpi_watermarks AS known (endpoint, at) VALUES ($1, $2)
     ON CONFLICT (endpoint) DO UPDATE SET at = greatest(known.at, excluded.at)";
 
-/// Keeps watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema:
+/// Stores watermarks in Postgres, in a table `authpi_watermarks` of the connections' first schema:
 /// Unix milliseconds per endpoint. A watermark never goes back; delete the row to start again.
 #[derive(Clone)]
 pub struct PostgresWatermark {
@@ -25,10 +25,10 @@ pub struct PostgresWatermark {
 }
 
 impl PostgresWatermark {
-    /// Uses `pool`, and makes the table if it is not there.
+    /// Uses `pool`, and creates the table if it does not exist.
     ///
     /// # Errors
-    /// When the server cannot be reached, or the table cannot be made.
+    /// When the server cannot be reached, or the table cannot be created.
     pub async fn open(pool: PgPool) -> Result<Self, WatermarkError> {
         rows(&pool, || sqlx::query(MAKE))
             .await

@@ -1,5 +1,5 @@
-//! The file on the disk: made for its owner alone, and watched, since SQLite goes on writing to a
-//! file that was deleted.
+//! The file on disk: created for its owner only, and checked for deletion, since SQLite continues
+//! to write to a deleted file.
 
 use std::{
     error::Error,
@@ -12,16 +12,16 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::open_error::OpenError;
 
-/// Makes the file, if there is none, and may be made: SQLite would make it readable for others. Its
-/// companions (`-wal`, `-shm`) get its mode from SQLite.
+/// Creates the file, if it does not exist. (SQLite would make it readable for others.) The files
+/// next to it (`-wal`, `-shm`) get its mode from SQLite.
 ///
 /// # Errors
-/// When the path names no file, or the file cannot be made.
+/// When the path names no file, or the file cannot be created.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
     if path.as_os_str().is_empty() || path == Path::new(":memory:") {
         return Err(OpenError::KeepsNothing);
     }
-    // A URI is for SQLite to read, and is looked at afterwards.
+    // SQLite reads a URI; it is checked afterwards.
     if path.as_os_str().as_encoded_bytes().starts_with(b"file:") {
         return Ok(());
     }
@@ -35,12 +35,12 @@ fn make(path: &Path) -> Result<(), OpenError> {
         sync::atomic::{AtomicU32, Ordering},
     };
 
-    /// Like the system, for links that lead to links.
+    /// The limit of the system for chains of links.
     const MAX_LINKS: usize = 40;
     static MADE: AtomicU32 = AtomicU32::new(0);
 
     let mut path = path.to_owned();
-    // A link to a file that is not there: that is made, and not the link.
+    // For a link to a file that does not exist, the target is created.
     for _ in 0..MAX_LINKS {
         match fs::read_link(&path) {
             Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
@@ -50,8 +50,8 @@ fn make(path: &Path) -> Result<(), OpenError> {
     if fs::symlink_metadata(&path).is_ok() {
         return Ok(());
     }
-    // Not under its own name: to close a file gives up all locks that this process has on it, and
-    // SQLite may have some by then.
+    // Under another name: closing a file drops all locks that this process has on it, and SQLite
+    // may have some by then.
     let mut unfinished = path.clone().into_os_string();
     unfinished.push(format!(
         ".new-{}-{}",
@@ -72,7 +72,7 @@ fn make(path: &Path) -> Result<(), OpenError> {
         }
         Err(error) => return Err(OpenError::Io(error)),
     }
-    // If it is there by now, somebody else was faster; a file system without links leaves it to
+    // If the file exists now, another process was faster. A file system without links leaves it to
     // SQLite.
     let linked = fs::hard_link(&unfinished, &path);
     fs::remove_file(&unfinished).map_err(OpenError::Io)?;
@@ -94,15 +94,15 @@ fn make(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// The file and its log, as they were when they were opened.
+/// The file and its log, as they were opened.
 #[derive(Debug)]
 pub(super) struct OpenFile(Vec<(PathBuf, Identity)>);
 
 impl OpenFile {
-    /// What a connection has open, once it has read something.
+    /// The files that a connection has open, after it has read something.
     ///
     /// # Errors
-    /// When it is kept nowhere, or not as the ledger needs it.
+    /// When the database is not kept in a file, or not in the mode that the ledger needs.
     pub(super) async fn of(connection: &mut SqliteConnection) -> Result<Self, OpenError> {
         let main = "SELECT coalesce(file, '') FROM pragma_database_list WHERE name = 'main'";
         let main: String = sqlx::query(main)
@@ -129,8 +129,7 @@ impl OpenFile {
         ))
     }
 
-    /// Says so when what is written goes to a file that was deleted. A look at each of
-    /// two names, about a microsecond each.
+    /// Detects that the file was deleted. It checks two names, at about a microsecond each.
     pub(super) fn check(&self) -> Result<(), Gone> {
         match self
             .0
@@ -143,7 +142,7 @@ impl OpenFile {
     }
 }
 
-/// What a file is whatever its name: device and inode.
+/// The identity of a file: device and inode.
 #[cfg(unix)]
 type Identity = (u64, u64);
 
@@ -153,7 +152,7 @@ fn identity(path: &Path) -> Option<Identity> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// Elsewhere an open file cannot be deleted.
+/// On other systems an open file cannot be deleted.
 #[cfg(not(unix))]
 type Identity = ();
 
@@ -162,7 +161,7 @@ fn identity(path: &Path) -> Option<Identity> {
     fs::metadata(path).ok().map(drop)
 }
 
-/// What was opened is no longer under its name.
+/// The opened file is no longer under its name.
 #[derive(Clone, Debug)]
 pub(super) struct Gone {
     path: PathBuf,

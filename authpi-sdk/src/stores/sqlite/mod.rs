@@ -1,15 +1,15 @@
 //! The ledger in a SQLite file: survives restarts, keeps dead letters, shared by the processes of
 //! one host.
 //!
-//! Every step goes to one task, the [writer], which holds the one connection: SQLite admits one
-//! writer at a time anyway, and steps that wait in our [queue] go in order, whereas connections
-//! that wait for each other poll. What waits together is committed together and shares one flush of
-//! the disk (group commit); a step that fails leaves its neighbours be, and runs to its end when
+//! Every step goes to one task, the [writer], which holds the only connection. SQLite allows one
+//! writer at a time anyway; steps in our [queue] run in order, whereas connections that wait for
+//! each other poll. Steps that wait together are committed together and share one flush of the disk
+//! (group commit). A step that fails does not affect the others, and a step runs to its end even if
 //! its caller has gone away. The same task lends its connection to handlers that write in a
-//! [transaction] of their own.
+//! [transaction].
 //!
-//! What a step does is in [steps], in the words of [statements]; the tables are in [schema], the
-//! [file] itself in its own.
+//! The operations are in [steps], their SQL in [statements], the tables in [schema], the [file] in
+//! its own module.
 
 mod failure;
 mod file;
@@ -116,31 +116,31 @@ pub mod by_hand {
 pub struct Sqlite {
     requests: mpsc::Sender<Request>,
     retention: Duration,
-    /// Told after each append through this `Sqlite`; SQLite cannot tell other processes.
+    /// Notified after each append through this `Sqlite`. SQLite cannot notify other processes.
     appended: Arc<Notify>,
     flushes: Arc<AtomicU64>,
-    /// Whether the connection is held by a handler's transaction.
+    /// Whether a handler's transaction holds the connection.
     loan: Arc<AtomicBool>,
-    /// Of handlers that have, or want, the connection: one at a time.
+    /// Permits for handlers with a transaction: one at a time.
     permits: TransactionPermits,
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it (its folder must exist), with mode 0600 on Unix.
+    /// Opens the file, or creates it (its folder must exist), with mode 0600 on Unix.
     ///
-    /// An event of an endpoint without a name is claimed, completed, stored, leased and forgotten,
-    /// so that what is opened works.
+    /// Claims, completes, stores, leases and forgets an event under the empty endpoint name, to
+    /// prove that the store works.
     ///
     /// # Errors
-    /// When the file cannot be opened, is no SQLite database, cannot be written, or was brought up
-    /// to date by a later version of this crate; and when the path keeps nothing (`""`,
-    /// `":memory:"`, a `file:` URI of a database in memory): that is
-    /// [`in_memory`](Sqlite::in_memory). The message names the file.
+    /// When the file cannot be opened or written, is not a SQLite database, or was migrated by a
+    /// later version of this crate; and when the path names no file (`""`, `":memory:"`, a `file:`
+    /// URI of a database in memory): use [`in_memory`](Sqlite::in_memory) for that. The message
+    /// names the file.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
         Self::options().open(path).await
     }
 
-    /// A ledger of its own in memory, gone with the last clone. For tests of code that wants dead
+    /// A separate ledger in memory, lost with its last clone. For tests of code that needs dead
     /// letters.
     ///
     /// # Errors
@@ -149,13 +149,13 @@ impl Sqlite {
         Self::options().in_memory().await
     }
 
-    /// What can be set before opening.
+    /// Options to set before opening.
     pub fn options() -> SqliteOptions {
         SqliteOptions::new()
     }
 
-    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the
-    /// letter `after`, if given.
+    /// The dead letters of an endpoint, oldest first, at most `limit`; those after the letter
+    /// `after`, if given.
     ///
     /// # Errors
     /// When the store fails.
@@ -182,13 +182,13 @@ impl Sqlite {
         .await
     }
 
-    /// Puts a dead letter back into the inbox, body and all, as if it had just been appended:
-    /// pending, without attempts, behind what already waits with its ordering key. Says whether
-    /// there was such a dead letter.
+    /// Puts a dead letter back into the inbox, as if it had just been appended: pending, without
+    /// attempts, after the waiting events with its ordering key. Returns whether there was such a
+    /// dead letter.
     ///
-    /// It is for a worker to handle. An endpoint that is handled inline has none: until one is lent
-    /// to it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and the
-    /// receiver's health and `authpi_inbox_depth` show it.
+    /// A worker has to handle it. An endpoint that is handled inline has no worker: the event waits
+    /// until one runs (`docs/dead-letters.md`) or AuthPI delivers it again. The receiver's health
+    /// and `authpi_inbox_depth` show it.
     ///
     /// # Errors
     /// When the store fails.
@@ -203,16 +203,16 @@ impl Sqlite {
         Ok(replayed)
     }
 
-    /// Removes at once all records, of every endpoint, that were handled or given up at least `age`
-    /// ago, dead letters included, and says how many. An event whose record is gone is handled
-    /// afresh if it comes again.
+    /// Removes all records, of every endpoint, that were handled or given up at least `age` ago,
+    /// including dead letters. Returns their number. An event whose record is gone is handled as
+    /// new if it is delivered again.
     ///
     /// # Errors
     /// When the store fails; some records may have been removed.
     pub async fn purge(&self, age: Duration) -> Result<u64, LedgerError> {
         let mut purged = 0;
         loop {
-            // In portions, so that claims get their turn in between.
+            // In batches, so that claims can run in between.
             let (removed, more) = self.ask("purge", PurgeStep { age }).await?;
             purged += removed;
             if !more {
@@ -221,18 +221,18 @@ impl Sqlite {
         }
     }
 
-    /// Closes the file, for all clones, once the steps asked for before are done. Every further
+    /// Closes the file, for all clones, after the steps that were requested before. Every further
     /// step fails.
     ///
-    /// Not necessary, but when it returns the file is whole without its `-wal` companion (if no
+    /// This is not necessary, but afterwards the file is complete without its `-wal` file (if no
     /// other process has it open).
     pub async fn close(&self) {
-        // An error says that it is closed already.
+        // An error means that it is already closed.
         let _ = self.requests.send(Request::new(Wanted::Close)).await;
         self.requests.closed().await;
     }
 
-    /// How often a commit has flushed the disk since the file was opened. For measurements.
+    /// The number of disk flushes since the file was opened. For measurements.
     #[doc(hidden)]
     pub fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)
@@ -403,7 +403,7 @@ impl Inbox for Sqlite {
             if let Some(next) = self.ask(STEP, look).await? {
                 return Ok(next);
             }
-            // In portions, so that others get their turn in between.
+            // In batches, so that others can run in between.
             while self
                 .ask(
                     STEP,

@@ -1,4 +1,4 @@
-//! What can be set, and opening.
+//! The options, and opening a file.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// What can be set before a [`Sqlite`] ledger is opened.
+/// Options of a [`Sqlite`] ledger, set before it is opened.
 #[derive(Clone, Debug)]
 #[must_use = "does nothing until `open` or `in_memory`"]
 pub struct SqliteOptions {
@@ -47,29 +47,27 @@ impl SqliteOptions {
         }
     }
 
-    /// How long handled and dead records are remembered (default 30 days). Processes that share a
-    /// file should agree.
+    /// How long handled and dead records are kept (default 30 days). Processes that share a file
+    /// should use the same value.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// Where the time comes from (default: the system's clock, which the processes of a host
-    /// share). For tests.
+    /// The clock (default: the system's, which the processes of a host share). For tests.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// How long a step waits before it fails (default 5 s) while something else is writing: another
-    /// process, or a handler of this process in its transaction. Where both are in the way, it is
-    /// as long for each.
+    /// How long a step waits (default 5 s) while another process, or a handler's transaction in
+    /// this process, is writing. If both are, the time applies to each.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
         self
     }
 
-    /// Opens the file, or makes it (its folder must exist), with mode 0600 on Unix.
+    /// Opens the file, or creates it (its folder must exist), with mode 0600 on Unix.
     ///
     /// # Errors
     /// As for [`Sqlite::open`].
@@ -91,7 +89,7 @@ impl SqliteOptions {
         Ok(ledger)
     }
 
-    /// Opens a ledger of its own in memory.
+    /// Opens a separate ledger in memory.
     ///
     /// # Errors
     /// As for [`Sqlite::in_memory`].
@@ -140,8 +138,8 @@ impl SqliteOptions {
         })
     }
 
-    /// SQLite does not wait its busy timeout in all that happens here (the change to WAL is one),
-    /// so we do: several processes may be starting at once.
+    /// SQLite does not apply its busy timeout to everything that happens here (such as the change
+    /// to WAL), so this waits itself: several processes may start at once.
     async fn connect(
         &self,
         connect: &SqliteConnectOptions,

@@ -1,4 +1,4 @@
-//! What waits for the writer: steps with those who asked for them, and handlers that want to write.
+//! The queue of the writer: steps with their callers, and handlers that want a transaction.
 
 use std::{
     collections::VecDeque,
@@ -20,10 +20,10 @@ use super::{
     transaction::SqliteTransaction,
 };
 
-/// How many requests wait in the channel, and as many again here, before callers wait to ask.
+/// The capacity of the channel, and of the queue behind it, before callers have to wait.
 pub(super) const ROOM: usize = 1024;
-/// How many steps share a flush, at most. Enough for a flush to be a small part of the whole, and
-/// few enough for the file to be free for other processes every few milliseconds.
+/// The maximum number of steps per flush. Enough to make the flush cheap per step, and few enough
+/// to leave the file to other processes every few milliseconds.
 pub(super) const GROUP: usize = 256;
 
 pub(super) struct Request {
@@ -33,7 +33,7 @@ pub(super) struct Request {
 
 pub(super) enum Wanted {
     Step(Box<dyn Asked>),
-    /// The connection itself, in a transaction.
+    /// The connection, in a transaction.
     Transaction(Reply<SqliteTransaction>),
     Close,
 }
@@ -57,23 +57,23 @@ impl Wanted {
     }
 }
 
-/// A step of whatever kind, which the writer runs without knowing what it asks.
+/// A step of any kind, for the writer.
 ///
-/// What it found is kept between [`run`](Asked::run) and [`answer`](Asked::answer), so that it goes
-/// out when it is durable.
+/// Its result is kept between [`run`](Asked::run) and [`answer`](Asked::answer), so that it is only
+/// sent when it is durable.
 pub(super) trait Asked: Send {
     /// Whether it changes nothing, and so needs no transaction.
     fn reads(&self) -> bool;
-    /// Whether the caller has gone away, and the step is of no use to anybody else.
+    /// Whether its caller has gone away, and the step is useless to others.
     fn is_moot(&self) -> bool;
-    /// Does the step, anew if it was run before, and says whether it went well.
+    /// Runs the step, again if it was rolled back. Returns whether it succeeded.
     fn run<'a>(
         &'a mut self,
         records: &'a mut Records,
     ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
     /// Whether it was run and failed.
     fn has_failed(&self) -> bool;
-    /// Tells the caller what the step found. One who no longer waits changes nothing.
+    /// Sends the result to the caller, if it is still waiting.
     fn answer(self: Box<Self>);
     /// Tells the caller that the step did not take place.
     fn fail(self: Box<Self>, failure: Failure);
@@ -119,18 +119,18 @@ impl<S: Step> Asked for Awaited<S> {
     }
 }
 
-/// What waits, in the order in which it was asked for.
+/// The waiting requests, in order.
 pub(super) struct Queue {
     asked: mpsc::Receiver<Request>,
     steps: VecDeque<(Instant, Box<dyn Asked>)>,
     transactions: VecDeque<(Instant, Reply<SqliteTransaction>)>,
-    /// Whether nothing more is taken in: somebody closed the ledger, or all handles are gone.
+    /// Whether no more requests are accepted: the ledger was closed, or all handles are gone.
     closed: bool,
     busy_timeout: Duration,
 }
 
 impl Queue {
-    /// `busy_timeout`: how long a request waits for others to end.
+    /// `busy_timeout`: how long a request waits for others.
     pub(super) fn new(asked: mpsc::Receiver<Request>, busy_timeout: Duration) -> Self {
         Self {
             asked,
@@ -141,12 +141,12 @@ impl Queue {
         }
     }
 
-    /// Waits until there is something to do; false when there never will be.
+    /// Waits until there is something to do. Returns false when there never will be.
     ///
-    /// Those who were just answered are about to ask for their next step. They are let go first,
-    /// for as long as that brings something: so that all who are at work share the next flush,
-    /// instead of making up two groups that take turns. That is no delay: with nothing else to run
-    /// on this runtime, yielding returns at once.
+    /// Callers that were just answered are about to request their next step. They run first, as
+    /// long as that adds requests, so that all of them share the next flush instead of forming two
+    /// groups that alternate. This is no delay: with nothing else to run on this runtime, yielding
+    /// returns at once.
     pub(super) async fn gather(&mut self) -> bool {
         if self.is_empty() && !self.closed {
             let request = self.asked.recv().await;
@@ -166,7 +166,7 @@ impl Queue {
         }
     }
 
-    /// Whom the next flush is for.
+    /// The steps of the next flush.
     pub(super) fn next_group(&mut self) -> Vec<Box<dyn Asked>> {
         let size = self.steps.len().min(GROUP);
         self.steps
@@ -176,7 +176,7 @@ impl Queue {
             .collect()
     }
 
-    /// Who may write next.
+    /// The next handler that gets a transaction.
     pub(super) fn next_transaction(&mut self) -> Option<Reply<SqliteTransaction>> {
         self.turn_away();
         while let Some((_, reply)) = self.transactions.pop_front() {
@@ -187,13 +187,13 @@ impl Queue {
         None
     }
 
-    /// For this crate only.
+    /// Adds a step of the writer itself.
     pub(super) fn put(&mut self, step: impl Step<Answer = ()>) {
         let (reply, _) = oneshot::channel();
         self.take_in(Some(Request::new(Wanted::step(step, reply))));
     }
 
-    /// Waits while a handler has the connection: takes in what comes, and turns away whose
+    /// Waits while a handler holds the connection: accepts requests, and refuses those whose
     /// `busy_timeout` ends. Never resolves.
     pub(super) async fn hold(&mut self) -> Infallible {
         loop {

@@ -1,4 +1,4 @@
-//! The tables, and how a file is brought up to date when it is opened.
+//! The tables, and their migration when a file is opened.
 
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -7,8 +7,8 @@ use crate::ledger::LedgerErrorKind;
 
 /// The version of the first tables. Tables of lower versions were never released.
 const FIRST: i64 = 8;
-/// The tables of the first version, and the migration from each version to the next. Never changed,
-/// only added to.
+/// The tables of the first version, and the migration from each version to the next. Entries are
+/// never changed, only added.
 const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE authpi_ledger (
         endpoint TEXT NOT NULL,
@@ -63,14 +63,14 @@ pub(super) async fn connect_and_migrate(
 ) -> Result<SqliteConnection, OpenError> {
     let mut connection = SqliteConnection::connect_with(options).await?;
     if on_disk {
-        // Before anything is made in what keeps nothing.
+        // Before anything is created in a database that is not kept.
         OpenFile::of(&mut connection).await?;
     }
     if version(&mut connection).await? == VERSION {
         return Ok(connection);
     }
-    // Another process may be at it too: look again under the write lock. What fails here ends with
-    // the connection, and the transaction with it.
+    // Another process may be migrating too: check again with the write lock. An error here closes
+    // the connection, which rolls back.
     sqlx::raw_sql("BEGIN IMMEDIATE")
         .execute(&mut connection)
         .await?;

@@ -1,8 +1,7 @@
-//! The statements. Each step writes with one of them at most, so that SQLite itself undoes a step
-//! that fails.
+//! The SQL statements. Each step writes with at most one of them, so that SQLite itself undoes a
+//! step that fails.
 //!
-//! Where SQLite, which counts nothing, would rather walk all records of the endpoint, the index is
-//! named.
+//! The index is named where SQLite, without statistics, would scan all records of the endpoint.
 
 pub(super) const CLAIM: &str = "
     INSERT INTO authpi_ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, since)
@@ -28,8 +27,8 @@ pub(super) const RENEW: &str = "
 pub(super) const HANDLED: &str = "
     UPDATE authpi_ledger SET at = CASE WHEN state = 1 THEN ?5 ELSE at END, state = 2, body = NULL
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state IN (1, 2)";
-/// In the transaction of a handler, whose writes take position with this one or not at all: so not
-/// once more for one that is handled already.
+/// In the transaction of a handler, whose writes commit with this one or not at all. So a record
+/// that is already handled does not match.
 pub(super) const HANDLED_HERE: &str = "
     UPDATE authpi_ledger SET at = ?5, state = 2, body = NULL
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
@@ -43,7 +42,7 @@ pub(super) const DEAD: &str = "
 pub(super) const RELEASE: &str = "
     UPDATE authpi_ledger SET at = ?5, since = ?6, state = 0
     WHERE endpoint = ?1 AND event_id = ?2 AND attempt = ?3 AND nonce = ?4 AND state = 1";
-/// As if it had just been appended; with the ordering key that it had.
+/// As if it had just been appended, with its ordering key.
 pub(super) const REPLAY: &str = "
     UPDATE authpi_ledger AS letter SET
         state = 0, attempt = 0, nonce = random(), at = 0, first_claimed_at = ?3, reason = NULL,
@@ -54,14 +53,14 @@ pub(super) const REPLAY: &str = "
             WHERE earlier.endpoint = ?1 AND earlier.ordering_key = letter.ordering_key AND earlier.state < 2)
     WHERE endpoint = ?1 AND event_id = ?2 AND state = 3";
 pub(super) const FORGET: &str = "DELETE FROM authpi_ledger WHERE endpoint = ?1 AND event_id = ?2";
-/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to
-/// do stays.
+/// The retention of an abandoned claim or attempt starts when it could be claimed again. Unfinished
+/// events of the inbox stay.
 pub(super) const PRUNE: &str = "
     DELETE FROM authpi_ledger WHERE (endpoint, event_id) IN
         (SELECT endpoint, event_id FROM authpi_ledger
          WHERE at <= ?1 AND (position IS NULL OR state >= 2) ORDER BY at LIMIT ?2)";
-/// Takes the position of a record past its retention, and gives one to an event that was claimed
-/// inline and is not done.
+/// Replaces a record past its retention, and gives a position to an event that was claimed inline
+/// and is not finished.
 pub(super) const APPEND: &str = "
     INSERT INTO authpi_ledger
         (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, ordering_key, position, blocked)
@@ -84,7 +83,7 @@ pub(super) const APPEND: &str = "
         blocked = excluded.blocked
     WHERE (state < 2 AND position IS NULL) OR (state >= 2 AND at <= ?7)
     RETURNING 1";
-/// Nothing is leased, unless ?4 is true, while anything has still to be woken: it may be the
+/// Nothing is leased, unless ?4 is true, while an event has to be woken first: it may be the
 /// oldest.
 pub(super) const LEASE_NEXT: &str = "
     UPDATE authpi_ledger SET state = 1, attempt = min(attempt + 1, 4294967295), nonce = random(), at = ?3, since = ?2
@@ -100,18 +99,19 @@ pub(super) const LEASE_NEXT: &str = "
                 WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0 AND at <= ?2))
         ORDER BY position LIMIT 1)
     RETURNING event_id, attempt, nonce, body, first_claimed_at";
-/// Puts events whose lease or pause is over among those that can be leased.
+/// Makes events leasable whose lease or pause has ended.
 pub(super) const WAKE: &str = "
     UPDATE authpi_ledger SET at = 0 WHERE (endpoint, event_id) IN
         (SELECT endpoint, event_id FROM authpi_ledger
          WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0 AND at <= ?2
          ORDER BY at LIMIT ?3)";
-/// When the next lease or pause ends, or has ended already.
+/// When the next lease or pause ends, which may be in the past.
 pub(super) const NEXT_DUE: &str = "
     SELECT at, since FROM authpi_ledger
     WHERE endpoint = ?1 AND position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0
     ORDER BY at LIMIT 1";
-/// Whether a lease or pause was given at a time to come, so that the clock was set back since.
+/// Whether a lease or pause was given at a time in the future, which means that the clock was set
+/// back.
 pub(super) const IS_AHEAD: &str = "
     SELECT EXISTS (
             SELECT 1 FROM authpi_ledger INDEXED BY authpi_ledger_at
@@ -119,7 +119,7 @@ pub(super) const IS_AHEAD: &str = "
         OR EXISTS (
             SELECT 1 FROM authpi_ledger INDEXED BY authpi_inbox_waiting
             WHERE position IS NOT NULL AND state < 2 AND blocked = 0 AND at > 0 AND since > ?1)";
-/// Leases and pauses that were given at a time to come begin now.
+/// Restarts leases and pauses that were given at a time in the future.
 pub(super) const SET_BACK: &str = "
     UPDATE authpi_ledger SET at = ?2 + (at - since), since = ?2 WHERE state < 2 AND at > 0 AND since > ?1";
 pub(super) const BACKLOG: &str = "

@@ -1,4 +1,4 @@
-//! The steps: what each asks of the file, and what it answers.
+//! The steps: their statements and their results.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -21,34 +21,33 @@ use crate::{
     },
 };
 
-/// How many rows a statement removes, at most.
+/// The maximum number of rows that a statement removes.
 const PORTION: i64 = 256;
-/// How many rows a statement wakes, at most.
+/// The maximum number of rows that a statement wakes.
 const WOKEN: i64 = 4096;
 
-/// In ms: so much may the times of two processes differ, and the clock be slowed down, without
-/// being set back.
+/// In ms: clocks of two processes may differ by as much, and a clock may be slewed by as much,
+/// without counting as set back.
 const WOBBLE: i64 = 1_000;
 
-/// The file, and what every step needs beside it.
+/// The connection, and the state that every step needs.
 pub(super) struct Records {
     pub(super) connection: SqliteConnection,
     pub(super) clock: Clock,
     pub(super) retention: Duration,
-    /// Whether a step since the last look has changed something: only then does committing flush.
+    /// Whether a step has changed something since the last check: only then does a commit flush.
     pub(super) changed: bool,
-    /// How many events were let in since the last look, by claims and appends.
+    /// How many events claims and appends have added since the last check.
     pub(super) let_in: u32,
-    /// What time it was at the last look at the clock.
+    /// The time at the last look at the clock.
     pub(super) latest: i64,
 }
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 impl Records {
-    /// Counts an event that was let in, which pruning follows. Not a health probe's: that of a
-    /// machine whose clock is ahead, and which takes no deliveries for it, would prune what is not
-    /// outdated.
+    /// Counts an event, for pruning. Not that of a health probe: on a machine whose clock is ahead,
+    /// and which accepts no deliveries because of that, probes must not prune.
     fn let_in(&mut self, key: &EventKey) {
         self.let_in += u32::from(!key.endpoint().is_empty());
     }
@@ -57,8 +56,8 @@ impl Records {
         self.clock.now().as_millisecond()
     }
 
-    /// Sets right what a clock that was set back would prolong: at the first look, which may be
-    /// after a restart, and whenever time goes back.
+    /// Corrects leases and pauses that a clock set back would prolong: at the first look, which may
+    /// be after a restart, and whenever time goes back.
     pub(super) async fn follow_clock(&mut self) {
         let now = self.now();
         if now.saturating_add(WOBBLE) < self.latest
@@ -85,18 +84,18 @@ impl Records {
         Ok(())
     }
 
-    /// What was handled or given up before this, or at it, is forgotten.
+    /// Records that were finished at or before this time are forgotten.
     fn horizon(&self, now: i64) -> i64 {
         now.saturating_sub(millis(self.retention))
     }
 
-    /// Rows of a statement that changes nothing.
+    /// The rows of a statement that changes nothing.
     async fn read(&mut self, statement: Statement<'_>) -> Result<Vec<SqliteRow>, sqlx::Error> {
         statement.fetch_all(&mut self.connection).await
     }
 
-    /// The row that a statement changed and returned. It is read to its end even though one row is
-    /// wanted: only then is it done.
+    /// The row that a statement changed and returned. The result is read to its end, since the
+    /// statement is only complete then.
     async fn change_one(
         &mut self,
         statement: Statement<'_>,
@@ -110,7 +109,7 @@ impl Records {
         Ok(row)
     }
 
-    /// How many rows a statement changed.
+    /// The number of rows that a statement changed.
     async fn change(&mut self, statement: Statement<'_>) -> Result<u64, sqlx::Error> {
         let rows = statement
             .execute(&mut self.connection)
@@ -131,20 +130,19 @@ impl Records {
     }
 }
 
-/// What a caller asks for.
+/// A step of a caller.
 pub(super) trait Step: Send + Sync + 'static {
     /// The answer for the caller.
     type Answer: Send + 'static;
 
     /// Whether it changes nothing, and so needs no transaction.
     const READS: bool = false;
-    /// Whether it is left out when the answer is no longer awaited: what it would take would
-    /// be taken for nobody.
+    /// Whether it is skipped if its caller has gone away: its result would be lost.
     const FOR_ITS_CALLER: bool = false;
 
-    /// Does it, with at most one statement that changes anything: SQLite itself undoes one that
-    /// fails, and leaves what else is in the transaction. May be run again after the transaction
-    /// was rolled back.
+    /// Runs the step, with at most one statement that changes anything: SQLite undoes that alone if
+    /// it fails, and keeps the rest of the transaction. May be run again after the transaction was
+    /// rolled back.
     fn run(
         &self,
         records: &mut Records,
@@ -178,7 +176,7 @@ impl Step for ClaimStep {
                 });
             }
             let found = records.read(of_event(LOOK, &self.key)).await?;
-            // Gone or free by now: another process was here between the two statements.
+            // Another process changed the record between the two statements.
             let Some(row) = found.first() else { continue };
             let (state, at): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             let first_digest = digest_at(row, 2)?;
@@ -200,7 +198,7 @@ impl Step for ClaimStep {
     }
 }
 
-/// What only the holder of the token may do.
+/// A step that only the holder of the token may take.
 pub(super) struct ChangeStep {
     pub(super) key: EventKey,
     pub(super) token: Token,
@@ -274,8 +272,8 @@ impl Step for AppendStep {
                 return Ok(Appended::Stored);
             }
             let found = records.read(of_event(LOOK, &self.key)).await?;
-            // None: forgotten by another process between the two statements, so it is to be stored
-            // after all.
+            // `None`: another process forgot it between the two statements, so it is stored after
+            // all.
             if let Some(row) = found.first() {
                 return Ok(Appended::Duplicate {
                     first_digest: digest_at(row, 2)?,
@@ -285,8 +283,8 @@ impl Step for AppendStep {
     }
 }
 
-/// Leases what comes next; answers nothing while events have to be woken first, unless that has
-/// been done.
+/// Leases the next event. Returns nothing while events have to be woken first, unless that has been
+/// done.
 pub(super) struct LeaseNextStep {
     pub(super) endpoint: Arc<str>,
     pub(super) lease: Duration,
@@ -330,8 +328,8 @@ impl Step for LeaseNextStep {
     }
 }
 
-/// Puts a portion of the events whose lease or pause is over among those that can be leased, and
-/// says whether there may be more.
+/// Makes a batch of events leasable whose lease or pause has ended. Returns whether there may be
+/// more.
 pub(super) struct WakeStep {
     pub(super) endpoint: Arc<str>,
 }
@@ -427,8 +425,8 @@ impl Step for ReplayStep {
     }
 }
 
-/// Removes a portion of the records that were done with at least `age` ago, and says whether there
-/// may be more.
+/// Removes a batch of records that were finished at least `age` ago. Returns whether there may be
+/// more.
 pub(super) struct PurgeStep {
     pub(super) age: Duration,
 }
@@ -445,7 +443,7 @@ impl Step for PurgeStep {
     }
 }
 
-/// Removes a portion of what is past its retention.
+/// Removes a batch of records past their retention.
 pub(super) struct PruneStep;
 
 impl Step for PruneStep {
@@ -456,7 +454,7 @@ impl Step for PruneStep {
         let pruned = records
             .change(sqlx::query(PRUNE).bind(before).bind(PORTION))
             .await;
-        // Nobody waits for it, so a failure is the log's; the next turn tries again.
+        // It has no caller, so a failure is logged; the next one tries again.
         pruned
             .map(drop)
             .inspect_err(|error| tracing::warn!(%error, "pruning the ledger failed"))
@@ -502,14 +500,13 @@ fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
     Ok(Digest::from_bytes(digest))
 }
 
-/// How much is left of a lease or pause that ends `at` and was given `since`: never more than the
-/// whole.
+/// The rest of a lease or pause that ends `at` and was given `since`: never more than the whole.
 fn left(at: i64, since: Option<i64>, now: i64) -> Duration {
     let whole = since.map_or(i64::MAX, |since| at.saturating_sub(since));
     Duration::from_millis(at.saturating_sub(now).min(whole).try_into().unwrap_or(0))
 }
 
-/// Rounded up, so that a lease or pause of any length at all has one.
+/// Rounded up, so that a short lease or pause is not zero.
 fn millis(duration: Duration) -> i64 {
     duration
         .as_nanos()

@@ -1,9 +1,8 @@
-//! What a call proves its right with: an API key, an access token, or tokens from a source that
-//! renews them.
+//! Credentials: an API key, an access token, or a source that renews tokens.
 //!
-//! An API key is HTTP Basic, a token is Bearer, and both are checked and made a header once. A
-//! source is asked when there is no token yet, when the one there is nears its end, and when AuthPI
-//! refuses it: see `refreshing.rs`.
+//! An API key is sent as HTTP Basic, a token as Bearer. Both are checked and turned into a header
+//! once. A source is asked when there is no token yet, when the current one is about to expire, and
+//! when AuthPI refuses it: see `refreshing.rs`.
 
 mod refreshing;
 mod source;
@@ -27,7 +26,7 @@ use crate::signature::Secret;
 /// The start of every API key's id.
 const KEY_PREFIX: &str = "key_";
 
-/// What the caller gave to prove its right with.
+/// The credential that the caller gave.
 #[derive(Clone)]
 pub(super) enum Given {
     ApiKey(String, Secret),
@@ -51,7 +50,7 @@ impl fmt::Debug for Given {
     }
 }
 
-/// What calls prove their right with.
+/// The credentials of calls.
 pub(crate) enum Credentials {
     Fixed {
         authorization: Authorization,
@@ -60,11 +59,11 @@ pub(crate) enum Credentials {
     Renewed(Renewed),
 }
 
-/// What one attempt proves its right with.
+/// The credential of one attempt.
 #[derive(Clone)]
 pub(crate) struct Authorization {
     pub(super) header: HeaderValue,
-    /// Which of the tokens it is; counted from 1, and 0 for what does not change.
+    /// The number of the token, from 1; 0 for a credential that does not change.
     number: u64,
 }
 
@@ -81,8 +80,8 @@ impl Credentials {
         })
     }
 
-    /// A secret that all have who call with the same credential, and that does not change: to
-    /// derive keys from. None for tokens from a source.
+    /// A secret that all callers with the same credential share and that does not change, to derive
+    /// keys from. `None` for tokens from a source.
     pub(crate) fn lasting_secret(&self) -> Option<&[u8]> {
         match self {
             Self::Fixed { authorization, .. } => Some(authorization.header.as_bytes()),
@@ -90,7 +89,7 @@ impl Credentials {
         }
     }
 
-    /// What the next attempt is to prove its right with.
+    /// The credential of the next attempt.
     pub(super) async fn authorization(&self, deadline: Instant) -> Result<Authorization, Error> {
         match self {
             Self::Fixed { authorization, .. } => Ok(authorization.clone()),
@@ -100,7 +99,7 @@ impl Credentials {
         }
     }
 
-    /// Drops what AuthPI has refused; whether there is something else now.
+    /// Drops a credential that AuthPI has refused. Returns whether there is another one now.
     pub(super) async fn replace(
         &self,
         refused: &Authorization,
@@ -139,7 +138,7 @@ fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
         ));
     }
     if !key_id.starts_with(KEY_PREFIX) {
-        // The id is not repeated: it may be the secret.
+        // The id is not in the error: it may be the secret.
         return Err(BuildError::new(if secret.starts_with(KEY_PREFIX) {
             "the API key's id and secret are swapped: the id starts with key_"
         } else {
@@ -163,7 +162,7 @@ fn basic(key_id: &str, secret: &Secret) -> Result<HeaderValue, BuildError> {
     authorization("Basic", &encoded).map_err(BuildError::new)
 }
 
-/// The header for a token, or what is wrong with the token.
+/// The header for a token, or why the token is invalid.
 fn bearer(token: &Secret) -> Result<HeaderValue, &'static str> {
     let token = token.expose();
     if token.is_empty() {

@@ -1,12 +1,11 @@
 //! Tokens that are renewed.
 //!
-//! However many calls need a new token, the source is asked once, and all of them get what it
-//! gives, be it a token or its error. A token that is still good is used while it is being renewed,
-//! and kept when that fails or takes long. One that AuthPI refuses is dropped, unless somebody has
-//! replaced it already.
+//! If many calls need a new token, the source is asked once, and all of them get its answer, a
+//! token or an error. A valid token is used while it is being renewed, and kept if that fails or
+//! takes long. A token that AuthPI refuses is dropped, unless it has been replaced already.
 //!
-//! The source is asked in a task of its own, so that a call that gives up does not break off what
-//! may be good for once only: the exchange of a refresh token.
+//! The source runs in a task of its own, so that a call that gives up does not cancel an operation
+//! that may only work once: the exchange of a refresh token.
 
 use std::{
     error::Error as StdError,
@@ -26,17 +25,17 @@ use tracing::Instrument as _;
 use super::{AccessToken, AnySource, Authorization, Error, bearer};
 use crate::client::transport::error::Kind;
 
-/// How long before its end a token is renewed; less for one that is good for less than five times
-/// that.
+/// How long before its expiry a token is renewed; less for a token that is valid for less than five
+/// times that.
 const AHEAD: Duration = Duration::from_mins(1);
 
-/// After a renewal that failed while the token was still good, how long until the next.
+/// The pause after a failed renewal, while the token is still valid.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a call that has a good token waits for a new one.
+/// How long a call with a valid token waits for a new one.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
 
-/// How long a source may take.
+/// The time limit of a source.
 pub(super) const SOURCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A source's tokens.
@@ -52,11 +51,11 @@ struct Inner {
 #[derive(Default)]
 struct State {
     held: Option<CachedToken>,
-    /// How many tokens there have been.
+    /// The number of tokens so far.
     tokens: u64,
-    /// How often the source has answered, in whatever way.
+    /// The number of answers of the source so far.
     answers: u64,
-    /// What it answered the last time, if that was no token.
+    /// Its last answer, if that was an error.
     failure: Option<Shared>,
 }
 
@@ -100,7 +99,7 @@ impl Renewed {
                         self.0.state().fail(failure(panicked));
                         Ok(good)
                     }
-                    // It takes long, or failed, and there will be another time.
+                    // It takes long, or failed; the valid token is used.
                     _ => Ok(good),
                 }
             }
@@ -119,8 +118,8 @@ impl Renewed {
         }
     }
 
-    /// Drops the token that AuthPI has refused, unless it is gone already; whether there is another
-    /// now.
+    /// Drops the token that AuthPI has refused, unless it has been replaced. Returns whether there
+    /// is another one now.
     pub(super) async fn replace(&self, refused: &Authorization) -> Result<bool, Error> {
         {
             let mut state = self.0.state();
@@ -132,11 +131,11 @@ impl Renewed {
                 state.held = None;
             }
         }
-        // A source that gives the same token again has not renewed it.
+        // A source that returns the same token has not renewed it.
         Ok(self.authorization().await?.header != refused.header)
     }
 
-    /// Goes on whatever happens to who asks.
+    /// Continues even if the caller gives up.
     fn ask(&self, turn: OwnedMutexGuard<()>) -> JoinHandle<Result<Authorization, Error>> {
         let inner = Arc::clone(&self.0);
         let asking = async move {
@@ -153,7 +152,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The token to use, and whether it is time for another.
+    /// The token to use, and whether it has to be renewed.
     fn good(&self) -> Option<(Authorization, bool)> {
         let now = Instant::now();
         let state = self.state();
@@ -161,7 +160,7 @@ impl Inner {
         Some((held.authorization.clone(), held.is_due(now)))
     }
 
-    /// The failure that came while this caller waited for its turn: its own, too.
+    /// The failure that occurred while this caller waited for its turn.
     fn answered_since(&self, answers: u64) -> Option<Shared> {
         let state = self.state();
         state.failure.clone().filter(|_| state.answers > answers)
@@ -212,8 +211,7 @@ impl State {
         authorization
     }
 
-    /// The token that there is stays, for as long as it is good, and the source is left in peace
-    /// for a while.
+    /// Keeps the token while it is valid, and pauses before asking the source again.
     fn fail(&mut self, failure: Shared) -> Error {
         if let Some(held) = &mut self.held {
             held.renew = Some(Instant::now() + PAUSE);
@@ -232,7 +230,7 @@ fn no_token(failure: Shared) -> Error {
     .caused_by(failure)
 }
 
-/// A source's error, for all who waited for its token.
+/// A source's error, shared by all callers that waited for its token.
 #[derive(Clone)]
 struct Shared(Arc<dyn StdError + Send + Sync>);
 
@@ -270,7 +268,7 @@ mod tests {
     use super::*;
     use crate::client::transport::credentials::source;
 
-    /// Gives these answers, one after the other, each after a second; and counts how often it was
+    /// Returns these answers one after the other, each after a second, and counts how often it was
     /// asked.
     #[derive(Clone, Default)]
     struct Script(Arc<(Mutex<VecDeque<Line>>, AtomicU32)>);
@@ -281,7 +279,7 @@ mod tests {
         }
     }
 
-    /// An answer: a token by its name and the seconds that it is good for; a failure without.
+    /// An answer: a token by its name and the seconds that it is valid; `None` is a failure.
     type Line = Option<(&'static str, u64)>;
 
     fn tokens(lines: impl IntoIterator<Item = Line>) -> (Arc<Renewed>, Script) {
@@ -436,7 +434,7 @@ mod tests {
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 4));
     }
 
-    /// Gives one token that is good for 100 s, and never answers again; and counts how often it was
+    /// Returns one token that is valid for 100 s, then never answers, and counts how often it was
     /// asked.
     fn then_silent() -> (Renewed, Arc<AtomicU32>) {
         let asked = Arc::new(AtomicU32::new(0));
@@ -469,7 +467,7 @@ mod tests {
             ("a", Duration::ZERO)
         );
         assert_eq!(asked.load(Ordering::SeqCst), 2);
-        // By then the token is over.
+        // By then the token has expired.
         tokio::time::sleep(SOURCE_TIMEOUT).await;
         let begin = Instant::now();
         let error = tokens
@@ -537,7 +535,7 @@ mod tests {
             assert!(call.await.unwrap(), "there is another token");
         }
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 2));
-        // One that was refused long ago drops nothing.
+        // A token that was refused long ago drops nothing.
         assert!(tokens.replace(&refused).await.unwrap());
         assert_eq!((got(&tokens).await.as_str(), script.asked()), ("b", 2));
     }

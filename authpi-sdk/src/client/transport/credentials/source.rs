@@ -1,4 +1,4 @@
-//! Where access tokens come from.
+//! Sources of access tokens.
 
 use std::{error::Error as StdError, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::signature::Secret;
 
-/// Where access tokens come from, again and again.
+/// A source of access tokens.
 ///
-/// AuthPI's own SDK takes a callback for it and documents no more: how a token is had from an
-/// issuer is not part of the Core API. An async closure will do:
+/// AuthPI's own SDK takes a callback for this and documents no more: getting a token from an issuer
+/// is not part of the Core API. An async closure implements this trait:
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -29,15 +29,14 @@ use crate::signature::Secret;
 /// # }
 /// ```
 pub trait TokenSource: Send + Sync + 'static {
-    /// A new access token.
+    /// Returns a new access token.
     ///
-    /// Never asked twice at the same time for one client, and in a task of its own, which goes on
-    /// when the call that needed the token gives up. It has 30 s, and is dropped when they are
-    /// over.
+    /// It is never called concurrently for one client. It runs in a task of its own, which
+    /// continues when the call that needed the token gives up. It is dropped after 30 s.
     ///
     /// # Errors
-    /// When none can be had; it becomes the cause of the call's error, so it must not tell a
-    /// secret.
+    /// When there is no token. The error becomes the cause of the call's error, so it must not
+    /// contain a secret.
     fn token(
         &self,
     ) -> impl Future<Output = Result<AccessToken, Box<dyn StdError + Send + Sync>>> + Send;
@@ -55,7 +54,7 @@ where
     }
 }
 
-/// An access token, and until when it is good.
+/// An access token and its expiry.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AccessToken {
@@ -64,7 +63,7 @@ pub struct AccessToken {
 }
 
 impl AccessToken {
-    /// A token that is good until AuthPI refuses it.
+    /// A token that is valid until AuthPI refuses it.
     pub fn new(token: impl Into<Secret>) -> Self {
         Self {
             token: token.into(),
@@ -72,16 +71,15 @@ impl AccessToken {
         }
     }
 
-    /// It is good for this long, from now on. It is renewed a minute before, or in the last fifth
-    /// of its time if that is shorter.
+    /// Sets how long it is valid from now. It is renewed a minute before, or in the last fifth of
+    /// its time if that is shorter.
     pub fn expires_in(mut self, time: Duration) -> Self {
-        // A time without end is none.
+        // An endless time means no expiry.
         self.ends = Instant::now().checked_add(time);
         self
     }
 
-    /// It is good until then, by this machine's clock; otherwise as
-    /// [`expires_in`](Self::expires_in).
+    /// Sets its expiry, by this machine's clock. Renewed as for [`expires_in`](Self::expires_in).
     pub fn expires_at(self, at: Timestamp) -> Self {
         let left = at.duration_since(Timestamp::now());
         self.expires_in(Duration::try_from(left).unwrap_or(Duration::ZERO))

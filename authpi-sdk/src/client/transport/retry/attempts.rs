@@ -1,4 +1,4 @@
-//! The attempts at one call: what has been tried, and whether to try again.
+//! The attempts at one call, and the decision to retry.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use tokio::time::{Instant, sleep};
 use super::{Budget, FailedAttempt, RetryPolicy, RetryReason, RetryStop};
 use crate::client::transport::{error::Error, telemetry};
 
-/// What tokio's timer rounds up to.
+/// The resolution of tokio's timer, which rounds up.
 const TIMER_TICK: Duration = Duration::from_millis(1);
 
-/// What a call brings along for the decision.
+/// The properties of a call that the decision depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms<'a> {
     pub(crate) operation: &'static str,
-    /// Whether it can be done twice without doing its work twice.
+    /// Whether performing it twice has the effect of performing it once.
     pub(crate) safe: bool,
     pub(crate) keyed: bool,
     pub(crate) policy: &'a RetryPolicy,
     pub(crate) budget: &'a dyn Budget,
     pub(crate) deadline: Instant,
-    /// How long one attempt may take.
+    /// The time limit of one attempt.
     pub(crate) attempt_timeout: Duration,
 }
 
@@ -29,11 +29,11 @@ pub(crate) struct Terms<'a> {
 pub(crate) struct Attempts<'a> {
     terms: Terms<'a>,
     made: u32,
-    /// Those among them that the policy does not count.
+    /// Attempts that the policy does not count.
     free: u32,
     /// Whether the server may have acted on one of them.
     may_have_run: bool,
-    /// The price of the last repeat.
+    /// The price of the last retry.
     paid: Option<u32>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Begins the next attempt; the moment by which it must be over.
+    /// Begins the next attempt. Returns its deadline.
     pub(crate) fn begin(&mut self) -> Instant {
         self.made += 1;
         let now = Instant::now();
@@ -60,18 +60,18 @@ impl<'a> Attempts<'a> {
         self.made
     }
 
-    /// Whether the server may have acted on an attempt before this one.
+    /// Whether the server may have acted on an earlier attempt.
     pub(crate) fn fate_unknown(&self) -> bool {
         self.may_have_run
     }
 
-    /// The call has its answer.
+    /// The call has succeeded.
     pub(crate) fn succeeded(&self) {
         self.terms.budget.succeeded(self.paid);
     }
 
-    /// There is a new access token instead of the one that was refused: one attempt more, at once,
-    /// and free of charge.
+    /// There is a new access token instead of the refused one: one more attempt, at once and free
+    /// of charge.
     pub(crate) fn renewed(&mut self, error: &Error) {
         self.may_have_run |= error.may_have_run();
         telemetry::repeated(
@@ -84,7 +84,7 @@ impl<'a> Attempts<'a> {
         self.free += 1;
     }
 
-    /// Waits until the next attempt may begin, or gives the error that the call ends with.
+    /// Waits until the next attempt, or returns the error of the call.
     pub(crate) async fn again(&mut self, error: Error) -> Result<(), Error> {
         let (reason, wait) = match self.judge(&error) {
             Ok(next) => next,
@@ -96,8 +96,8 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Why the call is made again and after what wait, or why not. The budget is asked last, so
-    /// that nothing is paid without success.
+    /// Why and after what pause the call is retried, or why not. The budget comes last, so that
+    /// nothing is paid in vain.
     fn judge(&mut self, error: &Error) -> Result<(RetryReason, Duration), RetryStop> {
         let Terms {
             operation,
@@ -126,8 +126,8 @@ impl<'a> Attempts<'a> {
             return Err(RetryStop::Attempts);
         }
         let wait = policy.wait(counted, error.retry_after());
-        // The timer rounds up, so a wait that ends just before the deadline would leave an attempt
-        // no time.
+        // The timer rounds up, so after a pause that ends just before the deadline there would be
+        // no time for an attempt.
         if wait.saturating_add(TIMER_TICK) > deadline.saturating_duration_since(Instant::now()) {
             return Err(RetryStop::Deadline);
         }
@@ -135,7 +135,7 @@ impl<'a> Attempts<'a> {
         Ok((reason, wait))
     }
 
-    /// The error that the call ends with: it speaks for all attempts.
+    /// The error of the call, which covers all attempts.
     pub(crate) fn over(&self, error: Error, why: RetryStop) -> Error {
         let earlier = self.may_have_run;
         error.after(self.made, why, earlier)
@@ -153,7 +153,7 @@ mod tests {
     use crate::client::transport::retry::{Backoff, ExponentialBackoff, TokenBucket, Unlimited};
     use crate::client::transport::{error::Kind, response::Response};
 
-    /// Always as long as it may be.
+    /// Always pauses for the maximum.
     #[derive(Debug)]
     struct Longest(ExponentialBackoff);
 

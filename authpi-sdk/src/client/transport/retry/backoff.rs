@@ -1,21 +1,21 @@
-//! When a call is repeated.
+//! The pauses between attempts.
 
 use std::{fmt, time::Duration};
 
 use crate::backoff;
 
-/// The pause before each repeat of a call.
+/// The pause before each retry of a call.
 pub trait Backoff: fmt::Debug + Send + Sync + 'static {
-    /// How long to pause before the given repeat; 1 is the one after the first attempt.
+    /// The pause before the given retry; 1 is the first retry.
     fn pause(&self, repeat: u32) -> Duration;
 }
 
-/// Pauses that may be twice as long each time, with full jitter: anything from nothing to the
-/// ceiling, so that what failed together does not come back together.
+/// Exponential backoff with full jitter: the maximum pause doubles each time, and the pause is a
+/// random part of it, so that clients that failed together do not retry together.
 ///
-/// The first ceiling is 200 ms and the last 10 s, if not given. The first is about what a call
-/// takes, so that a hiccup costs one more of those; the last keeps a patient caller (a long
-/// deadline, many attempts) at six repeats a minute or more.
+/// By default, the first maximum is 200 ms and the last 10 s. The first is about the duration of a
+/// call. The last gives a call with a long deadline and many attempts at least six retries per
+/// minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExponentialBackoff {
     first: Duration,
@@ -32,13 +32,12 @@ impl Default for ExponentialBackoff {
 }
 
 impl ExponentialBackoff {
-    /// Pauses of at most `first` at first, and never more than `longest`. Two zeros: no pause at
-    /// all.
+    /// Pauses of at most `first` at first, and never more than `longest`. Two zeros: no pause.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest }
     }
 
-    /// The longest that the pause before this repeat can be.
+    /// The maximum pause before this retry.
     pub fn ceiling(&self, repeat: u32) -> Duration {
         backoff::ceiling(self.first, self.longest, repeat)
     }

@@ -1,4 +1,4 @@
-//! Whether there is budget left for repeats.
+//! The budget for retries.
 
 use std::{
     fmt,
@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 use super::RetryReason;
 
-/// What repeats cost, and whether there is enough left: shared by the clones of a client, so that
-/// an outage is not made worse by everybody's repeats.
+/// A budget for retries, shared by the clones of a client, so that retries do not make an outage
+/// worse.
 pub trait Budget: fmt::Debug + Send + Sync + 'static {
-    /// Takes the price of one repeat and returns it; `None` if there is not enough left, and then
-    /// nothing is taken.
+    /// Pays for one retry and returns the price; `None` if there is not enough left, and nothing is
+    /// taken then.
     fn withdraw(&self, reason: RetryReason) -> Option<u32>;
 
-    /// A call has succeeded. `paid` is the price of its last repeat, if it had one.
+    /// A call has succeeded. `paid` is the price of its last retry, if any.
     fn succeeded(&self, paid: Option<u32>);
 }
 
@@ -31,13 +31,13 @@ impl<B: Budget + ?Sized> Budget for Arc<B> {
     }
 }
 
-/// A bucket of tokens: a repeat costs 5, and 10 after a timeout, which is what has kept a
-/// connection the longest.
+/// A token bucket: a retry costs 5 tokens, and 10 after a timeout, which has occupied a connection
+/// for longest.
 ///
-/// A success gives back what its last repeat cost, or 1 if it had none; and one token comes back
-/// each second, so that a client with few calls is not left without repeats long after an outage.
-/// 500 tokens by default: a hundred repeats (fifty after timeouts) without a single
-/// success, then one every five seconds. It is full at first and never goes below zero.
+/// A success returns the price of its last retry, or 1 if it had none. One token is added per
+/// second, so that a client with few calls can retry again after an outage. The default is 500
+/// tokens: a hundred retries (fifty after timeouts) without a success, then one every five seconds.
+/// The bucket is full at first and never goes below zero.
 pub struct TokenBucket {
     capacity: u32,
     state: Mutex<State>,
@@ -45,7 +45,7 @@ pub struct TokenBucket {
 
 struct State {
     tokens: u32,
-    /// Up to when tokens have come back by the second.
+    /// Until when tokens have been added.
     refilled: Option<Instant>,
 }
 
@@ -53,7 +53,7 @@ const PRICE: u32 = 5;
 const PRICE_OF_A_TIMEOUT: u32 = 10;
 
 impl TokenBucket {
-    /// A full bucket. With less than 5 tokens nothing is ever repeated.
+    /// A full bucket. With less than 5 tokens, nothing is ever retried.
     pub fn new(capacity: u32) -> Self {
         Self {
             capacity,
@@ -64,12 +64,12 @@ impl TokenBucket {
         }
     }
 
-    /// How many tokens there are now.
+    /// The current number of tokens.
     pub fn tokens(&self) -> u32 {
         self.state().tokens
     }
 
-    /// The state as of now.
+    /// The current state.
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -77,7 +77,7 @@ impl TokenBucket {
         let seconds = now.saturating_duration_since(since).as_secs();
         if seconds > 0 {
             self.put(&mut state, u32::try_from(seconds).unwrap_or(u32::MAX));
-            // The part of a second that is left counts towards the next token.
+            // The rest of a second counts towards the next token.
             state.refilled = since.checked_add(Duration::from_secs(seconds));
         }
         state
@@ -120,7 +120,7 @@ impl fmt::Debug for TokenBucket {
     }
 }
 
-/// No limit: every repeat that the policy gives is made.
+/// No limit: every retry that the policy allows is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlimited;
 

@@ -1,4 +1,4 @@
-//! What is repeated: which failures pass, and why a call was not made again.
+//! Which failures are transient.
 
 use std::fmt;
 
@@ -7,35 +7,36 @@ use http::StatusCode;
 use super::RetryReason;
 use crate::{client::transport::error::Error, generated::api::types::ErrorCode};
 
-/// Tells failures that pass from those that stay.
+/// Distinguishes transient failures from permanent ones.
 pub trait RetryClassifier: fmt::Debug + Send + Sync + 'static {
-    /// Why the same call may go better the next time; `None` if it will not.
+    /// Why a retry may succeed; `None` if it cannot.
     ///
-    /// Only asked about calls that are safe to repeat, and about failures after which the server
-    /// has certainly not acted.
+    /// Only called for calls that are safe to repeat, and for failures after which the server has
+    /// certainly not acted.
     fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason>;
 }
 
-/// An attempt at a call that failed.
+/// A failed attempt at a call.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct FailedAttempt<'a> {
     /// The operation's id in AuthPI's description, such as `webhooks.create`.
     pub operation: &'static str,
-    /// Which attempt it was, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Whether it carried an idempotency key, the same as the other attempts at this call.
+    /// Whether it has an idempotency key, the same as other attempts at this call.
     pub keyed: bool,
     /// What went wrong.
     pub error: &'a Error,
 }
 
-/// The default: no connection, a broken one, no answer in time, an answer that was cut off, 408,
-/// 429, 502, 503, 504, and 409 where the same call is under way under the same idempotency key.
+/// The default classifier. Transient are: no connection, a broken connection, no answer in time, an
+/// answer that was cut off, 408, 429, 502, 503, 504, and 409 if the same call is in progress with
+/// the same idempotency key.
 ///
-/// No other 4xx, and no connection that cannot come about because something is set up wrong: no
-/// TLS, a certificate that is not trusted. Of a 5xx AuthPI's own word (`retryable` in the body)
-/// goes first, so a 500 passes where AuthPI says so, and a 503 does not where it says that.
+/// No other 4xx is transient, nor a connection that fails because of the configuration: no TLS, an
+/// untrusted certificate. For a 5xx, AuthPI's own `retryable` in the body has precedence: a 500 is
+/// transient if AuthPI says so, and a 503 is not if AuthPI says that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DefaultClassifier;
 
@@ -43,8 +44,7 @@ impl RetryClassifier for DefaultClassifier {
     fn passes(&self, failed: &FailedAttempt<'_>) -> Option<RetryReason> {
         let error = failed.error;
         match error.status() {
-            // The status says it, whatever the body says: at the edge there may be no body of
-            // AuthPI's.
+            // The status decides, whatever the body says: a gateway may have answered.
             Some(StatusCode::TOO_MANY_REQUESTS) => Some(RetryReason::RateLimited),
             Some(StatusCode::REQUEST_TIMEOUT) => Some(RetryReason::Unavailable),
             Some(StatusCode::CONFLICT) => {
@@ -69,7 +69,7 @@ impl RetryClassifier for DefaultClassifier {
 }
 
 /// AuthPI documents 409 `conflict` with `Retry-After` for a call whose idempotency key is in use. A
-/// 409 that asks for no wait is another conflict, which waiting does not solve.
+/// 409 without it is another conflict, which waiting does not resolve.
 fn in_flight(error: &Error) -> bool {
     error.retry_after().is_some() && error.code().is_none_or(|code| *code == ErrorCode::Conflict)
 }
@@ -139,7 +139,7 @@ mod tests {
                 );
             }
         }
-        // No 4xx passes because its body says so.
+        // A 4xx is not transient because its body says so.
         assert_eq!(
             passes(true, &refused(422, None, r#"{"retryable":true}"#)),
             None

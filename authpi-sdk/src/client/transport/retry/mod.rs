@@ -24,20 +24,20 @@ pub use backoff::{Backoff, ExponentialBackoff};
 pub use budget::{Budget, TokenBucket, Unlimited};
 pub use classify::{DefaultClassifier, FailedAttempt, RetryClassifier};
 
-/// How many attempts a call gets by default: the first and four repeats. With the
-/// default pauses (1.5 s together on average, 3 s at most) they fit ten times into the default
-/// deadline; what takes AuthPI longer than that is an outage.
+/// The default number of attempts: the first and four retries. With the default pauses (1.5 s in
+/// total on average, 3 s at most) they fit ten times into the default deadline. An outage that
+/// lasts longer is not a glitch.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
 
-/// How much of a `Retry-After` is heeded by default. With the default deadline of 30 s
-/// for a call, a longer one ends the call anyway.
+/// The default limit of `Retry-After`. With the default deadline of 30 s, a longer one ends the
+/// call anyway.
 pub const DEFAULT_MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
-/// What is repeated, and when. Whether there is budget left belongs to the client:
+/// What is retried, and when. The budget belongs to the client:
 /// [`ClientBuilder::retry_budget`](crate::client::transport::ClientBuilder::retry_budget).
 ///
 /// Cheap to clone. For all calls of a client:
-/// [`ClientBuilder::retry`](crate::client::transport::ClientBuilder::retry); for one:
+/// [`ClientBuilder::retry`](crate::client::transport::ClientBuilder::retry); for one call:
 /// [`Call::retry`](crate::client::transport::Call::retry).
 #[derive(Clone, Debug)]
 #[must_use]
@@ -62,40 +62,40 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// No call is repeated. (One whose access token is refused still gets a second attempt with a
+    /// No call is retried. (A call whose access token is refused still gets a second attempt with a
     /// new one.)
     pub fn never() -> Self {
         Self::default().max_attempts(1)
     }
 
-    /// How many attempts a call gets in all, the first included; [`DEFAULT_MAX_ATTEMPTS`] if not
-    /// given, and 0 counts as 1.
+    /// The maximum number of attempts, including the first. Default: [`DEFAULT_MAX_ATTEMPTS`]; 0
+    /// counts as 1.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// Which failures are of the kind that passes; [`DefaultClassifier`] if not given.
+    /// Decides which failures are transient. Default: [`DefaultClassifier`].
     pub fn classifier(mut self, classifier: impl RetryClassifier) -> Self {
         self.classifier = Arc::new(classifier);
         self
     }
 
-    /// How long to pause before each repeat; [`ExponentialBackoff`] if not given.
+    /// The pause before each retry. Default: [`ExponentialBackoff`].
     pub fn backoff(mut self, when: impl Backoff) -> Self {
         self.when = Arc::new(when);
         self
     }
 
-    /// How much of a `Retry-After` to heed; [`DEFAULT_MAX_RETRY_AFTER`] (1 min) if not given. A
-    /// longer one is cut to this.
+    /// The limit of `Retry-After`. Default: [`DEFAULT_MAX_RETRY_AFTER`] (1 min). A longer one is
+    /// cut to this.
     pub fn max_retry_after(mut self, longest: Duration) -> Self {
         self.max_retry_after = longest;
         self
     }
 
-    /// The wait before a repeat: what was asked for, up to the cap, and the pause on top, so that
-    /// those who were all told to come back at one moment do not.
+    /// The pause before a retry: the requested time, up to the limit, plus the backoff, so that
+    /// clients that were given the same time do not retry together.
     fn wait(&self, repeat: u32, retry_after: Option<Duration>) -> Duration {
         let asked = retry_after.unwrap_or_default().min(self.max_retry_after);
         asked.saturating_add(self.when.pause(repeat))
