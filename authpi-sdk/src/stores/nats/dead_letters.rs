@@ -1,4 +1,4 @@
-//! The stream of what was given up: one message per event, the last one.
+//! The stream of dead letters: one message per event, the last one.
 
 use std::time::Duration;
 
@@ -25,17 +25,17 @@ const REASON: &str = "Authpi-Reason";
 const ATTEMPTS: &str = "Authpi-Attempts";
 const RECEIVED: &str = "Authpi-Received";
 
-/// A letter to be kept.
+/// A dead letter to be kept.
 pub(super) struct Letter<'a> {
     pub(super) key: &'a EventKey,
     pub(super) reason: &'a str,
-    /// 0: not known.
+    /// 0 if unknown.
     pub(super) attempts: u32,
     pub(super) received_at: Timestamp,
     pub(super) body: Bytes,
 }
 
-/// Where letters are kept.
+/// The stream of dead letters.
 pub(super) struct Letters {
     pub(super) stream: Stream<()>,
     /// Its name.
@@ -43,7 +43,7 @@ pub(super) struct Letters {
 }
 
 impl Letters {
-    /// Keeps the letter; in place of an older one of the same event.
+    /// Keeps the letter, in place of an older one of the same event.
     pub(super) async fn put(&self, queue: &Queue, letter: &Letter<'_>) -> Result<(), AnyError> {
         let subject = queue.names.letter(letter.key);
         let mut reason = names::line(letter.reason);
@@ -59,7 +59,7 @@ impl Letters {
                 .publish_with_headers(subject.clone(), headers, letter.body.clone())
                 .await;
             match sent {
-                // A body that just fitted into its first message.
+                // A body that barely fitted into its first message.
                 Err(error)
                     if error.kind() == PublishErrorKind::MaxPayloadExceeded
                         && !reason.is_empty() =>
@@ -74,7 +74,7 @@ impl Letters {
         }
     }
 
-    /// The event's letter.
+    /// The event's letter, if any.
     pub(super) async fn get(
         &self,
         queue: &Queue,
@@ -87,9 +87,9 @@ impl Letters {
         )
     }
 
-    /// Whether there was one.
+    /// Returns whether there was one.
     pub(super) async fn remove(&self, queue: &Queue, key: &EventKey) -> Result<bool, AnyError> {
-        // A look is cheaper than a removal, and mostly there is none.
+        // Reading is cheaper than removing, and usually there is none.
         if self.get(queue, key).await?.is_none() {
             return Ok(false);
         }
@@ -102,7 +102,7 @@ impl Letters {
             > 0)
     }
 
-    /// The first letter under the subject at or after a place in the stream.
+    /// The first letter of the subject at or after a position in the stream.
     async fn at_or_after(
         &self,
         sequence: u64,
@@ -115,7 +115,8 @@ impl Letters {
         )
     }
 
-    /// Removes what was put here until `at`, and says how much it was. Its end is found by halving.
+    /// Removes letters that were kept before `at`, and returns their number. Finds the position by
+    /// binary search.
     async fn remove_until(&self, at: Timestamp, subject: &str) -> Result<u64, AnyError> {
         let state = self.stream.get_info().await?.state;
         let (mut low, mut high) = (state.first_sequence, state.last_sequence + 1);
@@ -126,7 +127,7 @@ impl Letters {
                 _ => high = middle,
             }
         }
-        // To the server, what is below its first message is everything.
+        // The server treats a position before its first message as everything.
         if low <= state.first_sequence.max(1) {
             return Ok(0);
         }
@@ -134,7 +135,7 @@ impl Letters {
     }
 }
 
-/// So that a header with all its escapes stays small.
+/// Keeps a header with all its escapes small.
 const MAX_REASON_BYTES: usize = 2048;
 
 fn read(letter: StreamMessage) -> Option<DeadLetter> {
@@ -159,7 +160,7 @@ fn read(letter: StreamMessage) -> Option<DeadLetter> {
     })
 }
 
-/// A long one may have been cut within an escape or a character.
+/// A long reason may be cut within an escape or a character.
 fn reason(headers: &HeaderMap) -> String {
     let text = headers
         .get(REASON)
@@ -171,8 +172,8 @@ fn reason(headers: &HeaderMap) -> String {
 }
 
 impl<L: Ledger> Nats<L> {
-    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the
-    /// letter `after`, if given. A letter takes a round trip. Its
+    /// The dead letters of an endpoint, oldest first, at most `limit`; those after the letter
+    /// `after`, if given. Each letter takes a round trip. Its
     /// [`first_claimed_at`](DeadLetter::first_claimed_at) is when the event was stored.
     ///
     /// # Errors
@@ -202,7 +203,7 @@ impl<L: Ledger> Nats<L> {
                 .await?;
             let Some(next) = next else { break };
             from = next.sequence + 1;
-            // Where the one before is gone, its time tells how far the list was read.
+            // If the previous one is gone, its time shows how far the list was read.
             letters.extend(
                 read(next).filter(|letter| read_to.is_none_or(|read_to| letter.died_at > read_to)),
             );
@@ -210,14 +211,14 @@ impl<L: Ledger> Nats<L> {
         Ok(letters)
     }
 
-    /// Has an event that was given up handled once more, as if it had just been delivered, with the
-    /// attempts counted again. Says whether there was such a dead letter; it is one no more. Should
-    /// this fail halfway, it is one still, and asking again handles nothing twice; two who ask for
-    /// the same event at the same time may.
+    /// Puts a dead letter back into the stream, as if its event had just been delivered, without
+    /// attempts. Returns whether there was such a dead letter; afterwards there is none. If this
+    /// fails half-way, the dead letter still exists, and calling this again handles nothing twice.
+    /// Two concurrent calls for the same event may.
     ///
-    /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one
-    /// runs for it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
-    /// the receiver's health and `authpi_inbox_depth` show it.
+    /// A worker of its endpoint handles it. An endpoint that is handled inline has no worker: the
+    /// event waits until one runs (`docs/dead-letters.md`) or AuthPI delivers it again. The
+    /// receiver's health and `authpi_inbox_depth` show it.
     ///
     /// # Errors
     /// When the server, or the ledger, cannot be reached or refuses.
@@ -230,9 +231,9 @@ impl<L: Ledger> Nats<L> {
         let body = letter.payload;
         let digest = Event::from_json(body.clone())
             .map_or_else(|_| Digest::of(&body), |event| Digest::of(event.raw_bytes()));
-        // An earlier call may have come as far as the publish: only a record that is dead, or made
-        // here, is forgotten. Beside any other, one message more does no harm, since the ledger
-        // decides.
+        // An earlier call may have come as far as publishing, so a record is only forgotten if it
+        // is dead, or was made here. With any other record, one more message does no harm, since
+        // the ledger decides.
         let handled = match self.ledger().claim(key, digest, self.limit()).await? {
             Claim::Handled { .. } => true,
             Claim::Granted { token, .. } if token.attempt > 1 => {
@@ -247,7 +248,7 @@ impl<L: Ledger> Nats<L> {
         };
         queue
             .within(STEP, async {
-                // Its own id, so that asking twice stores one message, and an event that has died
+                // A separate id, so that two calls store one message, and an event that has died
                 // again can be replayed again.
                 let id = format!("{}@dead.{}", names::message_id(key), letter.sequence);
                 if !handled {
@@ -255,7 +256,7 @@ impl<L: Ledger> Nats<L> {
                 }
                 match letters.stream.delete_message(letter.sequence).await {
                     Ok(_) => Ok(()),
-                    // Somebody else's replay has removed it.
+                    // A concurrent replay has removed it.
                     Err(_)
                         if found(letters.stream.get_raw_message(letter.sequence).await)?
                             .is_none() =>
@@ -270,8 +271,8 @@ impl<L: Ledger> Nats<L> {
         Ok(true)
     }
 
-    /// Removes at once all dead letters, of every endpoint, that were given up at least `age` ago,
-    /// by the clock of this process, and says how many. The ledger remembers for its own time that
+    /// Removes all dead letters, of every endpoint, that were given up at least `age` ago, by the
+    /// clock of this process. Returns their number. The ledger remembers for its own retention that
     /// they are dead.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What went wrong, and what it says about the server.
+//! Errors, and what they say about the server.
 
 use std::{
     error::Error,
@@ -19,14 +19,14 @@ use crate::ledger::{LedgerError, LedgerErrorKind};
 
 pub(super) type AnyError = Box<dyn Error + Send + Sync>;
 
-/// What an error says: about the message, or about the server.
+/// What an error is about: the message, or the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The message is too large for this server.
     Content,
-    /// The stream is full, or there is no room for it.
+    /// The stream is full, or there is no space for it.
     CannotWrite,
-    /// JetStream does not answer at this server, or knows no such stream.
+    /// JetStream does not answer at this server, or does not know the stream.
     NoJetStream,
     Other,
 }
@@ -101,8 +101,8 @@ impl Verdict {
     }
 }
 
-/// The last of what the server said without being asked: that a right is missing, which it does not
-/// say to whoever waits for an answer.
+/// The last error that the server sent outside of an answer, such as a missing permission, which it
+/// does not report to the request.
 #[derive(Debug, Default)]
 pub(super) struct Said(Mutex<Option<(Instant, String)>>);
 
@@ -112,7 +112,7 @@ impl Said {
             Some((Instant::now(), error.to_string()));
     }
 
-    /// What it has said since then.
+    /// The error sent since then, if any.
     pub(super) fn since(&self, then: Instant) -> Option<String> {
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         said.as_ref()
@@ -121,7 +121,7 @@ impl Said {
     }
 }
 
-/// A step failed, and the server had said why.
+/// A step failed, and the server has sent the reason.
 #[derive(Debug)]
 pub(super) struct Denied {
     pub(super) said: String,

@@ -1,6 +1,6 @@
-//! The messages that this process has taken out of the stream and not settled, so that what the
-//! ledger is told of an event can be told to the stream. Nothing is lost with it: what is not
-//! settled comes again.
+//! The messages that this process has taken from the stream and not settled, so that the ledger's
+//! outcome can be reported to the stream. If this is lost, nothing else is: unsettled messages are
+//! delivered again.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::ledger::{EventKey, Token};
 
-/// Where one delivery of a message is settled.
+/// Settles one delivery of a message.
 #[derive(Clone, Debug)]
 pub(super) struct Ticket {
     pub(super) reply: Subject,
@@ -24,19 +24,19 @@ pub(super) struct Ticket {
 pub(super) struct AtHand {
     /// Until when they are kept at most, if their end is not reported.
     leased: HashMap<(EventKey, Token), (Ticket, Instant)>,
-    /// Given back, and when they come again.
+    /// Messages that were returned, and when they are delivered again.
     waiting: HashMap<EventKey, (Ticket, Instant)>,
-    /// How often in a row the ledger has failed to say what to do with it.
+    /// The number of consecutive failures of the ledger to claim the event.
     refused: HashMap<EventKey, u32>,
 }
 
-/// Of how many events failures are counted. With more, the ledger is away, and it is not about the
-/// events.
+/// The number of events whose failures are counted. With more, the ledger is unreachable, and the
+/// events are not the cause.
 const MOST_REFUSED: usize = 10_000;
 
-/// After that another worker has a message that was due.
+/// After this time, another worker has a message that was due.
 const OVERDUE: Duration = Duration::from_secs(1);
-/// The server looks at what is due about that often.
+/// How often the server checks for due messages.
 const GRAIN: Duration = Duration::from_millis(10);
 
 impl AtHand {
@@ -60,8 +60,8 @@ impl AtHand {
         Some(ticket.clone())
     }
 
-    /// The holder's delivery; else the one that came while somebody else held the event, and was
-    /// given back.
+    /// The holder's delivery; otherwise one that arrived while another worker held the event, and
+    /// was returned.
     pub(super) fn ticket(&self, key: &EventKey, token: Token) -> Option<Ticket> {
         let found = self
             .leased
@@ -84,7 +84,7 @@ impl AtHand {
             .insert(key.clone(), (ticket, Instant::now() + pause));
     }
 
-    /// The ledger has failed to claim it once more; how often in a row it is by now.
+    /// The ledger has failed to claim it again. Returns the number of consecutive failures.
     pub(super) fn refused(&mut self, key: &EventKey) -> u32 {
         if self.refused.len() >= MOST_REFUSED && !self.refused.contains_key(key) {
             self.refused.clear();
@@ -98,7 +98,7 @@ impl AtHand {
         self.refused.get(key).copied().unwrap_or_default()
     }
 
-    /// It is done with, or the ledger has said what to do.
+    /// It is finished, or the ledger has answered.
     pub(super) fn answered(&mut self, key: &EventKey) {
         self.refused.remove(key);
     }
@@ -111,8 +111,8 @@ impl AtHand {
             .collect()
     }
 
-    /// When to look for the next of the endpoint's that waits. One that is late is looked for again
-    /// after as long as it is late, unless it must be another process's by now.
+    /// When to look for the endpoint's next returned message. A late one is looked for again after
+    /// as long as it is late, unless another process must have it by now.
     pub(super) fn due_in(&mut self, endpoint: &str) -> Option<Duration> {
         let now = Instant::now();
         self.waiting
@@ -129,7 +129,7 @@ impl AtHand {
     }
 }
 
-/// Long enough for a holder that is late: a lease that ran out may still be completed.
+/// Long enough for a late holder: a lease that has expired may still be completed.
 fn kept(lease: Duration) -> Duration {
     lease
         .saturating_mul(2)

@@ -1,5 +1,5 @@
-//! The inbox in NATS JetStream: a stream holds what is to be handled, a ledger of any kind knows
-//! what has been.
+//! The inbox in NATS JetStream: a stream holds the events to be handled, a ledger of any kind knows
+//! which have been handled.
 //!
 //! ```text
 //! append        publish, wait for the server's word                        message -> stream
@@ -9,9 +9,9 @@
 //! release       release in the ledger, give back with a delay
 //! ```
 //!
-//! The ledger decides and the stream follows. Whatever gets lost in between, by a crash, a cut
-//! connection or an answer that did not come, the message is delivered again, and its claim says
-//! what to do with it.
+//! The ledger decides and the stream follows. Whatever is lost in between, by a crash, a broken
+//! connection or a missing answer, the message is delivered again, and its claim says what to do
+//! with it.
 
 mod dead_letters;
 mod failure;
@@ -48,49 +48,49 @@ use crate::{
 
 pub use options::NatsOptions;
 
-/// An [`Inbox`] in NATS JetStream (2.9 or later), over a [`Ledger`] of any kind.
+/// An [`Inbox`] in NATS JetStream (2.9 or later), with a [`Ledger`] of any kind.
 ///
-/// Clones share a connection; receivers and workers on any number of hosts share the streams, and
+/// Clones share a connection. Receivers and workers on any number of hosts share the streams, and
 /// have to share the ledger.
 ///
 /// - **As durable as the stream.** `append` returns when the server has acknowledged the message.
-///   That it then survives a loss of power takes three [`replicas`](NatsOptions::replicas) or a
-///   server with `sync_interval: always` (2.10); by default a server flushes its files every minute
-///   or two, so that it loses nothing when it crashes, and the last of it when its host does.
-/// - **The ledger decides.** JetStream delivers at least once; each delivery is claimed in the
-///   ledger first, so that an event that it knows as handled is never handed out again. How much
-///   that is worth is told on the ledger's page.
-/// - **No order.** Events are handed out about as they came, but nothing keeps those of one subject
-///   one after another: it is no [`OrderedInbox`](crate::ledger::OrderedInbox), so that
-///   `ordered_by` does not compile.
-/// - **Keeps dead letters**, whether or not the ledger does: in a stream of their own, to be
-///   [listed](Nats::dead_letters), [replayed](Nats::replay), forgotten and [purged](Nats::purge).
-/// - **Never hangs.** A step fails when it has taken longer than the
-///   [`timeout`](NatsOptions::timeout) (default 5 s) and the ledger's.
-/// - **No event blocks another.** A message whose event the ledger fails to claim is given back for
-///   a quarter of a second, and for twice as long each time, up to a minute. If the ledger refuses
-///   its content ([`LedgerErrorKind::Content`]), or has failed five times in a row for it while it
-///   works for others, it becomes a dead letter.
-/// - **Cancelled safely.** A message whose `lease_next` was dropped halfway comes again after the
-///   [`ack_wait`](NatsOptions::ack_wait).
-/// - **On two clocks**: leases on the ledger's, redelivery on the server's. Neither has to be
+///   To survive a power cut, it needs three [`replicas`](NatsOptions::replicas) or a server with
+///   `sync_interval: always` (2.10). By default, a server flushes its files every minute or two, so
+///   it loses nothing when the server crashes, but the latest messages when its host does.
+/// - **The ledger decides.** JetStream delivers at least once. Each delivery is claimed in the
+///   ledger first, so an event that it knows as handled is never leased again. The ledger's
+///   documentation says how reliable that is.
+/// - **No order.** Events are leased roughly in the order of arrival, but nothing orders those of
+///   one subject: it is not an [`OrderedInbox`](crate::ledger::OrderedInbox), so `ordered_by` does
+///   not compile.
+/// - **Keeps dead letters**, whether or not the ledger does, in a separate stream, where they can
+///   be [listed](Nats::dead_letters), [replayed](Nats::replay), forgotten and
+///   [purged](Nats::purge).
+/// - **Never hangs.** A step fails after the [`timeout`](NatsOptions::timeout) (default 5 s) and
+///   the ledger's.
+/// - **No event blocks another.** If the ledger fails to claim an event, its message is returned
+///   for a quarter of a second, and for twice as long each time, up to a minute. If the ledger
+///   refuses the event's content ([`LedgerErrorKind::Content`]), or has failed five times in a row
+///   for it while it works for others, the event becomes a dead letter.
+/// - **Cancel safe.** A message whose `lease_next` was dropped half-way is delivered again after
+///   the [`ack_wait`](NatsOptions::ack_wait).
+/// - **Uses two clocks**: the ledger's for leases, the server's for redelivery. Neither has to be
 ///   right.
 ///
-/// [`append`](Inbox::append) knows the events that wait, for the time of the
-/// [`duplicate_window`](NatsOptions::duplicate_window); an event that is done is stored once more,
-/// and recognised when its turn comes. [`forget`](Ledger::forget) takes an event out that a worker
-/// of this process is handling; one that waits in the stream stays there, and is handled as a new
-/// one.
+/// [`append`](Inbox::append) recognizes waiting events during the
+/// [`duplicate_window`](NatsOptions::duplicate_window). A finished event is stored again, and
+/// recognized when its turn comes. [`forget`](Ledger::forget) removes an event that a worker of
+/// this process is handling; one that waits in the stream stays there, and is handled as a new one.
 ///
-/// At most 100,000 events of an endpoint can be in work or waiting for another try; those behind
+/// At most 100,000 events of an endpoint can be in progress or waiting for a retry; events behind
 /// them wait.
 ///
-/// A message has to fit into the server's `max_payload` (1 MiB unless set) and the stream's
-/// `max_msg_size`; one that does not is refused as [content](LedgerErrorKind::Content). A full
-/// stream is a store that [cannot write](LedgerErrorKind::CannotWrite).
+/// A message has to fit into the server's `max_payload` (1 MiB by default) and the stream's
+/// `max_msg_size`; a larger one is refused as [content](LedgerErrorKind::Content). A full stream is
+/// a store that [cannot write](LedgerErrorKind::CannotWrite).
 ///
-/// TLS to the server is a feature of async-nats (`ring` or `aws-lc-rs`), which you turn on by
-/// depending on it yourself.
+/// TLS is a feature of async-nats (`ring` or `aws-lc-rs`). Depend on async-nats yourself to enable
+/// it.
 ///
 /// ```no_run
 /// # use authpi_sdk::stores::{Nats, Postgres};
@@ -116,54 +116,54 @@ struct Shared<L> {
     log: LogLimit,
 }
 
-/// A message whose event must wait longer comes up in between.
+/// The maximum delay of a message. If its event has to wait longer, it is delivered in between.
 const MAX_DELAY: Duration = Duration::from_hours(1);
 
-/// How long a message waits whose event the ledger failed to claim: from the first failure, doubled
-/// with each, to the longest.
+/// The delay of a message whose event the ledger failed to claim: it doubles with each failure, up
+/// to the maximum.
 const AFTER_FAILURES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(1));
 
-/// After so many failures in a row the ledger is asked whether it works for other events.
+/// After this many consecutive failures, the ledger is tested with other events.
 const SUSPECT_AFTER: u32 = 5;
 
-/// Nobody else may take an event while its letter is written.
+/// The lease of an event while its dead letter is written.
 const LETTER_WITHIN: Duration = Duration::from_secs(30);
 
 impl Nats<()> {
-    /// What can be set before opening.
+    /// Options to set before opening.
     pub fn options() -> NatsOptions {
         NatsOptions::default()
     }
 }
 
 impl<L: Ledger> Nats<L> {
-    /// Opens the inbox over a connection of one's own, and makes its streams if they are not there;
-    /// any number of processes may do so at once.
+    /// Opens the inbox with your own connection, and creates its streams if they do not exist. Any
+    /// number of processes may do so at once.
     ///
-    /// Streams are looked at, and a consumer is made, asked and removed. Nothing is published, so
-    /// that a user who may not publish is found with the first event, which stays with AuthPI. The
-    /// ledger was opened before.
+    /// The streams are checked, and a consumer is created, asked and removed. Nothing is published,
+    /// so a missing permission to publish only shows with the first event, which then stays with
+    /// AuthPI. The ledger was opened before.
     ///
     /// # Errors
     /// When the server cannot be reached or has no JetStream, when the streams or a consumer cannot
-    /// be made, or when a stream of that name is there that would lose events.
+    /// be created, or when an existing stream of that name would lose events.
     pub async fn open(jetstream: Context, ledger: L) -> Result<Self, LedgerError> {
         NatsOptions::default().open(jetstream, ledger).await
     }
 
-    /// Opens the inbox over a connection of its own, at `nats://user:password@host:port` or
-    /// `nats://token@host:port`, which is replaced when it breaks, when its server has hung for
-    /// three times the [`timeout`](NatsOptions::timeout), and when JetStream is not available there
-    /// any more. What is not a letter or digit in the credentials may be escaped (`%40` for `@`).
+    /// Opens the inbox with its own connection, at `nats://user:password@host:port` or
+    /// `nats://token@host:port`. It is replaced when it breaks, when its server has hung for three
+    /// times the [`timeout`](NatsOptions::timeout), and when JetStream is no longer available
+    /// there. Special characters in the credentials may be escaped (`%40` for `@`).
     ///
     /// # Errors
-    /// When the URL cannot be read; when host, port or credentials are wrong, with the cause; else
+    /// When the URL is invalid; when host, port or credentials are wrong, with the cause; otherwise
     /// as for [`open`](Nats::open).
     pub async fn connect(url: &str, ledger: L) -> Result<Self, LedgerError> {
         NatsOptions::default().connect(url, ledger).await
     }
 
-    /// The ledger under it.
+    /// The ledger.
     pub fn ledger(&self) -> &L {
         &self.shared.ledger
     }
@@ -185,21 +185,21 @@ impl<L: Ledger> Nats<L> {
     }
 
     fn at_hand(&self) -> MutexGuard<'_, AtHand> {
-        // What it holds is only ever a shortcut.
+        // The cached state is only a shortcut.
         self.shared
             .at_hand
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a message back until the ledger may grant its event.
+    /// Returns a message until the ledger may grant its event.
     async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
         let delay = delay.min(MAX_DELAY);
         self.at_hand().waits(key, arrived.ticket.clone(), delay);
         self.queue().acknowledge(&arrived.ticket, nak(delay)).await;
     }
 
-    /// Removes a message whose event is done. If that fails it comes again.
+    /// Removes the message of a finished event. If that fails, it is delivered again.
     async fn acknowledge(&self, ticket: &in_flight::Ticket) {
         crash::point("unacknowledged");
         let settled = self
@@ -214,7 +214,7 @@ impl<L: Ledger> Nats<L> {
         }
     }
 
-    /// The event is done in the ledger, and so is its message, if it is at hand.
+    /// The event is finished in the ledger. Removes its message, if this process has it.
     async fn done(&self, key: &EventKey, token: Token) {
         let ticket = self.at_hand().ticket(key, token);
         if let Some(ticket) = ticket {
@@ -234,14 +234,13 @@ impl<L: Ledger> Nats<L> {
         Ok(())
     }
 
-    /// Gives a message back that cannot be dealt with now, for longer each time.
+    /// Returns a message that cannot be handled now, with a growing delay.
     async fn put_off(&self, key: &EventKey, arrived: Arrived) {
         let failures = self.at_hand().refused(key);
         self.give_back(key, arrived, put_off_for(failures)).await;
     }
 
-    /// Leases the event of a message, or settles the message where there is nothing to handle at
-    /// present.
+    /// Leases the event of a message, or settles the message if there is nothing to handle now.
     async fn lease_arrived(
         &self,
         endpoint: &str,
@@ -270,7 +269,7 @@ impl<L: Ledger> Nats<L> {
             }
             Ok(Claim::InFlight { lease_left }) => {
                 self.at_hand().answered(&key);
-                // It may end sooner, by a process that has no other way to tell.
+                // The lease may end earlier, in a process that cannot notify this one.
                 self.give_back(&key, arrived, lease_left.min(self.queue().ack_wait))
                     .await;
                 return Ok(None);
@@ -296,8 +295,8 @@ impl<L: Ledger> Nats<L> {
         self.settle(&key, arrived, settled).await
     }
 
-    /// Removes a message that is done with; else those behind it have their turn before it comes
-    /// again.
+    /// Removes the message of a finished event. If that fails, it is delivered again after those
+    /// behind it.
     async fn settle(
         &self,
         key: &EventKey,
@@ -317,8 +316,8 @@ impl<L: Ledger> Nats<L> {
         }
     }
 
-    /// Claims the event. Where that has failed too often, the ledger is asked whether it works for
-    /// others; if it does, and the event is refused once more, it is about the event.
+    /// Claims the event. After too many failures, the ledger is tested with another event. If that
+    /// works, and this event is refused again, the event is the cause.
     async fn claim_arrived(
         &self,
         key: &EventKey,
@@ -348,7 +347,7 @@ impl<L: Ledger> Nats<L> {
         })
     }
 
-    /// The ledger works, and refuses this event: a later try would be refused too.
+    /// The ledger works, and refuses this event: a retry would be refused too.
     async fn bury(
         &self,
         key: &EventKey,
@@ -375,8 +374,8 @@ impl<L: Ledger> Nats<L> {
         Ok(())
     }
 
-    /// The ledger says that it was given up, but its message was not acknowledged: its letter may
-    /// be missing.
+    /// The ledger knows the event as dead, but its message was not acknowledged: the dead letter
+    /// may be missing.
     async fn keep_if_missing(&self, key: &EventKey, arrived: &Arrived) -> Result<(), LedgerError> {
         let there = self
             .queue()
@@ -437,7 +436,7 @@ impl<L> Clone for Nats<L> {
 }
 
 impl<L> fmt::Debug for Nats<L> {
-    /// Leaves the connection out: there may be a password in it.
+    /// Omits the connection, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nats")
             .field("queue", &self.shared.queue)
@@ -486,9 +485,9 @@ impl<L: Ledger> Ledger for Nats<L> {
         };
         let ticket = self.at_hand().ticket(key, token);
         let mut kept = false;
-        // What is in the stream comes again, should its letter be missing. What is not has its
-        // letter first: it would be lost, were it dead in the ledger alone. Asked again, the lease
-        // is lost and the letter is there.
+        // A message in the stream is delivered again if its dead letter is missing. Otherwise the
+        // dead letter is written first: the event would be lost if it were only dead in the ledger.
+        // On a repeated call, the lease is lost and the letter exists.
         if let (None, Some((reason, body))) = (&ticket, &letter)
             && self.ledger().renew(key, token, LETTER_WITHIN).await? == LeaseStatus::Held
         {
@@ -543,8 +542,8 @@ impl<L: Ledger> Ledger for Nats<L> {
                 at_hand.lost(key, token);
                 at_hand.waits(key, ticket.clone(), delay);
             }
-            // Should it fail, the message comes again after the ack wait, and waits for the rest of
-            // the pause.
+            // If this fails, the message is delivered again after the ack wait, and waits for the
+            // rest of the pause.
             let _ = self
                 .queue()
                 .within("release", self.queue().settle(&ticket, nak(delay)))
@@ -574,12 +573,12 @@ impl<L: Ledger> Ledger for Nats<L> {
         self.ledger().retention()
     }
 
-    /// Its ledger's.
+    /// The ledger's.
     async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.ledger().server_time().await
     }
 
-    /// Of its ledger.
+    /// The ledger's.
     async fn check_write(&self) -> Result<(), LedgerError> {
         self.ledger().check_write().await
     }
@@ -598,7 +597,7 @@ impl<L: Ledger> Ledger for Nats<L> {
 }
 
 /// A handler takes a `Tx<Nats<Postgres>>`, in which it writes as in a `Tx<Postgres>`: the queue is
-/// NATS, the effect takes place exactly once.
+/// NATS, and the effect takes place exactly once.
 impl<L: Transactional> Transactional for Nats<L> {
     type Connection = L::Connection;
     type Transaction = L::Transaction;
@@ -639,8 +638,7 @@ impl<L: Transactional> Transactional for Nats<L> {
 }
 
 impl<L: Ledger> Inbox for Nats<L> {
-    /// The ordering key makes no difference: this is no
-    /// [`OrderedInbox`](crate::ledger::OrderedInbox).
+    /// Ignores the ordering key: this is not an [`OrderedInbox`](crate::ledger::OrderedInbox).
     async fn append(
         &self,
         key: &EventKey,
@@ -662,8 +660,8 @@ impl<L: Ledger> Inbox for Nats<L> {
         const STEP: &str = "lease the next event";
         let until = Instant::now() + self.limit();
         self.queue().within(STEP, self.queue().listen()).await?;
-        // Of many that need no handling any more, each is a round trip or two; whoever asks should
-        // not wait for all of them.
+        // Each finished event takes a round trip or two; the caller should not wait for all of
+        // them.
         while Instant::now() < until {
             let Some(arrived) = self
                 .queue()
@@ -698,8 +696,8 @@ impl<L: Ledger> Inbox for Nats<L> {
         })
     }
 
-    /// Of its ledger alone: a message cannot be taken back. That the stream is there,
-    /// [`backlog`](Inbox::backlog) shows.
+    /// The ledger's only: a message cannot be taken back. [`backlog`](Inbox::backlog) shows that
+    /// the stream exists.
     async fn check_append(&self) -> Result<(), LedgerError> {
         self.ledger().check_write().await
     }

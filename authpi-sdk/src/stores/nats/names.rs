@@ -1,9 +1,8 @@
-//! How endpoints and events are called in NATS, where a name is a token of a subject, a file's name
-//! or a line of a header.
+//! The names of endpoints and events in NATS, as a token of a subject, a file name or a header.
 
 use crate::{hex, ledger::EventKey};
 
-/// Stream and subjects of one inbox.
+/// The stream and subjects of one inbox.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     pub(super) stream: String,
@@ -15,12 +14,12 @@ impl Names {
         format!("{}_dead", self.stream)
     }
 
-    /// What an endpoint's events are published under; of all endpoints with `*` for the endpoint.
+    /// The subject of an endpoint's events; of all endpoints with `*` for the endpoint.
     pub(super) fn events(&self, endpoint: &str) -> String {
         format!("{}.event.{endpoint}", self.prefix)
     }
 
-    /// What dead letters are published under, with tokens or `*`.
+    /// The subject of dead letters, with tokens or `*`.
     pub(super) fn letters(&self, endpoint: &str, event: &str) -> String {
         format!("{}.dead.{endpoint}.{event}", self.prefix)
     }
@@ -29,14 +28,15 @@ impl Names {
         self.letters(&token(key.endpoint()), &token(key.event_id()))
     }
 
-    /// The subject of notifications of appends, outside of any stream.
+    /// The subject of notifications of appends, which is in no stream.
     pub(super) fn appended(&self) -> String {
         format!("{}.appended", self.prefix)
     }
 }
 
-/// A name as one token of a subject. No two names have the same: what is not a letter, a digit, `-`
-/// or `_` is escaped, a name that becomes too long for a file is replaced by its hash.
+/// A name as one token of a subject. Different names have different tokens: characters other than
+/// letters, digits, `-` and `_` are escaped, and a name that becomes too long for a file is
+/// replaced by its hash.
 pub(super) fn token(name: &str) -> String {
     const MAX_BYTES: usize = 100;
     if name.is_empty() {
@@ -52,19 +52,19 @@ pub(super) fn token(name: &str) -> String {
     }
 }
 
-/// The same event's messages have the same id.
+/// All messages of an event have the same id.
 pub(super) fn message_id(key: &EventKey) -> String {
     format!("{}.{}", token(key.endpoint()), token(key.event_id()))
 }
 
-/// Any text in a header's value.
+/// Any text as a header's value.
 pub(super) fn line(text: &str) -> String {
     escaped(text, |byte| {
         (byte.is_ascii_graphic() || byte == b' ') && byte != b'='
     })
 }
 
-/// Any name in a header's value, whose ends may be trimmed.
+/// Any name as a header's value, whose ends may be trimmed.
 pub(super) fn word(text: &str) -> String {
     escaped(text, |byte| byte.is_ascii_graphic() && byte != b'=')
 }
@@ -84,7 +84,7 @@ fn escaped(text: &str, keeps: impl Fn(u8) -> bool) -> String {
     out
 }
 
-/// What [`line`] or [`word`] was made of; nothing if it was made by somebody else.
+/// Reverses [`line`] and [`word`]; `None` for a text that they did not write.
 pub(super) fn read(escaped: &str) -> Option<String> {
     let mut bytes = escaped.bytes();
     let mut out = Vec::with_capacity(escaped.len());

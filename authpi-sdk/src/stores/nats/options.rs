@@ -1,4 +1,4 @@
-//! What can be set before the inbox is opened, and the opening.
+//! The options, and opening an inbox.
 
 use std::{
     fmt,
@@ -31,10 +31,10 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// What can be set before a [`Nats`] inbox is opened.
+/// Options of a [`Nats`] inbox, set before it is opened.
 ///
-/// What concerns the streams counts when they are made; streams that are there are taken as they
-/// are, if they can serve, so that operators may change their limits, replicas and placement.
+/// Options of the streams only apply when they are created. Existing streams are used unchanged, if
+/// they are suitable, so that operators may change their limits, replicas and placement.
 #[derive(Clone, Debug)]
 #[must_use = "does nothing until `open` or `connect`"]
 pub struct NatsOptions {
@@ -66,78 +66,76 @@ impl Default for NatsOptions {
 }
 
 impl NatsOptions {
-    /// The name of the stream (default `authpi`); dead letters are in `…_dead`. ASCII letters,
-    /// digits, `-` and `_`, 1 to 100.
+    /// The name of the stream (default `authpi`); dead letters are in `…_dead`. 1 to 100 ASCII
+    /// letters, digits, `-` and `_`.
     pub fn stream(mut self, name: impl Into<String>) -> Self {
         self.stream = name.into();
         self
     }
 
-    /// What every subject begins with (default `authpi`): `….event.<endpoint>`,
-    /// `….dead.<endpoint>.<event>`, and `….appended`, under which workers are woken. Tokens of
-    /// ASCII letters, digits, `-` and `_` with dots between them, 1 to 100 characters.
+    /// The prefix of every subject (default `authpi`): `….event.<endpoint>`,
+    /// `….dead.<endpoint>.<event>`, and `….appended`, which notifies workers. Tokens of ASCII
+    /// letters, digits, `-` and `_`, separated by dots, 1 to 100 characters.
     pub fn subjects(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long after a worker's last sign of life the server hands an event to another one
-    /// (default 30 s, as the lease of a [`Worker`](crate::worker::Worker)). The sign is given
-    /// whenever a lease is renewed, at each third of it, so it should not be shorter than a third
-    /// of the lease; longer than the lease, it delays what a crashed worker left. A second at
-    /// least.
+    /// How long after a worker's last sign of life the server delivers an event to another one
+    /// (default 30 s, the lease of a [`Worker`](crate::worker::Worker)). Each renewal of a lease,
+    /// at each third of it, is a sign of life, so this should not be shorter than a third of the
+    /// lease. If it is longer than the lease, events of a crashed worker are delayed. At least a
+    /// second.
     pub fn ack_wait(mut self, wait: Duration) -> Self {
         self.ack_wait = wait;
         self
     }
 
-    /// For how long the server knows a delivery that it has stored (default 2 min), so that another
-    /// delivery of it is not stored once more. It saves space and work, and nothing depends on it:
-    /// what is stored twice is handled once.
+    /// How long the server recognizes a stored delivery (default 2 min), so that another delivery
+    /// of the event is not stored again. This only saves space and work: an event that is stored
+    /// twice is handled once.
     pub fn duplicate_window(mut self, window: Duration) -> Self {
         self.duplicate_window = window;
         self
     }
 
-    /// On how many servers of a cluster the streams are (default 1; 3 or 5 for what has to outlive
-    /// a server).
+    /// The number of servers in a cluster that have the streams (default 1; 3 or 5 to survive the
+    /// loss of a server).
     pub fn replicas(mut self, servers: usize) -> Self {
         self.replicas = servers;
         self
     }
 
-    /// How large the stream of waiting events may become; a delivery that no longer fits is refused
-    /// (503), never an older one dropped. Default: as large as the account allows.
+    /// The maximum size of the stream of waiting events. A delivery beyond that is refused (503);
+    /// older ones are never dropped. Default: the account's limit.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// How long dead letters are kept (default: as long as the ledger remembers, 30 days unless
-    /// set).
+    /// How long dead letters are kept (default: the ledger's retention, usually 30 days).
     pub fn dead_letters_for(mut self, age: Duration) -> Self {
         self.dead_letters_for = Some(age);
         self
     }
 
-    /// How long a step may take before it fails (default 5 s), the ledger's part not included.
+    /// The time limit of a step (default 5 s), without the ledger's part.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Reads the time elsewhere than from the system, for
-    /// [`backlog`](crate::ledger::Inbox::backlog) and [`purge`](Nats::purge), which compare it with
-    /// the server's.
+    /// Replaces the system clock, for [`backlog`](crate::ledger::Inbox::backlog) and
+    /// [`purge`](Nats::purge), which compare it with the server's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Opens the inbox, and makes its streams if they are not there.
+    /// Opens the inbox, and creates its streams if they do not exist.
     ///
     /// # Errors
-    /// As for [`Nats::open`]; and when a name cannot be used.
+    /// As for [`Nats::open`]; and when a name is invalid.
     pub async fn open<L: Ledger>(
         self,
         jetstream: Context,
@@ -206,10 +204,10 @@ impl NatsOptions {
         })
     }
 
-    /// Opens the inbox over a connection of its own.
+    /// Opens the inbox with its own connection.
     ///
     /// # Errors
-    /// As for [`Nats::connect`]; and when a name cannot be used.
+    /// As for [`Nats::connect`]; and when a name is invalid.
     pub async fn connect<L: Ledger>(self, url: &str, ledger: L) -> Result<Nats<L>, LedgerError> {
         let (address, options) =
             credentials(url).map_err(|error| LedgerError::new("open", error))?;
@@ -283,7 +281,8 @@ impl NatsOptions {
             description: Some("AuthPI's events that are still to be handled".into()),
             subjects: vec![names.events("*")],
             retention: RetentionPolicy::WorkQueue,
-            // What was acknowledged is never dropped for something newer, nor for its age.
+            // Acknowledged events are never dropped, neither for newer ones nor because of their
+            // age.
             discard: DiscardPolicy::New,
             max_bytes: self
                 .max_bytes
@@ -316,12 +315,12 @@ impl NatsOptions {
 /// NATS counts nanoseconds in 64 bits.
 const MAX_DURATION: Duration = Duration::from_hours(24 * 365 * 100);
 
-/// The server's number for a stream that was made meanwhile, with other settings.
+/// The server's error code for a stream that was created meanwhile with other settings.
 const NAME_IN_USE: u64 = 10058;
 const SUBJECTS_OVERLAP: u64 = 10065;
 
-/// The address without its credentials, which the client does not use and would log, and options
-/// with them.
+/// The address without its credentials, which the client would ignore and log, and options with
+/// them.
 fn credentials(url: &str) -> Result<(ServerAddr, ConnectOptions), AnyError> {
     let mut url = url.parse::<ServerAddr>()?.into_inner();
     let (user, password) = (
@@ -339,7 +338,7 @@ fn credentials(url: &str) -> Result<(ServerAddr, ConnectOptions), AnyError> {
     Ok((ServerAddr::from_url(url)?, options))
 }
 
-/// A part of a URL without its escapes.
+/// Decodes the escapes in a part of a URL.
 fn decoded(part: &str) -> Result<String, AnyError> {
     let mut bytes = part.as_bytes().iter();
     let mut out = Vec::with_capacity(part.len());
@@ -358,7 +357,7 @@ fn decoded(part: &str) -> Result<String, AnyError> {
     String::from_utf8(out).map_err(|_| "the credentials in the URL are not UTF-8".into())
 }
 
-/// Why a stream that is there cannot be used in place of the one that is wanted.
+/// Why an existing stream cannot be used.
 type Fit = fn(&Config, wanted: &Config) -> Option<&'static str>;
 
 async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), AnyError> {
@@ -380,8 +379,8 @@ async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), A
     match jetstream.create_stream(config.clone()).await {
         Ok(stream) => found(stream.cached_info()),
         Err(error) => match error.kind() {
-            // A server that makes it for somebody else at this moment may find that its subjects
-            // are taken, by itself.
+            // If the server is creating it for another process at this moment, it may report that
+            // its own subjects are taken.
             jetstream::context::CreateStreamErrorKind::JetStream(reported)
                 if [NAME_IN_USE, SUBJECTS_OVERLAP].contains(&reported.error_code().0) =>
             {
@@ -445,7 +444,7 @@ fn fit_for_letters(found: &Config, wanted: &Config) -> Option<&'static str> {
     }
 }
 
-/// A stream of the name is there, made for something else.
+/// A stream with this name exists for another purpose.
 #[derive(Debug)]
 struct Unfit {
     stream: String,

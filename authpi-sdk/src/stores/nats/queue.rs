@@ -1,4 +1,4 @@
-//! The stream of what is to be handled: publishing to it, taking from it, settling what was taken.
+//! The stream of events to be handled: publishing, fetching, and settling messages.
 
 use std::{
     collections::HashMap,
@@ -42,8 +42,7 @@ use crate::{
     stores::timeout::within,
 };
 
-/// How many messages of an endpoint may be out of the stream and not settled: being handled, or
-/// waiting for another try.
+/// The maximum number of unsettled messages of an endpoint: in progress, or waiting for a retry.
 pub(super) const MOST_UNSETTLED: i64 = 100_000;
 
 const ENDPOINT: &str = "Authpi-Endpoint";
@@ -55,43 +54,43 @@ pub(super) struct Queue {
     pub(super) names: Names,
     pub(super) stream: Stream<()>,
     pub(super) ack_wait: Duration,
-    /// How long a step may take.
+    /// The time limit of a step.
     pub(super) timeout: Duration,
-    /// What the server said of itself, over a connection that is the inbox's own.
+    /// Errors that the server sent on the inbox's own connection.
     pub(super) said: Option<Arc<Said>>,
-    /// When a connection of one's own was last given up for a server without JetStream.
+    /// When the inbox last left a server without JetStream.
     pub(super) left: Mutex<Option<Instant>>,
-    /// How long an answer that has nothing to wait for may take.
+    /// The time limit of an answer that does not wait for anything.
     pub(super) answer_timeout: Duration,
-    /// The consumers that were looked at, each by the id of the server that this process was
-    /// connected to and the endpoint's token; and whether they are known to be there.
+    /// The checked consumers, by the id of the connected server and the endpoint's token, and
+    /// whether they are known to exist.
     pub(super) consumers: Mutex<HashMap<(String, String), bool>>,
     pub(super) appended: Arc<Notify>,
     pub(super) listener: OnceCell<Listener>,
 }
 
-/// A message, as it came out of the stream.
+/// A message from the stream.
 pub(super) struct Arrived {
-    /// Not there if something else published it than this crate, or an unreleased version of it,
-    /// whose digests were longer.
+    /// `None` if the message was published by another program, or by an unreleased version of this
+    /// crate, whose digests were longer.
     pub(super) event: Option<(EventKey, Digest)>,
     pub(super) body: Bytes,
     pub(super) ticket: Ticket,
     pub(super) sequence: u64,
 }
 
-/// Between two connections that were given up.
+/// The minimum time between two connections that are given up.
 const LEFT_FOR: Duration = Duration::from_secs(1);
 
-/// A message's fate after it was published.
+/// The result of publishing.
 pub(super) enum Published {
     Stored,
-    /// The same event waits already, or is being handled.
+    /// The event is already waiting or being handled.
     Waits(Digest),
 }
 
 impl Queue {
-    /// Runs a step for the timeout at most, and says of its error what that says about the server.
+    /// Runs a step within the timeout, and classifies its error.
     pub(super) async fn within<T>(
         &self,
         step: &'static str,
@@ -118,8 +117,8 @@ impl Queue {
         )
     }
 
-    /// Gives the connection up if its server has no JetStream: at the same address may be another
-    /// server by now, or in the cluster one that has.
+    /// Gives the connection up if its server has no JetStream: another server at the same address,
+    /// or in the cluster, may have it.
     async fn leave(&self) {
         let asked = self
             .jetstream
@@ -144,7 +143,7 @@ impl Queue {
         }
     }
 
-    /// Makes a consumer that no endpoint has, asks it for a message, and removes it.
+    /// Creates a consumer that no endpoint uses, asks it for a message, and removes it.
     pub(super) async fn check(&self) -> Result<(), AnyError> {
         let name = names::token(probe::probe_key().event_id());
         let unused = Duration::from_secs(30);
@@ -156,7 +155,7 @@ impl Queue {
             })
             .await;
         match made {
-            // Those that there are may be all that are needed.
+            // The existing ones may be enough.
             Err(error) if is_code(&error, ErrorCode::MAXIMUM_CONSUMERS_LIMIT) => return Ok(()),
             made => made?,
         };
@@ -169,7 +168,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Durable, as far as the stream is, when it returns.
+    /// When it returns, the message is as durable as the stream.
     pub(super) async fn publish(
         &self,
         key: &EventKey,
@@ -210,7 +209,7 @@ impl Queue {
             }
             // The server only knows that there was such a message. If it is gone, the event may
             // have been forgotten since, so it is stored again, and the ledger decides. The next id
-            // follows from the last, so that copies of this delivery are duplicates again.
+            // follows from the last one, so that copies of this delivery are duplicates again.
             match self
                 .message(ack.sequence)
                 .await?
@@ -226,7 +225,7 @@ impl Queue {
         found(self.stream.get_raw_message(sequence).await)
     }
 
-    /// The endpoint's next message, if there is one.
+    /// The endpoint's next message, if any.
     pub(super) async fn next(&self, endpoint: &str) -> Result<Option<Arrived>, AnyError> {
         let consumer = names::token(endpoint);
         self.ensure_consumer(&consumer).await?;
@@ -235,7 +234,7 @@ impl Queue {
                 Some(message) if message.status.is_none() => {
                     return self.arrived(message).map(Some);
                 }
-                // None there, or all of them promised to requests that came earlier.
+                // There is none, or earlier requests get all of them.
                 Some(message)
                     if message
                         .status
@@ -243,9 +242,9 @@ impl Queue {
                 {
                     return Ok(None);
                 }
-                // The consumer is going; or nobody knows it, which gets no answer at all.
+                // The consumer is being removed, or does not exist, which gets no answer at all.
                 _ => {
-                    // Not one that was never looked at.
+                    // Only one that was checked before.
                     if let Some(there) = self.known().get_mut(&(self.server(), consumer.clone())) {
                         *there = false;
                     }
@@ -257,10 +256,10 @@ impl Queue {
         }
     }
 
-    /// What a consumer says to a request for its next message; nothing where it says nothing.
+    /// A consumer's answer to a request for its next message; `None` for no answer.
     async fn ask(&self, consumer: &str) -> Result<Option<async_nats::Message>, AnyError> {
         let client = self.jetstream.client();
-        // With an inbox of its own, so that the server sees when nobody waits for the answer any
+        // With a separate inbox, so that the server notices when nothing waits for the answer any
         // more.
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await?;
@@ -294,14 +293,13 @@ impl Queue {
         })
     }
 
-    /// Says whether it was not there.
+    /// Returns whether it did not exist.
     ///
-    /// A server that was killed may have forgotten half of a settlement: a message is in the stream
-    /// again, and its consumer will not hand it out; or it is gone, and its consumer waits for it
-    /// for ever. So a consumer lives no longer than its server, whose id it bears. The next one
-    /// hands out all that is in the stream, and the ledger knows what of it is done. In a cluster,
-    /// where the server that one happens to be connected to says nothing of the consumer's, it
-    /// stays.
+    /// A server that was killed may have lost half of a settlement: a message is in the stream
+    /// again, but its consumer does not deliver it; or it is gone, but its consumer waits for it
+    /// forever. So a consumer lives no longer than its server, whose id is in its name. The next
+    /// one delivers everything in the stream, and the ledger knows which events are finished. In a
+    /// cluster, the connected server need not be the consumer's, so the consumer stays.
     async fn ensure_consumer(&self, name: &str) -> Result<bool, AnyError> {
         if self.known().get(&(self.server(), name.to_owned())) == Some(&true) {
             return Ok(false);
@@ -311,10 +309,10 @@ impl Queue {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        // Asked for only now: it is the one that has answered.
+        // Read only now: it is the server that has answered.
         let server = self.server();
-        // Once for each server: where processes are connected to several (leaf nodes) that lead to
-        // one JetStream, they must not go on to take each other's.
+        // Once per server: processes that are connected to several servers (leaf nodes) of one
+        // JetStream must not keep removing each other's consumers.
         let looked_at = self
             .known()
             .contains_key(&(server.clone(), name.to_owned()));
@@ -326,7 +324,7 @@ impl Queue {
         let there = match found {
             Some(found) if outlived(&found) => {
                 match self.stream.delete_consumer(name).await {
-                    // Nor is it there when somebody else was quicker.
+                    // It also does not exist if another process was faster.
                     Err(error) if !is_no_consumer(&error) => return Err(error.into()),
                     Ok(_) | Err(_) => None,
                 }
@@ -337,8 +335,7 @@ impl Queue {
             config.ack_wait == self.ack_wait && config.max_ack_pending == MOST_UNSETTLED
         };
         if !there.as_ref().is_some_and(|there| fits(&there.config)) {
-            // Any number of processes may do so at once: it is made, or brought up to date, by
-            // whoever comes first.
+            // Any number of processes may do this at once; the first one creates or updates it.
             let config = pull::Config {
                 description: Some(server.clone()),
                 ..self.consumer(name)
@@ -360,26 +357,26 @@ impl Queue {
         }
     }
 
-    /// The server that this process is connected to; another one after each of its starts.
+    /// The server that this process is connected to; its id changes with each start.
     fn server(&self) -> String {
         self.jetstream.client().server_info().server_id
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), bool>> {
-        // A map of names is whole whatever panicked beside it.
+        // The map is consistent even if another thread panicked.
         self.consumers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the server what became of a delivery, and waits until it has heard it.
+    /// Reports a delivery's outcome to the server, and waits for the confirmation.
     pub(super) async fn settle(&self, ticket: &Ticket, kind: AckKind) -> Result<(), AnyError> {
         Acker::new(self.jetstream.clone(), Some(ticket.reply.clone()))
             .double_ack_with(kind)
             .await
     }
 
-    /// The same without waiting: for what is only a matter of when.
+    /// The same without waiting, if the outcome only affects timing.
     pub(super) async fn acknowledge(&self, ticket: &Ticket, kind: AckKind) {
         let reported = Acker::new(self.jetstream.clone(), Some(ticket.reply.clone()))
             .ack_with(kind)
@@ -389,10 +386,10 @@ impl Queue {
         }
     }
 
-    /// How many messages of the endpoint are not settled, and the time of the first.
+    /// The number of unsettled messages of the endpoint, and the time of the first.
     ///
-    /// The consumer knows, once there is one. What the stream holds besides, after a crash of the
-    /// server, is done ([`ensure_consumer`](Self::ensure_consumer)).
+    /// The consumer knows, once there is one. After a crash of the server, the stream may contain
+    /// further messages, which are finished ([`ensure_consumer`](Self::ensure_consumer)).
     pub(super) async fn depth(&self, endpoint: &str) -> Result<(u64, Option<Timestamp>), AnyError> {
         #[derive(Deserialize)]
         struct StreamState {
@@ -433,8 +430,7 @@ impl Queue {
         Ok((depth, self.first(&subject, 1).await?))
     }
 
-    /// When the first message of the subject was stored that has this place in the stream, or a
-    /// later one.
+    /// When the subject's first message at or after this position was stored.
     async fn first(&self, subject: &str, place: u64) -> Result<Option<Timestamp>, AnyError> {
         let first = found(
             self.stream
@@ -444,7 +440,7 @@ impl Queue {
         Ok(first.map(|message| timestamp(message.time.into())))
     }
 
-    /// Has `appended` told of what other processes append.
+    /// Makes `appended` report what other processes append.
     pub(super) async fn listen(&self) -> Result<(), AnyError> {
         let start = || async {
             let mut reported = self
@@ -476,7 +472,7 @@ async fn next_of(subscriber: &mut Subscriber) -> Option<async_nats::Message> {
     poll_fn(|cx| Pin::new(&mut *subscriber).poll_next(cx)).await
 }
 
-/// Headers that tell which event a message is.
+/// The headers that identify a message's event.
 pub(super) fn event_headers(key: &EventKey) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(ENDPOINT, names::word(key.endpoint()));
@@ -502,7 +498,7 @@ fn is_code(error: &ConsumerError, code: ErrorCode) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(said) if said.error_code() == code)
 }
 
-/// Nothing where there is no such message.
+/// `None` if there is no such message.
 pub(super) fn found(
     asked: Result<StreamMessage, jetstream::stream::RawMessageError>,
 ) -> Result<Option<StreamMessage>, AnyError> {
@@ -513,13 +509,13 @@ pub(super) fn found(
     }
 }
 
-/// The server's clock; the end of the calendar for what lies beyond it.
+/// The server's clock; jiff's last timestamp for larger values.
 pub(super) fn timestamp(at: SystemTime) -> Timestamp {
     Timestamp::try_from(at).unwrap_or(Timestamp::MAX)
 }
 
 impl fmt::Debug for Queue {
-    /// Leaves the connection out: there may be a password in it.
+    /// Omits the connection, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
             .field("names", &self.names)

@@ -21,17 +21,17 @@ use crate::ledger::{LedgerError, LedgerErrorKind};
 
 pub(super) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
-/// A connection that is closed, not given back to the pool, if it is dropped with an answer
-/// outstanding: that answer may be long in coming, and the pool would wait for it.
+/// A connection that is closed instead of returned to the pool if it is dropped while an answer is
+/// outstanding: the answer may take long, and the pool would wait for it.
 pub(crate) struct Borrowed {
-    /// Until it is taken away.
+    /// `None` once taken.
     connection: Option<PoolConnection<sqlx::Postgres>>,
     outstanding: bool,
 }
 
 impl Borrowed {
-    /// Waits for the pool. It counts as one with an answer outstanding until it is said to be
-    /// [`answered`](Self::answered).
+    /// Waits for the pool. Counts as having an answer outstanding until
+    /// [`answered`](Self::answered) is called.
     pub(crate) async fn from(pool: &PgPool) -> Result<Self, sqlx::Error> {
         Ok(Self {
             connection: Some(pool.acquire().await?),
@@ -39,20 +39,19 @@ impl Borrowed {
         })
     }
 
-    /// What was asked has been answered, by this error if it failed. The pool may have the
-    /// connection back, unless the error says that it is of no use: it would fail every further
-    /// step that gets it, for as long as it lives.
+    /// The request has been answered, with this error if it failed. The connection may return to
+    /// the pool, unless the error says that it is useless: it would fail every further step.
     pub(crate) fn answered(&mut self, failed: Option<&sqlx::Error>) {
         self.outstanding =
             failed.is_some_and(|error| is_of_no_use_after(error) || is_changed(error));
     }
 
-    /// Something is asked again.
+    /// Another request is sent.
     pub(super) fn is_asked(&mut self) {
         self.outstanding = true;
     }
 
-    /// The connection, for another one to drop; what is left behind cannot be used any more.
+    /// Moves the connection out. This value can no longer be used.
     pub(super) fn take(&mut self) -> Self {
         Self {
             connection: self.connection.take(),
@@ -83,8 +82,8 @@ impl Drop for Borrowed {
             return;
         };
         if Handle::try_current().is_err() {
-            // The pool would need a runtime to take it back. The server sees that the connection is
-            // gone.
+            // The pool would need a runtime to take it back. The server notices that the connection
+            // is closed.
             drop(connection.detach());
         } else if self.outstanding {
             connection.close_on_drop();
@@ -92,16 +91,16 @@ impl Drop for Borrowed {
     }
 }
 
-/// The connections of one step. Where the server refuses the step for the connection that it came
-/// on, it has certainly not begun, and is tried on another: on those that are idle now, and on one
-/// that is new.
+/// The connections of one step. If the server refuses the step because of its connection, the step
+/// has certainly not begun, and is tried on another connection: on those that are idle now, and on
+/// a new one.
 pub(super) struct Attempts<'p> {
     pool: &'p PgPool,
-    /// How many more: a pool's `after_connect` may prepare statements, so that no connection looks
+    /// How many more. A pool's `after_connect` may prepare statements, so that no connection looks
     /// new.
     left: u32,
     is_new: bool,
-    /// Told when there is a connection, and something is asked of the server.
+    /// Set when there is a connection and a request is sent.
     asked: &'p AtomicBool,
 }
 
@@ -125,7 +124,7 @@ impl<'p> Attempts<'p> {
         Ok(connection)
     }
 
-    /// Takes note of the answer, and says whether the step should be tried on another connection.
+    /// Records the answer. Returns whether the step should be tried on another connection.
     pub(super) fn again<T>(
         &mut self,
         connection: &mut Borrowed,
@@ -176,9 +175,9 @@ fn database_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
         .and_then(|error| error.try_downcast_ref())
 }
 
-/// Whether the connection would fail others too: it is broken, or leads to a server that cannot
-/// serve (25006: it is read-only; 57P: it is going away, or coming up), or has lost its prepared
-/// statements (26000) or holds on to outdated plans (0A000).
+/// Whether the connection would fail other steps too: it is broken, leads to a server that cannot
+/// serve (25006: read-only; 57P: shutting down or starting), has lost its prepared statements
+/// (26000) or has outdated plans (0A000).
 pub(super) fn is_of_no_use_after(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
@@ -186,8 +185,8 @@ pub(super) fn is_of_no_use_after(error: &sqlx::Error) -> bool {
     }
 }
 
-/// As [`is_of_no_use_after`], for an error of a handler, which may hide that of its statement among
-/// its causes.
+/// As [`is_of_no_use_after`], for an error of a handler, in which that of its statement may be one
+/// of the causes.
 pub(super) fn is_of_no_use_after_any(error: &(dyn std::error::Error + 'static)) -> bool {
     causes(error).any(|error| {
         error.downcast_ref().is_some_and(is_of_no_use_after)
@@ -195,7 +194,7 @@ pub(super) fn is_of_no_use_after_any(error: &(dyn std::error::Error + 'static)) 
     })
 }
 
-/// The SQLSTATE of a handler's error, where a statement was the cause.
+/// The SQLSTATE of a handler's error, if a statement was the cause.
 pub(super) fn sqlstate_among<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> Option<&'e PgDatabaseError> {
@@ -220,9 +219,9 @@ fn spoils(error: &PgDatabaseError) -> bool {
         || code.starts_with("57P")
 }
 
-/// Whether one of our own statements did not find what it found when the ledger was opened. The
-/// session may have been changed, by a handler's `SET search_path` or `SET ROLE`, or be left in a
-/// transaction that has failed.
+/// Whether one of our own statements did not find what existed when the ledger was opened. A
+/// handler may have changed the session with `SET search_path` or `SET ROLE`, or left it in a
+/// failed transaction.
 fn is_changed(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| {
         let code = error.code();
@@ -230,8 +229,8 @@ fn is_changed(error: &sqlx::Error) -> bool {
     })
 }
 
-/// Whether the server refused the statement for the connection that it came on. What a server that
-/// is being shut down had begun, it may have done.
+/// Whether the server refused the statement because of its connection. A server that is shutting
+/// down may have begun it.
 fn has_certainly_not_begun(error: &sqlx::Error) -> bool {
     is_changed(error)
         || database_error(error).is_some_and(|error| {
@@ -242,8 +241,8 @@ fn has_certainly_not_begun(error: &sqlx::Error) -> bool {
         })
 }
 
-/// A serialization failure or a deadlock: the server undid the statement, and asks for it once
-/// more.
+/// A serialization failure or a deadlock: the server undid the statement, and it should be
+/// repeated.
 pub(super) fn lost_a_race(error: &sqlx::Error) -> bool {
     database_error(error).is_some_and(|error| matches!(error.code(), "40001" | "40P01"))
 }
@@ -255,7 +254,7 @@ pub(super) fn kind_of(error: &sqlx::Error) -> LedgerErrorKind {
     };
     let code = error.code();
     match code {
-        // A server that has no transaction ids left says the same as of a key that is too long for
+        // A server without free transaction ids reports the same as for a key that is too long for
         // an index.
         "54000"
             if error
@@ -265,7 +264,7 @@ pub(super) fn kind_of(error: &sqlx::Error) -> LedgerErrorKind {
             LedgerErrorKind::CannotWrite
         }
         "53300" => LedgerErrorKind::Busy,
-        // Read-only; no right; no disk, no memory; a disk that fails; tables that are gone.
+        // Read-only; no privilege; no disk space or memory; a failing disk; missing tables.
         "25006" | "53000" | "53100" | "53200" | "58030" => LedgerErrorKind::CannotWrite,
         _ if code.starts_with("42") || code == "3F000" => LedgerErrorKind::CannotWrite,
         _ if code.starts_with("22") || code.starts_with("54") => LedgerErrorKind::Content,
@@ -273,14 +272,14 @@ pub(super) fn kind_of(error: &sqlx::Error) -> LedgerErrorKind {
     }
 }
 
-/// Whether a step failed because the role lacks a right.
+/// Whether a step failed because the role lacks a privilege.
 pub(super) fn is_without_right(error: &LedgerError) -> bool {
     sqlstate_among(error).is_some_and(|error| error.code() == "42501")
 }
 
-/// Whether the server is there, for all that the steps have found out.
+/// Whether the server is reachable, according to the steps.
 pub(super) struct Presence {
-    /// Steps that wait for a connection or for an answer; not handlers' transactions.
+    /// Steps that wait for a connection or an answer; not handlers' transactions.
     steps: AtomicU32,
     found: Mutex<Found>,
 }
@@ -311,7 +310,7 @@ impl Presence {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server answered, if only to refuse.
+    /// The server answered, even if it refused.
     pub(super) fn answered(&self) {
         *self.found() = Found {
             answered_at: Instant::now(),
@@ -324,19 +323,19 @@ impl Presence {
         self.found().is_missed = true;
     }
 
-    /// A step had no connection in time. If as many steps are at work as there are connections, it
-    /// may be that they try to make them all, and that the server is away.
+    /// A step had no connection in time. If there are as many steps as connections, all of them may
+    /// be trying to connect to a server that is unreachable.
     pub(super) fn waited_in_vain(&self, pool: &PgPool) {
         if self.steps.load(Ordering::Relaxed) >= pool.options().get_max_connections() {
             self.missed();
         }
     }
 
-    /// Whether all connections are in use, although the server is there: it has answered within
-    /// `recently`, or was not missed since it did.
+    /// Whether all connections are in use although the server is reachable: it answered within
+    /// `recently`, or no step has failed since.
     pub(super) fn is_busy(&self, pool: &PgPool, recently: Duration) -> bool {
-        // sqlx counts idle ones after it has given them away, so that there may seem to be less
-        // than none.
+        // sqlx updates the count of idle connections after handing one out, so it may seem to be
+        // less than zero.
         let is_none_idle = pool.num_idle() == 0 || pool.num_idle() > pool.size() as usize;
         let in_use = is_none_idle && pool.size() >= pool.options().get_max_connections();
         let found = self.found();
@@ -344,7 +343,7 @@ impl Presence {
     }
 }
 
-/// A step that is being done, until dropped.
+/// A step in progress, until dropped.
 pub(super) struct AtWork<'p>(&'p Presence);
 
 impl Drop for AtWork<'_> {

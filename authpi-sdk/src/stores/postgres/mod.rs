@@ -8,10 +8,10 @@
 //! wake                             NOTIFY, for workers of other processes
 //! ```
 //!
-//! Each step is one statement, hence one round trip and a transaction of its own; a look for work
-//! takes two more when leases or pauses have run out, each with the step's time. A claim looks
-//! before it writes, within its statement, so that a duplicate neither locks a row nor makes the
-//! server flush its log. All times are the server's.
+//! Each step is one statement, so one round trip and one transaction. Leasing takes up to two more
+//! when leases or pauses have ended, each with the step's time limit. A claim reads before it
+//! writes, within its statement, so that a duplicate neither locks a row nor makes the server flush
+//! its log. All times are the server's.
 
 mod connection;
 mod notify;
@@ -56,50 +56,47 @@ pub use transaction::PostgresTransaction;
 /// Clones share one pool; replicas on any number of hosts share the tables.
 ///
 /// - **Durable** as the server is: with its default `synchronous_commit = on`, a step that returned
-///   `Ok` survives a crash. Steps that run at the same time share a flush of the server's log; a
-///   claim that finds a duplicate writes nothing.
-/// - **One round trip per step**, on a connection of the pool. A pool of your own should be built
-///   with `test_before_acquire(false)`, or sqlx spends another one on asking whether the connection
-///   is alive; the pool that [`connect`](Postgres::connect) makes asks only of connections that
-///   were idle for a while.
+///   `Ok` survives a crash. Concurrent steps share a flush of the server's log. A claim that finds
+///   a duplicate writes nothing.
+/// - **One round trip per step**, on a connection of the pool. Build your own pool with
+///   `test_before_acquire(false)`; otherwise sqlx needs another round trip to check that the
+///   connection is alive. The pool that [`connect`](Postgres::connect) builds only checks
+///   connections that were idle for a while.
 /// - **Transactional.** A handler's writes and its claim's completion commit together
-///   ([`on_tx`](crate::handlers::Handlers::on_tx)). A handler that does so keeps a connection of
-///   the pool for as long as it runs. Such handlers take turns, in a fair queue that clones share:
-///   a fifth of the pool's connections, and two at least, are left to everything else. A pool of
-///   less than three is refused when a receiver or worker with such handlers is built. Three round
-///   trips: begin, completion, commit. Under `REPEATABLE READ` or `SERIALIZABLE` a commit may be
-///   refused, and after a renewal of the lease it is; the event is handled again then.
-/// - **Wakes workers.** Those of other processes hear of an append within about 10 ms, by `NOTIFY`;
-///   each process whose workers wait has one connection more for that, beside the pool. Where
-///   nothing is heard (behind a pooler that hands out connections per transaction), workers poll.
-/// - **Never hangs.** A step fails when it has taken longer than the
-///   [`timeout`](PostgresOptions::timeout) (default 5 s), the wait for a connection included.
-///   Whether it took place is then unknown, which every caller of a ledger must be ready for. The
-///   server goes on with a statement that is no longer awaited, and a lease that it grants so
-///   is an attempt that no handler gets. So the pool that [`connect`](Postgres::connect) makes has
-///   that timeout for its `statement_timeout`; give one of your own the same. It holds for the
-///   statements of a handler in its transaction as well.
-/// - **Replaces connections that are of no use**: to a server that is read-only or going away,
-///   without their prepared statements, with outdated plans, or in a session that a handler has
-///   changed. A step that the server refused for that is tried on another one.
-/// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
-///   [`retention`](PostgresOptions::retention); dead letters too. [`purge`](Postgres::purge) does
-///   so at once.
-/// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
-/// - **On the server's clock**, so hosts may differ. A fail-over to a server whose clock is off
-///   moves leases by as much.
+///   ([`on_tx`](crate::handlers::Handlers::on_tx)). Such a handler holds a connection of the pool
+///   while it runs. Handlers wait for one in a fair queue that clones share. A fifth of the pool's
+///   connections, and at least two, are reserved for everything else. With a pool of less than
+///   three connections, a receiver or worker with such handlers cannot be built. It takes three
+///   round trips: begin, completion, commit. With `REPEATABLE READ` or `SERIALIZABLE`, a commit may
+///   be refused, and is refused after a renewal of the lease; the event is then handled again.
+/// - **Notifies workers.** Workers of other processes learn of an append within about 10 ms, by
+///   `NOTIFY`. Each process with waiting workers has one more connection for that, beside the pool.
+///   Without notifications (behind a pooler that assigns connections per transaction), workers
+///   poll.
+/// - **Never hangs.** A step fails after the [`timeout`](PostgresOptions::timeout) (default 5 s),
+///   including the wait for a connection. It is then unknown whether it took place, which every
+///   caller of a ledger must handle. The server continues a statement that is no longer awaited,
+///   and a lease that it grants is an attempt without a handler. So the pool that
+///   [`connect`](Postgres::connect) builds has this timeout as its `statement_timeout`; set the
+///   same on a pool of your own. It also applies to the statements of a handler in its transaction.
+/// - **Replaces useless connections**: to a server that is read-only or shutting down, without
+///   their prepared statements, with outdated plans, or in a session that a handler has changed. A
+///   step that the server refused for such a reason is tried on another connection.
+/// - **Bounded.** Claims prune records older than the [`retention`](PostgresOptions::retention) in
+///   small batches, including dead letters. [`purge`](Postgres::purge) does so at once.
+/// - **Cancel safe.** A step whose future is dropped takes place completely or not at all.
+/// - **Uses the server's clock**, so hosts may differ. A fail-over to a server with another time
+///   changes leases by the difference.
 ///
-/// The tables are called `authpi_…` ([another prefix](PostgresOptions::prefix) can be set). They
-/// are made, and brought up to date, when the ledger is opened; any number of replicas may do so at
-/// once. Only that needs the right to create tables, so a role without it can use tables that
-/// another one has made. Tables that a later version of this crate has brought up to date are
-/// refused.
+/// The names of the tables begin with `authpi_` ([another prefix](PostgresOptions::prefix) can be
+/// set). They are created and migrated when the ledger is opened; any number of replicas may do so
+/// at once. Only that requires the privilege to create tables, so a role without it can use
+/// existing tables. Tables that a later version of this crate has migrated are refused.
 ///
 /// An event's id and its endpoint's name may have about 2,600 bytes together, Postgres' limit for
 /// an index.
 ///
-/// TLS is a feature of sqlx (`tls-rustls`, `tls-native-tls`), which you turn on by depending on it
-/// yourself.
+/// TLS is a feature of sqlx (`tls-rustls`, `tls-native-tls`). Depend on sqlx yourself to enable it.
 ///
 /// ```no_run
 /// # use authpi_sdk::stores::Postgres;
@@ -116,7 +113,7 @@ pub struct Postgres {
     shared: Arc<Shared>,
 }
 
-/// What clones share.
+/// The state that clones share.
 struct Shared {
     pool: PgPool,
     statements: Statements,
@@ -126,43 +123,43 @@ struct Shared {
     until_prune: AtomicU32,
     wake: Wake,
     presence: Presence,
-    /// The `statement_timeout` that our own pool's connections were given.
+    /// The `statement_timeout` of the pool that this crate has built.
     statement_timeout: Option<Duration>,
-    /// Of handlers that have, or want, a transaction.
+    /// Permits for handlers with a transaction.
     permits: Result<TransactionPermits, PoolTooSmall>,
 }
 
-/// When to look again for what is due and could not be fetched.
+/// The pause before trying again to lease an event that is due but could not be leased.
 const DUE_BY_NOW: Duration = Duration::from_millis(5);
 
 impl Postgres {
-    /// Opens the ledger in the database of `pool`, and makes its tables if they are not there.
+    /// Opens the ledger in the database of `pool`, and creates its tables if they do not exist.
     ///
     /// # Errors
-    /// When the server cannot be reached, the tables cannot be made or were brought up to date by a
-    /// later version of this crate, the database's encoding is not UTF-8, or a step does not work:
-    /// the server is a standby, or the role is read-only or lacks a right.
-    /// [`kind`](LedgerError::kind) tells the last of these apart.
+    /// When the server cannot be reached, the tables cannot be created or were migrated by a later
+    /// version of this crate, the database's encoding is not UTF-8, or a step does not work: the
+    /// server is a standby, or the role is read-only or lacks a privilege.
+    /// [`kind`](LedgerError::kind) identifies the last of these.
     pub async fn open(pool: PgPool) -> Result<Self, LedgerError> {
         Self::options().open(pool).await
     }
 
-    /// Opens the ledger over a pool of its own, of at most 10 connections, at
+    /// Opens the ledger with its own pool of at most 10 connections, at
     /// `postgres://user:password@host/database`.
     ///
     /// # Errors
-    /// When the URL cannot be read, else as for [`open`](Postgres::open).
+    /// When the URL is invalid, otherwise as for [`open`](Postgres::open).
     pub async fn connect(url: &str) -> Result<Self, LedgerError> {
         Self::options().connect(url).await
     }
 
-    /// What can be set before opening.
+    /// Options to set before opening.
     pub fn options() -> PostgresOptions {
         PostgresOptions::default()
     }
 
-    /// The dead letters of an endpoint, oldest first, at most `limit` of them; those after the
-    /// letter `after`, if given.
+    /// The dead letters of an endpoint, oldest first, at most `limit`; those after the letter
+    /// `after`, if given.
     ///
     /// # Errors
     /// When the store fails.
@@ -206,14 +203,13 @@ impl Postgres {
             .map_err(|e| LedgerError::new("list dead letters", e))
     }
 
-    /// Puts a dead letter back into the inbox, as an event that has just been stored: no attempt at
-    /// it counts any more, and it is the last of its ordering key. Says whether there was such a
-    /// dead letter.
+    /// Puts a dead letter back into the inbox, as an event that was just stored: without attempts,
+    /// and last of its ordering key. Returns whether there was such a dead letter.
     ///
-    /// A worker of its endpoint handles it. An endpoint that is handled inline has none: until one
-    /// runs for it (`docs/dead-letters.md`), or AuthPI delivers the event again, it waits, and
-    /// the receiver's health and `authpi_inbox_depth` show it. One that was given up by an inline
-    /// receiver has no ordering key: nothing waits for it, and it waits for nothing.
+    /// A worker of its endpoint handles it. An endpoint that is handled inline has no worker: the
+    /// event waits until one runs (`docs/dead-letters.md`) or AuthPI delivers it again. The
+    /// receiver's health and `authpi_inbox_depth` show it. A dead letter of an inline receiver has
+    /// no ordering key, so it neither waits for other events nor blocks them.
     ///
     /// # Errors
     /// When the store fails.
@@ -229,7 +225,7 @@ impl Postgres {
         Ok(replayed)
     }
 
-    /// The statements of a claim, of its completion and of an append. For measurements.
+    /// The statements of a claim, its completion and an append. For benchmarks.
     #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn statements(&self) -> [Arc<str>; 3] {
@@ -237,8 +233,8 @@ impl Postgres {
         [&statements.claim, &statements.handled, &statements.append].map(Arc::clone)
     }
 
-    /// The statements of a look for work, and that of a pruning. For tests of how the server goes
-    /// about them.
+    /// The statements that lease and wake events, and the one that prunes. For tests of the
+    /// server's query plans.
     #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn looks(&self) -> [Arc<str>; 3] {
@@ -246,16 +242,16 @@ impl Postgres {
         [&statements.lease_next, &statements.wake, &statements.prune].map(Arc::clone)
     }
 
-    /// Removes at once all records, of every endpoint, that were handled or given up at least `age`
-    /// ago, dead letters included, and says how many. An event whose record is gone is handled
-    /// afresh if it comes again.
+    /// Removes all records, of every endpoint, that were handled or given up at least `age` ago,
+    /// including dead letters. Returns their number. An event whose record is gone is handled as
+    /// new if it is delivered again.
     ///
     /// # Errors
     /// When the store fails; some records may have been removed.
     pub async fn purge(&self, age: Duration) -> Result<u64, LedgerError> {
         let mut purged = 0;
         loop {
-            // In portions, so that no statement runs for long.
+            // In batches, so that no statement runs for long.
             let removed = self
                 .remove("purge", &self.shared.statements.purge, age)
                 .await?;
@@ -275,8 +271,8 @@ impl Postgres {
         self.rows_if(|_| true, step, statement, bind).await
     }
 
-    /// Runs one statement; again where it did nothing since it lost a race, which `told` sees in
-    /// its rows, or the database's isolation level makes an error of.
+    /// Runs one statement. Repeats it if it did nothing because it lost a race, which `told`
+    /// recognizes by its rows, or which the database's isolation level reports as an error.
     async fn rows_if<'q>(
         &self,
         reported: fn(&[PgRow]) -> bool,
@@ -330,7 +326,7 @@ impl Postgres {
         statement: &Arc<str>,
         age: Duration,
     ) -> Result<u64, LedgerError> {
-        // Planned each time: a plan from when the table was small would read all of it.
+        // Planned each time: a plan from when the table was small would scan all of it.
         let rows = self
             .rows(step, statement, |query| {
                 query.bind(millis(age)).bind(PORTION).persistent(false)
@@ -339,8 +335,7 @@ impl Postgres {
         Ok(rows.len() as u64)
     }
 
-    /// Now and then, in a task of its own: the claim has been granted, and a failure is nobody's
-    /// but the log's.
+    /// From time to time, in a task: the claim has been granted, and a failure is only logged.
     fn prune_in_turn(&self) {
         let left = |left: u32| Some(left.checked_sub(1).unwrap_or(CLAIMS_PER_PRUNING - 1));
         if self
@@ -371,8 +366,8 @@ impl Postgres {
 }
 
 impl Shared {
-    /// Runs a step for as long as one may take, and says what its failure means. `asked` is true
-    /// while the server has to answer.
+    /// Runs a step within the time limit, and classifies its failure. `asked` is true while an
+    /// answer of the server is outstanding.
     async fn within_time<T>(
         &self,
         step: &'static str,
@@ -380,7 +375,7 @@ impl Shared {
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
         let _at_work = self.presence.begin();
-        // Boxed, since each future around it would hold it twice.
+        // Boxed, since each future around it would store it twice.
         let mut work = Box::pin(work);
         let error = match within(self.timeout, step, async {
             Ok::<_, sqlx::Error>(work.as_mut().await)
@@ -424,7 +419,7 @@ impl Shared {
 }
 
 impl fmt::Debug for Postgres {
-    /// Leaves out how to connect: there is a password in it.
+    /// Omits the connection settings, which contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Postgres")
             .field("retention", &self.shared.retention)
@@ -441,8 +436,7 @@ impl Ledger for Postgres {
         lease: Duration,
     ) -> Result<Claim, LedgerError> {
         let nonce = self.shared.nonces.mint();
-        // No row: another step took place between what the statement saw and what it would have
-        // written.
+        // No row: another step took place between the statement's read and its write.
         let reported = |rows: &[PgRow]| !rows.is_empty();
         let rows = self.rows_if(reported, "claim", &self.shared.statements.claim, |query| {
             query
@@ -563,8 +557,7 @@ impl Inbox for Postgres {
         ordering_key: Option<&str>,
         body: Bytes,
     ) -> Result<Appended, LedgerError> {
-        // No row: the record came, or went, between what the statement saw and what it would have
-        // written.
+        // No row: the record was created or removed between the statement's read and its write.
         let reported = |rows: &[PgRow]| !rows.is_empty();
         let rows =
             self.rows_if(
@@ -591,7 +584,7 @@ impl Inbox for Postgres {
             .and_then(|row| row.try_get::<Option<&[u8]>, _>(0));
         let known = known.map_err(|error| LedgerError::new("append", error))?;
         let Some(known) = known else {
-            // A probe's record is for no worker.
+            // Workers do not handle a probe's record.
             if !key.endpoint().is_empty() {
                 self.ring();
             }
@@ -626,7 +619,7 @@ impl Inbox for Postgres {
                 NextEvent::Empty {
                     due_in: Some(Duration::ZERO),
                 } if !woken => {}
-                // It has become due since, or somebody else is at it.
+                // It has become due since, or another worker is leasing it.
                 NextEvent::Empty {
                     due_in: Some(due_in),
                 } => {
@@ -636,7 +629,7 @@ impl Inbox for Postgres {
                 }
                 next => return Ok(next),
             }
-            // In portions, so that no statement runs for long.
+            // In batches, so that no statement runs for long.
             while self
                 .rows(STEP, wake, |query| query.bind(text(endpoint)).bind(WOKEN))
                 .await?

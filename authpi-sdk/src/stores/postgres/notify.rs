@@ -1,10 +1,10 @@
-//! How workers of other processes hear of an append: by `NOTIFY`.
+//! Notifies workers of other processes of an append, by `NOTIFY`.
 //!
-//! Not in the append's own transaction. Postgres commits transactions that notify one after
-//! another, flush of the log included, so that appends could not share a flush any more. A process
-//! that has appended *rings*: a task of its own sends one notification at once, and one more for
-//! all that is appended within the next moment. A process whose workers wait has one connection on
-//! which it listens. A notification that is lost costs a worker one poll.
+//! Not in the append's own transaction: Postgres commits transactions that notify one after
+//! another, including the flush of the log, so that appends could no longer share a flush. Instead,
+//! a process that has appended *rings*: a task sends one notification at once, and one more for
+//! everything that is appended within the next moment. A process with waiting workers has one
+//! connection on which it listens. A lost notification costs a worker one poll interval.
 
 use std::{
     sync::{
@@ -28,24 +28,24 @@ use tokio::{
 use super::{Postgres, Shared};
 use crate::{ledger::LedgerError, stores::timeout::within};
 
-/// Between two notifications of a process.
+/// The pause between two notifications of a process.
 const GAP: Duration = Duration::from_millis(10);
-/// After how long without any notification a listener asks whether its connection is alive.
+/// The time without notifications after which a listener checks its connection.
 const QUIET: Duration = Duration::from_secs(30);
-/// Between two attempts to listen: at first, and at most.
+/// The first and the longest pause between two attempts to listen.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// What the bell does.
+/// The states of the bell.
 const SILENT: u8 = 0;
 const RINGING: u8 = 1;
-/// It rings, and something was appended that its notification may have come too early for.
+/// It rings, and an event was appended for which its notification may have been too early.
 const AGAIN: u8 = 2;
 
-/// Who is waiting, and what wakes them.
+/// The waiting workers, and how they are notified.
 pub(super) struct Wake {
     /// Notified after each append of this process, and on the notification of another one.
     appended: Arc<Notify>,
-    /// What this process' notifications carry, so that it needs not heed them.
+    /// The payload of this process's notifications, so that it can ignore them.
     sender: String,
     bell: AtomicU8,
     listener: Mutex<Option<JoinHandle<()>>>,
@@ -64,7 +64,7 @@ impl Wake {
 }
 
 impl Drop for Wake {
-    /// The listener would hold its connection for as long as the process lives.
+    /// Otherwise the listener would hold its connection for the life of the process.
     fn drop(&mut self) {
         if let Some(listener) = self
             .listener
@@ -77,7 +77,7 @@ impl Drop for Wake {
 }
 
 impl Postgres {
-    /// Tells workers, here and elsewhere, that something was appended.
+    /// Notifies workers, in this process and others, of an append.
     pub(super) fn ring(&self) {
         let wake = &self.shared.wake;
         wake.appended.notify_waiters();
@@ -115,19 +115,19 @@ impl Postgres {
                     break;
                 }
             }
-            // From here on the bell is another task's.
+            // From here on, another task may ring.
             ringing.done = true;
         });
     }
 
-    /// Resolves after the next append that this process hears of. Begins to listen for those of
+    /// Resolves after the next append that this process learns of. Begins to listen for those of
     /// others.
     pub(super) fn heard(&self) -> impl Future<Output = ()> + Send {
         let wake = &self.shared.wake;
-        // Before there can be a listener, so that what it tells is not missed.
+        // Created before the listener, so that no notification is missed.
         let heard = wake.appended.notified();
         let mut listener = wake.listener.lock().unwrap_or_else(PoisonError::into_inner);
-        // One whose runtime has ended is finished.
+        // A listener whose runtime has ended is finished.
         if listener.as_ref().is_none_or(JoinHandle::is_finished)
             && let Ok(runtime) = Handle::try_current()
         {
@@ -137,7 +137,7 @@ impl Postgres {
     }
 }
 
-/// Silences the bell if its task ends halfway, as it does with its runtime.
+/// Resets the bell if its task is cancelled, as it is with its runtime.
 struct Ringing {
     ledger: Postgres,
     done: bool,
@@ -155,7 +155,7 @@ impl Drop for Ringing {
     }
 }
 
-/// Listens for as long as the ledger is in use, on connection after connection.
+/// Listens as long as the ledger is in use, with a new connection whenever one is lost.
 async fn listen(shared: Weak<Shared>) {
     let mut pause = PAUSES.0;
     loop {
@@ -166,7 +166,7 @@ async fn listen(shared: Weak<Shared>) {
         if begun.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
         }
-        // At first, and when it has got serious.
+        // The first time, and when it persists.
         if pause == PAUSES.0 {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -189,7 +189,7 @@ async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
         Arc::clone(&ledger.shared.wake.appended),
         ledger.shared.wake.sender.clone(),
     );
-    // By a connection of the user's pool: another might find other tables by this name.
+    // On a connection of the user's pool: another one might find other tables with this name.
     let channel = ledger
         .rows(STEP, &ledger.shared.statements.channel, |query| query)
         .await?;
@@ -198,7 +198,7 @@ async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
         .ok_or(sqlx::Error::RowNotFound)
         .and_then(|row| row.try_get::<String, _>(0));
     let channel = channel.map_err(|error| LedgerError::new(STEP, error))?;
-    // One connection beside the user's pool, which may be small, and may be closed while we listen.
+    // A connection beside the user's pool, which may be small, and may be closed while we listen.
     let server = PgConnectOptions::clone(&ledger.shared.pool.connect_options());
     drop(ledger);
     let own = PgPoolOptions::new()
@@ -214,7 +214,7 @@ async fn listen_once(shared: &Weak<Shared>) -> Result<(), LedgerError> {
         Ok::<_, sqlx::Error>(listener)
     };
     let mut listener = within(limit, STEP, listener).await?;
-    // Appends until now had no notification.
+    // Appends before this had no notification.
     appended.notify_waiters();
     loop {
         match timeout(QUIET, listener.try_recv()).await {

@@ -23,13 +23,13 @@ use crate::{
     stores::timeout::{Nonces, TIMEOUT, millis, within},
 };
 
-/// How long opening may take at least.
+/// The minimum time limit of opening.
 const OPENING: Duration = Duration::from_mins(1);
-/// After how long without use [`PostgresOptions::connect`]'s pool asks whether a connection is
-/// alive.
+/// The idle time after which the pool of [`PostgresOptions::connect`] checks whether a connection
+/// is alive.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Shows that the steps work, over the connections that they will have.
+/// Proves that the steps work, on the connections that they will use.
 async fn proven(ledger: Postgres) -> Result<Postgres, LedgerError> {
     let unproven = |error: LedgerError| {
         let kind = error.kind();
@@ -37,8 +37,8 @@ async fn proven(ledger: Postgres) -> Result<Postgres, LedgerError> {
     };
     probe_ledger(&ledger).await.map_err(unproven)?;
     match probe_inbox(&ledger).await {
-        // It has all rights that a ledger needs, so it lacks that to the sequence: enough for an
-        // inline receiver. Appends and health probes of an inbox say so.
+        // It has the privileges of a ledger, so it lacks the one for the sequence. That is enough
+        // for an inline receiver; appends and health probes of an inbox report it.
         Err(error) if is_without_right(&error) => {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
@@ -50,7 +50,7 @@ async fn proven(ledger: Postgres) -> Result<Postgres, LedgerError> {
     }
 }
 
-/// What can be set before a [`Postgres`] ledger is opened.
+/// Options of a [`Postgres`] ledger, set before it is opened.
 #[derive(Clone, Debug)]
 #[must_use = "does nothing until `open` or `connect`"]
 pub struct PostgresOptions {
@@ -72,42 +72,42 @@ impl Default for PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The schema that the tables are in, which must exist (default: the first of the connection's
-    /// `search_path`). Small letters, digits and `_`, at most 63, not beginning with a digit.
+    /// The schema of the tables, which must exist (default: the first of the connection's
+    /// `search_path`). Lower-case letters, digits and `_`, at most 63, not beginning with a digit.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
     }
 
-    /// What the names of tables and indexes begin with (default `authpi_`): ledgers with different
-    /// prefixes know nothing of each other. Small letters, digits and `_`, at most 40, not
-    /// beginning with a digit.
+    /// The prefix of the names of tables and indexes (default `authpi_`). Ledgers with different
+    /// prefixes are independent. Lower-case letters, digits and `_`, at most 40, not beginning with
+    /// a digit.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long handled and dead records are remembered (default 30 days). Replicas that share the
-    /// tables should agree.
+    /// How long handled and dead records are kept (default 30 days). Replicas that share the tables
+    /// should use the same value.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// How long a step may take, the wait for a connection included, before it fails (default 5 s).
-    /// Opening, which may wait for other replicas that make the tables, has a minute at least.
+    /// The time limit of a step, including the wait for a connection (default 5 s). Opening, which
+    /// may wait for other replicas that create the tables, has at least a minute.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Opens the ledger in the database of `pool`, makes its tables if they are not there, and
-    /// shows that its steps work: it claims, completes and forgets a record under the empty
+    /// Opens the ledger in the database of `pool`, creates its tables if they do not exist, and
+    /// proves that its steps work: it claims, completes and forgets a record under the empty
     /// endpoint name, which no receiver can have, and appends, leases and forgets one. A role
-    /// without `USAGE` of the sequence `authpi_places` may open it, for inline receivers only.
+    /// without `USAGE` on the sequence `authpi_places` may open it, for inline receivers only.
     ///
     /// # Errors
-    /// As for [`Postgres::open`]; and when the prefix or the schema's name cannot be used.
+    /// As for [`Postgres::open`]; and when the prefix or the schema's name is invalid.
     pub async fn open(self, pool: PgPool) -> Result<Postgres, LedgerError> {
         let tables = Tables::new(&self.prefix, self.schema.as_deref())
             .map_err(|error| LedgerError::new("open", error))?;
@@ -121,7 +121,7 @@ impl PostgresOptions {
         Box::pin(proven(self.over(pool, &tables, None))).await
     }
 
-    /// Opening takes no longer than it may, and its error says what kind it is of.
+    /// Limits the time of opening, and classifies its error.
     async fn in_time(
         &self,
         opening: impl Future<Output = Result<(), OpenError>>,
@@ -136,12 +136,12 @@ impl PostgresOptions {
         })
     }
 
-    /// Opens the ledger over a pool of its own, of at most 10 connections, whose
-    /// `statement_timeout` is the [`timeout`](Self::timeout), unless the URL's `options` set
-    /// another: [`Postgres`] tells why.
+    /// Opens the ledger with its own pool of at most 10 connections, whose `statement_timeout` is
+    /// the [`timeout`](Self::timeout), unless the URL's `options` set another: [`Postgres`]
+    /// explains why.
     ///
     /// # Errors
-    /// As for [`Postgres::connect`]; and when the prefix or the schema's name cannot be used.
+    /// As for [`Postgres::connect`]; and when the prefix or the schema's name is invalid.
     pub async fn connect(self, url: &str) -> Result<Postgres, LedgerError> {
         let tables = Tables::new(&self.prefix, self.schema.as_deref())
             .map_err(|error| LedgerError::new("open", error))?;
@@ -150,8 +150,8 @@ impl PostgresOptions {
             .map_err(|error: sqlx::Error| LedgerError::new("open", error))?;
         let (server, statement_timeout) = self.limited(server.disable_statement_logging());
         let migrated = async {
-            // Not by the pool, which tries again until its time is over, and does not say why. But
-            // as the pool's will be connected.
+            // Not through the pool, which retries until its time ends, and does not say why. But
+            // with the pool's settings.
             let mut connection = PgConnection::connect_with(&server).await?;
             migrate(&mut connection, &tables).await?;
             Ok(connection.close().await?)
@@ -173,8 +173,8 @@ impl PostgresOptions {
         Box::pin(proven(self.over(pool, &tables, statement_timeout))).await
     }
 
-    /// A statement whose step has given up ends at the server too. Says the limit, where it is
-    /// ours.
+    /// Sets the limit after which the server ends a statement whose step has given up. Returns the
+    /// limit, if it is ours.
     fn limited(&self, server: PgConnectOptions) -> (PgConnectOptions, Option<Duration>) {
         const LIMIT: &str = "statement_timeout";
         if server
@@ -183,7 +183,7 @@ impl PostgresOptions {
         {
             return (server, None);
         }
-        // What is more than the server's 32 bits can say is no limit at all.
+        // A value beyond the server's 32 bits means no limit.
         let limit = u32::try_from(millis(self.timeout))
             .ok()
             .filter(|&limit| limit <= i32::MAX.cast_unsigned())

@@ -1,4 +1,4 @@
-//! What rows tell, and how texts are written in them.
+//! Reads rows, and writes texts as Postgres can store them.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -59,8 +59,8 @@ pub(super) fn claim_of(row: &PgRow, nonce: u64) -> Result<Claim, sqlx::Error> {
     })
 }
 
-/// A string as Postgres can hold it: `\0` for the character NUL, which its texts cannot have, and
-/// so `\\` for `\`.
+/// A string as Postgres can store it: `\0` for the character NUL, which it does not allow, and so
+/// `\\` for `\`.
 pub(super) fn text(text: &str) -> Cow<'_, str> {
     if text.contains(['\0', '\\']) {
         text.replace('\\', "\\\\").replace('\0', "\\0").into()

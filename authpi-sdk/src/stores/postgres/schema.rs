@@ -1,5 +1,4 @@
-//! The tables, and how they come to be: each version of them from the one before, by whoever opens
-//! the ledger first.
+//! The tables and their migrations, run by the process that opens the ledger first.
 
 use std::fmt;
 
@@ -9,14 +8,13 @@ use super::connection::sqlstate_among;
 use crate::{ledger::LedgerError, stores::timeout::BadName};
 
 pub(super) const DEFAULT_PREFIX: &str = "authpi_";
-/// What replicas that migrate wait for each other at; an arbitrary number, the same in every
-/// version.
+/// The advisory lock of migrations: an arbitrary number, the same in every version.
 const MIGRATING: i64 = 0x6175_7468_7069_0001;
 
 /// The version of the first tables. Tables of lower versions were never released.
 const FIRST: i64 = 7;
 /// The tables of the first version, and the migration from each version to the next; `{…}` are
-/// filled in. Never changed, only added to.
+/// replaced. Entries are never changed, only added.
 const MIGRATIONS: [&str; 1] = [r#"
     CREATE TABLE {schema}{prefix}ledger (
         endpoint TEXT COLLATE "C" NOT NULL,
@@ -73,9 +71,9 @@ const MIGRATIONS: [&str; 1] = [r#"
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
-/// Names that were found to be harmless in SQL.
+/// Names that are safe in SQL.
 pub(super) struct Tables {
-    /// With its quotes and a dot, or empty.
+    /// Quoted and followed by a dot, or empty.
     pub(super) schema: String,
     pub(super) prefix: String,
 }
@@ -137,13 +135,13 @@ pub(super) async fn migrate(
     if version(connection, tables).await? == VERSION {
         return Ok(());
     }
-    // Another replica may be at it too: look again under the lock, which ends with the transaction.
-    // The isolation level is the one at which a statement sees what was committed while the one
+    // Another replica may be migrating too: check again with the lock, which ends with the
+    // transaction. With this isolation level, a statement sees what was committed while the one
     // before it waited.
     let mut migrating = connection
         .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
         .await?;
-    // A limit that is meant for steps would break off what takes long once.
+    // A limit for steps would cancel a long migration.
     sqlx::query("SET LOCAL statement_timeout = 0")
         .execute(&mut *migrating)
         .await?;
@@ -193,8 +191,8 @@ pub(super) async fn migrate(
 /// Zero for a database without our tables.
 async fn version(connection: &mut PgConnection, tables: &Tables) -> Result<i64, sqlx::Error> {
     let AssertSqlSafe(table) = tables.fill_in("{schema}{prefix}schema");
-    // Reading a table makes the server hear of those made meanwhile; without, it may answer from
-    // what it remembers.
+    // Reading a table makes the server learn of tables created meanwhile; otherwise it may answer
+    // from its cache.
     let known = "SELECT to_regclass($1) IS NOT NULL FROM pg_catalog.pg_class LIMIT 1";
     let known = sqlx::query(known)
         .bind(table)
@@ -220,11 +218,11 @@ pub(super) enum OpenError {
         prefix: String,
         found: i64,
     },
-    /// Ids and reasons are any text.
+    /// Ids and reasons may contain any text.
     Encoding {
         encoding: String,
     },
-    /// The tables are there, and a step that the ledger needs does not work.
+    /// The tables exist, but a step does not work.
     Step(LedgerError),
 }
 
@@ -244,7 +242,7 @@ impl From<sqlx::Error> for OpenError {
     }
 }
 
-/// What is to be done about what the server said.
+/// Advice about the server's error.
 fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let error = sqlstate_among(error)?;
     match error.code() {

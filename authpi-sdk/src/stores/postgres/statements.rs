@@ -1,5 +1,4 @@
-//! The statements. Times in them are the server's, and those of a record are compared with it by
-//! nobody else.
+//! The SQL statements. All times in them are the server's, and only the server compares them.
 
 use std::sync::Arc;
 
@@ -7,11 +6,12 @@ use sqlx::AssertSqlSafe;
 
 use super::schema::Tables;
 
-/// How many rows a statement removes, at most.
+/// The maximum number of rows that a statement removes.
 pub(super) const PORTION: i64 = 256;
-/// How many rows a statement wakes, at most.
+/// The maximum number of rows that a statement wakes.
 pub(super) const WOKEN: i64 = 4096;
-/// How many claims are granted between two prunings. Below `PORTION`, so that pruning catches up.
+/// The number of granted claims between two prunings. Less than `PORTION`, so that pruning catches
+/// up.
 pub(super) const CLAIMS_PER_PRUNING: u32 = 64;
 
 pub(super) struct Statements {
@@ -32,13 +32,13 @@ pub(super) struct Statements {
     pub(super) committed: Arc<str>,
     pub(super) ring: Arc<str>,
     pub(super) channel: Arc<str>,
-    /// The one that asks for no table.
+    /// The only statement without a table.
     pub(super) clock: Arc<str>,
 }
 
-/// `found` is what stands in the way of a claim as the statement saw it at its start; only without
-/// it is anything written. A row that came in the way since is left alone by the last WHERE, and
-/// nothing is told of it: the next try sees it.
+/// `found` is the record that prevents a claim, as the statement saw it at its start; only without
+/// one is anything written. The last WHERE leaves a row alone that was written since, and returns
+/// nothing: the next try sees it.
 const CLAIM: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     found AS (
@@ -73,8 +73,8 @@ const RENEW: &str = "
 const HANDLED: &str = "
     UPDATE {ledger} SET at = CASE WHEN state = 1 THEN {now} ELSE at END, state = 2, body = NULL
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state IN (1, 2) RETURNING 1";
-/// Beside the handler's writes. A token commits once, so one that has completed already is stale
-/// here.
+/// In the transaction of a handler's writes. A token commits once, so one that has completed
+/// already is stale here.
 const COMMITTED: &str = "
     UPDATE {ledger} SET at = {now}, state = 2, body = NULL
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state = 1 RETURNING 1";
@@ -89,8 +89,8 @@ const RELEASE: &str = "
     UPDATE {ledger} SET at = {now} + $5, state = 0
     WHERE endpoint = $1 AND event_id = $2 AND attempt = $3 AND nonce = $4 AND state = 1 RETURNING 1";
 const FORGET: &str = "DELETE FROM {ledger} WHERE endpoint = $1 AND event_id = $2 RETURNING 1";
-/// An abandoned claim or attempt counts from when it could be taken up; what the inbox has still to
-/// do stays. Rows that another replica is at are left to it.
+/// The retention of an abandoned claim or attempt starts when it could be claimed again. Unfinished
+/// events of the inbox stay. Rows that another replica has locked are skipped.
 const PRUNE: &str = "
     DELETE FROM {ledger} WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {ledger} WHERE at <= (SELECT {now} - $1) AND (position IS NULL OR state >= 2)
@@ -105,17 +105,16 @@ const DEAD_LETTERS: &str = "
     SELECT event_id, reason, attempt, body, first_claimed_at, at FROM {ledger}
     WHERE state = 3 AND endpoint = $1 AND (at, event_id) > ($2, $3)
     ORDER BY at, event_id LIMIT $4";
-/// Takes the position of a record past its retention, and gives one to an event that was claimed
-/// inline and is not done. Appends to one ordering key go one after another (the lock ends with the
-/// statement), so that positions are taken in the order of commits.
+/// Replaces a record past its retention, and gives a position to an event that was claimed inline
+/// and is not finished. Appends to one ordering key run one after another (the lock ends with the
+/// statement), so that positions have the order of commits.
 ///
-/// `tail` is what a new event is blocked. It is rewritten, as it is, so that whoever ends it
-/// waits for this to be committed, and then sees the new event and lets the ordering key move up;
-/// or, if its snapshot is older (`REPEATABLE READ`), fails and tries again. A lock alone would
-/// leave no trace for that. One that somebody is at is left alone: the event is marked as blocked
-/// one before that, or not at all, and then each look for work finds out. So it is where this
-/// itself is under `REPEATABLE READ`. It is locked in its turn, so that nobody who has it waits for
-/// anything.
+/// `tail` is the event that blocks a new one. It is rewritten unchanged, so that a transaction that
+/// ends it waits for this commit, then sees the new event and unblocks it; or, if its snapshot is
+/// older (`REPEATABLE READ`), fails and is repeated. A lock alone would leave no trace for that. A
+/// row that is locked by others is skipped: the event is then marked as blocked by the one before
+/// that, or not at all, and each lease finds out. The same applies if this statement itself runs
+/// under `REPEATABLE READ`. It is locked in its turn, so that its holder waits for nothing.
 const APPEND: &str = "
     WITH turn AS MATERIALIZED (
         SELECT CASE WHEN $5::text IS NOT NULL
@@ -156,9 +155,9 @@ const APPEND: &str = "
     SELECT NULL::bytea FROM stored
     UNION ALL
     SELECT first_digest FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND NOT EXISTS (SELECT FROM stored)";
-/// A row that another worker is just leasing is passed over. Nothing is leased, unless $4 is true,
-/// while anything has still to be woken: it may be the oldest. What is left until then is not more
-/// than zero, and so it is where an event is due that somebody else is at.
+/// A row that another worker is leasing is skipped. Nothing is leased, unless $4 is true, while an
+/// event has to be woken first: it may be the oldest. The remaining time is then zero, as it is if
+/// an event is due that another worker is leasing.
 const LEASE_NEXT: &str = "
     WITH clock AS MATERIALIZED (SELECT {now} AS now),
     due AS (
@@ -186,8 +185,8 @@ const LEASE_NEXT: &str = "
                 AND at > 0),
         NULL, NULL
     FROM clock WHERE NOT EXISTS (SELECT FROM leased)";
-/// Puts events whose lease or pause is over among those that can be leased. Rows that another
-/// worker is at are left to it.
+/// Makes events leasable whose lease or pause has ended. Rows that another worker has locked are
+/// skipped.
 const WAKE: &str = "
     UPDATE {ledger} SET at = 0 WHERE (endpoint, event_id) IN (
         SELECT endpoint, event_id FROM {ledger}
@@ -205,7 +204,7 @@ const BACKLOG: &str = "
         UNION ALL
         SELECT first_claimed_at FROM {ledger} WHERE endpoint = $1 AND ordering_key IS NOT NULL AND state < 2 AND blocked
     ) AS waiting";
-/// As if it were appended now; its turn with the ordering key is that of appends.
+/// As if it were appended now; it takes its turn with appends to the ordering key.
 const REPLAY: &str = "
     WITH letter AS MATERIALIZED (SELECT ordering_key FROM {ledger} WHERE endpoint = $1 AND event_id = $2 AND state = 3),
     turn AS MATERIALIZED (
@@ -227,13 +226,13 @@ const REPLAY: &str = "
         state = 0, attempt = 0, nonce = 0, at = 0, first_claimed_at = now, reason = NULL,
         position = nextval('{schema}{prefix}positions'), blocked = EXISTS (SELECT FROM held)
     FROM clock WHERE endpoint = $1 AND event_id = $2 AND state = 3 RETURNING 1";
-/// The table's own number, so that no two ledgers of a database have a channel in common, however
-/// they were opened.
+/// The table's own number, so that two ledgers of a database never share a channel, however they
+/// were opened.
 const CHANNEL: &str = "SELECT 'authpi_appended_' || '{ledger}'::regclass::oid";
 const RING: &str = "SELECT pg_notify('authpi_appended_' || '{ledger}'::regclass::oid, $1)";
-/// Unix ms by the server's clock, which moves on within a transaction. It is another each time that
-/// it is asked for, so no index is searched by it: in a condition it is a query of its own, which
-/// is asked once.
+/// Unix ms by the server's clock, which also advances within a transaction. It differs each time it
+/// is evaluated, so it cannot be used in an index condition; there it is a subquery, which is
+/// evaluated once.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 impl Statements {

@@ -1,9 +1,9 @@
 //! The handler's writes and the completion of its claim in one transaction: both take place, or
 //! neither.
 //!
-//! A transaction keeps a connection of the pool from the begin of the handler to its commit. The
-//! claim was committed before, by itself, so nobody waits for the transaction; the record's row is
-//! locked from the completion on, which is its last statement but the commit.
+//! A transaction holds a connection of the pool from before the handler begins until its commit.
+//! The claim was committed separately before, so nothing waits for the transaction. The record's
+//! row is locked by the completion, which is its last statement before the commit.
 
 use std::{
     error::Error,
@@ -29,16 +29,16 @@ use crate::ledger::{
     Transactional,
 };
 
-/// An open transaction of [`Postgres`], a [`PgConnection`] to the handler: `.execute(&mut *tx)`.
-/// Savepoints (`tx.begin()`) can be had in it; it is not the handler that ends it.
+/// An open transaction of [`Postgres`]. For the handler, it is a [`PgConnection`]: `.execute(&mut
+/// *tx)`. The handler may use savepoints (`tx.begin()`), but must not end the transaction.
 ///
-/// Dropped without a commit, it is rolled back in a task of its own; if the server does not answer
-/// that within the ledger's [timeout](super::PostgresOptions::timeout), by closing the connection.
+/// If it is dropped without a commit, a task rolls it back. If the server does not answer within
+/// the ledger's [timeout](super::PostgresOptions::timeout), the connection is closed.
 pub struct PostgresTransaction {
     connection: Borrowed,
     open: bool,
     timeout: Duration,
-    /// Given back with the connection.
+    /// Released with the connection.
     permit: TransactionPermit,
 }
 
@@ -87,7 +87,7 @@ impl Transactional for Postgres {
         mut transaction: PostgresTransaction,
         cause: &(dyn Error + 'static),
     ) -> Option<String> {
-        // A connection of no use is closed, and the server rolls back.
+        // A useless connection is closed, and the server rolls back.
         transaction.open = !is_of_no_use_after_any(cause);
         drop(transaction);
         sqlstate_among(cause).and_then(|error| self.advice(error))
@@ -99,7 +99,8 @@ impl Transactional for Postgres {
         key: &EventKey,
         token: Token,
     ) -> Result<LeaseStatus, LedgerError> {
-        // From here on it is closed if it is dropped halfway: what it was asked may be the commit.
+        // From here on it is closed if it is dropped before the end: the outstanding request may be
+        // the commit.
         let _permit = mem::take(&mut transaction.permit);
         let mut connection = transaction.connection.take();
         transaction.open = false;
@@ -116,7 +117,7 @@ impl Transactional for Postgres {
                 Ok(None) => Ok(LeaseStatus::Lost),
                 Err(error) => Err(error),
             };
-            // Where this fails, the connection is closed, and the server rolls back what it has not
+            // If this fails, the connection is closed, and the server rolls back what it has not
             // committed.
             let is_of_use = !ended.as_ref().is_err_and(is_of_no_use_after);
             if is_of_use
@@ -134,10 +135,11 @@ impl Transactional for Postgres {
 }
 
 impl Postgres {
-    /// What a handler's author can do about an error of the database.
+    /// Advice for the handler's author about an error of the database.
     fn advice(&self, error: &PgDatabaseError) -> Option<String> {
         const CANCELED: &str = "57014";
-        // The same for one that an administrator has canceled, in English at least.
+        // The code is the same if an administrator cancels it; only the text differs, at least in
+        // English.
         if error.code() != CANCELED || error.message().contains("user request") {
             return None;
         }
@@ -196,16 +198,16 @@ impl Drop for PostgresTransaction {
     }
 }
 
-// sqlx's own `Transaction` keeps its connection to itself, so that it could not be closed. This is
-// what it does; sqlx counts the savepoints.
+// sqlx's own `Transaction` does not give access to its connection, so it could not be closed. This
+// does the same; sqlx counts the savepoints.
 
-/// One that writes: a standby refuses that at once (0A000), before the handler has begun.
+/// `READ WRITE`: a standby refuses that at once (0A000), before the handler begins.
 async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     const BEGIN: SqlStr = SqlStr::from_static("BEGIN READ WRITE");
     <sqlx::Postgres as Database>::TransactionManager::begin(connection, Some(BEGIN)).await
 }
 
-/// Savepoints that the handler has left open included.
+/// Including open savepoints of the handler.
 async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     while connection.is_in_transaction() {
         <sqlx::Postgres as Database>::TransactionManager::commit(connection).await?;

@@ -1,9 +1,9 @@
-//! The connection that a ledger makes for itself: one at a time, replaced when it breaks and when
-//! it leads to a server that cannot serve.
+//! The ledger's own connection: one at a time, replaced when it breaks or leads to a server that
+//! cannot serve.
 //!
-//! The connection manager of the `redis` crate replaces a connection for I/O errors only. It keeps
-//! one to a server that has become a replica, and it never tries again once the server has refused
-//! the password.
+//! The connection manager of the `redis` crate only replaces a connection for I/O errors. It keeps
+//! a connection to a server that has become a replica, and never tries again after the server has
+//! refused the password.
 
 use std::{
     fmt,
@@ -27,11 +27,11 @@ use tokio::{
 use super::failure::{Unconnected, cannot_serve};
 
 /// The connection of a [`Redis`](super::Redis) ledger that was opened by
-/// [`connect`](super::Redis::connect); clones share it.
+/// [`connect`](super::Redis::connect). Clones share it.
 ///
 /// It is replaced when it breaks, when a step got no answer in time, and when the server answers
-/// that it cannot serve: it is read-only, loads its data, has lost its primary, lacks replicas or
-/// memory. Connecting is tried until it succeeds, at most a second apart.
+/// that it cannot serve: it is read-only, loading its data, without its primary, replicas or
+/// memory. Connecting is retried until it succeeds, at most a second apart.
 #[derive(Clone)]
 pub struct RedisConnection {
     shared: Arc<Shared>,
@@ -43,14 +43,14 @@ struct Shared {
     /// Host and port, or the path of a socket.
     server: String,
     link: Mutex<Link>,
-    /// How many connections in a row could not be made, or were of no use.
+    /// The number of consecutive connections that failed or were useless.
     failures: AtomicU32,
 }
 
 enum Link {
     Up(Up),
     Connecting {
-        /// Why the attempt before failed.
+        /// The error of the previous attempt.
         failed: watch::Receiver<Option<RedisError>>,
         task: JoinHandle<()>,
     },
@@ -89,8 +89,8 @@ impl RedisConnection {
     /// Waits until there is a connection.
     ///
     /// # Errors
-    /// When the server refuses it; a server that cannot be reached is tried again for as long as
-    /// the caller waits.
+    /// When the server refuses it. A server that cannot be reached is retried as long as the caller
+    /// waits.
     pub(super) async fn connected(&self) -> Result<(), Unconnected> {
         self.up()
             .await
@@ -98,7 +98,7 @@ impl RedisConnection {
             .map_err(|error| self.unconnected(Some(error)))
     }
 
-    /// A step that began then has had no answer in time. Says why, where that is known.
+    /// A step that began then had no answer in time. Returns why, if known.
     pub(super) fn unanswered(&self, began: Instant) -> Option<Unconnected> {
         let mut link = self.shared.link();
         match &*link {
@@ -126,7 +126,7 @@ impl RedisConnection {
                 let mut link = self.shared.link();
                 match &*link {
                     Link::Up(up) => return Ok(up.clone()),
-                    // It ends without a result when its runtime does.
+                    // It ends without a result if its runtime ends.
                     Link::Connecting { failed, task } if !task.is_finished() => failed.clone(),
                     Link::Connecting { .. } | Link::Down => {
                         let (sender, failed) = watch::channel(None);
@@ -162,8 +162,8 @@ impl RedisConnection {
                 self.shared.served();
                 return answer;
             };
-            // Nothing has taken place on a server that says so. Only the first is repeated: one
-            // that goes on saying it is asked once.
+            // A server that answers this has done nothing. Only the first such answer is followed
+            // by a retry.
             let refused = cannot_serve(&error);
             let broken = error.is_io_error() || error.is_unrecoverable_error();
             if !refused && !broken {
@@ -181,12 +181,12 @@ impl RedisConnection {
 
 impl Shared {
     fn link(&self) -> MutexGuard<'_, Link> {
-        // It is whole whatever panicked while it was locked.
+        // It is consistent even if a thread panicked while it was locked.
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn served(&self) {
-        // Written only where it changes: this is on the path of every step.
+        // Only written if it changes: this is on the path of every step.
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
@@ -198,7 +198,8 @@ impl Shared {
         failures
     }
 
-    /// Drops this connection, unless it was replaced meanwhile; how many in a row were of no use.
+    /// Drops this connection, unless it was replaced meanwhile. Returns the number of consecutive
+    /// useless ones.
     fn discard(&self, up: &Up) -> u32 {
         let mut link = self.link();
         match &*link {
@@ -211,7 +212,7 @@ impl Shared {
     }
 }
 
-/// Tries until there is a connection, or the server refuses it.
+/// Retries until there is a connection, or the server refuses it.
 async fn connect(shared: Weak<Shared>, failed: watch::Sender<Option<RedisError>>) {
     loop {
         let Some(failures) = shared
@@ -258,7 +259,7 @@ fn passes(error: &RedisError) -> bool {
     error.is_io_error()
 }
 
-/// Before the next attempt: none for the first two, then from 10 ms to a second.
+/// The pause before the next attempt: none for the first two, then from 10 ms to a second.
 fn pause(failures: u32) -> Duration {
     const BACKOFF_MAX: Duration = Duration::from_secs(1);
     match failures {

@@ -1,4 +1,4 @@
-//! What went wrong, and with which server.
+//! Errors of the store, with the server's address.
 
 use std::{error::Error, fmt, time::Duration};
 
@@ -8,10 +8,10 @@ use crate::ledger::{LedgerError, LedgerErrorKind};
 
 pub(super) type StepError = Box<dyn Error + Send + Sync>;
 
-/// Answers of a server to which no connection is of use, whatever is asked, while another server at
-/// the same address may be: a replica, one that loads its data or has lost its primary, has too few
-/// replicas or too little memory, cannot write its file, hangs in a script, does not know this
-/// connection's user any more, or has become a node of a cluster.
+/// Error codes of a server that cannot serve any request, while another server at the same address
+/// may: a replica, a server that is loading its data or has lost its primary, has too few replicas
+/// or too little memory, cannot write its file, runs a script for too long, no longer knows this
+/// connection's user, or has become a node of a cluster.
 const CANNOT_SERVE: [&str; 12] = [
     "READONLY",
     "LOADING",
@@ -53,8 +53,7 @@ fn kind(error: &RedisError) -> LedgerErrorKind {
     }
 }
 
-/// The error of a step, which says more where it came from the server. `server` is the
-/// address of a connection that the ledger made.
+/// The error of a step. `server` is the address of a connection that the ledger made.
 pub(super) fn failed(step: &'static str, error: StepError, server: Option<&str>) -> LedgerError {
     match error.downcast::<RedisError>() {
         Ok(error) => {
@@ -147,7 +146,7 @@ impl Error for Failed {
 #[derive(Debug)]
 pub(super) struct Unconnected {
     pub(super) server: String,
-    /// Of the last attempt that came to an end.
+    /// The error of the last attempt that has ended.
     pub(super) error: Option<RedisError>,
 }
 
@@ -181,7 +180,7 @@ impl Error for Unconnected {
 /// Why the value of one of the ledger's keys cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Foreign {
-    /// No version of the ledger that this one knows has written it.
+    /// No known version of the ledger has written it.
     Unknown,
     /// Versions before the first release kept a SHA-256 in each record.
     Unreleased,

@@ -1,20 +1,19 @@
-//! The ledger in Redis: shared by replicas on any number of hosts, as durable as the server is set
-//! to be.
+//! The ledger in Redis: shared by replicas on any number of hosts, as durable as the server is
+//! configured to be.
 //!
-//! A record is one key, so a cluster spreads them, and its value is a line of text:
+//! A record is one key, so a cluster distributes them. Its value is a line of text:
 //!
 //! ```text
 //! c:00000001:9f86d081884c7d65:2592000000:<digest>      state : attempt : nonce : retention in ms : first digest
 //! ```
 //!
-//! Times are not in it. The key expires one retention after its lease or pause ends; so what the
-//! server says is left of the key, less the retention in the value, is what is left of the lease.
-//! That is the server's clock and nobody else's, records go away by themselves, and a first claim
-//! needs no script.
+//! It contains no times. The key expires one retention after its lease or pause ends, so the key's
+//! remaining time less the retention in the value is what is left of the lease. So only the
+//! server's clock counts, records are removed by themselves, and a first claim needs no script.
 //!
-//! State and token come first and always have the same length, so that finishing an event, which is
-//! done once for each, compares and writes those few bytes and leaves the rest of the record, and
-//! its expiry, as they are.
+//! State and token come first and have a fixed length. Finishing an event, which happens once for
+//! each, compares and writes only those bytes and leaves the rest of the record, and its expiry,
+//! unchanged.
 
 mod connection;
 mod failure;
@@ -46,42 +45,40 @@ use crate::{
 
 pub use connection::RedisConnection;
 
-/// A [`Ledger`] in Redis (7.0 or later), alone or a cluster.
+/// A [`Ledger`] in Redis (7.0 or later), a single server or a cluster.
 ///
 /// Clones share a connection; replicas on any number of hosts share the records.
 ///
-/// - **As durable as the server.** With its common settings (`appendfsync everysec`, asynchronous
-///   replication) a crash or a fail-over forgets what was acknowledged in about the last second. A
-///   forgotten claim or completion means that the event, should it be delivered once more, is
-///   handled once more; it is never lost, since what was not acknowledged to AuthPI comes again.
-///   `appendfsync always` and no fail-over is what exactness costs; a database is the better place
-///   for it.
-/// - **`maxmemory-policy` must be `noeviction`** (the default): an evicted record is a forgotten
-///   one. A record takes about 200 bytes of memory.
-/// - **No dead letters.** What is given up is remembered as dead, its bytes are dropped.
-/// - **One round trip per step.** A first claim and one that finds a handled event are a plain
-///   `SET … NX GET PX`; what comes upon an unfinished record takes a script, and so a second round
-///   trip for the claim.
-/// - **Never hangs.** A step fails when it has taken longer than the
-///   [`timeout`](RedisOptions::timeout) (default 5 s).
-/// - **Keeps itself small.** Records expire one [`retention`](RedisOptions::retention) after the
-///   lease ends under which they were finished.
+/// - **As durable as the server.** With its usual settings (`appendfsync everysec`, asynchronous
+///   replication), a crash or a fail-over loses the last second or so. If a claim or completion is
+///   lost and the event is delivered again, it is handled again. It is never lost, since AuthPI
+///   sends unacknowledged events again. `appendfsync always` without fail-over avoids this, but a
+///   database is the better choice then.
+/// - **`maxmemory-policy` must be `noeviction`** (the default): an evicted record is forgotten. A
+///   record takes about 200 bytes of memory.
+/// - **No dead letters.** An event that was given up is remembered as dead; its body is dropped.
+/// - **One round trip per step.** A first claim, and one that finds a handled event, are a plain
+///   `SET … NX GET PX`. A claim that finds an unfinished record needs a script, and so a second
+///   round trip.
+/// - **Never hangs.** A step fails after the [`timeout`](RedisOptions::timeout) (default 5 s).
+/// - **Bounded.** Records expire one [`retention`](RedisOptions::retention) after the end of the
+///   lease under which they were finished.
 /// - **Leaves a server that cannot serve.** A ledger that was opened by [`connect`](Redis::connect)
-///   replaces its connection when it breaks, when a step has had no answer in time, and when the
-///   server answers that it is read-only, loads its data, or cannot write (`READONLY`, `LOADING`,
-///   `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and the like). So after a
-///   fail-over behind the same address the step that meets the old primary goes on with the new
-///   one. Connecting is tried until it succeeds, whatever it failed for, at most a second apart; a
-///   step that waits for it fails with the cause. To replace a connection that was given to
-///   [`open`](Redis::open) is up to its owner, and the error says so.
-/// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
-/// - **On the server's clock**, so hosts may differ.
+///   replaces its connection when it breaks, when a step had no answer in time, and when the server
+///   answers that it is read-only, loading its data, or cannot write (`READONLY`, `LOADING`,
+///   `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and similar). So after a fail-over
+///   behind the same address, the step that reaches the old primary continues with the new one.
+///   Connecting is retried until it succeeds, for any error, at most a second apart; a step that
+///   waits for it fails with the cause. A connection that was passed to [`open`](Redis::open) has
+///   to be replaced by its owner, and the error says so.
+/// - **Cancel safe.** A step whose future is dropped takes place completely or not at all.
+/// - **Uses the server's clock**, so hosts may differ.
 ///
-/// Any connection of the `redis` crate that can be cloned will do: the [`RedisConnection`] that
-/// [`connect`](Redis::connect) makes, or one's own; a `ClusterConnection` (its feature
-/// `cluster-async`), to which one key per step, and so one node, is sent. A `ConnectionManager` of
-/// that crate replaces a connection for I/O errors only. TLS is a feature of that crate as well,
-/// which you turn on by depending on it yourself.
+/// Any connection of the `redis` crate that can be cloned works: the [`RedisConnection`] that
+/// [`connect`](Redis::connect) makes, or your own, such as a `ClusterConnection` (its feature
+/// `cluster-async`); each step uses one key, and so one node. A `ConnectionManager` of that crate
+/// only replaces a connection for I/O errors. TLS is a feature of that crate. Depend on it yourself
+/// to enable it.
 ///
 /// ```no_run
 /// # use authpi_sdk::stores::Redis;
@@ -98,7 +95,7 @@ pub struct Redis<C = RedisConnection> {
 }
 
 struct Shared {
-    /// The connection, if it is the ledger's to replace.
+    /// The connection, if the ledger has to replace it.
     own: Option<RedisConnection>,
     prefix: String,
     retention: Duration,
@@ -111,20 +108,19 @@ struct Shared {
 }
 
 impl Redis {
-    /// Opens the ledger over a connection of its own, at
-    /// `redis://user:password@host:port/database`, which is replaced when it breaks and when its
-    /// server cannot serve.
+    /// Opens the ledger with its own connection, at `redis://user:password@host:port/database`. It
+    /// is replaced when it breaks and when its server cannot serve.
     ///
     /// # Errors
-    /// When the URL cannot be read; when host, port, password or database are wrong, with the
-    /// cause; when the server is a replica, a Sentinel or one node of a cluster (by its answer to
-    /// `HELLO`; a server or proxy that does not know it is asked for its `ROLE`, and taken for a
-    /// primary where it does not know that either); else as for [`open`](Redis::open).
+    /// When the URL is invalid; when host, port, password or database are wrong, with the cause;
+    /// when the server is a replica, a Sentinel or one node of a cluster. (This is read from its
+    /// answer to `HELLO`. A server or proxy without that command is asked for its `ROLE`, and taken
+    /// for a primary if it does not know that either.) Otherwise as for [`open`](Redis::open).
     pub async fn connect(url: &str) -> Result<Self, LedgerError> {
         Self::options().connect(url).await
     }
 
-    /// What can be set before opening.
+    /// Options to set before opening.
     pub fn options() -> RedisOptions {
         RedisOptions {
             prefix: DEFAULT_PREFIX.into(),
@@ -135,9 +131,9 @@ impl Redis {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
-    /// Opens the ledger over `connection`, of which each step uses a clone.
+    /// Opens the ledger with `connection`, of which each step uses a clone.
     ///
-    /// Each command and script of later steps is tried, under the empty endpoint name, which no
+    /// Tries each command and script of later steps under the empty endpoint name, which no
     /// receiver can have.
     ///
     /// # Errors
@@ -147,7 +143,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         Redis::options().open(connection).await
     }
 
-    /// By its hash, and in full where the server does not know it yet.
+    /// By its hash, or in full if the server does not know it yet.
     async fn run<T: FromRedisValue>(
         &self,
         script: &Loaded,
@@ -209,7 +205,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             RecordState::Dead => return Ok(Claim::Dead { first_digest }),
             RecordState::Claimed | RecordState::Pending => {}
         }
-        // What is left of its lease or pause only the server can tell.
+        // Only the server knows what is left of the lease or pause.
         let (left, found): (i64, Vec<u8>) = self
             .run(&self.shared.claim, &key, &[&fresh, &expiry])
             .await?;
@@ -221,7 +217,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             ..
         } = Record::read(&found)?;
         Ok(match state {
-            // So it is too where a connection sent the command twice, having lost the first answer.
+            // This also happens if a connection sent the command twice, because it lost the first
+            // answer.
             RecordState::Claimed if holder.nonce == token.nonce => Claim::Granted {
                 token: holder,
                 first_digest,
@@ -233,8 +230,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         })
     }
 
-    /// Runs a step for the timeout at most; once more where its connection breaks and it is
-    /// `repeatable`, since asking twice is as good as once.
+    /// Runs a step within the timeout. Repeats it once if its connection breaks and it is
+    /// `repeatable`, because it is idempotent.
     async fn step<T, F>(
         &self,
         step: &'static str,
@@ -267,7 +264,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         }
     }
 
-    /// What only the holder of the token may do.
+    /// A step that only the holder of the token may take.
     async fn held(
         &self,
         step: &'static str,
@@ -286,7 +283,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         })
     }
 
-    /// Turns the record into one of `state`, with a lease or pause of `length`.
+    /// Changes the record's state, with a lease or pause of `length`.
     async fn change(
         &self,
         step: &'static str,
@@ -307,7 +304,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         .await
     }
 
-    /// The length keeps pairs of names apart.
+    /// The length keeps different pairs of names apart.
     fn key(&self, key: &EventKey) -> String {
         let (prefix, endpoint, event_id) = (&*self.shared.prefix, key.endpoint(), key.event_id());
         let mut text = String::with_capacity(prefix.len() + endpoint.len() + event_id.len() + 6);
@@ -316,7 +313,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         text
     }
 
-    /// When a record goes of which `length` is left.
+    /// The expiry of a record whose lease or pause has this `length`.
     fn expiry(&self, length: Duration) -> i64 {
         millis(length) + millis(self.shared.retention)
     }
@@ -324,7 +321,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
 
 const RELEASE: &str = "release";
 
-/// Whether the answer got lost with the connection.
+/// Whether the answer was lost with the connection.
 fn is_broken(error: &StepError) -> bool {
     error
         .downcast_ref::<RedisError>()
@@ -332,7 +329,7 @@ fn is_broken(error: &StepError) -> bool {
 }
 
 impl<C> fmt::Debug for Redis<C> {
-    /// Leaves the connection out: there is a password in it.
+    /// Omits the connection, which contains a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("prefix", &self.shared.prefix)
@@ -349,7 +346,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
         digest: Digest,
         lease: Duration,
     ) -> Result<Claim, LedgerError> {
-        // The same token if it is asked twice.
+        // The same token if the request is repeated.
         let token = Token {
             attempt: 1,
             nonce: self.shared.nonces.mint(),
@@ -430,7 +427,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
                         .and_then(|at| at.checked_add(micros));
                     Ok(at.and_then(|at| Timestamp::from_microsecond(at).ok()))
                 }
-                // The user may not ask, or a proxy does not know the command.
+                // The user lacks the permission, or a proxy does not know the command.
                 Err(error) if !error.is_io_error() && !failure::cannot_serve(&error) => Ok(None),
                 Err(error) => Err(error.into()),
             }
@@ -443,7 +440,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Ledger for Redis<C> {
     }
 }
 
-/// What can be set before a [`Redis`] ledger is opened.
+/// Options of a [`Redis`] ledger, set before it is opened.
 #[derive(Clone, Debug)]
 #[must_use = "does nothing until `open` or `connect`"]
 pub struct RedisOptions {
@@ -453,33 +450,31 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
-    /// What every key begins with (default `authpi:`): ledgers with different prefixes know nothing
-    /// of each other, unless one prefix begins with the other. ASCII letters, digits and `:._/-`, 1
-    /// to 100 of them.
+    /// The prefix of every key (default `authpi:`). Ledgers with different prefixes are
+    /// independent, unless one prefix begins with the other. 1 to 100 ASCII letters, digits and
+    /// `:._/-`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long handled and dead records are remembered (default 30 days), from the end of the
-    /// lease under which they were finished. It is fixed for a record by its claim, or by its last
-    /// renewal or release.
+    /// How long handled and dead records are kept (default 30 days), from the end of the lease
+    /// under which they were finished. A record's claim, or its last renewal or release, fixes it.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// How long a step may take before it fails (default 5 s). A connection of your own may have a
-    /// shorter one.
+    /// The time limit of a step (default 5 s). A connection of your own may have a shorter one.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Opens the ledger over `connection`, of which each step uses a clone.
+    /// Opens the ledger with `connection`, of which each step uses a clone.
     ///
     /// # Errors
-    /// As for [`Redis::open`]; and when the prefix cannot be used.
+    /// As for [`Redis::open`]; and when the prefix is invalid.
     pub async fn open<C>(self, connection: C) -> Result<Redis<C>, LedgerError>
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
@@ -487,10 +482,10 @@ impl RedisOptions {
         self.open_over(connection, None).await
     }
 
-    /// Opens the ledger over a connection of its own.
+    /// Opens the ledger with its own connection.
     ///
     /// # Errors
-    /// As for [`Redis::connect`]; and when the prefix cannot be used.
+    /// As for [`Redis::connect`]; and when the prefix is invalid.
     pub async fn connect(self, url: &str) -> Result<Redis, LedgerError> {
         let client = self
             .server(url)
@@ -542,7 +537,7 @@ impl RedisOptions {
         Ok(ledger)
     }
 
-    /// With a limit to how long the kernel waits for a host that went away without a word.
+    /// Adds a limit to how long the kernel waits for a host that has disappeared.
     fn server(&self, url: &str) -> Result<ConnectionInfo, RedisError> {
         let server = url.into_connection_info()?;
         let settings = server.tcp_settings().clone();
@@ -556,9 +551,9 @@ const DEFAULT_PREFIX: &str = "authpi:";
 const OPEN: &str = "open";
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
-    /// Refuses a server that will refuse most steps, though it may take one.
+    /// Refuses a server that would refuse most steps, although it may accept some.
     async fn check_role(&self) -> Result<(), LedgerError> {
-        // A connection of the caller's may be one to a cluster, and ask any of its nodes.
+        // The caller's connection may be one to a cluster, and ask any of its nodes.
         if self.shared.own.is_none() {
             return Ok(());
         }
@@ -577,7 +572,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             Some(Value::SimpleString(text)) => text.as_bytes() == name,
             _ => false,
         };
-        // Not known to old servers and some proxies, or not allowed.
+        // Old servers and some proxies do not know it, or do not allow it.
         let asked: RedisResult<HashMap<String, Value>> =
             cmd("HELLO").query_async(&mut connection).await;
         let unknown = match asked {
@@ -632,12 +627,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
             }
         };
         self.step(OPEN, true, set).await?;
-        // Its expiry would be written to the server's file at some later time.
+        // Its expiry might otherwise be persisted.
         self.forget(&key).await.map(drop)
     }
 
-    /// Tries all that steps may come to: a script by its text, as after a restart of the server,
-    /// and by its hash.
+    /// Tries everything that steps may need: a script by its text, as after a restart of the
+    /// server, and by its hash.
     async fn check_scripts(&self) -> Result<(), LedgerError> {
         let (key, lease) = (probe::probe_key(), Duration::from_secs(10));
         let name = self.key(&key);
@@ -653,7 +648,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
                 Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await?
             {
                 Ledger::claim(self, &key, Digest::UNCOMPARED, lease).await?;
-                // A lease that is lost proves as much.
+                // A lost lease is fine too.
                 let _held = self.release(&key, token, Duration::ZERO).await?;
             }
             Ok(())
@@ -692,7 +687,7 @@ struct Record {
     first_digest: Digest,
 }
 
-/// What a record in this state under this token begins with: 27 bytes.
+/// The first 27 bytes of a record with this state and token.
 fn mark(state: RecordState, Token { attempt, nonce }: Token) -> String {
     let mut text = String::with_capacity(MAX_RECORD_BYTES);
     text.push_str(letter(state));
@@ -703,7 +698,7 @@ fn mark(state: RecordState, Token { attempt, nonce }: Token) -> String {
     text
 }
 
-/// Whatever the retention, a record is no longer than this.
+/// The maximum length of a record, with any retention.
 const MAX_RECORD_BYTES: usize = 96;
 
 impl Record {
@@ -728,7 +723,7 @@ impl Record {
         })
     }
 
-    /// All of it but the digest, and what stands in the digest's place.
+    /// Everything but the digest, and the digest's text.
     fn split(value: &[u8]) -> Option<(Self, &str)> {
         let mut parts = std::str::from_utf8(value).ok()?.split(':');
         let state = state_of(parts.next()?)?;
@@ -747,9 +742,9 @@ impl Record {
     }
 }
 
-// The scripts. Their first line has a server refuse them at once that cannot write: else a replica
-// would answer from records that are not the newest, up to the first write. Numbers up to 2⁵³ are
-// exact in them, but must not be turned into text by themselves.
+// The scripts. Their first line makes a server that cannot write refuse them at once: otherwise a
+// replica would answer from old records, up to the first write. Numbers up to 2⁵³ are exact in Lua,
+// but must not be converted to text implicitly.
 
 /// A script and its hash.
 struct Loaded {
@@ -774,8 +769,8 @@ fn calling(how: &str, script: &str, key: &str, arguments: &[&str]) -> Cmd {
     call
 }
 
-/// KEYS: the record. ARGV: the record of a first claim, its expiry. Answers what is left of a lease
-/// or pause, and the record as it is now.
+/// KEYS: the record. ARGV: the record of a first claim, its expiry. Returns what is left of a lease
+/// or pause, and the current record.
 const CLAIM: &str = "#!lua
 local found = redis.call('GET', KEYS[1])
 local state, attempt, retention, digest
@@ -796,8 +791,8 @@ redis.call('SET', KEYS[1], claimed, 'PX', ARGV[2])
 return {0, claimed}
 ";
 
-/// KEYS: the record. ARGV: how the record begins if it is the token's, how it is to begin, its
-/// retention, its expiry. Answers 1 if the token was the record's.
+/// KEYS: the record. ARGV: how the record begins if the token is valid, how it should begin, its
+/// retention, its expiry. Returns 1 if the token was valid.
 const CHANGE: &str = "#!lua
 local found = redis.call('GET', KEYS[1])
 if not found or string.sub(found, 1, 27) ~= ARGV[1] then return 0 end
@@ -805,10 +800,10 @@ redis.call('SET', KEYS[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. string.sub(found,
 return 1
 ";
 
-/// KEYS: the record. ARGV: how the record begins if it is the token's. Answers 1 if the token was
-/// the record's. The same completion once more changes nothing. Every event takes it once, so it
-/// does no more than it must: it takes little more than half the time that rewriting the record
-/// does. (Numbers that Lua has to turn into text would cost it some of that.)
+/// KEYS: the record. ARGV: how the record begins if the token is valid. Returns 1 if the token was
+/// valid. Repeating the same completion changes nothing. This runs once per event, so it is
+/// minimal: it takes little more than half the time of rewriting the record. (Converting numbers to
+/// text in Lua would lose some of that.)
 const FINISH: &str = "#!lua
 local held = redis.call('GETRANGE', KEYS[1], '0', '26')
 if held == ARGV[1] then

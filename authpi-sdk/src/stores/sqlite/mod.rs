@@ -51,7 +51,7 @@ use crate::ledger::{
     LedgerError, NextEvent, OrderedInbox, Token, TransactionPermits, dead_letter::log_replayed,
 };
 
-/// For measurements beside the same statements by hand.
+/// The statements, for benchmarks beside the same statements without the ledger.
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod by_hand {
@@ -64,37 +64,35 @@ pub mod by_hand {
 
 /// A [`Ledger`] and [`Inbox`] in a SQLite file, which keeps dead letters.
 ///
-/// Clones share one connection. Several processes of one host may open the same file; over a
-/// network file system they must not, since SQLite's locks do not work there.
+/// Clones share one connection. Several processes on one host may open the same file, but not over
+/// a network file system, where SQLite's locks do not work.
 ///
 /// - **Durable.** WAL journal with `synchronous=FULL`: a step that returned `Ok` survives a power
-///   cut. Steps that wait at the same time share one flush of the disk, up to 256 of them; none is
-///   delayed for the sake of others. A claim that finds a duplicate flushes nothing.
-/// - **Alone in its failure.** A step that fails leaves those that shared its transaction as they
-///   are. If it is the commit that fails (the disk is full), none of them took place, and each
-///   caller is told.
-/// - **Watched.** SQLite goes on writing to a file that was deleted. Before a step is answered, the
-///   file and its `-wal` are looked for under their names; where one was deleted or replaced, each
-///   step fails until it is back or the process restarts.
-/// - **Keeps itself small.** Claims prune, now and then and some at a time, what is older than the
-///   [`retention`](SqliteOptions::retention); dead letters too. [`purge`](Sqlite::purge) does so at
-///   once. The file does not shrink, its room is used again.
-/// - **Cancelled safely.** A step whose future is dropped takes place as a whole or not at all.
+///   cut. Concurrent steps share one flush of the disk, up to 256 of them; none is delayed for
+///   that. A claim that finds a duplicate flushes nothing.
+/// - **Isolated failures.** A step that fails does not affect the steps in the same transaction. If
+///   the commit fails (the disk is full), none of them took place, and each caller gets the error.
+/// - **Detects deletion.** SQLite continues to write to a deleted file. Before a step is answered,
+///   the file and its `-wal` are looked up by name. If one was deleted or replaced, each step fails
+///   until it is back or the process restarts.
+/// - **Bounded.** Claims prune records older than the [`retention`](SqliteOptions::retention) in
+///   small batches, including dead letters. [`purge`](Sqlite::purge) does so at once. The file does
+///   not shrink; its space is reused.
+/// - **Cancel safe.** A step whose future is dropped takes place completely or not at all.
 /// - **Transactional.** A handler may write its own tables in the transaction that completes its
-///   claim; while it does, nobody else writes: see [`SqliteTransaction`].
-/// - **Wakes its own.** Workers learn at once of what is appended through the same `Sqlite` or a
-///   clone of it; those of other processes, or of a `Sqlite` opened apart, find it when they next
-///   poll.
+///   claim. Nothing else is written meanwhile: see [`SqliteTransaction`].
+/// - **Notifies workers** that use the same `Sqlite` or a clone of it. Workers in other processes,
+///   or with a `Sqlite` opened separately, find new events when they poll.
 ///
-/// The tables are called `authpi_…`, so the file may hold an application's own. They are made, and
-/// brought up to date, when it is opened; a file that a later version of this crate has brought up
-/// to date is refused.
+/// The names of the tables begin with `authpi_`, so the file may contain an application's own
+/// tables. They are created and migrated when the file is opened. A file that a later version of
+/// this crate has migrated is refused.
 ///
-/// Leases and pauses run on the host's clock. If that is set back, those that would last longer
-/// than they were asked for begin anew, and none lasts longer than that.
+/// Leases and pauses use the host's clock. If it is set back, those that would become too long
+/// start again, and none lasts longer than requested.
 ///
-/// It runs on the tokio runtime in which it was opened: when that runtime ends, every further step
-/// fails.
+/// The store runs on the tokio runtime in which it was opened. When that runtime ends, every
+/// further step fails.
 ///
 /// ```
 /// # use authpi_sdk::stores::Sqlite;

@@ -1,9 +1,9 @@
-//! A handler writes in the transaction that completes its claim.
+//! Handlers write in the transaction that completes their claim.
 //!
-//! The writer lends its own connection: there is one to each file and process, so no two of our own
-//! ever wait for SQLite's lock, and a ledger in memory can do it too. It is lent inside a
-//! transaction and comes back by itself; what happens then is done by the writer, which nobody can
-//! cancel.
+//! The writer lends its own connection. There is one per file and process, so handlers never wait
+//! for SQLite's lock because of our own steps, and a ledger in memory supports transactions too.
+//! The connection is lent inside a transaction and returns when that is dropped. The writer then
+//! ends the transaction, which nothing can cancel.
 
 use std::{
     fmt, mem,
@@ -23,24 +23,23 @@ use crate::ledger::{
     Transactional,
 };
 
-/// An open transaction in a [`Sqlite`] ledger's file; rolled back when it is dropped.
+/// An open transaction in a [`Sqlite`] ledger's file. It is rolled back when dropped.
 ///
-/// While there is one, **nothing else is written to the file**: it holds SQLite's write lock, as
-/// any transaction that writes does, and the one connection that the process has to it. Claims,
-/// renewals, appends and other transactions wait, for at most the
+/// While it is open, **nothing else is written to the file**: it holds SQLite's write lock and the
+/// process's only connection. Claims, renewals, appends and other transactions wait for at most the
 /// [`busy_timeout`](super::SqliteOptions::busy_timeout), and then fail. So it suits a handler that
-/// writes a few rows, not one that makes a call over the network; and a handler must not await a
-/// step of the same ledger meanwhile, which would wait for the handler. Handlers with a transaction
-/// wait for each other in a fair queue, before their events are claimed: that wait is part of their
-/// deadline, and not limited by the busy timeout.
+/// writes a few rows, not one that makes network calls. A handler must not await a step of the same
+/// ledger, which would wait for the handler. Handlers with a transaction wait for each other in a
+/// fair queue, before their events are claimed. That wait counts towards their timeout, and the
+/// busy timeout does not limit it.
 ///
-/// `sqlx::Connection::begin` on it makes a savepoint. Statements that end the transaction itself
-/// (`COMMIT`, `ROLLBACK`) are found out at the commit, which then fails. Settings made by `PRAGMA`
-/// would stay with the connection, so make none.
+/// `sqlx::Connection::begin` on it creates a savepoint. Statements that end the transaction itself
+/// (`COMMIT`, `ROLLBACK`) are detected at the commit, which then fails. A `PRAGMA` would change the
+/// connection for later steps, so do not use any.
 pub struct SqliteTransaction {
-    /// None only while it is dropped or committed.
+    /// `None` only while it is dropped or committed.
     loan: Option<Loan>,
-    /// Given back with the connection.
+    /// Released with the connection.
     permit: TransactionPermit,
 }
 
@@ -49,14 +48,14 @@ struct Loan {
     home: oneshot::Sender<Returned>,
 }
 
-/// Makes sqlx believe permanently that there is a transaction, so that `begin` on a connection that
-/// is lent makes a savepoint. sqlx counts by calls of its own, which the writer does not use.
+/// Makes sqlx believe permanently that there is a transaction, so that `begin` on a lent connection
+/// creates a savepoint. sqlx counts its own calls, which the writer does not use.
 pub(super) async fn nest(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     mem::forget(connection.begin().await?);
     sqlx::query("ROLLBACK").execute(connection).await.map(drop)
 }
 
-/// A connection that is back, in whatever state.
+/// A returned connection, in any state.
 pub(super) struct Returned {
     pub(super) records: Records,
     pub(super) wish: Wish,
@@ -84,7 +83,7 @@ impl SqliteTransaction {
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
         if let Some(Loan { records, home }) = self.loan.take() {
-            // If the writer is gone, so is the connection, and the transaction with it.
+            // If the writer is gone, so are the connection and the transaction.
             let _ = home.send(Returned {
                 records,
                 wish: Wish::RollBack,
@@ -123,8 +122,8 @@ impl fmt::Debug for SqliteTransaction {
     }
 }
 
-/// Handlers write one after another, each in a transaction that begins before the handler does: see
-/// [`SqliteTransaction`] for what that means to others.
+/// Handlers write one after another, each in a transaction that begins before the handler: see
+/// [`SqliteTransaction`].
 impl Transactional for Sqlite {
     type Connection = SqliteConnection;
     type Transaction = SqliteTransaction;
@@ -160,7 +159,7 @@ impl Transactional for Sqlite {
                 token,
                 reply,
             };
-            // If the writer is gone, the reply is gone with it.
+            // If the writer is gone, so is the reply.
             let _ = home.send(Returned { records, wish });
         }
         match answer.await {

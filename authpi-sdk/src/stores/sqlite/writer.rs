@@ -1,5 +1,5 @@
-//! The task that holds the connection: steps that wait together share a flush, and handlers write
-//! in turn.
+//! The task that owns the connection: steps that wait together share a flush, and handlers write in
+//! turn.
 
 use std::{
     error::Error,
@@ -22,13 +22,13 @@ use super::{
 };
 use crate::ledger::{EventKey, LeaseStatus, Token};
 
-/// How many events are let in between two prunings. Below the portion that is pruned, so that
-/// pruning catches up.
+/// The number of added events between two prunings. Less than a pruning removes, so that pruning
+/// catches up.
 const LET_IN_PER_PRUNING: u32 = 64;
 
 pub(super) struct Writer {
     queue: Queue,
-    /// None in memory.
+    /// `None` in memory.
     file: Option<OpenFile>,
     flushes: Arc<AtomicU64>,
     loan: Arc<AtomicBool>,
@@ -51,11 +51,11 @@ impl Writer {
         }
     }
 
-    /// Works until the ledger is closed or all handles are gone.
+    /// Runs until the ledger is closed or all handles are gone.
     pub(super) async fn run(mut self, mut records: Records) {
         while self.queue.gather().await {
             records.follow_clock().await;
-            // A group, then a handler, then a group: neither waits for all of the others.
+            // A group, then a handler, then a group: neither waits for all of the other kind.
             let group = self.queue.next_group();
             self.settle(group, &mut records).await;
             if let Some(reply) = self.queue.next_transaction() {
@@ -73,10 +73,10 @@ impl Writer {
         }
     }
 
-    /// Runs the steps, and answers each when what it changed is durable.
+    /// Runs the steps, and answers each when its change is durable.
     async fn settle(&mut self, group: Vec<Box<dyn Asked>>, records: &mut Records) {
         let (reads, writes): (Vec<_>, Vec<_>) = group.into_iter().partition(|step| step.reads());
-        // Before the others: they shall not see what may not last.
+        // Before the others: reads must not see changes that may be rolled back.
         for step in reads {
             self.alone(step, records).await;
         }
@@ -93,15 +93,15 @@ impl Writer {
         }
     }
 
-    /// One transaction, and one flush, for all of them.
+    /// One transaction and one flush for all of them.
     async fn together(&mut self, mut steps: Vec<Box<dyn Asked>>, records: &mut Records) {
         if let Err(error) = execute(BEGIN, &mut records.connection).await {
             return fail_all(steps, "begun", error);
         }
         for step in &mut steps {
             if !step.run(records).await && !is_in_transaction(&mut records.connection).await {
-                // SQLite undid more than the step that failed (the disk is full, say). Those before
-                // it have not been answered, so they can be run again.
+                // SQLite undid more than the failed step (for example, because the disk is full).
+                // The steps before it have not been answered, so they can run again.
                 roll_back(records).await;
                 return self.one_by_one(steps, records).await;
             }
@@ -118,7 +118,7 @@ impl Writer {
         }
     }
 
-    /// Each in a transaction of its own, but for those that have failed already.
+    /// Each in a transaction of its own, except those that have failed.
     async fn one_by_one(&mut self, steps: Vec<Box<dyn Asked>>, records: &mut Records) {
         for step in steps {
             if step.has_failed() {
@@ -129,15 +129,14 @@ impl Writer {
         }
     }
 
-    /// A step is one statement that changes something, at most, so that it needs no `BEGIN` and no
-    /// `COMMIT`.
+    /// A step changes something with at most one statement, so it needs no `BEGIN` and `COMMIT`.
     async fn alone(&mut self, mut step: Box<dyn Asked>, records: &mut Records) {
         step.run(records).await;
         self.count_flush(records);
         self.answer([step]);
     }
 
-    /// What was done is told, unless it was done to a file that was deleted.
+    /// Answers the steps, or fails them if the file was deleted.
     fn answer(&self, steps: impl IntoIterator<Item = Box<dyn Asked>>) {
         let there = is_there(self.file.as_ref());
         for step in steps {
@@ -154,8 +153,8 @@ impl Writer {
             .fetch_add(u64::from(flushed), Ordering::Relaxed);
     }
 
-    /// Lends the connection to a handler, in a transaction, and waits until it is back; none if it
-    /// was lost.
+    /// Lends the connection to a handler, in a transaction, and waits until it returns; `None` if
+    /// it was lost.
     async fn loan(
         &mut self,
         mut records: Records,
@@ -173,7 +172,7 @@ impl Writer {
             }
         }
         let (home, returned) = oneshot::channel();
-        // To nobody: it is dropped, and so comes back.
+        // If the handler is gone, the transaction is dropped, and the connection returns.
         let _ = reply.send(Ok(SqliteTransaction::new(records, home)));
         let back = async {
             let Returned { mut records, wish } = returned.await.ok()?;
@@ -202,11 +201,11 @@ impl Writer {
     }
 }
 
-/// The write lock is taken at the beginning, where SQLite waits for other processes; a transaction
-/// that reads first and writes later may find that it cannot.
+/// Takes the write lock at the beginning, where SQLite waits for other processes. A transaction
+/// that reads first may fail to write later.
 const BEGIN: &str = "BEGIN IMMEDIATE";
 const COMMIT: &str = "COMMIT";
-/// Lasts as long as the transaction that a handler was given, and no longer.
+/// Exists exactly as long as the transaction that the handler was given.
 const MARK: &str = "SAVEPOINT authpi_handler";
 const UNMARK: &str = "RELEASE authpi_handler";
 
@@ -217,16 +216,16 @@ async fn execute(
     sqlx::query(statement).execute(connection).await.map(drop)
 }
 
-/// What was not committed has changed nothing, and neither has a commit that failed.
+/// A failed commit has changed nothing either.
 async fn roll_back(records: &mut Records) {
     (records.changed, records.let_in) = (false, 0);
-    // It fails where SQLite has rolled back by itself.
+    // Fails if SQLite has rolled back by itself.
     if let Err(error) = execute("ROLLBACK", &mut records.connection).await {
         tracing::debug!(%error, "there was nothing to roll back");
     }
 }
 
-/// Begins another one if there is none: SQLite tells only by refusing that.
+/// Begins a transaction if there is none: SQLite only reports one by refusing that.
 async fn is_in_transaction(connection: &mut SqliteConnection) -> bool {
     const ERROR: &str = "1";
     match execute("BEGIN", connection).await {
@@ -237,14 +236,14 @@ async fn is_in_transaction(connection: &mut SqliteConnection) -> bool {
     }
 }
 
-/// Completes the handler's claim in its transaction, and commits both; anything but `Yes` is to be
-/// rolled back.
+/// Completes the handler's claim in its transaction, and commits both. Unless it returns `Held`,
+/// the transaction has to be rolled back.
 async fn commit(
     records: &mut Records,
     key: &EventKey,
     token: Token,
 ) -> Result<LeaseStatus, Failure> {
-    // Otherwise the completion alone would take place.
+    // Fails if the handler's transaction has ended. Otherwise only the completion would take place.
     execute(UNMARK, &mut records.connection)
         .await
         .map_err(|cause| Ended { cause })?;
@@ -269,7 +268,7 @@ fn fail_all(steps: Vec<Box<dyn Asked>>, not: &'static str, error: sqlx::Error) {
     }
 }
 
-/// Nothing that was in a transaction took place.
+/// None of the steps in a transaction took place.
 #[derive(Debug)]
 struct Undone {
     not: &'static str,
@@ -292,7 +291,7 @@ impl Error for Undone {
     }
 }
 
-/// The transaction that a handler was given is no more.
+/// The handler's transaction has ended.
 #[derive(Debug)]
 struct Ended {
     cause: sqlx::Error,
