@@ -110,7 +110,7 @@ fn show(bar: &ProgressBar, progress: &Progress) {
     let length = bar.length().unwrap_or(0).max(behind);
     bar.set_length(length);
     bar.set_position(length - behind);
-    let (events, rate, seconds) = (progress.fed(), progress.rate(), progress.lag.as_secs());
+    let (events, rate, seconds) = (progress.ingested(), progress.rate(), progress.lag.as_secs());
     bar.set_message(format!(
         "{events} events, {rate:.0} a second, {seconds} s behind"
     ));

@@ -596,7 +596,7 @@ async fn each_metric_and_each_value_of_its_labels_is_emitted_as_documented_and_n
             telemetry::HANDLER_SECONDS,
             "outcome",
         ),
-        ("`reason` of a refusal", telemetry::REFUSED, "reason"),
+        ("`reason` of a refusal", telemetry::REJECTED, "reason"),
         ("`reason` of a retry", telemetry::RETRIED, "reason"),
         (
             "`reason` of a dead letter",
@@ -607,7 +607,7 @@ async fn each_metric_and_each_value_of_its_labels_is_emitted_as_documented_and_n
         assert_eq!(emitted.values(metric, name), documented(label), "{metric}");
     }
     assert_eq!(
-        emitted.values(telemetry::FED, "outcome"),
+        emitted.values(telemetry::INGESTED, "outcome"),
         ["draining".to_owned(), "handled".to_owned()]
             .into_iter()
             .collect()

@@ -21,7 +21,7 @@ pub mod types {
             pub error_description: String,
             /// Whether the same call may succeed later.
             pub retryable: bool,
-            /// What to quote to AuthPI's support.
+            /// Reference for AuthPI's support.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub reference: Option<String>,
             /// Seconds to wait before trying again.
@@ -47,10 +47,10 @@ pub mod types {
     tagged! {
         #[constant("type" = "bearer")]
         #[derive(Default)]
-        /// Deliveries that carry a bearer token.
+        /// Deliveries with a bearer token.
         pub struct CreateBearerAuth {
-            /// The token to use; AuthPI makes one if absent. The name of this member is assumed from the older
-            /// API.
+            /// The token to use. If absent, AuthPI generates one. The name of this member is assumed from the
+            /// older API.
             pub bearer_token: Option<crate::signature::Secret>,
         }
     }
@@ -58,12 +58,12 @@ pub mod types {
     tagged! {
         #[constant("type" = "bearer+signature")]
         #[derive(Default)]
-        /// Deliveries that carry both a bearer token and a signature.
+        /// Deliveries with both a bearer token and a signature.
         pub struct CreateBearerSignatureAuth {
-            /// How to sign; HMAC-SHA256 if absent.
+            /// How to sign. Defaults to HMAC-SHA256.
             pub signature_algorithm: Option<SettableSignatureAlgorithm>,
-            /// The token to use; AuthPI makes one if absent. The name of this member is assumed from the older
-            /// API.
+            /// The token to use. If absent, AuthPI generates one. The name of this member is assumed from the
+            /// older API.
             pub bearer_token: Option<crate::signature::Secret>,
         }
     }
@@ -71,16 +71,16 @@ pub mod types {
     tagged! {
         #[constant("type" = "none")]
         #[derive(Default)]
-        /// Deliveries without authentication, meant for testing only.
+        /// Deliveries without authentication, for tests only.
         pub struct CreateNoneAuth {}
     }
 
     tagged! {
         #[constant("type" = "signature")]
         #[derive(Default)]
-        /// Deliveries that carry a signature.
+        /// Deliveries with a signature.
         pub struct CreateSignatureAuth {
-            /// How to sign; HMAC-SHA256 if absent.
+            /// How to sign. Defaults to HMAC-SHA256.
             pub signature_algorithm: Option<SettableSignatureAlgorithm>,
         }
     }
@@ -89,7 +89,7 @@ pub mod types {
         #[lenient]
         #[constant("type" = "bearer")]
         #[derive(Default)]
-        /// Deliveries that carry a bearer token.
+        /// Deliveries with a bearer token.
         pub struct BearerAuth {
             /// The last characters of the token. Deduced by symmetry with the signature's hint.
             pub bearer_token_hint: Option<String>,
@@ -100,7 +100,7 @@ pub mod types {
         #[lenient]
         #[constant("type" = "bearer")]
         #[derive(Default)]
-        /// Deliveries that carry a bearer token, with the token if it was just made.
+        /// Deliveries with a bearer token, with the token if it is new.
         pub struct BearerAuthWithSecret {
             /// The last characters of the token. Deduced by symmetry with the signature's hint.
             pub bearer_token_hint: Option<String>,
@@ -113,7 +113,7 @@ pub mod types {
         #[lenient]
         #[constant("type" = "bearer+signature")]
         #[derive(Default)]
-        /// Deliveries that carry both a bearer token and a signature.
+        /// Deliveries with both a bearer token and a signature.
         pub struct BearerSignatureAuth {
             /// How deliveries are signed.
             pub signature_algorithm: Option<SignatureAlgorithm>,
@@ -128,7 +128,7 @@ pub mod types {
         #[lenient]
         #[constant("type" = "bearer+signature")]
         #[derive(Default)]
-        /// Deliveries that carry both a bearer token and a signature, with the secrets that were just made.
+        /// Deliveries with both a bearer token and a signature, with the new secrets.
         pub struct BearerSignatureAuthWithSecrets {
             /// How deliveries are signed.
             pub signature_algorithm: Option<SignatureAlgorithm>,
@@ -177,15 +177,15 @@ pub mod types {
 
     union! {
         #[tag = "type"]
-        /// How the deliveries of a new webhook are to be authenticated.
+        /// How the deliveries of a new webhook will be authenticated.
         pub enum CreateAuthInput {
-            /// Deliveries without authentication, meant for testing only.
+            /// Deliveries without authentication, for tests only.
             None(CreateNoneAuth) = "none",
-            /// Deliveries that carry a bearer token.
+            /// Deliveries with a bearer token.
             Bearer(CreateBearerAuth) = "bearer",
-            /// Deliveries that carry a signature.
+            /// Deliveries with a signature.
             Signature(CreateSignatureAuth) = "signature",
-            /// Deliveries that carry both a bearer token and a signature.
+            /// Deliveries with both a bearer token and a signature.
             BearerSignature(CreateBearerSignatureAuth) = "bearer+signature",
         }
     }
@@ -197,26 +197,26 @@ pub mod types {
     pub struct CreateWebhookInput {
         /// Name of the webhook.
         pub name: String,
-        /// Where to send deliveries, an absolute HTTP or HTTPS address. Which addresses AuthPI takes is not
-        /// documented.
+        /// Where to send deliveries, an absolute HTTP or HTTPS address. Which addresses AuthPI accepts is
+        /// not documented.
         pub url: String,
         /// What the webhook is for.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub description: Option<String>,
-        /// The status to begin with; active if absent.
+        /// The initial status. Defaults to active.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub status: Option<SettableWebhookStatus>,
-        /// How deliveries are authenticated; not at all if absent.
+        /// How deliveries are authenticated. Defaults to no authentication.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub auth: Option<CreateAuthInput>,
-        /// Event types to deliver, exact names without wildcards; all if absent. That an empty list is
+        /// Event types to deliver, as exact names without wildcards. Defaults to all. That an empty list is
         /// refused is assumed.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub events: Option<Vec<crate::event::EventType>>,
         /// Subjects to limit deliveries to. The members of a subject are not documented.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub subjects: Option<Vec<crate::RawJson>>,
-        /// When a failed delivery is sent again. Its members are not documented.
+        /// When failed deliveries are retried. Its members are not documented.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub retry: Option<crate::RawJson>,
         /// When deliveries are paused because too many fail. Its members are not documented.
@@ -252,11 +252,11 @@ pub mod types {
             Unknown(UnknownCreateWebhookResponseAuth),
             /// Deliveries without authentication.
             None(NoneAuth) = "none",
-            /// Deliveries that carry a bearer token, with the token if it was just made.
+            /// Deliveries with a bearer token, with the token if it is new.
             Bearer(BearerAuthWithSecret) = "bearer",
-            /// Deliveries that carry a signature, with the secret if it was just made.
+            /// Deliveries with a signature, with the secret if it is new.
             Signature(SignatureAuthWithSecret) = "signature",
-            /// Deliveries that carry both a bearer token and a signature, with the secrets that were just made.
+            /// Deliveries with both a bearer token and a signature, with the new secrets.
             BearerSignature(BearerSignatureAuthWithSecrets) = "bearer+signature",
         }
     }
@@ -297,7 +297,7 @@ pub mod types {
             /// Trace the event belongs to.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub trace: Option<String>,
-            /// What happened; often, and not always, one of the types that webhooks can be given.
+            /// The event's type; often, but not always, one that webhooks can subscribe to.
             pub r#type: String,
             /// Where the event came from.
             pub source: String,
@@ -312,7 +312,7 @@ pub mod types {
             pub subject: Option<crate::RawJson>,
             /// When the event happened, in Unix milliseconds.
             pub timestamp: crate::UnixMillis,
-            /// What the event carries; its members depend on the type.
+            /// The event's payload; its members depend on the type.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub data: Option<crate::RawJson>,
         }
@@ -393,7 +393,7 @@ pub mod types {
             pub issuer_id: Option<String>,
             /// Accounts the caller can act on; may be empty.
             pub accounts: Vec<CallerAccountAccess>,
-            /// Organizations the caller can act on; older answers lack it.
+            /// Organizations the caller can act on; older responses lack it.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub organizations: Option<Vec<CallerOrganizationAccess>>,
         }
@@ -416,16 +416,16 @@ pub mod types {
     }
 
     object! {
-        /// Why a call failed whose If-Match no longer holds, with the ETag that would. AuthPI's pages and
-        /// its SDK spell that member differently.
+        /// The error of a call whose If-Match does not match, with the present ETag. AuthPI's pages and its
+        /// SDK spell that member differently.
         pub struct PreconditionFailedError {
             /// `error`.
             pub error: ErrorCode,
             /// What went wrong, as a sentence.
             pub error_description: String,
-            /// Whether the same call may succeed later; it may not.
+            /// Whether the same call may succeed later; always false.
             pub retryable: bool,
-            /// What to quote to AuthPI's support.
+            /// Reference for AuthPI's support.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub reference: Option<String>,
             /// Seconds to wait before trying again.
@@ -461,22 +461,22 @@ pub mod types {
     }
 
     object! {
-        /// How a redelivery in bulk went. All members are assumed.
+        /// The result of a bulk redelivery. All members are assumed.
         pub struct RedeliverFailedResult {
-            /// Deliveries sent again. Assumed.
+            /// Deliveries redelivered. Assumed.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub redelivered: Option<i64>,
-            /// Those of them that the endpoint accepted. Assumed.
+            /// How many of them the endpoint accepted. Assumed.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub succeeded: Option<i64>,
-            /// Those of them that failed again. Assumed.
+            /// How many of them failed again. Assumed.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub failed: Option<i64>,
         }
     }
 
     envelope! {
-        /// How a redelivery in bulk went, in the envelope of single resources.
+        /// The result of a bulk redelivery, in the envelope of single resources.
         pub struct RedeliverFailedResultResponse {
             /// `data`.
             pub data: RedeliverFailedResult,
@@ -484,7 +484,7 @@ pub mod types {
     }
 
     object! {
-        /// The record of a delivery after it was sent again on request.
+        /// A delivery after a requested redelivery.
         pub struct RedeliveredWebhookDelivery {
             /// Id of the delivery.
             pub id: String,
@@ -510,14 +510,14 @@ pub mod types {
             /// Id of the workflow that makes the attempts.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub retry_workflow_id: Option<String>,
-            /// Attempts that may be made in all. That it is the total and not the rest is deduced from the
-            /// name.
+            /// The maximum number of attempts. That this is the total, and not what is left, is deduced from
+            /// the name.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub attempt_budget: Option<i64>,
             /// Why the last attempt failed.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub last_error: Option<String>,
-            /// HTTP status of the endpoint's last answer.
+            /// HTTP status of the endpoint's last response.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub last_response_status: Option<i64>,
             /// When the delivery was created, in Unix milliseconds.
@@ -531,7 +531,7 @@ pub mod types {
     }
 
     envelope! {
-        /// A delivery that was sent again, in the envelope of single resources.
+        /// A redelivered delivery, in the envelope of single resources.
         pub struct RedeliveredWebhookDeliveryResponse {
             /// `data`.
             pub data: RedeliveredWebhookDelivery,
@@ -546,7 +546,7 @@ pub mod types {
     }
 
     closed_enum! {
-        /// A status that a caller may give a webhook. That these two are all is assumed.
+        /// A status that a caller may set. That there are only these two is assumed.
         pub enum SettableWebhookStatus {
             Active = "active",
             Disabled = "disabled",
@@ -565,7 +565,7 @@ pub mod types {
         #[lenient]
         #[constant("type" = "signature")]
         #[derive(Default)]
-        /// Deliveries that carry a signature.
+        /// Deliveries with a signature.
         pub struct SignatureAuth {
             /// How deliveries are signed.
             pub signature_algorithm: Option<SignatureAlgorithm>,
@@ -578,7 +578,7 @@ pub mod types {
         #[lenient]
         #[constant("type" = "signature")]
         #[derive(Default)]
-        /// Deliveries that carry a signature, with the secret if it was just made.
+        /// Deliveries with a signature, with the secret if it is new.
         pub struct SignatureAuthWithSecret {
             /// How deliveries are signed.
             pub signature_algorithm: Option<SignatureAlgorithm>,
@@ -595,23 +595,23 @@ pub mod types {
         /// new secret is not documented; assumed is that giving `auth` again, even of the same type, makes
         /// new ones.
         pub enum UpdateAuthInput {
-            /// Deliveries without authentication, meant for testing only.
+            /// Deliveries without authentication, for tests only.
             None(CreateNoneAuth) = "none",
-            /// Deliveries that carry a bearer token.
+            /// Deliveries with a bearer token.
             Bearer(CreateBearerAuth) = "bearer",
-            /// Deliveries that carry a signature.
+            /// Deliveries with a signature.
             Signature(CreateSignatureAuth) = "signature",
-            /// Deliveries that carry both a bearer token and a signature.
+            /// Deliveries with both a bearer token and a signature.
             BearerSignature(CreateBearerSignatureAuth) = "bearer+signature",
         }
     }
 
-    /// The members of a webhook to change; null clears one, an absent one stays as it is.
+    /// The members of a webhook to change. Null clears a member; an absent member is not changed.
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
     #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
     #[non_exhaustive]
     pub struct UpdateWebhook {
-        /// Name of the webhook. AuthPI's SDK lets it be null, without telling what that would mean.
+        /// Name of the webhook. AuthPI's SDK allows null, but does not document its meaning.
         #[serde(default, skip_serializing_if = "Patch::is_keep")]
         pub name: Patch<String>,
         /// What the webhook is for.
@@ -626,10 +626,10 @@ pub mod types {
         /// Why the webhook gets this status.
         #[serde(default, skip_serializing_if = "Patch::is_keep")]
         pub status_reason: Patch<String>,
-        /// Who gives the webhook this status.
+        /// Who sets this status.
         #[serde(default, skip_serializing_if = "Patch::is_keep")]
         pub status_by: Patch<String>,
-        /// How deliveries are authenticated. That giving it makes new secrets is assumed.
+        /// How deliveries are authenticated. That setting it generates new secrets is assumed.
         #[serde(default, skip_serializing_if = "Patch::is_keep")]
         pub auth: Patch<UpdateAuthInput>,
         /// Event types to deliver, exact names without wildcards.
@@ -638,7 +638,7 @@ pub mod types {
         /// Subjects to limit deliveries to. The members of a subject are not documented.
         #[serde(default, skip_serializing_if = "Patch::is_keep")]
         pub subjects: Patch<Vec<crate::RawJson>>,
-        /// When a failed delivery is sent again. Its members are not documented.
+        /// When failed deliveries are retried. Its members are not documented.
         #[serde(default, skip_serializing_if = "Patch::is_keep")]
         pub retry: Patch<crate::RawJson>,
         /// When deliveries are paused because too many fail. Its members are not documented.
@@ -666,13 +666,13 @@ pub mod types {
             /// The state of the webhook.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status: Option<WebhookStatus>,
-            /// When the webhook got its present status, in Unix milliseconds.
+            /// When the webhook's status last changed, in Unix milliseconds.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_at: Option<crate::UnixMillis>,
-            /// Why the webhook has its present status.
+            /// The reason for the present status.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_reason: Option<String>,
-            /// Who gave the webhook its present status.
+            /// Who set the present status.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_by: Option<String>,
             /// How deliveries are authenticated.
@@ -682,13 +682,13 @@ pub mod types {
             /// Subjects that deliveries are limited to.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub subjects: Option<Vec<crate::RawJson>>,
-            /// When a failed delivery is sent again.
+            /// When failed deliveries are retried.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub retry: Option<crate::RawJson>,
             /// When deliveries are paused because too many fail.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub circuit_breaker: Option<crate::RawJson>,
-            /// Key-value pairs of the caller's own.
+            /// The caller's own key-value pairs.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub metadata: Option<crate::RawJson>,
             /// When the webhook was created, in Unix milliseconds.
@@ -706,17 +706,17 @@ pub mod types {
             Unknown(UnknownWebhookAuth),
             /// Deliveries without authentication.
             None(NoneAuth) = "none",
-            /// Deliveries that carry a bearer token.
+            /// Deliveries with a bearer token.
             Bearer(BearerAuth) = "bearer",
-            /// Deliveries that carry a signature.
+            /// Deliveries with a signature.
             Signature(SignatureAuth) = "signature",
-            /// Deliveries that carry both a bearer token and a signature.
+            /// Deliveries with both a bearer token and a signature.
             BearerSignature(BearerSignatureAuth) = "bearer+signature",
         }
     }
 
     object! {
-        /// The record of one event's delivery to one webhook, all attempts together.
+        /// The delivery of one event to one webhook, with all attempts.
         pub struct WebhookDelivery {
             /// Id of the delivery.
             pub id: String,
@@ -742,14 +742,14 @@ pub mod types {
             /// Id of the workflow that makes the attempts.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub retry_workflow_id: Option<String>,
-            /// Attempts that may be made in all. That it is the total and not the rest is deduced from the
-            /// name.
+            /// The maximum number of attempts. That this is the total, and not what is left, is deduced from
+            /// the name.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub attempt_budget: Option<i64>,
             /// Why the last attempt failed.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub last_error: Option<String>,
-            /// HTTP status of the endpoint's last answer.
+            /// HTTP status of the endpoint's last response.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub last_response_status: Option<i64>,
             /// When the delivery was created, in Unix milliseconds.
@@ -777,7 +777,7 @@ pub mod types {
     }
 
     object! {
-        /// A webhook as it stands in a list, without the details of its authentication.
+        /// A webhook in a list, without the details of its authentication.
         pub struct WebhookListItem {
             /// Id of the webhook.
             pub id: String,
@@ -796,13 +796,13 @@ pub mod types {
             pub auth_type: AuthType,
             /// Event types that are delivered.
             pub events: Vec<String>,
-            /// When the webhook got its present status, in Unix milliseconds.
+            /// When the webhook's status last changed, in Unix milliseconds.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_at: Option<crate::UnixMillis>,
-            /// Why the webhook has its present status.
+            /// The reason for the present status.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_reason: Option<String>,
-            /// Who gave the webhook its present status.
+            /// Who set the present status.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_by: Option<String>,
             /// When the webhook was created, in Unix milliseconds.
@@ -849,8 +849,8 @@ pub mod types {
     }
 
     object! {
-        /// A webhook as creating or changing it returns it, with the secrets that were just made. They are
-        /// shown once. Look for them under `auth` first; AuthPI's guide shows them at the top level.
+        /// A webhook as creating or changing it returns it, with the new secrets. They are shown once. Look
+        /// for them under `auth` first; AuthPI's guide shows them at the top level.
         pub struct WebhookWithSecrets {
             /// Id of the webhook.
             pub id: String,
@@ -866,21 +866,21 @@ pub mod types {
             /// The state of the webhook.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status: Option<WebhookStatus>,
-            /// When the webhook got its present status, in Unix milliseconds.
+            /// When the webhook's status last changed, in Unix milliseconds.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_at: Option<crate::UnixMillis>,
-            /// Why the webhook has its present status.
+            /// The reason for the present status.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_reason: Option<String>,
-            /// Who gave the webhook its present status.
+            /// Who set the present status.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub status_by: Option<String>,
-            /// How deliveries are authenticated, with the secrets that were just made.
+            /// How deliveries are authenticated, with the new secrets.
             pub auth: CreateWebhookResponseAuth,
-            /// The signature's secret, shown once, where the service puts it here and not under `auth`.
+            /// The signature's secret, shown once, if the service returns it here instead of under `auth`.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub signature_secret_plain: Option<crate::signature::Secret>,
-            /// The bearer token, shown once, where the service puts it here and not under `auth`.
+            /// The bearer token, shown once, if the service returns it here instead of under `auth`.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub bearer_token_plain: Option<crate::signature::Secret>,
             /// Event types that are delivered.
@@ -888,13 +888,13 @@ pub mod types {
             /// Subjects that deliveries are limited to.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub subjects: Option<Vec<crate::RawJson>>,
-            /// When a failed delivery is sent again.
+            /// When failed deliveries are retried.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub retry: Option<crate::RawJson>,
             /// When deliveries are paused because too many fail.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub circuit_breaker: Option<crate::RawJson>,
-            /// Key-value pairs of the caller's own.
+            /// The caller's own key-value pairs.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub metadata: Option<crate::RawJson>,
             /// When the webhook was created, in Unix milliseconds.
@@ -1108,7 +1108,7 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `cursor`: The `next_cursor` of the page before.
-    /// - `limit`: Items on a page, 1 to 100, 50 if absent.
+    /// - `limit`: Items per page, 1 to 100. Defaults to 50.
     /// - `status`: Only webhooks of this status.
     pub fn webhooks_list<'a>(
         &'a self,
@@ -1214,7 +1214,7 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    /// - `if_match`: The ETag the resource must still have, with its quotes. Without it the check is skipped.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it there is no check.
     pub fn webhooks_delete<'a>(
         &'a self,
         account_id: &'a str,
@@ -1248,7 +1248,7 @@ impl Client {
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
-    /// - `if_match`: The ETag the resource must still have, with its quotes. Without it the check is skipped.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it there is no check.
     /// - `body`
     pub fn webhooks_update<'a>(
         &'a self,
@@ -1293,11 +1293,11 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    /// - `after`: Only what came after this time, in Unix milliseconds. That the time itself is left out is assumed.
-    /// - `before`: Only what came before this time, in Unix milliseconds. That the time itself is left out is assumed.
+    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is assumed.
+    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded is assumed.
     /// - `cursor`: The `next_cursor` of the page before.
     /// - `event_type`: Only deliveries of events of this one type.
-    /// - `limit`: Items on a page, 1 to 100, 50 if absent.
+    /// - `limit`: Items per page, 1 to 100. Defaults to 50.
     /// - `status`: Only deliveries of this status; see DeliveryStatus for the values assumed.
     pub fn webhooks_list_deliveries<'a>(
         &'a self,
@@ -1338,8 +1338,8 @@ impl Client {
 
     /// Sends one delivery again and returns its record with the outcome
     ///
-    /// The call carries no body. The answer's `success` tells how this attempt went, so an endpoint
-    /// that refuses it is no error of this call.
+    /// The call has no body. `success` in the response tells the result of this attempt, so an endpoint
+    /// that refuses it is not an error of this call.
     ///
     /// A `POST` request to
     /// `/v1/accounts/{account_id}/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver`
@@ -1349,7 +1349,7 @@ impl Client {
     /// - `webhook_id`: Id of the webhook.
     /// - `delivery_id`: Id of the delivery.
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
-    /// - `if_match`: The ETag the resource must still have, with its quotes. Without it the check is skipped.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it there is no check.
     pub fn webhooks_redeliver<'a>(
         &'a self,
         account_id: &'a str,
@@ -1435,13 +1435,13 @@ impl Client {
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
-    /// - `after`: Only what came after this time, in Unix milliseconds. That the time itself is left out is assumed.
-    /// - `before`: Only what came before this time, in Unix milliseconds. That the time itself is left out is assumed.
+    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is assumed.
+    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded is assumed.
     /// - `client_id`: Only events about this client.
     /// - `cursor`: The `next_cursor` of the page before.
-    /// - `event_types`: Only events of these types, exact names with commas between them.
+    /// - `event_types`: Only events of these types, exact names separated by commas.
     /// - `issuer_id`: Only events about this issuer.
-    /// - `limit`: Items on a page, 1 to 100, 50 if absent.
+    /// - `limit`: Items per page, 1 to 100. Defaults to 50.
     /// - `user_id`: Only events about this user.
     pub fn events_list<'a>(
         &'a self,
@@ -1491,11 +1491,11 @@ impl Client {
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
-    /// - `after`: Only what came after this time, in Unix milliseconds. That the time itself is left out is assumed.
-    /// - `before`: Only what came before this time, in Unix milliseconds. That the time itself is left out is assumed.
+    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is assumed.
+    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded is assumed.
     /// - `client_id`: Only events about this client.
     /// - `count_unique`: What to count distinct values of. Values are assumed to be names such as `user_id`.
-    /// - `event_types`: Only events of these types, exact names with commas between them.
+    /// - `event_types`: Only events of these types, exact names separated by commas.
     /// - `group_by`: What to group by. Values are assumed to be names such as `type` or `user_id`.
     /// - `interval`: Length of a bucket. Values are assumed to be words such as `hour` or `day`.
     /// - `issuer_id`: Only events about this issuer.

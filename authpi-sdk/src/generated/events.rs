@@ -6,7 +6,7 @@
 use crate::macros::{event_types, payloads};
 
 event_types! {
-    /// Names of the events that AuthPI delivers to webhooks, exact and without wildcards; a receiver
+    /// Names of the events that AuthPI delivers to webhooks, exact and without wildcards; receivers
     /// must expect others too.
     pub enum EventType {
         Unknown(UnknownEventType),
@@ -14,11 +14,11 @@ event_types! {
         SessionCreated(Session) = "session.created",
         /// A session was changed.
         SessionUpdated(Session) = "session.updated",
-        /// A session came to its end.
+        /// A session expired.
         SessionExpired(Session) = "session.expired",
-        /// A session was ended before its time.
+        /// A session was terminated.
         SessionTerminated(Session) = "session.terminated",
-        /// A session was found to be in wrong hands.
+        /// A session was found to be compromised.
         SessionCompromised(Session) = "session.compromised",
         /// The tokens of a session were refreshed.
         SessionTokenRefreshed(Session) = "session.token-refreshed",
@@ -32,7 +32,7 @@ event_types! {
         UserDeleted(User) = "user.deleted",
         /// A user was blocked.
         UserBlocked(User) = "user.blocked",
-        /// A user was let in again.
+        /// A user was unblocked.
         UserUnblocked(User) = "user.unblocked",
         /// A check of a user's identity succeeded.
         UserVerificationSucceeded(Verification) = "user.verification.succeeded",
@@ -40,11 +40,11 @@ event_types! {
         UserVerificationFailed(Verification) = "user.verification.failed",
         /// A user changed their password.
         UserPasswordChanged(Password) = "user.password.changed",
-        /// A reset of a user's password was asked for.
+        /// A reset of a user's password was requested.
         UserPasswordResetRequested(Password) = "user.password.reset-requested",
         /// A user's password was reset.
         UserPasswordReset(Password) = "user.password.reset",
-        /// A link that signs a user in was asked for.
+        /// A link that signs a user in was requested.
         UserLoginLinkRequested(LoginLink) = "user.login-link.requested",
         /// A link that signs a user in was used.
         UserLoginLinkConsumed(LoginLink) = "user.login-link.consumed",
@@ -52,15 +52,15 @@ event_types! {
         UserVerifierCreated(Verifier) = "user.verifier.created",
         /// A verifier of a user was changed.
         UserVerifierUpdated(Verifier) = "user.verifier.updated",
-        /// A verifier was taken from a user.
+        /// A verifier was removed from a user.
         UserVerifierDeleted(Verifier) = "user.verifier.deleted",
-        /// A change of a user's address was asked for.
+        /// A change of a user's address was requested.
         UserEmailChangeRequested(EmailChange) = "user.email.change-requested",
         /// A user's address was changed.
         UserEmailChanged(EmailChange) = "user.email.changed",
         /// A user's address was verified.
         UserEmailVerified(EmailChange) = "user.email.verified",
-        /// A sign-up waits for approval.
+        /// A sign-up requires approval.
         UserApprovalRequested(Approval) = "user.approval.requested",
         /// A sign-up was approved.
         UserApprovalApproved(Approval) = "user.approval.approved",
@@ -68,9 +68,9 @@ event_types! {
         UserApprovalRejected(Approval) = "user.approval.rejected",
         /// A second factor was added to a user.
         UserMfaFactorCreated(Verifier) = "user.mfa.factor-created",
-        /// A second factor was taken from a user.
+        /// A second factor was removed from a user.
         UserMfaFactorDeleted(Verifier) = "user.mfa.factor-deleted",
-        /// A user's backup codes were made anew.
+        /// A user's backup codes were regenerated.
         UserMfaBackupCodesRegenerated(BackupCodes) = "user.mfa.backup-codes.regenerated",
         /// A user has few backup codes left.
         UserMfaBackupCodesLow(BackupCodes) = "user.mfa.backup-codes.low",
@@ -80,15 +80,15 @@ event_types! {
         UserMfaVerificationFailed(Verification) = "user.mfa.verification.failed",
         /// A user trusted a device.
         UserDeviceTrusted(TrustedDevice) = "user.device.trusted",
-        /// Trust in a device of a user was taken back.
+        /// Trust in a device of a user was revoked.
         UserDeviceRevoked(TrustedDevice) = "user.device.revoked",
         /// A user gave consent to a client.
         UserConsentGranted(Consent) = "user.consent.granted",
-        /// A user's consent to a client was taken back.
+        /// A user's consent to a client was revoked.
         UserConsentRevoked(Consent) = "user.consent.revoked",
         /// A user was created by single sign-on.
         UserSsoProvisioned(SsoIdentity) = "user.sso.provisioned",
-        /// A user was tied to an identity of single sign-on.
+        /// A user was linked to a single sign-on identity.
         UserSsoLinked(SsoIdentity) = "user.sso.linked",
         /// A personal token was created.
         UserPersonalTokenCreated(PersonalToken) = "user.personal-token.created",
@@ -106,7 +106,7 @@ event_types! {
         ClientSecretRotated(Client) = "client.secret.rotated",
         /// A client was blocked.
         ClientBlocked(Client) = "client.blocked",
-        /// A client was let in again.
+        /// A client was unblocked.
         ClientUnblocked(Client) = "client.unblocked",
         /// An API key was created.
         ApiKeyCreated(ApiKey) = "api-key.created",
@@ -116,7 +116,7 @@ event_types! {
         ApiKeyDeleted(ApiKey) = "api-key.deleted",
         /// An API key was blocked.
         ApiKeyBlocked(ApiKey) = "api-key.blocked",
-        /// An API key was let in again.
+        /// An API key was unblocked.
         ApiKeyUnblocked(ApiKey) = "api-key.unblocked",
         /// An issuer was created.
         IssuerCreated(Issuer) = "issuer.created",
@@ -124,11 +124,11 @@ event_types! {
         IssuerUpdated(Issuer) = "issuer.updated",
         /// An issuer was deleted.
         IssuerDeleted(Issuer) = "issuer.deleted",
-        /// A way to sign in was added to an issuer.
+        /// A sign-in method was added to an issuer.
         IssuerAuthMethodCreated(AuthMethod) = "issuer.auth-method.created",
-        /// A way to sign in of an issuer was changed.
+        /// A sign-in method of an issuer was changed.
         IssuerAuthMethodUpdated(AuthMethod) = "issuer.auth-method.updated",
-        /// A way to sign in was taken from an issuer.
+        /// A sign-in method was removed from an issuer.
         IssuerAuthMethodDeleted(AuthMethod) = "issuer.auth-method.deleted",
         /// An organization was created.
         OrganizationCreated(Organization) = "organization.created",
@@ -138,7 +138,7 @@ event_types! {
         OrganizationDeleted(Organization) = "organization.deleted",
         /// An organization was suspended.
         OrganizationSuspended(Organization) = "organization.suspended",
-        /// A suspended organization was made active again.
+        /// A suspended organization was reactivated.
         OrganizationReactivated(Organization) = "organization.reactivated",
         /// A member joined an organization.
         OrganizationMembershipCreated(Membership) = "organization.membership.created",
@@ -170,7 +170,7 @@ event_types! {
         OrganizationSsoDomainCreated(SsoDomain) = "organization.sso.domain-created",
         /// A domain of an organization's single sign-on was verified.
         OrganizationSsoDomainVerified(SsoDomain) = "organization.sso.domain-verified",
-        /// A domain was taken from an organization's single sign-on.
+        /// A domain was removed from an organization's single sign-on.
         OrganizationSsoDomainDeleted(SsoDomain) = "organization.sso.domain-deleted",
         /// An agent was created.
         AgentCreated(Agent) = "agent.created",
@@ -180,7 +180,7 @@ event_types! {
         AgentDeleted(Agent) = "agent.deleted",
         /// A verifier was added to an agent.
         AgentVerifierAdded(AgentVerifier) = "agent.verifier.added",
-        /// A verifier was taken from an agent.
+        /// A verifier was removed from an agent.
         AgentVerifierRemoved(AgentVerifier) = "agent.verifier.removed",
         /// An account was created.
         AccountCreated(Account) = "account.created",
@@ -190,11 +190,11 @@ event_types! {
         AccountDeleted(Account) = "account.deleted",
         /// A domain of an account was assigned to an issuer.
         AccountDomainAssigned(AccountDomain) = "account.domain.assigned",
-        /// A domain of an account was taken from an issuer.
+        /// A domain of an account was removed from an issuer.
         AccountDomainUnassigned(AccountDomain) = "account.domain.unassigned",
         /// A domain was added to an account.
         AccountDomainAdded(AccountDomain) = "account.domain.added",
-        /// A domain was taken from an account.
+        /// A domain was removed from an account.
         AccountDomainRemoved(AccountDomain) = "account.domain.removed",
         /// The credits of an account are used up.
         AccountCreditsDepleted(Credits) = "account.credits.depleted",
@@ -208,19 +208,19 @@ event_types! {
         WebhookDeleted(Webhook) = "webhook.deleted",
         /// Deliveries of a webhook were paused.
         WebhookPaused(Webhook) = "webhook.paused",
-        /// Deliveries of a webhook were taken up again.
+        /// Deliveries of a webhook were resumed.
         WebhookResumed(Webhook) = "webhook.resumed",
         /// A message was sent.
         EmailSent(Email) = "email.sent",
         /// A message could not be sent.
         EmailFailed(Email) = "email.failed",
-        /// A sign-in attempt was cut short because there were too many.
+        /// A sign-in attempt was rate-limited.
         AuthFlowRateLimited(AuthFlow) = "auth.flow.rate-limited",
-        /// A sign-in attempt took too long.
+        /// A sign-in attempt expired.
         AuthFlowExpired(AuthFlow) = "auth.flow.expired",
-        /// A step of a sign-in attempt was tried a second time.
+        /// A step of a sign-in attempt was replayed.
         AuthFlowReplayAttempt(AuthFlow) = "auth.flow.replay-attempt",
-        /// A sign-in attempt went on from another device than it began on.
+        /// A sign-in attempt continued on a different device.
         AuthFlowDeviceMismatch(AuthFlow) = "auth.flow.device-mismatch",
     }
 }
@@ -286,11 +286,11 @@ payloads! {
         pub provider: String,
         /// Version of the agent.
         pub version: String,
-        /// State of the agent, an open set of words such as `active`.
+        /// Status of the agent, such as `active`; other values are possible.
         pub status: String,
-        /// When the agent got its present status, in Unix milliseconds.
+        /// When the agent's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
-        /// Why the agent has its present status.
+        /// The reason for the agent's status.
         pub status_reason: String,
         /// Scopes granted to the agent.
         pub scopes: Vec<String>,
@@ -312,7 +312,7 @@ payloads! {
         pub issuer_id: String,
         /// Kind of verifier.
         pub r#type: String,
-        /// State of the verifier, an open set of words such as `active`.
+        /// Status of the verifier, such as `active`; other values are possible.
         pub status: String,
         /// Name of the verifier.
         pub name: String,
@@ -356,15 +356,15 @@ payloads! {
         pub ip_allowlist: Vec<String>,
         /// Last characters of the secret.
         pub secret_hint: String,
-        /// State of the key, an open set of words such as `active`.
+        /// Status of the key, such as `active`; other values are possible.
         pub status: String,
-        /// When the key got its present status, in Unix milliseconds.
+        /// When the key's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
-        /// Why the key has its present status.
+        /// The reason for the key's status.
         pub status_reason: String,
-        /// Who gave the key its present status.
+        /// Who set the key's status.
         pub status_by: String,
-        /// When the key ends, in Unix milliseconds.
+        /// When the key expires, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
         /// When the secret was last replaced, in Unix milliseconds.
         pub last_rotated_at: crate::UnixMillis,
@@ -386,15 +386,15 @@ payloads! {
         pub username_hash: String,
         /// Kind of user name, such as `email`.
         pub username_type: String,
-        /// State of the approval, an open set of words.
+        /// Status of the approval; any value is possible.
         pub status: String,
-        /// Store the user is kept in.
+        /// Store the user is stored in.
         pub store_id: String,
-        /// Region the user is kept in.
+        /// Region the user is stored in.
         pub region: String,
         /// Who decided.
         pub decided_by: String,
-        /// Why it was decided so.
+        /// The reason for the decision.
         pub reason: String,
         /// When the approval was created, in Unix milliseconds.
         pub created_at: crate::UnixMillis,
@@ -426,13 +426,13 @@ payloads! {
         pub retry_after: i64,
         /// IP address the request came from.
         pub ip: String,
-        /// User agent the request named.
+        /// User agent of the request.
         pub user_agent: String,
         /// When it happened, in Unix milliseconds.
         pub occurred_at: crate::UnixMillis,
     }
 
-    /// A way to sign in that an issuer offers.
+    /// A sign-in method that an issuer offers.
     pub struct AuthMethod {
         /// Id of the auth method.
         pub id: String,
@@ -444,9 +444,9 @@ payloads! {
         pub name: String,
         /// Whether users may use it.
         pub enabled: bool,
-        /// State of the auth method, an open set of words such as `active`.
+        /// Status of the auth method, such as `active`; other values are possible.
         pub status: String,
-        /// When the auth method got its present status, in Unix milliseconds.
+        /// When the auth method's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
         /// Settings of the auth method.
         pub settings: crate::RawJson,
@@ -480,9 +480,9 @@ payloads! {
         pub id: String,
         /// Issuer the resource belongs to.
         pub issuer_id: String,
-        /// State of the client, an open set of words such as `active`.
+        /// Status of the client, such as `active`; other values are possible.
         pub status: String,
-        /// When the client got its present status, in Unix milliseconds.
+        /// When the client's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
         /// Kind of client.
         pub r#type: String,
@@ -518,7 +518,7 @@ payloads! {
         pub scopes: Vec<String>,
         /// When consent was given, in Unix milliseconds.
         pub granted_at: crate::UnixMillis,
-        /// When consent was taken back, in Unix milliseconds.
+        /// When consent was revoked, in Unix milliseconds.
         pub revoked_at: crate::UnixMillis,
         /// When consent ends, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
@@ -584,7 +584,7 @@ payloads! {
         pub new_email: String,
         /// Whether the address has been verified.
         pub verified: bool,
-        /// When the change was asked for, in Unix milliseconds.
+        /// When the change was requested, in Unix milliseconds.
         pub requested_at: crate::UnixMillis,
         /// When the address was verified, in Unix milliseconds.
         pub verified_at: crate::UnixMillis,
@@ -622,7 +622,7 @@ payloads! {
         pub org_id: String,
         /// Issuer the resource belongs to.
         pub issuer_id: String,
-        /// State of the invitation, an open set of words such as `pending`.
+        /// Status of the invitation, such as `pending`; other values are possible.
         pub status: String,
         /// Address that was invited.
         pub email_invited: String,
@@ -642,7 +642,7 @@ payloads! {
         pub accepted_at: crate::UnixMillis,
         /// When it was declined, in Unix milliseconds.
         pub declined_at: crate::UnixMillis,
-        /// When it was taken back, in Unix milliseconds.
+        /// When it was revoked, in Unix milliseconds.
         pub revoked_at: crate::UnixMillis,
         /// When the invitation was last sent, in Unix milliseconds.
         pub last_email_sent_at: crate::UnixMillis,
@@ -666,9 +666,9 @@ payloads! {
         pub links: crate::RawJson,
         /// Scopes the issuer can grant.
         pub available_scopes: Vec<String>,
-        /// State of the issuer, an open set of words such as `active`.
+        /// Status of the issuer, such as `active`; other values are possible.
         pub status: String,
-        /// When the issuer got its present status, in Unix milliseconds.
+        /// When the issuer's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
         /// Settings of the issuer.
         pub settings: crate::RawJson,
@@ -690,15 +690,15 @@ payloads! {
         pub client_id: String,
         /// Address the link was sent to.
         pub email: String,
-        /// When the link was asked for, in Unix milliseconds.
+        /// When the link was requested, in Unix milliseconds.
         pub requested_at: crate::UnixMillis,
         /// When the link was used, in Unix milliseconds.
         pub consumed_at: crate::UnixMillis,
-        /// When the link ends, in Unix milliseconds.
+        /// When the link expires, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
         /// IP address the request came from.
         pub ip: String,
-        /// User agent the request named.
+        /// User agent of the request.
         pub user_agent: String,
     }
 
@@ -714,13 +714,13 @@ payloads! {
         pub jti: String,
         /// OAuth grant that was used.
         pub grant_type: String,
-        /// Whom the token is for.
+        /// Audience of the token.
         pub audience: String,
         /// Scopes the token carries.
         pub scopes: Vec<String>,
         /// When the token was issued, in Unix milliseconds.
         pub issued_at: crate::UnixMillis,
-        /// When the token ends, in Unix milliseconds.
+        /// When the token expires, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
     }
 
@@ -734,7 +734,7 @@ payloads! {
         pub member_type: String,
         /// Issuer the resource belongs to.
         pub issuer_id: String,
-        /// State of the membership, an open set of words such as `active`.
+        /// Status of the membership, such as `active`; other values are possible.
         pub status: String,
         /// Scopes the member has in the organization.
         pub scopes: Vec<String>,
@@ -756,13 +756,13 @@ payloads! {
         pub id: String,
         /// Issuer the resource belongs to.
         pub issuer_id: String,
-        /// State of the organization, an open set of words such as `active`.
+        /// Status of the organization, such as `active`; other values are possible.
         pub status: String,
-        /// When the organization got its present status, in Unix milliseconds.
+        /// When the organization's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
-        /// Why the organization has its present status.
+        /// The reason for the organization's status.
         pub status_reason: String,
-        /// Who gave the organization its present status.
+        /// Who set the organization's status.
         pub status_by: String,
         /// Name of the organization.
         pub name: String,
@@ -816,15 +816,15 @@ payloads! {
         pub verifier_id: String,
         /// Client the change was made through.
         pub client_id: String,
-        /// When a reset was asked for, in Unix milliseconds.
+        /// When a reset was requested, in Unix milliseconds.
         pub requested_at: crate::UnixMillis,
-        /// When the reset link ends, in Unix milliseconds.
+        /// When the reset link expires, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
         /// When the password was changed, in Unix milliseconds.
         pub changed_at: crate::UnixMillis,
         /// IP address the request came from.
         pub ip: String,
-        /// User agent the request named.
+        /// User agent of the request.
         pub user_agent: String,
     }
 
@@ -848,19 +848,19 @@ payloads! {
         pub restrictions: crate::RawJson,
         /// Scopes of the token, where they are not under `restrictions`.
         pub scopes: Vec<String>,
-        /// Whom the token is for.
+        /// Audience of the token.
         pub audience: String,
         /// Id the token carries.
         pub jti: String,
-        /// State of the token, an open set of words such as `active`.
+        /// Status of the token, such as `active`; other values are possible.
         pub status: String,
-        /// When the token got its present status, in Unix milliseconds.
+        /// When the token's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
-        /// Why the token has its present status.
+        /// The reason for the token's status.
         pub status_reason: String,
-        /// Who gave the token its present status.
+        /// Who set the token's status.
         pub status_by: String,
-        /// When the token ends, in Unix milliseconds.
+        /// When the token expires, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
         /// Key-value pairs that administrators attached to the token.
         pub metadata: crate::RawJson,
@@ -880,21 +880,21 @@ payloads! {
         pub issuer_id: String,
         /// Kind of session.
         pub r#type: String,
-        /// State of the session, an open set of words such as `active`.
+        /// Status of the session, such as `active`; other values are possible.
         pub status: String,
-        /// When the session got its present status, in Unix milliseconds.
+        /// When the session's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
-        /// Why the session has its present status.
+        /// The reason for the session's status.
         pub status_reason: String,
-        /// Who gave the session its present status.
+        /// Who set the session's status.
         pub status_by: String,
         /// Client the session was opened through.
         pub client_id: String,
-        /// Client the session was opened through, as far as it is shown.
+        /// Client the session was opened through, with its public members.
         pub client: crate::RawJson,
         /// How the user was authenticated.
         pub authentication: crate::RawJson,
-        /// Session at the OpenID provider that this one hangs on.
+        /// Session at the OpenID provider that this one depends on.
         pub op_session_id: String,
         /// Device the session was opened on.
         pub device: crate::RawJson,
@@ -914,17 +914,17 @@ payloads! {
         pub refresh_token_issued_at: crate::UnixMillis,
         /// How often the tokens of the session were refreshed.
         pub refresh_count: i64,
-        /// Whether the session is held to be in wrong hands.
+        /// Whether the session is considered compromised.
         pub compromised: bool,
-        /// When it was found to be, in Unix milliseconds.
+        /// When this was detected, in Unix milliseconds.
         pub compromised_at: crate::UnixMillis,
-        /// What made it look so.
+        /// Why it is considered compromised.
         pub compromised_reason: String,
         /// When the session was revoked, in Unix milliseconds.
         pub revoked_at: crate::UnixMillis,
         /// Why the session was revoked.
         pub revoked_reason: String,
-        /// When the session ends, in Unix milliseconds.
+        /// When the session expires, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
         /// Key-value pairs that administrators attached to the session.
         pub metadata: crate::RawJson,
@@ -974,7 +974,7 @@ payloads! {
         pub created_at: crate::UnixMillis,
     }
 
-    /// The tie between a user and an identity at an organization's identity provider.
+    /// The link between a user and an identity at an organization's identity provider.
     pub struct SsoIdentity {
         /// User the event concerns.
         pub user_id: String,
@@ -992,7 +992,7 @@ payloads! {
         pub email: String,
         /// Domain that led to the identity provider.
         pub domain: String,
-        /// When the tie was made, in Unix milliseconds.
+        /// When the link was made, in Unix milliseconds.
         pub linked_at: crate::UnixMillis,
     }
 
@@ -1012,7 +1012,7 @@ payloads! {
         pub user_agent: String,
         /// When the device was trusted, in Unix milliseconds.
         pub trusted_at: crate::UnixMillis,
-        /// When the trust ends, in Unix milliseconds.
+        /// When the trust expires, in Unix milliseconds.
         pub expires_at: crate::UnixMillis,
         /// When the device was last seen, in Unix milliseconds.
         pub last_used_at: crate::UnixMillis,
@@ -1024,13 +1024,13 @@ payloads! {
         pub id: String,
         /// Issuer the resource belongs to.
         pub issuer_id: String,
-        /// State of the user, an open set of words such as `active`.
+        /// Status of the user, such as `active`; other values are possible.
         pub status: String,
-        /// When the user got its present status, in Unix milliseconds.
+        /// When the user's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
-        /// Why the user has its present status.
+        /// The reason for the user's status.
         pub status_reason: String,
-        /// Who gave the user its present status.
+        /// Who set the user's status.
         pub status_by: String,
         /// Kind of user name, such as `email`.
         pub username_type: String,
@@ -1046,7 +1046,7 @@ payloads! {
         pub compliance: crate::RawJson,
         /// Preferences of the user.
         pub preferences: crate::RawJson,
-        /// Where the user stands in the approval of sign-ups.
+        /// The user's sign-up approval status.
         pub approval: crate::RawJson,
         /// Fields the issuer defined for its users.
         pub custom_fields: crate::RawJson,
@@ -1080,7 +1080,7 @@ payloads! {
         pub client_id: String,
         /// IP address the request came from.
         pub ip: String,
-        /// User agent the request named.
+        /// User agent of the request.
         pub user_agent: String,
     }
 
@@ -1098,9 +1098,9 @@ payloads! {
         pub name: String,
         /// What it is for.
         pub description: String,
-        /// State of the verifier, an open set of words such as `active`.
+        /// Status of the verifier, such as `active`; other values are possible.
         pub status: String,
-        /// When the verifier got its present status, in Unix milliseconds.
+        /// When the verifier's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
         /// How often it was used.
         pub usage_count: i64,
@@ -1126,13 +1126,13 @@ payloads! {
         pub description: String,
         /// Where deliveries are sent.
         pub url: String,
-        /// State of the webhook, an open set of words such as `active`.
+        /// Status of the webhook, such as `active`; other values are possible.
         pub status: String,
-        /// When the webhook got its present status, in Unix milliseconds.
+        /// When the webhook's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
-        /// Why the webhook has its present status.
+        /// The reason for the webhook's status.
         pub status_reason: String,
-        /// Who gave the webhook its present status.
+        /// Who set the webhook's status.
         pub status_by: String,
         /// Kind of authentication of its deliveries.
         pub auth_type: String,

@@ -284,7 +284,7 @@ pub(super) type About<'a> = (&'a str, &'a LogLimit);
 /// The log gets the reason, the peer does not.
 fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Disposition {
     let reason = error.reason();
-    metrics::counter!(telemetry::REFUSED, "endpoint" => endpoint.to_owned(), "reason" => reason)
+    metrics::counter!(telemetry::REJECTED, "endpoint" => endpoint.to_owned(), "reason" => reason)
         .increment(1);
     match error {
         VerifyError::TooLarge { .. } => Disposition::TooLarge,

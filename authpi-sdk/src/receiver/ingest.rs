@@ -71,7 +71,7 @@ impl Receiver {
                 } else {
                     Digest::UNCOMPARED
                 };
-                shared.count_fed(
+                shared.count_ingested(
                     shared
                         .handle_or_store(&event, digest, received_at, &mut place, &within)
                         .await,
@@ -82,7 +82,7 @@ impl Receiver {
         };
         let settled = self.run_detached(work).await;
         settled
-            .unwrap_or_else(|refused| self.shared.count_fed(refused, &span))
+            .unwrap_or_else(|refused| self.shared.count_ingested(refused, &span))
             .ingested()
     }
 
@@ -116,8 +116,13 @@ impl Receiver {
 
 impl Shared {
     /// Counts the outcome and returns it.
-    fn count_fed(&self, answer: Disposition, span: &Span) -> Disposition {
-        telemetry::count_by(telemetry::FED, &self.endpoint, "outcome", answer.outcome());
+    fn count_ingested(&self, answer: Disposition, span: &Span) -> Disposition {
+        telemetry::count_by(
+            telemetry::INGESTED,
+            &self.endpoint,
+            "outcome",
+            answer.outcome(),
+        );
         span.record("outcome", answer.outcome());
         answer
     }

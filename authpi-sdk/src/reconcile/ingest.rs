@@ -37,33 +37,33 @@ struct Queue {
 /// A message about one event of the window.
 pub(super) enum IngestResult {
     /// It was accepted. All events before `all_before` are ingested; `None` if that is all.
-    Taken {
-        fed: Ingested,
+    Accepted {
+        ingested: Ingested,
         time: Timestamp,
         all_before: Option<Timestamp>,
     },
     /// It was not accepted, and is retried.
-    Again { fed: Ingested },
+    Retried { ingested: Ingested },
     /// It was not accepted, and nothing further is ingested.
     Stopped(Stopped),
 }
 
 /// A window's events while they are ingested.
-pub(super) struct Feeding {
+pub(super) struct Ingesting {
     /// The times of the events that are left in each queue.
     times: Vec<VecDeque<Timestamp>>,
-    reported: mpsc::Receiver<(usize, Said)>,
+    reported: mpsc::Receiver<(usize, QueueMessage)>,
     /// Dropping it cancels waiting events; running handlers continue.
     queues: JoinSet<()>,
 }
 
-enum Said {
-    Taken(Ingested, Timestamp),
-    Again(Ingested),
+enum QueueMessage {
+    Accepted(Ingested, Timestamp),
+    Retried(Ingested),
     Stopped(Stopped),
 }
 
-impl Feeding {
+impl Ingesting {
     /// Begins to ingest them, in their order.
     pub(super) fn begin(
         receiver: &Receiver,
@@ -90,19 +90,19 @@ impl Feeding {
             .iter()
             .map(|queue| queue.events.iter().map(Event::time).collect())
             .collect();
-        let (tell, reported) = mpsc::channel(settings.concurrency);
+        let (sender, reported) = mpsc::channel(settings.concurrency);
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for (number, queue) in queues.into_iter().enumerate() {
-            let (receiver, tell, stop, retry_for) = (
+            let (receiver, sender, stop, retry_for) = (
                 receiver.clone(),
-                tell.clone(),
+                sender.clone(),
                 Arc::clone(&stop),
                 settings.retry_for,
             );
             tasks.spawn(async move {
                 queue
-                    .ingest(number, &receiver, retry_for, &tell, &stop)
+                    .ingest(number, &receiver, retry_for, &sender, &stop)
                     .await;
             });
         }
@@ -115,7 +115,7 @@ impl Feeding {
 
     /// The next message; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<IngestResult> {
-        let Some((queue, said)) = self.reported.recv().await else {
+        let Some((queue, message)) = self.reported.recv().await else {
             // A queue that panicked has not finished.
             while let Some(ended) = self.queues.join_next().await {
                 if let Err(Ok(panicked)) = ended.map_err(JoinError::try_into_panic) {
@@ -124,18 +124,18 @@ impl Feeding {
             }
             return None;
         };
-        Some(match said {
-            Said::Taken(fed, time) => {
+        Some(match message {
+            QueueMessage::Accepted(ingested, time) => {
                 self.times[queue].pop_front();
                 let all_before = self.times.iter().filter_map(VecDeque::front).min().copied();
-                IngestResult::Taken {
-                    fed,
+                IngestResult::Accepted {
+                    ingested,
                     time,
                     all_before,
                 }
             }
-            Said::Again(fed) => IngestResult::Again { fed },
-            Said::Stopped(stopped) => IngestResult::Stopped(stopped),
+            QueueMessage::Retried(ingested) => IngestResult::Retried { ingested },
+            QueueMessage::Stopped(stopped) => IngestResult::Stopped(stopped),
         })
     }
 }
@@ -146,7 +146,7 @@ impl Queue {
         number: usize,
         receiver: &Receiver,
         retry_for: Duration,
-        tell: &mpsc::Sender<(usize, Said)>,
+        sender: &mpsc::Sender<(usize, QueueMessage)>,
         stop: &AtomicBool,
     ) {
         while let Some(event) = self.events.pop_front() {
@@ -157,19 +157,19 @@ impl Queue {
             // AuthPI's log was read over a connection that the client has authenticated.
             let event = Verified::new(event, None);
             let give_up = Instant::now() + retry_for;
-            let said = loop {
+            let message = loop {
                 let (outcome, wait) = match receiver.ingest(event.clone()).await {
                     Ingested::NotAccepted {
                         outcome,
                         retry_after,
                     } => (outcome, retry_after.max(MIN_PAUSE)),
-                    fed => break Said::Taken(fed, time),
+                    ingested => break QueueMessage::Accepted(ingested, time),
                 };
                 // A draining receiver does not accept events again.
                 let hopeless = outcome == "draining" || stop.load(Ordering::Acquire);
                 if hopeless || wait > give_up.saturating_duration_since(Instant::now()) {
                     stop.store(true, Ordering::Release);
-                    break Said::Stopped(Stopped {
+                    break QueueMessage::Stopped(Stopped {
                         event_id: id,
                         time,
                         outcome,
@@ -179,13 +179,17 @@ impl Queue {
                     outcome,
                     retry_after: wait,
                 };
-                if tell.send((number, Said::Again(again))).await.is_err() {
+                if sender
+                    .send((number, QueueMessage::Retried(again)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 sleep(wait).await;
             };
             // The receiver is gone if the run was cancelled.
-            if tell.send((number, said)).await.is_err() {
+            if sender.send((number, message)).await.is_err() {
                 return;
             }
         }

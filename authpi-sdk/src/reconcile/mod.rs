@@ -222,7 +222,7 @@ impl Reconcile {
             webhook_id = Empty,
             outcome = Empty,
             read = Empty,
-            fed = Empty
+            ingested = Empty
         );
         let running = async {
             let mut passes = Passes::new(shared);

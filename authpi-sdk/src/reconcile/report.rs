@@ -35,7 +35,7 @@ pub struct Progress {
 
 impl Progress {
     /// All ingested events, including duplicates.
-    pub fn fed(&self) -> u64 {
+    pub fn ingested(&self) -> u64 {
         self.handled + self.stored + self.duplicates + self.unhandled + self.dead
     }
 
@@ -50,15 +50,15 @@ impl Progress {
     pub fn rate(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
         if seconds > 0.0 {
-            self.fed() as f64 / seconds
+            self.ingested() as f64 / seconds
         } else {
             0.0
         }
     }
 
     /// Counts an event and returns the name of its outcome.
-    pub(super) fn count(&mut self, fed: Ingested) -> &'static str {
-        let (count, outcome) = match fed {
+    pub(super) fn count(&mut self, ingested: Ingested) -> &'static str {
+        let (count, outcome) = match ingested {
             Ingested::Handled => (&mut self.handled, "handled"),
             Ingested::Stored => (&mut self.stored, "stored"),
             Ingested::Duplicate => (&mut self.duplicates, "duplicate"),

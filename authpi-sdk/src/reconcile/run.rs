@@ -10,7 +10,7 @@ use super::{
     Progress, ReconcileError, Report, Shared, Stopped,
     error::Kind,
     filter::Subscription,
-    ingest::{Feeding, IngestResult, MIN_PAUSE},
+    ingest::{IngestResult, Ingesting, MIN_PAUSE},
     log::{Entries, MAX_PAGE, Read, Reading},
     windows::{Window, Windows},
 };
@@ -234,20 +234,20 @@ impl<'a> Passes<'a> {
         self.report.not_shown = self.report.not_shown.saturating_add(held.not_shown);
         let newest = held.events.last_key_value().map(|((time, _), _)| *time);
         let mut since_saved = 0;
-        let mut feeding = Feeding::begin(receiver, settings, held.events.into_values());
+        let mut feeding = Ingesting::begin(receiver, settings, held.events.into_values());
         while let Some(reported) = feeding.next().await {
-            let (fed, reached) = match reported {
-                IngestResult::Taken {
-                    fed,
+            let (ingested, reached) = match reported {
+                IngestResult::Accepted {
+                    ingested,
                     time,
                     all_before,
                 } => {
                     let reached = all_before.unwrap_or(time);
                     self.report.progress.position =
                         self.report.progress.position.max(Some(reached));
-                    (fed, all_before.or(newest))
+                    (ingested, all_before.or(newest))
                 }
-                IngestResult::Again { fed } => (fed, None),
+                IngestResult::Retried { ingested } => (ingested, None),
                 IngestResult::Stopped(stopped) => {
                     let (event_id, outcome) = (&*stopped.event_id, stopped.outcome);
                     tracing::error!(
@@ -266,7 +266,7 @@ impl<'a> Passes<'a> {
                     continue;
                 }
             };
-            let outcome = self.report.progress.count(fed);
+            let outcome = self.report.progress.count(ingested);
             telemetry::count_by(
                 telemetry::RECONCILED,
                 receiver.shared_endpoint(),
@@ -345,16 +345,16 @@ impl<'a> Passes<'a> {
         let Progress {
             read, duplicates, ..
         } = report.progress;
-        let (fed, new) = (report.progress.fed(), report.progress.new_events());
+        let (ingested, new) = (report.progress.ingested(), report.progress.new_events());
         tracing::Span::current()
             .record("outcome", outcome)
             .record("read", read)
-            .record("fed", fed);
+            .record("ingested", ingested);
         tracing::info!(
             endpoint,
             outcome,
             read,
-            fed,
+            ingested,
             new,
             duplicates,
             "reconciled with AuthPI's log"

@@ -81,9 +81,9 @@ mod tests {
     use super::*;
 
     /// Reads the log like a run. Returns the ingested events, and the maximum held at once.
-    fn fed(log: &[i64], from: i64, now: i64, limit: usize) -> (Vec<i64>, usize, usize) {
+    fn handled(log: &[i64], from: i64, now: i64, limit: usize) -> (Vec<i64>, usize, usize) {
         let mut windows = Windows::new(from, now);
-        let (mut fed, mut at_once, mut steps) = (Vec::new(), 0, 0);
+        let (mut handled, mut at_once, mut steps) = (Vec::new(), 0, 0);
         loop {
             steps += 1;
             assert!(steps < 100_000, "it does not end");
@@ -98,9 +98,9 @@ mod tests {
             let mut held = held;
             held.sort_unstable();
             let more = windows.done(window, held.len(), limit);
-            fed.extend(held);
+            handled.extend(held);
             if !more {
-                return (fed, at_once, steps);
+                return (handled, at_once, steps);
             }
         }
     }
@@ -134,7 +134,7 @@ mod tests {
                 })
                 .collect();
             let limit = 1 + usize::try_from(random(50)).unwrap();
-            let (got, at_once, _) = fed(&log, from, now, limit);
+            let (got, at_once, _) = handled(&log, from, now, limit);
             let mut wanted = log.clone();
             wanted.sort_unstable();
             assert_eq!(got, wanted, "seed {seed}");
@@ -153,8 +153,8 @@ mod tests {
     #[test]
     fn a_log_that_has_been_quiet_for_a_year_takes_few_reads() {
         let year = 365 * 24 * FIRST;
-        let (fed, _, steps) = fed(&[0, year], 0, year, 100);
-        assert_eq!(fed, [0, year]);
+        let (handled, _, steps) = handled(&[0, year], 0, year, 100);
+        assert_eq!(handled, [0, year]);
         assert!(steps < 20, "{steps} reads");
     }
 
@@ -170,7 +170,7 @@ mod tests {
             i64::MAX,
         ] {
             assert_eq!(
-                fed(&log, 49 * FIRST, now, 10).0,
+                handled(&log, 49 * FIRST, now, 10).0,
                 log,
                 "our clock shows {now}"
             );
@@ -181,8 +181,8 @@ mod tests {
     fn a_millisecond_that_holds_more_than_the_limit_is_read_in_full() {
         let log = [vec![7; 50], vec![8; 50], vec![9]].concat();
         for now in [0, 7, 8, 9, 1_000_000] {
-            let (fed, at_once, _) = fed(&log, 7, now, 10);
-            assert_eq!((fed, at_once), (log.clone(), 50));
+            let (handled, at_once, _) = handled(&log, 7, now, 10);
+            assert_eq!((handled, at_once), (log.clone(), 50));
         }
     }
 }

@@ -17,9 +17,9 @@ pub(crate) use limit::LogLimit;
 /// Deliveries, by outcome: `endpoint`, `outcome`.
 pub const DELIVERIES: &str = "authpi_deliveries_total";
 /// Requests that were not authentic, by reason: `endpoint`, `reason`.
-pub const REFUSED: &str = "authpi_rejected_total";
+pub const REJECTED: &str = "authpi_rejected_total";
 /// Events ingested by a receiver: `endpoint`, `outcome`.
-pub const FED: &str = "authpi_ingested_total";
+pub const INGESTED: &str = "authpi_ingested_total";
 /// Attempts of workers, by outcome: `endpoint`, `outcome`.
 pub const EVENTS: &str = "authpi_events_total";
 /// Failed attempts that will be retried: `endpoint`, `reason`.
@@ -96,12 +96,12 @@ pub const METRICS: &[Metric] = &[
         "Deliveries, by outcome",
     ),
     counter(
-        REFUSED,
+        REJECTED,
         &["endpoint", "reason"],
         "Requests that were not authentic, by reason",
     ),
     counter(
-        FED,
+        INGESTED,
         &["endpoint", "outcome"],
         "Events ingested by a receiver, by outcome",
     ),

@@ -399,10 +399,10 @@ async fn emulator() -> (Child, String) {
     (emulator, line)
 }
 
-/// `tests/peer/calls.py`, in the environment of AuthPI's SDK.
+/// `tests/interop/calls.py`, in the environment of AuthPI's SDK.
 async fn python(arguments: &[&str]) -> String {
     let output = Command::new("python3")
-        .args(["tests/peer/run.py", "calls.py"])
+        .args(["tests/interop/run.py", "calls.py"])
         .args(arguments)
         .current_dir(root())
         .stderr(Stdio::inherit())

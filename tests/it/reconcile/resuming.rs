@@ -112,7 +112,7 @@ async fn an_event_that_is_not_taken_ends_the_run_and_the_next_begins_with_it() {
         assert_eq!(
             report.watermark,
             Some(at(30 * 60_000)),
-            "all before it is fed, and it is not"
+            "all events before it were ingested, and it was not"
         );
         assert_eq!(report.progress.retried, 1, "it is tried twice");
         assert_eq!(report.progress.handled, if again { 0 } else { 30 });
@@ -254,16 +254,16 @@ async fn progress_is_told_with_counts_that_never_go_back() {
     assert!(
         reported
             .windows(2)
-            .all(|two| two[0].fed() <= two[1].fed() && two[0].position <= two[1].position)
+            .all(|two| two[0].ingested() <= two[1].ingested() && two[0].position <= two[1].position)
     );
     assert!(
         reported
             .iter()
-            .any(|progress| progress.fed() == 100 && progress.lag > Duration::from_hours(1))
+            .any(|progress| progress.ingested() == 100 && progress.lag > Duration::from_hours(1))
     );
     let last = reported.last().unwrap();
     assert_eq!(
-        (last, last.fed(), last.lag),
+        (last, last.ingested(), last.lag),
         (&report.progress, 250, Duration::ZERO)
     );
     assert!(last.rate() > 0.0 && last.pages >= 3);

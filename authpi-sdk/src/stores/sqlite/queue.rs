@@ -206,7 +206,7 @@ impl Queue {
                 .flatten()
                 .min()
                 .and_then(|at| at.checked_add(self.busy_timeout));
-            let patience_ends = async {
+            let timed_out = async {
                 match due {
                     Some(due) => sleep_until(due).await,
                     None => pending().await,
@@ -214,7 +214,7 @@ impl Queue {
             };
             let has_room = self.has_room();
             tokio::select! {
-                () = patience_ends => self.turn_away(),
+                () = timed_out => self.turn_away(),
                 request = self.asked.recv(), if has_room => self.take_in(request),
             }
         }
