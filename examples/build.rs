@@ -1,10 +1,10 @@
-//! Takes the receiver out of the README, so that the program that readers copy is built, run and
-//! tested as it stands there.
+//! !Extracts the receiver from the README, so that the program that readers copy is built, run and
+//! tested unchanged.
 
 use std::{env, error::Error, fs, path::Path};
 
 const README: &str = "../README.md";
-/// The test needs a port of its own; nothing else is changed.
+/// The test needs another address; nothing else is changed.
 const ADDRESS: &str = r#""0.0.0.0:8080""#;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,14 +1,13 @@
-//! Handles what was missed, and then serves.
+//! !Catches up on missed events, then serves.
 //!
 //! ```text
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… AUTHPI_WEBHOOK_ID=wh_… AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example catch_up
 //! ```
 //!
-//! Before it listens, it feeds its receiver with what AuthPI's log has and no delivery brought, and
-//! a bar shows how far it is; from then on it looks every five minutes whether AuthPI shows that
-//! something was missed. `DATA_DIR` (default: here) has the ledger and the watermark, `LISTEN` is
-//! the address (default 127.0.0.1:8080), and with `AUTHPI_BASE_URL` it asks an emulator instead of
-//! AuthPI.
+//! Before it listens, it passes undelivered events from AuthPI's log to its receiver and shows a
+//! progress bar. Then it checks every five minutes whether deliveries were missed. `DATA_DIR`
+//! (default: the current folder) contains the ledger and the watermark, `LISTEN` is the address
+//! (default 127.0.0.1:8080), and `AUTHPI_BASE_URL` selects an emulator instead of AuthPI.
 
 mod shutdown;
 
@@ -31,7 +30,7 @@ use tokio::{net::TcpListener, sync::watch};
 async fn main() -> Result<(), Box<dyn Error>> {
     let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
-    // Seen where the program runs in a terminal.
+    // Visible if the program runs in a terminal.
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:40} {percent:>3} % {msg}",
     )?);
@@ -50,7 +49,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .on_progress(move |progress| show(&shown, progress))
         .only_if_missed()
         .build()?;
-    // An event that was not accepted ends it here: served now, younger events would overtake it.
+    // If an event is not accepted, the program ends here: after serving, newer events would
+    // overtake it.
     let report = reconcile.catch_up().await?.into_result()?;
     bar.finish_and_clear();
     if !report.is_complete() {
@@ -81,7 +81,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let until_stopped = || {
         let mut stopped = stopped.clone();
         async move {
-            // The sender is dropped to stop.
+            // Resolves when the sender is dropped.
             let _ = stopped.changed().await;
         }
     };
@@ -100,9 +100,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(result?)
 }
 
-/// As long as the time that there was to catch up with.
+/// The bar's length is the time span to catch up with.
 fn show(bar: &ProgressBar, progress: &Progress) {
-    // Before the first event, how much there is to do is not known.
+    // The span is not known before the first event.
     if bar.is_finished() || progress.position.is_none() {
         return;
     }

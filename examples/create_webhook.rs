@@ -1,10 +1,10 @@
-//! Creates a webhook, and prints its secret, which AuthPI shows this once.
+//! !Creates a webhook and prints its secret, which AuthPI returns only once.
 //!
 //! ```text
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… cargo run --example create_webhook https://example.com/hooks/authpi
 //! ```
 //!
-//! With `AUTHPI_BASE_URL` it asks an emulator (`cargo run -p authpi-cli -- emulate`) instead of
+//! Set `AUTHPI_BASE_URL` to use an emulator (`cargo run -p authpi-cli -- emulate`) instead of
 //! AuthPI.
 
 use std::{env, error::Error};

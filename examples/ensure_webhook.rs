@@ -1,14 +1,13 @@
-//! A service that declares its webhook when it starts, and then receives what it delivers. To be
-//! copied.
+//! !A service that declares its webhook at start-up, then receives its deliveries.
 //!
 //! ```text
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… PUBLIC_URL=https://example.com/hooks/authpi cargo run --example ensure_webhook
 //! ```
 //!
-//! It listens at `LISTEN` (127.0.0.1:8080 unless set) for what AuthPI sends to `PUBLIC_URL`. The
-//! webhook's secret, which AuthPI shows once, is kept in a file in `DATA_DIR` (this folder unless
-//! set), which only its owner may read. Any number of replicas may start at once; on several
-//! machines, put `PostgresSecretStore` in the place of the file.
+//! AuthPI delivers to `PUBLIC_URL`; the service listens on `LISTEN` (default 127.0.0.1:8080).
+//! AuthPI returns the webhook's secret once, so it is stored in a file in `DATA_DIR` (default: the
+//! current folder) that only its owner may read. Any number of replicas can start at the same time.
+//! With several machines, replace the file with `PostgresSecretStore`.
 
 mod shutdown;
 
@@ -26,7 +25,7 @@ use authpi_sdk::{
 use axum::Router;
 use tokio::net::TcpListener;
 
-/// The service's own name for the endpoint: of the webhook, of its secrets and in the ledger.
+/// The endpoint's name: of the webhook, of its secrets and in the ledger.
 const ENDPOINT: &str = "users";
 
 #[tokio::main]
@@ -40,8 +39,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     match Client::from_env()?.webhooks().ensure(&spec, &secrets).await {
         Ok(ensured) => println!("{ensured}"),
         Err(error) if error.is_permanent() => return Err(chain(&error).into()),
-        // AuthPI may be out of reach while its deliveries are not. With a secret at hand, there is
-        // no reason not to serve.
+        // AuthPI's API may be unavailable while its deliveries arrive. With a stored secret, the
+        // service can start anyway.
         Err(error) if secrets.keys(ENDPOINT).await?.signatures.is_empty() => {
             return Err(chain(&error).into());
         }
@@ -69,7 +68,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         handlers,
     )
     .build()?;
-    // A secret that another replica rotates is known here within ten seconds.
+    // A secret that another replica has rotated is loaded within ten seconds.
     tokio::spawn(async move {
         keys.follow(&secrets, ENDPOINT, Duration::from_secs(10))
             .await
@@ -87,7 +86,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// An error with its causes, in one line.
+/// An error and its causes, on one line.
 fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))

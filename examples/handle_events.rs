@@ -1,12 +1,12 @@
-//! Keeps a table of users in step with AuthPI.
+//! !Keeps a table of users in sync with AuthPI.
 //!
 //! ```text
 //! AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example handle_events
 //! ```
 //!
-//! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set); the table and the
-//! ledger are SQLite files in `DATA_DIR` (this folder unless set). Deliveries come in any order, so
-//! a column takes only what is newer, and a deleted user stays deleted.
+//! Deliveries arrive at `/hooks/authpi` on `LISTEN` (default 127.0.0.1:8080). The table and the
+//! ledger are SQLite files in `DATA_DIR` (default: the current folder). Deliveries arrive in any
+//! order, so only newer values are written to a column, and a deleted user stays deleted.
 
 mod shutdown;
 
@@ -37,8 +37,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
     deleted INTEGER NOT NULL DEFAULT 0
 )";
 
-/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about
-/// a column has 0 as its time. A deleted user stays deleted.
+/// The newer of two writes to a column wins, in whatever order they arrive. An event without a
+/// value for a column has the time 0. A deleted user stays deleted.
 const PUT: &str = "INSERT INTO users AS u (id, username, username_as_of, status, status_as_of) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET
         username = CASE WHEN excluded.username_as_of < u.username_as_of THEN u.username ELSE excluded.username END,
@@ -55,8 +55,8 @@ async fn put<K: KnownEvent<Data = User>>(
     cx: Context<SqlitePool>,
 ) -> authpi_sdk::HandlerResult {
     let user = event.data()?;
-    // A member that is absent or of another shape says nothing about its column; an explicit `null`
-    // clears it.
+    // A member that is absent or has an unexpected type does not change its column. An explicit
+    // `null` clears it.
     let as_of = |says: bool| if says { as_of(&event) } else { 0 };
     let (says_username, says_status) = (
         user.username.is_some() || user.extra.is_null("username"),
@@ -81,8 +81,7 @@ async fn delete(event: Event<UserDeleted>, cx: Context<SqlitePool>) -> authpi_sd
     Ok(())
 }
 
-/// A user is created before anything else happens to them, also where two events are of the same
-/// millisecond.
+/// A user's creation precedes all other events, even within the same millisecond.
 fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
     event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }

@@ -1,13 +1,13 @@
-//! Keeps an audit log of everything that happens, with the answer given before the work is done.
+//! !Writes an audit log of all events, after the delivery has been acknowledged.
 //!
 //! ```text
 //! AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example handle_later
 //! ```
 //!
-//! The receiver answers as soon as a delivery is stored; the worker writes the log, each user's
-//! events in the order of their arrival. Kill the program at any moment: what was acknowledged is
-//! in the log after the next start. (An event may be written twice then, which the log's key makes
-//! harmless.) Settings are those of `handle_events`.
+//! The receiver responds as soon as a delivery is stored. The worker writes the log, each user's
+//! events in their order of arrival. You can kill the program at any time: after the next start,
+//! every acknowledged event is in the log. (An event may then be written twice, which the log's key
+//! makes harmless.) The settings are those of `handle_events`.
 
 mod shutdown;
 
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let hook = Receiver::inbox("audit", Verifier::authpi(keys), store.clone())
         .ordered_by(Subject::user_id)
         .build()?;
-    // The handler is quick, so what a crash leaves behind may be taken up again soon.
+    // The handler is fast, so a short lease lets a restart continue soon.
     let lease = Duration::from_secs(2);
     let worker = Worker::builder("audit", store, Handlers::new(audit).fallback(write))
         .lease(lease)
@@ -73,7 +73,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let until_stopped = || {
         let mut stopped = stopped.clone();
         async move {
-            // The sender is dropped to stop.
+            // Resolves when the sender is dropped.
             let _ = stopped.changed().await;
         }
     };

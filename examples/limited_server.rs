@@ -1,9 +1,8 @@
-//! A receiver on a server with limits, for when strangers can reach it: at most so many
-//! connections, so long for the head of a request, and so large a head. `axum::serve` sets none of
-//! these; this is the same server, hyper, with its settings.
+//! !A receiver on a server with limits, for public ports: the number of connections, the time for a
+//! request head, and its size. `axum::serve` has none of these limits. This is hyper, which it
+//! uses, with its own settings.
 //!
-//! `docs/security.md` says what each limit is for. A reverse proxy in front that has them does as
-//! well.
+//! `docs/security.md` explains each limit. A reverse proxy with these limits is an alternative.
 
 use std::{env, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
@@ -26,14 +25,14 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-/// More wait in the system's queue, and then for a connection to end.
+/// Further connections wait in the system's queue until one ends.
 const MAX_CONNECTIONS: usize = 2000;
-/// For the head of a request, and for a connection that waits for its next one.
+/// For a request head, and for an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the head, and for what is read of a body at once.
+/// For the head, and for one read of a body.
 const MAX_BUFFER: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
-/// When the system has no more sockets.
+/// The pause when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::main]
@@ -83,7 +82,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(());
     let mut end = pin!(end);
     loop {
-        // First a place, then a connection: those beyond wait in the system's queue.
+        // First the permit, then the connection: others wait in the system's queue.
         let next = async {
             (
                 Arc::clone(&connections).acquire_owned().await,
@@ -106,7 +105,7 @@ async fn serve(
         tokio::spawn(async move {
             let mut connection = pin!(server.serve_connection(TokioIo::new(stream), app));
             tokio::select! {
-                // A peer that breaks off is its own affair.
+                // Connection errors are ignored.
                 _ = connection.as_mut() => {}
                 _ = stopped.changed() => {
                     connection.as_mut().graceful_shutdown();
@@ -116,7 +115,7 @@ async fn serve(
             drop(permit);
         });
     }
-    // Requests that have begun are answered.
+    // Requests in progress are completed.
     stop.send(())?;
     drop(stopped);
     let _ = connections
@@ -125,8 +124,8 @@ async fn serve(
     Ok(())
 }
 
-/// Resolves at Ctrl-C, or at the SIGTERM with which service managers and Kubernetes end a process.
-/// Listens from now on.
+/// Resolves on Ctrl-C, and on SIGTERM, which service managers and Kubernetes send to stop a
+/// process. It listens from this call on.
 fn ended() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;

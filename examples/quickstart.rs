@@ -1,11 +1,12 @@
-//! Everything in one process: an emulated AuthPI, a webhook, and the outcome of each
+//! !A complete demonstration in one process: an emulated AuthPI, a webhook, and the outcome of each
 //! delivery.
 //!
 //! ```text
 //! cargo run --example quickstart
 //! ```
 //!
-//! It needs no account and no network, and exits with an error if anything differs from what it prints.
+//! It needs no account and no network. It exits with an error if an outcome differs from the
+//! expected one.
 
 use std::{
     error::Error,
@@ -39,7 +40,7 @@ use axum::{
 use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
 use tokio::net::TcpListener;
 
-/// What the handlers share: whether the one that fails once has done so.
+/// The handlers' shared state: whether the handler that fails once has failed.
 #[derive(Default)]
 struct App {
     failed: AtomicBool,
@@ -80,14 +81,14 @@ async fn user_deleted(_event: Event<UserDeleted>, cx: Context<App>) -> authpi_sd
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // AuthPI on this machine. It retries after a fifth of a second, so that nobody has to wait.
+    // A local AuthPI. It retries after 0.2 s, to keep the demonstration short.
     let authpi = Emulator::builder()
         .retry_delays([Duration::from_millis(200)])
         .start()
         .await?;
     println!("AuthPI's emulator listens on {}", authpi.base_url());
 
-    // The typed client creates the webhook; the secret is shown this once.
+    // The typed client creates the webhook; the secret is returned once.
     let client = Client::builder()
         .api_key(authpi.key_id(), Secret::new(authpi.key_secret()))
         .base_url(authpi.base_url())
@@ -103,7 +104,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let secret = made.secret.ok_or("AuthPI made no secret")?;
     println!("created the webhook {} for {url}", made.webhook.id);
 
-    // The receiver: verify, claim, handle, answer.
+    // The receiver: verify, claim, handle, respond.
     let handlers = Handlers::new(App::default())
         .on(user_created)
         .on(user_updated)
@@ -148,7 +149,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Posts a delivery that AuthPI did not make.
+/// Sends a delivery that AuthPI did not make.
 async fn forge(url: &str) -> Result<(), Box<dyn Error>> {
     let forged = Fixture::of::<UserCreated>().id("evt_forged");
     let mut request = forged.request(&SignatureScheme::authpi(), &"whs_not_the_secret".into())?;
@@ -160,7 +161,7 @@ async fn forge(url: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints each answer as it is given, and holds it against what was told.
+/// Prints each response, and compares it with the expected one.
 #[derive(Clone, Default)]
 struct Answers(Arc<Mutex<Vec<String>>>);
 
@@ -185,7 +186,7 @@ impl Answers {
         Self::compare(&self.take(), reported)
     }
 
-    /// For deliveries that come at the same time: either may be answered first. `told` is sorted.
+    /// For concurrent deliveries: they may be answered in any order. `reported` is sorted.
     fn expect_in_any_order(&self, reported: &[&str]) -> Result<(), String> {
         let mut given = self.take();
         given.sort_unstable();

@@ -1,11 +1,11 @@
-//! When to stop: shared by the examples.
+//! !The shutdown signal, shared by the examples.
 
 use tokio::signal;
 
 /// Resolves on Ctrl-C, and on SIGTERM, which Docker, Kubernetes and systemd send to stop a service.
 ///
-/// SIGTERM is listened for from the call on, and not only from the first poll, so that it never
-/// ends the program at once.
+/// It listens for SIGTERM from this call on, not only from the first poll, so that an early signal
+/// does not kill the program.
 pub(crate) fn shutdown_signal() -> impl Future<Output = ()> {
     #[cfg(unix)]
     let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())

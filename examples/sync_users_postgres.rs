@@ -1,18 +1,17 @@
-//! Keeps a table of users in a Postgres database in step with AuthPI, each event applied exactly
+//! !Keeps a table of users in a Postgres database in sync with AuthPI, applying each event exactly
 //! once.
 //!
 //! ```text
 //! DATABASE_URL=postgres://… AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example sync_users_postgres
 //! ```
 //!
-//! What a handler writes in its `Tx` and the ledger's record that the event was handled commit
-//! together. Run as many of this program as you like, kill them whenever you like, have every
-//! delivery sent twice: `users.events` counts each event once, which no upsert could do by itself.
-//! Deliveries come in any order, so a column takes only what is newer, and a deleted user stays
-//! deleted.
+//! A handler's writes in its `Tx` and the ledger's record commit together. You can run any number
+//! of copies of this program, kill them at any time, and have every delivery sent twice:
+//! `users.events` counts each event once, which an upsert alone cannot guarantee. Deliveries arrive
+//! in any order, so only newer values are written to a column, and a deleted user stays deleted.
 //!
-//! Deliveries go to `/hooks/authpi` at `LISTEN` (127.0.0.1:8080 unless set). On SIGTERM and Ctrl-C
-//! it finishes what it has begun, and ends.
+//! Deliveries arrive at `/hooks/authpi` on `LISTEN` (default 127.0.0.1:8080). On SIGTERM and
+//! Ctrl-C, the program completes the deliveries in progress, then ends.
 
 mod shutdown;
 
@@ -34,8 +33,8 @@ use axum::Router;
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 
-/// Each column has the time of the event that wrote it, in Unix microseconds. (A service has
-/// migrations for this, which do not race when several of it start at once.)
+/// Each column has the time of the event that wrote it, in Unix microseconds. (A real service would
+/// use migrations, which do not race when several copies start.)
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
     id TEXT PRIMARY KEY,
     username TEXT,
@@ -46,8 +45,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS users (
     events BIGINT NOT NULL DEFAULT 0    -- how many there were about this user
 )";
 
-/// Of two writes of a column the newer wins, whichever came first; an event that says nothing about
-/// a column has 0 as its time. A deleted user stays deleted.
+/// The newer of two writes to a column wins, in whatever order they arrive. An event without a
+/// value for a column has the time 0. A deleted user stays deleted.
 const PUT: &str =
     "INSERT INTO users AS u (id, username, username_as_of, status, status_as_of) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (id) DO UPDATE SET
@@ -68,8 +67,8 @@ async fn put<K: KnownEvent<Data = User>>(
     mut tx: Tx<Postgres>,
 ) -> authpi_sdk::HandlerResult {
     let (id, user) = (user_id(&event)?, event.data()?);
-    // A member that is absent or of another shape says nothing about its column; an explicit `null`
-    // clears it.
+    // A member that is absent or has an unexpected type does not change its column. An explicit
+    // `null` clears it.
     let as_of = |says: bool| if says { as_of(&event) } else { 0 };
     let (says_username, says_status) = (
         user.username.is_some() || user.extra.is_null("username"),
@@ -84,8 +83,8 @@ async fn put<K: KnownEvent<Data = User>>(
         .execute(&mut *tx)
         .await?;
     sqlx::query(COUNT).bind(id).execute(&mut *tx).await?;
-    // The SDK commits. An error, here or above, would have undone everything, and the event would
-    // be delivered again.
+    // The SDK commits. An error, here or above, rolls everything back, and AuthPI delivers the
+    // event again.
     Ok(())
 }
 
@@ -100,8 +99,7 @@ async fn delete(
     Ok(())
 }
 
-/// A user is created before anything else happens to them, also where two events are of the same
-/// millisecond.
+/// A user's creation precedes all other events, even within the same millisecond.
 fn as_of<K: KnownEvent>(event: &Event<K>) -> i64 {
     event.time().as_microsecond() - i64::from(K::TYPE == EventType::UserCreated)
 }
@@ -115,8 +113,8 @@ fn user_id<K: KnownEvent>(event: &Event<K>) -> authpi_sdk::HandlerResult<&str> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // The ledger's tables lie beside ours, and one pool serves both. `test_before_acquire` would be
-    // a round trip more per step.
+    // The ledger's tables are in the same database, and share the pool. `test_before_acquire` would
+    // add a round trip to each operation.
     let url = env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set")?;
     let pool = PgPoolOptions::new()
         .max_connections(20)
@@ -132,9 +130,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .on_tx(put::<UserUpdated>)
         .on_tx(delete);
     let hook = Receiver::inline("users", Verifier::authpi(keys), ledger, handlers)
-        // A handler has a connection for as long as it runs; four are left for claims.
+        // A handler uses a connection while it runs; four are left for claims.
         .max_in_flight(16)
-        // The handlers are quick, so what a crash leaves behind may be taken up again soon.
+        // The handlers are fast, so a short lease lets a restart continue soon.
         .lease(Duration::from_secs(2))
         .build()?;
 

@@ -1,4 +1,4 @@
-//! `authpi emulate`: runs the emulator until it is told to stop.
+//! !`authpi emulate`: runs the emulator until a signal stops it.
 
 use std::{error::Error, fmt::Write as _, io, net::SocketAddr, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::output::{self, Lines};
 /// Run AuthPI's webhooks API, event log and deliveries in this process, in memory.
 ///
 /// It prints its address and its credentials, which are new each time, and runs until SIGINT or
-/// SIGTERM. On standard error it prints a line for each attempt to deliver an event.
+/// SIGTERM. For each delivery attempt, it prints a line to standard error.
 #[derive(Args)]
 #[expect(
     clippy::doc_markdown,
     reason = "the program prints these texts as they stand"
 )]
 pub(crate) struct Emulate {
-    /// Where to listen; port 0 is a free one
+    /// The address to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 
@@ -27,21 +27,21 @@ pub(crate) struct Emulate {
     #[arg(long)]
     json: bool,
 
-    /// Deliver to this host, too, such as app or host.docker.internal; only to this machine unless
-    /// given. May be repeated
+    /// Also deliver to this host, such as app or host.docker.internal. By default, only this
+    /// machine is allowed. May be repeated
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
 
-    /// How many deliveries may be pending; events beyond that are refused with 503
+    /// The maximum number of pending deliveries; further events are refused with 503
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = parse_count)]
     max_pending: usize,
 
-    /// Print no line per delivery; warnings are still printed
+    /// Do not print deliveries; warnings are still printed
     #[arg(long, short)]
     quiet: bool,
 
-    /// Pauses between the attempts of a delivery, such as 100ms,5s,2m,1h; empty for one attempt
-    /// only
+    /// Pauses between the attempts of a delivery, such as 100ms,5s,2m,1h; empty for a single
+    /// attempt
     #[arg(long, value_name = "DELAYS", default_value = "5s,30s,2m,15m,1h", value_parser = parse_delays)]
     retry_delays: Delays,
 
@@ -50,13 +50,13 @@ pub(crate) struct Emulate {
     signature_scheme: SignatureScheme,
 }
 
-/// A type of its own, since clap takes a `Vec` for a repeated argument.
+/// A separate type, since clap takes a `Vec` for a repeated argument.
 #[derive(Clone, Debug, PartialEq)]
 struct Delays(Vec<Duration>);
 
 impl Emulate {
     pub(crate) async fn run(self) -> Result<(), Box<dyn Error>> {
-        // Before anything is printed: whoever reads that line may send a signal at once.
+        // Before anything is printed: a reader of that output may send a signal immediately.
         let stop = Stop::listen()?;
         let lines = Lines::start();
         let (print, quiet) = (lines.sender(), self.quiet);
@@ -150,7 +150,7 @@ impl Stop {
 
     async fn requested(self) {
         if tokio::signal::ctrl_c().await.is_err() {
-            // Without a way to be told, it runs until it is killed.
+            // Without signal handling, it runs until it is killed.
             std::future::pending::<()>().await;
         }
     }
@@ -178,7 +178,7 @@ fn parse_delays(text: &str) -> Result<Delays, String> {
         .map(Delays)
 }
 
-/// A whole number and its unit.
+/// A whole number with a unit.
 fn parse_delay(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let wrong = || format!("`{text}` is not a delay such as 100ms, 5s, 2m or 1h");

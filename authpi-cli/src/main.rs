@@ -1,5 +1,5 @@
-//! The `authpi` program: an emulator to run (`authpi emulate`), and events to make happen in it
-//! (`authpi trigger`).
+//! !The `authpi` program: runs an emulator (`authpi emulate`) and creates events in it (`authpi
+//! trigger`).
 
 mod emulate;
 mod output;
@@ -9,7 +9,7 @@ use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-/// AuthPI on one's own machine.
+/// A local AuthPI for development.
 #[derive(Parser)]
 #[command(name = "authpi", version, about, arg_required_else_help = true)]
 struct Arguments {

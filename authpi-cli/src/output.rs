@@ -1,4 +1,4 @@
-//! What the program prints. A pipe that its reader has closed is no reason for a panic.
+//! !The program's output. A pipe that is closed by its reader does not cause a panic.
 
 use std::{
     error::Error,
@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-/// How many lines may wait to be printed; more are dropped, and counted.
+/// The maximum number of queued lines; further lines are dropped and counted.
 const WAITING: usize = 1024;
-/// How long the end of the program waits for the lines that are left.
+/// How long the end of the program waits for the remaining lines.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Whoever read standard output has closed it, as `head` does. The program ends quietly then.
+/// The reader of standard output has closed it, as `head` does. The program then ends without a
+/// message.
 #[derive(Debug)]
 pub(crate) struct Closed;
 
@@ -26,7 +27,7 @@ impl fmt::Display for Closed {
 
 impl Error for Closed {}
 
-/// Prints a text on standard output, in one piece.
+/// Prints a text to standard output in one write.
 pub(crate) fn print(text: &str) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -36,12 +37,12 @@ pub(crate) fn print(text: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Prints a line on standard error, where there is one.
+/// Prints a line to standard error, if it is open.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "authpi: {text}");
 }
 
-/// Prints lines on standard error without ever waiting for its reader.
+/// Prints lines to standard error without waiting for the reader.
 pub(crate) struct Lines {
     lines: SyncSender<String>,
     done: Receiver<()>,
@@ -53,7 +54,7 @@ impl Lines {
         let (tell, done) = mpsc::channel();
         thread::spawn(move || {
             for line in to_print {
-                // Without a reader there is nobody to tell.
+                // Without a reader, there is nothing else to do.
                 let _ = writeln!(io::stderr(), "{line}");
             }
             let _ = tell.send(());
@@ -61,7 +62,7 @@ impl Lines {
         Self { lines, done }
     }
 
-    /// What takes the lines.
+    /// The function that queues lines.
     pub(crate) fn sender(&self) -> impl Fn(String) + Send + Sync + 'static {
         let lines = self.lines.clone();
         let dropped = std::sync::Mutex::new(0_u64);
@@ -85,7 +86,7 @@ impl Lines {
         }
     }
 
-    /// Waits a moment for what is left to be printed. All senders have to be gone.
+    /// Waits briefly for the remaining lines. All senders must have been dropped.
     pub(crate) fn finish(self) {
         drop(self.lines);
         let _ = self.done.recv_timeout(GRACE);

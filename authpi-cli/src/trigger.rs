@@ -1,4 +1,4 @@
-//! `authpi trigger`: makes an event happen in a running emulator.
+//! !`authpi trigger`: creates an event in a running emulator.
 
 use std::error::Error;
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::output;
 
-/// Make an event happen in a running emulator.
+/// Create an event in a running emulator.
 ///
-/// Where it runs and with which key is taken from the environment, as `authpi emulate` prints it,
-/// or from the options. Prints the event as JSON.
+/// The address and the API key are read from the environment variables that `authpi emulate`
+/// prints, or from the options. Prints the event as JSON.
 #[derive(Args)]
 #[expect(
     clippy::doc_markdown,
@@ -21,33 +21,33 @@ pub(crate) struct Trigger {
     /// The type of event, such as user.created
     event_type: String,
 
-    /// An id that it is about, such as user_id=usr_1; an example unless given. May be repeated
+    /// An id in the event's subject, such as user_id=usr_1. Default: an example. May be repeated
     #[arg(long, value_name = "ID=VALUE", value_parser = parse_member)]
     subject: Vec<(String, String)>,
 
-    /// What it carries, as a JSON object; an example unless given
+    /// The event's payload, a JSON object. Default: an example
     #[arg(long, value_name = "JSON", value_parser = parse_data)]
     data: Option<Value>,
 
-    /// Take a type that AuthPI's catalogue does not have, such as user.teleported; webhooks with
-    /// all events get it
+    /// Allow a type that is not in AuthPI's catalogue, such as user.teleported; webhooks with all
+    /// events receive it
     #[arg(long)]
     allow_unknown_type: bool,
 
-    /// How often to deliver it to each webhook
+    /// How many times to deliver it to each webhook
     #[arg(long, value_name = "N", default_value_t = 1)]
     copies: u32,
 
-    /// Where the emulator listens
+    /// The emulator's address
     #[arg(long, value_name = "URL", env = "AUTHPI_BASE_URL")]
     base_url: Option<String>,
 
-    /// The id of its API key
+    /// The id of the emulator's API key
     #[arg(long, value_name = "ID", env = "AUTHPI_KEY_ID")]
     key_id: Option<String>,
 
-    /// The secret of its API key; better left in the environment, since others can see a program's
-    /// arguments
+    /// The secret of the emulator's API key; prefer the environment variable, since other users can
+    /// see a program's arguments
     #[arg(
         long,
         value_name = "SECRET",
@@ -56,7 +56,7 @@ pub(crate) struct Trigger {
     )]
     key_secret: Option<String>,
 
-    /// The account that the emulator must have; not checked unless given
+    /// The account that the emulator must have. Default: not checked
     #[arg(long, value_name = "ID", env = "AUTHPI_ACCOUNT_ID")]
     account_id: Option<String>,
 }
@@ -97,8 +97,7 @@ impl Trigger {
     }
 }
 
-/// A setting that the emulator cannot be reached without. A variable that is set to nothing is a
-/// variable that is not set.
+/// A required setting. An empty environment variable counts as not set.
 fn required(given: Option<String>, variable: &str, option: &str) -> Result<String, String> {
     given.filter(|value| !value.is_empty()).ok_or_else(|| {
         format!(

@@ -1,4 +1,4 @@
-//! The `authpi` program, as a process.
+//! !The `authpi` program, run as a process.
 
 use std::{
     env, fs,
@@ -15,9 +15,9 @@ use tokio::{
     time::timeout,
 };
 
-/// How long anything may take that a test waits for.
+/// The timeout of everything that a test waits for.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// What "within a few seconds" is.
+/// The meaning of "within a few seconds".
 const FEW_SECONDS: Duration = Duration::from_secs(5);
 
 fn authpi() -> Command {
@@ -176,7 +176,7 @@ impl Emulate {
         request.send().await.unwrap().json().await.unwrap()
     }
 
-    /// Waits until every delivery of this type of event is over.
+    /// Waits until every delivery of this event type has finished.
     async fn until_over(&self, event_type: &str) {
         let over = async {
             loop {
@@ -203,7 +203,7 @@ impl Emulate {
             .expect("a delivery is not over");
     }
 
-    /// `authpi trigger` with what this emulator printed.
+    /// `authpi trigger` with this emulator's settings.
     fn trigger(&self, arguments: &[&str]) -> Command {
         let mut command = authpi();
         command.arg("trigger").args(arguments);
@@ -373,7 +373,7 @@ async fn trigger_makes_an_event_happen_with_what_it_is_given() {
         json!({"user_id": "usr_1", "issuer_id": "i_1"})
     );
 
-    // The same by options, and examples for what is not given.
+    // The same with options, and examples for the omitted ones.
     let mut by_options = authpi();
     by_options.args([
         "trigger",
@@ -495,7 +495,7 @@ async fn arguments_that_cannot_be_are_refused() {
 async fn trigger_says_what_is_missing_to_reach_the_emulator() {
     let given = ["AUTHPI_BASE_URL", "AUTHPI_KEY_ID", "AUTHPI_KEY_SECRET"];
     for missing in given {
-        // A variable that is set to nothing is a variable that is not set.
+        // An empty environment variable counts as not set.
         for empty in [false, true] {
             let mut command = authpi();
             command.args(["trigger", "user.created"]);
@@ -599,7 +599,7 @@ async fn trigger_says_where_no_webhook_wants_the_event_and_sends_an_unknown_type
             "{}",
             text(&done.stderr)
         );
-        // Creating the second webhook was no event for the first.
+        // Creating the second webhook caused no event for the first.
         assert_eq!(receiver.next_event_type().await, arguments[0]);
     }
 }
@@ -647,7 +647,7 @@ async fn a_closed_pipe_ends_every_command_quietly() {
             "{command:?}: {output}"
         );
     }
-    // Without standard error, a command does what it does all the same.
+    // Without standard error, a command still works.
     let done = run(emulate
         .trigger(&["user.created"])
         .stderr(closed())
@@ -741,7 +741,7 @@ async fn emulate_delivers_although_nobody_reads_its_log() {
             json!({"name": "n", "url": url, "events": ["user.created"]}),
         )
         .await;
-    // More than a pipe and the lines that may wait hold: some 8 MB.
+    // More than the pipe and the queue can hold: about 8 MB.
     let done = run(&mut emulate.trigger(&["user.created", "--copies", "1000"])).await;
     assert!(done.status.success());
     let done = run(&mut emulate.trigger(&["user.created", "--copies", "1000"])).await;
@@ -749,7 +749,7 @@ async fn emulate_delivers_although_nobody_reads_its_log() {
     for _ in 0..2_000 {
         receiver.next_event_type().await;
     }
-    // It still ends at once.
+    // It still ends immediately.
     let _unread = emulate.child.stderr.take();
     assert!(emulate.signalled("TERM").await.0.success());
 }
@@ -780,10 +780,10 @@ async fn the_help_is_as_it_was() {
     assert_eq!(help, expected, "UPDATE_GOLDEN=1 accepts the change");
 }
 
-/// Where the whole workspace is tested at once, authpi-sdk's feature `rustls` turns reqwest's on
-/// without a provider, and every client of reqwest wants one then.
+/// When the whole workspace is tested together, authpi-sdk's feature `rustls` enables reqwest's
+/// without a provider, and then every reqwest client needs one.
 fn http() -> reqwest::Client {
-    // An error says that another test was first.
+    // An error means that another test has done this already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }

@@ -1,4 +1,4 @@
-//! The answer of an operation, before it is an HTTP response.
+//! !The result of an operation, before it becomes an HTTP response.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -10,7 +10,7 @@ use serde_json::Value;
 pub(crate) struct Answer {
     status: StatusCode,
     headers: HeaderMap,
-    /// As JSON for the description to check; `bytes` is what is sent.
+    /// As JSON, to check it against the description; `bytes` is sent.
     body: Option<Value>,
     bytes: Bytes,
 }
@@ -38,7 +38,7 @@ impl Answer {
         )
     }
 
-    /// What was answered before.
+    /// A stored response.
     pub(crate) fn replay(status: StatusCode, headers: &HeaderMap, bytes: Bytes) -> Self {
         let replayed = Self {
             status,
@@ -87,7 +87,7 @@ impl Answer {
         &self.headers
     }
 
-    /// The body before it is encoded, for the description to check.
+    /// The body before it is encoded, to check it against the description.
     pub(crate) fn body(&self) -> Option<&Value> {
         self.body.as_ref()
     }

@@ -1,4 +1,4 @@
-//! The emulator's time, which a test can hold in its hands.
+//! !The emulator's time, which a test can control.
 
 use std::{
     fmt,
@@ -9,12 +9,10 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-/// Where the emulator reads the time: the system's clock, or one that only moves when it is told
-/// to.
+/// The emulator's clock: the system clock, or one that moves only when it is advanced.
 ///
-/// Timestamps, signatures, retries and the age of idempotency keys follow this clock. What waits
-/// for a socket (the timeout of a delivery, the grace period of a shutdown) always follows the
-/// system's.
+/// Timestamps, signatures, retries and the age of idempotency keys follow this clock. Network
+/// timeouts (of a delivery, of a shutdown) always follow the system clock.
 #[derive(Clone)]
 pub struct EmulatorClock(Kind);
 
@@ -30,12 +28,12 @@ struct Manual {
 }
 
 impl EmulatorClock {
-    /// The system's clock.
+    /// The system clock.
     pub fn system() -> Self {
         Self(Kind::System)
     }
 
-    /// A clock that stands at `start` until it is [advanced](Self::advance).
+    /// A clock that stays at `start` until it is [advanced](Self::advance).
     pub fn manual(start: Timestamp) -> Self {
         Self(Kind::Manual(Arc::new(Manual {
             now: Mutex::new(start),
@@ -43,7 +41,7 @@ impl EmulatorClock {
         })))
     }
 
-    /// What time it is.
+    /// The present time.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Kind::System => Timestamp::now(),
@@ -51,14 +49,14 @@ impl EmulatorClock {
         }
     }
 
-    /// Moves a manual clock forward; retries that are due by then are sent.
+    /// Advances a manual clock. Retries that have become due are sent.
     ///
     /// It does not wait for them:
     /// [`Emulator::deliveries_settled`](crate::Emulator::deliveries_settled) does. The clock stops
     /// at the end of jiff's calendar, in the year 9999.
     ///
     /// # Panics
-    /// On the system's clock, which cannot be moved.
+    /// On the system clock, which cannot be changed.
     pub fn advance(&self, by: Duration) {
         let Kind::Manual(clock) = &self.0 else {
             panic!("only a manual clock can be advanced: EmulatorClock::manual(start)")
@@ -84,7 +82,7 @@ impl EmulatorClock {
             Kind::Manual(clock) => {
                 let mut moved = clock.moved.subscribe();
                 while self.millis() < at {
-                    // The sender lives in `clock`, so this cannot fail; if it could, nothing would
+                    // The sender lives in `clock`, so this cannot fail. If it did, nothing would
                     // ever be due.
                     if moved.changed().await.is_err() {
                         std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! Who may call: one API key and one access token, both of the one account.
+//! !The callers' credentials: one API key and one access token, both of the only account.
 
 use base64::{Engine as _, engine::general_purpose};
 use http::{HeaderMap, header};
@@ -18,7 +18,7 @@ pub(crate) struct Account {
     user_id: String,
 }
 
-/// How a caller has proved who it is.
+/// How a caller was authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     ApiKey,
@@ -50,7 +50,7 @@ impl Account {
         }
     }
 
-    /// Basic with key id and secret, or bearer with the access token; else 401.
+    /// Basic with key id and secret, or bearer with the access token; otherwise 401.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
         let (given, None) = (given.next(), given.next()) else {
@@ -85,7 +85,7 @@ impl Account {
         Err(refused())
     }
 
-    /// 403 for any account but this one, whether or not there is such an account.
+    /// 403 for any other account, whether or not it exists.
     pub(crate) fn check_account(&self, account_id: &str) -> Result<(), ApiError> {
         if account_id == self.id {
             Ok(())
@@ -96,7 +96,7 @@ impl Account {
         }
     }
 
-    /// The answer of `GET /v1/me`.
+    /// The body of `GET /v1/me`.
     pub(crate) fn shown(&self, caller: Caller) -> Value {
         let scopes = ["*:**"];
         let accounts = json!([{"account_id": self.id, "org_id": self.org_id, "scopes": scopes}]);
@@ -120,7 +120,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
 }
 
-/// Looks like a JWT, as AuthPI's access tokens are; its signature is noise.
+/// Has the format of a JWT, like AuthPI's access tokens; its signature is random.
 fn access_token(issuer_id: &str, user_id: &str, now_millis: i64) -> String {
     let encode = |bytes: &[u8]| general_purpose::URL_SAFE_NO_PAD.encode(bytes);
     let header = json!({"alg": "HS256", "typ": "JWT"}).to_string();

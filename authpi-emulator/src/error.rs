@@ -1,11 +1,11 @@
-//! What went wrong with a call, as AuthPI's error envelope tells it.
+//! !Errors, in AuthPI's error envelope.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{answer::Answer, assumptions, ids};
 
-/// An answer that is not 2xx.
+/// A response that is not 2xx.
 #[derive(Debug)]
 pub(crate) struct ApiError(Box<Parts>);
 
@@ -20,7 +20,7 @@ struct Parts {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
-/// One mistake in a request: where it is, a code for programs, a text for people.
+/// One mistake in a request: its location, a code for programs, and a text for people.
 #[expect(clippy::struct_field_names, reason = "AuthPI's names")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Field {
@@ -80,7 +80,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", description).with_fields(fields)
     }
 
-    /// The request can be read, and breaks the description.
+    /// The request can be read, but violates the description.
     pub(crate) fn invalid(fields: Vec<Field>) -> Self {
         let description = match fields.as_slice() {
             [only] => format!("{}: {}", only.field, only.message),
@@ -149,7 +149,7 @@ impl ApiError {
         Self::unavailable("the emulator is shutting down")
     }
 
-    /// It cannot be done now, and can later.
+    /// It cannot be done now, but later.
     pub(crate) fn unavailable(description: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", description)
             .with_retry_after(assumptions::CONFLICT_RETRY_AFTER)
@@ -167,8 +167,8 @@ impl ApiError {
         &self.0.description
     }
 
-    /// AuthPI calls a failure retryable by its status; a conflict is, since the other call will be
-    /// over.
+    /// AuthPI derives `retryable` from the status. A conflict is retryable, since the other call
+    /// will end.
     fn retryable(&self) -> bool {
         matches!(self.0.status.as_u16(), 408 | 409 | 429 | 502 | 503 | 504)
     }

@@ -1,7 +1,8 @@
-//! Calls that are safe to repeat: what was answered to an idempotency key is answered again.
+//! !Idempotency keys: a repeated call gets the stored response.
 //!
-//! As AuthPI documents it: a key holds for 24 hours within the account, belongs to one path and
-//! body, and only 2xx is stored. The emulator has one account, so the key alone names a call.
+//! As AuthPI documents it: a key is valid for 24 hours within the account and belongs to one path
+//! and body, and only 2xx responses are stored. The emulator has one account, so the key alone
+//! identifies a call.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,9 +19,9 @@ use crate::{
 };
 
 const KEPT_FOR_MILLIS: i64 = 24 * 60 * 60 * 1000;
-/// A longer answer is replayed with its status alone.
+/// A larger response is replayed without its body.
 const MAX_KEPT_BODY: usize = 512 * 1024;
-/// AuthPI has no documented bound; memory has one. Beyond it the oldest key is forgotten.
+/// AuthPI documents no limit, but memory has one. Beyond it, the oldest key is dropped.
 const MAX_KEYS: usize = 10_000;
 
 /// The keys of the account.
@@ -30,8 +31,8 @@ pub(crate) struct Replays(Mutex<Keys>);
 #[derive(Default)]
 struct Keys {
     calls: HashMap<String, Call>,
-    /// Oldest first. A key that was freed and taken again stands here twice; `began` tells which
-    /// one counts.
+    /// Oldest first. A key that was released and used again is here twice; `began` tells which
+    /// entry is current.
     order: VecDeque<(i64, String)>,
 }
 
@@ -49,22 +50,22 @@ struct Kept {
     body: Bytes,
 }
 
-/// What a key means for the call that carries it.
+/// What a key means for the call that uses it.
 pub(crate) enum Claim<'a> {
-    /// It is new: the call runs, and its answer is told to the ticket.
+    /// It is new: the call runs, and reports its response to the ticket.
     Run(Ticket<'a>),
-    /// It is known: this is the answer.
+    /// It is known: this is the response.
     Replay(Answer),
 }
 
-/// A call that runs under a key. Dropped without an answer, it frees the key.
+/// A call that runs with a key. If it is dropped without a response, the key is released.
 pub(crate) struct Ticket<'a> {
     replays: &'a Replays,
     key: String,
 }
 
 impl Replays {
-    /// 409 while the same call runs, 422 when the key belongs to another one.
+    /// 409 while the same call runs, 422 if the key belongs to another one.
     pub(crate) fn claim(
         &self,
         key: &str,
@@ -74,7 +75,7 @@ impl Replays {
     ) -> Result<Claim<'_>, ApiError> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         keys.forget_before(now.saturating_sub(KEPT_FOR_MILLIS));
-        // No path holds a line feed.
+        // A path contains no line feed.
         let fingerprint = Sha256::new()
             .chain_update(path)
             .chain_update("\n")
@@ -122,7 +123,7 @@ impl Keys {
                 break;
             }
             let current = self.calls.get(key).filter(|call| call.began == *began);
-            // A call still under way keeps its key, however old.
+            // A call in progress keeps its key, whatever its age.
             if current.is_some_and(|call| call.answer.is_some()) {
                 self.calls.remove(key);
             }
@@ -132,7 +133,7 @@ impl Keys {
 }
 
 impl Ticket<'_> {
-    /// Keeps a 2xx; anything else frees the key.
+    /// Stores a 2xx; any other response releases the key.
     pub(crate) fn answered(self, answer: &Answer) {
         if !answer.status().is_success() {
             return;

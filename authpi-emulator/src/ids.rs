@@ -1,22 +1,22 @@
-//! Ids and secrets in AuthPI's form: a prefix, and characters without meaning.
+//! !Ids and secrets in AuthPI's format: a prefix and random characters.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-/// Makes ids that sort in the order in which they were made, so that a list in the order of ids is
-/// one in the order of time.
+/// Creates ids that sort in the order of their creation, so that lists in the order of ids are in
+/// the order of time.
 #[derive(Default)]
 pub(crate) struct Ids {
     last: Mutex<u128>,
 }
 
 impl Ids {
-    /// A fresh id such as `wh_0…`: the prefix and 25 characters of 0-9a-z.
+    /// A new id such as `wh_0…`: the prefix and 25 characters of 0-9a-z.
     pub(crate) fn fresh(&self, prefix: &str, now_millis: i64) -> String {
         let noise = u128::from_be_bytes(random::<16>()) >> 56;
         let by_time = (u128::from(now_millis.max(0).unsigned_abs()) << 72) | noise;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two ids of one millisecond, or of a clock set back.
+        // Two ids within a millisecond, or after a clock was set back.
         *last = if by_time > *last {
             by_time
         } else {
@@ -26,10 +26,10 @@ impl Ids {
     }
 }
 
-/// `N` bytes that nobody can guess.
+/// `N` random bytes from the operating system.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // std's own HashMap rests on the same source and panics too where there is none.
+    // std's HashMap uses the same source and also panics without it.
     getrandom::fill(&mut bytes).expect("the operating system has random bytes");
     bytes
 }
@@ -51,7 +51,7 @@ pub(crate) fn hex<const N: usize>(prefix: &str) -> String {
         })
 }
 
-/// A random id in the form of a UUID of version 4.
+/// A random UUID, version 4.
 pub(crate) fn uuid() -> String {
     let mut bytes = random::<16>();
     bytes[6] = bytes[6] & 0x0f | 0x40;

@@ -1,11 +1,11 @@
-//! AuthPI on one's own machine: its webhooks API, event log and signed deliveries, in one process
-//! and in memory.
+//! !A local AuthPI: its webhooks API, event log and signed deliveries, in one process and in
+//! memory.
 //!
-//! For tests and for trying things out. It has all operations of `openapi/authpi.yaml` and AuthPI's
-//! rules for credentials, envelopes, pages, `ETags`, idempotency keys and errors; it refuses what
-//! that description refuses, with `fields`. It keeps an event log, delivers each event to the
-//! webhooks that want it, signed, with retries and records, and delivers again on request. What
-//! AuthPI does not document is decided in `assumptions.rs`, and listed there.
+//! For tests and development. It implements all operations of `openapi/authpi.yaml` and AuthPI's
+//! rules for credentials, envelopes, pages, `ETags`, idempotency keys and errors. It refuses
+//! requests that violate the description, with `fields`. It keeps an event log, delivers each event
+//! to the webhooks that subscribe to it, signed, with retries and records, and redelivers on
+//! request. `assumptions.rs` lists its decisions about what AuthPI does not document.
 //!
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,37 +25,38 @@
 //!
 //! # Time
 //!
-//! With [`EmulatorClock::manual`] the time stands still until a test
-//! [advances](EmulatorClock::advance) it, and the retries that are due by then are sent;
+//! With [`EmulatorClock::manual`], time stands still until a test
+//! [advances](EmulatorClock::advance) it. Retries that have become due are then sent, and
 //! [`Emulator::deliveries_settled`] waits for them. No test needs to sleep.
 //!
-//! # Events on demand
+//! # Triggering events
 //!
-//! In the same process by [`Emulator::trigger`]; from another by [`RemoteEmulator`] or
-//! `authpi trigger`, which both call `POST /_emulator/events` with the API's credentials and
-//! `{"type": "user.created", "subject": {…}, "data": {…}, "copies": 1, "allow_unknown_type": false}`,
-//! of which only `type` is needed: subject and data are the examples of `openapi/events` unless
-//! given. It answers 201 with the event (`data`) and with how many deliveries of it are on their
-//! way (`deliveries`). Changes of webhooks are events, too, and delivered to every webhook that
-//! wants them but the one they are about.
+//! [`Emulator::trigger`] creates an event in the same process. [`RemoteEmulator`] and `authpi
+//! trigger` do so from another process. Both call `POST /_emulator/events` with the API's
+//! credentials and `{"type": "user.created", "subject": {…}, "data": {…}, "copies": 1,
+//! "allow_unknown_type": false}`. Only `type` is required: subject and data default to the examples
+//! of `openapi/events`. The response is 201 with the event (`data`) and the number of its pending
+//! deliveries (`deliveries`). Changes of webhooks are events too. They are delivered to every
+//! webhook that subscribes to them, except the one that they are about.
 //!
 //! # Limits
 //!
-//! It delivers over plain HTTP, to this machine and to the hosts that [`Builder::allow_host`]
-//! names, and only status 200 is a receipt; redirects are not followed. It has one account, one API
-//! key and one access token, which reach everything and never expire. Nothing outlives the process.
+//! It delivers over plain HTTP, to this machine and to the hosts in [`Builder::allow_host`]. Only
+//! status 200 acknowledges a delivery, and redirects are not followed. It has one account, one API
+//! key and one access token, which have all permissions and never expire. Everything is lost when
+//! the process ends.
 //!
-//! The event log and the deliveries that are over are bounded ([`Builder::keep`]), idempotency keys
-//! too (10 000). Deliveries that are pending are bounded by [`Builder::max_pending`]: beyond it, an
-//! event is refused with 503 instead of happening. Credentials are checked before a body is read; a
-//! body has at most 1 MiB, and [30 seconds](Builder::body_timeout) to arrive. 1024 connections are
-//! served at once.
+//! The event log and the finished deliveries are limited ([`Builder::keep`]), and so are
+//! idempotency keys (10 000). Pending deliveries are limited by [`Builder::max_pending`]: beyond
+//! it, an event is refused with 503. Credentials are checked before a body is read. A body has at
+//! most 1 MiB, and must arrive within [30 seconds](Builder::body_timeout). At most 1024 connections
+//! are served at the same time.
 //!
 //! # Parts
 //!
-//! `description` reads the OpenAPI document and checks requests against it (and the emulator's own
-//! answers); `server` takes a request through credentials and idempotency keys to its operation in
-//! `operations`; `store` is the state; `dispatch` sends.
+//! `openapi` reads the OpenAPI document and checks requests, and the emulator's own responses,
+//! against it. `server` takes a request through credentials and idempotency keys to its operation
+//! in `operations`. `store` is the state. `dispatch` sends deliveries.
 
 mod answer;
 mod assumptions;
@@ -101,8 +102,8 @@ use settings::Settings;
 use state::State;
 use store::Store;
 
-/// A running emulator. Dropping it stops it at once; [`stop`](Self::stop) lets it finish what it is
-/// answering.
+/// A running emulator. Dropping it stops it immediately; [`stop`](Self::stop) lets it complete the
+/// requests in progress.
 pub struct Emulator {
     world: Arc<State>,
     address: SocketAddr,
@@ -113,35 +114,35 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Starts one with all defaults, on a free port of 127.0.0.1.
+    /// Starts an emulator with all defaults, on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// If no port is available.
     pub async fn start() -> Result<Self, StartError> {
         Self::builder().start().await
     }
 
-    /// Starts one to order.
+    /// Starts building an emulator with other settings.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Where it listens, such as `http://127.0.0.1:40123`: the base URL for a client.
+    /// The base URL for a client, such as `http://127.0.0.1:40123`.
     pub fn base_url(&self) -> &str {
         &self.base_url
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The one account that it has.
+    /// The id of its only account.
     pub fn account_id(&self) -> &str {
         &self.world.account.id
     }
 
-    /// The API key's id, the user of HTTP Basic.
+    /// The API key's id, the user name of HTTP Basic.
     pub fn key_id(&self) -> &str {
         &self.world.account.key_id
     }
@@ -151,21 +152,21 @@ impl Emulator {
         &self.world.account.key_secret
     }
 
-    /// A bearer token of a user of the account.
+    /// A bearer token of a user in the account.
     pub fn access_token(&self) -> &str {
         &self.world.account.access_token
     }
 
-    /// The clock that it reads.
+    /// The emulator's clock.
     pub fn clock(&self) -> &EmulatorClock {
         &self.world.clock
     }
 
-    /// Makes an event happen: it is logged, and on its way to the webhooks that want it when this
-    /// returns.
+    /// Creates an event. When this returns, it is logged and queued for the webhooks that subscribe
+    /// to it.
     ///
     /// # Errors
-    /// When there is no such event type, when subject or data is no JSON object, or when too many
+    /// If the event type is unknown, if subject or data is not a JSON object, or if too many
     /// deliveries are pending ([`Builder::max_pending`]).
     #[expect(
         clippy::unused_async,
@@ -178,16 +179,15 @@ impl Emulator {
         }
     }
 
-    /// Waits until no attempt is under way and none is due. Retries that are due later by the
-    /// emulator's clock are not waited for.
+    /// Waits until no attempt is in progress and none is due. It does not wait for retries that are
+    /// due later by the emulator's clock.
     pub async fn deliveries_settled(&self) {
         self.quiet(false).await;
     }
 
-    /// Waits until each delivery has succeeded or failed permanently, retries and all.
+    /// Waits until each delivery has succeeded or failed permanently, including retries.
     ///
-    /// With a manual clock that nobody advances, a delivery that waits for its retry makes this
-    /// wait forever.
+    /// With a manual clock that is not advanced, this waits forever for a delivery's retry.
     pub async fn deliveries_finished(&self) {
         self.quiet(true).await;
     }
@@ -201,11 +201,11 @@ impl Emulator {
         }
     }
 
-    /// Stops: no new connections, one second for what is being answered or delivered, then whatever
-    /// is left is cut off.
+    /// Stops: no new connections, one second for requests and deliveries in progress, then the rest
+    /// is cancelled.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        // The server only ends this way; if it panicked, there is nothing left to stop.
+        // The server ends only in this way. If it panicked, there is nothing left to stop.
         let _ = (&mut self.server).await;
         self.dispatcher.abort();
         let _ = (&mut self.dispatcher).await;
@@ -229,13 +229,13 @@ impl fmt::Debug for Emulator {
     }
 }
 
-/// What an emulator should be like. Everything has a default.
+/// The settings of an emulator. Each has a default.
 #[derive(Clone)]
 pub struct Builder {
     listen: SocketAddr,
     clock: EmulatorClock,
     settings: Settings,
-    /// The first host that is none, and what is wrong with it.
+    /// The first invalid host, and the reason.
     wrong_host: Option<String>,
 }
 
@@ -261,7 +261,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Where to listen (default 127.0.0.1, a free port).
+    /// The address to listen on (default 127.0.0.1, a free port).
     #[must_use]
     pub fn listen(self, address: SocketAddr) -> Self {
         Self {
@@ -270,7 +270,7 @@ impl Builder {
         }
     }
 
-    /// The clock to read (default the system's).
+    /// The clock (default: the system clock).
     #[must_use]
     pub fn clock(self, clock: EmulatorClock) -> Self {
         Self { clock, ..self }
@@ -291,46 +291,46 @@ impl Builder {
         self
     }
 
-    /// How long to wait for a receiver's answer (default 10 s). Always in the system's time.
+    /// The timeout of a receiver's response (default 10 s). Always in system time.
     #[must_use]
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.settings.delivery_timeout = timeout;
         self
     }
 
-    /// After how many failed deliveries in a row a webhook is `failing` (default 10).
+    /// The number of consecutive failed deliveries after which a webhook is `failing` (default 10).
     #[must_use]
     pub fn failing_after(mut self, deliveries: u32) -> Self {
         self.settings.failing_after = deliveries.max(1);
         self
     }
 
-    /// How many events, and how many deliveries that are over, to remember (default 100 000 of
-    /// each, at least 1).
+    /// The number of events, and the number of finished deliveries, to keep (default 100 000 each,
+    /// at least 1).
     ///
-    /// One event and its delivery take about 5 kB with the catalogue's examples.
+    /// One event and its delivery use about 5 kB with the catalogue's examples.
     #[must_use]
     pub fn keep(mut self, count: usize) -> Self {
         self.settings.keep = count.max(1);
         self
     }
 
-    /// How many deliveries may be pending, waiting for an attempt or under way (default 10 000, at
-    /// least 1).
+    /// The maximum number of pending deliveries, waiting or in progress (default 10 000, at least
+    /// 1).
     ///
-    /// An event whose deliveries would be more than that does not happen: [`Emulator::trigger`]
-    /// fails, and the control endpoint answers
-    /// 503. A change of a webhook is an event that cannot be refused: its deliveries fail at once.
+    /// An event whose deliveries would exceed it does not happen: [`Emulator::trigger`] fails, and
+    /// the control endpoint returns 503. A change of a webhook is an event that cannot be refused:
+    /// its deliveries fail immediately.
     #[must_use]
     pub fn max_pending(mut self, count: usize) -> Self {
         self.settings.max_pending = count.max(1);
         self
     }
 
-    /// Lets deliveries go to this host, too, at any port: a name or an address without scheme and
+    /// Also allows deliveries to this host, at any port: a name or an address without scheme and
     /// port, such as `app` or `host.docker.internal` (default: this machine only).
     ///
-    /// What is no such host makes [`start`](Self::start) fail.
+    /// An invalid host makes [`start`](Self::start) fail.
     #[must_use]
     pub fn allow_host(mut self, host: &str) -> Self {
         if let Err(wrong) = self.settings.hosts.allow(host) {
@@ -339,16 +339,16 @@ impl Builder {
         self
     }
 
-    /// How long the body of a call may take to arrive (default 30 s); after that it is answered
-    /// 408. Always in the system's time.
+    /// The time limit for the body of a call (default 30 s); slower ones get 408. Always in system
+    /// time.
     #[must_use]
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.settings.body_timeout = timeout;
         self
     }
 
-    /// Where to report each attempt of a delivery, and warnings (default nowhere; `authpi emulate`
-    /// prints them on standard error).
+    /// The function that receives each delivery attempt, and warnings (default: none; `authpi
+    /// emulate` prints them to standard error).
     ///
     /// It is called within the emulator's tasks, so it must not block.
     #[must_use]
@@ -357,11 +357,11 @@ impl Builder {
         self
     }
 
-    /// Starts the emulator, in tasks of the tokio runtime that this is called in.
+    /// Starts the emulator, in tasks of the current tokio runtime.
     ///
     /// # Errors
-    /// When the address cannot be listened on, or [`allow_host`](Self::allow_host) was given what
-    /// is no host.
+    /// If it cannot listen on the address, or if a host given to [`allow_host`](Self::allow_host)
+    /// is invalid.
     pub async fn start(self) -> Result<Emulator, StartError> {
         if let Some(wrong) = self.wrong_host {
             return Err(StartError {
@@ -415,7 +415,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Whoever listens on all addresses can be reached on the loopback one.
+/// A server that listens on all addresses is reachable at the loopback address.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,

@@ -1,15 +1,15 @@
-//! What a running emulator reports.
+//! !The log of a running emulator.
 
 use std::{fmt, sync::Arc};
 
-/// One line of a running emulator's log; `Display` is the line. It holds no secret, no payload and
+/// One line of an emulator's log; `Display` writes the line. It contains no secret, no payload and
 /// no query of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogLine {
-    /// An attempt to deliver an event, and how it ended.
+    /// A delivery attempt and its result.
     Attempt(String),
-    /// Something that will not work as it stands, and what to do.
+    /// Something that cannot work, and how to fix it.
     Warning(String),
 }
 
@@ -24,7 +24,7 @@ impl fmt::Display for LogLine {
 
 type Sink = dyn Fn(&LogLine) + Send + Sync;
 
-/// Where the lines go, if anywhere. Never called while the store is locked.
+/// The receiver of the lines, if any. Never called while the store is locked.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Option<Arc<Sink>>);
 

@@ -1,4 +1,4 @@
-//! HTTP in, HTTP out: connections, and a request's way through the rules.
+//! !HTTP connections, and the steps from a request to its response.
 //!
 //! ```text
 //! request -> operation -> credentials -> account -> headers -> body (cap, timeout) -> idempotency key -> query, body -> operation -> answer
@@ -22,12 +22,11 @@ use crate::{
     openapi::Operation, operations, state::State, trigger,
 };
 
-/// How long a stopping server waits for requests that are being answered, and an answered one for
-/// what is left of its body.
+/// How long a stopping server waits for requests in progress, and how long a response waits for the
+/// rest of the request's body.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Serves until told to stop; then waits a moment for what is being answered, and cuts off the
-/// rest.
+/// Serves until stopped. Then it waits briefly for requests in progress, and cancels the rest.
 pub(crate) async fn run(world: Arc<State>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let for_connections = stop.clone();
     let mut connections = JoinSet::new();
@@ -35,17 +34,17 @@ pub(crate) async fn run(world: Arc<State>, listener: TcpListener, mut stop: watc
         tokio::select! {
             accepted = listener.accept(), if connections.len() < assumptions::MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    // Small answers should not wait for an acknowledgement; without this they are
-                    // merely slower.
+                    // Small responses should not wait for an acknowledgement. Without this they are
+                    // only slower.
                     let _ = stream.set_nodelay(true);
                     connections.spawn(serve(world.clone(), TokioIo::new(stream), for_connections.clone()));
                 }
-                // The process has no file descriptor left, or the peer is gone already: the next
-                // one may fare better.
+                // The process has no file descriptors left, or the peer has gone: the next one may
+                // succeed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
-            () = told_to_stop(&mut stop) => break,
+            () = stopped(&mut stop) => break,
         }
     }
     drop(listener);
@@ -53,8 +52,8 @@ pub(crate) async fn run(world: Arc<State>, listener: TcpListener, mut stop: watc
     let _ = tokio::time::timeout(GRACE, all_over).await;
 }
 
-/// Also when nobody is left who could tell.
-async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+/// Also resolves when the sender is dropped.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -73,14 +72,14 @@ async fn serve(
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = told_to_stop(&mut stop) => {}
+        () = stopped(&mut stop) => {}
     }
     connection.as_mut().graceful_shutdown();
-    // A peer that breaks off is its own affair.
+    // Connection errors are ignored.
     let _ = connection.await;
 }
 
-/// What a request is, as far as can be told without its body.
+/// What is known of a request without its body.
 enum Admitted {
     Control,
     Call {
@@ -92,7 +91,7 @@ enum Admitted {
 
 async fn handle(world: Arc<State>, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
-    // A body is kept only for callers who have proved who they are.
+    // Only bodies of authenticated callers are kept.
     let admitted = match admit(&world, &parts) {
         Ok(admitted) => admitted,
         Err(refusal) => {
@@ -108,7 +107,7 @@ async fn handle(world: Arc<State>, request: Request<Incoming>) -> Answer {
             return ApiError::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", text).into();
         }
     };
-    // In a task of its own: a caller that hangs up does not leave its call half-done.
+    // In its own task, so that a caller that hangs up does not leave its call half done.
     match tokio::spawn(async move { answer(&world, admitted, &parts, body).await }).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(problem)) => problem.into(),
@@ -147,7 +146,7 @@ fn admit(world: &State, parts: &request::Parts) -> Result<Admitted, Box<Answer>>
     }
 }
 
-/// Reads a body, up to the cap.
+/// Reads a body, up to the size limit.
 async fn read(body: Incoming) -> Result<Bytes, ApiError> {
     let too_large = || {
         let text = format!("a body may have {} bytes", assumptions::MAX_REQUEST);
@@ -163,8 +162,8 @@ async fn read(body: Incoming) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Throws a body away as it comes, for a moment: a caller that is still sending it may not read the
-/// answer otherwise.
+/// Discards a body for a moment: a caller that is still sending may not read the response
+/// otherwise.
 async fn discard(mut body: Incoming) {
     let all = async {
         let mut left = assumptions::MAX_REQUEST;
@@ -198,8 +197,7 @@ async fn answer(
     }
 }
 
-/// The emulator must not teach its callers what AuthPI would never say. (A replay was checked when
-/// it was new.)
+/// The emulator must not return what AuthPI never would. (A replay was checked when it was stored.)
 fn checked(operation: &Operation, answer: Answer) -> Result<Answer, ApiError> {
     let replayed = answer.headers().contains_key("idempotent-replayed");
     match operation.check_answer(answer.status(), answer.body()) {

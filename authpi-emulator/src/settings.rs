@@ -1,4 +1,4 @@
-//! What a user of the emulator can set.
+//! !The settings of an emulator.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! All that the parts of a running emulator share.
+//! !The shared state of a running emulator.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -20,7 +20,7 @@ use crate::{
     trigger::NewEvent,
 };
 
-/// A request to send a delivery again, now.
+/// A request for an immediate redelivery.
 pub(crate) struct Redelivery {
     pub(crate) delivery_id: String,
     /// Receives whether the receiver acknowledged it.
@@ -44,23 +44,22 @@ pub(crate) struct State {
 impl State {
     /// The account's state. Never held over an `await`.
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
-        // A handler that panicked half-way is answered as 500; the emulator goes on with what there
-        // is.
+        // After a panic in an operation, which is answered with 500, the emulator continues.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whom it may concern that the store has changed.
+    /// Notifies waiting tasks that the store has changed.
     pub(crate) fn changed(&self) {
         self.changed.send_replace(());
     }
 
-    /// Hears of each change from now on.
+    /// Receives each change from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Makes an event happen, as the control endpoint and the library ask for it; 422 for what is
-    /// no event, 503 where there is no room for its deliveries.
+    /// Creates an event, for the control endpoint and the library; 422 if it is invalid, 503 if
+    /// there is no capacity for its deliveries.
     pub(crate) fn trigger(&self, event: NewEvent) -> Result<Recorded, ApiError> {
         let NewEvent {
             event_type,
@@ -120,9 +119,9 @@ impl State {
     }
 }
 
-/// Copies of one event that a call can ask for.
+/// The maximum number of copies of one event.
 const MAX_COPIES: u32 = 1_000;
-/// A name that is longer is none.
+/// The maximum length of a type name.
 const MAX_TYPE_NAME: usize = 100;
 
 fn is_type_name(name: &str) -> bool {
@@ -135,14 +134,14 @@ fn is_type_name(name: &str) -> bool {
     name.len() <= MAX_TYPE_NAME && name.contains('.') && name.split('.').all(is_word)
 }
 
-/// Why a type is refused, with the names that may have been meant.
+/// The reason that a type is refused, with similar names.
 fn unknown_type(name: &str, known: &[String]) -> String {
     let mut near: Vec<_> = known
         .iter()
         .map(|known| (distance(name, known), known.as_str()))
         .collect();
     near.sort_unstable();
-    // Beyond that, another name was meant.
+    // More distant names are not similar.
     let near = near
         .into_iter()
         .take(3)
@@ -158,9 +157,9 @@ fn unknown_type(name: &str, known: &[String]) -> String {
     )
 }
 
-/// How many characters have to be inserted, removed or replaced to get from one to the other.
+/// The number of characters to insert, remove or replace to turn one into the other.
 fn distance(a: &str, b: &str) -> usize {
-    // Names are short; what is not is no name.
+    // Longer names are cut off, to limit the work.
     let a: Vec<_> = a.chars().take(MAX_TYPE_NAME).collect();
     let mut row: Vec<usize> = (0..=a.len()).collect();
     for (i, b) in b.chars().enumerate() {

@@ -1,4 +1,4 @@
-//! Events that are made to happen: here, or in an emulator that runs elsewhere.
+//! !Triggered events: here, or in an emulator in another process.
 
 use std::{fmt, time::Duration};
 
@@ -14,7 +14,7 @@ use url::Url;
 /// The path of the control endpoint.
 pub(crate) const PATH: &str = "/_emulator/events";
 
-/// An event to happen.
+/// A new event.
 ///
 /// ```
 /// use authpi_emulator::NewEvent;
@@ -35,7 +35,7 @@ impl NewEvent {
     /// An event of this type, one of the catalogue's 106 such as `user.created` (unless
     /// [`allow_unknown_type`](Self::allow_unknown_type) is called).
     ///
-    /// Its subject and data are the examples of `openapi/events`, until they are set.
+    /// Its subject and data default to the examples of `openapi/events`.
     pub fn new(event_type: impl Into<String>) -> Self {
         let event_type = event_type.into();
         Self {
@@ -50,8 +50,8 @@ impl NewEvent {
     /// Allows a type that is not in the catalogue, such as AuthPI may add one day:
     /// `user.teleported`.
     ///
-    /// It is delivered to the webhooks that want all events. Without this, it is refused, since it
-    /// is more often a typing error. Its subject and data are empty, until they are set.
+    /// It is delivered to the webhooks with all events. Without this, it is refused, since it is
+    /// usually a typo. Its subject and data are empty by default.
     #[must_use]
     pub fn allow_unknown_type(self) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl NewEvent {
         }
     }
 
-    /// Sets what it carries: a JSON object.
+    /// Sets its payload: a JSON object.
     #[must_use]
     pub fn data(self, data: Value) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl NewEvent {
         }
     }
 
-    /// Has it delivered so many times to each webhook, 1 to 1000 (default 1), as a sender does that
+    /// Delivers it this number of times to each webhook, 1 to 1000 (default 1), like a sender that
     /// is not sure of its first attempt.
     #[must_use]
     pub fn copies(self, copies: u32) -> Self {
@@ -117,7 +117,7 @@ impl From<EventType> for NewEvent {
     }
 }
 
-/// Why an event did not happen.
+/// Why an event was not created.
 #[derive(Debug)]
 pub struct TriggerError {
     what: String,
@@ -155,13 +155,13 @@ impl std::error::Error for TriggerError {
     }
 }
 
-/// An event that has happened in an emulator elsewhere.
+/// An event that has happened in another emulator.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Triggered {
     /// The event, as the events API shows it.
     pub event: Value,
-    /// How many deliveries of it are on their way; zero where no active webhook wants it.
+    /// The number of its pending deliveries; zero if no active webhook subscribes to it.
     pub deliveries: u64,
 }
 
@@ -175,10 +175,10 @@ impl fmt::Debug for Triggered {
     }
 }
 
-/// How long an emulator elsewhere may take to answer.
+/// The timeout of a response from another emulator.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An emulator in another process, reached over plain HTTP.
+/// An emulator in another process, called over plain HTTP.
 pub struct RemoteEmulator {
     base_url: Url,
     authorization: HeaderValue,
@@ -189,8 +189,7 @@ impl RemoteEmulator {
     /// The emulator at `base_url`, with the key that it was started with.
     ///
     /// # Errors
-    /// When `base_url` is no `http` URL, as AuthPI's own is none: no event can be made to happen
-    /// there.
+    /// If `base_url` is not an `http` URL. AuthPI's own is not, so events cannot be created there.
     pub fn new(base_url: &str, key_id: &str, key_secret: &str) -> Result<Self, TriggerError> {
         let url = Url::parse(base_url)
             .map_err(|error| TriggerError::caused(format!("`{base_url}` is not a URL"), error))?;
@@ -212,7 +211,7 @@ impl RemoteEmulator {
         })
     }
 
-    /// Has the emulator check that it is the one with this account.
+    /// Makes the emulator check that it has this account.
     #[must_use]
     pub fn account(self, account_id: impl Into<String>) -> Self {
         Self {
@@ -221,11 +220,11 @@ impl RemoteEmulator {
         }
     }
 
-    /// Makes an event happen.
+    /// Creates an event.
     ///
     /// # Errors
-    /// When the emulator cannot be reached, does not answer within 30 seconds, or refuses: its own
-    /// words, then.
+    /// If the emulator cannot be reached, does not respond within 30 seconds, or refuses, with its
+    /// reason.
     pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Triggered, TriggerError> {
         let event = event.into();
         let mut url = self.base_url.clone();

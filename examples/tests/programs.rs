@@ -1,4 +1,4 @@
-//! The examples as programs: each is run as a user would run it, against the emulator.
+//! !Runs each example as a user would, against the emulator.
 
 use std::{
     env,
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Cargo builds the examples before it runs tests, beside the folder of the tests.
+/// Cargo builds the examples before it runs tests, in the folder above the tests.
 fn example(name: &str) -> Command {
     let test = env::current_exe().expect("a test knows where it is");
     let target = test
@@ -34,11 +34,11 @@ fn example(name: &str) -> Command {
     Command::new(target.join("examples").join(name))
 }
 
-/// Ends the program with the test.
+/// Kills the program at the end of the test.
 struct Running(Child);
 
 impl Running {
-    /// Ends it as Docker, Kubernetes and systemd do.
+    /// Stops it as Docker, Kubernetes and systemd do.
     #[cfg(unix)]
     fn terminate(&mut self) -> Outcome {
         assert!(
@@ -62,13 +62,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A folder of its own below the target folder.
+/// A separate folder in the target folder.
 fn folder(name: &str) -> std::io::Result<PathBuf> {
     let folder =
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
@@ -124,7 +124,7 @@ async fn create_webhook_prints_the_secret_once() -> Outcome {
     Ok(())
 }
 
-/// A service that was started, listens on `port`, and has its files in `data`.
+/// A service that was started on `port`, with its files in `data`.
 fn serve(name: &str, port: u16, secret: &Secret, data: &Path) -> Result<Running, Box<dyn Error>> {
     let mut program = Running(
         example(name)
@@ -140,8 +140,7 @@ fn serve(name: &str, port: u16, secret: &Secret, data: &Path) -> Result<Running,
     Ok(program)
 }
 
-/// A port that was free a moment ago: the webhook's secret has to be known before the program
-/// starts.
+/// A port that was free a moment ago: the webhook's secret must be known before the program starts.
 fn free_port() -> std::io::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
@@ -184,7 +183,7 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
                 )
                 .await?;
         }
-        // Somewhere within the round: another number of events is through each time.
+        // At a different point of each round: a different number of events has been handled.
         while logged().await? < before + kill * 2 % BETWEEN {
             tokio::task::yield_now().await;
         }
@@ -207,7 +206,7 @@ async fn handle_later_loses_no_event_though_it_is_killed_again_and_again() -> Ou
     Ok(())
 }
 
-/// Begins a delivery of an event, on a connection of its own.
+/// Starts a delivery of an event, on its own connection.
 fn send(port: u16, secret: &Secret, event: &Fixture) -> Result<TcpStream, Box<dyn Error>> {
     let head = event
         .request(&SignatureScheme::authpi(), secret)?
@@ -228,14 +227,14 @@ fn send(port: u16, secret: &Secret, event: &Fixture) -> Result<TcpStream, Box<dy
     Ok(stream)
 }
 
-/// Delivers an event; what it is answered.
+/// Delivers an event and returns the response.
 fn deliver(port: u16, secret: &Secret, event: &Fixture) -> Result<String, Box<dyn Error>> {
     let mut answer = String::new();
     send(port, secret, event)?.read_to_string(&mut answer)?;
     Ok(answer)
 }
 
-/// Tries again until it is so, for up to half a minute.
+/// Repeats until the condition is true, for up to 30 s.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome {
     let begin = Instant::now();
     while !is_so() {
@@ -267,12 +266,12 @@ fn the_readmes_receiver_drains_on_sigterm() -> Outcome {
         Ok(program)
     };
     let mut program = start()?;
-    // The handler prints more than a pipe holds: it runs until this test reads.
+    // The handler prints more than a pipe can hold, so it blocks until this test reads.
     let event = Fixture::of::<UserCreated>().data(json!({ "username": "x".repeat(500_000) }));
     let sender = send(port, &secret, &event)?;
     let mut out = program.0.stdout.take().ok_or("no output")?;
     out.read_exact(&mut [0; 5])?;
-    // The server has nothing to wait for: only `drain` waits for the handler.
+    // The server itself has nothing to wait for: only `drain` waits for the handler.
     drop(sender);
     assert!(
         Command::new("kill")
@@ -303,9 +302,9 @@ fn the_readmes_receiver_drains_on_sigterm() -> Outcome {
     Ok(())
 }
 
-/// The events of one user: when each happened, in milliseconds, and what it is.
+/// A user's events, with their times in milliseconds.
 fn history(user: &str, deleted: bool) -> Vec<Fixture> {
-    // Long enough ago to be no event of the future, and recent enough to be none that has expired.
+    // In the past, but recent enough not to have expired.
     let begin = Timestamp::now().as_millisecond() - 60_000;
     let event = |millis: i64, event: Fixture, data: Value| {
         let time = Timestamp::from_millisecond(begin + millis).expect("it is today");
@@ -339,7 +338,7 @@ fn history(user: &str, deleted: bool) -> Vec<Fixture> {
     events
 }
 
-/// Every order of so many things.
+/// All permutations of `count` items.
 fn orders(count: usize) -> Vec<Vec<usize>> {
     let Some(last) = count.checked_sub(1) else {
         return vec![Vec::new()];
@@ -417,7 +416,7 @@ async fn handle_events_leaves_no_ghost_when_users_are_created_and_deleted_at_onc
             .data(json!({ "id": user, "username": "ada" }))
     };
     for n in 0..USERS {
-        // Nobody listens yet, and both are sent again at the same moment.
+        // The service is not running yet, and both are retried at the same time.
         authpi.trigger(about("user.created", n).copies(2)).await?;
         authpi.trigger(about("user.deleted", n).copies(2)).await?;
     }
@@ -436,7 +435,7 @@ async fn handle_events_leaves_no_ghost_when_users_are_created_and_deleted_at_onc
     Ok(())
 }
 
-/// What a user's events say one after the other, and what the columns hold then.
+/// The values in a user's events, and the columns after each event.
 const SAID: [(&str, Option<&str>, Option<&str>); 6] = [
     (
         r#"{ "username": "ada", "status": "active" }"#,
@@ -529,14 +528,14 @@ fn limited_server_takes_a_delivery_and_bounds_the_head_of_a_request() -> Outcome
         "POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nx-large: {}\r\n\r\n",
         "x".repeat(17 << 10)
     );
-    // 431, or a connection that is closed before all of it was sent; 401 if it had been read.
+    // 431, or a connection that is closed before the whole request was sent. If it had been read,
+    // the response would be 401.
     let answer = exchange(large.as_bytes()).unwrap_or_default();
     assert!(
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
         "{answer}"
     );
-    // Half a head, and no more: were there no timeout, reading would end with an error after a
-    // minute.
+    // Half a head: without a timeout, reading would fail after a minute.
     let answer = exchange(b"POST /hooks/authpi HTTP/1.1\r\nhost: loc")?;
     assert!(!answer.contains("401"), "{answer}");
     std::fs::remove_dir_all(&data)?;
@@ -549,7 +548,7 @@ fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
     for name in ["handle_events", "handle_later", "limited_server"] {
         let (port, data) = (free_port()?, folder(&format!("{name}-stopped"))?);
         let mut program = serve(name, port, &Secret::new("whs_0123456789abcdef"), &data)?;
-        // When it answers, it also listens for signals.
+        // A service that responds is also listening for signals.
         let mut request = TcpStream::connect(("127.0.0.1", port))?;
         request.write_all(
             b"GET /hooks/authpi HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
@@ -592,7 +591,7 @@ async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_
         let printed = BufReader::new(program.0.stdout.take().ok_or("no output")?).lines();
         Ok((program, printed))
     };
-    // With AuthPI there, with the webhook there, and with AuthPI gone.
+    // With AuthPI available, with an existing webhook, and with AuthPI unavailable.
     let nowhere = format!("http://127.0.0.1:{}", free_port()?);
     for (base_url, first) in [
         (authpi.base_url(), Some(" created")),
@@ -672,7 +671,7 @@ async fn catch_up_handles_what_was_missed_before_it_listens() -> Outcome {
     assert_eq!(printed, "caught up: 3 events were new, 0 known");
     assert_eq!(handled, missed);
     assert!(lines.next().ok_or("it has ended")??.contains("listening"));
-    // And now it serves.
+    // Now it serves.
     let live = authpi.trigger("user.created").await?.id;
     assert!(lines.next().ok_or("it has ended")??.starts_with(&live));
     program.terminate()?;

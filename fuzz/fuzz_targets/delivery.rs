@@ -1,5 +1,5 @@
-//! Deliveries of anybody: none is taken for authentic, none makes the verifier panic, and one that
-//! was signed is authentic however it is cut into frames.
+//! !Arbitrary deliveries: none is accepted as authentic, none causes a panic, and a signed one is
+//! authentic however it is split into frames.
 #![no_main]
 
 use arbitrary::Arbitrary;

@@ -1,5 +1,5 @@
-//! Bodies of anybody: reading one never panics, keeps every byte, and a payload that was read and
-//! written reads back as the same.
+//! !Arbitrary bodies: parsing never panics and keeps every byte, and a payload that is written and
+//! parsed again is the same.
 #![no_main]
 
 use authpi_sdk::{
@@ -29,7 +29,7 @@ fuzz_target!(|body: &[u8]| {
 
     let Ok(data) = event.decode() else { return };
     let once = written(&data);
-    // The same again, as the data of an event of the same type.
+    // The same as the data of an event of the same type.
     let template = Fixture::new(event.event_type().as_str())
         .data(Value::from("here"))
         .body();

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::store::Event;
 
-/// Members and order of the delivery that AuthPI's guide shows.
+/// The members, in the order of the delivery in AuthPI's guide.
 #[derive(Serialize)]
 struct Envelope<'a> {
     id: &'a str,
@@ -25,7 +25,7 @@ pub(super) fn write(id: &str, webhook_id: &str, event: &Event) -> Vec<u8> {
         source: format!("com.authpi.webhooks/v1/{webhook_id}"),
         r#type: "event",
         datacontenttype: "application/json",
-        // The emulator's clock cannot leave the calendar.
+        // The emulator's clock stays within the calendar.
         time: Timestamp::from_millisecond(event.timestamp)
             .unwrap_or(Timestamp::MAX)
             .to_string(),

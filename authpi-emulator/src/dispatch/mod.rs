@@ -1,8 +1,8 @@
-//! Sends deliveries: the queue's when they are due, and those that a redelivery asks for.
+//! !Sends deliveries: those in the queue when they are due, and requested redeliveries.
 //!
-//! One task owns all attempts. It takes from the store what is due, sends it, writes down how it
-//! went, and sleeps until the emulator's clock shows the next retry. An attempt belongs to this
-//! task, never to the call that asked for it, so a client that hangs up cancels nothing.
+//! One task owns all attempts. It takes due deliveries from the store, sends them, records the
+//! results, and sleeps until the emulator's clock reaches the next retry. An attempt belongs to
+//! this task, never to the call that requested it, so a client that hangs up cancels nothing.
 
 mod envelope;
 
@@ -25,14 +25,14 @@ use crate::{
     store::{Attempted, DeliveryStatus, Store, WebhookStatus},
 };
 
-/// Attempts under way at once, of the queue and as many again of redeliveries; what is beyond that
-/// waits for its turn.
+/// The maximum number of concurrent attempts, once for the queue and once for redeliveries; others
+/// wait.
 const AT_ONCE: usize = 256;
 
 /// Runs until it is dropped.
 pub(crate) async fn run(world: Arc<State>, mut requests: mpsc::UnboundedReceiver<Redelivery>) {
     let mut attempts = JoinSet::new();
-    // Apart from the queue's, so that neither waits for the other.
+    // Separate from the queue's, so that neither waits for the other.
     let mut redeliveries = JoinSet::new();
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut changed = world.changes();
@@ -53,7 +53,7 @@ pub(crate) async fn run(world: Arc<State>, mut requests: mpsc::UnboundedReceiver
             }
         };
         tokio::select! {
-            // The store or the clock's owner has news.
+            // The store or the clock has changed.
             _ = changed.changed() => {}
             () = sleep_until(&world, next_due) => {}
             Some(_) = attempts.join_next() => {}
@@ -62,8 +62,7 @@ pub(crate) async fn run(world: Arc<State>, mut requests: mpsc::UnboundedReceiver
                 Some(request) => {
                     let (world, room) = (world.clone(), room.clone());
                     redeliveries.spawn(async move {
-                        // The semaphore is never closed; without it there would be no bound, and
-                        // nothing else would change.
+                        // The semaphore is never closed. If it were, only the limit would be lost.
                         let _room = room.acquire().await;
                         attempt(world, request.delivery_id, Some(request.outcome)).await;
                     });
@@ -117,18 +116,18 @@ async fn attempt(world: Arc<State>, delivery_id: String, outcome: Option<oneshot
             .then(|| describe(&store, &delivery_id, begun.elapsed()))
             .flatten()
     };
-    // Before anyone who waits for the delivery goes on.
+    // Before anyone waiting for the delivery continues.
     if let Some(line) = line {
         world.log.line(|| LogLine::Attempt(line));
     }
     world.changed();
     if let Some(outcome) = outcome {
-        // Nobody may be waiting any more; the attempt is in the record all the same.
+        // The caller may have gone; the attempt is recorded anyway.
         let _ = outcome.send(received);
     }
 }
 
-/// A delivery's latest attempt, in one line.
+/// A delivery's latest attempt, on one line.
 fn describe(store: &Store, delivery_id: &str, took: Duration) -> Option<String> {
     let delivery = store.deliveries.get(delivery_id)?;
     let webhook = store.webhooks.get(&delivery.webhook_id)?;
@@ -154,12 +153,12 @@ fn describe(store: &Store, delivery_id: &str, took: Duration) -> Option<String> 
     Some(format!("{event_type} {event_id} -> {url}: {ended}"))
 }
 
-/// A URL without its query, which may hold a secret.
+/// A URL without its query, which may contain a secret.
 pub(crate) fn shown(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// The request of an attempt, or why there can be none.
+/// The request of an attempt, or the reason that it cannot be sent.
 fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
     let mut store = world.store();
     let store = &mut *store;
@@ -174,7 +173,7 @@ fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
     if webhook.status == WebhookStatus::Deleted {
         return Err("the webhook is deleted".to_owned());
     }
-    // The same bytes at each attempt, until the delivery is over.
+    // The same bytes for each attempt, until the delivery is finished.
     let (envelope_id, body) = delivery.envelope.get_or_insert_with(|| {
         let id = ids::uuid();
         let body = envelope::write(&id, &webhook.id, &delivery.event);

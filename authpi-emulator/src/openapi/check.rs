@@ -1,4 +1,4 @@
-//! A schema's complaints, as AuthPI's `fields` tell them.
+//! !Schema violations as AuthPI's `fields`.
 
 use jsonschema::{
     ValidationError, Validator,
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::Field;
 
-/// Every mistake in `value`; none if the schema allows it.
+/// All mistakes in `value`; empty if the schema allows it.
 pub(super) fn mistakes(schema: &Validator, value: &Value) -> Vec<Field> {
     let mut fields = Vec::new();
     for error in schema.iter_errors(value) {
@@ -21,8 +21,8 @@ pub(super) fn mistakes(schema: &Validator, value: &Value) -> Vec<Field> {
 fn explain(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
     let at = dotted(error.instance_path().as_str());
     match error.kind() {
-        // A union: the complaints of the variant that `type` names, or, if it names none, the names
-        // that there are.
+        // A union: the violations of the variant that `type` names. If it names none, the existing
+        // names.
         Kind::OneOfNotValid { context } | Kind::AnyOf { context } => {
             match variant(context, error.instance_path().as_str()) {
                 Variant::Named(errors) => {
@@ -63,7 +63,7 @@ enum Variant<'a> {
     NotTagged,
 }
 
-/// Finds the variant whose constant member, the tag, fits.
+/// Finds the variant whose constant member, the tag, matches.
 fn variant<'a>(context: &'a [Vec<ValidationError<'static>>], union: &str) -> Variant<'a> {
     let mut tag = None;
     let mut known = Vec::new();
@@ -79,7 +79,7 @@ fn variant<'a>(context: &'a [Vec<ValidationError<'static>>], union: &str) -> Var
                 known.extend(expected.as_str().map(str::to_owned));
                 tag = Some(at);
             }
-            // The variant for null says nothing about an object, nor that for an object about a
+            // The variant for null is not relevant to an object, nor the variant for an object to a
             // number.
             None if errors
                 .iter()
@@ -114,7 +114,7 @@ fn code(kind: &Kind) -> &'static str {
     }
 }
 
-/// The complaint without the value complained of, which may be a secret.
+/// The message without the value, which may be a secret.
 fn text(error: &ValidationError<'_>) -> String {
     match error.kind() {
         Kind::Type {

@@ -1,4 +1,4 @@
-//! Reading `openapi/`.
+//! !Reads `openapi/`.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -14,8 +14,7 @@ use super::{
 const DOCUMENT: &str = include_str!("../../../openapi/authpi.yaml");
 /// Each file of `openapi/events`, by its path from `openapi`.
 const SCHEMAS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/schemas.rs"));
-/// Where the files are taken to lie, so that their relative references find each other. Nothing is
-/// ever fetched.
+/// The base URL of the files, so that their relative references resolve. Nothing is ever fetched.
 const BASE: &str = "https://openapi.invalid/";
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -75,8 +74,8 @@ impl Reader<'_> {
                 }
             }
         }
-        // `/events/aggregate` before `/events/{event_id}`: the path with fewer names goes first, as
-        // OpenAPI has it.
+        // `/events/aggregate` before `/events/{event_id}`: OpenAPI prefers the path with fewer
+        // parameters.
         operations.sort_by_key(|operation| {
             operation
                 .path
@@ -191,7 +190,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A validator for the schema that lies at `pointer` of the document.
+    /// A validator for the schema at `pointer` in the document.
     fn schema(&self, pointer: &str) -> Result<Validator, Failure> {
         let fragment = percent_encoding::utf8_percent_encode(pointer, FRAGMENT);
         Ok(jsonschema::options()
@@ -211,7 +210,7 @@ impl Reader<'_> {
             .ok_or_else(|| format!("{pointer} is missing"))?)
     }
 
-    /// Follows references within the document; says where they end.
+    /// Follows references within the document and returns the location of the target.
     fn resolve(&self, mut pointer: String) -> Result<(String, &Value), Failure> {
         loop {
             let value = self.value(&pointer)?;
@@ -226,7 +225,7 @@ impl Reader<'_> {
     }
 }
 
-/// What may not stand in the fragment of a URL: the braces of a path.
+/// Characters that are escaped in the fragment of a URL: the braces of a path.
 const FRAGMENT: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
     .add(b'{')
     .add(b'}')
@@ -274,7 +273,7 @@ fn catalogue(schemas: &BTreeMap<String, Value>) -> Result<EventCatalogue, Failur
             continue;
         };
         let data = schema(&format!("events/{}", file.trim_start_matches("./")))?;
-        // The family says which ids its subject has.
+        // The payload's schema lists the ids of its subject.
         let members = data["x-authpi-subject"]
             .as_array()
             .into_iter()
@@ -294,7 +293,7 @@ fn catalogue(schemas: &BTreeMap<String, Value>) -> Result<EventCatalogue, Failur
     })
 }
 
-/// The list of names, also where the schema leaves room for others.
+/// The list of names, even if the schema allows others.
 fn find_enum(schema: &Value) -> Option<Vec<String>> {
     match schema["enum"].as_array() {
         Some(names) => Some(

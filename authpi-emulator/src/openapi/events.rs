@@ -1,14 +1,14 @@
-//! The catalogue of events: which there are, and an example of each.
+//! !The catalogue of events, with an example of each.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// What `openapi/events` says.
+/// The content of `openapi/events`.
 pub(crate) struct EventCatalogue {
     /// The names, in the order of the description.
     pub(crate) types: Vec<String>,
-    /// An example of each id that a subject can have.
+    /// An example of each possible id of a subject.
     pub(super) ids: Map<String, Value>,
     /// By event type.
     pub(super) examples: BTreeMap<String, Example>,
@@ -16,13 +16,13 @@ pub(crate) struct EventCatalogue {
 
 /// The example of an event type.
 pub(crate) struct Example {
-    /// The ids that its subject has.
+    /// The ids in its subject.
     pub(super) members: Vec<String>,
     pub(super) data: Map<String, Value>,
 }
 
 impl EventCatalogue {
-    /// A subject for an event of this type, within the account.
+    /// A subject for an event of this type in the account.
     pub(crate) fn example_subject(&self, event_type: &str, account_id: &Value) -> Value {
         let members = self
             .examples
@@ -43,8 +43,8 @@ impl EventCatalogue {
         )
     }
 
-    /// Data for an event of this type that is about `subject`: where the example has an id, it has
-    /// the subject's.
+    /// Data for an event of this type with `subject`: ids in the example are replaced by the
+    /// subject's.
     pub(crate) fn example_data(
         &self,
         event_type: &str,

@@ -1,8 +1,8 @@
-//! AuthPI's API as `openapi/authpi.yaml` describes it: which call a request is, and whether it is
-//! one that AuthPI would take.
+//! !AuthPI's API as described by `openapi/authpi.yaml`: which operation a request is, and whether
+//! it is valid.
 //!
 //! The document is the only source of paths, parameters and schemas here. [`Description::get`]
-//! reads it once per process; [`Description::find`] says which operation a request means;
+//! reads it once per process. [`Description::find`] returns the operation of a request.
 //! [`Operation::check_query`], [`Operation::check_headers`] and [`Operation::check_body`] find a
 //! client's mistakes; [`Operation::check_answer`] finds the emulator's own.
 
@@ -22,11 +22,11 @@ pub(crate) use events::{EventCatalogue, Example};
 use crate::error::{ApiError, Field};
 use parameter::Parameter;
 
-/// The whole description, ready to be asked.
+/// The parsed description.
 pub(crate) struct Description {
     operations: Vec<Operation>,
     pub(crate) events: EventCatalogue,
-    /// What a delivery's body must be; the emulator's tests hold it against its own.
+    /// The schema of a delivery's body; the emulator's tests check its own deliveries against it.
     #[cfg(test)]
     delivery: Validator,
 }
@@ -76,7 +76,7 @@ pub(crate) struct Operation {
     query: Vec<Parameter>,
     headers: Vec<Parameter>,
     body: Option<Body>,
-    /// By status, or by range such as `5XX`; `None` where the description gives no content.
+    /// By status, or by range such as `5XX`; `None` if the description has no content.
     answers: BTreeMap<String, Option<Validator>>,
 }
 
@@ -90,14 +90,14 @@ struct Body {
     schema: Validator,
 }
 
-/// The parameters of a call, each checked and of its schema's type.
+/// The parameters of a call, checked and converted to their schema's type.
 pub(crate) type Parameters = BTreeMap<String, Value>;
 
 impl Description {
-    /// The description that this program was built with.
+    /// The description that was compiled into this program.
     ///
     /// # Panics
-    /// When `openapi/` cannot be read as a description; a unit test does so first.
+    /// If `openapi/` is not a valid description; a unit test finds this first.
     pub(crate) fn get() -> &'static Self {
         static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
             document::load().expect("the embedded description was read by this crate's tests")
@@ -105,7 +105,7 @@ impl Description {
         &DESCRIPTION
     }
 
-    /// The operation that a request means, and its path parameters.
+    /// The operation of a request, and its path parameters.
     pub(crate) fn find(
         &self,
         method: &Method,
@@ -131,14 +131,14 @@ impl Description {
 
 #[cfg(test)]
 impl Description {
-    /// What is wrong with the body of a delivery.
+    /// The mistakes in the body of a delivery.
     pub(crate) fn check_delivery(&self, body: &Value) -> Vec<Field> {
         check::mistakes(&self.delivery, body)
     }
 }
 
 impl Operation {
-    /// Whether the description gives the call an `Idempotency-Key`.
+    /// Whether the operation has the parameter `Idempotency-Key`.
     pub(crate) fn takes_idempotency_key(&self) -> bool {
         self.headers
             .iter()
@@ -167,7 +167,7 @@ impl Operation {
         segments.next().is_none().then_some(found)
     }
 
-    /// The query's parameters, or 400.
+    /// The query parameters, or 400.
     pub(crate) fn check_query(&self, query: &str) -> Result<Parameters, ApiError> {
         let mut given = BTreeMap::<String, Vec<String>>::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -181,7 +181,7 @@ impl Operation {
         })
     }
 
-    /// 400 for a header of the description that breaks it.
+    /// 400 if a header violates the description.
     pub(crate) fn check_headers(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         parameter::check_all(&self.headers, "header", |parameter| {
             headers
@@ -193,8 +193,8 @@ impl Operation {
         Ok(())
     }
 
-    /// The body as JSON: `Null` where there is none. 400 for what is not JSON, 415 for another
-    /// content type, 422 for what breaks the schema.
+    /// The body as JSON, `Null` if there is none. 400 if it is not JSON, 415 for another content
+    /// type, 422 if it violates the schema.
     pub(crate) fn check_body(&self, headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiError> {
         let Some(expected) = &self.body else {
             return Ok(Value::Null);
@@ -217,7 +217,7 @@ impl Operation {
         }
     }
 
-    /// What is wrong with an answer of the emulator's own; `None` if the description allows it.
+    /// The mistakes in one of the emulator's own responses; `None` if the description allows it.
     pub(crate) fn check_answer(&self, status: StatusCode, body: Option<&Value>) -> Option<String> {
         let name = format!("{} {:?}", status.as_u16(), self.call);
         let range = format!("{}XX", status.as_u16() / 100);
@@ -260,7 +260,7 @@ pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, ApiEr
         ));
     }
     serde_json::from_slice(body).map_err(|error| {
-        // The position, and not serde's text: that may quote the body.
+        // The position instead of serde's text, which may quote the body.
         let place = format!(
             "is not JSON at line {}, column {}",
             error.line(),

@@ -1,4 +1,4 @@
-//! Query and header parameters: text, read as the type that the schema gives.
+//! !Query and header parameters: text, converted to the schema's type.
 
 use jsonschema::Validator;
 use serde_json::Value;
@@ -10,14 +10,14 @@ use crate::error::{ApiError, Field};
 pub(super) struct Parameter {
     pub(super) name: String,
     pub(super) required: bool,
-    /// Values between commas, or the parameter several times.
+    /// Comma-separated values, or the parameter repeated.
     pub(super) list: bool,
-    /// What text may stand for besides itself.
+    /// The other types that a text can be converted to.
     pub(super) reads: Reads,
     pub(super) schema: Validator,
 }
 
-/// Checks all `parameters`, whose values `given` finds; every mistake is told at once.
+/// Checks all `parameters`, with values from `given`, and reports every mistake.
 pub(super) fn check_all(
     parameters: &[Parameter],
     place: &str,
@@ -55,7 +55,7 @@ pub(super) fn check_all(
     ))
 }
 
-/// The types of a parameter's schema that are not text.
+/// The types of a parameter's schema other than text.
 #[derive(Clone, Copy)]
 pub(super) struct Reads {
     pub(super) integers: bool,
@@ -82,7 +82,7 @@ impl Parameter {
         Ok(Some(value))
     }
 
-    /// Text that is no number stays text, which the schema then refuses.
+    /// Text that is not a number stays text, which the schema then refuses.
     fn typed(&self, text: &str) -> Value {
         if self.reads.null && text == "null" {
             return Value::Null;

@@ -208,7 +208,7 @@ fn each_mistake_in_a_body_is_422_and_names_its_member() {
         status == 422 && fields.iter().all(|field| field == "url invalid_format"),
         "{fields:?}"
     );
-    // The call of AuthPI's older guide.
+    // The call in AuthPI's older guide.
     assert!(
         create
             .check_body(

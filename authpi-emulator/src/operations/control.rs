@@ -1,4 +1,4 @@
-//! `POST /_emulator/events`: makes an event happen. Not of AuthPI's API, and so not in its
+//! !`POST /_emulator/events`: creates an event. It is not part of AuthPI's API, so it is not in its
 //! description.
 
 use http::{Method, StatusCode, request};
@@ -12,8 +12,8 @@ use crate::{
     trigger::NewEvent,
 };
 
-/// Whether the call is one, and its caller may make it: all that can be told before its body is
-/// read. With `?account_id=` the account is checked, too.
+/// Whether the request is such a call, and whether its caller may make it. Checked before the body
+/// is read. With `?account_id=`, the account is checked too.
 pub(crate) fn admit(world: &State, parts: &request::Parts) -> Result<(), ApiError> {
     if parts.method != Method::POST {
         return Err(ApiError::method_not_allowed("POST"));
@@ -29,8 +29,8 @@ pub(crate) fn admit(world: &State, parts: &request::Parts) -> Result<(), ApiErro
     Ok(())
 }
 
-/// Answers 201 with the event, as the events API shows it, and with how many deliveries of it are
-/// on their way.
+/// Responds with 201, the event as the events API shows it, and the number of its pending
+/// deliveries.
 pub(crate) fn answer(
     world: &State,
     parts: &request::Parts,
@@ -63,7 +63,7 @@ pub(crate) fn answer(
     };
     let copies = match members.get("copies") {
         None => 1,
-        // What is no count is no count that is allowed.
+        // An invalid count is refused below.
         Some(copies) => copies
             .as_u64()
             .and_then(|copies| u32::try_from(copies).ok())

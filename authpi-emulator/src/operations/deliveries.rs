@@ -1,4 +1,4 @@
-//! Deliveries: their records, and sending them again.
+//! !Deliveries: their records, and redelivery.
 
 use std::sync::Arc;
 
@@ -92,10 +92,10 @@ pub(super) async fn redeliver_failed(
     Ok(Answer::resource(StatusCode::OK, result))
 }
 
-/// Has an attempt made, out of the queue's turn. The delivery is marked as under way already.
+/// Requests an attempt outside of the queue. The delivery is already marked as in progress.
 fn ask(world: &State, delivery_id: &str) -> oneshot::Receiver<bool> {
     let (outcome, reported) = oneshot::channel();
-    // Where the dispatcher is gone, so is the other end of `outcome`, which the receiver sees.
+    // If the dispatcher has ended, the sender of `outcome` is dropped, which the receiver sees.
     let _ = world.redeliveries.send(Redelivery {
         delivery_id: delivery_id.to_owned(),
         outcome,

@@ -52,7 +52,7 @@ pub(super) fn aggregate(world: &State, request: &Request<'_>) -> Result<Answer, 
     let (group_by, count_unique) = (request.text("group_by"), request.text("count_unique"));
     let mut buckets = BTreeMap::<_, (u64, BTreeSet<String>)>::new();
     if interval.is_none() && group_by.is_none() {
-        // The total is one bucket, also when nothing happened.
+        // The total is one bucket, even if it is zero.
         buckets.entry((None, None)).or_default();
     }
     for event in world
@@ -91,11 +91,11 @@ pub(super) fn aggregate(world: &State, request: &Request<'_>) -> Result<Answer, 
 }
 
 fn shown(event: &Arc<Event>) -> Value {
-    // An event is made of strings, a number and JSON.
+    // An event consists of strings, a number and JSON.
     serde_json::to_value(event.as_ref()).unwrap_or_default()
 }
 
-/// A member of the event or of its subject, by its name.
+/// A member of the event or of its subject, by name.
 fn member(event: &Event, name: &str) -> Option<String> {
     match name {
         "type" => Some(event.event_type.clone()),
@@ -105,7 +105,7 @@ fn member(event: &Event, name: &str) -> Option<String> {
     }
 }
 
-/// The filters that list and aggregate share.
+/// The filters of list and aggregate.
 struct Filter<'a> {
     subject: Vec<(&'a str, &'a str)>,
     types: Option<Vec<&'a str>>,

@@ -1,7 +1,7 @@
-//! What the operations of the description do.
+//! !The operations of the description.
 //!
-//! A request that gets here is authenticated, about the emulator's account, and valid by the
-//! description; what is left are the rules that no schema can tell.
+//! A request that arrives here is authenticated, for the emulator's account, and valid by the
+//! description. What remains are the rules that a schema cannot express.
 
 pub(crate) mod control;
 mod deliveries;
@@ -22,7 +22,7 @@ use crate::{
     state::State,
 };
 
-/// A request that the description allows.
+/// A request that is valid by the description.
 pub(crate) struct Request<'a> {
     pub(crate) caller: Caller,
     pub(crate) path: BTreeMap<String, String>,
@@ -61,14 +61,14 @@ impl Request<'_> {
         self.query.get(name).and_then(Value::as_str)
     }
 
-    /// 412 when `If-Match` names none but other versions; without the header nothing is checked.
+    /// 412 if `If-Match` contains only other versions. Without the header there is no check.
     fn check_version(&self, version: i64) -> Result<(), ApiError> {
         let current = etag(version);
         let mut given = self.headers.get_all(header::IF_MATCH).iter().peekable();
         if given.peek().is_none() {
             return Ok(());
         }
-        // Compared strongly, so that a weak tag (`W/"…"`) never fits.
+        // Compared strongly, so that a weak tag (`W/"…"`) never matches.
         let fits = |list: &str| {
             list.split(',')
                 .map(str::trim)
@@ -82,7 +82,7 @@ impl Request<'_> {
     }
 }
 
-/// The strong `ETag` of a resource: its last change in Unix milliseconds, quoted.
+/// The strong `ETag` of a resource: its last change in Unix milliseconds, in quotes.
 fn etag(version: i64) -> String {
     format!("\"{version}\"")
 }

@@ -152,7 +152,7 @@ pub(super) fn delete(world: &State, request: &Request<'_>) -> Result<Answer, Api
     Ok(Answer::empty(StatusCode::NO_CONTENT))
 }
 
-/// The webhook of the path; 404 also for one that was deleted.
+/// The webhook of the path; 404 also for a deleted one.
 pub(super) fn find<'a>(
     store: &'a mut Store,
     request: &Request<'_>,
@@ -163,7 +163,7 @@ pub(super) fn find<'a>(
         .ok_or_else(|| ApiError::not_found("webhook"))
 }
 
-/// The members that are stored as they come.
+/// The members that are stored unchanged.
 fn free_members(webhook: &mut Webhook) -> [(&'static str, &mut Value); 5] {
     [
         ("description", &mut webhook.description),
@@ -174,8 +174,8 @@ fn free_members(webhook: &mut Webhook) -> [(&'static str, &mut Value); 5] {
     ]
 }
 
-/// The event types asked for, each once, and whether these are all there are; all of them where
-/// none is named.
+/// The requested event types without duplicates, and whether these are all types. All of them if
+/// none is requested.
 fn events(world: &State, asked: Option<&Value>) -> (Vec<String>, bool) {
     let all = &world.description.events.types;
     let Some(asked) = asked.and_then(Value::as_array) else {
@@ -191,8 +191,8 @@ fn events(world: &State, asked: Option<&Value>) -> (Vec<String>, bool) {
     (events, has_all)
 }
 
-/// Says so where deliveries to this URL cannot be made. AuthPI would take it, so it is no reason to
-/// refuse it.
+/// Logs a warning if deliveries to this URL are impossible. AuthPI would accept it, so it is not
+/// refused.
 fn warn_of_url(world: &State, webhook_id: &str, url: &str) {
     if let Err(why) = world.sender.check(url) {
         let url = dispatch::shown(url);
@@ -204,7 +204,7 @@ fn warn_of_url(world: &State, webhook_id: &str, url: &str) {
     }
 }
 
-/// What no schema can tell of a URL.
+/// Checks of a URL that a schema cannot express.
 fn check_url(text: &str) -> Result<(), ApiError> {
     let usable = url::Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
@@ -223,7 +223,7 @@ fn check_url(text: &str) -> Result<(), ApiError> {
     )]))
 }
 
-/// A bearer token of the caller's own must be able to be in a header.
+/// The caller's own bearer token must be a valid header value.
 fn check_token(auth: Option<&Value>) -> Result<(), ApiError> {
     match auth.and_then(|auth| auth["bearer_token"].as_str()) {
         Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {

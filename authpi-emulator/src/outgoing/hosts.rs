@@ -1,4 +1,4 @@
-//! Which receivers the emulator calls: this machine, and the hosts that it was allowed to.
+//! !The hosts that the emulator delivers to: this machine, and the allowed hosts.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use url::{Host, Url};
 pub(crate) struct Hosts(Vec<Host<String>>);
 
 impl Hosts {
-    /// Allows a host, named as in a URL but without scheme and port. An IPv6 address may be without
+    /// Allows a host, written as in a URL but without scheme and port. An IPv6 address needs no
     /// brackets.
     pub(crate) fn allow(&mut self, host: &str) -> Result<(), String> {
         let parsed = match host.parse::<Ipv6Addr>() {
@@ -23,7 +23,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Whether deliveries to this URL are possible, or why not.
+    /// Whether deliveries to this URL are possible, or the reason that they are not.
     pub(crate) fn check(&self, url: &str) -> Result<(), String> {
         let parsed =
             Url::parse(url).map_err(|error| format!("cannot call the webhook's URL: {error}"))?;

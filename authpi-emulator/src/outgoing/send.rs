@@ -13,17 +13,17 @@ use hyper_util::{
 use super::Hosts;
 use crate::assumptions;
 
-/// At most so many bytes of a receiver's answer are read, only to keep the connection in use.
+/// The number of bytes of a receiver's response that are read, to keep the connection usable.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// What is to be sent, and where.
+/// A request and its target.
 pub(crate) struct Outgoing {
     pub(crate) url: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-/// Sends deliveries, on connections that it keeps.
+/// Sends deliveries over pooled connections.
 pub(crate) struct Sender {
     client: Client<HttpConnector, Full<Bytes>>,
     timeout: Duration,
@@ -41,13 +41,13 @@ impl Sender {
         }
     }
 
-    /// Whether this URL can be called, or why not.
+    /// Whether this URL can be called, or the reason that it cannot.
     pub(crate) fn check(&self, url: &str) -> Result<(), String> {
         self.hosts.check(url)
     }
 
-    /// The status of the answer; redirects are not followed. Or why there was none, as a text for
-    /// `last_error`.
+    /// The status of the response; redirects are not followed. If there was no response, the reason
+    /// for `last_error`.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<u16, String> {
         self.check(&outgoing.url)?;
         let mut request = Request::builder()
@@ -68,8 +68,7 @@ impl Sender {
                 .await
                 .map_err(|error| reported(&error))?;
             let status = answer.status().as_u16();
-            // What the answer says is of no interest, but a receipt is one only when all of it has
-            // come.
+            // The body is ignored, but a delivery is acknowledged only by a complete response.
             match Limited::new(answer.into_body(), MAX_ANSWER).collect().await {
                 Ok(_) => Ok(status),
                 Err(error) if error.is::<http_body_util::LengthLimitError>() => Ok(status),
@@ -83,7 +82,7 @@ impl Sender {
     }
 }
 
-/// The error with its causes: hyper-util's own text says little.
+/// The error with its causes, since hyper-util's own text is not specific.
 fn reported(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! A delivery: one event on its way to one webhook, in one or more attempts.
+//! !A delivery: one event for one webhook, in one or more attempts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ pub(crate) struct Delivery {
     pub(crate) event: Arc<Event>,
     pub(crate) status: DeliveryStatus,
     pub(crate) attempt_count: u32,
-    /// Attempts that the queue made; redeliveries are not among them.
+    /// Attempts from the queue, without redeliveries.
     from_queue: usize,
     pub(crate) attempt_budget: u32,
     first_attempted_at: Option<i64>,
@@ -25,15 +25,15 @@ pub(crate) struct Delivery {
     last_response_status: Option<u16>,
     pub(crate) created_at: i64,
     updated_at: Option<i64>,
-    /// An attempt is under way.
+    /// Whether an attempt is in progress.
     pub(crate) under_way: bool,
-    /// It stands in the store's list of deliveries that are over.
+    /// Whether it is in the store's list of finished deliveries.
     pub(super) noted_as_over: bool,
     /// The envelope's id and bytes, kept from the first attempt to the last.
     pub(crate) envelope: Option<(String, Bytes)>,
 }
 
-/// Where a delivery stands. AuthPI's names for this are not documented.
+/// The status of a delivery. AuthPI does not document its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeliveryStatus {
     Pending,
@@ -51,15 +51,15 @@ impl DeliveryStatus {
     }
 }
 
-/// How one attempt went.
+/// The result of one attempt.
 pub(crate) struct Attempted {
-    /// When it began, in Unix milliseconds.
+    /// When it started, in Unix milliseconds.
     pub(crate) at: i64,
-    /// Whether somebody asked for it, out of the queue's turn.
+    /// Whether it was requested, outside of the queue.
     pub(crate) is_redelivery: bool,
-    /// The status of the answer, if there was one.
+    /// The status of the response, if there was one.
     pub(crate) status: Option<u16>,
-    /// Why it is not a receipt.
+    /// Why it is not an acknowledgement.
     pub(crate) error: Option<String>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Attempted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Received,
-    /// It says nothing yet: there is another attempt to come, or the queue has none to do with it.
+    /// Nothing yet: another attempt follows, or it was not from the queue.
     Uncounted,
     GivenUp,
 }
@@ -122,12 +122,13 @@ impl Delivery {
             return Verdict::Received;
         }
         if self.next_attempt_at.is_none() {
-            // A redelivery of what was over, or an attempt of what was given up meanwhile.
+            // A redelivery of a finished delivery, or an attempt of one that was given up
+            // meanwhile.
             self.close(DeliveryStatus::Failed);
             return Verdict::Uncounted;
         }
         if attempted.is_redelivery {
-            // What the queue had planned stays planned.
+            // Retries in the queue stay in the queue.
             return Verdict::Uncounted;
         }
         let delay = delays.get(self.from_queue);
@@ -153,13 +154,13 @@ impl Delivery {
         self.envelope = None;
     }
 
-    /// `updated_at` grows with each change, also within a millisecond, since the `ETag` is made of
-    /// it.
+    /// `updated_at` grows with each change, even within a millisecond, because the `ETag` is
+    /// derived from it.
     fn touch(&mut self, now: i64) {
         self.updated_at = Some(now.max(self.version() + 1));
     }
 
-    /// Why the latest attempt was not a receipt.
+    /// Why the latest attempt was not an acknowledgement.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.last_error.as_deref()
     }

@@ -7,11 +7,11 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{assumptions, ids};
 
-/// What happened, as the events API shows it.
+/// An event as the events API shows it.
 #[derive(Clone, Serialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// Version of the event's form.
+    /// Version of the event format.
     pub spec: &'static str,
     /// Id of the event, the same in each of its deliveries.
     pub id: String,
@@ -24,13 +24,13 @@ pub struct Event {
     pub timestamp: i64,
     /// The trace that it belongs to.
     pub trace: String,
-    /// What made it happen.
+    /// What caused it.
     pub trigger: String,
     /// Whom and what it is about, as ids.
     pub subject: Value,
-    /// What it carries.
+    /// Its payload.
     pub data: Value,
-    /// The event as deliveries carry it: written once, so that each delivery has the same bytes.
+    /// The event as in deliveries: encoded once, so that each delivery has the same bytes.
     #[serde(skip)]
     pub(crate) delivered: Arc<RawValue>,
 }
@@ -44,7 +44,7 @@ impl Event {
         subject: Value,
         data: Value,
     ) -> Self {
-        /// Members and order of the delivery that AuthPI's guide shows.
+        /// The members, in the order of the delivery in AuthPI's guide.
         #[derive(Serialize)]
         struct Delivered<'a> {
             id: &'a str,

@@ -1,11 +1,10 @@
-//! What the emulated account holds: webhooks, the event log, deliveries.
+//! !The content of the emulated account: webhooks, the event log, deliveries.
 //!
-//! All in memory, behind one lock that is never held while something is waited for. Ids sort by
-//! time, so each collection is a map by id and a page is a range of it. The event log and the
-//! deliveries are bounded: beyond [`Builder::keep`](crate::Builder::keep) the oldest event, and the
-//! oldest delivery that is over, are forgotten; beyond
-//! [`Builder::max_pending`](crate::Builder::max_pending) new events are refused. Webhooks are not
-//! bounded; they are made one call at a time.
+//! All in memory, behind one lock that is never held across an await. Ids sort by time, so each
+//! collection is a map by id and a page is a range of it. The event log and the deliveries are
+//! limited: beyond [`Builder::keep`](crate::Builder::keep), the oldest event and the oldest
+//! finished delivery are dropped; beyond [`Builder::max_pending`](crate::Builder::max_pending), new
+//! events are refused. Webhooks are not limited; each is created by a call.
 
 mod delivery;
 mod event;
@@ -33,21 +32,21 @@ pub(crate) struct Store {
     pub(crate) ids: Ids,
     pub(crate) account_id: String,
     pub(crate) webhooks: BTreeMap<String, Webhook>,
-    /// Which webhooks may want a type of event: those that want it, or have once.
+    /// For each event type, the webhooks that subscribe to it or once did.
     interested: BTreeMap<String, BTreeSet<String>>,
     pub(crate) events: BTreeMap<String, Arc<Event>>,
     pub(crate) deliveries: BTreeMap<String, Delivery>,
-    /// Deliveries that wait for an attempt: when it is due, and which.
+    /// Deliveries that wait for an attempt, by due time.
     queue: BTreeSet<(i64, String)>,
-    /// Deliveries that are over, in the order in which they ended.
+    /// Finished deliveries, in the order in which they ended.
     over: VecDeque<String>,
-    /// How many attempts are under way.
+    /// The number of attempts in progress.
     under_way: usize,
-    /// An event was refused for want of room, and none that is delivered was taken since.
+    /// An event was refused because of the limit, and none has been accepted since.
     full: bool,
 }
 
-/// An event that has happened, and how many deliveries of it are on their way.
+/// An event that has happened, and the number of its pending deliveries.
 pub(crate) struct Recorded {
     pub(crate) event: Arc<Event>,
     pub(crate) deliveries: usize,
@@ -56,7 +55,7 @@ pub(crate) struct Recorded {
 /// Too many deliveries are pending.
 #[derive(Debug)]
 pub(crate) struct Full {
-    /// Whether the event before this one was taken.
+    /// Whether the previous event was accepted.
     pub(crate) first: bool,
 }
 
@@ -78,13 +77,13 @@ impl Store {
         }
     }
 
-    /// Takes a webhook in.
+    /// Adds a webhook.
     pub(crate) fn put(&mut self, webhook: Webhook) {
         self.note_interests(&webhook.id, &webhook.events);
         self.webhooks.insert(webhook.id.clone(), webhook);
     }
 
-    /// To be called when a webhook wants other events.
+    /// Must be called when a webhook subscribes to other events.
     pub(crate) fn note_interests(&mut self, webhook_id: &str, events: &[String]) {
         for event_type in events {
             self.interested
@@ -94,10 +93,10 @@ impl Store {
         }
     }
 
-    /// Makes an event happen: it is logged, and queued for each webhook that wants it, `copies`
-    /// times.
+    /// Creates an event: logs it and queues it `copies` times for each webhook that subscribes to
+    /// it.
     ///
-    /// Nothing happens where there is no room for its deliveries.
+    /// It does nothing if there is no capacity for its deliveries.
     pub(crate) fn record(
         &mut self,
         event_type: &str,
@@ -129,8 +128,8 @@ impl Store {
         Ok(Recorded { event, deliveries })
     }
 
-    /// A change of a webhook is an event, too. It has happened, so a delivery that there is no room
-    /// for fails at once.
+    /// Records a change of a webhook, which is an event too. It has happened already, so deliveries
+    /// beyond the limit fail immediately.
     pub(crate) fn record_about(&mut self, webhook_id: &str, event_type: &str, trigger: &str) {
         let Some(webhook) = self.webhooks.get(webhook_id) else {
             return;
@@ -168,7 +167,7 @@ impl Store {
         ))
     }
 
-    /// The webhooks that an event is to be delivered to.
+    /// The webhooks that receive an event.
     fn receivers(&self, event: &Event) -> Vec<String> {
         if let Some(interested) = self.interested.get(&event.event_type) {
             let wants = |id: &&String| {
@@ -178,8 +177,8 @@ impl Store {
             };
             return interested.iter().filter(wants).cloned().collect();
         }
-        // A type of the catalogue that no webhook wants, or a type that is not in it: for those
-        // that want all there is.
+        // A type that no webhook subscribes to, or that is not in the catalogue: for webhooks with
+        // all events.
         let wants = |webhook: &&Webhook| webhook.all_events && webhook.takes(event);
         self.webhooks
             .values()
@@ -216,14 +215,14 @@ impl Store {
                 return;
             };
             match self.deliveries.get(&id) {
-                // It is being sent again; its turn comes when that is over.
+                // A redelivery of it is in progress; it can be dropped after that.
                 Some(delivery) if delivery.under_way => self.over.push_back(id),
                 _ => drop(self.deliveries.remove(&id)),
             }
         }
     }
 
-    /// Takes the next delivery whose time has come, and marks it as under way.
+    /// Takes the next due delivery and marks it as in progress.
     pub(crate) fn take_due(&mut self) -> Option<String> {
         let (at, _) = self.queue.first()?;
         if *at > self.clock.millis() {
@@ -241,7 +240,7 @@ impl Store {
         self.queue.first().map(|(at, _)| *at)
     }
 
-    /// Marks one delivery as under way out of its turn; false when it already is.
+    /// Marks one delivery as in progress outside of the queue; false if it already is.
     pub(crate) fn take_now(&mut self, delivery_id: &str) -> bool {
         let Some(delivery) = self.deliveries.get_mut(delivery_id) else {
             return false;
@@ -257,8 +256,7 @@ impl Store {
         true
     }
 
-    /// Writes down how an attempt ended, and what follows from it for the delivery and for its
-    /// webhook.
+    /// Records the result of an attempt, and its consequences for the delivery and its webhook.
     pub(crate) fn attempted(&mut self, delivery_id: &str, attempted: Attempted) {
         let now = self.clock.millis();
         self.under_way = self.under_way.saturating_sub(1);
@@ -285,7 +283,7 @@ impl Store {
         }
     }
 
-    /// Gives up what is queued for a webhook that wants nothing any more.
+    /// Gives up the queued deliveries of a webhook that receives no more events.
     pub(crate) fn give_up(&mut self, webhook_id: &str, why: &str) {
         let now = self.clock.millis();
         for delivery in self
@@ -301,7 +299,7 @@ impl Store {
         }
     }
 
-    /// Whether nothing is under way or due; with `retries`, whether nothing waits for a later
+    /// Whether nothing is in progress or due; with `retries`, whether nothing waits for a later
     /// attempt either.
     pub(crate) fn is_quiet(&self, retries: bool) -> bool {
         let due = if retries {
@@ -313,7 +311,7 @@ impl Store {
     }
 }
 
-/// Once per delivery, however often it is sent again.
+/// Once per delivery, however often it is redelivered.
 fn note_over(delivery: &mut Delivery, over: &mut VecDeque<String>) {
     if !std::mem::replace(&mut delivery.noted_as_over, true) {
         over.push_back(delivery.id.clone());

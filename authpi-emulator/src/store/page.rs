@@ -1,4 +1,4 @@
-//! Pages: newest first, continued behind the id of the last item.
+//! !Pages: newest first, continued after the id of the last item.
 
 use std::{collections::BTreeMap, ops::Bound};
 
@@ -9,14 +9,14 @@ use crate::{
     openapi::Parameters,
 };
 
-/// Which page is asked for.
+/// The requested page.
 pub(crate) struct Page {
     limit: usize,
     cursor: Option<String>,
 }
 
 impl Page {
-    /// From `limit` (50 unless told) and `cursor`.
+    /// From `limit` (default 50) and `cursor`.
     pub(crate) fn of(query: &Parameters) -> Self {
         let limit = query
             .get("limit")
@@ -31,8 +31,8 @@ impl Page {
         }
     }
 
-    /// The page's items that `wanted` lets through, shown by `show`; 400 for a cursor that is no id
-    /// of this list.
+    /// The page's items that match `wanted`, converted by `show`; 400 if the cursor is not an id of
+    /// this list.
     pub(crate) fn read<T>(
         &self,
         all: &BTreeMap<String, T>,

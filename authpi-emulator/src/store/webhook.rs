@@ -1,4 +1,4 @@
-//! A webhook: where events are sent, which, and how they are signed.
+//! !A webhook: where events are sent, which events, and how they are signed.
 
 use authpi_sdk::signature::Secret;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ pub(crate) struct Webhook {
     pub(crate) url: String,
     pub(crate) auth: Auth,
     pub(crate) events: Vec<String>,
-    /// Whether these are all of the catalogue: such a webhook also gets types that are not in it.
+    /// Whether it has all types of the catalogue: such a webhook also receives types outside of it.
     pub(crate) all_events: bool,
     pub(crate) status: WebhookStatus,
     status_at: i64,
@@ -27,7 +27,7 @@ pub(crate) struct Webhook {
     pub(crate) metadata: Value,
     created_at: i64,
     updated_at: Option<i64>,
-    /// Deliveries in a row that used up their budget.
+    /// The number of consecutive deliveries that used up their budget.
     given_up: u32,
 }
 
@@ -75,12 +75,12 @@ impl Webhook {
         }
     }
 
-    /// Whether an event of the catalogue is to be delivered here.
+    /// Whether an event of the catalogue is delivered here.
     pub(crate) fn wants(&self, event: &Event) -> bool {
         self.events.contains(&event.event_type) && self.takes(event)
     }
 
-    /// Whether an event is to be delivered here if its type is wanted.
+    /// Whether an event is delivered here if its type is included.
     pub(crate) fn takes(&self, event: &Event) -> bool {
         self.status == WebhookStatus::Active
             && self.takes_subject(&event.subject)
@@ -101,7 +101,7 @@ impl Webhook {
         wanted.iter().any(has_all)
     }
 
-    /// Gives the webhook another status.
+    /// Sets the webhook's status.
     pub(crate) fn become_(&mut self, status: WebhookStatus, reason: Value, by: Value, now: i64) {
         self.status = status;
         self.status_at = now;
@@ -111,7 +111,7 @@ impl Webhook {
         self.touch(now);
     }
 
-    /// Counts how a delivery ended; tells the webhook's new status if that changes it.
+    /// Counts the result of a delivery; returns the webhook's new status if it changes.
     pub(super) fn count(
         &mut self,
         verdict: Verdict,
@@ -139,8 +139,8 @@ impl Webhook {
         Some(self.status)
     }
 
-    /// `updated_at` grows with each change, also within a millisecond, since the `ETag` is made of
-    /// it.
+    /// `updated_at` grows with each change, even within a millisecond, because the `ETag` is
+    /// derived from it.
     pub(crate) fn touch(&mut self, now: i64) {
         self.updated_at = Some(now.max(self.version() + 1));
     }
@@ -149,7 +149,7 @@ impl Webhook {
         self.updated_at.unwrap_or(self.created_at)
     }
 
-    /// The webhook as a single resource, with its secrets only when they were just made.
+    /// The webhook as a single resource, with its secrets only if they are new.
     pub(crate) fn shown(&self, secrets: bool) -> Value {
         json!({
             "id": self.id,
@@ -172,7 +172,7 @@ impl Webhook {
         })
     }
 
-    /// The webhook as it stands in a list.
+    /// The webhook as an item of a list.
     pub(crate) fn shown_in_list(&self) -> Value {
         let mut shown = self.shown(false);
         if let Some(members) = shown.as_object_mut() {
@@ -192,7 +192,7 @@ impl Webhook {
     }
 }
 
-/// How deliveries prove where they come from.
+/// How deliveries are authenticated.
 pub(crate) struct Auth {
     pub(crate) kind: AuthKind,
     pub(crate) secret: Option<Secret>,
@@ -219,8 +219,8 @@ impl AuthKind {
 }
 
 impl Auth {
-    /// From the `auth` of a create or update call, which the description has checked; no `auth` is
-    /// no authentication.
+    /// From the `auth` of a create or update call, which has been checked against the description;
+    /// without `auth` there is no authentication.
     pub(crate) fn of(input: &Value) -> Self {
         let kind = match input["type"].as_str() {
             Some("bearer") => AuthKind::Bearer,
@@ -234,8 +234,8 @@ impl Auth {
         };
         Self {
             kind,
-            // The characters after the prefix are base64, too, as the Standard Webhooks scheme
-            // needs it.
+            // The characters after the prefix are valid base64, which the Standard Webhooks scheme
+            // requires.
             secret: matches!(kind, AuthKind::Signature | AuthKind::BearerAndSignature)
                 .then(|| Secret::new(ids::secret("whs_"))),
             token: matches!(kind, AuthKind::Bearer | AuthKind::BearerAndSignature)
@@ -262,7 +262,7 @@ impl Auth {
     }
 }
 
-/// The last six characters; of a short token, which its owner chose, fewer than half.
+/// The last six characters; of a short token, which the caller chose, less than half.
 fn hint(secret: &str) -> String {
     let count = secret.chars().count();
     let shown = 6.min(count / 3);
