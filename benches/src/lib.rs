@@ -1,4 +1,4 @@
-//! What the measurements share: rounds, percentiles, tables, and what they were made on.
+//! !What the benchmarks share: rounds, percentiles, tables, and the description of the machine.
 
 pub mod rate;
 
@@ -13,16 +13,16 @@ use serde::Serialize;
 
 pub mod sqlite;
 
-/// One thing that is measured: a name, and what is done once.
+/// One case: a name, and the operation to measure.
 pub struct Case<'a> {
     /// Shown in the table and in the JSON.
     pub name: String,
-    /// Done again and again; what it returns is only there to be computed.
+    /// Called repeatedly; the result only prevents it from being optimized away.
     pub once: Box<dyn FnMut() -> usize + 'a>,
 }
 
 impl<'a> Case<'a> {
-    /// `once` must succeed, and say so by panicking if it does not.
+    /// `once` must succeed, or panic.
     pub fn new(name: impl Into<String>, once: impl FnMut() -> usize + 'a) -> Self {
         Self {
             name: name.into(),
@@ -31,22 +31,21 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What a case took, in nanoseconds per operation.
+/// The time of a case, in nanoseconds per operation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Taken {
     pub name: String,
-    /// The 10th percentile of the rounds: what it takes when nothing else disturbs.
+    /// The 10th percentile of the rounds: the time without interference.
     pub p10_ns: f64,
     pub median_ns: f64,
 }
 
-/// Runs all cases in turn, round after round, so that what disturbs the machine disturbs all of
-/// them alike.
+/// Runs all cases in turn, round after round, so that interference affects them equally.
 pub fn interleaved(cases: &mut [Case<'_>], rounds: usize, round: Duration) -> Vec<Taken> {
     let repeats: Vec<u32> = cases.iter_mut().map(|case| repeats(case, round)).collect();
     let mut samples = vec![Vec::with_capacity(rounds); cases.len()];
     for n in 0..rounds {
-        // Another one comes first each time.
+        // The order rotates.
         for at in 0..repeats.len() {
             let at = (at + n) % repeats.len();
             samples[at].push(per_operation(&mut cases[at], repeats[at]));
@@ -68,7 +67,7 @@ fn per_operation(case: &mut Case<'_>, repeats: u32) -> f64 {
     started.elapsed().as_nanos() as f64 / f64::from(repeats)
 }
 
-/// How often the case goes into one round; it is warm afterwards.
+/// The number of repetitions per round; warms up the case.
 fn repeats(case: &mut Case<'_>, round: Duration) -> u32 {
     let mut repeats = 1;
     loop {
@@ -88,19 +87,19 @@ pub fn percentile(samples: &mut [f64], percent: usize) -> f64 {
     samples[(samples.len() - 1) * percent / 100]
 }
 
-/// The machine and the versions that a measurement was made with.
+/// The machine and the versions of a measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Made {
     pub cpu: String,
     pub cores: usize,
-    /// Those of the CPU's features that hashing and parsing look for.
+    /// CPU features that hashing and parsing use.
     pub features: Vec<String>,
     pub crates: Vec<String>,
     pub quick: bool,
 }
 
 impl Made {
-    /// Reads the machine and, for the crates named, the lock file that this program was built with.
+    /// Reads the machine, and the versions of `crates` from the lock file of this program.
     pub fn here(crates: &[&str]) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let value = |name: &str| {
@@ -162,7 +161,7 @@ pub fn quick() -> bool {
     std::env::args().any(|argument| argument == "--quick")
 }
 
-/// Writes `target/bench/<name>.json` in the repository, and says where.
+/// Writes `target/bench/<name>.json` in the repository, and prints its path.
 pub fn write_json(name: &str, figures: &impl Serialize) {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"));
     std::fs::create_dir_all(&folder).expect("target/bench can be made");
@@ -172,7 +171,7 @@ pub fn write_json(name: &str, figures: &impl Serialize) {
     println!("Also in target/bench/{name}.json");
 }
 
-/// Rows of cells, the first column to the left and the others to the right.
+/// Rows of cells, the first column left-aligned, the others right-aligned.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

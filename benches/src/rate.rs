@@ -1,4 +1,4 @@
-//! How many of a kind are done in a second, with so many in flight, beside the same done by hand.
+//! !Operations per second at a given concurrency, beside the same operations by hand.
 
 use std::{
     future::Future,
@@ -14,12 +14,12 @@ use serde::Serialize;
 
 use crate::{percentile, quick, table};
 
-/// How many are in flight at once, in one comparison after the other.
+/// The number of operations in flight, for each comparison.
 pub const IN_FLIGHT: [usize; 3] = [1, 8, 64];
 
 type Doing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What is done for one event, whose number is new each time. It panics where it fails.
+/// The operation for one event, with a new number each time. It panics on failure.
 #[derive(Clone)]
 pub struct Each {
     name: &'static str,
@@ -38,7 +38,7 @@ impl Each {
     }
 }
 
-/// What one comparison gave.
+/// The result of one comparison.
 #[derive(Debug, Serialize)]
 pub struct Compared {
     pub what: &'static str,
@@ -49,14 +49,14 @@ pub struct Compared {
     pub by_hand_per_second: f64,
     /// The median of the rounds' ratios.
     pub over_by_hand: f64,
-    /// What is aimed at, if anything.
+    /// The aim, if there is one.
     pub aim: Option<f64>,
 }
 
-/// The numbers that were given out, so that no event comes twice.
+/// The next unused number, so that no event is used twice.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// Ours beside the same by hand, in rounds that take turns.
+/// Ours beside the same by hand, in alternating rounds.
 pub async fn compare(
     ours: &Each,
     by_hand: &Each,
@@ -71,7 +71,7 @@ pub async fn compare(
     for in_flight in IN_FLIGHT {
         let sides = [ours, by_hand];
         let mut samples = [Vec::new(), Vec::new()];
-        // The first round is to get warm.
+        // The first round warms up.
         for n in 0..=rounds {
             for at in [n % 2, (n + 1) % 2] {
                 let (done, rate) =
@@ -100,7 +100,7 @@ pub async fn compare(
     compared
 }
 
-/// Until the round's time is over; how many were done, and how many in a second.
+/// Runs until the round's time is over; returns the number of operations, in total and per second.
 pub async fn run(each: &Each, first: usize, in_flight: usize, round: Duration) -> (usize, f64) {
     let next = Arc::new(AtomicUsize::new(first));
     let started = Instant::now();
@@ -121,7 +121,7 @@ pub async fn run(each: &Each, first: usize, in_flight: usize, round: Duration) -
     (done, done as f64 / started.elapsed().as_secs_f64())
 }
 
-/// All comparisons, for people.
+/// All comparisons as text.
 pub fn shown(compared: &[Compared]) -> String {
     let head = ["", "in flight", "per second", "by hand", "ratio", "aim"];
     let mut rows = vec![head.map(String::from).to_vec()];

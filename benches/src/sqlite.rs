@@ -1,5 +1,5 @@
-//! The SQLite ledger beside the same statements in raw batches by hand, through the same driver and
-//! as durable.
+//! !The SQLite ledger beside the same statements in hand-written batches, with the same driver and
+//! durability.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,17 +25,17 @@ const LEASE: Duration = Duration::from_secs(30);
 const DIGEST: Digest = Digest::from_bytes([7; 16]);
 static BODY: [u8; 1024] = [b'x'; 1024];
 
-/// What an event has done to it.
+/// The work for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
-    /// A claim and its completion: two steps.
+    /// A claim and its completion: two operations.
     Handled,
-    /// An append of 1 KiB: one step.
+    /// An append of 1 KiB: one operation.
     Appended,
 }
 
-/// What was measured of one kind of work with so many events in flight.
+/// The results for one kind of work at one concurrency.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Figures {
     pub work: Work,
@@ -44,17 +44,16 @@ pub struct Figures {
     pub per_second: f64,
     /// Over all rounds. Aim with 64 in flight: at least 15.
     pub events_per_flush: f64,
-    /// The same statements, of as many events as are in flight, in each transaction of a loop by
-    /// hand. Median of the rounds.
+    /// The same statements, in a loop with one transaction for as many events as are in flight.
+    /// Median of the rounds.
     pub by_hand_per_second: f64,
-    /// Ours over the loop by hand (median of the rounds' ratios). Aim with 64 in flight: at least
-    /// 0.6.
+    /// Ours over the hand-written loop (median of the rounds' ratios). Aim with 64 in flight: at
+    /// least 0.6.
     pub over_by_hand: f64,
 }
 
-/// Both kinds of work with 1, 8 and 64 events in flight, in files of its own in `folder`, which has
-/// to lie on a disk for flushes to cost what they cost. Ours and the loop by hand take turns, round
-/// after round.
+/// Both kinds of work with 1, 8 and 64 events in flight, in new files in `folder`, which must be on
+/// a real disk for realistic flushes. Ours and the hand-written loop take turns, round after round.
 pub async fn measure(folder: &Path, quick: bool) -> Vec<Figures> {
     let mut figures = Vec::new();
     for work in [Work::Handled, Work::Appended] {
@@ -66,14 +65,14 @@ pub async fn measure(folder: &Path, quick: bool) -> Vec<Figures> {
     figures
 }
 
-/// On the disk that the repository lies on: a temporary folder may be in memory.
+/// On the repository's disk: a temporary folder may be in memory.
 pub fn folder() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     std::fs::create_dir_all(&folder).expect("target/bench can be made");
     folder
 }
 
-/// For people.
+/// As text.
 pub fn shown(figures: &[Figures]) -> String {
     let head = [
         "SQLite",
@@ -127,7 +126,7 @@ async fn compare(
         ours.push(events as f64 / taken.as_secs_f64());
 
         let file = File::new(folder);
-        // Makes the tables.
+        // Creates the tables.
         Sqlite::open(&file.0).await.expect("a ledger").close().await;
         let taken = in_batches(&file.0, work, in_flight, events).await;
         by_hand.push(events as f64 / taken.as_secs_f64());
@@ -143,7 +142,7 @@ async fn compare(
     }
 }
 
-/// As a receiver works: a task for each event in flight.
+/// Like a receiver: one task for each event in flight.
 async fn in_tasks(ledger: &Sqlite, work: Work, in_flight: usize, events: usize) -> Duration {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
@@ -188,7 +187,7 @@ async fn in_tasks(ledger: &Sqlite, work: Work, in_flight: usize, events: usize) 
     started.elapsed()
 }
 
-/// As one would who has all events of a batch at hand: the same statements, a transaction for each
+/// Like code that has all events of a batch available: the same statements, one transaction per
 /// batch.
 async fn in_batches(path: &Path, work: Work, batch: usize, events: usize) -> Duration {
     use sqlx::ConnectOptions as _;
@@ -286,11 +285,11 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// A database of its own for each round, so that all begin alike; removed at the end.
+/// A new database for each round, so that all start equally; removed at the end.
 pub struct File(pub PathBuf);
 
 impl File {
-    /// Nobody else's, in this folder.
+    /// A file that is not in use, in this folder.
     pub fn new(folder: &Path) -> Self {
         static FILES: AtomicUsize = AtomicUsize::new(0);
         let number = FILES.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds the measurements in `benches/` with optimisation and runs them.
+//! !`cargo xtask bench`: builds the benchmarks in `benches/` in release mode and runs them.
 
 use std::path::Path;
 
@@ -6,17 +6,16 @@ use anyhow::Result;
 
 use crate::run::{cargo, run};
 
-/// Measure the SDK beside other crates and hand-written code; needs a quiet machine to be believed.
+/// Measure the SDK beside other crates and hand-written code; needs a quiet machine.
 ///
-/// Each measurement prints a table with the CPU and the versions it was made with, and writes the
-/// same figures as JSON to `target/bench/`. The first run builds the other crates, which takes
-/// minutes.
+/// Each benchmark prints a table with the CPU and the versions, and writes the same figures as JSON
+/// to `target/bench/`. The first run builds the other crates, which takes minutes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only this one [default: all of them in turn]
+    /// Run only this one [default: all, one after the other]
     #[arg(value_enum)]
     which: Option<Which>,
-    /// Few rounds, for a first look
+    /// Fewer rounds, for a quick result
     #[arg(long)]
     quick: bool,
 }
@@ -71,7 +70,7 @@ pub(crate) fn bench(args: &Args, root: &Path) -> Result<()> {
         "target/benches",
         "--locked",
     ];
-    // All at once, so that nothing is built while something is measured.
+    // All first, so that nothing is built during a measurement.
     run(&mut cargo(
         root,
         ["build", "--quiet"].into_iter().chain(own),

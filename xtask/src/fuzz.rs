@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: feeds the SDK what nobody would send on purpose.
+//! !`cargo xtask fuzz`: runs the SDK with random input.
 
 use std::path::Path;
 
@@ -6,15 +6,15 @@ use anyhow::{Result, ensure};
 
 use crate::run::{program, run, succeeds};
 
-/// Feed the SDK's readers random input, each for a while; needs cargo-fuzz and a nightly Rust
+/// Run the verifier and the event parsers with random input; needs cargo-fuzz and nightly Rust
 ///
-/// Whatever makes one fail is kept in fuzz/artifacts/, with the command that repeats it.
+/// Failing inputs are kept in fuzz/artifacts/, with the command that repeats them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only this one [default: each in turn]
+    /// Run only this target [default: each in turn]
     #[arg(value_enum)]
     which: Option<Target>,
-    /// How long each runs
+    /// How long each target runs
     #[arg(long, default_value_t = 60)]
     seconds: u32,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 enum Target {
     /// Verification of deliveries
     Delivery,
-    /// Reading of events and their payloads
+    /// Parsing of events and their payloads
     Event,
 }
 
@@ -37,7 +37,7 @@ impl Target {
 }
 
 pub(crate) fn fuzz(args: &Args, root: &Path) -> Result<()> {
-    // By the name `cargo`, which is rustup's and so understands `+nightly`.
+    // The name `cargo` is rustup's, which understands `+nightly`.
     ensure!(
         succeeds(&mut program(
             root,
@@ -53,8 +53,8 @@ pub(crate) fn fuzz(args: &Args, root: &Path) -> Result<()> {
     {
         let limit = format!("-max_total_time={}", args.seconds);
         let mut fuzz = program(root, "cargo", ["+nightly", "fuzz", "run", target.name()]);
-        // What it finds goes into the first folder, and is not committed; what it begins with lies
-        // in the second.
+        // New inputs are written to the first folder, which is not committed. The second folder has
+        // the initial ones.
         let folders =
             ["corpus", "seeds"].map(|kind| root.join("fuzz").join(kind).join(target.name()));
         std::fs::create_dir_all(&folders[0])?;

@@ -1,5 +1,5 @@
-//! `cargo xtask`: every maintenance job of this repository. One file per subcommand;
-//! `cargo xtask --help` lists them.
+//! !`cargo xtask`: the maintenance tasks of this repository. One file per subcommand; `cargo xtask
+//! --help` lists them.
 
 mod bench;
 mod codegen;
@@ -15,7 +15,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-/// Maintenance jobs of the AuthPI Rust SDK.
+/// Maintenance tasks of the AuthPI Rust SDK.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
 struct Cli {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The repository's root; jobs work there whatever directory they are started in.
+/// The repository's root, where tasks run whatever the current directory.
 fn repository() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()

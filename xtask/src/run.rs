@@ -1,5 +1,4 @@
-//! How jobs start other programs: in the repository's root, without input, and with what they are
-//! told on the screen first.
+//! !Runs other programs: in the repository's root, without input, and printing each command first.
 
 use std::{
     ffi::OsStr,
@@ -9,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// `name` with `args`, to be run in `root`.
+/// `name` with `args`, to run in `root`.
 pub(crate) fn program<A: AsRef<OsStr>>(
     root: &Path,
     name: &str,
@@ -17,8 +16,7 @@ pub(crate) fn program<A: AsRef<OsStr>>(
 ) -> Command {
     let mut command = Command::new(name);
     command.args(args).current_dir(root).stdin(Stdio::null());
-    // What cargo told this program about itself. Build scripts that watch these would run again
-    // under each other cargo.
+    // Variables that cargo set for this program. Build scripts that watch them would run again.
     for (variable, _) in std::env::vars_os() {
         let reported = |prefix: &&str| variable.to_string_lossy().starts_with(*prefix);
         if [
@@ -45,10 +43,10 @@ pub(crate) fn cargo<A: AsRef<OsStr>>(root: &Path, args: impl IntoIterator<Item =
     )
 }
 
-/// Runs `command`, its output on the screen.
+/// Runs `command` and shows its output.
 ///
 /// # Errors
-/// It cannot be started, or ends otherwise than with 0.
+/// If it cannot be started, or does not exit with 0.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     println!("$ {}", line(command));
     let status = command
@@ -60,10 +58,10 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` and gives what it writes to stdout.
+/// Runs `command` and returns its standard output.
 ///
 /// # Errors
-/// It cannot be started, ends otherwise than with 0, or writes something that is not UTF-8.
+/// If it cannot be started, does not exit with 0, or prints something that is not UTF-8.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = command
         .stderr(Stdio::inherit())
@@ -76,7 +74,7 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         .with_context(|| format!("`{}` writes something that is not UTF-8", line(command)))
 }
 
-/// Whether `command` can be started and ends with 0; its output is dropped.
+/// Whether `command` can be started and exits with 0; its output is discarded.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command
         .stdout(Stdio::null())
@@ -85,7 +83,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// The command as one would type it.
+/// The command as typed in a shell.
 fn line(command: &Command) -> String {
     let name = Path::new(command.get_program())
         .file_name()

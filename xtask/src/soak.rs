@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the crash tests of `tests/it/crash`, for as long as one likes.
+//! !`cargo xtask soak`: runs the crash tests of `tests/it/crash` for longer.
 
 use std::path::Path;
 
@@ -7,24 +7,23 @@ use clap::{ValueEnum as _, builder::PossibleValue};
 
 use crate::test::{self, Stopped};
 
-/// Kill a service again and again, let processes race for 20,000 events, let its store fail, and
-/// look whether anything was lost or done twice
+/// Kill a service many times, let processes race for 20,000 events, make its store fail, and check
+/// that nothing was lost or handled twice
 ///
-/// The trials are those of `cargo xtask test --only crash`, and longer. Each tells its seed; with
-/// `--seed` the same events are sent and the same deaths died, though which process is the faster
-/// no seed decides.
+/// The trials are those of `cargo xtask test --only crash`, but longer. Each prints its seed.
+/// `--seed` repeats the same events and kills, but not which of two processes is faster.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many processes are killed on each store
+    /// The number of processes to kill on each store
     #[arg(long, default_value_t = 500, value_name = "N")]
     kills: u32,
-    /// How many events several processes race for, each delivered three times
+    /// The number of events that several processes race for, each delivered three times
     #[arg(long, default_value_t = 20_000, value_name = "N")]
     events: u32,
-    /// Only this store [default: all of them]
+    /// Use only this store [default: all]
     #[arg(long, value_enum)]
     store: Option<Store>,
-    /// What decides the events and the deaths [default: another one for each trial]
+    /// The seed of the events and kills [default: a new one for each trial]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 }

@@ -1,5 +1,5 @@
-//! What a call costs: our client, bare reqwest with structs written by hand, and AuthPI's own
-//! Python SDK, against one process of the emulator, one call after the other and 64 at a time.
+//! !The cost of a call: our client, bare reqwest with hand-written structs, and AuthPI's own Python
+//! SDK, against one emulator process, one call at a time and 64 concurrently.
 
 use std::{
     path::{Path, PathBuf},
@@ -37,8 +37,7 @@ struct Calls {
     python_sdk: Pace,
     /// The time of a call over bare reqwest's; median of the rounds' ratios. Aim: at most 1.05.
     time_over_bare: f64,
-    /// Calls per second over the Python SDK's. Aim: at least 5 one after the other, 10 with 64 in
-    /// flight.
+    /// Calls per second over the Python SDK's. Aim: at least 5 one at a time, 10 with 64 in flight.
     rate_over_python: f64,
 }
 
@@ -46,7 +45,7 @@ struct Calls {
 #[derive(Clone, Copy, Serialize)]
 struct Pace {
     per_second: f64,
-    /// From the beginning of a call to its end, on average.
+    /// The average duration of a call.
     us_each: f64,
 }
 
@@ -133,7 +132,7 @@ async fn compare(
         (9, Duration::from_secs(1))
     };
     let mut samples = [Vec::new(), Vec::new(), Vec::new()];
-    // The first round is to get warm.
+    // The first round warms up.
     for n in 0..=rounds {
         let mut taken = [0.0; 2];
         for at in [n % 2, (n + 1) % 2] {
@@ -289,7 +288,7 @@ struct Auth<'a> {
     r#type: &'a str,
 }
 
-/// A client as it comes, and the address of the account's webhooks.
+/// A default client, and the address of the account's webhooks.
 fn bare(service: &Service) -> (reqwest::Client, String, String, String) {
     let address = format!(
         "{}/v1/accounts/{}/webhooks",
@@ -367,13 +366,13 @@ fn bare_create(service: &Service) -> Each {
     })
 }
 
-// The others.
+// The other processes.
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The emulator, built with optimisation, and the line of JSON that it prints.
+/// The emulator, built in release mode, and the line of JSON that it prints.
 async fn emulator() -> (Child, String) {
     let mut build = Command::new("cargo");
     build

@@ -1,5 +1,5 @@
-//! What a dependency costs before it runs: crates in the tree and seconds of a cold build (dev
-//! profile, an empty target folder), for a service that depends on nothing else.
+//! !The build cost of a dependency: crates in the tree and seconds of a cold build (dev profile, an
+//! empty target folder), for a service with no other dependency.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use std::{
 use benches::{Made, table, write_json};
 use serde::Serialize;
 
-/// What is built: a name for it, and its line under `[dependencies]`.
+/// A name, and its line under `[dependencies]`.
 const CASES: [(&str, &str); 6] = [
     (
         "authpi-sdk, receiver",
@@ -85,7 +85,7 @@ fn build(name: &'static str, dependency: &str) -> Built {
     std::fs::write(folder.join("Cargo.toml"), manifest).expect("a manifest");
     std::fs::write(folder.join("src/main.rs"), "fn main() {}\n").expect("a program");
 
-    // The download is not the build.
+    // Downloads are not part of the build.
     cargo(&folder, &["fetch", "--quiet"]);
     let tree = cargo(
         &folder,

@@ -1,10 +1,10 @@
-//! What a delivery costs a service, over real HTTP on the loopback: a bare axum route that reads
-//! the body and answers 200, a route that does by hand what services do today (HMAC, serde, a
+//! !The cost of a delivery to a service, over HTTP on the loopback interface: a bare axum route
+//! that reads the body and returns 200, a hand-written route as services have today (HMAC, serde, a
 //! `HashMap` of seen ids), and our receiver with the memory ledger.
 //!
-//! Each server is a process of its own with one thread; the load comes from this one, over
-//! connections kept alive, and is the same for each: deliveries of 1 KiB, each with an id of its
-//! own. Servers take turns, round after round.
+//! Each server is a separate process with one thread. The load comes from this process over
+//! keep-alive connections, and is the same for each: deliveries of 1 KiB, each with a new id.
+//! Servers take turns, round after round.
 
 use std::{
     cell::Cell,
@@ -58,7 +58,7 @@ struct Figures {
     /// The server's CPU time per delivery, ours less the bare one's, in µs (median of the rounds'
     /// differences); aim: at most 7.
     cpu_us_over_bare: f64,
-    /// The same of the time between answers.
+    /// The same for the time between responses.
     wall_us_over_bare: f64,
 }
 
@@ -122,7 +122,7 @@ async fn serve(which: &str) {
         .await
         .expect("a free port");
     println!("{}", listener.local_addr().expect("an address"));
-    // Gone with whoever started it.
+    // Ends with its parent process.
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
@@ -143,8 +143,8 @@ struct ByHand {
     seen: Mutex<HashMap<String, Instant>>,
 }
 
-// What a service writes down of AuthPI's guide, and what our receiver reads too: the envelope, the
-// event, and the user.
+// What a service would write from AuthPI's guide, and what our receiver also reads: the envelope,
+// the event, and the user.
 
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "a service would use them")]
@@ -179,8 +179,8 @@ struct User {
     metadata: Option<serde_json::Value>,
 }
 
-/// Good work, as such code goes: the key is kept, the comparison takes constant time, an id is
-/// marked as it is looked up.
+/// A careful implementation: the key is prepared once, the comparison takes constant time, and an
+/// id is looked up and marked in one step.
 async fn by_hand(State(state): State<Arc<ByHand>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let Some(signature) = headers
         .get("x-webhook-signature")
@@ -248,7 +248,7 @@ impl Serving {
         }
     }
 
-    /// What the kernel has counted for all of its threads, in nanoseconds.
+    /// CPU time of all of its threads, as counted by the kernel, in nanoseconds.
     fn cpu(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id()))
             .expect("a process on Linux");
@@ -282,7 +282,7 @@ async fn measure() {
     let serving = SERVERS.map(Serving::start);
     let mut servers = SERVERS.map(|_| Server::default());
     let mut next_id = 0;
-    // The first round is to get warm.
+    // The first round warms up.
     for round in 0..=rounds {
         let load: Rc<[Vec<u8>]> = (next_id..next_id + deliveries).map(request).collect();
         next_id += deliveries;
@@ -369,7 +369,7 @@ async fn measure() {
     write_json("receiver", &figures);
 }
 
-/// Sends the whole load over connections that each have one delivery in flight.
+/// Sends the whole load over connections with one delivery in flight each.
 async fn drive(server: &Serving, load: &Rc<[Vec<u8>]>) -> Round {
     let next = Rc::new(Cell::new(0));
     let mut connections = Vec::new();
@@ -380,9 +380,9 @@ async fn drive(server: &Serving, load: &Rc<[Vec<u8>]>) -> Round {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         connections.push(stream);
     }
-    // This process never sleeps: a server that had to wake it would pay for that with every answer,
-    // in a virtual machine more than for all of its own work, and the slower server more often than
-    // the faster one.
+    // This process never sleeps. A server that had to wake it would pay for that with every
+    // response, in a virtual machine more than for all of its own work, and slower servers more
+    // often than faster ones.
     let awake = tokio::task::spawn_local(async {
         loop {
             tokio::task::yield_now().await;
@@ -413,7 +413,7 @@ async fn send(mut stream: TcpStream, load: Rc<[Vec<u8>]>, next: Rc<Cell<usize>>)
     while let Some(request) = load.get(next.replace(next.get() + 1)) {
         stream.write_all(request).await.expect("it reads");
         answer.clear();
-        // Answers are small: what is missing is the end of one.
+        // Responses are small: only the end can be missing.
         while !is_whole(&answer) {
             assert_ne!(
                 stream.read_buf(&mut answer).await.expect("it answers"),
@@ -442,7 +442,7 @@ fn is_whole(answer: &[u8]) -> bool {
     answer.len() >= head + 4 + length.map_or(0, |length| length.parse::<usize>().expect("a length"))
 }
 
-/// A whole request, signed.
+/// A complete, signed request.
 fn request(n: usize) -> Vec<u8> {
     let fixture = Fixture::of::<UserUpdated>().id(format!("evt_{n:026}"));
     let data = |filler: &str| {

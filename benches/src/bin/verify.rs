@@ -1,7 +1,7 @@
-//! Verification, and verification with parsing, beside the crates that services use for it today.
+//! !Verification, and verification with parsing, beside the crates that services use for it today.
 //!
-//! Each verifies deliveries signed in its own scheme, as its documentation tells to; bodies are
-//! JSON of 1, 4 and 64 KiB. The limit is the HMAC alone, with the key kept.
+//! Each verifies deliveries signed in its own scheme, as documented; bodies are JSON of 1, 4 and 64
+//! KiB. The limit is the HMAC alone, with a prepared key.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,13 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 const SIZES: [(&str, usize); 3] = [("1 KiB", 1 << 10), ("4 KiB", 4 << 10), ("64 KiB", 64 << 10)];
-/// Base64 of 24 bytes after a prefix, which all of the schemes can take.
+/// A prefix and base64 of 24 bytes, which all schemes accept.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[derive(Serialize)]
 struct Figures {
     made: Made,
-    /// By size: each case, and against what it is set.
+    /// For each size: the cases, and what each is compared with.
     sizes: BTreeMap<&'static str, Vec<Row>>,
     aims: Vec<Aim>,
 }
@@ -39,7 +39,7 @@ struct Row {
     taken: Taken,
     /// Its time over the bare HMAC's.
     over_bare_hmac: f64,
-    /// Its time over that of ours that does the same: verify, or verify and parse.
+    /// Its time over ours for the same work: verify, or verify and parse.
     over_ours: Option<f64>,
 }
 
@@ -300,7 +300,7 @@ fn signed(scheme: &SignatureScheme, body: &[u8]) -> HeaderMap {
         .expect("the secret")
 }
 
-/// Makes what `body` makes of so many members, so that it comes out a little above `size`.
+/// Adds members to `body` until it is slightly larger than `size`.
 fn filled(size: usize, body: impl Fn(Value) -> String) -> String {
     let member = |n: usize| {
         (

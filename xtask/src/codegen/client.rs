@@ -1,13 +1,13 @@
-//! The typed client: progenitor writes a method per operation, from a poorer document than ours.
+//! !The typed client: progenitor writes a method per operation, from a simplified document.
 //!
-//! progenitor reads OpenAPI 3.0, knows one kind of error per operation, and writes types that fail
-//! on what a service may add. So it gets a 3.0 document made here in memory: parameters of plain
-//! types, bodies that are only names (the types of those names are ours, see `types`), and one
-//! `2XX` answer per operation and no other.
+//! progenitor reads OpenAPI 3.0, supports one error type per operation, and writes types that fail
+//! on values that a service may add. So it gets a 3.0 document made here in memory: parameters of
+//! plain types, bodies that are only names (the types of those names are ours, see `types`), and
+//! exactly one `2XX` response per operation.
 //!
-//! Of its methods we keep how a request is put together and what its answer is read as. How a
-//! request is sent is the same for all of them, and needs more than a hook can tell: how far it
-//! came, and the answer as it was. So it stands once, in the facade.
+//! From its methods we keep how a request is built and the type of its response. Sending is the
+//! same for all of them and needs more than a hook can tell: how far the request got, and the
+//! response as it was. So the facade does it in one place.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ use super::{
     types,
 };
 
-/// The lowered document, and the names in it with the Rust types that stand for them.
+/// The simplified document, and its names with the Rust types that they represent.
 pub(crate) fn lower(operations: &[Operation], version: &str) -> (Value, Vec<(String, String)>) {
     let mut names = BTreeSet::new();
     let mut paths = Map::new();
@@ -94,7 +94,7 @@ fn answer(body: Option<&Type>, names: &mut BTreeSet<(String, String)>) -> Value 
     }
 }
 
-/// A name for `ty` that progenitor replaces by the type itself.
+/// A name for `ty` that progenitor replaces with the type itself.
 fn reference(ty: &Type, names: &mut BTreeSet<(String, String)>) -> Value {
     let (name, rust) = match &ty.shape {
         Shape::Named(name) => (name.clone(), format!("types::{}", ident(name))),
@@ -139,19 +139,19 @@ pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenS
     }
 }
 
-/// Takes out of progenitor's code what we do not want.
+/// Removes unwanted parts of progenitor's code.
 #[derive(Default)]
 struct Trim {
-    /// A method that is not written as expected, and what it lacks.
+    /// A method with unexpected code, and what it lacks.
     unexpected: Option<(String, &'static str)>,
 }
 
 impl VisitMut for Trim {
     fn visit_file_mut(&mut self, file: &mut syn::File) {
         file.items.retain(|item| match item {
-            // The types are ours, and nobody needs a prelude inside of a private module.
+            // The types are ours, and a private module needs no prelude.
             syn::Item::Mod(module) => module.ident != "types" && module.ident != "prelude",
-            // What hooks would be made of.
+            // Implementations for hooks.
             syn::Item::Impl(item) => item.trait_.is_none(),
             syn::Item::Use(_) => false,
             _ => true,
@@ -180,14 +180,14 @@ impl VisitMut for Trim {
     }
 
     fn visit_item_impl_mut(&mut self, item: &mut syn::ItemImpl) {
-        // `new` panics where there is no TLS or no CA certificate, and has a timeout of its own.
+        // `new` panics without TLS or CA certificates, and sets its own timeout.
         item.items.retain(
             |item| !matches!(item, syn::ImplItem::Fn(function) if function.sig.ident == "new"),
         );
         visit_mut::visit_item_impl_mut(self, item);
     }
 
-    /// progenitor's doc comments hold descriptions, which are ours to make safe.
+    /// progenitor's doc comments contain descriptions, which must be made safe.
     fn visit_impl_item_fn_mut(&mut self, function: &mut syn::ImplItemFn) {
         let mut text = String::new();
         for attribute in &function.attrs {
@@ -205,7 +205,7 @@ impl VisitMut for Trim {
         function
             .attrs
             .retain(|attribute| !attribute.path().is_ident("doc"));
-        // What is left of the method sends nothing.
+        // The remaining method does not send.
         let reworded = |line: &str| match line.trim_start().strip_prefix("Sends a `") {
             Some(rest) if rest.contains("` request to `/") => format!("A `{rest}"),
             _ => line.to_owned(),
@@ -227,7 +227,7 @@ impl VisitMut for Trim {
     }
 }
 
-/// Cuts a method down to the part that builds its request. An error names what the method lacks.
+/// Reduces a method to the part that builds its request. An error names what the method lacks.
 ///
 /// ```text
 /// let url = …;
@@ -278,7 +278,7 @@ fn keep_request(function: &mut syn::ImplItemFn) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether it is `let … = OperationInfo { … }`, with which the part for hooks begins.
+/// Whether it is `let … = OperationInfo { … }`, the start of the part for hooks.
 fn is_operation_info(statement: &syn::Stmt) -> bool {
     let syn::Stmt::Local(syn::Local {
         init: Some(syn::LocalInit { expr, .. }),
@@ -319,7 +319,7 @@ fn is_variable(expr: &syn::Expr, name: &str) -> bool {
     matches!(expr, syn::Expr::Path(path) if path.path.is_ident(name))
 }
 
-/// Looks for `header_map.append(…)` at any depth.
+/// Finds `header_map.append(…)` at any depth.
 #[derive(Default)]
 struct Appends(bool);
 
@@ -376,7 +376,7 @@ fn binds(statement: &syn::Stmt, name: &str) -> bool {
     matches!(statement, syn::Stmt::Local(syn::Local { pat: syn::Pat::Ident(bound), .. }) if bound.ident == name)
 }
 
-/// Takes `.headers(header_map)` out of a chain of calls.
+/// Removes `.headers(header_map)` from a chain of calls.
 struct WithoutHeaders;
 
 impl VisitMut for WithoutHeaders {

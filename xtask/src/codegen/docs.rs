@@ -1,14 +1,14 @@
-//! Descriptions as doc comments.
+//! !Descriptions as doc comments.
 //!
-//! Two things in a description would hurt: code blocks, which rustdoc compiles as tests, and
-//! brackets, which it takes for links to items. Lines are broken where the repository's code is.
+//! Two things in a description need care: code blocks, which rustdoc compiles as tests, and
+//! brackets, which it takes for links to items. Lines are wrapped like the rest of the repository.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
 const WIDTH: usize = 96;
 
-/// `#[doc]` attributes for `text`, each line of it one.
+/// `#[doc]` attributes for `text`, one per line.
 pub(crate) fn attributes(text: &str) -> TokenStream {
     let lines = lines(text).into_iter().map(|line| {
         if line.is_empty() {
@@ -56,8 +56,8 @@ pub(crate) fn lines(text: &str) -> Vec<String> {
         {
             flush(&mut paragraph, &mut out);
             fence = Some(mark);
-            // Rust's own attributes (`no_run`, `should_panic`, …) would also make it a test, so no
-            // language is kept.
+            // Rust's attributes (`no_run`, `should_panic`, …) would also make it a test, so the
+            // language is dropped.
             out.push(format!("{mark}text"));
         } else if line.is_empty() {
             flush(&mut paragraph, &mut out);
@@ -104,8 +104,7 @@ fn flush(paragraph: &mut String, out: &mut Vec<String>) {
     }
 }
 
-/// Outside of `code`: brackets that are no Markdown link, angle brackets that are no tag, and bare
-/// addresses.
+/// Outside of `code`: brackets without a Markdown link, angle brackets, and bare URLs.
 fn escape(text: &str) -> String {
     let mut out = String::new();
     for (n, piece) in text.split('`').enumerate() {

@@ -1,5 +1,5 @@
-//! The description on disk: one root document and the files it refers to, every place in them with
-//! a name.
+//! !The description on disk: one root document and the files it refers to, with a location for
+//! every value.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// A place in the description, as `file#/json/pointer`.
+/// A location in the description, as `file#/json/pointer`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) file: String,
@@ -25,7 +25,7 @@ impl Place {
         }
     }
 
-    /// The place of a member or an item of the value here.
+    /// The location of a member or an item of the value here.
     pub(crate) fn at(&self, key: impl fmt::Display) -> Self {
         let key = key.to_string().replace('~', "~0").replace('/', "~1");
         Self {
@@ -34,7 +34,7 @@ impl Place {
         }
     }
 
-    /// Something that is wrong here.
+    /// An error at this location.
     pub(crate) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {
             place: self.clone(),
@@ -49,7 +49,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Something in the description that codegen cannot turn into code.
+/// Something in the description that codegen cannot translate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) place: Place,
@@ -62,7 +62,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What went wrong, all of it, so that one run names every place that needs work.
+/// All errors, so that one run lists every location that needs work.
 #[derive(Debug)]
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 
@@ -89,7 +89,7 @@ pub(crate) struct Documents {
 }
 
 impl Documents {
-    /// Reads `file` and every file that a relative `$ref` in it leads to.
+    /// Reads `file` and every file that its relative `$ref`s refer to.
     pub(crate) fn load(file: &Path) -> Result<Self> {
         let folder = file.parent().unwrap_or(Path::new("."));
         let root = file
@@ -135,7 +135,7 @@ impl Documents {
         Place::of(&self.root)
     }
 
-    /// The place that `reference`, found at `from`, means.
+    /// The location of `reference`, found at `from`.
     pub(crate) fn target(from: &Place, reference: &str) -> Place {
         let (file, pointer) = reference.split_once('#').unwrap_or((reference, ""));
         let file = if file.is_empty() {
@@ -154,8 +154,7 @@ impl Documents {
         self.files.get(&place.file)?.pointer(&place.pointer)
     }
 
-    /// The value that `value` at `place` stands for: itself, or what its `$ref` leads to in the
-    /// end.
+    /// The value that `value` at `place` represents: itself, or the final target of its `$ref`.
     pub(crate) fn resolve<'a>(
         &'a self,
         value: &'a Value,
@@ -176,7 +175,7 @@ impl Documents {
     }
 }
 
-/// Reads YAML or JSON; the order of members is kept.
+/// Reads YAML or JSON, preserving the order of members.
 pub(crate) fn read(path: &Path) -> Result<Value> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -184,7 +183,7 @@ pub(crate) fn read(path: &Path) -> Result<Value> {
 }
 
 fn parse(text: &str) -> Result<Value> {
-    // JSON is YAML too, but big JSON documents are read much faster as what they are.
+    // JSON is YAML too, but large JSON documents are parsed much faster as JSON.
     if text.trim_start().starts_with('{') {
         return Ok(serde_json::from_str(text)?);
     }
@@ -211,7 +210,7 @@ fn external_references(value: &Value, found: &mut dyn FnMut(&str)) {
     }
 }
 
-/// `to` as seen from the file `from`, without `.` and `..`.
+/// `to` relative to the file `from`, without `.` and `..`.
 fn join(from: &str, to: &str) -> String {
     let mut path = PathBuf::new();
     for part in Path::new(from)

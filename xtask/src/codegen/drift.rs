@@ -1,9 +1,9 @@
-//! What differs between two states of the generated code, in the words of the description, and
+//! !The differences between two states of the generated code, in terms of the description, and
 //! whether users notice.
 //!
-//! Both states are read as Rust, so that nothing but the code itself has to be checked in. A change
-//! is breaking when a program that was compiled against the old state, or was running with it, may
-//! fail with the new one.
+//! Both states are parsed as Rust, so that only the code itself has to be checked in. A change is
+//! breaking if a program that was compiled against the old state, or was running with it, may fail
+//! with the new one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ const SAME_SHAPE: &str = "other code for the same shape";
 /// One difference.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Change {
-    /// Operation, schema, event, payload.
+    /// An operation, schema, event or payload.
     subject: String,
     what: String,
     pub(crate) breaking: bool,
@@ -39,7 +39,7 @@ impl fmt::Display for Change {
 }
 
 impl Change {
-    /// A file that was changed by hand until it was no Rust any more.
+    /// A file that was edited by hand until it was no longer valid Rust.
     pub(crate) fn unreadable(file: &str, error: &anyhow::Error) -> Self {
         Self {
             subject: file.to_owned(),
@@ -49,9 +49,9 @@ impl Change {
     }
 }
 
-/// All changes, a line each, and what they mean for users.
+/// All changes, one per line, and what they mean for users.
 pub(crate) fn report(changes: &[Change]) -> String {
-    // A change of the generator shows everywhere; who reads this looks for changes of the
+    // A change of the generator appears everywhere; the reader looks for changes of the
     // description.
     let (same, reported): (Vec<_>, Vec<_>) =
         changes.iter().partition(|change| change.what == SAME_SHAPE);
@@ -75,8 +75,7 @@ pub(crate) fn report(changes: &[Change]) -> String {
     lines.join("\n")
 }
 
-/// The differences between two states of one generated file; both empty texts and unformatted ones
-/// are read.
+/// The differences between two states of one generated file. Texts may be empty or unformatted.
 pub(crate) fn changes(old: &str, new: &str) -> Result<Vec<Change>> {
     let old = Surface::read(old).context("the code that is checked in is no Rust")?;
     let new = Surface::read(new).context("the new code is no Rust")?;
@@ -131,11 +130,11 @@ fn compare(old: &Subject, new: &Subject, add: &mut dyn FnMut(String, bool)) {
     }
 }
 
-/// What a generated file has to offer, by subject.
+/// The public content of a generated file, by subject.
 #[derive(Default)]
 struct Surface {
     subjects: BTreeMap<String, Subject>,
-    /// All code, for differences that touch no subject.
+    /// All code, for differences outside of any subject.
     rest: String,
 }
 
@@ -198,7 +197,7 @@ impl Surface {
         entry.code_without_docs.push_str(&code.without_docs());
     }
 
-    /// Structs and enums, also as the input of a macro: their members and values are what users see.
+    /// Structs and enums, also as input of a macro: users see their members and values.
     fn types(&mut self, kind: &str, items: &[Item]) -> Result<()> {
         for item in items {
             match item {
@@ -260,7 +259,7 @@ impl Surface {
         Ok(())
     }
 
-    /// Event types by their names on the wire, with the payload that each carries.
+    /// Event types by their wire names, with their payloads.
     fn events(&mut self, items: &[Item]) {
         let types = items.iter().filter_map(|item| match item {
             Item::Enum(types) => Some(&types.variants),
@@ -309,7 +308,7 @@ impl Surface {
         }
     }
 
-    /// The client's methods; which operation each is for is told by the table.
+    /// The client's methods; the table maps them to operations.
     fn methods(&mut self, client: &syn::ItemImpl) {
         for item in &client.items {
             let ImplItem::Fn(method) = item else { continue };
@@ -351,7 +350,7 @@ fn items(module: &ItemMod) -> &[Item] {
         .unwrap_or_default()
 }
 
-/// The name on the wire stands where a discriminant does.
+/// The wire name is written as the discriminant.
 fn wire_name(variant: &syn::Variant) -> String {
     let discriminant = variant.discriminant.as_ref();
     discriminant

@@ -1,8 +1,8 @@
-//! Event types, their markers, their payloads, and which type carries which payload.
+//! !Event types, their markers, their payloads, and the payload of each type.
 //!
-//! Payloads are read leniently: what members `data` has is deduced, not documented, so one of
-//! another shape must not make an event fail. A generated payload only says which members it has;
-//! the loop that reads them is written once, by hand.
+//! Payloads are read leniently: the members of `data` are deduced, not documented, so an unexpected
+//! one must not make an event fail. A generated payload only lists its members; the hand-written
+//! loop that reads them exists once.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -26,7 +26,7 @@ struct EventType {
     payload: String,
 }
 
-/// What `openapi/events/` says.
+/// The content of `openapi/events/`.
 pub(crate) struct Catalogue {
     description: String,
     types: Vec<EventType>,
@@ -34,7 +34,7 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
-    /// Reads `event-type.json`, `catalogue.json`, and the payloads that it names.
+    /// Reads `event-type.json`, `catalogue.json`, and their payloads.
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         let names = read(&folder.join("event-type.json"))?;
         let documents = Documents::load(&folder.join("catalogue.json"))?;
@@ -150,7 +150,7 @@ fn one(
     })
 }
 
-/// A payload's members are plain, so that each can be kept raw when it is not as deduced.
+/// A payload's members are plain, so that each can be kept raw if its type is unexpected.
 fn check(definition: &Definition) -> Vec<Problem> {
     let Kind::Object(object) = &definition.kind else {
         return vec![
@@ -189,7 +189,7 @@ fn check(definition: &Definition) -> Vec<Problem> {
 fn field(member: &Member) -> Option<TokenStream> {
     let plain = |ty: &Type| matches!(ty.shape, Shape::Text | Shape::Raw) && !ty.nullable;
     match &member.ty.shape {
-        // Payloads never show their members, so a secret needs no type of its own there.
+        // Payloads never print their members, so a secret needs no special type there.
         Shape::Secret => Some(quote! { String }),
         Shape::EventType | Shape::Named(_) => None,
         Shape::List(items) if !plain(items) => None,

@@ -1,8 +1,7 @@
-//! Golden tests: small descriptions beside what happens to them.
+//! !Golden tests: small descriptions and their generated code.
 //!
-//! `UPDATE_GOLDEN=1 cargo test --manifest-path xtask/Cargo.toml` writes what is expected from what
-//! is; look at the difference before checking it in. A description whose name begins with `refused`
-//! is expected to be an error.
+//! `UPDATE_GOLDEN=1 cargo test --manifest-path xtask/Cargo.toml` writes the expected files; review
+//! the difference. A description whose name starts with `refused` must cause an error.
 
 use std::{
     collections::BTreeSet,

@@ -1,10 +1,10 @@
-//! `cargo xtask codegen`: from the description in `openapi/` to `authpi-sdk/src/generated/`.
+//! !`cargo xtask codegen`: from the description in `openapi/` to `authpi-sdk/src/generated/`.
 //!
-//! `document` reads the files, `model` and `operations` find in them the few shapes that we write
-//! code for, and name every place that is none of them. From the model, `types` writes what is sent
-//! and received, `client` has progenitor write the methods, `events` writes event types and
-//! payloads. `output` formats, `drift` compares with what is checked in, and `published` compares
-//! AuthPI's own document with ours.
+//! `document` reads the files. `model` and `operations` extract the supported constructs, and
+//! report the location of every other one. From the model, `types` writes the types of requests and
+//! responses, `client` lets progenitor write the methods, and `events` writes event types and
+//! payloads. `output` formats the code, `drift` compares it with the checked-in code, and
+//! `published` compares AuthPI's own document with ours.
 
 mod client;
 mod docs;
@@ -35,23 +35,23 @@ use self::{
     model::{Reader, named_in},
 };
 
-/// Write the Rust code that follows from the description in `openapi/`.
+/// Generate Rust code from the description in `openapi/`.
 ///
 /// Reads openapi/authpi.yaml and openapi/events/, and writes api.rs (the typed client) and
-/// events.rs (event types and payloads) in authpi-sdk/src/generated/, then tells what changed and
-/// whether users notice. What cannot be turned into code is an error that names its place by file
-/// and JSON pointer.
+/// events.rs (event types and payloads) to authpi-sdk/src/generated/. Then prints what changed and
+/// whether it breaks users. A construct that cannot be translated is an error with its file and
+/// JSON pointer.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Write nothing; fail if the code that is checked in is not what the description says.
+    /// Write nothing; fail if the checked-in code differs from the description
     #[arg(long)]
     check: bool,
-    /// Take AuthPI's own OpenAPI document (JSON or YAML) in place of ours, and list what of ours it
-    /// contradicts.
+    /// Use AuthPI's own OpenAPI document (JSON or YAML) instead of ours, and list its
+    /// contradictions with ours.
     ///
-    /// Only operations under `webhooks`, `events` and `me` are looked at. api.rs is written from
-    /// that document, events.rs stays as it is; with --check nothing is written, and contradictions
-    /// are the failure.
+    /// Only operations under `webhooks`, `events` and `me` are read. api.rs is generated from that
+    /// document, events.rs does not change. With --check, nothing is written, and contradictions
+    /// are a failure.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
 }
@@ -120,12 +120,12 @@ pub(crate) fn run(args: &Args, repository: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whose document it is, which says how much of it is read and how strictly.
+/// The document's origin, which determines how much of it is read, and how strictly.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Dialect {
-    /// Every operation; what is received must be open.
+    /// Every operation; responses must be open.
     Ours,
-    /// The operations of interest; closed enums and unions in answers are read as open.
+    /// The relevant operations; closed enums and unions in responses are treated as open.
     Published,
 }
 

@@ -1,9 +1,9 @@
-//! What the description says, in the few shapes that we write code for.
+//! !The description, reduced to the few constructs that we generate code for.
 //!
-//! The list of constructs is closed: a schema that is none of the shapes below is an error which
-//! names its place, never a guess. Constraints that a server checks (`maxLength`, `pattern`,
-//! `minimum`, `additionalProperties: false`, …) are read over on purpose: a client that enforced
-//! them would break when the server relaxes them.
+//! The list of constructs is closed: any other schema is an error with its location, never a guess.
+//! Constraints that a server checks (`maxLength`, `pattern`, `minimum`, `additionalProperties:
+//! false`, …) are ignored on purpose: a client that enforced them would break when the server
+//! relaxes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use super::{
     naming::{self, Scope},
 };
 
-/// A type as a member, an item or a body has it.
+/// The type of a member, an item or a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Type {
     pub(crate) shape: Shape,
@@ -24,16 +24,16 @@ pub(crate) struct Type {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Text,
-    /// Text that must not be seen: `crate::signature::Secret`.
+    /// Secret text: `crate::signature::Secret`.
     Secret,
     Flag,
     Integer,
     Number,
     /// `format: unix-ms`.
     UnixMillis,
-    /// The open enum of event types, which the events' generator writes.
+    /// The open enum of event types, written by the events generator.
     EventType,
-    /// JSON that is not looked into.
+    /// JSON that is not interpreted.
     Raw,
     List(Box<Type>),
     Map(Box<Type>),
@@ -50,7 +50,7 @@ impl From<Shape> for Type {
     }
 }
 
-/// A type that gets a name and code of its own.
+/// A type with its own name and code.
 #[derive(Clone, Debug)]
 pub(crate) struct Definition {
     pub(crate) name: String,
@@ -76,7 +76,7 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Object {
     pub(crate) members: Vec<Member>,
-    /// Members that always have the same text, such as a union's tag; they need no field.
+    /// Members with a constant text, such as a union's tag; they need no field.
     pub(crate) constants: Vec<(String, String)>,
     /// Whether unknown members are kept.
     pub(crate) keeps_extra: bool,
@@ -98,18 +98,18 @@ pub(crate) struct Named {
     pub(crate) rust: String,
 }
 
-/// One case of a union: the tag's value and the definition that it stands for.
+/// One case of a union: the tag's value and its definition.
 #[derive(Clone, Debug)]
 pub(crate) struct Variant {
     pub(crate) tag: Named,
     pub(crate) definition: String,
 }
 
-/// Reads schemas; collects definitions and problems on the way.
+/// Reads schemas, and collects definitions and problems.
 pub(crate) struct Reader<'a> {
     documents: &'a Documents,
-    /// Whether closed enums and unions in answers are read as open ones, as a foreign description
-    /// needs it.
+    /// Whether closed enums and unions in responses are treated as open, as a foreign description
+    /// requires.
     forgiving: bool,
     scope: Scope,
     known: BTreeMap<Place, Known>,
@@ -120,7 +120,7 @@ pub(crate) struct Reader<'a> {
 
 #[derive(Clone)]
 enum Known {
-    /// Being read; only something with a name can refer to itself.
+    /// In progress; only a named type can refer to itself.
     Pending(String),
     Type(Type),
     Unreadable(Problem),
@@ -128,7 +128,7 @@ enum Known {
 
 type Read<T> = Result<T, Problem>;
 
-/// Words that say something to people or to a server, and nothing about shape.
+/// Keywords for people or servers that do not affect the type.
 const WITHOUT_SHAPE: &[&str] = &[
     "title",
     "description",
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         self.documents
     }
 
-    /// The type that the schema at `place` means; `hint` names it if it needs a name and has none.
+    /// The type of the schema at `place`; `hint` names it if it needs a name and has none.
     pub(crate) fn read(&mut self, schema: &Value, place: &Place, hint: &str) -> Read<Type> {
         if let Value::Bool(true) = schema {
             return Ok(Shape::Raw.into());
@@ -237,8 +237,7 @@ impl<'a> Reader<'a> {
             return self.combined(schema, place, hint);
         }
         if let Some(constant) = members.get("const") {
-            // Inside an object it is a constant member; elsewhere it is text of which we know one
-            // value.
+            // In an object it is a constant member; elsewhere it is text with one known value.
             return constant
                 .is_string()
                 .then(|| Shape::Text.into())
@@ -284,7 +283,7 @@ impl<'a> Reader<'a> {
         Ok(Type { shape, nullable })
     }
 
-    /// The type that a `$ref` means.
+    /// The type of a `$ref`.
     fn referenced(&mut self, from: &Place, target: &Place) -> Read<Type> {
         let name = name_of(target, self.documents.get(target));
         if target.file.ends_with("events/event-type.json") || name == "WebhookEventType" {
@@ -312,7 +311,7 @@ impl<'a> Reader<'a> {
         read
     }
 
-    /// Gives the schema a name, then lets `define` say what it is.
+    /// Names the schema, then calls `define`.
     fn named(
         &mut self,
         schema: &Value,
@@ -322,7 +321,7 @@ impl<'a> Reader<'a> {
     ) -> Read<Shape> {
         let name = self.scope.take(hint, place, naming::pascal)?;
         let description = schema["description"].as_str().map(str::to_owned);
-        // A place holder, so that a schema can refer to itself.
+        // A placeholder, so that a schema can refer to itself.
         let kind = Kind::Object(Object::default());
         let definition = Definition {
             name: name.clone(),
@@ -364,7 +363,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Adds the members of one object schema to `object`; a later one of the same name wins.
+    /// Adds the members of one object schema to `object`; later members replace earlier ones.
     fn members(
         &mut self,
         schema: &Value,
@@ -380,8 +379,8 @@ impl<'a> Reader<'a> {
             .collect();
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let here = place.at("properties").at(name);
-            // A required enumeration of one value is a constant too; older generators of
-            // descriptions write tags so.
+            // A required enumeration with one value is a constant too; older generators write tags
+            // in this way.
             let constant = property.get("const").or_else(|| {
                 let values = property["enum"]
                     .as_array()
@@ -406,8 +405,7 @@ impl<'a> Reader<'a> {
                 ty.shape = Shape::Secret;
             }
             let description = property["description"].as_str().map(str::to_owned);
-            // The name in Rust that the schema asks for; what it becomes is settled with the whole
-            // object at hand.
+            // The Rust name that the schema requests; conflicts are resolved for the whole object.
             let rust = property["x-rust-name"].as_str().unwrap_or(name).to_owned();
             let member = Member {
                 name: name.clone(),
@@ -443,7 +441,7 @@ impl<'a> Reader<'a> {
         Ok(Kind::Object(object))
     }
 
-    /// `allOf`: objects put together into one.
+    /// `allOf`: several objects combined into one.
     fn combined(&mut self, schema: &Value, place: &Place, hint: &str) -> Read<Type> {
         let parts = schema["allOf"]
             .as_array()
@@ -490,7 +488,7 @@ impl<'a> Reader<'a> {
         self.members(schema, place, name, object)
     }
 
-    /// `anyOf` and `oneOf`: something or null, an open enum, or a union told apart by a tag.
+    /// `anyOf` and `oneOf`: a nullable type, an open enum, or a union with a tag.
     fn choice(&mut self, schema: &Value, word: &str, place: &Place, hint: &str) -> Read<Type> {
         let here = place.at(word);
         let all = schema[word]
@@ -563,8 +561,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The member that tells the cases of a union apart: what the `discriminator` says, or one that
-    /// is a constant in each case.
+    /// The member that identifies the cases of a union: the `discriminator`, or a member that is
+    /// constant in each case.
     fn tag(
         &self,
         schema: &Value,
@@ -583,7 +581,7 @@ impl<'a> Reader<'a> {
         let mut common: Option<BTreeSet<String>> = None;
         for (n, (_, option)) in options.iter().enumerate() {
             let (option, _) = self.documents.resolve(option, place)?;
-            // The last case may be the one for everything else, in which the tag is any text.
+            // The last case may be the open one, with any text as its tag.
             let is_last = n > 0 && n + 1 == options.len();
             let is_tag = |property: &Value| {
                 property["const"].is_string()
@@ -622,7 +620,7 @@ impl<'a> Reader<'a> {
                 let property = &target["properties"][tag];
                 let Some(value) = property["const"].as_str().or_else(|| only_value(property))
                 else {
-                    // The case for everything else: an object with any tag.
+                    // The open case: an object with any tag.
                     if position + 1 == options.len() && property["type"] == "string" {
                         open = true;
                         continue;
@@ -653,8 +651,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Checks what is received: a closed enum or union there would make one new value fail a whole
-    /// answer.
+    /// Checks responses: with a closed enum or union, one new value would make a whole response
+    /// fail.
     pub(crate) fn open_what_is_received(&mut self, received: &BTreeSet<String>) {
         for name in received {
             let Some(definition) = self.definitions.get_mut(name) else {
@@ -682,8 +680,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Checks what only shows when everything is read: the names of unknown cases, and types that
-    /// hold themselves.
+    /// Checks that need the whole model: the names of unknown cases, and types that contain
+    /// themselves.
     pub(crate) fn check(&mut self) {
         for definition in self.definitions.values() {
             if let Kind::Enum { open: true, .. } | Kind::Union { open: true, .. } = &definition.kind
@@ -704,8 +702,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether a value of the definition `outer` has a value of `inner` in it, without a list or
-    /// map between them.
+    /// Whether a value of the definition `outer` directly contains a value of `inner`, without a
+    /// list or map in between.
     fn holds(&self, outer: &str, inner: &str, seen: &mut BTreeSet<String>) -> bool {
         let Some(definition) = self.definitions.get(outer) else {
             return false;
@@ -733,7 +731,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The definitions that are reached from `roots`.
+    /// The definitions reachable from `roots`.
     pub(crate) fn reached<'t>(
         &self,
         roots: impl IntoIterator<Item = &'t Type>,
@@ -769,7 +767,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The definition that a type is, or is a list or map of.
+/// The definition that a type is, or whose list or map it is.
 pub(crate) fn named_in(ty: &Type) -> Option<&str> {
     match &ty.shape {
         Shape::Named(name) => Some(name),
@@ -846,8 +844,8 @@ fn name_of(place: &Place, schema: Option<&Value>) -> String {
     title.unwrap_or(stem).to_owned()
 }
 
-/// Members whose text must never be seen, by AuthPI's way of naming them: `signature_secret_plain`,
-/// `bearer_token_plain`, and what a caller may choose (`signature_secret`, `bearer_token`).
+/// Members whose text is secret, by AuthPI's naming: `signature_secret_plain`,
+/// `bearer_token_plain`, and those that a caller may set (`signature_secret`, `bearer_token`).
 pub(crate) fn is_secret(member: &str) -> bool {
     ["secret", "token", "password"].iter().any(|word| {
         member

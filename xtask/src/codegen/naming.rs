@@ -1,4 +1,4 @@
-//! Names of the description as Rust names, and what happens when two of them become one.
+//! !Converts names of the description to Rust names, and reports conflicts.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,25 @@ use quote::format_ident;
 
 use super::document::{Place, Problem};
 
-/// A type's or a variant's name; `None` when nothing of `name` can stand in one.
+/// A type or variant name; `None` if `name` has no usable characters.
 pub(crate) fn pascal(name: &str) -> Option<String> {
     let words = words(name).to_pascal_case();
     match words.chars().next() {
         None => None,
         Some(first) if first.is_ascii_digit() => Some(format!("N{words}")),
-        // The one word in Pascal case that Rust keeps for itself.
+        // The only reserved word in Pascal case.
         Some(_) if words == "Self" => Some("Self_".to_owned()),
         Some(_) => Some(words),
     }
 }
 
-/// A field's, a parameter's or a method's name; `None` when nothing of `name` can stand in one.
+/// A field, parameter or method name; `None` if `name` has no usable characters.
 pub(crate) fn snake(name: &str) -> Option<String> {
     let words = words(name).to_snake_case();
     match words.chars().next() {
         None => None,
         Some(first) if first.is_ascii_digit() => Some(format!("n{words}")),
-        // The keywords that cannot be written raw.
+        // Keywords that cannot be raw identifiers.
         Some(_) if ["self", "super", "crate"].contains(&words.as_str()) => {
             Some(format!("{words}_"))
         }
@@ -44,8 +44,8 @@ pub(crate) fn shouty(name: &str) -> Option<String> {
         .then_some(words)
 }
 
-/// As the crate that cuts names into words sees only ASCII separators it knows, everything else is
-/// made one of them.
+/// The crate that splits names into words knows only some ASCII separators, so all others are
+/// replaced with one of them.
 fn words(name: &str) -> String {
     name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
@@ -59,7 +59,7 @@ pub(crate) fn ident(name: &str) -> Ident {
     }
 }
 
-/// Names of one kind in one scope, each with the place it came from.
+/// Names of one kind in one scope, each with its location.
 pub(crate) struct Scope {
     kind: &'static str,
     taken: BTreeMap<String, (String, Place)>,
@@ -75,12 +75,12 @@ impl Scope {
         }
     }
 
-    /// The same without the Rust names that generated code uses itself.
+    /// The same, with names reserved that generated code uses.
     pub(crate) fn without(self, reserved: &'static [&'static str]) -> Self {
         Self { reserved, ..self }
     }
 
-    /// Takes the Rust name that `mangle` makes of `name`; an error names both places when it is
+    /// Reserves the Rust name that `mangle` makes of `name`; an error names both locations if it is
     /// taken.
     pub(crate) fn take(
         &mut self,
@@ -112,7 +112,7 @@ impl Scope {
     }
 }
 
-/// What generated modules import or define, beside the schemas' own names.
+/// Names that generated modules import or define, besides the schemas' own.
 pub(crate) const OF_MODULES: &[&str] = &[
     "Box",
     "Clone",

@@ -1,4 +1,4 @@
-//! The operations of the description: what is called how, with what, and what comes back.
+//! !The operations of the description, with their parameters, bodies and responses.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -60,7 +60,7 @@ pub(crate) struct Parameter {
     pub(crate) location: String,
     pub(crate) description: Option<String>,
     pub(crate) required: bool,
-    /// What progenitor gets to see: `string`, `integer`, `number`, `boolean`; or an array of one.
+    /// The type that progenitor sees: `string`, `integer`, `number`, `boolean`; or an array of one.
     pub(crate) kind: &'static str,
     pub(crate) repeated: bool,
 }
@@ -72,13 +72,13 @@ impl Operation {
         })
     }
 
-    /// Whether a member that is not sent stays as it is, and one that is null is cleared.
+    /// Whether an absent member is not changed and a null one is cleared.
     pub(crate) fn is_partial_update(&self) -> bool {
         self.method == "patch"
     }
 }
 
-/// Reads every operation that `wanted` says yes to; what is wrong goes to the reader's problems.
+/// Reads every operation selected by `wanted`, and adds errors to the reader's problems.
 pub(crate) fn read(
     reader: &mut Reader<'_>,
     documents: &Documents,
@@ -216,7 +216,7 @@ fn one(
     Ok(read)
 }
 
-/// One kind of answer for all of 2xx; the bodies of other statuses are read as errors.
+/// One response type for all of 2xx; other bodies are read as errors.
 fn answers(
     reader: &mut Reader<'_>,
     documents: &Documents,
@@ -258,7 +258,7 @@ fn answers(
     Ok(())
 }
 
-/// The statuses that a key of `responses` means; `default` means none that could be listed.
+/// The statuses of a key of `responses`; `default` adds none.
 fn range(status: &str, place: &Place) -> Result<Option<(u16, u16)>, Problem> {
     if status == "default" {
         return Ok(None);
@@ -276,7 +276,7 @@ fn range(status: &str, place: &Place) -> Result<Option<(u16, u16)>, Problem> {
     Ok(Some((status, status)))
 }
 
-/// The schema of a body's JSON content; `None` if there is no content.
+/// The schema of a body's JSON content; `None` if it has no content.
 fn json_schema<'s>(body: &'s Value, place: &Place) -> Result<Option<(&'s Value, Place)>, Problem> {
     let Some(content) = body["content"]
         .as_object()
@@ -350,8 +350,8 @@ fn parameter(
             );
         }
     };
-    // progenitor ignores `explode: false` and would repeat the key; the caller joins such a list by
-    // commas instead.
+    // progenitor ignores `explode: false` and would repeat the key. The caller joins such a list
+    // with commas instead.
     let joined = list && parameter["explode"] == false;
     let mut description = text("description").map(str::to_owned);
     if joined {
@@ -372,8 +372,8 @@ fn parameter(
 }
 
 impl Reader<'_> {
-    /// The type of a parameter. Enumerations are text here: the facade has types for what can be
-    /// asked for.
+    /// The type of a parameter. Enumerations are text here: the facade has types for the possible
+    /// values.
     fn parameter_type(&mut self, schema: &Value, place: &Place) -> Result<Type, Problem> {
         let (schema, place) = self.documents().resolve(schema, place)?;
         if schema.get("enum").is_some()

@@ -1,4 +1,4 @@
-//! From tokens to a file: the same bytes on every machine.
+//! !From tokens to a file, with the same bytes on every machine.
 //!
 //! The input of the macros in `authpi-sdk/src/macros.rs` has the syntax of items, and is formatted
 //! as such.
@@ -31,11 +31,11 @@ pub(crate) fn file(tokens: TokenStream) -> Result<String> {
     Ok(tables.put_back(&pretty))
 }
 
-/// The calls of macros, formatted, while placeholders stand for them.
+/// The formatted macro calls, while placeholders take their place.
 #[derive(Default)]
 struct Tables(Vec<String>);
 
-/// What the name of a placeholder begins with.
+/// The prefix of a placeholder's name.
 const PLACEHOLDER: &str = "__table_";
 
 impl Tables {
@@ -104,7 +104,7 @@ fn indented(text: &str, margin: &str) -> String {
     lines.collect::<Vec<_>>().join("\n") + if text.ends_with('\n') { "\n" } else { "" }
 }
 
-/// Blank lines where people put them: after an item or a method, after imports and inner docs.
+/// Adds blank lines: after an item or a method, after imports and inner docs.
 fn space_out(code: &str) -> String {
     let mut out = String::with_capacity(code.len() + code.len() / 20);
     let mut lines = code.lines().peekable();
@@ -144,7 +144,7 @@ fn rustfmt(code: &str) -> Result<String> {
         .take()
         .context("rustfmt without standard input")?;
     let code = code.to_owned();
-    // In a thread of its own: rustfmt may answer before it has read everything.
+    // In its own thread, since rustfmt may write before it has read everything.
     let writer = std::thread::spawn(move || stdin.write_all(code.as_bytes()));
     let output = child.wait_with_output().context("rustfmt did not end")?;
     if !output.status.success() {

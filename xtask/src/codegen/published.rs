@@ -1,9 +1,8 @@
-//! AuthPI's own published document beside ours: what of ours does it contradict?
+//! !Compares AuthPI's own published document with ours: which of our statements does it contradict?
 //!
-//! Ours is written from pages and from an SDK, so some of it is assumed. When AuthPI's document is
-//! at hand, this says which of it was wrong, operation by operation and member by member. Both are
-//! read into the same model first, so that style (inline or by reference, names of schemas) makes
-//! no difference.
+//! Ours is written from pages and from an SDK, so parts of it are assumed. With AuthPI's document,
+//! this tells which of them were wrong, by operation and member. Both are read into the same model
+//! first, so that style (inline or by reference, names of schemas) does not matter.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,13 +17,13 @@ use super::{
     operations::{self, Operation},
 };
 
-/// Whether an operation at this path is one that the SDK is about.
+/// Whether the SDK covers operations at this path.
 pub(crate) fn is_of_interest(path: &str) -> bool {
     path.split('/')
         .any(|step| ["webhooks", "events", "me"].contains(&step))
 }
 
-/// The event types that our description knows.
+/// The event types in our description.
 pub(crate) fn event_types(folder: &Path) -> Result<BTreeSet<String>> {
     let names = read_file(&folder.join("event-type.json"))?;
     Ok(names["enum"]
@@ -39,7 +38,7 @@ pub(crate) fn event_types(folder: &Path) -> Result<BTreeSet<String>> {
 struct Side<'a> {
     reader: Reader<'a>,
     operations: Vec<Operation>,
-    /// All routes of interest; an operation that cannot be read has one too.
+    /// All relevant routes, including operations that cannot be read.
     routes: BTreeSet<String>,
 }
 
@@ -61,7 +60,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// What is wrong with the document, each thing once, however many operations it spoils.
+    /// The document's errors, each once, however many operations it affects.
     fn problems(&self, whose: &str) -> BTreeSet<String> {
         self.reader
             .problems
@@ -81,7 +80,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// A member, or one that always has the same text.
+/// A member, or a constant member.
 enum Part<'o> {
     Constant(&'o str),
     Member(&'o Member),
@@ -99,7 +98,7 @@ impl<'o> Part<'o> {
             .or_else(|| member().map(Self::Member))
     }
 
-    /// The texts that it can have, where these are listed: a constant is an enumeration of one.
+    /// Its possible texts, if they are listed: a constant is an enumeration of one.
     fn values(&self, side: &Side<'_>) -> Option<BTreeSet<String>> {
         match self {
             Self::Constant(value) => Some([(*value).to_owned()].into()),
@@ -143,7 +142,7 @@ fn wires(values: &[Named]) -> BTreeSet<String> {
     values.iter().map(|value| value.wire.clone()).collect()
 }
 
-/// Method and path; what parameters are called does not matter to a server.
+/// Method and path; the names of parameters do not matter to a server.
 fn route(method: &str, path: &str) -> String {
     let steps = path
         .split('/')
@@ -155,7 +154,7 @@ fn route(method: &str, path: &str) -> String {
     )
 }
 
-/// What of ours theirs contradicts, a line each.
+/// The contradictions, one per line.
 pub(crate) fn contradictions(
     ours: &Documents,
     theirs: &Documents,
@@ -211,8 +210,7 @@ pub(crate) fn contradictions(
     found
 }
 
-/// The values of the schema at `place`, whether it is a closed enumeration or one of the choices
-/// is.
+/// The values of the schema at `place`, if it or one of its choices is an enumeration.
 fn enumerated(documents: &Documents, place: &Place) -> BTreeSet<String> {
     let schema = documents
         .get(place)
@@ -241,7 +239,7 @@ fn compare(
     if our.id != their.id {
         found.push(format!("{id}: theirs is called {}", their.id));
     }
-    // A path's parameters go by place, the others by name.
+    // A path's parameters are matched by position, the others by name.
     let named = |operation: &Operation| -> BTreeMap<String, (bool, String)> {
         let parameters = operation
             .parameters
@@ -249,7 +247,7 @@ fn compare(
             .filter(|parameter| parameter.location != "path");
         parameters
             .map(|parameter| {
-                // Of headers alone the case does not matter.
+                // Only headers are case-insensitive.
                 let is_header = parameter.location == "header";
                 let name = if is_header {
                     parameter.name.to_lowercase()
@@ -333,7 +331,7 @@ fn status(first: u16, last: u16) -> String {
     }
 }
 
-/// Walks two types side by side.
+/// Compares two types recursively.
 struct Pairs<'a, 'd> {
     ours: &'a Side<'d>,
     theirs: &'a Side<'d>,
@@ -343,7 +341,7 @@ struct Pairs<'a, 'd> {
 
 impl Pairs<'_, '_> {
     fn types(&mut self, at: &str, our: &Type, their: &Type) {
-        // What one side does not look into, the other cannot contradict.
+        // A side that does not specify the type cannot contradict.
         if our.shape == Shape::Raw || their.shape == Shape::Raw {
             return;
         }
@@ -487,7 +485,7 @@ impl Pairs<'_, '_> {
 
 fn tell(side: &Side<'_>, shape: &Shape) -> &'static str {
     match shape {
-        // Text of which some values are known is text.
+        // Text with known values is text.
         Shape::Named(name)
             if side
                 .definition(name)
@@ -499,7 +497,7 @@ fn tell(side: &Side<'_>, shape: &Shape) -> &'static str {
     }
 }
 
-/// Shapes by what is on the wire.
+/// The wire type of a shape.
 fn kind(shape: &Shape) -> &'static str {
     match shape {
         Shape::Text | Shape::Secret | Shape::EventType => "text",
@@ -513,7 +511,7 @@ fn kind(shape: &Shape) -> &'static str {
     }
 }
 
-/// The list for people.
+/// The list as text.
 pub(crate) fn report(contradictions: &[String]) -> String {
     if contradictions.is_empty() {
         return "It contradicts nothing of our description.".to_owned();

@@ -1,4 +1,4 @@
-//! Rust types for what is sent and received.
+//! !Rust types for requests and responses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use super::{
     naming::ident,
 };
 
-/// What there is to know about all definitions when one is written.
+/// Facts about all definitions that are needed to write one.
 pub(crate) struct Context<'a> {
     pub(crate) definitions: &'a BTreeMap<String, Definition>,
-    /// Reached from request bodies: callers make them, so they get constructors.
+    /// Reachable from request bodies: callers create them, so they get constructors.
     pub(crate) sent: BTreeSet<String>,
-    /// Reached from answers: read member by member where they cannot be read in one pass.
+    /// Reachable from responses: read member by member if they cannot be read in one pass.
     pub(crate) received: BTreeSet<String>,
-    /// Bodies of partial updates: absent and null are two things there.
+    /// Bodies of partial updates: absent and null differ.
     pub(crate) patches: BTreeSet<String>,
 }
 
@@ -58,8 +58,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Not what has a `data` of its own, since its envelope cannot be told by its first member; nor
-    /// what keeps its text.
+    /// Not types with their own `data`, since the first member does not identify their envelope;
+    /// nor types that keep their text.
     fn can_be_read_member_by_member(&self, held: &Shape) -> bool {
         let Shape::Named(name) = held else {
             return false;
@@ -76,7 +76,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// An object of which unknown members are dropped.
+    /// An object whose unknown members are dropped.
     fn plain_object(
         &self,
         definition: &Definition,
@@ -125,7 +125,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// An object that survives a round trip whole: it may be a case of a union that has grown.
+    /// An object that keeps unknown members: it may be a case of an open union.
     fn keeping_object(
         &self,
         definition: &Definition,
@@ -134,7 +134,7 @@ impl<'a> Context<'a> {
         docs: &TokenStream,
     ) -> TokenStream {
         let sent = self.sent.contains(&definition.name);
-        // What callers write down must be right.
+        // Values from callers must be valid.
         let lenient = (!sent).then(|| quote! { #[lenient] });
         let constants = object
             .constants
@@ -195,7 +195,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// AuthPI wraps single resources in an object whose only member is `data`; what is in it.
+/// AuthPI wraps single resources in an object with the only member `data`; this is the content.
 fn enveloped(object: &Object) -> Option<&Shape> {
     let [only] = object.members.as_slice() else {
         return None;
@@ -203,7 +203,7 @@ fn enveloped(object: &Object) -> Option<&Shape> {
     (only.name == "data" && only.required && !only.ty.nullable).then_some(&only.ty.shape)
 }
 
-/// Who has no required member can be had empty.
+/// A type without required members has a `Default`.
 fn default_derive(object: &Object) -> Option<TokenStream> {
     object
         .members
@@ -219,7 +219,7 @@ fn member_docs(member: &Member) -> TokenStream {
     }
 }
 
-/// A member's type as a field has it.
+/// The Rust type of a member's field.
 fn field_type(member: &Member, in_patch: bool) -> TokenStream {
     let ty = shape(&member.ty.shape);
     match (member.required, member.ty.nullable) {
@@ -263,7 +263,7 @@ pub(crate) fn shape(shape: &Shape) -> TokenStream {
     }
 }
 
-/// `new` with what must be given; `None` where `Default` says all.
+/// `new` with the required members; `None` if `Default` is sufficient.
 fn constructor(object: &Object, name: &Ident, in_patch: bool) -> Option<TokenStream> {
     let required: Vec<_> = object
         .members
@@ -313,14 +313,14 @@ fn unknown_case(name: &Ident) -> TokenStream {
     quote! { Unknown(#unknown), }
 }
 
-/// The name of a member on the wire, where the field has another.
+/// The wire name of a member, if its field has a different one.
 pub(crate) fn wire(member: &Member) -> Option<TokenStream> {
     let name = &member.name;
     let field = member.rust.trim_start_matches("r#");
     (field != name).then(|| quote! { #[wire = #name] })
 }
 
-/// An enumeration; an open one may grow.
+/// An enumeration; an open one may get new values.
 fn enumeration(name: &Ident, docs: &TokenStream, values: &[Named], open: bool) -> TokenStream {
     let cases = values.iter().map(|value| {
         let (case, wire) = (ident(&value.rust), &value.wire);

@@ -1,4 +1,4 @@
-//! What using the SDK costs, held to numbers: crates, licences, the Rust version needed.
+//! !Limits on the cost of using the SDK: number of crates, licences, minimum Rust version.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -28,17 +28,17 @@ const SERVERS: &[&str] = &[
     "async-nats",
 ];
 
-/// Tells which dependencies show in the public API, and which stay inside.
+/// The document that lists which dependencies are in the public API.
 const PUBLIC: &str = "docs/public-dependencies.md";
 
-/// What one choice of features may bring in.
+/// The limits of one selection of features.
 struct Budget {
-    /// Features of authpi-sdk, its default ones off.
+    /// Features of authpi-sdk, without its default ones.
     features: &'static str,
-    /// Most crates, authpi-sdk itself and procedural macros included, build-time ones not; on
-    /// x86-64 Linux.
+    /// The maximum number of crates, including authpi-sdk and procedural macros, without build
+    /// dependencies; on x86-64 Linux.
     most: usize,
-    /// Crates that may not be among them.
+    /// Crates that must not be among them.
     without: &'static [&'static [&'static str]],
 }
 
@@ -58,7 +58,7 @@ const BUDGETS: &[Budget] = &[
         most: 140,
         without: &[CLIENTS],
     },
-    // Each store on its own, without the others' drivers.
+    // Each store alone, without the others' drivers.
     Budget {
         features: "postgres",
         most: 145,
@@ -69,7 +69,7 @@ const BUDGETS: &[Budget] = &[
         most: 105,
         without: &[CLIENTS, &["sqlx"]],
     },
-    // Its client cannot do without rustls, which is idle unless TLS is asked for.
+    // Its client requires rustls, which is unused unless TLS is requested.
     Budget {
         features: "nats",
         most: 120,
@@ -83,7 +83,7 @@ const BUDGETS: &[Budget] = &[
         most: 101,
         without: &[SERVERS],
     },
-    // Rust's TLS is a dozen of its own.
+    // rustls adds about a dozen.
     Budget {
         features: "client,rustls",
         most: 112,
@@ -127,7 +127,7 @@ impl Budget {
             self.features,
         ];
         let tree = capture(&mut cargo(root, choice.iter().chain(&shape)))?;
-        // A line is `name v1.2.3`, and more behind it for some.
+        // A line is `name v1.2.3`, sometimes with a suffix.
         let crates: BTreeSet<(&str, &str)> = tree
             .lines()
             .map(|line| {
@@ -192,7 +192,7 @@ fn rust_versions(metadata: &Metadata) -> Result<BTreeSet<String>> {
     Ok(broken)
 }
 
-/// Dependencies of which nobody said whether they may show in the public API.
+/// Dependencies without a decision on whether they may be in the public API.
 fn undecided(metadata: &Metadata, decided: &str) -> Result<Vec<String>> {
     let sdk = metadata.member("authpi-sdk")?;
     let missing = sdk
@@ -225,7 +225,7 @@ fn licences(metadata: &Metadata, deny: &str) -> Result<Vec<String>> {
 /// The part of `deny.toml` about licences.
 struct Allowed {
     everywhere: Vec<Licensee>,
-    /// A crate's name, and what is allowed for it alone.
+    /// A crate's name, and the licences allowed for it only.
     exceptions: Vec<(String, Vec<Licensee>)>,
 }
 

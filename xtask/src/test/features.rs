@@ -1,12 +1,12 @@
-//! Every choice of features compiles, and without a warning.
+//! !Every selection of features compiles without warnings.
 
 use std::path::Path;
 
 use super::{Stopped, graph::Metadata, system};
 use crate::run::{cargo, run};
 
-/// Choices beside each feature alone: what people really pair, and where one feature's code names
-/// another's.
+/// Selections beside each single feature: common combinations, and features whose code refers to
+/// each other.
 const CHOICES: &[&[&str]] = &[
     &[],
     &["client", "rustls"],
@@ -41,8 +41,8 @@ pub(super) fn compile(root: &Path) -> Result<(), Stopped> {
     )
 }
 
-/// As `cargo check` does it; by `cargo rustc`, so that warnings become errors in this crate alone
-/// and nothing else is built anew.
+/// Like `cargo check`, but with `cargo rustc`, so that warnings are errors in this crate only, and
+/// nothing else is rebuilt.
 fn check(root: &Path, features: &[&str]) -> Result<(), Stopped> {
     let features = format!("--features={}", features.join(","));
     let choice = [

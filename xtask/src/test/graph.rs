@@ -1,4 +1,4 @@
-//! The packages that the workspace is built from, as cargo tells them.
+//! !The packages of the workspace, from cargo's metadata.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::run::{capture, cargo};
 
-/// What `cargo metadata` says, all features on.
+/// The output of `cargo metadata` with all features.
 pub(super) struct Metadata {
     pub(super) target_directory: PathBuf,
-    /// Every package of the lock file that some platform needs, the workspace's own included.
+    /// Every package of the lock file that any platform needs, including the workspace's own.
     pub(super) packages: Vec<Package>,
     members: BTreeSet<String>,
-    /// From a package's id to those of what it needs to be built and run, tests left out.
+    /// From a package's id to those of its normal and build dependencies.
     needs: BTreeMap<String, Vec<String>>,
 }
 
@@ -24,10 +24,10 @@ pub(super) struct Package {
     id: String,
     pub(super) name: String,
     pub(super) license: Option<String>,
-    /// The oldest Rust that it says to compile with; major, minor, patch.
+    /// Its minimum Rust version; major, minor, patch.
     pub(super) rust_version: Option<[u32; 3]>,
     pub(super) features: Vec<String>,
-    /// The names of what its manifest asks for, but for tests and at build time.
+    /// The names of its normal dependencies.
     pub(super) dependencies: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ impl Metadata {
         })
     }
 
-    /// The package of this workspace that is called `name`.
+    /// The package `name` of this workspace.
     pub(super) fn member(&self, name: &str) -> Result<&Package> {
         let found = self
             .packages
@@ -82,7 +82,7 @@ impl Metadata {
         self.members.contains(&package.id)
     }
 
-    /// What `package` needs to be built and run, directly or not, itself included.
+    /// The transitive normal and build dependencies of `package`, including itself.
     pub(super) fn closure(&self, package: &Package) -> Vec<&Package> {
         let mut seen = BTreeSet::from([package.id.as_str()]);
         let mut open = vec![package.id.as_str()];
@@ -102,7 +102,8 @@ impl Metadata {
             .collect()
     }
 
-    /// Every feature of the workspace's packages as `package/feature`, but those called `left_out`.
+    /// Every feature of the workspace's packages as `package/feature`, except those called
+    /// `left_out`.
     pub(super) fn features_but(&self, left_out: &str) -> Vec<String> {
         let members = self.packages.iter().filter(|p| self.is_member(p));
         let all = members.flat_map(|p| p.features.iter().map(move |feature| (p, feature)));
@@ -153,7 +154,7 @@ fn needs(node: &Value) -> Option<(String, Vec<String>)> {
     ))
 }
 
-/// `1.94` and `1.94.0` alike.
+/// Parses `1.94` and `1.94.0`.
 fn version(text: &str) -> Option<[u32; 3]> {
     let mut parts = text.split('.').map(str::parse);
     let mut next = || parts.next().unwrap_or(Ok(0)).ok();

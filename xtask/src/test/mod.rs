@@ -1,10 +1,9 @@
-//! `cargo xtask test`: everything that has to hold before a change lands, from a clean clone with
-//! only a Rust toolchain.
+//! !`cargo xtask test`: all tests, from a clean clone with only a Rust toolchain.
 //!
-//! It consists of named [`Part`]s. Each is run, whatever became of those before it; at the end a
-//! table tells which passed, which failed and which could not be run here, and why. What a part
-//! needs of the system is installed where that is possible (`system.rs`). With `CI=true` a part
-//! that was not run is a failure. `--repeat` looks for tests that fail now and then (`repeat.rs`).
+//! It consists of named [`Part`]s. Each runs, whatever the result of the previous ones. At the end,
+//! a table shows which passed, failed, or could not run, and why. Missing programs are installed
+//! where possible (`system.rs`). With `CI=true`, a part that did not run is a failure. `--repeat`
+//! finds tests that fail occasionally (`repeat.rs`).
 
 mod budgets;
 mod features;
@@ -27,10 +26,10 @@ use clap::ValueEnum;
 
 use crate::run::{cargo, program, run};
 
-/// Test everything, part by part, and tell in a table which parts passed
+/// Run all tests, part by part, and print a table of the results
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only these parts, as `--only unit,features`
+    /// Run only these parts, such as `--only unit,features`
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
     #[command(flatten)]
@@ -39,39 +38,39 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Numbers of crates, their licences, the Rust version they need
+    /// Number of crates, their licences, the minimum Rust version
     Budgets,
-    /// The description in openapi/, by validators that are not ours
+    /// The description in openapi/, checked by independent validators
     Description,
     /// Unit, documentation and integration tests of the workspace
     Unit,
-    /// The stores in Postgres, Redis and NATS on real servers, which are started for it
+    /// The stores in Postgres, Redis and NATS, on real servers that are started for the tests
     Stores,
-    /// A service whose processes are killed, or race, on each store; its servers are started for it
+    /// A service whose processes are killed or race, on each store; servers are started for the
+    /// tests
     Crash,
-    /// A ledger's file on a disk that fills up or cannot be written: a small one, mounted in a
-    /// namespace
+    /// A ledger's file on a disk that is full or read-only: a small one, mounted in a namespace
     Disk,
-    /// Tests of this program, above all of the generator
+    /// Tests of xtask, mainly of the generator
     Codegen,
-    /// Every feature of authpi-sdk alone, and pairs that matter, without a warning
+    /// Every feature of authpi-sdk alone, and important combinations, without warnings
     Features,
-    /// What `cargo package` packs: complete, and it builds
+    /// The result of `cargo package`: complete, and it builds
     Package,
     /// AuthPI's own Python SDK drives the emulator
     Interop,
-    /// A mock server by others, which knows the description alone, accepts every request that the
-    /// client can send
+    /// An independent mock server, which has only the description, accepts every request of the
+    /// client
     Prism,
-    /// The quickstart example tells what it should
+    /// The quickstart example prints the expected outcomes
     Quickstart,
 }
 
 /// Why a part did not pass.
 pub(crate) enum Stopped {
-    /// Something does not hold.
+    /// A check failed.
     Failed(anyhow::Error),
-    /// Something is missing here, and could not be installed.
+    /// Something is missing, and could not be installed.
     NotRun(String),
 }
 
@@ -143,7 +142,7 @@ impl Part {
             }
             Self::Codegen => run(&mut cargo(
                 root,
-                // As the alias `cargo xtask` builds it, so that its dependencies are built once.
+                // Like the alias `cargo xtask`, so that dependencies are built once.
                 [
                     "test",
                     "--release",
@@ -184,14 +183,14 @@ impl Part {
     }
 }
 
-/// What the names of the tests begin with that parts of their own run.
+/// The prefix of tests that have their own part.
 const STORES: &str = "drivers::";
 pub(crate) const CRASH: &str = "crash::";
 pub(crate) const DISK: &str = "disk::";
 const PRISM: &str = "prism::";
 
-/// The integration tests whose names begin like one of these, with these variables set; what they
-/// say is shown. Where a server is missing, the tests of the others are run.
+/// Runs the integration tests with one of these name prefixes, with these variables, and shows
+/// their output. If a server is missing, the tests of the others run.
 pub(crate) fn on_servers(
     root: &Path,
     names: &[String],
@@ -212,7 +211,7 @@ pub(crate) fn on_servers(
         .iter()
         .any(|name| name.starts_with(CRASH) || name.starts_with(DISK))
     {
-        // The figures and the seeds are half of it.
+        // The output includes figures and seeds.
         test.arg("--nocapture");
     }
     if missing.is_empty() {
@@ -231,8 +230,8 @@ pub(crate) fn on_servers(
     }
 }
 
-/// `cargo test` over the workspace. Where OpenSSL is not to be had, without the one feature that
-/// needs it; the part `features` tells of that.
+/// `cargo test` for the workspace. Without OpenSSL, one feature is left out; the part `features`
+/// reports that.
 fn tests(root: &Path) -> Result<Command> {
     let mut test = cargo(root, ["test", "--workspace"]);
     match system::openssl(root) {
@@ -260,7 +259,7 @@ const PASSED: &str = "passed";
 const FAILED: &str = "FAILED";
 const NOT_RUN: &str = "NOT RUN";
 
-/// What became of a part.
+/// The result of a part.
 struct Row {
     part: Part,
     took: Duration,

@@ -1,4 +1,4 @@
-//! What users will get from a registry: complete, and it builds.
+//! !The packages that users get from a registry: complete, and they build.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const NEEDED: &[&str] = &[
 ];
 
 pub(super) fn pack(root: &Path) -> Result<()> {
-    // While one works, a package is tried with what is not committed yet.
+    // During development, a package includes uncommitted changes.
     let dirty: &[&str] = if std::env::var("CI").is_ok_and(|ci| ci == "true") {
         &[]
     } else {
@@ -32,8 +32,8 @@ pub(super) fn pack(root: &Path) -> Result<()> {
         .collect();
     ensure!(missing.is_empty(), "`cargo package` leaves out {missing:?}");
 
-    // Builds what was packed. In the workspace's own target folder, where its dependencies lie
-    // already.
+    // Builds the packed crate, in the workspace's target folder, where its dependencies are already
+    // built.
     let target = Metadata::read(root)?.target_directory;
     run(cargo(root, base).arg("--target-dir").arg(target))
 }

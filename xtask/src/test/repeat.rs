@@ -1,4 +1,4 @@
-//! `cargo xtask test --repeat N`: builds the test binaries once, and runs them again and again.
+//! !`cargo xtask test --repeat N`: builds the test binaries once, and runs them repeatedly.
 //!
 //! A test that depends on timing fails once in many runs, or only on a busy machine. This finds it
 //! before a user does.
@@ -21,17 +21,17 @@ use serde_json::Value;
 use super::{CRASH, DISK, PRISM, Part, STORES, system, tests};
 use crate::run::{capture, program, succeeds};
 
-/// How often, and on what kind of machine.
+/// How often, and under which load.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Build once, then run the test binaries N times: the SDK's unit tests and `it` for the part
     /// `unit` (the default), or `it` for `stores` and `crash`
     #[arg(long, value_name = "N")]
     pub(super) repeat: Option<NonZeroU32>,
-    /// Keep every core busy with other work meanwhile
+    /// Keep every core busy with other work
     #[arg(long, requires = "repeat")]
     busy: bool,
-    /// Run on one core only (Linux: `taskset`)
+    /// Run on one core (Linux: `taskset`)
     #[arg(long, requires = "repeat")]
     one_core: bool,
 }
@@ -40,15 +40,15 @@ pub(super) struct Args {
 struct Binary {
     name: &'static str,
     path: PathBuf,
-    /// Where `cargo test` would run it.
+    /// The working directory that `cargo test` would use.
     folder: PathBuf,
     args: Vec<String>,
 }
 
-/// Runs `parts` as often as `args` says.
+/// Runs `parts` as specified by `args`.
 ///
 /// # Errors
-/// A part cannot be repeated, something that it needs is missing, the build fails, or any run
+/// If a part cannot be repeated, a program that it needs is missing, the build fails, or any run
 /// fails.
 pub(super) fn repeat(args: &Args, times: NonZeroU32, parts: &[Part], root: &Path) -> Result<()> {
     let mut binaries = Vec::new();
@@ -95,7 +95,7 @@ pub(super) fn repeat(args: &Args, times: NonZeroU32, parts: &[Part], root: &Path
     Ok(())
 }
 
-/// The binaries of a part, built.
+/// Builds the binaries of a part.
 fn binaries_of(part: Part, root: &Path) -> Result<Vec<Binary>> {
     let skipped = |names: &[&str]| {
         names
@@ -122,7 +122,7 @@ fn binaries_of(part: Part, root: &Path) -> Result<Vec<Binary>> {
     }
 }
 
-/// The tests whose names begin with `prefix`, where every server that they need can be started.
+/// The tests with this name prefix, if every server that they need can be started.
 fn on_servers(root: &Path, prefix: &str) -> Result<Binary> {
     let missing = system::servers(root, &[prefix.to_owned()]);
     if !missing.is_empty() {

@@ -1,5 +1,5 @@
-//! What parts need besides a Rust toolchain. On Debian, as root, what is missing is installed;
-//! elsewhere it is named.
+//! !Programs that parts need besides a Rust toolchain. On Debian, as root, missing ones are
+//! installed; otherwise they are named.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,18 +34,18 @@ pub(super) fn openssl(root: &Path) -> Result<(), Stopped> {
     )
 }
 
-/// A server that ledgers are tested on. The tests start their own; none needs to run.
+/// A server that ledgers are tested on. The tests start their own; it need not be running.
 struct Server {
     program: &'static str,
-    /// Fails where it is not to be found.
+    /// Fails if the server is missing.
     check: &'static str,
     package: &'static str,
-    /// What the names of tests begin with that need it.
+    /// The prefixes of tests that need it.
     tests: &'static [&'static str],
 }
 
-/// Debian keeps the programs of Postgres off the path, and those of `PgBouncer` and NATS off the
-/// path of those who are not root.
+/// Debian does not put Postgres's programs on the path, nor `PgBouncer` and NATS on the path of
+/// non-root users.
 const SERVERS: [Server; 4] = [
     Server {
         program: "initdb, of Postgres,",
@@ -71,7 +71,7 @@ const SERVERS: [Server; 4] = [
         program: "redis-server",
         check: "command -v redis-server",
         package: "redis-server",
-        // The stream is tried over ledgers in Redis and in Postgres.
+        // The stream is tested over ledgers in Redis and in Postgres.
         tests: &[
             "drivers::redis::",
             "drivers::nats::",
@@ -93,14 +93,14 @@ const SERVERS: [Server; 4] = [
     },
 ];
 
-/// A server that is not here and could not be installed.
+/// A server that is missing and could not be installed.
 pub(super) struct Missing {
     pub(super) why: String,
-    /// What the names of those tests begin with that cannot be run without it.
+    /// The prefixes of tests that cannot run without it.
     pub(super) tests: Vec<&'static str>,
 }
 
-/// Which servers are missing that tests need whose names begin like one of `names`.
+/// The missing servers for tests with one of these name prefixes.
 pub(super) fn servers(root: &Path, names: &[String]) -> Vec<Missing> {
     let wanted = |test: &str| {
         names
@@ -126,7 +126,7 @@ pub(super) fn servers(root: &Path, names: &[String]) -> Vec<Missing> {
     SERVERS.iter().filter_map(missing).collect()
 }
 
-/// `unshare`, and the right to mount a tmpfs with it.
+/// `unshare`, and permission to mount a tmpfs with it.
 pub(super) fn small_disk(root: &Path) -> Result<(), Stopped> {
     let mounts = |namespace: &[&str]| {
         let mount = ["--", "mount", "-t", "tmpfs", "authpi-small-disk", "/tmp"];
@@ -140,12 +140,12 @@ pub(super) fn small_disk(root: &Path) -> Result<(), Stopped> {
     ))
 }
 
-/// The mock server that the part `prism` asks; installed by npm below the target folder, once.
+/// The mock server of the part `prism`; installed once by npm in the target folder.
 const PRISM: &str = "@stoplight/prism-cli@5.14.2";
 
 /// Where Prism is.
 pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
-    // Which version it is stands in the folder's name, so that another one is another folder.
+    // The folder's name contains the version, so that another version uses another folder.
     let folder = target.join(format!(
         "prism-{}",
         PRISM.rsplit('@').next().unwrap_or_default()
@@ -154,7 +154,7 @@ pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
     if prism.is_file() {
         return Ok(prism);
     }
-    // Node takes a number for an exit code, and nothing else.
+    // Node requires a number as exit code.
     let old = "process.exit(Number(process.versions.node.split('.')[0]) < 18 ? 1 : 0)";
     provide(root, "Node.js 18 with npm", &["nodejs", "npm"], || {
         succeeds(&mut program(root, "node", ["-e", old]))
@@ -176,7 +176,7 @@ pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
     Ok(prism)
 }
 
-/// Installs `packages` of Debian if `there` denies, and asks it again.
+/// Installs Debian's `packages` if `there` is false, and checks again.
 fn provide(
     root: &Path,
     what: &str,
@@ -195,8 +195,8 @@ fn provide(
         packages.join(" ")
     );
     if can_install() {
-        // Once for all parts. Where a package source does not answer, what is there afterwards
-        // tells whether that matters.
+        // Once for all parts. If a package source does not respond, the check after the
+        // installation tells whether that matters.
         static UPDATE: Once = Once::new();
         UPDATE.call_once(|| _ = run(&mut program(root, "apt-get", ["update", "--quiet"])));
         let mut install = program(

@@ -1,4 +1,5 @@
-//! From the beginning of an append to its handler: so many events a second, one after the other.
+//! !The time from the start of an append to its handler, at a fixed number of events per second,
+//! one at a time.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use tokio::{sync::mpsc, time::interval};
 use super::{body, event_id};
 
 const PER_SECOND: u32 = 100;
-/// An endpoint of its own: others have left a backlog.
+/// A separate endpoint, since others have left a backlog.
 const ENDPOINT: &str = "latency";
 
 #[derive(Serialize)]
@@ -31,7 +32,7 @@ pub(crate) struct Latency {
     handled_p99_ms: f64,
 }
 
-/// The worker works on `other`, if given: as another process would.
+/// The worker uses `other`, if given, like another process.
 pub(crate) async fn measure<I: Inbox + Clone>(
     store: &'static str,
     inbox: I,
@@ -43,7 +44,7 @@ pub(crate) async fn measure<I: Inbox + Clone>(
         let _ = handled.send((event.id().to_owned(), Instant::now()));
         std::future::ready(Ok(()))
     });
-    // Polling is the safety net, and must not show here.
+    // Polling is only a fallback, and must not affect the result.
     let worker = Worker::builder(ENDPOINT, other.unwrap_or_else(|| inbox.clone()), handlers)
         .poll_interval(Duration::from_secs(20));
     let worker = worker.build().expect("a worker");

@@ -1,4 +1,4 @@
-//! JetStream in files, beside a publish that waits for its acknowledgement.
+//! !JetStream with file storage, beside a publish that waits for its acknowledgement.
 
 use async_nats::{HeaderMap, jetstream};
 use authpi_sdk::stores::{Memory, Nats};
@@ -24,8 +24,7 @@ pub(crate) async fn measure(server: &NatsServer) -> Vec<Compared> {
     .await
 }
 
-/// The ledgers of two of them know nothing of each other, which does not matter here: an event is
-/// appended once.
+/// Two of them do not share a ledger, which does not matter here: an event is appended once.
 pub(crate) async fn inbox(server: &NatsServer) -> Nats<Memory> {
     Nats::open(server.jetstream().await, Memory::new())
         .await

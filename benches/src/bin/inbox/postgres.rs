@@ -1,6 +1,5 @@
-//! Postgres with `fsync = on`, beside the same statement by hand, and beside the plainest that
-//! would do, on a table of the same make: it keeps no order, and tells nothing of a record that is
-//! there.
+//! !Postgres with `fsync = on`, beside the same statement by hand, and beside the simplest
+//! sufficient statement on an equal table, which keeps no order and does not report duplicates.
 
 use std::sync::Arc;
 

@@ -1,6 +1,5 @@
-//! What a ledger costs: the memory ledger per event that it remembers, and claim + complete in each
-//! store beside the same work written by hand with the same driver on the same server, which keeps
-//! what it acknowledges.
+//! !The cost of a ledger: memory per event in the memory ledger, and claim + complete in each store
+//! beside the same hand-written work with the same driver on the same durable server.
 
 mod memory;
 mod postgres;

@@ -1,5 +1,5 @@
-//! What the memory ledger takes for each event that it remembers: bytes, and the time of a claim
-//! and its completion, however many it remembers already.
+//! !The cost of the memory ledger per remembered event: bytes, and the time of a claim and its
+//! completion for different numbers of events.
 
 use std::{hint::black_box, time::Instant};
 
@@ -15,15 +15,15 @@ use super::{LEASE, key};
 #[derive(Serialize)]
 pub(crate) struct Remembered {
     ids: usize,
-    /// What the process grew by, over the number of ids of 30 bytes.
+    /// The growth of the process, divided by the number of ids of 30 bytes.
     bytes_per_id: f64,
-    /// Claim, then completion, of a new event, beside so many others.
+    /// The claim and completion of a new event, with this number of others.
     cycle_ns: f64,
-    /// A claim of an event that was handled.
+    /// A claim of a handled event.
     duplicate_ns: f64,
 }
 
-/// Whether this process is one that measures a size for another.
+/// Whether this process measures one size for another process.
 pub(crate) fn is_asked() -> bool {
     std::env::args().any(|argument| argument == "remember")
 }
@@ -43,7 +43,7 @@ pub(crate) fn answer() {
 }
 
 pub(crate) fn measure() -> Vec<Remembered> {
-    // A process per size: memory that one has freed would be given to the next.
+    // One process per size, since freed memory would be reused for the next.
     let sizes = if quick() { 3..=6 } else { 3..=7 };
     let mut cells = vec![
         ["ids", "bytes each", "claim + complete ns", "duplicate ns"]
@@ -95,7 +95,7 @@ async fn remember(ids: usize) -> Remembered {
     }
     let cycle_ns = started.elapsed().as_nanos() as f64 / TIMED as f64;
 
-    // From all over what is remembered.
+    // Spread over all remembered ids.
     let keys: Vec<_> = (0..TIMED).map(|n| key(n * 7919 % ids)).collect();
     let started = Instant::now();
     for key in &keys {

@@ -1,5 +1,5 @@
-//! Postgres with `fsync = on`, beside the same two statements by hand, and beside the plainest that
-//! would do, on a table of the same make: these ask nothing of a record that is there.
+//! !Postgres with `fsync = on`, beside the same two statements by hand, and beside the simplest
+//! sufficient statements on an equal table, which do not check an existing record.
 
 use std::sync::Arc;
 
