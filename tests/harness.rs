@@ -1,5 +1,5 @@
-//! What the crash tests and the service that they kill agree on: how it is set up, and the journal
-//! in which all of them write what they do.
+//! !Shared by the crash tests and the service that they kill: its setup, and the journal that all
+//! of them write.
 
 use std::{
     fmt,
@@ -16,34 +16,34 @@ pub const SECRET: &str = "whs_crash";
 /// The endpoint's name.
 pub const ENDPOINT: &str = "users";
 
-/// One process of the service; it gets this as JSON in its only argument.
+/// One process of the service. It gets this as JSON in its only argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setup {
-    /// Which process this is: unlike the system's number, it never comes again.
+    /// The process's number. Unlike the system's, it is never reused.
     pub process: u32,
     /// Where events are recorded.
     pub store: Store,
     /// When the handler runs.
     pub mode: Mode,
-    /// What this process does of it.
+    /// The role of this process.
     pub role: Role,
     /// The journal's file.
     pub journal: PathBuf,
     /// How long claims and leases last, in milliseconds.
     pub lease: u64,
-    /// How long a step of the store may take, in milliseconds.
+    /// The timeout of a store operation, in milliseconds.
     pub timeout: u64,
-    /// The longest time that a handler takes, in milliseconds.
+    /// The maximum duration of a handler, in milliseconds.
     pub handling: u64,
     /// How many of a thousand attempts fail.
     pub failing: u32,
-    /// What the service's own dice begin with.
+    /// The seed of the service's own random numbers.
     pub seed: u64,
-    /// At which crash point it kills itself, and at which pass of it, from 1.
+    /// The crash point at which it kills itself, and at which pass of it, counted from 1.
     pub death: Option<(String, u32)>,
 }
 
-/// A store, and a place in it that no other test uses.
+/// A store, with a name that no other test uses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Store {
     /// A file.
@@ -57,13 +57,13 @@ pub enum Store {
 }
 
 impl Store {
-    /// Whether events of an ordering key are handled one after the other.
+    /// Whether events with the same ordering key are handled one after the other.
     pub fn keeps_ordering_keys(&self) -> bool {
         !matches!(self, Self::Nats(..))
     }
 
-    /// Whether handlers give this event up. Without a place for dead letters, none: AuthPI would
-    /// have to send it for ever.
+    /// Whether handlers fail this event terminally. None without dead letters: AuthPI would have to
+    /// retry for ever.
     pub fn gives_up(&self, event: EventId) -> bool {
         !matches!(self, Self::Redis(..)) && event.is_terminal()
     }
@@ -72,23 +72,25 @@ impl Store {
 /// When the handler runs, and what its effect is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// Before the answer; a line in the journal.
+    /// Before the response; the effect is a line in the journal.
     Inline,
-    /// After the answer; a line in the journal.
+    /// After the response; the effect is a line in the journal.
     Inbox,
-    /// Before the answer; a row in the database, in the transaction that completes the claim.
+    /// Before the response; the effect is a row in the database, in the transaction that completes
+    /// the claim.
     InlineTx,
-    /// After the answer; a row in the database, in the transaction that completes the claim.
+    /// After the response; the effect is a row in the database, in the transaction that completes
+    /// the claim.
     InboxTx,
 }
 
 impl Mode {
-    /// Whether the effect is a row, which can take place once at most.
+    /// Whether the effect is a row, which can exist at most once.
     pub fn in_transaction(self) -> bool {
         matches!(self, Self::InlineTx | Self::InboxTx)
     }
 
-    /// Whether 200 says that the event has been handled.
+    /// Whether 200 means that the event has been handled.
     pub fn is_inline(self) -> bool {
         matches!(self, Self::Inline | Self::InlineTx)
     }
@@ -97,27 +99,27 @@ impl Mode {
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// Receives; inline, it handles too.
+    /// Receives; inline, it also handles.
     Receiver,
-    /// Handles what receivers stored.
+    /// Handles stored events.
     Worker,
     /// Both.
     Both,
 }
 
-/// The n-th event of an ordering key. An ordering key's events are sent one after the other, each
-/// when the one before has been acknowledged.
+/// The n-th event of an ordering key. They are sent one after the other, each when the previous one
+/// has been acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
-    /// Which ordering key: the user whom its events are about.
+    /// The ordering key: the user in the event's subject.
     pub ordering_key: u32,
-    /// The place in it, from 0.
+    /// The position in it, from 0.
     pub place: u32,
 }
 
 impl EventId {
-    /// Whether its failure is terminal: the id alone tells, so that every process agrees. One event
-    /// in 25 of each ordering key, and of those that race.
+    /// Whether its failure is terminal. It follows from the id, so that all processes agree: one
+    /// event in 25 of each ordering key, and of those that race.
     pub fn is_terminal(self) -> bool {
         (self.ordering_key + self.place) % 25 == 7
     }
@@ -147,23 +149,23 @@ impl FromStr for EventId {
 /// A line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A handler began: by this process, on this event, as its attempt with this number.
+    /// A handler started: the process, the event, the number of the attempt.
     Tried(u32, EventId, u32),
-    /// The effect took place. Not written where the effect is a row.
+    /// The effect took place. Not written if the effect is a row.
     Effect(u32, EventId),
-    /// The handler gave the event up.
+    /// The handler failed terminally.
     GaveUp(u32, EventId),
-    /// The ledger was told, and has answered.
+    /// The ledger has recorded the outcome and responded.
     Completed(u32, EventId),
-    /// It turned out that the ledger could not be told, or that its answer was lost.
+    /// The ledger could not record the outcome, or its response was lost.
     NotCompleted(u32, EventId),
-    /// The process found that another one had taken the event over.
+    /// The process found that another one had taken over the event.
     LeaseLost(u32, EventId),
     /// The process is about to kill itself at this crash point.
     Dying(u32, String),
     /// The process is about to be killed.
     Killing(u32),
-    /// The process is about to be stopped for longer than a lease.
+    /// The process is about to be stopped (SIGSTOP) for longer than a lease.
     Freezing(u32),
     /// A delivery of the event was answered 200.
     Acknowledged(EventId),
@@ -211,20 +213,19 @@ impl FromStr for Entry {
     }
 }
 
-/// A line that is none of the journal's.
+/// A line that does not belong to the journal.
 #[derive(Debug)]
 pub struct NotReadable;
 
-/// A file that every process appends to, a line at a time, whole and in order: what stands earlier
-/// happened earlier.
+/// A file to which every process appends complete lines. Their order is the order of what happened.
 ///
-/// A line is one `write` to a file opened with `O_APPEND`, which is there when it returns, whatever
-/// then becomes of the process.
+/// A line is one `write` to a file opened with `O_APPEND`. When it returns, the line is in the
+/// file, whatever happens to the process.
 #[derive(Debug)]
 pub struct Journal(File);
 
 impl Journal {
-    /// Opens it, or makes it.
+    /// Opens it, or creates it.
     ///
     /// # Errors
     /// As for any file.
@@ -239,20 +240,20 @@ impl Journal {
     /// Writes a line.
     ///
     /// # Panics
-    /// When the disk is full.
+    /// If the disk is full.
     pub fn write(&self, entry: &Entry) {
         (&self.0)
             .write_all(format!("{entry}\n").as_bytes())
             .expect("there is room for a journal");
     }
 
-    /// All that was written so far.
+    /// Everything written so far.
     ///
     /// # Panics
-    /// When the file cannot be read, or holds something else.
+    /// If the file cannot be read, or contains anything else.
     pub fn read(path: &Path) -> Vec<Entry> {
         let text = std::fs::read_to_string(path).expect("the journal can be read");
-        // Whoever writes just now may have written half a line.
+        // The last line may be incomplete.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let entry = |line: &str| {
             line.parse()

@@ -1,12 +1,12 @@
-//! The integration suite lives in `it/`. Here is only what its crash tests and the program that
-//! they kill (`service/`) have to agree on.
+//! !The integration suite is in `it/`. This crate contains what its crash tests share with the
+//! program that they kill (`service/`).
 
 pub mod harness;
 
-/// Lets this process have so many files and sockets open.
+/// Raises this process's limit of open files and sockets.
 ///
 /// # Errors
-/// When the system does not allow it.
+/// If the system does not allow it.
 pub fn allow_open_files(count: u64) -> std::io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -1,4 +1,4 @@
-//! Every row of the table of answers that inline mode can give, as golden files.
+//! !Every response of the inline mode, as golden files.
 
 use std::{
     collections::VecDeque,
@@ -64,7 +64,7 @@ fn inline(ledger: impl Ledger, handlers: Handlers<()>) -> ReceiverBuilder<Inline
     Receiver::inline("users", verifier(), ledger, handlers)
 }
 
-/// A receiver whose only handler answers every `user.created` with what `result` makes.
+/// A receiver whose only handler returns `result` for every `user.created`.
 fn answering(
     ledger: impl Ledger,
     result: impl Fn() -> authpi_sdk::HandlerResult + Send + Sync + 'static,
@@ -97,12 +97,12 @@ async fn assert_answer<B: Body>(receiver: &Receiver, request: Request<B>, golden
     );
 }
 
-/// A memory ledger that says it keeps dead letters, and keeps them.
+/// A memory ledger with dead letters.
 #[derive(Clone, Default)]
 struct Keeping {
     memory: Memory,
     dead: Arc<Mutex<Vec<(String, Bytes)>>>,
-    /// What the store's own clock says, if it has one.
+    /// The store's clock, if it has one.
     server_time: Option<Timestamp>,
 }
 
@@ -159,7 +159,7 @@ impl Ledger for Keeping {
     }
 }
 
-/// A ledger whose claims do as they are told, and whose other steps fail.
+/// A ledger with scripted claims, whose other operations fail.
 struct Scripted(Mutex<VecDeque<Claim>>);
 
 impl Scripted {
@@ -362,7 +362,7 @@ async fn a_terminal_error_that_cannot_be_kept_is_503_unless_dropping_is_chosen()
     assert_answer(&receiver, created(), "duplicate").await;
 }
 
-/// A receiver whose handler waits for a permit, and says when it has started.
+/// A receiver whose handler signals its start and waits for a permit.
 fn waiting(ledger: impl Ledger) -> (ReceiverBuilder<Inline>, Arc<Notify>, Arc<Semaphore>) {
     let (started, go) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let builder = inline(ledger, {
@@ -421,7 +421,7 @@ async fn a_lost_lease_is_503_and_its_handler_is_dropped() {
     assert_golden("answers/lease-lost.txt", &text(answer.await.unwrap()).await);
 }
 
-/// The time of tokio's clock, which a test can turn.
+/// The time of tokio's clock, which a test can control.
 fn paused_clock() -> Clock {
     let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
     Clock::from_fn(move || start + jiff::SignedDuration::try_from(began.elapsed()).unwrap())
@@ -458,7 +458,7 @@ async fn a_long_handler_keeps_its_lease() {
     assert_golden("answers/handled.txt", &text(answer.await.unwrap()).await);
 }
 
-/// A ledger with a bug in it.
+/// A ledger with a bug.
 struct Panicking {
     at_once: bool,
 }
@@ -529,8 +529,8 @@ async fn a_sender_that_hangs_up_again_and_again_takes_no_place_and_leaves_no_lea
         sent.abort();
         assert!(sent.await.unwrap_err().is_cancelled());
         go.add_permits(1);
-        // Whoever comes while the handler still runs waits without success or not at all; it ends
-        // by itself.
+        // A delivery while the handler still runs waits without success, or not at all; the handler
+        // ends by itself.
         let again = async {
             while receiver.receive(self::request(&fixture)).await.status() != 200 {
                 tokio::task::yield_now().await;
@@ -670,10 +670,11 @@ async fn an_authentic_body_that_is_no_event_is_kept_or_400() {
     }
 }
 
-/// A ledger over one that keeps dead letters, or none, which refuses the content of some steps.
+/// A ledger over another one, with or without dead letters, that refuses the content of some
+/// operations.
 pub(crate) struct Picky<L> {
     ledger: L,
-    /// How many claims and how many completions it refuses.
+    /// The number of claims and of completions that it refuses.
     refuses: [AtomicUsize; 2],
 }
 
@@ -826,7 +827,7 @@ async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
             Ok(())
         }
     };
-    // What was signed just now vouches for the clock.
+    // A recent signature confirms the clock.
     let recent = request(&Fixture::of::<UserCreated>().time(clock.now()));
     let receiver = answering(Memory::new(), counted())
         .clock(clock.clock())
@@ -840,7 +841,7 @@ async fn a_capture_older_than_the_ledgers_memory_is_not_handled() {
         .unwrap();
     assert_answer(&keeping, recent, "handled").await;
     assert_answer(&keeping, signed(guide), "dead-letter").await;
-    // And so does the store's clock.
+    // So does the store's clock.
     let server_time = Some(clock.now() + jiff::SignedDuration::from_mins(59));
     let ledger = Keeping {
         server_time,
@@ -943,7 +944,7 @@ async fn a_flood_of_refused_requests_and_a_store_that_is_down_are_a_few_lines_wi
     for (text, expected) in at_first {
         assert_eq!(lines(text), expected, "{text}: {}", logged.text());
     }
-    // The flood is over, and its size is logged with what happens next.
+    // After the flood, the next log line has the number of suppressed ones.
     tokio::time::advance(Duration::from_secs(10)).await;
     let _ = receiver.health().await;
     for reason in ["mismatch", "missing", "claim"] {
@@ -1025,7 +1026,7 @@ async fn only_post_is_allowed() {
     assert_answer(&receiver, request, "not-post").await;
 }
 
-/// A body of frames, with an error or nothing at all behind them.
+/// A body of frames, followed by an error or by nothing.
 struct Frames {
     frames: VecDeque<Bytes>,
     end: End,

@@ -1,5 +1,5 @@
-//! Copies of one event while it is not finished: who waits for its outcome, who does not, and what
-//! others get meanwhile.
+//! !Copies of one event before it is finished: which of them wait for the outcome, and how other
+//! events are affected.
 
 use std::{
     net::SocketAddr,
@@ -32,11 +32,11 @@ use tokio::{
 use crate::over_http::{answer_to, signed_post};
 
 const SECRET: &str = "whs_test";
-/// Longer than any of these tests, so that none waits for it.
+/// Longer than any of these tests.
 const TEST_TIMEOUT: Duration = Duration::from_hours(1);
 const ENOUGH: Duration = Duration::from_mins(1);
 
-/// What handlers share with the test: events whose id begins with `slow` wait at the gate.
+/// State shared by handlers and test: events whose id starts with `slow` wait at the gate.
 #[derive(Default)]
 struct World {
     started: Notify,
@@ -90,7 +90,7 @@ fn request(id: &str) -> Request<Full<bytes::Bytes>> {
         .unwrap()
 }
 
-/// Status, and what the peer is told.
+/// The status, and the response body.
 async fn deliver(receiver: Receiver, id: String) -> (u16, String) {
     let (head, body) = receiver.receive(request(&id)).await.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -162,7 +162,7 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
             "HTTP/1.1 503 Service Unavailable"
         );
     }
-    // A look takes a place for a moment.
+    // A poll takes a permit for a moment.
     within(async {
         while receiver.health().await.in_flight != 1 {
             tokio::task::yield_now().await;
@@ -181,7 +181,7 @@ async fn four_hundred_copies_of_an_unfinished_event_keep_no_other_delivery_out()
     assert_eq!(world.handled.load(Ordering::SeqCst), 1 + taken);
 }
 
-/// Sends copies until one is turned away: then as many wait as may.
+/// Sends copies until one is refused: then the maximum number waits.
 async fn fill_waiters(receiver: &Receiver, id: &'static str) -> Vec<JoinHandle<(u16, String)>> {
     let (tell, mut reported) = mpsc::unbounded_channel();
     let copies: Vec<_> = (0..5)
@@ -256,7 +256,7 @@ async fn what_is_fed_waits_as_a_delivery_does() {
     }
 }
 
-/// Claims the event as another process would.
+/// Claims the event like another process.
 async fn claim_elsewhere(ledger: &Memory, id: &str) -> (EventKey, Token) {
     let key = EventKey::new("users", id);
     match ledger
@@ -325,7 +325,7 @@ async fn a_waiter_takes_no_claim_before_it_has_a_place_again() {
     let receiver = builder.max_in_flight(1).build().unwrap();
     let (key, token) = claim_elsewhere(&ledger, "slow_a").await;
     let waiter = delivering(&receiver, "slow_a");
-    // Time goes on by itself while everybody waits, so this is some looks later.
+    // The time advances by itself while all tasks wait, so this is several polls later.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let other = delivering(&receiver, "slow_b");
     world.started.notified().await;

@@ -1,9 +1,10 @@
-//! A ledger's file on a small disk, which fills up and has room again, or cannot be written at all.
+//! !A ledger's file on a small disk that becomes full and has space again, or that cannot be
+//! written.
 //!
-//! It is a real one, a tmpfs. A test that wants it is run once more, in a mount namespace of its
-//! own: nothing is left mounted, however it ends, and nobody has to be root where users may make
-//! namespaces. Where `unshare` may not do that, these tests fail; `cargo xtask test` looks before,
-//! and reports the part `disk` as not run.
+//! The disk is a real tmpfs. A test that needs it runs itself again in a mount namespace: nothing
+//! stays mounted, however it ends, and root is not required where users may create namespaces. If
+//! `unshare` is not permitted, these tests fail; `cargo xtask test` checks this first, and reports
+//! the part `disk` as not run.
 
 use std::{
     env,
@@ -20,25 +21,25 @@ use tokio::process::Command;
 
 use crate::{crash::Trial, drivers::chain};
 
-/// Where the disk is, for a test that is run with one.
+/// The disk's folder, in a test that has one.
 const VARIABLE: &str = "AUTHPI_SMALL_DISK";
-/// Room for the events of a trial several times over.
+/// Space for the events of a trial several times over.
 const SIZE: &str = "size=32m";
-/// Mounts a disk at the first argument, and goes on with the others as a program.
+/// Mounts a disk at the first argument, then runs the other arguments as a program.
 const MOUNT: &str = r#"mount -t tmpfs -o "$1" authpi-small-disk "$2" && shift 2 && exec "$@""#;
-/// The ways to a namespace: for root, and for others.
+/// The ways to create a namespace: for root, and for other users.
 const NAMESPACES: [&[&str]; 2] = [&["--mount"], &["--mount", "--map-root-user"]];
 
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// The disk that this run of the test has. If it has none, the test has been run once more,
-    /// with one, or could not be.
+    /// The disk of this run of the test. Without one, the test has been run again with a disk, or
+    /// could not be.
     async fn of(test: &str) -> Option<Self> {
         Self::behind(&[], test).await
     }
 
-    /// The same, for a test that has to heed the modes of files although root runs it.
+    /// The same, for a test that must respect file modes although it runs as root.
     async fn under_file_modes(test: &str) -> Option<Self> {
         Self::behind(
             &[
@@ -142,11 +143,11 @@ async fn run_with_one(prelude: &[&str], test: &str, folder: &Path) -> Result<(),
     }
 }
 
-/// How often a disk fills up.
+/// How often the disk becomes full.
 const TIMES_FULL: u32 = 4;
 
-/// The disk fills up again and again, with whatever the service has in hand, and each time
-/// something is removed from it.
+/// The disk becomes full repeatedly, at any point of the service's work, and each time some space
+/// is freed.
 async fn on_a_small_disk(test: &str, name: &'static str, mode: Mode, roles: &[Role]) {
     let Some(disk) = SmallDisk::of(test).await else {
         return;
@@ -200,7 +201,7 @@ async fn on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_i
     .await;
 }
 
-/// Opening fails, and says which file it was and why.
+/// Opening fails, with the file and the reason.
 async fn refused(disk: &SmallDisk, name: &str, why: &str) {
     let error = Sqlite::open(disk.0.join(name)).await.expect_err(why);
     let text = chain(&error);
@@ -237,7 +238,7 @@ async fn a_file_folder_or_mount_that_is_read_only_is_refused_with_the_cause() {
 
     mode(&disk.file(), 0o444);
     refused(&disk, "hooks.db", "readonly").await;
-    // Looking at it made companions of the same mode.
+    // Reading it created companion files with the same mode.
     for name in ["hooks.db", "hooks.db-wal", "hooks.db-shm"] {
         if disk.0.join(name).exists() {
             mode(&disk.0.join(name), 0o600);

@@ -1,11 +1,11 @@
-//! The documentation: no link is dead, neither in the repository nor on docs.rs.
+//! !The documentation has no dead link, in the repository or on docs.rs.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// What is shown on docs.rs and on a registry's page too, where a relative link leads nowhere.
+/// Also shown on docs.rs and on a registry's page, where relative links do not work.
 fn shown_elsewhere(file: &Path) -> bool {
     let name = file.file_name().unwrap();
     name == "README.md" || file.parent().is_some_and(|folder| folder.ends_with("docs"))
@@ -78,8 +78,7 @@ fn links(text: &str) -> Vec<&str> {
     found
 }
 
-/// Whether a module of the crate is where the link leads: of items in it, only the module is looked
-/// for.
+/// Whether the link's target is a module of the crate; of items in it, only the module is checked.
 fn is_in_rustdoc(root: &Path, item: &str) -> bool {
     let modules = item
         .split('#')
@@ -102,7 +101,7 @@ fn is_in_rustdoc(root: &Path, item: &str) -> bool {
     true
 }
 
-/// As GitHub and rustdoc name a heading.
+/// The anchors that GitHub and rustdoc create for headings.
 fn has_heading(text: &str, wanted: &str) -> bool {
     text.lines()
         .filter_map(|line| line.strip_prefix('#'))

@@ -1,4 +1,4 @@
-//! Every event type there is, there and back.
+//! !Every event type, in both directions.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,4 @@
-//! Bodies from senders without the secret: what memory they can take, and what others get
-//! meanwhile.
+//! !Bodies from senders without the secret: their memory use, and the effect on others.
 
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc, time::Duration};
 
@@ -23,19 +22,18 @@ use tokio::{
 };
 
 const KIB: usize = 1024;
-/// How many slow bodies the budget has room for, and how many more there are.
+/// The number of slow bodies within the budget, and beyond it.
 const SLOW: usize = 1000;
 const MORE: usize = 100;
-/// What each slow body is said to be, and what of it comes at first, and later.
+/// The announced size of a slow body, and the parts that are sent first and later.
 const ANNOUNCED: usize = 1 << 20;
 const AT_FIRST: usize = 20 * KIB;
 const LATER: usize = 236 * KIB;
-/// How much more memory the service may have needed at its worst: the budget (16 MiB), the first 16
-/// KiB of 1,100 bodies (18 MiB), what hyper holds for as many connections, and what the allocator
-/// makes of it.
+/// The maximum growth of the service's memory: the budget (16 MiB), the first 16 KiB of 1,100
+/// bodies (18 MiB), hyper's buffers for the connections, and the allocator's overhead.
 const MOST_KIB: usize = 128 * KIB;
 const ENOUGH: Duration = Duration::from_mins(2);
-/// A body of which nothing came for so long stalls.
+/// A body without progress for this long counts as stalled.
 const STALLED: Duration = Duration::from_secs(2);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -51,7 +49,7 @@ fn head(signature: &str, length: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The status, or nothing where the connection was closed without one.
+/// The status; `None` if the connection was closed without one.
 async fn status(stream: &mut TcpStream) -> Option<u16> {
     let mut answer = Vec::new();
     while !answer.windows(2).any(|end| end == b"\r\n") {
@@ -66,7 +64,7 @@ async fn status(stream: &mut TcpStream) -> Option<u16> {
         .ok()
 }
 
-/// Delivers on a connection of its own, as AuthPI would.
+/// Delivers on its own connection, like AuthPI.
 async fn deliver(address: SocketAddr, fixture: &Fixture) -> Option<u16> {
     let body = fixture.body();
     let headers = SignatureScheme::authpi()
@@ -79,13 +77,13 @@ async fn deliver(address: SocketAddr, fixture: &Fixture) -> Option<u16> {
     within(status(&mut stream)).await
 }
 
-/// An event of about this many bytes.
+/// An event of about this number of bytes.
 fn event_of(id: &str, bytes: usize) -> Fixture {
     let fixture = Fixture::of::<UserUpdated>().id(id.to_owned());
     fixture.data(serde_json::json!({ "username": "x".repeat(bytes) }))
 }
 
-/// Begins a body that nobody has signed, and goes no further.
+/// Sends the start of an unsigned body only.
 async fn begin_body(address: SocketAddr, announced: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut request = head(&"ab".repeat(32), announced);
@@ -125,7 +123,7 @@ impl Service {
         }
     }
 
-    /// The most memory that it had at any time, in KiB.
+    /// Its peak memory use, in KiB.
     fn most_resident(&self) -> usize {
         let id = self.child.id().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
@@ -167,14 +165,13 @@ async fn a_thousand_slow_bodies_take_bounded_memory_and_keep_no_genuine_delivery
                 }
                 open = gate.acquire() => open.unwrap().forget(),
             }
-            // As much as it can, until it is dropped.
+            // Sends continuously until it is dropped.
             let _ = stream.write_all(&vec![b'x'; LATER]).await;
             tell_done.send(()).unwrap();
             let _ = status(&mut stream).await;
         });
     }
-    // Each holds one step beyond its first 16 KiB, so those that are too many show that the budget
-    // is full.
+    // Each holds one step beyond its first 16 KiB, so the extra ones fill the budget.
     for _ in 0..MORE {
         let status = within(dropped.recv()).await.unwrap();
         assert!(
@@ -231,7 +228,7 @@ async fn an_extractor_drops_slow_bodies_where_its_budget_is_full() {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
 
-    // 48 KiB each beyond what is free.
+    // 48 KiB each beyond the free part.
     let mut first = begin_body(address, 64 * KIB, 40 * KIB).await;
     let mut second = begin_body(address, 64 * KIB, 40 * KIB).await;
     let status = within(async {

@@ -1,4 +1,4 @@
-//! Which handler gets which event, and how handlers are tested without HTTP.
+//! !Which handler gets which event, and testing handlers without HTTP.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -118,7 +118,7 @@ async fn dispatch_in_a_store_commits_or_rolls_back_the_handlers_writes() {
         matches!(&again, Ok(Outcome::Failed(error)) if error.to_string().contains("already exists")),
         "{again:?}"
     );
-    // The deletion is rolled back, so the table is there to be dropped each time.
+    // The drop is rolled back, so the table exists each time.
     for _ in 0..2 {
         let deleted = handlers.dispatch_in(&store, fixture::<UserDeleted>()).await;
         assert!(

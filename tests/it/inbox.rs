@@ -1,4 +1,4 @@
-//! Store, answer, handle later: a receiver and workers on one store.
+//! !Store, respond, handle later: a receiver and workers on one store.
 
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,7 @@ async fn deliver(receiver: &Receiver, fixture: &Fixture) -> (u16, String) {
     answer(receiver.receive(request(fixture)).await).await
 }
 
-/// A worker at work, to be stopped.
+/// A running worker that can be stopped.
 struct Running {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -89,7 +89,7 @@ impl Running {
     }
 }
 
-/// Short pauses, so that nobody waits.
+/// Short pauses, so that tests are fast.
 fn hasty(worker: WorkerBuilder) -> Worker {
     let pause = Duration::from_millis(5);
     worker
@@ -316,7 +316,7 @@ async fn an_event_whose_attempts_all_ended_without_a_word_is_given_up() {
     let receiver = receiver(&store);
     deliver(&receiver, &Fixture::of::<UserCreated>()).await;
     for _ in 0..3 {
-        // A worker that takes the event and dies: its lease runs out at once.
+        // A worker that leases the event and dies: its lease expires immediately.
         store.lease_next("users", Duration::ZERO).await.unwrap();
     }
     let handlers =
@@ -387,7 +387,7 @@ async fn a_worker_that_is_dropped_in_the_midst_of_it_breaks_no_handler_off() {
     );
     let worker = hasty(Worker::builder("users", store, handlers));
     deliver(&receiver, &Fixture::of::<UserCreated>()).await;
-    // As in a `select!` whose other side is done first.
+    // As in a `select!` whose other branch completes first.
     tokio::select! {
         () = worker.run(std::future::pending()) => unreachable!("nobody stops it"),
         () = started.notified() => {}

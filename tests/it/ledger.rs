@@ -1,4 +1,4 @@
-//! Both ledgers through the public suite, and one file between processes.
+//! !Both ledgers through the public suite, and one file shared by processes.
 
 use std::{
     path::{Path, PathBuf},
@@ -89,10 +89,10 @@ async fn the_sqlite_ledger_conforms() {
 }
 
 const EVENTS: usize = 200;
-/// Names the file to the processes that a test starts.
+/// Passes the file to the processes that a test starts.
 const FILE: &str = "AUTHPI_IT_LEDGER_FILE";
 
-/// Claims and completes what it can get of the events in the file, and says which those were.
+/// Claims and completes the events in the file that it can get, and returns them.
 async fn handle_all(file: &Path) -> Vec<usize> {
     let ledger = Sqlite::options()
         .busy_timeout(Duration::from_mins(1))
@@ -122,7 +122,7 @@ async fn handle_all(file: &Path) -> Vec<usize> {
 
 #[tokio::test]
 async fn one_process_alone_handles_each_event() {
-    // The test below starts this one as its processes, and gives them their file.
+    // The test below starts this one as its processes, with a file.
     if let Some(file) = std::env::var_os(FILE) {
         let handled = handle_all(Path::new(&file)).await;
         println!("\nhandled: {}", serde_json::to_string(&handled).unwrap());
@@ -142,7 +142,7 @@ async fn one_process_alone_handles_each_event() {
 #[test]
 fn processes_that_share_a_file_handle_each_event_once() {
     let folder = Folder::new();
-    // They race from the making of the file on.
+    // The race includes the creation of the file.
     let start = |_| {
         Command::new(std::env::current_exe().unwrap())
             .args([

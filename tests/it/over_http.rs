@@ -1,4 +1,4 @@
-//! The receiver behind a real server, against senders that misbehave on the wire.
+//! !The receiver behind a real server, with senders that misbehave.
 
 use std::{
     net::SocketAddr,
@@ -27,7 +27,7 @@ use tokio::{
 
 const SECRET: &str = "whs_test";
 
-/// A receiver behind axum. Its handler says that it has started, waits to be let go, and counts.
+/// A receiver behind axum. Its handler signals its start, waits for a permit, and counts.
 struct Service {
     address: SocketAddr,
     receiver: Receiver,
@@ -80,7 +80,7 @@ impl Service {
         self.handled.load(Ordering::SeqCst)
     }
 
-    /// Writes `request` and reads the answer's first line.
+    /// Sends `request` and reads the response's first line.
     async fn exchange(&self, request: &[u8]) -> String {
         let mut stream = self.connect().await;
         stream.write_all(request).await.unwrap();
@@ -118,14 +118,14 @@ fn signature(body: &[u8]) -> String {
     headers["x-webhook-signature"].to_str().unwrap().to_owned()
 }
 
-/// Sends the request on a connection of its own; the answer's first line.
+/// Sends the request on its own connection; returns the response's first line.
 pub(crate) async fn answer_to(address: SocketAddr, request: Vec<u8>) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&request).await.unwrap();
     status_line(&mut stream).await
 }
 
-/// A whole request, with these headers beside `Host` and `Content-Length`.
+/// A complete request, with these headers besides `Host` and `Content-Length`.
 fn post(headers: &[(&str, &[u8])], body: &[u8]) -> Vec<u8> {
     let mut request = b"POST /hooks/authpi HTTP/1.1\r\nhost: localhost\r\n".to_vec();
     for (name, value) in headers {
@@ -176,7 +176,7 @@ async fn a_sender_that_hangs_up_while_a_handler_runs_does_not_cancel_it() {
     let mut stream = service.connect().await;
     stream.write_all(&signed_post(&body())).await.unwrap();
     service.started.notified().await;
-    // An abortive close: the server sees the reset at once and drops the request.
+    // An abortive close: the server sees the reset immediately and drops the request.
     stream.set_zero_linger().unwrap();
     drop(stream);
     service.go.add_permits(1);

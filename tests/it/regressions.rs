@@ -1,5 +1,4 @@
-//! The failure modes of `docs/failure-modes.md`, seen from outside: what crosses several parts and
-//! belongs to none of them.
+//! !The failure modes in `docs/failure-modes.md`, from outside: those that involve several parts.
 
 use std::{
     collections::BTreeSet,
@@ -58,7 +57,7 @@ fn every_failure_mode_has_its_tests() {
         };
         assert!(rows.insert(number), "failure mode {number} has two rows");
         let (_, tests) = cells.split_once(" | ").unwrap();
-        // What stands between backticks is a file, or a test of the file named last.
+        // Text between backticks is a file, or a test in the file named last.
         let (mut file, mut named) = (String::new(), 0);
         for name in tests.split('`').skip(1).step_by(2) {
             if name.contains('/') {
@@ -121,11 +120,10 @@ impl Subscriber for Logged {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Has `subscriber` hear what happens on this thread, until the guard is dropped.
+/// Sets `subscriber` for this thread, until the guard is dropped.
 ///
-/// Tests on other threads have no subscriber, and a place in the code that one of them comes to
-/// first would be taken for one that nobody listens to. So there is always another who would
-/// listen.
+/// Tests on other threads have no subscriber. A callsite that one of them reaches first would be
+/// cached as disabled. So there is always another subscriber that is interested.
 pub(crate) fn listen(
     subscriber: impl Subscriber + Send + Sync,
 ) -> tracing::subscriber::DefaultGuard {
@@ -160,7 +158,7 @@ pub(crate) fn assert_clean(what: &str, text: &str) {
     }
 }
 
-/// A delivery that is full of what must not be shown.
+/// A delivery full of personal data, which must not be shown.
 pub(crate) fn personal(fixture: Fixture) -> Fixture {
     fixture
         .subject("user_id", "usr_PERSON")
@@ -393,7 +391,7 @@ async fn one_runs(ledger: impl Ledger) {
     let deliveries: Vec<_> = (0..32)
         .map(|_| {
             let receiver = receiver.clone();
-            // Four wait for the outcome. The others are sent again, as AuthPI does it.
+            // Four wait for the outcome. The others are sent again, as AuthPI does.
             tokio::spawn(async move {
                 loop {
                     match receiver

@@ -1,5 +1,4 @@
-//! Spans and metrics: what `docs/observability.md` promises, no more and no less, and nothing
-//! secret.
+//! !Spans and metrics: exactly what `docs/observability.md` lists, and nothing secret.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,14 +68,14 @@ fn created(id: &str) -> Fixture {
     personal(Fixture::of::<UserCreated>().id(id))
 }
 
-/// What the handlers share with the test.
+/// State shared by handlers and test.
 struct World<L> {
     store: L,
     started: Notify,
     go: Semaphore,
 }
 
-/// One handler that does what the event's id says.
+/// One handler whose behaviour depends on the event's id.
 fn handlers<L: Ledger>(store: L) -> (Handlers<World<L>>, Arc<World<L>>) {
     let world = World {
         store,
@@ -112,7 +111,7 @@ fn handlers<L: Ledger>(store: L) -> (Handlers<World<L>>, Arc<World<L>>) {
     (handlers, world)
 }
 
-/// A body that stalls, or breaks.
+/// A body that stalls, or fails.
 struct Broken(bool);
 
 impl Body for Broken {
@@ -148,7 +147,7 @@ impl Body for Stalling {
     }
 }
 
-/// Sends what comes to each answer that a receiver can give, and to each reason for it.
+/// Causes each response of a receiver, for each reason.
 #[expect(clippy::too_many_lines, reason = "one case after another")]
 async fn deliver_everything() {
     let memory = Memory::new();
@@ -162,8 +161,7 @@ async fn deliver_everything() {
     for id in ["ok", "ok", "fails", "terminal", "panics", "overtaken"] {
         receiver.receive(request(&created(id))).await;
     }
-    // A limit that runs out is that of a receiver of its own: nothing else has to be done within
-    // it.
+    // A timeout in a receiver of its own, so that nothing else has to finish within it.
     let soon = Duration::from_millis(20);
     let of = |endpoint: &'static str| {
         Receiver::inline(
@@ -320,7 +318,7 @@ async fn deliver_everything() {
         .unwrap();
     let stalling =
         || request(&created("stalling")).map(|_| Stalling(Some(vec![b' '; 39_000].into())));
-    // One of them is dropped to make room, and the other is given up then.
+    // One of them is dropped to make room, and the other is then cancelled.
     tokio::select! {
         _ = full.receive(stalling()) => {}
         _ = full.receive(stalling()) => {}
@@ -373,7 +371,7 @@ async fn deliver_everything() {
     anyway.receive(request(&created("unclaimed"))).await;
 }
 
-/// The same for a worker, and for the inbox before it.
+/// The same for a worker, and for its inbox.
 async fn work_everything() {
     let store = Sqlite::in_memory().await.unwrap();
     let hooks = |endpoint: &'static str| {
@@ -434,7 +432,7 @@ async fn work_everything() {
         .unwrap();
 }
 
-/// Short pauses, so that nobody waits.
+/// Short pauses, so that tests are fast.
 fn hasty(worker: WorkerBuilder) -> WorkerBuilder {
     let pause = Duration::from_millis(5);
     worker
@@ -442,7 +440,7 @@ fn hasty(worker: WorkerBuilder) -> WorkerBuilder {
         .poll_interval(Duration::from_millis(20))
 }
 
-/// Runs the worker until nothing waits any more.
+/// Runs the worker until nothing is left.
 async fn worked_off(worker: WorkerBuilder) {
     let worker = worker.build().unwrap();
     let watched = worker.clone();
@@ -456,7 +454,7 @@ async fn worked_off(worker: WorkerBuilder) {
         .expect("the backlog was not worked off");
 }
 
-/// A call that is made again, to a server that closes every connection.
+/// A call that is retried, to a server that closes every connection.
 async fn call() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", server.local_addr().unwrap());
@@ -474,7 +472,7 @@ async fn call() {
     closing.abort();
 }
 
-/// What was emitted: each metric's kind and the values of its labels.
+/// The emitted metrics: each one's kind and its label values.
 #[derive(Default)]
 struct Emitted(BTreeMap<String, (Option<MetricKind>, Labels)>);
 
@@ -531,8 +529,7 @@ async fn everything() -> (Emitted, String) {
     (Emitted::read(&snapshotter), logged.text())
 }
 
-/// What other parts of the SDK emit, under the names of this table, in tests of their own
-/// (`reconcile::reading`).
+/// Emitted by other parts of the SDK, and tested there (`reconcile::reading`).
 const ELSEWHERE: &[&str] = &[telemetry::RECONCILED, telemetry::RECONCILE_LAG_SECONDS];
 
 fn page() -> String {
@@ -544,7 +541,7 @@ fn page() -> String {
     .unwrap()
 }
 
-/// The values that the page gives for the label, between backticks.
+/// The label's values in the page, between backticks.
 fn documented(label: &str) -> BTreeSet<String> {
     let page = page();
     let row = page
@@ -726,7 +723,7 @@ fn every_metric_is_described_to_the_recorder_once() {
     }
 }
 
-/// Each event that is logged on this thread, with the spans that it stands in.
+/// Each event that is logged on this thread, with its spans.
 #[derive(Clone, Default)]
 struct Scoped(Arc<Mutex<Scopes>>);
 
@@ -738,7 +735,7 @@ struct Scopes {
 }
 
 impl Scoped {
-    /// The spans around the line that holds `text`, the outermost first.
+    /// The spans around the line with `text`, outermost first.
     fn around(&self, text: &str) -> String {
         let scopes = self.0.lock().unwrap();
         let line = scopes.lines.iter().find(|line| line.contains(text));
@@ -746,7 +743,7 @@ impl Scoped {
             .clone()
     }
 
-    /// The spans of this name, as they were in the end.
+    /// The spans of this name, in their final state.
     fn spans(&self, name: &str) -> Vec<String> {
         let scopes = self.0.lock().unwrap();
         scopes
@@ -808,7 +805,7 @@ impl Subscriber for Scoped {
     }
 }
 
-/// A handler that says that it has started, waits until it may go on, and then writes a line.
+/// A handler that signals its start, waits for a permit, then logs a line.
 fn late_line() -> Handlers<(Notify, Semaphore)> {
     Handlers::new((Notify::new(), Semaphore::new(0))).on(
         async |_: Event<UserCreated>, cx: Context<(Notify, Semaphore)>| {
@@ -949,7 +946,7 @@ async fn each_step_of_a_store_has_a_span_that_names_it() {
     );
 }
 
-/// Polls until the probe says so.
+/// Polls until the condition is true.
 async fn until(mut says: impl AsyncFnMut() -> bool) {
     let said = async {
         while !says().await {
@@ -1102,7 +1099,7 @@ async fn a_replayed_dead_letter_of_an_inline_endpoint_shows_while_it_waits() {
     depth(0).await;
 }
 
-/// Counts what is claimed.
+/// Counts claims.
 #[derive(Clone, Default)]
 struct Counting(Memory, Arc<std::sync::atomic::AtomicUsize>);
 
@@ -1242,7 +1239,7 @@ async fn a_workers_probe_tells_what_waits_and_for_how_long() {
         .await;
 }
 
-/// A store that takes its time.
+/// A slow store.
 #[derive(Clone, Default)]
 struct Hanging(Memory);
 

@@ -1,6 +1,5 @@
-//! Handlers whose writes commit together with their claim, and events that are fed; on a store that
-//! is all in memory, so that each fault can be had on demand. What real databases make of it is in
-//! `stores`.
+//! !Handlers whose writes commit together with their claim, and ingested events, on a store in
+//! memory that can cause each fault. `drivers` tests real databases.
 
 use std::{
     sync::{
@@ -36,12 +35,12 @@ const SECRET: &str = "whs_test";
 struct Shop {
     ledger: Memory,
     sold: Arc<Mutex<Vec<String>>>,
-    /// Someone else takes the record over before the commit.
+    /// Another worker takes over the record before the commit.
     overtaken: Arc<AtomicBool>,
     down: Arc<AtomicBool>,
-    /// How many completions fail before one succeeds.
+    /// The number of completions that fail before one succeeds.
     stumbles: Arc<AtomicU32>,
-    /// A commit is answered only when a renewal has been told that nothing is claimed any more.
+    /// A commit returns only after a renewal has found no claim.
     answers_late: Arc<AtomicBool>,
     told_lost: Arc<Notify>,
     renewals: Arc<Mutex<Renewals>>,
@@ -196,7 +195,7 @@ fn created() -> Fixture {
     Fixture::of::<UserCreated>().id("evt_1")
 }
 
-/// Sells, and then does what the attempt asks for.
+/// Sells, then continues as the attempt requires.
 fn selling(then: fn(u32) -> authpi_sdk::HandlerResult) -> Handlers<(), Shop> {
     Handlers::new(()).on_tx(
         move |event: Event<UserCreated>, cx, mut tx: Tx<Shop>| async move {
@@ -359,7 +358,7 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
         "{error:?}"
     );
     drop(shelf.kept.lock().unwrap().take());
-    // The claim could not be given back: its lease has to run out.
+    // The claim could not be released: its lease has to expire.
     clock.advance(hour);
     let handled = || async { (deliver(&receiver, &created()).await == 200).then_some(()) };
     until(|| "the event is not handled again".to_owned(), handled).await;
@@ -377,8 +376,8 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     store.close().await;
 }
 
-/// The file is lent to one at a time, and a step waits for it no longer than the busy timeout: so
-/// the others do not ask for it yet.
+/// The file is lent to one handler at a time, and an operation waits for it no longer than the busy
+/// timeout, so the others do not request it yet.
 #[tokio::test]
 async fn handlers_with_a_transaction_in_sqlite_wait_for_each_other_longer_than_the_busy_timeout() {
     const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -502,7 +501,7 @@ async fn a_completion_that_fails_once_does_not_repeat_the_effect_and_one_that_fa
             first,
             "{stumbles} failures"
         );
-        // The ledger's clock does not stand still: the lease runs out.
+        // The ledger's clock advances: the lease expires.
         while deliver(&receiver, &created()).await != 200 {}
         assert_eq!(shop.sold().len(), sold, "{stumbles} failures");
     }

@@ -1,9 +1,8 @@
-//! What the types forbid: programs in `tests/ui` that must not compile.
+//! !Misuse that does not compile: the programs in `tests/ui`.
 //!
-//! Each line that the compiler must refuse ends with `//~` and the error's code; no other line may
-//! be refused. Codes are the same in every version of the compiler, its wording is not, so that
-//! nothing else is compared. `allowed.rs`, without a mark, shows that the others fail for the
-//! reason they name.
+//! Each line that the compiler must refuse ends with `//~` and the error code; no other line may be
+//! refused. Codes are the same in every version of the compiler, unlike its messages, so only codes
+//! are compared. `allowed.rs`, without a mark, shows that the others fail for the stated reason.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +33,7 @@ fn programs() -> Vec<PathBuf> {
         .collect()
 }
 
-/// What the marks in a program announce.
+/// The marks in a program.
 fn marks(program: &Path) -> Vec<Refusal> {
     let text = fs::read_to_string(program).unwrap();
     let mark = |(line, number): (&str, u64)| {
@@ -48,8 +47,8 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap().to_string_lossy().into_owned()
 }
 
-/// A package whose examples the programs are. Outside the workspace, of which everything has to
-/// compile; with its lock file.
+/// A package with the programs as its examples, and a lock file. It is outside of the workspace, in
+/// which everything must compile.
 fn project(programs: &[PathBuf]) -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let project = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ui");
@@ -78,7 +77,7 @@ fn project(programs: &[PathBuf]) -> PathBuf {
     project
 }
 
-/// What the compiler refuses in the project's examples, and its own words.
+/// The errors in the project's examples, and the compiler's messages.
 fn check(project: &Path) -> (BTreeSet<Refusal>, String) {
     let output = Command::new(env!("CARGO"))
         .args([

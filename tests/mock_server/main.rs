@@ -1,5 +1,4 @@
-//! Works on a SQLite ledger with 64 events in flight, and says on its output what it was told,
-//! until it is killed.
+//! !Uses a SQLite ledger with 64 events in flight, and prints the responses, until it is killed.
 
 use std::{
     error::Error,

@@ -1,12 +1,12 @@
-//! A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both,
-//! on any store. As `service reconcile FOLDER` it is one of the processes that the tests of
-//! `reconcile` kill.
+//! !A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both,
+//! on any store. As `service reconcile FOLDER` it is one of the processes in the tests of
+//! `reconcile`.
 //!
 //! With the arguments `in-memory <bytes>` it is a receiver with the memory ledger and that budget
 //! for unverified bodies.
 //!
-//! It says `ready <port>` when it is, and ends when its standard input does, so that none outlives
-//! the tests.
+//! It prints `ready <port>` when it is ready, and ends when its standard input is closed, so that
+//! it does not outlive the tests.
 
 mod reconcile;
 
@@ -45,18 +45,18 @@ use tracing::{Level, Metadata, Subscriber, field::Visit, span};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What this process is; there is one, and crash points are plain functions.
+/// This process. It is global because crash points are plain functions.
 static SERVICE: OnceLock<Service> = OnceLock::new();
 
 struct Service {
     setup: Setup,
     journal: Journal,
-    /// How many times the crash point was passed at which this process is to die.
+    /// How often the crash point at which this process dies was passed.
     passed: AtomicU32,
     dice: Mutex<fastrand::Rng>,
-    /// Which event the work in a task is about. A crash point tells its name alone.
+    /// The event of each task, since a crash point has only a name.
     at_work_on: Mutex<HashMap<tokio::task::Id, EventId>>,
-    /// Which event a handler was begun for in a task.
+    /// The event that a handler was started for in each task.
     tried: Mutex<HashMap<tokio::task::Id, EventId>>,
 }
 
@@ -73,8 +73,7 @@ impl Service {
         throw(&mut self.dice.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes up to half the time that handling takes, and never none, so that the work is then in a
-    /// task of its own.
+    /// Takes up to half the handling time, and never none, so that the work is in its own task.
     async fn work(&self) {
         let most = self.setup.handling * 1000 / 2;
         let took = self.dice(|dice| dice.u64(1..=most.max(1)));
@@ -89,7 +88,7 @@ impl Service {
         Verifier::authpi(KeyRing::new().with("crash", SECRET))
     }
 
-    /// What the task that asks is about, if a handler has ended there.
+    /// The event of the current task, if a handler has ended there.
     fn at_hand(&self) -> Option<EventId> {
         let task = tokio::task::try_id()?;
         self.at_work_on
@@ -99,7 +98,7 @@ impl Service {
             .copied()
     }
 
-    /// What the task that asks tries to handle, or has tried.
+    /// The event that the current task handles, or has handled.
     fn tried(&self) -> Option<EventId> {
         let task = tokio::task::try_id()?;
         self.tried
@@ -216,7 +215,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// For many peers that send what they want, as slowly as they want.
+/// For many peers that send anything, at any speed.
 async fn in_memory(max_unverified_bytes: usize) -> Result<()> {
     allow_open_files(4096)?;
     let handlers = Handlers::new(()).on(async |_: Event<UserUpdated>, _: Context<()>| Ok(()));
@@ -258,7 +257,7 @@ fn nats(service: &Service, name: &str) -> NatsOptions {
         .ack_wait(service.lease())
 }
 
-/// What happens at a crash point.
+/// The action at a crash point.
 fn pass(point: &'static str) {
     let service = Service::get();
     if matches!(point, "completed" | "committed")
@@ -276,7 +275,7 @@ fn pass(point: &'static str) {
             .journal
             .write(&Entry::Dying(service.process(), point.to_owned()));
         let _ = kill_process(getpid(), Signal::KILL);
-        // It comes at once, and nothing happens in between.
+        // The signal arrives immediately, and nothing happens in between.
         loop {
             std::thread::park();
         }
@@ -292,7 +291,7 @@ where
     H: Clone + Send + Sync + 'static,
 {
     let receiver = Receiver::inline(ENDPOINT, Service::verifier(), ledger, handlers);
-    // Longer than a lease, so that whoever waits for the dead sees their lease run out.
+    // Longer than a lease, so that a delivery that waits for a dead process sees its lease expire.
     let receiver = receiver
         .lease(service.lease())
         .in_flight_wait(service.lease() * 2);
@@ -319,7 +318,7 @@ where
         .lease(service.lease())
         .poll_interval(pause * 5)
         .backoff(pause, pause * 5);
-    // Being killed must not use up an event's attempts.
+    // Kills must not use up an event's attempts.
     let worker = worker.max_attempts(10_000).build()?;
     match service.setup.role {
         Role::Receiver => serve(Some(receiver.build()?), None).await,
@@ -358,7 +357,7 @@ fn ready(port: u16) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Writes the effect into the journal.
+/// Writes the effect to the journal.
 fn journaled() -> Handlers<()> {
     Handlers::new(()).on(async |event: Event<UserUpdated>, cx: Context<()>| {
         let (service, id) = begin(&event, &cx).await?;
@@ -371,7 +370,7 @@ fn journaled() -> Handlers<()> {
     })
 }
 
-/// Writes the effect into a table of the ledger's database, with the completion of the claim.
+/// Writes the effect to a table in the ledger's database, with the completion of the claim.
 fn written_to_sqlite() -> Handlers<(), Sqlite> {
     Handlers::new(()).on_tx(
         async |event: Event<UserUpdated>, cx: Context<()>, mut tx: Tx<Sqlite>| {
@@ -385,7 +384,7 @@ fn written_to_sqlite() -> Handlers<(), Sqlite> {
     )
 }
 
-/// As the one before; the ledger may be under an inbox of another kind.
+/// The same; the ledger may be under another inbox.
 fn written_to_postgres<L>(prefix: &str) -> Handlers<(), L>
 where
     L: Transactional<Connection = PgConnection>,
@@ -406,7 +405,7 @@ where
     )
 }
 
-/// The part of an attempt before its effect, if it comes to one.
+/// The part of an attempt before its effect, if it has one.
 async fn begin(
     event: &Event<UserUpdated>,
     cx: &Context<()>,
@@ -435,7 +434,7 @@ async fn begin(
     Ok((service, id))
 }
 
-/// The rest of an attempt after its row was written: that it fails then must undo it.
+/// The rest of an attempt after its row was written: if it fails now, the row must be rolled back.
 async fn end_tx(service: &Service, id: EventId) -> std::result::Result<(), HandlerError> {
     end(service, id).await;
     if service.fails() {
@@ -445,7 +444,7 @@ async fn end_tx(service: &Service, id: EventId) -> std::result::Result<(), Handl
     }
 }
 
-/// The rest of an attempt after its effect, or after it came to none.
+/// The rest of an attempt after its effect, or without one.
 async fn end(service: &Service, id: EventId) {
     service.work().await;
     if let Some(task) = tokio::task::try_id() {
@@ -484,8 +483,8 @@ impl Subscriber for Log {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Writes into the journal which leases were lost and which completions failed. The metrics count
-/// each of them, while log lines are limited.
+/// Writes lost leases and failed completions to the journal. Metrics count each of them, while log
+/// lines are rate-limited.
 struct Counts;
 
 impl Recorder for Counts {

@@ -1,4 +1,4 @@
-//! One of several processes that reconcile on one ledger, for the tests of `reconcile` to kill.
+//! !One of several processes that reconcile on one ledger, killed by the tests of `reconcile`.
 
 use std::{path::Path, time::Duration};
 
@@ -14,12 +14,12 @@ use authpi_sdk::{
 
 use crate::Result;
 
-/// Long enough to be renewed in time on a busy machine; whoever follows on a process that was
-/// killed waits for it to run out.
+/// Long enough to be renewed in time on a busy machine; the successor of a killed process waits
+/// until it expires.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// Reconciles from the AuthPI that the environment names, with ledger and watermark in `folder`.
-/// Prints a line for each event that it handles, and one when it has caught up.
+/// Reconciles with the AuthPI in the environment, with ledger and watermark in `folder`. Prints a
+/// line for each handled event, and one when it has caught up.
 pub(crate) async fn run(folder: &Path) -> Result<()> {
     let handlers = Handlers::new(()).fallback(async |event: Event, _: Context<()>| {
         println!("handled {}", event.id());

@@ -1,4 +1,4 @@
-//! Handlers take no event that nobody verified.
+//! !Handlers do not accept an unverified event.
 
 use authpi_sdk::{event::Event, handlers::Handlers};
 

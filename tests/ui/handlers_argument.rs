@@ -1,5 +1,5 @@
-//! A handler's argument is an event of a type that AuthPI has, and its answer is the SDK's
-//! `Result`.
+//! !A handler's argument is an event of one of AuthPI's types, and it returns the SDK's
+//! `HandlerResult`.
 
 use authpi_sdk::{
     event::{Event, payload::User},

@@ -1,5 +1,4 @@
-//! JetStream hands out what comes next, whomever it is about, so that order per user cannot be
-//! asked of it.
+//! !JetStream delivers the next message, whatever its subject, so order per user is not available.
 
 use authpi_sdk::{
     event::Subject,

@@ -1,4 +1,4 @@
-//! An inbox that keeps no order cannot be asked for one.
+//! !An inbox without ordering does not offer `ordered_by`.
 
 use authpi_sdk::{
     event::Subject,

@@ -1,5 +1,4 @@
-//! A receiver that answers after handling needs somewhere to remember what it handled, and a
-//! verifier.
+//! !An inline receiver needs a ledger and a verifier.
 
 use std::collections::HashSet;
 

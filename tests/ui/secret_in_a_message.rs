@@ -1,4 +1,4 @@
-//! A secret is not written into a message by accident.
+//! !A secret cannot be formatted into a message.
 
 use authpi_sdk::signature::{KeyRing, Secret};
 

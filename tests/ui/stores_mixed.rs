@@ -1,5 +1,5 @@
-//! A handler that writes in one store's transaction cannot run over another, nor where there is no
-//! transaction.
+//! !A handler that writes in one store's transaction cannot run with another store, nor without
+//! transactions.
 
 use authpi_sdk::{
     event::{

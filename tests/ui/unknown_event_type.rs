@@ -1,5 +1,5 @@
-//! A type that this version does not know cannot be made or matched by its name, so naming it later
-//! breaks nobody.
+//! !A type that this version does not know cannot be created or matched by name, so adding its name
+//! later breaks no code.
 
 use authpi_sdk::event::{EventType, UnknownEventType};
 

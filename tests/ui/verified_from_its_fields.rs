@@ -1,4 +1,4 @@
-//! Only a verifier makes something verified; its fields are nobody else's.
+//! !Only a verifier creates verified values; their fields are private.
 
 use authpi_sdk::signature::Verified;
 

@@ -1,4 +1,4 @@
-//! No answer, half an answer, or one that is not what is due.
+//! !No response, half a response, or an unexpected one.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use super::{
     shown, spec,
 };
 
-/// After which a call is given up whose answer never comes.
+/// The timeout of a call without a response.
 const SOON: Duration = Duration::from_millis(500);
 
-/// Gives `attempt` more time from one to the next, until all has come that comes at all.
+/// Repeats `attempt` with growing timeouts, until everything has arrived.
 async fn until_it_has_come<T>(attempt: impl AsyncFn(Duration) -> Option<T>) -> T {
     for limit in [SOON, 10 * SOON] {
         if let Some(reported) = attempt(limit).await {
@@ -243,7 +243,7 @@ async fn a_tls_handshake_that_fails_means_that_nothing_ran() {
 
 #[tokio::test]
 async fn a_tls_handshake_that_stalls_means_that_nothing_ran() {
-    // It waits for a request in plain text.
+    // It waits for a plain-text request.
     let peer = Peer::replying(Reply::json(200, "{}")).await;
     let base_url = peer.base_url.replace("http:", "https:");
     let client = peer
@@ -386,7 +386,7 @@ async fn a_one_time_secret_is_found_under_auth_first_and_else_at_the_top_level()
             Some("tok_very_secret"),
         ),
         (webhook(r#""type":"none""#, ""), None, None),
-        // A secret that this version does not know, and a member that it does not know and is none.
+        // An unknown secret, and an unknown member that is not one.
         (
             webhook(
                 &format!(r#"{under},"other_plain":"very_secret","rotated_at":1"#),
@@ -405,7 +405,7 @@ async fn a_one_time_secret_is_found_under_auth_first_and_else_at_the_top_level()
         ),
     ];
     for (body, secret, token) in cases {
-        // The guide's example has no envelope, the SDK wants one: both are read.
+        // The guide's example has no envelope, the SDK requires one: both are accepted.
         for body in [
             format!(r#"{{"data":{body}}}"#),
             format!(r#"{{"data":{body},"new":1}}"#),
@@ -490,8 +490,8 @@ async fn an_event_of_the_log_reads_back_as_it_was_written() {
     let written = serde_json::to_string(&read).unwrap();
     assert_eq!(written, event);
     assert_eq!(serde_json::from_str::<LoggedEvent>(&written).unwrap(), read);
-    // Bare, an event has a `data` of its own, which is not an envelope; and an envelope may get a
-    // new member.
+    // Without an envelope, an event has its own `data`, which is not an envelope. An envelope may
+    // get new members.
     for body in [event.to_owned(), format!(r#"{{"new":1,"data":{event}}}"#)] {
         let peer = Peer::replying(Reply::json(200, &body)).await;
         assert_eq!(

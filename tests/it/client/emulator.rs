@@ -40,7 +40,7 @@ pub(super) fn client(emulator: &Emulator) -> Client {
         .expect("the emulator's credentials make a client")
 }
 
-/// An endpoint that refuses deliveries until it is told to accept them.
+/// An endpoint that refuses deliveries until it is switched.
 pub(super) async fn endpoint() -> (String, Arc<AtomicBool>) {
     let accepts = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&accepts);

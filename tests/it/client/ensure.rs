@@ -1,4 +1,4 @@
-//! The webhook that a service declares, from one replica and from many.
+//! !The webhook that a service declares, with one replica and with many.
 
 use std::{
     collections::HashSet,
@@ -30,7 +30,7 @@ use super::{
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// An emulator whose webhooks are two days old as soon as they are made: no answer is replayed any
+/// An emulator whose webhooks are two days old when they are created: no response is replayed any
 /// more.
 async fn two_days_ago() -> (Emulator, Client) {
     let then = SystemTime::now() - Duration::from_hours(48);
@@ -143,7 +143,7 @@ async fn a_webhook_that_was_deleted_is_made_again_though_its_answer_is_replayed(
         );
         client.webhooks().delete(id).await?;
     }
-    // Secrets of what is gone are trusted for a while, and not as if they were good for ever.
+    // Secrets of a deleted webhook are accepted for a while, not for ever.
     client
         .webhooks()
         .ensure(&spec(), &secrets)
@@ -220,7 +220,7 @@ async fn a_lost_secret_is_told_and_nothing_changed_until_renewal_is_asked_for() 
 
 #[tokio::test]
 async fn a_secret_that_another_replica_is_about_to_keep_is_waited_for() -> Outcome {
-    /// What it keeps shows only when it has been asked a few times.
+    /// A store that shows its content only after several reads.
     struct Late(MemorySecretStore, AtomicU32);
     impl SecretStore for Late {
         async fn load(&self, endpoint: &str) -> Result<Vec<StoredSecret>, SecretStoreError> {
@@ -316,7 +316,7 @@ async fn a_webhook_whose_secret_is_in_the_store_is_adopted() -> Outcome {
         matches!(&adopted, Ensured::Updated(_, diff) if diff.members == ["metadata"]),
         "{adopted}"
     );
-    // From now on its mark tells, too.
+    // From now on its mark identifies it, too.
     assert_eq!(adopted.endpoint().webhook.id, by_hand.webhook.id);
     assert!(matches!(
         client.webhooks().ensure(&spec(), &secrets).await?,
@@ -387,8 +387,8 @@ async fn a_store_that_fails_is_told_with_its_cause_and_tried_again_later() -> Ou
     Ok(())
 }
 
-/// AuthPI as a server of one webhook: a POST makes it, or is a replay without secrets; how a `get`
-/// is answered is up to the test.
+/// AuthPI as a server of one webhook: a POST creates it, or is a replay without secrets. The test
+/// decides how a `get` is answered.
 async fn one_webhook(
     replayed: bool,
     get: impl Fn(&serde_json::Value) -> Reply + Send + Sync + 'static,
@@ -445,7 +445,7 @@ async fn a_replay_without_secrets_takes_no_kept_secrets_place() -> Outcome {
     let mut kept = StoredSecret::new("acc_1", "wh_1", jiff::Timestamp::from_millisecond(7)?);
     kept.secret = Some("whs_1".into());
     secrets.save("users", &kept).await?;
-    // The list does not show it at first, so that the replica asks for it.
+    // The list does not show it at first, so the replica asks for it.
     let _ = peer
         .client()
         .webhooks()
@@ -582,7 +582,7 @@ async fn a_spec_that_cannot_be_meant_is_refused_before_anything_is_sent() {
 
 // From here on: processes.
 
-/// A folder of its own for a test, gone with it.
+/// A temporary folder, removed with the test.
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
@@ -611,7 +611,7 @@ impl Drop for Folder {
 
 const REPLICA: &str = "AUTHPI_IT_REPLICA";
 
-/// What a process is to ensure: one of two specs, with its secrets in this file.
+/// A process that ensures one of two specs, with its secrets in this file.
 fn replica(emulator: &Emulator, secrets: &Path, which: usize) -> Child {
     Command::new(env::current_exe().expect("a test knows where it is"))
         .args([
@@ -630,7 +630,7 @@ fn replica(emulator: &Emulator, secrets: &Path, which: usize) -> Child {
         .expect("the test's own program starts")
 }
 
-/// One of the processes below; and where nobody started it as one, a replica of its own.
+/// One of the processes below. If it was not started as one, a single replica.
 #[tokio::test]
 async fn a_process_ensures_what_its_environment_says() -> Outcome {
     let Ok(which) = env::var(REPLICA) else {
@@ -662,7 +662,7 @@ async fn a_process_ensures_what_its_environment_says() -> Outcome {
     Ok(())
 }
 
-/// Lets all begin at once, and tells what each of them ended with.
+/// Starts all at the same time, and returns each result.
 fn together(mut replicas: Vec<Child>) -> Vec<String> {
     let mut outputs: Vec<_> = replicas
         .iter_mut()

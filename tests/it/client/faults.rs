@@ -1,8 +1,8 @@
-//! Operation × fault × policy: how many attempts, what took place at the emulator, and what the
-//! caller is told.
+//! !Operation × fault × policy: the number of attempts, what happened at the emulator, and what the
+//! caller gets.
 //!
-//! The table is `tests/golden/faults.txt`. Whatever it says, three things hold for each line of it:
-//! nothing takes place twice, a success means that it took place, and an error that says it did not
+//! The table is `tests/golden/faults.txt`. For each of its lines, three rules must hold: nothing
+//! takes effect twice, a success means that it took effect, and an error that says that it did not
 //! run means that it did not.
 
 use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
@@ -23,10 +23,10 @@ use crate::{
     servers::faults::{Fault, Faulty},
 };
 
-/// How long an attempt may take where a fault stalls. All stalls wait at the same time.
+/// The timeout of an attempt that stalls. All stalls wait at the same time.
 const STALLED: Duration = Duration::from_secs(2);
 
-/// What is called.
+/// The operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     WhoAmI,
@@ -88,7 +88,7 @@ impl What {
         }
     }
 
-    /// The description's name for it.
+    /// Its name in the description.
     fn operation(self) -> &'static str {
         match self {
             Self::WhoAmI => "me.get",
@@ -126,13 +126,13 @@ impl What {
         matches!(self, Self::Redeliver | Self::RedeliverFailed)
     }
 
-    /// The caller has said that it may be done twice.
+    /// Whether the caller permits it to run twice.
     fn may_be_twice(self) -> bool {
         self == Self::UpdateRepeatedWithoutEtag
     }
 }
 
-/// Which attempts the fault hits, and what the client does about it.
+/// Which attempts the fault affects, and the client's policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Once,
@@ -152,7 +152,7 @@ impl How {
     }
 }
 
-/// What came of it.
+/// The result.
 struct Came {
     requests: usize,
     effects: usize,
@@ -241,7 +241,7 @@ fn client(base_url: &str, emulator: &Emulator) -> authpi_sdk::client::ClientBuil
     builder.api_key(emulator.key_id(), emulator.key_secret())
 }
 
-/// What there is to call with.
+/// The arguments of the calls.
 struct Args<'a> {
     id: &'a str,
     etag: &'a ETag,
@@ -308,7 +308,7 @@ async fn call(client: &Client, what: What, args: &Args<'_>) -> Result<&'static s
             .delete(id)
             .await
             .map(|deleted| applied(deleted.applied)),
-        // It has all of the call's time, unless it is told otherwise.
+        // Its timeout is the call's, unless set.
         What::Redeliver => webhooks
             .redeliver(id, delivery)
             .attempt_timeout(attempt)
@@ -322,7 +322,7 @@ async fn call(client: &Client, what: What, args: &Args<'_>) -> Result<&'static s
     }
 }
 
-/// How often it took place.
+/// How often it took effect.
 async fn effects(direct: &Client, what: What, id: &str) -> usize {
     let happened = async |event_type: EventType| {
         let events = direct.events().list().event_types([event_type]).await;
@@ -378,7 +378,7 @@ async fn whatever_goes_wrong_with_whatever_call_it_takes_place_once_at_most() {
         .into_iter()
         .flat_map(|what| Fault::ALL.map(|fault| (what, fault)));
     let lines = lines.flat_map(|(what, fault)| How::ALL.map(|how| (what, fault, how)));
-    // A call is not to run into its own deadline because of the others.
+    // A call must not reach its own deadline because of the others.
     let (busy, stalling) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(24)));
     let mut all = JoinSet::new();
     for (number, (what, fault, how)) in lines.enumerate() {
@@ -439,7 +439,7 @@ fn the_table_has_every_operation_of_the_description() {
     let described: BTreeSet<_> = include_str!("../../../openapi/authpi.yaml")
         .lines()
         .filter_map(|line| line.trim().strip_prefix("operationId: "))
-        // What AuthPI calls.
+        // AuthPI makes this call.
         .filter(|id| *id != "deliveries.receive")
         .collect();
     assert_eq!(

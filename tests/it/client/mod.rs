@@ -1,11 +1,9 @@
-//! The client against the emulator, and against peers that answer as AuthPI never should.
+//! !The client against the emulator, and against servers that respond as AuthPI never should.
 //!
-//! `emulator` goes through every operation; `peer` is a server that says exactly what a test tells
-//! it to say and writes down what it was asked; `faults`, `retries` and `tokens` are about calls
-//! that are made again; `requests` looks at what the client sends, `refusals` at what it makes of
-//! answers that are no success, `broken` at answers that are no answers, `odd` at answers with odd
-//! members, and `settings` at clients that must not be built. A test named `mistake_<n>_…` proves
-//! that one of the mistakes found in well-known SDKs is not made here.
+//! `emulator` covers every operation. `peer` is a server with scripted responses that records its
+//! requests. `faults`, `retries` and `tokens` are about retries. `requests` checks what the client
+//! sends, `refusals` its handling of error responses, `broken` of missing and malformed responses,
+//! `odd` of unexpected members, and `settings` covers clients that must not be built.
 
 mod broken;
 mod emulator;
@@ -28,8 +26,7 @@ use std::error::Error as _;
 
 use authpi_sdk::{client::Error, client::WebhookSpec, event::EventType};
 
-/// All that an error shows of itself to a log: its message, its debug output, and those of its
-/// causes.
+/// Everything that an error shows to a log: its message, its debug output, and those of its causes.
 fn shown(error: &Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     let causes: Vec<_> = causes

@@ -1,5 +1,5 @@
-//! Answers in which a member is odd: it is put right, or left out, and its neighbours are read as
-//! ever.
+//! !Responses with an unexpected member: it is corrected or omitted, and the others are read as
+//! usual.
 
 use authpi_sdk::{
     client::Error,
@@ -15,7 +15,7 @@ const WEBHOOK: &str = r#"{"id":"wh_1","account_id":"a","status":"active","name":
 const DELIVERY: &str = r#"{"id":"d_1","webhook_id":"wh_1","event_id":"e_1","event_type":"user.created","status":"failed","attempt_count":1,"attempt_budget":5,"last_error":"refused","last_response_status":500,"created_at":1}"#;
 const EVENT: &str = r#"{"spec":"1.0","id":"evt_1","trace":"t","type":"user.created","source":"s","trigger":"x","auth":{"a":2.0},"subject":{"user_id":"u"},"timestamp":1709139600000,"data":{"n":12345678901234567890123}}"#;
 
-/// A page of three: the same item, one with `odd` in the place of `plain`, and the same item again.
+/// A page of three items: the same twice, and in between one with `odd` instead of `plain`.
 fn page(item: &str, plain: &str, odd: &str) -> String {
     let changed = item.replacen(plain, odd, 1);
     assert_ne!(item, changed, "{plain} is not in {item}");
@@ -73,7 +73,7 @@ async fn half_a_surrogate_pair_in_a_list_is_read_as_a_replacement() -> Result<()
         (3, 0)
     );
 
-    // What is kept as it came, is kept as it came.
+    // Unchanged members stay unchanged.
     let odd = EVENT
         .replace(r#""trace":"t""#, r#""trace":"t\ud83d""#)
         .replace(r#""n":"#, r#""\udc00":"\ud83d","n":"#);
@@ -296,7 +296,7 @@ async fn an_odd_neighbour_stops_no_ensure_unless_it_may_be_the_one_that_is_looke
             ),
         }
     }
-    // It made nothing: another webhook of the same name and URL would take its place.
+    // It created nothing: another webhook with the same name and URL would replace it.
     let list = peer(page(WEBHOOK, WEBHOOK, &named(r#""users""#, "null"))).await;
     let error = list
         .client()

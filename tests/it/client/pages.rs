@@ -100,7 +100,7 @@ async fn an_error_keeps_what_came_before_and_the_same_page_comes_after_it() -> R
             match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
                 left.checked_sub(1)
             }) {
-                // A refusal that no policy repeats.
+                // An error that no policy retries.
                 Ok(_) => Reply::json(403, r#"{"error":"access_denied"}"#),
                 Err(_) => page(&["wh_3"], Some("c2")),
             }
@@ -127,7 +127,7 @@ async fn an_error_keeps_what_came_before_and_the_same_page_comes_after_it() -> R
     );
     assert_eq!(peer.asked().len(), 2);
 
-    // Elsewhere, from the cursor that was kept …
+    // Elsewhere, from the saved cursor …
     let mut elsewhere = peer.client().webhooks().list().cursor("c1").items();
     assert_eq!(elsewhere.cursor(), Some("c1"));
     assert_eq!(elsewhere.next().await.unwrap()?.id, "wh_3");
@@ -209,7 +209,7 @@ async fn a_list_whose_cursors_come_round_again_ends_with_an_error() {
     );
     assert_eq!(seen, ["wh_1", "wh_2", "wh_1"]);
     assert_eq!(peer.asked().len(), 3);
-    // Also where the list began in its middle.
+    // Also if the list started in the middle.
     let mut pages = peer.client().webhooks().list().cursor("c1").pages();
     assert!(pages.next().await.unwrap().is_ok());
     assert!(pages.next().await.unwrap().is_ok());
@@ -246,7 +246,7 @@ async fn a_page_that_says_more_and_names_no_cursor_is_an_error_and_no_end() -> R
         );
         assert_eq!(error.operation(), Some("webhooks.listDeliveries"));
         assert!(!items.is_finished() && items.next().await.is_none());
-        // The page that hid the next one is asked for again.
+        // The page that did not contain the next cursor is requested again.
         assert_eq!(items.cursor(), Some("c1"));
         items.resume();
         assert!(items.next().await.is_none() && items.is_finished());

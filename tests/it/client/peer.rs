@@ -1,4 +1,4 @@
-//! A server that says exactly what it is told to say.
+//! !A server with scripted responses.
 
 use std::{
     pin::pin,
@@ -16,19 +16,19 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What to do with a request that was read.
+/// What to do with a request.
 #[derive(Clone)]
 pub(super) enum Reply {
     /// Write these bytes and close.
     Bytes(Vec<u8>),
-    /// Write these bytes and keep the connection open, without another word.
+    /// Write these bytes and keep the connection open, without any more.
     Stall(Vec<u8>),
-    /// Write these bytes again and again until the client has had enough.
+    /// Write these bytes repeatedly until the client gives up.
     Endless(Vec<u8>, Vec<u8>),
 }
 
 impl Reply {
-    /// A whole answer.
+    /// A complete response.
     pub(super) fn new(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
         let headers: Vec<_> = headers
             .iter()
@@ -46,7 +46,7 @@ impl Reply {
     }
 }
 
-/// A request as it came.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     /// `POST /v1/…`
@@ -56,7 +56,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// The value of a header, if it came once.
+    /// The value of a header, if there is exactly one.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.head.lines().filter_map(|line| {
             let (key, value) = line.split_once(':')?;
@@ -68,7 +68,7 @@ impl Asked {
     }
 }
 
-/// The server: it answers each request by a function of its request line.
+/// The server: a function of the request line returns the response.
 pub(super) struct Peer {
     pub(super) base_url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -76,12 +76,12 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The same reply to everything.
+    /// The same response to every request.
     pub(super) async fn replying(reply: Reply) -> Self {
         Self::answering(move |_| reply.clone()).await
     }
 
-    /// One reply after the other, and the last one for ever.
+    /// One response after the other, repeating the last one.
     pub(super) async fn in_turn(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies: Vec<_> = replies.into_iter().collect();
         let next = AtomicUsize::new(0);
@@ -110,7 +110,7 @@ impl Peer {
                     };
                     let reply = reply(&request);
                     seen.lock().unwrap().push(request);
-                    // A client that has gone is what some tests are about.
+                    // Some tests are about clients that have gone.
                     let _ = write(&mut connection, reply).await;
                 });
             }
@@ -122,7 +122,7 @@ impl Peer {
         }
     }
 
-    /// What it was asked so far, `/v1/me` left out.
+    /// The recorded requests, without `/v1/me`.
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.asked
             .lock()
@@ -133,15 +133,16 @@ impl Peer {
             .collect()
     }
 
-    /// How often it was asked who the caller is.
+    /// The number of requests for `/v1/me`.
     pub(super) fn asked_who(&self) -> usize {
         let all = self.asked.lock().unwrap().len();
         all - self.asked().len()
     }
 
-    /// Lets so much time pass at once for `call`, as soon as the peer has been asked so often.
+    /// Advances the clock by this time during `call`, when the peer has received this number of
+    /// requests.
     ///
-    /// Only on a runtime of one thread.
+    /// Only on a single-threaded runtime.
     pub(super) async fn delaying<T>(
         &self,
         by: Duration,
@@ -162,7 +163,7 @@ impl Peer {
         call.await
     }
 
-    /// A client of it that knows its account, and sends each call once.
+    /// A client of it that knows its account, without retries.
     pub(super) fn client(&self) -> Client {
         self.builder()
             .account("acc_1")

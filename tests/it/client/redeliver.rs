@@ -1,4 +1,4 @@
-//! Deliveries sent again, and what happens to them.
+//! !Redeliveries and their results.
 
 use std::{
     sync::{
@@ -83,7 +83,7 @@ fn list(deliveries: &[serde_json::Value]) -> Reply {
     )
 }
 
-/// A server that takes its time: what it lists is another with each look.
+/// A slow server: its list changes with each request.
 async fn slow(looks: Vec<Vec<serde_json::Value>>) -> (Peer, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
@@ -107,7 +107,7 @@ async fn an_old_failure_is_no_outcome_and_an_unknown_status_is_one_when_nothing_
             delivery("d_2", "failed", 3, None),
             delivery("d_3", "failed", 3, None),
         ],
-        // Not sent yet: as before.
+        // Not sent yet: no change.
         vec![
             delivery("d_1", "failed", 3, None),
             delivery("d_2", "failed", 3, None),
@@ -134,7 +134,7 @@ async fn an_old_failure_is_no_outcome_and_an_unknown_status_is_one_when_nothing_
         (done.total, done.succeeded, done.failed, done.unknown),
         (3, 1, 1, 1)
     );
-    // The answer alone is a change, too.
+    // The response alone is a change, too.
     assert_eq!(reported, [(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 1, 1)]);
     Ok(())
 }

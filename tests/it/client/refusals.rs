@@ -1,4 +1,4 @@
-//! Answers that say no.
+//! !Error responses.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Calls that are made again, and those that are not.
+//! !Calls that are retried, and calls that are not.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -40,7 +40,7 @@ const STALE: &str =
     r#"{"error":"precondition_failed","error_description":"stale","retryable":false}"#;
 const IN_FLIGHT: &str = r#"{"error":"conflict","error_description":"in flight","retryable":true}"#;
 
-/// The default policy, without its pauses.
+/// The default policy without pauses.
 fn at_once() -> RetryPolicy {
     RetryPolicy::default().backoff(ExponentialBackoff::new(Duration::ZERO, Duration::ZERO))
 }
@@ -153,7 +153,7 @@ async fn a_key_that_was_used_for_another_call_is_an_error_that_says_so() {
         error.to_string().contains("used for another call"),
         "{error}"
     );
-    // A body that is wrong by itself is another matter.
+    // An invalid body is a different error.
     let wrong = spec().events(["no.such".into()]);
     let error = client
         .webhooks()
@@ -180,7 +180,7 @@ async fn the_same_call_under_way_is_waited_for_and_another_conflict_is_not() {
         (peer.asked().len(), error.retry_stop()),
         (1, Some(RetryStop::Permanent))
     );
-    // Without a key there is no same call.
+    // Without a key, there is no "same call".
     let peer = Peer::replying(busy).await;
     let call = client(&peer)
         .webhooks()
@@ -207,13 +207,13 @@ async fn no_other_refusal_is_repeated() {
 
 #[tokio::test]
 async fn what_is_set_up_wrong_is_not_tried_again_and_a_network_that_is_down_is() {
-    // Nobody listens.
+    // A port without a listener.
     let free = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
         .local_addr()
         .unwrap();
-    // Somebody listens who knows no TLS; somebody whom nobody vouches for.
+    // A server without TLS, and one with an untrusted certificate.
     let plain = Peer::replying(Reply::json(200, "{}")).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let no_tls = format!("https://{}", listener.local_addr().unwrap());
@@ -260,7 +260,7 @@ async fn what_is_set_up_wrong_is_not_tried_again_and_a_network_that_is_down_is()
     assert!(plain.asked().is_empty());
 }
 
-/// A server with a certificate that it has signed itself.
+/// A server with a self-signed certificate.
 fn untrusted() -> String {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()])
         .expect("a certificate can be made");
@@ -451,7 +451,7 @@ async fn clones_of_a_client_spend_one_budget_and_an_outage_is_not_multiplied() {
     for call in calls {
         out_of_budget += usize::from(call.await.unwrap().retry_stop() == Some(RetryStop::Budget));
     }
-    // Four repeats, and one more for every five seconds that this took.
+    // Four retries, and one more for every five seconds that this took.
     assert!(
         (34..=36).contains(&peer.asked().len()),
         "{} requests",
@@ -499,7 +499,7 @@ async fn a_412_after_a_lost_answer_is_ours_only_if_the_change_is_there() {
             }
         }
     }
-    // A 412 to the first attempt is what it says.
+    // A 412 to the first attempt is returned as it is.
     let peer = Peer::in_turn([Reply::json(412, STALE), webhook("ours")]).await;
     let error = client(&peer)
         .webhooks()
@@ -512,7 +512,7 @@ async fn a_412_after_a_lost_answer_is_ours_only_if_the_change_is_there() {
         "{error:?}"
     );
     assert_eq!(peer.asked().len(), 1);
-    // A webhook that is gone is not the changed one.
+    // A deleted webhook is not the changed one.
     let gone = Reply::json(404, NOT_FOUND);
     let peer = Peer::in_turn([broken(), gone.clone(), gone]).await;
     let error = client(&peer)
@@ -522,7 +522,7 @@ async fn a_412_after_a_lost_answer_is_ours_only_if_the_change_is_there() {
         .await
         .unwrap_err();
     assert!(error.is_not_found(), "{error:?}");
-    // A look that fails leaves the refusal, with its own failure as the cause.
+    // If the check fails, the 412 is returned with that failure as its cause.
     let peer = Peer::in_turn([broken(), Reply::json(412, STALE), Reply::new(403, &[], "")]).await;
     let error = client(&peer)
         .webhooks()
@@ -615,7 +615,7 @@ async fn what_is_not_there_is_deleted_where_authpi_says_so_and_nobody_else() {
         "a gateway knows of no webhooks: {error}"
     );
 
-    // A deleted webhook that can still be read, and one that another has changed; also where an
+    // A deleted webhook that can still be read, and one that another caller has changed; also if an
     // earlier process deleted it.
     let deleted = WEBHOOK.replace(r#""events""#, r#""status":"deleted","events""#);
     for (seen, gone) in [(deleted.as_str(), true), (WEBHOOK, false)] {
@@ -676,7 +676,7 @@ async fn a_call_tells_its_span_everything_but_secrets() {
     }
 }
 
-/// A number that is one of ten.
+/// One in this number of responses is dropped.
 const TENTH: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -692,8 +692,7 @@ async fn ten_thousand_creates_with_one_reply_in_ten_dropped_make_ten_thousand_we
         }
     })
     .await;
-    // With the default of five attempts one call in a hundred thousand meets a dropped reply each
-    // time.
+    // With the default of five attempts, one call in a hundred thousand has every response dropped.
     let pauses = ExponentialBackoff::new(Duration::from_millis(2), Duration::from_millis(20));
     let policy = RetryPolicy::default().max_attempts(20).backoff(pauses);
     let builder = |base_url: &str| {

@@ -1,4 +1,4 @@
-//! Another secret without a delivery that nobody can verify.
+//! !Rotating a secret without a delivery that cannot be verified.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 type Seen = std::sync::Mutex<Vec<String>>;
 
-/// A receiver at an address of its own that notes each event that it handles.
+/// A receiver at its own address that records each handled event.
 async fn receiver(
     ring: Arc<std::sync::OnceLock<KeyRing>>,
 ) -> (String, Arc<Seen>, impl FnOnce(KeyRing)) {
@@ -89,8 +89,8 @@ async fn every_event_is_handled_once_before_during_and_after_a_rotation() -> Out
     let rotation = client.webhooks().rotate("2026-11", &spec, &secrets).await?;
     let second = rotation.new_webhook().id.clone();
     assert_eq!(rotation.old().map(|old| &*old.id), Some(&*first));
-    // The ring does not know it yet: what the second delivers is refused, and the first delivers it
-    // as well.
+    // The ring does not have the new secret yet: deliveries by the second webhook are refused, but
+    // the first one delivers them as well.
     happen().await;
     assert_eq!(rotation.matches(&keys.signatures).new, None);
     assert!(!rotation.in_use(&keys.signatures, Duration::ZERO).await);
@@ -135,7 +135,8 @@ async fn a_rotation_goes_on_where_it_stopped_and_is_done_once() -> Outcome {
         begun.old().unwrap().id.clone(),
         begun.new_webhook().id.clone(),
     );
-    // Whoever began it is gone; and with it, at worst, the secret that it had not kept yet.
+    // The process that started it has gone, and with it, at worst, the secret that it had not
+    // stored yet.
     drop(begun);
     secrets.forget("users", emulator.account_id(), &new).await?;
     let again = rotate().await?;
@@ -144,7 +145,7 @@ async fn a_rotation_goes_on_where_it_stopped_and_is_done_once() -> Outcome {
         (Some(&*old), &*new)
     );
     assert!(again.keys().await?.signatures.names().contains(&new));
-    // `ensure` leaves both alone.
+    // `ensure` changes neither of them.
     let ensured = client.webhooks().ensure(&spec, &secrets).await?;
     assert!(matches!(&ensured, Ensured::Unchanged(_)), "{ensured}");
     assert_eq!(
@@ -159,12 +160,12 @@ async fn a_rotation_goes_on_where_it_stopped_and_is_done_once() -> Outcome {
     both.sort();
     assert_eq!(both, [old, new.clone()]);
     again.finish().await?;
-    // A replica that comes late finds it done.
+    // A late replica finds it done.
     let late = rotate().await?;
     assert_eq!((late.old(), &*late.new_webhook().id), (None, &*new));
     late.finish().await?;
     assert_eq!(ids(&client).await, [new.as_str()]);
-    // And the next one has another name.
+    // The next rotation has another name.
     let next = client.webhooks().rotate("2026-12", &spec, &secrets).await?;
     assert_eq!(next.old().map(|old| &*old.id), Some(&*new));
     Ok(())
@@ -219,7 +220,7 @@ async fn a_rotation_whose_new_webhook_is_gone_leaves_the_old_one() -> Outcome {
     let again = rotate().await?;
     again.finish().await?;
     assert_eq!(ids(&client).await, [again.new_webhook().id.as_str()]);
-    // Both webhooks of the first one are gone now.
+    // Both webhooks of the first rotation are deleted now.
     rotation.finish().await?;
     Ok(())
 }

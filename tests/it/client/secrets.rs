@@ -1,4 +1,4 @@
-//! Stores of secrets: what each of them must do.
+//! !Secret stores: the requirements of each.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
@@ -26,7 +26,7 @@ fn kept(account_id: &str, webhook_id: &str, secret: &str) -> StoredSecret {
     kept
 }
 
-/// What every store must do.
+/// The requirements of every store.
 pub(crate) async fn conforms(store: &impl SecretStore) {
     let load = async |endpoint: &str| {
         let mut all = store.load(endpoint).await.unwrap();
@@ -228,7 +228,7 @@ async fn a_lock_that_is_never_let_go_stops_a_writer_for_a_limited_time_only() {
         .save("users", &kept("acc_1", "wh_1", "whs_1"))
         .await
         .unwrap();
-    // As by a replica that was stopped in the middle of a change.
+    // Like a replica that was stopped in the middle of a change.
     let held = std::fs::File::open(folder.path().join("secrets.json.lock")).unwrap();
     held.lock().unwrap();
     let error = store
@@ -287,7 +287,7 @@ async fn many_writers_of_one_file_lose_nothing() {
             tokio::spawn(async move {
                 let id = format!("wh_{n}");
                 store.save("users", &kept("acc_1", &id, "s")).await.unwrap();
-                // A reader meanwhile sees a whole file.
+                // Meanwhile a reader sees a complete file.
                 assert!(
                     store
                         .load("users")

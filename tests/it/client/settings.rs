@@ -1,16 +1,15 @@
-//! Clients that must not be built, and where settings come from.
+//! !Clients that must not be built, and the sources of settings.
 //!
-//! What depends on the environment runs in a process of its own: the test starts itself again.
+//! Tests that depend on the environment run in a separate process: the test starts itself again.
 
 use std::{env, process::Command};
 
 use authpi_sdk::Client;
 
-/// Whether this is the process that the test started.
+/// Set in the process that the test started.
 const INNER: &str = "AUTHPI_TEST_INNER";
 
-/// Runs the test `name` again, alone, in an environment with these variables and no others of
-/// AuthPI's.
+/// Runs the test `name` again, alone, with only these AuthPI variables.
 fn again(name: &str, variables: &[(&str, &str)]) {
     let mut command = Command::new(env::current_exe().expect("a running test has a program"));
     command
@@ -64,7 +63,7 @@ fn missing_certificates_are_an_error_of_build_and_of_https_only() {
         "the cause is kept"
     );
     assert!(!format!("{error:?}").contains("very_secret"));
-    // An emulator on this machine needs no certificates.
+    // A local emulator needs no certificates.
     Client::builder()
         .base_url("http://127.0.0.1:1")
         .api_key("key_1", "s")

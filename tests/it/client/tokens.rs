@@ -18,8 +18,7 @@ use super::{
 
 const WEBHOOK: &str = r#"{"data":{"id":"wh_1","account_id":"acc_1","name":"n","url":"https://x","auth":{"type":"none"},"events":[],"created_at":1}}"#;
 
-/// A peer that takes the token `good` and no other, and a client of it whose source gives `tokens`
-/// in turn.
+/// A peer that accepts only the token `good`, and a client whose source returns `tokens` in turn.
 async fn peer(tokens: &[&'static str]) -> (Peer, ClientBuilder, Arc<AtomicUsize>) {
     let peer = Peer::answering(|asked| {
         if asked.header("authorization") == Some("Bearer good") {

@@ -1,20 +1,19 @@
-//! Reads the journal of a trial, and tells what must not have happened.
+//! !Reads the journal of a trial and reports violations.
 //!
-//! Whatever the mode, an event that was acknowledged takes effect, or is a dead letter, one, if its
-//! handlers give it up; never both. How often an effect may take place, depends:
+//! In every mode, an acknowledged event takes effect, or is exactly one dead letter if its handlers
+//! fail terminally; never both. How often an effect may happen depends on the mode:
 //!
-//! - Where the effect is a row in the transaction that completes the claim: once.
-//! - Elsewhere an effect may repeat only if its process was killed before the ledger knew of it:
-//!   never after the completion, never after an inline answer, never while the process that made it
-//!   lives. (Or if that process was stopped for longer than its lease, which it then says itself; a
-//!   slow machine does that. Or if its ledger failed when it was to be told.) What a process does
-//!   that was stopped for as long on purpose (`freezing`), and had begun before, is not held
-//!   against it.
-//! - In an ordering key, nothing takes effect once anything after it has; where the store keeps
+//! - If the effect is a row in the transaction that completes the claim: once.
+//! - Otherwise an effect may repeat only if its process was killed before the ledger recorded it:
+//!   never after the completion, never after an inline response, never while the process that
+//!   caused it lives. Exceptions: that process was stopped for longer than its lease and reports it
+//!   (which also happens on a slow machine), or its ledger failed to record the outcome. Attempts
+//!   of a process that was stopped on purpose (`freezing`), if they started before, are excused.
+//! - Within an ordering key, nothing takes effect after a later event has, if the store keeps
 //!   ordering keys, or inline.
 //!
-//! That an event was given up is told to the ledger as an effect that is no row is, and may repeat
-//! where that may.
+//! A terminal failure is recorded like an effect that is not a row, and may repeat under the same
+//! conditions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +22,7 @@ use std::{
 
 use authpi_tests::harness::{Entry, EventId, Mode, Store};
 
-/// What a trial came to.
+/// The result of a trial.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) events: usize,
@@ -34,7 +33,7 @@ pub(super) struct Verdict {
     pub(super) leases_lost: usize,
     pub(super) not_told: usize,
     pub(super) deaths: BTreeMap<String, usize>,
-    /// What must not have happened.
+    /// The violations.
     pub(super) wrong: Vec<String>,
 }
 
@@ -76,33 +75,37 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What is known of an event, half way through the journal.
+/// What is known of an event at a point of the journal.
 #[derive(Default)]
 struct Known {
     acknowledged: bool,
     completed: bool,
     took_effect: bool,
-    /// The processes that made its effect, or gave it up, and whether they could not tell the
-    /// ledger.
+    /// The processes that caused its effect or failed it terminally, and whether they could not
+    /// record it.
     by: Vec<(u32, bool)>,
 }
 
-/// What holds in a trial.
+/// The rules of a trial.
 #[derive(Clone, Copy)]
-pub(super) struct Laws<'a> {
+pub(super) struct Rules<'a> {
     pub(super) mode: Mode,
     pub(super) store: &'a Store,
 }
 
-/// What is in the store afterwards.
+/// The content of the store afterwards.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stored {
-    /// The effects that are rows, in their order; empty where there are none.
+    /// The effects that are rows, in order; empty if there are none.
     pub(super) rows: Vec<EventId>,
     pub(super) dead_letters: Vec<EventId>,
 }
 
-pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &Stored) -> Verdict {
+pub(super) fn check(
+    Rules { mode, store }: Rules<'_>,
+    journal: &[Entry],
+    stored: &Stored,
+) -> Verdict {
     let in_order = store.keeps_ordering_keys();
     let mut verdict = Verdict {
         dead_letters: stored.dead_letters.len(),
@@ -119,8 +122,8 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
     let mut events = BTreeMap::<EventId, Known>::new();
     let mut dead = BTreeSet::new();
     let mut frozen = BTreeSet::new();
-    // What a process had begun before it was frozen, it goes on with, whatever has happened
-    // meanwhile.
+    // A process that was stopped continues the attempts that it had started before, whatever has
+    // happened meanwhile.
     let mut begun = BTreeSet::new();
     let mut furthest = BTreeMap::<u32, u32>::new();
     let void = void(journal);
@@ -191,7 +194,7 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
                     .or_default() += 1;
             }
             Entry::Dying(process, point) => {
-                // Within a process two threads may get there at once.
+                // Two threads of a process may get there at the same time.
                 if dead.insert(*process) {
                     *verdict.deaths.entry(point.clone()).or_default() += 1;
                 }
@@ -204,12 +207,12 @@ pub(super) fn judge(Laws { mode, store }: Laws<'_>, journal: &[Entry], stored: &
         }
     }
 
-    compare(Laws { mode, store }, &events, stored, &mut verdict);
+    compare(Rules { mode, store }, &events, stored, &mut verdict);
     verdict
 }
 
-/// Where completions stand that came to nothing: the process that asked for one says so after it,
-/// since the ledger's answer is read after the point.
+/// The positions of completions that failed. The process reports this after the completion, because
+/// it reads the ledger's response after the crash point.
 fn void(journal: &[Entry]) -> BTreeSet<usize> {
     let (mut void, mut taken_back) = (BTreeSet::new(), BTreeSet::new());
     for (at, entry) in journal.iter().enumerate().rev() {
@@ -229,9 +232,9 @@ fn void(journal: &[Entry]) -> BTreeSet<usize> {
     void
 }
 
-/// What is in the store afterwards has to be what the journal lets expect.
+/// Compares the content of the store with the journal.
 fn compare(
-    Laws { mode, store }: Laws<'_>,
+    Rules { mode, store }: Rules<'_>,
     events: &BTreeMap<EventId, Known>,
     stored: &Stored,
     verdict: &mut Verdict,
@@ -301,7 +304,7 @@ mod tests {
         ordering_key: 0,
         place: 1,
     };
-    /// Which handlers give up.
+    /// Its handlers fail terminally.
     const C: EventId = EventId {
         ordering_key: 0,
         place: 7,
@@ -317,8 +320,8 @@ mod tests {
             rows: rows.to_vec(),
             dead_letters: dead_letters.to_vec(),
         };
-        judge(
-            Laws {
+        check(
+            Rules {
                 mode,
                 store: &Store::Sqlite("hooks.db".into()),
             },
@@ -353,8 +356,8 @@ mod tests {
             (3, 2, vec![])
         );
         assert_eq!(verdict.deaths.into_values().sum::<usize>(), 2);
-        // Overtaken by one that was killed, it came back, and was told that it had lost its lease:
-        // soon enough, or a moment too late.
+        // Overtaken by a process that was killed, it resumed and found that its lease was lost: in
+        // time, or a moment too late.
         let overtaken = [Effect(0, A), Dying(1, "leased".into()), Completed(0, A)];
         let (reported, taken) = ([LeaseLost(0, A)], [Effect(2, A), Completed(2, A)]);
         assert_eq!(
@@ -373,7 +376,7 @@ mod tests {
             ),
             ""
         );
-        // Stopped for longer than its lease, it said so later.
+        // Stopped for longer than its lease, it reported it later.
         assert_eq!(
             wrong(
                 Mode::Inbox,
@@ -419,7 +422,7 @@ mod tests {
             &[],
             "the ledger knew",
         );
-        // That some other process lost a lease excuses nobody.
+        // The lost lease of another process is no excuse.
         let completed = [
             Acknowledged(A),
             Effect(0, A),

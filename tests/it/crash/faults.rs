@@ -1,9 +1,8 @@
-//! Deliveries go on while their store is stopped, hangs, or breaks off in the middle of a reply.
-//! (`disk`: or has no room left.)
+//! !Deliveries continue while the store is stopped, hangs, or cuts off a response. (`disk`: or has
+//! no space left.)
 //!
-//! The service is told nothing of it, and nobody restarts it: it answers 200 or 503 with
-//! `Retry-After`, and works again as soon as its store does. What each store does by itself is in
-//! `stores`.
+//! The service gets no help and is not restarted: it responds with 200, or 503 with `Retry-After`,
+//! and recovers as soon as its store does. `drivers` tests how each store recovers.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -24,13 +23,13 @@ use crate::servers::{
 /// What happens to the store.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// It ends, as by a crash, and is started again.
+    /// It ends like in a crash, and is started again.
     Stop,
-    /// It hangs for longer than the service waits.
+    /// It hangs for longer than the service's timeout.
     Hang,
-    /// It hangs for so short a time that nobody has to notice.
+    /// It hangs for less than the service's timeout.
     Stutter,
-    /// So many of its replies break off.
+    /// This number of its responses are cut off.
     Cut(u32),
 }
 
@@ -45,7 +44,7 @@ const FAULTS: [Fault; 8] = [
     Fault::Stop,
 ];
 
-/// How long the service waits for its store.
+/// The service's store timeout.
 const TIMEOUT: Duration = Duration::from_millis(700);
 
 enum Server {
@@ -103,9 +102,9 @@ impl Server {
 }
 
 impl Trial {
-    /// Sends deliveries while `faults` go on, and judges.
+    /// Sends deliveries during `faults`, then checks the journal.
     pub(crate) async fn endure(mut self, roles: &[Role], faults: impl AsyncFnOnce(&Self)) {
-        // A claim whose answer was lost is held up for this long.
+        // A claim whose response was lost blocks its event for this long.
         self.lease = Duration::from_secs(3);
         self.timeout = TIMEOUT;
         self.ports.lock().unwrap().resize(roles.len(), None);
@@ -137,7 +136,7 @@ impl Trial {
             })
         };
         let faults = async {
-            // A store that fails while a process opens it stops that process, as it should.
+            // A store that fails while a process opens it ends that process, as it should.
             let all_ready = |ready: &usize| *ready == roles.len();
             trial
                 .ready
@@ -174,7 +173,7 @@ impl Trial {
         trial.passed.store(true, Ordering::Relaxed);
     }
 
-    /// The server goes through all faults, in whatever order.
+    /// The server goes through all faults, in random order.
     async fn endure_all(self, mut server: Server, proxy: Proxy, roles: &[Role]) {
         let faults = async |trial: &Self| {
             let mut dice = trial.dice("faults");
@@ -205,7 +204,7 @@ impl Trial {
         self.endure(roles, faults).await;
     }
 
-    /// Waits for further deliveries to be acknowledged: the service is well.
+    /// Waits until further deliveries are acknowledged: the service has recovered.
     pub(crate) async fn until_acknowledged(&self, further: u64, before: impl std::fmt::Debug) {
         let enough = self.sent.load(Ordering::Relaxed) + further;
         let otherwise = || {

@@ -1,4 +1,4 @@
-//! Deliveries go on, and processes are killed and replaced, until so many have been.
+//! !Deliveries continue while processes are killed and replaced, up to a given number.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 
 use super::{Trial, kills, processes::Death};
 
-/// How many events are on their way at once, each of another user.
+/// The number of events in flight, each of another user.
 pub(super) const ORDERING_KEYS: u32 = 12;
-/// How many events are sent once more at the end.
+/// The number of events that are sent again at the end.
 const SENT_AGAIN: usize = 200;
 
-/// The crash points that a process in such a role passes.
+/// The crash points that a process in this role passes.
 fn points(store: &Store, mode: Mode, role: Role) -> Vec<&'static str> {
     let receives: &[_] = match mode {
         Mode::Inline => &["verified", "claimed", "handled", "completed", "answering"],
@@ -35,7 +35,7 @@ fn points(store: &Store, mode: Mode, role: Role) -> Vec<&'static str> {
         Mode::Inbox => &["leased", "handled", "completed"],
         Mode::InboxTx => &["leased", "in_transaction", "committed"],
     };
-    // Where a queue follows the ledger, and the letters are in neither.
+    // Where a queue follows the ledger, and dead letters are in neither.
     let follows: &[_] = match store {
         Store::Nats(..) => &["given_up", "letter_kept", "unacknowledged"],
         _ => &[],
@@ -47,8 +47,8 @@ fn points(store: &Store, mode: Mode, role: Role) -> Vec<&'static str> {
     }
 }
 
-/// At which pass of the point a process dies, that is to pass it at most `most` times: of burials
-/// there are few.
+/// The pass of the point at which a process dies. It passes the point at most `most` times: dead
+/// letters are few.
 fn pass(dice: &mut fastrand::Rng, point: &'static str, most: u32) -> Death {
     let most = if ["given_up", "letter_kept"].contains(&point) {
         most.div_ceil(25)
@@ -73,14 +73,14 @@ fn processes_die_at_every_crash_point() {
     assert_eq!(points, CRASH_POINTS.iter().copied().collect());
 }
 
-/// Who dies, and how.
+/// Which processes die, and how.
 struct Fate {
     dice: fastrand::Rng,
-    /// What is left to be dealt, besides what is laid out.
+    /// The number of kills left, besides the planned ones.
     left: u32,
     dealt: u32,
     died: u32,
-    /// First each crash point, so that none is left out; then whatever comes.
+    /// First each crash point, so that none is left out; then random ones.
     laid_out: Vec<(Role, VecDeque<&'static str>)>,
     store: Store,
     mode: Mode,
@@ -145,7 +145,7 @@ impl Fate {
 }
 
 impl Trial {
-    /// Kills `share` of the store's kills, and judges.
+    /// Kills `share` of the store's kills, then checks the journal.
     pub(super) async fn kill(self, roles: &[Role], share: f64) {
         #[expect(
             clippy::cast_possible_truncation,
@@ -190,7 +190,7 @@ impl Trial {
                     return verdict;
                 }
 
-                // Whatever was done is done: it can be sent again, and nothing happens.
+                // Finished events are finished: they can be sent again without effect.
                 let mut dice = trial.dice("once more");
                 let mut again = JoinSet::new();
                 for event in dice.choose_multiple(events, SENT_AGAIN) {
@@ -254,8 +254,7 @@ impl Trial {
         trial.passed.store(true, Ordering::Relaxed);
     }
 
-    /// Sends the ordering key's events, one after the other, each several times at once or later,
-    /// and says which they were.
+    /// Sends the ordering key's events one after the other, each several times, and returns them.
     pub(super) async fn ordering_key(
         self: Arc<Self>,
         ordering_key: u32,

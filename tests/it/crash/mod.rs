@@ -1,19 +1,19 @@
-//! The proof that an event takes effect once, and that nothing is lost that was acknowledged.
+//! !Crash tests: an event takes effect once, and no acknowledged event is lost.
 //!
-//! A service (`tests/service`) runs as several real processes on one store. Deliveries are sent to
-//! it as AuthPI sends them: signed, over HTTP, several of each event, again and again until the
-//! answer is exactly 200. Meanwhile the processes are killed with SIGKILL, at each crash point that
-//! the SDK names and at random moments, those of their start included, and others take their place.
-//! Everything that happens is written, in order, into one journal ([`authpi_tests::harness`]), and
-//! [`judge`] reads it afterwards.
+//! A service (`tests/service`) runs as several real processes on one store. Deliveries are sent as
+//! AuthPI sends them: signed, over HTTP, several per event, repeated until the response is exactly
+//! 200. Meanwhile the processes are killed with SIGKILL and replaced, at each crash point that the
+//! SDK defines and at random times, including start-up. Everything that happens is written, in
+//! order, to one journal ([`authpi_tests::harness`]). [`check`](checker::check) reads it
+//! afterwards.
 //!
-//! Each trial is made from a seed, which is told. `AUTHPI_CRASH_SEED` sets it, `AUTHPI_CRASH_KILLS`
-//! how many processes are killed on each store, and `AUTHPI_RACE_EVENTS` how many events several
-//! processes race for; `cargo xtask soak` sets all three.
+//! Each trial has a seed, which is printed. `AUTHPI_CRASH_SEED` sets it, `AUTHPI_CRASH_KILLS` the
+//! number of processes to kill on each store, and `AUTHPI_RACE_EVENTS` the number of events that
+//! several processes race for; `cargo xtask soak` sets all three.
 //!
-//! What a seed decides is which events are sent in which number and order, and who is killed when.
-//! Which of two processes is the faster, it does not; a failure may take several runs of its seed
-//! to come back.
+//! The seed determines which events are sent, their number and order, and which process dies when.
+//! It does not determine which of two processes is faster, so a failure may need several runs of
+//! its seed to recur.
 
 mod checker;
 mod faults;
@@ -41,12 +41,12 @@ use authpi_tests::harness::{ENDPOINT, EventId, Journal, Mode, Role, Setup, Store
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use self::checker::{Laws, Stored, Verdict, judge};
+use self::checker::{Rules, Stored, Verdict, check};
 use crate::servers::{DEADLINE, until};
 
-/// How many processes are killed on each store, all its trials together, unless set.
+/// The default number of processes to kill on each store, for all its trials.
 const KILLS: u32 = 50;
-/// How many events are raced for, unless set. The soak has 20,000.
+/// The default number of events in a race. The soak has 20,000.
 const RACED: u32 = 5_000;
 
 /// More dead letters than any trial makes.
@@ -68,38 +68,38 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// What is set up for one test, and taken down with it.
+/// The setup of one test, removed with it.
 pub(crate) struct Trial {
     pub(crate) name: &'static str,
     seed: u64,
     folder: PathBuf,
     journal: Journal,
     store: Store,
-    /// The store's address that the service is given, if it is another than ours.
+    /// The store's address for the service, if it differs from ours.
     reached_by: Option<Store>,
     mode: Mode,
     lease: Duration,
-    /// How long the service waits for its store.
+    /// The service's store timeout.
     timeout: Duration,
     handling: Duration,
     failing: u32,
     processes: AtomicU32,
-    /// How many deliveries were acknowledged, and how many tries were answered 503.
+    /// The number of acknowledged deliveries, and of requests that got 503.
     sent: AtomicU64,
     refused: AtomicU64,
-    /// The ports that are served at present, one for each receiver or none while it is dead.
+    /// The present port of each receiver; none while it is dead.
     ports: Mutex<Vec<Option<u16>>>,
-    /// How many processes have become ready so far.
+    /// The number of processes that have become ready so far.
     ready: watch::Sender<usize>,
-    /// When all events happened: each delivery of one is the same.
+    /// The time of all events, so that all deliveries of an event are the same.
     began: Timestamp,
     client: reqwest::Client,
-    /// Set at the end of a trial that found nothing wrong.
+    /// Set at the end of a trial without violations.
     passed: AtomicBool,
 }
 
 impl Trial {
-    /// On an SQLite file of its own, or on what `store` gives.
+    /// On a separate SQLite file, or on `store`.
     pub(crate) fn new(name: &'static str, mode: Mode, store: Option<Store>) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number_of_this = MADE.fetch_add(1, Ordering::Relaxed);
@@ -110,7 +110,7 @@ impl Trial {
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let seed = number("AUTHPI_CRASH_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
         println!("{name}: seed {seed}, journal in {}", folder.display());
-        // Reqwest may have been built to ask for one, whether there is TLS or not.
+        // Reqwest may have been built to require one, with or without TLS.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
             name,
@@ -135,7 +135,7 @@ impl Trial {
         }
     }
 
-    /// Dice for one part of the trial, the same in each run with the same seed.
+    /// Random numbers for one part of the trial, the same in each run with the same seed.
     fn dice(&self, part: &str) -> fastrand::Rng {
         let salt = part.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -161,7 +161,7 @@ impl Trial {
         }
     }
 
-    /// What runs the trials of this store again, this one among them.
+    /// The command that repeats this store's trials, including this one.
     fn again(&self) -> String {
         let store = match &self.store {
             Store::Sqlite(_) => "sqlite",
@@ -181,12 +181,12 @@ impl Trial {
         self.folder.join("journal")
     }
 
-    /// What a process had to say.
+    /// The output of a process.
     pub(crate) fn log(&self, process: u32) -> PathBuf {
         self.folder.join(format!("log-{process}"))
     }
 
-    /// Makes the table for effects that are rows, where they are.
+    /// Creates the table for effects that are rows.
     async fn prepare(&self) {
         match &self.store {
             _ if !self.mode.in_transaction() => {}
@@ -200,9 +200,9 @@ impl Trial {
         }
     }
 
-    /// What is to be said of it so far.
+    /// The result so far.
     async fn verdict(&self) -> Verdict {
-        let laws = Laws {
+        let rules = Rules {
             mode: self.mode,
             store: &self.store,
         };
@@ -210,10 +210,10 @@ impl Trial {
             rows: self.rows().await,
             dead_letters: self.dead_letters().await,
         };
-        judge(laws, &Journal::read(&self.journal_file()), &stored)
+        check(rules, &Journal::read(&self.journal_file()), &stored)
     }
 
-    /// The effects that are rows, in the order in which they took place.
+    /// The effects that are rows, in order.
     async fn rows(&self) -> Vec<EventId> {
         match &self.store {
             _ if !self.mode.in_transaction() => Vec::new(),
@@ -227,7 +227,7 @@ impl Trial {
         }
     }
 
-    /// The dead letters in the store, as a user lists them.
+    /// The dead letters in the store, as a user would list them.
     async fn dead_letters(&self) -> Vec<EventId> {
         let letters = match &self.store {
             Store::Sqlite(file) => {

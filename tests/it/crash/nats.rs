@@ -1,4 +1,4 @@
-//! Processes on one JetStream, with a ledger beside it; neither server is killed.
+//! !Processes on one JetStream stream with a ledger beside it; neither server is killed.
 
 use authpi_sdk::stores::{Memory, Nats};
 use authpi_tests::harness::{Mode, Role, Store};
@@ -62,7 +62,7 @@ async fn of_processes_that_race_one_handles_each_event() {
     over_redis("nats, race").await.race(Role::Both).await;
 }
 
-/// How much there is to do, and what was given up, the streams tell alone.
+/// The backlog and the dead letters are in the streams alone.
 pub(super) async fn store(url: &str, name: &str) -> Nats<Memory> {
     let store = Nats::options()
         .stream(name)

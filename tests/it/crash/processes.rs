@@ -1,4 +1,4 @@
-//! The service's processes: started, killed, and started again.
+//! !The service's processes: started, killed, and restarted.
 
 use std::{
     fs::File,
@@ -20,10 +20,10 @@ use crate::servers::DEADLINE;
 
 const SIGKILL: i32 = 9;
 
-/// A process at work.
+/// A running process.
 pub(super) struct Process {
     child: Child,
-    /// It ends when nobody holds this. (Waiting for a child would drop it.)
+    /// The process ends when this is dropped. (Waiting for a child would drop it.)
     _stdin: ChildStdin,
     number: u32,
 }
@@ -66,7 +66,7 @@ impl Process {
         self.until_killed(trial, "survives SIGKILL").await;
     }
 
-    /// Stops it for so long, in whatever it does.
+    /// Stops it for this time, whatever it is doing.
     async fn freeze(&self, trial: &Trial, how_long: Duration) {
         let id = self
             .child
@@ -91,7 +91,7 @@ impl Process {
         );
     }
 
-    /// Resolves when it has ended although nobody killed it.
+    /// Resolves if it ends without being killed.
     pub(super) async fn ended(&mut self, trial: &Trial) -> String {
         let ended = self.child.wait().await.expect("a child can be waited for");
         self.reported(trial, &format!("ended by itself: {ended}"))
@@ -109,22 +109,22 @@ fn was_killed(ended: ExitStatus) -> bool {
     ended.signal() == Some(SIGKILL)
 }
 
-/// How a process is to die.
+/// How a process dies.
 #[derive(Clone, Debug)]
 pub(super) enum Death {
     /// By itself, at this pass of this crash point.
     At(&'static str, u32),
-    /// So long after it was started, whether it is ready or not.
+    /// This time after it was started, whether it is ready or not.
     Starting(Duration),
-    /// So long after it was ready.
+    /// This time after it became ready.
     Working(Duration),
-    /// As the one before; and before that it is frozen for so long, and comes back to what has
-    /// become of its leases.
+    /// Like the previous one, but before that it is stopped for this time, and resumes after its
+    /// leases have expired.
     Frozen(Duration, Duration),
 }
 
 impl Trial {
-    /// Runs a process until it dies as it is to, or, if it is not to, for ever.
+    /// Runs a process until it dies as planned, or for ever without a plan.
     pub(super) async fn live(&self, slot: usize, role: Role, death: Option<Death>) {
         let at = match &death {
             Some(Death::At(point, pass)) => Some(((*point).to_owned(), *pass)),

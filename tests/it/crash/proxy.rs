@@ -1,4 +1,4 @@
-//! Between the service and its store: a connection that can be cut in the middle of a reply.
+//! !A proxy between the service and its store that can cut a response in the middle.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use tokio::{
     },
 };
 
-/// Lets through what comes, until it is told to cut.
+/// Forwards everything, until it is asked to cut.
 #[derive(Clone)]
 pub(super) struct Proxy {
     pub(super) port: u16,
@@ -25,7 +25,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// To the server at this port; as long as the runtime lives.
+    /// Forwards to the server at this port, for as long as the runtime lives.
     pub(super) async fn to(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
@@ -40,19 +40,19 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let proxy = accepting.clone();
-                // Both sides see the end of the other.
+                // Each side sees the end of the other.
                 tokio::spawn(async move { proxy.connect(client).await });
             }
         });
         proxy
     }
 
-    /// Cuts the connections of the next so many replies, each after a part of it.
+    /// Cuts the connections of the next `replies` responses, each after a part of it.
     pub(super) fn cut(&self, replies: u32) {
         self.cuts.store(replies, Ordering::Relaxed);
     }
 
-    /// How many cuts are still to come.
+    /// The number of remaining cuts.
     pub(super) fn left(&self) -> u32 {
         self.cuts.load(Ordering::Relaxed)
     }
@@ -67,7 +67,7 @@ impl Proxy {
             let mut from_client = from_client;
             copy(&mut from_client, &mut to_server).await.map(drop)
         };
-        // Whichever ends first, both are closed.
+        // When one direction ends, both are closed.
         tokio::select! {
             done = asking => done,
             done = self.reply(from_server, to_client) => done,

@@ -1,5 +1,5 @@
-//! Several processes, each event delivered several times in random order, and nobody is killed:
-//! each is handled once, and never tried more than once.
+//! !Several processes, each event delivered several times in random order, and no kills: each event
+//! is handled once, and never attempted more than once.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -11,15 +11,15 @@ use tokio::task::JoinSet;
 
 use super::{Trial, raced};
 
-/// How many processes race, and how many times each event is delivered.
+/// The number of processes, and of deliveries per event.
 const RACERS: usize = 3;
-/// How many deliveries are on their way at once.
+/// The number of deliveries in flight.
 const SENDERS: usize = 48;
 
 impl Trial {
     pub(super) async fn race(mut self, role: Role) {
         let events = raced();
-        // Nobody dies, so no lease has to run out.
+        // No process dies, so no lease has to expire.
         self.lease = Duration::from_secs(30);
         self.handling = Duration::from_millis(2);
         self.failing = 0;
@@ -32,7 +32,7 @@ impl Trial {
             let trial = trial.clone();
             keepers.spawn(async move { trial.live(slot, role, None).await });
         }
-        // They race from the making of the tables on.
+        // The race includes the creation of the tables.
         let mut deliveries: Vec<EventId> = (0..events)
             .flat_map(|ordering_key| {
                 [EventId {

@@ -1,5 +1,5 @@
-//! Processes on one server, which is not killed itself: what it may forget then,
-//! `docs/choosing-a-store.md` tells.
+//! !Processes on one server, which is not killed itself: `docs/choosing-a-store.md` tells what it
+//! may lose then.
 
 use authpi_tests::harness::{Mode, Role, Store};
 

@@ -1,4 +1,4 @@
-//! Deliveries, sent as AuthPI sends them: until the answer is exactly 200.
+//! !Deliveries, sent as AuthPI sends them: until the response is exactly 200.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -10,13 +10,11 @@ use tokio::time::Instant;
 use super::Trial;
 use crate::servers::DEADLINE;
 
-/// How long a sender waits for an answer. It is not known of AuthPI; longer than any answer of ours
-/// takes.
+/// The sender's timeout. AuthPI's is unknown; this is longer than any response of ours takes.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Trial {
-    /// Sends a delivery of the event, again and again, to whichever receiver, until one answers
-    /// 200.
+    /// Sends a delivery of the event repeatedly, to any receiver, until one responds with 200.
     pub(super) async fn deliver(&self, event: EventId, mut dice: fastrand::Rng) {
         let fixture = Fixture::of::<UserUpdated>().id(event.to_string());
         let fixture = fixture
@@ -40,7 +38,7 @@ impl Trial {
                 .copied()
                 .collect();
             if let Some(&port) = dice.choice(&alive) {
-                // Some senders hang up at once, or half way.
+                // Some senders hang up immediately, or in the middle.
                 let hasty = dice.u8(0..20) == 0;
                 let timeout = if hasty {
                     Duration::from_micros(dice.u64(100..20_000))
@@ -53,7 +51,7 @@ impl Trial {
                         self.refused.fetch_add(1, Ordering::Relaxed);
                         last = format!("the last answer was {status}");
                     }
-                    // Killed, or not there yet; a sender cannot tell.
+                    // Killed, or not started yet; a sender cannot tell.
                     Err(error) => last = format!("the last try failed: {error}"),
                 }
             }
@@ -89,7 +87,7 @@ impl Trial {
             ),
             other => panic!("{}: a good delivery was answered {other}", self.name),
         }
-        // An acknowledgement that broke off is none.
+        // A response that is cut off is not an acknowledgement.
         answer.bytes().await?;
         Ok(status)
     }

@@ -1,5 +1,5 @@
-//! The ledgers and inboxes on what they are for, real servers and files: the public suite, replicas
-//! that race, servers that stop, pause and come back, processes that are killed.
+//! !The ledgers and inboxes on real servers and files: the public suite, replicas that race,
+//! servers that stop, pause and return, and processes that are killed.
 
 mod nats;
 mod postgres;
@@ -56,7 +56,7 @@ async fn handled(ledger: &impl Ledger, n: usize) {
     );
 }
 
-/// Each error in the chain, as a log would show it.
+/// All errors in the chain, as a log would show them.
 pub(crate) fn chain(error: &LedgerError) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
     causes.fold(error.to_string(), |text, cause| {
@@ -64,7 +64,7 @@ pub(crate) fn chain(error: &LedgerError) -> String {
     })
 }
 
-/// Printable characters that do not compress, so that no store makes them short.
+/// Printable characters that do not compress, so that no store shortens them.
 pub(crate) fn noise(length: usize) -> String {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = || {
@@ -76,7 +76,7 @@ pub(crate) fn noise(length: usize) -> String {
     std::iter::repeat_with(&mut next).take(length).collect()
 }
 
-/// The stores' own dead letters, behind one name.
+/// The stores' dead letter methods as one trait.
 pub(crate) trait Letters: Inbox + Clone {
     async fn letters(&self) -> Vec<DeadLetter>;
     async fn put_back(&self, key: &EventKey) -> bool;
@@ -99,9 +99,9 @@ letters! { Sqlite, Postgres, Nats<Postgres> }
 
 type Seen = Mutex<Vec<(String, u32)>>;
 
-/// Delivers events whose ids and subjects were chosen to break a store: each is given up once,
-/// listed, replayed as the docs do it, handled, and forgotten by its original id; and no other
-/// event waits for any of them.
+/// Delivers events whose ids and subjects are chosen to break a store. Each fails terminally once,
+/// is listed, replayed as documented, handled, and forgotten by its original id, and no other event
+/// waits for any of them.
 pub(crate) async fn odd_names_hold_up_nothing<I: Letters>(
     (receiver, inbox, secret): (&Receiver, &I, &str),
     worker: impl Fn(Handlers<(Arc<Seen>, bool)>) -> WorkerBuilder,
@@ -196,8 +196,8 @@ pub(crate) async fn odd_names_hold_up_nothing<I: Letters>(
     }
 }
 
-/// Every ledger handles what it can get of the events, each of them several times at once; each
-/// event must be handled once.
+/// Each ledger handles the events that it can claim, several at a time; each event must be handled
+/// once.
 async fn race<L: Ledger + Clone>(ledgers: &[L]) {
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..ledgers.len() * 3 {
@@ -242,8 +242,8 @@ async fn race<L: Ledger + Clone>(ledgers: &[L]) {
     }
 }
 
-/// Drops claims at every point, beside others on the same connections. Whatever became of them, the
-/// ledger is of use.
+/// Drops claims at every point, beside others on the same connections. The ledger must keep
+/// working.
 async fn claims_dropped_midway<L: Ledger + Clone>(ledger: &L) {
     for n in 0..EVENTS {
         let impatient = Duration::from_micros(20 * n as u64);
@@ -270,7 +270,7 @@ async fn claims_dropped_midway<L: Ledger + Clone>(ledger: &L) {
     }
 }
 
-/// Waits until a claim gets an answer again, and says which.
+/// Waits until a claim gets a response again, and returns it.
 async fn answered(ledger: &impl Ledger, n: usize) -> Claim {
     let ask = || async { ledger.claim(&key(n), DIGEST, LEASE).await.ok() };
     until(|| "the ledger does not recover".to_owned(), ask).await

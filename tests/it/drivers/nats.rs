@@ -51,7 +51,7 @@ use crate::servers::{
     until,
 };
 
-/// Short, so that nobody waits long for what a dead worker had.
+/// Short, so that the tests do not wait long for the events of a dead worker.
 const ACK_WAIT: Duration = Duration::from_secs(1);
 
 fn options(name: &str) -> NatsOptions {
@@ -93,7 +93,7 @@ async fn depth(inbox: &impl Inbox) -> u64 {
     inbox.backlog("users").await.unwrap().depth
 }
 
-/// Leases and completes whatever comes, until nothing is left; tells which events it were.
+/// Leases and completes events until none is left; returns their ids.
 async fn work_off(inbox: &impl Inbox) -> Vec<String> {
     let (started, mut done) = (Instant::now(), Vec::new());
     loop {
@@ -137,7 +137,7 @@ async fn consumers(jetstream: &jetstream::Context, stream: &str) -> Vec<String> 
         .collect()
 }
 
-/// Each store is streams of its own over a memory ledger of its own.
+/// Each store has its own streams over its own memory ledger.
 struct Streams {
     server: &'static NatsServer,
     jetstream: jetstream::Context,
@@ -168,9 +168,9 @@ impl conformance::Harness for Streams {
             .unwrap()
     }
 
-    /// The ledger's clock is set. The server's cannot be, so its timers are all ended at once, with
-    /// the consumers that hold them: every message that is not acknowledged comes again, and the
-    /// ledger says whether its time has come.
+    /// The ledger's clock is advanced. The server's cannot be, so its timers are ended by deleting
+    /// the consumers that have them: every unacknowledged message is delivered again, and the
+    /// ledger decides whether its time has come.
     async fn advance(&self, _: &Nats<Memory>, by: Duration) {
         self.ahead
             .fetch_add(by.as_secs().cast_signed(), Ordering::Relaxed);
@@ -206,7 +206,7 @@ async fn replicas_that_start_at_once_make_streams_and_consumers_once() {
     for n in 0..12 {
         let (name, ledger) = (name.clone(), Arc::clone(&ledger));
         starting.spawn(async move {
-            // A connection of its own, as a replica has one.
+            // A separate connection, like a replica's.
             let inbox = options(&name).connect(&server.url(), ledger).await.unwrap();
             append(&inbox, n).await;
             handled(&inbox, &leased(&inbox, LEASE).await).await;
@@ -296,7 +296,7 @@ async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or
     let event = leased(&holder, LEASE).await;
     let jetstream = server.jetstream().await;
     let stream = jetstream.get_stream(&name).await.unwrap();
-    // The server gives it to the other one, whom the ledger tells that it is held.
+    // The server delivers it to the other one, and the ledger reports that it is leased.
     let redelivered = || async {
         let next = other.lease_next("users", LEASE).await.unwrap();
         assert!(matches!(next, NextEvent::Empty { .. }), "{next:?}");
@@ -347,7 +347,7 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
             .unwrap(),
         LeaseStatus::Held
     );
-    // Somebody has it when the server dies.
+    // It is leased when the server dies.
     let held = leased(&inbox, LEASE).await;
 
     server.stop();
@@ -370,7 +370,7 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
     until(|| "the inbox does not recover".to_owned(), back).await;
     handled(&inbox, &held).await;
     let mut done = work_off(&inbox).await;
-    // What was not acknowledged may be there all the same.
+    // Unacknowledged messages may be stored anyway.
     done.retain(|id| id != key(99).event_id());
     done.extend([first, dead, held].map(|event| event.key.event_id().to_owned()));
     done.sort_unstable();
@@ -381,8 +381,8 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
     );
 }
 
-/// A server that was killed may have forgotten that it removed messages which were settled; they
-/// are in the stream then, and nobody will be given them.
+/// A killed server may have forgotten that it removed settled messages; they are then in the
+/// stream, and are never delivered.
 #[tokio::test]
 async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_again() {
     let (mut server, name) = (NatsServer::start().await, fresh_name());
@@ -394,7 +394,7 @@ async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_ag
     for n in 0..4 {
         append(&inbox, n).await;
     }
-    // One that waits for its retry holds up the consumer's floor, and those behind it are done.
+    // One that waits for its retry holds back the consumer's floor, and those after it are done.
     let waits = leased(&inbox, LEASE).await;
     assert_eq!(waits.key, key(0));
     assert_eq!(
@@ -412,7 +412,7 @@ async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_ag
     until(|| "the inbox does not recover".to_owned(), back).await;
     for n in 1..4 {
         assert!(inbox.forget(&key(n)).await.unwrap());
-        // Known, where the server has forgotten that it was settled: then it comes again for that.
+        // A duplicate, if the server has forgotten that it was settled: it is then delivered again.
         append(&inbox, n).await;
     }
     let mut done = Vec::new();
@@ -429,7 +429,8 @@ async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_ag
 async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again() {
     let (server, name) = (NatsServer::start().await, fresh_name());
     let timeout = Duration::from_millis(300);
-    // Only the steps that must fail are in a hurry; what must succeed has the default limit.
+    // Only operations that must fail have a short timeout; those that must succeed have the
+    // default.
     let ledger = Memory::new();
     let patient = options(&name)
         .connect(&server.url(), ledger.clone())
@@ -469,7 +470,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
             "{errors:?}"
         );
     }
-    // The ledger has it; the message comes again, and is acknowledged then.
+    // The ledger has recorded it. The message is delivered again, and acknowledged then.
     assert_eq!(
         inbox
             .complete(&event.key, event.token, Completion::Handled)
@@ -486,8 +487,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
 
     let again = || async { inbox.append(&key(21), DIGEST, None, body(21)).await.ok() };
     until(|| "the inbox does not recover".to_owned(), again).await;
-    // What became of those that were not acknowledged is unknown; but each is there once at most,
-    // and whole.
+    // The state of unacknowledged ones is unknown, but each is stored at most once, and complete.
     let mut done = work_off(&inbox).await;
     done.sort_unstable();
     assert!(
@@ -499,8 +499,8 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     assert!(done.iter().all(|id| ids(1..=21).contains(id)), "{done:?}");
 }
 
-/// Between a client and the server; ends a connection in the middle of the server's answer, when it
-/// is told to.
+/// A proxy between a client and the server that ends a connection in the middle of a response, on
+/// request.
 struct Cutter {
     port: u16,
     cut: Arc<AtomicBool>,
@@ -541,7 +541,7 @@ impl Cutter {
             let mut buffer = [0; 4096];
             loop {
                 let read = from_server.read(&mut buffer).await?;
-                // An answer of the server's to a request, not its own PING.
+                // A response to a request, not the server's PING.
                 let midway = read > 16 && cut.swap(false, Ordering::SeqCst);
                 to_client
                     .write_all(&buffer[..if midway { read / 2 } else { read }])
@@ -558,7 +558,7 @@ impl Cutter {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// The next answer is cut off.
+    /// Cuts off the next response.
     fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
     }
@@ -574,7 +574,7 @@ async fn a_connection_cut_in_the_middle_of_any_answer_neither_loses_nor_repeats_
     let mut done = Vec::new();
     let mut failed = 0;
     for n in 0..5 {
-        // Whoever was not answered asks again, as AuthPI does.
+        // Senders without a response repeat the request, as AuthPI does.
         let started = Instant::now();
         cutter.cut();
         while inbox.append(&key(n), DIGEST, None, body(n)).await.is_err() {
@@ -681,7 +681,7 @@ async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
             .unwrap()
             .is_empty()
     );
-    // Page by page, also when the letter at a page's end has gone.
+    // Page by page, even if the dead letter at a page's end has gone.
     assert_eq!(
         inbox.dead_letters("users", None, 2).await.unwrap(),
         all[..2]
@@ -743,7 +743,7 @@ async fn dead_letters_are_listed_replayed_forgotten_and_purged() {
     assert_eq!(inbox.purge(Duration::ZERO).await.unwrap(), 0);
 }
 
-/// A stream for letters as an inbox makes it, but for what is changed.
+/// A dead letter stream as an inbox creates it, except for the given changes.
 fn letters(name: &str) -> stream::Config {
     stream::Config {
         name: format!("{name}_dead"),
@@ -842,7 +842,7 @@ async fn what_is_given_up_and_could_not_be_kept_stays_with_authpi() {
         .unwrap();
     assert_eq!(deliver_both().await, [503; 2]);
     jetstream.create_stream(letters(&name)).await.unwrap();
-    // The claims of the first tries run out.
+    // The claims of the first attempts expire.
     ahead.store(3600, Ordering::Relaxed);
     assert_eq!(deliver_both().await, [200; 2]);
     assert_eq!(
@@ -957,7 +957,7 @@ async fn a_message_that_is_no_event_becomes_a_dead_letter_and_hinders_nobody() {
         .unwrap()
         .await
         .unwrap();
-    // As a version that was never released has published it.
+    // In the format of an unreleased version.
     let mut unreleased = async_nats::HeaderMap::new();
     let digest = "a5".repeat(32);
     for (name, value) in [
@@ -1092,7 +1092,7 @@ async fn a_full_stream_refuses_what_is_new_and_drops_nothing() {
         .await
         .unwrap_err();
     assert_eq!(full.kind(), LedgerErrorKind::CannotWrite);
-    // Refused as too large, rather than sent to a server that would end the connection.
+    // Refused as too large, instead of being sent to a server that would close the connection.
     let error = inbox
         .append(&key(1000), DIGEST, None, vec![b' '; 2_000_000].into())
         .await
@@ -1154,7 +1154,7 @@ async fn streams_that_would_lose_events_and_names_that_cannot_be_used_are_refuse
             "{error}"
         );
     }
-    // An operator's own, with other limits, will do.
+    // An operator's own stream with other limits is accepted.
     let name = fresh_name();
     jetstream
         .create_stream(stream::Config {
@@ -1205,7 +1205,7 @@ async fn streams_that_would_lose_events_and_names_that_cannot_be_used_are_refuse
 
 #[tokio::test]
 async fn what_cannot_be_opened_is_told_without_the_password() {
-    // Nobody listens at port 1.
+    // Port 1 has no listener.
     for url in [
         "nats://me:hunter2@127.0.0.1:1",
         "nats://me:hunter2@127.0.0.1:99999999",
@@ -1282,7 +1282,7 @@ async fn the_credentials_of_the_url_are_passed_on_and_wrong_ones_are_named() {
             format!("nats://not-hunter2@{with_token}"),
             format!("could not log in to NATS at {with_token}"),
         ),
-        // The token is right, and JetStream is not there.
+        // The token is right, but JetStream is not available.
         (
             format!("nats://hunter2@{with_token}"),
             "requested JetStream resource does not exist".to_owned(),
@@ -1393,7 +1393,7 @@ async fn a_connection_to_a_server_without_jetstream_is_given_up() {
         (error.kind() == LedgerErrorKind::CannotWrite).then_some(())
     };
     until(|| "the other server is not asked".to_owned(), refused).await;
-    // It goes on working, and nobody ends the connection but the inbox.
+    // The worker continues, and only the inbox closes the connection.
     address.switch(server.address());
     let back = || async { inbox.append(&key(1), DIGEST, None, body(1)).await.ok() };
     until(|| "the inbox does not recover".to_owned(), back).await;
@@ -1416,13 +1416,13 @@ async fn a_connection_to_a_server_that_hangs_is_given_up() {
     until(|| "the inbox does not recover".to_owned(), again).await;
 }
 
-/// A ledger in memory that fails to claim one event, or all.
+/// A memory ledger that fails to claim one event, or all.
 #[derive(Clone, Default)]
 struct Refusing {
     ledger: Memory,
     /// For all events.
     down: Arc<AtomicBool>,
-    /// For one event, with this error's kind.
+    /// For one event, with this kind of error.
     refuses: Option<(EventKey, LedgerErrorKind)>,
     /// How many claims of the first event it has failed.
     failed: Arc<AtomicI64>,
@@ -1558,7 +1558,7 @@ async fn while_the_ledger_is_down_no_event_becomes_a_dead_letter() {
         .unwrap();
     append(&inbox, 0).await;
     append(&inbox, 1).await;
-    // Given back for longer each time, and not at once.
+    // Given back for longer each time, and not immediately.
     let tried_often = || async {
         assert!(!matches!(
             inbox.lease_next("users", LEASE).await,
@@ -1596,14 +1596,14 @@ async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
     receiver.receive(request).await.status().as_u16()
 }
 
-/// A worker at work, to be stopped.
+/// A running worker that can be stopped.
 struct Running {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    /// With short pauses, so that nobody waits.
+    /// With short pauses, so that tests are fast.
     fn start(worker: WorkerBuilder) -> Self {
         let (stop, stopped) = oneshot::channel();
         let worker = worker
@@ -1769,7 +1769,7 @@ async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_onc
                     .bind(event.id().to_owned())
                     .execute(&mut *tx)
                     .await?;
-                // The first attempt's writes are undone.
+                // The first attempt's writes are rolled back.
                 if cx.attempt() == 1 {
                     Err(HandlerError::retryable("not yet"))
                 } else {

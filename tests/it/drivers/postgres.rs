@@ -1,4 +1,4 @@
-//! `Postgres`, on a server of `initdb`'s making.
+//! !`Postgres`, on a server made by `initdb`.
 
 mod backlog;
 mod notify;
@@ -39,15 +39,15 @@ use crate::servers::{
     until,
 };
 
-/// A pool as users make it.
+/// A pool as users create it.
 fn pool(server: &PostgresServer) -> PgPool {
     PgPoolOptions::new()
         .max_connections(8)
         .connect_lazy_with(server.options())
 }
 
-/// Runs a statement in which `{t}` stands for the prefix of the ledger's tables, and tells how many
-/// rows it changed.
+/// Runs a statement in which `{t}` is replaced by the prefix of the ledger's tables, and returns
+/// the number of changed rows.
 async fn meddle(connection: &mut PgConnection, prefix: &str, sql: &str) -> u64 {
     connection
         .execute(AssertSqlSafe(sql.replace("{t}", prefix)))
@@ -62,7 +62,7 @@ async fn count(connection: &mut PgConnection, prefix: &str) -> usize {
     count.try_into().unwrap()
 }
 
-/// Makes the records older by so much: the server's clock cannot be set.
+/// Makes the records older, since the server's clock cannot be set.
 async fn grow_older(connection: &mut PgConnection, prefix: &str, by: Duration) {
     let ms = by.as_millis();
     let sql = format!(
@@ -77,8 +77,8 @@ async fn opened(options: PostgresOptions, prefix: &str) -> (Postgres, PgConnecti
     (ledger, server.connection().await.unwrap())
 }
 
-/// A ledger whose steps have to end within `limit`, for those that must fail, and one with the
-/// default limit on the same pool and tables, for those that must succeed.
+/// A ledger with the timeout `limit`, for operations that must fail, and one with the default
+/// timeout on the same pool and tables, for those that must succeed.
 async fn with_short_limit(
     options: &PostgresOptions,
     limit: Duration,
@@ -106,7 +106,7 @@ async fn leased(ledger: &Postgres) -> LeasedEvent {
     }
 }
 
-/// Each store is tables of its own in the shared server's database.
+/// Each store has its own tables in the shared server's database.
 struct Tables {
     server: &'static PostgresServer,
     pool: PgPool,
@@ -157,7 +157,7 @@ async fn it_conforms_where_transactions_are_serializable() {
     let pool = PgPoolOptions::new()
         .max_connections(8)
         .connect_lazy_with(options);
-    // Of 64 claims that race, each but one may have to be made several times.
+    // Of 64 racing claims, all but one may need several attempts.
     let options = || Postgres::options().timeout(Duration::from_mins(1));
     let tables = Tables {
         server,
@@ -178,7 +178,7 @@ async fn replicas_that_start_at_once_make_the_tables_once() {
     for n in 0..12 {
         let prefix = prefix.clone();
         starting.spawn(async move {
-            // A pool of its own, as a replica has one.
+            // A separate pool, like a replica's.
             let ledger = Postgres::options()
                 .prefix(prefix)
                 .connect(&server.url())
@@ -267,7 +267,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
     let token = granted(&patient, 0).await;
 
     let paused = server.pause().await;
-    // More steps than there are connections, so that some wait for one.
+    // More operations than connections, so that some wait for one.
     for round in 0..2 {
         let started = Instant::now();
         let mut steps = JoinSet::new();
@@ -298,7 +298,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
         until(|| "the ledger does not recover".to_owned(), completed).await,
         LeaseStatus::Held
     );
-    // What became of those that were not answered is unknown; but no more than that.
+    // The state of operations without a response is unknown; nothing else is.
     for n in 1..=40 {
         assert!(matches!(
             answered(&patient, n).await,
@@ -325,10 +325,10 @@ async fn a_connection_that_the_server_ends_fails_one_step_at_most_and_is_replace
         .fetch_all(&mut other)
         .await
         .unwrap();
-    // The pool may have opened a second one while the first was being given back.
+    // The pool may have opened a second connection while the first was being returned.
     assert!(!ended.is_empty() && ended.iter().all(|&ended| ended));
-    // Whichever of the pool's connections a claim gets: each that was ended fails one, and all
-    // others are answered.
+    // Whichever of the pool's connections a claim gets: each terminated one fails one claim, and
+    // all others succeed.
     let mut failed = 0;
     for _ in 0..4 * ended.len() {
         match ledger.claim(&key(0), DIGEST, LEASE).await {
@@ -375,7 +375,7 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
             LeaseStatus::Held
         );
     }
-    // Three of them in the same millisecond, a second after the first claim.
+    // Three of them within the same millisecond, a second after the first claim.
     let sql = "UPDATE {t}ledger SET first_claimed_at = 1700000000000,
         at = 1700000001000 + CASE WHEN event_id = 'evt_0' THEN 0 WHEN event_id = 'evt_4' THEN 2 ELSE 1 END";
     assert_eq!(meddle(&mut other, &prefix, sql).await, 5);
@@ -434,8 +434,8 @@ async fn dead_letters_tell_what_happened_and_come_in_pages() {
 async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
     let prefix = fresh_prefix();
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
-    // Two of an ordering key, the first of which is given up; and one that an inline receiver gave
-    // up.
+    // Two with the same ordering key, the first of which becomes a dead letter; and one that an
+    // inline receiver failed terminally.
     for n in 0..2 {
         let appended = ledger
             .append(
@@ -489,8 +489,7 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
     );
     assert_eq!(ledger.backlog("users").await.unwrap().depth, 3);
 
-    // The ordering key's other event goes first now; the one without an ordering key waits for
-    // nobody.
+    // The ordering key's other event is first now; the one without an ordering key waits for none.
     let second = leased(&ledger).await;
     assert_eq!(second.key, key(1));
     let third = leased(&ledger).await;
@@ -562,7 +561,7 @@ async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
     for n in EVENTS..2 * EVENTS {
         granted(&ledger, n).await;
     }
-    // Pruning follows a claim's answer.
+    // Pruning happens after a claim's response.
     let other = tokio::sync::Mutex::new(other);
     let pruned = || async {
         let left = count(&mut *other.lock().await, &prefix).await;
@@ -636,8 +635,8 @@ async fn a_duplicate_writes_nothing() {
 async fn a_claim_that_waited_for_another_tells_what_became_of_that() {
     let prefix = fresh_prefix();
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
-    // Somebody who has made the record and not committed yet: the claim does not see it, and has to
-    // wait for it.
+    // Another transaction has inserted the record but not committed: the claim does not see it, and
+    // must wait.
     meddle(&mut other, &prefix, "BEGIN").await;
     let made = "INSERT INTO {t}ledger VALUES ('users', 'evt_0', 2, 1, 1,
         (extract(epoch FROM clock_timestamp()) * 1000)::bigint, 0, decode(repeat('07', 16), 'hex'))";
@@ -731,7 +730,7 @@ async fn a_step_that_gave_up_is_ended_at_the_server_too_and_leases_nothing_to_no
         ledger.lease_next("users", LEASE).await.is_err(),
         "leased while the table was locked"
     );
-    // It would wait for as long as the lock is there.
+    // It would wait for as long as the lock is held.
     let third = tokio::sync::Mutex::new(server.connection().await.unwrap());
     let ended = || async {
         let look =
@@ -864,7 +863,7 @@ async fn a_schema_of_ones_own_holds_the_tables() {
     let server = PostgresServer::shared().await;
     let mut other = server.connection().await.unwrap();
     let prefix = fresh_prefix();
-    // A word that SQL reserves.
+    // A reserved word of SQL.
     meddle(&mut other, &prefix, "CREATE SCHEMA IF NOT EXISTS \"table\"").await;
     let options = || Postgres::options().schema("table").prefix(&prefix);
     handled(&options().open(pool(server)).await.unwrap(), 0).await;
@@ -911,7 +910,7 @@ async fn what_cannot_be_opened_is_told_without_the_password() {
     let error = refused(Postgres::options().schema("no schema")).await;
     assert!(error.contains("cannot be used as a schema"), "{error}");
 
-    // Nobody listens at port 1.
+    // Port 1 has no listener.
     for (url, why) in [
         ("postgres://me:hunter2@127.0.0.1:1/db", "refused"),
         (

@@ -1,4 +1,4 @@
-//! What a health probe says while the server stops, hangs, and comes back.
+//! !What a health probe reports while the server stops, hangs, and returns.
 
 use authpi_sdk::{
     Clock,
@@ -44,7 +44,7 @@ async fn a_probe_is_ready_exactly_while_postgres_answers() {
     assert_eq!(ready().await, [true; 3]);
     assert_eq!(worker.health().await.backlog.unwrap().depth, 1);
 
-    // What a probe said holds for a second.
+    // A probe's result is valid for a second.
     let never = || "the probes never became ready again".to_owned();
     let still = || "a server that does not answer is taken for one that does".to_owned();
     let paused = server.pause().await;
@@ -62,7 +62,7 @@ fn verifier() -> Verifier {
     Verifier::authpi(KeyRing::new().with("test", "whs_test"))
 }
 
-/// Polls until the probe says so; what a probe said holds for a second.
+/// Polls until the probe reports `expected`; a result is valid for a second.
 async fn says(hook: &Receiver, expected: Result<(), LedgerErrorKind>) {
     let last = std::sync::Mutex::new(String::new());
     let asked = async || {
@@ -222,7 +222,7 @@ async fn a_probe_of_a_queue_publishes_nothing() {
     assert_eq!(stream.info().await.unwrap().state.last_sequence, 0);
 }
 
-/// A delivery that was signed long ago, and the answer to it.
+/// A delivery that was signed long ago, and its response.
 async fn deliver_old(hook: &Receiver) -> u16 {
     let old = Fixture::of::<UserCreated>().time(Timestamp::UNIX_EPOCH);
     hook.receive(

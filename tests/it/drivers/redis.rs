@@ -1,4 +1,4 @@
-//! `Redis`, on a server alone and on a cluster.
+//! !`Redis`, on a single server and on a cluster.
 
 use std::{
     sync::Mutex,
@@ -34,12 +34,12 @@ async fn keys(node: &mut MultiplexedConnection, prefix: &str) -> Vec<Vec<u8>> {
         .unwrap()
 }
 
-/// Makes the records older by so much: the server's clock cannot be set.
+/// Makes the records older, since the server's clock cannot be set.
 async fn grow_older(node: &mut MultiplexedConnection, prefix: &str, by: Duration) {
     for key in keys(node, prefix).await {
         let left: i64 = cmd("PTTL").arg(&key).query_async(node).await.unwrap();
         assert!(left != -1, "a record without an end");
-        // It is deleted if that is in the past.
+        // If that is in the past, it is deleted.
         let left = left - i64::try_from(by.as_millis()).unwrap();
         cmd("PEXPIRE")
             .arg(&key)
@@ -50,7 +50,7 @@ async fn grow_older(node: &mut MultiplexedConnection, prefix: &str, by: Duration
     }
 }
 
-/// Each store is keys of its own, on as many nodes as there are.
+/// Each store has its own keys, on any number of nodes.
 struct Keys<C> {
     nodes: Vec<MultiplexedConnection>,
     connection: C,
@@ -160,7 +160,7 @@ async fn records_and_leases_outlive_a_crash_of_a_server_that_writes_at_once() {
         chain(&error)
     );
 
-    // The server has forgotten the scripts, too.
+    // The server has lost the scripts, too.
     server.start_again().await;
     assert_eq!(
         answered(&ledger, 0).await,
@@ -187,7 +187,8 @@ async fn records_and_leases_outlive_a_crash_of_a_server_that_writes_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again() {
     let server = RedisServer::start().await;
-    // Only the steps that must fail are in a hurry; what must succeed has the default limit.
+    // Only operations that must fail have a short timeout; those that must succeed have the
+    // default.
     let patient = Redis::connect(&server.url()).await.unwrap();
     let timeout = Duration::from_millis(300);
     let connect = || async {
@@ -231,7 +232,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
         until(|| "the ledger does not recover".to_owned(), completed).await,
         LeaseStatus::Held
     );
-    // What became of those that were not answered is unknown; but no more than that.
+    // The state of operations without a response is unknown; nothing else is.
     for n in 1..=40 {
         assert!(matches!(
             answered(&patient, n).await,
@@ -256,7 +257,7 @@ async fn a_connection_that_the_server_ends_is_made_anew() {
         .await
         .unwrap();
     assert_eq!(ended, 1);
-    // Even the step that meets it: to claim twice is as good as once.
+    // Including the operation that meets it, since a repeated claim has no further effect.
     assert_eq!(
         ledger.claim(&key(0), DIGEST, LEASE).await.unwrap(),
         Claim::Handled {
@@ -318,7 +319,7 @@ async fn records_expire_one_retention_after_the_lease_under_which_they_were_fini
         handled(&ledger, n).await;
     }
     granted(&ledger, EVENTS).await;
-    // Finished when its lease was over, and nobody had taken over.
+    // Completed after its lease had expired, before another worker took over.
     let late = granted(&ledger, EVENTS + 1).await;
     grow_older(&mut other, &prefix, LEASE * 2).await;
     assert_eq!(
@@ -428,7 +429,7 @@ async fn what_others_wrote_under_a_key_is_an_error_and_left_alone() {
         let left: String = cmd("GET").arg(&name).query_async(&mut other).await.unwrap();
         assert_eq!(left, foreign);
     }
-    // Handled, as a version that was never released has written it.
+    // A handled event in the format of an unreleased version.
     let unreleased = format!("h:00000001:9f86d081884c7d65:2592000000:{}", "a5".repeat(32));
     cmd("SET")
         .arg(format!("{prefix}5:users:evt_8"))
@@ -490,7 +491,7 @@ async fn what_cannot_be_opened_is_told_without_the_password() {
             "{error}"
         );
     }
-    // Nobody listens at port 1.
+    // Port 1 has no listener.
     let timeout = Duration::from_secs(1);
     for url in [
         "redis://:hunter2@127.0.0.1:1",
@@ -577,7 +578,7 @@ async fn a_connection_to_a_server_that_cannot_serve_is_replaced_and_the_next_ste
                 said.contains(&address.address().to_string()) && said.contains("cannot serve"),
                 "{code}: {said}"
             );
-            // What it has may be old: no step is answered by it.
+            // Its data may be old: no operation may use it.
             let other = Token {
                 attempt: 9,
                 ..token
@@ -589,7 +590,7 @@ async fn a_connection_to_a_server_that_cannot_serve_is_replaced_and_the_next_ste
                     .is_err(),
                 "{code}"
             );
-            // A server without memory may delete.
+            // A server that runs out of memory may delete keys.
             assert_eq!(
                 ledger.forget(&key(0)).await.is_err(),
                 code != "OOM",
@@ -673,7 +674,7 @@ async fn a_reconnect_that_the_server_refuses_for_a_while_succeeds_later() {
             .arg(password)
             .to_owned();
         set.exec_async(&mut other).await.unwrap();
-        // This connection stays, with the rights that it has.
+        // This connection stays, with the permissions that it has.
         set = cmd("CLIENT")
             .arg("KILL")
             .arg("TYPE")
@@ -719,7 +720,7 @@ async fn one_node_of_a_cluster_and_a_replica_are_refused_at_connect() {
             chain(&error)
         );
     }
-    // Also where it does not know HELLO.
+    // Also if it does not know HELLO.
     for settings in [&[][..], &["--rename-command", "HELLO", ""]] {
         let server = RedisServer::start_with(settings).await;
         Redis::connect(&server.url()).await.unwrap();
@@ -731,7 +732,7 @@ async fn one_node_of_a_cluster_and_a_replica_are_refused_at_connect() {
             "{}",
             chain(&error)
         );
-        // A connection of the caller's, which the ledger cannot replace.
+        // A connection provided by the caller, which the ledger cannot replace.
         let error = Redis::open(server.connection().await.unwrap())
             .await
             .unwrap_err();
@@ -807,7 +808,7 @@ async fn a_wrong_host_port_password_or_database_is_named_at_connect() {
     tell(&server, "CONFIG SET requirepass right").await;
     let at = server.address();
     let wrong = [
-        // Nobody listens at port 1.
+        // Port 1 has no listener.
         (
             "redis://:hunter2@127.0.0.1:1".to_owned(),
             "could not connect to redis at 127.0.0.1:1".to_owned(),
@@ -860,7 +861,7 @@ async fn the_servers_clock_is_read() {
         .unwrap();
     let before = Timestamp::now();
     let at = ledger.server_time().await.unwrap().unwrap();
-    // Both read the clock of this machine, the server to the microsecond.
+    // Both read this machine's clock, the server with microseconds.
     let slack = Duration::from_millis(1);
     assert!(
         before - slack <= at && at <= Timestamp::now(),

@@ -1,5 +1,5 @@
-//! `Sqlite`, in files: processes that are killed, callers that go away, handlers that write in the
-//! ledger's file.
+//! !`Sqlite` with files: processes that are killed, callers that go away, handlers that write in
+//! the ledger's file.
 
 use std::{
     collections::BTreeSet,
@@ -65,7 +65,7 @@ async fn connect(file: &Path) -> SqliteConnection {
     SqliteConnection::connect_with(&options).await.unwrap()
 }
 
-/// A file with a table of the application's own.
+/// A file with an application's table.
 async fn shop(folder: &Folder) {
     let table = "CREATE TABLE sold (id TEXT PRIMARY KEY)";
     sqlx::raw_sql(table)
@@ -82,8 +82,8 @@ async fn sold(folder: &Folder) -> BTreeSet<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// What a process was told, with 64 events in flight, before it was killed: a word and the event's
-/// number.
+/// The responses that a process received, with 64 events in flight, before it was killed: a word
+/// and the event's number.
 async fn told_until_killed(folder: &Folder, first: usize, after: usize) -> Vec<(String, usize)> {
     let mut program = Command::new(env!("CARGO_BIN_EXE_mock_server"));
     program
@@ -102,7 +102,7 @@ async fn told_until_killed(folder: &Folder, first: usize, after: usize) -> Vec<(
         if reported.len() == after {
             process.start_kill().unwrap();
         }
-        // The last one may be half a line.
+        // The last line may be incomplete.
         let Some((word, n)) = line.split_once(' ') else {
             continue;
         };
@@ -159,7 +159,7 @@ async fn whatever_was_answered_before_a_kill_is_there_after_it() {
                 other => panic!("{other} {n}"),
             }
         }
-        // Both or neither, also of what was not answered any more.
+        // Both or neither, also for those without a response.
         for id in sold
             .iter()
             .filter(|id| id.parse::<usize>().unwrap() >= first)
@@ -186,7 +186,7 @@ async fn claims_can_be_dropped_at_any_point() {
     claims_dropped_midway(&Sqlite::open(folder.file()).await.unwrap()).await;
 }
 
-/// Sells, and fails the first attempt afterwards.
+/// Sells, then fails the first attempt.
 fn selling() -> Handlers<(), Sqlite> {
     Handlers::new(()).on_tx(async |event: Event<UserCreated>, cx, mut tx: Tx<Sqlite>| {
         sqlx::query("INSERT INTO sold VALUES (?1)")
@@ -239,8 +239,8 @@ async fn each_event_takes_effect_once_however_often_it_is_delivered_and_to_whom(
         for copy in 0..3 {
             let (receiver, id) = (receivers[copy % 2].clone(), id.clone());
             deliveries.spawn(async move {
-                // As AuthPI does: again until it is taken. An effect that took place twice is a row
-                // that is there already, and never ends well.
+                // Like AuthPI: repeated until accepted. A second effect would violate a constraint,
+                // and never be accepted.
                 let taken = async { while deliver(&receiver, &id).await != 200 {} };
                 timeout(DEADLINE, taken)
                     .await

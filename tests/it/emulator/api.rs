@@ -1,4 +1,4 @@
-//! Credentials, webhooks, the event log, and what a client can get wrong.
+//! !Credentials, webhooks, the event log, and a client's mistakes.
 
 use authpi_emulator::Emulator;
 use reqwest::{Method, StatusCode};
@@ -226,7 +226,7 @@ async fn pages_hold_every_item_once_and_end() {
     loop {
         let page = authpi.get(&path).await.expect(StatusCode::OK);
         collected.extend(ids(&page));
-        // What is made meanwhile is newer than the cursor and shifts nothing.
+        // New items are before the cursor, so they shift nothing.
         authpi.webhook(NOWHERE, &["user.created"]).await;
         match page["next_cursor"].as_str() {
             Some(cursor) => path = format!("/webhooks?limit=2&cursor={cursor}"),
@@ -434,7 +434,7 @@ async fn a_stale_etag_is_412_and_names_the_one_that_holds() {
         first.etag(),
         format!("\"{}\"", first.body["data"]["created_at"])
     );
-    // The clock stands still, and yet each change has an ETag of its own.
+    // The clock stands still, but each change has a different ETag.
     let second = Answer::of(rename(first.etag())).await;
     assert_eq!(
         (second.status, second.etag()),

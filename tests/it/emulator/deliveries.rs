@@ -1,4 +1,4 @@
-//! Deliveries: what arrives, when it is sent again, and what is written down.
+//! !Deliveries: what arrives, when it is retried, and what is recorded.
 
 use std::{
     sync::{Arc, Mutex},
@@ -371,7 +371,7 @@ async fn a_redelivery_waits_for_its_outcome_and_counts_it() {
         );
         record
     };
-    // A retry is still planned, and stays so.
+    // A retry is still planned, and remains so.
     let record = redeliver(false, 2, "pending").await;
     assert_eq!(
         (&record["next_attempt_at"], &record["last_response_status"]),
@@ -607,7 +607,7 @@ async fn a_disabled_webhook_gets_nothing_until_it_is_active_again() {
     assert_eq!(endpoint.received().len(), 2);
 }
 
-/// A builder whose log is kept, and the log.
+/// A builder with a log, and the log.
 fn logged() -> (Builder, Arc<Mutex<Vec<LogLine>>>) {
     let log = Arc::new(Mutex::new(Vec::new()));
     let builder = Emulator::builder().log({
@@ -620,7 +620,7 @@ fn logged() -> (Builder, Arc<Mutex<Vec<LogLine>>>) {
 #[tokio::test]
 async fn a_host_that_is_not_allowed_is_warned_of_once_and_one_that_is_allowed_is_called() {
     let endpoint = Endpoint::start().await;
-    // This machine, under an address that is not the loopback one.
+    // This machine, under an address other than the loopback address.
     let url = endpoint.url.replace("127.0.0.1", "0.0.0.0");
     let (builder, log) = logged();
     let authpi = Authpi::with(builder.retry_delays([])).await;
@@ -675,7 +675,7 @@ async fn a_host_that_is_not_allowed_is_warned_of_once_and_one_that_is_allowed_is
     authpi.emulator.trigger("user.created").await.unwrap();
     authpi.emulator.deliveries_finished().await;
     assert_eq!(endpoint.received().len(), 1);
-    // A webhook that is pointed elsewhere is warned of, too.
+    // An updated webhook also causes a warning.
     let elsewhere = json!({"url": "http://app:8080/"});
     authpi
         .patch(&format!("/webhooks/{id}"), &elsewhere)
@@ -761,7 +761,7 @@ async fn events_are_refused_with_503_while_too_many_deliveries_are_pending() {
         refused.to_string().contains("Builder::max_pending"),
         "{refused}"
     );
-    // What needs no delivery happens all the same.
+    // Events that need no delivery happen anyway.
     authpi.emulator.trigger("user.deleted").await.unwrap();
     let listed = authpi
         .get("/events?event_types=user.created")

@@ -1,4 +1,4 @@
-//! Where webhooks point to: an endpoint that answers as it is told and remembers what came.
+//! !The target of webhooks: an endpoint with scripted responses that records deliveries.
 
 use std::{
     collections::VecDeque,
@@ -9,7 +9,7 @@ use axum::{Router, body::Bytes, extract::State, http::HeaderMap, response::Respo
 use serde_json::Value;
 use tokio::{net::TcpListener, sync::Notify};
 
-/// A receiver of deliveries on a port of its own.
+/// A receiver of deliveries on its own port.
 pub(super) struct Endpoint {
     pub(super) url: String,
     state: Arc<Script>,
@@ -22,13 +22,13 @@ struct Script {
     arrived: Notify,
 }
 
-/// What an endpoint does with a delivery.
+/// How an endpoint responds to a delivery.
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     Status(u16),
     /// 302 to this address.
     Redirect(String),
-    /// Answers when it is told to.
+    /// Responds when notified.
     HoldUntil(Arc<Notify>),
     Never,
 }
@@ -62,7 +62,7 @@ impl Endpoint {
         Self { url, state }
     }
 
-    /// What to do with the next deliveries; 200 to those after them.
+    /// The responses to the next deliveries, followed by 200.
     pub(super) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
         self.state
             .answers
@@ -79,7 +79,7 @@ impl Endpoint {
             .clone()
     }
 
-    /// Waits until so many deliveries have come.
+    /// Waits until `count` deliveries have arrived.
     pub(super) async fn until(&self, count: usize) {
         loop {
             let arrived = self.state.arrived.notified();

@@ -1,4 +1,4 @@
-//! Calls that are repeated.
+//! !Repeated calls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -163,7 +163,7 @@ async fn a_call_whose_caller_hangs_up_goes_on_and_is_answered_to_the_next_one() 
     );
     go.notify_one();
     authpi.emulator.deliveries_settled().await;
-    // The attempt is over; its call is answered in the next moment.
+    // The attempt has ended; its call is answered shortly after.
     let again = loop {
         let again = Answer::of(redeliver()).await;
         if again.status != StatusCode::CONFLICT {

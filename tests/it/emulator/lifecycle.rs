@@ -90,7 +90,7 @@ async fn each_emulator_has_an_account_and_credentials_of_its_own() {
     }
 }
 
-/// Sends the begin of a request, and no more; what is answered, status and body.
+/// Sends the start of a request only; returns the status and the body of the response.
 async fn begin(emulator: &Emulator, request: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(emulator.address()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -172,7 +172,7 @@ async fn credentials_are_checked_before_a_body_is_read() {
             400,
             "invalid_request",
         ),
-        // And then how much there is to read.
+        // And then the amount of data to read.
         (
             "POST",
             format!("{account}/webhooks"),

@@ -1,7 +1,7 @@
-//! The emulator over real HTTP, rule by rule.
+//! !The emulator over HTTP, rule by rule.
 //!
-//! Every answer is held against `openapi/authpi.yaml` by the emulator itself, which says 500 where
-//! it would contradict the description; so each of these tests is also a test of that.
+//! The emulator checks each of its responses against `openapi/authpi.yaml`, and returns 500 on a
+//! violation, so each of these tests checks that as well.
 
 mod api;
 mod deliveries;
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 
-/// Noon in UTC on some day, in Unix milliseconds, for manual clocks.
+/// Noon UTC on some day, in Unix milliseconds, for manual clocks.
 const NOON: i64 = 1_763_899_200_000;
 
 /// An emulator and a client of its account.
@@ -23,7 +23,7 @@ struct Authpi {
     http: Client,
 }
 
-/// An answer, read whole.
+/// A complete response.
 #[derive(Debug)]
 struct Answer {
     status: StatusCode,
@@ -31,10 +31,10 @@ struct Answer {
     body: Value,
 }
 
-/// The SDK's feature `rustls` turns reqwest's on without a provider, and every client of reqwest
-/// wants one then.
+/// The SDK's feature `rustls` enables reqwest's without a provider, and then every reqwest client
+/// needs one.
 fn http() -> Client {
-    // An error says that another test was first.
+    // An error means that another test has done this already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new()
 }
@@ -88,7 +88,7 @@ impl Authpi {
         Answer::of(self.request(Method::DELETE, path)).await
     }
 
-    /// Creates a webhook with a signature; its id and its secret.
+    /// Creates a webhook with a signature; returns its id and its secret.
     async fn webhook(&self, url: &str, events: &[&str]) -> (String, String) {
         let body =
             json!({"name": "test", "url": url, "auth": {"type": "signature"}, "events": events});
@@ -136,14 +136,14 @@ impl Answer {
         }
     }
 
-    /// The body, if the status is this one.
+    /// The body, if the status is `status`.
     #[track_caller]
     fn expect(self, status: StatusCode) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
         self.body
     }
 
-    /// Checks AuthPI's error envelope; the fields that it names.
+    /// Checks AuthPI's error envelope; returns the names of its fields.
     #[track_caller]
     fn refused(&self, status: u16, error: &str) -> Vec<&str> {
         assert_eq!(

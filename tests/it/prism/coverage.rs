@@ -1,7 +1,7 @@
-//! What of the description was asked for: each operation, and each parameter and each member of a
-//! body that it can have.
+//! !Which parts of the description were used: each operation, and each possible parameter and
+//! member of a body.
 //!
-//! So what nobody thought of trying shows.
+//! So untested parts are found.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::servers::faults::Asked;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-/// `openapi/authpi.yaml`, as far as it says what a request may hold.
+/// `openapi/authpi.yaml`, as far as it describes requests.
 pub(super) struct Description(Value);
 
 impl Description {
@@ -20,7 +20,7 @@ impl Description {
         Self(serde_norway::from_str(text).expect("the description is YAML"))
     }
 
-    /// One line for whatever can be asked for: `webhooks.list`, `webhooks.list query limit`,
+    /// One line for each possible part of a request: `webhooks.list`, `webhooks.list query limit`,
     /// `webhooks.create body auth.type=bearer`.
     pub(super) fn can_be_asked(&self) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
@@ -86,8 +86,8 @@ impl Description {
         }
     }
 
-    /// What a request has asked for, in the same lines; members of objects that the description
-    /// does not look into are among them.
+    /// The parts that a request has used, in the same form, including members of objects that the
+    /// description does not specify.
     pub(super) fn asked(
         &self,
         Asked {

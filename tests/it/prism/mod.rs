@@ -1,6 +1,6 @@
-//! A judge that is not ours: a mock server that validates each request against
-//! `openapi/authpi.yaml` accepts every one that the client can send, all operations with all
-//! options, each alone and all together. That these are all is seen by the description.
+//! !An independent check: a mock server that validates each request against `openapi/authpi.yaml`
+//! accepts every request of the client, for all operations with all options, separately and
+//! together. The description shows that these are all.
 
 mod coverage;
 
@@ -45,8 +45,8 @@ fn etag() -> ETag {
     "\"1709139600000\"".parse().expect("it is an ETag")
 }
 
-/// Anything that the mock refuses is a difference between the client and the description; so is an
-/// answer made by the description that the client cannot read.
+/// A request that the mock refuses is a difference between the client and the description. So is a
+/// generated response that the client cannot read.
 #[track_caller]
 fn accepted<T>(what: &str, done: Result<T, Error>) {
     if let Err(error) = done {
@@ -92,12 +92,12 @@ async fn the_mock_refuses_what_the_description_does_not_allow() {
     );
 }
 
-/// What the description allows, and the client leaves out on purpose.
+/// Allowed by the description, but omitted by the client on purpose.
 const LEFT_OUT: [&str; 3] = [
-    // One value is known, and it is what AuthPI takes if none is given.
+    // Only one value is known, and it is the default.
     "webhooks.create body auth.signature_algorithm",
     "webhooks.update body auth.signature_algorithm",
-    // AuthPI documents keys for POST only; what makes a PATCH safe to repeat is its ETag.
+    // AuthPI documents keys for POST only; the ETag makes a PATCH safe to repeat.
     "webhooks.update header idempotency-key",
 ];
 
@@ -204,7 +204,7 @@ async fn about_webhooks(client: &Client) {
     );
 
     accepted("get", webhooks.get("wh_1").await);
-    // All but the comma, which separates values in a path by OpenAPI's `simple` style; AuthPI's ids
+    // All but the comma, which separates values in a path in OpenAPI's `simple` style; AuthPI's ids
     // have none.
     accepted("get by an odd id", webhooks.get("wh-é+&=;:@!$'()*").await);
 

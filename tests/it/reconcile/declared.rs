@@ -1,4 +1,4 @@
-//! A webhook that is named by its spec, whatever its id is by now.
+//! !A webhook that is identified by its spec, whatever its present id.
 
 use authpi_emulator::Emulator;
 use authpi_sdk::{
@@ -16,7 +16,7 @@ use super::{Handled, caught_up, noting};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// AuthPI, a client, and a spec whose deliveries all fail, since nobody listens.
+/// AuthPI, a client, and a spec whose deliveries all fail, since its URL has no listener.
 async fn authpi() -> (Emulator, Client, WebhookSpec) {
     let authpi = Emulator::builder().retry_delays([]).start().await.unwrap();
     let client = Client::builder()
@@ -87,7 +87,7 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
     let (handled, secrets) = (Handled::default(), MemorySecretStore::new());
     let receiver = receiver(&handled);
     let _ = client.webhooks().ensure(&spec, &secrets).await?;
-    // So that a run knows a moment after which nothing new is about what it has seen.
+    // So that a run knows a time after which it has seen everything.
     let reconcile = of(&client, &receiver, &spec)
         .overlap(std::time::Duration::ZERO)
         .only_if_missed()
@@ -112,7 +112,7 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
     };
     let rotated = async |name: &str| {
         let rotation = client.webhooks().rotate(name, &spec, &secrets).await?;
-        // The delivery that failed goes with the old webhook, before anybody has to have seen it.
+        // The failed delivery disappears with the old webhook, before anyone has seen it.
         let id = authpi.trigger(EventType::UserCreated).await?.id;
         authpi.deliveries_finished().await;
         rotation.finish().await?;
@@ -149,7 +149,7 @@ async fn a_webhook_that_nobody_ensured_is_found_by_its_name_and_address() -> Out
     );
     assert_eq!(handled.take(), [id]);
 
-    // What carries our mark counts before what is older.
+    // A webhook with our mark takes precedence over an older one.
     let secrets = MemorySecretStore::new();
     let ensured = client
         .webhooks()

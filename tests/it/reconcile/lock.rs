@@ -1,4 +1,4 @@
-//! One replica at a time; on a schedule; when something was missed.
+//! !One replica at a time; periodic runs; runs only if a delivery was missed.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use super::{
     noting, receiver, reconcile,
 };
 
-/// A handler that waits until it may go on.
+/// A handler that waits for permission to continue.
 #[derive(Clone, Default)]
 struct Gate {
     came: Arc<Notify>,
@@ -89,7 +89,7 @@ async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() 
     let handled = Handled::default();
     // Shorter than that of an event.
     let lease = Duration::from_secs(10);
-    // A runtime of its own, whose end is that of a process: nothing is given back.
+    // Its own runtime, which ends like a process: nothing is released.
     let (died, has_died) = oneshot::channel();
     let dying = reconcile(&log, &gated(&ledger, &gate))
         .lease(lease)
@@ -121,7 +121,7 @@ async fn the_turn_of_a_replica_that_died_is_taken_over_when_its_lease_is_over() 
     );
     clock.advance(lease);
     let report = caught_up(&heir).await;
-    // The dead replica's event is under its own lease still.
+    // The dead replica's event is still under its own lease.
     assert_eq!(
         report.stopped.map(|stopped| stopped.outcome),
         Some("in_flight")
@@ -143,7 +143,7 @@ async fn a_run_that_is_dropped_gives_its_turn_back() {
     gate.came.notified().await;
     running.abort();
     drop(running.await);
-    // What was being handled goes on, as a delivery's would.
+    // Running handlers continue, like a delivery's.
     gate.go_on.notify_one();
     let report = caught_up(&replica()).await;
     assert_eq!(
@@ -162,7 +162,7 @@ async fn a_turn_that_another_has_taken_over_ends_the_run() {
         .unwrap();
     let running = tokio::spawn(async move { slow.catch_up().await });
     gate.came.notified().await;
-    // As if the lease had run out unnoticed, and an heir had come and gone.
+    // As if the lease had expired unnoticed, and another replica had taken over and finished.
     let key = authpi_sdk::ledger::EventKey::new("users", "reconcile:lock");
     assert!(
         authpi_sdk::ledger::Ledger::forget(&ledger, &key)
@@ -178,7 +178,7 @@ async fn a_turn_that_another_has_taken_over_ends_the_run() {
     gate.go_on.notify_one();
 }
 
-/// Runs it on a schedule until `done`.
+/// Runs it periodically until `done`.
 async fn until(reconcile: &Reconcile, every: Duration, done: impl Fn() -> bool) {
     let (stop, stopped) = oneshot::channel::<()>();
     let running = {
@@ -307,8 +307,8 @@ async fn the_log_is_read_again_until_it_must_hold_what_a_failed_delivery_was_abo
         .only_if_missed()
         .build()
         .unwrap();
-    // The younger one draws the watermark past the failed delivery, whose event enters the log
-    // after that.
+    // The newer event moves the watermark past the failed delivery, whose event enters the log
+    // later.
     until(&reconcile, Duration::from_millis(1), || {
         let mut reported = log.reported();
         if reported.events.len() == 1 && reported.asked.len() >= 2 {

@@ -1,4 +1,4 @@
-//! An AuthPI that has one webhook and a log, and lists as a test says.
+//! !An AuthPI with one webhook and a log, whose lists a test controls.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,7 +20,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::created;
 
-/// In which order the log is listed.
+/// The order of the log's list.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
     OldestFirst,
@@ -34,25 +34,25 @@ pub(super) struct Log {
     server: JoinHandle<()>,
 }
 
-/// What a test says, and what was asked.
+/// The test's settings, and the recorded requests.
 pub(super) struct Reported {
     pub(super) order: Order,
-    /// Whether `after` and `before` take in the moment itself.
+    /// Whether `after` and `before` include the given time.
     pub(super) inclusive: bool,
-    /// The most items on a page.
+    /// The maximum number of items per page.
     pub(super) page: usize,
     pub(super) webhook: Value,
-    /// Requests for the log that are still answered; then each is a 500.
+    /// The number of log requests that still succeed; later ones get 500.
     pub(super) answers: usize,
-    /// Whether it says that another page follows, and not where.
+    /// Whether it reports another page, but not its cursor.
     pub(super) hides_the_next: bool,
     /// Called before each page.
     pub(super) before_page: Option<BeforePage>,
     pub(super) events: Vec<Logged>,
     pub(super) failed_deliveries: Vec<Value>,
-    /// How often the webhook was asked for.
+    /// The number of requests for the webhook.
     pub(super) looks: usize,
-    /// The queries for the log.
+    /// The queries of the log requests.
     pub(super) asked: Vec<HashMap<String, String>>,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Logged {
     json: String,
 }
 
-/// An event of a user's.
+/// An event of a user.
 pub(super) fn event(id: &str, at: Timestamp, event_type: &str, user: &str) -> Logged {
     let time = at.as_millisecond();
     let json = json!({
@@ -81,14 +81,14 @@ pub(super) fn event(id: &str, at: Timestamp, event_type: &str, user: &str) -> Lo
     }
 }
 
-/// An event of so many bytes.
+/// An event of this size in bytes.
 pub(super) fn large(id: &str, at: Timestamp, bytes: usize) -> Logged {
     let mut event = event(id, at, "user.created", "usr_1");
     event.json = event.json.replace("as it is", &"x".repeat(bytes));
     event
 }
 
-/// What is no event, at some time.
+/// An item that is not an event, at some time.
 pub(super) fn nonsense(at: Timestamp) -> Logged {
     let time = at.as_millisecond();
     Logged {
@@ -246,7 +246,7 @@ async fn page(State(reported): Shared, RawQuery(query): RawQuery) -> Response {
         .collect();
     let cursor = next_cursor.filter(|_| !reported.hides_the_next);
     let page = json!({"has_more": next_cursor.is_some(), "next_cursor": cursor});
-    // By hand, since `Value` would write the events anew.
+    // Built by hand, since `Value` would rewrite the events.
     let data = serde_json::to_string(&data).unwrap();
     json(format!("{{\"data\":{data},{}", &page.to_string()[1..]))
 }

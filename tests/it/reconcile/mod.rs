@@ -1,5 +1,5 @@
-//! What never arrived is found in AuthPI's log: against a log that lists as it likes, and against
-//! the emulator after an outage.
+//! !Undelivered events are found in AuthPI's log: with a log in any order, and with the emulator
+//! after an outage.
 
 mod declared;
 mod lock;
@@ -31,24 +31,24 @@ use log::Log;
 
 const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// When the webhook of the tests was created.
+/// The creation time of the tests' webhook.
 fn created() -> Timestamp {
     "2026-11-01T00:00:00Z".parse().unwrap()
 }
 
-/// So many milliseconds after the webhook's creation.
+/// This number of milliseconds after the webhook's creation.
 fn at(millis: i64) -> Timestamp {
     created() + SignedDuration::from_millis(millis)
 }
 
-/// So many milliseconds after the webhook's creation, by our clock.
+/// A clock at this number of milliseconds after the webhook's creation.
 fn clock(millis: i64) -> Clock {
     Clock::from_fn(move || at(millis))
 }
 
 const HOUR: i64 = 3_600_000;
 
-/// The events that handlers have seen, in their order.
+/// The events that handlers have seen, in order.
 #[derive(Clone, Default)]
 struct Handled(Arc<Mutex<Vec<String>>>);
 
@@ -62,7 +62,7 @@ impl Handled {
     }
 }
 
-/// Notes all events but those that it is told to fail.
+/// Handlers that record all events except those that they fail.
 fn noting(
     handled: &Handled,
     fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static,
@@ -80,9 +80,9 @@ fn noting(
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// As [`noting`]; but each run tries what fails twice. It fails for a moment, and then for a day,
-/// which is longer than a run waits that tries for half a day. Until the next run the ledger's
-/// clock has to be set a day on.
+/// Like [`noting`], but each run attempts failing events twice. They fail with a short delay, then
+/// with a delay of a day, which is longer than a run with half a day of `retry_for` waits. Before
+/// the next run, the ledger's clock must advance by a day.
 fn noting_in_two_tries(
     handled: &Handled,
     fail: impl Fn(&Event) -> bool + Clone + Send + Sync + 'static,
@@ -116,7 +116,7 @@ fn inline(ledger: impl Ledger, handlers: Handlers<Handled>) -> ReceiverBuilder<I
     .in_flight_wait(Duration::ZERO)
 }
 
-/// A receiver that notes what it handles, on a ledger of its own.
+/// A receiver that records handled events, on its own ledger.
 fn receiver() -> (Receiver, Handled) {
     let handled = Handled::default();
     (

@@ -1,5 +1,5 @@
-//! The outage drill: a receiver is down while thousands of events happen and AuthPI's retries run
-//! out, comes back, catches up, and serves.
+//! !The outage drill: a receiver is down while thousands of events happen and AuthPI's retries end.
+//! It returns, catches up, and serves.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,14 +18,14 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{Handled, noting};
 
-/// Events that happen while the receiver is down; on Postgres there are more of them.
+/// Events that happen while the receiver is down; on Postgres there are more.
 const MISSED: usize = 1_000;
-/// Events that happen when it serves again.
+/// Events that happen after it serves again.
 const LIVE: usize = 200;
 const USERS: usize = 50;
 const TEST_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// AuthPI, and what happened there.
+/// AuthPI, and its events.
 pub(crate) struct Outage {
     authpi: Emulator,
     client: Client,
@@ -33,16 +33,16 @@ pub(crate) struct Outage {
     secret: Secret,
     address: std::net::SocketAddr,
     missed: usize,
-    /// Ids and users, in the order in which they happened.
+    /// Ids and users, in the order of the events.
     happened: Vec<(String, String)>,
     server: Option<JoinHandle<()>>,
 }
 
 impl Outage {
-    /// Everything up to the moment at which the receiver comes back.
+    /// Everything up to the return of the receiver.
     ///
-    /// Of the events that happened until then, half are delivered without success, until AuthPI
-    /// pauses the endpoint; of the other half there is no delivery at all.
+    /// Half of the earlier events are delivered without success, until AuthPI pauses the endpoint.
+    /// The other half have no delivery.
     pub(crate) async fn over(missed: usize) -> Self {
         let clock = EmulatorClock::manual("2026-11-20T08:00:00Z".parse().unwrap());
         let authpi = Emulator::builder()
@@ -55,7 +55,7 @@ impl Outage {
             .api_key(authpi.key_id(), authpi.key_secret())
             .build()
             .unwrap();
-        // An address at which nobody listens.
+        // An address without a listener.
         let address = TcpListener::bind("127.0.0.1:0")
             .await
             .unwrap()
@@ -122,7 +122,7 @@ impl Outage {
             let event = NewEvent::new(name)
                 .subject(json!({"user_id": user}))
                 .data(json!({"id": user, "n": n}));
-            // Several in one millisecond, and some that nobody is to be told of.
+            // Several within one millisecond, and some that the webhook does not subscribe to.
             if n.is_multiple_of(3) {
                 self.authpi.clock().advance(Duration::from_millis(700));
                 self.authpi
@@ -152,13 +152,13 @@ impl Outage {
     }
 
     pub(crate) fn reconcile(&self, receiver: &Receiver) -> ReconcileBuilder {
-        // So little at once that the log has to be read in parts.
+        // A small limit, so that the log is read in parts.
         Reconcile::builder(&self.client, receiver, &self.webhook_id)
             .clock(self.clock())
             .limit(700)
     }
 
-    /// What was missed is found.
+    /// Missed events are found.
     pub(crate) async fn catch_up(&self, reconcile: &Reconcile) -> Report {
         let report = tokio::time::timeout(TEST_TIMEOUT, reconcile.catch_up())
             .await
@@ -173,7 +173,7 @@ impl Outage {
         report
     }
 
-    /// The receiver serves again: AuthPI goes on delivering, and delivers once more what failed.
+    /// The receiver serves again: AuthPI continues to deliver, and redelivers failed deliveries.
     pub(crate) async fn serve(&mut self, receiver: &Receiver) {
         let listener = TcpListener::bind(self.address)
             .await
@@ -206,7 +206,7 @@ impl Outage {
         self.settled().await;
     }
 
-    /// Ids, in the order in which they happened.
+    /// Ids, in the order of the events.
     pub(crate) fn ids(&self) -> Vec<&str> {
         self.happened.iter().map(|(id, _)| id.as_str()).collect()
     }

@@ -1,4 +1,5 @@
-//! Several processes on one ledger: one runs at a time, and the next goes on where one was killed.
+//! !Several processes on one ledger: one runs at a time, and the next continues where a killed one
+//! ended.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +14,11 @@ use super::{
     log::{Log, event},
 };
 
-/// What is said last about a process, by its reader.
+/// The last message about a process, from its reader.
 const ENDED: &str = "ended";
 const EVENTS: i64 = 300;
 const PROCESSES: usize = 3;
-/// So many events are handled before a process is killed; the last one may go to the end.
+/// The number of events that are handled before a process is killed; the last process may finish.
 const LIFE: usize = 60;
 
 fn process(log: &Log, folder: &Path) -> Child {
@@ -28,7 +29,7 @@ fn process(log: &Log, folder: &Path) -> Child {
         .env("AUTHPI_KEY_ID", "key_1")
         .env("AUTHPI_KEY_SECRET", "secret")
         .env("AUTHPI_ACCOUNT_ID", "acc_1")
-        // It ends when nobody holds this.
+        // The process ends when this is dropped.
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -81,8 +82,7 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
                 assert!(done.wait().unwrap().success());
                 ended += 1;
             } else if line == ENDED {
-                // On a machine that is busy enough a process finds its lease lost, and ends by
-                // itself.
+                // On a very busy machine, a process may lose its lease and end by itself.
                 if let Some(mut other) = alive.remove(&number) {
                     assert!(!other.wait().unwrap().success());
                     lost += 1;
@@ -94,7 +94,7 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
                     Some((turn, count)) if *turn == number => *count += 1,
                     _ => turns.push((number, 1)),
                 }
-                // What it had still said when it was killed comes after that.
+                // Lines that it had written before it was killed follow.
                 if turns.last().is_some_and(|(_, count)| *count == LIFE)
                     && let Some(mut killed) = alive.remove(&number)
                 {
@@ -109,8 +109,8 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
     });
     let (mut handled, turns, kills, lost) = driven;
     assert!(kills >= 3, "{turns:?}");
-    // None came back after another had begun: at no time did two of them run. Only one that lost
-    // its lease may still have had an event in hand.
+    // None continued after another had started: at no time did two run. Only one that lost its
+    // lease may still have had an event in progress.
     let mut who: Vec<_> = turns.iter().map(|(number, _)| *number).collect();
     who.sort_unstable();
     who.dedup();
@@ -122,7 +122,7 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
     handled.sort_unstable();
     handled.dedup();
     assert_eq!(handled.len(), usize::try_from(EVENTS).unwrap());
-    // Each that was killed may have had one in hand.
+    // Each killed process may have had one event in progress.
     assert!(
         all <= handled.len() + kills + lost,
         "{all} times, {kills} kills, {lost} leases lost"

@@ -1,4 +1,4 @@
-//! What of the log is fed, and in which order.
+//! !Which events of the log are ingested, and in which order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ use super::{
     noting, noting_in_two_tries, receiver, reconcile,
 };
 
-/// Events over two days, some of them at the same time; ids do not sort as times do.
+/// Events over two days, some at the same time; ids do not sort by time.
 fn two_days() -> Vec<Logged> {
     let event = |n: i64| {
         let id = format!("evt_{}", (n * 7919) % 1000);
@@ -83,7 +83,7 @@ async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_list
             );
             assert_eq!(handled.ids(), wanted, "{case}");
             assert!(report.is_complete(), "{case}");
-            // A run that took long looks again, and meets the last events a second time.
+            // A long run reads again, and finds the last events a second time.
             assert!(
                 report.progress.duplicates == 0 || report.passes > 1,
                 "{case}"
@@ -116,7 +116,7 @@ async fn a_page_that_is_larger_than_what_is_read_of_an_answer_is_asked_for_in_pa
         "{limits:?}"
     );
 
-    // One alone that is too large is told, and nothing is passed over.
+    // A single oversized event is reported, and nothing is skipped.
     log.reported()
         .events
         .push(large("evt_huge", at(HOUR), 9 << 20));
@@ -164,7 +164,7 @@ async fn a_look_that_took_long_is_followed_by_another_though_it_found_nothing_ne
         .into_result()
         .unwrap();
     assert_eq!(handled.take(), ["evt_1"]);
-    // It is known now, and another happens after the first look has begun.
+    // It is known now, and another one happens after the first read has started.
     let (now, mut pages) = (Arc::clone(&time), 0);
     log.reported().before_page = Some(Box::new(move |events| {
         pages += 1;
@@ -199,8 +199,7 @@ async fn what_is_read_again_is_a_duplicate_and_what_came_late_is_found() {
     assert_eq!(report.watermark, Some(at(3 * HOUR)));
     assert_eq!(handled.take(), ["evt_1", "evt_3"]);
 
-    // One that stands in the log after those that happened after it, one on the edge of what is
-    // read again, one that is new.
+    // One that is in the log after later ones, one at the edge of the overlap, one that is new.
     log.reported().events.extend([
         event("evt_2", at(3 * HOUR - 1), "user.created", "usr_1"),
         event("evt_edge", at(2 * HOUR), "user.created", "usr_1"),
@@ -271,7 +270,7 @@ async fn a_clock_that_is_hours_off_makes_no_gap() {
             300,
             "our clock is {ours} ms after the creation"
         );
-        // The clock is set right, and more happens.
+        // The clock is corrected, and more events happen.
         log.reported()
             .events
             .push(event("evt_after", at(49 * HOUR), "user.created", "usr_1"));
@@ -453,7 +452,7 @@ async fn what_is_no_event_is_buried_and_holds_up_nothing() {
     assert_eq!(letters.len(), 1);
     assert_eq!(&letters[0].body[..], br#"{"type":7}"#);
 
-    // A store that keeps no dead letters.
+    // A store without dead letters.
     let (receiver, handled) = super::receiver();
     let report = caught_up(&reconcile(&log, &receiver).build().unwrap()).await;
     assert_eq!((report.unreadable, handled.ids().len()), (1, 2));
@@ -482,8 +481,8 @@ async fn an_inbox_gets_the_events_in_order_and_its_worker_handles_them() {
     );
     let again = caught_up(&reconcile).await;
     assert_eq!(again.progress.new_events(), 0);
-    // All are one user's, so they are leased one after the other; nor is the record of whose turn
-    // it is among them.
+    // All are one user's, so they are leased one after the other; the lock's record is not among
+    // them.
     for id in sorted(two_days()) {
         let NextEvent::Leased(leased) = store
             .lease_next("users", Duration::from_mins(1))
@@ -555,7 +554,7 @@ async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
     }
 }
 
-/// Our clock, in milliseconds after the webhook's creation, as a test sets it.
+/// Our clock, in milliseconds after the webhook's creation, controlled by a test.
 fn clock_of(millis: &Arc<AtomicI64>) -> Clock {
     let millis = Arc::clone(millis);
     Clock::from_fn(move || at(millis.load(Ordering::SeqCst)))
@@ -588,7 +587,7 @@ async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark
         (None, vec!["evt_old".to_owned()])
     );
 
-    // What was handled is pruned by later claims.
+    // Later claims prune handled events.
     time.store(60 * day, Ordering::SeqCst);
     log.reported()
         .events
@@ -612,7 +611,7 @@ async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark
             .not_read_before,
         None
     );
-    // By name it is read all the same.
+    // With `since` it is read anyway.
     let report = caught_up(
         &with(MemoryWatermark::new())
             .since(created())
@@ -788,7 +787,7 @@ async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
             _ => {}
         }
     }
-    // The second run meets what the first has handled, and fails at the same event.
+    // The second run finds the handled events of the first, and fails at the same event.
     let outcomes = [("duplicate", 2), ("handled", 2), ("not_accepted", 2)]
         .map(|(outcome, count)| (outcome.to_owned(), count));
     assert_eq!(counted, BTreeMap::from(outcomes));

@@ -1,4 +1,4 @@
-//! A run that ends early is taken up where it ended.
+//! !A run that ends early is continued by the next.
 
 use std::{
     sync::{
@@ -56,7 +56,7 @@ async fn a_run_that_was_killed_is_gone_on_with_by_the_next_process() {
             .watermark(FileWatermark::new(folder.join("users")))
             .lease(Duration::from_millis(50))
             .on_progress({
-                // Somewhere else each time.
+                // At a different point each time.
                 let (handled, enough) = (handled.clone(), before + 90 + round * 17);
                 move |_| assert!(handled.ids().len() < enough, "killed")
             })

@@ -1,4 +1,4 @@
-//! Where watermarks are kept.
+//! !Stores of watermarks.
 
 use std::{error::Error as _, path::PathBuf};
 
@@ -12,7 +12,7 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// What every store has to do.
+/// The requirements of every store.
 pub(crate) async fn keeps(store: &impl Watermark, again: &impl Watermark) {
     assert_eq!(store.load("users").await.unwrap(), None);
     for millis in [1, 2_000, 3_600_000] {
@@ -26,7 +26,7 @@ pub(crate) async fn keeps(store: &impl Watermark, again: &impl Watermark) {
     }
 }
 
-/// What a store can do that several write to.
+/// The requirements of a store with several writers.
 pub(crate) async fn never_goes_back(store: &impl Watermark) {
     store.save("others", at(20)).await.unwrap();
     store.save("others", at(10)).await.unwrap();

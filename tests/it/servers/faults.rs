@@ -1,8 +1,8 @@
-//! A server with faults at wire level, in front of one that has none.
+//! !A proxy that causes faults on the wire.
 //!
-//! It stands between a client and a server, mostly an emulator, and does to each exchange what it
-//! is told: nothing, or one of [`Fault`]. So the faults are those of a network and of gateways, and
-//! what took place can be seen at the emulator behind it.
+//! It is between a client and a server, usually an emulator, and does nothing or one [`Fault`] to
+//! each exchange. So the faults are those of networks and gateways, and the emulator shows what
+//! took effect.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,40 +17,39 @@ use tokio::{
 pub(crate) enum Fault {
     /// Nothing goes wrong.
     None,
-    /// The request is read, goes no further, and the connection is closed.
+    /// The request is read but not forwarded, and the connection is closed.
     CloseBefore,
-    /// It is done, and the connection is closed instead of a reply.
+    /// It runs, and the connection is closed instead of a response.
     CloseAfter,
-    /// It is done, and the connection is reset instead of a reply.
+    /// It runs, and the connection is reset instead of a response.
     ResetAfter,
-    /// It is done, and of the reply only half the head comes through.
+    /// It runs, and only half of the response's head is sent.
     HalfHead,
-    /// It is done, and of the reply's body only half comes through.
+    /// It runs, and only half of the response's body is sent.
     HalfBody,
-    /// It is done, and the reply says a length greater than its own.
+    /// It runs, and the response announces more than its length.
     TooLong,
-    /// It is done, and the reply says half its length.
+    /// It runs, and the response announces half its length.
     TooShort,
-    /// The request goes no further, and nothing is said.
+    /// The request is not forwarded, and there is no response.
     StallBefore,
-    /// It is done, and nothing is said.
+    /// It runs, and there is no response.
     StallAfter,
-    /// It is done, and half the reply is said.
+    /// It runs, and half the response is sent.
     StallWithin,
     /// 429 in plain text, with a `Retry-After`.
     RateLimited,
-    /// 502 in HTML; the request went no further.
+    /// 502 in HTML; the request is not forwarded.
     BadGateway,
-    /// 504 in HTML, and it is done.
+    /// 504 in HTML, and it runs.
     GatewayTimeout,
-    /// 503 in HTML; the request went no further.
+    /// 503 in HTML; the request is not forwarded.
     Unavailable,
-    /// A redirect to another address; the request went no further.
+    /// A redirect to another address; the request is not forwarded.
     Redirect,
-    /// The network delivers the request twice; the reply is the second.
+    /// The network delivers the request twice; the response is the second.
     Twice,
-    /// It is done, and the answer is what AuthPI replays of an answer that is too large to be
-    /// stored.
+    /// It runs, and the response is what AuthPI replays for a response that is too large to store.
     EmptyReplay,
 }
 
@@ -75,7 +74,7 @@ impl Fault {
         Self::EmptyReplay,
     ];
 
-    /// Whether the client has to wait for its own deadline to notice.
+    /// Whether the client notices only by its own timeout.
     pub(crate) fn stalls(self) -> bool {
         matches!(
             self,
@@ -83,7 +82,7 @@ impl Fault {
         )
     }
 
-    /// How often the request reaches the server behind.
+    /// How often the request reaches the server.
     fn deliveries(self) -> usize {
         match self {
             Self::CloseBefore
@@ -98,7 +97,7 @@ impl Fault {
     }
 }
 
-/// A request that came.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     /// `POST /v1/…`
@@ -116,8 +115,8 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    /// In front of the server at this address. `plan` is told the request, and how many came before
-    /// it.
+    /// In front of the server at this address. `plan` gets the request, and the number of earlier
+    /// ones.
     pub(crate) async fn before(
         behind: std::net::SocketAddr,
         plan: impl Fn(&Asked, usize) -> Fault + Send + Sync + 'static,
@@ -141,7 +140,7 @@ impl Faulty {
                         seen.push(asked);
                         fault
                     };
-                    // A client that has gone is what some faults are about.
+                    // Some faults are about clients that have gone.
                     let _ = serve(connection, behind, reported).await;
                 });
             }
@@ -252,7 +251,7 @@ fn with_length(head: &[u8], length: usize) -> Vec<u8> {
     format!("{}\r\ncontent-length: {length}\r\n\r\n", lines.join("\r\n")).into()
 }
 
-/// The next request on a connection, with its bytes; none when the client has closed it.
+/// The next request on a connection, as bytes; `None` when the client has closed it.
 async fn request(client: &mut TcpStream) -> std::io::Result<Option<(Asked, Vec<u8>)>> {
     let Some(Reply { head, body }) = message(client).await? else {
         return Ok(None);
@@ -277,7 +276,7 @@ async fn request(client: &mut TcpStream) -> std::io::Result<Option<(Asked, Vec<u
     )))
 }
 
-/// What the server behind answers.
+/// The response of the server.
 async fn exchange(behind: std::net::SocketAddr, request: &[u8]) -> std::io::Result<Reply> {
     let mut server = TcpStream::connect(behind).await?;
     server.write_all(request).await?;
@@ -286,7 +285,7 @@ async fn exchange(behind: std::net::SocketAddr, request: &[u8]) -> std::io::Resu
         .ok_or_else(|| std::io::Error::other("no reply"))
 }
 
-/// A message: its head, up to and with the empty line, and its body.
+/// A message: its head, including the empty line, and its body.
 #[derive(Default)]
 struct Reply {
     head: Vec<u8>,

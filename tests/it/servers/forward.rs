@@ -1,5 +1,5 @@
-//! An address in front of servers, as that of a load balancer or a floating IP is: new connections
-//! go where it leads at the time, those that are there stay where they are.
+//! !An address in front of servers, like that of a load balancer or a floating IP: new connections
+//! go to its present target, existing ones stay.
 
 use std::{
     net::SocketAddr,
@@ -39,7 +39,7 @@ impl Forwarder {
                 while connections.try_join_next().is_some() {}
                 let (to, mut cut) = (*leads.lock().unwrap(), cutting.subscribe());
                 connections.spawn(async move {
-                    // Without a server the client's connection ends, as it does without a
+                    // Without a server, the client's connection ends, as it would without a
                     // forwarder.
                     if let Ok(mut server) = TcpStream::connect(to).await {
                         tokio::select! {
@@ -63,17 +63,17 @@ impl Forwarder {
         self.address
     }
 
-    /// Has new connections go to another server.
+    /// Directs new connections to another server.
     pub(crate) fn switch(&self, server: SocketAddr) {
         *self.to.lock().unwrap() = server;
     }
 
-    /// Ends the connections that there are.
+    /// Ends the existing connections.
     pub(crate) fn cut(&self) {
         self.cuts.send_replace(());
     }
 
-    /// Waits until so many connections were made in all.
+    /// Waits until this number of connections has been made in total.
     pub(crate) async fn has_made(&self, connections: usize) {
         let mut made = self.made.clone();
         let made =

@@ -1,9 +1,9 @@
-//! Real servers with throw-away data, on free ports of this machine, gone when the test run ends,
+//! !Real servers with temporary data, on free ports of this machine. They end with the test run,
 //! however it ends.
 //!
-//! Tests that only need *a* server share one; those that stop, pause or restart theirs start one of
-//! their own. A server that is missing fails its tests: `cargo xtask test` installs what it can,
-//! and else leaves the tests out by name and says so.
+//! Tests that need *any* server share one. Tests that stop, pause or restart a server start their
+//! own. A missing server fails its tests: `cargo xtask test` installs what it can, and otherwise
+//! skips the tests by name and reports it.
 
 pub(crate) mod faults;
 pub(crate) mod forward;
@@ -23,11 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a server may take to start, stop or answer again.
+/// How long a server may take to start, stop or respond again.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Runs the server, ends it when nobody holds the other end of its own standard input any more, and
-/// removes its folder if it is told to.
+/// Runs the server, ends it when its own standard input is closed, and removes its folder if
+/// requested.
 const KEEPER: &str = r#"
     signal=$1 folder=$2; shift 2
     "$@" </dev/null >"$folder/log" 2>&1 &
@@ -39,7 +39,7 @@ const KEEPER: &str = r#"
     if [ "$last" != keep ]; then rm -rf "$folder"; fi
 "#;
 
-/// A server's process, under a shell that outlives this one for as long as it takes to end it.
+/// A server's process, under a shell that outlives this process until the server has ended.
 struct Process {
     keeper: Child,
     pid: u32,
@@ -76,7 +76,7 @@ impl Process {
         }
     }
 
-    /// Ends it, and leaves its folder for another one.
+    /// Ends it, and keeps its folder for another one.
     fn stop(mut self) {
         use std::io::Write as _;
         let mut last = self.keeper.stdin.take().expect("it is piped");
@@ -101,7 +101,7 @@ impl Drop for Process {
     }
 }
 
-/// Who runs a server that refuses to be run by root.
+/// The user for a server that refuses to run as root.
 #[derive(Clone, Copy)]
 struct Account {
     user: u32,
@@ -109,7 +109,7 @@ struct Account {
 }
 
 impl Account {
-    /// `postgres` where there is one, else `nobody`; none unless we are root.
+    /// `postgres` if it exists, else `nobody`; `None` unless we are root.
     fn other_than_root() -> Option<Self> {
         let id = |args: &[&str]| {
             let output = Command::new("id").args(args).output().expect("id runs");
@@ -156,8 +156,8 @@ fn signal(name: &str, pids: &[u32]) {
     );
 }
 
-/// Waits until every thread of these processes has stopped: `kill` returns before that, and
-/// meanwhile they may go on to answer. Where there is no `/proc`, nothing is known of it.
+/// Waits until every thread of these processes has stopped: `kill` returns earlier, and they may
+/// still respond meanwhile. Without `/proc` there is no way to know.
 fn stopped(pids: &[u32]) {
     let started = Instant::now();
     let stops = |pid: &u32| {
@@ -167,7 +167,7 @@ fn stopped(pids: &[u32]) {
             .flatten();
         let mut states =
             threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
-        // The state is behind the program's name, which is in brackets.
+        // The state follows the program's name, which is in brackets.
         states.all(|stat| {
             stat.rsplit(')')
                 .next()
@@ -193,13 +193,13 @@ fn folder(kind: &str, owner: Option<Account>) -> PathBuf {
     path
 }
 
-/// A port that was free a moment ago. Whoever starts a server there must be ready to find it taken.
+/// A port that was free a moment ago. The caller must handle that it is taken.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
 }
 
-/// A program of a server: on the path, or where Debian puts it.
+/// A server's program: on the path, or where Debian installs it.
 fn program(name: &str, package: &str, elsewhere: &[PathBuf]) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = elsewhere
@@ -214,7 +214,7 @@ fn program(name: &str, package: &str, elsewhere: &[PathBuf]) -> PathBuf {
     })
 }
 
-/// Asks until the answer is there, or panics with what `otherwise` tells.
+/// Polls until there is a result, or panics with the text of `otherwise`.
 pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
     otherwise: impl Fn() -> String,
     ask: impl Fn() -> F,
@@ -229,7 +229,7 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// The end of what a server had to say.
+/// The end of a server's log.
 fn log(folder: &Path) -> String {
     let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
     log.lines()

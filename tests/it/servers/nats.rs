@@ -16,18 +16,18 @@ pub(crate) struct NatsServer {
     folder: PathBuf,
     port: u16,
     jetstream: bool,
-    /// Who looks and meddles.
+    /// The user of the tests' own connections.
     login: Option<(String, String)>,
 }
 
-/// A name for a stream and its subjects that nobody else uses.
+/// A unique name for a stream and its subjects.
 pub(crate) fn fresh_name() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     format!("t{}", MADE.fetch_add(1, Ordering::Relaxed))
 }
 
 impl NatsServer {
-    /// The one that tests share, which lives as long as this process.
+    /// The shared one, which lives as long as this process.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<NatsServer> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
@@ -37,7 +37,7 @@ impl NatsServer {
         Self::start_with("", None).await
     }
 
-    /// With a file of settings, by which this user and password may do everything.
+    /// With a configuration file, in which this user and password have all permissions.
     pub(crate) async fn start_with(config: &str, login: Option<(&str, &str)>) -> Self {
         let server = Self::new();
         server.configured(config, login).started().await
@@ -68,7 +68,7 @@ impl NatsServer {
         self
     }
 
-    /// Counts from the next start on.
+    /// Takes effect at the next start.
     pub(crate) fn configure(&mut self, config: &str, login: Option<(&str, &str)>) {
         std::fs::write(self.folder.join("config"), config).expect("a file can be written");
         self.login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
@@ -86,7 +86,7 @@ impl NatsServer {
         panic!("nats-server does not start: {}", log(&server.folder));
     }
 
-    /// Whether it accepts connections; not if it ended at once.
+    /// Whether it accepts connections; false if it ended immediately.
     async fn begin(&mut self) -> bool {
         let (port, data) = (
             self.port.to_string(),
@@ -116,8 +116,8 @@ impl NatsServer {
             || format!("nats-server does not answer: {}", log(&self.folder)),
             || async {
                 match self.client().await {
-                    // Until JetStream has read its files it is connected, and answers nothing of
-                    // it.
+                    // Until JetStream has read its files, it accepts connections but does not
+                    // respond.
                     Ok(_) if !self.jetstream => Some(true),
                     Ok(client) => {
                         let reported: Result<Value, _> =
@@ -148,12 +148,12 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Where it listens.
+    /// Its address.
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         (std::net::Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// One beside those of the inboxes, to look and to meddle with.
+    /// A connection for the tests themselves.
     pub(crate) async fn client(&self) -> Result<Client, ConnectError> {
         let options = match &self.login {
             Some((user, password)) => {
@@ -168,7 +168,7 @@ impl NatsServer {
         jetstream::new(self.client().await.expect("it answers"))
     }
 
-    /// At once, as by a crash.
+    /// Immediately, like a crash.
     pub(crate) fn stop(&mut self) {
         self.process.take().expect("it runs").stop();
     }
@@ -182,7 +182,7 @@ impl NatsServer {
         );
     }
 
-    /// Stops the server in whatever it does, until the answer is dropped.
+    /// Stops the server, whatever it is doing, until the result is dropped.
     pub(crate) fn pause(&self) -> Paused {
         let pid = self.process.as_ref().expect("it runs").pid;
         signal("STOP", &[pid]);
@@ -191,7 +191,7 @@ impl NatsServer {
     }
 }
 
-/// Lets the server go on when dropped.
+/// Continues the server when dropped.
 pub(crate) struct Paused {
     pid: u32,
 }

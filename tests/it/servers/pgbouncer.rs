@@ -1,5 +1,5 @@
-//! `pgbouncer`, in front of a Postgres server; one connection of the server for each of a client
-//! (`pool_mode = session`).
+//! !`pgbouncer`, in front of a Postgres server, with one server connection per client (`pool_mode =
+//! session`).
 
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
 
@@ -11,7 +11,7 @@ pub(crate) struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// With these startup parameters ignored; it refuses others that it does not know.
+    /// With these startup parameters ignored; it refuses other unknown ones.
     pub(crate) async fn before(server: &PostgresServer, ignored: &str) -> Self {
         // It does not run as root.
         let account = Account::other_than_root();

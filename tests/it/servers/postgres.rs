@@ -19,21 +19,21 @@ pub(crate) struct PostgresServer {
     settings: Vec<String>,
 }
 
-/// A prefix for tables that nobody else uses.
+/// A unique prefix for tables.
 pub(crate) fn fresh_prefix() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     format!("t{}_", MADE.fetch_add(1, Ordering::Relaxed))
 }
 
 impl PostgresServer {
-    /// The one that tests share, which lives as long as this process.
+    /// The shared one, which lives as long as this process.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<PostgresServer> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
     }
 
     pub(crate) async fn start() -> Self {
-        // Its data need survive no power cut, only its own end.
+        // Its data must survive its own end, but no power loss.
         Self::start_with(&["-c", "fsync=off"]).await
     }
 
@@ -68,7 +68,7 @@ impl PostgresServer {
         .await
     }
 
-    /// A hot standby, which follows this server for as long as both are there.
+    /// A hot standby that follows this server.
     pub(crate) async fn standby(&self) -> Self {
         let (account, port) = (self.account, self.port.to_string());
         let folder = folder("standby", account);
@@ -111,7 +111,7 @@ impl PostgresServer {
         panic!("postgres does not start: {}", log(&server.folder));
     }
 
-    /// Whether it accepts connections; not if it ended at once.
+    /// Whether it accepts connections; false if it ended immediately.
     async fn begin(&mut self) -> bool {
         let data = self.folder.join("data").to_string_lossy().into_owned();
         let socket = format!("unix_socket_directories={}", self.folder.display());
@@ -156,7 +156,7 @@ impl PostgresServer {
             .database("postgres")
     }
 
-    /// Where it listens.
+    /// Its address.
     pub(crate) fn address(&self) -> (&'static str, u16) {
         ("127.0.0.1", self.port)
     }
@@ -169,12 +169,12 @@ impl PostgresServer {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// One beside those of the ledgers, to look and to meddle with.
+    /// A connection for the tests themselves.
     pub(crate) async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
         self.options().disable_statement_logging().connect().await
     }
 
-    /// At once, as by a crash.
+    /// Immediately, like a crash.
     pub(crate) fn stop(&mut self) {
         self.process.take().expect("it runs").stop();
     }
@@ -188,11 +188,11 @@ impl PostgresServer {
         );
     }
 
-    /// Stops the server's processes in whatever they do, until the answer is dropped. New
-    /// connections come about, and get no answer either.
+    /// Stops the server's processes, whatever they are doing, until the result is dropped. New
+    /// connections are established, but get no response.
     pub(crate) async fn pause(&self) -> Paused {
         let server = self.process.as_ref().expect("it runs").pid;
-        // First the one that makes the others, so that there will be no more.
+        // First the process that starts the others, so that there are no new ones.
         signal("STOP", &[server]);
         let others = tokio::process::Command::new("pgrep")
             .args(["-P", &server.to_string()])
@@ -217,7 +217,7 @@ impl PostgresServer {
     }
 }
 
-/// Lets the server go on when dropped.
+/// Continues the server when dropped.
 pub(crate) struct Paused {
     pids: Vec<u32>,
 }
@@ -233,7 +233,7 @@ impl Drop for Paused {
 }
 
 fn binary(name: &str) -> PathBuf {
-    // The newest of those that Debian has installed side by side.
+    // The newest of the versions that Debian has installed.
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

@@ -1,5 +1,5 @@
-//! Prism, a mock server by others that knows AuthPI's API from `openapi/authpi.yaml` alone and
-//! refuses what that does not allow.
+//! !Prism, an independent mock server that has only `openapi/authpi.yaml` and refuses what it does
+//! not allow.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -8,7 +8,7 @@ use std::{
 
 use super::{Process, folder, free_port, log, until};
 
-/// The mock, gone when it is dropped.
+/// The mock, ended when it is dropped.
 pub(crate) struct Prism {
     _process: Process,
     pub(crate) base_url: String,
@@ -52,7 +52,7 @@ impl Prism {
                     base_url: format!("http://127.0.0.1:{port}"),
                 };
             }
-            // Another has taken the port; anything else is to be seen.
+            // Another program has taken the port; any other failure is reported.
             assert!(
                 log(&folder).contains("EADDRINUSE"),
                 "Prism does not start:\n{}",
@@ -62,7 +62,7 @@ impl Prism {
     }
 }
 
-/// What `cargo xtask test --only prism` installs.
+/// Installed by `cargo xtask test --only prism`.
 fn program(root: &Path) -> PathBuf {
     let program = match std::env::var_os("AUTHPI_PRISM") {
         Some(path) => PathBuf::from(path),

@@ -1,4 +1,4 @@
-//! `redis-server`, alone or three of them as a cluster.
+//! !`redis-server`, alone or as a cluster of three.
 
 use std::{
     path::PathBuf,
@@ -17,21 +17,21 @@ pub(crate) struct RedisServer {
     settings: Vec<String>,
 }
 
-/// A prefix for keys that nobody else uses.
+/// A unique prefix for keys.
 pub(crate) fn fresh_prefix() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     format!("t{}:", MADE.fetch_add(1, Ordering::Relaxed))
 }
 
 impl RedisServer {
-    /// The one that tests share, which lives as long as this process.
+    /// The shared one, which lives as long as this process.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<RedisServer> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
     }
 
     pub(crate) async fn start() -> Self {
-        // Each command is in the file before it is answered.
+        // Each command is in the file before its response.
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await
     }
 
@@ -53,7 +53,7 @@ impl RedisServer {
         panic!("redis-server does not start: {}", log(&server.folder));
     }
 
-    /// Whether it accepts connections; not if it ended at once.
+    /// Whether it accepts connections; false if it ended immediately.
     async fn begin(&mut self) -> bool {
         let (port, folder) = (self.port.to_string(), self.folder.to_string_lossy());
         let args = [
@@ -82,7 +82,7 @@ impl RedisServer {
             || format!("redis-server does not answer: {}", log(&self.folder)),
             || async {
                 match self.connection().await {
-                    // Until it has read its data it is connected, and answers only this.
+                    // Until it has read its data, it accepts connections but responds only to this.
                     Ok(mut connection) => cmd("PING")
                         .exec_async(&mut connection)
                         .await
@@ -106,19 +106,19 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Where it listens.
+    /// Its address.
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         (std::net::Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// One beside those of the ledgers, to look and to meddle with.
+    /// A connection for the tests themselves.
     pub(crate) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         Client::open(self.url())?
             .get_multiplexed_async_connection()
             .await
     }
 
-    /// At once, as by a crash.
+    /// Immediately, like a crash.
     pub(crate) fn stop(&mut self) {
         self.process.take().expect("it runs").stop();
     }
@@ -132,7 +132,7 @@ impl RedisServer {
         );
     }
 
-    /// Stops the server in whatever it does, until the answer is dropped.
+    /// Stops the server, whatever it is doing, until the result is dropped.
     pub(crate) fn pause(&self) -> Paused {
         let pid = self.process.as_ref().expect("it runs").pid;
         signal("STOP", &[pid]);
@@ -141,7 +141,7 @@ impl RedisServer {
     }
 }
 
-/// Lets the server go on when dropped.
+/// Continues the server when dropped.
 pub(crate) struct Paused {
     pid: u32,
 }
@@ -162,8 +162,7 @@ impl RedisCluster {
         const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
         let mut nodes = Vec::new();
         for (first, last) in SLOTS {
-            // By default the port of the nodes among themselves is 10,000 higher, which may not
-            // exist.
+            // The default port between nodes is 10,000 higher, which may not exist.
             let bus = free_port().to_string();
             let settings = [
                 "--cluster-enabled",

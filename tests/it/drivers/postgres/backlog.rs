@@ -1,4 +1,4 @@
-//! What a large backlog costs workers that look for an event.
+//! !The cost of leasing with a large backlog.
 
 use authpi_sdk::{
     ledger::{Completion, EventKey, Inbox as _, LeaseStatus, Ledger as _, NextEvent},
@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgPoolOptions};
 use super::{LEASE, Tables, conformance, fresh_prefix, key, leased, meddle, opened};
 use crate::servers::postgres::PostgresServer;
 
-/// How many rows the node of a plan and those below it have read, those thrown away included.
+/// The number of rows that a plan's node and those below it have read, including discarded ones.
 fn rows_of(node: &serde_json::Value) -> f64 {
     let kinds = [
         "Actual Rows",
@@ -27,7 +27,7 @@ fn rows_of(node: &serde_json::Value) -> f64 {
     own * node["Actual Loops"].as_f64().unwrap_or(1.0) + below
 }
 
-/// How many rows a look for work visits; and how the server goes about it, for people.
+/// The number of rows that a lease visits, and the plan as text.
 async fn visited(connection: &mut PgConnection, statement: &str) -> (f64, String) {
     let explain = AssertSqlSafe(format!("EXPLAIN (ANALYZE, FORMAT JSON) {statement}"));
     let query = sqlx::query(explain)
@@ -45,7 +45,7 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
     const BACKLOG: i64 = 5_000;
     let prefix = fresh_prefix();
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
-    // Half of them are paused for long; the others are in two ordering keys, whose first ones are
+    // Half of them wait for a retry; the others have two ordering keys, whose first events are
     // leased.
     let filled = format!(
         "INSERT INTO {{t}}ledger
@@ -59,7 +59,7 @@ async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another
         assert_eq!(leased(&ledger).await.key, key(n));
     }
     let [look, ..] = ledger.looks();
-    // As the planner knows nothing of the rows, and as it knows them.
+    // Without and with planner statistics.
     for known in ["SELECT", "VACUUM ANALYZE {t}ledger"] {
         meddle(&mut other, &prefix, known).await;
         let (rows, plan) = visited(&mut other, &look).await;
@@ -85,13 +85,13 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
             .await
             .unwrap()
     };
-    // A connection keeps the plan that it made at first, when there was nothing; prunings are
-    // planned each time.
+    // A connection keeps the plan that it made first, when the table was empty; pruning is planned
+    // each time.
     let prepare = format!(
         "SET plan_cache_mode = force_generic_plan; PREPARE wake (text, bigint) AS {wake}; EXECUTE wake ('users', 100)"
     );
     run(&mut other, prepare).await;
-    // Of each 2,000, three are due.
+    // Three of each 2,000 are due.
     let filled = "
         INSERT INTO {t}ledger (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, position)
         SELECT 'users', 'evt_' || n, 0, 1, n, CASE WHEN n <= 3 THEN n ELSE 4000000000000 END, 0,
@@ -160,7 +160,7 @@ async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_ordering_key_s
         )
         .await;
         append(1).await;
-        // As the completion in a handler's transaction.
+        // Like the completion in a handler's transaction.
         let end = AssertSqlSafe(format!(
             "UPDATE {prefix}ledger SET state = 2, at = 1, body = NULL WHERE state = 1"
         ));

@@ -1,4 +1,4 @@
-//! Workers of other processes hear of an append by `NOTIFY`: here, those of other pools.
+//! !Workers of other processes (here: of other pools) are notified of an append by `NOTIFY`.
 
 use std::time::{Duration, Instant};
 
@@ -29,11 +29,11 @@ use crate::{
     },
 };
 
-/// So long that whoever waits for a poll has failed.
+/// So long that a test that waits for a poll has failed.
 const POLL: Duration = Duration::from_hours(1);
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A worker that tells which events it has handled.
+/// A worker that reports the events that it has handled.
 struct Woken {
     handled: mpsc::UnboundedReceiver<String>,
     /// Dropped to stop it.
@@ -78,7 +78,7 @@ async fn append(ledger: &Postgres, n: usize) {
     assert_eq!(appended, Appended::Stored);
 }
 
-/// How many connections listen, of those that go by this name.
+/// The number of listening connections with this name.
 async fn listening(connection: &mut PgConnection, name: &str) -> i64 {
     let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND query LIKE 'LISTEN%' AND state = 'idle'";
     sqlx::query(count)
@@ -117,7 +117,7 @@ async fn an_append_wakes_the_workers_of_another_process_at_once() {
         append(&appending, n).await;
         assert_eq!(woken.next().await, format!("evt_{n}"));
     }
-    // And those of its own, though they need no notification.
+    // And those of its own, although they need no notification.
     append(&waiting, 5).await;
     assert_eq!(woken.next().await, "evt_5");
 }
@@ -141,8 +141,8 @@ async fn what_is_appended_before_anybody_listens_is_found_when_somebody_does() {
     assert_eq!(handled.len(), EVENTS);
 }
 
-// With threads of its own, so that the client goes on while the server, which waits for it, is
-// being ended.
+// On a multi-threaded runtime, so that the client continues while the server, which waits for it,
+// is being stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_comes_back_with_its_server() {
     let mut server = PostgresServer::start().await;
@@ -238,7 +238,7 @@ async fn appends_at_the_same_time_share_a_notification() {
         appends.spawn(async move { append(&ledger, n).await });
     }
     appends.join_all().await;
-    // What is behind this one is not counted, and it counts too.
+    // Notifications after this one are not counted, and it is counted itself.
     sqlx::query("SELECT pg_notify($1, 'last')")
         .bind(&channel)
         .execute(&pool(server))
@@ -254,7 +254,7 @@ async fn appends_at_the_same_time_share_a_notification() {
     {
         notifications += 1;
     }
-    // One at once, and one for each 10 ms.
+    // One immediately, and one for each 10 ms.
     let most = 1 + begun.elapsed().as_millis() / 10;
     assert!(
         (1..=most).contains(&notifications),

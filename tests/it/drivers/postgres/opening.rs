@@ -1,5 +1,5 @@
-//! Opening shows that the ledger works with this server, this role and these settings, and errors
-//! say what kind they are of.
+//! !Opening checks that the ledger works with this server, role and settings, and errors have the
+//! right kind.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ async fn a_standby_is_refused_when_it_is_opened() {
     }
 }
 
-/// A role of this server, with these rights to tables that are there.
+/// A role of this server, with these permissions on existing tables.
 async fn role(server: &PostgresServer, prefix: &str, rights: &str) -> PgPool {
     drop(
         Postgres::options()
@@ -217,7 +217,7 @@ async fn errors_tell_a_busy_pool_from_a_server_that_is_away_and_from_content() {
     )
     .await;
 
-    // Which cannot be compressed into what fits an index.
+    // Cannot be compressed to fit an index.
     let mut random = fastrand::Rng::with_seed(0);
     let long: String = (0..4800).map(|_| random.alphanumeric()).collect();
     let error = patient
@@ -288,7 +288,7 @@ async fn the_servers_clock_is_a_witness() {
         .await
         .unwrap()
         .expect("the server has a clock");
-    // The same machine's.
+    // The clock of the same machine.
     let second = Duration::from_secs(1);
     assert!(
         before - second <= reported && reported <= Timestamp::now() + second,

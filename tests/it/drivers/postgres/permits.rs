@@ -1,4 +1,4 @@
-//! Handlers with a transaction wait for each other in a queue, and not for the connections that
+//! !Handlers with a transaction wait for each other in a queue, not for the connections that
 //! everything else needs.
 
 use std::{
@@ -40,11 +40,11 @@ use crate::{
     },
 };
 
-/// Longer than any test, so that what waits is not given up.
+/// Longer than any test, so that nothing times out.
 const DEADLINE: Duration = Duration::from_mins(5);
 const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What handlers go through, and how many are in there.
+/// A gate for handlers, with the number of handlers in it.
 #[derive(Clone)]
 struct Gate {
     open: Arc<Semaphore>,
@@ -78,7 +78,7 @@ impl Gate {
     }
 }
 
-/// One that creates goes through the gate with its transaction; one that deletes goes on without.
+/// `user.created` goes through the gate with its transaction; `user.deleted` does not.
 fn handlers(gate: &Gate) -> Handlers<Gate, Postgres> {
     Handlers::new(gate.clone())
         .on(async |event: Event<UserDeleted>, cx: Context<Gate>| {
@@ -147,7 +147,7 @@ async fn handlers_with_a_transaction_leave_connections_to_claims_renewals_and_ot
         let receiver = receiver.clone();
         deliveries.spawn(async move { deliver(&receiver, &created(n)).await });
     }
-    // Ten connections, less the two that are reserved.
+    // Ten connections, minus the two that are reserved.
     for _ in 0..8 {
         next(&mut starts).await;
     }
@@ -208,7 +208,8 @@ async fn copies_of_an_event_that_is_being_handled_hold_no_permit() {
     };
     deliver_one(0);
     assert_eq!(next(&mut starts).await, "evt_0");
-    // One of them waits for the first with the second permit at a time, unless it gives that back.
+    // One of them would wait for the first while holding the second permit, if it did not return
+    // it.
     (0..3).for_each(|_| deliver_one(0));
     deliver_one(1);
     assert_eq!(next(&mut starts).await, "evt_1");

@@ -1,4 +1,4 @@
-//! Behind `PgBouncer`, which refuses startup parameters that it does not know.
+//! !Behind `PgBouncer`, which refuses unknown startup parameters.
 
 use authpi_sdk::{
     event::{Event, types::UserCreated},
@@ -34,8 +34,8 @@ async fn a_pooler_that_refuses_the_settings_of_later_steps_is_refused_when_the_l
         error.contains("ignore_startup_parameters") && error.contains("startup parameter: options"),
         "{error}"
     );
-    // A pool of one's own, without that setting, works there; and so does one that sets it, when it
-    // opens or never.
+    // A custom pool without that setting works there, and so does one that sets it when it opens,
+    // or never.
     let without = PgPoolOptions::new()
         .max_connections(4)
         .connect_lazy_with(pooler.options(server));

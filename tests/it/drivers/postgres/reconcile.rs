@@ -1,4 +1,5 @@
-//! The outage drill on Postgres, where an effect takes place exactly once; and watermarks in it.
+//! !The outage drill on Postgres, where an effect takes place exactly once; and watermarks in
+//! Postgres.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,7 +27,7 @@ use crate::{
 /// Events that happen while the receiver is down.
 const MISSED: usize = 5_000;
 
-/// A ledger, and beside it a table of effects that says nothing against a second one.
+/// A ledger, and a table of effects without a constraint against repetition.
 struct Effects {
     ledger: Postgres,
     pool: PgPool,
@@ -150,7 +151,7 @@ async fn after_an_outage_the_inbox_has_every_event_once_and_workers_keep_each_us
 #[tokio::test]
 async fn a_watermark_is_found_again_and_never_goes_back() {
     let server = PostgresServer::start().await;
-    // Replicas that start at once make the table once.
+    // Replicas that start at the same time create the table once.
     let opening = (0..8).map(|_| PostgresWatermark::open(pool(&server)));
     let mut opening: tokio::task::JoinSet<_> = opening.collect();
     let mut stores = Vec::new();

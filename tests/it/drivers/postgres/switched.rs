@@ -1,4 +1,4 @@
-//! Connections to a server that cannot serve, or that have lost what they need, do not stay in the
+//! !Connections to a server that cannot serve, or that have lost what they need, do not stay in the
 //! pool.
 
 use std::{sync::Arc, time::Duration};
@@ -37,7 +37,7 @@ use crate::{
 
 const CONNECTIONS: u32 = 6;
 
-/// As a user's service has one: it does not ask whether connections are alive.
+/// Like a service's pool: it does not check whether connections are alive.
 fn pool(options: PgConnectOptions) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
@@ -78,8 +78,7 @@ async fn delivered(receiver: &Receiver, n: usize) -> u16 {
     .await
 }
 
-/// All connections of the pool, in the hands of somebody who has made them and gives them back
-/// unused.
+/// Opens all connections of the pool and holds them unused.
 async fn all_connections(pool: &PgPool) -> Vec<PoolConnection<sqlx::Postgres>> {
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -88,7 +87,7 @@ async fn all_connections(pool: &PgPool) -> Vec<PoolConnection<sqlx::Postgres>> {
     connections
 }
 
-/// Gives them back, and waits until all are there to be had again.
+/// Returns them, and waits until all are available again.
 async fn give_back(pool: &PgPool, connections: Vec<PoolConnection<sqlx::Postgres>>) {
     drop(connections);
     let all = || async { (pool.num_idle() == CONNECTIONS as usize).then_some(()) };
@@ -121,7 +120,7 @@ async fn connections_made_while_the_role_was_read_only_fail_nothing_afterwards()
     };
     let error = until(|| "the role can still write".to_owned(), refused).await;
     assert!(error.contains("read-only transaction"), "{error}");
-    // Of those that were ended, some may still be there.
+    // Some of the terminated ones may still be in the pool.
     let stale = || async {
         let mut stale = all_connections(&pool).await;
         for connection in &mut stale {
@@ -141,7 +140,7 @@ async fn connections_made_while_the_role_was_read_only_fail_nothing_afterwards()
     }
 }
 
-/// A primary, a standby that has followed it, and one address for both.
+/// A primary, its standby, and one address for both.
 struct Pair {
     primary: PostgresServer,
     standby: PostgresServer,
@@ -164,8 +163,8 @@ impl Pair {
         self.primary.options().port(self.forwarder.address().port())
     }
 
-    /// Fills the pool with connections to the standby, and then has the address lead to the primary
-    /// again.
+    /// Fills the pool with connections to the standby, then switches the address back to the
+    /// primary.
     async fn switch_over_and_back(&self, pool: &PgPool) {
         self.forwarder.switch(self.standby.socket_address());
         self.forwarder.cut();
@@ -205,7 +204,7 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
         assert_eq!(delivered(&receiver, n).await, 200, "delivery {n}");
     }
 
-    // Each step by itself, as the first that finds those connections.
+    // Each operation separately, as the first that gets such a connection.
     pair.switch_over_and_back(&pool).await;
     let token = granted(&store, 100).await;
     pair.switch_over_and_back(&pool).await;
@@ -230,7 +229,7 @@ async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_pri
     assert_eq!(super::leased(&store).await.key, key(101));
     pair.switch_over_and_back(&pool).await;
     assert!(store.forget(&key(101)).await.unwrap());
-    // A handler's transaction, before its handler has begun.
+    // A handler's transaction, before its handler has started.
     let token = granted(&store, 102).await;
     pair.switch_over_and_back(&pool).await;
     let mut tx = store.begin().await.unwrap();
@@ -264,7 +263,7 @@ async fn secrets_and_watermarks_are_saved_once_the_address_leads_to_the_primary(
     assert_eq!(watermark.load("users").await.unwrap(), Some(at));
 }
 
-/// A ledger with one connection, so that each step finds what the last one left.
+/// A ledger with one connection, so that each operation gets the connection of the previous one.
 async fn with_one_connection(server: &PostgresServer) -> (Postgres, PgPool) {
     let one = PgPoolOptions::new()
         .max_connections(1)

@@ -1,4 +1,4 @@
-//! The example `sync_users_postgres`, killed again and again at the worst of moments.
+//! !The example `sync_users_postgres`, killed repeatedly at the worst moments.
 
 use std::{
     process::Stdio,
@@ -33,23 +33,23 @@ use crate::servers::{
 const SECRET: &str = "whs_test";
 const USERS: usize = 5;
 const ROUNDS: usize = 2;
-/// In a round, each of them sent twice.
+/// Per round, each sent twice.
 const EVENTS: usize = 20;
 
 /// When the program is killed.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// As the first deliveries come in.
+    /// At the first deliveries.
     AtOnce,
     /// A handler has begun its transaction, and cannot write.
     Writing,
-    /// It has written, and the completion of its claim is under way.
+    /// It has written, and the completion of its claim is in progress.
     Completing,
-    /// Some effects are committed, and some of those not answered.
+    /// Some effects are committed, and some of those have no response yet.
     Committed,
 }
 
-/// The program, and a database of its own.
+/// The program, and its own database.
 struct Service {
     process: Child,
     port: Arc<AtomicU16>,
@@ -97,7 +97,7 @@ impl Service {
     }
 }
 
-/// Delivers as AuthPI does: until it is answered 200.
+/// Delivers as AuthPI does: until the response is 200.
 async fn deliver(http: reqwest::Client, port: Arc<AtomicU16>, event: Fixture) {
     let (head, body) = event
         .request(&SignatureScheme::authpi(), &Secret::from(SECRET))
@@ -128,13 +128,12 @@ async fn deliver(http: reqwest::Client, port: Arc<AtomicU16>, event: Fixture) {
     until(|| "a delivery is never taken".to_owned(), taken).await;
 }
 
-/// The `n`th event: what happens to the user later has a later time, though it may be delivered
-/// before.
+/// The `n`th event. A user's later events have a later time, but may be delivered earlier.
 fn event(n: usize, begin: Timestamp) -> Fixture {
     let user = format!("usr_{}", n % USERS);
     let event = match n / USERS {
         0 => Fixture::of::<UserCreated>(),
-        // The last user is deleted in the midst of it.
+        // The last user is deleted in between.
         7 if n % USERS == USERS - 1 => Fixture::of::<UserDeleted>(),
         _ => Fixture::of::<UserUpdated>(),
     };
@@ -166,7 +165,7 @@ async fn applied(connection: &mut PgConnection) -> i64 {
         .get(0)
 }
 
-/// Waits for a lock to be waited for, or an effect to take place.
+/// Waits until a lock is waited for, or an effect has taken place.
 macro_rules! until {
     ($what:literal, $connection:expr, |$c:ident| $ask:expr) => {{
         let connection = tokio::sync::Mutex::new(&mut $connection);
@@ -179,7 +178,7 @@ macro_rules! until {
     }};
 }
 
-/// A database of its own for the example, and a connection to it.
+/// A new database for the example, and a connection to it.
 async fn database(name: &str) -> (String, PgConnection) {
     let server = PostgresServer::shared().await;
     let database = format!("{}{name}", fresh_prefix());
@@ -200,12 +199,12 @@ async fn database(name: &str) -> (String, PgConnection) {
 }
 
 fn http() -> reqwest::Client {
-    // Taken, if another test was first.
+    // An error means that another test has done this already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
 
-/// Every order of so many things.
+/// All permutations of `count` items.
 fn orders(count: usize) -> Vec<Vec<usize>> {
     let Some(last) = count.checked_sub(1) else {
         return vec![Vec::new()];
@@ -232,7 +231,7 @@ async fn users(connection: &mut PgConnection) -> Vec<Row> {
         .collect()
 }
 
-/// A moment of a minute ago, and so many milliseconds later.
+/// A minute ago, plus `millis`.
 fn at(millis: i64) -> Timestamp {
     static BEGIN: LazyLock<i64> = LazyLock::new(|| Timestamp::now().as_millisecond() - 60_000);
     Timestamp::from_millisecond(*BEGIN + millis).unwrap()
@@ -347,7 +346,7 @@ async fn the_example_clears_a_column_for_null_and_leaves_it_for_what_is_absent_o
     }
 }
 
-/// The statements of the cookbook are run as they stand there.
+/// The cookbook's statements are run unchanged.
 #[tokio::test]
 async fn the_cookbooks_statements_end_with_the_same_row_when_events_come_out_of_order() {
     const COOKBOOK: &str = include_str!("../../../../docs/cookbook.md");
@@ -424,7 +423,7 @@ async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of
                     .unwrap();
             }
             let mut deliveries = JoinSet::new();
-            // The latest goes first.
+            // The newest first.
             for n in (sent..sent + EVENTS).rev().flat_map(|n| [n, n]) {
                 deliveries.spawn(deliver(
                     http.clone(),

@@ -1,5 +1,5 @@
-//! What a handler writes in its `Tx` takes place exactly once, together with the record that it was
-//! handled.
+//! !A handler's writes in its `Tx` take effect exactly once, together with the record that the
+//! event was handled.
 
 use std::{
     sync::{
@@ -45,10 +45,10 @@ use crate::{
 const SECRET: &str = "whs_test";
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A ledger, and beside it a table in which each application of an effect is a row.
+/// A ledger, and a table in which each application of an effect is a row.
 struct Shop {
     ledger: Postgres,
-    /// On the same pool and tables, with the default limit, where `ledger` has a short one.
+    /// On the same pool and tables, with the default timeout, if `ledger` has a short one.
     patient: Postgres,
     prefix: String,
     other: PgConnection,
@@ -91,7 +91,7 @@ impl Shop {
         Seller(format!("INSERT INTO {}sold (event_id) VALUES ($1)", self.prefix).into())
     }
 
-    /// What was sold, in the order of the sales.
+    /// The items sold, in order.
     async fn sold(&mut self) -> Vec<String> {
         let sold = AssertSqlSafe(format!(
             "SELECT event_id FROM {}sold ORDER BY id",
@@ -129,7 +129,7 @@ fn of_one(options: PgConnectOptions) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// The same event, whenever it is asked for: a fixture takes the second in which it is made.
+/// Always the same event: a fixture otherwise has the second of its creation.
 fn event() -> Fixture {
     static TIME: LazyLock<jiff::Timestamp> = LazyLock::new(jiff::Timestamp::now);
     Fixture::of::<UserCreated>().id("evt_0").time(*TIME)
@@ -151,7 +151,7 @@ pub(super) fn verifier() -> Verifier {
     Verifier::authpi(KeyRing::new().with("test", SECRET))
 }
 
-/// Sells, and then does what the attempt asks for.
+/// Sells, then continues as the attempt requires.
 fn selling<F, Fut>(shop: &Shop, then: F) -> Receiver
 where
     F: Fn(Context<Seller>, Tx<Postgres>) -> Fut + Clone + Send + Sync + 'static,
@@ -247,7 +247,7 @@ async fn a_statement_that_failed_cannot_be_swallowed() {
     let mut shop = Shop::open().await;
     let receiver = selling(&shop, async |cx, mut tx| {
         if cx.attempt() == 1 {
-            // Postgres undoes the whole transaction for it.
+            // This makes Postgres roll back the whole transaction.
             assert!(sqlx::query("SELECT 1 / 0").execute(&mut *tx).await.is_err());
         }
         Ok(())
@@ -285,7 +285,7 @@ async fn savepoints_can_be_had_and_one_left_open_is_part_of_the_commit() {
 async fn of_a_stale_token_nothing_is_kept_and_a_token_commits_once() {
     let mut shop = Shop::over(of_one(PostgresServer::shared().await.options())).await;
     let seller = shop.seller();
-    // Forgotten, taken over by another, given up, and completed already.
+    // Forgotten, taken over by another, failed terminally, and already completed.
     for (n, spoil) in [
         "DELETE FROM {t}ledger",
         "UPDATE {t}ledger SET nonce = nonce + 1",
@@ -343,7 +343,7 @@ async fn a_commit_that_the_database_refuses_is_an_error_and_leaves_the_claim() {
     );
 }
 
-/// The transaction does not see the renewal, and so must not write over it.
+/// The transaction does not see the renewal, so it must not overwrite it.
 #[tokio::test]
 async fn where_reads_are_repeatable_a_lease_renewed_meanwhile_refuses_the_commit() {
     let server = PostgresServer::shared().await;
@@ -381,8 +381,8 @@ async fn where_reads_are_repeatable_a_lease_renewed_meanwhile_refuses_the_commit
     assert_eq!(shop.sold().await, ["evt_0"]);
 }
 
-/// One of two transactions that could not have run one after the other is refused, and its event is
-/// handled by another try.
+/// One of two transactions that could not be serialized is refused, and its event is handled by
+/// another attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_transactions_are_serializable_each_effect_still_takes_place_once() {
     let options = PostgresServer::shared().await.options();
@@ -487,8 +487,7 @@ async fn workers_of_several_processes_apply_each_effect_once() {
     assert_eq!(sold, expected);
 }
 
-/// Its lock is on the row of the record: whoever renews the lease meanwhile waits for it, and not
-/// for ever.
+/// It has locked the record's row: a renewal meanwhile waits for it, but not for ever.
 #[tokio::test]
 async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_lease() {
     let server = PostgresServer::shared().await;
@@ -571,7 +570,7 @@ async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_
     assert!(begun.elapsed() < 10 * limit, "{:?}", begun.elapsed());
     drop(paused);
 
-    // The completion arrived, and the commit was never sent.
+    // The completion arrived, but the commit was never sent.
     let completed = || async {
         shop.patient
             .complete(&key(0), token, Completion::Handled)
@@ -607,13 +606,13 @@ async fn a_server_that_crashes_in_a_transaction_has_undone_it() {
 /// Where the connection breaks when a commit is sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Cut {
-    /// The server never sees it.
+    /// The server never receives it.
     Before,
-    /// Its answer is lost.
+    /// Its response is lost.
     After,
 }
 
-/// Stands between the ledger and the server, and cuts the next commit.
+/// A proxy between the ledger and the server that cuts the next commit.
 struct Proxy {
     port: u16,
     armed: Arc<AtomicBool>,
@@ -644,7 +643,7 @@ impl Proxy {
         while let Some(sent) = Self::some(&mut from_client).await {
             if armed.load(Ordering::SeqCst) && sent.windows(6).any(|text| text == b"COMMIT") {
                 armed.store(false, Ordering::SeqCst);
-                // Nothing that the server says from here on reaches the client.
+                // From here on, nothing from the server reaches the client.
                 answering.abort();
                 let _ = (&mut answering).await;
                 if cut == Cut::After {
