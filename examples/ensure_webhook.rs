@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let handlers = Handlers::new(()).on(async |event: Event<UserCreated>, _: Context<()>| {
         println!(
             "created {}",
-            event.subject().user_id().unwrap_or("somebody")
+            event.subject().user_id().unwrap_or("unknown user")
         );
         Ok(())
     });

@@ -39,7 +39,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let keys = KeyRing::new().with("current", Secret::from_env("AUTHPI_WEBHOOK_SECRET")?);
     let handlers = Handlers::new(()).on(async |event: Event<UserCreated>, _: Context<()>| {
-        eprintln!("{} joined", event.subject().user_id().unwrap_or("somebody"));
+        eprintln!(
+            "{} joined",
+            event.subject().user_id().unwrap_or("unknown user")
+        );
         Ok(())
     });
     let data = PathBuf::from(env::var("DATA_DIR").unwrap_or_else(|_| ".".into()));

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_that_nobody_prints_are_dropped_and_counted_and_the_sender_never_waits() {
+    fn lines_without_a_reader_are_dropped_and_counted_without_waiting() {
         let (lines, printed) = mpsc::sync_channel(2);
         let (_tell, done) = mpsc::channel();
         let send = Lines { lines, done }.sender();

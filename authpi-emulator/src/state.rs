@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_type_is_refused_with_the_names_that_are_near_and_the_flag_that_allows_it() {
+    fn an_unknown_type_is_refused_with_similar_names_and_the_flag() {
         let known = &Description::get().events.types;
         let near = |name| unknown_type(name, known);
         assert!(

@@ -30,7 +30,7 @@ fn example(name: &str) -> Command {
     let target = test
         .ancestors()
         .nth(2)
-        .expect("tests lie in target/<profile>/deps");
+        .expect("tests are in target/<profile>/deps");
     Command::new(target.join("examples").join(name))
 }
 
@@ -397,7 +397,7 @@ async fn handle_events_ends_with_the_same_rows_when_events_come_out_of_order() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handle_events_leaves_no_ghost_when_users_are_created_and_deleted_at_once() -> Outcome {
+async fn handle_events_keeps_deleted_users_deleted() -> Outcome {
     const USERS: usize = 20;
     let port = free_port()?;
     // Some deliveries are refused at first, so that some deletions overtake their creation.
@@ -458,8 +458,7 @@ const SAID: [(&str, Option<&str>, Option<&str>); 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handle_events_clears_a_column_for_null_and_leaves_it_for_what_is_absent_or_mismatched()
--> Outcome {
+async fn handle_events_clears_a_column_only_for_null() -> Outcome {
     let (port, data, secret) = (
         free_port()?,
         folder("handle_events-null")?,
@@ -563,8 +562,7 @@ fn a_service_that_is_sent_sigterm_ends_well() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ensure_webhook_makes_its_webhook_once_and_serves_what_it_delivers_also_without_authpi()
--> Outcome {
+async fn ensure_webhook_creates_once_and_serves_without_authpi_too() -> Outcome {
     let port = free_port()?;
     let authpi = Emulator::builder()
         .retry_delays([Duration::from_millis(100); 20])

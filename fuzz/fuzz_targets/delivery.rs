@@ -92,7 +92,7 @@ fuzz_target!(|delivery: Delivery| {
 
     let signed = scheme
         .sign(&secret, "evt_1", now, &body)
-        .expect("the secret has every form, the id can stand in a header");
+        .expect("the secret is valid in every scheme, and the id in a header");
     let answer = verify(&verifier, &signed, &delivery.frames);
     if body.len() > LIMIT {
         assert_eq!(answer, Err(VerifyError::TooLarge { limit: LIMIT }));

@@ -266,7 +266,7 @@ async fn a_pause_that_the_handler_asks_for_is_the_answers_retry_after() {
         .unwrap();
     assert!(
         (50..=62).contains(&wait),
-        "an early delivery is told to wait {wait} s"
+        "an early delivery must wait {wait} s"
     );
 }
 
@@ -515,7 +515,7 @@ async fn a_ledger_that_panics_is_503_and_takes_no_place_for_good() {
 }
 
 #[tokio::test]
-async fn a_sender_that_hangs_up_again_and_again_takes_no_place_and_leaves_no_lease() {
+async fn a_sender_that_keeps_hanging_up_uses_no_permit_and_leaves_no_lease() {
     let ledger = Memory::new();
     let (builder, started, go) = waiting(ledger.clone());
     let receiver = builder.max_in_flight(1).build().unwrap();
@@ -895,8 +895,7 @@ async fn with_a_clock_40_days_ahead_every_delivery_is_503_and_none_is_lost() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_while_the_receiver_runs_has_no_witness_until_a_recent_delivery_comes()
-{
+async fn a_changed_clock_is_unconfirmed_until_a_recent_delivery() {
     let clock = ManualClock::at(Timestamp::now());
     let ledger = Keeping::default();
     let receiver = answering(ledger.clone(), || Ok(()))
@@ -916,7 +915,7 @@ async fn a_clock_that_is_set_while_the_receiver_runs_has_no_witness_until_a_rece
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_refused_requests_and_a_store_that_is_down_are_a_few_lines_with_a_count() {
+async fn a_flood_of_refusals_or_store_failures_is_a_few_log_lines_with_a_count() {
     let receiver = answering(Scripted::failing(), || Ok(())).build().unwrap();
     let logged = Logged::default();
     let _guard = listen(logged.clone());
@@ -1077,7 +1076,7 @@ async fn a_body_that_does_not_arrive_in_time_is_408_and_a_broken_one_400() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_budget_is_full_a_body_that_stalls_is_503_and_the_newcomer_is_taken() {
+async fn with_a_full_budget_a_stalled_body_gets_503_and_a_new_one_is_read() {
     let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
     let receiver = Receiver::inline(
         "users",

@@ -228,7 +228,7 @@ async fn when_drain_begins_waiters_are_answered_at_once_and_work_is_waited_for()
 }
 
 #[tokio::test]
-async fn what_is_fed_waits_as_a_delivery_does() {
+async fn an_ingested_event_waits_like_a_delivery() {
     let (builder, world) = receiver(Memory::new());
     let receiver = builder.build().unwrap();
     let first = delivering(&receiver, "slow");

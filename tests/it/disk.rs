@@ -190,8 +190,8 @@ async fn on_sqlite_an_inbox_loses_nothing_when_the_disk_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full() {
-    let test = "on_sqlite_an_effect_in_the_transaction_takes_place_once_when_the_disk_is_full";
+async fn a_sqlite_effect_in_the_transaction_happens_once_with_a_full_disk() {
+    let test = "a_sqlite_effect_in_the_transaction_happens_once_with_a_full_disk";
     on_a_small_disk(
         test,
         "sqlite on a full disk, inbox in a transaction",

@@ -140,7 +140,7 @@ impl Service {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_slow_bodies_take_bounded_memory_and_keep_no_genuine_delivery_out() {
+async fn a_thousand_slow_bodies_use_bounded_memory_and_block_no_delivery() {
     allow_open_files(4 * (SLOW + MORE) as u64).unwrap();
     let service = Service::start(SLOW * 16 * KIB).await;
     let address = service.address;

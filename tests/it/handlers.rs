@@ -27,7 +27,7 @@ fn note(
 }
 
 #[tokio::test]
-async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallback() {
+async fn the_exact_type_precedes_the_longest_prefix_and_the_fallback() {
     let handlers = Handlers::new(Log::default())
         .on_prefix("user.", note("user."))
         .on_prefix("user.email.", note("user.email."))
@@ -40,7 +40,7 @@ async fn the_exact_type_goes_before_the_longest_prefix_and_that_before_the_fallb
             let what = if event.subject().user_id().is_some() {
                 "user.deleted"
             } else {
-                "nobody deleted"
+                "no user deleted"
             };
             cx.state().lock().unwrap().push(what);
             assert_eq!((cx.attempt(), cx.endpoint()), (1, "dispatch"));

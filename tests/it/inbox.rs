@@ -389,7 +389,7 @@ async fn a_worker_that_is_dropped_in_the_midst_of_it_breaks_no_handler_off() {
     deliver(&receiver, &Fixture::of::<UserCreated>()).await;
     // As in a `select!` whose other branch completes first.
     tokio::select! {
-        () = worker.run(std::future::pending()) => unreachable!("nobody stops it"),
+        () = worker.run(std::future::pending()) => unreachable!("it is not stopped"),
         () = started.notified() => {}
     }
     go.notify_one();

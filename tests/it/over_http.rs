@@ -240,7 +240,7 @@ async fn a_body_in_chunks_is_handled_like_any_other() {
 }
 
 #[tokio::test]
-async fn headers_that_are_not_ascii_or_come_twice_are_judged_and_never_fatal() {
+async fn non_ascii_and_repeated_headers_are_checked_and_never_fatal() {
     let service = Service::start().await;
     service.go.add_permits(1);
     let body = body();

@@ -129,7 +129,7 @@ pub(crate) fn listen(
 ) -> tracing::subscriber::DefaultGuard {
     static ANOTHER: Once = Once::new();
     ANOTHER.call_once(|| {
-        tracing::subscriber::set_global_default(Willing).expect("nobody else sets one");
+        tracing::subscriber::set_global_default(Willing).expect("no other subscriber is set");
     });
     tracing::subscriber::set_default(subscriber)
 }
@@ -450,7 +450,7 @@ async fn two_endpoints_with_one_ledger_each_handle_an_event_of_the_same_id() {
 }
 
 #[tokio::test]
-async fn a_forged_delivery_leaves_no_record_and_does_not_stand_in_for_the_real_one() {
+async fn a_forged_delivery_leaves_no_record_and_does_not_block_the_real_one() {
     let ledger = Memory::new();
     let (handlers, _, go, runs) = counted();
     go.add_permits(1);

@@ -11,7 +11,7 @@ use standardwebhooks::Webhook;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[test]
-fn a_delivery_signed_by_the_package_verifies_and_the_package_verifies_ours() {
+fn signatures_of_the_package_and_ours_verify_each_other() {
     let peer = Webhook::new(SECRET).unwrap();
     let body = Fixture::new("user.created").body();
     let now = Timestamp::now();

@@ -263,7 +263,7 @@ async fn a_worker_that_was_overtaken_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_finds_the_record_handled_does_not_drop_the_commit_that_handled_it() {
+async fn a_renewal_that_finds_the_event_handled_does_not_drop_its_commit() {
     let shop = Shop::default();
     shop.answers_late.store(true, Ordering::Relaxed);
     let receiver = receiver(&shop, selling(|_| Ok(())))
@@ -301,8 +301,7 @@ async fn a_handler_does_not_outlive_a_lease_that_cannot_be_renewed() {
 }
 
 #[tokio::test]
-async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_the_file_until_it_is_dropped()
- {
+async fn a_stored_sqlite_transaction_is_never_committed_and_locks_until_dropped() {
     #[derive(Default)]
     struct Shelf {
         used: AtomicBool,
@@ -370,7 +369,7 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
     assert_eq!(
         sold.unwrap(),
         [false],
-        "what was put away was committed, or what was not is missing"
+        "a stored transaction was committed, or another write is missing"
     );
     drop(transaction);
     store.close().await;
@@ -379,7 +378,7 @@ async fn a_transaction_in_sqlite_that_is_put_away_is_never_committed_and_keeps_t
 /// The file is lent to one handler at a time, and an operation waits for it no longer than the busy
 /// timeout, so the others do not request it yet.
 #[tokio::test]
-async fn handlers_with_a_transaction_in_sqlite_wait_for_each_other_longer_than_the_busy_timeout() {
+async fn sqlite_handlers_with_a_transaction_wait_beyond_the_busy_timeout() {
     const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
     let store = Sqlite::options()
         .busy_timeout(BUSY_TIMEOUT)
@@ -483,7 +482,7 @@ async fn a_handler_with_a_transaction_is_not_run_without_a_claim() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_completion_that_fails_once_does_not_repeat_the_effect_and_one_that_fails_twice_does() {
+async fn the_effect_repeats_after_two_failed_completions_not_after_one() {
     for (stumbles, first, sold) in [(1, 200, 1), (2, 503, 2)] {
         let shop = Shop::default();
         let sale = shop.clone();
@@ -508,7 +507,7 @@ async fn a_completion_that_fails_once_does_not_repeat_the_effect_and_one_that_fa
 }
 
 #[tokio::test]
-async fn an_event_that_is_fed_is_handled_once_beside_its_deliveries() {
+async fn an_ingested_event_is_handled_once_beside_its_deliveries() {
     let shop = Shop::default();
     let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
     assert_eq!(
@@ -542,7 +541,7 @@ async fn an_event_that_is_fed_is_handled_once_beside_its_deliveries() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_fed_may_be_older_than_records_are_kept() {
+async fn an_ingested_event_may_be_older_than_the_retention() {
     let old = created().time(jiff::Timestamp::UNIX_EPOCH);
     let shop = Shop::default();
     let receiver = receiver(&shop, selling(|_| Ok(()))).build().unwrap();
@@ -579,7 +578,7 @@ async fn an_old_capture_does_not_bury_the_event_that_still_waits_in_the_inbox() 
 }
 
 #[tokio::test]
-async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_once() {
+async fn an_inline_dead_letter_is_replayed_ingested_and_handled_once() {
     let store = Sqlite::in_memory().await.unwrap();
     let repaired = Arc::new(AtomicBool::new(false));
     let handlers = Handlers::new(Arc::clone(&repaired)).on_tx(
@@ -618,7 +617,7 @@ async fn a_dead_letter_of_an_inline_endpoint_is_replayed_and_fed_and_handled_onc
     assert_eq!(receiver.ingest(event).await, Ingested::Duplicate);
     assert!(
         !store.replay(&letter.key).await.unwrap(),
-        "what was handled is no dead letter"
+        "a handled event is not a dead letter"
     );
     assert!(
         store

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mistake_in_a_union_is_told_for_the_variant_that_was_meant() {
+    fn a_mistake_in_a_union_is_reported_for_the_intended_variant() {
         let variant = |name: &str, required: &str| json!({"type": "object", "required": ["type", required], "properties": {"type": {"const": name}}});
         let schema = json!({"properties": {"auth": {"oneOf": [variant("bearer", "token"), variant("signature", "key")]}}});
         let schema = jsonschema::validator_for(&schema).unwrap();

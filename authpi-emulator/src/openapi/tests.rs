@@ -35,7 +35,7 @@ fn refusal<T>(result: Result<T, ApiError>) -> (u16, Vec<String>) {
 }
 
 #[test]
-fn the_embedded_description_is_read_and_each_of_its_operations_is_implemented() {
+fn each_operation_of_the_embedded_description_is_implemented() {
     let description = Description::get();
     assert_eq!(description.operations.len(), 12);
     assert_eq!(description.events.types.len(), 106);

@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_that_starts_failing_is_told_to_the_others_and_not_to_itself() {
+    fn a_failing_webhook_is_reported_to_others_but_not_to_itself() {
         let mut store = store(100);
         store
             .webhooks
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_events_and_the_oldest_deliveries_that_are_over_are_forgotten() {
+    fn the_oldest_events_and_finished_deliveries_are_dropped() {
         let mut store = store(3);
         let first = {
             happen(&mut store);
@@ -494,8 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_a_webhook_is_recorded_when_too_many_deliveries_are_pending_and_its_delivery_fails()
-     {
+    fn at_the_pending_limit_a_webhook_change_fails_its_delivery() {
         let mut store = store(10);
         store.settings.max_pending = 0;
         store.record_about("wh_1", "webhook.paused", "test");
@@ -512,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_is_not_of_the_catalogue_goes_to_webhooks_that_want_all_events() {
+    fn an_unknown_type_goes_to_webhooks_with_all_events() {
         let mut store = store(10);
         store.webhooks.get_mut("wh_2").unwrap().all_events = true;
         let record = |store: &mut Store, name| {

@@ -311,8 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_fails_after_so_many_lost_deliveries_in_a_row_and_recovers_with_the_first_that_arrives()
-     {
+    fn a_webhook_fails_after_consecutive_losses_and_recovers_with_a_success() {
         let mut webhook = webhook();
         assert_eq!(webhook.count(Verdict::GivenUp, 2, 2_000), None);
         assert_eq!(webhook.count(Verdict::Received, 2, 2_000), None);

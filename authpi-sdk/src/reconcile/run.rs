@@ -400,7 +400,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pass_begins_an_overlap_before_the_watermark_and_not_before_what_the_endpoint_wants() {
+    fn a_run_starts_an_overlap_before_the_watermark() {
         let at = |second| Timestamp::from_second(second).unwrap();
         for (case, watermark, since, created, begins) in [
             ("nothing is known", None, None, 1_000, 1_000),

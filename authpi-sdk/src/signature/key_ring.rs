@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_stays_keeps_its_last_match_and_a_new_one_under_its_name_has_none() {
+    fn a_kept_secret_keeps_its_last_match_and_a_replaced_one_does_not() {
         let at = Timestamp::from_second(7).unwrap();
         let ring = KeyRing::new().with("a", "s").with("b", "t");
         assert_eq!(ring.last_match("a"), None);

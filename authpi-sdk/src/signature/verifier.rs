@@ -857,7 +857,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_grows_with_what_has_come_and_never_above_what_was_announced_or_allowed() {
+    fn a_buffer_grows_with_the_body_up_to_its_announced_or_allowed_length() {
         let verifier = Verifier::dangerously_accept_unauthenticated().max_body(100_000);
         let body = vec![b'x'; 100_000];
         let announcing = |length: usize| HeaderMap::from_iter([(CONTENT_LENGTH, length.into())]);

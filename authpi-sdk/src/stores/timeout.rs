@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_length_of_time_is_a_millisecond_at_least_and_two_of_them_can_be_added() {
+    fn any_duration_is_at_least_a_millisecond_and_sums_do_not_overflow() {
         assert_eq!(millis(Duration::ZERO), 0);
         assert_eq!(millis(Duration::from_nanos(1)), 1);
         assert_eq!(millis(Duration::from_secs(30)), 30_000);

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_line_is_written_at_once_and_then_one_per_interval_with_a_count() {
+    async fn the_first_line_is_immediate_then_one_per_interval_with_a_count() {
         let log = LogLimit::new();
         let mut written = Vec::new();
         let mut flood = |log: &LogLimit, lines: u32| {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_reason_has_a_limit_of_its_own_and_counts_wait_for_the_end_of_the_interval() {
+    async fn each_reason_has_its_own_limit_and_counts_wait_for_the_interval() {
         let log = LogLimit::new();
         let mut written = 0;
         for reason in ["mismatch", "stale", "mismatch", "stale"] {

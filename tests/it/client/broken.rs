@@ -45,7 +45,7 @@ async fn created(reply: Reply) -> Error {
 }
 
 #[tokio::test]
-async fn a_call_that_timed_out_is_an_error_that_says_so_and_that_it_may_have_run() {
+async fn a_timeout_is_reported_as_one_that_may_have_run() {
     let half = b"HTTP/1.1 201 Created\r\ncontent-length: 100\r\n\r\n{\"da".to_vec();
     for (bytes, status) in [
         (Vec::new(), None),
@@ -118,7 +118,7 @@ async fn the_clients_deadline_holds_where_the_call_has_none_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_timeout_while_the_account_is_asked_for_says_that_the_call_did_not_run() {
+async fn a_timeout_during_the_account_lookup_says_that_the_call_did_not_run() {
     let peer = Peer::replying(Reply::Stall(Vec::new())).await;
     let client = peer.builder().build().unwrap();
     let error = client

@@ -257,8 +257,7 @@ async fn a_secret_that_another_replica_is_about_to_keep_is_waited_for() -> Outco
 }
 
 #[tokio::test]
-async fn another_kind_of_authentication_replaces_the_webhook_without_a_moment_without_one()
--> Outcome {
+async fn changing_the_authentication_replaces_the_webhook_without_a_gap() -> Outcome {
     let (_emulator, client, secrets) = started().await;
     let first = client
         .webhooks()
@@ -462,7 +461,7 @@ async fn a_replay_without_secrets_takes_no_kept_secrets_place() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_404_that_is_not_authpis_makes_no_second_webhook_and_lets_no_secret_expire() -> Outcome {
+async fn a_gateways_404_neither_recreates_a_webhook_nor_expires_a_secret() -> Outcome {
     let peer = one_webhook(false, |_| {
         Reply::new(404, &[("content-type", "text/html")], "<html>")
     })
@@ -616,7 +615,7 @@ fn replica(emulator: &Emulator, secrets: &Path, which: usize) -> Child {
     Command::new(env::current_exe().expect("a test knows where it is"))
         .args([
             "--exact",
-            "client::ensure::a_process_ensures_what_its_environment_says",
+            "client::ensure::a_process_ensures_the_spec_in_its_environment",
             "--nocapture",
         ])
         .env(REPLICA, which.to_string())
@@ -632,7 +631,7 @@ fn replica(emulator: &Emulator, secrets: &Path, which: usize) -> Child {
 
 /// One of the processes below. If it was not started as one, a single replica.
 #[tokio::test]
-async fn a_process_ensures_what_its_environment_says() -> Outcome {
+async fn a_process_ensures_the_spec_in_its_environment() -> Outcome {
     let Ok(which) = env::var(REPLICA) else {
         let folder = Folder::new();
         replicas(1, |_| folder.path().join("secrets.json"), |_| 0).await;
@@ -671,7 +670,7 @@ fn together(mut replicas: Vec<Child>) -> Vec<String> {
     let mut line = |at: usize, begin: &str| loop {
         let line = outputs[at]
             .next()
-            .expect("the process told all it had to tell")
+            .expect("the process has printed everything")
             .expect("it tells text");
         if line.starts_with(begin) {
             return line;
@@ -730,7 +729,7 @@ async fn eight_processes_with_two_specs_end_with_one_webhook_and_one_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_processes_that_share_no_store_end_with_one_webhook_and_one_secret() {
+async fn eight_processes_without_a_shared_store_end_with_one_webhook() {
     let folder = Folder::new();
     replicas(8, |n| folder.path().join(format!("{n}.json")), |_| 0).await;
 }

@@ -393,7 +393,7 @@ async fn whatever_goes_wrong_with_whatever_call_it_takes_place_once_at_most() {
     all.sort_by_key(|(number, ..)| *number);
 
     let mut table = format!(
-        "{:<28}{:<15}{:<15}{:>8}{:>8}  told\n",
+        "{:<28}{:<15}{:<15}{:>8}{:>8}  result\n",
         "call", "fault", "", "requests", "effects"
     );
     for (

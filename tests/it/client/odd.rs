@@ -250,8 +250,7 @@ async fn an_item_that_cannot_be_read_is_kept_as_it_came_and_the_others_are_read(
 }
 
 #[tokio::test]
-async fn the_items_of_a_page_that_does_not_say_whether_there_are_more_are_read_and_its_end_is_an_error()
--> Result<(), Error> {
+async fn a_page_without_has_more_yields_its_items_then_an_error() -> Result<(), Error> {
     for end in [
         "",
         r#","has_more":"no""#,
@@ -273,7 +272,7 @@ async fn the_items_of_a_page_that_does_not_say_whether_there_are_more_are_read_a
 }
 
 #[tokio::test]
-async fn an_odd_neighbour_stops_no_ensure_unless_it_may_be_the_one_that_is_looked_for() {
+async fn an_unreadable_webhook_stops_ensure_only_if_it_may_match() {
     let named = |name: &str, created_at: &str| {
         let webhook = WEBHOOK.replace(r#""name":"n""#, &format!(r#""name":{name}"#));
         webhook.replace(

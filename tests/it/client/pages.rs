@@ -140,7 +140,7 @@ async fn an_error_keeps_what_came_before_and_the_same_page_comes_after_it() -> R
     assert!(items.is_finished());
     assert_eq!(items.invalid_count(), 3);
     items.resume();
-    assert!(items.next().await.is_none(), "a finished list begins anew");
+    assert!(items.next().await.is_none(), "a finished list starts again");
     Ok(())
 }
 

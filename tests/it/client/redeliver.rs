@@ -99,8 +99,7 @@ async fn slow(looks: Vec<Vec<serde_json::Value>>) -> (Peer, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn an_old_failure_is_no_outcome_and_an_unknown_status_is_one_when_nothing_is_planned()
--> Result<(), Error> {
+async fn an_old_failure_is_not_an_outcome_and_a_final_unknown_status_is() -> Result<(), Error> {
     let (peer, _) = slow(vec![
         vec![
             delivery("d_1", "failed", 3, None),

@@ -24,7 +24,7 @@ async fn created(reply: Reply) -> Error {
 }
 
 #[tokio::test]
-async fn a_gateways_html_keeps_its_status_its_headers_and_its_body_out_of_the_log() {
+async fn a_gateways_html_error_keeps_status_and_headers_and_is_not_logged() {
     let headers = [
         ("content-type", "text/html"),
         ("cf-ray", "abc"),

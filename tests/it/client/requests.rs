@@ -165,7 +165,7 @@ async fn each_operation_is_sent_to_its_address_with_its_filters() {
 }
 
 #[tokio::test]
-async fn a_request_carries_the_credential_the_user_agent_and_nothing_undocumented() {
+async fn a_request_has_credentials_user_agent_and_nothing_undocumented() {
     let peer = obliging().await;
     let client = peer
         .builder()
@@ -263,7 +263,7 @@ async fn each_post_carries_an_idempotency_key_of_its_own_and_nothing_else_does()
 }
 
 #[tokio::test]
-async fn a_key_of_ones_own_is_sent_as_it_is_and_one_that_authpi_would_not_take_is_not() {
+async fn a_valid_custom_key_is_sent_and_an_invalid_one_is_refused() {
     let peer = obliging().await;
     let client = peer.client();
     let asked = only(

@@ -282,7 +282,7 @@ fn untrusted() -> String {
     // It ends with the process.
     std::thread::spawn(move || {
         for connection in listener.incoming() {
-            let mut connection = connection.expect("somebody connects");
+            let mut connection = connection.expect("a client connects");
             let mut tls =
                 rustls::ServerConnection::new(Arc::clone(&config)).expect("the settings are right");
             // Until the client refuses.
@@ -473,7 +473,7 @@ async fn clones_of_a_client_spend_one_budget_and_an_outage_is_not_multiplied() {
 async fn a_412_after_a_lost_answer_is_ours_only_if_the_change_is_there() {
     let etag = "1".parse().unwrap();
     let patch = WebhookPatch::new().name("ours");
-    for (name, inferred) in [("ours", true), ("somebody else's", false)] {
+    for (name, inferred) in [("ours", true), ("another", false)] {
         let peer = Peer::in_turn([broken(), Reply::json(412, STALE), webhook(name)]).await;
         let got = client(&peer)
             .webhooks()
@@ -571,7 +571,7 @@ async fn a_new_secret_whose_answer_is_lost_is_an_error_that_says_so() {
     let error = client(&peer).webhooks().create(&spec()).await.unwrap_err();
     assert!(
         !error.is_secret_lost(),
-        "the answer to a create call can be had again: {error}"
+        "the response to a create call can be requested again: {error}"
     );
     let peer = Peer::replying(Reply::new(403, &[], "")).await;
     let error = client(&peer)
@@ -680,8 +680,7 @@ async fn a_call_tells_its_span_everything_but_secrets() {
 const TENTH: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_creates_with_one_reply_in_ten_dropped_make_ten_thousand_webhooks_with_their_secrets()
- {
+async fn ten_thousand_creates_with_dropped_replies_make_ten_thousand_webhooks() {
     const CALLS: usize = 10_000;
     let emulator = Emulator::start().await.unwrap();
     let faulty = Faulty::before(emulator.address(), |_, before| {

@@ -118,12 +118,12 @@ async fn a_file_that_all_may_read_is_refused_and_one_that_is_not_ours_too() {
             .save("users", &kept("acc_1", "wh_1", "s"))
             .await
             .is_err(),
-        "somebody else's file was written over"
+        "a foreign file was overwritten"
     );
 }
 
 #[tokio::test]
-async fn a_link_to_the_file_stays_a_link_and_a_dead_writers_leavings_stop_nobody() {
+async fn a_secret_file_keeps_its_link_and_survives_a_dead_writer() {
     let folder = Folder::new();
     let real = folder.path().join("real.json");
     let link = folder.path().join("link.json");
@@ -313,7 +313,7 @@ async fn many_writers_of_one_file_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revoking_the_last_secret_stops_a_running_receiver_and_a_new_one_starts_it_again() {
+async fn revoking_the_last_secret_stops_a_receiver_until_a_new_one_comes() {
     let sent = |secret: &str| {
         Fixture::of::<UserCreated>()
             .request(&SignatureScheme::authpi(), &Secret::new(secret))

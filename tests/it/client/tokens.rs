@@ -65,7 +65,7 @@ async fn a_source_that_is_a_type_of_ones_own_works_with_the_emulator() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_replaced_and_the_call_made_once_more_with_the_same_key() {
+async fn a_refused_token_is_replaced_and_the_call_repeated_with_the_same_key() {
     let (peer, builder, asked) = peer(&["old", "good"]).await;
     let client = builder.build().unwrap();
     client.webhooks().create(&spec()).await.unwrap();

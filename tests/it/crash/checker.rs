@@ -280,7 +280,7 @@ fn compare(
                 }
                 (true, true, _) => Some(format!("{event} was given up and took effect")),
                 (false, ..) => Some(format!(
-                    "{event} is a dead letter, although nobody gave it up"
+                    "{event} is a dead letter, although no handler failed terminally"
                 )),
                 (true, ..) => Some(format!("{event} is {letters} dead letters")),
             });
@@ -288,7 +288,7 @@ fn compare(
     verdict.wrong.extend(
         letters
             .into_keys()
-            .map(|event| format!("{event} is a dead letter, and nobody knows it")),
+            .map(|event| format!("{event} is an unknown dead letter")),
     );
 }
 
@@ -465,8 +465,7 @@ mod tests {
             assert!(buried(mode, &given_up, &[], &[]).contains("is lost"));
             assert!(buried(mode, &given_up, &[], &[C, C]).contains("is 2 dead letters"));
             assert!(
-                buried(mode, &given_up, &[], &[C, A])
-                    .contains("evt_0_0 is a dead letter, and nobody knows it")
+                buried(mode, &given_up, &[], &[C, A]).contains("evt_0_0 is an unknown dead letter")
             );
             let twice = [GaveUp(0, C), GaveUp(1, C)];
             assert!(
@@ -487,7 +486,7 @@ mod tests {
         assert!(buried(Mode::InboxTx, &given_up, &[C], &[C]).contains(both));
         assert!(
             buried(Mode::Inbox, &[Effect(0, A), Acknowledged(A)], &[], &[A])
-                .contains("nobody gave it up")
+                .contains("no handler failed terminally")
         );
     }
 }

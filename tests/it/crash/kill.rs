@@ -247,7 +247,7 @@ impl Trial {
         {
             assert!(
                 verdict.deaths.contains_key(point),
-                "{}: nobody died at {point}",
+                "{}: no process died at {point}",
                 trial.name
             );
         }

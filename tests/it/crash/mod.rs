@@ -64,7 +64,7 @@ fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(
         text.parse()
-            .unwrap_or_else(|_| panic!("{variable} is {text:?}, which is no number")),
+            .unwrap_or_else(|_| panic!("{variable} is {text:?}, not a number")),
     )
 }
 
@@ -194,7 +194,7 @@ impl Trial {
             Store::Postgres(url, prefix) => postgres::prepare(url, prefix).await,
             Store::Nats(_, _, ledger) => match &**ledger {
                 Store::Postgres(url, prefix) => postgres::prepare(url, prefix).await,
-                other => unreachable!("{other:?} is no ledger of a trial's"),
+                other => unreachable!("no trial has the ledger {other:?}"),
             },
             Store::Redis(..) => unreachable!("it has no transactions"),
         }
@@ -221,7 +221,7 @@ impl Trial {
             Store::Postgres(url, prefix) => postgres::rows(url, prefix).await,
             Store::Nats(_, _, ledger) => match &**ledger {
                 Store::Postgres(url, prefix) => postgres::rows(url, prefix).await,
-                other => unreachable!("{other:?} is no ledger of a trial's"),
+                other => unreachable!("no trial has the ledger {other:?}"),
             },
             Store::Redis(..) => unreachable!("it has no transactions"),
         }
@@ -274,7 +274,7 @@ impl Trial {
                 self.until_empty(&postgres::store(url, prefix).await).await;
             }
             Store::Nats(url, name, _) => self.until_empty(&nats::store(url, name).await).await,
-            Store::Redis(..) => unreachable!("it is no inbox"),
+            Store::Redis(..) => unreachable!("it is not an inbox"),
         }
     }
 

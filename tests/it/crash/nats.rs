@@ -50,7 +50,7 @@ async fn an_inbox_whose_workers_are_other_processes_loses_nothing_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
+async fn an_inbox_effect_in_the_transaction_happens_once_despite_kills() {
     over_postgres("nats, inbox in a transaction")
         .await
         .kill(&[Role::Both; 2], 0.3)

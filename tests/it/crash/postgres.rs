@@ -46,7 +46,7 @@ async fn inline_an_effect_in_the_transaction_takes_place_once_whoever_is_killed(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
+async fn an_inbox_effect_in_the_transaction_happens_once_despite_kills() {
     trial("postgres, inbox in a transaction", Mode::InboxTx)
         .await
         .kill(&[Role::Both; 2], 0.2)

@@ -21,7 +21,7 @@ impl Trial {
             .subject("user_id", format!("usr_{}", event.ordering_key))
             .time(self.began);
         let started = Instant::now();
-        let mut last = String::from("nobody to send it to");
+        let mut last = String::from("no receiver is running");
         loop {
             let waited = started.elapsed();
             assert!(

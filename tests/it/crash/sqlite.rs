@@ -39,7 +39,7 @@ async fn inline_an_effect_in_the_transaction_takes_place_once_whoever_is_killed(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_an_inbox_an_effect_in_the_transaction_takes_place_once_whoever_is_killed() {
+async fn an_inbox_effect_in_the_transaction_happens_once_despite_kills() {
     Trial::new("sqlite, inbox in a transaction", Mode::InboxTx, None)
         .kill(&[Role::Both; 2], 0.2)
         .await;

@@ -284,7 +284,7 @@ async fn what_a_dead_worker_had_goes_to_another() {
 }
 
 #[tokio::test]
-async fn a_lease_longer_than_the_ack_wait_is_nobody_elses_while_it_is_renewed_or_not() {
+async fn a_lease_longer_than_the_ack_wait_is_exclusive_with_or_without_renewal() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let ledger = Arc::new(Memory::new());
     let holder = options(&name)
@@ -384,7 +384,7 @@ async fn nothing_that_was_acknowledged_is_lost_when_the_server_is_killed() {
 /// A killed server may have forgotten that it removed settled messages; they are then in the
 /// stream, and are never delivered.
 #[tokio::test]
-async fn an_event_that_is_forgotten_after_a_crash_of_the_server_is_handed_out_again() {
+async fn an_event_forgotten_after_a_server_crash_is_delivered_again() {
     let (mut server, name) = (NatsServer::start().await, fresh_name());
     let options = || options(&name).timeout(Duration::from_secs(2));
     let inbox = options()
@@ -542,11 +542,11 @@ impl Cutter {
             loop {
                 let read = from_server.read(&mut buffer).await?;
                 // A response to a request, not the server's PING.
-                let midway = read > 16 && cut.swap(false, Ordering::SeqCst);
+                let in_response = read > 16 && cut.swap(false, Ordering::SeqCst);
                 to_client
-                    .write_all(&buffer[..if midway { read / 2 } else { read }])
+                    .write_all(&buffer[..if in_response { read / 2 } else { read }])
                     .await?;
-                if read == 0 || midway {
+                if read == 0 || in_response {
                     return Ok(());
                 }
             }
@@ -565,7 +565,7 @@ impl Cutter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_cut_in_the_middle_of_any_answer_neither_loses_nor_repeats_an_event() {
+async fn a_connection_cut_in_any_response_neither_loses_nor_repeats_an_event() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let cutter = Cutter::before(server).await;
     let options = options(&name).timeout(Duration::from_secs(1));
@@ -1106,7 +1106,7 @@ async fn a_full_stream_refuses_what_is_new_and_drops_nothing() {
 }
 
 #[tokio::test]
-async fn streams_that_would_lose_events_and_names_that_cannot_be_used_are_refused() {
+async fn unsafe_streams_and_invalid_names_are_refused() {
     type Spoil = fn(&mut stream::Config, Duration);
     let server = NatsServer::shared().await;
     let jetstream = server.jetstream().await;
@@ -1495,7 +1495,7 @@ impl Ledger for Refusing {
 }
 
 #[tokio::test]
-async fn an_event_that_the_ledger_refuses_holds_up_no_other_and_becomes_a_dead_letter() {
+async fn an_event_refused_by_the_ledger_becomes_a_dead_letter_and_blocks_none() {
     for kind in [LedgerErrorKind::Content, LedgerErrorKind::Unreachable] {
         let (server, name) = (NatsServer::shared().await, fresh_name());
         let ledger = Refusing {
@@ -1633,8 +1633,7 @@ async fn until_empty(inbox: &impl Inbox) {
 type Tries = Mutex<BTreeMap<String, Vec<u32>>>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_retries_and_dead_letters()
- {
+async fn several_processes_handle_each_event_once_with_retries_and_dead_letters() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let folder = std::env::temp_dir().join(format!("authpi-it-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -1677,7 +1676,7 @@ async fn receivers_and_workers_of_several_processes_handle_each_event_once_with_
         let created = Fixture::of::<UserCreated>().id(format!("created-{n:02}"));
         for event in [
             created,
-            Fixture::of::<SessionCreated>().id(format!("nobody's-{n}")),
+            Fixture::of::<SessionCreated>().id(format!("unhandled-{n}")),
         ] {
             assert_eq!(deliver(&receiver, &event).await, 200);
             assert_eq!(deliver(&receiver, &event).await, 200);
@@ -1740,13 +1739,13 @@ async fn a_delivery_wakes_the_workers_of_other_processes() {
             200
         );
         let next = tokio::time::timeout(DEADLINE, handled.recv()).await;
-        assert_eq!(next.expect("nobody was woken").unwrap(), id);
+        assert_eq!(next.expect("no worker was notified").unwrap(), id);
     }
     running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_once() {
+async fn a_handlers_postgres_writes_commit_once_with_the_streams_event() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let (store, prefix) = (PostgresServer::shared().await, postgres::fresh_prefix());
     let mut other = store.connection().await.unwrap();
@@ -1807,7 +1806,7 @@ async fn a_handlers_writes_in_postgres_commit_with_the_event_from_the_stream_onc
 }
 
 #[tokio::test]
-async fn a_lease_that_is_dropped_midway_leaves_the_event_to_be_leased() {
+async fn a_lease_that_is_dropped_in_response_leaves_the_event_to_be_leased() {
     let (server, name) = (NatsServer::shared().await, fresh_name());
     let inbox = options(&name)
         .connect(&server.url(), Memory::new())

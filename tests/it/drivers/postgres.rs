@@ -308,7 +308,7 @@ async fn a_server_that_hangs_fails_each_step_in_time_and_can_then_be_used_again(
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_ends_fails_one_step_at_most_and_is_replaced() {
+async fn a_closed_connection_fails_at_most_one_operation_and_is_replaced() {
     let server = PostgresServer::shared().await;
     let prefix = fresh_prefix();
     let url = format!("{}?application_name={prefix}", server.url());
@@ -468,7 +468,7 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
 
     assert!(
         !ledger.replay(&key(1)).await.unwrap(),
-        "one that waits is no dead letter"
+        "a waiting event is not a dead letter"
     );
     assert!(
         !ledger.replay(&key(9)).await.unwrap(),
@@ -705,7 +705,7 @@ async fn a_handled_event_keeps_no_body_and_a_dead_one_does() {
 }
 
 #[tokio::test]
-async fn a_step_that_gave_up_is_ended_at_the_server_too_and_leases_nothing_to_nobody() {
+async fn a_timed_out_operation_is_cancelled_at_the_server_and_leases_nothing() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let url = format!("{}?application_name={prefix}", server.url());
     let options = Postgres::options().prefix(&prefix);
@@ -743,7 +743,7 @@ async fn a_step_that_gave_up_is_ended_at_the_server_too_and_leases_nothing_to_no
         rows.is_empty().then_some(())
     };
     until(
-        || "the server goes on with a statement that nobody waits for".to_owned(),
+        || "the server continues an abandoned statement".to_owned(),
         ended,
     )
     .await;

@@ -268,7 +268,7 @@ async fn a_connection_that_the_server_ends_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_server_that_lost_its_records_grants_them_again_and_refuses_the_old_tokens() {
+async fn a_server_that_lost_its_data_grants_again_and_refuses_old_tokens() {
     let server = RedisServer::start().await;
     let ledger = Redis::connect(&server.url()).await.unwrap();
     let token = granted(&ledger, 0).await;
@@ -294,7 +294,7 @@ async fn a_server_that_lost_its_records_grants_them_again_and_refuses_the_old_to
 }
 
 #[tokio::test]
-async fn claims_dropped_midway_leave_whole_records_and_a_connection_that_is_of_use() {
+async fn dropped_claims_leave_whole_records_and_a_usable_connection() {
     let server = RedisServer::shared().await;
     let ledger = Redis::options()
         .prefix(fresh_prefix())
@@ -305,7 +305,7 @@ async fn claims_dropped_midway_leave_whole_records_and_a_connection_that_is_of_u
 }
 
 #[tokio::test]
-async fn records_expire_one_retention_after_the_lease_under_which_they_were_finished() {
+async fn records_expire_one_retention_after_their_last_lease() {
     let (server, prefix) = (RedisServer::shared().await, fresh_prefix());
     let day = Duration::from_hours(24);
     let ledger = Redis::options()
@@ -541,7 +541,7 @@ async fn tell(server: &RedisServer, command: &str) {
 }
 
 #[tokio::test]
-async fn a_connection_to_a_server_that_cannot_serve_is_replaced_and_the_next_step_works() {
+async fn a_connection_to_a_server_that_cannot_serve_is_replaced() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let become_replica = format!("REPLICAOF 127.0.0.1 {}", new.address().port());
     let faults = [
@@ -605,7 +605,7 @@ async fn a_connection_to_a_server_that_cannot_serve_is_replaced_and_the_next_ste
 }
 
 #[tokio::test]
-async fn a_step_that_meets_the_old_primary_after_a_fail_over_goes_on_with_the_new_one() {
+async fn after_a_fail_over_an_operation_continues_on_the_new_primary() {
     let (old, new) = (RedisServer::start().await, RedisServer::start().await);
     let address = Forwarder::to(old.address()).await;
     let ledger = Redis::connect(&format!("redis://{}", address.address()))

@@ -643,7 +643,7 @@ async fn events_are_counted_in_all_by_group_and_by_time() {
 }
 
 #[tokio::test]
-async fn events_are_made_to_happen_only_with_credentials_and_only_if_they_can_be() {
+async fn events_are_triggered_only_with_credentials_and_if_valid() {
     let authpi = Authpi::start().await;
     let control = || authpi.anonymous(Method::POST, "/_emulator/events");
     let key = |body: Value| {

@@ -191,7 +191,7 @@ async fn copies_are_deliveries_of_the_same_event_in_envelopes_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_failed_attempt_is_repeated_when_its_time_has_come_with_the_same_bytes_signed_anew() {
+async fn a_retry_is_sent_when_due_with_the_same_bytes_and_a_new_signature() {
     let scheme = SignatureScheme::timestamped();
     let builder = Emulator::builder()
         .retry_delays(seconds(&[5, 60]))
@@ -410,7 +410,7 @@ async fn a_redelivery_waits_for_its_outcome_and_counts_it() {
 }
 
 #[tokio::test]
-async fn a_redelivery_is_refused_while_an_attempt_runs_and_when_its_etag_is_stale() {
+async fn a_redelivery_is_refused_during_an_attempt_or_with_a_stale_etag() {
     let (authpi, endpoint) = (Authpi::start().await, Endpoint::start().await);
     let go = Arc::new(Notify::new());
     endpoint.then([Reply::HoldUntil(Arc::clone(&go))]);
@@ -529,7 +529,7 @@ async fn deliveries_are_listed_by_type_status_and_time() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_loses_its_deliveries_fails_and_recovers_with_the_first_that_arrives() {
+async fn a_failing_webhook_recovers_with_the_first_success() {
     let builder = Emulator::builder().retry_delays([]).failing_after(2);
     let (authpi, endpoint, watcher) = (
         Authpi::with(builder).await,
@@ -618,7 +618,7 @@ fn logged() -> (Builder, Arc<Mutex<Vec<LogLine>>>) {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_allowed_is_warned_of_once_and_one_that_is_allowed_is_called() {
+async fn a_disallowed_host_is_warned_about_once_and_an_allowed_one_is_called() {
     let endpoint = Endpoint::start().await;
     // This machine, under an address other than the loopback address.
     let url = endpoint.url.replace("127.0.0.1", "0.0.0.0");
@@ -791,7 +791,7 @@ async fn events_are_refused_with_503_while_too_many_deliveries_are_pending() {
 }
 
 #[tokio::test]
-async fn a_type_that_is_not_in_the_catalogue_is_delivered_on_request_to_webhooks_with_all_events() {
+async fn a_triggered_unknown_type_goes_to_webhooks_with_all_events() {
     let (authpi, endpoint, other) = (
         Authpi::start().await,
         Endpoint::start().await,

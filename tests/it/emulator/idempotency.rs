@@ -149,7 +149,7 @@ async fn a_call_whose_caller_hangs_up_goes_on_and_is_answered_to_the_next_one() 
     let go = Arc::new(Notify::new());
     endpoint.then([Reply::HoldUntil(Arc::clone(&go))]);
     tokio::select! {
-        answer = Answer::of(redeliver()) => panic!("nobody waited for the receiver: {answer:?}"),
+        answer = Answer::of(redeliver()) => panic!("the call did not wait for the receiver: {answer:?}"),
         () = endpoint.until(2) => {}
     }
     let meanwhile = Answer::of(redeliver()).await;

@@ -23,12 +23,12 @@ async fn authpi() -> (Emulator, Client, WebhookSpec) {
         .base_url(authpi.base_url())
         .api_key(authpi.key_id(), authpi.key_secret());
     let client = client.build().unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
     let spec =
-        WebhookSpec::new("users", format!("http://{nobody}/hook")).events([EventType::UserCreated]);
+        WebhookSpec::new("users", format!("http://{closed}/hook")).events([EventType::UserCreated]);
     (authpi, client, spec)
 }
 
@@ -108,7 +108,7 @@ async fn on_a_schedule_a_webhook_in_anothers_place_is_a_reason_to_look() -> Outc
         };
         tokio::time::timeout(super::TEST_TIMEOUT, found)
             .await
-            .expect("nobody looks");
+            .expect("no further read");
     };
     let rotated = async |name: &str| {
         let rotation = client.webhooks().rotate(name, &spec, &secrets).await?;

@@ -254,7 +254,7 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
         };
         tokio::time::timeout(TEST_TIMEOUT, looking)
             .await
-            .expect("nobody looks");
+            .expect("no further read");
         log.reported().asked.len()
     };
     let asked = looked(5).await;
@@ -266,7 +266,7 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
     log.reported().failed_deliveries.push(failed(at(10)));
     let asked = {
         let read = looked(5).await;
-        assert!(read > asked, "a failed delivery is no sign");
+        assert!(read > asked, "a failed delivery caused no read");
         read
     };
     assert_eq!(
@@ -289,13 +289,13 @@ async fn after_the_first_look_the_log_is_left_alone_if_nothing_was_missed() {
     };
     tokio::time::timeout(TEST_TIMEOUT, found)
         .await
-        .expect("a pause is no sign");
+        .expect("a pause caused no read");
     stop.send(()).unwrap();
     running.await.unwrap();
 }
 
 #[tokio::test]
-async fn the_log_is_read_again_until_it_must_hold_what_a_failed_delivery_was_about() {
+async fn the_log_is_read_until_it_must_contain_a_failed_deliverys_event() {
     let log = Log::of([event("evt_1", at(40_000), "user.created", "usr_1")]).await;
     log.reported().failed_deliveries.push(json!({
         "id": "whd_1", "webhook_id": "wh_1", "event_id": "evt_2", "event_type": "user.created", "status": "failed",

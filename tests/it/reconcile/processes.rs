@@ -37,7 +37,7 @@ fn process(log: &Log, folder: &Path) -> Child {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next() {
+async fn a_killed_process_leaves_the_rest_to_the_next() {
     let folder = std::env::temp_dir().join(format!(
         "authpi-it-reconcile-processes-{}",
         std::process::id()
@@ -76,7 +76,7 @@ async fn processes_that_are_killed_in_the_midst_of_it_leave_the_rest_to_the_next
         while ended < PROCESSES {
             let (number, line) = reported
                 .recv_timeout(TEST_TIMEOUT)
-                .expect("nobody says anything any more");
+                .expect("no process prints anything");
             if line == "caught up" {
                 let mut done = alive.remove(&number).expect("it was not killed");
                 assert!(done.wait().unwrap().success());

@@ -55,7 +55,7 @@ fn sorted(mut events: Vec<Logged>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_lists_them() {
+async fn events_are_ingested_by_time_whatever_the_list_order() {
     let wanted = sorted(two_days());
     let orders = [
         Order::OldestFirst,
@@ -93,7 +93,7 @@ async fn events_are_fed_in_the_order_in_which_they_happened_however_the_log_list
 }
 
 #[tokio::test]
-async fn a_page_that_is_larger_than_what_is_read_of_an_answer_is_asked_for_in_parts() {
+async fn a_page_above_the_response_limit_is_requested_in_parts() {
     let events: Vec<_> = (0..60)
         .map(|n| large(&format!("evt_{n:02}"), at(n), 300_000))
         .collect();
@@ -155,7 +155,7 @@ async fn a_page_that_hides_the_next_one_ends_the_run_and_moves_no_watermark() {
 }
 
 #[tokio::test]
-async fn a_look_that_took_long_is_followed_by_another_though_it_found_nothing_new() {
+async fn a_long_read_is_followed_by_another_even_without_new_events() {
     let time = Arc::new(AtomicI64::new(HOUR));
     let log = Log::of([event("evt_1", at(0), "user.created", "usr_1")]).await;
     let (receiver, handled) = receiver();
@@ -213,7 +213,7 @@ async fn what_is_read_again_is_a_duplicate_and_what_came_late_is_found() {
 }
 
 #[tokio::test]
-async fn events_that_happen_while_the_log_is_read_are_fed_by_this_run_or_the_next() {
+async fn events_during_a_read_are_ingested_by_this_run_or_the_next() {
     for order in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled(4)] {
         let log = Log::of(two_days()).await;
         let added = Arc::new(AtomicUsize::new(0));
@@ -404,7 +404,7 @@ async fn an_event_reaches_its_handler_as_the_log_has_it_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn what_was_delivered_is_not_handled_again_and_what_is_delivered_later_is_a_duplicate() {
+async fn delivered_and_reconciled_events_are_handled_once() {
     let log = Log::of(["evt_1", "evt_2"].map(|id| event(id, at(5), "user.created", "usr_1"))).await;
     let (receiver, handled) = receiver();
     let deliver = async |id: &str| {
@@ -504,7 +504,7 @@ async fn an_inbox_gets_the_events_in_order_and_its_worker_handles_them() {
 type Users = Arc<Mutex<std::collections::BTreeMap<String, Vec<String>>>>;
 
 #[tokio::test]
-async fn with_many_at_once_events_of_one_user_are_still_fed_in_order() {
+async fn concurrent_ingestion_keeps_the_order_per_user() {
     let events: Vec<_> = (0..200)
         .map(|n| {
             event(
@@ -561,8 +561,7 @@ fn clock_of(millis: &Arc<AtomicI64>) -> Clock {
 }
 
 #[tokio::test]
-async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark_is_lost_or_stands_still()
- {
+async fn forgotten_events_are_not_handled_again_with_a_lost_or_stale_watermark() {
     let day = 24 * HOUR;
     let log = Log::of([event("evt_old", at(HOUR), "user.created", "usr_1")]).await;
     let time = Arc::new(AtomicI64::new(day));
@@ -626,8 +625,7 @@ async fn what_the_ledger_has_forgotten_is_not_handled_again_though_the_watermark
 }
 
 #[tokio::test]
-async fn an_event_that_comes_late_into_a_window_that_was_read_is_found_however_long_the_run_takes()
-{
+async fn an_event_that_enters_a_read_window_late_is_found() {
     let minute = 60_000;
     let begun = 10 * HOUR;
     let log = Log::of((0..5).map(|n| {
@@ -726,8 +724,7 @@ async fn a_run_that_never_catches_up_ends_and_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_tried_again_while_the_receiver_is_full_and_ends_the_run_when_it_drains()
- {
+async fn an_unreadable_event_is_retried_until_the_receiver_drains() {
     let log = Log::of([nonsense(at(6))]).await;
     let (receiver, _) = receiver();
     receiver.drain().await;
@@ -741,7 +738,7 @@ async fn what_is_no_event_is_tried_again_while_the_receiver_is_full_and_ends_the
 }
 
 #[tokio::test]
-async fn what_is_fed_is_counted_by_what_becomes_of_it_and_the_lag_is_told() {
+async fn ingested_events_are_counted_by_outcome_and_the_lag_is_reported() {
     let log = Log::of([
         event("evt_1", at(HOUR), "user.created", "usr_1"),
         event("evt_2", at(2 * HOUR), "user.created", "usr_2"),

@@ -69,8 +69,7 @@ async fn a_file_that_several_write_to_holds_one_of_their_watermarks() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_not_a_fresh_start()
-{
+async fn a_foreign_or_invalid_watermark_file_is_an_error_not_a_fresh_start() {
     let folder = folder("no-watermarks");
     let path = folder.join("file");
     let store = FileWatermark::new(&path);
@@ -94,7 +93,7 @@ async fn a_file_that_is_another_endpoints_or_holds_no_watermark_is_an_error_and_
 }
 
 #[tokio::test]
-async fn a_link_to_a_watermark_stays_one_its_mode_is_kept_and_a_missing_folder_is_named() {
+async fn a_watermark_file_keeps_its_link_and_mode_and_names_a_missing_folder() {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     let folder = folder("watermarks-links");

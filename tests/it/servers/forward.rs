@@ -79,7 +79,7 @@ impl Forwarder {
         let made =
             tokio::time::timeout(super::DEADLINE, made.wait_for(|made| *made >= connections));
         made.await
-            .expect("nobody connects any more")
+            .expect("no further connections")
             .expect("the forwarder runs");
     }
 }

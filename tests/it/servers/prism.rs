@@ -18,7 +18,7 @@ impl Prism {
     pub(crate) async fn start() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
-            .expect("the tests lie in the workspace");
+            .expect("the tests are in the workspace");
         let folder = folder("prism", None);
         let description = root.join("openapi/authpi.yaml").display().to_string();
         loop {

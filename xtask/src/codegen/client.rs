@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_that_progenitor_writes_otherwise_is_an_error_that_names_the_difference() {
+    fn an_unexpected_progenitor_method_is_an_error_that_names_the_difference() {
         let version = "header_map.append(HeaderName::from_static(\"api-version\"), HeaderValue::from_static(Self::api_version()));";
         let request = "let mut request = self.client.get(url).headers(header_map).build()?;";
         let info = "let info = OperationInfo { operation_id: \"get\" };";

@@ -103,12 +103,12 @@ fn events_of(documents: &Documents) -> Result<TokenStream> {
 }
 
 #[test]
-fn each_small_description_becomes_the_client_beside_it_or_is_refused_by_place() {
+fn each_small_description_matches_its_golden_file_or_error() {
     check("api", |documents| api(documents, Dialect::Ours));
 }
 
 #[test]
-fn each_small_catalogue_becomes_the_events_beside_it_or_is_refused_by_place() {
+fn each_small_catalogue_matches_its_golden_file_or_error() {
     check("events", events_of);
 }
 
@@ -161,7 +161,7 @@ fn what_a_published_document_contradicts_is_listed_place_by_place() {
 }
 
 #[test]
-fn an_operation_that_cannot_be_read_is_told_on_either_side_and_not_called_missing() {
+fn an_unreadable_operation_is_reported_for_its_side_not_as_missing() {
     let (unreadable, theirs) = (
         load("published", "unreadable.ours"),
         load("published", "unreadable.theirs"),

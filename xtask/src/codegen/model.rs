@@ -277,7 +277,7 @@ impl<'a> Reader<'a> {
             other => {
                 return Err(place
                     .at("type")
-                    .problem(format!("{other:?} is no type that codegen knows")));
+                    .problem(format!("{other:?} is not a type that codegen supports")));
             }
         };
         Ok(Type { shape, nullable })
@@ -474,10 +474,10 @@ impl<'a> Reader<'a> {
             } else {
                 (part.clone(), here)
             };
-            let alike = part.get("properties").is_some()
+            let object_like = part.get("properties").is_some()
                 || part.get("allOf").is_some()
                 || part.get("required").is_some();
-            if !alike || part.get("anyOf").is_some() || part.get("oneOf").is_some() {
+            if !object_like || part.get("anyOf").is_some() || part.get("oneOf").is_some() {
                 return Err(
                     here.problem("only objects with `properties` can be combined by `allOf`")
                 );
@@ -809,7 +809,7 @@ fn number(kind: &str, schema: &Value, place: &Place) -> Read<Shape> {
         ("integer", None | Some("int32" | "int64")) => Ok(Shape::Integer),
         ("number", None | Some("float" | "double")) => Ok(Shape::Number),
         (_, Some(format)) => Err(place.at("format").problem(format!(
-            "{format:?} is no format of a number that codegen knows"
+            "{format:?} is not a number format that codegen supports"
         ))),
         (_, None) => Err(place.problem("no number")),
     }

@@ -46,7 +46,7 @@ impl Tables {
                     let name = call.mac.path.to_token_stream();
                     let input: syn::File = call.mac.parse_body().with_context(|| {
                         format!(
-                            "codegen wrote input of {name}! that is no item; this is a bug in xtask"
+                            "codegen wrote input of {name}! that is not an item; this is a bug in xtask"
                         )
                     })?;
                     let input = space_out(&prettyplease::unparse(&input));

@@ -172,7 +172,7 @@ pub(super) fn prism(root: &Path, target: &Path) -> Result<PathBuf, Stopped> {
         ],
     );
     run(install.arg(&folder).arg(PRISM))
-        .map_err(|error| Stopped::NotRun(format!("Prism cannot be had: {error:#}")))?;
+        .map_err(|error| Stopped::NotRun(format!("cannot install Prism: {error:#}")))?;
     Ok(prism)
 }
 

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_in_what_is_seen_does_not_hide_that_the_change_was_made() {
+    fn half_a_surrogate_pair_does_not_hide_an_applied_change() {
         let webhook = r#"{"id":"wh_1","account_id":"a","name":"n","url":"u","auth":{"type":"none"},"events":[],"metadata":{"k":"\ud83d"},"created_at":1}"#;
         let webhook: Webhook = serde_json::from_str(webhook).unwrap();
         assert!(holds(WebhookPatch::new().name("n").as_input(), &webhook));

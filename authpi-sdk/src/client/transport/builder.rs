@@ -467,7 +467,7 @@ mod tests {
 
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
     #[test]
-    fn an_https_address_without_a_tls_feature_is_refused_and_the_features_are_named() {
+    fn https_without_a_tls_feature_is_refused_and_names_the_features() {
         let shown = refusal(Client::builder().api_key("key_1", "very_secret"));
         assert!(
             shown.contains("rustls") && shown.contains("native-tls"),

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_in_the_body_is_rounded_up_and_one_without_measure_is_the_longest() {
+    fn a_wait_in_the_body_is_rounded_up_and_capped() {
         let after = |value: &str| {
             ApiErrorBody::read(format!(r#"{{"retry_after":{value}}}"#).as_bytes()).retry_after
         };

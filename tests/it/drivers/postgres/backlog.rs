@@ -41,7 +41,7 @@ async fn visited(connection: &mut PgConnection, statement: &str) -> (f64, String
 }
 
 #[tokio::test]
-async fn a_look_for_work_visits_no_event_that_is_paused_leased_or_behind_another() {
+async fn leasing_visits_no_event_that_is_waiting_leased_or_blocked() {
     const BACKLOG: i64 = 5_000;
     let prefix = fresh_prefix();
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
@@ -136,7 +136,7 @@ async fn what_is_woken_or_pruned_is_found_without_the_rest() {
 }
 
 #[tokio::test]
-async fn who_ends_an_event_by_an_old_snapshot_fails_and_leaves_no_ordering_key_standing() {
+async fn ending_an_event_from_an_old_snapshot_fails_and_blocks_no_ordering_key() {
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         let prefix = fresh_prefix();
         let (ledger, mut other) = opened(Postgres::options(), &prefix).await;

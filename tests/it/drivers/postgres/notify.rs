@@ -263,7 +263,7 @@ async fn appends_at_the_same_time_share_a_notification() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_is_replayed_is_handled_by_a_worker_of_another_process() {
+async fn a_replayed_dead_letter_is_handled_by_another_process() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let url = format!("{}?application_name={prefix}", server.url());
     let operator = Postgres::options()

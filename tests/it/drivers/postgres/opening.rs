@@ -117,7 +117,7 @@ async fn a_role_that_cannot_write_is_refused_when_the_ledger_is_opened() {
 }
 
 #[tokio::test]
-async fn a_role_without_the_sequence_opens_a_ledger_and_an_inbox_says_what_it_lacks() {
+async fn a_role_without_the_sequence_may_open_a_ledger_but_not_an_inbox() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let pool = role(
         server,
@@ -297,7 +297,7 @@ async fn the_servers_clock_is_a_witness() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handlers_statement_that_statement_timeout_ended_says_how_to_allow_more() {
+async fn a_statement_timeout_in_a_handler_says_how_to_raise_it() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let options = Postgres::options()
         .prefix(&prefix)

@@ -129,7 +129,7 @@ async fn scalar(pool: &PgPool, prefix: &str, sql: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn handlers_with_a_transaction_leave_connections_to_claims_renewals_and_other_handlers() {
+async fn handlers_with_a_transaction_leave_connections_to_others() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let store = Postgres::options()
         .prefix(&prefix)
@@ -244,7 +244,7 @@ async fn the_wait_for_a_permit_is_part_of_the_handlers_time_and_claims_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_whose_handlers_all_take_a_transaction_leases_no_more_than_it_has_room_for() {
+async fn a_worker_leases_no_more_events_than_transactions_available() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let one_permit = PgPoolOptions::new()
         .max_connections(3)
@@ -283,7 +283,7 @@ async fn a_worker_whose_handlers_all_take_a_transaction_leases_no_more_than_it_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_handles_what_needs_no_transaction_while_others_wait_for_theirs() {
+async fn a_worker_runs_plain_handlers_while_others_wait_for_transactions() {
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let one_permit = PgPoolOptions::new()
         .max_connections(3)
@@ -319,7 +319,7 @@ async fn a_worker_handles_what_needs_no_transaction_while_others_wait_for_theirs
 }
 
 #[tokio::test]
-async fn a_pool_too_small_for_a_transaction_is_refused_when_a_receiver_or_worker_is_built() {
+async fn a_pool_too_small_for_transactions_is_refused_at_build() {
     let server = PostgresServer::shared().await;
     let small = PgPoolOptions::new()
         .max_connections(2)

@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_that_refuses_the_settings_of_later_steps_is_refused_when_the_ledger_is_opened() {
+async fn a_pooler_that_refuses_our_settings_is_refused_at_opening() {
     let server = PostgresServer::shared().await;
     let pooler = PgBouncer::before(server, "extra_float_digits").await;
     let error = Postgres::options()

@@ -91,7 +91,7 @@ impl Effects {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_every_event_takes_effect_exactly_once_and_ordered_by_user() {
+async fn after_an_outage_each_event_takes_effect_once_in_order_per_user() {
     let mut outage = Outage::over(MISSED).await;
     let effects = Effects::new().await;
     let receiver = Receiver::inline(
@@ -119,7 +119,7 @@ async fn after_an_outage_every_event_takes_effect_exactly_once_and_ordered_by_us
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_the_inbox_has_every_event_once_and_workers_keep_each_users_order() {
+async fn after_an_outage_the_inbox_has_each_event_once_in_order_per_user() {
     let mut outage = Outage::over(MISSED).await;
     let effects = Effects::new().await;
     let receiver = Receiver::inbox("users", outage.verifier(), effects.ledger.clone())

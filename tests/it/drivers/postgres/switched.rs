@@ -191,7 +191,7 @@ impl Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_to_a_standby_fail_nothing_once_the_address_leads_to_the_primary() {
+async fn connections_to_a_standby_cause_no_failure_after_the_switch_back() {
     let pair = Pair::start().await;
     let pool = pool(pair.options());
     let store = Postgres::open(pool.clone()).await.unwrap();
@@ -340,8 +340,7 @@ async fn what_a_handler_sets_for_its_session_fails_no_later_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outdated_plans_of_a_handlers_own_statements_fail_one_attempt_for_each_connection_at_most()
-{
+async fn outdated_handler_plans_fail_at_most_one_attempt_per_connection() {
     const CONNECTIONS: usize = 3;
     let (server, prefix) = (PostgresServer::shared().await, fresh_prefix());
     let options = PgPoolOptions::new()

@@ -299,7 +299,7 @@ async fn the_example_ends_with_the_same_rows_when_events_come_out_of_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_clears_a_column_for_null_and_leaves_it_for_what_is_absent_or_mismatched() {
+async fn the_example_clears_a_column_only_for_null() {
     let (url, mut connection) = database("nulls").await;
     let (service, http) = (Service::start(url).await, http());
     let said = [
@@ -348,7 +348,7 @@ async fn the_example_clears_a_column_for_null_and_leaves_it_for_what_is_absent_o
 
 /// The cookbook's statements are run unchanged.
 #[tokio::test]
-async fn the_cookbooks_statements_end_with_the_same_row_when_events_come_out_of_order() {
+async fn the_cookbooks_statements_give_the_same_row_in_any_order() {
     const COOKBOOK: &str = include_str!("../../../../docs/cookbook.md");
     let between = |begin: &str, end: &str| -> &'static str {
         let (_, rest) = COOKBOOK
@@ -398,7 +398,7 @@ async fn the_cookbooks_statements_end_with_the_same_row_when_events_come_out_of_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_applies_each_event_once_though_it_is_killed_in_the_midst_of_it() {
+async fn the_example_applies_each_event_once_despite_kills() {
     let (url, mut observer) = database("sync").await;
     let connect = || PgConnection::connect(&url);
     let (mut first, mut second) = (connect().await.unwrap(), connect().await.unwrap());

@@ -193,7 +193,7 @@ fn digest(event: &Fixture) -> authpi_sdk::ledger::Digest {
 }
 
 #[tokio::test]
-async fn an_error_a_panic_a_missed_deadline_and_a_transaction_put_away_undo_the_effect() {
+async fn an_error_panic_timeout_or_stored_transaction_undoes_the_effect() {
     let mut shop = Shop::open().await;
     let put_away: Arc<Notify> = Arc::default();
     let finish = Arc::clone(&put_away);
@@ -345,7 +345,7 @@ async fn a_commit_that_the_database_refuses_is_an_error_and_leaves_the_claim() {
 
 /// The transaction does not see the renewal, so it must not overwrite it.
 #[tokio::test]
-async fn where_reads_are_repeatable_a_lease_renewed_meanwhile_refuses_the_commit() {
+async fn with_repeatable_read_a_renewed_lease_refuses_the_commit() {
     let server = PostgresServer::shared().await;
     let options = server
         .options()
@@ -489,7 +489,7 @@ async fn workers_of_several_processes_apply_each_effect_once() {
 
 /// It has locked the record's row: a renewal meanwhile waits for it, but not for ever.
 #[tokio::test]
-async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_lease() {
+async fn a_renewal_blocked_by_a_transaction_times_out_and_is_not_a_lost_lease() {
     let server = PostgresServer::shared().await;
     let limit = Duration::from_millis(300);
     let mut shop = Shop::with(Some(limit), server, pool(server)).await;
@@ -516,8 +516,7 @@ async fn a_renewal_that_waits_for_a_transaction_fails_in_time_and_is_not_a_lost_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_the_pool_back_in_time()
- {
+async fn a_transaction_dropped_during_a_statement_frees_its_pool_slot_in_time() {
     let server = PostgresServer::shared().await;
     let limit = Duration::from_millis(300);
     let mut shop = Shop::with(Some(limit), server, of_one(server.options())).await;
@@ -545,7 +544,7 @@ async fn a_transaction_dropped_with_a_statement_outstanding_gives_its_place_in_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hangs_in_a_transaction_fails_it_in_time_and_nothing_took_place() {
+async fn a_transaction_on_a_hanging_server_times_out_and_has_no_effect() {
     let server = PostgresServer::start().await;
     let limit = Duration::from_millis(300);
     let mut shop = Shop::with(Some(limit), &server, of_one(server.options())).await;
@@ -667,7 +666,7 @@ impl Proxy {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_answer_is_lost_is_an_error_and_the_next_delivery_tells_what_became_of_it() {
+async fn a_commit_with_a_lost_response_fails_and_the_redelivery_decides() {
     let server = PostgresServer::shared().await;
     for cut in [Cut::Before, Cut::After] {
         let proxy = Proxy::start(server, cut).await;

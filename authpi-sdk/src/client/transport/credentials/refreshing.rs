@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_source_that_hangs_holds_up_no_call_for_long_whose_token_is_still_good() {
+    async fn a_hanging_token_source_does_not_delay_calls_with_a_valid_token() {
         let (tokens, asked) = then_silent();
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(80)).await;

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_safe_is_repeated_only_where_the_server_has_certainly_not_acted() {
+    async fn an_unsafe_call_is_repeated_only_if_the_server_has_not_acted() {
         let policy = policy();
         let not_safe = Terms {
             safe: false,
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_empty_budget_ends_the_repeats_of_every_call_and_success_brings_them_back() {
+    async fn an_empty_budget_stops_all_retries_and_successes_refill_it() {
         let (policy, budget) = (policy(), Arc::new(TokenBucket::new(10)));
         let (error, _) = failing(terms(&policy, &budget), |_| refused(503, None)).await;
         assert_eq!(

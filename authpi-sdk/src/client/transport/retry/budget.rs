@@ -176,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_budget_is_never_negative_never_over_its_capacity_and_gives_nothing_away(
+        fn a_budget_stays_within_its_capacity_and_conserves_tokens(
             capacity in 0..1_000_u32,
             steps in prop::collection::vec((0..4_u8, 0..10_000_u64), 0..200),
         ) {

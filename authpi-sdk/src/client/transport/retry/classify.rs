@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_whose_body_stalls_is_judged_by_its_status() {
+    fn a_refusal_with_a_stalled_body_is_classified_by_status() {
         let stalled = |status| {
             let answer = Response {
                 status: StatusCode::from_u16(status).unwrap(),

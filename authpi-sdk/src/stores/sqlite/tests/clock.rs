@@ -26,7 +26,7 @@ async fn leased(ledger: &Sqlite, n: usize, attempt: u32) -> Token {
 }
 
 #[tokio::test]
-async fn no_lease_and_no_pause_outlasts_what_was_asked_for_though_the_clock_is_set_back() {
+async fn leases_and_delays_end_in_time_although_the_clock_is_set_back() {
     for restarted in [false, true] {
         let (folder, (clock, time)) = (Folder::new(), clock_at_rest());
         let open = async || {

@@ -155,7 +155,7 @@ async fn at_once_without_a_transaction(ledger: &Sqlite) -> Vec<Result<Claim, Led
 }
 
 #[tokio::test]
-async fn an_error_says_whether_the_file_is_busy_cannot_be_written_or_refuses_the_content() {
+async fn an_error_distinguishes_busy_not_writable_and_refused_content() {
     let folder = Folder::new();
     let ledger = Sqlite::options()
         .busy_timeout(Duration::from_millis(20))

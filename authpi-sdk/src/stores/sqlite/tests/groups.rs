@@ -107,7 +107,7 @@ async fn a_step_that_fails_leaves_its_neighbours_be() {
 }
 
 #[tokio::test]
-async fn a_step_that_takes_the_transaction_with_it_costs_its_neighbours_a_flush_and_nothing_else() {
+async fn an_operation_that_ends_the_transaction_costs_its_group_one_more_flush() {
     let folder = Folder::new();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     // As SQLite does by itself when the disk is full or cannot be read.
@@ -144,7 +144,7 @@ async fn a_commit_that_fails_is_told_to_all_and_nothing_took_place() {
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_in_mid_group_fails_what_has_no_room_and_halves_nothing() {
+async fn a_full_disk_fails_whole_operations_of_a_group_only() {
     static LARGE: [u8; 200_000] = [b'x'; 200_000];
     let folder = Folder::new();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
@@ -325,7 +325,7 @@ async fn callers_cancelled_at_any_point_change_nothing_for_the_others() {
 }
 
 #[tokio::test]
-async fn a_claim_whose_caller_has_gone_away_before_its_turn_is_granted_to_nobody() {
+async fn a_claim_is_skipped_if_its_caller_is_gone() {
     let ledger = Sqlite::in_memory().await.unwrap();
     let held = ledger.begin().await.unwrap();
     let gone: Vec<_> = claims(&ledger, 0..10)

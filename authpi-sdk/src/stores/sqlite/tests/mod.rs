@@ -735,7 +735,7 @@ async fn a_look_for_work_reads_no_event_that_is_paused_leased_or_behind_another(
 }
 
 #[tokio::test]
-async fn the_oldest_goes_first_among_those_whose_pause_is_over_however_many_they_are() {
+async fn the_oldest_due_event_is_leased_first() {
     let (clock, time) = clock_at_rest();
     let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
     // More than are woken at a time; the pause of the oldest ends last.

@@ -89,7 +89,7 @@ async fn a_stale_token_takes_what_was_written_with_it() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_is_dropped_in_mid_statement_is_rolled_back_before_anyone_else_writes() {
+async fn a_transaction_dropped_in_mid_statement_is_rolled_back_first() {
     let ledger = shop().await;
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
@@ -311,7 +311,7 @@ async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_waits_for_a_handler_takes_place_after_it_and_before_the_next() {
+async fn a_waiting_renewal_runs_between_two_handlers() {
     let ledger = Sqlite::in_memory().await.unwrap();
     let token = granted(&ledger, 0).await;
     let first = ledger.begin().await.unwrap();
@@ -401,7 +401,7 @@ async fn many_handlers_at_once_write_one_after_another_and_all_of_it_is_there() 
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_under_a_handler_leaves_neither_its_writes_nor_the_completion() {
+async fn a_full_disk_rolls_back_a_handlers_writes_and_its_completion() {
     let folder = Folder::new();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     run(&ledger, SOLD).await.unwrap();
