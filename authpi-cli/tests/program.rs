@@ -685,7 +685,7 @@ async fn emulate_prints_a_line_per_delivery_unless_it_is_quiet() {
         let mut output = String::new();
         timeout(TEST_TIMEOUT, err.read_line(&mut output))
             .await
-            .expect("there is no warning")
+            .expect("no warning")
             .unwrap();
         for event_type in ["user.created", "user.updated"] {
             assert!(
@@ -698,7 +698,7 @@ async fn emulate_prints_a_line_per_delivery_unless_it_is_quiet() {
             if !quiet {
                 timeout(TEST_TIMEOUT, err.read_line(&mut output))
                     .await
-                    .expect("there is no line")
+                    .expect("no line")
                     .unwrap();
             }
         }

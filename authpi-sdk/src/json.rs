@@ -272,7 +272,7 @@ impl FromRaw for i64 {
 /// A number with an exponent, within the range of exact floats.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the range is checked, and there is no fraction"
+    reason = "the range is checked, and the fraction is zero"
 )]
 fn integral(text: &str) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;

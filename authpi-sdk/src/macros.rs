@@ -546,7 +546,7 @@ mod api {
     /// envelope, and its SDK reads both, so both are read.
     ///
     /// `#[whole]` is for a resource that has a `data` of its own, or keeps its text: it cannot be
-    /// told from its envelope by the first member.
+    /// distinguished from its envelope by the first member.
     macro_rules! envelope {
         (
             #[whole]
@@ -729,7 +729,7 @@ mod api {
     }
     pub(crate) use tagged;
 
-    /// An object that is one of several, told apart by the text of a member. An open union keeps a
+    /// An object that is one of several, distinguished by the text of a member. An open union keeps a
     /// case that this version does not know; a closed one refuses it.
     ///
     /// ```text

@@ -61,7 +61,7 @@ impl Request<'_> {
         self.query.get(name).and_then(Value::as_str)
     }
 
-    /// 412 if `If-Match` contains only other versions. Without the header there is no check.
+    /// 412 if `If-Match` contains only other versions. Without the header, nothing is checked.
     fn check_version(&self, version: i64) -> Result<(), ApiError> {
         let current = etag(version);
         let mut given = self.headers.get_all(header::IF_MATCH).iter().peekable();

@@ -36,7 +36,7 @@
 //! }
 //! match call.await {
 //!     Ok(updated) => println!("now {}", updated.webhook.name),
-//!     Err(error) if error.is_precondition_failed() => println!("somebody else changed it: read it again"),
+//!     Err(error) if error.is_precondition_failed() => println!("another caller changed it: read it again"),
 //!     Err(error) if error.is_validation() => error.fields().iter().for_each(|wrong| println!("{}: {}", wrong.field, wrong.message)),
 //!     Err(error) if !error.may_have_run() => println!("not done: {error}"),
 //!     Err(error) => println!("done or not, look before doing it again: {error}"),

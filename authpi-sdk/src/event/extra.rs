@@ -60,7 +60,7 @@ impl Extra {
         self.members.get(name).map(RawJson::as_raw_value)
     }
 
-    /// The member called `name`, deserialized as a `T`; `None` if there is no such member.
+    /// The member called `name`, deserialized as a `T`; `None` if it is absent.
     ///
     /// # Errors
     /// When the member has another shape than `T`.
@@ -96,7 +96,7 @@ impl Extra {
         self.members.len()
     }
 
-    /// Whether there are no members.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_absent_null_or_of_another_shape_can_be_told_apart() {
+    fn absent_null_and_mismatched_fields_are_distinguished() {
         for (json, value, null, kept) in [
             (r#"{"id":"a"}"#, Some("a"), false, None),
             (r#"{"id":null}"#, None, true, Some("null")),

@@ -130,7 +130,7 @@ fn errors_name_the_path_and_show_no_content() {
 }
 
 #[test]
-fn binary_mode_is_told_by_the_body_alone_and_needs_a_time_of_its_own() {
+fn only_the_body_selects_binary_mode_which_needs_a_timestamp() {
     let event =
         Event::from_json(r#"{"id":"evt_1","type":"user.created","timestamp":1704067200000}"#)
             .unwrap();

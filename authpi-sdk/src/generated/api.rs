@@ -1214,7 +1214,7 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it there is no check.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is checked.
     pub fn webhooks_delete<'a>(
         &'a self,
         account_id: &'a str,
@@ -1248,7 +1248,7 @@ impl Client {
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
-    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it there is no check.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is checked.
     /// - `body`
     pub fn webhooks_update<'a>(
         &'a self,
@@ -1349,7 +1349,7 @@ impl Client {
     /// - `webhook_id`: Id of the webhook.
     /// - `delivery_id`: Id of the delivery.
     /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
-    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it there is no check.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is checked.
     pub fn webhooks_redeliver<'a>(
         &'a self,
         account_id: &'a str,

@@ -331,7 +331,7 @@ impl SignatureScheme {
             {
                 let (name, signature) = match item.iter().position(|&byte| byte == b'=') {
                     // Base64 ends in `=` and a name never does, so an `=` with only padding after
-                    // it is no separator.
+                    // it is not a separator.
                     Some(at) if item[at..].iter().any(|&byte| byte != b'=') => {
                         (&item[..at], &item[at + 1..])
                     }
@@ -504,7 +504,7 @@ impl FromStr for SignatureScheme {
     }
 }
 
-/// There is no preset with this name.
+/// The name of the preset is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownScheme(String);
 

@@ -939,7 +939,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_the_scheme_cannot_use_is_told_by_check() {
+    fn check_reports_an_unusable_secret() {
         let scheme = SignatureScheme::standard_webhooks();
         let ring = KeyRing::new()
             .with("good", "whsec_c2VjcmV0")

@@ -90,7 +90,7 @@ impl Memory {
         self.lock().used
     }
 
-    /// Whether there are no records.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -569,7 +569,7 @@ impl Records {
             endpoint.name = key.shared_endpoint().clone();
         }
         endpoint.records += 1;
-        u32::try_from(at).expect("there are no more endpoints in use than records")
+        u32::try_from(at).expect("the endpoints in use are at most the records")
     }
 
     // The slab and the lists through it.
@@ -820,7 +820,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_whose_hashes_collide_are_told_apart() {
+    async fn keys_with_colliding_hashes_are_distinguished() {
         let (ledger, _) = at_rest();
         for n in 0..3 {
             let mut held = ledger.lock();

@@ -118,7 +118,7 @@ impl Fixture {
     ///
     /// # Panics
     /// When the fixture has an empty id or type.
-    #[expect(clippy::expect_used, reason = "for tests, which are told so")]
+    #[expect(clippy::expect_used, reason = "for tests, as documented")]
     pub fn verified(&self) -> Verified<Event> {
         let event = Event::from_json(self.body())
             .expect("a fixture with an id and a type is a readable event");

@@ -422,7 +422,7 @@ mod tests {
             &[],
             "the ledger knew",
         );
-        // The lost lease of another process is no excuse.
+        // The lost lease of another process does not excuse it.
         let completed = [
             Acknowledged(A),
             Effect(0, A),

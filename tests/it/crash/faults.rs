@@ -195,7 +195,7 @@ impl Trial {
                     Fault::Stutter => server.pause(Duration::from_millis(dice.u64(10..200))).await,
                     Fault::Cut(replies) => {
                         proxy.cut(replies);
-                        let otherwise = || format!("{}: there are no replies to cut", trial.name);
+                        let otherwise = || format!("{}: no replies to cut", trial.name);
                         until(otherwise, || async { (proxy.left() == 0).then_some(()) }).await;
                     }
                 }

@@ -472,7 +472,7 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
     );
     assert!(
         !ledger.replay(&key(9)).await.unwrap(),
-        "there is no such letter"
+        "the dead letter does not exist"
     );
     assert!(ledger.replay(&key(0)).await.unwrap());
     assert!(

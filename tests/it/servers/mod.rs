@@ -130,7 +130,7 @@ impl Account {
         Some(
             account("postgres")
                 .or_else(|| account("nobody"))
-                .expect("there is a user called postgres or nobody"),
+                .expect("a user called postgres or nobody exists"),
         )
     }
 }

@@ -192,7 +192,7 @@ impl PostgresServer {
     /// connections are established, but get no response.
     pub(crate) async fn pause(&self) -> Paused {
         let server = self.process.as_ref().expect("it runs").pid;
-        // First the process that starts the others, so that there are no new ones.
+        // First the process that starts the others, so that no new ones start.
         signal("STOP", &[server]);
         let others = tokio::process::Command::new("pgrep")
             .args(["-P", &server.to_string()])

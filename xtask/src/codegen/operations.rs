@@ -177,7 +177,7 @@ fn one(
             .any(|parameter| parameter.location == "path" && parameter.name == name)
         {
             return Err(here.problem(format!(
-                "the path has {{{name}}}, but there is no such parameter"
+                "the path has {{{name}}}, but no such parameter exists"
             )));
         }
     }

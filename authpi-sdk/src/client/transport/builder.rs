@@ -504,7 +504,7 @@ mod tests {
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     #[tokio::test]
-    async fn what_a_proxy_cannot_do_now_is_tried_again_and_told_of_the_proxy() {
+    async fn proxy_failures_are_retried_and_reported_as_such() {
         use std::sync::atomic::Ordering;
 
         use crate::client::transport::retry::{ExponentialBackoff, RetryStop};

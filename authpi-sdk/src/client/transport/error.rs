@@ -53,7 +53,7 @@ pub(crate) enum Kind {
     InvalidArgument(String),
     /// The call was not sent: the account is not known.
     Configuration(String),
-    /// The call was not sent: there is no access token.
+    /// The call was not sent: no access token was available.
     Credential(String),
     /// There was no connection, perhaps temporarily.
     Connect { transient: bool },
@@ -371,7 +371,7 @@ impl Error {
         matches!(self.0.kind, Kind::Configuration(_))
     }
 
-    /// The call was not sent because there is no access token:
+    /// The call was not sent because no access token was available:
     /// [`TokenSource`](crate::client::transport::TokenSource) failed, was too slow, or returned an
     /// invalid token. The cause is its own error.
     pub fn is_credential(&self) -> bool {

@@ -1,4 +1,5 @@
-//! Types of the API, and the code of the generator's golden tests, which is compiled here and used.
+//! !Types of the API, and the code of the generator's golden tests, which is compiled and used
+//! here.
 
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ fn a_malformed_known_union_case_is_an_error_and_not_an_unknown_one() {
         error.to_string().contains("missing member `algorithm`"),
         "{error}"
     );
-    // What may be absent may be odd, and is kept; a secret must not be lost.
+    // An optional member may be unexpected, and is kept; a secret must not be lost.
     let unions::types::Auth::Bearer(odd) =
         read(r#"{"type":"bearer","bearer_token_hint":7}"#).unwrap()
     else {
@@ -190,11 +191,11 @@ fn a_resource_is_read_with_and_without_its_envelope() {
         let read: shapes::types::ThingsCreateResponse = serde_json::from_value(json).unwrap();
         assert_eq!(read.data.name, "n");
     }
-    // With more keys than `data` it is no envelope, and `data` is one member among others.
+    // With more keys than `data` it is not an envelope, and `data` is an ordinary member.
     let beside = json!({"data": thing, "id": "2", "name": "outer"});
     let read: shapes::types::ThingsCreateResponse = serde_json::from_value(beside).unwrap();
     assert_eq!(read.data.name, "outer");
-    // Unless it is no such resource: an envelope may get a new member, wherever it stands.
+    // For other resources, an envelope may get new members at any position.
     for beside in [
         r#"{"data":{"id":"1","name":"n"},"meta":{}}"#,
         r#"{"meta":[],"data":{"id":"1","name":"n"}}"#,

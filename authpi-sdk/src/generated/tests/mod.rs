@@ -1,5 +1,5 @@
-//! What generated code promises: the events here, the API's types in `api`, and in `schemas` that the derived schemas are the
-//! ones that the description has.
+//! !Properties of generated code: the events here, the API's types in `api`, and in `schemas` that
+//! the derived schemas match the description.
 
 #[cfg(feature = "client")]
 mod api;
@@ -104,7 +104,7 @@ fn a_member_of_another_shape_never_makes_an_event_fail() {
     }
 }
 
-/// The members of an event type's payload, as the description has them.
+/// The members of an event type's payload in the description.
 fn schema_names(event_type: &EventType) -> Vec<String> {
     let events = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/events/");
     let read = |file: &str| -> Value {

@@ -1,6 +1,6 @@
-//! The schemas that schemars derives from the Rust types, beside the ones that the description has.
+//! !The schemas that schemars derives from the Rust types, compared with the description.
 //!
-//! Not that the generator agrees with itself: what it wrote is compiled, and seen by another program's eyes.
+//! This is independent of the generator: its output is compiled, and read by another crate.
 
 use std::collections::BTreeSet;
 
@@ -57,7 +57,7 @@ fn payloads_have_the_members_of_their_schemas() {
             .find(|(name, _)| *name == title)
             .unwrap_or_else(|| panic!("no type for {title}"));
         assert_eq!(members(derived), members(&schema), "{title}");
-        // Others are kept, and the schema says so.
+        // Others are kept, and the schema allows them.
         assert_ne!(derived["additionalProperties"], false, "{title}");
         committed.insert(title);
     }
@@ -73,7 +73,8 @@ mod api {
         ($($name:ident)*) => { [$((stringify!($name), derived::<types::$name>())),*] };
     }
 
-    /// The description's component schemas; YAML is read by the emulator's crate, so that tests need no second one.
+    /// The description's component schemas; the emulator's crate parses YAML, so tests need no
+    /// second parser.
     fn components() -> Value {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/authpi.yaml");
         let document: Value =

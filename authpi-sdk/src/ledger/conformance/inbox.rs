@@ -224,7 +224,7 @@ cases! { of Inbox:
             poll_and_drop(inbox.lease_next(ENDPOINT, LEASE), polls).await;
             let mut tries = 0..100;
             let leased = loop {
-                assert!(tries.next().is_some(), "what was leased to nobody is never leased again");
+                assert!(tries.next().is_some(), "an event with an abandoned lease is never leased again");
                 match inbox.lease_next(ENDPOINT, LEASE).await.unwrap() {
                     NextEvent::Leased(leased) => break leased,
                     NextEvent::Empty { .. } => harness.advance(&inbox, LEASE).await,

@@ -261,7 +261,7 @@ cases! { of Ledger:
     }
 
     /// The reported digest is that of the first claim, whatever later claims bring.
-    async fn the_first_digest_is_told(harness) {
+    async fn a_duplicate_returns_the_first_digest(harness) {
         let ledger = harness.fresh().await;
         let key = key("digest");
         let other = |lease| ledger.claim(&key, OTHER_DIGEST, lease);

@@ -382,7 +382,7 @@ impl Queue {
             .ack_with(kind)
             .await;
         if let Err(error) = reported {
-            tracing::debug!(%error, "the stream could not be told of a delivery, which comes again");
+            tracing::debug!(%error, "a message could not be settled and will be delivered again");
         }
     }
 
@@ -498,7 +498,7 @@ fn is_code(error: &ConsumerError, code: ErrorCode) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(said) if said.error_code() == code)
 }
 
-/// `None` if there is no such message.
+/// `None` if it does not exist.
 pub(super) fn found(
     asked: Result<StreamMessage, jetstream::stream::RawMessageError>,
 ) -> Result<Option<StreamMessage>, AnyError> {

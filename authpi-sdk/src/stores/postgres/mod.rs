@@ -271,11 +271,11 @@ impl Postgres {
         self.rows_if(|_| true, step, statement, bind).await
     }
 
-    /// Runs one statement. Repeats it if it did nothing because it lost a race, which `told`
+    /// Runs one statement. Repeats it if it did nothing because it lost a race, which `complete`
     /// recognizes by its rows, or which the database's isolation level reports as an error.
     async fn rows_if<'q>(
         &self,
-        reported: fn(&[PgRow]) -> bool,
+        complete: fn(&[PgRow]) -> bool,
         step: &'static str,
         statement: &Arc<str>,
         bind: impl Fn(PgQuery<'q>) -> PgQuery<'q>,
@@ -290,7 +290,7 @@ impl Postgres {
                 .await
                 {
                     Err(error) if lost_a_race(&error) => {}
-                    Ok(rows) if !reported(&rows) => {}
+                    Ok(rows) if !complete(&rows) => {}
                     done => return done,
                 }
             }

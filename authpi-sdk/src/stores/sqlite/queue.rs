@@ -145,7 +145,7 @@ impl Queue {
     ///
     /// Callers that were just answered are about to request their next step. They run first, as
     /// long as that adds requests, so that all of them share the next flush instead of forming two
-    /// groups that alternate. This is no delay: with nothing else to run on this runtime, yielding
+    /// groups that alternate. This does not delay: with nothing else to run on this runtime, yielding
     /// returns at once.
     pub(super) async fn gather(&mut self) -> bool {
         if self.is_empty() && !self.closed {

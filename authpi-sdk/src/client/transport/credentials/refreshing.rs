@@ -383,7 +383,7 @@ mod tests {
                 .authorization()
                 .await
                 .err()
-                .expect("there is no token")
+                .expect("no token")
                 .is_credential()
         );
         assert_eq!(got(&tokens).await, "a");
@@ -470,11 +470,7 @@ mod tests {
         // By then the token has expired.
         tokio::time::sleep(SOURCE_TIMEOUT).await;
         let begin = Instant::now();
-        let error = tokens
-            .authorization()
-            .await
-            .err()
-            .expect("there is no token");
+        let error = tokens.authorization().await.err().expect("no token");
         assert!(
             error.is_credential() && begin.elapsed() == SOURCE_TIMEOUT,
             "{error:?}"
@@ -508,11 +504,7 @@ mod tests {
         let (tokens, _) = tokens([Some(("very_secret", 100)), None]);
         got(&tokens).await;
         tokio::time::advance(Duration::from_secs(100)).await;
-        let error = tokens
-            .authorization()
-            .await
-            .err()
-            .expect("there is no token");
+        let error = tokens.authorization().await.err().expect("no token");
         assert!(error.is_credential() && !error.may_have_run(), "{error:?}");
         assert_eq!(
             StdError::source(&error).unwrap().to_string(),
@@ -548,10 +540,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_source_that_gives_no_token_at_all_is_told_what_is_wrong_with_it() {
+    async fn a_source_without_a_token_gets_a_specific_error() {
         for bad in ["", "key_1", "very_secret\n", "véry_secret"] {
             let (tokens, _) = tokens([Some((bad, 0))]);
-            let error = tokens.authorization().await.err().expect("it is no token");
+            let error = tokens.authorization().await.err().expect("an error");
             let shown = format!("{error} {error:?}");
             assert!(
                 shown.contains("access token") && !shown.contains("secret\n"),

@@ -97,7 +97,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Why and after what pause the call is retried, or why not. The budget comes last, so that
-    /// nothing is paid in vain.
+    /// no budget is wasted.
     fn judge(&mut self, error: &Error) -> Result<(RetryReason, Duration), RetryStop> {
         let Terms {
             operation,

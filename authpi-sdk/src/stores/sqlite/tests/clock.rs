@@ -1,4 +1,4 @@
-//! A clock that is set back.
+//! !A clock that is set back.
 
 use super::*;
 
@@ -104,7 +104,7 @@ async fn leases_and_delays_end_in_time_although_the_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn a_clock_that_goes_back_a_little_prolongs_nothing_in_what_is_told() {
+async fn a_clock_that_goes_back_a_little_extends_nothing() {
     let (clock, time) = clock_at_rest();
     let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
     granted(&ledger, 0).await;

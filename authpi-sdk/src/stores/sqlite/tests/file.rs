@@ -1,4 +1,4 @@
-//! What may be opened, who may read it, and what is noticed when it goes away.
+//! !Which files may be opened, who may read them, and what happens when a file is removed.
 
 use super::*;
 
@@ -60,7 +60,7 @@ async fn a_new_file_and_its_log_are_its_owners_alone() {
         .map(|entry| entry.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["hooks.db"]);
 
-    // One that is there keeps the mode that it was given.
+    // An existing file keeps its mode.
     std::fs::set_permissions(
         folder.file(),
         std::os::unix::fs::PermissionsExt::from_mode(0o640),
@@ -73,7 +73,7 @@ async fn a_new_file_and_its_log_are_its_owners_alone() {
     );
     ledger.close().await;
 
-    // A link to what is not there yet.
+    // A link to a file that does not exist yet.
     std::os::unix::fs::symlink("real.db", folder.0.join("link.db")).unwrap();
     Sqlite::open(folder.0.join("link.db"))
         .await
@@ -108,7 +108,7 @@ async fn a_file_that_is_deleted_or_replaced_is_an_outage_and_no_success() {
             std::fs::copy(&aside, &file).unwrap();
         }
         let mut errors = vec![ledger.commit(handler, &key(0), token).await.unwrap_err()];
-        // One alone, several at once, what only reads, and a handler's transaction.
+        // A single operation, several at once, a read, and a handler's transaction.
         errors.push(ledger.claim(&key(1), DIGEST, LEASE).await.unwrap_err());
         for n in at_once_without_a_transaction(&ledger).await {
             errors.push(n.unwrap_err());

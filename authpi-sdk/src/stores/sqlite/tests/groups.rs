@@ -1,4 +1,4 @@
-//! Steps that share a transaction and a flush.
+//! !Operations that share a transaction and a flush.
 
 use super::*;
 
@@ -13,8 +13,8 @@ fn claims(
     events.map(claim).collect()
 }
 
-/// A claim for each event, and the test's own statement in the middle; what that was told, and how
-/// many claims were granted.
+/// A claim for each event, with the test's own statement in the middle; returns the statement's
+/// result and the number of granted claims.
 async fn claims_around(ledger: &Sqlite, sql: &'static str) -> (Result<(), LedgerError>, usize) {
     enum Reported {
         Claim(Result<Claim, LedgerError>),
@@ -110,7 +110,7 @@ async fn a_step_that_fails_leaves_its_neighbours_be() {
 async fn an_operation_that_ends_the_transaction_costs_its_group_one_more_flush() {
     let folder = Folder::new();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
-    // As SQLite does by itself when the disk is full or cannot be read.
+    // As SQLite does when the disk is full or cannot be read.
     let (own, granted) = claims_around(&ledger, "ROLLBACK; SELECT * FROM nowhere").await;
     assert!(chain(&own.unwrap_err()).contains("nowhere"));
     assert_eq!(granted, 19);
@@ -123,7 +123,7 @@ async fn an_operation_that_ends_the_transaction_costs_its_group_one_more_flush()
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_is_told_to_all_and_nothing_took_place() {
+async fn a_failed_commit_is_reported_to_all_and_writes_nothing() {
     let folder = Folder::new();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     let tables = "
@@ -131,7 +131,7 @@ async fn a_commit_that_fails_is_told_to_all_and_nothing_took_place() {
         CREATE TABLE child (parent INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED)";
     run(&ledger, tables).await.unwrap();
     let before = ledger.flushes();
-    // Found out by the commit.
+    // Detected by the commit.
     let (own, granted) = claims_around(&ledger, "INSERT INTO child VALUES (1)").await;
     let error = chain(&own.unwrap_err());
     assert!(
@@ -152,7 +152,7 @@ async fn a_full_disk_fails_whole_operations_of_a_group_only() {
     for n in 0..20 {
         tokens.push(granted(&ledger, n).await);
     }
-    // Room for half of what follows.
+    // Space for half of the following operations.
     run(&ledger, "PRAGMA max_page_count = 500").await.unwrap();
     let completions = || {
         let complete = |(n, token)| {
@@ -229,7 +229,7 @@ async fn a_file_that_another_process_keeps_locked_fails_a_group_as_a_whole() {
         .execute(&mut other)
         .await
         .unwrap();
-    // The runtime has one thread: all of them ask before the writer has its turn.
+    // The runtime has one thread: all of them send their request before the writer runs.
     let asking: Vec<_> = claims(&ledger, 0..20)
         .into_iter()
         .map(tokio::spawn)
@@ -292,7 +292,7 @@ async fn callers_cancelled_at_any_point_change_nothing_for_the_others() {
                     };
                     assert_eq!(held.unwrap(), LeaseStatus::Held);
                 };
-                // Ended or not, it took place as far as it came.
+                // Whether it ended or not, a part of it took effect.
                 let _ = tokio::time::timeout(limit, all).await;
             }
         });

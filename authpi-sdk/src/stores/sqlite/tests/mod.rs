@@ -21,7 +21,7 @@ mod transactions;
 const LEASE: Duration = Duration::from_secs(30);
 const DIGEST: Digest = Digest::from_bytes([7; 16]);
 
-/// A folder of its own for each test, removed at the end.
+/// A temporary folder for each test, removed at the end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -45,7 +45,7 @@ impl Drop for Folder {
     }
 }
 
-/// A clock that stands still until told.
+/// A clock that moves only when set.
 fn clock_at_rest() -> (Clock, Arc<AtomicI64>) {
     let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
     let reported = millis.clone();
@@ -86,7 +86,7 @@ async fn count(ledger: &Path) -> i64 {
     row.get(0)
 }
 
-/// A step of the test's own.
+/// An operation of the test.
 struct Sql(&'static str);
 
 impl Step for Sql {
@@ -100,10 +100,10 @@ impl Step for Sql {
     }
 }
 
-/// Holds the connection until all of `asks` have asked, so that they are taken together; what they
-/// were told, in their order.
+/// Holds the connection until all of `asks` have sent their request, so that they form one group;
+/// returns the results in order.
 ///
-/// Only on a runtime with one thread, which lets each of them run once before it comes back here.
+/// Only on a single-threaded runtime, which polls each of them once before it returns here.
 async fn at_once<T: Send + 'static>(
     ledger: &Sqlite,
     asks: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
@@ -123,7 +123,7 @@ async fn run(ledger: &Sqlite, sql: &'static str) -> Result<(), LedgerError> {
     ledger.ask("run the test's own statement", Sql(sql)).await
 }
 
-/// Each error in the chain, as a log would show it.
+/// All errors in the chain, as a log would show them.
 fn chain(error: &LedgerError) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
     causes.fold(error.to_string(), |text, cause| {
@@ -445,7 +445,7 @@ async fn claims_prune_what_is_past_its_retention_and_purge_does_at_once() {
     for n in 100..200 {
         tokens.push(granted(&ledger, n).await);
     }
-    // Pruning follows a claim's answer; any later step comes after it.
+    // Pruning happens after a claim's response; any later operation runs after it.
     assert!(!ledger.forget(&key(1000)).await.unwrap());
     assert_eq!(count(&folder.file()).await, 100);
 
@@ -594,7 +594,7 @@ async fn a_full_disk_fails_the_step_which_can_be_repeated_when_there_is_room() {
     let folder = Folder::new();
     let ledger = Sqlite::open(folder.file()).await.unwrap();
     let token = granted(&ledger, 0).await;
-    // SQLite counts pages as a disk counts blocks, and gives the same error.
+    // SQLite's page limit has the same effect as a full disk, and gives the same error.
     run(&ledger, "PRAGMA max_page_count = 1").await.unwrap();
     let error = ledger
         .complete(&key(0), token, dead("reason", &LARGE))
@@ -677,7 +677,7 @@ async fn leased(ledger: &Sqlite) -> Option<LeasedEvent> {
     }
 }
 
-/// How SQLite goes about a statement, a line for each table or index that it reads.
+/// SQLite's plan for a statement, one line for each table or index that it reads.
 async fn plan(connection: &mut SqliteConnection, statement: &str) -> Vec<String> {
     let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
     let rows = sqlx::query(explain).fetch_all(connection).await.unwrap();
@@ -738,7 +738,7 @@ async fn a_look_for_work_reads_no_event_that_is_paused_leased_or_behind_another(
 async fn the_oldest_due_event_is_leased_first() {
     let (clock, time) = clock_at_rest();
     let ledger = Sqlite::options().clock(clock).in_memory().await.unwrap();
-    // More than are woken at a time; the pause of the oldest ends last.
+    // More than are made due at a time; the oldest is due last.
     run(
         &ledger,
         "WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)

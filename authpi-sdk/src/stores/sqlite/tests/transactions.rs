@@ -78,7 +78,7 @@ async fn a_stale_token_takes_what_was_written_with_it() {
             .unwrap(),
         LeaseStatus::Held
     );
-    // Complete already, so this would be its effect once more.
+    // It has completed already, so this would be a second effect.
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
     assert_eq!(
@@ -134,15 +134,15 @@ async fn a_transaction_dropped_in_mid_statement_is_rolled_back_first() {
     assert!(sold(&ledger).await.is_empty());
 }
 
-/// Holds up the statements of a connection in their midst: SQLite passes it between any two of its
-/// own instructions.
+/// Blocks a connection's statements while they run: SQLite calls it between any two of its
+/// instructions.
 #[derive(Clone, Default)]
 struct Gate(Arc<(std::sync::Mutex<Passage>, std::sync::Condvar)>);
 
 #[derive(Default)]
 struct Passage {
     closed: bool,
-    /// Whether a statement waits, or has waited since it was closed.
+    /// Whether a statement is waiting, or has waited since the gate was closed.
     reached: bool,
 }
 
@@ -263,7 +263,7 @@ async fn a_transaction_that_the_handler_ended_itself_completes_nothing() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
+async fn waiting_too_long_for_a_handler_is_an_error_and_loses_nothing() {
     let limit = Duration::from_millis(30);
     let ledger = Sqlite::options()
         .busy_timeout(limit)
@@ -271,7 +271,7 @@ async fn who_waits_for_a_handler_for_too_long_is_told_and_loses_nothing() {
         .await
         .unwrap();
     let token = granted(&ledger, 0).await;
-    // On a busy machine, the limit may pass before the writer has its turn.
+    // On a busy machine, the timeout may expire before the writer runs.
     let transaction = loop {
         if let Ok(transaction) = ledger.begin().await {
             break transaction;
@@ -377,7 +377,7 @@ async fn many_handlers_at_once_write_one_after_another_and_all_of_it_is_there() 
                 .execute(&mut *transaction)
                 .await
                 .unwrap();
-            // Every fourth is dropped, and its counting with it.
+            // Every fourth is dropped before it is counted.
             if n % 4 != 0 {
                 assert_eq!(
                     ledger.commit(transaction, &key(n), token).await.unwrap(),
@@ -410,7 +410,7 @@ async fn a_full_disk_rolls_back_a_handlers_writes_and_its_completion() {
     let mut transaction = ledger.begin().await.unwrap();
     sell(&mut transaction, "a").await;
     let large = sqlx::query("INSERT INTO sold VALUES (?1)").bind("x".repeat(100_000));
-    // The handler passes over it: what it wrote before is undone all the same, if SQLite undid it.
+    // The handler ignores it. Earlier writes are undone anyway, if SQLite undid them.
     assert!(
         large
             .execute(&mut *transaction)
@@ -496,7 +496,7 @@ async fn a_replayed_dead_letter_is_handled_after_what_waits_in_its_ordering_key(
     assert!(ledger.replay(&key(0)).await.unwrap());
     tokio::time::timeout(LEASE, reported)
         .await
-        .expect("workers are not told of a replay");
+        .expect("a replay does not notify workers");
     assert!(
         !ledger.replay(&key(0)).await.unwrap(),
         "a pending event was replayed"
