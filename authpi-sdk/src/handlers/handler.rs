@@ -18,11 +18,12 @@ use crate::{
 pub(crate) type Running = Pin<Box<dyn Future<Output = HandlerResult<Outcome>> + Send>>;
 
 pub(super) struct Handler<S, L> {
-    run: Arc<dyn Fn(&L, Event, Context<S>) -> Running + Send + Sync>,
+    run: Arc<RunOn<S, L>>,
     /// The store's queue for transactions; `None` for a handler without a transaction.
     permits: Option<Arc<PermitsOf<L>>>,
 }
 
+type RunOn<S, L> = dyn Fn(&L, Event, Context<S>) -> Running + Send + Sync;
 type PermitsOf<L> = dyn Fn(&L) -> Result<TransactionPermits, PoolTooSmall> + Send + Sync;
 
 impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handler<S, L> {
