@@ -257,10 +257,7 @@ fn keep_request(function: &mut syn::ImplItemFn) -> Result<(), &'static str> {
         .and_then(|statement| built(&statement).cloned())
         .ok_or("request")?;
     statements.retain(|statement| appended_header(statement).as_deref() != Some("api-version"));
-    if !statements
-        .iter()
-        .any(|statement| Appends::are_in(statement))
-    {
+    if !statements.iter().any(Appends::are_in) {
         statements.retain(|statement| !binds(statement, "header_map"));
         WithoutHeaders.visit_expr_mut(&mut request);
     }
