@@ -1,4 +1,4 @@
-//! !Lists the JSON Schemas of `openapi/events`, so that a new payload needs no change here.
+//! Lists the JSON Schemas of `openapi/events`, so that a new payload needs no change here.
 
 use std::{env, fmt::Write as _, fs, io, path::Path};
 

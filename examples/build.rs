@@ -1,4 +1,4 @@
-//! !Extracts the receiver from the README, so that the program that readers copy is built, run and
+//! Extracts the receiver from the README, so that the program that readers copy is built, run and
 //! tested unchanged.
 
 use std::{env, error::Error, fs, path::Path};

@@ -1,4 +1,4 @@
-//! !Catches up on missed events, then serves.
+//! Catches up on missed events, then serves.
 //!
 //! ```text
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… AUTHPI_WEBHOOK_ID=wh_… AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example catch_up

@@ -1,4 +1,4 @@
-//! !Creates a webhook and prints its secret, which AuthPI returns only once.
+//! Creates a webhook and prints its secret, which AuthPI returns only once.
 //!
 //! ```text
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… cargo run --example create_webhook https://example.com/hooks/authpi

@@ -1,4 +1,4 @@
-//! !A service that declares its webhook at start-up, then receives its deliveries.
+//! A service that declares its webhook at start-up, then receives its deliveries.
 //!
 //! ```text
 //! AUTHPI_KEY_ID=key_… AUTHPI_KEY_SECRET=… PUBLIC_URL=https://example.com/hooks/authpi cargo run --example ensure_webhook

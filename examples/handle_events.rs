@@ -1,4 +1,4 @@
-//! !Keeps a table of users in sync with AuthPI.
+//! Keeps a table of users in sync with AuthPI.
 //!
 //! ```text
 //! AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example handle_events

@@ -1,4 +1,4 @@
-//! !Writes an audit log of all events, after the delivery has been acknowledged.
+//! Writes an audit log of all events, after the delivery has been acknowledged.
 //!
 //! ```text
 //! AUTHPI_WEBHOOK_SECRET=whs_… cargo run --example handle_later

@@ -1,4 +1,4 @@
-//! !A receiver on a server with limits, for public ports: the number of connections, the time for a
+//! A receiver on a server with limits, for public ports: the number of connections, the time for a
 //! request head, and its size. `axum::serve` has none of these limits. This is hyper, which it
 //! uses, with its own settings.
 //!

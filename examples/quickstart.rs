@@ -1,4 +1,4 @@
-//! !A complete demonstration in one process: an emulated AuthPI, a webhook, and the outcome of each
+//! A complete demonstration in one process: an emulated AuthPI, a webhook, and the outcome of each
 //! delivery.
 //!
 //! ```text

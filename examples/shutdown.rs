@@ -1,4 +1,4 @@
-//! !The shutdown signal, shared by the examples.
+//! The shutdown signal, shared by the examples.
 
 use tokio::signal;
 

@@ -1,4 +1,4 @@
-//! !Keeps a table of users in a Postgres database in sync with AuthPI, applying each event exactly
+//! Keeps a table of users in a Postgres database in sync with AuthPI, applying each event exactly
 //! once.
 //!
 //! ```text

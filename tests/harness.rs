@@ -1,4 +1,4 @@
-//! !Shared by the crash tests and the service that they kill: its setup, and the journal that all
+//! Shared by the crash tests and the service that they kill: its setup, and the journal that all
 //! of them write.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !The integration suite is in `it/`. This crate contains what its crash tests share with the
+//! The integration suite is in `it/`. This crate contains what its crash tests share with the
 //! program that they kill (`service/`).
 
 pub mod harness;

@@ -1,4 +1,4 @@
-//! !`authpi emulate`: runs the emulator until a signal stops it.
+//! `authpi emulate`: runs the emulator until a signal stops it.
 
 use std::{error::Error, fmt::Write as _, io, net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! !The `authpi` program: runs an emulator (`authpi emulate`) and creates events in it (`authpi
+//! The `authpi` program: runs an emulator (`authpi emulate`) and creates events in it (`authpi
 //! trigger`).
 
 mod emulate;

@@ -1,4 +1,4 @@
-//! !The program's output. A pipe that is closed by its reader does not cause a panic.
+//! The program's output. A pipe that is closed by its reader does not cause a panic.
 
 use std::{
     error::Error,

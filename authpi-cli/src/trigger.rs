@@ -1,4 +1,4 @@
-//! !`authpi trigger`: creates an event in a running emulator.
+//! `authpi trigger`: creates an event in a running emulator.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! !The `authpi` program, run as a process.
+//! The `authpi` program, run as a process.
 
 use std::{
     env, fs,

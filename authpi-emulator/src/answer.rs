@@ -1,4 +1,4 @@
-//! !The result of an operation, before it becomes an HTTP response.
+//! The result of an operation, before it becomes an HTTP response.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};

@@ -1,4 +1,4 @@
-//! !What AuthPI does not document and the emulator must decide, in one place.
+//! What AuthPI does not document and the emulator must decide, in one place.
 //!
 //! Nothing here was observed at the live service. The constants are below; the rules that are not
 //! numbers are:

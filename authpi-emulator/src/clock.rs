@@ -1,4 +1,4 @@
-//! !The emulator's time, which a test can control.
+//! The emulator's time, which a test can control.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! !The callers' credentials: one API key and one access token, both of the only account.
+//! The callers' credentials: one API key and one access token, both of the only account.
 
 use base64::{Engine as _, engine::general_purpose};
 use http::{HeaderMap, header};

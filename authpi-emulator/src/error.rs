@@ -1,4 +1,4 @@
-//! !Errors, in AuthPI's error envelope.
+//! Errors, in AuthPI's error envelope.
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! !Idempotency keys: a repeated call gets the stored response.
+//! Idempotency keys: a repeated call gets the stored response.
 //!
 //! As AuthPI documents it: a key is valid for 24 hours within the account and belongs to one path
 //! and body, and only 2xx responses are stored. The emulator has one account, so the key alone

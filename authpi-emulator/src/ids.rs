@@ -1,4 +1,4 @@
-//! !Ids and secrets in AuthPI's format: a prefix and random characters.
+//! Ids and secrets in AuthPI's format: a prefix and random characters.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

@@ -1,4 +1,4 @@
-//! !A local AuthPI: its webhooks API, event log and signed deliveries, in one process and in
+//! A local AuthPI: its webhooks API, event log and signed deliveries, in one process and in
 //! memory.
 //!
 //! For tests and development. It implements all operations of `openapi/authpi.yaml` and AuthPI's

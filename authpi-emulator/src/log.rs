@@ -1,4 +1,4 @@
-//! !The log of a running emulator.
+//! The log of a running emulator.
 
 use std::{fmt, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! !HTTP connections, and the steps from a request to its response.
+//! HTTP connections, and the steps from a request to its response.
 //!
 //! ```text
 //! request -> operation -> credentials -> account -> headers -> body (cap, timeout) -> idempotency key -> query, body -> operation -> answer

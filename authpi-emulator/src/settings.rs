@@ -1,4 +1,4 @@
-//! !The settings of an emulator.
+//! The settings of an emulator.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! !The shared state of a running emulator.
+//! The shared state of a running emulator.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -1,4 +1,4 @@
-//! !Triggered events: here, or in an emulator in another process.
+//! Triggered events: here, or in an emulator in another process.
 
 use std::{fmt, time::Duration};
 

@@ -1,4 +1,4 @@
-//! !What the benchmarks share: rounds, percentiles, tables, and the description of the machine.
+//! What the benchmarks share: rounds, percentiles, tables, and the description of the machine.
 
 pub mod rate;
 

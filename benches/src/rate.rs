@@ -1,4 +1,4 @@
-//! !Operations per second at a given concurrency, beside the same operations by hand.
+//! Operations per second at a given concurrency, beside the same operations by hand.
 
 use std::{
     future::Future,

@@ -1,4 +1,4 @@
-//! !The SQLite ledger beside the same statements in hand-written batches, with the same driver and
+//! The SQLite ledger beside the same statements in hand-written batches, with the same driver and
 //! durability.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !Runs each example as a user would, against the emulator.
+//! Runs each example as a user would, against the emulator.
 
 use std::{
     env,

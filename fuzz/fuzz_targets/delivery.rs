@@ -1,4 +1,4 @@
-//! !Arbitrary deliveries: none is accepted as authentic, none causes a panic, and a signed one is
+//! Arbitrary deliveries: none is accepted as authentic, none causes a panic, and a signed one is
 //! authentic however it is split into frames.
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! !Arbitrary bodies: parsing never panics and keeps every byte, and a payload that is written and
+//! Arbitrary bodies: parsing never panics and keeps every byte, and a payload that is written and
 //! parsed again is the same.
 #![no_main]
 

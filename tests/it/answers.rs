@@ -1,4 +1,4 @@
-//! !Every response of the inline mode, as golden files.
+//! Every response of the inline mode, as golden files.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! !Copies of one event before it is finished: which of them wait for the outcome, and how other
+//! Copies of one event before it is finished: which of them wait for the outcome, and how other
 //! events are affected.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !A ledger's file on a small disk that becomes full and has space again, or that cannot be
+//! A ledger's file on a small disk that becomes full and has space again, or that cannot be
 //! written.
 //!
 //! The disk is a real tmpfs. A test that needs it runs itself again in a mount namespace: nothing

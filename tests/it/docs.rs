@@ -1,4 +1,4 @@
-//! !The documentation has no dead link, in the repository or on docs.rs.
+//! The documentation has no dead link, in the repository or on docs.rs.
 
 use std::{
     fs,

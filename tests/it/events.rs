@@ -1,4 +1,4 @@
-//! !Every event type, in both directions.
+//! Every event type, in both directions.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,4 @@
-//! !Bodies from senders without the secret: their memory use, and the effect on others.
+//! Bodies from senders without the secret: their memory use, and the effect on others.
 
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc, time::Duration};
 

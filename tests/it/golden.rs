@@ -1,4 +1,4 @@
-//! !Golden files: `UPDATE_GOLDEN=1 cargo test` rewrites them.
+//! Golden files: `UPDATE_GOLDEN=1 cargo test` rewrites them.
 
 use std::{env, fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! !Which handler gets which event, and testing handlers without HTTP.
+//! Which handler gets which event, and testing handlers without HTTP.
 
 use std::{sync::Mutex, time::Duration};
 

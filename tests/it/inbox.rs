@@ -1,4 +1,4 @@
-//! !Store, respond, handle later: a receiver and workers on one store.
+//! Store, respond, handle later: a receiver and workers on one store.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! !Both ledgers through the public suite, and one file shared by processes.
+//! Both ledgers through the public suite, and one file shared by processes.
 
 use std::{
     path::{Path, PathBuf},

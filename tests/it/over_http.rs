@@ -1,4 +1,4 @@
-//! !The receiver behind a real server, with senders that misbehave.
+//! The receiver behind a real server, with senders that misbehave.
 
 use std::{
     net::SocketAddr,

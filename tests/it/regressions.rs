@@ -1,4 +1,4 @@
-//! !The failure modes in `docs/failure-modes.md`, from outside: those that involve several parts.
+//! The failure modes in `docs/failure-modes.md`, from outside: those that involve several parts.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! !Spans and metrics: exactly what `docs/observability.md` lists, and nothing secret.
+//! Spans and metrics: exactly what `docs/observability.md` lists, and nothing secret.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! !Handlers whose writes commit together with their claim, and ingested events, on a store in
+//! Handlers whose writes commit together with their claim, and ingested events, on a store in
 //! memory that can cause each fault. `drivers` tests real databases.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !Misuse that does not compile: the programs in `tests/ui`.
+//! Misuse that does not compile: the programs in `tests/ui`.
 //!
 //! Each line that the compiler must refuse ends with `//~` and the error code; no other line may be
 //! refused. Codes are the same in every version of the compiler, unlike its messages, so only codes

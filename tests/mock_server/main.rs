@@ -1,4 +1,4 @@
-//! !Uses a SQLite ledger with 64 events in flight, and prints the responses, until it is killed.
+//! Uses a SQLite ledger with 64 events in flight, and prints the responses, until it is killed.
 
 use std::{
     error::Error,

@@ -1,4 +1,4 @@
-//! !A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both,
+//! A service as a user would write it, for the crash tests to kill: a receiver, a worker, or both,
 //! on any store. As `service reconcile FOLDER` it is one of the processes in the tests of
 //! `reconcile`.
 //!

@@ -1,4 +1,4 @@
-//! !One of several processes that reconcile on one ledger, killed by the tests of `reconcile`.
+//! One of several processes that reconcile on one ledger, killed by the tests of `reconcile`.
 
 use std::{path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! !The correct versions of the other programs: this one compiles.
+//! The correct versions of the other programs: this one compiles.
 
 use authpi_sdk::{
     event::{Event, EventType, types::UserCreated},

@@ -1,4 +1,4 @@
-//! !Handlers do not accept an unverified event.
+//! Handlers do not accept an unverified event.
 
 use authpi_sdk::{event::Event, handlers::Handlers};
 

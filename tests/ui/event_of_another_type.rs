@@ -1,4 +1,4 @@
-//! !An event of one type is not accepted as another, and has typed data only if its type is known.
+//! An event of one type is not accepted as another, and has typed data only if its type is known.
 
 use authpi_sdk::event::{
     Event,

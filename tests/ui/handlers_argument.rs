@@ -1,4 +1,4 @@
-//! !A handler's argument is an event of one of AuthPI's types, and it returns the SDK's
+//! A handler's argument is an event of one of AuthPI's types, and it returns the SDK's
 //! `HandlerResult`.
 
 use authpi_sdk::{

@@ -1,4 +1,4 @@
-//! !JetStream delivers the next message, whatever its subject, so order per user is not available.
+//! JetStream delivers the next message, whatever its subject, so order per user is not available.
 
 use authpi_sdk::{
     event::Subject,

@@ -1,4 +1,4 @@
-//! !An inbox without ordering does not offer `ordered_by`.
+//! An inbox without ordering does not offer `ordered_by`.
 
 use authpi_sdk::{
     event::Subject,

@@ -1,4 +1,4 @@
-//! !An inline receiver needs a ledger and a verifier.
+//! An inline receiver needs a ledger and a verifier.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! !A secret cannot be formatted into a message.
+//! A secret cannot be formatted into a message.
 
 use authpi_sdk::signature::{KeyRing, Secret};
 

@@ -1,4 +1,4 @@
-//! !A handler that writes in one store's transaction cannot run with another store, nor without
+//! A handler that writes in one store's transaction cannot run with another store, nor without
 //! transactions.
 
 use authpi_sdk::{

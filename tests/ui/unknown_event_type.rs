@@ -1,4 +1,4 @@
-//! !A type that this version does not know cannot be created or matched by name, so adding its name
+//! A type that this version does not know cannot be created or matched by name, so adding its name
 //! later breaks no code.
 
 use authpi_sdk::event::{EventType, UnknownEventType};

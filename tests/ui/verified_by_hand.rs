@@ -1,4 +1,4 @@
-//! !Only a verifier creates verified values.
+//! Only a verifier creates verified values.
 
 use authpi_sdk::{event::Event, signature::Verified};
 

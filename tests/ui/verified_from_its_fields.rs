@@ -1,4 +1,4 @@
-//! !Only a verifier creates verified values; their fields are private.
+//! Only a verifier creates verified values; their fields are private.
 
 use authpi_sdk::signature::Verified;
 

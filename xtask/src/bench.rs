@@ -1,4 +1,4 @@
-//! !`cargo xtask bench`: builds the benchmarks in `benches/` in release mode and runs them.
+//! `cargo xtask bench`: builds the benchmarks in `benches/` in release mode and runs them.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! !`cargo xtask fuzz`: runs the SDK with random input.
+//! `cargo xtask fuzz`: runs the SDK with random input.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! !`cargo xtask`: the maintenance tasks of this repository. One file per subcommand; `cargo xtask
+//! `cargo xtask`: the maintenance tasks of this repository. One file per subcommand; `cargo xtask
 //! --help` lists them.
 
 mod bench;

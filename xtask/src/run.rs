@@ -1,4 +1,4 @@
-//! !Runs other programs: in the repository's root, without input, and printing each command first.
+//! Runs other programs: in the repository's root, without input, and printing each command first.
 
 use std::{
     ffi::OsStr,

@@ -1,4 +1,4 @@
-//! !`cargo xtask soak`: runs the crash tests of `tests/it/crash` for longer.
+//! `cargo xtask soak`: runs the crash tests of `tests/it/crash` for longer.
 
 use std::path::Path;
 

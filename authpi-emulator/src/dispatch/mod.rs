@@ -1,4 +1,4 @@
-//! !Sends deliveries: those in the queue when they are due, and requested redeliveries.
+//! Sends deliveries: those in the queue when they are due, and requested redeliveries.
 //!
 //! One task owns all attempts. It takes due deliveries from the store, sends them, records the
 //! results, and sleeps until the emulator's clock reaches the next retry. An attempt belongs to

@@ -1,4 +1,4 @@
-//! !Schema violations as AuthPI's `fields`.
+//! Schema violations as AuthPI's `fields`.
 
 use jsonschema::{
     ValidationError, Validator,

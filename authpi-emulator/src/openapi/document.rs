@@ -1,4 +1,4 @@
-//! !Reads `openapi/`.
+//! Reads `openapi/`.
 
 use std::{collections::BTreeMap, error::Error};
 

@@ -1,4 +1,4 @@
-//! !The catalogue of events, with an example of each.
+//! The catalogue of events, with an example of each.
 
 use std::collections::BTreeMap;
 

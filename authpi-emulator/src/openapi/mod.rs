@@ -1,4 +1,4 @@
-//! !AuthPI's API as described by `openapi/authpi.yaml`: which operation a request is, and whether
+//! AuthPI's API as described by `openapi/authpi.yaml`: which operation a request is, and whether
 //! it is valid.
 //!
 //! The document is the only source of paths, parameters and schemas here. [`Description::get`]

@@ -1,4 +1,4 @@
-//! !Query and header parameters: text, converted to the schema's type.
+//! Query and header parameters: text, converted to the schema's type.
 
 use jsonschema::Validator;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! !`POST /_emulator/events`: creates an event. It is not part of AuthPI's API, so it is not in its
+//! `POST /_emulator/events`: creates an event. It is not part of AuthPI's API, so it is not in its
 //! description.
 
 use http::{Method, StatusCode, request};

@@ -1,4 +1,4 @@
-//! !Deliveries: their records, and redelivery.
+//! Deliveries: their records, and redelivery.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! !The caller.
+//! The caller.
 
 use http::StatusCode;
 

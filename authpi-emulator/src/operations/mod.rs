@@ -1,4 +1,4 @@
-//! !The operations of the description.
+//! The operations of the description.
 //!
 //! A request that arrives here is authenticated, for the emulator's account, and valid by the
 //! description. What remains are the rules that a schema cannot express.

@@ -1,4 +1,4 @@
-//! !The hosts that the emulator delivers to: this machine, and the allowed hosts.
+//! The hosts that the emulator delivers to: this machine, and the allowed hosts.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! !The HTTP client of deliveries, and the hosts that it may send to.
+//! The HTTP client of deliveries, and the hosts that it may send to.
 
 mod hosts;
 mod send;

@@ -1,4 +1,4 @@
-//! !A delivery: one event for one webhook, in one or more attempts.
+//! A delivery: one event for one webhook, in one or more attempts.
 
 use std::{sync::Arc, time::Duration};
 

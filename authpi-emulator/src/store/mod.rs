@@ -1,4 +1,4 @@
-//! !The content of the emulated account: webhooks, the event log, deliveries.
+//! The content of the emulated account: webhooks, the event log, deliveries.
 //!
 //! All in memory, behind one lock that is never held across an await. Ids sort by time, so each
 //! collection is a map by id and a page is a range of it. The event log and the deliveries are

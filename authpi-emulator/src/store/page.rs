@@ -1,4 +1,4 @@
-//! !Pages: newest first, continued after the id of the last item.
+//! Pages: newest first, continued after the id of the last item.
 
 use std::{collections::BTreeMap, ops::Bound};
 

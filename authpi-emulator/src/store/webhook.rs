@@ -1,4 +1,4 @@
-//! !A webhook: where events are sent, which events, and how they are signed.
+//! A webhook: where events are sent, which events, and how they are signed.
 
 use authpi_sdk::signature::Secret;
 use serde_json::{Value, json};

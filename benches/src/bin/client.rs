@@ -1,4 +1,4 @@
-//! !The cost of a call: our client, bare reqwest with hand-written structs, and AuthPI's own Python
+//! The cost of a call: our client, bare reqwest with hand-written structs, and AuthPI's own Python
 //! SDK, against one emulator process, one call at a time and 64 concurrently.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !The build cost of a dependency: crates in the tree and seconds of a cold build (dev profile, an
+//! The build cost of a dependency: crates in the tree and seconds of a cold build (dev profile, an
 //! empty target folder), for a service with no other dependency.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !The cost of a delivery to a service, over HTTP on the loopback interface: a bare axum route
+//! The cost of a delivery to a service, over HTTP on the loopback interface: a bare axum route
 //! that reads the body and returns 200, a hand-written route as services have today (HMAC, serde, a
 //! `HashMap` of seen ids), and our receiver with the memory ledger.
 //!

@@ -1,4 +1,4 @@
-//! !Verification, and verification with parsing, beside the crates that services use for it today.
+//! Verification, and verification with parsing, beside the crates that services use for it today.
 //!
 //! Each verifies deliveries signed in its own scheme, as documented; bodies are JSON of 1, 4 and 64
 //! KiB. The limit is the HMAC alone, with a prepared key.

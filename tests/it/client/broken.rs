@@ -1,4 +1,4 @@
-//! !No response, half a response, or an unexpected one.
+//! No response, half a response, or an unexpected one.
 
 use std::time::{Duration, Instant};
 

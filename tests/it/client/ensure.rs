@@ -1,4 +1,4 @@
-//! !The webhook that a service declares, with one replica and with many.
+//! The webhook that a service declares, with one replica and with many.
 
 use std::{
     collections::HashSet,

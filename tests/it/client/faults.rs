@@ -1,4 +1,4 @@
-//! !Operation × fault × policy: the number of attempts, what happened at the emulator, and what the
+//! Operation × fault × policy: the number of attempts, what happened at the emulator, and what the
 //! caller gets.
 //!
 //! The table is `tests/golden/faults.txt`. For each of its lines, three rules must hold: nothing

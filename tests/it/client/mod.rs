@@ -1,4 +1,4 @@
-//! !The client against the emulator, and against servers that respond as AuthPI never should.
+//! The client against the emulator, and against servers that respond as AuthPI never should.
 //!
 //! `emulator` covers every operation. `peer` is a server with scripted responses that records its
 //! requests. `faults`, `retries` and `tokens` are about retries. `requests` checks what the client

@@ -1,4 +1,4 @@
-//! !Responses with an unexpected member: it is corrected or omitted, and the others are read as
+//! Responses with an unexpected member: it is corrected or omitted, and the others are read as
 //! usual.
 
 use authpi_sdk::{

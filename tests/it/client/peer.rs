@@ -1,4 +1,4 @@
-//! !A server with scripted responses.
+//! A server with scripted responses.
 
 use std::{
     pin::pin,

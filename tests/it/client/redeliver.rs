@@ -1,4 +1,4 @@
-//! !Redeliveries and their results.
+//! Redeliveries and their results.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! !Error responses.
+//! Error responses.
 
 use std::time::Duration;
 

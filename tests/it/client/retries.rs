@@ -1,4 +1,4 @@
-//! !Calls that are retried, and calls that are not.
+//! Calls that are retried, and calls that are not.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,4 +1,4 @@
-//! !Rotating a secret without a delivery that cannot be verified.
+//! Rotating a secret without a delivery that cannot be verified.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! !Secret stores: the requirements of each.
+//! Secret stores: the requirements of each.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 

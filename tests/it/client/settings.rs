@@ -1,4 +1,4 @@
-//! !Clients that must not be built, and the sources of settings.
+//! Clients that must not be built, and the sources of settings.
 //!
 //! Tests that depend on the environment run in a separate process: the test starts itself again.
 

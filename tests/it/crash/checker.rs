@@ -1,4 +1,4 @@
-//! !Reads the journal of a trial and reports violations.
+//! Reads the journal of a trial and reports violations.
 //!
 //! In every mode, an acknowledged event takes effect, or is exactly one dead letter if its handlers
 //! fail terminally; never both. How often an effect may happen depends on the mode:

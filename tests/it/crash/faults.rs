@@ -1,4 +1,4 @@
-//! !Deliveries continue while the store is stopped, hangs, or cuts off a response. (`disk`: or has
+//! Deliveries continue while the store is stopped, hangs, or cuts off a response. (`disk`: or has
 //! no space left.)
 //!
 //! The service gets no help and is not restarted: it responds with 200, or 503 with `Retry-After`,

@@ -1,4 +1,4 @@
-//! !Deliveries continue while processes are killed and replaced, up to a given number.
+//! Deliveries continue while processes are killed and replaced, up to a given number.
 
 use std::{
     collections::{BTreeSet, VecDeque},

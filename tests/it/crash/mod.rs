@@ -1,4 +1,4 @@
-//! !Crash tests: an event takes effect once, and no acknowledged event is lost.
+//! Crash tests: an event takes effect once, and no acknowledged event is lost.
 //!
 //! A service (`tests/service`) runs as several real processes on one store. Deliveries are sent as
 //! AuthPI sends them: signed, over HTTP, several per event, repeated until the response is exactly

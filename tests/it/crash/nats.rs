@@ -1,4 +1,4 @@
-//! !Processes on one JetStream stream with a ledger beside it; neither server is killed.
+//! Processes on one JetStream stream with a ledger beside it; neither server is killed.
 
 use authpi_sdk::stores::{Memory, Nats};
 use authpi_tests::harness::{Mode, Role, Store};

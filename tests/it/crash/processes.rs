@@ -1,4 +1,4 @@
-//! !The service's processes: started, killed, and restarted.
+//! The service's processes: started, killed, and restarted.
 
 use std::{
     fs::File,

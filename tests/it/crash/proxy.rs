@@ -1,4 +1,4 @@
-//! !A proxy between the service and its store that can cut a response in the middle.
+//! A proxy between the service and its store that can cut a response in the middle.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! !Several processes, each event delivered several times in random order, and no kills: each event
+//! Several processes, each event delivered several times in random order, and no kills: each event
 //! is handled once, and never attempted more than once.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !Processes on one server, which is not killed itself: `docs/choosing-a-store.md` tells what it
+//! Processes on one server, which is not killed itself: `docs/choosing-a-store.md` tells what it
 //! may lose then.
 
 use authpi_tests::harness::{Mode, Role, Store};

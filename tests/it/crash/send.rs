@@ -1,4 +1,4 @@
-//! !Deliveries, sent as AuthPI sends them: until the response is exactly 200.
+//! Deliveries, sent as AuthPI sends them: until the response is exactly 200.
 
 use std::{sync::atomic::Ordering, time::Duration};
 

@@ -1,4 +1,4 @@
-//! !The ledgers and inboxes on real servers and files: the public suite, replicas that race,
+//! The ledgers and inboxes on real servers and files: the public suite, replicas that race,
 //! servers that stop, pause and return, and processes that are killed.
 
 mod nats;

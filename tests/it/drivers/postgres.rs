@@ -1,4 +1,4 @@
-//! !`Postgres`, on a server made by `initdb`.
+//! `Postgres`, on a server made by `initdb`.
 
 mod backlog;
 mod notify;

@@ -1,4 +1,4 @@
-//! !What a health probe reports while the server stops, hangs, and returns.
+//! What a health probe reports while the server stops, hangs, and returns.
 
 use authpi_sdk::{
     Clock,

@@ -1,4 +1,4 @@
-//! !`Redis`, on a single server and on a cluster.
+//! `Redis`, on a single server and on a cluster.
 
 use std::{
     sync::Mutex,

@@ -1,4 +1,4 @@
-//! !`Sqlite` with files: processes that are killed, callers that go away, handlers that write in
+//! `Sqlite` with files: processes that are killed, callers that go away, handlers that write in
 //! the ledger's file.
 
 use std::{

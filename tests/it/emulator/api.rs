@@ -1,4 +1,4 @@
-//! !Credentials, webhooks, the event log, and a client's mistakes.
+//! Credentials, webhooks, the event log, and a client's mistakes.
 
 use authpi_emulator::Emulator;
 use reqwest::{Method, StatusCode};

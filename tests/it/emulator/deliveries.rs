@@ -1,4 +1,4 @@
-//! !Deliveries: what arrives, when it is retried, and what is recorded.
+//! Deliveries: what arrives, when it is retried, and what is recorded.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,4 +1,4 @@
-//! !The target of webhooks: an endpoint with scripted responses that records deliveries.
+//! The target of webhooks: an endpoint with scripted responses that records deliveries.
 
 use std::{
     collections::VecDeque,

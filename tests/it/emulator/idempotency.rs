@@ -1,4 +1,4 @@
-//! !Repeated calls.
+//! Repeated calls.
 
 use std::{sync::Arc, time::Duration};
 

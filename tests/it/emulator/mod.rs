@@ -1,4 +1,4 @@
-//! !The emulator over HTTP, rule by rule.
+//! The emulator over HTTP, rule by rule.
 //!
 //! The emulator checks each of its responses against `openapi/authpi.yaml`, and returns 500 on a
 //! violation, so each of these tests checks that as well.

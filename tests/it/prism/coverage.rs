@@ -1,4 +1,4 @@
-//! !Which parts of the description were used: each operation, and each possible parameter and
+//! Which parts of the description were used: each operation, and each possible parameter and
 //! member of a body.
 //!
 //! So untested parts are found.

@@ -1,4 +1,4 @@
-//! !An independent check: a mock server that validates each request against `openapi/authpi.yaml`
+//! An independent check: a mock server that validates each request against `openapi/authpi.yaml`
 //! accepts every request of the client, for all operations with all options, separately and
 //! together. The description shows that these are all.
 

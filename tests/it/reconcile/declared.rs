@@ -1,4 +1,4 @@
-//! !A webhook that is identified by its spec, whatever its present id.
+//! A webhook that is identified by its spec, whatever its present id.
 
 use authpi_emulator::Emulator;
 use authpi_sdk::{

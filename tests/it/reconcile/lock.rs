@@ -1,4 +1,4 @@
-//! !One replica at a time; periodic runs; runs only if a delivery was missed.
+//! One replica at a time; periodic runs; runs only if a delivery was missed.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! !An AuthPI with one webhook and a log, whose lists a test controls.
+//! An AuthPI with one webhook and a log, whose lists a test controls.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -1,4 +1,4 @@
-//! !Undelivered events are found in AuthPI's log: with a log in any order, and with the emulator
+//! Undelivered events are found in AuthPI's log: with a log in any order, and with the emulator
 //! after an outage.
 
 mod declared;

@@ -1,4 +1,4 @@
-//! !The outage drill: a receiver is down while thousands of events happen and AuthPI's retries end.
+//! The outage drill: a receiver is down while thousands of events happen and AuthPI's retries end.
 //! It returns, catches up, and serves.
 
 use std::{collections::BTreeMap, time::Duration};

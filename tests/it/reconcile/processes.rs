@@ -1,4 +1,4 @@
-//! !Several processes on one ledger: one runs at a time, and the next continues where a killed one
+//! Several processes on one ledger: one runs at a time, and the next continues where a killed one
 //! ended.
 
 use std::{

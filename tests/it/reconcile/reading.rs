@@ -1,4 +1,4 @@
-//! !Which events of the log are ingested, and in which order.
+//! Which events of the log are ingested, and in which order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! !A run that ends early is continued by the next.
+//! A run that ends early is continued by the next.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! !Stores of watermarks.
+//! Stores of watermarks.
 
 use std::{error::Error as _, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! !A proxy that causes faults on the wire.
+//! A proxy that causes faults on the wire.
 //!
 //! It is between a client and a server, usually an emulator, and does nothing or one [`Fault`] to
 //! each exchange. So the faults are those of networks and gateways, and the emulator shows what

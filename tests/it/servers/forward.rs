@@ -1,4 +1,4 @@
-//! !An address in front of servers, like that of a load balancer or a floating IP: new connections
+//! An address in front of servers, like that of a load balancer or a floating IP: new connections
 //! go to its present target, existing ones stay.
 
 use std::{

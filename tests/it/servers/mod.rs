@@ -1,4 +1,4 @@
-//! !Real servers with temporary data, on free ports of this machine. They end with the test run,
+//! Real servers with temporary data, on free ports of this machine. They end with the test run,
 //! however it ends.
 //!
 //! Tests that need *any* server share one. Tests that stop, pause or restart a server start their

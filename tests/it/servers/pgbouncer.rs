@@ -1,4 +1,4 @@
-//! !`pgbouncer`, in front of a Postgres server, with one server connection per client (`pool_mode =
+//! `pgbouncer`, in front of a Postgres server, with one server connection per client (`pool_mode =
 //! session`).
 
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};

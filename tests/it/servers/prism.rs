@@ -1,4 +1,4 @@
-//! !Prism, an independent mock server that has only `openapi/authpi.yaml` and refuses what it does
+//! Prism, an independent mock server that has only `openapi/authpi.yaml` and refuses what it does
 //! not allow.
 
 use std::{

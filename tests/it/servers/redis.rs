@@ -1,4 +1,4 @@
-//! !`redis-server`, alone or as a cluster of three.
+//! `redis-server`, alone or as a cluster of three.
 
 use std::{
     path::PathBuf,

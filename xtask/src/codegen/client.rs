@@ -1,4 +1,4 @@
-//! !The typed client: progenitor writes a method per operation, from a simplified document.
+//! The typed client: progenitor writes a method per operation, from a simplified document.
 //!
 //! progenitor reads OpenAPI 3.0, supports one error type per operation, and writes types that fail
 //! on values that a service may add. So it gets a 3.0 document made here in memory: parameters of

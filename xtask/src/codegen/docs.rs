@@ -1,4 +1,4 @@
-//! !Descriptions as doc comments.
+//! Descriptions as doc comments.
 //!
 //! Two things in a description need care: code blocks, which rustdoc compiles as tests, and
 //! brackets, which it takes for links to items. Lines are wrapped like the rest of the repository.

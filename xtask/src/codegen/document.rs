@@ -1,4 +1,4 @@
-//! !The description on disk: one root document and the files it refers to, with a location for
+//! The description on disk: one root document and the files it refers to, with a location for
 //! every value.
 
 use std::{

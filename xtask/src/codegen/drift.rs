@@ -1,4 +1,4 @@
-//! !The differences between two states of the generated code, in terms of the description, and
+//! The differences between two states of the generated code, in terms of the description, and
 //! whether users notice.
 //!
 //! Both states are parsed as Rust, so that only the code itself has to be checked in. A change is

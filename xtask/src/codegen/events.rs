@@ -1,4 +1,4 @@
-//! !Event types, their markers, their payloads, and the payload of each type.
+//! Event types, their markers, their payloads, and the payload of each type.
 //!
 //! Payloads are read leniently: the members of `data` are deduced, not documented, so an unexpected
 //! one must not make an event fail. A generated payload only lists its members; the hand-written

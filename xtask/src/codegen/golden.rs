@@ -1,4 +1,4 @@
-//! !Golden tests: small descriptions and their generated code.
+//! Golden tests: small descriptions and their generated code.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --manifest-path xtask/Cargo.toml` writes the expected files; review
 //! the difference. A description whose name starts with `refused` must cause an error.

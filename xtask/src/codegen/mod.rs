@@ -1,4 +1,4 @@
-//! !`cargo xtask codegen`: from the description in `openapi/` to `authpi-sdk/src/generated/`.
+//! `cargo xtask codegen`: from the description in `openapi/` to `authpi-sdk/src/generated/`.
 //!
 //! `document` reads the files. `model` and `operations` extract the supported constructs, and
 //! report the location of every other one. From the model, `types` writes the types of requests and

@@ -1,4 +1,4 @@
-//! !The description, reduced to the few constructs that we generate code for.
+//! The description, reduced to the few constructs that we generate code for.
 //!
 //! The list of constructs is closed: any other schema is an error with its location, never a guess.
 //! Constraints that a server checks (`maxLength`, `pattern`, `minimum`, `additionalProperties:

@@ -1,4 +1,4 @@
-//! !Converts names of the description to Rust names, and reports conflicts.
+//! Converts names of the description to Rust names, and reports conflicts.
 
 use std::collections::BTreeMap;
 

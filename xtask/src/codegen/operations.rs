@@ -1,4 +1,4 @@
-//! !The operations of the description, with their parameters, bodies and responses.
+//! The operations of the description, with their parameters, bodies and responses.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};

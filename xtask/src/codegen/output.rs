@@ -1,4 +1,4 @@
-//! !From tokens to a file, with the same bytes on every machine.
+//! From tokens to a file, with the same bytes on every machine.
 //!
 //! The input of the macros in `authpi-sdk/src/macros.rs` has the syntax of items, and is formatted
 //! as such.

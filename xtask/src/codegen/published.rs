@@ -1,4 +1,4 @@
-//! !Compares AuthPI's own published document with ours: which of our statements does it contradict?
+//! Compares AuthPI's own published document with ours: which of our statements does it contradict?
 //!
 //! Ours is written from pages and from an SDK, so parts of it are assumed. With AuthPI's document,
 //! this tells which of them were wrong, by operation and member. Both are read into the same model

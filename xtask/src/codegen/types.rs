@@ -1,4 +1,4 @@
-//! !Rust types for requests and responses.
+//! Rust types for requests and responses.
 
 use std::collections::{BTreeMap, BTreeSet};
 

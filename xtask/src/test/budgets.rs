@@ -1,4 +1,4 @@
-//! !Limits on the cost of using the SDK: number of crates, licences, minimum Rust version.
+//! Limits on the cost of using the SDK: number of crates, licences, minimum Rust version.
 
 use std::{collections::BTreeSet, path::Path};
 

@@ -1,4 +1,4 @@
-//! !Every selection of features compiles without warnings.
+//! Every selection of features compiles without warnings.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! !The packages of the workspace, from cargo's metadata.
+//! The packages of the workspace, from cargo's metadata.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! !`cargo xtask test`: all tests, from a clean clone with only a Rust toolchain.
+//! `cargo xtask test`: all tests, from a clean clone with only a Rust toolchain.
 //!
 //! It consists of named [`Part`]s. Each runs, whatever the result of the previous ones. At the end,
 //! a table shows which passed, failed, or could not run, and why. Missing programs are installed

@@ -1,4 +1,4 @@
-//! !The packages that users get from a registry: complete, and they build.
+//! The packages that users get from a registry: complete, and they build.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! !`cargo xtask test --repeat N`: builds the test binaries once, and runs them repeatedly.
+//! `cargo xtask test --repeat N`: builds the test binaries once, and runs them repeatedly.
 //!
 //! A test that depends on timing fails once in many runs, or only on a busy machine. This finds it
 //! before a user does.

@@ -1,4 +1,4 @@
-//! !Programs that parts need besides a Rust toolchain. On Debian, as root, missing ones are
+//! Programs that parts need besides a Rust toolchain. On Debian, as root, missing ones are
 //! installed; otherwise they are named.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !Types of the API, and the code of the generator's golden tests, which is compiled and used
+//! Types of the API, and the code of the generator's golden tests, which is compiled and used
 //! here.
 
 use serde_json::{Value, json};

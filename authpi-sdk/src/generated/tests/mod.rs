@@ -1,4 +1,4 @@
-//! !Properties of generated code: the events here, the API's types in `api`, and in `schemas` that
+//! Properties of generated code: the events here, the API's types in `api`, and in `schemas` that
 //! the derived schemas match the description.
 
 #[cfg(feature = "client")]

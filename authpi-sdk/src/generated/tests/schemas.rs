@@ -1,4 +1,4 @@
-//! !The schemas that schemars derives from the Rust types, compared with the description.
+//! The schemas that schemars derives from the Rust types, compared with the description.
 //!
 //! This is independent of the generator: its output is compiled, and read by another crate.
 

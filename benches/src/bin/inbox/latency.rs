@@ -1,4 +1,4 @@
-//! !The time from the start of an append to its handler, at a fixed number of events per second,
+//! The time from the start of an append to its handler, at a fixed number of events per second,
 //! one at a time.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !The cost of an inbox: appends per second beside the same hand-written operation with the same
+//! The cost of an inbox: appends per second beside the same hand-written operation with the same
 //! driver on the same server, and the time from an append to its handler. SQLite and Postgres flush
 //! acknowledged events to the disk. JetStream 2.9 cannot, so its stream survives a crash of the
 //! server, but not of its host.

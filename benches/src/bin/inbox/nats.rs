@@ -1,4 +1,4 @@
-//! !JetStream with file storage, beside a publish that waits for its acknowledgement.
+//! JetStream with file storage, beside a publish that waits for its acknowledgement.
 
 use async_nats::{HeaderMap, jetstream};
 use authpi_sdk::stores::{Memory, Nats};

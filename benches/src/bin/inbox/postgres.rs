@@ -1,4 +1,4 @@
-//! !Postgres with `fsync = on`, beside the same statement by hand, and beside the simplest
+//! Postgres with `fsync = on`, beside the same statement by hand, and beside the simplest
 //! sufficient statement on an equal table, which keeps no order and does not report duplicates.
 
 use std::sync::Arc;

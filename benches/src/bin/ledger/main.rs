@@ -1,4 +1,4 @@
-//! !The cost of a ledger: memory per event in the memory ledger, and claim + complete in each store
+//! The cost of a ledger: memory per event in the memory ledger, and claim + complete in each store
 //! beside the same hand-written work with the same driver on the same durable server.
 
 mod memory;

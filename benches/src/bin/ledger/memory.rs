@@ -1,4 +1,4 @@
-//! !The cost of the memory ledger per remembered event: bytes, and the time of a claim and its
+//! The cost of the memory ledger per remembered event: bytes, and the time of a claim and its
 //! completion for different numbers of events.
 
 use std::{hint::black_box, time::Instant};

@@ -1,4 +1,4 @@
-//! !Postgres with `fsync = on`, beside the same two statements by hand, and beside the simplest
+//! Postgres with `fsync = on`, beside the same two statements by hand, and beside the simplest
 //! sufficient statements on an equal table, which do not check an existing record.
 
 use std::sync::Arc;

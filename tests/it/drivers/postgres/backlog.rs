@@ -1,4 +1,4 @@
-//! !The cost of leasing with a large backlog.
+//! The cost of leasing with a large backlog.
 
 use authpi_sdk::{
     ledger::{Completion, EventKey, Inbox as _, LeaseStatus, Ledger as _, NextEvent},

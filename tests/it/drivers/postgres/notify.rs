@@ -1,4 +1,4 @@
-//! !Workers of other processes (here: of other pools) are notified of an append by `NOTIFY`.
+//! Workers of other processes (here: of other pools) are notified of an append by `NOTIFY`.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! !Opening checks that the ledger works with this server, role and settings, and errors have the
+//! Opening checks that the ledger works with this server, role and settings, and errors have the
 //! right kind.
 
 use std::time::Duration;

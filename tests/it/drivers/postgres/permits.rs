@@ -1,4 +1,4 @@
-//! !Handlers with a transaction wait for each other in a queue, not for the connections that
+//! Handlers with a transaction wait for each other in a queue, not for the connections that
 //! everything else needs.
 
 use std::{

@@ -1,4 +1,4 @@
-//! !Behind `PgBouncer`, which refuses unknown startup parameters.
+//! Behind `PgBouncer`, which refuses unknown startup parameters.
 
 use authpi_sdk::{
     event::{Event, types::UserCreated},

@@ -1,4 +1,4 @@
-//! !The outage drill on Postgres, where an effect takes place exactly once; and watermarks in
+//! The outage drill on Postgres, where an effect takes place exactly once; and watermarks in
 //! Postgres.
 
 use std::{collections::BTreeMap, time::Duration};

@@ -1,4 +1,4 @@
-//! !Connections to a server that cannot serve, or that have lost what they need, do not stay in the
+//! Connections to a server that cannot serve, or that have lost what they need, do not stay in the
 //! pool.
 
 use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! !The example `sync_users_postgres`, killed repeatedly at the worst moments.
+//! The example `sync_users_postgres`, killed repeatedly at the worst moments.
 
 use std::{
     process::Stdio,

@@ -1,4 +1,4 @@
-//! !A handler's writes in its `Tx` take effect exactly once, together with the record that the
+//! A handler's writes in its `Tx` take effect exactly once, together with the record that the
 //! event was handled.
 
 use std::{

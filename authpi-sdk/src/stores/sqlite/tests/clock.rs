@@ -1,4 +1,4 @@
-//! !A clock that is set back.
+//! A clock that is set back.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! !Which files may be opened, who may read them, and what happens when a file is removed.
+//! Which files may be opened, who may read them, and what happens when a file is removed.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! !Operations that share a transaction and a flush.
+//! Operations that share a transaction and a flush.
 
 use super::*;
 
