@@ -32,6 +32,8 @@ pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;
+#[cfg(feature = "unstable")]
+pub mod unstable;
 pub mod worker;
 
 #[cfg(feature = "client")]

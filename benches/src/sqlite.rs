@@ -12,7 +12,8 @@ use std::{
 
 use authpi_sdk::{
     ledger::{Appended, Claim, Completion, Digest, EventKey, Inbox, LeaseStatus, Ledger},
-    stores::{Sqlite, sqlite_by_hand as statements},
+    stores::Sqlite,
+    unstable,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -119,9 +120,9 @@ async fn compare(
     for round in 0..rounds {
         let file = File::new(folder);
         let ledger = Sqlite::open(&file.0).await.expect("a ledger");
-        let before = ledger.flushes();
+        let before = unstable::sqlite_flushes(&ledger);
         let taken = in_tasks(&ledger, work, in_flight, events).await;
-        flushes += ledger.flushes() - before;
+        flushes += unstable::sqlite_flushes(&ledger) - before;
         ledger.close().await;
         ours.push(events as f64 / taken.as_secs_f64());
 
@@ -223,7 +224,7 @@ async fn handle_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
     let mut claimed = Vec::new();
     for key in keys {
         let now = now();
-        let claim = sqlx::query(statements::CLAIM)
+        let claim = sqlx::query(unstable::sqlite_statements().claim)
             .bind(key.endpoint().to_owned())
             .bind(key.event_id().to_owned())
             .bind(now + 30_000)
@@ -238,7 +239,7 @@ async fn handle_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
         claimed.push((key, row.get::<i64, _>(0), row.get::<i64, _>(1)));
     }
     for (key, attempt, nonce) in claimed {
-        let handled = sqlx::query(statements::HANDLED)
+        let handled = sqlx::query(unstable::sqlite_statements().handled)
             .bind(key.endpoint().to_owned())
             .bind(key.event_id().to_owned())
             .bind(attempt)
@@ -258,7 +259,7 @@ async fn handle_batch(connection: &mut SqliteConnection, keys: impl Iterator<Ite
 async fn append_batch(connection: &mut SqliteConnection, keys: impl Iterator<Item = EventKey>) {
     for key in keys {
         let now = now();
-        let append = sqlx::query(statements::APPEND)
+        let append = sqlx::query(unstable::sqlite_statements().append)
             .bind(key.endpoint().to_owned())
             .bind(key.event_id().to_owned())
             .bind(now)

@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["handlers"],
     &["receiver", "client", "testing"],
     &["worker", "endpoint"],
-    &["reconcile"],
+    &["reconcile", "unstable"],
 ];
 /// Generated code is part of the layers `event` and `client`: it uses their types, and they use it.
 const GENERATED: &str = "generated";

@@ -31,7 +31,7 @@ use authpi_sdk::{
     signature::{KeyRing, Verifier},
     stores::{Memory, Nats, NatsOptions, Postgres, Redis, Sqlite},
     telemetry::{LEASES_LOST, STORE_FAILURES},
-    testing::on_crash_point,
+    unstable::on_crash_point,
     worker::Worker,
 };
 use authpi_tests::allow_open_files;
@@ -55,7 +55,7 @@ struct Service {
     passed: AtomicU32,
     dice: Mutex<fastrand::Rng>,
     /// The event of each task, since a crash point has only a name.
-    at_work_on: Mutex<HashMap<tokio::task::Id, EventId>>,
+    working_on: Mutex<HashMap<tokio::task::Id, EventId>>,
     /// The event that a handler was started for in each task.
     tried: Mutex<HashMap<tokio::task::Id, EventId>>,
 }
@@ -89,9 +89,9 @@ impl Service {
     }
 
     /// The event of the current task, if a handler has ended there.
-    fn at_hand(&self) -> Option<EventId> {
+    fn current_event(&self) -> Option<EventId> {
         let task = tokio::task::try_id()?;
-        self.at_work_on
+        self.working_on
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(&task)
@@ -147,7 +147,7 @@ async fn main() -> Result<()> {
         journal: Journal::open(&setup.journal)?,
         passed: AtomicU32::new(0),
         dice: Mutex::new(fastrand::Rng::with_seed(setup.seed)),
-        at_work_on: Mutex::default(),
+        working_on: Mutex::default(),
         tried: Mutex::default(),
         setup,
     };
@@ -261,7 +261,7 @@ fn nats(service: &Service, name: &str) -> NatsOptions {
 fn pass(point: &'static str) {
     let service = Service::get();
     if matches!(point, "completed" | "committed")
-        && let Some(event) = service.at_hand()
+        && let Some(event) = service.current_event()
     {
         service
             .journal
@@ -449,7 +449,7 @@ async fn end(service: &Service, id: EventId) {
     service.work().await;
     if let Some(task) = tokio::task::try_id() {
         service
-            .at_work_on
+            .working_on
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(task, id);
@@ -496,7 +496,7 @@ impl Recorder for Counts {
         match key.name() {
             LEASES_LOST => Counter::from_arc(Arc::new(Count(Service::tried, Entry::LeaseLost))),
             STORE_FAILURES => {
-                Counter::from_arc(Arc::new(Count(Service::at_hand, Entry::NotCompleted)))
+                Counter::from_arc(Arc::new(Count(Service::current_event, Entry::NotCompleted)))
             }
             _ => Counter::noop(),
         }

@@ -25,8 +25,5 @@ pub use nats::{Nats, NatsOptions};
 pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisConnection, RedisOptions};
-#[cfg(all(feature = "sqlite", feature = "testing"))]
-#[doc(hidden)]
-pub use sqlite::by_hand as sqlite_by_hand;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};

@@ -17,6 +17,5 @@
 mod clock;
 mod fixture;
 
-pub use crate::crash::{CRASH_POINTS, on_crash_point};
 pub use clock::ManualClock;
 pub use fixture::{Fixture, fixture, signed_request};

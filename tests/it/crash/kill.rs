@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use authpi_sdk::testing::CRASH_POINTS;
+use authpi_sdk::unstable::CRASH_POINTS;
 use authpi_tests::harness::{EventId, Mode, Role, Store};
 use tokio::task::JoinSet;
 

@@ -13,7 +13,7 @@ const CHOICES: &[&[&str]] = &[
     &["client", "axum"],
     &["client", "schemars", "testing"],
     &["axum", "sqlite"],
-    &["sqlite", "testing"],
+    &["sqlite", "testing", "unstable"],
     &["sqlite", "postgres", "redis"],
     &["postgres", "nats"],
 ];

@@ -21,7 +21,7 @@ pub(super) struct Ticket {
 }
 
 #[derive(Default)]
-pub(super) struct AtHand {
+pub(super) struct InFlight {
     /// Until when they are kept at most, if their end is not reported.
     leased: HashMap<(EventKey, Token), (Ticket, Instant)>,
     /// Messages that were returned, and when they are delivered again.
@@ -39,7 +39,7 @@ const OVERDUE: Duration = Duration::from_secs(1);
 /// How often the server checks for due messages.
 const GRAIN: Duration = Duration::from_millis(10);
 
-impl AtHand {
+impl InFlight {
     pub(super) fn lease(&mut self, key: &EventKey, token: Token, ticket: Ticket, lease: Duration) {
         let now = Instant::now();
         self.leased.retain(|_, (_, until)| *until > now);

@@ -33,7 +33,7 @@ use jiff::Timestamp;
 
 use self::{
     dead_letters::{Letter, Letters},
-    in_flight::AtHand,
+    in_flight::InFlight,
     queue::{Arrived, Published, Queue},
 };
 use crate::{
@@ -111,7 +111,7 @@ struct Shared<L> {
     ledger: L,
     queue: Queue,
     letters: Letters,
-    at_hand: Mutex<AtHand>,
+    in_flight: Mutex<InFlight>,
     clock: Clock,
     log: LogLimit,
 }
@@ -184,10 +184,10 @@ impl<L: Ledger> Nats<L> {
         self.shared.clock.now()
     }
 
-    fn at_hand(&self) -> MutexGuard<'_, AtHand> {
+    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
         // The cached state is only a shortcut.
         self.shared
-            .at_hand
+            .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,7 +195,7 @@ impl<L: Ledger> Nats<L> {
     /// Returns a message until the ledger may grant its event.
     async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
         let delay = delay.min(MAX_DELAY);
-        self.at_hand().waits(key, arrived.ticket.clone(), delay);
+        self.in_flight().waits(key, arrived.ticket.clone(), delay);
         self.queue().acknowledge(&arrived.ticket, nak(delay)).await;
     }
 
@@ -216,9 +216,9 @@ impl<L: Ledger> Nats<L> {
 
     /// The event is finished in the ledger. Removes its message, if this process has it.
     async fn done(&self, key: &EventKey, token: Token) {
-        let ticket = self.at_hand().ticket(key, token);
+        let ticket = self.in_flight().ticket(key, token);
         if let Some(ticket) = ticket {
-            self.at_hand().settled(key, token);
+            self.in_flight().settled(key, token);
             self.acknowledge(&ticket).await;
         }
     }
@@ -236,7 +236,7 @@ impl<L: Ledger> Nats<L> {
 
     /// Returns a message that cannot be handled now, with a growing delay.
     async fn put_off(&self, key: &EventKey, arrived: Arrived) {
-        let failures = self.at_hand().refused(key);
+        let failures = self.in_flight().refused(key);
         self.give_back(key, arrived, put_off_for(failures)).await;
     }
 
@@ -259,7 +259,7 @@ impl<L: Ledger> Nats<L> {
             }) => {
                 key.compare(digest, first_digest, &self.shared.log);
                 let received_at = arrived.ticket.received_at;
-                self.at_hand().lease(&key, token, arrived.ticket, lease);
+                self.in_flight().lease(&key, token, arrived.ticket, lease);
                 return Ok(Some(LeasedEvent::new(
                     key,
                     token,
@@ -268,14 +268,14 @@ impl<L: Ledger> Nats<L> {
                 )));
             }
             Ok(Claim::InFlight { lease_left }) => {
-                self.at_hand().answered(&key);
+                self.in_flight().answered(&key);
                 // The lease may end earlier, in a process that cannot notify this one.
                 self.give_back(&key, arrived, lease_left.min(self.queue().ack_wait))
                     .await;
                 return Ok(None);
             }
             Ok(Claim::NotYet { wait }) => {
-                self.at_hand().answered(&key);
+                self.in_flight().answered(&key);
                 self.give_back(&key, arrived, wait).await;
                 return Ok(None);
             }
@@ -305,7 +305,7 @@ impl<L: Ledger> Nats<L> {
     ) -> Result<Option<LeasedEvent>, LedgerError> {
         match done {
             Ok(()) => {
-                self.at_hand().answered(key);
+                self.in_flight().answered(key);
                 self.acknowledge(&arrived.ticket).await;
                 Ok(None)
             }
@@ -335,7 +335,7 @@ impl<L: Ledger> Nats<L> {
             }
             claimed => return claimed,
         };
-        if self.at_hand().refusals(key) + 1 < SUSPECT_AFTER
+        if self.in_flight().refusals(key) + 1 < SUSPECT_AFTER
             || self.ledger().check_write().await.is_err()
         {
             return Err(error);
@@ -463,10 +463,10 @@ impl<L: Ledger> Ledger for Nats<L> {
     ) -> Result<LeaseStatus, LedgerError> {
         let held = self.ledger().renew(key, token, lease).await?;
         if held == LeaseStatus::Lost {
-            self.at_hand().lost(key, token);
+            self.in_flight().lost(key, token);
             return Ok(held);
         }
-        let ticket = self.at_hand().renew(key, token, lease);
+        let ticket = self.in_flight().renew(key, token, lease);
         if let Some(ticket) = ticket {
             self.queue().acknowledge(&ticket, AckKind::Progress).await;
         }
@@ -483,7 +483,7 @@ impl<L: Ledger> Ledger for Nats<L> {
             Completion::Handled => None,
             Completion::Dead { reason, body } => Some((reason.clone(), body.clone())),
         };
-        let ticket = self.at_hand().ticket(key, token);
+        let ticket = self.in_flight().ticket(key, token);
         let mut kept = false;
         // A message in the stream is delivered again if its dead letter is missing. Otherwise the
         // dead letter is written first: the event would be lost if it were only dead in the ledger.
@@ -504,7 +504,7 @@ impl<L: Ledger> Ledger for Nats<L> {
         }
         let held = self.ledger().complete(key, token, completion).await?;
         if held == LeaseStatus::Lost {
-            self.at_hand().lost(key, token);
+            self.in_flight().lost(key, token);
             return Ok(held);
         }
         if let Some((reason, body)) = letter.filter(|_| !kept) {
@@ -531,16 +531,16 @@ impl<L: Ledger> Ledger for Nats<L> {
     ) -> Result<LeaseStatus, LedgerError> {
         let held = self.ledger().release(key, token, pause).await?;
         if held == LeaseStatus::Lost {
-            self.at_hand().lost(key, token);
+            self.in_flight().lost(key, token);
             return Ok(held);
         }
-        let ticket = self.at_hand().ticket(key, token);
+        let ticket = self.in_flight().ticket(key, token);
         if let Some(ticket) = ticket {
             let delay = pause.min(MAX_DELAY);
             {
-                let mut at_hand = self.at_hand();
-                at_hand.lost(key, token);
-                at_hand.waits(key, ticket.clone(), delay);
+                let mut in_flight = self.in_flight();
+                in_flight.lost(key, token);
+                in_flight.waits(key, ticket.clone(), delay);
             }
             // If this fails, the message is delivered again after the ack wait, and waits for the
             // rest of the pause.
@@ -558,7 +558,7 @@ impl<L: Ledger> Ledger for Nats<L> {
             .queue()
             .within("forget", self.letters().remove(self.queue(), key))
             .await?;
-        let leased = self.at_hand().forget(key);
+        let leased = self.in_flight().forget(key);
         for ticket in &leased {
             self.acknowledge(ticket).await;
         }
@@ -631,7 +631,7 @@ impl<L: Transactional> Transactional for Nats<L> {
         let held = self.ledger().commit(transaction, key, token).await?;
         match held {
             LeaseStatus::Held => self.done(key, token).await,
-            LeaseStatus::Lost => self.at_hand().lost(key, token),
+            LeaseStatus::Lost => self.in_flight().lost(key, token),
         }
         Ok(held)
     }
@@ -669,7 +669,7 @@ impl<L: Ledger> Inbox for Nats<L> {
                 .await?
             else {
                 return Ok(NextEvent::Empty {
-                    due_in: self.at_hand().due_in(endpoint),
+                    due_in: self.in_flight().due_in(endpoint),
                 });
             };
             if let Some(leased) = self.lease_arrived(endpoint, arrived, lease).await? {

@@ -190,12 +190,12 @@ impl NatsOptions {
                 .await?;
         }
         queue.within("open", queue.check()).await?;
-        let (at_hand, log) = (Mutex::default(), LogLimit::new());
+        let (in_flight, log) = (Mutex::default(), LogLimit::new());
         let shared = Shared {
             ledger,
             queue,
             letters,
-            at_hand,
+            in_flight,
             clock: self.clock,
             log,
         };

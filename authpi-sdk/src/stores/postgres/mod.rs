@@ -225,21 +225,19 @@ impl Postgres {
         Ok(replayed)
     }
 
-    /// The statements of a claim, its completion and an append. For benchmarks.
-    #[cfg(feature = "testing")]
-    #[doc(hidden)]
-    pub fn statements(&self) -> [Arc<str>; 3] {
+    /// The statements of a claim, its completion, an append, a lease, a wake-up and a pruning.
+    #[cfg(feature = "unstable")]
+    pub(crate) fn statements(&self) -> [Arc<str>; 6] {
         let statements = &self.shared.statements;
-        [&statements.claim, &statements.handled, &statements.append].map(Arc::clone)
-    }
-
-    /// The statements that lease and wake events, and the one that prunes. For tests of the
-    /// server's query plans.
-    #[cfg(feature = "testing")]
-    #[doc(hidden)]
-    pub fn looks(&self) -> [Arc<str>; 3] {
-        let statements = &self.shared.statements;
-        [&statements.lease_next, &statements.wake, &statements.prune].map(Arc::clone)
+        [
+            &statements.claim,
+            &statements.handled,
+            &statements.append,
+            &statements.lease_next,
+            &statements.wake,
+            &statements.prune,
+        ]
+        .map(Arc::clone)
     }
 
     /// Removes all records, of every endpoint, that were handled or given up at least `age` ago,

@@ -104,7 +104,7 @@ impl PostgresOptions {
     /// Opens the ledger in the database of `pool`, creates its tables if they do not exist, and
     /// proves that its steps work: it claims, completes and forgets a record under the empty
     /// endpoint name, which no receiver can have, and appends, leases and forgets one. A role
-    /// without `USAGE` on the sequence `authpi_places` may open it, for inline receivers only.
+    /// without `USAGE` on the sequence `authpi_positions` may open it, for inline receivers only.
     ///
     /// # Errors
     /// As for [`Postgres::open`]; and when the prefix or the schema's name is invalid.

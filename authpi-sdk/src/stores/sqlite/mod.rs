@@ -51,17 +51,6 @@ use crate::ledger::{
     LedgerError, NextEvent, OrderedInbox, Token, TransactionPermits, dead_letter::log_replayed,
 };
 
-/// The statements, for benchmarks beside the same statements without the ledger.
-#[cfg(feature = "testing")]
-#[doc(hidden)]
-pub mod by_hand {
-    use super::statements;
-
-    pub const APPEND: &str = statements::APPEND;
-    pub const CLAIM: &str = statements::CLAIM;
-    pub const HANDLED: &str = statements::HANDLED;
-}
-
 /// A [`Ledger`] and [`Inbox`] in a SQLite file, which keeps dead letters.
 ///
 /// Clones share one connection. Several processes on one host may open the same file, but not over
@@ -230,9 +219,15 @@ impl Sqlite {
         self.requests.closed().await;
     }
 
-    /// The number of disk flushes since the file was opened. For measurements.
-    #[doc(hidden)]
-    pub fn flushes(&self) -> u64 {
+    /// The statements of a claim, its completion and an append.
+    #[cfg(feature = "unstable")]
+    pub(crate) fn statements() -> [&'static str; 3] {
+        [statements::CLAIM, statements::HANDLED, statements::APPEND]
+    }
+
+    /// The number of disk flushes since the file was opened.
+    #[cfg(any(test, feature = "unstable"))]
+    pub(crate) fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use authpi_sdk::stores::Postgres;
+use authpi_sdk::{stores::Postgres, unstable};
 use benches::rate::{Compared, Each, compare};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
@@ -11,11 +11,11 @@ use super::{body, event_id, ours, servers::postgres::PostgresServer};
 
 const APPEND: &str = "
     INSERT INTO by_hand (endpoint, event_id, state, attempt, nonce, at, first_claimed_at, first_digest, body, position)
-    VALUES ($1, $2, 0, 0, 0, $3, $3, $4, $5, nextval('authpi_places')) ON CONFLICT DO NOTHING RETURNING 1";
+    VALUES ($1, $2, 0, 0, 0, $3, $3, $4, $5, nextval('authpi_positions')) ON CONFLICT DO NOTHING RETURNING 1";
 
 pub(crate) async fn measure(server: &PostgresServer) -> Vec<Compared> {
     let (inbox, by_hand) = (inbox(server).await, pool(server).await);
-    let [_, _, append] = inbox.statements();
+    let append = unstable::postgres_statements(&inbox).append;
     let table = "CREATE TABLE by_hand (LIKE authpi_ledger INCLUDING ALL)";
     sqlx::raw_sql(table)
         .execute(&by_hand)

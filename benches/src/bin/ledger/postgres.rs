@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use authpi_sdk::stores::Postgres;
+use authpi_sdk::{stores::Postgres, unstable};
 use benches::rate::{Compared, Each, compare};
 use sqlx::{AssertSqlSafe, PgPool, Row as _, postgres::PgPoolOptions};
 
@@ -30,16 +30,19 @@ pub(crate) async fn measure() -> Vec<Compared> {
     let ledger = Postgres::open(pool().await)
         .await
         .expect("the ledger opens");
-    let (by_hand, [claim, complete, _]) = (pool().await, ledger.statements());
+    let by_hand = pool().await;
+    let statements = unstable::postgres_statements(&ledger);
     let table = "CREATE TABLE by_hand (LIKE authpi_ledger INCLUDING ALL)";
     sqlx::raw_sql(table)
         .execute(&by_hand)
         .await
         .expect("a table like the ledger's");
     let ours = ours("Postgres: claim + complete", ledger);
-    let mut compared = compare(&ours, &same(by_hand.clone(), claim, complete), |_| {
-        Some(0.9)
-    })
+    let mut compared = compare(
+        &ours,
+        &same(by_hand.clone(), statements.claim, statements.handled),
+        |_| Some(0.9),
+    )
     .await;
     compared.extend(compare(&ours, &plainest(by_hand), |_| None).await);
     compared

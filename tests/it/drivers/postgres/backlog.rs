@@ -3,6 +3,7 @@
 use authpi_sdk::{
     ledger::{Completion, EventKey, Inbox as _, LeaseStatus, Ledger as _, NextEvent},
     stores::Postgres,
+    unstable::{self, PostgresStatements},
 };
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgPoolOptions};
 
@@ -58,11 +59,11 @@ async fn leasing_visits_no_event_that_is_waiting_leased_or_blocked() {
     for n in [2, 4] {
         assert_eq!(leased(&ledger).await.key, key(n));
     }
-    let [look, ..] = ledger.looks();
+    let lease_next = unstable::postgres_statements(&ledger).lease_next;
     // Without and with planner statistics.
     for known in ["SELECT", "VACUUM ANALYZE {t}ledger"] {
         meddle(&mut other, &prefix, known).await;
-        let (rows, plan) = visited(&mut other, &look).await;
+        let (rows, plan) = visited(&mut other, &lease_next).await;
         assert!(
             rows < 50.0,
             "{rows} rows were visited after {known:?}: {plan}"
@@ -78,7 +79,7 @@ async fn leasing_visits_no_event_that_is_waiting_leased_or_blocked() {
 async fn what_is_woken_or_pruned_is_found_without_the_rest() {
     let prefix = fresh_prefix();
     let (ledger, mut other) = opened(Postgres::options(), &prefix).await;
-    let [_, wake, prune] = ledger.looks();
+    let PostgresStatements { wake, prune, .. } = unstable::postgres_statements(&ledger);
     let run = async |connection: &mut PgConnection, sql: String| {
         sqlx::raw_sql(AssertSqlSafe(sql))
             .fetch_all(connection)
