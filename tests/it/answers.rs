@@ -26,7 +26,7 @@ use authpi_sdk::{
     receiver::{BuildError, Inline, Receiver, ReceiverBuilder, StoreFailure},
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::Memory,
-    testing::{Fixture, ManualClock, signed_request},
+    testing::{Fixture, ManualClock},
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -35,29 +35,15 @@ use http_body_util::{BodyExt as _, Full};
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::{
-    golden::assert_golden,
-    regressions::{Logged, listen},
+use crate::golden::assert_golden;
+use crate::support::{
+    SECRET, keys,
+    log::{Logged, listen},
+    request, signed, verifier,
 };
-
-const SECRET: &str = "whs_test";
-
-fn verifier() -> Verifier {
-    Verifier::authpi(KeyRing::new().with("test", SECRET))
-}
-
-fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture
-        .request(&SignatureScheme::authpi(), &SECRET.into())
-        .unwrap()
-}
 
 fn created() -> Request<Full<Bytes>> {
     request(&Fixture::of::<UserCreated>())
-}
-
-fn signed(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
-    signed_request(&SignatureScheme::authpi(), &SECRET.into(), body.into()).unwrap()
 }
 
 fn inline(ledger: impl Ledger, handlers: Handlers<()>) -> ReceiverBuilder<Inline> {
@@ -987,7 +973,7 @@ async fn a_stale_signature_and_a_wrong_or_missing_bearer_token_are_401() {
         Handlers::new(())
             .on(async |_: Event<UserCreated>, _| panic!("a forged delivery was handled"))
     };
-    let keys = || KeyRing::new().with("test", SECRET);
+    let keys = || keys();
     let build = |verifier| {
         Receiver::inline("users", verifier, Memory::new(), never())
             .build()

@@ -15,7 +15,6 @@ use authpi_sdk::{
     handlers::{Context, Handlers},
     ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, Token},
     receiver::{Ingested, Inline, Receiver, ReceiverBuilder},
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::Memory,
     testing::Fixture,
 };
@@ -30,8 +29,8 @@ use tokio::{
 };
 
 use crate::over_http::{answer_to, signed_post};
+use crate::support::{self, verifier};
 
-const SECRET: &str = "whs_test";
 /// Longer than any of these tests.
 const TEST_TIMEOUT: Duration = Duration::from_hours(1);
 const ENOUGH: Duration = Duration::from_mins(1);
@@ -65,7 +64,7 @@ fn receiver(ledger: Memory) -> (ReceiverBuilder<Inline>, Arc<World>) {
             Ok(())
         });
     let world = handlers.state();
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let verifier = verifier();
     (
         Receiver::inline("users", verifier, ledger, handlers)
             .handler_timeout(TEST_TIMEOUT)
@@ -85,9 +84,7 @@ fn event(id: &str) -> Fixture {
 }
 
 fn request(id: &str) -> Request<Full<bytes::Bytes>> {
-    event(id)
-        .request(&SignatureScheme::authpi(), &SECRET.into())
-        .unwrap()
+    support::request(&event(id))
 }
 
 /// The status, and the response body.

@@ -6,10 +6,11 @@ use authpi_sdk::{
     event::{Event, EventData, EventType, types::UserCreated},
     handlers::{Context, Handlers},
     receiver::Receiver,
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::Memory,
-    testing::{Fixture, signed_request},
+    testing::Fixture,
 };
+
+use crate::support::{request, signed, verifier};
 
 /// The names in the description, in its order.
 fn described() -> Vec<String> {
@@ -81,17 +82,14 @@ async fn every_type_and_an_unknown_one_reaches_a_handler() {
         },
     );
     assert!(handlers.unhandled_types().is_empty());
-    let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
-    let receiver = Receiver::inline("all", verifier, Memory::new(), handlers)
+    let receiver = Receiver::inline("all", verifier(), Memory::new(), handlers)
         .build()
         .unwrap();
     let mut names = described();
     names.push("user.teleported".to_owned());
     for name in &names {
-        let request = Fixture::new(name.as_str())
-            .request(&SignatureScheme::authpi(), &"whs_test".into())
-            .unwrap();
-        assert_eq!(receiver.receive(request).await.status(), 200, "{name}");
+        let delivery = request(&Fixture::new(name.as_str()));
+        assert_eq!(receiver.receive(delivery).await.status(), 200, "{name}");
     }
     assert_eq!(*seen.lock().unwrap(), names);
 }
@@ -111,7 +109,7 @@ async fn a_payload_with_half_a_surrogate_pair_is_handled() {
             Ok(())
         },
     );
-    let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
+    let verifier = verifier();
     let receiver = Receiver::inline("odd", verifier, Memory::new(), handlers)
         .build()
         .unwrap();
@@ -125,9 +123,7 @@ async fn a_payload_with_half_a_surrogate_pair_is_handled() {
             .replace("evt_cut", r"evt_2\udc00")
             .replace("CUT", r"\ud83d\ude00"),
     ] {
-        let request =
-            signed_request(&SignatureScheme::authpi(), &"whs_test".into(), body.into()).unwrap();
-        assert_eq!(receiver.receive(request).await.status(), 200);
+        assert_eq!(receiver.receive(signed(body)).await.status(), 200);
     }
     assert_eq!(
         *seen.lock().unwrap(),

@@ -18,34 +18,25 @@ use authpi_sdk::{
     handlers::{Context, HandlerError, Handlers, Terminal as _},
     ledger::{EventKey, Inbox as _, Ledger as _},
     receiver::Receiver,
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::Sqlite,
     testing::Fixture,
     worker::{BuildError, Worker, WorkerBuilder},
 };
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body_util::{BodyExt as _, Full};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
-    task::JoinHandle,
+    sync::{Notify, mpsc},
     time::timeout,
 };
 
 use crate::drivers::odd_names_hold_up_nothing;
+use crate::support::{Running, SECRET, request, verifier};
 
-const SECRET: &str = "whs_test";
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture
-        .request(&SignatureScheme::authpi(), &SECRET.into())
-        .unwrap()
-}
-
 fn receiver(store: &Sqlite) -> Receiver {
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    Receiver::inbox("users", verifier, store.clone())
+    Receiver::inbox("users", verifier(), store.clone())
         .ordered_by(Subject::user_id)
         .build()
         .unwrap()
@@ -62,31 +53,6 @@ async fn answer(response: Response<Full<Bytes>>) -> (u16, String) {
 
 async fn deliver(receiver: &Receiver, fixture: &Fixture) -> (u16, String) {
     answer(receiver.receive(request(fixture)).await).await
-}
-
-/// A running worker that can be stopped.
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(worker: &Worker) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let worker = worker.clone();
-        Self {
-            stop,
-            task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }),
-        }
-    }
-
-    async fn stop(self) {
-        self.stop.send(()).unwrap();
-        timeout(TEST_TIMEOUT, self.task)
-            .await
-            .expect("the worker did not stop")
-            .unwrap();
-    }
 }
 
 /// Short pauses, so that tests are fast.
@@ -366,9 +332,9 @@ async fn stopping_waits_for_what_runs_and_takes_no_more() {
     deliver(&receiver, &Fixture::of::<SessionCreated>()).await;
     let running = Running::start(&worker);
     timeout(TEST_TIMEOUT, started.notified()).await.unwrap();
-    running.stop.send(()).unwrap();
+    let stopped = running.begin_stop();
     go.notify_one();
-    timeout(TEST_TIMEOUT, running.task).await.unwrap().unwrap();
+    stopped.await;
     assert_eq!(runs.load(Ordering::SeqCst), 1);
     assert_eq!(worker.backlog().await.unwrap().depth, 1);
 }
@@ -474,7 +440,7 @@ async fn a_worker_that_cannot_work_is_not_built() {
     assert_eq!(new("").build().unwrap_err(), BuildError::NoEndpoint);
     assert!(new(&"é".repeat(50)).build().is_ok());
     let long = "x".repeat(101);
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let verifier = verifier();
     let receiver = Receiver::inbox(long.as_str(), verifier, store.clone()).build();
     for refused in [new(&long).build().unwrap_err(), receiver.unwrap_err()] {
         assert_eq!(

@@ -1,38 +1,19 @@
 //! Both ledgers through the public suite, and one file shared by processes.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
+use crate::support::Folder;
 use authpi_sdk::{
     ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, conformance},
     stores::{Memory, Sqlite},
     testing::ManualClock,
 };
 use jiff::Timestamp;
-
-/// Removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("authpi-it-ledger-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 struct Memories(ManualClock);
 
@@ -59,7 +40,7 @@ impl conformance::Harness for Files {
 
     async fn fresh(&self) -> Sqlite {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.0.join(format!("{number}.db"));
+        let path = self.folder.join(format!("{number}.db"));
         Sqlite::options()
             .clock(self.clock.clock())
             .open(path)
@@ -130,11 +111,11 @@ async fn one_process_alone_handles_each_event() {
     }
     let folder = Folder::new();
     assert_eq!(
-        handle_all(&folder.0.join("hooks.db")).await,
+        handle_all(&folder.join("hooks.db")).await,
         (0..EVENTS).collect::<Vec<_>>()
     );
     assert!(
-        handle_all(&folder.0.join("hooks.db")).await.is_empty(),
+        handle_all(&folder.join("hooks.db")).await.is_empty(),
         "handled a second time"
     );
 }
@@ -150,7 +131,7 @@ fn processes_that_share_a_file_handle_each_event_once() {
                 "ledger::one_process_alone_handles_each_event",
                 "--nocapture",
             ])
-            .env(FILE, folder.0.join("hooks.db"))
+            .env(FILE, folder.join("hooks.db"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap()

@@ -21,6 +21,7 @@ mod reconcile;
 mod regressions;
 mod servers;
 mod standard_webhooks;
+mod support;
 mod telemetry;
 mod transactions;
 mod types;

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{SECRET, verifier};
 use authpi_sdk::{
     event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
     receiver::{Inline, Receiver, ReceiverBuilder},
-    signature::{KeyRing, SignatureScheme, Verifier},
+    signature::SignatureScheme,
     stores::Memory,
     testing::Fixture,
 };
@@ -24,8 +25,6 @@ use tokio::{
     sync::{Notify, Semaphore},
     time::timeout,
 };
-
-const SECRET: &str = "whs_test";
 
 /// A receiver behind axum. Its handler signals its start, waits for a permit, and counts.
 struct Service {
@@ -55,7 +54,7 @@ impl Service {
                 Ok(())
             },
         );
-        let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET)).max_body(4096);
+        let verifier = verifier().max_body(4096);
         let receiver = settings(Receiver::inline("users", verifier, Memory::new(), handlers))
             .build()
             .unwrap();
@@ -284,7 +283,7 @@ async fn an_extractor_hands_out_authentic_events_only() {
     async fn hook(event: authpi_sdk::signature::Verified<Event>) -> String {
         format!("{} by {:?}", event.id(), event.key_name())
     }
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let verifier = verifier();
     let app = Router::new()
         .route("/hooks/authpi", axum::routing::post(hook))
         .with_state(verifier);

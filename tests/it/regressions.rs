@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::{self, Write as _},
+    fmt::Write as _,
     fs,
     path::Path,
     sync::{
-        Arc, Mutex, Once,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,26 +22,17 @@ use authpi_sdk::{
     receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verifier, diagnose},
     stores::{Memory, Sqlite},
-    testing::{Fixture, signed_request},
+    testing::Fixture,
 };
 use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
-use tracing::{Metadata, Subscriber, field::Visit, span};
 
-const SECRET: &str = "whs_SECRETSECRETSECRET";
-
-fn verifier() -> Verifier {
-    Verifier::authpi(KeyRing::new().with("test", SECRET))
-}
-
-fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture
-        .request(&SignatureScheme::authpi(), &SECRET.into())
-        .unwrap()
-}
+use crate::support::{
+    SECRET,
+    log::{Logged, assert_clean, listen, personal},
+    request, signed, verifier,
+};
 
 #[test]
 fn every_failure_mode_has_its_tests() {
@@ -77,92 +68,6 @@ fn every_failure_mode_has_its_tests() {
         );
     }
     assert_eq!(rows, (1..=18).collect());
-}
-
-/// Everything that is logged on this thread, as text.
-#[derive(Clone, Default)]
-pub(crate) struct Logged(Arc<Mutex<String>>);
-
-impl Logged {
-    pub(crate) fn text(&self) -> String {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn add(&self, record: impl FnOnce(&mut dyn Visit)) {
-        struct Line(String);
-        impl Visit for Line {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-                write!(self.0, " {field}={value:?}").unwrap();
-            }
-        }
-        let mut line = Line(String::new());
-        record(&mut line);
-        self.0.lock().unwrap().push_str(&(line.0 + "\n"));
-    }
-}
-
-impl Subscriber for Logged {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
-        self.add(|line| span.record(line));
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
-        self.add(|line| values.record(line));
-    }
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        self.add(|line| event.record(line));
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
-/// Sets `subscriber` for this thread, until the guard is dropped.
-///
-/// Tests on other threads have no subscriber. A callsite that one of them reaches first would be
-/// cached as disabled. So there is always another subscriber that is interested.
-pub(crate) fn listen(
-    subscriber: impl Subscriber + Send + Sync,
-) -> tracing::subscriber::DefaultGuard {
-    static ANOTHER: Once = Once::new();
-    ANOTHER.call_once(|| {
-        tracing::subscriber::set_global_default(Willing).expect("no other subscriber is set");
-    });
-    tracing::subscriber::set_default(subscriber)
-}
-
-struct Willing;
-
-impl Subscriber for Willing {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        ["authpi_sdk", "it"]
-            .iter()
-            .any(|target| metadata.target().starts_with(target))
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
-pub(crate) fn assert_clean(what: &str, text: &str) {
-    for marked in ["SECRET", "PAYLOAD", "PERSON", "FORGED"] {
-        assert!(!text.contains(marked), "{marked} is in {what}:\n{text}");
-    }
-}
-
-/// A delivery full of personal data, which must not be shown.
-pub(crate) fn personal(fixture: Fixture) -> Fixture {
-    fixture
-        .subject("user_id", "usr_PERSON")
-        .data(json!({ "username": "PAYLOAD", "other": ["PAYLOAD"], "id": 7 }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,12 +132,7 @@ async fn whatever_becomes_of_a_delivery_neither_secret_nor_payload_is_logged() {
             "\"PAYLOAD\"",
             "[\"PAYLOAD\"]",
         ] {
-            let sent = signed_request(
-                &SignatureScheme::authpi(),
-                &SECRET.into(),
-                unreadable.into(),
-            )
-            .unwrap();
+            let sent = signed(unreadable);
             receiver.receive(sent).await;
         }
         for value in ["FORGED", "v1=FORGED", &"0".repeat(64)] {
@@ -483,7 +383,7 @@ async fn headers_outside_of_the_signature_choose_neither_key_nor_handler() {
         Fixture::of::<UserCreated>().id("evt_1").body(),
         Bytes::from(binary),
     ] {
-        let mut sent = signed_request(&SignatureScheme::authpi(), &SECRET.into(), body).unwrap();
+        let mut sent = signed(body);
         for (name, value) in [
             ("ce-specversion", "1.0"),
             ("ce-id", "evt_2"),

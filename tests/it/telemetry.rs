@@ -27,13 +27,12 @@ use authpi_sdk::{
     signature::{KeyRing, SignatureScheme, Verifier},
     stores::{Memory, Sqlite},
     telemetry::{self, METRICS, MetricKind},
-    testing::{Fixture, signed_request},
+    testing::Fixture,
     worker::{Worker, WorkerBuilder},
 };
 use bytes::Bytes;
-use http::{Method, Request};
+use http::Method;
 use http_body::{Body, Frame};
-use http_body_util::Full;
 use metrics_util::{
     MetricKind as RecordedKind,
     debugging::{DebugValue, DebuggingRecorder, Snapshotter},
@@ -49,20 +48,13 @@ use tracing::{
 };
 
 use crate::answers::Picky;
-use crate::regressions::{Logged, assert_clean, listen, personal};
+use crate::support::{
+    SECRET, keys,
+    log::{Logged, assert_clean, listen, personal},
+    request, signed, verifier,
+};
 
-const SECRET: &str = "whs_SECRETSECRETSECRET";
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
-
-fn keys() -> KeyRing {
-    KeyRing::new().with("test", SECRET)
-}
-
-fn request(fixture: &Fixture) -> Request<Full<Bytes>> {
-    fixture
-        .request(&SignatureScheme::authpi(), &SECRET.into())
-        .unwrap()
-}
 
 fn created(id: &str) -> Fixture {
     personal(Fixture::of::<UserCreated>().id(id))
@@ -152,7 +144,7 @@ impl Body for Stalling {
 async fn deliver_everything() {
     let memory = Memory::new();
     let (handle, world) = handlers(memory.clone());
-    let receiver = Receiver::inline("inline", Verifier::authpi(keys()), memory.clone(), handle)
+    let receiver = Receiver::inline("inline", verifier(), memory.clone(), handle)
         .handler_timeout(Duration::from_mins(1))
         .in_flight_wait(Duration::ZERO)
         .max_in_flight(2)
@@ -166,7 +158,7 @@ async fn deliver_everything() {
     let of = |endpoint: &'static str| {
         Receiver::inline(
             endpoint,
-            Verifier::authpi(keys()),
+            verifier(),
             memory.clone(),
             handlers(memory.clone()).0,
         )
@@ -199,14 +191,7 @@ async fn deliver_everything() {
     receiver
         .receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH)))
         .await;
-    let unreadable = || {
-        signed_request(
-            &SignatureScheme::authpi(),
-            &SECRET.into(),
-            r#"{"PAYLOAD":"#.into(),
-        )
-        .unwrap()
-    };
+    let unreadable = || signed(r#"{"PAYLOAD":"#);
     receiver.receive(unreadable()).await;
     for forged in ["FORGED", &"0".repeat(64)] {
         let mut sent = request(&created("forged"));
@@ -242,33 +227,23 @@ async fn deliver_everything() {
     receiver.ingest(created("late").verified()).await;
 
     let store = Sqlite::in_memory().await.unwrap();
-    let kept = Receiver::inline(
-        "kept",
-        Verifier::authpi(keys()),
-        store.clone(),
-        handlers(store.clone()).0,
-    );
+    let kept = Receiver::inline("kept", verifier(), store.clone(), handlers(store.clone()).0);
     let kept = kept.build().unwrap();
     kept.receive(request(&created("terminal"))).await;
     kept.receive(request(&created("old").time(jiff::Timestamp::UNIX_EPOCH)))
         .await;
     kept.receive(unreadable()).await;
     let (handle, _) = handlers(Memory::new());
-    let full = Receiver::inline(
-        "full",
-        Verifier::authpi(keys()),
-        Memory::new().with_capacity(1),
-        handle,
-    )
-    .build()
-    .unwrap();
+    let full = Receiver::inline("full", verifier(), Memory::new().with_capacity(1), handle)
+        .build()
+        .unwrap();
     for id in ["first", "second"] {
         full.receive(request(&created(id))).await;
     }
     let plain = || Handlers::new(()).on(async |_: Event<UserCreated>, _| Ok(()));
     let refused = Receiver::inline(
         "buried",
-        Verifier::authpi(keys()),
+        verifier(),
         Picky::new(store.clone(), 1, 0),
         plain(),
     );
@@ -279,7 +254,7 @@ async fn deliver_everything() {
         .await;
     let refused = Receiver::inline(
         "refused",
-        Verifier::authpi(keys()),
+        verifier(),
         Picky::new(Memory::new(), 1, 0),
         plain(),
     );
@@ -290,7 +265,7 @@ async fn deliver_everything() {
         .await;
     let dropping = Receiver::inline(
         "dropping",
-        Verifier::authpi(keys()),
+        verifier(),
         Memory::new(),
         handlers(Memory::new()).0,
     );
@@ -302,7 +277,7 @@ async fn deliver_everything() {
         .await;
     let small = Receiver::inline(
         "small",
-        Verifier::authpi(keys()).max_body(9),
+        verifier().max_body(9),
         Memory::new(),
         handlers(Memory::new()).0,
     );
@@ -311,7 +286,7 @@ async fn deliver_everything() {
         .unwrap()
         .receive(request(&created("large")))
         .await;
-    let full = Verifier::authpi(keys()).max_body(40_000);
+    let full = verifier().max_body(40_000);
     let full = Receiver::inline("full", full, Memory::new(), handlers(Memory::new()).0)
         .max_unverified_bytes(40_000)
         .build()
@@ -326,7 +301,7 @@ async fn deliver_everything() {
     let expired = KeyRing::new().with_during("gone", SECRET, ..jiff::Timestamp::UNIX_EPOCH);
     let ahead = Receiver::inline(
         "ahead",
-        Verifier::authpi(keys()),
+        verifier(),
         Memory::new(),
         handlers(Memory::new()).0,
     );
@@ -360,7 +335,7 @@ async fn deliver_everything() {
     kept.receive(request(&created("down"))).await;
     let anyway = Receiver::inline(
         "anyway",
-        Verifier::authpi(keys()),
+        verifier(),
         store.clone(),
         handlers(Memory::new()).0,
     );
@@ -375,7 +350,7 @@ async fn deliver_everything() {
 async fn work_everything() {
     let store = Sqlite::in_memory().await.unwrap();
     let hooks = |endpoint: &'static str| {
-        Receiver::inbox(endpoint, Verifier::authpi(keys()), store.clone())
+        Receiver::inbox(endpoint, verifier(), store.clone())
             .build()
             .unwrap()
     };
@@ -822,16 +797,11 @@ async fn spans_follow_the_work_although_the_sender_has_hung_up() {
     let _guard = listen(scoped.clone());
     let handlers = late_line();
     let state = handlers.state();
-    let receiver = Receiver::inline("users", Verifier::authpi(keys()), Memory::new(), handlers);
+    let receiver = Receiver::inline("users", verifier(), Memory::new(), handlers);
     let receiver = receiver.build().unwrap();
     let mut event: serde_json::Value = serde_json::from_slice(&created("evt_1").body()).unwrap();
     event["data"]["trace"] = "0af7651916cd43dd8448eb211c80319c".into();
-    let sent = signed_request(
-        &SignatureScheme::authpi(),
-        &SECRET.into(),
-        event.to_string().into(),
-    )
-    .unwrap();
+    let sent = signed(event.to_string());
     let waiting = tokio::spawn({
         let receiver = receiver.clone();
         async move { receiver.receive(sent).await }
@@ -865,7 +835,7 @@ async fn a_workers_attempt_and_an_event_that_is_fed_have_spans_of_their_own() {
     let handlers = late_line();
     handlers.state().1.add_permits(1);
     let store = Sqlite::in_memory().await.unwrap();
-    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone())
+    let hook = Receiver::inbox("users", verifier(), store.clone())
         .build()
         .unwrap();
     hook.ingest(created("evt_1").verified()).await;
@@ -909,7 +879,7 @@ async fn each_step_of_a_store_has_a_span_that_names_it() {
     let scoped = Scoped::default();
     let _guard = listen(scoped.clone());
     let store = Sqlite::in_memory().await.unwrap();
-    let verifier = || Verifier::authpi(keys());
+    let verifier = || verifier();
     let (handle, _) = handlers(store.clone());
     let inline = Receiver::inline("inline", verifier(), store.clone(), handle)
         .build()
@@ -961,7 +931,7 @@ async fn until(mut says: impl AsyncFnMut() -> bool) {
 async fn a_probe_tells_of_the_store_of_what_runs_and_of_a_shutdown() {
     let store = Sqlite::in_memory().await.unwrap();
     let (handle, world) = handlers(store.clone());
-    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle)
+    let receiver = Receiver::inline("users", verifier(), store.clone(), handle)
         .build()
         .unwrap();
     let health = receiver.health().await;
@@ -1013,7 +983,7 @@ async fn a_probe_of_a_store_that_is_busy_is_ready_and_says_so() {
             Ok(())
         },
     );
-    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handlers);
+    let receiver = Receiver::inline("users", verifier(), store.clone(), handlers);
     let receiver = receiver
         .handler_timeout(Duration::from_mins(1))
         .build()
@@ -1042,7 +1012,7 @@ async fn a_probe_of_a_store_that_is_busy_is_ready_and_says_so() {
 async fn a_replayed_dead_letter_of_an_inline_endpoint_shows_while_it_waits() {
     let store = Sqlite::in_memory().await.unwrap();
     let (handle, _) = handlers(store.clone());
-    let receiver = Receiver::inline("users", Verifier::authpi(keys()), store.clone(), handle)
+    let receiver = Receiver::inline("users", verifier(), store.clone(), handle)
         .build()
         .unwrap();
     receiver.receive(request(&created("evt_terminal"))).await;
@@ -1164,7 +1134,7 @@ async fn however_many_probes_there_are_a_store_is_asked_once_a_second() {
     let receiver = |endpoint: &'static str| {
         Receiver::inline(
             endpoint,
-            Verifier::authpi(keys()),
+            verifier(),
             store.clone(),
             handlers(Memory::new()).0,
         )
@@ -1186,7 +1156,7 @@ async fn however_many_probes_there_are_a_store_is_asked_once_a_second() {
 #[tokio::test]
 async fn a_workers_probe_tells_what_waits_and_for_how_long() {
     let store = Sqlite::in_memory().await.unwrap();
-    let hook = Receiver::inbox("users", Verifier::authpi(keys()), store.clone())
+    let hook = Receiver::inbox("users", verifier(), store.clone())
         .build()
         .unwrap();
     for id in ["1_waits", "2_waits", "3_waits"] {
@@ -1284,14 +1254,9 @@ impl Ledger for Hanging {
 #[tokio::test(start_paused = true)]
 async fn a_probe_waits_two_seconds_for_a_store_that_hangs() {
     let (handle, _) = handlers(Memory::new());
-    let receiver = Receiver::inline(
-        "users",
-        Verifier::authpi(keys()),
-        Hanging::default(),
-        handle,
-    )
-    .build()
-    .unwrap();
+    let receiver = Receiver::inline("users", verifier(), Hanging::default(), handle)
+        .build()
+        .unwrap();
     let asked = tokio::time::Instant::now();
     assert!(receiver.health().await.store.is_err());
     assert_eq!(asked.elapsed().as_secs(), 2);

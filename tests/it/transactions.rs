@@ -20,15 +20,13 @@ use authpi_sdk::{
         Transactional, Tx,
     },
     receiver::{Ingested, Inline, Receiver, ReceiverBuilder, StoreFailure},
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::{Memory, Sqlite},
     testing::{Fixture, ManualClock},
 };
 use tokio::sync::Notify;
 
 use crate::servers::until;
-
-const SECRET: &str = "whs_test";
+use crate::support::{deliver, verifier};
 
 /// A memory ledger and, in the same store, a list that handlers write to.
 #[derive(Clone, Default)]
@@ -171,24 +169,7 @@ fn receiver<H: Clone + Send + Sync + 'static>(
 where
     Shop: authpi_sdk::handlers::SupportsHandlers<H>,
 {
-    Receiver::inline(
-        "shop",
-        Verifier::authpi(KeyRing::new().with("test", SECRET)),
-        shop.clone(),
-        handlers,
-    )
-}
-
-async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
-    receiver
-        .receive(
-            fixture
-                .request(&SignatureScheme::authpi(), &SECRET.into())
-                .unwrap(),
-        )
-        .await
-        .status()
-        .as_u16()
+    Receiver::inline("shop", verifier(), shop.clone(), handlers)
 }
 
 fn created() -> Fixture {
@@ -329,8 +310,7 @@ async fn a_stored_sqlite_transaction_is_never_committed_and_locks_until_dropped(
         },
     );
     let shelf = handlers.state();
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers);
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), handlers);
     let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
     let receiver = receiver
         .handler_timeout(minute)
@@ -392,8 +372,7 @@ async fn sqlite_handlers_with_a_transaction_wait_beyond_the_busy_timeout() {
             Ok(())
         },
     );
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers)
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), handlers)
         .handler_timeout(Duration::from_mins(5));
     let receiver = receiver.build().unwrap();
     let mut deliveries = tokio::task::JoinSet::new();
@@ -554,8 +533,7 @@ async fn an_ingested_event_may_be_older_than_the_retention() {
 #[tokio::test]
 async fn an_old_capture_does_not_bury_the_event_that_still_waits_in_the_inbox() {
     let store = Sqlite::in_memory().await.unwrap();
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inbox("shop", verifier, store.clone())
+    let receiver = Receiver::inbox("shop", verifier(), store.clone())
         .build()
         .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 200);
@@ -597,8 +575,7 @@ async fn an_inline_dead_letter_is_replayed_ingested_and_handled_once() {
             }
         },
     );
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let receiver = Receiver::inline("shop", verifier, store.clone(), handlers)
+    let receiver = Receiver::inline("shop", verifier(), store.clone(), handlers)
         .build()
         .unwrap();
     assert_eq!(deliver(&receiver, &created()).await, 200);
@@ -640,7 +617,7 @@ async fn a_dead_letter_that_is_forgotten_is_handled_when_it_is_sent_again() {
     let store = Sqlite::in_memory().await.unwrap();
     let failing = Handlers::new(())
         .on(async |_: Event<UserCreated>, _| Err(HandlerError::terminal("broken")));
-    let verifier = || Verifier::authpi(KeyRing::new().with("test", SECRET));
+    let verifier = || verifier();
     let receiver = Receiver::inline("shop", verifier(), store.clone(), failing)
         .build()
         .unwrap();

@@ -27,6 +27,7 @@ use super::{
     peer::{Peer, Reply},
     spec,
 };
+use crate::support::Folder;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -580,33 +581,6 @@ async fn a_spec_that_cannot_be_meant_is_refused_before_anything_is_sent() {
 }
 
 // From here on: processes.
-
-/// A temporary folder, removed with the test.
-pub(super) struct Folder(PathBuf);
-
-impl Folder {
-    pub(super) fn new() -> Self {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "authpi-it-secrets-{}-{}",
-            std::process::id(),
-            MADE.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).expect("a folder can be made");
-        Self(path)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 const REPLICA: &str = "AUTHPI_IT_REPLICA";
 

@@ -28,8 +28,8 @@ use super::{
     shown, spec,
 };
 use crate::{
-    regressions::{Logged, listen},
     servers::faults::{Fault, Faulty},
+    support::log::{Logged, listen},
 };
 
 const WEBHOOK: &str = r#"{"data":{"id":"wh_1","account_id":"acc_1","name":"n","url":"https://x","auth":{"type":"signature","signature_secret_plain":"whs_very_secret"},"events":[],"created_at":1}}"#;

@@ -14,7 +14,7 @@ use authpi_sdk::{
 };
 use jiff::Timestamp;
 
-use super::ensure::Folder;
+use crate::support::Folder;
 
 fn kept(account_id: &str, webhook_id: &str, secret: &str) -> StoredSecret {
     let mut kept = StoredSecret::new(

@@ -24,9 +24,8 @@ use authpi_sdk::{
         LedgerError, LedgerErrorKind, NextEvent, Token, Tx, conformance,
     },
     receiver::Receiver,
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::{Memory, Nats, NatsOptions, Postgres, Redis, Sqlite},
-    testing::{Fixture, signed_request},
+    testing::Fixture,
     worker::{Worker, WorkerBuilder},
 };
 use bytes::Bytes;
@@ -36,12 +35,11 @@ use sqlx::AssertSqlSafe;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
-    task::{JoinHandle, JoinSet},
+    sync::mpsc,
+    task::JoinSet,
 };
 
 use super::{DIGEST, EVENTS, LEASE, chain, key, odd_names_hold_up_nothing};
-use crate::regressions::{Logged, listen};
 use crate::servers::{
     DEADLINE,
     forward::Forwarder,
@@ -49,6 +47,11 @@ use crate::servers::{
     postgres::{self, PostgresServer},
     redis::{self, RedisServer},
     until,
+};
+use crate::support::{
+    Running, SECRET, deliver,
+    log::{Logged, listen},
+    signed, verifier,
 };
 
 /// Short, so that the tests do not wait long for the events of a dead worker.
@@ -822,13 +825,11 @@ async fn what_is_given_up_and_could_not_be_kept_stays_with_authpi() {
         .unwrap();
     let handlers = Handlers::new(())
         .on(async |_: Event<UserUpdated>, _| "x".parse::<u8>().map(drop).terminal());
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    let hook = Receiver::inline("users", verifier, inbox.clone(), handlers)
+    let hook = Receiver::inline("users", verifier(), inbox.clone(), handlers)
         .build()
         .unwrap();
     let deliver_both = async || {
-        let unreadable =
-            signed_request(&SignatureScheme::authpi(), &SECRET.into(), "{".into()).unwrap();
+        let unreadable = signed("{");
         let unreadable = hook.receive(unreadable).await.status().as_u16();
         [
             unreadable,
@@ -1580,49 +1581,19 @@ async fn while_the_ledger_is_down_no_event_becomes_a_dead_letter() {
     );
 }
 
-const SECRET: &str = "whs_test";
-
 fn receiver(inbox: &(impl Inbox + Clone)) -> Receiver {
-    let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET));
-    Receiver::inbox("users", verifier, inbox.clone())
+    Receiver::inbox("users", verifier(), inbox.clone())
         .build()
         .unwrap()
 }
 
-async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
-    let request = fixture
-        .request(&SignatureScheme::authpi(), &SECRET.into())
+/// With short pauses, so that tests are fast.
+fn start(worker: WorkerBuilder) -> Running {
+    let worker = worker
+        .backoff(Duration::from_millis(5), Duration::from_millis(20))
+        .build()
         .unwrap();
-    receiver.receive(request).await.status().as_u16()
-}
-
-/// A running worker that can be stopped.
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    /// With short pauses, so that tests are fast.
-    fn start(worker: WorkerBuilder) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let worker = worker
-            .backoff(Duration::from_millis(5), Duration::from_millis(20))
-            .build()
-            .unwrap();
-        Self {
-            stop,
-            task: tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await }),
-        }
-    }
-
-    async fn stop(self) {
-        self.stop.send(()).unwrap();
-        tokio::time::timeout(DEADLINE, self.task)
-            .await
-            .expect("the worker did not stop")
-            .unwrap();
-    }
+    Running::start(&worker)
 }
 
 async fn until_empty(inbox: &impl Inbox) {
@@ -1668,8 +1639,7 @@ async fn several_processes_handle_each_event_once_with_retries_and_dead_letters(
                 "x".parse::<u8>().map(drop).terminal()
             })
     };
-    let worker =
-        |inbox: &Nats<Sqlite>| Running::start(Worker::builder("users", inbox.clone(), handlers()));
+    let worker = |inbox: &Nats<Sqlite>| start(Worker::builder("users", inbox.clone(), handlers()));
     let running: Vec<_> = processes[1..].iter().map(worker).collect();
     let receiver = receiver(&processes[0]);
     for n in 0..20 {
@@ -1729,9 +1699,8 @@ async fn a_delivery_wakes_the_workers_of_other_processes() {
         },
     );
     // No poll is due for ten minutes.
-    let running = Running::start(
-        Worker::builder("users", there, handlers).poll_interval(Duration::from_mins(10)),
-    );
+    let running =
+        start(Worker::builder("users", there, handlers).poll_interval(Duration::from_mins(10)));
     let receiver = receiver(&here);
     for id in ["one", "two", "three"] {
         assert_eq!(
@@ -1776,7 +1745,7 @@ async fn a_handlers_postgres_writes_commit_once_with_the_streams_event() {
                 }
             },
         );
-        Running::start(Worker::builder("users", inbox.clone(), handlers))
+        start(Worker::builder("users", inbox.clone(), handlers))
     };
     let running: Vec<_> = processes.iter().map(worker).collect();
     let receiver = receiver(&processes[0]);

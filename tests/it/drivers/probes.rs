@@ -20,6 +20,7 @@ use crate::servers::{
     redis::{RedisServer, fresh_prefix as redis_prefix},
     until,
 };
+use crate::support::verifier;
 
 #[tokio::test]
 async fn a_probe_is_ready_exactly_while_postgres_answers() {
@@ -56,10 +57,6 @@ async fn a_probe_is_ready_exactly_while_postgres_answers() {
     until(still, async || (ready().await == [false; 3]).then_some(())).await;
     server.start_again().await;
     until(never, async || (ready().await == [true; 3]).then_some(())).await;
-}
-
-fn verifier() -> Verifier {
-    Verifier::authpi(KeyRing::new().with("test", "whs_test"))
 }
 
 /// Polls until the probe reports `expected`; a result is valid for a second.

@@ -1,20 +1,13 @@
 //! `Sqlite` with files: processes that are killed, callers that go away, handlers that write in
 //! the ledger's file.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, process::Stdio, time::Duration};
 
 use authpi_sdk::{
     event::{Event, Subject, types::UserCreated},
     handlers::{HandlerError, Handlers},
     ledger::{Claim, EventKey, Inbox as _, Ledger as _, NextEvent, Tx},
     receiver::Receiver,
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::Sqlite,
     testing::Fixture,
     worker::Worker,
@@ -29,34 +22,7 @@ use tokio::{
 
 use super::{DIGEST, LEASE, claims_dropped_midway};
 use crate::servers::DEADLINE;
-
-const SECRET: &str = "whs_test";
-
-/// Removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static FOLDERS: AtomicU32 = AtomicU32::new(0);
-        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!(
-            "authpi-stores-sqlite-{}-{number}",
-            std::process::id()
-        ));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("hooks.db")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::support::{self, Folder, verifier};
 
 async fn connect(file: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new()
@@ -69,14 +35,14 @@ async fn connect(file: &Path) -> SqliteConnection {
 async fn shop(folder: &Folder) {
     let table = "CREATE TABLE sold (id TEXT PRIMARY KEY)";
     sqlx::raw_sql(table)
-        .execute(&mut connect(&folder.file()).await)
+        .execute(&mut connect(&folder.join("hooks.db")).await)
         .await
         .unwrap();
 }
 
 async fn sold(folder: &Folder) -> BTreeSet<String> {
     let rows = sqlx::query("SELECT id FROM sold")
-        .fetch_all(&mut connect(&folder.file()).await)
+        .fetch_all(&mut connect(&folder.join("hooks.db")).await)
         .await
         .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
@@ -87,7 +53,7 @@ async fn sold(folder: &Folder) -> BTreeSet<String> {
 async fn told_until_killed(folder: &Folder, first: usize, after: usize) -> Vec<(String, usize)> {
     let mut program = Command::new(env!("CARGO_BIN_EXE_mock_server"));
     program
-        .arg(folder.file())
+        .arg(folder.join("hooks.db"))
         .arg(first.to_string())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
@@ -120,7 +86,7 @@ async fn whatever_was_answered_before_a_kill_is_there_after_it() {
     for (round, after) in [300, 700, 1_100].into_iter().enumerate() {
         let first = round * 100_000;
         let reported = told_until_killed(&folder, first, after).await;
-        let ledger = Sqlite::open(folder.file()).await.unwrap();
+        let ledger = Sqlite::open(folder.join("hooks.db")).await.unwrap();
         let sold = sold(&folder).await;
         for (word, n) in &reported {
             let claim = ledger
@@ -183,7 +149,7 @@ async fn whatever_was_answered_before_a_kill_is_there_after_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_can_be_dropped_at_any_point() {
     let folder = Folder::new();
-    claims_dropped_midway(&Sqlite::open(folder.file()).await.unwrap()).await;
+    claims_dropped_midway(&Sqlite::open(folder.join("hooks.db")).await.unwrap()).await;
 }
 
 /// Sells, then fails the first attempt.
@@ -207,14 +173,7 @@ fn ids() -> Vec<String> {
 
 async fn deliver(receiver: &Receiver, id: &str) -> u16 {
     let fixture = Fixture::of::<UserCreated>().id(id).subject("user_id", id);
-    let request = fixture
-        .request(&SignatureScheme::authpi(), &SECRET.into())
-        .unwrap();
-    receiver.receive(request).await.status().as_u16()
-}
-
-fn verifier() -> Verifier {
-    Verifier::authpi(KeyRing::new().with("test", SECRET))
+    support::deliver(receiver, &fixture).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,7 +184,7 @@ async fn each_event_takes_effect_once_however_often_it_is_delivered_and_to_whom(
     for _ in 0..2 {
         let ledger = Sqlite::options()
             .busy_timeout(DEADLINE)
-            .open(folder.file())
+            .open(folder.join("hooks.db"))
             .await
             .unwrap();
         receivers.push(
@@ -256,7 +215,7 @@ async fn each_event_takes_effect_once_however_often_it_is_delivered_and_to_whom(
 async fn workers_write_in_the_ledgers_file_and_bury_nothing() {
     let folder = Folder::new();
     shop(&folder).await;
-    let store = Sqlite::open(folder.file()).await.unwrap();
+    let store = Sqlite::open(folder.join("hooks.db")).await.unwrap();
     let receiver = Receiver::inbox("shop", verifier(), store.clone())
         .ordered_by(Subject::user_id)
         .build()

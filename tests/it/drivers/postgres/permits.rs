@@ -28,10 +28,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    pool,
-    transactions::{deliver, verifier},
-};
+use super::pool;
+use crate::support::{deliver, verifier};
 use crate::{
     drivers::{DIGEST, LEASE, key},
     servers::{

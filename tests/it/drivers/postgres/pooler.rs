@@ -10,7 +10,7 @@ use authpi_sdk::{
 };
 use sqlx::postgres::PgPoolOptions;
 
-use super::transactions::{deliver, verifier};
+use crate::support::{deliver, verifier};
 use crate::{
     drivers::chain,
     servers::{

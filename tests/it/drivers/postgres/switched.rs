@@ -22,10 +22,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{
-    meddle,
-    transactions::{deliver, verifier},
-};
+use super::meddle;
+use crate::support::{deliver, verifier};
 use crate::{
     drivers::{DIGEST, LEASE, chain, granted, handled, key},
     servers::{

@@ -16,7 +16,6 @@ use authpi_sdk::{
         Claim, Completion, EventKey, Inbox as _, LeaseStatus, Ledger as _, Transactional as _, Tx,
     },
     receiver::Receiver,
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::Postgres,
     testing::Fixture,
     worker::Worker,
@@ -34,6 +33,7 @@ use tokio::{
 };
 
 use super::{grow_older, meddle, pool, with_short_limit};
+use crate::support::{deliver, verifier};
 use crate::{
     drivers::{DIGEST, EVENTS, LEASE, answered, chain, granted, key},
     servers::{
@@ -42,7 +42,6 @@ use crate::{
     },
 };
 
-const SECRET: &str = "whs_test";
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A ledger, and a table in which each application of an effect is a row.
@@ -133,22 +132,6 @@ fn of_one(options: PgConnectOptions) -> PgPool {
 fn event() -> Fixture {
     static TIME: LazyLock<jiff::Timestamp> = LazyLock::new(jiff::Timestamp::now);
     Fixture::of::<UserCreated>().id("evt_0").time(*TIME)
-}
-
-pub(super) async fn deliver(receiver: &Receiver, fixture: &Fixture) -> u16 {
-    receiver
-        .receive(
-            fixture
-                .request(&SignatureScheme::authpi(), &SECRET.into())
-                .unwrap(),
-        )
-        .await
-        .status()
-        .as_u16()
-}
-
-pub(super) fn verifier() -> Verifier {
-    Verifier::authpi(KeyRing::new().with("test", SECRET))
 }
 
 /// Sells, then continues as the attempt requires.
