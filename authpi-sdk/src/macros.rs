@@ -268,8 +268,8 @@ pub(crate) use event_types;
 
 /// The payloads of events. The type of each member is that of its value: each field is an `Option`.
 ///
-/// Payloads are read leniently, since the members of `data` are deduced, not documented: a member of
-/// another shape must not make an event fail.
+/// Payloads are read leniently, since the members of `data` are deduced, not documented: a member
+/// of another shape must not make an event fail.
 ///
 /// ```text
 /// payloads! {
@@ -542,8 +542,8 @@ mod api {
     }
     pub(crate) use object;
 
-    /// A resource in AuthPI's envelope, `{"data": …}`. AuthPI's guide shows some answers without the
-    /// envelope, and its SDK reads both, so both are read.
+    /// A resource in AuthPI's envelope, `{"data": …}`. AuthPI's guide shows some answers without
+    /// the envelope, and its SDK reads both, so both are read.
     ///
     /// `#[whole]` is for a resource that has a `data` of its own, or keeps its text: it cannot be
     /// told from its envelope by the first member.

@@ -74,20 +74,16 @@ impl Tables {
                 .strip_prefix("mod ")
                 .and_then(|name| name.strip_prefix(PLACEHOLDER))
                 .and_then(|number| self.0.get(number.strip_suffix(';')?.parse::<usize>().ok()?));
-            match table {
-                Some(table) => {
-                    if !out.ends_with("\n\n") && !out.ends_with("{\n") {
-                        out.push('\n');
-                    }
-                    let margin = &line[..line.len() - bare.len()];
-                    out.push_str(&indented(table, margin));
+            if let Some(table) = table {
+                if !out.ends_with("\n\n") && !out.ends_with("{\n") {
                     out.push('\n');
                 }
-                None => {
-                    out.push_str(line);
-                    out.push('\n');
-                }
+                let margin = &line[..line.len() - bare.len()];
+                out.push_str(&indented(table, margin));
+            } else {
+                out.push_str(line);
             }
+            out.push('\n');
         }
         out
     }
