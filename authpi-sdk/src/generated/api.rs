@@ -1147,7 +1147,8 @@ impl Client {
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
-    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
+    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24
+    ///   hours per account and answers a repeated call with the stored response.
     /// - `body`
     pub fn webhooks_create<'a>(
         &'a self,
@@ -1214,7 +1215,8 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is checked.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is
+    ///   checked.
     pub fn webhooks_delete<'a>(
         &'a self,
         account_id: &'a str,
@@ -1247,8 +1249,10 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
-    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is checked.
+    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24
+    ///   hours per account and answers a repeated call with the stored response.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is
+    ///   checked.
     /// - `body`
     pub fn webhooks_update<'a>(
         &'a self,
@@ -1293,8 +1297,10 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is assumed.
-    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded is assumed.
+    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is
+    ///   assumed.
+    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded
+    ///   is assumed.
     /// - `cursor`: The `next_cursor` of the page before.
     /// - `event_type`: Only deliveries of events of this one type.
     /// - `limit`: Items per page, 1 to 100. Defaults to 50.
@@ -1348,8 +1354,10 @@ impl Client {
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
     /// - `delivery_id`: Id of the delivery.
-    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
-    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is checked.
+    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24
+    ///   hours per account and answers a repeated call with the stored response.
+    /// - `if_match`: The ETag that the resource must have, including the quotes. Without it, nothing is
+    ///   checked.
     pub fn webhooks_redeliver<'a>(
         &'a self,
         account_id: &'a str,
@@ -1396,7 +1404,8 @@ impl Client {
     /// Arguments:
     /// - `account_id`: Id of the account.
     /// - `webhook_id`: Id of the webhook.
-    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24 hours per account and answers a repeated call with the stored response.
+    /// - `idempotency_key`: Makes the call safe to repeat, 1 to 256 characters. AuthPI keeps it for 24
+    ///   hours per account and answers a repeated call with the stored response.
     /// - `body`
     pub fn webhooks_redeliver_failed<'a>(
         &'a self,
@@ -1435,8 +1444,10 @@ impl Client {
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
-    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is assumed.
-    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded is assumed.
+    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is
+    ///   assumed.
+    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded
+    ///   is assumed.
     /// - `client_id`: Only events about this client.
     /// - `cursor`: The `next_cursor` of the page before.
     /// - `event_types`: Only events of these types, exact names separated by commas.
@@ -1491,10 +1502,13 @@ impl Client {
     ///
     /// Arguments:
     /// - `account_id`: Id of the account.
-    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is assumed.
-    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded is assumed.
+    /// - `after`: Only items after this time, in Unix milliseconds. That the time itself is excluded is
+    ///   assumed.
+    /// - `before`: Only items before this time, in Unix milliseconds. That the time itself is excluded
+    ///   is assumed.
     /// - `client_id`: Only events about this client.
-    /// - `count_unique`: What to count distinct values of. Values are assumed to be names such as `user_id`.
+    /// - `count_unique`: What to count distinct values of. Values are assumed to be names such as
+    ///   `user_id`.
     /// - `event_types`: Only events of these types, exact names separated by commas.
     /// - `group_by`: What to group by. Values are assumed to be names such as `type` or `user_id`.
     /// - `interval`: Length of a bucket. Values are assumed to be words such as `hour` or `day`.

@@ -1,4 +1,5 @@
-//! Code that follows from the description in `openapi/`: `cargo xtask codegen` writes `api.rs` and `events.rs`.
+//! Code that follows from the description in `openapi/`: `cargo xtask codegen` writes `api.rs` and
+//! `events.rs`.
 //!
 //! Private: users see it through `event` (types and payloads) and `client` (the facade).
 

@@ -1,25 +1,22 @@
-//! The typed client: progenitor writes a method per operation, from a simplified document.
+//! The typed client: progenitor writes a method per operation, from a poorer document than ours.
 //!
-//! progenitor reads OpenAPI 3.0, supports one error type per operation, and writes types that fail
-//! on values that a service may add. So it gets a 3.0 document made here in memory: parameters of
-//! plain types, bodies that are only names (the types of those names are ours, see `types`), and
-//! exactly one `2XX` response per operation.
+//! progenitor reads OpenAPI 3.0, knows one kind of error per operation, and writes types that fail
+//! on what a service may add. So it gets a 3.0 document made here in memory: parameters of plain
+//! types, bodies that are only names (the types of those names are ours, see `types`), and one
+//! `2XX` answer per operation and no other.
 //!
-//! From its methods we keep how a request is built and the type of its response. Sending is the
-//! same for all of them and needs more than a hook can tell: how far the request got, and the
-//! response as it was. So the facade does it in one place.
+//! Of its methods we keep how a request is put together and what its answer is read as. How a
+//! request is sent is the same for all of them, and needs more than a hook can tell: how far it
+//! came, and the answer as it was. So it stands once, in the facade.
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use proc_macro2::TokenStream;
 use progenitor_impl::{GenerationSettings, Generator};
 use quote::ToTokens;
 use serde_json::{Map, Value, json};
-use syn::{
-    visit::{self, Visit},
-    visit_mut::{self, VisitMut},
-};
+use syn::visit_mut::{self, VisitMut};
 
 use super::{
     model::{Shape, Type},
@@ -28,7 +25,7 @@ use super::{
     types,
 };
 
-/// The simplified document, and its names with the Rust types that they represent.
+/// The lowered document, and the names in it with the Rust types that stand for them.
 pub(crate) fn lower(operations: &[Operation], version: &str) -> (Value, Vec<(String, String)>) {
     let mut names = BTreeSet::new();
     let mut paths = Map::new();
@@ -94,7 +91,7 @@ fn answer(body: Option<&Type>, names: &mut BTreeSet<(String, String)>) -> Value 
     }
 }
 
-/// A name for `ty` that progenitor replaces with the type itself.
+/// A name for `ty` that progenitor replaces by the type itself.
 fn reference(ty: &Type, names: &mut BTreeSet<(String, String)>) -> Value {
     let (name, rust) = match &ty.shape {
         Shape::Named(name) => (name.clone(), format!("types::{}", ident(name))),
@@ -126,139 +123,229 @@ pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenS
     let tokens = Generator::new(&settings)
         .generate_tokens(&document)
         .context("progenitor cannot write the client")?;
-    let mut file: syn::File =
+    let file: syn::File =
         syn::parse2(tokens).context("progenitor wrote something that is no Rust")?;
-    let mut trim = Trim::default();
-    trim.visit_file_mut(&mut file);
-    match trim.unexpected {
-        Some((method, missing)) => bail!(
-            "the method `{method}`, as progenitor writes it, has no {missing}; a new version may write \
-             methods otherwise: adapt xtask/src/codegen/client.rs"
-        ),
-        None => Ok(file.into_token_stream()),
-    }
+    let file = trim(file, operations).context(
+        "progenitor writes its client in a way that codegen does not know; adapt \
+         xtask/src/codegen/client.rs to the new version",
+    )?;
+    Ok(file.into_token_stream())
 }
 
-/// Removes unwanted parts of progenitor's code.
-#[derive(Default)]
-struct Trim {
-    /// A method with unexpected code, and what it lacks.
-    unexpected: Option<(String, &'static str)>,
-}
-
-impl VisitMut for Trim {
-    fn visit_file_mut(&mut self, file: &mut syn::File) {
-        file.items.retain(|item| match item {
+/// Cuts progenitor's code down to what we keep. Whatever is not recognized, or is not there to be
+/// cut, is an error: what a new version of progenitor adds never gets into the SDK unnoticed.
+fn trim(file: syn::File, operations: &[Operation]) -> Result<syn::File> {
+    let mut kept: Vec<syn::Item> = vec![
+        syn::parse_quote! { use progenitor_client::encode_path; },
+        syn::parse_quote! { use crate::client::{NotBuilt, Request}; },
+    ];
+    let mut seen = BTreeSet::new();
+    for item in file.items {
+        match item {
+            syn::Item::Use(_) => {}
             // The types are ours, and a private module needs no prelude.
-            syn::Item::Mod(module) => module.ident != "types" && module.ident != "prelude",
-            // Implementations for hooks.
-            syn::Item::Impl(item) => item.trait_.is_none(),
-            syn::Item::Use(_) => false,
-            _ => true,
-        });
-        file.items
-            .insert(0, syn::parse_quote! { use progenitor_client::encode_path; });
-        file.items.insert(
-            1,
-            syn::parse_quote! { use crate::client::{NotBuilt, Request}; },
-        );
-        for item in &mut file.items {
-            // Its `Debug` prints all settings of the HTTP client.
-            if let syn::Item::Struct(client) = item {
-                for attribute in &mut client.attrs {
-                    if attribute.path().is_ident("derive") {
-                        *attribute = syn::parse_quote! { #[derive(Clone)] };
-                    }
-                }
-                client
-                    .attrs
-                    .retain(|attribute| !attribute.path().is_ident("doc"));
-                client.attrs.insert(0, syn::parse_quote! { #[doc = " One method per operation; the facade in `crate::client` is what users see."] });
+            syn::Item::Mod(module) if module.ident == "types" || module.ident == "prelude" => {}
+            syn::Item::Struct(client) if client.ident == "Client" => {
+                seen.insert("Client".to_owned());
+                kept.push(syn::Item::Struct(without_debug(client)?));
             }
-        }
-        visit_mut::visit_file_mut(self, file);
-    }
-
-    fn visit_item_impl_mut(&mut self, item: &mut syn::ItemImpl) {
-        // `new` panics without TLS or CA certificates, and sets its own timeout.
-        item.items.retain(
-            |item| !matches!(item, syn::ImplItem::Fn(function) if function.sig.ident == "new"),
-        );
-        visit_mut::visit_item_impl_mut(self, item);
-    }
-
-    /// progenitor's doc comments contain descriptions, which must be made safe.
-    fn visit_impl_item_fn_mut(&mut self, function: &mut syn::ImplItemFn) {
-        let mut text = String::new();
-        for attribute in &function.attrs {
-            if let syn::Meta::NameValue(pair) = &attribute.meta
-                && pair.path.is_ident("doc")
-                && let syn::Expr::Lit(syn::ExprLit {
-                    lit: syn::Lit::Str(line),
-                    ..
-                }) = &pair.value
-            {
-                text.push_str(&line.value());
-                text.push('\n');
+            // Hooks are called by the part of a method that is cut.
+            syn::Item::Impl(item) if is_for_hooks(&item) => {}
+            syn::Item::Impl(item) if item.trait_.is_none() && is_type(&item.self_ty, "Client") => {
+                kept.push(syn::Item::Impl(methods(item, operations, &mut seen)?));
             }
-        }
-        function
-            .attrs
-            .retain(|attribute| !attribute.path().is_ident("doc"));
-        // The remaining method does not send.
-        let reworded = |line: &str| match line.trim_start().strip_prefix("Sends a `") {
-            Some(rest) if rest.contains("` request to `/") => format!("A `{rest}"),
-            _ => line.to_owned(),
-        };
-        let text: Vec<_> = text.lines().map(reworded).collect();
-        for line in super::docs::lines(&text.join("\n")) {
-            let line = if line.is_empty() {
-                line
-            } else {
-                format!(" {line}")
-            };
-            function.attrs.push(syn::parse_quote! { #[doc = #line] });
-        }
-        if function.sig.asyncness.is_some()
-            && let Err(missing) = keep_request(function)
-        {
-            self.unexpected = Some((function.sig.ident.to_string(), missing));
+            other => bail!("an item is unknown: `{}`", beginning(&other)),
         }
     }
+    for name in ["Client", "new", "new_with_client"]
+        .into_iter()
+        .chain(operations.iter().map(|operation| &*operation.rust))
+    {
+        ensure!(seen.contains(name), "`{name}` is missing");
+    }
+    Ok(syn::File {
+        items: kept,
+        ..file
+    })
 }
 
-/// Reduces a method to the part that builds its request. An error names what the method lacks.
+/// The struct without its `Debug`, which prints all settings of the HTTP client.
+fn without_debug(mut client: syn::ItemStruct) -> Result<syn::ItemStruct> {
+    let attributes = std::mem::take(&mut client.attrs);
+    ensure!(
+        attributes
+            .iter()
+            .any(|attribute| attribute.path().is_ident("derive")),
+        "the struct `Client` has no `#[derive(…)]`"
+    );
+    client.attrs = vec![
+        syn::parse_quote! { #[doc = " One method per operation; the facade in `crate::client` is what users see."] },
+        syn::parse_quote! { #[derive(Clone)] },
+    ];
+    Ok(client)
+}
+
+fn is_for_hooks(item: &syn::ItemImpl) -> bool {
+    item.trait_
+        .as_ref()
+        .is_some_and(|(path, _)| ends_in(path, "ClientInfo") || ends_in(path, "ClientHooks"))
+}
+
+/// The methods of the client, each cut down to how its request is built. Their names go to `seen`.
+fn methods(
+    mut item: syn::ItemImpl,
+    operations: &[Operation],
+    seen: &mut BTreeSet<String>,
+) -> Result<syn::ItemImpl> {
+    for member in std::mem::take(&mut item.items) {
+        let syn::ImplItem::Fn(mut function) = member else {
+            bail!(
+                "`impl Client` has an unknown item: `{}`",
+                beginning(&member)
+            );
+        };
+        let name = function.sig.ident.to_string();
+        // progenitor adds `_` to a keyword.
+        let operation = operations.iter().find(|operation| {
+            name.strip_suffix('_').unwrap_or(&name) == operation.rust.trim_end_matches('_')
+        });
+        match (operation, &*name) {
+            (Some(operation), _) => {
+                keep_request(&mut function, operation)
+                    .and_then(|()| document(&mut function, Some(operation)))
+                    .with_context(|| format!("the method `{name}`"))?;
+                seen.insert(operation.rust.clone());
+            }
+            // It panics where there is no TLS or no CA certificate, and has a timeout of its own.
+            (None, "new") => {
+                seen.insert(name);
+                continue;
+            }
+            (None, "new_with_client") => {
+                document(&mut function, None)?;
+                seen.insert(name);
+            }
+            (None, _) => bail!("the method `{name}` belongs to no operation"),
+        }
+        item.items.push(syn::ImplItem::Fn(function));
+    }
+    Ok(item)
+}
+
+/// Makes the doc comment safe, since it holds descriptions, and says that nothing is sent.
+fn document(function: &mut syn::ImplItemFn, operation: Option<&Operation>) -> Result<()> {
+    let (docs, others): (Vec<_>, Vec<_>) = std::mem::take(&mut function.attrs)
+        .into_iter()
+        .partition(|attribute| attribute.path().is_ident("doc"));
+    let mut text = String::new();
+    for attribute in &docs {
+        if let syn::Meta::NameValue(pair) = &attribute.meta
+            && let syn::Expr::Lit(syn::ExprLit {
+                lit: syn::Lit::Str(line),
+                ..
+            }) = &pair.value
+        {
+            text.push_str(&line.value());
+            text.push('\n');
+        }
+    }
+    if let Some(operation) = operation {
+        let request = format!(
+            "`{}` request to `{}`",
+            operation.method.to_uppercase(),
+            operation.path
+        );
+        let sends = format!("Sends a {request}\n");
+        ensure!(
+            text.contains(&sends),
+            "its documentation has no line `{}`",
+            sends.trim_end()
+        );
+        text = text.replace(&sends, &format!("A {request}\n"));
+    }
+    function.attrs = others;
+    for line in super::docs::lines(&text) {
+        let line = if line.is_empty() {
+            line
+        } else {
+            format!(" {line}")
+        };
+        function.attrs.push(syn::parse_quote! { #[doc = #line] });
+    }
+    Ok(())
+}
+
+/// Cuts a method down to the part that builds its request.
 ///
 /// ```text
-/// let url = …;
+/// let url = format!(…);
 /// let mut header_map = …;
 /// header_map.append("api-version", …);          // cut: AuthPI knows no such header
+/// header_map.append("If-Match", …);             // one for each header parameter
 /// let mut request = self.client.get(url)….headers(header_map).build()?;
 /// let info = OperationInfo { … };               // cut, with all that follows: hooks, sending
 /// ```
-fn keep_request(function: &mut syn::ImplItemFn) -> Result<(), &'static str> {
-    let syn::ReturnType::Type(_, result) = &function.sig.output else {
-        return Err("return type");
+fn keep_request(function: &mut syn::ImplItemFn, operation: &Operation) -> Result<()> {
+    let answer = match &function.sig.output {
+        syn::ReturnType::Type(_, result) if function.sig.asyncness.is_some() => {
+            argument(result, "Result").and_then(|value| argument(&value, "ResponseValue"))
+        }
+        _ => None,
     };
-    let answer = argument(result, "Result")
-        .and_then(|value| argument(&value, "ResponseValue"))
-        .ok_or("return type `Result<ResponseValue<_>, _>`")?;
-    let statements = &mut function.block.stmts;
-    let at = statements
+    let answer = answer.context("it is not `async fn(…) -> Result<ResponseValue<_>, _>`")?;
+
+    let mut headers: Vec<&str> = operation
+        .parameters
         .iter()
-        .position(|statement| built(statement).is_some())
-        .ok_or("statement `let … = ….build()?`")?;
-    if !statements.get(at + 1).is_some_and(is_operation_info) {
-        return Err("statement `let … = OperationInfo { … }` after its request");
+        .filter(|parameter| parameter.location == "header")
+        .map(|parameter| &*parameter.name)
+        .collect();
+    let sends_headers = !headers.is_empty();
+    let mut has_version = false;
+    let mut kept = Vec::new();
+    let mut statements = std::mem::take(&mut function.block.stmts).into_iter();
+    let mut request = loop {
+        let statement = statements
+            .next()
+            .context("it has no `let … = ….build()?`")?;
+        if let Some(request) = built(&statement) {
+            break request.clone();
+        }
+        if let Some(name) = appended_header(&statement) {
+            if name == "api-version" {
+                has_version = true;
+                continue;
+            }
+            let at = headers
+                .iter()
+                .position(|header| header.eq_ignore_ascii_case(&name))
+                .with_context(|| {
+                    format!("it sends the header `{name}`, which the description does not have")
+                })?;
+            headers.remove(at);
+        } else if binds(&statement, "header_map") {
+            if !sends_headers {
+                continue;
+            }
+        } else if !is_url(&statement) {
+            bail!("it has an unknown statement: `{}`", beginning(&statement));
+        }
+        kept.push(statement);
+    };
+    ensure!(
+        has_version,
+        "it has no `header_map.append(…(\"api-version\"), …)`"
+    );
+    if let Some(header) = headers.first() {
+        bail!("it has no `header_map.append(\"{header}\", …)`");
     }
-    statements.truncate(at + 1);
-    let mut request = statements
-        .pop()
-        .and_then(|statement| built(&statement).cloned())
-        .ok_or("request")?;
-    statements.retain(|statement| appended_header(statement).as_deref() != Some("api-version"));
-    if !statements.iter().any(Appends::are_in) {
-        statements.retain(|statement| !binds(statement, "header_map"));
+    ensure!(
+        statements.next().as_ref().is_some_and(is_operation_info),
+        "it has no `let … = OperationInfo {{ … }}` after its request"
+    );
+
+    check_calls(&request, operation)?;
+    if !sends_headers {
         WithoutHeaders.visit_expr_mut(&mut request);
     }
     let constructor: syn::Ident = if answer == syn::parse_quote! { () } {
@@ -266,73 +353,133 @@ fn keep_request(function: &mut syn::ImplItemFn) -> Result<(), &'static str> {
     } else {
         syn::parse_quote! { new }
     };
-    statements.push(syn::Stmt::Expr(
+    kept.push(syn::Stmt::Expr(
         syn::parse_quote! { Ok(Request::#constructor(#request)) },
         None,
     ));
+    function.block.stmts = kept;
     function.sig.asyncness = None;
     function.sig.output = syn::parse_quote! { -> Result<Request<#answer>, NotBuilt> };
     Ok(())
 }
 
-/// Whether it is `let … = OperationInfo { … }`, the start of the part for hooks.
-fn is_operation_info(statement: &syn::Stmt) -> bool {
-    let syn::Stmt::Local(syn::Local {
-        init: Some(syn::LocalInit { expr, .. }),
-        ..
-    }) = statement
-    else {
-        return false;
-    };
-    let syn::Expr::Struct(value) = &**expr else {
-        return false;
-    };
-    let last = value.path.segments.last();
-    last.is_some_and(|last| last.ident == "OperationInfo")
+/// The beginning of the code, for a message.
+fn beginning(code: &impl ToTokens) -> String {
+    let code = code.to_token_stream().to_string();
+    match code.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", &code[..at]),
+        None => code,
+    }
 }
 
-/// The name in `header_map.append(….from_static("name"), …);`.
-fn appended_header(statement: &syn::Stmt) -> Option<String> {
-    let syn::Stmt::Expr(syn::Expr::MethodCall(call), _) = statement else {
-        return None;
-    };
-    let syn::Expr::Call(name) = call.args.first().filter(|_| is_append(call))? else {
-        return None;
-    };
-    match name.args.first()? {
-        syn::Expr::Lit(syn::ExprLit {
-            lit: syn::Lit::Str(name),
+/// What is bound by `let … = …`.
+fn bound(statement: &syn::Stmt) -> Option<&syn::Expr> {
+    match statement {
+        syn::Stmt::Local(syn::Local {
+            init: Some(syn::LocalInit { expr, .. }),
             ..
-        }) => Some(name.value()),
+        }) => Some(expr),
         _ => None,
     }
 }
 
-fn is_append(call: &syn::ExprMethodCall) -> bool {
-    call.method == "append" && is_variable(&call.receiver, "header_map")
+/// What is bound by `let … = ….build()?`.
+fn built(statement: &syn::Stmt) -> Option<&syn::Expr> {
+    bound(statement).filter(|expr| {
+        matches!(expr, syn::Expr::Try(tried)
+            if matches!(&*tried.expr, syn::Expr::MethodCall(call) if call.method == "build"))
+    })
+}
+
+/// Whether it is `let … = format!(…)`.
+fn is_url(statement: &syn::Stmt) -> bool {
+    matches!(bound(statement), Some(syn::Expr::Macro(call)) if call.mac.path.is_ident("format"))
+}
+
+/// Whether it is `let … = OperationInfo { … }`.
+fn is_operation_info(statement: &syn::Stmt) -> bool {
+    matches!(bound(statement), Some(syn::Expr::Struct(value)) if ends_in(&value.path, "OperationInfo"))
+}
+
+/// Whether it is `let name = …`.
+fn binds(statement: &syn::Stmt, name: &str) -> bool {
+    matches!(statement, syn::Stmt::Local(syn::Local { pat: syn::Pat::Ident(bound), .. }) if bound.ident == name)
 }
 
 fn is_variable(expr: &syn::Expr, name: &str) -> bool {
     matches!(expr, syn::Expr::Path(path) if path.path.is_ident(name))
 }
 
-/// Finds `header_map.append(…)` at any depth.
-#[derive(Default)]
-struct Appends(bool);
+fn is_type(ty: &syn::Type, name: &str) -> bool {
+    matches!(ty, syn::Type::Path(path) if path.path.is_ident(name))
+}
 
-impl Appends {
-    fn are_in(statement: &syn::Stmt) -> bool {
-        let mut appends = Self::default();
-        appends.visit_stmt(statement);
-        appends.0
+fn ends_in(path: &syn::Path, name: &str) -> bool {
+    path.segments.last().is_some_and(|last| last.ident == name)
+}
+
+/// The name in `header_map.append("name", …)` or `header_map.append(….from_static("name"), …)`,
+/// also within `if let … { … }`.
+fn appended_header(statement: &syn::Stmt) -> Option<String> {
+    let syn::Stmt::Expr(expr, _) = statement else {
+        return None;
+    };
+    match expr {
+        syn::Expr::If(condition) if condition.else_branch.is_none() => {
+            match &*condition.then_branch.stmts {
+                [statement] => appended_header(statement),
+                _ => None,
+            }
+        }
+        syn::Expr::MethodCall(call)
+            if call.method == "append" && is_variable(&call.receiver, "header_map") =>
+        {
+            let name = match call.args.first()? {
+                syn::Expr::Call(name) => name.args.first()?,
+                name => name,
+            };
+            match name {
+                syn::Expr::Lit(syn::ExprLit {
+                    lit: syn::Lit::Str(name),
+                    ..
+                }) => Some(name.value()),
+                _ => None,
+            }
+        }
+        _ => None,
     }
 }
 
-impl<'ast> Visit<'ast> for Appends {
-    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
-        self.0 |= is_append(call);
-        visit::visit_expr_method_call(self, call);
+/// Checks the calls that a request is built by: `self.client.get(url)….headers(header_map).build()?`.
+fn check_calls(request: &syn::Expr, operation: &Operation) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    let mut expr = match request {
+        syn::Expr::Try(tried) => &*tried.expr,
+        other => other,
+    };
+    while let syn::Expr::MethodCall(call) = expr {
+        let name = call.method.to_string();
+        let first = call.args.first();
+        let known = match &*name {
+            "build" | "json" | "query" => true,
+            "headers" => first.is_some_and(|first| is_variable(first, "header_map")),
+            "header" => {
+                matches!(first, Some(syn::Expr::Path(header)) if ends_in(&header.path, "ACCEPT"))
+            }
+            verb => verb == operation.method,
+        };
+        ensure!(
+            known,
+            "its request has an unknown call: `.{name}({})`",
+            beginning(&call.args)
+        );
+        seen.insert(name);
+        expr = &call.receiver;
     }
+    for name in [&*operation.method, "headers"] {
+        ensure!(seen.contains(name), "its request has no `.{name}(…)`");
+    }
+    Ok(())
 }
 
 /// The first argument of the generic type `name`.
@@ -354,26 +501,7 @@ fn argument(ty: &syn::Type, name: &str) -> Option<syn::Type> {
     }
 }
 
-/// What a statement binds, if it is `let … = ….build()?`.
-fn built(statement: &syn::Stmt) -> Option<&syn::Expr> {
-    let syn::Stmt::Local(syn::Local {
-        init: Some(syn::LocalInit { expr, .. }),
-        ..
-    }) = statement
-    else {
-        return None;
-    };
-    let syn::Expr::Try(tried) = &**expr else {
-        return None;
-    };
-    matches!(&*tried.expr, syn::Expr::MethodCall(call) if call.method == "build").then_some(expr)
-}
-
-fn binds(statement: &syn::Stmt, name: &str) -> bool {
-    matches!(statement, syn::Stmt::Local(syn::Local { pat: syn::Pat::Ident(bound), .. }) if bound.ident == name)
-}
-
-/// Removes `.headers(header_map)` from a chain of calls.
+/// Takes `.headers(header_map)` out of a chain of calls.
 struct WithoutHeaders;
 
 impl VisitMut for WithoutHeaders {
@@ -393,35 +521,188 @@ impl VisitMut for WithoutHeaders {
 mod tests {
     use super::*;
 
-    fn kept(body: &str) -> Result<String, &'static str> {
-        let mut function: syn::ImplItemFn = syn::parse_str(&format!(
-            "async fn get(&self) -> Result<ResponseValue<types::Thing>, Error<()>> {{ {body} }}"
-        ))
-        .unwrap();
-        keep_request(&mut function).map(|()| function.to_token_stream().to_string())
+    /// What progenitor 0.15 writes for one operation with a header, as far as it matters here.
+    const WRITTEN: &str = r#"
+        pub use progenitor_client::Error;
+        pub mod types {}
+        #[derive(Clone, Debug)]
+        pub struct Client { pub(crate) baseurl: String, pub(crate) client: reqwest::Client }
+        impl Client {
+            pub fn new(baseurl: &str) -> Self { todo!() }
+            pub fn new_with_client(baseurl: &str, client: reqwest::Client) -> Self { todo!() }
+        }
+        impl ClientInfo<()> for Client {}
+        impl ClientHooks<()> for &Client {}
+        impl Client {
+            #[doc = "Sends a `GET` request to `/thing`\n\n"]
+            pub async fn get<'a>(&'a self) -> Result<ResponseValue<types::Thing>, Error<()>> {
+                let url = format!("{}/thing", self.baseurl);
+                let mut header_map = ::reqwest::header::HeaderMap::with_capacity(2);
+                header_map.append(HeaderName::from_static("api-version"), v());
+                if let Some(value) = if_match {
+                    header_map.append("If-Match", value.to_string().try_into()?);
+                }
+                let mut request = self.client.get(url)
+                    .header(::reqwest::header::ACCEPT, json())
+                    .headers(header_map)
+                    .build()?;
+                let info = OperationInfo { operation_id: "get" };
+                self.pre(&mut request, &info).await?;
+                todo!()
+            }
+        }
+        pub mod prelude { pub use super::Client; }
+    "#;
+
+    fn trimmed(code: &str) -> Result<String, String> {
+        let operation = Operation {
+            id: "get".to_owned(),
+            rust: "get".to_owned(),
+            method: "get".to_owned(),
+            path: "/thing".to_owned(),
+            summary: None,
+            description: None,
+            parameters: vec![Parameter {
+                name: "If-Match".to_owned(),
+                location: "header".to_owned(),
+                description: None,
+                required: false,
+                kind: "string",
+                repeated: false,
+            }],
+            body: None,
+            answer: None,
+            errors: Vec::new(),
+            error_bodies: Vec::new(),
+        };
+        trim(syn::parse_str(code).unwrap(), &[operation])
+            .map(|file| file.to_token_stream().to_string())
+            .map_err(|error| format!("{error:#}"))
     }
 
     #[test]
-    fn an_unexpected_progenitor_method_is_an_error_that_names_the_difference() {
-        let version = "header_map.append(HeaderName::from_static(\"api-version\"), HeaderValue::from_static(Self::api_version()));";
-        let request = "let mut request = self.client.get(url).headers(header_map).build()?;";
-        let info = "let info = OperationInfo { operation_id: \"get\" };";
-        let written =
-            format!("let mut header_map = HeaderMap::new(); {version} {request} {info} send();");
-        let cut = kept(&written).unwrap();
-        assert!(
-            cut.contains("self . client . get (url) . build () ?") && !cut.contains("header_map"),
-            "{cut}"
-        );
-        for (missing, body) in [
-            (
-                "OperationInfo",
-                written.replace("OperationInfo", "CallInfo"),
-            ),
-            ("build()?", written.replace("build()?", "send().await?")),
+    fn what_builds_a_request_is_kept_and_what_sends_it_is_cut() {
+        let kept = trimmed(WRITTEN).unwrap();
+        for part in [
+            "fn new_with_client",
+            "\"If-Match\"",
+            "A `GET` request",
+            "Request :: new",
         ] {
-            let error = kept(&body).unwrap_err();
-            assert!(error.contains(missing), "{error}");
+            assert!(kept.contains(part), "no {part} in {kept}");
+        }
+        for part in [
+            "fn new (",
+            "Debug",
+            "api-version",
+            "OperationInfo",
+            "async",
+            "ClientHooks",
+        ] {
+            assert!(!kept.contains(part), "{part} in {kept}");
+        }
+    }
+
+    #[test]
+    fn code_that_progenitor_writes_otherwise_is_an_error_that_names_the_difference() {
+        let version = "header_map.append(HeaderName::from_static(\"api-version\"), v());";
+        for (written, otherwise, error) in [
+            (
+                "impl ClientInfo<()> for",
+                "impl Debug for",
+                "an item is unknown: `impl Debug for Client",
+            ),
+            (
+                "#[derive(Clone, Debug)]",
+                "",
+                "the struct `Client` has no `#[derive(…)]`",
+            ),
+            (
+                "fn new(",
+                "fn connect(",
+                "the method `connect` belongs to no operation",
+            ),
+            (
+                "pub fn new(baseurl: &str) -> Self { todo!() }",
+                "",
+                "`new` is missing",
+            ),
+            (
+                "fn get<",
+                "fn fetch<",
+                "the method `fetch` belongs to no operation",
+            ),
+            ("async fn", "fn", "it is not `async fn"),
+            (
+                "ResponseValue<types::Thing>",
+                "types::Thing",
+                "it is not `async fn",
+            ),
+            (
+                "Sends a `GET`",
+                "Makes a `GET`",
+                "no line `Sends a `GET` request to `/thing``",
+            ),
+            (
+                version,
+                "",
+                "it has no `header_map.append(…(\"api-version\"), …)`",
+            ),
+            (
+                "\"api-version\"",
+                "\"api-release\"",
+                "it sends the header `api-release`",
+            ),
+            (
+                "\"If-Match\"",
+                "\"If-Matches\"",
+                "it sends the header `If-Matches`",
+            ),
+            (
+                "header_map.append(\"If-Match\"",
+                "header_map.insert(\"If-Match\"",
+                "unknown statement: `if let",
+            ),
+            (
+                "let url = format!",
+                "let url = url!",
+                "unknown statement: `let url = url !",
+            ),
+            (
+                ".build()?;",
+                ".send().await?;",
+                "unknown statement: `let mut request",
+            ),
+            (
+                ".headers(header_map)",
+                "",
+                "its request has no `.headers(…)`",
+            ),
+            (
+                ".headers(header_map)",
+                ".headers(header_map).timeout(t)",
+                "unknown call: `.timeout(t)`",
+            ),
+            (
+                "client.get(url)",
+                "client.post(url)",
+                "unknown call: `.post(url)`",
+            ),
+            (
+                "header::ACCEPT",
+                "header::EXPECT",
+                "unknown call: `.header(",
+            ),
+            (
+                "OperationInfo {",
+                "CallInfo {",
+                "no `let … = OperationInfo { … }` after its request",
+            ),
+        ] {
+            let code = WRITTEN.replacen(written, otherwise, 1);
+            assert_ne!(code, WRITTEN, "{written}");
+            let found = trimmed(&code).unwrap_err();
+            assert!(found.contains(error), "{written} -> {otherwise}: {found}");
         }
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn lines(text: &str) -> Vec<String> {
             || bare.starts_with(|c: char| c.is_ascii_digit())
         {
             flush(&mut paragraph, &mut out);
-            out.push(escape(line));
+            item(line, &mut out);
         } else {
             if !paragraph.is_empty() {
                 paragraph.push(' ');
@@ -88,11 +88,39 @@ pub(crate) fn lines(text: &str) -> Vec<String> {
 }
 
 fn flush(paragraph: &mut String, out: &mut Vec<String>) {
-    let text = escape(&std::mem::take(paragraph));
+    wrap(&escape(&std::mem::take(paragraph)), "", "", out);
+}
+
+/// An item of a list is broken, with its other lines indented; a heading or a row of a table stays
+/// one line.
+fn item(line: &str, out: &mut Vec<String>) {
+    let bare = line.trim_start();
+    let (margin, text) = (&line[..line.len() - bare.len()], escape(bare));
+    match text.split_once(' ') {
+        Some((mark, text)) if is_list_mark(mark) => {
+            let rest = " ".repeat(margin.len() + mark.len() + 1);
+            wrap(text, &format!("{margin}{mark} "), &rest, out);
+        }
+        _ => out.push(format!("{margin}{text}")),
+    }
+}
+
+/// `-`, `*`, `1.` or `1)`.
+fn is_list_mark(mark: &str) -> bool {
+    let number = mark.strip_suffix(['.', ')']).unwrap_or_default();
+    mark == "-" || mark == "*" || !number.is_empty() && number.chars().all(|c| c.is_ascii_digit())
+}
+
+/// `text` in lines of `WIDTH`; `first` and `rest` stand before the first line and the others.
+fn wrap(text: &str, first: &str, rest: &str, out: &mut Vec<String>) {
     let mut line = String::new();
+    let mut margin = first;
     for word in text.split_whitespace() {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            out.push(std::mem::take(&mut line));
+        let width = margin.chars().count() + line.chars().count() + 1 + word.chars().count();
+        if !line.is_empty() && width > WIDTH {
+            out.push(format!("{margin}{line}"));
+            line.clear();
+            margin = rest;
         }
         if !line.is_empty() {
             line.push(' ');
@@ -100,7 +128,7 @@ fn flush(paragraph: &mut String, out: &mut Vec<String>) {
         line.push_str(word);
     }
     if !line.is_empty() {
-        out.push(line);
+        out.push(format!("{margin}{line}"));
     }
 }
 
@@ -159,6 +187,23 @@ mod tests {
             "{lines:#?}"
         );
         assert_eq!(lines.last().map(String::as_str), Some("end"));
+    }
+
+    #[test]
+    fn a_long_item_of_a_list_is_broken_and_stays_one_item() {
+        let text = "word ".repeat(30);
+        for mark in ["- ", "  * ", "12. "] {
+            let lines = lines(&format!("{mark}{text}"));
+            let margin = " ".repeat(mark.len());
+            assert!(
+                lines[0].starts_with(mark) && lines[1].starts_with(&margin),
+                "{lines:#?}"
+            );
+            assert!(lines.iter().all(|line| line.len() <= WIDTH), "{lines:#?}");
+        }
+        for row in ["| a | ", "# ", "2 "] {
+            assert_eq!(lines(&format!("{row}{text}")).len(), 1);
+        }
     }
 
     #[test]

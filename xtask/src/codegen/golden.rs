@@ -219,6 +219,23 @@ fn a_second_run_writes_the_same_bytes() {
 }
 
 #[test]
+fn no_line_of_the_generated_code_is_longer_than_120_characters() {
+    let ours = Documents::load(&repository().join("openapi/authpi.yaml")).unwrap();
+    let catalogue = events::Catalogue::load(&repository().join("openapi/events")).unwrap();
+    for tokens in [
+        api(&ours, Dialect::Ours).unwrap(),
+        events::generate(&catalogue),
+    ] {
+        let code = output::file(tokens).unwrap();
+        let long: Vec<_> = code
+            .lines()
+            .filter(|line| line.chars().count() > 120)
+            .collect();
+        assert_eq!(long, [""; 0]);
+    }
+}
+
+#[test]
 fn the_lowered_document_is_openapi_3_0_with_successes_only() {
     let documents = load("api", "errors");
     let mut reader = super::Reader::new(&documents, false);

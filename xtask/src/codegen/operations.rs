@@ -85,7 +85,7 @@ pub(crate) fn read(
     wanted: &dyn Fn(&str) -> bool,
 ) -> Vec<Operation> {
     let mut operations = Vec::new();
-    let mut scope = Scope::new("operation");
+    let mut scope = Scope::new("operation").without(&["new", "new_with_client"]);
     let here = documents.root_place().at("paths");
     for (path, item) in documents.root()["paths"].as_object().into_iter().flatten() {
         if !wanted(path) {
