@@ -37,7 +37,7 @@ impl RawJson {
     /// Reads the value as a `T`. A lone surrogate (`"\ud83d"`) is read as U+FFFD.
     ///
     /// # Errors
-    /// When the JSON has another shape than `T`.
+    /// When the JSON is not a valid `T`.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         read(self.get())
     }
@@ -186,14 +186,14 @@ pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Err
     })
 }
 
-/// A type that is read from the JSON of one value by itself, so that a value of another shape does
-/// not make its neighbours unreadable.
+/// A type that is read from the JSON of one value by itself, so that a value with an unexpected
+/// type does not make its neighbours unreadable.
 ///
 /// The methods with a default say how it is read and written as the member of an object. `Option`
 /// overrides them: such a member may be absent.
 pub(crate) trait FromRaw: Sized {
-    /// Whether an optional member that has another shape is an error, and not absent: a secret that
-    /// is shown once must not be lost.
+    /// Whether an optional member that has an unexpected type is an error, and not absent: a secret
+    /// that is shown once must not be lost.
     const PRECIOUS: bool = false;
 
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
@@ -205,7 +205,7 @@ pub(crate) trait FromRaw: Sized {
     }
 
     /// Reads a member into `slot`. Returns whether it had the described shape. With `lenient`, an
-    /// optional member of another shape is left out.
+    /// optional member with an unexpected type is left out.
     #[cfg(feature = "client")]
     fn keep(
         slot: &mut Option<Self>,
@@ -420,12 +420,12 @@ mod api {
     }
 
     /// Reads an answer in one pass. If that fails, reads it again member by member, so that a
-    /// member of another shape does not affect others: see [`FromRaw::member`]. Bytes that are not
-    /// UTF-8 are read as U+FFFD, like lone surrogates.
+    /// member with an unexpected type does not affect others: see [`FromRaw::member`]. Bytes that
+    /// are not UTF-8 are read as U+FFFD, like lone surrogates.
     ///
     /// # Errors
-    /// When a required member is missing or has another shape, when a secret has another shape, or
-    /// when it is not JSON.
+    /// When a required member is missing or has an unexpected type, when a secret has an
+    /// unexpected type, or when it is not JSON.
     pub(crate) fn answer<T: DeserializeOwned + FromRaw>(
         body: &[u8],
     ) -> Result<T, serde_json::Error> {

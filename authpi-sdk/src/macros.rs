@@ -1,12 +1,11 @@
-//! The macros in which generated code is written.
+//! The macros that expand generated code.
 //!
 //! `cargo xtask codegen` writes tables of types and members; these macros add the code that is the
-//! same for each. Their input has the syntax of Rust items, so that `xtask` can read it back and
-//! report what changed. A name on the wire stands where Rust has a discriminant:
-//! `Active = "active"`.
+//! same for each. Their input has the syntax of Rust items, so that `xtask` can parse it and report
+//! changes. The wire name is written as a discriminant: `Active = "active"`.
 
-/// An enum that may grow: a value that this version does not know is kept as it came. The unknown
-/// case cannot be constructed or matched by value, so that giving it a name later breaks no user.
+/// An open enum: unknown values are kept unchanged. The unknown case cannot be constructed or
+/// matched by value, so that naming it later breaks no user.
 ///
 /// ```text
 /// open_enum! {
@@ -33,7 +32,7 @@ macro_rules! open_enum {
                 #[doc = concat!("`", $wire, "`")]
                 $case,
             )*
-            /// A value that this version does not know, kept as it came.
+            /// A value that this version does not know, unchanged.
             Unknown($unknown),
         }
 
@@ -43,7 +42,7 @@ macro_rules! open_enum {
         pub struct $unknown(Box<str>);
 
         impl $unknown {
-            /// The value as it came.
+            /// The value, unchanged.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -59,7 +58,7 @@ macro_rules! open_enum {
             /// The known values, in the order of the description.
             pub const ALL: &'static [Self] = &[$(Self::$case),*];
 
-            /// The value as it is on the wire.
+            /// The value on the wire.
             pub fn as_str(&self) -> &str {
                 match self {
                     $(Self::$case => $wire,)*
@@ -82,7 +81,7 @@ macro_rules! open_enum {
         }
 
         impl Ord for $name {
-            /// By text, so that a value that gets a name keeps its place.
+            /// By text, so that an unknown value that gets a name later keeps its position.
             fn cmp(&self, other: &Self) -> std::cmp::Ordering {
                 self.as_str().cmp(other.as_str())
             }
@@ -146,7 +145,7 @@ macro_rules! open_enum {
 }
 pub(crate) use open_enum;
 
-/// The texts with their positions, short ones first.
+/// The texts with their positions, shortest first.
 pub(crate) const fn by_length<const N: usize>(
     texts: &[&'static str],
 ) -> [(&'static str, usize); N] {
@@ -177,7 +176,7 @@ pub(crate) fn find(sorted: &[(&str, usize)], text: &str) -> Option<usize> {
         .map(|(_, position)| *position)
 }
 
-/// The name of a member on the wire: the name of its field, without the `r#` of a keyword.
+/// The wire name of a member: the name of its field, without the `r#` of a keyword.
 pub(crate) const fn wire_name(field: &'static str) -> &'static str {
     match field.as_bytes() {
         [b'r', b'#', ..] => field.split_at(2).1,
@@ -218,10 +217,10 @@ macro_rules! event_types {
         }
 
         impl EventData {
-            /// Reads `data` as the payload of this event type, without trying others.
+            /// Deserializes `data` as the payload of this event type only.
             ///
             /// # Errors
-            /// When the type is known and `data` is neither an object nor `null`.
+            /// If the type is known and `data` is neither an object nor `null`.
             pub fn decode(
                 event_type: &$name,
                 data: &serde_json::value::RawValue,
@@ -229,7 +228,7 @@ macro_rules! event_types {
                 Self::read(event_type, data.get())
             }
 
-            /// The same for text that is known to be JSON.
+            /// The same for text that is valid JSON.
             pub(crate) fn read(event_type: &$name, data: &str) -> Result<Self, serde_json::Error> {
                 match event_type {
                     $($name::$case => Self::read_as::<payload::$payload>(data),)*
@@ -239,7 +238,7 @@ macro_rules! event_types {
                 }
             }
 
-            /// Not inlined: one copy per payload, and not one per event type.
+            /// Not inlined: one copy per payload instead of one per event type.
             #[inline(never)]
             fn read_as<P>(data: &str) -> Result<Self, serde_json::Error>
             where
@@ -277,10 +276,10 @@ macro_rules! event_types {
 }
 pub(crate) use event_types;
 
-/// The payloads of events. The type of each member is that of its value: each field is an `Option`.
+/// The payloads of events. The type of each member is that of its value; each field is an `Option`.
 ///
-/// Payloads are read leniently, since the members of `data` are deduced, not documented: a member
-/// of another shape must not make an event fail.
+/// Payloads are read leniently, because the members of `data` are deduced, not documented: a member
+/// with an unexpected type must not make an event fail.
 ///
 /// ```text
 /// payloads! {
@@ -304,7 +303,7 @@ macro_rules! payloads {
             }
         )*
     ) => {
-        /// The payload of an event, one case per kind of payload.
+        /// The payload of an event, one variant per kind of payload.
         #[derive(Clone)]
         #[non_exhaustive]
         pub enum EventData {
@@ -317,8 +316,8 @@ macro_rules! payloads {
         }
 
         impl EventData {
-            /// Members without a field, and members of another shape than deduced; `None` for an
-            /// unknown type.
+            /// Members without a field, and members with an unexpected type; `None` for an unknown
+            /// event type.
             pub fn extra(&self) -> Option<&crate::event::Extra> {
                 match self {
                     $(Self::$name(payload) => Some(&payload.extra),)*
@@ -345,11 +344,11 @@ macro_rules! payloads {
             }
         }
 
-        /// What the `data` of an event holds.
+        /// The payloads of events: the content of `data`.
         ///
         /// AuthPI does not document the members; they are deduced from the resources of its Core
-        /// API. So each is optional, and a member of another shape, or without a field, is in
-        /// `extra`. `Debug` shows no member.
+        /// API. So each is optional, and a member without a field, or with an unexpected type, is
+        /// in `extra`. `Debug` shows no member.
         pub mod payload {
             use crate::event::{
                 EventData, Extra,
@@ -367,8 +366,7 @@ macro_rules! payloads {
                         $(#[cfg_attr(feature = "schemars", schemars(rename = $wire))])?
                         pub $field: Option<$type>,
                     )*
-                    /// Members without a field, and members of another shape than deduced, as they
-                    /// came.
+                    /// Members without a field, and members with an unexpected type, unchanged.
                     #[cfg_attr(feature = "schemars", schemars(flatten))]
                     pub extra: Extra,
                 }
@@ -479,7 +477,7 @@ mod api {
                 /// All values, in the order of the description.
                 pub const ALL: &'static [Self] = &[$(Self::$case),*];
 
-                /// The value as it is on the wire.
+                /// The value on the wire.
                 pub const fn as_str(self) -> &'static str {
                     match self {
                         $(Self::$case => $wire,)*
@@ -504,10 +502,11 @@ mod api {
     }
     pub(crate) use closed_enum;
 
-    /// An object of which unknown members are dropped.
+    /// An object whose unknown members are dropped.
     ///
-    /// It is read in one pass by serde. Where that fails, it is read member by member
-    /// ([`FromRaw`](crate::json::FromRaw)): an optional member of another shape is then absent.
+    /// serde reads it in one pass. If that fails, it is read member by member
+    /// ([`FromRaw`](crate::json::FromRaw)): an optional member with an unexpected type is then
+    /// absent.
     macro_rules! object {
         (
             $(#[doc = $doc:literal])*
@@ -553,11 +552,11 @@ mod api {
     }
     pub(crate) use object;
 
-    /// A resource in AuthPI's envelope, `{"data": …}`. AuthPI's guide shows some answers without
-    /// the envelope, and its SDK reads both, so both are read.
+    /// A resource in AuthPI's envelope, `{"data": …}`. AuthPI's guide shows some responses without
+    /// the envelope, and its SDK accepts both, so both are accepted.
     ///
-    /// `#[whole]` is for a resource that has a `data` of its own, or keeps its text: it cannot be
-    /// distinguished from its envelope by the first member.
+    /// `#[whole]` is for a resource with its own `data`, or that keeps its text: the first member
+    /// does not distinguish it from its envelope.
     macro_rules! envelope {
         (
             #[whole]
@@ -622,11 +621,11 @@ mod api {
     }
     pub(crate) use envelope;
 
-    /// An object that keeps the members that it has no field for: a case of a union that may grow.
+    /// An object that keeps unknown members: a case of an open union.
     ///
-    /// `#[lenient]` is for an object that is only received: an optional member of another shape is
-    /// kept among those. `#[constant("type" = "bearer")]` is a member that is always written and
-    /// whose value is not checked.
+    /// `#[lenient]` is for an object that is only received: an optional member with an unexpected
+    /// type is kept among the unknown ones. `#[constant("type" = "bearer")]` is a member that is
+    /// always written and whose value is not checked.
     macro_rules! tagged {
         (
             #[lenient]
@@ -663,7 +662,7 @@ mod api {
                     $(#[cfg_attr(feature = "schemars", schemars(rename = $wire))])?
                     pub $field: $type,
                 )*
-                /// Members that have no field, as they came.
+                /// Members without a field, unchanged.
                 #[cfg_attr(feature = "schemars", schemars(flatten))]
                 pub extra: crate::event::Extra,
             }
@@ -740,8 +739,8 @@ mod api {
     }
     pub(crate) use tagged;
 
-    /// An object that is one of several, distinguished by the text of a member. An open union keeps a
-    /// case that this version does not know; a closed one refuses it.
+    /// A union of objects that a member's text distinguishes. An open union keeps unknown cases; a
+    /// closed one refuses them.
     ///
     /// ```text
     /// union! {
@@ -774,7 +773,7 @@ mod api {
                     $(#[doc = $case_doc])*
                     $case($type),
                 )*
-                /// A case that this version does not know, kept as it came.
+                /// A case that this version does not know, unchanged.
                 Unknown($unknown),
             }
 
@@ -787,7 +786,7 @@ mod api {
             }
 
             impl $unknown {
-                /// The whole object as it came.
+                /// The whole object, unchanged.
                 pub fn json(&self) -> &crate::RawJson {
                     &self.json
                 }

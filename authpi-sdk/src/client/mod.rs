@@ -48,11 +48,11 @@
 //! # Odd answers
 //!
 //! One odd member of an answer does not make the rest of it unreadable. Half of a surrogate pair
-//! (`"\ud83d"`) is read as U+FFFD, `1.0` as an integer, and an optional member of another shape
-//! than described as absent, except for a secret that is shown once. An item of a page that lacks a
-//! required member, or has it in another shape, is in [`Page::unreadable`] as it came. `ensure` and
-//! `find` fail if such an item may be the webhook that they look for. What is kept raw
-//! ([`RawJson`](crate::RawJson)) is always kept as it was written.
+//! (`"\ud83d"`) is read as U+FFFD, `1.0` as an integer, and an optional member with an unexpected
+//! type as absent, except for a secret that is shown once. An item of a page that
+//! lacks a required member, or has one with an unexpected type, is in [`Page::unreadable`] as it
+//! came. `ensure` and `find` fail if such an item may be the webhook that they look for. What is
+//! kept raw ([`RawJson`](crate::RawJson)) is always kept as it was written.
 //!
 //! # Pages
 //!

@@ -1,7 +1,7 @@
 //! The members of a payload that have no field.
 //!
 //! AuthPI does not document the members of an event's `data`; ours are deduced. So a payload is
-//! read member by member. A member of another shape than deduced, or an unknown one, is kept raw in
+//! read member by member. A member with an unexpected type, or an unknown one, is kept raw in
 //! [`Extra`], and never makes the event fail.
 
 use std::{
@@ -20,8 +20,8 @@ use crate::{
     json::{FromRaw, members_of_text},
 };
 
-/// Members of a JSON object that are in no field: unknown members, members of another shape than
-/// deduced, and, in the payload of an event, members that are `null`.
+/// Members of a JSON object that are in no field: unknown members, members with an unexpected type,
+/// and, in the payload of an event, members that are `null`.
 ///
 /// An integer with a fraction of zeros (`1.0`) fits an integer field, and a lone surrogate in a
 /// string (`"\ud83d"`) is read as U+FFFD. Members are kept raw, so serializing the object writes
@@ -30,13 +30,13 @@ use crate::{
 /// # Why a field is `None`
 ///
 /// A handler that keeps a copy leaves a column unchanged if the payload lacks the member or has it
-/// in another shape, and clears the column if the payload says `null`:
+/// with an unexpected type, and clears the column if the payload says `null`:
 ///
 /// | `user.username` | `user.extra.get("username")` | the payload has |
 /// |---|---|---|
 /// | `Some(name)` | `None` | a value |
 /// | `None` | `Some` of `null`, see [`is_null`](Self::is_null) | an explicit `null` |
-/// | `None` | `Some` of anything else | a member of another shape than deduced |
+/// | `None` | `Some` of anything else | a member with an unexpected type |
 /// | `None` | `None` | no such member |
 ///
 /// ```
@@ -44,7 +44,7 @@ use crate::{
 /// # use authpi_sdk::event::payload::User;
 /// let user: User = serde_json::from_str(r#"{"username": null, "status": 17}"#)?;
 /// assert!(user.extra.is_null("username")); // clear it
-/// assert!(user.status.is_none() && !user.extra.is_null("status")); // of another shape: leave it alone
+/// assert!(user.status.is_none() && !user.extra.is_null("status")); // unexpected type: leave it alone
 /// assert!(user.profile.is_none() && !user.extra.is_null("profile")); // absent: leave it alone
 /// # Ok(()) }
 /// ```
@@ -63,7 +63,7 @@ impl Extra {
     /// The member called `name`, deserialized as a `T`; `None` if it is absent.
     ///
     /// # Errors
-    /// When the member has another shape than `T`.
+    /// When the member is not a valid `T`.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, serde_json::Error> {
         self.members.get(name).map(RawJson::read).transpose()
     }

@@ -3,7 +3,7 @@
 //! The envelope is read strictly, the payload leniently. [`Event::from_json`] reads only what
 //! routing needs (id, type, subject, time) and keeps every byte. `data` stays raw until
 //! [`Event::data`] or [`Event::decode`] reads it. The members of `data` are deduced from AuthPI's
-//! API, not documented: a member of another shape goes to [`Extra`], and the event is still
+//! API, not documented: a member with an unexpected type goes to [`Extra`], and the event is still
 //! handled.
 //!
 //! A lone surrogate (`"\ud83d"`, which JavaScript writes when a text was cut within an emoji) is
@@ -263,7 +263,7 @@ impl<K: KnownEvent> Event<K> {
     /// The payload, as far as its members could be deduced. Other members are in its `extra`.
     ///
     /// # Errors
-    /// When `data` is not a JSON object. A member of another shape than deduced is not an error;
+    /// When `data` is not a JSON object. A member with an unexpected type is not an error;
     /// see [`Extra`].
     pub fn data(&self) -> Result<K::Data, DataError> {
         self.read_data(K::read)

@@ -1,20 +1,13 @@
 //! Health probes of receivers and workers.
 
-use std::{
-    future::pending,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use authpi_sdk::{
-    event::{
-        Event,
-        types::UserCreated,
-    },
+    event::{Event, types::UserCreated},
     handlers::{Context, Handlers},
     ledger::{
-        Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, LedgerError,
-        LedgerErrorKind, Token, Tx,
+        Claim, Completion, Digest, EventKey, LeaseStatus, Ledger, LedgerError, LedgerErrorKind,
+        Token, Tx,
     },
     receiver::Receiver,
     stores::{Memory, Sqlite},

@@ -16,14 +16,9 @@ use std::{
 };
 
 use authpi_sdk::{
-    event::{
-        Event,
-        types::UserCreated,
-    },
+    event::{Event, types::UserCreated},
     handlers::{Context, HandlerError, Handlers},
-    ledger::{
-        Claim, Completion, Digest, EventKey, LeaseStatus, Ledger,
-    },
+    ledger::{Claim, Completion, Digest, EventKey, LeaseStatus, Ledger},
     stores::Memory,
     telemetry::{self, METRICS, MetricKind},
     testing::Fixture,

@@ -12,9 +12,7 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted},
     },
     handlers::{Context, Handlers},
-    ledger::{
-        Ledger, Tx,
-    },
+    ledger::{Ledger, Tx},
     receiver::Receiver,
     stores::{Memory, Sqlite},
     testing::Fixture,

@@ -1,13 +1,13 @@
-//! The typed client: progenitor writes a method per operation, from a poorer document than ours.
+//! The typed client: progenitor writes a method per operation, from a simplified document.
 //!
-//! progenitor reads OpenAPI 3.0, knows one kind of error per operation, and writes types that fail
-//! on what a service may add. So it gets a 3.0 document made here in memory: parameters of plain
-//! types, bodies that are only names (the types of those names are ours, see `types`), and one
-//! `2XX` answer per operation and no other.
+//! progenitor reads OpenAPI 3.0, supports one error type per operation, and writes types that fail
+//! on values that a service may add. So it gets a 3.0 document made here in memory: parameters of
+//! plain types, bodies that are only names (the types of those names are ours, see `types`), and
+//! exactly one `2XX` response per operation.
 //!
-//! Of its methods we keep how a request is put together and what its answer is read as. How a
-//! request is sent is the same for all of them, and needs more than a hook can tell: how far it
-//! came, and the answer as it was. So it stands once, in the facade.
+//! From its methods we keep how a request is built and the type of its response. Sending is the
+//! same for all of them and needs more than a hook can tell: how far the request got, and the
+//! response as it was. So the facade does it in one place.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ use super::{
     types,
 };
 
-/// The lowered document, and the names in it with the Rust types that stand for them.
+/// The simplified document, and its names with the Rust types that they represent.
 pub(crate) fn lower(operations: &[Operation], version: &str) -> (Value, Vec<(String, String)>) {
     let mut names = BTreeSet::new();
     let mut paths = Map::new();
@@ -91,7 +91,7 @@ fn answer(body: Option<&Type>, names: &mut BTreeSet<(String, String)>) -> Value 
     }
 }
 
-/// A name for `ty` that progenitor replaces by the type itself.
+/// A name for `ty` that progenitor replaces with the type itself.
 fn reference(ty: &Type, names: &mut BTreeSet<(String, String)>) -> Value {
     let (name, rust) = match &ty.shape {
         Shape::Named(name) => (name.clone(), format!("types::{}", ident(name))),
@@ -132,8 +132,8 @@ pub(crate) fn generate(operations: &[Operation], version: &str) -> Result<TokenS
     Ok(file.into_token_stream())
 }
 
-/// Cuts progenitor's code down to what we keep. Whatever is not recognized, or is not there to be
-/// cut, is an error: what a new version of progenitor adds never gets into the SDK unnoticed.
+/// Reduces progenitor's code to the parts that we keep. Unknown and missing parts are errors, so
+/// that a new version of progenitor cannot change the SDK unnoticed.
 fn trim(file: syn::File, operations: &[Operation]) -> Result<syn::File> {
     let mut kept: Vec<syn::Item> = vec![
         syn::parse_quote! { use progenitor_client::encode_path; },
@@ -149,7 +149,7 @@ fn trim(file: syn::File, operations: &[Operation]) -> Result<syn::File> {
                 seen.insert("Client".to_owned());
                 kept.push(syn::Item::Struct(without_debug(client)?));
             }
-            // Hooks are called by the part of a method that is cut.
+            // Hooks are called by the part of a method that is removed.
             syn::Item::Impl(item) if is_for_hooks(&item) => {}
             syn::Item::Impl(item) if item.trait_.is_none() && is_type(&item.self_ty, "Client") => {
                 kept.push(syn::Item::Impl(methods(item, operations, &mut seen)?));
@@ -191,7 +191,8 @@ fn is_for_hooks(item: &syn::ItemImpl) -> bool {
         .is_some_and(|(path, _)| ends_in(path, "ClientInfo") || ends_in(path, "ClientHooks"))
 }
 
-/// The methods of the client, each cut down to how its request is built. Their names go to `seen`.
+/// The methods of the client, each reduced to the part that builds its request. Adds their names to
+/// `seen`.
 fn methods(
     mut item: syn::ItemImpl,
     operations: &[Operation],
@@ -205,7 +206,7 @@ fn methods(
             );
         };
         let name = function.sig.ident.to_string();
-        // progenitor adds `_` to a keyword.
+        // progenitor appends `_` to keywords.
         let operation = operations.iter().find(|operation| {
             name.strip_suffix('_').unwrap_or(&name) == operation.rust.trim_end_matches('_')
         });
@@ -216,7 +217,7 @@ fn methods(
                     .with_context(|| format!("the method `{name}`"))?;
                 seen.insert(operation.rust.clone());
             }
-            // It panics where there is no TLS or no CA certificate, and has a timeout of its own.
+            // It panics without TLS or CA certificates, and sets its own timeout.
             (None, "new") => {
                 seen.insert(name);
                 continue;
@@ -232,7 +233,7 @@ fn methods(
     Ok(item)
 }
 
-/// Makes the doc comment safe, since it holds descriptions, and says that nothing is sent.
+/// Makes the doc comment safe, since it contains descriptions, and states that nothing is sent.
 fn document(function: &mut syn::ImplItemFn, operation: Option<&Operation>) -> Result<()> {
     let (docs, others): (Vec<_>, Vec<_>) = std::mem::take(&mut function.attrs)
         .into_iter()
@@ -275,7 +276,7 @@ fn document(function: &mut syn::ImplItemFn, operation: Option<&Operation>) -> Re
     Ok(())
 }
 
-/// Cuts a method down to the part that builds its request.
+/// Reduces a method to the part that builds its request.
 ///
 /// ```text
 /// let url = format!(…);
@@ -363,7 +364,7 @@ fn keep_request(function: &mut syn::ImplItemFn, operation: &Operation) -> Result
     Ok(())
 }
 
-/// The beginning of the code, for a message.
+/// The start of the code, for a message.
 fn beginning(code: &impl ToTokens) -> String {
     let code = code.to_token_stream().to_string();
     match code.char_indices().nth(80) {
@@ -372,7 +373,7 @@ fn beginning(code: &impl ToTokens) -> String {
     }
 }
 
-/// What is bound by `let … = …`.
+/// The value of `let … = …`.
 fn bound(statement: &syn::Stmt) -> Option<&syn::Expr> {
     match statement {
         syn::Stmt::Local(syn::Local {
@@ -383,7 +384,7 @@ fn bound(statement: &syn::Stmt) -> Option<&syn::Expr> {
     }
 }
 
-/// What is bound by `let … = ….build()?`.
+/// The value of `let … = ….build()?`.
 fn built(statement: &syn::Stmt) -> Option<&syn::Expr> {
     bound(statement).filter(|expr| {
         matches!(expr, syn::Expr::Try(tried)
@@ -450,7 +451,7 @@ fn appended_header(statement: &syn::Stmt) -> Option<String> {
     }
 }
 
-/// Checks the calls that a request is built by: `self.client.get(url)….headers(header_map).build()?`.
+/// Checks the calls that build a request: `self.client.get(url)….headers(header_map).build()?`.
 fn check_calls(request: &syn::Expr, operation: &Operation) -> Result<()> {
     let mut seen = BTreeSet::new();
     let mut expr = match request {
@@ -501,7 +502,7 @@ fn argument(ty: &syn::Type, name: &str) -> Option<syn::Type> {
     }
 }
 
-/// Takes `.headers(header_map)` out of a chain of calls.
+/// Removes `.headers(header_map)` from a chain of calls.
 struct WithoutHeaders;
 
 impl VisitMut for WithoutHeaders {
@@ -521,7 +522,7 @@ impl VisitMut for WithoutHeaders {
 mod tests {
     use super::*;
 
-    /// What progenitor 0.15 writes for one operation with a header, as far as it matters here.
+    /// What progenitor 0.15 writes for one operation with a header, reduced to the relevant parts.
     const WRITTEN: &str = r#"
         pub use progenitor_client::Error;
         pub mod types {}

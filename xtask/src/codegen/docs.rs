@@ -91,7 +91,7 @@ fn flush(paragraph: &mut String, out: &mut Vec<String>) {
     wrap(&escape(&std::mem::take(paragraph)), "", "", out);
 }
 
-/// An item of a list is broken, with its other lines indented; a heading or a row of a table stays
+/// Wraps an item of a list, with its further lines indented. A heading or a row of a table stays on
 /// one line.
 fn item(line: &str, out: &mut Vec<String>) {
     let bare = line.trim_start();
@@ -111,7 +111,8 @@ fn is_list_mark(mark: &str) -> bool {
     mark == "-" || mark == "*" || !number.is_empty() && number.chars().all(|c| c.is_ascii_digit())
 }
 
-/// `text` in lines of `WIDTH`; `first` and `rest` stand before the first line and the others.
+/// `text` in lines of `WIDTH`; `first` and `rest` are the prefixes of the first line and the
+/// others.
 fn wrap(text: &str, first: &str, rest: &str, out: &mut Vec<String>) {
     let mut line = String::new();
     let mut margin = first;

@@ -246,7 +246,7 @@ impl ToRequest for ListEvents {
 }
 
 /// `GET /events`, with the raw JSON of each event: [`LoggedEvent`] omits members that are not
-/// described and members of another shape.
+/// described and members with an unexpected type.
 #[derive(Clone, Debug)]
 pub(crate) struct ListAsWritten(ListEvents);
 

@@ -21,9 +21,9 @@ pub struct Page<T> {
     pub has_more: bool,
     /// How many items of this page AuthPI could not show.
     pub invalid_count: u64,
-    /// Items that this version cannot read, raw: a required member is missing or has another shape
-    /// than described. They are logged; the other items of the page are in `items`. (An optional
-    /// member of another shape is read as absent.)
+    /// Items that this version cannot read, raw: a required member is missing or has an unexpected
+    /// type than described. They are logged; the other items of the page are in `items`. (An
+    /// optional member with an unexpected type is read as absent.)
     pub unreadable: Vec<RawJson>,
 }
 

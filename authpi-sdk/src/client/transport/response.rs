@@ -126,8 +126,9 @@ const KEPT_NAME: usize = 300;
 /// The number of invalid members that an error lists.
 const KEPT_FIELDS: usize = 100;
 
-/// AuthPI's error envelope. Every member may be missing, and a member of another shape is ignored:
-/// a gateway's own JSON must not hide the status. However long an answer is, little of it is kept.
+/// AuthPI's error envelope. Every member may be missing, and a member with an unexpected type is
+/// ignored: a gateway's own JSON must not hide the status. However long an answer is, little of it
+/// is kept.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ApiErrorBody {
     pub(crate) code: Option<ErrorCode>,
