@@ -71,7 +71,7 @@ pub(super) const OUTCOMES: &[(&str, &str, &[&str])] = &[
     ),
     (DELIVERIES, "stale", &["unauthorized"]),
     (DELIVERIES, "large", &["too_large"]),
-    (DELIVERIES, "stalling", &["interrupted", "shed"]),
+    (DELIVERIES, "stalling", &["shed"]),
     (DELIVERIES, "unset", &["no_secret"]),
     (DELIVERIES, "ahead", &["clock_unsure"]),
     (

@@ -12,7 +12,7 @@ use authpi_sdk::{
         types::{UserCreated, UserDeleted},
     },
     handlers::{Context, Handlers},
-    ledger::{Ledger, Tx},
+    ledger::Tx,
     receiver::Receiver,
     stores::{Memory, Sqlite},
     testing::Fixture,
