@@ -192,9 +192,10 @@ pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, serde_json::Err
 /// The methods with a default say how it is read and written as the member of an object. `Option`
 /// overrides them: such a member may be absent.
 pub(crate) trait FromRaw: Sized {
-    /// Whether an optional member that has an unexpected type is an error, and not absent: a secret
+    /// Whether a value with an unexpected type is an error, even for an optional member: a secret
     /// that is shown once must not be lost.
-    const PRECIOUS: bool = false;
+    #[cfg(feature = "client")]
+    const STRICT: bool = false;
 
     fn from_raw(raw: &RawValue) -> Result<Self, serde_json::Error>;
 
@@ -383,7 +384,7 @@ mod api {
         fn member(name: &str, value: Option<&RawValue>) -> Result<Self, serde_json::Error> {
             let Some(value) = value else { return Ok(None) };
             match Self::from_raw(value) {
-                Err(error) if T::PRECIOUS => Err(at(name, &error)),
+                Err(error) if T::STRICT => Err(at(name, &error)),
                 Err(_) => {
                     tracing::debug!(
                         member = name,
@@ -404,7 +405,7 @@ mod api {
             let read = Self::from_raw(value);
             let fits = read.is_ok();
             *slot = match read {
-                Err(error) if T::PRECIOUS || !lenient => return Err(at(name, &error)),
+                Err(error) if T::STRICT || !lenient => return Err(at(name, &error)),
                 read => read.ok(),
             };
             Ok(fits)

@@ -81,7 +81,7 @@ impl<'de> Deserialize<'de> for Secret {
 
 #[cfg(feature = "client")]
 impl crate::json::FromRaw for Secret {
-    const PRECIOUS: bool = true;
+    const STRICT: bool = true;
 
     fn from_raw(raw: &serde_json::value::RawValue) -> Result<Self, serde_json::Error> {
         String::from_raw(raw).map(Self::new)
