@@ -38,7 +38,7 @@ macro_rules! open_enum {
         }
 
         #[doc = concat!("A value of [`", stringify!($name), "`] that this version does not know.")]
-        #[doc = "Only deserialization creates one."]
+        #[doc = "Only parsing creates one."]
         #[derive(Clone, PartialEq, Eq, Hash)]
         pub struct $unknown(Box<str>);
 
@@ -232,7 +232,7 @@ macro_rules! event_types {
             /// The same for text that is known to be JSON.
             pub(crate) fn read(event_type: &$name, data: &str) -> Result<Self, serde_json::Error> {
                 match event_type {
-                    $($name::$case => Self::read_as::<payload::$payload>(data),)*
+                    $($name::$case => Self::boxed(data).map(Self::$payload),)*
                     $name::Unknown(_) => {
                         serde_json::value::RawValue::from_string(data.to_owned()).map(Self::Unknown)
                     }
@@ -241,12 +241,10 @@ macro_rules! event_types {
 
             /// Not inlined: one copy per payload, and not one per event type.
             #[inline(never)]
-            fn read_as<P>(data: &str) -> Result<Self, serde_json::Error>
-            where
-                P: crate::event::extra::Payload,
-                Self: From<P>,
-            {
-                crate::event::extra::read::<P>(data).map(Self::from)
+            fn boxed<P: crate::event::extra::Payload>(
+                data: &str,
+            ) -> Result<Box<P>, serde_json::Error> {
+                crate::event::extra::read(data).map(Box::new)
             }
         }
 
@@ -352,7 +350,7 @@ macro_rules! payloads {
         /// `extra`. `Debug` shows no member.
         pub mod payload {
             use crate::event::{
-                EventData, Extra,
+                Extra,
                 extra::{Fit, Payload, fit},
             };
 
@@ -385,12 +383,6 @@ macro_rules! payloads {
 
                     fn extra_mut(&mut self) -> &mut Extra {
                         &mut self.extra
-                    }
-                }
-
-                impl From<$name> for EventData {
-                    fn from(payload: $name) -> Self {
-                        Self::$name(Box::new(payload))
                     }
                 }
 
@@ -508,8 +500,10 @@ mod api {
     ///
     /// It is read in one pass by serde. Where that fails, it is read member by member
     /// ([`FromRaw`](crate::json::FromRaw)): an optional member of another shape is then absent.
+    /// `#[derive(Default)]` is for an object without required members.
     macro_rules! object {
         (
+            $(#[derive($($derive:ident),*)])?
             $(#[doc = $doc:literal])*
             pub struct $name:ident {
                 $(
@@ -521,7 +515,7 @@ mod api {
             }
         ) => {
             $(#[doc = $doc])*
-            #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize $($(, $derive)*)?)]
             #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
             #[non_exhaustive]
             pub struct $name {

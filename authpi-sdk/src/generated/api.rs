@@ -461,6 +461,7 @@ pub mod types {
     }
 
     object! {
+        #[derive(Default)]
         /// How a redelivery in bulk went. All members are assumed.
         pub struct RedeliverFailedResult {
             /// Deliveries sent again. Assumed.
