@@ -37,7 +37,7 @@ macro_rules! open_enum {
         }
 
         #[doc = concat!("A value of [`", stringify!($name), "`] that this version does not know.")]
-        #[doc = "Only deserialization creates one."]
+        #[doc = "Only parsing creates one."]
         #[derive(Clone, PartialEq, Eq, Hash)]
         pub struct $unknown(Box<str>);
 
@@ -231,7 +231,7 @@ macro_rules! event_types {
             /// The same for text that is valid JSON.
             pub(crate) fn read(event_type: &$name, data: &str) -> Result<Self, serde_json::Error> {
                 match event_type {
-                    $($name::$case => Self::read_as::<payload::$payload>(data),)*
+                    $($name::$case => Self::boxed(data).map(Self::$payload),)*
                     $name::Unknown(_) => {
                         serde_json::value::RawValue::from_string(data.to_owned()).map(Self::Unknown)
                     }
@@ -240,12 +240,10 @@ macro_rules! event_types {
 
             /// Not inlined: one copy per payload instead of one per event type.
             #[inline(never)]
-            fn read_as<P>(data: &str) -> Result<Self, serde_json::Error>
-            where
-                P: crate::event::extra::Payload,
-                Self: From<P>,
-            {
-                crate::event::extra::read::<P>(data).map(Self::from)
+            fn boxed<P: crate::event::extra::Payload>(
+                data: &str,
+            ) -> Result<Box<P>, serde_json::Error> {
+                crate::event::extra::read(data).map(Box::new)
             }
         }
 
@@ -351,7 +349,7 @@ macro_rules! payloads {
         /// in `extra`. `Debug` shows no member.
         pub mod payload {
             use crate::event::{
-                EventData, Extra,
+                Extra,
                 extra::{Fit, Payload, fit},
             };
 
@@ -383,12 +381,6 @@ macro_rules! payloads {
 
                     fn extra_mut(&mut self) -> &mut Extra {
                         &mut self.extra
-                    }
-                }
-
-                impl From<$name> for EventData {
-                    fn from(payload: $name) -> Self {
-                        Self::$name(Box::new(payload))
                     }
                 }
 
@@ -507,8 +499,10 @@ mod api {
     /// serde reads it in one pass. If that fails, it is read member by member
     /// ([`FromRaw`](crate::json::FromRaw)): an optional member with an unexpected type is then
     /// absent.
+    /// `#[derive(Default)]` is for an object without required members.
     macro_rules! object {
         (
+            $(#[derive($($derive:ident),*)])?
             $(#[doc = $doc:literal])*
             pub struct $name:ident {
                 $(
@@ -520,7 +514,7 @@ mod api {
             }
         ) => {
             $(#[doc = $doc])*
-            #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize $($(, $derive)*)?)]
             #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
             #[non_exhaustive]
             pub struct $name {

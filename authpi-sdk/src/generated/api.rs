@@ -461,6 +461,7 @@ pub mod types {
     }
 
     object! {
+        #[derive(Default)]
         /// The result of a bulk redelivery. All members are assumed.
         pub struct RedeliverFailedResult {
             /// Deliveries redelivered. Assumed.

@@ -13,6 +13,7 @@ pub mod types {
     use serde::{Deserialize, Serialize};
 
     object! {
+        #[derive(Default)]
         /// A thing \<T>, \[see elsewhere\].
         ///
         /// ```text

@@ -21,6 +21,7 @@ pub mod types {
     }
 
     object! {
+        #[derive(Default)]
         /// `Stale` of AuthPI's API.
         pub struct Stale {
             /// `current_etag`.

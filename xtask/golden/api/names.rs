@@ -13,6 +13,7 @@ pub mod types {
     use serde::{Deserialize, Serialize};
 
     object! {
+        #[derive(Default)]
         /// `N2faThing` of AuthPI's API.
         pub struct N2faThing {
             /// `type`.

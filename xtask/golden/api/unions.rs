@@ -116,6 +116,7 @@ pub mod types {
     }
 
     object! {
+        #[derive(Default)]
         /// `DoorSetResponse` of AuthPI's API.
         pub struct DoorSetResponse {
             /// `state`.

@@ -85,14 +85,17 @@ impl<'a> Context<'a> {
         docs: &TokenStream,
     ) -> TokenStream {
         let received = self.received.contains(&definition.name);
+        let is_patch = self.patches.contains(&definition.name);
+        let sent = self.sent.contains(&definition.name);
+        let new = sent.then(|| constructor(object, name, is_patch)).flatten();
         if received && let Some(held) = enveloped(object) {
             let whole = (!self.can_be_read_member_by_member(held)).then(|| quote! { #[whole] });
             let (ty, data_docs) = (shape(held), member_docs(&object.members[0]));
             return quote! {
                 envelope! { #whole #docs pub struct #name { #data_docs pub data: #ty, } }
+                #new
             };
         }
-        let is_patch = self.patches.contains(&definition.name);
         let fields = object.members.iter().map(|member| {
             let (field, docs) = (ident(&member.rust), member_docs(member));
             let ty = field_type(member, is_patch);
@@ -110,11 +113,15 @@ impl<'a> Context<'a> {
             };
             quote! { #docs #wire #skip pub #field: #ty, }
         });
+        let has_default = has_default(object);
         if received {
-            return quote! { object! { #docs pub struct #name { #(#fields)* } } };
+            let default = has_default.then(|| quote! { #[derive(Default)] });
+            return quote! {
+                object! { #default #docs pub struct #name { #(#fields)* } }
+                #new
+            };
         }
-        let default = default_derive(object);
-        let new = constructor(object, name, is_patch);
+        let default = has_default.then(|| quote! { Default, });
         quote! {
             #docs
             #[derive(Clone, Debug, #default PartialEq, Serialize, Deserialize)]
@@ -140,7 +147,7 @@ impl<'a> Context<'a> {
             .constants
             .iter()
             .map(|(name, value)| quote! { #[constant(#name = #value)] });
-        let default = default_derive(object).map(|_| quote! { #[derive(Default)] });
+        let default = has_default(object).then(|| quote! { #[derive(Default)] });
         let fields = object.members.iter().map(|member| {
             let (field, docs, ty) = (
                 ident(&member.rust),
@@ -203,13 +210,9 @@ fn enveloped(object: &Object) -> Option<&Shape> {
     (only.name == "data" && only.required && !only.ty.nullable).then_some(&only.ty.shape)
 }
 
-/// A type without required members has a `Default`.
-fn default_derive(object: &Object) -> Option<TokenStream> {
-    object
-        .members
-        .iter()
-        .all(|member| !member.required)
-        .then(|| quote! { Default, })
+/// An object without required members can be empty.
+fn has_default(object: &Object) -> bool {
+    object.members.iter().all(|member| !member.required)
 }
 
 fn member_docs(member: &Member) -> TokenStream {
