@@ -64,9 +64,8 @@ fn receiver(ledger: Memory) -> (ReceiverBuilder<Inline>, Arc<World>) {
             Ok(())
         });
     let world = handlers.state();
-    let verifier = verifier();
     (
-        Receiver::inline("users", verifier, ledger, handlers)
+        Receiver::inline("users", verifier(), ledger, handlers)
             .handler_timeout(TEST_TIMEOUT)
             .in_flight_wait(TEST_TIMEOUT),
         world,

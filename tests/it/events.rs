@@ -109,8 +109,7 @@ async fn a_payload_with_half_a_surrogate_pair_is_handled() {
             Ok(())
         },
     );
-    let verifier = verifier();
-    let receiver = Receiver::inline("odd", verifier, Memory::new(), handlers)
+    let receiver = Receiver::inline("odd", verifier(), Memory::new(), handlers)
         .build()
         .unwrap();
     let plain = Fixture::new(EventType::UserCreated)

@@ -2,6 +2,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
+use crate::support::{keys, verifier};
 use authpi_sdk::{
     event::{
         Event, EventType,
@@ -141,8 +142,7 @@ async fn dispatch_in_a_store_commits_or_rolls_back_the_handlers_writes() {
 #[test]
 fn two_handlers_for_one_place_are_an_error_of_build() {
     let twice = |handlers: Handlers<Log>| {
-        let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
-        Receiver::inline("users", verifier, Memory::new(), handlers)
+        Receiver::inline("users", verifier(), Memory::new(), handlers)
             .build()
             .unwrap_err()
     };
@@ -181,7 +181,6 @@ fn a_receiver_that_cannot_work_is_not_built() {
         .max_in_flight(in_flight)
         .build()
     };
-    let keys = || KeyRing::new().with("test", "whs_test");
     assert!(build("users", keys(), 1).is_ok());
     assert_eq!(build("", keys(), 1).unwrap_err(), BuildError::NoEndpoint);
     assert!(matches!(

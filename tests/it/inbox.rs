@@ -440,8 +440,7 @@ async fn a_worker_that_cannot_work_is_not_built() {
     assert_eq!(new("").build().unwrap_err(), BuildError::NoEndpoint);
     assert!(new(&"é".repeat(50)).build().is_ok());
     let long = "x".repeat(101);
-    let verifier = verifier();
-    let receiver = Receiver::inbox(long.as_str(), verifier, store.clone()).build();
+    let receiver = Receiver::inbox(long.as_str(), verifier(), store.clone()).build();
     for refused in [new(&long).build().unwrap_err(), receiver.unwrap_err()] {
         assert_eq!(
             refused.to_string(),

@@ -283,10 +283,9 @@ async fn an_extractor_hands_out_authentic_events_only() {
     async fn hook(event: authpi_sdk::signature::Verified<Event>) -> String {
         format!("{} by {:?}", event.id(), event.key_name())
     }
-    let verifier = verifier();
     let app = Router::new()
         .route("/hooks/authpi", axum::routing::post(hook))
-        .with_state(verifier);
+        .with_state(verifier());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });

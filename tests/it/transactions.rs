@@ -617,7 +617,6 @@ async fn a_dead_letter_that_is_forgotten_is_handled_when_it_is_sent_again() {
     let store = Sqlite::in_memory().await.unwrap();
     let failing = Handlers::new(())
         .on(async |_: Event<UserCreated>, _| Err(HandlerError::terminal("broken")));
-    let verifier = || verifier();
     let receiver = Receiver::inline("shop", verifier(), store.clone(), failing)
         .build()
         .unwrap();

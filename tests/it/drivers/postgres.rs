@@ -22,7 +22,6 @@ use authpi_sdk::{
         LedgerError, NextEvent, Transactional as _, conformance,
     },
     receiver::Receiver,
-    signature::{KeyRing, Verifier},
     stores::{Postgres, PostgresOptions},
     worker::Worker,
 };
@@ -38,6 +37,7 @@ use crate::servers::{
     postgres::{PostgresServer, fresh_prefix},
     until,
 };
+use crate::support::{SECRET, verifier};
 
 /// A pool as users create it.
 fn pool(server: &PostgresServer) -> PgPool {
@@ -531,13 +531,12 @@ async fn a_dead_letter_that_is_replayed_is_as_if_it_had_just_been_stored() {
 #[tokio::test]
 async fn ids_and_ordering_keys_of_any_length_are_stored_handled_and_replayed() {
     let (ledger, _) = opened(Postgres::options(), &fresh_prefix()).await;
-    let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
-    let receiver = Receiver::inbox("users", verifier, ledger.clone())
+    let receiver = Receiver::inbox("users", verifier(), ledger.clone())
         .ordered_by(Subject::user_id)
         .build()
         .unwrap();
     let worker = |handlers| Worker::builder("users", ledger.clone(), handlers);
-    odd_names_hold_up_nothing((&receiver, &ledger, "whs_test"), worker).await;
+    odd_names_hold_up_nothing((&receiver, &ledger, SECRET), worker).await;
 }
 
 #[tokio::test]

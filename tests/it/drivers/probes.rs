@@ -6,7 +6,6 @@ use authpi_sdk::{
     handlers::Handlers,
     ledger::{LedgerError, LedgerErrorKind},
     receiver::Receiver,
-    signature::{KeyRing, SignatureScheme, Verifier},
     stores::{Memory, NatsOptions, Postgres, Redis},
     testing::Fixture,
     worker::Worker,
@@ -20,13 +19,12 @@ use crate::servers::{
     redis::{RedisServer, fresh_prefix as redis_prefix},
     until,
 };
-use crate::support::verifier;
+use crate::support::{deliver, verifier};
 
 #[tokio::test]
 async fn a_probe_is_ready_exactly_while_postgres_answers() {
     let mut server = PostgresServer::start().await;
     let store = Postgres::connect(&server.url()).await.unwrap();
-    let verifier = || Verifier::authpi(KeyRing::new().with("test", "whs_test"));
     let inline = Receiver::inline("inline", verifier(), store.clone(), Handlers::new(()))
         .build()
         .unwrap();
@@ -222,13 +220,7 @@ async fn a_probe_of_a_queue_publishes_nothing() {
 /// A delivery that was signed long ago, and its response.
 async fn deliver_old(hook: &Receiver) -> u16 {
     let old = Fixture::of::<UserCreated>().time(Timestamp::UNIX_EPOCH);
-    hook.receive(
-        old.request(&SignatureScheme::authpi(), &"whs_test".into())
-            .unwrap(),
-    )
-    .await
-    .status()
-    .as_u16()
+    deliver(hook, &old).await
 }
 
 #[tokio::test]
@@ -276,11 +268,8 @@ async fn the_clock_of_postgres_or_redis_is_the_second_witness_for_an_age() {
     for (hook, _) in hooks(ahead) {
         assert_eq!(deliver_old(&hook).await, 503, "the store's clock differs");
         let recent = Fixture::of::<UserCreated>();
-        let recent = recent
-            .request(&SignatureScheme::authpi(), &"whs_test".into())
-            .unwrap();
         assert_eq!(
-            hook.receive(recent).await.status(),
+            deliver(&hook, &recent).await,
             503,
             "it only seems to be old"
         );

@@ -213,7 +213,6 @@ async fn each_step_of_a_store_has_a_span_that_names_it() {
     let scoped = Scoped::default();
     let _guard = listen(scoped.clone());
     let store = Sqlite::in_memory().await.unwrap();
-    let verifier = || verifier();
     let (handle, _) = handlers(store.clone());
     let inline = Receiver::inline("inline", verifier(), store.clone(), handle)
         .build()
