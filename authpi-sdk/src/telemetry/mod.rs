@@ -90,132 +90,125 @@ pub struct Metric {
 
 /// Every metric that this crate emits.
 pub const METRICS: &[Metric] = &[
-    counter(
+    metric(
+        MetricKind::Counter,
         DELIVERIES,
         &["endpoint", "outcome"],
         "Deliveries, by outcome",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         REJECTED,
         &["endpoint", "reason"],
         "Requests that were not authentic, by reason",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         INGESTED,
         &["endpoint", "outcome"],
         "Events ingested by a receiver, by outcome",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         EVENTS,
         &["endpoint", "outcome"],
         "Attempts of workers, by outcome",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         RETRIED,
         &["endpoint", "reason"],
         "Failed attempts that will be retried",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         DEAD_LETTERS,
         &["endpoint", "reason"],
         "Dead letters, by reason",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         LEASES_LOST,
         &["endpoint"],
         "Attempts whose lease another worker took over",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         CONTENT_DIFFERS,
         &["endpoint"],
         "Redeliveries whose content differs from the first delivery",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         EVICTED,
         &["endpoint"],
         "Records that `Memory` evicted at capacity; their events would be handled again",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         STORE_FAILURES,
         &["endpoint", "step"],
         "Steps of the store that failed",
     ),
-    histogram(
+    metric(
+        MetricKind::Histogram,
         HANDLER_SECONDS,
         &["endpoint", "outcome"],
         "How long handlers took",
     ),
-    histogram(
+    metric(
+        MetricKind::Histogram,
         LAG_SECONDS,
         &["endpoint"],
         "From when an event happened to when it was handled",
     ),
-    gauge(
+    metric(
+        MetricKind::Gauge,
         INBOX_DEPTH,
         &["endpoint"],
         "Events in the inbox that are not yet done",
     ),
-    gauge(
+    metric(
+        MetricKind::Gauge,
         INBOX_OLDEST_SECONDS,
         &["endpoint"],
         "How long the oldest of them has been waiting",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         CALLS,
         &["operation", "outcome"],
         "Calls of the client, by outcome",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         CALL_RETRIES,
         &["operation", "reason"],
         "Retries of the client",
     ),
-    counter(
+    metric(
+        MetricKind::Counter,
         RECONCILED,
         &["endpoint", "outcome"],
         "Events that reconciling ingested, by outcome",
     ),
-    gauge(
+    metric(
+        MetricKind::Gauge,
         RECONCILE_LAG_SECONDS,
         &["endpoint"],
         "How far reconciling is behind",
     ),
 ];
 
-const fn counter(
+const fn metric(
+    kind: MetricKind,
     name: &'static str,
     labels: &'static [&'static str],
     meaning: &'static str,
 ) -> Metric {
     Metric {
         name,
-        kind: MetricKind::Counter,
-        labels,
-        meaning,
-    }
-}
-
-const fn gauge(
-    name: &'static str,
-    labels: &'static [&'static str],
-    meaning: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        kind: MetricKind::Gauge,
-        labels,
-        meaning,
-    }
-}
-
-const fn histogram(
-    name: &'static str,
-    labels: &'static [&'static str],
-    meaning: &'static str,
-) -> Metric {
-    Metric {
-        name,
-        kind: MetricKind::Histogram,
+        kind,
         labels,
         meaning,
     }

@@ -639,7 +639,9 @@ async fn what_the_ledger_was_told_and_the_stream_was_not_is_made_good() {
         (1, &key(1), &body(1))
     );
     assert!(
-        letters[0].reason.contains("did not come to tell why"),
+        letters[0]
+            .reason
+            .contains("ended before it kept the reason"),
         "{}",
         letters[0].reason
     );

@@ -19,41 +19,21 @@ pub struct DeliveryRef {
     created_at: UnixMillis,
 }
 
-impl From<&WebhookDelivery> for DeliveryRef {
-    fn from(delivery: &WebhookDelivery) -> Self {
-        let WebhookDelivery {
-            webhook_id,
-            id,
-            event_type,
-            created_at,
-            ..
-        } = delivery;
-        Self {
-            webhook_id: webhook_id.clone(),
-            id: id.clone(),
-            event_type: event_type.clone(),
-            created_at: *created_at,
+macro_rules! from_delivery {
+    ($($delivery:ty),*) => {$(
+        impl From<&$delivery> for DeliveryRef {
+            fn from(delivery: &$delivery) -> Self {
+                Self {
+                    webhook_id: delivery.webhook_id.clone(),
+                    id: delivery.id.clone(),
+                    event_type: delivery.event_type.clone(),
+                    created_at: delivery.created_at,
+                }
+            }
         }
-    }
+    )*};
 }
-
-impl From<&RedeliveredWebhookDelivery> for DeliveryRef {
-    fn from(delivery: &RedeliveredWebhookDelivery) -> Self {
-        let RedeliveredWebhookDelivery {
-            webhook_id,
-            id,
-            event_type,
-            created_at,
-            ..
-        } = delivery;
-        Self {
-            webhook_id: webhook_id.clone(),
-            id: id.clone(),
-            event_type: event_type.clone(),
-            created_at: *created_at,
-        }
-    }
-}
+from_delivery!(WebhookDelivery, RedeliveredWebhookDelivery);
 
 impl Webhooks {
     /// Waits until a delivery has ended, and returns its record: it succeeded, or failed without

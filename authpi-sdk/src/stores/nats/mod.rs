@@ -384,16 +384,8 @@ impl<L: Ledger> Nats<L> {
         if there.is_some() {
             return Ok(());
         }
-        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
-        let reason = "it was given up, by a process that did not come to tell why";
-        self.keep(Letter {
-            key,
-            reason,
-            attempts: 0,
-            received_at,
-            body,
-        })
-        .await
+        let reason = "the process that gave it up ended before it kept the reason";
+        self.keep_unattempted(key, arrived, reason).await
     }
 
     /// A message that this crate has not published.
@@ -403,14 +395,23 @@ impl<L: Ledger> Nats<L> {
             sequence = arrived.sequence,
             "a message in the stream is not an event"
         );
-        let (received_at, body) = (arrived.ticket.received_at, arrived.body.clone());
-        let reason = "the message does not say which event it is: something else, or an unreleased authpi-sdk, published it";
+        let reason = "the message names no event: another program, or an unreleased authpi-sdk, published it";
+        self.keep_unattempted(key, arrived, reason).await
+    }
+
+    /// Keeps a message whose attempts are unknown.
+    async fn keep_unattempted(
+        &self,
+        key: &EventKey,
+        arrived: &Arrived,
+        reason: &str,
+    ) -> Result<(), LedgerError> {
         self.keep(Letter {
             key,
             reason,
             attempts: 0,
-            received_at,
-            body,
+            received_at: arrived.ticket.received_at,
+            body: arrived.body.clone(),
         })
         .await
     }
