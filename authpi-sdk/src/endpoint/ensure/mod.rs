@@ -41,7 +41,6 @@ mod diff;
 mod discover;
 mod endpoint;
 mod error;
-mod find;
 mod ownership;
 mod rotate;
 

@@ -8,7 +8,7 @@
 //! The meaning of a delivery's status is assumed. An unknown status counts as ended if no further
 //! attempt is planned.
 
-mod delivery_ref;
+mod end;
 mod outcome;
 mod track;
 

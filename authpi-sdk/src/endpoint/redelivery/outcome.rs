@@ -4,7 +4,7 @@ use std::{fmt, future::IntoFuture, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{BACKOFF_INITIAL, BACKOFF_MAX, DEFAULT_TRACK_FOR, delivery_ref::end};
+use super::{BACKOFF_INITIAL, BACKOFF_MAX, DEFAULT_TRACK_FOR, end::end};
 use crate::{
     UnixMillis, backoff,
     client::{Error, RedeliveredWebhookDelivery, WebhookDelivery, Webhooks, transport::Response},

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     BACKOFF_INITIAL, BACKOFF_MAX, DEFAULT_TRACK_FOR,
-    delivery_ref::{End, end},
+    end::{End, end},
 };
 use crate::{
     UnixMillis, backoff,
