@@ -176,14 +176,6 @@ pub(crate) fn find(sorted: &[(&str, usize)], text: &str) -> Option<usize> {
         .map(|(_, position)| *position)
 }
 
-/// The wire name of a member: the name of its field, without the `r#` of a keyword.
-pub(crate) const fn wire_name(field: &'static str) -> &'static str {
-    match field.as_bytes() {
-        [b'r', b'#', ..] => field.split_at(2).1,
-        _ => field,
-    }
-}
-
 /// The event types, with the payload of each. A type `SessionCreated(Session)` becomes a case of
 /// [`EventType`](crate::event::EventType) and a marker type for handlers.
 ///
@@ -371,12 +363,10 @@ macro_rules! payloads {
 
                 impl Payload for $name {
                     fn take(&mut self, name: &str, raw: &serde_json::value::RawValue) -> Fit {
-                        $(
-                            if name == const { crate::macros::wire!($field $($wire)?) } {
-                                return fit(&mut self.$field, raw);
-                            }
-                        )*
-                        Fit::Unknown
+                        match name {
+                            $(crate::macros::wire!($field $($wire)?) => fit(&mut self.$field, raw),)*
+                            _ => Fit::Unknown,
+                        }
                     }
 
                     fn extra_mut(&mut self) -> &mut Extra {
@@ -408,7 +398,7 @@ macro_rules! payloads {
                             if let Some(value) = &self.$field {
                                 serde::ser::SerializeMap::serialize_entry(
                                     &mut map,
-                                    const { crate::macros::wire!($field $($wire)?) },
+                                    crate::macros::wire!($field $($wire)?),
                                     value,
                                 )?;
                             }
@@ -425,10 +415,10 @@ macro_rules! payloads {
 }
 pub(crate) use payloads;
 
-/// The wire name of a field: the given one, or the field's own.
+/// The wire name of a field: the given one, or the field's own. A raw identifier needs a given one.
 macro_rules! wire {
     ($field:ident) => {
-        crate::macros::wire_name(stringify!($field))
+        stringify!($field)
     };
     ($field:ident $wire:literal) => {
         $wire
@@ -531,11 +521,11 @@ mod api {
                     raw: &serde_json::value::RawValue,
                 ) -> Result<Self, serde_json::Error> {
                     let [$($field),*] =
-                        crate::json::pick(raw, [$(const { crate::macros::wire!($field $($wire)?) }),*])?;
+                        crate::json::pick(raw, [$(crate::macros::wire!($field $($wire)?)),*])?;
                     Ok(Self {
                         $(
                             $field: crate::json::FromRaw::member(
-                                const { crate::macros::wire!($field $($wire)?) },
+                                crate::macros::wire!($field $($wire)?),
                                 $field,
                             )?,
                         )*
@@ -672,7 +662,7 @@ mod api {
                     $(map.serialize_entry($constant, $value)?;)*
                     $(
                         if !crate::json::FromRaw::is_absent(&self.$field) {
-                            let name = const { crate::macros::wire!($field $($wire)?) };
+                            let name = crate::macros::wire!($field $($wire)?);
                             map.serialize_entry(name, &self.$field)?;
                         }
                     )*
@@ -705,7 +695,7 @@ mod api {
                             }
                         )*
                         $(
-                            if name == const { crate::macros::wire!($field $($wire)?) } {
+                            if name == crate::macros::wire!($field $($wire)?) {
                                 if !crate::json::FromRaw::keep(&mut $field, name, value, $lenient)? {
                                     extra.keep_mismatched(name, value);
                                 }
@@ -718,7 +708,7 @@ mod api {
                     Ok(Self {
                         $(
                             $field: crate::json::FromRaw::kept(
-                                const { crate::macros::wire!($field $($wire)?) },
+                                crate::macros::wire!($field $($wire)?),
                                 $field,
                             )?,
                         )*
@@ -919,11 +909,5 @@ mod tests {
             assert_eq!(find(&BY_LENGTH, text), None, "{text}");
         }
         assert_eq!(find(&by_length::<0>(&[]), ""), None);
-    }
-
-    #[test]
-    fn the_wire_name_of_a_keyword_has_no_prefix() {
-        assert_eq!(wire_name(stringify!(r#type)), "type");
-        assert_eq!(wire_name("rate"), "rate");
     }
 }

@@ -298,6 +298,7 @@ pub mod types {
             #[serde(skip_serializing_if = "Option::is_none")]
             pub trace: Option<String>,
             /// The event's type; often, but not always, one that webhooks can subscribe to.
+            #[wire = "type"]
             pub r#type: String,
             /// Where the event came from.
             pub source: String,
@@ -381,6 +382,7 @@ pub mod types {
         /// Who the caller is.
         pub struct Me {
             /// `type`.
+            #[wire = "type"]
             pub r#type: CallerType,
             /// Id of the API key, if the caller is one.
             #[serde(skip_serializing_if = "Option::is_none")]

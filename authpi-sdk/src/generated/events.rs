@@ -311,6 +311,7 @@ payloads! {
         /// Issuer the agent belongs to.
         pub issuer_id: String,
         /// Kind of verifier.
+        #[wire = "type"]
         pub r#type: String,
         /// Status of the verifier, such as `active`; other values are possible.
         pub status: String,
@@ -341,6 +342,7 @@ payloads! {
         /// Issuer the resource belongs to.
         pub issuer_id: String,
         /// Kind of key.
+        #[wire = "type"]
         pub r#type: String,
         /// Name of the key.
         pub name: String,
@@ -415,6 +417,7 @@ payloads! {
         /// Session the attempt belongs to.
         pub session_id: String,
         /// Kind of attempt.
+        #[wire = "type"]
         pub r#type: String,
         /// Step it had reached.
         pub step: String,
@@ -439,6 +442,7 @@ payloads! {
         /// Issuer the resource belongs to.
         pub issuer_id: String,
         /// Kind of auth method, such as `password` or `oidc`.
+        #[wire = "type"]
         pub r#type: String,
         /// Name of the auth method.
         pub name: String,
@@ -485,6 +489,7 @@ payloads! {
         /// When the client's status last changed, in Unix milliseconds.
         pub status_at: crate::UnixMillis,
         /// Kind of client.
+        #[wire = "type"]
         pub r#type: String,
         /// Whether the client can keep a secret.
         pub confidential: bool,
@@ -531,6 +536,7 @@ payloads! {
         /// Entry of the ledger that changed the balance.
         pub entry_id: String,
         /// Kind of entry.
+        #[wire = "type"]
         pub r#type: String,
         /// What was paid for.
         pub operation: String,
@@ -837,6 +843,7 @@ payloads! {
         /// Issuer the resource belongs to.
         pub issuer_id: String,
         /// Kind of token.
+        #[wire = "type"]
         pub r#type: String,
         /// Name of the token.
         pub name: String,
@@ -879,6 +886,7 @@ payloads! {
         /// Issuer the resource belongs to.
         pub issuer_id: String,
         /// Kind of session.
+        #[wire = "type"]
         pub r#type: String,
         /// Status of the session, such as `active`; other values are possible.
         pub status: String,
@@ -1067,6 +1075,7 @@ payloads! {
         /// Verifier that was used.
         pub verifier_id: String,
         /// Kind of check, such as `totp` or `email`.
+        #[wire = "type"]
         pub r#type: String,
         /// Whether the check succeeded.
         pub success: bool,
@@ -1093,6 +1102,7 @@ payloads! {
         /// Issuer the resource belongs to.
         pub issuer_id: String,
         /// Kind of verifier, such as `password`, `passkey` or `totp`.
+        #[wire = "type"]
         pub r#type: String,
         /// Name the user gave it.
         pub name: String,

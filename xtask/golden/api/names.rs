@@ -17,6 +17,7 @@ pub mod types {
         /// `N2faThing` of AuthPI's API.
         pub struct N2faThing {
             /// `type`.
+            #[wire = "type"]
             #[serde(skip_serializing_if = "Option::is_none")]
             pub r#type: Option<String>,
             /// `self`.

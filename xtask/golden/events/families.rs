@@ -30,6 +30,7 @@ payloads! {
         /// Its id.
         pub id: String,
         /// type
+        #[wire = "type"]
         pub r#type: String,
         /// createdAt
         #[wire = "createdAt"]

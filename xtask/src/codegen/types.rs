@@ -316,11 +316,10 @@ fn unknown_case(name: &Ident) -> TokenStream {
     quote! { Unknown(#unknown), }
 }
 
-/// The wire name of a member, if its field has a different one.
+/// The wire name of a member, if its field has a different name or is a raw identifier.
 pub(crate) fn wire(member: &Member) -> Option<TokenStream> {
     let name = &member.name;
-    let field = member.rust.trim_start_matches("r#");
-    (field != name).then(|| quote! { #[wire = #name] })
+    (ident(&member.rust) != name).then(|| quote! { #[wire = #name] })
 }
 
 /// An enumeration; an open one may get new values.
