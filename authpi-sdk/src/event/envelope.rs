@@ -1,4 +1,8 @@
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{
+    borrow::Cow,
+    fmt,
+    ops::{Deref, Range},
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -127,18 +131,30 @@ pub fn is_batch(body: &[u8]) -> bool {
 #[serde(bound(deserialize = "D: Deserialize<'de>"))]
 struct Wire<'a, D = &'a RawValue> {
     #[serde(borrow)]
-    specversion: Option<Cow<'a, str>>,
+    specversion: Option<Borrowed<'a>>,
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]
-    source: Option<Cow<'a, str>>,
+    source: Option<Borrowed<'a>>,
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
     #[serde(borrow)]
-    time: Option<Cow<'a, str>>,
+    time: Option<Borrowed<'a>>,
     data: Option<D>,
     #[serde(borrow)]
     data_base64: Option<&'a RawValue>,
+}
+
+/// A string in an `Option`: serde itself does not borrow the text of an `Option<Cow<str>>`.
+#[derive(Deserialize)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Borrowed<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
 }
 
 /// AuthPI's event on the wire. Members that routing does not need are read leniently, so that they

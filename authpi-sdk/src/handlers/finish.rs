@@ -116,7 +116,8 @@ impl Claimed<'_> {
                 Finished::LeaseLost
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                self.keep_refused(resolution, error, body).await
+                // Rare, so it does not make every future larger.
+                Box::pin(self.keep_refused(resolution, error, body)).await
             }
             // The lease expires by itself, and the event is handled again.
             Err(error) => {

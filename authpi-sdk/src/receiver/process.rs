@@ -104,11 +104,11 @@ impl Shared {
         let timeout = self.settings.handler_timeout.saturating_sub(waited);
         let outcome = Box::pin(claimed.run(route, event, received_at, timeout, permit)).await;
         crash::point("handled");
-        self.finish(claimed, outcome, event).await
+        self.finish(&claimed, outcome, event).await
     }
 
     /// Records how the attempt went, and answers the delivery.
-    async fn finish(&self, claimed: Claimed<'_>, outcome: Outcome, event: &Event) -> Disposition {
+    async fn finish(&self, claimed: &Claimed<'_>, outcome: Outcome, event: &Event) -> Disposition {
         let resolution = outcome
             .resolve(|| self.settings.clock.since(event.time()))
             .unwrap_or_else(|failure| self.resolve_failure(failure));

@@ -242,14 +242,16 @@ impl SignatureCheck {
         // Our own fault comes first: a sender must not get 401 while we have no secret to verify
         // with.
         let ready = self.ready();
-        let mut macs: Vec<_> = ready
+        let valid = ready
             .made_from
             .iter()
             .zip(&ready.macs)
             .enumerate()
             .filter(|(_, (key, _))| key.is_valid_at(now))
-            .filter_map(|(at, (_, mac))| Some((at, mac.clone()?)))
-            .collect();
+            .filter_map(|(at, (_, mac))| Some((at, mac.clone()?)));
+        // Collecting would allocate for four keys.
+        let mut macs = Vec::with_capacity(ready.macs.len());
+        macs.extend(valid);
         if macs.is_empty() {
             return Err(VerifyError::NoUsableSecret);
         }
