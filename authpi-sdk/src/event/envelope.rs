@@ -1,15 +1,11 @@
-use std::{
-    borrow::Cow,
-    fmt,
-    ops::{Deref, Range},
-};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+    de::{self, DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -128,33 +124,17 @@ pub fn is_batch(body: &[u8]) -> bool {
 
 /// An envelope on the wire. Without `specversion` it may be the event itself (binary mode).
 #[derive(Deserialize)]
-#[serde(bound(deserialize = "D: Deserialize<'de>"))]
-struct Wire<'a, D = &'a RawValue> {
-    #[serde(borrow)]
-    specversion: Option<Borrowed<'a>>,
-    #[serde(borrow)]
+struct Wire<'a> {
+    specversion: Option<Cow<'a, str>>,
     id: Cow<'a, str>,
-    #[serde(borrow)]
-    source: Option<Borrowed<'a>>,
-    #[serde(borrow, rename = "type")]
+    source: Option<Cow<'a, str>>,
+    #[serde(rename = "type")]
     event_type: Cow<'a, str>,
+    time: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    time: Option<Borrowed<'a>>,
-    data: Option<D>,
+    data: Option<&'a RawValue>,
     #[serde(borrow)]
     data_base64: Option<&'a RawValue>,
-}
-
-/// A string in an `Option`: serde itself does not borrow the text of an `Option<Cow<str>>`.
-#[derive(Deserialize)]
-struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl Deref for Borrowed<'_> {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
 }
 
 /// AuthPI's event on the wire. Members that routing does not need are read leniently, so that they
@@ -177,7 +157,7 @@ struct WireEvent<'a> {
     data: Option<&'a RawValue>,
 }
 
-impl<D> Wire<'_, D> {
+impl Wire<'_> {
     fn envelope(&self, at: &str) -> Result<Envelope, ParseError> {
         let member = |name: &str| format!("{at}{name}");
         if self.specversion.as_deref() != Some("1.0") {
@@ -235,12 +215,16 @@ impl Whole<'_> {
 /// Reads an ordinary delivery in one pass. Returns `None` for any other: [`read_one`] then reads it
 /// or reports what is wrong.
 fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
-    let wire: Wire<'_, Members<'_>> = serde_json::from_str(text).ok()?;
-    let envelope = wire.envelope("").ok()?;
-    let (members, None) = (wire.data?, wire.data_base64) else {
+    let mut found = Ordinary::default();
+    let mut json = serde_json::Deserializer::from_str(text);
+    OrdinaryEnvelope(&mut found).deserialize(&mut json).ok()?;
+    json.end().ok()?;
+    let (Some("1.0"), id) = (found.specversion, found.id.filter(|id| !id.is_empty())?) else {
         return None;
     };
-    let [id, event_type, trace, source, subject, timestamp, data] = members.known;
+    let time = found.time.map(rfc3339).transpose().ok()?;
+    let envelope = Envelope::new(id, found.source?, found.event_type?, time);
+    let [id, event_type, trace, source, subject, timestamp, data] = found.event;
     let event = WireEvent {
         id: plain(id?)?.into(),
         event_type: plain(event_type?)?.into(),
@@ -252,12 +236,12 @@ fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
     };
     // From the brace before the first name to the one after the last value.
     let whole = Whole(text);
-    let before = text[..whole.place(members.first?).start]
+    let before = text[..whole.place(found.first?).start]
         .strip_suffix('"')?
         .trim_ascii_end()
         .strip_suffix('{')?
         .len();
-    let last = whole.place(members.last?.get()).end;
+    let last = whole.place(found.last?.get()).end;
     let end = text.len() - text[last..].trim_ascii_start().strip_prefix('}')?.len();
     read_members(
         body,
@@ -270,15 +254,24 @@ fn read_ordinary(body: &Bytes, text: &str) -> Option<Inner> {
     .ok()
 }
 
-/// The event's members, raw, and where they begin and end.
-struct Members<'a> {
-    known: [Option<&'a RawValue>; 7],
+/// The parts of an ordinary delivery. They are read in place, since moving them costs more than
+/// reading them.
+#[derive(Default)]
+struct Ordinary<'a> {
+    specversion: Option<&'a str>,
+    id: Option<&'a str>,
+    source: Option<&'a str>,
+    event_type: Option<&'a str>,
+    time: Option<&'a str>,
+    /// The event's members, raw, in the order of [`Self::EVENT`].
+    event: [Option<&'a RawValue>; 7],
+    /// The first name in the event and the last value, which show where it begins and ends.
     first: Option<&'a str>,
     last: Option<&'a RawValue>,
 }
 
-impl Members<'_> {
-    const KNOWN: [&'static str; 7] = [
+impl Ordinary<'_> {
+    const EVENT: [&'static str; 7] = [
         "id",
         "type",
         "trace",
@@ -289,37 +282,93 @@ impl Members<'_> {
     ];
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
+/// Reads the envelope into the parts.
+struct OrdinaryEnvelope<'p, 'a>(&'p mut Ordinary<'a>);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+impl<'de> DeserializeSeed<'de> for OrdinaryEnvelope<'_, 'de> {
+    type Value = ();
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Members {
-                    known: [None; 7],
-                    first: None,
-                    last: None,
-                };
-                while let Some(name) = map.next_key::<&'de str>()? {
-                    let value: &'de RawValue = map.next_value()?;
-                    members.first = members.first.or(Some(name));
-                    members.last = Some(value);
-                    if let Some(at) = Members::KNOWN.iter().position(|known| *known == name)
-                        && members.known[at].replace(value).is_some()
-                    {
-                        return Err(A::Error::custom("a member twice"));
-                    }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OrdinaryEnvelope<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an envelope")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let parts = self.0;
+        while let Some(name) = map.next_key()? {
+            let part = match name {
+                "specversion" => &mut parts.specversion,
+                "id" => &mut parts.id,
+                "source" => &mut parts.source,
+                "type" => &mut parts.event_type,
+                "time" => &mut parts.time,
+                "data" => {
+                    map.next_value_seed(OrdinaryEvent(parts))?;
+                    continue;
                 }
-                Ok(members)
+                "data_base64" => return Err(A::Error::custom("not JSON")),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            once(part, map.next_value()?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the event into the parts.
+struct OrdinaryEvent<'p, 'a>(&'p mut Ordinary<'a>);
+
+impl<'de> DeserializeSeed<'de> for OrdinaryEvent<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OrdinaryEvent<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let parts = self.0;
+        if parts.first.is_some() {
+            return Err(twice());
+        }
+        while let Some(name) = map.next_key::<&'de str>()? {
+            let value: &'de RawValue = map.next_value()?;
+            parts.first.get_or_insert(name);
+            parts.last = Some(value);
+            if let Some(at) = Ordinary::EVENT.iter().position(|known| *known == name) {
+                once(&mut parts.event[at], value)?;
             }
         }
-        deserializer.deserialize_map(Object)
+        Ok(())
     }
+}
+
+fn once<T, E: de::Error>(part: &mut Option<T>, value: T) -> Result<(), E> {
+    match part.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(twice()),
+    }
+}
+
+fn twice<E: de::Error>() -> E {
+    E::custom("a member twice")
 }
 
 /// The text of a string without escapes.

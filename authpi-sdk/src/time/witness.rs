@@ -12,8 +12,9 @@ use tokio::time::Instant;
 const AGREES_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 /// How long one observation counts, in monotonic time.
 const HOLDS_FOR: Duration = Duration::from_mins(10);
-/// An observation is recorded again after this time, so that most deliveries write nothing.
-const NOTED_EVERY: u64 = 1_000;
+/// An observation is recorded again after this many milliseconds of the clock, so that most
+/// deliveries neither write nor read monotonic time.
+const NOTED_EVERY: i64 = 1_000;
 
 /// Remembers when another machine's time last agreed with this machine's clock: the second witness
 /// for an age.
@@ -43,16 +44,15 @@ impl ClockWitness {
 
     /// Records that the clock, at `now`, agrees with a recent time from another machine.
     pub(crate) fn saw_recent(&self, now: Timestamp) {
-        let at = self.monotonic();
-        let noted = self.seen_at.load(Ordering::Relaxed);
-        if noted != 0
-            && at.saturating_sub(noted) < NOTED_EVERY
-            && self.unsure_at.load(Ordering::Relaxed) == 0
-        {
+        let now = now.as_millisecond();
+        let noted = self.seen_at.load(Ordering::Relaxed) != 0
+            && (0..NOTED_EVERY).contains(&now.saturating_sub(self.seen.load(Ordering::Relaxed)))
+            && self.unsure_at.load(Ordering::Relaxed) == 0;
+        if noted {
             return;
         }
-        self.seen.store(now.as_millisecond(), Ordering::Relaxed);
-        self.seen_at.store(at, Ordering::Release);
+        self.seen.store(now, Ordering::Relaxed);
+        self.seen_at.store(self.monotonic(), Ordering::Release);
         self.unsure_at.store(0, Ordering::Relaxed);
     }
 
