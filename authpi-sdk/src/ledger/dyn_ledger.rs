@@ -90,8 +90,12 @@ impl<L: Ledger> DynLedger for L {
                 Ok(held) => Ok(held),
                 Err(error) => {
                     tracing::debug!(%error, "retrying a step of the store");
-                    sleep(ONCE_MORE).await;
-                    Ledger::complete(self, key, token, completion).await
+                    let once_more = async {
+                        sleep(ONCE_MORE).await;
+                        Ledger::complete(self, key, token, completion).await
+                    };
+                    // Rare, so it does not make every future larger.
+                    Box::pin(once_more).await
                 }
             }
         };

@@ -157,6 +157,9 @@ impl Disposition {
         let mut response = Response::new(Full::new(Bytes::from_static(self.text().as_bytes())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
+        // Most responses have this header and the server's content-length. By default, the first
+        // header takes memory for six.
+        headers.reserve(2);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),
