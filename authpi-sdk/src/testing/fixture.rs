@@ -1,9 +1,12 @@
+use std::path::Path;
+
 use bytes::Bytes;
 use http::{Method, Request, header::CONTENT_TYPE};
 use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::{Recording, RecordingError};
 use crate::{
     UnixMillis,
     event::{Event, EventType, KnownEvent},
@@ -21,6 +24,8 @@ pub struct Fixture {
     time: Timestamp,
     subject: Map<String, Value>,
     data: Value,
+    /// The bytes of a recorded delivery, as long as nothing is changed.
+    recorded: Option<Bytes>,
 }
 
 /// A verified event of type `K`, as created by [`Fixture::of`].
@@ -65,35 +70,69 @@ impl Fixture {
             time: now,
             subject: Map::from_iter([(member.to_owned(), id.into())]),
             data,
+            recorded: None,
         }
+    }
+
+    /// A recorded delivery ([`Recording`]): its exact bytes, until something is changed.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not a recording, or does not hold a readable event.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, RecordingError> {
+        let body = Recording::read(path)?.body;
+        let event = Event::from_json(body.clone())
+            .map_err(|error| RecordingError::new(format!("it does not hold an event: {error}")))?;
+        let data = event
+            .raw_data()
+            .and_then(|data| serde_json::from_str(data).ok());
+        let subject = event
+            .subject()
+            .iter()
+            .map(|(name, id)| (name.to_owned(), Value::from(id)))
+            .collect();
+        Ok(Self {
+            event_type: event.event_type().clone(),
+            id: event.id().to_owned(),
+            time: event.time(),
+            subject,
+            data: data.unwrap_or_default(),
+            recorded: Some(body),
+        })
     }
 
     /// Sets the event's id.
     pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.recorded = None;
         self.id = id.into();
         self
     }
 
     /// Sets the time of the event and of the delivery.
     pub fn time(mut self, time: Timestamp) -> Self {
+        self.recorded = None;
         self.time = time;
         self
     }
 
     /// Sets a member of the subject.
     pub fn subject(mut self, member: impl Into<String>, id: impl Into<String>) -> Self {
+        self.recorded = None;
         self.subject.insert(member.into(), Value::String(id.into()));
         self
     }
 
     /// Replaces `data`.
     pub fn data(mut self, data: Value) -> Self {
+        self.recorded = None;
         self.data = data;
         self
     }
 
     /// The body of the delivery.
     pub fn body(&self) -> Bytes {
+        if let Some(recorded) = &self.recorded {
+            return recorded.clone();
+        }
         let delivery = json!({
             "id": format!("delivery-of-{}", self.id),
             "specversion": "1.0",

@@ -16,6 +16,8 @@
 
 mod clock;
 mod fixture;
+mod recording;
 
 pub use clock::ManualClock;
 pub use fixture::{Fixture, fixture, signed_request};
+pub use recording::{RecordedAnswer, Recording, RecordingError};
