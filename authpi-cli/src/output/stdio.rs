@@ -1,39 +1,28 @@
-//! The program's output. A pipe that is closed by its reader does not cause a panic.
+//! Standard output and standard error. A pipe that is closed by its reader does not cause a panic.
 
 use std::{
-    error::Error,
-    fmt,
     io::{self, ErrorKind, Write as _},
     sync::mpsc::{self, Receiver, SyncSender, TrySendError},
     thread,
     time::Duration,
 };
 
+use crate::failure::{Failure, Result};
+
 /// The maximum number of queued lines; further lines are dropped and counted.
 const WAITING: usize = 1024;
 /// How long the end of the program waits for the remaining lines.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// The reader of standard output has closed it, as `head` does. The program then ends without a
-/// message.
-#[derive(Debug)]
-pub(crate) struct Closed;
-
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("standard output is closed")
-    }
-}
-
-impl Error for Closed {}
-
 /// Prints a text to standard output in one write.
-pub(crate) fn print(text: &str) -> Result<(), Box<dyn Error>> {
+///
+/// If its reader has closed it, as `head` does, the program ends without a message.
+pub(crate) fn print(text: &str) -> Result {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(closed) if closed.kind() == ErrorKind::BrokenPipe => Err(Closed.into()),
-        Err(error) => Err(format!("cannot write to standard output: {error}").into()),
+        Err(closed) if closed.kind() == ErrorKind::BrokenPipe => Err(Failure::closed()),
+        Err(error) => Err(Failure::because("cannot write to standard output", &error)),
     }
 }
 

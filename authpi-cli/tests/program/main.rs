@@ -1,0 +1,11 @@
+//! The `authpi` program, run as a process.
+
+mod deliveries;
+mod emulate;
+mod events;
+mod output;
+mod profiles;
+mod signatures;
+mod support;
+mod trigger;
+mod webhooks;
