@@ -77,11 +77,11 @@ fn delivery(bytes: Vec<u8>) -> std::result::Result<(HeaderMap, Bytes), String> {
         let recording = Recording::from_json(&bytes).map_err(|error| error.to_string())?;
         return Ok((recording.headers, recording.body));
     }
-    request(bytes.into())
+    request(&bytes.into())
 }
 
 /// Reads a saved request. A request line is optional; lines may end in LF or CRLF.
-fn request(bytes: Bytes) -> std::result::Result<(HeaderMap, Bytes), String> {
+fn request(bytes: &Bytes) -> std::result::Result<(HeaderMap, Bytes), String> {
     let mut headers = HeaderMap::new();
     let mut at = 0;
     loop {
@@ -139,12 +139,12 @@ mod tests {
             "POST /hooks HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n{\"\"}\n",
             "Host: x\ncontent-length: 4\n\n{\"\"}",
         ] {
-            let (headers, body) = request(Bytes::from(text)).unwrap();
+            let (headers, body) = request(&Bytes::from(text)).unwrap();
             assert_eq!(headers["host"], "x", "{text:?}");
             assert_eq!(body, "{\"\"}", "{text:?}");
         }
         for wrong in ["", "Host: x\n", "POST / HTTP/1.1\nnot a header\n\n{}"] {
-            assert!(request(Bytes::from(wrong)).is_err(), "{wrong:?} was read");
+            assert!(request(&Bytes::from(wrong)).is_err(), "{wrong:?} was read");
         }
     }
 

@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        deliveries, diagnose, emulate, events, profile, program, sign, trigger, verify, webhooks,
+        deliveries, diagnose, emulate, events, listen, profile, program, sign, trigger, verify,
+        webhooks,
     },
     failure::{EXIT_CODES, Result},
     output::Output,
@@ -36,6 +37,7 @@ enum Command {
     Deliveries(deliveries::Command),
     #[command(subcommand)]
     Events(events::Command),
+    Listen(listen::Listen),
     Sign(sign::Sign),
     Verify(verify::Verify),
     Diagnose(diagnose::Diagnose),
@@ -54,6 +56,7 @@ impl Arguments {
             Command::Webhooks(webhooks) => webhooks.run(output).await,
             Command::Deliveries(deliveries) => deliveries.run(output).await,
             Command::Events(events) => events.run(output).await,
+            Command::Listen(listen) => listen.run(output).await,
             Command::Sign(sign) => sign.run(output),
             Command::Verify(verify) => verify.run(output),
             Command::Diagnose(diagnose) => diagnose.run(output),

@@ -80,7 +80,6 @@ impl Connect {
             account_id: variable("AUTHPI_ACCOUNT_ID")?,
             key_id: variable("AUTHPI_KEY_ID")?,
             key_secret: variable("AUTHPI_KEY_SECRET")?,
-            ..Profile::default()
         };
         let sources = if self.profile.is_some() {
             vec![named]

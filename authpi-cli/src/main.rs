@@ -3,6 +3,11 @@
 //! `cli` lists the commands; each has a file in `commands`. `connect` finds the settings of a call,
 //! `output` prints records, `failure` holds what went wrong and the exit code.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "the program prints most of these texts as they stand"
+)]
+
 mod arguments;
 mod captured;
 mod cli;
@@ -10,6 +15,7 @@ mod commands;
 mod connect;
 mod failure;
 mod follow;
+mod forward;
 mod output;
 mod profile;
 #[cfg(test)]

@@ -37,13 +37,13 @@ fn describe(command: &Command, path: &str, text: &mut String) {
     let help = command.clone().render_help().to_string();
     let lines: Vec<_> = help.lines().map(str::trim_end).collect();
     let help = lines.join("\n");
-    text.push_str(&format!("\n## `{path}`\n\n"));
+    text.extend(["\n## `", path, "`\n\n"]);
     // The short help leaves out all but the first paragraph of the description.
     if let Some(long) = command.get_long_about() {
         let paragraphs: Vec<_> = long.to_string().split("\n\n").map(wrapped).collect();
-        text.push_str(&format!("{}\n\n", paragraphs[1..].join("\n\n")));
+        text.extend([&paragraphs[1..].join("\n\n"), "\n\n"]);
     }
-    text.push_str(&format!("```text\n{}\n```\n", help.trim()));
+    text.extend(["```text\n", help.trim(), "\n```\n"]);
     for sub in command.get_subcommands() {
         if sub.get_name() != "help" {
             describe(sub, &format!("{path} {}", sub.get_name()), text);

@@ -1,6 +1,6 @@
 //! `authpi diagnose`: how a captured delivery was signed.
 
-use authpi_sdk::signature::diagnose;
+use authpi_sdk::signature::{SignatureScheme, diagnose};
 use clap::Args;
 use serde::Serialize;
 
@@ -44,7 +44,7 @@ impl Diagnose {
             output::print(&format!("{found}\n"))?;
         } else {
             output.one(&Diagnosed {
-                scheme: found.scheme.as_ref().map(|scheme| scheme.to_rust()),
+                scheme: found.scheme.as_ref().map(SignatureScheme::to_rust),
                 body_was: found.body_was,
                 candidates: found.candidates.iter().map(ToString::to_string).collect(),
                 remarks: found.remarks.clone(),

@@ -22,10 +22,6 @@ use crate::{
 /// SIGTERM. For each delivery attempt, it prints a line to standard error, unless --quiet.
 #[derive(Args)]
 #[command(after_help = "Example:\n  authpi emulate --save-profile dev")]
-#[expect(
-    clippy::doc_markdown,
-    reason = "the program prints these texts as they stand"
-)]
 pub(crate) struct Emulate {
     /// The address to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]

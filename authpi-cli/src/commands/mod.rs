@@ -4,6 +4,7 @@ pub(crate) mod deliveries;
 pub(crate) mod diagnose;
 pub(crate) mod emulate;
 pub(crate) mod events;
+pub(crate) mod listen;
 pub(crate) mod profile;
 pub(crate) mod program;
 pub(crate) mod sign;

@@ -57,10 +57,10 @@ impl Sign {
             (name.as_str().to_owned(), value)
         });
         if output.format() == Format::Table {
-            let lines: String = pairs
+            let lines: Vec<_> = pairs
                 .map(|(name, value)| format!("{name}: {value}\n"))
                 .collect();
-            return output::print(&lines);
+            return output::print(&lines.concat());
         }
         output.one(
             &pairs

@@ -102,11 +102,10 @@ impl Trigger {
                         triggered.event["type"].as_str().unwrap_or_default()
                     ));
                 }
-                match output.format() {
-                    Format::Table | Format::Ndjson => {
-                        output::print(&format!("{}\n", triggered.event))?
-                    }
-                    Format::Json => output.one(&triggered.event)?,
+                if output.format() == Format::Json {
+                    output.one(&triggered.event)?;
+                } else {
+                    output::print(&format!("{}\n", triggered.event))?;
                 }
             }
         }

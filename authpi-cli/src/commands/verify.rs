@@ -37,7 +37,7 @@ pub(crate) struct Verify {
 }
 
 #[derive(Serialize)]
-struct Authentic {
+struct Verdict {
     authentic: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     event_id: Option<String>,
@@ -60,16 +60,13 @@ impl Verify {
             self.scheme.tolerance(ANY_AGE)
         };
         let verifier = Verifier::new(scheme, keys).max_body(usize::MAX);
-        let verified = match verifier.verify(&headers, body.clone()) {
-            Ok(verified) => verified,
-            Err(_) => {
-                let why = verifier.diagnose(&headers, &body).join("; ");
-                return Err(Failure::new(format!("not authentic: {why}"))
-                    .hint("`authpi diagnose` looks for the scheme that fits"));
-            }
+        let Ok(delivery) = verifier.verify(&headers, body.clone()) else {
+            let why = verifier.diagnose(&headers, &body).join("; ");
+            return Err(Failure::new(format!("not authentic: {why}"))
+                .hint("`authpi diagnose` looks for the scheme that fits"));
         };
-        let event = verified.event();
-        output.one(&Authentic {
+        let event = delivery.event();
+        output.one(&Verdict {
             authentic: true,
             event_id: event.as_ref().ok().map(|event| event.id().to_owned()),
             event_type: event

@@ -72,7 +72,7 @@ impl Output {
     /// Prints a record on a line of its own, immediately: for commands that run on.
     pub(crate) fn line(self, record: &impl Record) -> Result {
         print(&match self.format() {
-            Format::Table => format!("{}\n", record::visible(&record.cells().join("  "))),
+            Format::Table => record.line() + "\n",
             Format::Json | Format::Ndjson => one_line(record)?,
         })
     }

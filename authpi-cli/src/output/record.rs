@@ -12,6 +12,11 @@ pub(crate) trait Record: Serialize {
 
     /// One text per column.
     fn cells(&self) -> Vec<String>;
+
+    /// The record on a line of its own, for commands that run on.
+    fn line(&self) -> String {
+        visible(&self.cells().join("  "))
+    }
 }
 
 /// The records as rows, or nothing if there are none.
@@ -82,7 +87,7 @@ fn text(table: &Table) -> String {
 }
 
 /// Control characters, which could change a terminal, become `�`.
-pub(super) fn visible(text: &str) -> String {
+fn visible(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 

@@ -3,6 +3,7 @@
 mod deliveries;
 mod emulate;
 mod events;
+mod listen;
 mod output;
 mod profiles;
 mod signatures;

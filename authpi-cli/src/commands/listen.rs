@@ -1,0 +1,420 @@
+//! `authpi listen`: deliveries to this machine, without a tunnel.
+
+use std::{
+    fs,
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use authpi_sdk::{
+    client::LoggedEvent,
+    event::EventType,
+    signature::{Secret, SignatureScheme},
+    testing::{RecordedAnswer, Recording},
+};
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderMap, HeaderValue, Method, header};
+use jiff::{SignedDuration, Timestamp};
+use owo_colors::{OwoColorize as _, Stream};
+use serde::Serialize;
+use serde_json::json;
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+
+use super::sign::scheme;
+use crate::{
+    arguments::{Durations, durations, event_type, time},
+    connect::Connect,
+    failure::{Failure, Result, chain},
+    follow::{Follower, POLL_INTERVAL, Polled, Position},
+    forward::Target,
+    output::{self, Output, Record},
+    profile, secret,
+    stop::Stop,
+};
+
+/// Deliver the account's events to a receiver on this machine, without a tunnel.
+///
+/// It reads the event log, wraps each new event as a delivery, signs it, and posts it. Each attempt
+/// is a line. An answer other than 200 is followed by further attempts, with the pauses that AuthPI
+/// is assumed to make. It works with AuthPI and with the emulator, and changes nothing there.
+///
+/// The secret is this machine's own, not a webhook's: give it to the receiver with
+/// `export AUTHPI_WEBHOOK_SECRET=$(authpi listen --print-secret)`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  \
+    authpi listen --forward-to http://127.0.0.1:8080/hooks/authpi --events user.created")]
+pub(crate) struct Listen {
+    /// The receiver's address
+    #[arg(long, value_name = "URL", required_unless_present = "print_secret")]
+    forward_to: Option<String>,
+
+    /// Print the secret that signs deliveries, and end
+    #[arg(long)]
+    print_secret: bool,
+
+    /// A file with another secret to sign with, or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "print_secret")]
+    secret_file: Option<PathBuf>,
+
+    /// Only events of these types, with commas between them
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = event_type)]
+    events: Vec<EventType>,
+
+    /// Begin at this time instead of now, such as 10m for ten minutes ago
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+
+    /// Save each attempt in this folder, one file each. They contain personal data
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+
+    /// Pauses between the attempts of a delivery, such as 100ms,5s,2m,1h; empty for a single attempt
+    #[arg(long, value_name = "DELAYS", default_value = "5s,30s,2m,15m,1h", value_parser = durations)]
+    retry_delays: Durations,
+
+    /// How to sign: authpi, timestamped or standard-webhooks
+    #[arg(long, value_name = "SCHEME", default_value = "authpi", value_parser = scheme)]
+    scheme: SignatureScheme,
+
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// How many deliveries are posted at the same time.
+const AT_ONCE: usize = 8;
+/// No more of the log is read while this many deliveries wait for their turn.
+const MAX_WAITING: usize = 1_000;
+/// A delivery whose first attempt comes later than this after its event is late.
+const LATE: SignedDuration = SignedDuration::from_secs(30);
+/// How often lateness is said.
+const SAID_EVERY: Duration = Duration::from_mins(1);
+
+/// One attempt, as it is printed.
+#[derive(Serialize)]
+struct Attempt {
+    time: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    event_id: String,
+    #[serde(rename = "attempt")]
+    number: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    millis: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Record for Attempt {
+    const COLUMNS: &[&str] = &["time", "type", "event", "attempt", "status", "ms"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.time.clone(),
+            self.event_type.clone(),
+            self.event_id.clone(),
+            self.number.to_string(),
+            self.status
+                .map_or_else(|| "-".to_owned(), |status| status.to_string()),
+            self.millis.to_string(),
+        ]
+    }
+
+    fn line(&self) -> String {
+        let mut cells = self.cells();
+        let status = match self.status {
+            Some(200) => cells[4]
+                .if_supports_color(Stream::Stdout, |text| text.green())
+                .to_string(),
+            _ => cells[4]
+                .if_supports_color(Stream::Stdout, |text| text.red())
+                .to_string(),
+        };
+        cells[4] = status;
+        cells[5].push_str(" ms");
+        if self.number == 1 {
+            cells.remove(3);
+        } else {
+            cells[3].insert_str(0, "attempt ");
+        }
+        cells.extend(self.error.clone());
+        cells.join("  ")
+    }
+}
+
+impl Listen {
+    pub(crate) async fn run(self, output: Output) -> Result {
+        if self.print_secret {
+            return output::print(&format!("{}\n", own_secret()?.expose()));
+        }
+        let mut stop = Stop::listen()?;
+        let target = Target::parse(self.forward_to.as_deref().unwrap_or_default())?;
+        let secret = match &self.secret_file {
+            Some(file) => secret::read(file)?,
+            None => own_secret()?,
+        };
+        if let Some(folder) = &self.record {
+            create(folder)?;
+        }
+        let start = self.since.unwrap_or_else(Timestamp::now);
+        let client = self.connect.client()?;
+        let mut follower = Follower::new(&client, self.events.clone(), Position::new(start));
+        output.note(&format!("delivering to {}", target.shown()));
+        let sender = Arc::new(Sender {
+            target,
+            secret,
+            scheme: self.scheme,
+            delays: self.retry_delays.0,
+            record: self.record,
+            places: Semaphore::new(AT_ONCE),
+            said_late: Mutex::new(None),
+            output,
+        });
+        let mut deliveries: JoinSet<Result> = JoinSet::new();
+        loop {
+            let polled = tokio::select! {
+                polled = follower.poll() => polled?,
+                () = stop.requested() => return Ok(()),
+            };
+            let (events, pause) = match polled {
+                Polled::Events(events) => (events, POLL_INTERVAL),
+                Polled::Back(events) => {
+                    output.note("connected again; no event was skipped");
+                    (events, POLL_INTERVAL)
+                }
+                Polled::Failed(error, pause) => {
+                    output.note(&format!("{}; trying again in {pause:?}", chain(&error)));
+                    (Vec::new(), pause)
+                }
+            };
+            for event in events {
+                deliveries.spawn(Arc::clone(&sender).deliver(event));
+            }
+            let mut pause = std::pin::pin!(sleep(pause));
+            loop {
+                let waiting = deliveries.len() > MAX_WAITING;
+                tokio::select! {
+                    () = &mut pause, if !waiting => break,
+                    Some(ended) = deliveries.join_next() => match ended {
+                        Ok(delivered) => delivered?,
+                        Err(panic) => return Err(Failure::because("a delivery failed", &panic)),
+                    },
+                    () = stop.requested() => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// What all deliveries share.
+struct Sender {
+    target: Target,
+    secret: Secret,
+    scheme: SignatureScheme,
+    delays: Vec<Duration>,
+    record: Option<PathBuf>,
+    places: Semaphore,
+    /// When lateness was said last.
+    said_late: Mutex<Option<Instant>>,
+    output: Output,
+}
+
+impl Sender {
+    /// Posts an event until it is acknowledged or given up.
+    async fn deliver(self: Arc<Self>, event: LoggedEvent) -> Result {
+        let body = delivery(&event);
+        let mut delays = self.delays.iter();
+        for attempt in 1.. {
+            let answered = {
+                // The semaphore is never closed.
+                let _place = self.places.acquire().await;
+                if attempt == 1 {
+                    self.say_if_late(&event);
+                }
+                self.attempt(&event, &body, attempt).await?
+            };
+            if answered {
+                break;
+            }
+            let Some(delay) = delays.next() else {
+                self.output.note(&format!("gave up on {}", event.id));
+                break;
+            };
+            sleep(*delay).await;
+        }
+        Ok(())
+    }
+
+    /// Posts an event once, and prints the attempt. Returns whether it was acknowledged.
+    async fn attempt(&self, event: &LoggedEvent, body: &Bytes, attempt: usize) -> Result<bool> {
+        let now = Timestamp::now();
+        let mut headers = self
+            .scheme
+            .sign(&self.secret, &format!("msg_{}", event.id), now, body)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/cloudevents+json"),
+        );
+        let started = Instant::now();
+        let sent = self
+            .target
+            .send(Method::POST, None, headers.clone(), body.clone())
+            .await;
+        let took = sent
+            .as_ref()
+            .map_or_else(|_| started.elapsed(), |answer| answer.took);
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let recorded = sent
+            .as_ref()
+            .ok()
+            .map(|answer| RecordedAnswer::new(answer.status.as_u16(), millis, &answer.body));
+        let printed = Attempt {
+            time: second(now),
+            event_type: event.r#type.clone(),
+            event_id: event.id.clone(),
+            number: attempt,
+            status: sent.as_ref().ok().map(|answer| answer.status.as_u16()),
+            millis,
+            error: sent.as_ref().err().cloned(),
+        };
+        self.output.line(&printed)?;
+        if let Some(folder) = &self.record {
+            self.save(folder, &headers, body, recorded, &printed);
+        }
+        Ok(printed.status == Some(200))
+    }
+
+    /// A recording that cannot be written is said, and stops nothing.
+    fn save(
+        &self,
+        folder: &Path,
+        headers: &HeaderMap,
+        body: &Bytes,
+        answer: Option<RecordedAnswer>,
+        attempt: &Attempt,
+    ) {
+        let mut recording = Recording::new(headers, body.clone());
+        recording.answer = answer;
+        let name: String = attempt
+            .event_id
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || "-_".contains(c) {
+                    c
+                } else {
+                    '_'
+                }
+            })
+            .take(100)
+            .collect();
+        let time = attempt.time.replace(':', "");
+        let file = folder.join(format!("{time}-{name}-{}.json", attempt.number));
+        if let Err(error) = recording.write_new(&file) {
+            self.output
+                .note(&format!("cannot write {}: {error}", file.display()));
+        }
+    }
+
+    fn say_if_late(&self, event: &LoggedEvent) {
+        let Some(age) = event.time().map(|at| Timestamp::now().duration_since(at)) else {
+            return;
+        };
+        if age <= LATE {
+            return;
+        }
+        let mut said = self
+            .said_late
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|at| at.elapsed() >= SAID_EVERY) {
+            *said = Some(Instant::now());
+            let age = SignedDuration::from_secs(age.as_secs());
+            self.output
+                .note(&format!("deliveries are late: this event is {age:#} old"));
+        }
+    }
+}
+
+/// A delivery of the event, as in AuthPI's guide.
+fn delivery(event: &LoggedEvent) -> Bytes {
+    let time = event.time().unwrap_or_default().to_string();
+    json!({
+        "specversion": "1.0",
+        "id": format!("listen-{}", event.id),
+        "source": "com.authpi.webhooks/v1/wh_listen",
+        "type": "event",
+        "datacontenttype": "application/json",
+        "time": time,
+        "data": {
+            "id": event.id,
+            "type": event.r#type,
+            "trace": event.trace,
+            "source": event.source,
+            "timestamp": event.timestamp,
+            "subject": event.subject,
+            "data": event.data,
+        },
+    })
+    .to_string()
+    .into()
+}
+
+/// This machine's secret, in a file beside the profiles. The first use makes it.
+fn own_secret() -> Result<Secret> {
+    let file = profile::path()
+        .and_then(|path| Some(path.parent()?.join("listen-secret")))
+        .ok_or_else(|| {
+            Failure::new("there is no folder for the secret").hint("give --secret-file")
+        })?;
+    if !file.exists() {
+        if let Some(folder) = file.parent() {
+            create(folder)?;
+        }
+        let mut bytes = [0; 24];
+        getrandom::fill(&mut bytes)
+            .map_err(|error| Failure::new(format!("there are no random numbers: {error}")))?;
+        let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = Secret::from(format!("whs_{}", digits.concat()));
+        save_first(&file, &secret).map_err(|error| {
+            Failure::because(format!("cannot write {}", file.display()), &error)
+        })?;
+    }
+    secret::read(&file)
+}
+
+/// Writes the secret to a file that only its owner can read, unless another process was faster.
+fn save_first(file: &Path, secret: &Secret) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(new, "{}", secret.expose())?;
+    new.as_file().sync_all()?;
+    match new.persist_noclobber(file) {
+        Err(error) if error.error.kind() != ErrorKind::AlreadyExists => Err(error.error),
+        _ => Ok(()),
+    }
+}
+
+/// Creates a folder that only its owner can read, unless it is there.
+fn create(folder: &Path) -> Result {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Failure::because(
+            format!("cannot create {}", folder.display()),
+            &error,
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn second(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second())
+        .unwrap_or(at)
+        .to_string()
+}

@@ -1,0 +1,252 @@
+//! `authpi listen`.
+
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use authpi_sdk::{
+    event::{Event, types::UserCreated},
+    handlers::{Context, Handlers},
+    receiver::Receiver as SdkReceiver,
+    signature::{KeyRing, Verifier},
+    stores::Memory,
+    testing::Fixture,
+};
+use tokio::sync::mpsc;
+
+use super::support::*;
+
+/// A real receiver, which passes on the ids of users. It fails the first `failures` attempts.
+async fn receiver(secret: &str, failures: usize) -> (String, mpsc::UnboundedReceiver<String>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let state = (tell, AtomicUsize::new(failures));
+    let handlers = Handlers::new(state).on(async |event: Event<UserCreated>, at: Context<_>| {
+        let (tell, left): &(mpsc::UnboundedSender<String>, AtomicUsize) = at.state();
+        let fail = |left: usize| left.checked_sub(1);
+        if left.fetch_update(SeqCst, SeqCst, fail).is_ok() {
+            return Err("not yet".into());
+        }
+        tell.send(event.subject().user_id().unwrap_or_default().to_owned())?;
+        Ok(())
+    });
+    let verifier = Verifier::authpi(KeyRing::new().with("listen", secret));
+    let receiver = SdkReceiver::inline("users", verifier, Memory::new(), handlers)
+        .build()
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+    let app = axum::Router::new().route_service("/hooks", receiver);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, told)
+}
+
+fn with_config(mut command: Command, config: &Path) -> Command {
+    command.env("AUTHPI_CONFIG", config);
+    command
+}
+
+async fn own_secret(config: &Path) -> String {
+    let mut print = authpi();
+    print.args(["listen", "--print-secret"]);
+    let done = run(&mut with_config(print, config)).await;
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    text(&done.stdout).trim().to_owned()
+}
+
+#[tokio::test]
+async fn listen_delivers_signed_events_with_retries_and_records_them() {
+    let emulate = Emulate::start(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("authpi").join("config.toml");
+    let secret = own_secret(&config).await;
+    assert!(secret.starts_with("whs_") && secret.len() > 40, "{secret}");
+    assert_eq!(own_secret(&config).await, secret, "it differs each time");
+
+    // What happened before is delivered too, with `--since`.
+    record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_before"])).await;
+    let (url, mut told) = receiver(&secret, 1).await;
+    let recordings = folder.path().join("recordings");
+    let listen = [
+        "listen",
+        "--forward-to",
+        &url,
+        "--since",
+        "1h",
+        "--events",
+        "user.created",
+        "--retry-delays",
+        "1ms,1ms",
+        "--record",
+        recordings.to_str().unwrap(),
+    ];
+    let mut command = with_config(emulate.command(&listen), &config);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = async || -> Value {
+        let line = timeout(TEST_TIMEOUT, lines.next_line())
+            .await
+            .expect("no line");
+        serde_json::from_str(&line.unwrap().unwrap()).unwrap()
+    };
+    let (first, second) = (next().await, next().await);
+    assert_eq!(
+        (&first["attempt"], &first["status"]),
+        (&json!(1), &json!(503))
+    );
+    assert_eq!(
+        (&second["attempt"], &second["status"]),
+        (&json!(2), &json!(200))
+    );
+    assert_eq!(first["event_id"], second["event_id"]);
+    assert_eq!(told.recv().await.unwrap(), "usr_before");
+
+    record(&mut emulate.trigger(&["user.deleted"])).await;
+    record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_after"])).await;
+    assert_eq!(next().await["status"], 200);
+    assert_eq!(told.recv().await.unwrap(), "usr_after");
+
+    // A recording is written after its line.
+    let written = async {
+        while fs::read_dir(&recordings).unwrap().count() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(TEST_TIMEOUT, written)
+        .await
+        .expect("a recording is missing");
+    child.kill().await.unwrap();
+    let mut users = Vec::new();
+    for file in fs::read_dir(&recordings).unwrap() {
+        let file = file.unwrap().path();
+        // The last one may be half written when the program is killed.
+        let Ok(fixture) = Fixture::from_file(&file) else {
+            continue;
+        };
+        users.push(fixture.verified().subject().user_id().unwrap().to_owned());
+        let mut verify = authpi();
+        verify
+            .args(["verify", file.to_str().unwrap()])
+            .env("AUTHPI_WEBHOOK_SECRET", &secret);
+        assert_eq!(record(&mut verify).await["authentic"], true);
+    }
+    assert!(users.contains(&"usr_before".to_owned()), "{users:?}");
+}
+
+#[tokio::test]
+async fn listen_says_when_authpi_is_gone_and_continues_when_it_is_back() {
+    let emulate = Emulate::start(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.toml");
+    let secret = own_secret(&config).await;
+    let (url, mut told) = receiver(&secret, 0).await;
+    // A way to AuthPI that can be cut.
+    let way = Way::to(emulate.address()).await;
+    let base_url = format!("http://{}", way.address);
+    let listen = [
+        "listen",
+        "--forward-to",
+        &url,
+        "--since",
+        "1h",
+        "--events",
+        "user.created",
+        "--base-url",
+        &base_url,
+    ];
+    let mut command = with_config(emulate.command(&listen), &config);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut until = async |what: &str| loop {
+        let line = timeout(Duration::from_mins(2), lines.next_line())
+            .await
+            .expect("no line");
+        let line = line.unwrap().expect("the program ended");
+        if line.contains(what) {
+            break;
+        }
+    };
+    record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_1"])).await;
+    assert_eq!(told.recv().await.unwrap(), "usr_1");
+    way.cut();
+    until("trying again").await;
+    record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_2"])).await;
+    way.repair();
+    until("no event was skipped").await;
+    assert_eq!(told.recv().await.unwrap(), "usr_2");
+}
+
+/// Forwards connections, unless it is cut.
+struct Way {
+    address: std::net::SocketAddr,
+    cut: tokio::sync::watch::Sender<bool>,
+}
+
+impl Way {
+    async fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (cut, is_cut) = tokio::sync::watch::channel(false);
+        let (address, target) = (listener.local_addr().unwrap(), target.to_owned());
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                let (mut is_cut, target) = (is_cut.clone(), target.clone());
+                tokio::spawn(async move {
+                    if *is_cut.borrow_and_update() {
+                        return;
+                    }
+                    let mut there = TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut here, &mut there) => {}
+                        _ = is_cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, cut }
+    }
+
+    fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    fn repair(&self) {
+        self.cut.send_replace(false);
+    }
+}
+
+#[tokio::test]
+async fn listen_refuses_what_it_cannot_do() {
+    for (arguments, why) in [
+        (&["listen"][..], "--forward-to"),
+        (
+            &["listen", "--forward-to", "localhost:8080"],
+            "not an http or https URL",
+        ),
+        (
+            &[
+                "listen",
+                "--forward-to",
+                "http://127.0.0.1:1",
+                "--retry-delays",
+                "5",
+            ],
+            "is not a duration",
+        ),
+    ] {
+        let mut command = authpi();
+        command
+            .args(arguments)
+            .env("AUTHPI_KEY_ID", "k")
+            .env("AUTHPI_KEY_SECRET", "s");
+        fails(&mut command, 2, why).await;
+    }
+}
