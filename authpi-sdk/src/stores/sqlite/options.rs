@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
-    SqliteConnection,
+    ConnectOptions as _, Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{
@@ -16,7 +16,7 @@ use super::{
     file::{OpenFile, prepare},
     open_error::{OpenError, Unusable},
     queue::{Queue, ROOM},
-    schema::{connect_and_migrate, is_busy},
+    schema::{is_busy, migrate},
     steps::Records,
     transaction::nest,
     writer::Writer,
@@ -83,9 +83,11 @@ impl SqliteOptions {
             .synchronous(SqliteSynchronous::Full);
         let ledger = self.start(connect, Some(path)).await?;
         let works = async { probe_ledger(&ledger).await.and(probe_inbox(&ledger).await) };
-        works
-            .await
-            .map_err(|error| unusable(path, OpenError::Step(error)))?;
+        if let Err(error) = works.await {
+            // Nothing of a failed opening is left running.
+            ledger.close().await;
+            return Err(unusable(path, OpenError::Step(error)));
+        }
         Ok(ledger)
     }
 
@@ -103,7 +105,6 @@ impl SqliteOptions {
         connect: SqliteConnectOptions,
         path: Option<&Path>,
     ) -> Result<Sqlite, LedgerError> {
-        use sqlx::ConnectOptions as _;
         let connect = connect
             .busy_timeout(self.busy_timeout)
             .disable_statement_logging();
@@ -163,14 +164,33 @@ async fn open(
     options: &SqliteConnectOptions,
     on_disk: bool,
 ) -> Result<(SqliteConnection, Option<OpenFile>), OpenError> {
-    let mut connection = connect_and_migrate(options, on_disk).await?;
+    let mut connection = SqliteConnection::connect_with(options).await?;
+    match prepare_connection(&mut connection, on_disk).await {
+        Ok(file) => Ok((connection, file)),
+        Err(error) => {
+            // A connection that is only dropped is closed some time later, by its own thread.
+            let _ = connection.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn prepare_connection(
+    connection: &mut SqliteConnection,
+    on_disk: bool,
+) -> Result<Option<OpenFile>, OpenError> {
+    if on_disk {
+        // Before anything is created in a database that is not kept.
+        OpenFile::of(connection).await?;
+    }
+    migrate(connection).await?;
     let file = if on_disk {
-        Some(OpenFile::of(&mut connection).await?)
+        Some(OpenFile::of(connection).await?)
     } else {
         None
     };
-    nest(&mut connection).await?;
-    Ok((connection, file))
+    nest(connection).await?;
+    Ok(file)
 }
 
 fn unusable(path: &Path, cause: OpenError) -> LedgerError {

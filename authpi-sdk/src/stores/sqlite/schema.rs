@@ -1,8 +1,8 @@
 //! The tables, and their migration when a file is opened.
 
-use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{Row as _, SqliteConnection};
 
-use super::{failure::kind_of_sqlite, file::OpenFile, open_error::OpenError};
+use super::{failure::kind_of_sqlite, open_error::OpenError};
 use crate::ledger::LedgerErrorKind;
 
 /// The version of the first tables. Tables of lower versions were never released.
@@ -57,24 +57,17 @@ const MIGRATIONS: [&str; 1] = ["
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
 const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
-pub(super) async fn connect_and_migrate(
-    options: &SqliteConnectOptions,
-    on_disk: bool,
-) -> Result<SqliteConnection, OpenError> {
-    let mut connection = SqliteConnection::connect_with(options).await?;
-    if on_disk {
-        // Before anything is created in a database that is not kept.
-        OpenFile::of(&mut connection).await?;
+/// Creates the tables, or updates them to this version. An error has to close the connection, which
+/// rolls back.
+pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    if version(connection).await? == VERSION {
+        return Ok(());
     }
-    if version(&mut connection).await? == VERSION {
-        return Ok(connection);
-    }
-    // Another process may be migrating too: check again with the write lock. An error here closes
-    // the connection, which rolls back.
+    // Another process may be migrating too: check again with the write lock.
     sqlx::raw_sql("BEGIN IMMEDIATE")
-        .execute(&mut connection)
+        .execute(&mut *connection)
         .await?;
-    let done = match version(&mut connection).await? {
+    let done = match version(connection).await? {
         0 => 0,
         found if found < FIRST => return Err(OpenError::Unreleased { found }),
         found if found > VERSION => {
@@ -89,19 +82,19 @@ pub(super) async fn connect_and_migrate(
         .iter()
         .skip(usize::try_from(done).unwrap_or_default())
     {
-        sqlx::raw_sql(*migration).execute(&mut connection).await?;
+        sqlx::raw_sql(*migration).execute(&mut *connection).await?;
     }
     sqlx::raw_sql(
         "CREATE TABLE IF NOT EXISTS authpi_schema (version INTEGER NOT NULL) STRICT; DELETE FROM authpi_schema",
     )
-    .execute(&mut connection)
+    .execute(&mut *connection)
     .await?;
     sqlx::query("INSERT INTO authpi_schema (version) VALUES (?1)")
         .bind(VERSION)
-        .execute(&mut connection)
+        .execute(&mut *connection)
         .await?;
-    sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
-    Ok(connection)
+    sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
+    Ok(())
 }
 
 /// Zero for a file without our tables.

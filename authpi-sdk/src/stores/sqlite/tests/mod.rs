@@ -506,6 +506,41 @@ async fn a_later_versions_file_is_refused_and_left_alone() {
     assert_eq!(row.get::<i64, _>(0), 99);
 }
 
+/// The number of this process's open files whose name begins with that of the folder.
+#[cfg(target_os = "linux")]
+fn open_files(folder: &Folder) -> usize {
+    let file = folder.file();
+    let parent = file.parent().unwrap();
+    std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+        .filter(|open| open.starts_with(parent))
+        .count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn neither_a_failed_opening_nor_a_closed_ledger_leaves_a_file_open() {
+    let folder = Folder::new();
+    let ledger = Sqlite::open(folder.file()).await.unwrap();
+    assert_ne!(open_files(&folder), 0);
+    ledger.close().await;
+    assert_eq!(open_files(&folder), 0, "after closing");
+    let mut other =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.file()))
+            .await
+            .unwrap();
+    sqlx::raw_sql("UPDATE authpi_schema SET version = 99")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    other.close().await.unwrap();
+    for _ in 0..20 {
+        Sqlite::open(folder.file()).await.unwrap_err();
+        assert_eq!(open_files(&folder), 0, "after a failed opening");
+    }
+}
+
 #[tokio::test]
 async fn a_file_of_an_unreleased_version_is_refused_and_left_alone() {
     let folder = Folder::new();
