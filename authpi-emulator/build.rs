@@ -4,7 +4,7 @@ use std::{env, fmt::Write as _, fs, io, path::Path};
 
 fn main() -> io::Result<()> {
     let openapi =
-        Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("../openapi");
+        Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("openapi");
     println!("cargo::rerun-if-changed={}", openapi.display());
     let events = openapi.join("events");
     let mut files: Vec<_> = list(&events)?;

@@ -11,7 +11,7 @@ use super::{
     parameter::{Parameter, Reads},
 };
 
-const DOCUMENT: &str = include_str!("../../../openapi/authpi.yaml");
+const DOCUMENT: &str = include_str!("../../openapi/authpi.yaml");
 /// Each file of `openapi/events`, by its path from `openapi`.
 const SCHEMAS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/schemas.rs"));
 /// The base URL of the files, so that their relative references resolve. Nothing is ever fetched.

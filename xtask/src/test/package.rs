@@ -7,14 +7,13 @@ use anyhow::{Result, ensure};
 use super::graph::Metadata;
 use crate::run::{capture, cargo, run};
 
-const NEEDED: &[&str] = &[
-    "Cargo.toml",
-    "LICENSE-APACHE",
-    "LICENSE-MIT",
-    "README.md",
-    "src/generated/api.rs",
-    "src/generated/events.rs",
+/// The packages, and the files that each must have beside those that they all must have.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("authpi-sdk", &["src/generated/api.rs", "src/generated/events.rs"]),
+    ("authpi-emulator", &["openapi/authpi.yaml", "build.rs"]),
+    ("authpi-cli", &["src/main.rs"]),
 ];
+const NEEDED: &[&str] = &["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
 pub(super) fn pack(root: &Path) -> Result<()> {
     // During development, a package includes uncommitted changes.
@@ -23,17 +22,27 @@ pub(super) fn pack(root: &Path) -> Result<()> {
     } else {
         &["--allow-dirty"]
     };
-    let base = [&["package", "--package=authpi-sdk"], dirty].concat();
+    let mut all = vec!["package"];
+    all.extend(dirty);
+    for (package, files) in PACKAGES {
+        let list = capture(&mut cargo(
+            root,
+            ["package", "--list", "--package", package].iter().chain(dirty),
+        ))?;
+        let missing: Vec<_> = NEEDED
+            .iter()
+            .chain(*files)
+            .filter(|file| !list.lines().any(|line| line == **file))
+            .collect();
+        ensure!(
+            missing.is_empty(),
+            "`cargo package` leaves {missing:?} out of {package}"
+        );
+        all.extend(["--package", package]);
+    }
 
-    let list = capture(&mut cargo(root, base.iter().chain(&["--list"])))?;
-    let missing: Vec<_> = NEEDED
-        .iter()
-        .filter(|file| !list.lines().any(|line| line == **file))
-        .collect();
-    ensure!(missing.is_empty(), "`cargo package` leaves out {missing:?}");
-
-    // Builds the packed crate, in the workspace's target folder, where its dependencies are already
-    // built.
+    // Builds what was packed, one on top of the other, in the workspace's target folder, where their
+    // dependencies are already built.
     let target = Metadata::read(root)?.target_directory;
-    run(cargo(root, base).arg("--target-dir").arg(target))
+    run(cargo(root, all).arg("--target-dir").arg(target))
 }
