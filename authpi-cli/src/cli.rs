@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        deliveries, diagnose, emulate, events, listen, profile, program, sign, trigger, verify,
-        webhooks,
+        deliveries, diagnose, emulate, events, listen, profile, program, record, replay, sign,
+        trigger, verify, webhooks,
     },
     failure::{EXIT_CODES, Result},
     output::Output,
@@ -38,6 +38,8 @@ enum Command {
     #[command(subcommand)]
     Events(events::Command),
     Listen(listen::Listen),
+    Record(record::Record),
+    Replay(replay::Replay),
     Sign(sign::Sign),
     Verify(verify::Verify),
     Diagnose(diagnose::Diagnose),
@@ -57,6 +59,8 @@ impl Arguments {
             Command::Deliveries(deliveries) => deliveries.run(output).await,
             Command::Events(events) => events.run(output).await,
             Command::Listen(listen) => listen.run(output).await,
+            Command::Record(record) => record.run(output).await,
+            Command::Replay(replay) => replay.run(output).await,
             Command::Sign(sign) => sign.run(output),
             Command::Verify(verify) => verify.run(output),
             Command::Diagnose(diagnose) => diagnose.run(output),

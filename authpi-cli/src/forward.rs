@@ -36,6 +36,7 @@ pub(crate) struct Target {
 /// An answer, complete or cut after 1 MiB.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     /// From the request to the answer.
     pub(crate) took: Duration,
@@ -71,12 +72,12 @@ impl Target {
         url.to_string()
     }
 
-    /// Sends a request to this address with the given headers, less [`NOT_FORWARDED`]. `query`
-    /// replaces that of the address. The error is a line of text.
+    /// Sends a request to this address with the given headers, less [`NOT_FORWARDED`]. If the
+    /// address has no path, `path` is used, with its query. The error is a line of text.
     pub(crate) async fn send(
         &self,
         method: Method,
-        query: Option<&str>,
+        path: Option<&str>,
         mut headers: HeaderMap,
         body: Bytes,
     ) -> std::result::Result<Answer, String> {
@@ -84,7 +85,11 @@ impl Target {
             headers.remove(name);
         }
         let mut url = self.url.clone();
-        if query.is_some() {
+        if let (Some(path), "/", None) = (path, url.path(), url.query()) {
+            let (path, query) = path
+                .split_once('?')
+                .map_or((path, None), |(path, query)| (path, Some(query)));
+            url.set_path(path);
             url.set_query(query);
         }
         let started = Instant::now();
@@ -92,7 +97,7 @@ impl Target {
         // The address may hold a token.
         let failed = |error: reqwest::Error| chain(&error.without_url());
         let mut response = request.send().await.map_err(failed)?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
         while body.len() < MAX_ANSWER {
             match response.chunk().await.map_err(failed)? {
@@ -102,6 +107,7 @@ impl Target {
         }
         Ok(Answer {
             status,
+            headers,
             body: body.into(),
             took: started.elapsed(),
         })

@@ -18,6 +18,7 @@ mod follow;
 mod forward;
 mod output;
 mod profile;
+mod recordings;
 #[cfg(test)]
 mod reference;
 mod secret;

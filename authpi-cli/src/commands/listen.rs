@@ -1,7 +1,6 @@
 //! `authpi listen`: deliveries to this machine, without a tunnel.
 
 use std::{
-    fs,
     io::{self, ErrorKind, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -16,7 +15,7 @@ use authpi_sdk::{
 };
 use bytes::Bytes;
 use clap::Args;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 use jiff::{SignedDuration, Timestamp};
 use owo_colors::{OwoColorize as _, Stream};
 use serde::Serialize;
@@ -30,8 +29,8 @@ use crate::{
     failure::{Failure, Result, chain},
     follow::{Follower, POLL_INTERVAL, Polled, Position},
     forward::Target,
-    output::{self, Output, Record},
-    profile, secret,
+    output::{self, Output, Record, visible},
+    profile, recordings, secret,
     stop::Stop,
 };
 
@@ -94,7 +93,7 @@ const SAID_EVERY: Duration = Duration::from_mins(1);
 
 /// One attempt, as it is printed.
 #[derive(Serialize)]
-struct Attempt {
+pub(crate) struct Attempt {
     time: String,
     #[serde(rename = "type")]
     event_type: String,
@@ -106,6 +105,40 @@ struct Attempt {
     millis: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+impl Attempt {
+    /// The only attempt, or the first one.
+    pub(crate) fn new(
+        at: Timestamp,
+        event_type: &str,
+        event_id: &str,
+        answer: Option<&RecordedAnswer>,
+        error: Option<String>,
+    ) -> Self {
+        Self {
+            time: second(at),
+            event_type: event_type.to_owned(),
+            event_id: event_id.to_owned(),
+            number: 1,
+            status: answer.map(|answer| answer.status),
+            millis: answer.map_or(0, |answer| answer.millis),
+            error,
+        }
+    }
+
+    /// The attempt as a line without colors.
+    pub(crate) fn text(&self) -> String {
+        let mut cells = self.cells();
+        cells[5].push_str(" ms");
+        if self.number == 1 {
+            cells.remove(3);
+        } else {
+            cells[3].insert_str(0, "attempt ");
+        }
+        cells.extend(self.error.clone());
+        visible(&cells.join("  "))
+    }
 }
 
 impl Record for Attempt {
@@ -124,24 +157,14 @@ impl Record for Attempt {
     }
 
     fn line(&self) -> String {
-        let mut cells = self.cells();
-        let status = match self.status {
-            Some(200) => cells[4]
-                .if_supports_color(Stream::Stdout, |text| text.green())
-                .to_string(),
-            _ => cells[4]
-                .if_supports_color(Stream::Stdout, |text| text.red())
-                .to_string(),
-        };
-        cells[4] = status;
-        cells[5].push_str(" ms");
-        if self.number == 1 {
-            cells.remove(3);
+        let text = self.text();
+        if self.status == Some(200) {
+            text.if_supports_color(Stream::Stdout, |text| text.green())
+                .to_string()
         } else {
-            cells[3].insert_str(0, "attempt ");
+            text.if_supports_color(Stream::Stdout, |text| text.red())
+                .to_string()
         }
-        cells.extend(self.error.clone());
-        cells.join("  ")
     }
 }
 
@@ -157,7 +180,7 @@ impl Listen {
             None => own_secret()?,
         };
         if let Some(folder) = &self.record {
-            create(folder)?;
+            recordings::create(folder)?;
         }
         let start = self.since.unwrap_or_else(Timestamp::now);
         let client = self.connect.client()?;
@@ -259,64 +282,27 @@ impl Sender {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/cloudevents+json"),
         );
-        let started = Instant::now();
         let sent = self
             .target
             .send(Method::POST, None, headers.clone(), body.clone())
             .await;
-        let took = sent
-            .as_ref()
-            .map_or_else(|_| started.elapsed(), |answer| answer.took);
-        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let recorded = sent
-            .as_ref()
-            .ok()
-            .map(|answer| RecordedAnswer::new(answer.status.as_u16(), millis, &answer.body));
-        let printed = Attempt {
-            time: second(now),
-            event_type: event.r#type.clone(),
-            event_id: event.id.clone(),
-            number: attempt,
-            status: sent.as_ref().ok().map(|answer| answer.status.as_u16()),
-            millis,
-            error: sent.as_ref().err().cloned(),
-        };
+        let answer = sent.as_ref().ok().map(|answer| {
+            let millis = u64::try_from(answer.took.as_millis()).unwrap_or(u64::MAX);
+            RecordedAnswer::new(answer.status.as_u16(), millis, &answer.body)
+        });
+        let mut printed = Attempt::new(now, &event.r#type, &event.id, answer.as_ref(), sent.err());
+        printed.number = attempt;
         self.output.line(&printed)?;
         if let Some(folder) = &self.record {
-            self.save(folder, &headers, body, recorded, &printed);
+            let mut recording = Recording::new(&headers, body.clone());
+            recording.answer = answer;
+            // It stops nothing.
+            if let Err(error) = recordings::save(folder, &recording, Some(&event.id)) {
+                self.output
+                    .note(&format!("cannot record into {}: {error}", folder.display()));
+            }
         }
         Ok(printed.status == Some(200))
-    }
-
-    /// A recording that cannot be written is said, and stops nothing.
-    fn save(
-        &self,
-        folder: &Path,
-        headers: &HeaderMap,
-        body: &Bytes,
-        answer: Option<RecordedAnswer>,
-        attempt: &Attempt,
-    ) {
-        let mut recording = Recording::new(headers, body.clone());
-        recording.answer = answer;
-        let name: String = attempt
-            .event_id
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || "-_".contains(c) {
-                    c
-                } else {
-                    '_'
-                }
-            })
-            .take(100)
-            .collect();
-        let time = attempt.time.replace(':', "");
-        let file = folder.join(format!("{time}-{name}-{}.json", attempt.number));
-        if let Err(error) = recording.write_new(&file) {
-            self.output
-                .note(&format!("cannot write {}: {error}", file.display()));
-        }
     }
 
     fn say_if_late(&self, event: &LoggedEvent) {
@@ -372,7 +358,7 @@ fn own_secret() -> Result<Secret> {
         })?;
     if !file.exists() {
         if let Some(folder) = file.parent() {
-            create(folder)?;
+            recordings::create(folder)?;
         }
         let mut bytes = [0; 24];
         getrandom::fill(&mut bytes)
@@ -394,21 +380,6 @@ fn save_first(file: &Path, secret: &Secret) -> io::Result<()> {
     new.as_file().sync_all()?;
     match new.persist_noclobber(file) {
         Err(error) if error.error.kind() != ErrorKind::AlreadyExists => Err(error.error),
-        _ => Ok(()),
-    }
-}
-
-/// Creates a folder that only its owner can read, unless it is there.
-fn create(folder: &Path) -> Result {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    match builder.create(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Failure::because(
-            format!("cannot create {}", folder.display()),
-            &error,
-        )),
         _ => Ok(()),
     }
 }

@@ -7,6 +7,8 @@ pub(crate) mod events;
 pub(crate) mod listen;
 pub(crate) mod profile;
 pub(crate) mod program;
+pub(crate) mod record;
+pub(crate) mod replay;
 pub(crate) mod sign;
 pub(crate) mod trigger;
 pub(crate) mod verify;

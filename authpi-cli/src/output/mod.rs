@@ -9,7 +9,7 @@ use std::io::IsTerminal as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub(crate) use record::{Record, time};
+pub(crate) use record::{Record, time, visible};
 pub(crate) use stdio::{Lines, note, print};
 
 use crate::failure::{Failure, Result};

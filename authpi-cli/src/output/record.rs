@@ -87,7 +87,7 @@ fn text(table: &Table) -> String {
 }
 
 /// Control characters, which could change a terminal, become `�`.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 

@@ -5,13 +5,10 @@ use super::support::*;
 #[tokio::test]
 async fn failed_deliveries_are_listed_shown_and_sent_again() {
     let emulate = Emulate::start(&["--retry-delays", ""]).await;
-    // Nothing listens there, until the receiver below does.
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap();
-    let url = format!("http://{address}/hooks");
+    let way = Way::start().await;
+    let url = format!("http://{}/hooks", way.address);
     let created = record(&mut emulate.command(&["webhooks", "create", "users", &url])).await;
     let webhook = created["id"].as_str().unwrap();
-    drop(taken);
     for _ in 0..3 {
         record(&mut emulate.trigger(&["user.created"])).await;
     }
@@ -52,7 +49,7 @@ async fn failed_deliveries_are_listed_shown_and_sent_again() {
         text(&done.stderr)
     );
 
-    let _receiver = Receiver::at(address).await;
+    way.lead_to(&Receiver::start().await.url);
     let sent = record(&mut emulate.command(&["deliveries", "redeliver", webhook, id])).await;
     assert_eq!(sent["success"], true);
     let again = ["deliveries", "redeliver-failed", webhook, "--wait", "1m"];

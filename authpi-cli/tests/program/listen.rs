@@ -1,46 +1,10 @@
 //! `authpi listen`.
 
-use std::{
-    fs,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
-};
+use std::{fs, path::Path};
 
-use authpi_sdk::{
-    event::{Event, types::UserCreated},
-    handlers::{Context, Handlers},
-    receiver::Receiver as SdkReceiver,
-    signature::{KeyRing, Verifier},
-    stores::Memory,
-    testing::Fixture,
-};
-use tokio::sync::mpsc;
+use authpi_sdk::testing::Fixture;
 
 use super::support::*;
-
-/// A real receiver, which passes on the ids of users. It fails the first `failures` attempts.
-async fn receiver(secret: &str, failures: usize) -> (String, mpsc::UnboundedReceiver<String>) {
-    let (tell, told) = mpsc::unbounded_channel();
-    let state = (tell, AtomicUsize::new(failures));
-    let handlers = Handlers::new(state).on(async |event: Event<UserCreated>, at: Context<_>| {
-        let (tell, left): &(mpsc::UnboundedSender<String>, AtomicUsize) = at.state();
-        let fail = |left: usize| left.checked_sub(1);
-        if left.fetch_update(SeqCst, SeqCst, fail).is_ok() {
-            return Err("not yet".into());
-        }
-        tell.send(event.subject().user_id().unwrap_or_default().to_owned())?;
-        Ok(())
-    });
-    let verifier = Verifier::authpi(KeyRing::new().with("listen", secret));
-    let receiver = SdkReceiver::inline("users", verifier, Memory::new(), handlers)
-        .build()
-        .unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hooks", listener.local_addr().unwrap());
-    let app = axum::Router::new().route_service("/hooks", receiver);
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    (url, told)
-}
 
 fn with_config(mut command: Command, config: &Path) -> Command {
     command.env("AUTHPI_CONFIG", config);
@@ -66,7 +30,7 @@ async fn listen_delivers_signed_events_with_retries_and_records_them() {
 
     // What happened before is delivered too, with `--since`.
     record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_before"])).await;
-    let (url, mut told) = receiver(&secret, 1).await;
+    let (url, mut told) = sdk_receiver(&secret, 1).await;
     let recordings = folder.path().join("recordings");
     let listen = [
         "listen",
@@ -144,9 +108,10 @@ async fn listen_says_when_authpi_is_gone_and_continues_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");
     let secret = own_secret(&config).await;
-    let (url, mut told) = receiver(&secret, 0).await;
+    let (url, mut told) = sdk_receiver(&secret, 0).await;
     // A way to AuthPI that can be cut.
-    let way = Way::to(emulate.address()).await;
+    let way = Way::start().await;
+    way.lead_to(emulate.address());
     let base_url = format!("http://{}", way.address);
     let listen = [
         "listen",
@@ -180,47 +145,9 @@ async fn listen_says_when_authpi_is_gone_and_continues_when_it_is_back() {
     way.cut();
     until("trying again").await;
     record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_2"])).await;
-    way.repair();
+    way.lead_to(emulate.address());
     until("no event was skipped").await;
     assert_eq!(told.recv().await.unwrap(), "usr_2");
-}
-
-/// Forwards connections, unless it is cut.
-struct Way {
-    address: std::net::SocketAddr,
-    cut: tokio::sync::watch::Sender<bool>,
-}
-
-impl Way {
-    async fn to(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (cut, is_cut) = tokio::sync::watch::channel(false);
-        let (address, target) = (listener.local_addr().unwrap(), target.to_owned());
-        tokio::spawn(async move {
-            while let Ok((mut here, _)) = listener.accept().await {
-                let (mut is_cut, target) = (is_cut.clone(), target.clone());
-                tokio::spawn(async move {
-                    if *is_cut.borrow_and_update() {
-                        return;
-                    }
-                    let mut there = TcpStream::connect(target).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut here, &mut there) => {}
-                        _ = is_cut.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { address, cut }
-    }
-
-    fn cut(&self) {
-        self.cut.send_replace(true);
-    }
-
-    fn repair(&self) {
-        self.cut.send_replace(false);
-    }
 }
 
 #[tokio::test]

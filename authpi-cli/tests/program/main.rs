@@ -6,6 +6,7 @@ mod events;
 mod listen;
 mod output;
 mod profiles;
+mod recordings;
 mod signatures;
 mod support;
 mod trigger;

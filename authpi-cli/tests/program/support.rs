@@ -7,6 +7,17 @@ pub(crate) use std::{
     time::Duration,
 };
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use authpi_sdk::{
+    event::{Event, types::UserCreated},
+    handlers::{Context, Handlers},
+    receiver::Receiver as SdkReceiver,
+    signature::{KeyRing, Verifier},
+    stores::Memory,
+};
+use tokio::sync::mpsc;
+
 pub(crate) use serde_json::{Value, json};
 pub(crate) use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -59,11 +70,6 @@ pub(crate) struct Receiver {
 impl Receiver {
     pub(crate) async fn start() -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap())
-    }
-
-    /// Listens on an address that was free a moment ago.
-    pub(crate) async fn at(address: std::net::SocketAddr) -> Self {
-        Self::on(TcpListener::bind(address).await.unwrap())
     }
 
     fn on(listener: TcpListener) -> Self {
@@ -259,6 +265,77 @@ impl Emulate {
         let mut rest = String::new();
         self.out.read_to_string(&mut rest).await.unwrap();
         (status, rest)
+    }
+}
+
+/// A real receiver, and the ids of the users that it handles. The first `failures` attempts fail.
+pub(crate) async fn sdk_receiver(
+    secret: &str,
+    failures: usize,
+) -> (String, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let url = format!("http://{address}/hooks");
+    let (tell, told) = mpsc::unbounded_channel();
+    let state = (tell, AtomicUsize::new(failures));
+    let handlers = Handlers::new(state).on(async |event: Event<UserCreated>, at: Context<_>| {
+        let (tell, left): &(mpsc::UnboundedSender<String>, AtomicUsize) = at.state();
+        let fail = |left: usize| left.checked_sub(1);
+        if left.fetch_update(SeqCst, SeqCst, fail).is_ok() {
+            return Err("not yet".into());
+        }
+        tell.send(event.subject().user_id().unwrap_or_default().to_owned())?;
+        Ok(())
+    });
+    let verifier = Verifier::authpi(KeyRing::new().with("tests", secret));
+    let receiver = SdkReceiver::inline("users", verifier, Memory::new(), handlers)
+        .build()
+        .unwrap();
+    let app = axum::Router::new().route_service("/hooks", receiver);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, told)
+}
+
+/// An address whose connections are forwarded, or closed at once while it leads nowhere.
+pub(crate) struct Way {
+    pub(crate) address: std::net::SocketAddr,
+    target: tokio::sync::watch::Sender<Option<String>>,
+}
+
+impl Way {
+    /// Leads nowhere yet.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (target, current) = tokio::sync::watch::channel(None::<String>);
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                let mut current = current.clone();
+                tokio::spawn(async move {
+                    let Some(target) = current.borrow_and_update().clone() else {
+                        return;
+                    };
+                    let mut there = TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut here, &mut there) => {}
+                        _ = current.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, target }
+    }
+
+    /// Forwards new connections to this address, or to that of this URL.
+    pub(crate) fn lead_to(&self, target: &str) {
+        let target = target.strip_prefix("http://").unwrap_or(target);
+        let address = target.split('/').next().unwrap_or_default();
+        self.target.send_replace(Some(address.to_owned()));
+    }
+
+    /// Closes all connections, and new ones at once.
+    pub(crate) fn cut(&self) {
+        self.target.send_replace(None);
     }
 }
 
