@@ -21,6 +21,7 @@ mod digest;
 mod dyn_ledger;
 mod health_probe;
 mod inbox;
+pub mod inspect;
 mod lease_keeper;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 pub(crate) mod open_check;
@@ -44,7 +45,7 @@ pub(crate) use dyn_ledger::{AnyInbox, AnyLedger, step};
 pub(crate) use health_probe::{Probes, Target};
 pub use inbox::{Appended, Backlog, Inbox, LeasedEvent, NextEvent, OrderedInbox};
 pub(crate) use lease_keeper::LeaseKeeper;
-pub(crate) use record_state::RecordState;
+pub use record_state::RecordState;
 pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Transactional, Tx};
 
 /// The key of a record: the endpoint's name and the id of AuthPI's event. The id is `data.id`, not

@@ -1,6 +1,10 @@
+use serde::Serialize;
+
 /// The state of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RecordState {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RecordState {
     /// No worker holds it. A pause, if any, must end before the next claim.
     Pending,
     /// A worker holds it until its lease ends.

@@ -3,6 +3,8 @@
 //!
 //! Give it a [`Harness`], which creates empty stores and advances their time, and [`run`] it in a
 //! test. Each case is also a function, named for the property that does not hold if it panics.
+//! [`inbox`] and [`ordering`] have the cases of inboxes, [`inspect`] those of
+//! [inspectors](super::inspect).
 //!
 //! ```
 //! use std::{sync::{Arc, atomic::{AtomicI64, Ordering}}, time::Duration};
@@ -83,6 +85,7 @@ macro_rules! cases {
 }
 
 pub mod inbox;
+pub mod inspect;
 pub mod ordering;
 
 cases! { of Ledger:
