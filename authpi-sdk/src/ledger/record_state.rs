@@ -17,7 +17,17 @@ pub enum RecordState {
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 impl RecordState {
-    /// The state with this number; the schemas list the numbers.
+    /// The number of the state; the schemas list the numbers.
+    pub(crate) const fn number(self) -> i16 {
+        match self {
+            Self::Pending => 0,
+            Self::Claimed => 1,
+            Self::Handled => 2,
+            Self::Dead => 3,
+        }
+    }
+
+    /// The state with this number.
     ///
     /// # Errors
     /// When no state has this number.

@@ -6,6 +6,8 @@
 //! inbox in NATS JetStream to any of them. Any implementation of [`Ledger`](crate::ledger::Ledger)
 //! that passes the conformance suite (feature `testing`) works as well.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod inspect;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
@@ -26,4 +28,4 @@ pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisConnection, RedisOptions};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Sqlite, SqliteOptions, SqliteTransaction};
+pub use sqlite::{Sqlite, SqliteInspector, SqliteOptions, SqliteTransaction};

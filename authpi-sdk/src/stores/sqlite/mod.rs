@@ -13,6 +13,7 @@
 
 mod failure;
 mod file;
+mod inspect;
 mod open_error;
 mod options;
 mod queue;
@@ -45,7 +46,7 @@ use self::{
         LeaseNextStep, PurgeStep, ReplayStep, Step, WakeStep,
     },
 };
-pub use self::{options::SqliteOptions, transaction::SqliteTransaction};
+pub use self::{inspect::SqliteInspector, options::SqliteOptions, transaction::SqliteTransaction};
 use crate::ledger::{
     Appended, Backlog, Claim, Completion, DeadLetter, Digest, EventKey, Inbox, LeaseStatus, Ledger,
     LedgerError, NextEvent, OrderedInbox, Token, TransactionPermits, dead_letter::log_replayed,

@@ -34,8 +34,8 @@ use crate::{
 #[must_use = "does nothing until `open` or `in_memory`"]
 pub struct SqliteOptions {
     retention: Duration,
-    clock: Clock,
-    busy_timeout: Duration,
+    pub(super) clock: Clock,
+    pub(super) busy_timeout: Duration,
 }
 
 impl SqliteOptions {

@@ -6,7 +6,7 @@ use super::{failure::kind_of_sqlite, open_error::OpenError};
 use crate::ledger::LedgerErrorKind;
 
 /// The version of the first tables. Tables of lower versions were never released.
-const FIRST: i64 = 8;
+pub(super) const FIRST: i64 = 8;
 /// The tables of the first version, and the migration from each version to the next. Entries are
 /// never changed, only added.
 const MIGRATIONS: [&str; 1] = ["
@@ -55,7 +55,7 @@ const MIGRATIONS: [&str; 1] = ["
     END;
 "];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
-const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
+pub(super) const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
 /// Creates the tables, or updates them to this version. An error has to close the connection, which
 /// rolls back.
@@ -98,7 +98,7 @@ pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Ope
 }
 
 /// Zero for a file without our tables.
-async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+pub(super) async fn version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     let known =
         sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'authpi_schema'");
     if known.fetch_all(&mut *connection).await?.is_empty() {

@@ -43,7 +43,7 @@ pub(super) struct Records {
     pub(super) latest: i64,
 }
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 impl Records {
     /// Counts an event, for pruning. Not that of a health probe: on a machine whose clock is ahead,
@@ -461,7 +461,7 @@ impl Step for PruneStep {
     }
 }
 
-fn of_event<'q>(text: &'static str, key: &EventKey) -> Statement<'q> {
+pub(super) fn of_event<'q>(text: &'static str, key: &EventKey) -> Statement<'q> {
     sqlx::query(text)
         .bind(key.shared_endpoint().clone())
         .bind(key.shared_event_id().clone())
@@ -492,7 +492,7 @@ fn token_at(row: &SqliteRow, column: usize) -> Result<Token, sqlx::Error> {
     })
 }
 
-fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
+pub(super) fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
     let bytes: &[u8] = row.try_get(column)?;
     let digest = bytes
         .try_into()
@@ -501,7 +501,7 @@ fn digest_at(row: &SqliteRow, column: usize) -> Result<Digest, sqlx::Error> {
 }
 
 /// The rest of a lease or pause that ends `at` and was given `since`: never more than the whole.
-fn left(at: i64, since: Option<i64>, now: i64) -> Duration {
+pub(super) fn left(at: i64, since: Option<i64>, now: i64) -> Duration {
     let whole = since.map_or(i64::MAX, |since| at.saturating_sub(since));
     Duration::from_millis(at.saturating_sub(now).min(whole).try_into().unwrap_or(0))
 }

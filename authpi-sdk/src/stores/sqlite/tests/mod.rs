@@ -16,6 +16,7 @@ use crate::{
 mod clock;
 mod file;
 mod groups;
+mod inspect;
 mod transactions;
 
 const LEASE: Duration = Duration::from_secs(30);
