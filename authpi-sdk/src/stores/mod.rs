@@ -24,7 +24,7 @@ pub use memory::Memory;
 #[cfg(feature = "nats")]
 pub use nats::{Nats, NatsOptions};
 #[cfg(feature = "postgres")]
-pub use postgres::{Postgres, PostgresOptions, PostgresTransaction};
+pub use postgres::{Postgres, PostgresInspector, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisConnection, RedisOptions};
 #[cfg(feature = "sqlite")]

@@ -1,6 +1,7 @@
 //! `Postgres`, on a server made by `initdb`.
 
 mod backlog;
+mod inspect;
 mod notify;
 mod opening;
 mod permits;

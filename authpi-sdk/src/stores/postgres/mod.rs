@@ -14,6 +14,7 @@
 //! its log. All times are the server's.
 
 mod connection;
+mod inspect;
 mod notify;
 mod options;
 mod rows;
@@ -48,6 +49,7 @@ use statements::{CLAIMS_PER_PRUNING, PORTION, Statements, WOKEN};
 
 #[cfg(feature = "client")]
 pub(crate) use connection::{Borrowed, rows};
+pub use inspect::PostgresInspector;
 pub use options::PostgresOptions;
 pub use transaction::PostgresTransaction;
 

@@ -57,7 +57,7 @@ pub struct PostgresOptions {
     pub(super) schema: Option<String>,
     pub(super) prefix: String,
     retention: Duration,
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 impl Default for PostgresOptions {
@@ -175,7 +175,7 @@ impl PostgresOptions {
 
     /// Sets the limit after which the server ends a statement whose step has given up. Returns the
     /// limit, if it is ours.
-    fn limited(&self, server: PgConnectOptions) -> (PgConnectOptions, Option<Duration>) {
+    pub(super) fn limited(&self, server: PgConnectOptions) -> (PgConnectOptions, Option<Duration>) {
         const LIMIT: &str = "statement_timeout";
         if server
             .get_options()

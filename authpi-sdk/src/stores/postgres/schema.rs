@@ -12,7 +12,7 @@ pub(super) const DEFAULT_PREFIX: &str = "authpi_";
 const MIGRATING: i64 = 0x6175_7468_7069_0001;
 
 /// The version of the first tables. Tables of lower versions were never released.
-const FIRST: i64 = 7;
+pub(super) const FIRST: i64 = 7;
 /// The tables of the first version, and the migration from each version to the next; `{…}` are
 /// replaced. Entries are never changed, only added.
 const MIGRATIONS: [&str; 1] = [r#"
@@ -69,7 +69,7 @@ const MIGRATIONS: [&str; 1] = [r#"
         EXECUTE FUNCTION {schema}{prefix}unblock_next();
 "#];
 #[expect(clippy::cast_possible_wrap, reason = "there will never be that many")]
-const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
+pub(super) const VERSION: i64 = FIRST + MIGRATIONS.len() as i64 - 1;
 
 /// Names that are safe in SQL.
 pub(super) struct Tables {
@@ -189,7 +189,10 @@ pub(super) async fn migrate(
 }
 
 /// Zero for a database without our tables.
-async fn version(connection: &mut PgConnection, tables: &Tables) -> Result<i64, sqlx::Error> {
+pub(super) async fn version(
+    connection: &mut PgConnection,
+    tables: &Tables,
+) -> Result<i64, sqlx::Error> {
     let AssertSqlSafe(table) = tables.fill_in("{schema}{prefix}schema");
     // Reading a table makes the server learn of tables created meanwhile; otherwise it may answer
     // from its cache.

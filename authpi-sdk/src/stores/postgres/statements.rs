@@ -233,7 +233,7 @@ const RING: &str = "SELECT pg_notify('authpi_appended_' || '{ledger}'::regclass:
 /// Unix ms by the server's clock, which also advances within a transaction. It differs each time it
 /// is evaluated, so it cannot be used in an index condition; there it is a subquery, which is
 /// evaluated once.
-const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 impl Statements {
     pub(super) fn on(tables: &Tables) -> Self {
