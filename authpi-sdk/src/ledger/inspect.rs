@@ -305,6 +305,17 @@ impl Counts {
             RecordState::Dead => self.dead,
         }
     }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn add(&mut self, state: RecordState) {
+        let number = match state {
+            RecordState::Pending => &mut self.pending,
+            RecordState::Claimed => &mut self.claimed,
+            RecordState::Handled => &mut self.handled,
+            RecordState::Dead => &mut self.dead,
+        };
+        *number += 1;
+    }
 }
 
 /// Why a store cannot be inspected, or cannot answer.

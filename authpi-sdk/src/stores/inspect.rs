@@ -124,6 +124,22 @@ impl Numbers {
     }
 }
 
+#[cfg(any(feature = "redis", feature = "nats"))]
+pub(super) fn needs_scan(what: &'static str) -> InspectError {
+    InspectError::new(
+        InspectErrorKind::NeedsScan,
+        format!("{what}; allow the inspector to scan"),
+    )
+}
+
+#[cfg(any(feature = "redis", feature = "nats"))]
+pub(super) fn scan_limit(limit: u32, of: &'static str) -> InspectError {
+    InspectError::new(
+        InspectErrorKind::ScanLimit,
+        format!("the scan has read {limit} {of} and is not complete; raise its limit"),
+    )
+}
+
 #[cfg(all(test, any(feature = "sqlite", feature = "postgres")))]
 mod tests {
     use super::*;

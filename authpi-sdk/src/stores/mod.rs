@@ -6,7 +6,11 @@
 //! inbox in NATS JetStream to any of them. Any implementation of [`Ledger`](crate::ledger::Ledger)
 //! that passes the conformance suite (feature `testing`) works as well.
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "redis"
+))]
 mod inspect;
 mod memory;
 #[cfg(feature = "nats")]
@@ -26,6 +30,6 @@ pub use nats::{Nats, NatsOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{Postgres, PostgresInspector, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]
-pub use redis::{Redis, RedisConnection, RedisOptions};
+pub use redis::{Redis, RedisConnection, RedisInspector, RedisOptions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteInspector, SqliteOptions, SqliteTransaction};

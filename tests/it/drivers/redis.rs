@@ -1,5 +1,7 @@
 //! `Redis`, on a single server and on a cluster.
 
+mod inspect;
+
 use std::{
     sync::Mutex,
     time::{Duration, Instant},

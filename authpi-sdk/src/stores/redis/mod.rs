@@ -17,6 +17,7 @@
 
 mod connection;
 mod failure;
+mod inspect;
 mod options;
 mod record;
 mod scripts;
@@ -48,6 +49,7 @@ use crate::ledger::{
 };
 
 pub use connection::RedisConnection;
+pub use inspect::RedisInspector;
 pub use options::RedisOptions;
 
 /// A [`Ledger`] in Redis (7.0 or later), a single server or a cluster.

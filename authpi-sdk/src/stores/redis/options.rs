@@ -68,12 +68,17 @@ impl RedisOptions {
     /// # Errors
     /// As for [`Redis::connect`]; and when the prefix is invalid.
     pub async fn connect(self, url: &str) -> Result<Redis, LedgerError> {
+        let connection = self.connection(url)?;
+        self.open_over(connection.clone(), Some(connection)).await
+    }
+
+    /// A connection of the ledger's own, which connects with the first step.
+    pub(super) fn connection(&self, url: &str) -> Result<RedisConnection, LedgerError> {
         let client = self
             .server(url)
             .and_then(redis::Client::open)
             .map_err(|error| LedgerError::new(OPEN, error))?;
-        let connection = RedisConnection::new(client, self.timeout);
-        self.open_over(connection.clone(), Some(connection)).await
+        Ok(RedisConnection::new(client, self.timeout))
     }
 
     async fn open_over<C>(
@@ -84,6 +89,20 @@ impl RedisOptions {
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
+        let ledger = self.over(connection, own)?;
+        ledger.check_role().await?;
+        ledger.check_version().await?;
+        ledger.check_scripts().await?;
+        probe_ledger(&ledger).await?;
+        Ok(ledger)
+    }
+
+    /// The ledger, not yet proven to work.
+    pub(super) fn over<C>(
+        self,
+        connection: C,
+        own: Option<RedisConnection>,
+    ) -> Result<Redis<C>, LedgerError> {
         let usable = |c: char| c.is_ascii_alphanumeric() || ":._/-".contains(c);
         if !(1..=100).contains(&self.prefix.len()) || !self.prefix.chars().all(usable) {
             let allowed = "ASCII letters, digits and :._/-, 1 to 100 of them";
@@ -107,15 +126,10 @@ impl RedisOptions {
             handled: Loaded::new(FINISH.replace("STATE", letter(RecordState::Handled))),
             dead: Loaded::new(FINISH.replace("STATE", letter(RecordState::Dead))),
         };
-        let ledger = Redis {
+        Ok(Redis {
             connection,
             shared: Arc::new(shared),
-        };
-        ledger.check_role().await?;
-        ledger.check_version().await?;
-        ledger.check_scripts().await?;
-        probe_ledger(&ledger).await?;
-        Ok(ledger)
+        })
     }
 
     /// Adds a limit to how long the kernel waits for a host that has disappeared.
@@ -129,7 +143,7 @@ impl RedisOptions {
 }
 
 pub(super) const DEFAULT_PREFIX: &str = "authpi:";
-const OPEN: &str = "open";
+pub(super) const OPEN: &str = "open";
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
     /// Refuses a server that would refuse most steps, although it may accept some.
@@ -146,7 +160,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         })
     }
 
-    async fn unfit(&self) -> RedisResult<Option<Unfit>> {
+    pub(super) async fn unfit(&self) -> RedisResult<Option<Unfit>> {
         let mut connection = self.connection.clone();
         let is = |value: Option<&Value>, name: &[u8]| match value {
             Some(Value::BulkString(text)) => text == name,
