@@ -5,11 +5,15 @@
 //! which keeps dead letters too, or `Redis` (feature `redis`). `Nats` (feature `nats`) adds an
 //! inbox in NATS JetStream to any of them. Any implementation of [`Ledger`](crate::ledger::Ledger)
 //! that passes the conformance suite (feature `testing`) works as well.
+//!
+//! `SqliteInspector`, `PostgresInspector`, `RedisInspector` and `NatsInspector` read a store
+//! without changing it: [`ledger::inspect`](crate::ledger::inspect).
 
 #[cfg(any(
     feature = "sqlite",
     feature = "postgres",
-    feature = "redis"
+    feature = "redis",
+    feature = "nats"
 ))]
 mod inspect;
 mod memory;
@@ -26,7 +30,7 @@ mod timeout;
 
 pub use memory::Memory;
 #[cfg(feature = "nats")]
-pub use nats::{Nats, NatsOptions};
+pub use nats::{Nats, NatsInspector, NatsOptions};
 #[cfg(feature = "postgres")]
 pub use postgres::{Postgres, PostgresInspector, PostgresOptions, PostgresTransaction};
 #[cfg(feature = "redis")]

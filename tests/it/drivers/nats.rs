@@ -1,5 +1,7 @@
 //! `Nats`: JetStream's stream over ledgers of several kinds.
 
+mod inspect;
+
 use std::{
     collections::BTreeMap,
     future::poll_fn,

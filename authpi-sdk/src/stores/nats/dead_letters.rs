@@ -103,7 +103,7 @@ impl Letters {
     }
 
     /// The first letter of the subject at or after a position in the stream.
-    async fn at_or_after(
+    pub(super) async fn at_or_after(
         &self,
         sequence: u64,
         subject: &str,
@@ -138,7 +138,7 @@ impl Letters {
 /// Keeps a header with all its escapes small.
 const MAX_REASON_BYTES: usize = 2048;
 
-fn read(letter: StreamMessage) -> Option<DeadLetter> {
+pub(super) fn read(letter: StreamMessage) -> Option<DeadLetter> {
     let header = |name: &str| {
         letter
             .headers

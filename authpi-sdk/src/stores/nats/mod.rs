@@ -16,6 +16,7 @@
 mod dead_letters;
 mod failure;
 mod in_flight;
+mod inspect;
 mod names;
 mod options;
 mod queue;
@@ -46,6 +47,7 @@ use crate::{
     telemetry::{self, LogLimit},
 };
 
+pub use inspect::NatsInspector;
 pub use options::NatsOptions;
 
 /// An [`Inbox`] in NATS JetStream (2.9 or later), with a [`Ledger`] of any kind.

@@ -46,7 +46,7 @@ pub struct NatsOptions {
     max_bytes: Option<u64>,
     dead_letters_for: Option<Duration>,
     timeout: Duration,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 impl Default for NatsOptions {
@@ -150,17 +150,44 @@ impl NatsOptions {
         ledger: L,
         said: Option<Arc<Said>>,
     ) -> Result<Nats<L>, LedgerError> {
+        let (queue, letters) = self.streams(jetstream, said).await?;
+        let dead_for = self.dead_letters_for.unwrap_or_else(|| ledger.retention());
+        let configs = [
+            (self.inbox(&queue.names), fit_for_events as Fit),
+            (self.dead(&queue.names, dead_for), fit_for_letters),
+        ];
+        for (config, fit) in configs {
+            queue
+                .within("open", ensure(&queue.jetstream, config, fit))
+                .await?;
+        }
+        queue.within("open", queue.check()).await?;
+        let (in_flight, log) = (Mutex::default(), LogLimit::new());
+        let shared = Shared {
+            ledger,
+            queue,
+            letters,
+            in_flight,
+            clock: self.clock,
+            log,
+        };
+        Ok(Nats {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The streams, which need not exist.
+    pub(super) async fn streams(
+        &self,
+        jetstream: Context,
+        said: Option<Arc<Said>>,
+    ) -> Result<(Queue, Letters), LedgerError> {
         self.usable()
             .map_err(|error| LedgerError::new("open", error))?;
         let names = Names {
             stream: self.stream.clone(),
             prefix: self.prefix.clone(),
         };
-        let dead_for = self.dead_letters_for.unwrap_or_else(|| ledger.retention());
-        let configs = [
-            (self.inbox(&names), fit_for_events as Fit),
-            (self.dead(&names, dead_for), fit_for_letters),
-        ];
         let stream = async |name: &str| {
             jetstream
                 .get_stream_no_info(name)
@@ -184,24 +211,28 @@ impl NatsOptions {
             appended: Arc::default(),
             listener: tokio::sync::OnceCell::new(),
         };
+        Ok((queue, letters))
+    }
+
+    /// Why the streams cannot be used, if so.
+    pub(super) async fn unfit(&self, queue: &Queue) -> Result<Option<Unusable>, AnyError> {
+        let configs = [
+            (self.inbox(&queue.names), fit_for_events as Fit),
+            (
+                self.dead(&queue.names, Duration::from_secs(1)),
+                fit_for_letters,
+            ),
+        ];
         for (config, fit) in configs {
-            queue
-                .within("open", ensure(&queue.jetstream, config, fit))
-                .await?;
+            let Some(info) = info(&queue.jetstream, &config.name).await? else {
+                return Ok(Some(Unusable::Missing(config.name)));
+            };
+            if let Some(why) = fit(&info.config, &config) {
+                let stream = config.name;
+                return Ok(Some(Unusable::Unfit(Unfit { stream, why })));
+            }
         }
-        queue.within("open", queue.check()).await?;
-        let (in_flight, log) = (Mutex::default(), LogLimit::new());
-        let shared = Shared {
-            ledger,
-            queue,
-            letters,
-            in_flight,
-            clock: self.clock,
-            log,
-        };
-        Ok(Nats {
-            shared: Arc::new(shared),
-        })
+        Ok(None)
     }
 
     /// Opens the inbox with its own connection.
@@ -209,6 +240,12 @@ impl NatsOptions {
     /// # Errors
     /// As for [`Nats::connect`]; and when a name is invalid.
     pub async fn connect<L: Ledger>(self, url: &str, ledger: L) -> Result<Nats<L>, LedgerError> {
+        let (jetstream, said) = self.connected(url).await?;
+        Box::pin(self.open_over(jetstream, ledger, Some(said))).await
+    }
+
+    /// A connection of the inbox's own.
+    pub(super) async fn connected(&self, url: &str) -> Result<(Context, Arc<Said>), LedgerError> {
         let (address, options) =
             credentials(url).map_err(|error| LedgerError::new("open", error))?;
         let server = format!("{}:{}", address.host(), address.port());
@@ -238,7 +275,7 @@ impl NatsOptions {
             }
             Err(_) => return Err(LedgerError::new("open", Unconnected::boxed(&server, None))),
         };
-        Box::pin(self.open_over(jetstream::new(client), ledger, Some(said))).await
+        Ok((jetstream::new(client), said))
     }
 
     fn usable(&self) -> Result<(), AnyError> {
@@ -360,6 +397,17 @@ fn decoded(part: &str) -> Result<String, AnyError> {
 /// Why an existing stream cannot be used.
 type Fit = fn(&Config, wanted: &Config) -> Option<&'static str>;
 
+/// `None` for a stream that does not exist.
+async fn info(jetstream: &Context, stream: &str) -> Result<Option<Info>, AnyError> {
+    match jetstream.get_stream(stream).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(reported) if reported.code() == 404 => Ok(None),
+            _ => Err(error.into()),
+        },
+    }
+}
+
 async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), AnyError> {
     let found = |info: &Info| match unfit(&info.config, &config) {
         None => Ok(()),
@@ -368,12 +416,8 @@ async fn ensure(jetstream: &Context, config: Config, unfit: Fit) -> Result<(), A
             why,
         })),
     };
-    match jetstream.get_stream(&config.name).await {
-        Ok(stream) => return found(stream.cached_info()),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(reported) if reported.code() == 404 => {}
-            _ => return Err(error.into()),
-        },
+    if let Some(there) = info(jetstream, &config.name).await? {
+        return found(&there);
     }
     // Several processes may do so at once; the same settings twice are not an error.
     match jetstream.create_stream(config.clone()).await {
@@ -444,9 +488,16 @@ fn fit_for_letters(found: &Config, wanted: &Config) -> Option<&'static str> {
     }
 }
 
+/// Why a stream cannot be inspected.
+pub(super) enum Unusable {
+    /// The stream with this name.
+    Missing(String),
+    Unfit(Unfit),
+}
+
 /// A stream with this name exists for another purpose.
 #[derive(Debug)]
-struct Unfit {
+pub(super) struct Unfit {
     stream: String,
     why: &'static str,
 }

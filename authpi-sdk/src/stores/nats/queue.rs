@@ -485,7 +485,7 @@ pub(super) fn key(headers: &HeaderMap) -> Option<EventKey> {
     Some(EventKey::from_stored(name(ENDPOINT)?, name(EVENT)?))
 }
 
-fn event(headers: &HeaderMap) -> Option<(EventKey, Digest)> {
+pub(super) fn event(headers: &HeaderMap) -> Option<(EventKey, Digest)> {
     let digest = Digest::from_hex(headers.get(DIGEST)?.as_str())?;
     Some((key(headers)?, digest))
 }
