@@ -1,9 +1,14 @@
 //! The result of an operation, before it becomes an HTTP response.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use serde_json::Value;
+
+/// The body of a response: of the API, or of the inspector.
+pub(crate) type ServerBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Status, headers and body.
 #[derive(Debug)]
@@ -96,8 +101,8 @@ impl Answer {
         &self.bytes
     }
 
-    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.bytes));
+    pub(crate) fn into_response(self) -> Response<ServerBody> {
+        let mut response = Response::new(Full::new(self.bytes).boxed_unsync());
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response

@@ -163,6 +163,16 @@ impl ApiError {
         )
     }
 
+    #[cfg(feature = "inspector")]
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.0.status == StatusCode::NOT_FOUND
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(crate) fn fields(&self) -> &[Field] {
+        &self.0.fields
+    }
+
     pub(crate) fn description(&self) -> &str {
         &self.0.description
     }

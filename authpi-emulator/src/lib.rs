@@ -39,6 +39,14 @@
 //! deliveries (`deliveries`). Changes of webhooks are events too. They are delivered to every
 //! webhook that subscribes to them, except the one that they are about.
 //!
+//! # Inspector
+//!
+//! With the feature `inspector` (default), a browser shows the webhooks, deliveries and events at
+//! [`Emulator::inspector_url`], creates webhooks, triggers events, and resends deliveries. `/`
+//! redirects there. See [`Builder::inspector`] for who may open it. The requests and responses of
+//! attempts are kept for it: the latest 20 of each of the latest 1 000 deliveries, with 4 KiB of
+//! each response, and at most 64 MiB in total.
+//!
 //! # Limits
 //!
 //! It delivers over plain HTTP, to this machine and to the hosts in [`Builder::allow_host`]. Only
@@ -56,7 +64,7 @@
 //!
 //! `openapi` reads the OpenAPI document and checks requests, and the emulator's own responses,
 //! against it. `server` takes a request through credentials and idempotency keys to its operation
-//! in `operations`. `store` is the state. `dispatch` sends deliveries.
+//! in `operations`. `store` is the state. `dispatch` sends deliveries. `inspector` serves the page.
 
 mod answer;
 mod assumptions;
@@ -66,6 +74,8 @@ mod dispatch;
 mod error;
 mod idempotency;
 mod ids;
+#[cfg(feature = "inspector")]
+mod inspector;
 mod log;
 mod openapi;
 mod operations;
@@ -108,6 +118,8 @@ pub struct Emulator {
     world: Arc<State>,
     address: SocketAddr,
     base_url: String,
+    #[cfg(feature = "inspector")]
+    inspector_url: Option<String>,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     dispatcher: JoinHandle<()>,
@@ -130,6 +142,13 @@ impl Emulator {
     /// The base URL for a client, such as `http://127.0.0.1:40123`.
     pub fn base_url(&self) -> &str {
         &self.base_url
+    }
+
+    /// The URL of the inspector page, such as `http://127.0.0.1:40123/_inspector/`; `None` if it is
+    /// off. It contains no secret.
+    #[cfg(feature = "inspector")]
+    pub fn inspector_url(&self) -> Option<&str> {
+        self.inspector_url.as_deref()
     }
 
     /// The address that it listens on.
@@ -235,6 +254,8 @@ pub struct Builder {
     listen: SocketAddr,
     clock: EmulatorClock,
     settings: Settings,
+    #[cfg(feature = "inspector")]
+    inspector: Option<bool>,
     /// The first invalid host, and the reason.
     wrong_host: Option<String>,
 }
@@ -255,6 +276,8 @@ impl Default for Builder {
                 log: log::Log::default(),
                 scheme: SignatureScheme::authpi(),
             },
+            #[cfg(feature = "inspector")]
+            inspector: None,
             wrong_host: None,
         }
     }
@@ -347,6 +370,22 @@ impl Builder {
         self
     }
 
+    /// Whether to serve the inspector page under `/_inspector/` (default: only if the emulator
+    /// listens on a loopback address).
+    ///
+    /// The page needs no credentials, and shows and does everything that the API does. A browser
+    /// must reach it by a loopback address, by `localhost`, by the address that the emulator
+    /// listens on, or by a host of [`allow_host`](Self::allow_host). Other programs that can
+    /// connect to the listener can use it too.
+    #[cfg(feature = "inspector")]
+    #[must_use]
+    pub fn inspector(self, is_on: bool) -> Self {
+        Self {
+            inspector: Some(is_on),
+            ..self
+        }
+    }
+
     /// The function that receives each delivery attempt, and warnings (default: none; `authpi
     /// emulate` prints them to standard error).
     ///
@@ -375,6 +414,8 @@ impl Builder {
         };
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        #[cfg(feature = "inspector")]
+        let has_inspector = self.inspector.unwrap_or(address.ip().is_loopback());
         let account = Account::new(self.clock.millis());
         let (redeliveries, to_dispatcher) = mpsc::unbounded_channel();
         let world = Arc::new(State {
@@ -393,14 +434,25 @@ impl Builder {
             replays: idempotency::Replays::default(),
             redeliveries,
             changed: watch::Sender::new(()),
+            #[cfg(feature = "inspector")]
+            inspector: has_inspector,
         });
+        let base_url = format!("http://{}", reachable(address));
+        let served = server::Served {
+            world: world.clone(),
+            #[cfg(feature = "inspector")]
+            page: has_inspector
+                .then(|| inspector::InspectorPage::new(world.clone(), address.ip()).into()),
+        };
         let stop = watch::Sender::new(false);
         Ok(Emulator {
-            server: tokio::spawn(server::run(world.clone(), listener, stop.subscribe())),
+            server: tokio::spawn(server::run(served, listener, stop.subscribe())),
             dispatcher: tokio::spawn(dispatch::run(world.clone(), to_dispatcher)),
             world,
             address,
-            base_url: format!("http://{}", reachable(address)),
+            #[cfg(feature = "inspector")]
+            inspector_url: has_inspector.then(|| format!("{base_url}{}/", inspector::PATH)),
+            base_url,
             stop,
         })
     }

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, request};
+use http::{Request, Response, StatusCode, request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     body::{Body as _, Incoming},
@@ -18,16 +18,32 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
-    answer::Answer, assumptions, credentials::Caller, error::ApiError, idempotency::Claim,
-    openapi::Operation, operations, state::State, trigger,
+    answer::{Answer, ServerBody},
+    assumptions,
+    credentials::Caller,
+    error::ApiError,
+    idempotency::Claim,
+    openapi::Operation,
+    operations,
+    state::State,
+    trigger,
 };
 
 /// How long a stopping server waits for requests in progress, and how long a response waits for the
 /// rest of the request's body.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What is served.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) world: Arc<State>,
+    /// The page, if it is on.
+    #[cfg(feature = "inspector")]
+    pub(crate) page: Option<Arc<crate::inspector::InspectorPage>>,
+}
+
 /// Serves until stopped. Then it waits briefly for requests in progress, and cancels the rest.
-pub(crate) async fn run(world: Arc<State>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(served: Served, listener: TcpListener, mut stop: watch::Receiver<bool>) {
     let for_connections = stop.clone();
     let mut connections = JoinSet::new();
     loop {
@@ -37,7 +53,7 @@ pub(crate) async fn run(world: Arc<State>, listener: TcpListener, mut stop: watc
                     // Small responses should not wait for an acknowledgement. Without this they are
                     // only slower.
                     let _ = stream.set_nodelay(true);
-                    connections.spawn(serve(world.clone(), TokioIo::new(stream), for_connections.clone()));
+                    connections.spawn(serve(served.clone(), TokioIo::new(stream), for_connections.clone()));
                 }
                 // The process has no file descriptors left, or the peer has gone: the next one may
                 // succeed.
@@ -48,6 +64,10 @@ pub(crate) async fn run(world: Arc<State>, listener: TcpListener, mut stop: watc
         }
     }
     drop(listener);
+    #[cfg(feature = "inspector")]
+    if let Some(page) = &served.page {
+        page.close();
+    }
     let all_over = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(GRACE, all_over).await;
 }
@@ -58,13 +78,13 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 async fn serve(
-    world: Arc<State>,
+    served: Served,
     io: TokioIo<tokio::net::TcpStream>,
     mut stop: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request| {
-        let world = world.clone();
-        async move { Ok::<_, Infallible>(handle(world, request).await.into_response()) }
+        let served = served.clone();
+        async move { Ok::<_, Infallible>(respond(served, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -89,8 +109,25 @@ enum Admitted {
     },
 }
 
-async fn handle(world: Arc<State>, request: Request<Incoming>) -> Answer {
+async fn respond(served: Served, request: Request<Incoming>) -> Response<ServerBody> {
     let (parts, body) = request.into_parts();
+    #[cfg(feature = "inspector")]
+    if let Some(page) = &served.page
+        && page.takes(&parts)
+    {
+        if let Err(refused) = page.admit(&parts) {
+            tokio::spawn(discard(body));
+            return *refused;
+        }
+        return match read_in_time(&served.world, body).await {
+            Ok(body) => page.answer(&parts, body).await,
+            Err(problem) => Answer::from(problem).into_response(),
+        };
+    }
+    handle(served.world, parts, body).await.into_response()
+}
+
+async fn handle(world: Arc<State>, parts: request::Parts, body: Incoming) -> Answer {
     // Only bodies of authenticated callers are kept.
     let admitted = match admit(&world, &parts) {
         Ok(admitted) => admitted,
@@ -99,13 +136,9 @@ async fn handle(world: Arc<State>, request: Request<Incoming>) -> Answer {
             return *refusal;
         }
     };
-    let body = match tokio::time::timeout(world.body_timeout, read(body)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(problem)) => return problem.into(),
-        Err(_) => {
-            let text = format!("the body did not arrive within {:?}", world.body_timeout);
-            return ApiError::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", text).into();
-        }
+    let body = match read_in_time(&world, body).await {
+        Ok(body) => body,
+        Err(problem) => return problem.into(),
     };
     // In its own task, so that a caller that hangs up does not leave its call half done.
     match tokio::spawn(async move { answer(&world, admitted, &parts, body).await }).await {
@@ -144,6 +177,16 @@ fn admit(world: &State, parts: &request::Parts) -> Result<Admitted, Box<Answer>>
             .unwrap_or_else(Answer::from)
             .into()),
     }
+}
+
+/// Reads a body, up to the limits of its size and time.
+async fn read_in_time(world: &State, body: Incoming) -> Result<Bytes, ApiError> {
+    let Ok(body) = tokio::time::timeout(world.body_timeout, read(body)).await else {
+        let text = format!("the body did not arrive within {:?}", world.body_timeout);
+        let status = StatusCode::REQUEST_TIMEOUT;
+        return Err(ApiError::new(status, "invalid_request", text));
+    };
+    body
 }
 
 /// Reads a body, up to the size limit.

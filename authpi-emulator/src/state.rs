@@ -39,6 +39,9 @@ pub(crate) struct State {
     pub(crate) log: Log,
     pub(crate) max_pending: usize,
     pub(crate) body_timeout: Duration,
+    /// Whether the inspector is served.
+    #[cfg(feature = "inspector")]
+    pub(crate) inspector: bool,
 }
 
 impl State {

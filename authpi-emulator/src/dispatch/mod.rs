@@ -12,13 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 
 use crate::{
-    ids,
+    assumptions, ids,
     log::LogLine,
     outgoing::Outgoing,
     state::{Redelivery, State},
@@ -83,24 +84,42 @@ async fn sleep_until(world: &State, at: Option<i64>) {
 /// One attempt, from the bytes to the record.
 async fn attempt(world: Arc<State>, delivery_id: String, outcome: Option<oneshot::Sender<bool>>) {
     let (at, begun) = (world.clock.millis(), Instant::now());
-    let answered = match prepare(&world, &delivery_id) {
+    let prepared = prepare(&world, &delivery_id);
+    #[cfg(feature = "inspector")]
+    let sent = prepared.as_ref().ok().filter(|_| world.inspector).cloned();
+    let answered = match prepared {
         Ok(outgoing) => world.sender.send(outgoing).await,
         Err(why) => Err(why),
     };
-    let (status, error) = match answered {
-        Ok(200) => (Some(200), None),
-        Ok(status) => (
-            Some(status),
-            Some(format!(
-                "the receiver answered {status}; only 200 is a receipt"
-            )),
-        ),
-        Err(why) => (None, Some(why)),
+    let status = answered.as_ref().ok().map(|answered| answered.status);
+    let error = match &answered {
+        Ok(answered) if answered.status == 200 => None,
+        Ok(answered) => Some(format!(
+            "the receiver answered {}; only 200 is a receipt",
+            answered.status
+        )),
+        Err(why) => Some(why.clone()),
     };
     let received = error.is_none();
     let is_redelivery = outcome.is_some();
     let line = {
         let mut store = world.store();
+        #[cfg(feature = "inspector")]
+        if world.inspector {
+            let attempt = crate::store::Attempt {
+                number: 1 + store
+                    .deliveries
+                    .get(&delivery_id)
+                    .map_or(0, |delivery| delivery.attempt_count),
+                at,
+                took: begun.elapsed(),
+                is_redelivery,
+                sent,
+                answered: answered.ok(),
+                error: error.clone(),
+            };
+            store.attempts.add(&delivery_id, attempt);
+        }
         store.attempted(
             &delivery_id,
             Attempted {
@@ -179,19 +198,27 @@ fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
         let body = envelope::write(&id, &webhook.id, &delivery.event);
         (id, Bytes::from(body))
     });
-    let mut headers = match &webhook.auth.secret {
-        Some(secret) => store
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(assumptions::DELIVERY_CONTENT_TYPE),
+    );
+    headers.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("authpi-emulator/", env!("CARGO_PKG_VERSION"))),
+    );
+    if let Some(secret) = &webhook.auth.secret {
+        let signed = store
             .settings
             .scheme
-            .sign(secret, envelope_id, store.clock.now(), body)
-            .map_err(|error| format!("the delivery cannot be signed: {error}"))?,
-        None => http::HeaderMap::new(),
-    };
+            .sign(secret, envelope_id, store.clock.now(), body);
+        headers.extend(signed.map_err(|error| format!("the delivery cannot be signed: {error}"))?);
+    }
     if let Some(token) = &webhook.auth.token {
-        let value = http::HeaderValue::try_from(format!("Bearer {}", token.expose()));
+        let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
         let mut value = value.map_err(|_| "the bearer token is not a valid header value")?;
         value.set_sensitive(true);
-        headers.insert(http::header::AUTHORIZATION, value);
+        headers.insert(header::AUTHORIZATION, value);
     }
     Ok(Outgoing {
         url: webhook.url.clone(),

@@ -92,6 +92,25 @@ pub(super) async fn redeliver_failed(
     Ok(Answer::resource(StatusCode::OK, result))
 }
 
+/// Starts a redelivery, without waiting for it.
+#[cfg(feature = "inspector")]
+pub(crate) fn resend(world: &State, delivery_id: &str) -> Result<(), ApiError> {
+    let mut store = world.store();
+    if !store.deliveries.contains_key(delivery_id) {
+        return Err(ApiError::not_found("delivery"));
+    }
+    if !store.take_now(delivery_id) {
+        return Err(ApiError::conflict(
+            "an attempt of this delivery is under way",
+        ));
+    }
+    drop(store);
+    // The attempt does not depend on the receiver of its outcome.
+    drop(ask(world, delivery_id));
+    world.changed();
+    Ok(())
+}
+
 /// Requests an attempt outside of the queue. The delivery is already marked as in progress.
 fn ask(world: &State, delivery_id: &str) -> oneshot::Receiver<bool> {
     let (outcome, reported) = oneshot::channel();

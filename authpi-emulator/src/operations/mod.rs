@@ -52,6 +52,9 @@ pub(crate) async fn perform(
     }
 }
 
+#[cfg(feature = "inspector")]
+pub(crate) use deliveries::resend;
+
 impl Request<'_> {
     fn path(&self, name: &str) -> &str {
         self.path.get(name).map(String::as_str).unwrap_or_default()

@@ -23,6 +23,12 @@ impl Hosts {
         Ok(())
     }
 
+    /// The allowed hosts, as in a URL.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.iter().map(Host::to_string).collect()
+    }
+
     /// Whether deliveries to this URL are possible, or the reason that they are not.
     pub(crate) fn check(&self, url: &str) -> Result<(), String> {
         let parsed =

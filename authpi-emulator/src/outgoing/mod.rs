@@ -4,4 +4,6 @@ mod hosts;
 mod send;
 
 pub(crate) use hosts::Hosts;
+#[cfg(feature = "inspector")]
+pub(crate) use send::Answered;
 pub(crate) use send::{Outgoing, Sender};

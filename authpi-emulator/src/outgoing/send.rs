@@ -3,24 +3,38 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 
 use super::Hosts;
-use crate::assumptions;
 
 /// The number of bytes of a receiver's response that are read, to keep the connection usable.
 const MAX_ANSWER: usize = 64 * 1024;
+/// The number of bytes of a receiver's response that are kept.
+const KEPT_ANSWER: usize = 4 * 1024;
 
 /// A request and its target.
+#[derive(Clone)]
 pub(crate) struct Outgoing {
     pub(crate) url: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+}
+
+/// The response of a receiver.
+pub(crate) struct Answered {
+    pub(crate) status: u16,
+    /// The beginning of its body.
+    #[cfg_attr(not(feature = "inspector"), expect(dead_code))]
+    pub(crate) body: Bytes,
+    /// Whether its body is longer.
+    #[cfg_attr(not(feature = "inspector"), expect(dead_code))]
+    pub(crate) is_cut: bool,
 }
 
 /// Sends deliveries over pooled connections.
@@ -41,26 +55,26 @@ impl Sender {
         }
     }
 
+    /// The hosts that it may send to, besides this machine.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
     /// Whether this URL can be called, or the reason that it cannot.
     pub(crate) fn check(&self, url: &str) -> Result<(), String> {
         self.hosts.check(url)
     }
 
-    /// The status of the response; redirects are not followed. If there was no response, the reason
-    /// for `last_error`.
-    pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<u16, String> {
+    /// The response; redirects are not followed. If there was none, the reason for `last_error`.
+    pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Answered, String> {
         self.check(&outgoing.url)?;
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(&outgoing.url)
-            .header(header::CONTENT_TYPE, assumptions::DELIVERY_CONTENT_TYPE)
-            .header(
-                header::USER_AGENT,
-                concat!("authpi-emulator/", env!("CARGO_PKG_VERSION")),
-            )
             .body(Full::new(outgoing.body))
             .map_err(|error| format!("cannot call the webhook's URL: {error}"))?;
-        request.headers_mut().extend(outgoing.headers);
+        *request.headers_mut() = outgoing.headers;
         let exchange = async {
             let answer = self
                 .client
@@ -68,18 +82,38 @@ impl Sender {
                 .await
                 .map_err(|error| reported(&error))?;
             let status = answer.status().as_u16();
-            // The body is ignored, but a delivery is acknowledged only by a complete response.
-            match Limited::new(answer.into_body(), MAX_ANSWER).collect().await {
-                Ok(_) => Ok(status),
-                Err(error) if error.is::<http_body_util::LengthLimitError>() => Ok(status),
-                Err(error) => Err(format!("the receiver's response was cut off: {error}")),
-            }
+            // The body has no effect, but a delivery is acknowledged only by a complete response.
+            let (body, is_cut) = read(answer.into_body()).await?;
+            Ok(Answered {
+                status,
+                body,
+                is_cut,
+            })
         };
         match tokio::time::timeout(self.timeout, exchange).await {
             Ok(answered) => answered,
             Err(_) => Err(format!("no answer within {:?}", self.timeout)),
         }
     }
+}
+
+/// The beginning of a response's body, and whether there is more.
+async fn read(mut body: Incoming) -> Result<(Bytes, bool), String> {
+    let (mut kept, mut length) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| format!("the receiver's response was cut off: {error}"))?;
+        let Some(bytes) = frame.data_ref() else {
+            continue;
+        };
+        length += bytes.len();
+        let room = KEPT_ANSWER - kept.len();
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if length > MAX_ANSWER {
+            break;
+        }
+    }
+    Ok((kept.into(), length > KEPT_ANSWER))
 }
 
 /// The error with its causes, since hyper-util's own text is not specific.

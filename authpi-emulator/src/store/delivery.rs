@@ -165,6 +165,12 @@ impl Delivery {
         self.last_error.as_deref()
     }
 
+    /// The status of the latest response, if there was one.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn last_status(&self) -> Option<u16> {
+        self.last_response_status
+    }
+
     pub(crate) fn version(&self) -> i64 {
         self.updated_at.unwrap_or(self.created_at)
     }

@@ -6,6 +6,8 @@
 //! finished delivery are dropped; beyond [`Builder::max_pending`](crate::Builder::max_pending), new
 //! events are refused. Webhooks are not limited; each is created by a call.
 
+#[cfg(feature = "inspector")]
+mod attempts;
 mod delivery;
 mod event;
 mod page;
@@ -18,6 +20,8 @@ use std::{
 
 use serde_json::Value;
 
+#[cfg(feature = "inspector")]
+pub(crate) use attempts::{Attempt, Attempts, DELIVERIES as RECORDED_DELIVERIES};
 pub(crate) use delivery::{Attempted, Delivery, DeliveryStatus, Verdict};
 pub use event::Event;
 pub(crate) use page::Page;
@@ -44,6 +48,9 @@ pub(crate) struct Store {
     under_way: usize,
     /// An event was refused because of the limit, and none has been accepted since.
     full: bool,
+    /// What the inspector shows of attempts.
+    #[cfg(feature = "inspector")]
+    pub(crate) attempts: Attempts,
 }
 
 /// An event that has happened, and the number of its pending deliveries.
@@ -74,6 +81,8 @@ impl Store {
             over: VecDeque::new(),
             under_way: 0,
             full: false,
+            #[cfg(feature = "inspector")]
+            attempts: Attempts::default(),
         }
     }
 
