@@ -91,7 +91,7 @@ fn lower_layers_use_no_web_framework_and_no_http_client() {
 #[test]
 fn modules_of_one_folder_import_each_other_in_no_circle() {
     let mut circles = Vec::new();
-    for package in ["authpi-sdk", "authpi-emulator"] {
+    for package in ["authpi-sdk", "authpi-inspector", "authpi-emulator"] {
         let modules = Modules::of(package);
         for folder in modules.0.keys() {
             let mut imports = modules.imports_between_siblings(folder);

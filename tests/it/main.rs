@@ -13,6 +13,7 @@ mod flood;
 mod golden;
 mod handlers;
 mod inbox;
+mod inspector;
 mod layering;
 mod ledger;
 mod over_http;

@@ -10,8 +10,8 @@ use serde_json::Value;
 use tokio::{net::TcpListener, sync::Notify};
 
 /// A receiver of deliveries on its own port.
-pub(super) struct Endpoint {
-    pub(super) url: String,
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
     state: Arc<Script>,
 }
 
@@ -24,7 +24,7 @@ struct Script {
 
 /// How an endpoint responds to a delivery.
 #[derive(Clone, Debug)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Status(u16),
     /// 302 to this address.
     Redirect(String),
@@ -34,24 +34,24 @@ pub(super) enum Reply {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Received {
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Received {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Received {
-    pub(super) fn envelope(&self) -> Value {
+    pub(crate) fn envelope(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    pub(super) fn event_type(&self) -> String {
+    pub(crate) fn event_type(&self) -> String {
         self.envelope()["data"]["type"].as_str().unwrap().to_owned()
     }
 }
 
 impl Endpoint {
     /// Answers 200 to each delivery.
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hooks", listener.local_addr().unwrap());
         let state = Arc::new(Script::default());
@@ -63,7 +63,7 @@ impl Endpoint {
     }
 
     /// The responses to the next deliveries, followed by 200.
-    pub(super) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
+    pub(crate) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
         self.state
             .answers
             .lock()
@@ -71,7 +71,7 @@ impl Endpoint {
             .extend(replies);
     }
 
-    pub(super) fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.state
             .received
             .lock()
@@ -80,7 +80,7 @@ impl Endpoint {
     }
 
     /// Waits until `count` deliveries have arrived.
-    pub(super) async fn until(&self, count: usize) {
+    pub(crate) async fn until(&self, count: usize) {
         loop {
             let arrived = self.state.arrived.notified();
             if self.received().len() >= count {

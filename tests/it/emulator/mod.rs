@@ -5,7 +5,7 @@
 
 mod api;
 mod deliveries;
-mod endpoint;
+pub(crate) mod endpoint;
 mod idempotency;
 mod lifecycle;
 
@@ -33,7 +33,7 @@ struct Answer {
 
 /// The SDK's feature `rustls` enables reqwest's without a provider, and then every reqwest client
 /// needs one.
-fn http() -> Client {
+pub(crate) fn http() -> Client {
     // An error means that another test has done this already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new()

@@ -5,6 +5,7 @@
 //! own. A missing server fails its tests: `cargo xtask test` installs what it can, and otherwise
 //! skips the tests by name and reports it.
 
+pub(crate) mod chromium;
 pub(crate) mod faults;
 pub(crate) mod forward;
 pub(crate) mod nats;
