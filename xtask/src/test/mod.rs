@@ -62,6 +62,8 @@ enum Part {
     /// An independent mock server, which has only the description, accepts every request of the
     /// client
     Prism,
+    /// The emulator's inspector page in Chromium
+    Browser,
     /// The quickstart example prints the expected outcomes
     Quickstart,
 }
@@ -132,6 +134,7 @@ impl Part {
             Self::Unit => {
                 run(tests(root)?.args([
                     "--", "--skip", STORES, "--skip", CRASH, "--skip", DISK, "--skip", PRISM,
+                    "--skip", BROWSER,
                 ]))?;
             }
             Self::Stores => on_servers(root, &[STORES.to_owned()], [])?,
@@ -177,6 +180,10 @@ impl Part {
                     .args(["--test", "it", "--", PRISM])
                     .env("AUTHPI_PRISM", prism))?;
             }
+            Self::Browser => {
+                system::chromium(root)?;
+                run(tests(root)?.args(["--test", "it", "--", BROWSER]))?;
+            }
             Self::Quickstart => run(&mut cargo(root, ["run", "--example", "quickstart"]))?,
         }
         Ok(())
@@ -188,6 +195,7 @@ const STORES: &str = "drivers::";
 pub(crate) const CRASH: &str = "crash::";
 pub(crate) const DISK: &str = "disk::";
 const PRISM: &str = "prism::";
+const BROWSER: &str = "inspector::browser::";
 
 /// Runs the integration tests with one of these name prefixes, with these variables, and shows
 /// their output. If a server is missing, the tests of the others run.

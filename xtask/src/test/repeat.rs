@@ -18,14 +18,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{CRASH, DISK, PRISM, Part, STORES, system, tests};
+use super::{BROWSER, CRASH, DISK, PRISM, Part, STORES, Stopped, system, tests};
 use crate::run::{capture, program, succeeds};
 
 /// How often, and under which load.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Build once, then run the test binaries N times: the SDK's unit tests and `it` for the part
-    /// `unit` (the default), or `it` for `stores` and `crash`
+    /// `unit` (the default), or `it` for `stores`, `crash` and `browser`
     #[arg(long, value_name = "N")]
     pub(super) repeat: Option<NonZeroU32>,
     /// Keep every core busy with other work
@@ -110,13 +110,23 @@ fn binaries_of(part: Part, root: &Path) -> Result<Vec<Binary>> {
                 root,
                 "it",
                 &["--test", "it"],
-                skipped(&[STORES, CRASH, DISK, PRISM]),
+                skipped(&[STORES, CRASH, DISK, PRISM, BROWSER]),
             )?,
         ]),
         Part::Stores => Ok(vec![on_servers(root, STORES)?]),
         Part::Crash => Ok(vec![on_servers(root, CRASH)?]),
+        Part::Browser => match system::chromium(root) {
+            Ok(()) => Ok(vec![built(
+                root,
+                "it",
+                &["--test", "it"],
+                vec![BROWSER.to_owned()],
+            )?]),
+            Err(Stopped::NotRun(why)) => bail!("{why}"),
+            Err(Stopped::Failed(error)) => Err(error),
+        },
         _ => bail!(
-            "only `unit`, `stores` and `crash` can be repeated, and not `{}`",
+            "only `unit`, `stores`, `crash` and `browser` can be repeated, and not `{}`",
             part.name()
         ),
     }

@@ -34,6 +34,17 @@ pub(super) fn openssl(root: &Path) -> Result<(), Stopped> {
     )
 }
 
+/// Chromium and its driver. The tests start their own.
+pub(super) fn chromium(root: &Path) -> Result<(), Stopped> {
+    let check = "command -v chromedriver && { command -v chromium || command -v google-chrome; }";
+    provide(
+        root,
+        "Chromium with chromedriver",
+        &["chromium", "chromium-driver"],
+        || succeeds(&mut program(root, "sh", ["-c", check])),
+    )
+}
+
 /// A server that ledgers are tested on. The tests start their own; it need not be running.
 struct Server {
     program: &'static str,
