@@ -1,14 +1,19 @@
 //! The result of an operation, before it becomes an HTTP response.
 
-use std::convert::Infallible;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::body::{Body, Frame, SizeHint};
 use serde_json::Value;
 
-/// The body of a response: of the API, or of the inspector.
-pub(crate) type ServerBody = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of a response: of the API, or of the inspector. An error of the body closes the connection: a fault.
+pub(crate) type ServerBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Status, headers and body.
 #[derive(Debug)]
@@ -28,6 +33,15 @@ impl Answer {
             body: None,
             bytes: Bytes::new(),
         }
+    }
+
+    /// A text that is not an answer of the API, such as a proxy's.
+    pub(crate) fn text(status: StatusCode, text: &'static str) -> Self {
+        let answer = Self {
+            bytes: Bytes::from_static(text.as_bytes()),
+            ..Self::empty(status)
+        };
+        answer.with_header(header::CONTENT_TYPE, HeaderValue::from_static("text/html"))
     }
 
     pub(crate) fn json(status: StatusCode, body: Value) -> Self {
@@ -102,9 +116,48 @@ impl Answer {
     }
 
     pub(crate) fn into_response(self) -> Response<ServerBody> {
-        let mut response = Response::new(Full::new(self.bytes).boxed_unsync());
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
+        let body = Full::new(self.bytes).map_err(|never| match never {});
+        Self::response(self.status, self.headers, body.boxed_unsync())
+    }
+
+    /// The response whose body ends after its first half, with an error.
+    pub(crate) fn into_cut_response(self) -> Response<ServerBody> {
+        let body = Cut {
+            half: Some(self.bytes.slice(..self.bytes.len() / 2)),
+            length: self.bytes.len() as u64,
+        };
+        Self::response(self.status, self.headers, body.boxed_unsync())
+    }
+
+    fn response(status: StatusCode, headers: HeaderMap, body: ServerBody) -> Response<ServerBody> {
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
         response
+    }
+}
+
+/// Half of a body that announces its whole length.
+struct Cut {
+    half: Option<Bytes>,
+    length: u64,
+}
+
+impl Body for Cut {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(Some(match self.half.take() {
+            Some(half) => Ok(Frame::data(half)),
+            None => Err(io::Error::other("the fault plan cuts the response")),
+        }))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length)
     }
 }

@@ -5,7 +5,7 @@ use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use crate::{error::ApiError, ids};
+use crate::{error::ApiError, ids::Random};
 
 /// The emulated account and its credentials, created again for each emulator.
 pub(crate) struct Account {
@@ -35,15 +35,17 @@ impl Caller {
 }
 
 impl Account {
-    pub(crate) fn new(now_millis: i64) -> Self {
-        let ids = ids::Ids::default();
+    /// With a seed, always the same.
+    pub(crate) fn new(now_millis: i64, seed: Option<u64>) -> Self {
+        let mut random = Random::of(seed);
         let [id, org_id, issuer_id, user_id] =
-            ["acc_", "org_", "i_", "usr_"].map(|prefix| ids.fresh(prefix, now_millis));
+            ["acc_", "org_", "i_", "usr_"].map(|prefix| random.id(prefix));
+        let issued_at = if random.is_seeded() { 0 } else { now_millis };
         Self {
-            access_token: access_token(&issuer_id, &user_id, now_millis),
+            access_token: access_token(&issuer_id, &user_id, issued_at, random.bytes()),
             id,
-            key_id: ids::hex::<16>("key_"),
-            key_secret: ids::secret("sk_"),
+            key_id: random.hex::<16>("key_"),
+            key_secret: random.secret("sk_"),
             org_id,
             issuer_id,
             user_id,
@@ -121,7 +123,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// Has the format of a JWT, like AuthPI's access tokens; its signature is random.
-fn access_token(issuer_id: &str, user_id: &str, now_millis: i64) -> String {
+fn access_token(issuer_id: &str, user_id: &str, now_millis: i64, signature: [u8; 32]) -> String {
     let encode = |bytes: &[u8]| general_purpose::URL_SAFE_NO_PAD.encode(bytes);
     let header = json!({"alg": "HS256", "typ": "JWT"}).to_string();
     let claims = json!({"iss": issuer_id, "sub": user_id, "iat": now_millis / 1000}).to_string();
@@ -129,6 +131,6 @@ fn access_token(issuer_id: &str, user_id: &str, now_millis: i64) -> String {
         "{}.{}.{}",
         encode(header.as_bytes()),
         encode(claims.as_bytes()),
-        encode(&ids::random::<32>())
+        encode(&signature)
     )
 }

@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use crate::faults::mixed;
+
 /// Creates ids that sort in the order of their creation, so that lists in the order of ids are in
 /// the order of time.
 #[derive(Default)]
@@ -26,6 +28,56 @@ impl Ids {
     }
 }
 
+/// Random bytes: the operating system's, or those of a seed.
+pub(crate) struct Random(Option<u64>);
+
+impl Random {
+    pub(crate) fn of(seed: Option<u64>) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn is_seeded(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The next `N` bytes.
+    pub(crate) fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let Some(state) = &mut self.0 else {
+            return random();
+        };
+        let mut bytes = [0; N];
+        for chunk in bytes.chunks_mut(8) {
+            *state = mixed(*state);
+            chunk.copy_from_slice(&state.to_be_bytes()[..chunk.len()]);
+        }
+        bytes
+    }
+
+    /// A prefix and 25 characters of 0-9a-z.
+    pub(crate) fn id(&mut self, prefix: &str) -> String {
+        format!(
+            "{prefix}{}",
+            base36::<25>(u128::from_be_bytes(self.bytes()))
+        )
+    }
+
+    /// A prefix and 40 characters of 0-9a-z.
+    pub(crate) fn secret(&mut self, prefix: &str) -> String {
+        let [a, b] = [self.bytes(), self.bytes()].map(u128::from_be_bytes);
+        format!("{prefix}{}{}", base36::<20>(a), base36::<20>(b))
+    }
+
+    /// A prefix and `N` bytes in hexadecimal.
+    pub(crate) fn hex<const N: usize>(&mut self, prefix: &str) -> String {
+        use std::fmt::Write as _;
+        let mut text = prefix.to_owned();
+        for byte in self.bytes::<N>() {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+}
+
 /// `N` random bytes from the operating system.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -36,19 +88,12 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 
 /// A prefix and 40 random characters of 0-9a-z.
 pub(crate) fn secret(prefix: &str) -> String {
-    let [a, b] = [random::<16>(), random::<16>()].map(u128::from_be_bytes);
-    format!("{prefix}{}{}", base36::<20>(a), base36::<20>(b))
+    Random(None).secret(prefix)
 }
 
 /// A prefix and `N` random bytes in hexadecimal.
 pub(crate) fn hex<const N: usize>(prefix: &str) -> String {
-    use std::fmt::Write as _;
-    random::<N>()
-        .iter()
-        .fold(prefix.to_owned(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    Random(None).hex::<N>(prefix)
 }
 
 /// A random UUID, version 4.

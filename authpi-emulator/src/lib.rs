@@ -47,6 +47,26 @@
 //! attempts are kept for it: the latest 20 of each of the latest 1 000 deliveries, with 4 KiB of
 //! each response, and at most 64 MiB in total.
 //!
+//! # Faults
+//!
+//! [`Emulator::faults`] makes deliveries and calls go wrong on purpose: duplicates, delays, another
+//! order, bursts, bodies that are cut, slow or of a wrong length, wrong secrets, old signatures,
+//! connections that are closed; and on the API 429, 5xx, redirects, responses that stall, are cut or
+//! are dropped after the call was performed. Other processes use `GET`, `PUT` and `DELETE` of
+//! `/_emulator/faults`, with the API's credentials, through [`RemoteEmulator`] or `authpi faults`.
+//! A [seed](Builder::seed) repeats a run.
+//!
+//! ```
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use authpi_emulator::{Emulator, faults::{DeliveryFault, DeliveryRule, FaultPlan}};
+//!
+//! let authpi = Emulator::start().await?;
+//! let twice = DeliveryRule::new(DeliveryFault::Duplicate { copies: 1 });
+//! authpi.faults().set(FaultPlan::new().delivery(twice))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Limits
 //!
 //! It delivers over plain HTTP, to this machine and to the hosts in [`Builder::allow_host`]. Only
@@ -72,6 +92,7 @@ mod clock;
 mod credentials;
 mod dispatch;
 mod error;
+pub mod faults;
 mod idempotency;
 mod ids;
 #[cfg(feature = "inspector")]
@@ -107,6 +128,7 @@ pub use store::Event;
 pub use trigger::{NewEvent, RemoteEmulator, TriggerError, Triggered};
 
 use credentials::Account;
+use faults::FaultState;
 use openapi::Description;
 use settings::Settings;
 use state::State;
@@ -198,6 +220,11 @@ impl Emulator {
         }
     }
 
+    /// The faults of this emulator, to be changed while it runs.
+    pub fn faults(&self) -> faults::Faults {
+        faults::Faults::of(self.world.clone())
+    }
+
     /// Waits until no attempt is in progress and none is due. It does not wait for retries that are
     /// due later by the emulator's clock.
     pub async fn deliveries_settled(&self) {
@@ -256,6 +283,8 @@ pub struct Builder {
     settings: Settings,
     #[cfg(feature = "inspector")]
     inspector: Option<bool>,
+    seed: Option<u64>,
+    faults: faults::FaultPlan,
     /// The first invalid host, and the reason.
     wrong_host: Option<String>,
 }
@@ -275,7 +304,10 @@ impl Default for Builder {
                 hosts: outgoing::Hosts::default(),
                 log: log::Log::default(),
                 scheme: SignatureScheme::authpi(),
+                honor_retry_after: false,
             },
+            seed: None,
+            faults: faults::FaultPlan::default(),
             #[cfg(feature = "inspector")]
             inspector: None,
             wrong_host: None,
@@ -386,6 +418,38 @@ impl Builder {
         }
     }
 
+    /// Whether a receiver's `Retry-After`, in seconds or as a date, replaces the pause before the
+    /// next attempt, up to a day (default: no). What AuthPI does is not documented.
+    #[must_use]
+    pub fn honor_retry_after(mut self, honor: bool) -> Self {
+        self.settings.honor_retry_after = honor;
+        self
+    }
+
+    /// The seed of everything random that is meant to be repeated: the account's id, the API key
+    /// and the access token, and the draws of [`faults`](Self::faults) (default: new credentials
+    /// each time, and draws as of seed 0).
+    ///
+    /// Whoever knows the seed knows the credentials.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self {
+            seed: Some(seed),
+            ..self
+        }
+    }
+
+    /// The faults from the beginning (default: none). [`Emulator::faults`] changes them later.
+    ///
+    /// A value out of its range makes [`start`](Self::start) fail.
+    #[must_use]
+    pub fn faults(self, plan: faults::FaultPlan) -> Self {
+        Self {
+            faults: plan,
+            ..self
+        }
+    }
+
     /// The function that receives each delivery attempt, and warnings (default: none; `authpi
     /// emulate` prints them to standard error).
     ///
@@ -416,7 +480,12 @@ impl Builder {
         let address = listener.local_addr().map_err(failed)?;
         #[cfg(feature = "inspector")]
         let has_inspector = self.inspector.unwrap_or(address.ip().is_loopback());
-        let account = Account::new(self.clock.millis());
+        let account = Account::new(self.clock.millis(), self.seed);
+        let faults = FaultState::new(self.seed.unwrap_or_default(), self.faults);
+        let faults = faults.map_err(|invalid| StartError {
+            what: format!("the fault plan is invalid: {invalid}"),
+            cause: None,
+        })?;
         let (redeliveries, to_dispatcher) = mpsc::unbounded_channel();
         let world = Arc::new(State {
             store: Mutex::new(Store::new(
@@ -429,6 +498,7 @@ impl Builder {
             description: Description::get(),
             sender: outgoing::Sender::new(self.settings.delivery_timeout, self.settings.hosts),
             log: self.settings.log,
+            faults,
             max_pending: self.settings.max_pending,
             body_timeout: self.settings.body_timeout,
             replays: idempotency::Replays::default(),

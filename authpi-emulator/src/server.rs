@@ -4,10 +4,10 @@
 //! request -> operation -> credentials -> account -> headers -> body (cap, timeout) -> idempotency key -> query, body -> operation -> answer
 //! ```
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     body::{Body as _, Incoming},
@@ -22,6 +22,7 @@ use crate::{
     assumptions,
     credentials::Caller,
     error::ApiError,
+    faults::{self, CallFault},
     idempotency::Claim,
     openapi::Operation,
     operations,
@@ -84,7 +85,7 @@ async fn serve(
 ) {
     let service = service_fn(move |request| {
         let served = served.clone();
-        async move { Ok::<_, Infallible>(respond(served, request).await) }
+        async move { respond(served, request).await }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -99,9 +100,15 @@ async fn serve(
     let _ = connection.await;
 }
 
+/// The emulator's own endpoints.
+enum Control {
+    Events,
+    Faults,
+}
+
 /// What is known of a request without its body.
 enum Admitted {
-    Control,
+    Control(Control),
     Call {
         operation: &'static Operation,
         path: BTreeMap<String, String>,
@@ -109,7 +116,11 @@ enum Admitted {
     },
 }
 
-async fn respond(served: Served, request: Request<Incoming>) -> Response<ServerBody> {
+/// An error closes the connection without a response: a fault.
+async fn respond(
+    served: Served,
+    request: Request<Incoming>,
+) -> Result<Response<ServerBody>, io::Error> {
     let (parts, body) = request.into_parts();
     #[cfg(feature = "inspector")]
     if let Some(page) = &served.page
@@ -117,43 +128,110 @@ async fn respond(served: Served, request: Request<Incoming>) -> Response<ServerB
     {
         if let Err(refused) = page.admit(&parts) {
             tokio::spawn(discard(body));
-            return *refused;
+            return Ok(*refused);
         }
-        return match read_in_time(&served.world, body).await {
+        return Ok(match read_in_time(&served.world, body).await {
             Ok(body) => page.answer(&parts, body).await,
             Err(problem) => Answer::from(problem).into_response(),
-        };
+        });
     }
-    handle(served.world, parts, body).await.into_response()
+    let Handled { answer, fault } = handle(served.world, parts, body).await;
+    match fault {
+        Some(CallFault::DropAnswer) => Err(io::Error::other("the fault plan drops the response")),
+        Some(CallFault::CutAnswer) => Ok(answer.into_cut_response()),
+        _ => Ok(answer.into_response()),
+    }
 }
 
-async fn handle(world: Arc<State>, parts: request::Parts, body: Incoming) -> Answer {
+/// A response, and the fault that it meets on its way.
+struct Handled {
+    answer: Answer,
+    fault: Option<CallFault>,
+}
+
+impl<A: Into<Answer>> From<A> for Handled {
+    fn from(answer: A) -> Self {
+        Self {
+            answer: answer.into(),
+            fault: None,
+        }
+    }
+}
+
+async fn handle(world: Arc<State>, parts: request::Parts, body: Incoming) -> Handled {
     // Only bodies of authenticated callers are kept.
     let admitted = match admit(&world, &parts) {
         Ok(admitted) => admitted,
         Err(refusal) => {
             tokio::spawn(discard(body));
-            return *refusal;
+            return (*refusal).into();
         }
     };
+    let fault = match &admitted {
+        Admitted::Call { operation, .. } => world.faults.of_call(&operation.id),
+        Admitted::Control(_) => None,
+    };
+    if let Some(answer) = fault.as_ref().and_then(instead) {
+        tokio::spawn(discard(body));
+        return answer.into();
+    }
+    if fault == Some(CallFault::Stall) {
+        // Until the caller gives up, or the emulator stops.
+        return std::future::pending().await;
+    }
     let body = match read_in_time(&world, body).await {
         Ok(body) => body,
         Err(problem) => return problem.into(),
     };
     // In its own task, so that a caller that hangs up does not leave its call half done.
-    match tokio::spawn(async move { answer(&world, admitted, &parts, body).await }).await {
+    let answered = tokio::spawn(async move { answer(&world, admitted, &parts, body).await }).await;
+    let answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(problem)) => problem.into(),
         Err(_) => ApiError::internal("the emulator has a defect: the operation panicked").into(),
-    }
+    };
+    Handled { answer, fault }
+}
+
+/// The response of a fault that performs nothing.
+fn instead(fault: &CallFault) -> Option<Answer> {
+    let (status, json) = match fault {
+        CallFault::TooManyRequests { json, .. } => (StatusCode::TOO_MANY_REQUESTS, *json),
+        CallFault::Error { status, json } => (StatusCode::from_u16(*status).ok()?, *json),
+        CallFault::Redirect { to } => {
+            let answer = Answer::empty(StatusCode::TEMPORARY_REDIRECT);
+            let to = HeaderValue::from_str(to).ok()?;
+            return Some(answer.with_header(header::LOCATION, to));
+        }
+        _ => return None,
+    };
+    let answer = if json {
+        ApiError::new(status, "injected_fault", "the fault plan says so").into()
+    } else {
+        Answer::text(status, "<html><body>the fault plan says so</body></html>\n")
+    };
+    Some(match fault {
+        CallFault::TooManyRequests { retry_after, .. } => {
+            answer.with_header(header::RETRY_AFTER, HeaderValue::from(*retry_after))
+        }
+        _ => answer,
+    })
 }
 
 fn admit(world: &State, parts: &request::Parts) -> Result<Admitted, Box<Answer>> {
     let refusal = |problem| Box::new(Answer::from(problem));
     let path = parts.uri.path();
-    if path == trigger::PATH {
-        operations::control::admit(world, parts).map_err(refusal)?;
-        return Ok(Admitted::Control);
+    let control = match path {
+        trigger::PATH => Some((Control::Events, &[Method::POST][..])),
+        faults::PATH => Some((
+            Control::Faults,
+            &[Method::GET, Method::PUT, Method::DELETE][..],
+        )),
+        _ => None,
+    };
+    if let Some((control, methods)) = control {
+        operations::control::admit(world, parts, methods).map_err(refusal)?;
+        return Ok(Admitted::Control(control));
     }
     let (operation, path) = world
         .description
@@ -228,7 +306,8 @@ async fn answer(
     body: Bytes,
 ) -> Result<Answer, ApiError> {
     match admitted {
-        Admitted::Control => operations::control::answer(world, parts, &body),
+        Admitted::Control(Control::Events) => operations::control::answer(world, parts, &body),
+        Admitted::Control(Control::Faults) => faults::answer(world, parts, &body),
         Admitted::Call {
             operation,
             path,

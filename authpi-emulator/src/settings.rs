@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) hosts: Hosts,
     pub(crate) log: Log,
     pub(crate) scheme: SignatureScheme,
+    /// Whether a receiver's `Retry-After` replaces the next delay.
+    pub(crate) honor_retry_after: bool,
 }
 
 impl Settings {

@@ -12,6 +12,7 @@ use crate::{
     clock::EmulatorClock,
     credentials::Account,
     error::{ApiError, Field},
+    faults::FaultState,
     idempotency::Replays,
     log::{Log, LogLine},
     openapi::Description,
@@ -37,6 +38,7 @@ pub(crate) struct State {
     pub(crate) store: Mutex<Store>,
     pub(crate) changed: watch::Sender<()>,
     pub(crate) log: Log,
+    pub(crate) faults: FaultState,
     pub(crate) max_pending: usize,
     pub(crate) body_timeout: Duration,
     /// Whether the inspector is served.

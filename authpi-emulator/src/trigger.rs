@@ -11,6 +11,8 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::{Map, Value};
 use url::Url;
 
+use crate::faults::{self, FaultPlan};
+
 /// The path of the control endpoint.
 pub(crate) const PATH: &str = "/_emulator/events";
 
@@ -227,14 +229,6 @@ impl RemoteEmulator {
     /// reason.
     pub async fn trigger(&self, event: impl Into<NewEvent>) -> Result<Triggered, TriggerError> {
         let event = event.into();
-        let mut url = self.base_url.clone();
-        url.set_path(&format!(
-            "{}{PATH}",
-            self.base_url.path().trim_end_matches('/')
-        ));
-        if let Some(account_id) = &self.account_id {
-            url.query_pairs_mut().append_pair("account_id", account_id);
-        }
         let mut body = Map::new();
         body.insert("type".to_owned(), event.event_type.into());
         body.insert("copies".to_owned(), event.copies.into());
@@ -243,26 +237,80 @@ impl RemoteEmulator {
         }
         body.extend(event.subject.map(|subject| ("subject".to_owned(), subject)));
         body.extend(event.data.map(|data| ("data".to_owned(), data)));
+        let mut answer = self
+            .call(Method::POST, PATH, Some(&Value::Object(body)))
+            .await?;
+        Ok(Triggered {
+            event: answer["data"].take(),
+            deliveries: answer["deliveries"].as_u64().unwrap_or_default(),
+        })
+    }
+
+    /// The present faults.
+    ///
+    /// # Errors
+    /// As for [`trigger`](Self::trigger).
+    pub async fn faults(&self) -> Result<FaultPlan, TriggerError> {
+        self.plan(Method::GET, None).await
+    }
+
+    /// Replaces the faults, and returns them.
+    ///
+    /// # Errors
+    /// As for [`trigger`](Self::trigger); the previous faults then stay.
+    pub async fn set_faults(&self, plan: &FaultPlan) -> Result<FaultPlan, TriggerError> {
+        let body = serde_json::to_value(plan)
+            .map_err(|error| TriggerError::caused("the plan cannot be sent", error))?;
+        self.plan(Method::PUT, Some(&body)).await
+    }
+
+    /// Removes all faults.
+    ///
+    /// # Errors
+    /// As for [`trigger`](Self::trigger).
+    pub async fn clear_faults(&self) -> Result<(), TriggerError> {
+        self.plan(Method::DELETE, None).await.map(drop)
+    }
+
+    async fn plan(&self, method: Method, body: Option<&Value>) -> Result<FaultPlan, TriggerError> {
+        let mut answer = self.call(method, faults::PATH, body).await?;
+        serde_json::from_value(answer["data"].take())
+            .map_err(|error| TriggerError::caused("the emulator's plan cannot be read", error))
+    }
+
+    /// Calls a control endpoint, and returns the response of a success.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, TriggerError> {
+        let mut url = self.base_url.clone();
+        url.set_path(&format!(
+            "{}{path}",
+            self.base_url.path().trim_end_matches('/')
+        ));
+        if let Some(account_id) = &self.account_id {
+            url.query_pairs_mut().append_pair("account_id", account_id);
+        }
+        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(url.as_str())
             .header(header::AUTHORIZATION, self.authorization.clone())
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(Value::Object(body).to_string())))
+            .body(Full::new(body))
             .map_err(|error| TriggerError::caused("cannot call the emulator's address", error))?;
         let answered = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(request)).await;
-        let (status, mut body) = answered.map_err(|late| {
+        let (status, body) = answered.map_err(|late| {
             TriggerError::caused(format!("{} does not answer", self.base_url), late)
         })??;
-        match (status, body["error_description"].as_str()) {
-            (StatusCode::CREATED, _) => Ok(Triggered {
-                event: body["data"].take(),
-                deliveries: body["deliveries"].as_u64().unwrap_or_default(),
-            }),
-            (_, Some(reported)) => Err(TriggerError::new(format!(
+        match body["error_description"].as_str() {
+            _ if status.is_success() => Ok(body),
+            Some(reported) => Err(TriggerError::new(format!(
                 "the emulator refused the request ({status}): {reported}"
             ))),
-            (_, None) => Err(TriggerError::new(format!(
+            None => Err(TriggerError::new(format!(
                 "{} answers {status}; is it an emulator?",
                 self.base_url
             ))),

@@ -18,7 +18,8 @@ struct Envelope<'a> {
     data: &'a RawValue,
 }
 
-pub(super) fn write(id: &str, webhook_id: &str, event: &Event) -> Vec<u8> {
+/// `at` is the envelope's time, in Unix milliseconds.
+pub(super) fn write(id: &str, webhook_id: &str, event: &Event, at: i64) -> Vec<u8> {
     let envelope = Envelope {
         id,
         specversion: "1.0",
@@ -26,7 +27,7 @@ pub(super) fn write(id: &str, webhook_id: &str, event: &Event) -> Vec<u8> {
         r#type: "event",
         datacontenttype: "application/json",
         // The emulator's clock stays within the calendar.
-        time: Timestamp::from_millisecond(event.timestamp)
+        time: Timestamp::from_millisecond(at)
             .unwrap_or(Timestamp::MAX)
             .to_string(),
         data: &event.delivered,
@@ -52,7 +53,7 @@ mod tests {
             subject,
             json!({"id": "usr_1"}),
         );
-        let written = String::from_utf8(write("0a-1b", "wh_1", &event)).unwrap();
+        let written = String::from_utf8(write("0a-1b", "wh_1", &event, event.timestamp)).unwrap();
         let expected = [
             r#"{"id":"0a-1b","specversion":"1.0","source":"com.authpi.webhooks/v1/wh_1","type":"event","#,
             r#""datacontenttype":"application/json","time":"2024-01-01T03:21:36Z","data":{"#,
@@ -77,7 +78,8 @@ mod tests {
                 subject,
                 data,
             );
-            let written = serde_json::from_slice(&write("0a-1b", "wh_1", &event)).unwrap();
+            let written =
+                serde_json::from_slice(&write("0a-1b", "wh_1", &event, event.timestamp)).unwrap();
             assert_eq!(description.check_delivery(&written), [], "{name}");
         }
         assert_ne!(

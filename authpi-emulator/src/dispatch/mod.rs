@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use authpi_sdk::signature::Secret;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use tokio::{
@@ -19,9 +20,11 @@ use tokio::{
 };
 
 use crate::{
-    assumptions, ids,
+    assumptions,
+    faults::DeliveryFault,
+    ids,
     log::LogLine,
-    outgoing::Outgoing,
+    outgoing::{Answered, Broken, Outgoing},
     state::{Redelivery, State},
     store::{Attempted, DeliveryStatus, Store, WebhookStatus},
 };
@@ -45,7 +48,8 @@ pub(crate) async fn run(world: Arc<State>, mut requests: mpsc::UnboundedReceiver
             while attempts.len() < AT_ONCE
                 && let Some(delivery_id) = store.take_due()
             {
-                attempts.spawn(attempt(world.clone(), delivery_id, None));
+                let fault = draw(&world, &store, &delivery_id);
+                attempts.spawn(attempt(world.clone(), delivery_id, None, fault));
             }
             if attempts.len() < AT_ONCE {
                 store.next_due()
@@ -62,10 +66,11 @@ pub(crate) async fn run(world: Arc<State>, mut requests: mpsc::UnboundedReceiver
             request = requests.recv() => match request {
                 Some(request) => {
                     let (world, room) = (world.clone(), room.clone());
+                    let fault = draw(&world, &world.store(), &request.delivery_id);
                     redeliveries.spawn(async move {
                         // The semaphore is never closed. If it were, only the limit would be lost.
                         let _room = room.acquire().await;
-                        attempt(world, request.delivery_id, Some(request.outcome)).await;
+                        attempt(world, request.delivery_id, Some(request.outcome), fault).await;
                     });
                 }
                 None => std::future::pending().await,
@@ -81,16 +86,80 @@ async fn sleep_until(world: &State, at: Option<i64>) {
     }
 }
 
+/// The fault of the next attempt, if any. Drawn here, in the order in which attempts begin.
+fn draw(world: &State, store: &Store, delivery_id: &str) -> Option<DeliveryFault> {
+    let delivery = store.deliveries.get(delivery_id)?;
+    world
+        .faults
+        .of_attempt(&delivery.event.event_type, &delivery.webhook_id)
+}
+
+/// Sends the request, as the fault says.
+async fn send(
+    world: &State,
+    outgoing: Outgoing,
+    fault: Option<DeliveryFault>,
+) -> Result<Answered, String> {
+    let (sender, holds) = (&world.sender, &world.faults.holds);
+    match fault {
+        Some(DeliveryFault::Duplicate { copies }) => {
+            let first = sender.send(outgoing.clone()).await;
+            for _ in 0..copies {
+                // Only the first response counts.
+                let _ = sender.send(outgoing.clone()).await;
+            }
+            first
+        }
+        Some(DeliveryFault::CutBody) => sender.send_broken(outgoing, Broken::CutBody).await,
+        Some(DeliveryFault::WrongLength) => sender.send_broken(outgoing, Broken::WrongLength).await,
+        Some(DeliveryFault::HangUp) => sender.send_broken(outgoing, Broken::HangUp).await,
+        Some(DeliveryFault::SlowBody { millis }) => {
+            let pause = Duration::from_millis(millis);
+            sender.send_broken(outgoing, Broken::Slow(pause)).await
+        }
+        Some(DeliveryFault::Delay { millis }) => {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            sender.send(outgoing).await
+        }
+        Some(DeliveryFault::Reorder { millis }) => {
+            holds.until_overtaken(Duration::from_millis(millis)).await;
+            sender.send(outgoing).await
+        }
+        Some(DeliveryFault::Burst { size, millis }) => {
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            holds.until_burst(size, Duration::from_millis(millis)).await;
+            sender.send(outgoing).await
+        }
+        // These are in the request itself.
+        Some(
+            DeliveryFault::WrongSecret
+            | DeliveryFault::RotatedSecret
+            | DeliveryFault::StaleTime { .. },
+        )
+        | None => sender.send(outgoing).await,
+    }
+}
+
 /// One attempt, from the bytes to the record.
-async fn attempt(world: Arc<State>, delivery_id: String, outcome: Option<oneshot::Sender<bool>>) {
+async fn attempt(
+    world: Arc<State>,
+    delivery_id: String,
+    outcome: Option<oneshot::Sender<bool>>,
+    fault: Option<DeliveryFault>,
+) {
     let (at, begun) = (world.clock.millis(), Instant::now());
-    let prepared = prepare(&world, &delivery_id);
+    let prepared = prepare(&world, &delivery_id, fault.as_ref());
     #[cfg(feature = "inspector")]
     let sent = prepared.as_ref().ok().filter(|_| world.inspector).cloned();
     let answered = match prepared {
-        Ok(outgoing) => world.sender.send(outgoing).await,
+        Ok(outgoing) => send(&world, outgoing, fault).await,
         Err(why) => Err(why),
     };
+    world.faults.holds.passed();
+    let retry_after = answered
+        .as_ref()
+        .ok()
+        .and_then(|answered| answered.retry_after);
     let status = answered.as_ref().ok().map(|answered| answered.status);
     let error = match &answered {
         Ok(answered) if answered.status == 200 => None,
@@ -127,6 +196,7 @@ async fn attempt(world: Arc<State>, delivery_id: String, outcome: Option<oneshot
                 is_redelivery,
                 status,
                 error,
+                retry_after,
             },
         );
         world
@@ -178,7 +248,11 @@ pub(crate) fn shown(url: &str) -> &str {
 }
 
 /// The request of an attempt, or the reason that it cannot be sent.
-fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
+fn prepare(
+    world: &State,
+    delivery_id: &str,
+    fault: Option<&DeliveryFault>,
+) -> Result<Outgoing, String> {
     let mut store = world.store();
     let store = &mut *store;
     let delivery = store
@@ -195,8 +269,28 @@ fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
     // The same bytes for each attempt, until the delivery is finished.
     let (envelope_id, body) = delivery.envelope.get_or_insert_with(|| {
         let id = ids::uuid();
-        let body = envelope::write(&id, &webhook.id, &delivery.event);
+        let event = &delivery.event;
+        let body = envelope::write(&id, &webhook.id, event, event.timestamp);
         (id, Bytes::from(body))
+    });
+    let mut signed_at = store.clock.now();
+    let mut body = body.clone();
+    if let Some(DeliveryFault::StaleTime { seconds }) = fault {
+        let older = Duration::from_secs(*seconds);
+        signed_at = signed_at.saturating_sub(older).unwrap_or(signed_at);
+        let event = &delivery.event;
+        let millis = i64::try_from(older.as_millis()).unwrap_or(i64::MAX);
+        let at = event.timestamp.saturating_sub(millis);
+        body = envelope::write(envelope_id, &webhook.id, event, at).into();
+    }
+    let body = body;
+    // A secret that nobody has.
+    let other = || Secret::new(ids::secret("whs_"));
+    let auth = &webhook.auth;
+    let secret = auth.secret.as_ref().map(|secret| match fault {
+        Some(DeliveryFault::WrongSecret) => other(),
+        Some(DeliveryFault::RotatedSecret) => auth.previous_secret.clone().unwrap_or_else(other),
+        _ => secret.clone(),
     });
     let mut headers = HeaderMap::new();
     headers.insert(
@@ -207,11 +301,11 @@ fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
         header::USER_AGENT,
         HeaderValue::from_static(concat!("authpi-emulator/", env!("CARGO_PKG_VERSION"))),
     );
-    if let Some(secret) = &webhook.auth.secret {
+    if let Some(secret) = &secret {
         let signed = store
             .settings
             .scheme
-            .sign(secret, envelope_id, store.clock.now(), body);
+            .sign(secret, envelope_id, signed_at, &body);
         headers.extend(signed.map_err(|error| format!("the delivery cannot be signed: {error}"))?);
     }
     if let Some(token) = &webhook.auth.token {
@@ -223,6 +317,6 @@ fn prepare(world: &State, delivery_id: &str) -> Result<Outgoing, String> {
     Ok(Outgoing {
         url: webhook.url.clone(),
         headers,
-        body: body.clone(),
+        body,
     })
 }

@@ -43,23 +43,31 @@ impl InspectorPage {
     /// Checks a request before its body is read.
     pub(crate) fn admit(&self, head: &request::Parts) -> Result<(), Box<Response<ServerBody>>> {
         let admitted = self.0.admit(head);
-        admitted.map_err(|refused| Box::new(refused.map(BodyExt::boxed_unsync)))
+        admitted.map_err(|refused| Box::new(into_server(*refused)))
     }
 
     pub(crate) async fn answer(&self, head: &request::Parts, body: Bytes) -> Response<ServerBody> {
         if head.uri.path() == "/" {
-            let mut response = Response::new(Empty::new().boxed_unsync());
+            let mut response = into_server(Response::new(Empty::new()));
             *response.status_mut() = StatusCode::SEE_OTHER;
             let to = HeaderValue::from_static("/_inspector/");
             response.headers_mut().insert(header::LOCATION, to);
             return response;
         }
         let response = self.0.answer(head, body).await;
-        response.map(BodyExt::boxed_unsync)
+        into_server(response)
     }
 
     /// Ends the event streams.
     pub(crate) fn close(&self) {
         self.0.close();
     }
+}
+
+/// The response of a body that cannot fail.
+fn into_server<B>(response: Response<B>) -> Response<ServerBody>
+where
+    B: hyper::body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
+{
+    response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }

@@ -156,6 +156,7 @@ impl Reader<'_> {
             }
         });
         Ok(Operation {
+            id: id.to_owned(),
             call,
             method,
             path: path.collect(),

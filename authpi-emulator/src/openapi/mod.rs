@@ -70,6 +70,7 @@ impl Call {
 
 /// One operation of the description.
 pub(crate) struct Operation {
+    pub(crate) id: String,
     pub(crate) call: Call,
     method: Method,
     path: Vec<Segment>,

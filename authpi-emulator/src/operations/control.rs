@@ -14,9 +14,14 @@ use crate::{
 
 /// Whether the request is such a call, and whether its caller may make it. Checked before the body
 /// is read. With `?account_id=`, the account is checked too.
-pub(crate) fn admit(world: &State, parts: &request::Parts) -> Result<(), ApiError> {
-    if parts.method != Method::POST {
-        return Err(ApiError::method_not_allowed("POST"));
+pub(crate) fn admit(
+    world: &State,
+    parts: &request::Parts,
+    methods: &[Method],
+) -> Result<(), ApiError> {
+    if !methods.contains(&parts.method) {
+        let allowed: Vec<_> = methods.iter().map(Method::as_str).collect();
+        return Err(ApiError::method_not_allowed(&allowed.join(", ")));
     }
     world.account.authenticate(&parts.headers)?;
     for (name, value) in

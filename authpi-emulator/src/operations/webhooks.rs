@@ -90,7 +90,11 @@ pub(super) fn update(world: &State, request: &Request<'_>) -> Result<Answer, Api
         (webhook.events, webhook.all_events) = events(world, body.get("events"));
     }
     if let Some(auth) = body.get("auth") {
-        webhook.auth = Auth::of(auth);
+        let previous_secret = webhook.auth.secret.take();
+        webhook.auth = Auth {
+            previous_secret,
+            ..Auth::of(auth)
+        };
     }
     let reason = body.get("status_reason");
     let by = body.get("status_by");

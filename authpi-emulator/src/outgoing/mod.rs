@@ -1,8 +1,10 @@
 //! The HTTP client of deliveries, and the hosts that it may send to.
 
+mod broken;
 mod hosts;
 mod send;
 
+pub(crate) use broken::Broken;
 pub(crate) use hosts::Hosts;
 #[cfg(feature = "inspector")]
 pub(crate) use send::Answered;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -11,12 +11,14 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
+use jiff::Timestamp;
+
 use super::Hosts;
 
 /// The number of bytes of a receiver's response that are read, to keep the connection usable.
-const MAX_ANSWER: usize = 64 * 1024;
+pub(super) const MAX_ANSWER: usize = 64 * 1024;
 /// The number of bytes of a receiver's response that are kept.
-const KEPT_ANSWER: usize = 4 * 1024;
+pub(super) const KEPT_ANSWER: usize = 4 * 1024;
 
 /// A request and its target.
 #[derive(Clone)]
@@ -29,6 +31,8 @@ pub(crate) struct Outgoing {
 /// The response of a receiver.
 pub(crate) struct Answered {
     pub(crate) status: u16,
+    /// The pause that the receiver requests.
+    pub(crate) retry_after: Option<Duration>,
     /// The beginning of its body.
     #[cfg_attr(not(feature = "inspector"), expect(dead_code))]
     pub(crate) body: Bytes,
@@ -40,7 +44,7 @@ pub(crate) struct Answered {
 /// Sends deliveries over pooled connections.
 pub(crate) struct Sender {
     client: Client<HttpConnector, Full<Bytes>>,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     hosts: Hosts,
 }
 
@@ -82,10 +86,12 @@ impl Sender {
                 .await
                 .map_err(|error| reported(&error))?;
             let status = answer.status().as_u16();
+            let retry_after = retry_after(answer.headers());
             // The body has no effect, but a delivery is acknowledged only by a complete response.
             let (body, is_cut) = read(answer.into_body()).await?;
             Ok(Answered {
                 status,
+                retry_after,
                 body,
                 is_cut,
             })
@@ -95,6 +101,16 @@ impl Sender {
             Err(_) => Err(format!("no answer within {:?}", self.timeout)),
         }
     }
+}
+
+/// The response's `Retry-After`: seconds, or a date by the system's clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Some(Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default())
 }
 
 /// The beginning of a response's body, and whether there is more.

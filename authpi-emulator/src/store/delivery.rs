@@ -51,6 +51,9 @@ impl DeliveryStatus {
     }
 }
 
+/// The longest pause that a receiver can request.
+const MAX_PAUSE: Duration = Duration::from_hours(24);
+
 /// The result of one attempt.
 pub(crate) struct Attempted {
     /// When it started, in Unix milliseconds.
@@ -61,6 +64,8 @@ pub(crate) struct Attempted {
     pub(crate) status: Option<u16>,
     /// Why it is not an acknowledgement.
     pub(crate) error: Option<String>,
+    /// The pause that the receiver requests instead of the next delay.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// What an attempt means for the webhook.
@@ -137,6 +142,7 @@ impl Delivery {
             self.close(DeliveryStatus::Failed);
             return Verdict::GivenUp;
         };
+        let delay = attempted.retry_after.unwrap_or(*delay).min(MAX_PAUSE);
         self.next_attempt_at =
             Some(now.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)));
         Verdict::Uncounted
@@ -219,6 +225,7 @@ mod tests {
             is_redelivery,
             status: Some(status),
             error,
+            retry_after: None,
         }
     }
 

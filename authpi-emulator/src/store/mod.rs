@@ -266,7 +266,10 @@ impl Store {
     }
 
     /// Records the result of an attempt, and its consequences for the delivery and its webhook.
-    pub(crate) fn attempted(&mut self, delivery_id: &str, attempted: Attempted) {
+    pub(crate) fn attempted(&mut self, delivery_id: &str, mut attempted: Attempted) {
+        if !self.settings.honor_retry_after {
+            attempted.retry_after = None;
+        }
         let now = self.clock.millis();
         self.under_way = self.under_way.saturating_sub(1);
         let Some(delivery) = self.deliveries.get_mut(delivery_id) else {
@@ -348,6 +351,7 @@ mod tests {
             hosts: crate::outgoing::Hosts::default(),
             log: crate::log::Log::default(),
             scheme: SignatureScheme::authpi(),
+            honor_retry_after: false,
         };
         let mut store = Store::new(
             "acc_1".to_owned(),
@@ -388,6 +392,7 @@ mod tests {
                 is_redelivery: false,
                 status: Some(status),
                 error,
+                retry_after: None,
             },
         );
         Some(id)
@@ -547,6 +552,7 @@ mod tests {
                 is_redelivery: false,
                 status: None,
                 error: Some("no".into()),
+                retry_after: None,
             },
         );
         assert_eq!(store.deliveries[&id].status, DeliveryStatus::Failed);

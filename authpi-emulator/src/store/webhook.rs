@@ -196,6 +196,8 @@ impl Webhook {
 pub(crate) struct Auth {
     pub(crate) kind: AuthKind,
     pub(crate) secret: Option<Secret>,
+    /// The secret before the last change of `auth`.
+    pub(crate) previous_secret: Option<Secret>,
     pub(crate) token: Option<Secret>,
 }
 
@@ -238,6 +240,7 @@ impl Auth {
             // requires.
             secret: matches!(kind, AuthKind::Signature | AuthKind::BearerAndSignature)
                 .then(|| Secret::new(ids::secret("whs_"))),
+            previous_secret: None,
             token: matches!(kind, AuthKind::Bearer | AuthKind::BearerAndSignature)
                 .then(|| Secret::new(token())),
         }
