@@ -6,6 +6,7 @@
 mod api;
 mod deliveries;
 pub(crate) mod endpoint;
+mod faults;
 mod idempotency;
 mod lifecycle;
 
