@@ -4,11 +4,12 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        deliveries, diagnose, emulate, events, listen, profile, program, record, replay, sign,
-        trigger, verify, webhooks,
+        deliveries, diagnose, emulate, events, faults, listen, profile, program, record, replay,
+        sign, store, trigger, verify, webhooks,
     },
     failure::{EXIT_CODES, Result},
     output::Output,
+    profile as profiles,
 };
 
 /// AuthPI webhooks on the command line: manage them, watch them, and develop receivers without an
@@ -24,6 +25,16 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
+
+    /// The profile to use; see `authpi profile`
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "AUTHPI_PROFILE",
+        hide_env_values = true
+    )]
+    profile: Option<String>,
 
     #[command(flatten)]
     output: Output,
@@ -43,8 +54,12 @@ enum Command {
     Sign(sign::Sign),
     Verify(verify::Verify),
     Diagnose(diagnose::Diagnose),
+    #[command(subcommand)]
+    Store(store::Command),
     Emulate(emulate::Emulate),
     Trigger(trigger::Trigger),
+    #[command(subcommand)]
+    Faults(faults::Command),
     #[command(subcommand)]
     Profile(profile::Command),
     Completions(program::Completions),
@@ -54,6 +69,7 @@ enum Command {
 impl Arguments {
     pub(crate) async fn run(self) -> Result {
         let output = self.output;
+        profiles::choose(self.profile.filter(|name| !name.is_empty()));
         match self.command {
             Command::Webhooks(webhooks) => webhooks.run(output).await,
             Command::Deliveries(deliveries) => deliveries.run(output).await,
@@ -64,8 +80,10 @@ impl Arguments {
             Command::Sign(sign) => sign.run(output),
             Command::Verify(verify) => verify.run(output),
             Command::Diagnose(diagnose) => diagnose.run(output),
+            Command::Store(store) => store.run(output).await,
             Command::Emulate(emulate) => emulate.run(output).await,
             Command::Trigger(trigger) => trigger.run(output).await,
+            Command::Faults(faults) => faults.run(output).await,
             Command::Profile(profile) => profile.run(output),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(output),

@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::{
     failure::{Code, Failure, Result, chain},
-    profile::{Profile, Profiles},
+    profile::{self, Profile, Profiles},
     secret,
 };
 
@@ -23,15 +23,6 @@ use crate::{
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connect {
-    /// The profile to use; see `authpi profile`
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "AUTHPI_PROFILE",
-        hide_env_values = true
-    )]
-    profile: Option<String>,
-
     /// The address of the API [env: AUTHPI_BASE_URL] [default: AuthPI's]
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
@@ -61,11 +52,12 @@ pub(crate) struct Settings {
 impl Connect {
     /// The settings from all sources.
     pub(crate) fn settings(&self) -> Result<Settings> {
-        let named = match &self.profile {
+        let chosen = profile::chosen();
+        let named = match chosen {
             Some(name) => Profiles::load()?.get(name)?,
             None => Profile::default(),
         };
-        let active = match &self.profile {
+        let active = match chosen {
             Some(_) => Profile::default(),
             None => Profiles::load()?.active().unwrap_or_default(),
         };
@@ -80,8 +72,9 @@ impl Connect {
             account_id: variable("AUTHPI_ACCOUNT_ID")?,
             key_id: variable("AUTHPI_KEY_ID")?,
             key_secret: variable("AUTHPI_KEY_SECRET")?,
+            ..Profile::default()
         };
-        let sources = if self.profile.is_some() {
+        let sources = if chosen.is_some() {
             vec![named]
         } else {
             vec![environment, active]

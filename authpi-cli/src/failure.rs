@@ -61,6 +61,14 @@ impl Failure {
         }
     }
 
+    /// Names what it is about.
+    pub(crate) fn about(self, what: &str) -> Self {
+        Self {
+            message: format!("{what}: {}", self.message),
+            ..self
+        }
+    }
+
     pub(crate) fn code(self, code: Code) -> Self {
         Self { code, ..self }
     }

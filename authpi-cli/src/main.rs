@@ -23,6 +23,7 @@ mod recordings;
 mod reference;
 mod secret;
 mod stop;
+mod store;
 
 use std::process::ExitCode;
 
@@ -30,7 +31,8 @@ use clap::Parser as _;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match cli::Arguments::parse().run().await {
+    // On the heap: some commands need a lot of memory.
+    match Box::pin(cli::Arguments::parse().run()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

@@ -6,11 +6,26 @@ use std::{
     fs::{self, File},
     io::{self, ErrorKind, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Failure, Result};
+
+/// The profile that the user named, for the whole run of the program.
+static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
+
+/// Sets the profile that `--profile` or the environment names.
+pub(crate) fn choose(name: Option<String>) {
+    // Only the first call counts; there is one.
+    let _ = CHOSEN.set(name);
+}
+
+/// The profile that `--profile` or the environment names.
+pub(crate) fn chosen() -> Option<&'static str> {
+    CHOSEN.get()?.as_deref()
+}
 
 /// The settings of one profile. All are optional; options and the environment fill the gaps.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -24,6 +39,12 @@ pub(crate) struct Profile {
     pub(crate) key_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) key_secret: Option<String>,
+    /// The receiver's store; it may have a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<String>,
+    /// The ledger under a NATS store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ledger: Option<String>,
 }
 
 impl fmt::Debug for Profile {

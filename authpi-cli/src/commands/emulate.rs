@@ -1,13 +1,13 @@
 //! `authpi emulate`: runs the emulator until a signal stops it.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 
 use authpi_emulator::{Emulator, LogLine};
 use authpi_sdk::signature::SignatureScheme;
 use clap::Args;
 use serde_json::json;
 
-use super::sign::scheme;
+use super::{faults, sign::scheme};
 use crate::{
     arguments::{Durations, durations},
     failure::{Failure, Result, chain},
@@ -49,6 +49,28 @@ pub(crate) struct Emulate {
     #[arg(long, value_name = "DELAYS", default_value = "5s,30s,2m,15m,1h", value_parser = durations)]
     retry_delays: Durations,
 
+    /// A fault, such as duplicate,copies=1,rate=0.5; see `authpi faults set --help`. May be repeated
+    #[arg(long, value_name = "FAULT", value_parser = faults::rule, conflicts_with = "faults")]
+    fault: Vec<faults::Rule>,
+
+    /// A file with faults as JSON, as `authpi faults show` prints them
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+
+    /// Make credentials and the draws of faults the same each time. Whoever knows the number knows
+    /// the credentials
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// How many events, and how many finished deliveries, to keep
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = parse_count)]
+    keep: usize,
+
+    /// Let a receiver's Retry-After replace the pause before the next attempt; what AuthPI does is
+    /// not documented
+    #[arg(long)]
+    honor_retry_after: bool,
+
     /// How to sign deliveries: authpi, timestamped or standard-webhooks
     #[arg(long, value_name = "SCHEME", default_value = "authpi", value_parser = scheme)]
     signature_scheme: SignatureScheme,
@@ -60,16 +82,26 @@ impl Emulate {
         let mut stop = Stop::listen()?;
         let lines = Lines::start();
         let (print, quiet) = (lines.sender(), output.quiet);
+        let plan = match &self.faults {
+            Some(file) => faults::plan_in(file)?,
+            None => faults::plan(&self.fault),
+        };
         let mut builder = Emulator::builder()
             .listen(self.listen)
             .retry_delays(self.retry_delays.0)
             .signature_scheme(self.signature_scheme)
             .max_pending(self.max_pending)
+            .keep(self.keep)
+            .honor_retry_after(self.honor_retry_after)
+            .faults(plan)
             .log(move |line| {
                 if !(quiet && matches!(line, LogLine::Attempt(_))) {
                     print(line.to_string());
                 }
             });
+        if let Some(seed) = self.seed {
+            builder = builder.seed(seed);
+        }
         for host in &self.allow_host {
             builder = builder.allow_host(host);
         }
@@ -83,6 +115,7 @@ impl Emulate {
                 account_id: Some(emulator.account_id().to_owned()),
                 key_id: Some(emulator.key_id().to_owned()),
                 key_secret: Some(emulator.key_secret().to_owned()),
+                ..Profile::default()
             };
             Profiles::load()?.add(name, profile)?;
         }

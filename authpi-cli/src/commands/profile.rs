@@ -10,6 +10,7 @@ use crate::{
     output::{Output, Record},
     profile::{Profile, Profiles},
     secret,
+    store::Location,
 };
 
 /// Save connection settings under a name.
@@ -48,6 +49,15 @@ pub(crate) struct Add {
     /// variable AUTHPI_KEY_SECRET
     #[arg(long, value_name = "FILE")]
     key_secret_file: Option<PathBuf>,
+
+    /// The receiver's store, for `authpi store`, without a password. Default: the environment
+    /// variable AUTHPI_STORE, if it is set, which may have a password
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
+
+    /// The ledger under a NATS store. Default: the environment variable AUTHPI_LEDGER
+    #[arg(long, value_name = "STORE")]
+    ledger: Option<String>,
 }
 
 /// List the profiles, without secrets.
@@ -114,11 +124,18 @@ impl Add {
                         .hint("give --key-secret-file, or set AUTHPI_KEY_SECRET")
                 })?,
         };
+        for store in self.store.iter().chain(&self.ledger) {
+            Location::from_option(store)?;
+        }
+        let set = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
         let profile = Profile {
             base_url: self.base_url,
             account_id: self.account_id,
             key_id: Some(self.key_id),
             key_secret: Some(secret),
+            // With a password, if it comes from the environment.
+            store: self.store.or_else(|| set("AUTHPI_STORE")),
+            ledger: self.ledger.or_else(|| set("AUTHPI_LEDGER")),
         };
         Profiles::load()?.add(&self.name, profile)?;
         output.note(&format!("saved the profile {}", self.name));

@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use authpi_emulator::{NewEvent, RemoteEmulator};
+use authpi_emulator::NewEvent;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::webhooks::read;
+use super::{faults, webhooks::read};
 use crate::{
     arguments::duration,
     connect::Connect,
@@ -72,18 +72,7 @@ struct Line {
 
 impl Trigger {
     pub(crate) async fn run(self, output: Output) -> Result {
-        let settings = self.connect.settings()?;
-        let base_url = settings.base_url.ok_or_else(|| {
-            Failure::usage(
-                "the emulator's address is missing: set AUTHPI_BASE_URL or give --base-url",
-            )
-            .hint("`authpi emulate` prints it")
-        })?;
-        let mut emulator =
-            RemoteEmulator::new(&base_url, &settings.key_id, settings.key_secret.expose())?;
-        if let Some(account_id) = settings.account_id {
-            emulator = emulator.account(account_id);
-        }
+        let emulator = faults::emulator(&self.connect)?;
         let mut stop = Stop::listen()?;
         let mut first = true;
         for event in self.events()? {

@@ -3,11 +3,13 @@
 mod deliveries;
 mod emulate;
 mod events;
+mod faults;
 mod listen;
 mod output;
 mod profiles;
 mod recordings;
 mod signatures;
+mod store;
 mod support;
 mod trigger;
 mod webhooks;
