@@ -27,7 +27,8 @@ pub(crate) struct Emulate {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 
-    /// Print one line of JSON, with base_url, account_id, key_id, key_secret and access_token
+    /// Print one line of JSON, with base_url, account_id, key_id, key_secret, access_token and
+    /// inspector_url
     #[arg(long)]
     json: bool,
 
@@ -48,6 +49,10 @@ pub(crate) struct Emulate {
     /// attempt
     #[arg(long, value_name = "DELAYS", default_value = "5s,30s,2m,15m,1h", value_parser = durations)]
     retry_delays: Durations,
+
+    /// Open the inspector page in a browser
+    #[arg(long)]
+    open: bool,
 
     /// A fault, such as duplicate,copies=1,rate=0.5; see `authpi faults set --help`. May be repeated
     #[arg(long, value_name = "FAULT", value_parser = faults::rule, conflicts_with = "faults")]
@@ -120,6 +125,11 @@ impl Emulate {
             Profiles::load()?.add(name, profile)?;
         }
         output::print(&announcement(&emulator, self.json || output.wants_json()))?;
+        if let (true, Some(url)) = (self.open, emulator.inspector_url())
+            && let Err(error) = open::that_detached(url)
+        {
+            output.note(&format!("cannot open a browser: {error}"));
+        }
         stop.requested().await;
         emulator.stop().await;
         lines.finish();
@@ -135,6 +145,7 @@ fn announcement(emulator: &Emulator, as_json: bool) -> String {
             "key_id": emulator.key_id(),
             "key_secret": emulator.key_secret(),
             "access_token": emulator.access_token(),
+            "inspector_url": emulator.inspector_url(),
         });
         return format!("{line}\n");
     }
@@ -155,6 +166,9 @@ fn announcement(emulator: &Emulator, as_json: bool) -> String {
         "\nA bearer token, instead of the key: {}",
         emulator.access_token()
     );
+    if let Some(url) = emulator.inspector_url() {
+        let _ = writeln!(text, "The inspector, for a browser: {url}");
+    }
     text.push_str("`authpi trigger user.created` makes an event happen. Ctrl-C ends it.\n");
     text
 }

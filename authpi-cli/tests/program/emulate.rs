@@ -18,6 +18,7 @@ async fn the_first_line_of_json_is_all_that_a_client_needs() {
             "access_token",
             "account_id",
             "base_url",
+            "inspector_url",
             "key_id",
             "key_secret"
         ]
