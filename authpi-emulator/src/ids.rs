@@ -3,8 +3,6 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::faults::mixed;
-
 /// Creates ids that sort in the order of their creation, so that lists in the order of ids are in
 /// the order of time.
 #[derive(Default)]
@@ -120,6 +118,14 @@ fn base36<const N: usize>(mut n: u128) -> String {
         n /= 36;
     }
     digits.iter().copied().map(char::from).collect()
+}
+
+/// `SplitMix64`.
+pub(crate) fn mixed(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
 }
 
 #[cfg(test)]

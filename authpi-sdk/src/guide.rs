@@ -15,6 +15,9 @@ pub mod handling_events {}
 #[doc = include_str!("../docs/dead-letters.md")]
 pub mod dead_letters {}
 
+#[doc = include_str!("../docs/operating.md")]
+pub mod operating {}
+
 #[doc = include_str!("../docs/reconciling.md")]
 pub mod reconciling {}
 

@@ -137,10 +137,9 @@ async fn forward(State(proxy): State<Arc<Proxy>>, request: Request) -> Response<
         }
         Err(why) => (plain(StatusCode::BAD_GATEWAY), None, Some(why)),
     };
-    let mut recording = Recording::new(&parts.headers, body);
+    let recording = Recording::new(&parts.headers, body);
+    let mut recording = recording.request(parts.method.as_str(), &path);
     recording.received_at = received_at;
-    recording.method = parts.method.to_string();
-    recording.path = path;
     recording.answer.clone_from(&recorded);
     let line = Attempt::new(
         received_at,

@@ -98,7 +98,7 @@ async fn a_delivery_is_recorded_verifies_and_is_replayed() {
         recording.answer.as_ref().map(|answer| answer.status),
         Some(200)
     );
-    assert_eq!(recording.path, "/hooks?token=sesame");
+    assert_eq!(recording.path, "/hooks?token=REDACTED");
     assert_eq!(
         Fixture::from_file(file)
             .unwrap()

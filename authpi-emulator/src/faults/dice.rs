@@ -1,5 +1,7 @@
 //! Pseudo-random decisions, the same for the same seed.
 
+use crate::ids::mixed;
+
 /// Numbers that depend on a seed, the number of a draw and the rule only.
 pub(super) struct Dice {
     seed: u64,
@@ -24,12 +26,4 @@ impl Dice {
         let share = bits as f64 / (1_u64 << 53) as f64;
         share < rate
     }
-}
-
-/// `SplitMix64`.
-pub(crate) fn mixed(n: u64) -> u64 {
-    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
 }

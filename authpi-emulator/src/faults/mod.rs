@@ -19,7 +19,6 @@ pub use plan::{CallFault, CallRule, DeliveryFault, DeliveryRule, FaultPlan, Inva
 
 use crate::state::State;
 use dice::Dice;
-pub(crate) use dice::mixed;
 pub(crate) use hold::Holds;
 
 /// The faults of a running emulator: see [`Emulator::faults`](crate::Emulator::faults).

@@ -23,7 +23,8 @@ const REDACTED: HeaderValue = HeaderValue::from_static("REDACTED");
 ///
 /// **A recording contains personal data**: the event itself. On Unix, the file is created with mode
 /// 0600. The values of `Authorization`, `Proxy-Authorization`, `Cookie`, `Set-Cookie`, and of each
-/// header whose name contains `token`, `secret` or `api-key`, are replaced by `REDACTED`. Signature
+/// header whose name contains `token`, `secret` or `api-key`, are replaced by `REDACTED`, and so are
+/// the values in the query whose names contain `token`, `secret`, `key` or `password`. Signature
 /// headers are kept, since they are needed to verify it.
 ///
 /// # Format
@@ -123,6 +124,17 @@ impl Recording {
             headers: headers.collect(),
             body: body.into(),
             answer: None,
+        }
+    }
+
+    /// Sets the method and the path. In a query, the values of names that contain `token`,
+    /// `secret`, `key` or `password` are replaced by `REDACTED`.
+    #[must_use]
+    pub fn request(self, method: &str, path: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            path: without_secrets(path),
+            ..self
         }
     }
 
@@ -241,6 +253,24 @@ impl Recording {
     }
 }
 
+/// A path and query without the values that may be credentials.
+fn without_secrets(path: &str) -> String {
+    let Some((path, query)) = path.split_once('?') else {
+        return path.to_owned();
+    };
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if is_secret_name(&name.to_ascii_lowercase()) => format!("{name}=REDACTED"),
+        _ => pair.to_owned(),
+    });
+    format!("{path}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+fn is_secret_name(name: &str) -> bool {
+    ["token", "secret", "key", "password"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
 /// Whether a header may hold a credential. A signature does not give access to anything.
 fn is_secret(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -332,7 +362,9 @@ mod tests {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        Recording::new(&headers, fixture.body()).answered(RecordedAnswer::new(200, 12, b"handled"))
+        let recording = Recording::new(&headers, fixture.body());
+        let recording = recording.request("POST", "/hooks?tenant=7&access_token=sesame");
+        recording.answered(RecordedAnswer::new(200, 12, b"handled"))
     }
 
     #[test]
@@ -352,6 +384,7 @@ mod tests {
         let read = Recording::read(&folder).unwrap();
         let verifier = Verifier::authpi(KeyRing::new().with("test", "whs_test"));
         verifier.verify(&read.headers, read.body.clone()).unwrap();
+        assert_eq!(read.path, "/hooks?tenant=7&access_token=REDACTED");
         assert_eq!(read.answer.as_ref().map(|answer| answer.status), Some(200));
 
         let fixture = Fixture::from_file(&folder).unwrap();

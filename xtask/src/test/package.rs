@@ -10,6 +10,7 @@ use crate::run::{capture, cargo, run};
 /// The packages, and the files that each must have beside those that they all must have.
 const PACKAGES: &[(&str, &[&str])] = &[
     ("authpi-sdk", &["src/generated/api.rs", "src/generated/events.rs"]),
+    ("authpi-inspector", &["assets/inspector.css"]),
     ("authpi-emulator", &["openapi/authpi.yaml", "build.rs"]),
     ("authpi-cli", &["src/main.rs"]),
 ];
