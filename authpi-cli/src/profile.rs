@@ -69,7 +69,7 @@ pub(crate) struct Profiles {
 }
 
 impl Profiles {
-    /// Reads the file. Without one, there are no profiles.
+    /// Reads the file. No file means no profiles.
     pub(crate) fn load() -> Result<Self> {
         let Some(path) = path() else {
             return Ok(Self::default());
@@ -102,7 +102,7 @@ impl Profiles {
                 "" => "there are none; `authpi profile add` saves one".to_owned(),
                 names => format!("there are: {names}"),
             };
-            Failure::not_found(format!("there is no profile {name}")).hint(hint)
+            Failure::not_found(format!("no profile is called {name}")).hint(hint)
         })
     }
 
@@ -144,7 +144,7 @@ impl Profiles {
     /// Replaces the file as a whole: a crash leaves the old one or the new one.
     fn save(&self) -> Result {
         let path = path().ok_or_else(|| {
-            Failure::new("there is no folder for profiles").hint("set HOME or AUTHPI_CONFIG")
+            Failure::new("the folder for profiles is not known").hint("set HOME or AUTHPI_CONFIG")
         })?;
         let text = toml::to_string(self)
             .map_err(|error| Failure::because("cannot write the profiles", &error))?;

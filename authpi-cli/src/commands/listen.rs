@@ -354,7 +354,7 @@ fn own_secret() -> Result<Secret> {
     let file = profile::path()
         .and_then(|path| Some(path.parent()?.join("listen-secret")))
         .ok_or_else(|| {
-            Failure::new("there is no folder for the secret").hint("give --secret-file")
+            Failure::new("the folder for the secret is not known").hint("give --secret-file")
         })?;
     if !file.exists() {
         if let Some(folder) = file.parent() {
@@ -362,7 +362,7 @@ fn own_secret() -> Result<Secret> {
         }
         let mut bytes = [0; 24];
         getrandom::fill(&mut bytes)
-            .map_err(|error| Failure::new(format!("there are no random numbers: {error}")))?;
+            .map_err(|error| Failure::new(format!("cannot create a secret: {error}")))?;
         let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let secret = Secret::from(format!("whs_{}", digits.concat()));
         save_first(&file, &secret).map_err(|error| {

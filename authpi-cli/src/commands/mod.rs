@@ -20,7 +20,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::failure::{Failure, Result};
 
-/// Asks for a confirmation, unless `--yes` was given. Without a terminal nobody can answer.
+/// Asks for a confirmation, unless `--yes` was given. Without a terminal, --yes is required.
 pub(crate) fn confirm(yes: bool, question: &str) -> Result {
     if yes {
         return Ok(());

@@ -23,9 +23,9 @@ use crate::{
 
 /// Send recorded deliveries again, in the order given.
 ///
-/// Each is signed anew, with the present time, so that a receiver accepts it; --as-recorded keeps
-/// the recorded signature. Headers that were redacted are left out. It fails if an answer is not
-/// 200.
+/// Each gets a new signature with the current time, so that a receiver accepts it; --as-recorded
+/// keeps the recorded signature. Headers that were redacted are left out. It fails if an answer is
+/// not 200.
 #[derive(Args)]
 #[command(after_help = "Example:\n  \
     authpi replay recordings/*.json --to http://127.0.0.1:8080/hooks --secret-file secret.txt")]

@@ -316,7 +316,7 @@ struct Unhandled {
     #[serde(rename = "type")]
     event_type: String,
     time: String,
-    /// `missing` if there is no record.
+    /// The state of the record, or `missing`.
     state: String,
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct Trigger {
     connect: Connect,
 }
 
-/// A line of `--from`. The log's other members are made anew.
+/// A line of `--from`. Other members of the log are ignored.
 #[derive(Deserialize)]
 struct Line {
     #[serde(rename = "type")]

@@ -422,7 +422,7 @@ impl Status {
     }
 }
 
-/// Changes the webhook as it is now, so that nobody else's change is undone.
+/// Changes the webhook as it is now, so that a concurrent change is not undone.
 async fn change(client: &Client, id: &str, patch: &WebhookPatch, output: Output) -> Result {
     let webhooks = client.webhooks();
     let got = webhooks.get(id).await.map_err(no_such)?;

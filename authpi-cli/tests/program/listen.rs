@@ -30,7 +30,7 @@ async fn listen_delivers_signed_events_with_retries_and_records_them() {
 
     // What happened before is delivered too, with `--since`.
     record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_before"])).await;
-    let (url, mut told) = sdk_receiver(&secret, 1).await;
+    let (url, mut users) = sdk_receiver(&secret, 1).await;
     let recordings = folder.path().join("recordings");
     let listen = [
         "listen",
@@ -68,12 +68,12 @@ async fn listen_delivers_signed_events_with_retries_and_records_them() {
         (&json!(2), &json!(200))
     );
     assert_eq!(first["event_id"], second["event_id"]);
-    assert_eq!(told.recv().await.unwrap(), "usr_before");
+    assert_eq!(users.recv().await.unwrap(), "usr_before");
 
     record(&mut emulate.trigger(&["user.deleted"])).await;
     record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_after"])).await;
     assert_eq!(next().await["status"], 200);
-    assert_eq!(told.recv().await.unwrap(), "usr_after");
+    assert_eq!(users.recv().await.unwrap(), "usr_after");
 
     // A recording is written after its line.
     let written = async {
@@ -108,7 +108,7 @@ async fn listen_says_when_authpi_is_gone_and_continues_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");
     let secret = own_secret(&config).await;
-    let (url, mut told) = sdk_receiver(&secret, 0).await;
+    let (url, mut users) = sdk_receiver(&secret, 0).await;
     // A way to AuthPI that can be cut.
     let way = Way::start().await;
     way.lead_to(emulate.address());
@@ -141,13 +141,13 @@ async fn listen_says_when_authpi_is_gone_and_continues_when_it_is_back() {
         }
     };
     record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_1"])).await;
-    assert_eq!(told.recv().await.unwrap(), "usr_1");
+    assert_eq!(users.recv().await.unwrap(), "usr_1");
     way.cut();
     until("trying again").await;
     record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_2"])).await;
     way.lead_to(emulate.address());
     until("no event was skipped").await;
-    assert_eq!(told.recv().await.unwrap(), "usr_2");
+    assert_eq!(users.recv().await.unwrap(), "usr_2");
 }
 
 #[tokio::test]

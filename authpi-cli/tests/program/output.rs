@@ -97,8 +97,9 @@ async fn the_exit_code_tells_what_went_wrong() {
     let secret = emulate.output("key_secret").to_owned();
     let mut wrong_key = emulate.command(&["webhooks", "list"]);
     wrong_key.env("AUTHPI_KEY_SECRET", "wrong");
-    let mut nobody = emulate.command(&["webhooks", "list", "--base-url", "http://127.0.0.1:1"]);
-    nobody.env("AUTHPI_KEY_SECRET", &secret);
+    let mut unreachable =
+        emulate.command(&["webhooks", "list", "--base-url", "http://127.0.0.1:1"]);
+    unreachable.env("AUTHPI_KEY_SECRET", &secret);
     for (mut command, code, why) in [
         (
             emulate.command(&["webhooks", "get", "wh_none"]),
@@ -116,7 +117,7 @@ async fn the_exit_code_tells_what_went_wrong() {
             "event not found",
         ),
         (wrong_key, 4, "check the key's id and secret"),
-        (nobody, 1, "127.0.0.1:1"),
+        (unreachable, 1, "127.0.0.1:1"),
         (authpi_with(&["webhooks", "list"]), 2, "AUTHPI_KEY_ID"),
         (
             emulate.command(&["webhooks", "list", "--limit", "x"]),

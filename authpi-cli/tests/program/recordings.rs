@@ -69,11 +69,11 @@ async fn a_delivery_is_recorded_verifies_and_is_replayed() {
         made["secret"].as_str().unwrap(),
         made["bearer_token"].as_str().unwrap(),
     );
-    let (receiver, mut told) = sdk_receiver(secret, 0).await;
+    let (receiver, mut users) = sdk_receiver(secret, 0).await;
     way.lead_to(&receiver);
 
     record(&mut emulate.trigger(&["user.created", "--subject", "user_id=usr_1"])).await;
-    assert_eq!(told.recv().await.unwrap(), "usr_1");
+    assert_eq!(users.recv().await.unwrap(), "usr_1");
     emulate.until_over("user.created").await;
     let files = recordings(&folder.path().join("recorded"));
     assert_eq!(files.len(), 1, "{files:?}");
@@ -114,7 +114,7 @@ async fn a_delivery_is_recorded_verifies_and_is_replayed() {
     assert_eq!(record(&mut verify).await["authentic"], true);
 
     // Another receiver has another secret, and accepts the same delivery, signed anew.
-    let (other, mut told) = sdk_receiver("whs_other", 0).await;
+    let (other, mut users) = sdk_receiver("whs_other", 0).await;
     let replay = |arguments: &[&str]| {
         let mut command = authpi();
         command
@@ -128,7 +128,7 @@ async fn a_delivery_is_recorded_verifies_and_is_replayed() {
         (&replayed["status"], &replayed["type"]),
         (&json!(200), &json!("user.created"))
     );
-    assert_eq!(told.recv().await.unwrap(), "usr_1");
+    assert_eq!(users.recv().await.unwrap(), "usr_1");
     let done = run(&mut replay(&["--as-recorded"])).await;
     assert_eq!(done.status.code(), Some(1));
     assert!(text(&done.stdout).contains("401"), "{}", text(&done.stdout));

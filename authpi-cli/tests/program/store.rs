@@ -180,8 +180,8 @@ async fn a_store_that_is_not_there_is_neither_made_nor_guessed() {
         "{}",
         text(&done.stderr)
     );
-    let mut nobody = with(&["status"]);
-    let done = run(nobody.env("AUTHPI_STORE", password)).await;
+    let mut unreachable = with(&["status"]);
+    let done = run(unreachable.env("AUTHPI_STORE", password)).await;
     assert_eq!(done.status.code(), Some(1));
     let output = text(&done.stderr);
     assert!(

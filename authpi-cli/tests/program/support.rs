@@ -74,10 +74,10 @@ impl Receiver {
 
     fn on(listener: TcpListener) -> Self {
         let url = format!("http://{}/hooks", listener.local_addr().unwrap());
-        let (tell, event_types) = tokio::sync::mpsc::unbounded_channel();
+        let (sender, event_types) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, tell.clone()));
+                tokio::spawn(answer(stream, sender.clone()));
             }
         });
         Self {
@@ -98,7 +98,7 @@ impl Receiver {
 /// Serves a connection, as far as the emulator's deliveries need it.
 pub(crate) async fn answer(
     stream: TcpStream,
-    tell: tokio::sync::mpsc::UnboundedSender<String>,
+    sender: tokio::sync::mpsc::UnboundedSender<String>,
 ) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
@@ -126,7 +126,9 @@ pub(crate) async fn answer(
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
             .await
             .ok()?;
-        tell.send(body["data"]["type"].as_str()?.to_owned()).ok()?;
+        sender
+            .send(body["data"]["type"].as_str()?.to_owned())
+            .ok()?;
     }
 }
 
@@ -276,15 +278,15 @@ pub(crate) async fn sdk_receiver(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let url = format!("http://{address}/hooks");
-    let (tell, told) = mpsc::unbounded_channel();
-    let state = (tell, AtomicUsize::new(failures));
+    let (sender, users) = mpsc::unbounded_channel();
+    let state = (sender, AtomicUsize::new(failures));
     let handlers = Handlers::new(state).on(async |event: Event<UserCreated>, at: Context<_>| {
-        let (tell, left): &(mpsc::UnboundedSender<String>, AtomicUsize) = at.state();
+        let (sender, left): &(mpsc::UnboundedSender<String>, AtomicUsize) = at.state();
         let fail = |left: usize| left.checked_sub(1);
         if left.fetch_update(SeqCst, SeqCst, fail).is_ok() {
             return Err("not yet".into());
         }
-        tell.send(event.subject().user_id().unwrap_or_default().to_owned())?;
+        sender.send(event.subject().user_id().unwrap_or_default().to_owned())?;
         Ok(())
     });
     let verifier = Verifier::authpi(KeyRing::new().with("tests", secret));
@@ -293,7 +295,7 @@ pub(crate) async fn sdk_receiver(
         .unwrap();
     let app = axum::Router::new().route_service("/hooks", receiver);
     tokio::spawn(async move { axum::serve(listener, app).await });
-    (url, told)
+    (url, users)
 }
 
 /// An address whose connections are forwarded, or closed at once while it leads nowhere.

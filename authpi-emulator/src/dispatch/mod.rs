@@ -284,7 +284,7 @@ fn prepare(
         body = envelope::write(envelope_id, &webhook.id, event, at).into();
     }
     let body = body;
-    // A secret that nobody has.
+    // A new random secret.
     let other = || Secret::new(ids::secret("whs_"));
     let auth = &webhook.auth;
     let secret = auth.secret.as_ref().map(|secret| match fault {

@@ -114,7 +114,7 @@ pub enum DeliveryFault {
         /// The pause in milliseconds.
         millis: u64,
     },
-    /// It is signed with a secret that nobody has.
+    /// It is signed with a new random secret.
     WrongSecret,
     /// It is signed with the webhook's previous secret, or, if it never had another one, with one
     /// that the receiver does not know yet.
@@ -151,7 +151,7 @@ pub enum CallFault {
         #[serde(default = "yes")]
         json: bool,
     },
-    /// Nothing is done and there is no response, until the caller gives up.
+    /// Nothing is done, and the caller waits until it gives up.
     Stall,
     /// The call is performed; half of the response is sent, and then the connection is closed.
     CutAnswer,
