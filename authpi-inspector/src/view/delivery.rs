@@ -27,7 +27,7 @@ pub(crate) fn detail(site: &Site<'_>, delivery: &Delivery) -> Markup {
                         a.button data-key="fixture" href=(path(&["fixture"])) download {
                             "Save as fixture"
                         }
-                        div.curl data-key={ "curl-" (last.number) } {
+                        div.curl data-key="curl" {
                             (copy("curl", "Copy as curl"))
                             details {
                                 summary { "curl command" }
@@ -48,7 +48,7 @@ pub(crate) fn detail(site: &Site<'_>, delivery: &Delivery) -> Markup {
             }
             div #body data-live {
                 @if let Some(last) = last {
-                    div data-key={ "body-" (last.number) } { (body(last, &path(&["body"]))) }
+                    div data-key="body" { (body(last, &path(&["body"]))) }
                 }
             }
         },

@@ -98,7 +98,7 @@ async fn an_update_keeps_the_focus_and_what_is_unfolded() {
         let resend = browser.path().await.replace("/_inspector", "") + "/resend";
         page.post(&resend, &[]).send().await.unwrap();
         browser.sees("#attempt-2", "200").await;
-        assert_eq!(browser.run(folds).await.get(0), Some(&json!(false)));
+        assert_eq!(browser.run(folds).await, json!([false, true]));
     })
     .await;
 }
