@@ -309,13 +309,14 @@ async fn full(page: &Page) -> Vec<String> {
     ]
 }
 
-/// Not a test: writes pictures of the pages to `AUTHPI_SCREENSHOTS`.
+/// Every page is drawn, wide and light and narrow and dark. `AUTHPI_SCREENSHOTS` names a folder for
+/// the pictures.
 #[tokio::test]
-async fn pictures_are_drawn_if_they_are_requested() {
-    let Some(folder) = chromium::screenshots() else {
-        return;
-    };
-    fs::create_dir_all(&folder).unwrap();
+async fn every_page_is_drawn_in_both_themes() {
+    let folder = chromium::screenshots();
+    if let Some(folder) = &folder {
+        fs::create_dir_all(folder).unwrap();
+    }
     with_browser(async move |browser| {
         let page = Page::start().await;
         let paths = full(&page).await;
@@ -336,8 +337,14 @@ async fn pictures_are_drawn_if_they_are_requested() {
             browser.resize(width, height, is_dark).await;
             for (path, page_name) in paths.iter().zip(names) {
                 browser.open(&format!("{}{path}", page.url)).await;
-                let file = folder.join(format!("{page_name}-{name}.png"));
-                fs::write(file, browser.screenshot().await).unwrap();
+                let picture = browser.screenshot().await;
+                assert!(picture.starts_with(b"\x89PNG"), "{page_name}-{name}");
+                // A page without content is a picture of one color, which is much smaller.
+                assert!(picture.len() > 10_000, "{page_name}-{name} is empty");
+                if let Some(folder) = &folder {
+                    let file = folder.join(format!("{page_name}-{name}.png"));
+                    fs::write(file, picture).unwrap();
+                }
             }
         }
     })
