@@ -222,7 +222,7 @@ impl Emulator {
 
     /// The faults of this emulator, to be changed while it runs.
     pub fn faults(&self) -> faults::Faults {
-        faults::Faults::of(self.world.clone())
+        faults::Faults::of(self.world.faults.clone())
     }
 
     /// Waits until no attempt is in progress and none is due. It does not wait for retries that are
@@ -498,7 +498,7 @@ impl Builder {
             description: Description::get(),
             sender: outgoing::Sender::new(self.settings.delivery_timeout, self.settings.hosts),
             log: self.settings.log,
-            faults,
+            faults: Arc::new(faults),
             max_pending: self.settings.max_pending,
             body_timeout: self.settings.body_timeout,
             replays: idempotency::Replays::default(),

@@ -307,7 +307,7 @@ async fn answer(
 ) -> Result<Answer, ApiError> {
     match admitted {
         Admitted::Control(Control::Events) => operations::control::answer(world, parts, &body),
-        Admitted::Control(Control::Faults) => faults::answer(world, parts, &body),
+        Admitted::Control(Control::Faults) => faults::answer(&world.faults, parts, &body),
         Admitted::Call {
             operation,
             path,

@@ -1,7 +1,7 @@
 //! The shared state of a running emulator.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct State {
     pub(crate) store: Mutex<Store>,
     pub(crate) changed: watch::Sender<()>,
     pub(crate) log: Log,
-    pub(crate) faults: FaultState,
+    pub(crate) faults: Arc<FaultState>,
     pub(crate) max_pending: usize,
     pub(crate) body_timeout: Duration,
     /// Whether the inspector is served.

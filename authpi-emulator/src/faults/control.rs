@@ -3,12 +3,11 @@
 use http::{Method, StatusCode, request};
 use serde_json::json;
 
-use super::{FaultPlan, InvalidPlan};
+use super::{FaultPlan, FaultState, InvalidPlan};
 use crate::{
     answer::Answer,
     error::{ApiError, Field},
     openapi::json_body,
-    state::State,
 };
 
 /// The path of the control endpoint.
@@ -16,7 +15,7 @@ pub(crate) const PATH: &str = "/_emulator/faults";
 
 /// Responds with the plan after the call. An invalid plan gets 422, and the previous one stays.
 pub(crate) fn answer(
-    world: &State,
+    faults: &FaultState,
     parts: &request::Parts,
     body: &[u8],
 ) -> Result<Answer, ApiError> {
@@ -26,15 +25,12 @@ pub(crate) fn answer(
             let plan: FaultPlan = serde_json::from_value(body).map_err(|error| {
                 ApiError::invalid(vec![Field::new("body", "invalid_value", error.to_string())])
             })?;
-            world.faults.set(plan)?;
+            faults.set(plan)?;
         }
-        Method::DELETE => world.faults.clear(),
+        Method::DELETE => faults.clear(),
         _ => {}
     }
-    Ok(Answer::json(
-        StatusCode::OK,
-        json!({"data": world.faults.plan()}),
-    ))
+    Ok(Answer::json(StatusCode::OK, json!({"data": faults.plan()})))
 }
 
 impl From<InvalidPlan> for ApiError {

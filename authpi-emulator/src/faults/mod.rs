@@ -17,22 +17,21 @@ use std::{
 pub(crate) use control::{PATH, answer};
 pub use plan::{CallFault, CallRule, DeliveryFault, DeliveryRule, FaultPlan, InvalidPlan};
 
-use crate::state::State;
 use dice::Dice;
 pub(crate) use hold::Holds;
 
 /// The faults of a running emulator: see [`Emulator::faults`](crate::Emulator::faults).
 #[derive(Clone)]
-pub struct Faults(Arc<State>);
+pub struct Faults(Arc<FaultState>);
 
 impl Faults {
-    pub(crate) fn of(world: Arc<State>) -> Self {
-        Self(world)
+    pub(crate) fn of(state: Arc<FaultState>) -> Self {
+        Self(state)
     }
 
     /// The present plan.
     pub fn plan(&self) -> FaultPlan {
-        self.0.faults.plan()
+        self.0.plan()
     }
 
     /// Replaces the plan. Numbers of attempts and calls, and so draws, begin again.
@@ -40,12 +39,12 @@ impl Faults {
     /// # Errors
     /// If a value of the plan is out of its range. The previous plan then stays.
     pub fn set(&self, plan: FaultPlan) -> Result<(), InvalidPlan> {
-        self.0.faults.set(plan)
+        self.0.set(plan)
     }
 
     /// Removes all rules.
     pub fn clear(&self) {
-        self.0.faults.clear();
+        self.0.clear();
     }
 }
 
