@@ -6,11 +6,11 @@ use authpi_sdk::signature::{KeyRing, Verifier};
 use fantoccini::key::Key;
 use serde_json::json;
 
-use super::Page;
-use crate::{
-    emulator::endpoint::Reply,
-    servers::chromium::{self, Browser, with_browser},
+use super::{
+    Page,
+    chromium::{self, Browser, with_browser},
 };
+use crate::emulator::endpoint::Reply;
 
 /// Creates a webhook with the form. Returns its secret.
 async fn create_by_hand(browser: &Browser, page: &Page) -> String {

@@ -1,6 +1,7 @@
 //! The inspector page of the emulator: over HTTP, and in a browser.
 
 mod browser;
+mod chromium;
 mod http;
 
 use authpi_emulator::{Builder, Emulator};

@@ -5,7 +5,6 @@
 //! own. A missing server fails its tests: `cargo xtask test` installs what it can, and otherwise
 //! skips the tests by name and reports it.
 
-pub(crate) mod chromium;
 pub(crate) mod faults;
 pub(crate) mod forward;
 pub(crate) mod nats;
@@ -41,14 +40,14 @@ const KEEPER: &str = r#"
 "#;
 
 /// A server's process, under a shell that outlives this process until the server has ended.
-struct Process {
+pub(crate) struct Process {
     keeper: Child,
     pid: u32,
 }
 
 impl Process {
     /// Ended with `signal`; its output goes to `log` in `folder`.
-    fn start(
+    pub(crate) fn start(
         account: Option<Account>,
         signal: &str,
         folder: &Path,
@@ -78,7 +77,7 @@ impl Process {
     }
 
     /// Ends it, and keeps its folder for another one.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         use std::io::Write as _;
         let mut last = self.keeper.stdin.take().expect("it is piped");
         last.write_all(b"keep\n").expect("the keeper reads");
@@ -86,7 +85,7 @@ impl Process {
         self.keeper.wait().expect("the keeper ends");
     }
 
-    fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         succeeds(
             Command::new("kill")
                 .args(["-0", &self.pid.to_string()])
@@ -104,7 +103,7 @@ impl Drop for Process {
 
 /// The user for a server that refuses to run as root.
 #[derive(Clone, Copy)]
-struct Account {
+pub(crate) struct Account {
     user: u32,
     group: u32,
 }
@@ -182,7 +181,7 @@ fn stopped(pids: &[u32]) {
 }
 
 /// An empty folder for a server's data.
-fn folder(kind: &str, owner: Option<Account>) -> PathBuf {
+pub(crate) fn folder(kind: &str, owner: Option<Account>) -> PathBuf {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let path =
@@ -195,13 +194,13 @@ fn folder(kind: &str, owner: Option<Account>) -> PathBuf {
 }
 
 /// A port that was free a moment ago. The caller must handle that it is taken.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
 }
 
 /// A server's program: on the path, or where Debian installs it.
-fn program(name: &str, package: &str, elsewhere: &[PathBuf]) -> PathBuf {
+pub(crate) fn program(name: &str, package: &str, elsewhere: &[PathBuf]) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = elsewhere
         .iter()
@@ -231,7 +230,7 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
 }
 
 /// The end of a server's log.
-fn log(folder: &Path) -> String {
+pub(crate) fn log(folder: &Path) -> String {
     let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
     log.lines()
         .rev()

@@ -9,7 +9,10 @@ use crate::run::{capture, cargo, run};
 
 /// The packages, and the files that each must have beside those that they all must have.
 const PACKAGES: &[(&str, &[&str])] = &[
-    ("authpi-sdk", &["src/generated/api.rs", "src/generated/events.rs"]),
+    (
+        "authpi-sdk",
+        &["src/generated/api.rs", "src/generated/events.rs"],
+    ),
     ("authpi-inspector", &["assets/inspector.css"]),
     ("authpi-emulator", &["openapi/authpi.yaml", "build.rs"]),
     ("authpi-cli", &["src/main.rs"]),
@@ -28,7 +31,9 @@ pub(super) fn pack(root: &Path) -> Result<()> {
     for (package, files) in PACKAGES {
         let list = capture(&mut cargo(
             root,
-            ["package", "--list", "--package", package].iter().chain(dirty),
+            ["package", "--list", "--package", package]
+                .iter()
+                .chain(dirty),
         ))?;
         let missing: Vec<_> = NEEDED
             .iter()

@@ -16,7 +16,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tokio::task;
 
-use super::{Process, folder, free_port, log, program, until};
+use crate::servers::{Process, folder, free_port, log, program, until};
 
 /// A browser without a window, ended when the driver ends.
 #[derive(Clone)]
