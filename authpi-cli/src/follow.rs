@@ -13,10 +13,12 @@ use authpi_sdk::{
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::{failure::chain, output::Output};
+
 /// How much of the log is read again by each poll.
 const OVERLAP: SignedDuration = SignedDuration::from_mins(5);
 /// The pause between two polls.
-pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause after a failed poll.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -78,16 +80,6 @@ pub(crate) struct Follower {
     pause: Option<Duration>,
 }
 
-/// What a poll came to.
-pub(crate) enum Polled {
-    /// New events, oldest first; perhaps none.
-    Events(Vec<LoggedEvent>),
-    /// The log was read again after failures.
-    Back(Vec<LoggedEvent>),
-    /// The poll failed; the next one comes after this pause.
-    Failed(client::Error, Duration),
-}
-
 impl Follower {
     pub(crate) fn new(client: &Client, types: Vec<EventType>, position: Position) -> Self {
         Self {
@@ -102,23 +94,26 @@ impl Follower {
         &self.position
     }
 
-    /// Reads the log once. Failures that may pass are returned in order to be reported; others are
-    /// errors.
-    pub(crate) async fn poll(&mut self) -> Result<Polled, client::Error> {
+    /// Reads the log once, and returns the new events, oldest first, and the pause before the next
+    /// time. Says when AuthPI cannot be reached and when it is back; other failures are errors.
+    pub(crate) async fn poll(
+        &mut self,
+        output: Output,
+    ) -> Result<(Vec<LoggedEvent>, Duration), client::Error> {
         match self.read().await {
             Ok(read) => {
-                let new = self.position.advance(read);
-                Ok(match self.pause.take() {
-                    None => Polled::Events(new),
-                    Some(_) => Polled::Back(new),
-                })
+                if self.pause.take().is_some() {
+                    output.note("connected again; no event was skipped");
+                }
+                Ok((self.position.advance(read), POLL_INTERVAL))
             }
             Err(error) if passes(&error) => {
                 let pause = self
                     .pause
                     .map_or(POLL_INTERVAL, |last| (last * 2).min(MAX_PAUSE));
                 self.pause = Some(pause);
-                Ok(Polled::Failed(error, pause))
+                output.note(&format!("{}; trying again in {pause:?}", chain(&error)));
+                Ok((Vec::new(), pause))
             }
             Err(error) => Err(error),
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use authpi_sdk::testing::RecordedAnswer;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use reqwest::{Client, Url, redirect::Policy};
@@ -40,6 +41,14 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
     /// From the request to the answer.
     pub(crate) took: Duration,
+}
+
+impl Answer {
+    /// The answer as a recording keeps it.
+    pub(crate) fn recorded(&self) -> RecordedAnswer {
+        let millis = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
+        RecordedAnswer::new(self.status.as_u16(), millis, &self.body)
+    }
 }
 
 impl Target {

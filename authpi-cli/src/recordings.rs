@@ -8,7 +8,10 @@ use std::{
 
 use authpi_sdk::testing::Recording;
 
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    output::time,
+};
 
 /// How many recordings may begin with the same name.
 const MAX_ALIKE: u32 = 10_000;
@@ -31,9 +34,7 @@ pub(crate) fn save(
     recording: &Recording,
     event_id: Option<&str>,
 ) -> io::Result<PathBuf> {
-    let time = recording.received_at.as_second();
-    let time = jiff::Timestamp::from_second(time).unwrap_or(recording.received_at);
-    let time = time.to_string().replace(':', "");
+    let time = time(recording.received_at.into()).replace(':', "");
     let id: String = event_id
         .unwrap_or("delivery")
         .chars()

@@ -179,6 +179,23 @@ impl Command {
     }
 }
 
+/// Applies the filters that both calls share.
+macro_rules! filtered {
+    ($filter:expr, $call:expr) => {{
+        let (filter, mut call) = ($filter, $call);
+        if let Some(event_type) = filter.event_type {
+            call = call.event_type(event_type);
+        }
+        if let Some(after) = filter.after {
+            call = call.after(after);
+        }
+        if let Some(before) = filter.before {
+            call = call.before(before);
+        }
+        call
+    }};
+}
+
 impl List {
     async fn run(self, output: Output) -> Result {
         let mut call = self
@@ -189,31 +206,8 @@ impl List {
         if let Some(status) = &self.status {
             call = call.status(DeliveryStatus::from(status.as_str()));
         }
-        let Filter {
-            event_type,
-            after,
-            before,
-        } = self.filter;
-        if let Some(event_type) = event_type {
-            call = call.event_type(event_type);
-        }
-        if let Some(after) = after {
-            call = call.after(after);
-        }
-        if let Some(before) = before {
-            call = call.before(before);
-        }
-        let (mut items, mut list) = (call.items(), output.list());
-        let mut listed = 0;
-        while let Some(delivery) = items.next().await {
-            if listed == self.limit {
-                output.note(&format!("there are more than {listed}; raise --limit"));
-                break;
-            }
-            list.push(delivery?)?;
-            listed += 1;
-        }
-        list.finish()
+        let call = filtered!(self.filter, call);
+        output.items(call.items(), self.limit).await
     }
 }
 
@@ -277,25 +271,8 @@ fn refused(error: Option<&str>) -> Failure {
 
 impl RedeliverFailed {
     async fn run(self, output: Output) -> Result {
-        let mut call = self
-            .connect
-            .client()?
-            .webhooks()
-            .redeliver_failed(&self.webhook_id);
-        let Filter {
-            event_type,
-            after,
-            before,
-        } = self.filter;
-        if let Some(event_type) = event_type {
-            call = call.event_type(event_type);
-        }
-        if let Some(after) = after {
-            call = call.after(after);
-        }
-        if let Some(before) = before {
-            call = call.before(before);
-        }
+        let webhooks = self.connect.client()?.webhooks();
+        let call = filtered!(self.filter, webhooks.redeliver_failed(&self.webhook_id));
         let Some(wait) = self.wait else {
             let answered: RedeliverFailedResult = call.await?.value;
             output.note(

@@ -18,8 +18,8 @@ use super::deliveries::progress;
 use crate::{
     arguments::{event_type, time},
     connect::Connect,
-    failure::{Failure, Result, chain},
-    follow::{Follower, POLL_INTERVAL, Polled, Position},
+    failure::{Failure, Result},
+    follow::{Follower, Position},
     output::{Output, Record, time as shown},
     stop::Stop,
 };
@@ -222,17 +222,7 @@ impl Filter {
 impl List {
     async fn run(self, output: Output) -> Result {
         let call = self.filter.list(self.connect.client()?.events().list());
-        let (mut items, mut list) = (call.items(), output.list());
-        let mut listed = 0;
-        while let Some(event) = items.next().await {
-            if listed == self.limit {
-                output.note(&format!("there are more than {listed}; raise --limit"));
-                break;
-            }
-            list.push(event?)?;
-            listed += 1;
-        }
-        list.finish()
+        output.items(call.items(), self.limit).await
     }
 }
 
@@ -266,20 +256,9 @@ impl Tail {
         let position = position.unwrap_or_else(|| Position::new(start));
         let mut follower = Follower::new(&self.connect.client()?, self.types, position);
         loop {
-            let polled = tokio::select! {
-                polled = follower.poll() => polled?,
+            let (events, pause) = tokio::select! {
+                polled = follower.poll(output) => polled?,
                 () = stop.requested() => return Ok(()),
-            };
-            let (events, pause) = match polled {
-                Polled::Events(events) => (events, POLL_INTERVAL),
-                Polled::Back(events) => {
-                    output.note("connected again; no event was skipped");
-                    (events, POLL_INTERVAL)
-                }
-                Polled::Failed(error, pause) => {
-                    output.note(&format!("{}; trying again in {pause:?}", chain(&error)));
-                    (Vec::new(), pause)
-                }
             };
             let any = !events.is_empty();
             for event in events {

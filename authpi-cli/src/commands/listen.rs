@@ -26,10 +26,10 @@ use super::sign::scheme;
 use crate::{
     arguments::{Durations, durations, event_type, time},
     connect::Connect,
-    failure::{Failure, Result, chain},
-    follow::{Follower, POLL_INTERVAL, Polled, Position},
-    forward::Target,
-    output::{self, Output, Record, visible},
+    failure::{Failure, Result},
+    follow::{Follower, Position},
+    forward::{Answer, Target},
+    output::{self, Output, Record, time as time_text, visible},
     profile, recordings, secret,
     stop::Stop,
 };
@@ -117,7 +117,7 @@ impl Attempt {
         error: Option<String>,
     ) -> Self {
         Self {
-            time: second(at),
+            time: time_text(at.into()),
             event_type: event_type.to_owned(),
             event_id: event_id.to_owned(),
             number: 1,
@@ -198,20 +198,9 @@ impl Listen {
         });
         let mut deliveries: JoinSet<Result> = JoinSet::new();
         loop {
-            let polled = tokio::select! {
-                polled = follower.poll() => polled?,
+            let (events, pause) = tokio::select! {
+                polled = follower.poll(output) => polled?,
                 () = stop.requested() => return Ok(()),
-            };
-            let (events, pause) = match polled {
-                Polled::Events(events) => (events, POLL_INTERVAL),
-                Polled::Back(events) => {
-                    output.note("connected again; no event was skipped");
-                    (events, POLL_INTERVAL)
-                }
-                Polled::Failed(error, pause) => {
-                    output.note(&format!("{}; trying again in {pause:?}", chain(&error)));
-                    (Vec::new(), pause)
-                }
             };
             for event in events {
                 deliveries.spawn(Arc::clone(&sender).deliver(event));
@@ -286,10 +275,7 @@ impl Sender {
             .target
             .send(Method::POST, None, headers.clone(), body.clone())
             .await;
-        let answer = sent.as_ref().ok().map(|answer| {
-            let millis = u64::try_from(answer.took.as_millis()).unwrap_or(u64::MAX);
-            RecordedAnswer::new(answer.status.as_u16(), millis, &answer.body)
-        });
+        let answer = sent.as_ref().ok().map(Answer::recorded);
         let mut printed = Attempt::new(now, &event.r#type, &event.id, answer.as_ref(), sent.err());
         printed.number = attempt;
         self.output.line(&printed)?;
@@ -382,10 +368,4 @@ fn save_first(file: &Path, secret: &Secret) -> io::Result<()> {
         Err(error) if error.error.kind() != ErrorKind::AlreadyExists => Err(error.error),
         _ => Ok(()),
     }
-}
-
-fn second(at: Timestamp) -> String {
-    Timestamp::from_second(at.as_second())
-        .unwrap_or(at)
-        .to_string()
 }

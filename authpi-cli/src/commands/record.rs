@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use authpi_sdk::{
-    event::Event,
-    testing::{RecordedAnswer, Recording},
-};
+use authpi_sdk::{event::Event, testing::Recording};
 use axum::{
     Router,
     body::Body,
@@ -127,8 +124,7 @@ async fn forward(State(proxy): State<Arc<Proxy>>, request: Request) -> Response<
     let event_id = event.as_ref().map(|event| event.id().to_owned());
     let (answer, recorded, error) = match sent {
         Ok(sent) => {
-            let millis = u64::try_from(sent.took.as_millis()).unwrap_or(u64::MAX);
-            let recorded = RecordedAnswer::new(sent.status.as_u16(), millis, &sent.body);
+            let recorded = sent.recorded();
             (
                 answer(sent.status, sent.headers, sent.body.into()),
                 Some(recorded),

@@ -2,11 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use authpi_sdk::{
-    event::Event,
-    signature::SignatureScheme,
-    testing::{RecordedAnswer, Recording},
-};
+use authpi_sdk::{event::Event, signature::SignatureScheme, testing::Recording};
 use clap::Args;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
@@ -16,7 +12,7 @@ use super::{listen::Attempt, sign::scheme};
 use crate::{
     arguments::duration,
     failure::{Failure, Result, chain},
-    forward::Target,
+    forward::{Answer, Target},
     output::{Output, Record},
     secret::SigningSecret,
 };
@@ -126,10 +122,7 @@ impl Replay {
                     recording.body.clone(),
                 )
                 .await;
-            let answer = sent.as_ref().ok().map(|answer| {
-                let millis = u64::try_from(answer.took.as_millis()).unwrap_or(u64::MAX);
-                RecordedAnswer::new(answer.status.as_u16(), millis, &answer.body)
-            });
+            let answer = sent.as_ref().ok().map(Answer::recorded);
             refused += usize::from(answer.as_ref().is_none_or(|answer| answer.status != 200));
             output.line(&Replayed {
                 file: file.display().to_string(),

@@ -332,17 +332,7 @@ impl List {
         if let Some(status) = &self.status {
             call = call.status(WebhookStatus::from(status.as_str()));
         }
-        let (mut items, mut list) = (call.items(), output.list());
-        let mut listed = 0;
-        while let Some(webhook) = items.next().await {
-            if listed == self.limit {
-                output.note(&format!("there are more than {listed}; raise --limit"));
-                break;
-            }
-            list.push(webhook?)?;
-            listed += 1;
-        }
-        list.finish()
+        output.items(call.items(), self.limit).await
     }
 }
 

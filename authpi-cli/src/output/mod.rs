@@ -6,6 +6,7 @@ mod stdio;
 
 use std::io::IsTerminal as _;
 
+use authpi_sdk::client::{Items, Paged};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -75,6 +76,25 @@ impl Output {
             Format::Table => record.line() + "\n",
             Format::Json | Format::Ndjson => one_line(record)?,
         })
+    }
+
+    /// Prints a list of AuthPI's, up to a limit, and says if there is more.
+    pub(crate) async fn items<O>(self, mut items: Items<O>, limit: usize) -> Result
+    where
+        O: Paged,
+        O::Item: Record,
+    {
+        let mut list = self.list();
+        let mut listed = 0;
+        while let Some(item) = items.next().await {
+            if listed == limit {
+                self.note(&format!("there are more than {listed}; raise --limit"));
+                break;
+            }
+            list.push(item?)?;
+            listed += 1;
+        }
+        list.finish()
     }
 
     /// Starts a list of records.
