@@ -1,6 +1,6 @@
 //! `authpi store`: what a receiver's own store has recorded.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use authpi_sdk::{
     client::LoggedEvent,
@@ -21,7 +21,7 @@ use crate::{
     connect::Connect,
     failure::{Failure, Result},
     output::{Output, Record, time as shown},
-    store::StoreOptions,
+    store::{Change, StoreOptions},
 };
 
 /// Look into a receiver's store, and repair what it recorded.
@@ -437,7 +437,8 @@ impl Forget {
                 self.event_id
             ),
         )?;
-        if !self.of.store.open_to_change().await?.forget(&key).await? {
+        let change = self.of.store.open_to_change(&store).await?;
+        if !change.forget(&key).await? {
             return Err(no_record(&endpoint, &self.event_id));
         }
         output.note(&format!("forgot {}", self.event_id));
@@ -456,34 +457,55 @@ impl ListLetters {
     }
 }
 
-impl Endpoint {
-    /// The dead letters with these ids, or all of them, by id.
-    async fn letters(&self, endpoint: &str) -> Result<HashMap<String, DeadLetter>> {
-        let store = self.store.open_to_change().await?;
-        let (mut found, mut last) = (HashMap::new(), None::<DeadLetter>);
-        loop {
-            let page = store.dead_letters(endpoint, last.as_ref(), 100).await?;
-            let Some(newest) = page.last().cloned() else {
-                return Ok(found);
-            };
-            last = Some(newest);
-            for letter in page {
-                found.insert(letter.key.event_id().to_owned(), letter);
-            }
+/// Calls `each` for every dead letter of the endpoint, oldest first, until it returns a result. One
+/// page is in memory at a time.
+async fn find_letter<T>(
+    store: &Change,
+    endpoint: &str,
+    mut each: impl FnMut(&DeadLetter) -> Option<T>,
+) -> Result<Option<T>> {
+    let mut last = None::<DeadLetter>;
+    loop {
+        let page = store.dead_letters(endpoint, last.as_ref(), 100).await?;
+        if let Some(found) = page.iter().find_map(&mut each) {
+            return Ok(Some(found));
         }
+        let Some(newest) = page.into_iter().next_back() else {
+            return Ok(None);
+        };
+        last = Some(newest);
     }
+}
+
+/// The keys of the dead letters that are wanted.
+async fn letter_keys(
+    store: &Change,
+    endpoint: &str,
+    is_wanted: impl Fn(&DeadLetter) -> bool,
+) -> Result<Vec<EventKey>> {
+    let mut keys = Vec::new();
+    find_letter(store, endpoint, |letter| {
+        if is_wanted(letter) {
+            keys.push(letter.key.clone());
+        }
+        None::<()>
+    })
+    .await?;
+    Ok(keys)
 }
 
 impl ShowLetter {
     async fn run(self, output: Output) -> Result {
         let store = self.of.store.open().await?;
         let endpoint = store.endpoint(self.of.endpoint.as_deref()).await?;
-        let letters = self.of.letters(&endpoint).await?;
+        let change = self.of.store.open_to_change(&store).await?;
         let wanted = key(&endpoint, &self.event_id);
-        let letter = letters
-            .get(wanted.event_id())
-            .ok_or_else(|| no_letter(&endpoint, &self.event_id))?;
-        let mut members = json!(Letter::from(letter));
+        let letter = find_letter(&change, &endpoint, |letter| {
+            (letter.key == wanted).then(|| letter.clone())
+        })
+        .await?
+        .ok_or_else(|| no_letter(&endpoint, &self.event_id))?;
+        let mut members = json!(Letter::from(&letter));
         members["first_claimed_at"] = shown(letter.first_claimed_at.into()).into();
         members["body"] = serde_json::from_slice(&letter.body)
             .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&letter.body)));
@@ -502,25 +524,23 @@ impl Replay {
     async fn run(self, output: Output) -> Result {
         let store = self.of.store.open().await?;
         let endpoint = store.endpoint(self.of.endpoint.as_deref()).await?;
-        let letters = self.of.letters(&endpoint).await?;
-        let mut keys = Vec::new();
-        if self.all {
+        let change = self.of.store.open_to_change(&store).await?;
+        let wanted: Vec<_> = self.event_ids.iter().map(|id| key(&endpoint, id)).collect();
+        let keys = letter_keys(&change, &endpoint, |letter| {
+            if !self.all {
+                return wanted.contains(&letter.key);
+            }
             // Unreadable and expired deliveries have keys of their own: they are looked at by hand.
-            let readable = letters.values().filter(|letter| {
-                let own = |id: &str| EventKey::new(&*endpoint, id) == letter.key;
-                letter.event().is_ok_and(|event| own(event.id()))
-            });
-            keys.extend(readable.map(|letter| letter.key.clone()));
-        }
-        for event_id in &self.event_ids {
-            let key = key(&endpoint, event_id);
-            if !letters.contains_key(key.event_id()) {
+            let own = |id: &str| EventKey::new(&*endpoint, id) == letter.key;
+            letter.event().is_ok_and(|event| own(event.id()))
+        })
+        .await?;
+        for (event_id, key) in self.event_ids.iter().zip(&wanted) {
+            if !keys.contains(key) {
                 return Err(no_letter(&endpoint, event_id));
             }
-            keys.push(key);
         }
         confirm(self.yes, &format!("Replay {} dead letters?", keys.len()))?;
-        let change = self.of.store.open_to_change().await?;
         let mut replayed = 0;
         for key in &keys {
             replayed += usize::from(change.replay(key).await?);
@@ -540,17 +560,13 @@ impl Purge {
             .ok()
             .and_then(|age| Timestamp::now().checked_sub(age).ok())
             .unwrap_or(Timestamp::MIN);
-        let letters = self.of.letters(&endpoint).await?;
-        let old: Vec<_> = letters
-            .values()
-            .filter(|letter| letter.died_at <= until)
-            .collect();
+        let change = self.of.store.open_to_change(&store).await?;
+        let old = letter_keys(&change, &endpoint, |letter| letter.died_at <= until).await?;
         let question = format!("Delete {} dead letters of {endpoint}?", old.len());
         confirm(self.yes, &question)?;
-        let change = self.of.store.open_to_change().await?;
         let mut purged = 0;
-        for letter in old {
-            purged += usize::from(change.forget(&letter.key).await?);
+        for key in &old {
+            purged += usize::from(change.forget(key).await?);
         }
         output.one(&json!({"purged": purged}))
     }

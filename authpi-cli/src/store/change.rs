@@ -5,7 +5,7 @@ use authpi_sdk::{
     stores::{Nats, Postgres, Redis, Sqlite},
 };
 
-use super::{Location, StoreOptions};
+use super::{Location, Store, StoreOptions};
 use crate::failure::{Failure, Result};
 
 /// A store that can be changed.
@@ -19,10 +19,8 @@ pub(crate) enum Change {
 }
 
 impl StoreOptions {
-    /// Opens the store for a change. Its inspection comes first, so that nothing is made or
-    /// migrated.
-    pub(crate) async fn open_to_change(&self) -> Result<Change> {
-        self.open().await?;
+    /// Opens the store for a change, after its inspection, so that nothing is made or migrated.
+    pub(crate) async fn open_to_change(&self, _inspected: &Store) -> Result<Change> {
         let (store, ledger) = self.locations()?;
         let opened = async {
             Ok::<_, LedgerError>(match (&store, &ledger) {

@@ -20,6 +20,7 @@ use authpi_sdk::{
 };
 use clap::Args;
 
+pub(crate) use change::Change;
 pub(crate) use location::Location;
 
 use crate::{
