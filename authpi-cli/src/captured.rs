@@ -9,8 +9,8 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
-    commands::webhooks::read,
     failure::{Failure, Result},
+    files::read,
 };
 
 /// A captured delivery: a recording, a saved request, or a body with its headers.

@@ -14,6 +14,7 @@ mod cli;
 mod commands;
 mod connect;
 mod failure;
+mod files;
 mod follow;
 mod forward;
 mod output;

@@ -4,14 +4,17 @@ use std::{
     collections::BTreeMap,
     env, fmt,
     fs::{self, File},
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Code, Failure, Result};
+use crate::{
+    failure::{Code, Failure, Result},
+    files,
+};
 
 /// The profile that the user named, for the whole run of the program.
 static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
@@ -157,12 +160,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    // Created with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(&path)?;
-    Ok(())
+    files::replace(&path, text.as_bytes())
 }
 
 /// `AUTHPI_CONFIG`, or `authpi/config.toml` in `XDG_CONFIG_HOME` or `~/.config`.

@@ -19,6 +19,7 @@ use crate::{
     arguments::{event_type, time},
     connect::Connect,
     failure::{Failure, Result},
+    files,
     follow::{Follower, Position},
     output::{Output, Record, time as shown},
     stop::Stop,
@@ -289,17 +290,10 @@ fn saved<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>> {
     }
 }
 
-/// Replaces a position file as a whole.
 fn save(file: &Path, position: &impl Serialize) -> Result {
-    let write = || {
-        let folder = file.parent().filter(|folder| *folder != Path::new(""));
-        let mut new = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-        serde_json::to_writer(&mut new, position)?;
-        new.as_file().sync_data()?;
-        new.persist(file)?;
-        io::Result::Ok(())
-    };
-    write().map_err(|error| cannot("write", file, &error))
+    let text = serde_json::to_vec(position)
+        .map_err(|error| Failure::because("cannot write the position", &error))?;
+    files::replace(file, &text).map_err(|error| cannot("write", file, &error))
 }
 
 fn cannot(what: &str, file: &Path, error: &io::Error) -> Failure {

@@ -9,10 +9,10 @@ use authpi_emulator::{
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use super::webhooks::read;
 use crate::{
     connect::Connect,
     failure::{Code, Failure, Result},
+    files::read,
     output::Output,
 };
 

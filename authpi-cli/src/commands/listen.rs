@@ -1,8 +1,7 @@
 //! `authpi listen`: deliveries to this machine, without a tunnel.
 
 use std::{
-    io::{self, ErrorKind, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -27,6 +26,7 @@ use crate::{
     arguments::{Durations, durations, event_type, time},
     connect::Connect,
     failure::{Failure, Result},
+    files,
     follow::{Follower, Position},
     forward::{Answer, Target},
     output::{self, Output, Record, time as time_text, visible},
@@ -351,21 +351,9 @@ fn own_secret() -> Result<Secret> {
             .map_err(|error| Failure::new(format!("cannot create a secret: {error}")))?;
         let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let secret = Secret::from(format!("whs_{}", digits.concat()));
-        save_first(&file, &secret).map_err(|error| {
-            Failure::because(format!("cannot write {}", file.display()), &error)
-        })?;
+        files::write_first(&file, format!("{}\n", secret.expose()).as_bytes()).map_err(
+            |error| Failure::because(format!("cannot write {}", file.display()), &error),
+        )?;
     }
     secret::read(&file)
-}
-
-/// Writes the secret to a file that only its owner can read, unless another process was faster.
-fn save_first(file: &Path, secret: &Secret) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut new = tempfile::NamedTempFile::new_in(folder)?;
-    writeln!(new, "{}", secret.expose())?;
-    new.as_file().sync_all()?;
-    match new.persist_noclobber(file) {
-        Err(error) if error.error.kind() != ErrorKind::AlreadyExists => Err(error.error),
-        _ => Ok(()),
-    }
 }

@@ -7,10 +7,10 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::webhooks::read;
 use crate::{
     arguments,
     failure::{Failure, Result},
+    files::read,
     output::{self, Format, Output},
     secret::SigningSecret,
 };

@@ -7,11 +7,12 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{faults, webhooks::read};
+use super::faults;
 use crate::{
     arguments::duration,
     connect::Connect,
     failure::{Code, Failure, Result},
+    files::read,
     output::{self, Format, Output},
     stop::Stop,
 };

@@ -1,9 +1,6 @@
 //! `authpi webhooks`: the account's webhooks.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use authpi_sdk::{
     RawJson,
@@ -23,6 +20,7 @@ use crate::{
     arguments::event_type,
     connect::Connect,
     failure::{Failure, Result},
+    files::read,
     output::{Output, Record, time},
     secret::NewSecretFile,
 };
@@ -637,17 +635,6 @@ impl PatchFile {
             Patch::Set(text) => patch.description(text),
         }
     }
-}
-
-/// Reads a file, or standard input for `-`.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    let read = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).map(|_| bytes)
-    } else {
-        fs::read(path)
-    };
-    read.map_err(|error| Failure::because(format!("cannot read {}", path.display()), &error))
 }
 
 fn not_a(what: &str, file: &Path, error: &serde_json::Error) -> Failure {
