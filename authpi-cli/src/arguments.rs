@@ -1,9 +1,11 @@
 //! Values of arguments that several commands share.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{env, str::FromStr as _, time::Duration};
 
 use authpi_sdk::event::EventType;
 use jiff::{SignedDuration, Timestamp};
+
+use crate::failure::Failure;
 
 /// A time: RFC 3339, or how long ago, such as `90s`, `15m`, `2h` or `1d`.
 pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
@@ -46,6 +48,18 @@ pub(crate) fn durations(text: &str) -> Result<Durations, String> {
 /// A separate type, since clap takes a `Vec` for a repeated argument.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Durations(pub(crate) Vec<Duration>);
+
+/// An environment variable; an empty one counts as not set.
+pub(crate) fn variable(name: &str) -> crate::failure::Result<Option<String>> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(Failure::usage(format!(
+            "the environment variable {name} is not Unicode"
+        ))),
+    }
+}
 
 /// An event type, known or not.
 #[expect(clippy::unnecessary_wraps, reason = "as clap wants it")]

@@ -2,7 +2,7 @@
 //!
 //! In this order: an option, the profile of `--profile`, the environment, the active profile.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use authpi_sdk::{
     client::{Client, ClientBuilder},
@@ -11,6 +11,7 @@ use authpi_sdk::{
 use clap::Args;
 
 use crate::{
+    arguments::variable,
     failure::{Code, Failure, Result, chain},
     profile::{self, Profile, Profiles},
     secret,
@@ -52,14 +53,18 @@ pub(crate) struct Settings {
 impl Connect {
     /// The settings from all sources.
     pub(crate) fn settings(&self) -> Result<Settings> {
-        let chosen = profile::chosen();
-        let named = match chosen {
-            Some(name) => Profiles::load()?.get(name)?,
-            None => Profile::default(),
-        };
-        let active = match chosen {
-            Some(_) => Profile::default(),
-            None => Profiles::load()?.active().unwrap_or_default(),
+        let sources = match profile::chosen() {
+            Some(name) => vec![Profiles::load()?.get(name)?],
+            None => vec![
+                Profile {
+                    base_url: variable("AUTHPI_BASE_URL")?,
+                    account_id: variable("AUTHPI_ACCOUNT_ID")?,
+                    key_id: variable("AUTHPI_KEY_ID")?,
+                    key_secret: variable("AUTHPI_KEY_SECRET")?,
+                    ..Profile::default()
+                },
+                Profiles::load()?.active().unwrap_or_default(),
+            ],
         };
         // A key's id and its secret come from the same source.
         let given_secret = self
@@ -67,18 +72,6 @@ impl Connect {
             .as_deref()
             .map(secret::read)
             .transpose()?;
-        let environment = Profile {
-            base_url: variable("AUTHPI_BASE_URL")?,
-            account_id: variable("AUTHPI_ACCOUNT_ID")?,
-            key_id: variable("AUTHPI_KEY_ID")?,
-            key_secret: variable("AUTHPI_KEY_SECRET")?,
-            ..Profile::default()
-        };
-        let sources = if chosen.is_some() {
-            vec![named]
-        } else {
-            vec![environment, active]
-        };
         let key = sources.iter().find(|source| source.key_id.is_some());
         let key_id = self
             .key_id
@@ -132,18 +125,6 @@ impl Settings {
             builder = builder.account(account_id);
         }
         builder
-    }
-}
-
-/// A variable; an empty one counts as not set.
-fn variable(name: &str) -> Result<Option<String>> {
-    match env::var(name) {
-        Ok(value) if value.is_empty() => Ok(None),
-        Ok(value) => Ok(Some(value)),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => Err(Failure::usage(format!(
-            "the environment variable {name} is not Unicode"
-        ))),
     }
 }
 

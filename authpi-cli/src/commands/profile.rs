@@ -1,11 +1,12 @@
 //! `authpi profile`: saved settings.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::{
+    arguments::variable,
     failure::{Failure, Result},
     output::{Output, Record},
     profile::{Profile, Profiles},
@@ -116,26 +117,22 @@ impl Add {
     fn run(self, output: Output) -> Result {
         let secret = match &self.key_secret_file {
             Some(file) => secret::read(file)?.expose().to_owned(),
-            None => env::var("AUTHPI_KEY_SECRET")
-                .ok()
-                .filter(|secret| !secret.is_empty())
-                .ok_or_else(|| {
-                    Failure::usage("the secret of the API key is missing")
-                        .hint("give --key-secret-file, or set AUTHPI_KEY_SECRET")
-                })?,
+            None => variable("AUTHPI_KEY_SECRET")?.ok_or_else(|| {
+                Failure::usage("the secret of the API key is missing")
+                    .hint("give --key-secret-file, or set AUTHPI_KEY_SECRET")
+            })?,
         };
         for store in self.store.iter().chain(&self.ledger) {
             Location::from_option(store)?;
         }
-        let set = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
         let profile = Profile {
             base_url: self.base_url,
             account_id: self.account_id,
             key_id: Some(self.key_id),
             key_secret: Some(secret),
             // With a password, if it comes from the environment.
-            store: self.store.or_else(|| set("AUTHPI_STORE")),
-            ledger: self.ledger.or_else(|| set("AUTHPI_LEDGER")),
+            store: self.store.or(variable("AUTHPI_STORE")?),
+            ledger: self.ledger.or(variable("AUTHPI_LEDGER")?),
         };
         Profiles::load()?.add(&self.name, profile)?;
         output.note(&format!("saved the profile {}", self.name));

@@ -24,6 +24,7 @@ pub(crate) use change::Change;
 pub(crate) use location::Location;
 
 use crate::{
+    arguments::variable,
     failure::{Code, Failure, Result, chain},
     profile::{self, Profile, Profiles},
 };
@@ -49,31 +50,27 @@ pub(crate) struct StoreOptions {
 impl StoreOptions {
     /// The store, and the ledger under it if it is NATS.
     pub(crate) fn locations(&self) -> Result<(Location, Option<Location>)> {
-        let chosen = profile::chosen();
-        let profile = match chosen {
-            Some(name) => Profiles::load()?.get(name)?,
-            None => Profiles::load()?.active().unwrap_or_default(),
+        let environment = Profile {
+            store: variable("AUTHPI_STORE")?,
+            ledger: variable("AUTHPI_LEDGER")?,
+            ..Profile::default()
         };
-        let first = |given: &Option<String>, variable: &str, of: fn(Profile) -> Option<String>| {
+        let sources = match profile::chosen() {
+            Some(name) => [Profiles::load()?.get(name)?, environment],
+            None => [environment, Profiles::load()?.active().unwrap_or_default()],
+        };
+        let first = |given: &Option<String>, of: fn(&Profile) -> Option<&String>| {
             if let Some(given) = given {
                 return Location::from_option(given).map(Some);
             }
-            let named = chosen.is_some().then(|| of(profile.clone())).flatten();
-            let text = named
-                .or_else(|| {
-                    std::env::var(variable)
-                        .ok()
-                        .filter(|value| !value.is_empty())
-                })
-                .or_else(|| of(profile.clone()));
-            text.as_deref().map(Location::parse).transpose()
+            let text = sources.iter().find_map(of);
+            text.map(|text| Location::parse(text)).transpose()
         };
-        let store =
-            first(&self.store, "AUTHPI_STORE", |profile| profile.store)?.ok_or_else(|| {
-                Failure::usage("the store is missing: give --store, or set AUTHPI_STORE")
-                    .hint("such as --store sqlite:hooks.db")
-            })?;
-        let ledger = first(&self.ledger, "AUTHPI_LEDGER", |profile| profile.ledger)?;
+        let store = first(&self.store, |profile| profile.store.as_ref())?.ok_or_else(|| {
+            Failure::usage("the store is missing: give --store, or set AUTHPI_STORE")
+                .hint("such as --store sqlite:hooks.db")
+        })?;
+        let ledger = first(&self.ledger, |profile| profile.ledger.as_ref())?;
         match (&store, &ledger) {
             (Location::Nats(_), None) => Err(Failure::usage(
                 "a NATS store needs its ledger: give --ledger, or set AUTHPI_LEDGER",
