@@ -7,12 +7,12 @@ use authpi_sdk::{
         Event,
         types::{UserCreated, UserUpdated},
     },
-    receiver::BodyBudget,
+    receiver::Receiver,
     signature::{KeyRing, SignatureScheme, Verified, Verifier},
     testing::Fixture,
 };
 use authpi_tests::{allow_open_files, harness::SECRET};
-use axum::{Extension, Router};
+use axum::Router;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -219,11 +219,13 @@ async fn an_extractor_drops_slow_bodies_where_its_budget_is_full() {
         event.id().to_owned()
     }
     let verifier = Verifier::authpi(KeyRing::new().with("test", SECRET)).max_body(64 * KIB);
-    let budget = BodyBudget::new(64 * KIB);
+    let authenticator = Receiver::verify_only("users", verifier)
+        .max_unverified_bytes(64 * KIB)
+        .build()
+        .unwrap();
     let app = Router::new()
         .route("/", axum::routing::post(hook))
-        .layer(Extension(budget))
-        .with_state(verifier);
+        .with_state(authenticator);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });

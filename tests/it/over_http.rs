@@ -285,7 +285,7 @@ async fn an_extractor_hands_out_authentic_events_only() {
     }
     let app = Router::new()
         .route("/hooks/authpi", axum::routing::post(hook))
-        .with_state(verifier());
+        .with_state(Receiver::verify_only("users", verifier()).build().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });

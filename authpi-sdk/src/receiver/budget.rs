@@ -32,13 +32,8 @@ const STEP: usize = 4096;
 
 /// The number of bytes that unverified bodies may hold in total. Cheap to clone; clones share the
 /// budget.
-///
-/// Each [`Receiver`](super::Receiver) has its own
-/// ([`max_unverified_bytes`](super::ReceiverBuilder::max_unverified_bytes)). The axum extractors
-/// (feature `axum`) of a process share one of 64 MiB, unless the request's extensions contain
-/// another one: `router.layer(Extension(BodyBudget::new(bytes)))`.
 #[derive(Clone)]
-pub struct BodyBudget {
+pub(super) struct BodyBudget {
     shared: Arc<Shared>,
 }
 
@@ -76,7 +71,7 @@ enum Verdict {
 
 impl BodyBudget {
     /// A budget of this many bytes. A single body up to the verifier's limit is always accepted.
-    pub fn new(bytes: usize) -> Self {
+    pub(super) fn new(bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 limit: bytes,

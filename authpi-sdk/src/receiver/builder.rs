@@ -3,14 +3,17 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use super::{
-    BodyBudget, DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER, InFlight, Mode, Receiver, Settings,
-    Shared, budget::default_budget,
+    Authenticator, BodyBudget, DEFAULT_BODY_TIMEOUT, DEFAULT_RETRY_AFTER, InFlight, Mode, Receiver,
+    Settings, Shared, budget::default_budget,
 };
 use crate::{
     Clock,
     event::Subject,
     handlers::{DEFAULT_HANDLER_TIMEOUT, Handlers, HandlersError, Routes},
-    ledger::{AnyInbox, AnyLedger, EventKey, OrderedInbox, PoolTooSmall, Probes, Target},
+    ledger::{
+        AnyInbox, AnyLedger, DEFAULT_RETENTION, EventKey, OrderedInbox, PoolTooSmall, Probes,
+        Target,
+    },
     signature::{KeyRingError, Verifier},
     time::ClockWitness,
 };
@@ -36,7 +39,6 @@ pub enum StoreFailure {
 pub struct ReceiverBuilder<M> {
     endpoint: Arc<str>,
     verifier: Verifier,
-    ledger: AnyLedger,
     mode: M,
     max_in_flight: usize,
     max_unverified_bytes: Option<usize>,
@@ -45,6 +47,7 @@ pub struct ReceiverBuilder<M> {
 
 /// Handle, then answer; see [`Receiver::inline`].
 pub struct Inline {
+    ledger: AnyLedger,
     handlers: HandlersOrError,
 }
 
@@ -57,12 +60,21 @@ pub struct Stored<I> {
     kind: PhantomData<fn() -> I>,
 }
 
+/// Verify only; see [`Receiver::verify_only`].
+pub struct VerifyOnly {
+    max_age: Duration,
+}
+
+/// The modes that process events, all except [`VerifyOnly`].
+pub trait Processes {}
+impl Processes for Inline {}
+impl<I> Processes for Stored<I> {}
+
 impl<M> ReceiverBuilder<M> {
-    fn new(endpoint: Arc<str>, verifier: Verifier, ledger: AnyLedger, mode: M) -> Self {
+    fn new(endpoint: Arc<str>, verifier: Verifier, mode: M) -> Self {
         Self {
             endpoint,
             verifier,
-            ledger,
             mode,
             max_in_flight: 256,
             max_unverified_bytes: None,
@@ -78,17 +90,6 @@ impl<M> ReceiverBuilder<M> {
                 clock: Clock::system(),
             },
         }
-    }
-
-    /// The maximum number of authentic deliveries in progress. Further ones are answered with 503.
-    /// Default 256.
-    ///
-    /// A delivery that waits for another worker's outcome
-    /// ([`in_flight_wait`](ReceiverBuilder::in_flight_wait)) is not in progress. As many again may
-    /// wait.
-    pub fn max_in_flight(mut self, deliveries: usize) -> Self {
-        self.max_in_flight = deliveries;
-        self
     }
 
     /// The number of bytes that unverified bodies may hold in total. Default 64 MiB, or four times
@@ -127,41 +128,14 @@ impl<M> ReceiverBuilder<M> {
         self
     }
 
-    fn finish(
-        self,
-        mode: impl FnOnce(M) -> Result<Mode, BuildError>,
-    ) -> Result<Receiver, BuildError> {
+    /// Checks what all modes share, and returns the budget for unverified bodies.
+    fn check(&self) -> Result<BodyBudget, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
         BuildError::check_length(&self.endpoint)?;
         self.verifier.check().map_err(BuildError::Secrets)?;
-        let mode = mode(self.mode)?;
-        let probes = Probes::new(match &mode {
-            Mode::Inline(_) => Target::Ledger(self.ledger.clone()),
-            Mode::Inbox { inbox, .. } => Target::Inbox(inbox.clone()),
-        });
-        let mut settings = self.settings;
-        for (name, duration) in [
-            ("body_timeout", settings.body_timeout),
-            ("handler_timeout", settings.handler_timeout),
-            ("lease", settings.lease),
-        ] {
-            if duration.is_zero() {
-                return Err(BuildError::Setting(name));
-            }
-        }
-        for (name, duration) in [
-            ("body_timeout", settings.body_timeout),
-            ("handler_timeout", settings.handler_timeout),
-            ("lease", settings.lease),
-            ("in_flight_wait", settings.in_flight_wait),
-        ] {
-            // Keeps sums with the clock far from overflow.
-            if duration > MAX_DURATION {
-                return Err(BuildError::Setting(name));
-            }
-        }
+        in_range("body_timeout", self.settings.body_timeout)?;
         let max_body = self.verifier.body_limit();
         let unverified = self
             .max_unverified_bytes
@@ -169,24 +143,101 @@ impl<M> ReceiverBuilder<M> {
         if unverified < max_body {
             return Err(BuildError::Setting("max_unverified_bytes"));
         }
+        Ok(BodyBudget::new(unverified))
+    }
+}
+
+/// Not zero, and so short that sums with the clock are far from overflow.
+fn in_range(name: &'static str, duration: Duration) -> Result<(), BuildError> {
+    if duration.is_zero() || duration > MAX_DURATION {
+        return Err(BuildError::Setting(name));
+    }
+    Ok(())
+}
+
+impl<M: Processes> ReceiverBuilder<M> {
+    /// The maximum number of authentic deliveries in progress. Further ones are answered with 503.
+    /// Default 256.
+    ///
+    /// A delivery that waits for another worker's outcome
+    /// ([`in_flight_wait`](ReceiverBuilder::in_flight_wait)) is not in progress. As many again may
+    /// wait.
+    pub fn max_in_flight(mut self, deliveries: usize) -> Self {
+        self.max_in_flight = deliveries;
+        self
+    }
+
+    fn finish(
+        self,
+        mode: impl FnOnce(M) -> Result<(Mode, AnyLedger), BuildError>,
+    ) -> Result<Receiver, BuildError> {
+        let bodies = self.check()?;
+        let (mode, ledger) = mode(self.mode)?;
+        let probes = Probes::new(match &mode {
+            Mode::Inline(_) => Target::Ledger(ledger.clone()),
+            Mode::Inbox { inbox, .. } => Target::Inbox(inbox.clone()),
+        });
+        let mut settings = self.settings;
+        in_range("handler_timeout", settings.handler_timeout)?;
+        in_range("lease", settings.lease)?;
+        if settings.in_flight_wait > MAX_DURATION {
+            return Err(BuildError::Setting("in_flight_wait"));
+        }
         settings.max_in_flight = u32::try_from(self.max_in_flight)
             .ok()
             .filter(|&n| n > 0 && n as usize <= Semaphore::MAX_PERMITS)
             .ok_or(BuildError::Setting("max_in_flight"))?;
+        let shared = Shared {
+            endpoint: self.endpoint,
+            verifier: self.verifier,
+            ledger,
+            mode,
+            bodies,
+            places: InFlight::new(settings.max_in_flight),
+            probes,
+            log: Arc::default(),
+            witness: ClockWitness::new(),
+            settings,
+        };
         Ok(Receiver {
-            shared: Arc::new(Shared {
-                endpoint: self.endpoint,
-                verifier: self.verifier,
-                ledger: self.ledger,
-                mode,
-                bodies: BodyBudget::new(unverified),
-                places: InFlight::new(settings.max_in_flight),
-                probes,
-                log: Arc::default(),
-                witness: ClockWitness::new(),
-                settings,
-            }),
+            shared: Arc::new(shared),
+            runtime: None,
         })
+    }
+}
+
+impl ReceiverBuilder<VerifyOnly> {
+    pub(super) fn verify_only(endpoint: Arc<str>, verifier: Verifier) -> Self {
+        let max_age = DEFAULT_RETENTION;
+        Self::new(endpoint, verifier, VerifyOnly { max_age })
+    }
+
+    /// How long ago a delivery may have been signed. Older ones are answered with 400, or with 503
+    /// if no recent delivery has confirmed this machine's clock. Default 30 days.
+    ///
+    /// Keep it at most as long as your service remembers events: whoever replays an older capture
+    /// is then refused.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.mode.max_age = age;
+        self
+    }
+
+    /// Builds the authenticator.
+    ///
+    /// # Errors
+    /// When the endpoint's name is empty or longer than 100 bytes, the secrets are not usable, or a
+    /// setting is zero or out of range.
+    pub fn build(self) -> Result<Authenticator, BuildError> {
+        let bodies = self.check()?;
+        in_range("max_age", self.mode.max_age)?;
+        let (settings, max_age) = (&self.settings, self.mode.max_age);
+        Ok(Authenticator::new(
+            self.endpoint,
+            self.verifier,
+            bodies,
+            settings,
+            max_age,
+        ))
     }
 }
 
@@ -197,7 +248,7 @@ impl ReceiverBuilder<Inline> {
         ledger: AnyLedger,
         handlers: HandlersOrError,
     ) -> Self {
-        Self::new(endpoint, verifier, ledger, Inline { handlers })
+        Self::new(endpoint, verifier, Inline { ledger, handlers })
     }
 
     /// How long a handler may take before it is dropped, which counts as a retryable error. Default
@@ -247,17 +298,15 @@ impl ReceiverBuilder<Inline> {
     /// usable, a setting is zero or out of range, or a handler takes a transaction and the store's
     /// connection pool has no room for one.
     pub fn build(self) -> Result<Receiver, BuildError> {
-        self.finish(|mode| Ok(Mode::Inline(mode.handlers?)))
+        self.finish(|mode| Ok((Mode::Inline(mode.handlers?), mode.ledger)))
     }
 }
 
 impl<I> ReceiverBuilder<Stored<I>> {
     pub(super) fn inbox(endpoint: Arc<str>, verifier: Verifier, inbox: AnyInbox) -> Self {
-        let ledger = inbox.clone();
         Self::new(
             endpoint,
             verifier,
-            ledger,
             Stored {
                 inbox,
                 ordering_key: None,
@@ -296,10 +345,12 @@ impl<I> ReceiverBuilder<Stored<I>> {
                  ordering_key,
                  ..
              }| {
-                Ok(Mode::Inbox {
+                let ledger: AnyLedger = inbox.clone();
+                let mode = Mode::Inbox {
                     inbox,
                     ordering_key,
-                })
+                };
+                Ok((mode, ledger))
             },
         )
     }

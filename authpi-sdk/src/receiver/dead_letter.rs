@@ -1,10 +1,14 @@
 //! Deliveries that cannot be handled, and are kept as dead letters without calling a handler:
 //! unreadable, expired, or refused by the store.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Shared, claim::Claiming, disposition::Disposition, in_flight::InFlightPermit};
+use super::{
+    Shared, claim::Claiming, disposition::Disposition, http::About, in_flight::InFlightPermit,
+};
 use crate::{
     event::{Event, ParseError},
     handlers::{Claimed, Finished, Resolution},
@@ -73,7 +77,11 @@ impl Shared {
         if !self.witness.vouches_for(now) {
             match self.ledger.server_time().await {
                 Ok(Some(store_time)) if agree(now, store_time) => {}
-                Ok(store_time) => return self.clock_unsure(event, now, store_time),
+                Ok(store_time) => {
+                    self.witness.unsure();
+                    let retry_after = self.settings.retry_after;
+                    return clock_unsure(self.about(), event, now, store_time, retry_after);
+                }
                 Err(error) => return self.store_down(&error),
             }
         }
@@ -87,34 +95,6 @@ impl Shared {
             otherwise: Disposition::Expired,
         };
         self.dead_letter(letter, place).await
-    }
-
-    fn clock_unsure(
-        &self,
-        event: &Event,
-        now: Timestamp,
-        store_time: Option<Timestamp>,
-    ) -> Disposition {
-        self.witness.unsure();
-        let reason = if store_time.is_some() {
-            "store_differs"
-        } else {
-            "no_witness"
-        };
-        self.log.write("a delivery seems expired, and the clock is unconfirmed", reason, |left_out| {
-            tracing::error!(
-                endpoint = %self.endpoint,
-                event_id = &*EventKey::bounded(event.id()),
-                signed_at = %event.delivered_at(),
-                clock = %now,
-                store_clock = store_time.map(tracing::field::display),
-                left_out,
-                "a delivery seems expired, and the clock is unconfirmed: check this machine's clock"
-            );
-        });
-        Disposition::ClockUnsure {
-            retry_after: self.settings.retry_after,
-        }
     }
 
     /// Keeps the letter, once for all copies of the delivery.
@@ -160,20 +140,61 @@ impl Shared {
 
     /// Refuses a delivery that cannot be kept.
     pub(super) fn refuse(&self, key: &EventKey, error: &str, answer: Disposition) -> Disposition {
-        self.log.write(
-            "a delivery was refused: it can be neither handled nor kept",
-            answer.outcome(),
-            |left_out| {
-                tracing::warn!(
-                    endpoint = %self.endpoint,
-                    event_id = key.event_id(),
-                    outcome = answer.outcome(),
-                    error,
-                    left_out,
-                    "a delivery was refused: it can be neither handled nor kept"
-                );
-            },
-        );
-        answer
+        refuse(self.about(), key, error, answer)
     }
+}
+
+/// Logs that a delivery can be neither handled nor kept, and returns the answer.
+pub(super) fn refuse(
+    (endpoint, log): About<'_>,
+    key: &EventKey,
+    error: &str,
+    answer: Disposition,
+) -> Disposition {
+    log.write(
+        "a delivery was refused: it can be neither handled nor kept",
+        answer.outcome(),
+        |left_out| {
+            tracing::warn!(
+                endpoint,
+                event_id = key.event_id(),
+                outcome = answer.outcome(),
+                error,
+                left_out,
+                "a delivery was refused: it can be neither handled nor kept"
+            );
+        },
+    );
+    answer
+}
+
+/// Logs that the age of a delivery cannot be judged, and returns the answer.
+pub(super) fn clock_unsure(
+    (endpoint, log): About<'_>,
+    event: &Event,
+    now: Timestamp,
+    store_time: Option<Timestamp>,
+    retry_after: Duration,
+) -> Disposition {
+    let reason = if store_time.is_some() {
+        "store_differs"
+    } else {
+        "no_witness"
+    };
+    log.write(
+        "a delivery seems expired, and the clock is unconfirmed",
+        reason,
+        |left_out| {
+            tracing::error!(
+                endpoint,
+                event_id = &*EventKey::bounded(event.id()),
+                signed_at = %event.delivered_at(),
+                clock = %now,
+                store_clock = store_time.map(tracing::field::display),
+                left_out,
+                "a delivery seems expired, and the clock is unconfirmed: check this machine's clock"
+            );
+        },
+    );
+    Disposition::ClockUnsure { retry_after }
 }

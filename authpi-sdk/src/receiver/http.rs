@@ -125,6 +125,9 @@ impl Receiver {
         let Some(place) = InFlightPermit::take(&shared.places) else {
             return Err(Disposition::TooMany { retry_after });
         };
+        if let Some(runtime) = &self.runtime {
+            return self.finished(runtime.spawn(work(place)).await.map_err(|e| e.to_string()));
+        }
         let mut work = Box::pin(work(place));
         // Work that waits for nothing ends with its first poll; a task would double its cost.
         // Nothing can drop the work between that poll and the task.
@@ -136,12 +139,19 @@ impl Receiver {
             Ok(Poll::Pending) => tokio::spawn(work).await.map_err(|error| error.to_string()),
             Err(_) => Err("it panicked".to_owned()),
         };
+        self.finished(done)
+    }
+
+    /// The answer of detached work, which ends without one if it was ended from outside.
+    fn finished(&self, done: Result<Disposition, String>) -> Result<Disposition, Disposition> {
+        let shared = &self.shared;
         done.map_err(|error| {
             // Panics of handlers are caught elsewhere. This is the end of the runtime, or a bug in
             // this crate.
             shared.log.write("the work on an event did not finish", "panic", |left_out| {
                 tracing::error!(endpoint = %shared.endpoint, error, left_out, "the work on an event did not finish");
             });
+            let retry_after = shared.settings.retry_after;
             Disposition::Failed { retry_after }
         })
     }
@@ -154,7 +164,6 @@ struct Unverified<B> {
 }
 
 /// The body of an authentic delivery, or the answer to the request.
-#[cfg(feature = "axum")]
 pub(super) async fn authentic<B: Body>(
     verifier: &Verifier,
     bounds: Bounds<'_>,
@@ -304,7 +313,7 @@ fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Disposition {
 }
 
 impl Shared {
-    fn about(&self) -> About<'_> {
+    pub(super) fn about(&self) -> About<'_> {
         (&self.endpoint, &self.log)
     }
 

@@ -24,9 +24,9 @@
 //! [`Receiver::ingest`] takes events from another source. [`Receiver::health`] is for readiness
 //! probes.
 
+mod authenticator;
 #[cfg(feature = "axum")]
 mod axum;
-#[cfg_attr(not(feature = "axum"), allow(unreachable_pub))]
 mod budget;
 mod builder;
 mod claim;
@@ -40,7 +40,10 @@ mod process;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use budget::BodyBudget;
 use in_flight::InFlight;
+
+use tokio::runtime::Handle;
 
 use crate::{
     Clock,
@@ -52,9 +55,9 @@ use crate::{
     time::ClockWitness,
 };
 
-pub use budget::BodyBudget;
+pub use authenticator::Authenticator;
 pub(crate) use builder::MAX_DURATION;
-pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored};
+pub use builder::{BuildError, Inline, ReceiverBuilder, StoreFailure, Stored, VerifyOnly};
 pub use health::Health;
 pub use ingest::Ingested;
 
@@ -67,6 +70,8 @@ const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Receiver {
     shared: Arc<Shared>,
+    /// Where the work runs; the current runtime if there is none.
+    runtime: Option<Handle>,
 }
 
 /// The state that a receiver's clones and its running work share.
@@ -149,6 +154,17 @@ impl Receiver {
         inbox: I,
     ) -> ReceiverBuilder<Stored<I>> {
         ReceiverBuilder::inbox(endpoint.into(), verifier, Arc::new(inbox))
+    }
+
+    /// Runs the work on events on this runtime, instead of the runtime that
+    /// [`receive`](Self::receive) is called on. It applies to this clone and to clones of it.
+    ///
+    /// For servers whose runtimes may end before the work does. actix-web has one runtime for each
+    /// worker thread, and drops them when it stops.
+    #[must_use]
+    pub fn on_runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
     }
 
     /// The endpoint's name.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long ago the delivery was signed; zero if that is in the future.
-fn age(now: Timestamp, event: &Event) -> Duration {
+pub(super) fn age(now: Timestamp, event: &Event) -> Duration {
     Duration::try_from(now.duration_since(event.delivered_at())).unwrap_or(Duration::ZERO)
 }
 

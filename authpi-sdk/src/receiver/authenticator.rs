@@ -1,0 +1,198 @@
+//! Verifies deliveries for a service that handles them in a way of its own, without a ledger.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+
+use super::{
+    Receiver,
+    budget::BodyBudget,
+    builder::{ReceiverBuilder, VerifyOnly},
+    dead_letter::{clock_unsure, refuse},
+    disposition::Disposition,
+    http::{About, Bounds, authentic},
+    process::age,
+};
+use crate::{
+    Clock,
+    event::Event,
+    ledger::EventKey,
+    signature::{Verified, Verifier},
+    telemetry::{self, LogLimit},
+    time::ClockWitness,
+};
+
+/// Verifies deliveries, with the limits and the answers of a [`Receiver`], and leaves the rest to
+/// the caller. Created by [`Receiver::verify_only`]. Cheap to clone; clones share everything.
+///
+/// It has no ledger: an event that AuthPI delivers twice is returned twice.
+///
+/// In axum, put it into the router's state and use [`Verified<Event>`](Verified) as an extractor
+/// (feature `axum`). actix-web and Rocket have the same in crates of their own; see the
+/// [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/frameworks/).
+///
+/// ```
+/// # use authpi_sdk::{Verifier, receiver::{BuildError, Receiver}};
+/// # fn example(verifier: Verifier) -> Result<(), BuildError> {
+/// let authenticator = Receiver::verify_only("users", verifier).build()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Authenticator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    endpoint: Arc<str>,
+    verifier: Verifier,
+    bodies: BodyBudget,
+    body_timeout: Duration,
+    retry_after: Duration,
+    max_age: Duration,
+    clock: Clock,
+    log: LogLimit,
+    witness: ClockWitness,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.log.flush(&self.endpoint);
+    }
+}
+
+impl Receiver {
+    /// Only verifies deliveries, for a service that handles them in a way of its own.
+    ///
+    /// `endpoint` names the endpoint in logs and metrics.
+    pub fn verify_only(
+        endpoint: impl Into<Arc<str>>,
+        verifier: Verifier,
+    ) -> ReceiverBuilder<VerifyOnly> {
+        ReceiverBuilder::verify_only(endpoint.into(), verifier)
+    }
+}
+
+impl Authenticator {
+    pub(super) fn new(
+        endpoint: Arc<str>,
+        verifier: Verifier,
+        bodies: BodyBudget,
+        settings: &super::Settings,
+        max_age: Duration,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                endpoint,
+                verifier,
+                bodies,
+                body_timeout: settings.body_timeout,
+                retry_after: settings.retry_after,
+                max_age,
+                clock: settings.clock.clone(),
+                log: LogLimit::new(),
+                witness: ClockWitness::new(),
+            }),
+        }
+    }
+
+    /// Reads and verifies one request, and returns its event.
+    ///
+    /// # Errors
+    /// The answer for AuthPI, the same as that of a [`Receiver`], when the request is not an
+    /// authentic delivery of a readable event within the limits. It is logged and counted.
+    pub async fn authenticate<B: Body>(
+        &self,
+        request: Request<B>,
+    ) -> Result<Verified<Event>, Response<Full<Bytes>>> {
+        let event = match self.authentic(request).await {
+            Ok(body) => self.event(&body),
+            Err(answer) => Err(answer),
+        };
+        event.map_err(|answer| self.refused(answer))
+    }
+
+    /// Reads and verifies one request, and returns its body. It may be older than
+    /// [`max_age`](ReceiverBuilder::max_age), and need not be an event.
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate), except for what that checks of the event.
+    pub async fn authenticate_bytes<B: Body>(
+        &self,
+        request: Request<B>,
+    ) -> Result<Verified<Bytes>, Response<Full<Bytes>>> {
+        self.authentic(request)
+            .await
+            .map_err(|answer| self.refused(answer))
+    }
+
+    async fn authentic<B: Body>(
+        &self,
+        request: Request<B>,
+    ) -> Result<Verified<Bytes>, Disposition> {
+        let bounds = Bounds {
+            about: self.about(),
+            timeout: self.shared.body_timeout,
+            budget: &self.shared.bodies,
+            retry_after: self.shared.retry_after,
+        };
+        authentic(&self.shared.verifier, bounds, request).await
+    }
+
+    /// The event, if it can be read and is recent enough.
+    fn event(&self, body: &Verified<Bytes>) -> Result<Verified<Event>, Disposition> {
+        let shared = &*self.shared;
+        let event = body.event().map_err(|error| {
+            let key = EventKey::unreadable(shared.endpoint.clone(), body);
+            refuse(
+                self.about(),
+                &key,
+                &error.to_string(),
+                Disposition::Unreadable,
+            )
+        })?;
+        let now = shared.clock.now();
+        if age(now, &event) <= shared.max_age {
+            shared.witness.saw_recent(now);
+            return Ok(event);
+        }
+        if !shared.witness.vouches_for(now) {
+            shared.witness.unsure();
+            return Err(clock_unsure(
+                self.about(),
+                &event,
+                now,
+                None,
+                shared.retry_after,
+            ));
+        }
+        let key = EventKey::expired(shared.endpoint.clone(), event.id());
+        let error = "the delivery was signed longer ago than `max_age`";
+        Err(refuse(self.about(), &key, error, Disposition::Expired))
+    }
+
+    fn refused(&self, answer: Disposition) -> Response<Full<Bytes>> {
+        telemetry::count_by(
+            telemetry::DELIVERIES,
+            &self.shared.endpoint,
+            "outcome",
+            answer.outcome(),
+        );
+        answer.response()
+    }
+
+    fn about(&self) -> About<'_> {
+        (&self.shared.endpoint, &self.shared.log)
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("endpoint", &self.shared.endpoint)
+            .field("verifier", &self.shared.verifier)
+            .finish_non_exhaustive()
+    }
+}
