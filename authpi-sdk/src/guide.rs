@@ -12,6 +12,9 @@ pub mod choosing_a_store {}
 #[doc = include_str!("../docs/handling-events.md")]
 pub mod handling_events {}
 
+#[doc = include_str!("../docs/frameworks.md")]
+pub mod frameworks {}
+
 #[doc = include_str!("../docs/dead-letters.md")]
 pub mod dead_letters {}
 

@@ -61,6 +61,32 @@ fn no_link_is_dead() {
     assert_eq!(dead, [""; 0]);
 }
 
+#[test]
+fn the_snippets_of_frameworks_are_from_examples() {
+    let root = root();
+    let examples: String = fs::read_dir(root.join("frameworks/suite/examples"))
+        .unwrap()
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    let guide = fs::read_to_string(root.join("docs/frameworks.md")).unwrap();
+    let snippets: Vec<&str> = guide
+        .split("```rust,ignore\n")
+        .skip(1)
+        .map(|rest| rest.split_once("\n```").unwrap().0)
+        .collect();
+    assert_eq!(snippets.len(), 8, "one for each framework");
+    let missing = |snippet: &&&str| !one_line(&examples).contains(&one_line(snippet));
+    assert_eq!(
+        snippets.iter().filter(missing).collect::<Vec<_>>(),
+        [&""; 0]
+    );
+}
+
+/// Without line breaks and indents, which rustfmt decides on.
+fn one_line(code: &str) -> String {
+    code.split_whitespace().collect()
+}
+
 /// The targets of `[text](target)`, outside of code blocks.
 fn links(text: &str) -> Vec<&str> {
     let mut found = Vec::new();

@@ -57,6 +57,8 @@ enum Part {
     Features,
     /// The result of `cargo package`: complete, and it builds
     Package,
+    /// The receiver in axum, actix-web, Rocket and other web frameworks, over real HTTP
+    Frameworks,
     /// AuthPI's own Python SDK drives the emulator
     Interop,
     /// An independent mock server, which has only the description, accepts every request of the
@@ -157,6 +159,17 @@ impl Part {
             ))?,
             Self::Features => features::compile(root)?,
             Self::Package => package::pack(root)?,
+            Self::Frameworks => run(&mut cargo(
+                root,
+                [
+                    "test",
+                    "--locked",
+                    "--manifest-path",
+                    "frameworks/Cargo.toml",
+                    "--target-dir",
+                    "target/frameworks",
+                ],
+            ))?,
             Self::Interop => {
                 // The program as its own tests use it, so that nothing is built twice.
                 run(tests(root)?.args(["--no-run", "--test", "program"]))?;

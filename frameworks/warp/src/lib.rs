@@ -1,0 +1,48 @@
+//! AuthPI webhook receivers in warp 0.4.
+//!
+//! [`hook`] turns an [`authpi_sdk::Receiver`] into a filter.
+//!
+//! ```no_run
+//! use warp::Filter as _;
+//!
+//! # async fn serve(receiver: authpi_sdk::Receiver) {
+//! let hooks = warp::path!("hooks" / "authpi").and(authpi_warp::hook(receiver.clone()));
+//! warp::serve(hooks).run(([0, 0, 0, 0], 8080)).await;
+//! receiver.drain().await;
+//! # }
+//! ```
+//!
+//! The body streams through the receiver's own limits. It must not be read by a filter before.
+
+use authpi_sdk::Receiver;
+use bytes::{Buf, Bytes};
+use futures_util::{Stream, TryStreamExt as _};
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use warp::{Filter, Rejection};
+
+/// A filter that answers requests as the receiver does, whatever their method. Combine it with one
+/// for the path.
+pub fn hook(
+    receiver: Receiver,
+) -> impl Filter<Extract = (Response<Bytes>,), Error = Rejection> + Clone + Send + Sync + 'static {
+    warp::method()
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |method, headers, body| receive(receiver.clone(), method, headers, body))
+}
+
+async fn receive(
+    receiver: Receiver,
+    method: Method,
+    headers: HeaderMap,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+) -> Response<Bytes> {
+    let mut request = Request::new(StreamBody::new(body.map_ok(Frame::data)));
+    *request.method_mut() = method;
+    *request.headers_mut() = headers;
+    let (head, body) = receiver.receive(request).await.into_parts();
+    let Ok(body) = body.collect().await;
+    Response::from_parts(head, body.to_bytes())
+}
