@@ -5,8 +5,8 @@
 //! charged. A larger body is charged for its buffer, before the buffer grows, and never for the
 //! length that its sender announced.
 //!
-//! When the budget is full, the bodies that hold the most memory for the least progress are dropped
-//! and answered with 503. Bodies that make progress keep their memory.
+//! When the budget is full, the bodies that hold the most memory relative to their transfer rate
+//! are dropped and answered with 503. Fast bodies are dropped last.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::signature::FIRST_BUFFER;
 
-/// The default budget: 64 MiB, or four of the largest bodies if that is more.
+/// The default budget: 64 MiB, or four bodies of the maximum size if that is more.
 pub(super) fn default_budget(max_body: usize) -> usize {
     max_body.saturating_mul(4).max(64 << 20)
 }
@@ -70,7 +70,8 @@ enum Verdict {
 }
 
 impl BodyBudget {
-    /// A budget of this many bytes. A single body up to the verifier's limit is always accepted.
+    /// A budget of this many bytes. A single body within the verifier's limit always fits, even if
+    /// it is larger than the budget.
     pub(super) fn new(bytes: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -222,21 +223,21 @@ impl Bodies {
         Verdict::Later
     }
 
-    /// The body that holds the most for the least progress. The body that asks counts with the
-    /// memory that it asks for.
+    /// The body that holds the most memory relative to its transfer rate. The requesting body
+    /// counts with the memory that it requests.
     fn victim(&self, asking: u64, wanted: usize, now: Instant) -> Option<u64> {
         let candidates = self.records.iter().filter(|(_, record)| !record.is_shed);
         let costs = candidates.filter_map(|(&id, record)| {
             let held = if id == asking { wanted } else { record.held };
-            // The oldest of equals.
+            // Of equals, the oldest.
             (held > 0).then(|| (record.progress.cost_of(held, now), std::cmp::Reverse(id)))
         });
         costs.max().map(|(_, std::cmp::Reverse(id))| id)
     }
 }
 
-/// How fast a body has arrived recently. It counts per second, so that a body that stalls after a
-/// fast start is noticed.
+/// The recent transfer rate of a body. Only the last second counts, so that a body that stalls
+/// after a fast start is noticed.
 struct Progress {
     began: Instant,
     /// The current second of the body, and the bytes that arrived in it and in the one before.
@@ -262,7 +263,7 @@ impl Progress {
         self.current += arrived as u64;
     }
 
-    /// The bytes that arrived in the second before that one, and in it.
+    /// The bytes that arrived in the second before `second`, and in `second` itself.
     fn by(&self, second: u64) -> (u64, u64) {
         match second.saturating_sub(self.second) {
             0 => (self.previous, self.current),
@@ -281,7 +282,7 @@ impl Progress {
         previous * u64::from(1000 - age.subsec_millis()) / 1000 + current
     }
 
-    /// Bytes held per byte per second of progress, in thousandths.
+    /// The bytes held, divided by the transfer rate in bytes per second, in thousandths.
     fn cost_of(&self, held: usize, now: Instant) -> u64 {
         (held as u64).saturating_mul(1000) / (self.rate(now) + 1)
     }

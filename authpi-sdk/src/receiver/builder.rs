@@ -21,20 +21,24 @@ use crate::{
 /// The maximum of every duration setting: a year.
 pub(crate) const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
-/// What to do with a delivery when the ledger cannot be reached.
+/// What to do with a delivery when a step of the ledger fails: the ledger is unreachable, busy or
+/// cannot write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StoreFailure {
     /// Refuse it with 503, so that AuthPI sends it again.
     #[default]
     Refuse,
-    /// Handle it without a claim, acknowledge it, and log that the ledger could not record it. The
-    /// event may be handled twice.
+    /// Handle it without a claim, and acknowledge it if the handler succeeds. Logs a warning, since
+    /// the event may be handled twice.
     HandleAnyway,
 }
 
-/// Settings of a receiver. Created by [`Receiver::inline`] and [`Receiver::inbox`]. No duration may
-/// be longer than a year, except [`retry_after`](Self::retry_after).
+/// Settings of a receiver. Created by [`Receiver::inline`] and [`Receiver::inbox`].
+///
+/// A duration must be greater than zero and at most a year. There are two exceptions:
+/// [`in_flight_wait`](ReceiverBuilder::in_flight_wait) may be zero, and
+/// [`retry_after`](Self::retry_after) is not limited.
 #[must_use]
 pub struct ReceiverBuilder<M> {
     endpoint: Arc<str>,
@@ -45,7 +49,7 @@ pub struct ReceiverBuilder<M> {
     settings: Settings,
 }
 
-/// Handle, then answer; see [`Receiver::inline`].
+/// The mode of [`Receiver::inline`]: handle the delivery, then answer.
 pub struct Inline {
     ledger: AnyLedger,
     handlers: HandlersOrError,
@@ -53,7 +57,7 @@ pub struct Inline {
 
 type HandlersOrError = Result<Routes, BuildError>;
 
-/// Store in an `I`, then answer; see [`Receiver::inbox`].
+/// The mode of [`Receiver::inbox`]: store the delivery in an inbox of type `I`, then answer.
 pub struct Stored<I> {
     inbox: AnyInbox,
     ordering_key: Option<super::OrderingKey>,
@@ -92,14 +96,14 @@ impl<M> ReceiverBuilder<M> {
         }
     }
 
-    /// The number of bytes that unverified bodies may hold in total. Default 64 MiB, or four times
-    /// [`Verifier::max_body`] if that is more. At least the size of one body.
+    /// The number of bytes that unverified bodies may hold in total. It must be at least
+    /// [`Verifier::max_body`]. Default: 64 MiB, or `4 * max_body` if that is larger.
     ///
     /// Anyone can send a body, so this bounds the memory that senders without the secret can use.
-    /// The first 16 KiB of each body do not count and are always accepted. A larger body counts
-    /// with the size of its buffer, not with the length that was announced. When the budget is
-    /// full, the bodies that hold the most for the least progress are dropped and answered with
-    /// 503; fast senders are still accepted. The [security
+    /// The first 16 KiB of each body do not count and are always accepted. Beyond that, a body
+    /// counts by the size of its buffer, not by its `Content-Length`. When the budget is full, the
+    /// receiver drops the bodies that hold the most memory relative to their transfer rate, and
+    /// answers them with 503. Fast senders are dropped last. The [security
     /// guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) lists the other memory
     /// limits.
     pub fn max_unverified_bytes(mut self, bytes: usize) -> Self {
@@ -113,8 +117,9 @@ impl<M> ReceiverBuilder<M> {
         self
     }
 
-    /// The `Retry-After` of a 503 if no better value is known, in whole seconds rounded up, at
-    /// least 1. Default 5 s.
+    /// The `Retry-After` header of a 503, unless a handler has requested a pause
+    /// ([`HandlerError::after`](crate::HandlerError::after)). It is sent in whole seconds, rounded
+    /// up, at least 1. Default 5 s.
     ///
     /// AuthPI does not document whether it honors the header.
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -156,12 +161,12 @@ fn in_range(name: &'static str, duration: Duration) -> Result<(), BuildError> {
 }
 
 impl<M: Processes> ReceiverBuilder<M> {
-    /// The maximum number of authentic deliveries in progress. Further ones are answered with 503.
-    /// Default 256.
+    /// The maximum number of authentic deliveries and [ingested](Receiver::ingest) events in
+    /// progress. Further deliveries are answered with 503. Default 256; must not be zero.
     ///
     /// A delivery that waits for another worker's outcome
-    /// ([`in_flight_wait`](ReceiverBuilder::in_flight_wait)) is not in progress. As many again may
-    /// wait.
+    /// ([`in_flight_wait`](ReceiverBuilder::in_flight_wait)) does not count. The number of waiting
+    /// deliveries has a separate limit of the same size.
     pub fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.max_in_flight = deliveries;
         self
@@ -251,22 +256,23 @@ impl ReceiverBuilder<Inline> {
         Self::new(endpoint, verifier, Inline { ledger, handlers })
     }
 
-    /// How long a handler may take before it is dropped, which counts as a retryable error. Default
-    /// 10 s.
+    /// How long a handler may take. After that, it is dropped, which counts as a retryable error.
+    /// Default 10 s.
     pub fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.settings.handler_timeout = timeout;
         self
     }
 
-    /// How long a claim lasts unless it is renewed, and so how long the event of a crashed process
-    /// is blocked. Renewed at each third. Default 30 s.
+    /// How long a claim lasts without a renewal. If the process crashes, its events stay blocked
+    /// for at most this long. While a handler runs, the claim is renewed every third of this time.
+    /// Default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
     /// How long to wait for the outcome if another worker is handling the same event. Default 5 s;
-    /// zero does not wait.
+    /// zero means not to wait.
     ///
     /// At most four deliveries of one event wait, and at most
     /// [`max_in_flight`](Self::max_in_flight) in total. Further ones are answered with 503 at once.
@@ -275,8 +281,8 @@ impl ReceiverBuilder<Inline> {
         self
     }
 
-    /// What to do when the ledger cannot be reached. Default: refuse. An event whose handler takes
-    /// a transaction is always refused, since its handler needs the store.
+    /// What to do when a step of the ledger fails. Default: [`StoreFailure::Refuse`]. An event
+    /// whose handler takes a transaction is always refused, since its handler needs the store.
     pub fn on_store_failure(mut self, policy: StoreFailure) -> Self {
         self.settings.store_failure = policy;
         self
@@ -285,7 +291,7 @@ impl ReceiverBuilder<Inline> {
     /// Acknowledges events that failed terminally although the ledger cannot keep dead letters.
     /// These events are lost.
     ///
-    /// Without this, they are answered with 503 and stay with AuthPI.
+    /// Without this setting, they are answered with 503, so that AuthPI retries them.
     pub fn drop_terminal_failures(mut self) -> Self {
         self.settings.drop_terminal = true;
         self
@@ -294,9 +300,9 @@ impl ReceiverBuilder<Inline> {
     /// Builds the receiver.
     ///
     /// # Errors
-    /// When the endpoint's name is empty or longer than 100 bytes, the secrets or handlers are not
-    /// usable, a setting is zero or out of range, or a handler takes a transaction and the store's
-    /// connection pool has no room for one.
+    /// When the endpoint's name is empty or longer than 100 bytes, the secrets are not usable, two
+    /// handlers are registered for the same events, a setting is out of range, or a handler takes a
+    /// transaction and the store's connection pool has no room for one.
     pub fn build(self) -> Result<Receiver, BuildError> {
         self.finish(|mode| Ok((Mode::Inline(mode.handlers?), mode.ledger)))
     }
@@ -322,7 +328,8 @@ impl<I> ReceiverBuilder<Stored<I>> {
     /// The order is the order of arrival. AuthPI may deliver out of order, so a handler still has
     /// to compare [`Event::time`].
     ///
-    /// Requires a store that keeps the order: with a queue, this does not compile.
+    /// The inbox must be an [`OrderedInbox`]. With a queue such as NATS JetStream, this does not
+    /// compile.
     ///
     /// [`Event::time`]: crate::event::Event::time
     pub fn ordered_by(mut self, ordering_key: fn(&Subject) -> Option<&str>) -> Self
@@ -337,7 +344,7 @@ impl<I> ReceiverBuilder<Stored<I>> {
     ///
     /// # Errors
     /// When the endpoint's name is empty or longer than 100 bytes, the secrets are not usable, or a
-    /// setting is zero or out of range.
+    /// setting is out of range.
     pub fn build(self) -> Result<Receiver, BuildError> {
         self.finish(
             |Stored {
@@ -383,7 +390,7 @@ pub enum BuildError {
     Handlers(HandlersError),
     /// A handler takes a transaction, and the store's connection pool has no room for one.
     Pool(PoolTooSmall),
-    /// This setting is zero or out of range.
+    /// The setting of this name is out of range. Its documentation states the range.
     Setting(&'static str),
 }
 
@@ -420,11 +427,11 @@ impl fmt::Display for BuildError {
                 )
             }
             Self::Secrets(_) => f.write_str("the verifier's secrets are not usable"),
-            Self::Handlers(_) => f.write_str("the handlers contradict each other"),
+            Self::Handlers(_) => f.write_str("the handlers conflict with each other"),
             Self::Pool(_) => {
                 f.write_str("the store's connection pool is too small for the handlers")
             }
-            Self::Setting(name) => write!(f, "{name} is zero or out of range"),
+            Self::Setting(name) => write!(f, "{name} is out of range"),
         }
     }
 }

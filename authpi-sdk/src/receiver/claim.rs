@@ -19,7 +19,7 @@ const POLL_INITIAL: Duration = Duration::from_millis(10);
 /// The longest pause.
 const POLL_MAX: Duration = Duration::from_millis(250);
 
-/// What claiming an event came to.
+/// The result of claiming an event.
 pub(super) enum Claiming {
     /// The event is claimed: handle it.
     Granted(Grant),
@@ -48,9 +48,9 @@ enum ClaimAttempt {
 /// Another worker is handling the event, or has released it with a pause.
 struct InFlightElsewhere {
     requested_at: Instant,
-    /// The time before which another attempt is useless.
+    /// How long another attempt cannot succeed.
     pause: Duration,
-    /// For the peer.
+    /// For the answer to the peer.
     retry_after: Duration,
 }
 
@@ -145,8 +145,8 @@ impl Shared {
         )
     }
 
-    /// Claims again and again, with growing pauses. Holds neither a place nor a permit during a
-    /// pause, so that copies of one event cannot block other events.
+    /// Claims again and again, with growing pauses. During a pause, it holds neither an in-flight
+    /// permit nor a transaction permit, so that copies of one event cannot block other events.
     async fn wait_for_outcome(
         &self,
         key: &EventKey,
@@ -181,7 +181,7 @@ impl Shared {
             }
             poll_pause = (pause * 2).min(POLL_MAX);
             elsewhere.pause = Duration::ZERO;
-            // The place comes before the claim: a granted claim has to be handled.
+            // Takes the in-flight permit before it claims: a granted claim has to be handled.
             if !place.take_again() {
                 continue;
             }

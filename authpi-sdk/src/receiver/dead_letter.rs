@@ -22,7 +22,7 @@ struct Letter<'a> {
     digest: Digest,
     error: String,
     body: &'a Bytes,
-    /// The answer if it cannot be kept. Its name is the dead letter's reason.
+    /// The answer if the letter cannot be kept. Its name is also the dead letter's reason.
     otherwise: Disposition,
 }
 
@@ -63,11 +63,11 @@ impl Shared {
         self.dead_letter(letter, place).await
     }
 
-    /// Answers a delivery that was signed longer ago than records are kept. It may be an old
+    /// Answers a delivery that was signed longer ago than the ledger's retention. It may be an old
     /// capture, replayed by an attacker after its record was pruned.
     ///
-    /// If this machine's clock is wrong, every delivery looks that old. So the age needs a second
-    /// witness: a recent delivery, or the store's own clock.
+    /// If this machine's clock is wrong, every delivery looks that old. So something else has to
+    /// confirm the clock: a recent delivery, or the store's own clock.
     pub(super) async fn expired(
         &self,
         event: &Event,

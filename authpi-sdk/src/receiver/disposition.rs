@@ -1,4 +1,4 @@
-//! The complete table of answers.
+//! Every outcome of a delivery, and how it is answered.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) enum Disposition {
     DeadLetter,
     /// The event was given up and dropped, as configured.
     Dropped,
-    /// Another worker is handling the event.
+    /// Another worker is handling the event, or has released it with a pause.
     InFlight { retry_after: Duration },
     /// The handler failed, and a retry may help.
     Failed { retry_after: Duration },
@@ -39,15 +39,17 @@ pub(super) enum Disposition {
     TooMany { retry_after: Duration },
     /// The receiver is shutting down.
     Draining { retry_after: Duration },
-    /// The ledger cannot be reached.
+    /// A step of the ledger failed.
     StoreDown { retry_after: Duration },
-    /// The delivery seems to be older than records are kept, but only this machine's clock says so.
+    /// The delivery seems to be older than the ledger's retention, but nothing confirms this
+    /// machine's clock.
     ClockUnsure { retry_after: Duration },
     /// Authentic, but not a readable event, and the ledger keeps no dead letters.
     Unreadable,
-    /// The store works and refuses the event's content, even as a dead letter, or keeps none.
+    /// The store works but refuses the event's content. It keeps no dead letters, or refuses the
+    /// dead letter too.
     ContentRefused,
-    /// Authentic, but signed longer ago than records are kept, and the ledger keeps no dead
+    /// Authentic, but signed longer ago than the ledger's retention, and the ledger keeps no dead
     /// letters.
     Expired,
     /// The sender hung up before the body was complete.
@@ -60,7 +62,7 @@ pub(super) enum Disposition {
     TooSlow,
     /// The body is too large.
     TooLarge,
-    /// The receiver has no usable secret, which is our fault.
+    /// The receiver has no usable secret: a fault on this side.
     NoSecret,
 }
 
@@ -138,7 +140,7 @@ impl Disposition {
         }
     }
 
-    /// The text for the peer: the outcome of an accepted delivery, otherwise no more than the
+    /// The text for the peer: the outcome of an acknowledged delivery, otherwise no more than the
     /// status says.
     fn text(self) -> &'static str {
         match self.status() {
@@ -146,10 +148,10 @@ impl Disposition {
             StatusCode::SERVICE_UNAVAILABLE => "try again later",
             StatusCode::BAD_REQUEST => "not a readable event",
             StatusCode::UNAUTHORIZED => "unauthorized",
-            StatusCode::METHOD_NOT_ALLOWED => "deliveries are posted",
+            StatusCode::METHOD_NOT_ALLOWED => "use POST",
             StatusCode::REQUEST_TIMEOUT => "the body took too long",
             StatusCode::PAYLOAD_TOO_LARGE => "the body is too large",
-            _ => "not set up",
+            _ => "the receiver is not configured",
         }
     }
 

@@ -15,27 +15,32 @@ use crate::{
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether the store could create and remove a record under the empty endpoint name within two
-    /// seconds. The error has a [kind](LedgerError::kind).
+    /// The result of the write probe, which has two seconds. The error has a
+    /// [kind](LedgerError::kind).
     pub store: Result<(), LedgerError>,
-    /// Whether it is draining: it waits for running handlers and refuses new deliveries.
+    /// Whether the receiver or worker is shutting down: it waits for running handlers and takes no
+    /// new work.
     pub draining: bool,
     /// The number of deliveries or events in progress in this process.
     pub in_flight: usize,
-    /// The events that wait in the store for a worker of this endpoint, if the store can be an
-    /// inbox and answered. For an inline receiver: replayed dead letters, which need a worker or a
+    /// The events that wait in the store for a worker of this endpoint. `None` if the store is not
+    /// an inbox or did not answer.
+    ///
+    /// For an inline receiver, these are replayed dead letters, which need a worker or a
     /// redelivery; `None` if there are none.
     pub backlog: Option<Backlog>,
-    /// Whether a delivery of the last ten minutes seemed to be older than records are kept while no
-    /// second clock confirmed it. Such deliveries are answered with 503. The receiver stays ready,
-    /// since a single old capture could cause this.
+    /// Whether, in the last ten minutes, a delivery seemed to be older than the ledger's
+    /// [retention](crate::ledger::Ledger::retention), and nothing has confirmed this machine's
+    /// clock: neither a recent delivery nor the store's clock. Such deliveries are answered with
+    /// 503. The receiver stays ready, since a single replayed delivery could cause this. Always
+    /// `false` for a worker.
     pub clock_unsure: bool,
 }
 
 impl Health {
-    /// Whether it can take new work: it is not shutting down, and the store works. A store that is
-    /// [busy](LedgerErrorKind::Busy) counts as working: removing a process for that would make the
-    /// others busier.
+    /// Whether the receiver or worker can take new work: it is not shutting down, and the store
+    /// works. A [busy](LedgerErrorKind::Busy) store counts as working: taking a process out of
+    /// service would only increase the load on the others.
     pub fn is_ready(&self) -> bool {
         let works = self
             .store
@@ -85,7 +90,7 @@ impl fmt::Display for Health {
         }
         if self.clock_unsure {
             f.write_str(
-                "; the clock may be wrong: a delivery seemed to be expired and nothing confirms it",
+                "; the clock may be wrong: a delivery seemed to be expired, and nothing confirms the clock",
             )?;
         }
         Ok(())
@@ -93,12 +98,17 @@ impl fmt::Display for Health {
 }
 
 impl Receiver {
-    /// The health of this receiver: two steps of the store, within two seconds.
+    /// The health of this receiver. Probes the store and returns within two seconds.
     ///
-    /// Claims and forgets a record under the empty endpoint name in a ledger, or appends and
-    /// forgets one in an inbox, and reads the backlog. A store is probed at most once a second and
-    /// never concurrently, however often this is called: the receivers and workers of a process
-    /// share the answer.
+    /// There are two probes. Each runs at most once a second and never concurrently; calls in
+    /// between share its last answer.
+    ///
+    /// - The write probe creates a record under the empty endpoint name and forgets it. In a
+    ///   ledger, it claims the record; in an inbox, it appends it (a queue only checks its ledger).
+    ///   All receivers and workers of the process that use clones of one store in the same way
+    ///   share this probe.
+    /// - The backlog probe counts the waiting events of this endpoint. Only clones of this receiver
+    ///   share it.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.

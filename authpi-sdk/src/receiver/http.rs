@@ -92,7 +92,7 @@ impl Receiver {
                                 .await
                             }
                         };
-                        // Counted here, since the sender may have hung up.
+                        // Counted in the task, since the sender may have hung up.
                         shared.count(answer, &within)
                     };
                     work.instrument(span.clone())
@@ -108,8 +108,8 @@ impl Receiver {
     }
 
     /// Runs the work detached from the request, so that the sender may hang up: work that does not
-    /// finish at once becomes a task. The work holds its place until it ends. An error is the
-    /// answer if the work was not started or did not end.
+    /// finish at once becomes a task. The work holds its permit until it ends. `Err` is the answer
+    /// if the work was not started or did not finish.
     pub(super) async fn run_detached<W>(
         &self,
         work: impl FnOnce(InFlightPermit) -> W,
@@ -129,8 +129,8 @@ impl Receiver {
             return self.finished(runtime.spawn(work(place)).await.map_err(|e| e.to_string()));
         }
         let mut work = Box::pin(work(place));
-        // Work that waits for nothing ends with its first poll; a task would double its cost.
-        // Nothing can drop the work between that poll and the task.
+        // Work that never waits is done after the first poll; a task would double its cost. Nothing
+        // can drop the work between that poll and the task.
         let first =
             poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))))
                 .await;
@@ -200,7 +200,7 @@ pub(super) struct Bounds<'a> {
     pub(super) about: About<'a>,
     pub(super) timeout: Duration,
     pub(super) budget: &'a BodyBudget,
-    /// The answer to a body that is dropped over the budget.
+    /// The `Retry-After` of a body that is dropped because the budget is full.
     pub(super) retry_after: Duration,
 }
 
@@ -267,7 +267,7 @@ impl Bounds<'_> {
                 None => break,
             }
         }
-        // From here on, the authentic bytes count as work in progress.
+        // An authentic body counts as work in progress, and no longer against the budget.
         verifying.finish().map_err(|error| self.refuse(&error))
     }
 
@@ -290,7 +290,7 @@ async fn next_data<B: Body>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Disp
 /// The endpoint's name for metrics and log lines, and the log limit.
 pub(super) type About<'a> = (&'a str, &'a LogLimit);
 
-/// The log gets the reason, the peer does not.
+/// Logs and counts the reason, which the answer does not contain.
 fn refuse((endpoint, log): About<'_>, error: &VerifyError) -> Disposition {
     let reason = error.reason();
     metrics::counter!(telemetry::REJECTED, "endpoint" => endpoint.to_owned(), "reason" => reason)

@@ -1,5 +1,5 @@
-//! The places for deliveries in progress, and the deliveries that wait for another worker's outcome
-//! without a place.
+//! The permits for deliveries in progress, and the limits for deliveries that wait, without a
+//! permit, for another worker's outcome.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,18 +13,18 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::ledger::EventKey;
 
-/// How many deliveries may wait for the outcome of one event. AuthPI sends further ones again.
+/// How many deliveries may wait for the outcome of one event. Further ones are answered with 503.
 pub(super) const MAX_WAITERS_PER_EVENT: usize = 4;
 
-/// The places of one receiver.
+/// The permits of one receiver.
 pub(super) struct InFlight {
     all: u32,
     free: Semaphore,
-    /// How many places are taken by work. `drain` takes places too.
+    /// How many permits are held by work. `drain` takes permits too.
     working: AtomicUsize,
     draining: AtomicBool,
     drain_begun: Notify,
-    /// How many more may wait in total.
+    /// Permits for waiting, for all events together.
     waiting: Semaphore,
     waiters: Mutex<HashMap<EventKey, usize>>,
 }
@@ -50,7 +50,7 @@ impl InFlight {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Refuses new work, sends waiting deliveries away, and waits until no work is running.
+    /// Refuses new work, ends the wait of waiting deliveries, and waits until no work is running.
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.drain_begun.notify_waiters();
@@ -88,7 +88,7 @@ impl InFlight {
     }
 }
 
-/// One place, until dropped.
+/// One permit, until dropped.
 pub(super) struct InFlightPermit {
     places: Arc<InFlight>,
     /// False while its work waits.
@@ -110,7 +110,7 @@ impl InFlightPermit {
         }
     }
 
-    /// Takes a place again, if one is free.
+    /// Takes a permit again, if one is free.
     pub(super) fn take_again(&mut self) -> bool {
         self.is_held = self.is_held || self.places.take();
         self.is_held
@@ -138,7 +138,7 @@ impl Waiter<'_> {
         &self,
         waited_for: impl Future<Output = T>,
     ) -> Result<T, Draining> {
-        // This sees every drain that begins from here on. An earlier one shows in the flag.
+        // Created before the check, so that a drain that begins in between is not missed.
         let drain_begun = self.places.drain_begun.notified();
         if self.places.is_draining() {
             return Err(Draining);

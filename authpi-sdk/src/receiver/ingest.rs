@@ -20,33 +20,39 @@ use crate::{event::ParseError, ledger::AnyLedger, telemetry::LogLimit};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ingested {
-    /// It was handled.
+    /// The event was handled.
     Handled,
-    /// It is in the inbox; a worker will handle it.
+    /// The event is stored in the inbox; a worker will handle it.
     Stored,
-    /// It is known: it was handled or given up before, or is waiting in the inbox.
+    /// The event is known: it was handled or given up before, or is waiting in the inbox.
     Duplicate,
-    /// No handler is registered for its type. Not recorded, so that it can be handled later.
+    /// No handler is registered for the event's type. Nothing was recorded, so the event can be
+    /// handled later.
     Unhandled,
-    /// It was given up: kept as a dead letter, or dropped as configured.
+    /// The event was given up: kept as a dead letter, or dropped as configured.
     Dead,
-    /// It was not accepted, and can be ingested again.
+    /// The event was not accepted. Ingest it again after `retry_after`. This does not help if the
+    /// outcome is `content_refused`: the store refuses the event's content, and has kept no dead
+    /// letter.
     NotAccepted {
         /// The outcome's name, as in logs and metrics: `failed`, `in_flight`, `store_down`, …
         outcome: &'static str,
-        /// The time to wait before the next attempt.
+        /// The time to wait before the next attempt; zero for `content_refused`.
         retry_after: Duration,
     },
 }
 
 impl Receiver {
     /// Ingests an authentic event that did not come as a delivery. It is processed like a delivery,
-    /// by the same handlers and with the same ledger. It may be older than the ledger's retention.
+    /// by the same handlers and with the same ledger. Unlike a delivery, it may be older than the
+    /// ledger's retention.
     ///
-    /// Deliveries of one event are compared, and different content is counted. An event without an
-    /// envelope, as in AuthPI's log, is not compared: a delivery writes the same event differently.
+    /// If the event has an envelope, its content is compared with that of the first delivery, and a
+    /// difference is counted. An event without an envelope, as in AuthPI's log, is not compared,
+    /// since its bytes differ from those of a delivery.
     ///
-    /// Counts as work in flight. Dropping the future cancels nothing.
+    /// Counts towards [`max_in_flight`](super::ReceiverBuilder::max_in_flight). Once polled,
+    /// dropping the future does not cancel the work.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
@@ -64,7 +70,7 @@ impl Receiver {
         let work = |mut place| {
             let work = async move {
                 let received_at = shared.settings.clock.now();
-                // Without an envelope, its bytes are not those of a delivery.
+                // The bytes of an event without an envelope are not those of a delivery.
                 let is_a_delivery = event.envelope().is_some();
                 let digest = if is_a_delivery {
                     Digest::of(event.raw_bytes())
@@ -146,11 +152,12 @@ impl Disposition {
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "nats"))]
 impl crate::ledger::DeadLetter {
-    /// The event, to be ingested again by its receiver. Its delivery was verified when it was
-    /// received.
+    /// The event, for [`Receiver::ingest`]. It counts as verified, since its delivery was verified
+    /// when it was received.
     ///
-    /// The record is still dead: `replay` of the store makes it pending again. With an inbox, that
-    /// is all that is needed, since a worker then handles it.
+    /// First call `replay` of the store, which makes the record pending again. An event whose
+    /// record is still dead is a [`Duplicate`](Ingested::Duplicate). With an inbox, `replay` is
+    /// enough: a worker then handles the event.
     ///
     /// # Errors
     /// When the delivery is not a readable event, which may be why it was given up.

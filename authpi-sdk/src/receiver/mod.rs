@@ -15,14 +15,21 @@
 //! [`Receiver::drain`] waits for the tasks that are still running.
 //!
 //! **The answer.** 200, and only 200, acknowledges: the receiver is now responsible for the event.
-//! 5xx asks AuthPI to retry; 4xx says that a retry cannot help. `disposition.rs` has the table. The
-//! peer never learns why a signature was refused; the log always does.
+//! 5xx asks AuthPI to retry. 4xx says that the same request would be refused again, with three
+//! exceptions: 408 (the body was too slow), 400 after the sender hung up, and 401 for a signature
+//! whose time is out of tolerance. [How it
+//! works](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/how_it_works/) has the table of
+//! answers.
+//!
+//! The peer never learns why a signature was refused. Each refusal is counted by reason in
+//! [`authpi_rejected_total`](crate::telemetry::REJECTED), and logged with its reason; repeated log
+//! lines are rate-limited.
 //!
 //! The [security guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/security/) lists what an
 //! unauthenticated peer can do, and every limit.
 //!
-//! [`Receiver::ingest`] takes events from another source. [`Receiver::health`] is for readiness
-//! probes.
+//! [`Receiver::ingest`] takes events that did not come as a delivery. [`Receiver::health`] is for
+//! readiness probes.
 
 mod authenticator;
 #[cfg(feature = "axum")]
@@ -66,7 +73,7 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The default time limit for a body.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Receives AuthPI's deliveries for one endpoint. Cheap to clone; clones share everything.
+/// Receives AuthPI's deliveries for one endpoint. Cheap to clone; clones share all state.
 #[derive(Clone)]
 pub struct Receiver {
     shared: Arc<Shared>,
@@ -106,7 +113,7 @@ enum Mode {
     },
 }
 
-/// The member of the subject that orders events: those with the same value are handled in order.
+/// Returns the ordering key of an event: a member of its subject.
 type OrderingKey = fn(&Subject) -> Option<&str>;
 
 #[derive(Clone, Debug)]
@@ -128,7 +135,8 @@ impl Receiver {
     /// `endpoint` names the endpoint in ledger keys, logs and metrics. Two endpoints that share a
     /// ledger need different names.
     ///
-    /// Handlers that take a transaction ([`Handlers::on_tx`]) require the ledger that they name.
+    /// Handlers that take a transaction ([`Handlers::on_tx`]) require `ledger` to be the store of
+    /// that transaction.
     pub fn inline<S, H>(
         endpoint: impl Into<Arc<str>>,
         verifier: Verifier,
@@ -173,9 +181,10 @@ impl Receiver {
     }
 
     /// Refuses new deliveries with 503 and waits for running handlers. Call it after the server's
-    /// own graceful shutdown, on Ctrl-C and on SIGTERM (`shutdown_signal` in the README).
+    /// own graceful shutdown. `examples/shutdown.rs` in the repository shows how to wait for Ctrl-C
+    /// and SIGTERM.
     ///
-    /// Deliveries that wait for the outcome of another worker are answered with 503 at once.
+    /// Deliveries that wait for another worker's outcome are answered with 503 at once.
     ///
     /// Handlers time out, so this ends as long as the ledger answers. To be safe, put a timeout
     /// around it.

@@ -107,7 +107,7 @@ impl Shared {
         self.finish(&claimed, outcome, event).await
     }
 
-    /// Records how the attempt went, and answers the delivery.
+    /// Records the outcome of the attempt, and answers the delivery.
     async fn finish(&self, claimed: &Claimed<'_>, outcome: Outcome, event: &Event) -> Disposition {
         let resolution = outcome
             .resolve(|| self.settings.clock.since(event.time()))
@@ -135,7 +135,7 @@ impl Shared {
         }
     }
 
-    /// What to do about a failed attempt.
+    /// Decides about a failed attempt.
     fn resolve_failure(&self, failure: Failure) -> Resolution {
         if !failure.is_terminal() {
             return Resolution::Retry(failure);
