@@ -13,8 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-
 use crate::{
     Clock,
     ledger::{
@@ -81,7 +79,7 @@ impl Memory {
     /// first claim.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
-        self.lock().clock = clock;
+        self.lock().time = Time::Of(clock);
         self
     }
 
@@ -252,7 +250,7 @@ struct Endpoint {
 struct Records {
     capacity: usize,
     retention: Duration,
-    clock: Clock,
+    time: Time,
     /// Keyed randomly per ledger, so that a sender cannot choose ids that collide.
     hashes: RandomState,
     index: HashMap<u32, u32, BuildHasherDefault<Spread>>,
@@ -272,7 +270,7 @@ impl Records {
         Self {
             capacity: Memory::DEFAULT_CAPACITY,
             retention: DEFAULT_RETENTION,
-            clock: monotonic(),
+            time: Time::SinceStart(Instant::now()),
             hashes: RandomState::new(),
             index: HashMap::default(),
             chunks: Vec::new(),
@@ -290,7 +288,10 @@ impl Records {
     }
 
     fn now(&self) -> i64 {
-        self.clock.now().as_microsecond()
+        match &self.time {
+            Time::SinceStart(start) => micros(start.elapsed()),
+            Time::Of(clock) => clock.now().as_microsecond(),
+        }
     }
 
     fn claim(
@@ -663,15 +664,19 @@ fn micros(duration: Duration) -> i64 {
     duration.as_micros().try_into().unwrap_or(i64::MAX)
 }
 
-/// The time when this was called plus the monotonic time since then.
-fn monotonic() -> Clock {
-    let (start, since) = (Timestamp::now(), Instant::now());
-    Clock::from_fn(move || start.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX))
+/// What times in records are measured by. They are only compared with each other.
+enum Time {
+    /// Monotonic time, which no change of the system's clock affects.
+    SinceStart(Instant),
+    /// A test's clock.
+    Of(Clock),
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
+
+    use jiff::Timestamp;
 
     use super::*;
     use crate::ledger::conformance;
@@ -679,11 +684,12 @@ mod tests {
     /// A ledger whose clock is advanced manually.
     fn at_rest() -> (Memory, Arc<AtomicI64>) {
         let millis = Arc::new(AtomicI64::new(1_700_000_000_000));
-        let reported = millis.clone();
-        let clock = Clock::from_fn(move || {
-            Timestamp::from_millisecond(reported.load(Ordering::Relaxed)).unwrap()
-        });
-        (Memory::new().with_clock(clock), millis)
+        (Memory::new().with_clock(clock_of(&millis)), millis)
+    }
+
+    fn clock_of(millis: &Arc<AtomicI64>) -> Clock {
+        let millis = millis.clone();
+        Clock::from_fn(move || Timestamp::from_millisecond(millis.load(Ordering::Relaxed)).unwrap())
     }
 
     fn key(n: usize) -> EventKey {
@@ -724,8 +730,8 @@ mod tests {
 
     #[tokio::test]
     async fn it_conforms() {
-        let (ledger, time) = at_rest();
-        let clock = ledger.lock().clock.clone();
+        let (_, time) = at_rest();
+        let clock = clock_of(&time);
         conformance::run(&Memories(time, clock)).await;
     }
 
