@@ -263,7 +263,7 @@ async fn events_that_are_given_up_become_dead_letters_with_reason_and_attempts()
             (
                 "evt_session.created",
                 3,
-                "after 3 attempts: it panicked: boo"
+                "after 3 attempts: the handler panicked: boo"
             ),
             ("evt_user.created", 1, "invalid digit found in string"),
             (

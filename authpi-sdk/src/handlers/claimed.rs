@@ -24,13 +24,14 @@ pub(crate) struct Claimed<'a> {
 }
 
 impl Claimed<'_> {
-    /// Runs the handler while the lease is kept. A lost lease drops the handler.
+    /// Runs the handler, and renews its lease meanwhile. If the lease is lost, the handler is
+    /// dropped.
     ///
     /// The exception is a handler whose transaction is being committed. The commit checks the token
     /// itself, and a concurrent renewal can find the record completed before the commit returns.
     ///
-    /// `permit` is for the handler's transaction. A handler that needs one and has none waits for it
-    /// here, while the lease is kept. Its timeout starts afterwards.
+    /// `permit` is for the handler's transaction. If the handler needs one and `permit` is `None`,
+    /// this waits for a permit while it renews the lease. The handler's timeout starts afterwards.
     pub(crate) async fn run(
         &self,
         route: &Route,

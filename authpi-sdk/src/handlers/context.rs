@@ -17,7 +17,7 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// What a handler gets besides the event. Cheap to clone.
+/// What a handler gets in addition to the event. Cheap to clone.
 pub struct Context<S> {
     state: Arc<S>,
     work: Arc<AttemptState>,
@@ -26,7 +26,7 @@ pub struct Context<S> {
 /// The state of one attempt at one event.
 pub(crate) struct AttemptState {
     pub(crate) key: EventKey,
-    /// `None` if the store was down and the receiver handles events anyway.
+    /// `None` if the claim failed and the receiver handles events without one.
     pub(crate) token: Option<Token>,
     pub(crate) received_at: Timestamp,
     pub(crate) started_at: Instant,
@@ -36,7 +36,7 @@ pub(crate) struct AttemptState {
     pub(crate) ended: Ended,
     /// Whether the handler has returned and its transaction is being committed.
     committing: AtomicBool,
-    /// For the handler's transaction, until that begins.
+    /// For the handler's transaction. Taken when the transaction begins.
     permit: Mutex<Option<TransactionPermit>>,
 }
 
@@ -75,7 +75,7 @@ impl AttemptState {
             .unwrap_or_default()
     }
 
-    /// From now on, the commit finds out whether the lease is still held.
+    /// From now on, the commit itself checks whether the lease is still held.
     pub(super) fn commits(&self) {
         self.committing.store(true, Ordering::Release);
     }
@@ -121,24 +121,26 @@ impl<S> Context<S> {
         &self.state
     }
 
-    /// The number of this attempt at the event, from 1; 0 if the store was down and the receiver
-    /// handles events anyway.
+    /// The number of this attempt at the event, from 1. It is 0 if the event could not be claimed
+    /// and the receiver handles it anyway
+    /// ([`HandleAnyway`](crate::receiver::StoreFailure::HandleAnyway)).
     pub fn attempt(&self) -> u32 {
         self.work.token.map_or(0, |token| token.attempt)
     }
 
-    /// When this delivery was received, by the receiver's clock.
+    /// When this delivery was received, by the receiver's clock. In a worker: when the event was
+    /// stored, by the store's clock.
     pub fn received_at(&self) -> Timestamp {
         self.work.received_at
     }
 
-    /// The time until the handler is dropped.
+    /// The time until the handler times out and is dropped.
     pub fn time_left(&self) -> Duration {
         self.work.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Resolves when the attempt has ended, for any reason: the handler returned, it timed out, or
-    /// its lease was lost. For tasks that the handler has spawned.
+    /// its lease was lost. Tasks that the handler has spawned can use it to stop.
     pub async fn closed(&self) {
         self.work.ended.wait().await;
     }
@@ -154,11 +156,13 @@ impl<S> Context<S> {
     }
 
     /// An idempotency key for calls that the handler makes: the same in every attempt at this
-    /// event, and different for any other event. At most 255 bytes without control characters;
-    /// longer keys are hashed as [`EventKey`] does.
+    /// event, and different for any other event.
+    ///
+    /// It has at most 255 bytes and no control characters. It is derived from the endpoint's name
+    /// and the event's id; if the result would not fit, it is hashed as by [`EventKey::bounded`].
     pub fn idempotency_key(&self) -> String {
         let (endpoint, event_id) = (self.work.key.endpoint(), self.work.key.event_id());
-        // The length keeps different pairs of names apart.
+        // The length prevents that two pairs of names have the same key.
         let key = format!("{}:{endpoint}:{event_id}", endpoint.len());
         match EventKey::bounded(&key) {
             Cow::Borrowed(_) => key,

@@ -53,10 +53,11 @@ impl<S: Send + Sync + 'static> Handlers<S> {
 
 impl<S: Send + Sync + 'static, L: Transactional> Handlers<S, L> {
     /// Handles one event, without HTTP, with transactions in `store`: attempt 1, timeout 10 s. For
-    /// tests of handlers, against a database of the test.
+    /// tests of handlers, against a test database.
     ///
-    /// The event is claimed under the endpoint name `dispatch`, and an earlier record of it is
-    /// forgotten. A handler's transaction commits with the claim, as in a receiver.
+    /// The event is claimed under the endpoint name `dispatch`. An earlier record under that name
+    /// is deleted first. A handler's transaction commits together with the completion of the claim,
+    /// as in a receiver.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled. (A handler that panics is an

@@ -20,8 +20,8 @@ pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 /// assert_eq!(handle().unwrap_err().to_string(), "no such user");
 /// ```
 ///
-/// The receiver logs the whole chain of causes, and a dead letter keeps it. Do not put anything
-/// into an error that must not be logged.
+/// The receiver or worker logs the whole chain of causes, and a dead letter keeps it. Do not put
+/// anything into an error that must not be logged.
 pub struct HandlerError {
     cause: Box<dyn Error + Send + Sync>,
     terminal: bool,
@@ -38,7 +38,13 @@ impl HandlerError {
         }
     }
 
-    /// An error that no retry can fix. The event becomes a dead letter.
+    /// An error that no retry can fix.
+    ///
+    /// If the ledger [keeps dead letters](crate::ledger::Ledger::keeps_dead_letters), the event
+    /// becomes a dead letter. If it does not (`Memory`, `Redis`), an inline receiver answers 503,
+    /// so that AuthPI retries the event, unless [`drop_terminal_failures`] is set.
+    ///
+    /// [`drop_terminal_failures`]: crate::receiver::ReceiverBuilder::drop_terminal_failures
     pub fn terminal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             terminal: true,
@@ -46,8 +52,13 @@ impl HandlerError {
         }
     }
 
-    /// Delays the next attempt by at least `pause`. AuthPI gets it as `Retry-After`, in whole
-    /// seconds rounded up. Default: the receiver's own. No effect on a terminal error.
+    /// Delays the next attempt by at least `pause`. No effect on a terminal error.
+    ///
+    /// An inline receiver also sends it to AuthPI as `Retry-After`, in whole seconds rounded up.
+    /// Without it, an inline receiver sends its own [`retry_after`], and a worker uses its
+    /// [`backoff`](crate::worker::WorkerBuilder::backoff).
+    ///
+    /// [`retry_after`]: crate::receiver::ReceiverBuilder::retry_after
     #[must_use]
     pub fn after(self, pause: Duration) -> Self {
         Self {
@@ -66,7 +77,7 @@ impl HandlerError {
         self.retry_after
     }
 
-    /// What went wrong.
+    /// The cause.
     pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
         self.cause.as_ref()
     }
@@ -140,8 +151,8 @@ impl fmt::Display for HandlerError {
     }
 }
 
-/// Marks the error of a `Result` as terminal: no retry can help, and the event becomes a dead
-/// letter.
+/// Marks the error of a `Result` as terminal: no retry can help. [`HandlerError::terminal`]
+/// describes what happens to the event.
 ///
 /// Works on every error that `?` accepts in a handler: any [`Error`], `anyhow::Error`, a boxed
 /// error, a string, and [`HandlerError`] itself.

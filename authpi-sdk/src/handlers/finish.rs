@@ -17,18 +17,19 @@ use crate::{
     telemetry::{self, LogLimit},
 };
 
-/// What an attempt comes to, to be recorded by [`Claimed::finish`].
+/// What to record about an attempt, by [`Claimed::finish`].
 pub(crate) enum Resolution {
     /// The handler succeeded, `lag` after the event happened.
     Handled { lag: Duration },
-    /// The same, and its transaction has completed the claim.
+    /// As [`Handled`](Self::Handled), but the handler's transaction has already completed the
+    /// claim.
     Committed { lag: Duration },
     /// Another worker has taken over.
     LeaseLost,
     /// No handler is registered. The record is forgotten, so that a later version can handle the
     /// event.
     Unhandled,
-    /// The event is handled again after the pause.
+    /// The attempt failed. The event is retried after a pause.
     Retry(Failure),
     /// The event is given up and kept as a dead letter.
     DeadLetter {
@@ -57,7 +58,7 @@ impl Failure {
         self.reason == Self::TERMINAL
     }
 
-    /// Logs and counts a failed attempt after which the event is handled again.
+    /// Logs and counts a failed attempt that will be retried.
     pub(crate) fn report_retry(&self, key: &EventKey, attempt: u32, log: &LogLimit) {
         let Self { reason, error, .. } = self;
         telemetry::count_by(telemetry::RETRIED, key.shared_endpoint(), "reason", reason);
@@ -75,12 +76,12 @@ pub(crate) enum Finished {
     ContentRefused(LedgerError),
     /// Another worker has taken over. Nothing was recorded.
     LeaseLost,
-    /// The ledger failed. The record is unknown.
+    /// The ledger failed. The state of the record is unknown.
     StoreDown,
 }
 
 impl Outcome {
-    /// What the attempt comes to, unless it failed.
+    /// The resolution of an attempt, or its failure, which the caller decides about.
     pub(crate) fn resolve(self, lag: impl FnOnce() -> Duration) -> Result<Resolution, Failure> {
         let (reason, error, retry_after) = match self {
             Self::Handled => return Ok(Resolution::Handled { lag: lag() }),
@@ -89,7 +90,7 @@ impl Outcome {
             Self::Unhandled => return Ok(Resolution::Unhandled),
             Self::Failed(error) if error.is_terminal() => (Failure::TERMINAL, error.chain(), None),
             Self::Failed(error) => ("error", error.chain(), error.retry_after()),
-            Self::Panicked(message) => ("panic", format!("it panicked: {message}"), None),
+            Self::Panicked(message) => ("panic", format!("the handler panicked: {message}"), None),
             Self::TimedOut => ("timeout", "the handler timed out".to_owned(), None),
         };
         Err(Failure {
@@ -116,7 +117,7 @@ impl Claimed<'_> {
                 Finished::LeaseLost
             }
             Err(error) if error.kind() == LedgerErrorKind::Content => {
-                // Rare, so it does not make every future larger.
+                // Boxed because it is rare: it should not make every future larger.
                 Box::pin(self.keep_refused(resolution, error, body)).await
             }
             // The lease expires by itself, and the event is handled again.
@@ -151,8 +152,8 @@ impl Claimed<'_> {
                 let pause = retry_after.unwrap_or_default();
                 ledger.release(key, token, pause).await
             }
-            // Only the holder may forget the record: a worker of a later version may have taken
-            // over, and have a handler.
+            // Only the holder of the lease may forget the record: another worker, of a later
+            // version with a handler, may have taken over.
             Resolution::Unhandled => match ledger.renew(key, token, self.lease).await {
                 Ok(LeaseStatus::Held) => ledger.forget(key).await.map(|_| LeaseStatus::Held),
                 lost_or_failed => lost_or_failed,
@@ -218,7 +219,8 @@ impl Claimed<'_> {
         }
     }
 
-    /// Logs the error of an attempt that the ledger could not record: it would be lost otherwise.
+    /// Logs the error of an attempt that the ledger could not record, since it is not kept anywhere
+    /// else.
     fn report_unrecorded(&self, resolution: &Resolution) {
         let attempt = self.token.attempt;
         match resolution {
@@ -250,7 +252,7 @@ impl Claimed<'_> {
     }
 }
 
-/// Not counted: the event may still be handled, given up or handled by another worker.
+/// Logs a failed attempt, without counting it: the caller counts it, if the outcome is known.
 fn log_failure(key: &EventKey, attempt: u32, reason: &'static str, error: &str, log: &LogLimit) {
     log.write("a handler failed", reason, |left_out| {
         tracing::warn!(

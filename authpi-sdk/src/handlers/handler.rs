@@ -2,8 +2,8 @@
 //!
 //! A [`Handler`] is an async function with its argument types erased. It still has two type
 //! parameters: `S`, the state in its [`Context`], and `L`, the store in which it begins a
-//! transaction. [`Handler::bind`] gives it both, and what remains is a [`Route`]: a function of an
-//! event, without type parameters. Receivers and workers hold [`Routes`].
+//! transaction. [`Handler::bind`] supplies both. The result is a [`Route`]: a function of an event,
+//! without type parameters. Receivers and workers hold [`Routes`].
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
 
@@ -173,14 +173,14 @@ impl Route {
 pub(crate) type Routes = ByType<Route>;
 
 impl Routes {
-    /// The queue for transactions, if every handler needs a permit of it.
+    /// The queue for transactions, if every handler needs a permit from it.
     pub(crate) fn permits_of_all(&self) -> Option<TransactionPermits> {
         let permits = self.all().map(|route| route.permits.as_ref());
         permits.reduce(Option::and)?.cloned()
     }
 }
 
-/// Handlers by the event types that they are for.
+/// Handlers by event type.
 pub(crate) struct ByType<H> {
     pub(super) exact: HashMap<EventType, H>,
     /// The longest first.

@@ -9,8 +9,10 @@ use crate::{
     ledger::{PoolTooSmall, Transactional, Tx},
 };
 
-/// The registry: one handler per event. `S` is the state that every handler can access. `L` is the
-/// store in which handlers begin a [`Tx`]; [`AnyStore`] if none does.
+/// The registry of handlers. It selects one handler for each event.
+///
+/// `S` is the state that every handler can access. `L` is the store in which handlers begin a
+/// [`Tx`]; [`AnyStore`] if no handler takes one.
 #[must_use]
 pub struct Handlers<S, L = AnyStore> {
     state: Arc<S>,
@@ -33,7 +35,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// Registers a handler for the event type that its argument names.
     ///
     /// Two handlers for one type are an error, reported by [`check`](Self::check) and when a
-    /// receiver is built.
+    /// receiver or worker is built.
     pub fn on<K, F, Fut>(self, handler: F) -> Self
     where
         K: KnownEvent,
@@ -63,7 +65,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self.insert_prefix(prefix.into(), Handler::plain(handler))
     }
 
-    /// Registers a handler for events without any other handler.
+    /// Registers a handler for all events that no other handler is registered for.
     pub fn fallback<F, Fut>(self, handler: F) -> Self
     where
         F: Fn(Event, Context<S>) -> Fut + Send + Sync + 'static,
@@ -76,14 +78,20 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// ledger's record of the event. The effect takes place exactly once, even if the process
     /// crashes ([`Transactional`]).
     ///
-    /// The transaction begins before the handler. Waiting for it is part of the attempt and of the
-    /// handler's timeout. So is waiting for a permit. There are as many permits as the store has
-    /// room for concurrent transactions ([`Transactional::permits`]), and handlers wait for them in
-    /// a fair queue. An inline receiver claims the event once it has a permit. A worker that also
-    /// has handlers without a transaction takes the permit after it has leased the event; the
-    /// handler's timeout then starts with the permit.
+    /// The transaction begins before the handler runs. The time that this takes counts towards the
+    /// handler's timeout.
     ///
-    /// Requires a transactional store, which the handler's argument names. A receiver or worker
+    /// Each transaction needs a permit. The store has a permit for each concurrent transaction that
+    /// it has room for ([`Transactional::permits`]), and handlers wait for one in a fair queue:
+    ///
+    /// - An inline receiver first waits for a permit, then claims the event. The wait counts
+    ///   towards the handler's timeout.
+    /// - A worker whose handlers all take a transaction first waits for a permit, then leases an
+    ///   event. The wait does not count.
+    /// - A worker that also has other handlers first leases the event, then waits for a permit
+    ///   while it renews the lease. The wait does not count.
+    ///
+    /// Requires the transactional store that the handler's argument names. A receiver or worker
     /// with any other store does not compile.
     ///
     /// ```
@@ -149,13 +157,14 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
     /// Checks the registry.
     ///
     /// # Errors
-    /// The first handler whose events already had one.
+    /// When two handlers are registered for the same event type or prefix, or as the fallback. The
+    /// first conflict is returned.
     pub fn check(&self) -> Result<(), HandlersError> {
         self.error.clone().map_or(Ok(()), Err)
     }
 
-    /// The known event types without a handler. The service acknowledges their events without
-    /// handling them. Useful to print at start-up.
+    /// The event types that this version of the SDK knows and no handler is registered for. A
+    /// receiver acknowledges their events without handling them. Useful to print at start-up.
     pub fn unhandled_types(&self) -> Vec<EventType> {
         EventType::ALL
             .iter()
@@ -196,7 +205,7 @@ impl<S: Send + Sync + 'static, L: Clone + Send + Sync + 'static> Handlers<S, L> 
         self
     }
 
-    /// The same handlers for another store, which all of them support.
+    /// The same handlers for another store that supports all of them.
     fn retarget<T: SupportsHandlers<L>>(self) -> Handlers<S, T> {
         Handlers {
             state: self.state,

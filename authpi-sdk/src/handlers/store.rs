@@ -1,13 +1,15 @@
 use crate::ledger::{Ledger, Transactional};
 
-/// The store of [`Handlers`](super::Handlers) that take no [`Tx`](crate::ledger::Tx): they run with every ledger.
+/// The store of [`Handlers`](super::Handlers) that take no [`Tx`](crate::ledger::Tx). They run with
+/// every ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AnyStore;
 
-/// A ledger with which [`Handlers`](super::Handlers) of the store `H` can run. Every ledger runs the handlers of
-/// [`AnyStore`]. Handlers that take a [`Tx`](crate::ledger::Tx) run only with the store of that `Tx`; any other ledger
-/// does not compile.
+/// A ledger that can run [`Handlers`](super::Handlers) of the store `H`.
+///
+/// Every ledger can run handlers of [`AnyStore`]. Handlers that take a [`Tx`](crate::ledger::Tx)
+/// run only with the store of that `Tx`; with any other ledger, they do not compile.
 pub trait SupportsHandlers<H>: Ledger {
     /// The store in which the handlers begin their transactions.
     #[doc(hidden)]
