@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::EventKey;
 
-/// An event that was given up, as a ledger that keeps dead letters lists it.
+/// An event that was given up, as listed by a ledger that keeps dead letters.
 ///
 /// The [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/dead_letters/) explains how to
 /// list, replay and purge them.
@@ -23,7 +23,7 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The delivery's body, byte for byte.
     pub body: Bytes,
-    /// When the event was first claimed.
+    /// When the event was first claimed, or stored in the inbox.
     pub first_claimed_at: Timestamp,
     /// When it was given up.
     pub died_at: Timestamp,
@@ -43,7 +43,8 @@ impl fmt::Debug for DeadLetter {
     }
 }
 
-/// Logs that a replayed event waits: an endpoint without a worker does not handle it by itself.
+/// Logs that a replayed event waits, since an endpoint without a worker does not handle it on its
+/// own.
 pub(crate) fn log_replayed(key: &EventKey) {
     tracing::info!(
         endpoint = key.endpoint(),
@@ -52,7 +53,7 @@ pub(crate) fn log_replayed(key: &EventKey) {
     );
 }
 
-/// A timestamp; the last one that the calendar has for larger values.
+/// The timestamp of `millis`; the first or last one that jiff supports if it is out of range.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {

@@ -18,8 +18,8 @@ use crate::hex;
 pub struct Digest([u8; 16]);
 
 impl Digest {
-    /// The digest of an event that did not come as a delivery. AuthPI's log writes an event with
-    /// other members and in another order than a delivery, so its bytes cannot be compared.
+    /// The digest of an event that did not come as a delivery. In AuthPI's log, an event has other
+    /// members, and in another order, than in a delivery, so the bytes cannot be compared.
     pub(crate) const UNCOMPARED: Self = Self([0; 16]);
 
     /// Hashes `bytes`. Never all zeros.
@@ -27,7 +27,7 @@ impl Digest {
         Self::of_hash(xxhash_rust::xxh3::xxh3_128(bytes))
     }
 
-    /// Zero has a meaning of its own. The one content in 2¹²⁸ with that hash gets the next value.
+    /// Zero is reserved. A content whose hash is zero, one in 2¹²⁸, gets the next value.
     fn of_hash(hash: u128) -> Self {
         Self(hash.max(1).to_be_bytes())
     }

@@ -77,8 +77,8 @@ impl<L: Ledger> DynLedger for L {
         Box::pin(step("renew", Ledger::renew(self, key, token, lease)))
     }
 
-    /// Retries once if the first attempt fails. The handler has run, so giving up would run it
-    /// again; and completing twice changes nothing.
+    /// Retries once if the first attempt fails. The handler has run, and without a completion it
+    /// would run again. Completing twice changes nothing.
     fn complete<'a>(
         &'a self,
         key: &'a EventKey,
@@ -94,7 +94,7 @@ impl<L: Ledger> DynLedger for L {
                         sleep(ONCE_MORE).await;
                         Ledger::complete(self, key, token, completion).await
                     };
-                    // Rare, so it does not make every future larger.
+                    // Boxed because it is rare: it should not make every future larger.
                     Box::pin(once_more).await
                 }
             }

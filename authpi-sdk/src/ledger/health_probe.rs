@@ -1,5 +1,6 @@
-//! Health probes: whether a store can write, and how much waits in it. A store is probed at most
-//! once a second for all its receivers and workers.
+//! Health probes: whether a store can write, and how many events wait in it. The write probe of a
+//! store runs at most once a second for all its receivers and workers; each of them has a backlog
+//! probe of its own.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use tokio::{
 
 use super::{AnyInbox, AnyLedger, Backlog, LedgerError, LedgerErrorKind};
 
-/// The least time between the starts of two probes.
+/// The minimum time between the starts of two probes.
 const PROBED_EVERY: Duration = Duration::from_secs(1);
 /// How long a caller waits for a probe.
 const PROBE_WAITS: Duration = Duration::from_secs(2);
@@ -64,7 +65,7 @@ impl Target {
 /// The health probes of one receiver or worker. All receivers and workers of a store share the
 /// write probe; each has its own backlog.
 pub(crate) struct Probes {
-    /// Keeps the store alive, and so its id unique, while `write` may be shared.
+    /// Keeps the store alive, so that its id stays unique while `write` is shared.
     target: Target,
     write: Arc<Throttled<()>>,
     waiting: Throttled<Option<Backlog>>,
@@ -166,7 +167,8 @@ impl<T: Clone + Send + 'static> Throttled<T> {
         {
             return answer.clone();
         }
-        // A task: a caller may stop waiting, and the next caller waits for the same answer.
+        // Runs as a task, since a caller may stop waiting; the next caller then waits for the same
+        // answer.
         let running = running.get_or_insert_with(|| {
             *begun_at = Some(Instant::now());
             let question = timeout(PROBE_ENDS, question());

@@ -15,12 +15,12 @@ use super::{
 ///
 /// ```text
 /// append -> pending(body) -> claimed(lease, token) -> handled | dead(reason, body)
-///              ^------------- retry_at ---------------'
+///              ^--------------- retry ----------------'
 /// ```
 ///
-/// The records and their state machine are the ledger's. An appended event is known to
-/// [`claim`](Ledger::claim), and a claimed one to `append`. The body is kept until the record is
-/// handled, however long that takes: an acknowledged event is never pruned before.
+/// The records and their state machine are those of [`Ledger`]: [`claim`](Ledger::claim) finds an
+/// appended event, and `append` finds a claimed one. The body is kept until the event is handled,
+/// however long that takes: a waiting event is never pruned.
 ///
 /// # Errors
 /// As for [`Ledger`]: each step fails with [`LedgerError`] when the store cannot be reached or
@@ -50,16 +50,16 @@ pub trait Inbox: Ledger {
         lease: Duration,
     ) -> impl Future<Output = Result<NextEvent, LedgerError>> + Send;
 
-    /// Resolves when an event may have been appended since this was called. It is a hint: workers
-    /// also poll, and a store that cannot notify never resolves.
+    /// Resolves when an event may have been appended since the call. This is only a hint, since
+    /// workers also poll. A store without notifications never resolves it.
     fn appended(&self) -> impl Future<Output = ()> + Send;
 
     /// How many events of the endpoint are waiting.
     fn backlog(&self, endpoint: &str) -> impl Future<Output = Result<Backlog, LedgerError>> + Send;
 
     /// The write probe of a store that is used as an inbox, like [`Ledger::check_write`]. The
-    /// default appends and forgets a record under the empty endpoint name. A queue, which cannot
-    /// take a message back, only checks its ledger.
+    /// default appends and forgets a record under the empty endpoint name. A queue cannot remove a
+    /// message again, so it only checks its ledger.
     fn check_append(&self) -> impl Future<Output = Result<(), LedgerError>> + Send {
         async {
             let key = probe_key();
@@ -71,8 +71,7 @@ pub trait Inbox: Ledger {
     }
 }
 
-/// An inbox whose [`append`](Inbox::append) keeps the order per ordering key, as [`ordered_by`]
-/// requires.
+/// An inbox that leases events with the same ordering key in order, as [`ordered_by`] requires.
 ///
 /// `Sqlite` and `Postgres` are ordered. A queue, which delivers messages in any order, is not.
 ///
@@ -146,7 +145,7 @@ impl std::fmt::Debug for LeasedEvent {
 /// The events that wait for an endpoint's workers; for health probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// How many events are stored and not finished.
+    /// The number of events that are stored and not finished.
     pub depth: u64,
     /// How long the oldest of them has been waiting.
     pub oldest: Option<Duration>,

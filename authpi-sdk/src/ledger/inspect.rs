@@ -1,8 +1,8 @@
 //! Reading a store without changing it, for operators' tools.
 //!
-//! An [`Inspector`] is a handle of its own, next to the [`Ledger`](super::Ledger). Opening it makes
-//! and migrates nothing, and none of its methods writes. A store that a service uses at the same
-//! time is not disturbed.
+//! An [`Inspector`] is a separate handle from the [`Ledger`](super::Ledger). Opening it creates and
+//! migrates nothing, and none of its methods writes. It does not disturb a service that uses the
+//! store at the same time.
 //!
 //! ```no_run
 //! # #[cfg(feature = "sqlite")]
@@ -33,7 +33,7 @@
 //! ```
 //!
 //! `None` means that a value does not apply or that the store does not know it; each field says
-//! which. No value is invented: where a store cannot answer at all, the method fails.
+//! which. If a store cannot answer at all, the method fails.
 
 use std::{borrow::Cow, convert::Infallible, fmt, future::Future, str::FromStr, time::Duration};
 
@@ -44,11 +44,11 @@ use super::{Backlog, EventKey, LedgerError, RecordState};
 
 /// A handle that reads a store and never writes.
 ///
-/// A record is shown until the store has pruned it, so also for a while after its retention.
+/// A record is shown until the store has pruned it, which may be some time after its retention.
 ///
 /// # Errors
-/// Each method fails with [`InspectError`] when the store cannot be reached or refuses, when it is
-/// no longer what was opened, and when it cannot answer.
+/// Each method fails with [`InspectError`] when the store cannot be reached or refuses, when it was
+/// removed, replaced or migrated since it was opened, and when it cannot answer.
 pub trait Inspector: Send + Sync + 'static {
     /// The names of the endpoints that have records, sorted.
     fn endpoints(&self) -> impl Future<Output = Result<Vec<String>, InspectError>> + Send;
@@ -66,7 +66,7 @@ pub trait Inspector: Send + Sync + 'static {
         filter: &Filter,
     ) -> impl Future<Output = Result<RecordPage, InspectError>> + Send;
 
-    /// The numbers of an endpoint. An endpoint without records has the status of an idle one.
+    /// The status of an endpoint. An endpoint without records has the status of an idle one.
     fn status(&self, endpoint: &str) -> impl Future<Output = Result<Status, InspectError>> + Send;
 }
 
@@ -82,7 +82,7 @@ pub struct RecordView {
     pub key: EventKey,
     /// The record's state.
     pub state: RecordState,
-    /// The number of attempts so far, with the one in progress; 0 if the event is only stored.
+    /// The number of attempts so far, including the one in progress; 0 if the event is only stored.
     /// `None` if the store does not know it.
     pub attempts: Option<u32>,
     /// What is left of the lease, on the store's clock; zero if it has expired and no other worker
@@ -101,17 +101,17 @@ pub struct RecordView {
     /// no times.
     #[serde(serialize_with = "as_rfc3339")]
     pub finished_at: Option<Timestamp>,
-    /// Whether redeliveries are compared with the content of the first delivery. They are not if
-    /// the event did not come as a delivery. `None` if the store does not know it.
+    /// Whether redeliveries are compared with the content of the first delivery. Not if the event
+    /// did not come as a delivery. `None` if the store does not know it.
     pub compared: Option<bool>,
-    /// Whether the store has the event's body. `None` if it does not know it.
+    /// Whether the store has the event's body. `None` if the store does not know it.
     pub body_kept: Option<bool>,
     /// Why the event was given up. `None` if it is not dead, or if the store keeps no dead letters.
     pub reason: Option<String>,
 }
 
 impl RecordView {
-    /// A view in which everything else is unknown; for implementations of [`Inspector`].
+    /// A view with only a key and a state; for implementations of [`Inspector`].
     pub fn new(key: EventKey, state: RecordState) -> Self {
         Self {
             key,
@@ -138,11 +138,11 @@ pub struct Filter {
     /// Only records in this state. `None`, the default, for all.
     pub state: Option<RecordState>,
     /// The maximum number of records of a page, from 1 to [`MAX_LIMIT`](Self::MAX_LIMIT); other
-    /// values are replaced by the nearest of these. [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT) by
-    /// default. A store without an index may return a few more.
+    /// values are clamped to this range. [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT) by default. A store
+    /// without an index may return a few more.
     pub limit: u32,
-    /// Only records after this position of the list, so those that are older. `None`, the default,
-    /// for the first page.
+    /// Only records after this position of the list: those that are older. `None`, the default, for
+    /// the first page.
     pub before: Option<Cursor>,
 }
 
@@ -189,8 +189,8 @@ impl Filter {
     }
 }
 
-/// A position in a list, as text that a tool may print and read again. Its form differs from store
-/// to store.
+/// A position in a list, as text that a tool may print and read back. Its format depends on the
+/// store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Cursor(String);
@@ -225,12 +225,12 @@ impl FromStr for Cursor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RecordPage {
-    /// The records. A page may have fewer than the limit, even none, although others follow.
+    /// The records. A page may have fewer than the limit, or none, although more pages follow.
     pub records: Vec<RecordView>,
     /// Where the next page begins. `None` if this is the last one.
     pub next: Option<Cursor>,
     /// Whether the whole list is ordered by [`RecordView::first_claimed_at`], newest first. It has
-    /// no order if the store keeps no times, or collects the list from several places.
+    /// no order if the store keeps no times, or merges the list from several sources.
     pub newest_first: bool,
 }
 
@@ -245,7 +245,7 @@ impl RecordPage {
     }
 }
 
-/// The numbers of an endpoint, all of about the same moment.
+/// The numbers of an endpoint's records, all taken at about the same time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -285,9 +285,9 @@ impl Status {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Pending records, with those whose pause has not ended.
+    /// Pending records, including those whose pause has not ended.
     pub pending: u64,
-    /// Claimed records, with those whose lease has expired.
+    /// Claimed records, including those whose lease has expired.
     pub claimed: u64,
     /// Handled records.
     pub handled: u64,
@@ -332,7 +332,7 @@ pub struct InspectError {
 pub enum InspectErrorKind {
     /// There is no such store: no file, no tables, or no streams.
     Missing,
-    /// The store was made by another version of this crate, or by another program.
+    /// The store was created by another version of this crate, or by another program.
     Incompatible,
     /// The user lacks a privilege.
     Denied,
@@ -366,7 +366,7 @@ impl InspectError {
         }
     }
 
-    /// What the error says.
+    /// The kind of the error.
     pub fn kind(&self) -> InspectErrorKind {
         self.kind
     }

@@ -1,4 +1,4 @@
-//! Renews a lease until its holder is done, and reports when it is lost.
+//! Renews a lease until its holder is done, and detects when it is lost.
 
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ pub(crate) struct LeaseKeeper<'a> {
 }
 
 impl LeaseKeeper<'_> {
-    /// Renews the lease at each third of it. Resolves when the lease is lost: the store reports
-    /// that another worker holds the record, or the lease expires before a renewal succeeds.
+    /// Renews the lease every third of its duration. Resolves when the lease is lost: the store
+    /// reports that another worker holds the record, or the lease expires before a renewal
+    /// succeeds.
     ///
     /// Expiry is measured on this process's clock, from when the last successful renewal was
     /// requested. So a store that is unreachable, or slow to answer, cannot make two workers run

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! pending -> claimed(lease, token) -> handled | dead(reason, bytes)
-//!    ^--------- retry_at -------------'
+//!    ^----------- retry --------------'
 //! ```
 //!
 //! Check-then-mark lets two workers through. The receiver *claims* an event instead: a claim is one
 //! atomic step that grants a lease, or reports the state of the event. The worker renews the lease
 //! while it handles the event, and ends it with [`complete`](Ledger::complete) or
-//! [`release`](Ledger::release). The lease of a worker that dies expires. A worker that was too
-//! slow finds that its token is stale ([`LeaseStatus::Lost`]).
+//! [`release`](Ledger::release). The lease of a worker that dies expires. If another worker has
+//! claimed the event meanwhile, the token of the slow worker is stale ([`LeaseStatus::Lost`]).
 //!
 //! The implementations are in [`stores`](crate::stores).
 
@@ -51,11 +51,11 @@ pub use transaction::{PoolTooSmall, TransactionPermit, TransactionPermits, Trans
 /// The key of a record: the endpoint's name and the id of AuthPI's event. The id is `data.id`, not
 /// the envelope's, so a redelivery and a reconciled copy have the same record.
 ///
-/// The endpoint is part of the key, so ids of two senders never collide.
+/// The endpoint is part of the key, so equal ids at two endpoints never collide.
 ///
 /// A key is bounded. An id of more than 255 bytes, with control characters, or that begins with
 /// `sha256:`, is replaced by `sha256:` and the hash of its bytes in 64 hex digits, the same in
-/// every store. Every function that takes a key finds the record by the original id.
+/// every store. A key made from the original id therefore always finds the record.
 ///
 /// ```
 /// # use authpi_sdk::ledger::EventKey;
@@ -72,8 +72,8 @@ pub struct EventKey {
 }
 
 impl EventKey {
-    /// The maximum length of an endpoint's name, in bytes. A receiver or worker with a longer name
-    /// is an error of `build`.
+    /// The maximum length of an endpoint's name, in bytes. `build` of a receiver or worker refuses
+    /// a longer name.
     pub const MAX_ENDPOINT_BYTES: usize = 100;
 
     /// The maximum length, in bytes, of an id that is kept as it is.
@@ -158,7 +158,8 @@ impl EventKey {
         &self.event_id
     }
 
-    /// Logs and counts a delivery whose content differs from the first one. The first one counts.
+    /// Logs and counts a delivery whose content differs from the first delivery. The first delivery
+    /// wins.
     pub(crate) fn compare(&self, digest: Digest, first: Digest, log: &LogLimit) {
         let comparable = ![digest, first].contains(&Digest::UNCOMPARED);
         if digest != first && comparable {
@@ -194,11 +195,12 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
-    /// The caller now holds the record. It must complete or release it, or lets the lease expire.
+    /// The caller now holds the record. It should complete or release it; otherwise, the lease
+    /// expires.
     Granted {
         /// Required for every further step.
         token: Token,
-        /// The digest of the first claim of this id.
+        /// The digest that was first recorded for this id.
         first_digest: Digest,
     },
     /// Another worker holds the record, for at most `lease_left` unless it renews the lease.
@@ -211,14 +213,14 @@ pub enum Claim {
         /// On the store's clock.
         wait: Duration,
     },
-    /// It has been handled.
+    /// The event has been handled.
     Handled {
-        /// The digest of the first claim of this id.
+        /// The digest that was first recorded for this id.
         first_digest: Digest,
     },
-    /// It failed terminally and is a dead letter.
+    /// The event was given up.
     Dead {
-        /// The digest of the first claim of this id.
+        /// The digest that was first recorded for this id.
         first_digest: Digest,
     },
 }
@@ -229,7 +231,8 @@ pub enum Claim {
 pub enum Completion {
     /// The event was handled.
     Handled,
-    /// The event was given up. It is not retried, and kept for inspection.
+    /// The event was given up and is not retried. A ledger that keeps dead letters keeps it for
+    /// inspection.
     Dead {
         /// The reason, as one line without payload.
         reason: String,
@@ -266,17 +269,18 @@ pub enum LeaseStatus {
 /// A store of records. Each step is atomic. In a durable store, it is durable when its future
 /// resolves with `Ok`.
 ///
-/// A token is valid from the claim that granted it until the claim ends or another one is granted.
-/// So a lease that has expired can still be renewed, completed or released by its holder, as long
-/// as no other worker has claimed the record.
+/// A token is valid from the claim that granted it until the claim is completed or released,
+/// another claim of the record is granted, or the record is removed. It does not become invalid
+/// when the lease expires: the holder can still renew, complete or release the claim, as long as no
+/// other worker has claimed the record.
 ///
 /// Leases run on the store's clock, so hosts with different clocks can share a store. A step's
 /// future may be dropped at any point: the step then takes place completely or not at all.
 ///
 /// # Errors
 /// Each step fails with [`LedgerError`] when the store cannot be reached or refuses. The state of
-/// the record is then unknown. A step has to fail within seconds, because a delivery waits for it
-/// and occupies one of the receiver's places.
+/// the record is then unknown. A step must fail within seconds, because a delivery waits for it and
+/// counts towards the receiver's limit of deliveries in progress.
 pub trait Ledger: Send + Sync + 'static {
     /// Claims the record for `lease`. Creates it if there is none, and takes it over if its lease
     /// or pause has ended.
@@ -295,10 +299,10 @@ pub trait Ledger: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<LeaseStatus, LedgerError>> + Send;
 
-    /// Ends the claim. Repeating the call with the same token and the same kind of completion
-    /// returns `Held` again and changes nothing, so a caller may repeat it after a broken
-    /// connection. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters) is false drops
-    /// the body of a dead record.
+    /// Ends the claim with a result. Repeating the call with the same token and the same kind of
+    /// completion returns `Held` again and changes nothing, so a caller may repeat it after a
+    /// broken connection. A ledger whose [`keeps_dead_letters`](Ledger::keeps_dead_letters) is
+    /// false drops the body of a dead record.
     fn complete(
         &self,
         key: &EventKey,
@@ -323,18 +327,21 @@ pub trait Ledger: Send + Sync + 'static {
     /// acknowledge an event that it gave up.
     fn keeps_dead_letters(&self) -> bool;
 
-    /// How long a handled or dead record is kept at least, counted from its last claim or renewal.
-    /// A record whose lease ended more than twice this long ago is claimed like a new one.
+    /// The minimum time for which a handled or dead record is kept, counted from its last claim or
+    /// renewal. A ledger with a limited capacity, such as [`Memory`](crate::stores::Memory), may
+    /// evict a record earlier, and [`forget`](Ledger::forget) removes one at once.
+    ///
+    /// A finished record whose lease ended more than twice this long ago is claimed like a new one.
     /// Deliveries signed longer ago than this are not handled, so that an old capture cannot be
     /// replayed after its record was pruned.
     fn retention(&self) -> Duration;
 
     /// The time on the store's own clock, if the store is a server with one. `None`, the default,
-    /// for a store that uses this machine's clock, and for one that cannot tell.
+    /// for a store that uses this machine's clock, and for one that cannot report its time.
     ///
     /// The receiver only asks for it when a delivery seems to be older than
-    /// [`retention`](Ledger::retention). It is a second witness: if this machine's clock is wrong,
-    /// every delivery seems to be that old.
+    /// [`retention`](Ledger::retention). It then confirms or refutes this machine's clock: if that
+    /// clock is wrong, every delivery seems to be that old.
     fn server_time(&self) -> impl Future<Output = Result<Option<Timestamp>, LedgerError>> + Send {
         async { Ok(None) }
     }
@@ -358,8 +365,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// The events that wait in the store for a worker of this endpoint, such as replayed dead
     /// letters. `None`, the default, for a store that is not an [`Inbox`].
     ///
-    /// An inline receiver shows it in its health. Such a receiver only handles deliveries, so a
-    /// replayed event needs a worker or a redelivery.
+    /// An inline receiver shows them in its health. It only handles deliveries, so a replayed event
+    /// needs a worker or a redelivery.
     fn waiting(
         &self,
         endpoint: &str,
@@ -369,8 +376,8 @@ pub trait Ledger: Send + Sync + 'static {
     }
 
     /// An id that the clones of one store share and no other store of this process has, such as the
-    /// address of their shared state. Receivers and workers with the same id share one health
-    /// probe. `None` by default.
+    /// address of their shared state. Receivers and workers with the same id share the write probe.
+    /// `None` by default.
     fn store_id(&self) -> Option<usize> {
         None
     }
@@ -457,12 +464,11 @@ pub struct LedgerError {
     source: Arc<dyn std::error::Error + Send + Sync>,
 }
 
-/// What a [`LedgerError`] says about the store.
+/// The kind of a [`LedgerError`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LedgerErrorKind {
-    /// The store could not be reached, did not answer in time, or failed in a way without a kind of
-    /// its own.
+    /// The store could not be reached, did not answer in time, or failed in another way.
     #[default]
     Unreachable,
     /// The store works, but no connection is free, or a handler's transaction holds its only
@@ -489,13 +495,13 @@ impl LedgerError {
         }
     }
 
-    /// Sets what the error says about the store.
+    /// Sets the kind.
     #[must_use]
     pub fn with_kind(self, kind: LedgerErrorKind) -> Self {
         Self { kind, ..self }
     }
 
-    /// What the error says about the store.
+    /// The kind of the error.
     pub fn kind(&self) -> LedgerErrorKind {
         self.kind
     }

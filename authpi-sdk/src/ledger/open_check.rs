@@ -62,8 +62,8 @@ async fn append_and_lease(inbox: &impl Inbox, key: &EventKey) -> Result<(), Ledg
     inbox
         .append(key, Digest::UNCOMPARED, None, Bytes::from_static(b"{}"))
         .await?;
-    // This may be the record of another probe, such as one whose process died before it could
-    // forget it. It proves as well that leasing works.
+    // This may be the record of another probe, for example one whose process died before it could
+    // forget the record. That also proves that leasing works.
     if let NextEvent::Leased(leased) = inbox.lease_next("", LEASE).await? {
         inbox.forget(&leased.key).await?;
     }

@@ -1,4 +1,4 @@
-//! The record that probes use. No receiver can own it.
+//! The record that probes use.
 //!
 //! Receivers refuse an empty endpoint name, so records under it never collide with events. Each
 //! probe uses a random event id, so concurrent probes do not collide either.
@@ -29,8 +29,8 @@ pub(super) async fn check_write(ledger: &(impl Ledger + ?Sized)) -> Result<(), L
     forgotten(ledger, &key, claimed.map(drop)).await
 }
 
-/// Forgets the record, even if the first step failed, since it may have taken place. Not if the
-/// store is unreachable: that would take as long again.
+/// Forgets the record, even if the first step failed, since that step may have taken place. Not if
+/// the store is unreachable: this step would run into its timeout too.
 pub(super) async fn forgotten(
     ledger: &(impl Ledger + ?Sized),
     key: &EventKey,

@@ -5,13 +5,13 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RecordState {
-    /// No worker holds it. A pause, if any, must end before the next claim.
+    /// No worker holds it. It can be claimed when its pause, if any, has ended.
     Pending,
-    /// A worker holds it until its lease ends.
+    /// A worker holds it. It can be claimed by another one when its lease has expired.
     Claimed,
     /// The event was handled.
     Handled,
-    /// The event was given up and is a dead letter.
+    /// The event was given up. If the store keeps dead letters, it is one.
     Dead,
 }
 

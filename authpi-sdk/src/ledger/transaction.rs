@@ -44,8 +44,8 @@ pub trait Transactional: Ledger + Clone {
     /// waiting delivery holds no claim and no connection.
     ///
     /// # Errors
-    /// When the store has no room for any transaction. Receivers and workers with such handlers
-    /// cannot be built then.
+    /// When the store has no room for any transaction. Receivers and workers with handlers that
+    /// take a [`Tx`] then cannot be built.
     fn permits(&self) -> Result<TransactionPermits, PoolTooSmall> {
         Ok(TransactionPermits::unlimited())
     }
@@ -81,7 +81,7 @@ pub trait Transactional: Ledger + Clone {
     ///
     /// # Errors
     /// When the store cannot be reached or refuses. If the answer to the commit was lost, the
-    /// commit may have taken place. The next claim of the event finds out.
+    /// commit may have taken place; the next claim of the event then reports it as handled.
     fn commit(
         &self,
         transaction: Self::Transaction,
@@ -98,10 +98,11 @@ pub trait Transactional: Ledger + Clone {
 /// commits it. If it returns an error, all writes are rolled back. `sqlx::Connection::begin` on it
 /// creates a savepoint.
 ///
-/// A handler that leaks its `Tx`, into a task that outlives it or a static, has failed. Its writes
-/// are never committed; they are rolled back when that `Tx` is dropped. Until then the transaction
-/// stays open: in Postgres it holds a connection and locks, **in SQLite it locks the whole file**,
-/// so that every step fails after the busy timeout, and `Sqlite::close` waits.
+/// A handler that leaks its `Tx`, for example into a static or a task that outlives the handler,
+/// fails. Its writes are never committed; they are rolled back when that `Tx` is dropped. Until
+/// then the transaction stays open: in Postgres it holds a connection and locks, **in SQLite it
+/// locks the whole file**, so that every step fails after the busy timeout, and `Sqlite::close`
+/// waits.
 pub struct Tx<L: Transactional> {
     /// `None` only during drop.
     transaction: Option<L::Transaction>,
@@ -111,7 +112,7 @@ pub struct Tx<L: Transactional> {
 type Home<L> = Arc<Mutex<Option<<L as Transactional>::Transaction>>>;
 
 impl<L: Transactional> Tx<L> {
-    /// The transaction for the handler, and the handle that gets it back when the handler drops it.
+    /// The transaction for the handler, and a handle that gets it back when the handler drops it.
     pub(crate) fn loan(transaction: L::Transaction) -> (Self, Loan<L>) {
         let home = Home::<L>::default();
         (
@@ -176,7 +177,7 @@ impl fmt::Display for TxKept {
 
 impl std::error::Error for TxKept {}
 
-/// Limits the handlers with a transaction of one store; a fair queue for those that wait.
+/// Limits the concurrent transactions of handlers in one store. Handlers wait in a fair queue.
 #[derive(Clone, Debug)]
 pub struct TransactionPermits {
     /// `None` for no limit.
@@ -235,7 +236,7 @@ impl TransactionPermits {
     }
 }
 
-/// The store's connection pool has no room for a handler's transaction beside the reserved
+/// The store's connection pool has no room for a handler's transaction in addition to the reserved
 /// connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -258,7 +258,7 @@ pub(super) async fn append(inbox: &impl Inbox, id: &str, ordering_key: Option<&s
     );
 }
 
-/// Appends the event with other content. `done` says whether it is finished.
+/// Appends the event with other content. `done` is whether it is finished.
 async fn append_known<H: Harness<Ledger: Inbox>>(inbox: &H::Ledger, id: &str, done: bool) {
     let other = Digest::from_bytes([9; 16]);
     let appended = inbox

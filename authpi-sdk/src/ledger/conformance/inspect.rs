@@ -1,4 +1,4 @@
-//! The cases of [`Inspector`]: what a store shows of its records, and that looking changes nothing.
+//! The cases of [`Inspector`]: what a store shows of its records, and that reading changes nothing.
 //!
 //! Give it an [`InspectorHarness`], and [`run`] it in a test; for a store that is an
 //! [`Inbox`], [`run_inbox`] too.
@@ -22,7 +22,7 @@ pub trait InspectorHarness: Harness {
     /// The inspector under test.
     type Inspector: Inspector;
 
-    /// Whether the store keeps times (the default): ages, and a list with an order.
+    /// Whether the store keeps times (the default), so that it has ages and an ordered list.
     const KEEPS_TIMES: bool = true;
 
     /// An inspector of the newest store. It may scan.
@@ -53,7 +53,7 @@ pub async fn run_inbox<H: InspectorHarness<Ledger: Inbox>>(harness: &H) {
     Box::pin(the_backlog_is_shown(harness)).await;
 }
 
-/// An event without a record has none, and its endpoint is idle.
+/// An event that is not known has no record, and its endpoint is idle.
 ///
 /// # Panics
 /// When this does not hold.
@@ -252,7 +252,7 @@ pub async fn pages_list_every_record_of_the_endpoint_and_state<H: InspectorHarne
     assert_eq!(endpoints, expected);
 }
 
-/// The numbers are those of the endpoint.
+/// The status has the numbers of its endpoint only.
 ///
 /// # Panics
 /// When this does not hold.
@@ -291,7 +291,7 @@ pub async fn numbers_are_counted_by_endpoint<H: InspectorHarness>(harness: &H) {
     assert_eq!(STATES.map(|state| counts.of(state)), [0, 1, 0, 0]);
 }
 
-/// A record that was looked at is as before, for the ledger and for its holder.
+/// Reading a record does not change it, for the ledger and for its holder.
 ///
 /// # Panics
 /// When this does not hold.
@@ -355,7 +355,7 @@ where
     );
 }
 
-/// The backlog is the inbox's own, for each endpoint.
+/// For each endpoint, the backlog is the one that the inbox reports.
 ///
 /// # Panics
 /// When this does not hold.
@@ -390,7 +390,7 @@ const STATES: [RecordState; 4] = [
     RecordState::Dead,
 ];
 
-/// All pages of a list, without the repetitions that a list without an order may have.
+/// All pages of a list, without the duplicates that an unordered list may have.
 async fn all(inspector: &impl Inspector, filter: &Filter) -> Vec<RecordView> {
     let (mut filter, mut records) = (filter.clone(), Vec::<RecordView>::new());
     loop {

@@ -1,9 +1,9 @@
-//! The conformance suite: what every [`Ledger`] must do. The stores of this crate pass it, and
-//! yours can.
+//! The conformance suite: what every [`Ledger`] must do. The stores of this crate pass it. Use it
+//! to test your own.
 //!
 //! Give it a [`Harness`], which creates empty stores and advances their time, and [`run`] it in a
-//! test. Each case is also a function, named for the property that does not hold if it panics.
-//! [`inbox`] and [`ordering`] have the cases of inboxes, [`inspect`] those of
+//! test. Each case is also a function. It is named after a property and panics if the property does
+//! not hold. [`inbox`] and [`ordering`] have the cases of inboxes, [`inspect`] those of
 //! [inspectors](super::inspect).
 //!
 //! ```
@@ -50,16 +50,15 @@ pub trait Harness: Send + Sync {
     type Ledger: Ledger;
 
     /// Whether `append` of an inbox detects that an event is already done (the default). A queue
-    /// may store such an event again and detect it when its turn comes. It must not lease it then
-    /// either.
+    /// may store such an event again and detect it when it would be leased. It must not lease it.
     const TELLS_WHAT_IS_DONE: bool = true;
 
     /// A ledger over an empty store, with a retention of at least a day.
     fn fresh(&self) -> impl Future<Output = Self::Ledger> + Send;
 
-    /// Advances the store's time by `by`, a whole number of seconds: its clock, or, if that cannot
-    /// be set, moves the times in its records back. Time may also pass by itself; the suite allows
-    /// half a minute for that.
+    /// Advances the store's time by `by`, a whole number of seconds: sets its clock forward or, if
+    /// that is not possible, moves the times in its records back. Real time also passes; the suite
+    /// allows half a minute for that.
     fn advance(&self, ledger: &Self::Ledger, by: Duration) -> impl Future<Output = ()> + Send;
 }
 
@@ -231,7 +230,7 @@ cases! { of Ledger:
         assert_eq!(claim(&ledger, &key("b")).await, Claim::Dead { first_digest: DIGEST });
     }
 
-    /// A forgotten event is new again, from every state. Its old token is stale although the
+    /// A forgotten event is new again, whatever its state was. Its old token is stale although the
     /// attempt number is the same. Forgetting returns whether there was a record.
     async fn a_forgotten_event_is_fresh(harness) {
         let ledger = harness.fresh().await;
@@ -263,7 +262,7 @@ cases! { of Ledger:
         }
     }
 
-    /// The reported digest is that of the first claim, whatever later claims bring.
+    /// The reported digest is that of the first claim, whatever the digest of later claims.
     async fn a_duplicate_returns_the_first_digest(harness) {
         let ledger = harness.fresh().await;
         let key = key("digest");
@@ -480,7 +479,7 @@ cases! { of Ledger:
         }
     }
 
-    /// A finished event is remembered for the whole retention, and forgotten after twice that time.
+    /// A finished event is kept for the whole retention, and gone after twice that time.
     async fn finished_events_are_remembered_for_the_retention(harness) {
         let ledger = harness.fresh().await;
         let retention = Duration::from_secs(ledger.retention().as_secs());
@@ -533,7 +532,7 @@ cases! { of Ledger:
 
 const CLAIMERS: usize = 64;
 const LEASE: Duration = Duration::from_mins(2);
-/// How much time may pass by itself.
+/// How much real time may pass.
 const SLACK: Duration = Duration::from_secs(30);
 const DIGEST: Digest = Digest::from_bytes([1; 16]);
 const OTHER_DIGEST: Digest = Digest::from_bytes([2; 16]);

@@ -108,8 +108,8 @@ cases! { of OrderedInbox:
         }
     }
 
-    /// An ordering key that is appended to, and has events forgotten, while it is worked off,
-    /// continues to its end.
+    /// All events of an ordering key are handled, even if events are appended and forgotten
+    /// meanwhile.
     async fn an_ordering_key_goes_on_while_it_is_appended_to(harness) {
         const EVENTS: usize = 60;
         let inbox = std::sync::Arc::new(harness.fresh().await);
