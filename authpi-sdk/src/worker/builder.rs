@@ -19,6 +19,8 @@ use crate::{
 };
 
 /// Settings of a worker. Created by [`Worker::builder`].
+///
+/// `handler_timeout`, `lease` and `poll_interval` must be greater than zero and at most a year.
 #[must_use]
 pub struct WorkerBuilder {
     endpoint: Arc<str>,
@@ -50,50 +52,51 @@ impl WorkerBuilder {
         }
     }
 
-    /// How many events may be handled at once. Default 16.
+    /// How many events may be handled at once. Default 16; must not be zero.
     pub fn concurrency(mut self, events: usize) -> Self {
         self.settings.concurrency = events;
         self
     }
 
-    /// How long a handler may take before it is dropped, which counts as a retryable error. Default
-    /// 10 s.
+    /// How long a handler may take. After that, it is dropped, which counts as a retryable error.
+    /// Default 10 s.
     pub fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.settings.handler_timeout = timeout;
         self
     }
 
-    /// How long a lease lasts unless it is renewed, and so how long the event of a crashed worker
-    /// is blocked. Renewed at each third. Default 30 s.
+    /// How long a lease lasts without a renewal. If the process crashes, its events stay blocked
+    /// for at most this long. While a handler runs, the lease is renewed every third of this time.
+    /// Default 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How often to poll for events without a notification, such as those of another process. Default
-    /// 1 s.
+    /// How often to poll. A worker finds events by polling if the store does not notify it of them,
+    /// such as events that another process has stored in SQLite. Default 1 s.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval;
         self
     }
 
-    /// The number of failed attempts after which an event becomes a dead letter. Default 20.
-    /// Attempts that ended in a crash count.
+    /// The number of failed attempts after which an event becomes a dead letter. Attempts that
+    /// ended in a crash count too. Default 20; must not be zero.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts;
         self
     }
 
-    /// The age, since the event was stored, after which its next failure makes it a dead letter,
+    /// An event whose attempt fails this long after it was stored, or later, becomes a dead letter,
     /// whatever the number of attempts. Default three days.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = age;
         self
     }
 
-    /// The pause after the first failure, which doubles with each further failure, and its maximum.
-    /// Each pause is a random part of that (full jitter). Defaults: 1 s and 10 min. A pause
-    /// requested by a handler is used unchanged.
+    /// The backoff after a failed attempt: `initial` after the first failure, doubled with each
+    /// further failure, at most `max`. The actual pause is random between zero and that (full
+    /// jitter). Defaults: 1 s and 10 min. A pause requested by a handler is used unchanged.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.settings.backoff = (initial, max);
         self
@@ -109,8 +112,8 @@ impl WorkerBuilder {
     ///
     /// # Errors
     /// When the endpoint's name is empty or longer than 100 bytes, two handlers are registered for
-    /// the same events, a setting is zero or out of range, or a handler takes a transaction and the
-    /// store's connection pool has no room for one.
+    /// the same events, a setting is out of range, or a handler takes a transaction and the store's
+    /// connection pool has no room for one.
     pub fn build(self) -> Result<Worker, BuildError> {
         if self.endpoint.is_empty() {
             return Err(BuildError::NoEndpoint);

@@ -1,18 +1,19 @@
 //! Handles the events of an inbox.
 //!
 //! A [`Receiver::inbox`](crate::receiver::Receiver::inbox) acknowledges a delivery as soon as it is
-//! stored. A [`Worker`] takes the events, oldest first, and runs the same [`Handlers`] as an inline
-//! receiver would. Any number of workers, in any number of processes, can share one store: an event
+//! stored. A [`Worker`] leases the events, oldest first, and runs [`Handlers`], as an inline
+//! receiver does. Any number of workers, in any number of processes, can share one store: an event
 //! is leased to one of them at a time, and the lease of a worker that dies expires.
 //!
-//! An event without a handler for its type is dropped, as in an inline receiver: it is counted, not
-//! recorded, and AuthPI can deliver it again. But it was acknowledged. If old and new versions of a
-//! service run side by side, or no acknowledged event may be dropped, keep it as a dead letter:
-//! `.fallback(async |_: Event, _| Err(HandlerError::terminal("no handler")))`.
+//! If no handler is registered for an event's type, the event is counted and its record is removed,
+//! as in an inline receiver. AuthPI has already received 200 for it, so it does not send the event
+//! again unless someone redelivers it. If no acknowledged event may be dropped, or old and new
+//! versions of a service run side by side, keep such events as dead letters: `.fallback(async |_:
+//! Event, _| Err(HandlerError::terminal("no handler")))`.
 //!
-//! A failed handler is retried after a pause that doubles each time, with full jitter. After a
-//! [`terminal`](crate::handlers::Terminal) error, or the last attempt, the event becomes a dead
-//! letter. Until then a failing event blocks the later events with its ordering key, and no others.
+//! After a failed attempt, the event is retried with exponential backoff and full jitter. After a
+//! [`terminal`](crate::handlers::Terminal) error, or the last attempt, it becomes a dead letter.
+//! Until then, it blocks the later events with its ordering key, but no other events.
 //!
 //! ```no_run
 //! # use authpi_sdk::{event::{Event, Subject, types::UserCreated}, handlers::Handlers, stores::Sqlite, worker::Worker};
@@ -22,7 +23,7 @@
 //! let hook = Receiver::inbox("users", Verifier::authpi(keys), store.clone()).ordered_by(Subject::user_id).build()?;
 //! let handlers = Handlers::new(()).on(async |_: Event<UserCreated>, _cx| Ok(()));
 //! let worker = Worker::builder("users", store, handlers).concurrency(16).build()?;
-//! // `hook` goes to the server, and beside it:
+//! // `hook` goes to the server. The worker runs next to it:
 //! worker.run(stop).await;
 //! # Ok(()) }
 //! ```
@@ -60,7 +61,7 @@ pub use crate::receiver::{BuildError, Health};
 pub use builder::WorkerBuilder;
 
 /// Leases the events of one endpoint from an inbox and handles them. Cheap to clone; clones share
-/// everything.
+/// all state.
 #[derive(Clone)]
 pub struct Worker {
     shared: Arc<Shared>,
@@ -70,7 +71,8 @@ struct Shared {
     endpoint: Arc<str>,
     inbox: AnyInbox,
     handlers: Routes,
-    /// If every handler takes a transaction: nothing is leased before there is room for one.
+    /// `Some` if every handler takes a transaction: the worker then takes a permit before it leases
+    /// an event.
     permits: Option<TransactionPermits>,
     settings: Settings,
     /// Notified when an event is finished: the next one with its ordering key may be due.
@@ -92,7 +94,7 @@ impl Drop for Shared {
 /// The pause after the store has failed.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
-/// The least time between two measurements of the inbox.
+/// The minimum time between two measurements of the inbox.
 const MEASURED_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
@@ -126,8 +128,8 @@ impl Worker {
     /// returns. If this future is dropped, the worker leases no more events either, and running
     /// handlers continue as long as the runtime does.
     ///
-    /// If the store cannot be reached, that is logged, and the worker tries again after a second,
-    /// or the poll interval if that is shorter. Needs a tokio runtime with its timer enabled.
+    /// If the store fails, the worker logs the failure and tries again after a second, or after the
+    /// poll interval if that is shorter. Requires a tokio runtime with its timer enabled.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         self.shared.stopping.store(false, Ordering::Release);
         select! {
@@ -183,7 +185,7 @@ impl Worker {
                 Err(error) => {
                     error.report(&shared.endpoint, &shared.log);
                     drop((slot, permit));
-                    // Events that are appended meanwhile are found afterwards.
+                    // Events that are appended during this pause are found after it.
                     select! {
                         () = &mut stop => break,
                         () = sleep(shared.settings.poll_interval.min(AFTER_A_FAILURE)) => continue,
@@ -203,7 +205,7 @@ impl Worker {
         shared.log.flush(&shared.endpoint);
     }
 
-    /// The events that wait for this endpoint's workers; for a health probe.
+    /// The number and age of the events that wait for this endpoint's workers.
     ///
     /// # Errors
     /// When the store cannot be reached or refuses.
@@ -211,12 +213,16 @@ impl Worker {
         self.shared.inbox.backlog(&self.shared.endpoint).await
     }
 
-    /// The health of this worker: two steps of the store, within two seconds.
+    /// The health of this worker. Probes the store and returns within two seconds.
     ///
-    /// Appends and forgets a record under the empty endpoint name (a queue: claims and forgets one
-    /// in its ledger), and reads the backlog. A store is probed at most once a second and never
-    /// concurrently, however often this is called: the receivers and workers of a process share the
-    /// answer.
+    /// There are two probes. Each runs at most once a second and never concurrently; calls in
+    /// between share its last answer.
+    ///
+    /// - The write probe appends a record under the empty endpoint name and forgets it (a queue
+    ///   only checks its ledger). All workers and inbox receivers of the process that use clones of
+    ///   one store share this probe.
+    /// - The backlog probe counts the waiting events of this endpoint. Only clones of this worker
+    ///   share it.
     ///
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.

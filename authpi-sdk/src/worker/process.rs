@@ -133,7 +133,7 @@ impl Shared {
         }
     }
 
-    /// What to do about a failed attempt: retry, or give up.
+    /// Decides about a failed attempt: retry, or give up.
     async fn resolve_failure(&self, mut failure: Failure, leased: &LeasedEvent) -> Resolution {
         let attempt = leased.token.attempt;
         let (reason, error) = if failure.is_terminal() {
@@ -191,7 +191,7 @@ impl Shared {
                             stored_at = %received_at,
                             clock = %now,
                             left_out,
-                            "an event seems too old, and the clock is unconfirmed: it is retried"
+                            "an event seems too old, and the clock is unconfirmed: the event is retried"
                         );
                     },
                 );
@@ -205,5 +205,5 @@ impl Shared {
     }
 }
 
-/// Events younger than this are recent: clocks may differ by as much.
+/// Events younger than this are recent. Clocks may differ by this much.
 const RECENT: Duration = Duration::from_hours(1);
