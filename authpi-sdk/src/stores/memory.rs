@@ -25,18 +25,18 @@ use crate::{
 /// A [`Ledger`] in memory: for tests, for development, and for services whose handlers may repeat
 /// after a restart.
 ///
-/// Clones share the records. It keeps no dead letters: what is given up is remembered as dead, its
-/// bytes are dropped.
+/// Clones share the records. It keeps no dead letters: the record of an event that was given up is
+/// kept, its body is not.
 ///
 /// - **Bounded.** It holds at most [`with_capacity`](Memory::with_capacity) records (default
-///   1,000,000). At capacity the record that was handled (or given up) longest ago makes room, so a
-///   duplicate of that event would be handled again; where none is finished, one that waits for its
-///   next attempt goes (its attempts are counted from 1 again), then one whose lease ran out. A
-///   record under a running lease is never evicted: if there are only those, a claim fails. The
-///   first eviction is logged as a warning; `authpi_memory_evictions_total` and
-///   [`evicted`](Memory::evicted) count all of them.
-/// - **Small.** About 155 bytes per remembered event with ids of 30 bytes (measured from 10³ to 10⁷
-///   of them).
+///   1,000,000). At capacity, a claim of a new event evicts the record that was finished longest
+///   ago; a duplicate of that event would be handled again. If no record is finished, it evicts one
+///   that waits for its next attempt, whose attempts are then counted from 1 again, or else one
+///   with an expired lease. A record under a running lease is never evicted: if there are no
+///   others, the claim fails. The first eviction is logged as a warning;
+///   `authpi_memory_evictions_total` and [`evicted`](Memory::evicted) count all of them.
+/// - **Small.** About 155 bytes per record with an id of 30 bytes (measured with 10³ to 10⁷
+///   records).
 /// - **Flat.** A step takes about a microsecond at most, however many records there are.
 ///
 /// Its clock is monotonic: setting the system's time neither ends nor prolongs a lease.
@@ -56,8 +56,8 @@ impl Memory {
         }
     }
 
-    /// Sets how many records are held at most, for all clones (default 1,000,000; at least 1, at
-    /// most 2³² − 2).
+    /// Sets the maximum number of records, for all clones (default 1,000,000; at least 1, at most
+    /// 2³² − 2).
     #[must_use]
     pub fn with_capacity(self, records: usize) -> Self {
         let mut held = self.lock();
@@ -68,7 +68,7 @@ impl Memory {
         self
     }
 
-    /// Sets how long a handled or dead record is remembered, for all clones (default 30 days).
+    /// Sets how long a handled or dead record is kept, for all clones (default 30 days).
     #[must_use]
     pub fn with_retention(self, retention: Duration) -> Self {
         self.lock().retention = retention;
@@ -187,7 +187,7 @@ impl fmt::Display for AllClaimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "all {} records in memory are claimed; raise the capacity or lower what is in flight",
+            "all {} records in memory are claimed; raise the capacity or lower the number of events in flight",
             self.capacity
         )
     }
@@ -338,7 +338,7 @@ impl Records {
                 RecordState::Dead if record.at.saturating_add(retention) > now => {
                     return Ok(Claim::Dead { first_digest });
                 }
-                // Past its retention, but not pruned yet: treated as if it were gone.
+                // Its retention has ended, but it is not pruned yet: treated as if it were gone.
                 RecordState::Handled | RecordState::Dead => self.remove(slot),
             }
         }
@@ -441,8 +441,8 @@ impl Records {
             tracing::warn!(
                 %endpoint,
                 capacity = self.capacity,
-                "the memory ledger is full: it forgets its oldest records, and handles their events again if they are \
-                 delivered again; raise `capacity`, or use a store (logged once)"
+                "the memory ledger is full and evicts its oldest records: their events are handled again if they are \
+                 redelivered; raise the capacity or use a durable store (logged once)"
             );
         }
         true
@@ -545,8 +545,8 @@ impl Records {
         self.used -= 1;
     }
 
-    /// The endpoint's number. A service has a handful, so they are searched linearly. A name
-    /// without records gives its number to the next one.
+    /// The endpoint's number. A service has a handful, so they are searched linearly. The number of
+    /// a name without records is reused.
     fn endpoint(&mut self, key: &EventKey) -> u32 {
         let known = self
             .endpoints

@@ -1,7 +1,7 @@
 //! Stores: where records and the events of an inbox are kept.
 //!
 //! [`Memory`] needs no setup and is lost at exit; `Sqlite` (feature `sqlite`) keeps records and
-//! dead letters in a file. Replicas on several hosts share one of `Postgres` (feature `postgres`),
+//! dead letters in a file. Replicas on several hosts can share `Postgres` (feature `postgres`),
 //! which keeps dead letters too, or `Redis` (feature `redis`). `Nats` (feature `nats`) adds an
 //! inbox in NATS JetStream to any of them. Any implementation of [`Ledger`](crate::ledger::Ledger)
 //! that passes the conformance suite (feature `testing`) works as well.

@@ -1,17 +1,16 @@
-//! The inbox in NATS JetStream: a stream holds the events to be handled, a ledger of any kind knows
-//! which have been handled.
+//! The inbox in NATS JetStream: a stream holds the events to be handled, and a ledger of any kind
+//! records which have been handled.
 //!
 //! ```text
-//! append        publish, wait for the server's word                        message -> stream
+//! append        publish, wait for the server to acknowledge                message -> stream
 //! lease_next    fetch a message, claim its event in the ledger             granted: leased | handled: acknowledged, next one
-//! renew         renew in the ledger, tell the stream that it goes on
+//! renew         renew in the ledger, report progress to the stream
 //! complete      complete in the ledger [keep the dead letter], acknowledge message -> gone
-//! release       release in the ledger, give back with a delay
+//! release       release in the ledger, return the message with a delay
 //! ```
 //!
-//! The ledger decides and the stream follows. Whatever is lost in between, by a crash, a broken
-//! connection or a missing answer, the message is delivered again, and its claim says what to do
-//! with it.
+//! The ledger decides and the stream follows. After a crash, a broken connection or a missing
+//! answer in between, the message is delivered again, and its claim decides what to do with it.
 
 mod dead_letters;
 mod failure;
@@ -57,19 +56,20 @@ pub use options::NatsOptions;
 ///
 /// - **As durable as the stream.** `append` returns when the server has acknowledged the message.
 ///   To survive a power cut, it needs three [`replicas`](NatsOptions::replicas) or a server with
-///   `sync_interval: always` (2.10). By default, a server flushes its files every minute or two, so
-///   it loses nothing when the server crashes, but the latest messages when its host does.
-/// - **The ledger decides.** JetStream delivers at least once. Each delivery is claimed in the
-///   ledger first, so an event that it knows as handled is never leased again. The ledger's
-///   documentation says how reliable that is.
-/// - **No order.** Events are leased roughly in the order of arrival, but nothing orders those of
-///   one subject: it is not an [`OrderedInbox`](crate::ledger::OrderedInbox), so `ordered_by` does
-///   not compile.
+///   `sync_interval: always` (2.10). By default, a server flushes its files every minute or two. It
+///   then loses nothing if the server process crashes, but it may lose the latest messages if its
+///   host crashes.
+/// - **The ledger decides.** JetStream delivers at least once. Each message is claimed in the
+///   ledger first, so an event that the ledger knows as handled is never leased again. The ledger's
+///   documentation states how reliable that is.
+/// - **No order.** Events are leased roughly in the order of arrival, but the events of one subject
+///   are not ordered: `Nats` is not an [`OrderedInbox`](crate::ledger::OrderedInbox), so
+///   `ordered_by` does not compile.
 /// - **Keeps dead letters**, whether or not the ledger does, in a separate stream, where they can
 ///   be [listed](Nats::dead_letters), [replayed](Nats::replay), forgotten and
 ///   [purged](Nats::purge).
-/// - **Never hangs.** A step fails after the [`timeout`](NatsOptions::timeout) (default 5 s) and
-///   the ledger's.
+/// - **Never hangs.** A step fails when the [`timeout`](NatsOptions::timeout) (default 5 s) or the
+///   ledger's own timeout has passed.
 /// - **No event blocks another.** If the ledger fails to claim an event, its message is returned
 ///   for a quarter of a second, and for twice as long each time, up to a minute. If the ledger
 ///   refuses the event's content ([`LedgerErrorKind::Content`]), or has failed five times in a row
@@ -81,11 +81,12 @@ pub use options::NatsOptions;
 ///
 /// [`append`](Inbox::append) recognizes waiting events during the
 /// [`duplicate_window`](NatsOptions::duplicate_window). A finished event is stored again, and
-/// recognized when its turn comes. [`forget`](Ledger::forget) removes an event that a worker of
-/// this process is handling; one that waits in the stream stays there, and is handled as a new one.
+/// recognized when it would be leased. [`forget`](Ledger::forget) removes an event that a worker of
+/// this process is handling; an event that waits in the stream stays there, and is handled as a new
+/// one.
 ///
-/// At most 100,000 events of an endpoint can be in progress or waiting for a retry; events behind
-/// them wait.
+/// At most 100,000 events of an endpoint can be in progress or waiting for a retry. Later events
+/// have to wait.
 ///
 /// A message has to fit into the server's `max_payload` (1 MiB by default) and the stream's
 /// `max_msg_size`; a larger one is refused as [content](LedgerErrorKind::Content). A full stream is
@@ -118,7 +119,8 @@ struct Shared<L> {
     log: LogLimit,
 }
 
-/// The maximum delay of a message. If its event has to wait longer, it is delivered in between.
+/// The maximum delay of a message. If its event has to wait longer, the message is delivered and
+/// returned again.
 const MAX_DELAY: Duration = Duration::from_hours(1);
 
 /// The delay of a message whose event the ledger failed to claim: it doubles with each failure, up
@@ -142,9 +144,10 @@ impl<L: Ledger> Nats<L> {
     /// Opens the inbox with your own connection, and creates its streams if they do not exist. Any
     /// number of processes may do so at once.
     ///
-    /// The streams are checked, and a consumer is created, asked and removed. Nothing is published,
-    /// so a missing permission to publish only shows with the first event, which then stays with
-    /// AuthPI. The ledger was opened before.
+    /// Checks the streams, and creates, queries and removes a consumer. Nothing is published, so a
+    /// missing permission to publish only shows with the first event, which is then refused, so
+    /// that AuthPI retries it. The ledger is not checked here, since it was checked when it was
+    /// opened.
     ///
     /// # Errors
     /// When the server cannot be reached or has no JetStream, when the streams or a consumer cannot
@@ -154,9 +157,10 @@ impl<L: Ledger> Nats<L> {
     }
 
     /// Opens the inbox with its own connection, at `nats://user:password@host:port` or
-    /// `nats://token@host:port`. It is replaced when it breaks, when its server has hung for three
-    /// times the [`timeout`](NatsOptions::timeout), and when JetStream is no longer available
-    /// there. Special characters in the credentials may be escaped (`%40` for `@`).
+    /// `nats://token@host:port`. The connection is replaced when it breaks, when its server has not
+    /// responded for three times the [`timeout`](NatsOptions::timeout), and when JetStream is no
+    /// longer available on that server. Special characters in the credentials may be escaped (`%40`
+    /// for `@`).
     ///
     /// # Errors
     /// When the URL is invalid; when host, port or credentials are wrong, with the cause; otherwise
@@ -194,7 +198,7 @@ impl<L: Ledger> Nats<L> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a message until the ledger may grant its event.
+    /// Returns a message to the stream until the ledger may grant its event.
     async fn give_back(&self, key: &EventKey, arrived: Arrived, delay: Duration) {
         let delay = delay.min(MAX_DELAY);
         self.in_flight().waits(key, arrived.ticket.clone(), delay);
@@ -211,7 +215,7 @@ impl<L: Ledger> Nats<L> {
         if let Err(error) = settled {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
-                "a message could not be acknowledged, and comes again"
+                "a message could not be acknowledged, and will be delivered again"
             );
         }
     }
@@ -297,8 +301,8 @@ impl<L: Ledger> Nats<L> {
         self.settle(&key, arrived, settled).await
     }
 
-    /// Removes the message of a finished event. If that fails, it is delivered again after those
-    /// behind it.
+    /// Removes the message of a finished event. If `done` is an error, the message is returned and
+    /// delivered again later.
     async fn settle(
         &self,
         key: &EventKey,
@@ -349,7 +353,8 @@ impl<L: Ledger> Nats<L> {
         })
     }
 
-    /// The ledger works, and refuses this event: a retry would be refused too.
+    /// Keeps the event as a dead letter: the ledger works but refuses this event, so a retry would
+    /// be refused too.
     async fn bury(
         &self,
         key: &EventKey,
@@ -390,7 +395,7 @@ impl<L: Ledger> Nats<L> {
         self.keep_unattempted(key, arrived, reason).await
     }
 
-    /// A message that this crate has not published.
+    /// Keeps a message that this crate has not published.
     async fn keep_foreign(&self, key: &EventKey, arrived: &Arrived) -> Result<(), LedgerError> {
         tracing::error!(
             endpoint = key.endpoint(),
@@ -576,12 +581,12 @@ impl<L: Ledger> Ledger for Nats<L> {
         self.ledger().retention()
     }
 
-    /// The ledger's.
+    /// The server time of the ledger.
     async fn server_time(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.ledger().server_time().await
     }
 
-    /// The ledger's.
+    /// The write probe of the ledger.
     async fn check_write(&self) -> Result<(), LedgerError> {
         self.ledger().check_write().await
     }
@@ -599,8 +604,8 @@ impl<L: Ledger> Ledger for Nats<L> {
     }
 }
 
-/// A handler takes a `Tx<Nats<Postgres>>`, in which it writes as in a `Tx<Postgres>`: the queue is
-/// NATS, and the effect takes place exactly once.
+/// For example, a handler takes a `Tx<Nats<Postgres>>` and writes in it as in a `Tx<Postgres>`: the
+/// queue is NATS, and the effect takes place exactly once.
 impl<L: Transactional> Transactional for Nats<L> {
     type Connection = L::Connection;
     type Transaction = L::Transaction;
@@ -663,8 +668,8 @@ impl<L: Ledger> Inbox for Nats<L> {
         const STEP: &str = "lease the next event";
         let until = Instant::now() + self.limit();
         self.queue().within(STEP, self.queue().listen()).await?;
-        // Each finished event takes a round trip or two; the caller should not wait for all of
-        // them.
+        // Each message of a finished event takes a round trip or two; the caller should not wait
+        // for all of them.
         while Instant::now() < until {
             let Some(arrived) = self
                 .queue()
@@ -699,8 +704,8 @@ impl<L: Ledger> Inbox for Nats<L> {
         })
     }
 
-    /// The ledger's only: a message cannot be taken back. [`backlog`](Inbox::backlog) shows that
-    /// the stream exists.
+    /// Probes only the ledger, since a published message cannot be removed again.
+    /// [`backlog`](Inbox::backlog) shows that the stream exists.
     async fn check_append(&self) -> Result<(), LedgerError> {
         self.ledger().check_write().await
     }

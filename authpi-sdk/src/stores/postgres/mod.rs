@@ -2,16 +2,16 @@
 //! keeps dead letters.
 //!
 //! ```text
-//! schema -> statements -> rows     what is asked, and what is answered
-//! connection                       one of the pool, for one step
-//! transaction                      one of the pool, for one handler
-//! wake                             NOTIFY, for workers of other processes
+//! schema -> statements -> rows     the tables, the SQL, and its results
+//! connection                       a connection of the pool, for one step
+//! transaction                      a connection of the pool, for one handler
+//! notify                           NOTIFY, for workers of other processes
 //! ```
 //!
-//! Each step is one statement, so one round trip and one transaction. Leasing takes up to two more
-//! when leases or pauses have ended, each with the step's time limit. A claim reads before it
-//! writes, within its statement, so that a duplicate neither locks a row nor makes the server flush
-//! its log. All times are the server's.
+//! Each step is one statement, so one round trip and one transaction. Leasing takes two or more
+//! further statements when leases or pauses have ended, each with the step's time limit. A claim
+//! reads before it writes, within its statement, so that a duplicate neither locks a row nor makes
+//! the server flush its log. All times are from the server's clock.
 
 mod connection;
 mod inspect;
@@ -57,7 +57,7 @@ pub use transaction::PostgresTransaction;
 ///
 /// Clones share one pool; replicas on any number of hosts share the tables.
 ///
-/// - **Durable** as the server is: with its default `synchronous_commit = on`, a step that returned
+/// - **As durable as the server**: with its default `synchronous_commit = on`, a step that returned
 ///   `Ok` survives a crash. Concurrent steps share a flush of the server's log. A claim that finds
 ///   a duplicate writes nothing.
 /// - **One round trip per step**, on a connection of the pool. Build your own pool with
@@ -68,27 +68,30 @@ pub use transaction::PostgresTransaction;
 ///   ([`on_tx`](crate::handlers::Handlers::on_tx)). Such a handler holds a connection of the pool
 ///   while it runs. Handlers wait for one in a fair queue that clones share. A fifth of the pool's
 ///   connections, and at least two, are reserved for everything else. With a pool of less than
-///   three connections, a receiver or worker with such handlers cannot be built. It takes three
-///   round trips: begin, completion, commit. With `REPEATABLE READ` or `SERIALIZABLE`, a commit may
-///   be refused, and is refused after a renewal of the lease; the event is then handled again.
+///   three connections, a receiver or worker with such handlers cannot be built. Such a handler
+///   takes three round trips: begin, completion, commit. With `REPEATABLE READ` or `SERIALIZABLE`,
+///   a commit may be refused, and is refused after a renewal of the lease; the event is then
+///   handled again.
 /// - **Notifies workers.** Workers of other processes learn of an append within about 10 ms, by
-///   `NOTIFY`. Each process with waiting workers has one more connection for that, beside the pool.
-///   Without notifications (behind a pooler that assigns connections per transaction), workers
-///   poll.
+///   `NOTIFY`. Each process with waiting workers has one more connection for that, in addition to
+///   the pool. Without notifications (behind a pooler that assigns connections per transaction),
+///   workers poll.
 /// - **Never hangs.** A step fails after the [`timeout`](PostgresOptions::timeout) (default 5 s),
 ///   including the wait for a connection. It is then unknown whether it took place, which every
 ///   caller of a ledger must handle. The server continues a statement that is no longer awaited,
 ///   and a lease that it grants is an attempt without a handler. So the pool that
 ///   [`connect`](Postgres::connect) builds has this timeout as its `statement_timeout`; set the
-///   same on a pool of your own. It also applies to the statements of a handler in its transaction.
-/// - **Replaces useless connections**: to a server that is read-only or shutting down, without
-///   their prepared statements, with outdated plans, or in a session that a handler has changed. A
-///   step that the server refused for such a reason is tried on another connection.
+///   same timeout on a pool of your own. It also applies to the statements of a handler in its
+///   transaction.
+/// - **Replaces unusable connections**: those to a server that is read-only or shutting down, those
+///   that have lost their prepared statements or have outdated plans, and those whose session a
+///   handler has changed. A step that the server refused for such a reason is retried on another
+///   connection.
 /// - **Bounded.** Claims prune records older than the [`retention`](PostgresOptions::retention) in
 ///   small batches, including dead letters. [`purge`](Postgres::purge) does so at once.
 /// - **Cancel safe.** A step whose future is dropped takes place completely or not at all.
 /// - **Uses the server's clock**, so hosts may differ. A fail-over to a server with another time
-///   changes leases by the difference.
+///   shifts leases by the difference.
 ///
 /// The names of the tables begin with `authpi_` ([another prefix](PostgresOptions::prefix) can be
 /// set). They are created and migrated when the ledger is opened; any number of replicas may do so
@@ -131,7 +134,7 @@ struct Shared {
     permits: Result<TransactionPermits, PoolTooSmall>,
 }
 
-/// The pause before trying again to lease an event that is due but could not be leased.
+/// The minimum pause before another attempt to lease an event that is due but could not be leased.
 const DUE_BY_NOW: Duration = Duration::from_millis(5);
 
 impl Postgres {
@@ -205,13 +208,15 @@ impl Postgres {
             .map_err(|e| LedgerError::new("list dead letters", e))
     }
 
-    /// Puts a dead letter back into the inbox, as an event that was just stored: without attempts,
-    /// and last of its ordering key. Returns whether there was such a dead letter.
+    /// Puts a dead letter back into the inbox, like an event that was just stored: without
+    /// attempts, and as the last event with its ordering key. Returns whether there was such a dead
+    /// letter.
     ///
     /// A worker of its endpoint handles it. An endpoint that is handled inline has no worker: the
-    /// event waits until one runs (`docs/dead-letters.md`) or AuthPI delivers it again. The
-    /// receiver's health and `authpi_inbox_depth` show it. A dead letter of an inline receiver has
-    /// no ordering key, so it neither waits for other events nor blocks them.
+    /// event waits until one runs or AuthPI delivers it again. The
+    /// [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/dead_letters/) shows how to run
+    /// one. The receiver's health and `authpi_inbox_depth` show it. A dead letter of an inline
+    /// receiver has no ordering key, so it neither waits for other events nor blocks them.
     ///
     /// # Errors
     /// When the store fails.
@@ -335,7 +340,8 @@ impl Postgres {
         Ok(rows.len() as u64)
     }
 
-    /// From time to time, in a task: the claim has been granted, and a failure is only logged.
+    /// Prunes from time to time, in a task: the claim is already granted, so a failure is only
+    /// logged.
     fn prune_in_turn(&self) {
         let left = |left: u32| Some(left.checked_sub(1).unwrap_or(CLAIMS_PER_PRUNING - 1));
         if self

@@ -9,7 +9,7 @@
 //!
 //! It contains no times. The key expires one retention after its lease or pause ends, so the key's
 //! remaining time less the retention in the value is what is left of the lease. So only the
-//! server's clock counts, records are removed by themselves, and a first claim needs no script.
+//! server's clock counts, the server removes old records, and a first claim needs no script.
 //!
 //! State and token come first and have a fixed length. Finishing an event, which happens once for
 //! each, compares and writes only those bytes and leaves the rest of the record, and its expiry,
@@ -58,26 +58,26 @@ pub use options::RedisOptions;
 ///
 /// - **As durable as the server.** With its usual settings (`appendfsync everysec`, asynchronous
 ///   replication), a crash or a fail-over loses the last second or so. If a claim or completion is
-///   lost and the event is delivered again, it is handled again. It is never lost, since AuthPI
-///   sends unacknowledged events again. `appendfsync always` without fail-over avoids this, but a
-///   database is the better choice then.
-/// - **`maxmemory-policy` must be `noeviction`** (the default): an evicted record is forgotten. A
-///   record takes about 200 bytes of memory.
-/// - **No dead letters.** An event that was given up is remembered as dead; its body is dropped.
+///   lost and the event is delivered again, it is handled again. The event itself is not lost,
+///   since AuthPI sends unacknowledged events again. `appendfsync always` without fail-over avoids
+///   this, but a database is the better choice then.
+/// - **`maxmemory-policy` must be `noeviction`** (the default). If a record is evicted, a
+///   redelivery of its event is handled again. A record takes about 200 bytes of memory.
+/// - **No dead letters.** The record of an event that was given up is kept; its body is not.
 /// - **One round trip per step.** A first claim, and one that finds a handled event, are a plain
 ///   `SET … NX GET PX`. A claim that finds an unfinished record needs a script, and so a second
 ///   round trip.
 /// - **Never hangs.** A step fails after the [`timeout`](RedisOptions::timeout) (default 5 s).
 /// - **Bounded.** Records expire one [`retention`](RedisOptions::retention) after the end of the
 ///   lease under which they were finished.
-/// - **Leaves a server that cannot serve.** A ledger that was opened by [`connect`](Redis::connect)
-///   replaces its connection when it breaks, when a step had no answer in time, and when the server
-///   answers that it is read-only, loading its data, or cannot write (`READONLY`, `LOADING`,
-///   `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and similar). So after a fail-over
-///   behind the same address, the step that reaches the old primary continues with the new one.
-///   Connecting is retried until it succeeds, for any error, at most a second apart; a step that
-///   waits for it fails with the cause. A connection that was passed to [`open`](Redis::open) has
-///   to be replaced by its owner, and the error says so.
+/// - **Replaces its connection** if the server cannot serve. A ledger that was opened by
+///   [`connect`](Redis::connect) replaces its connection when it breaks, when a step had no answer
+///   in time, and when the server answers that it is read-only, loading its data, or cannot write
+///   (`READONLY`, `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `MISCONF`, `OOM` and
+///   similar). So after a fail-over behind the same address, the step that reaches the old primary
+///   continues with the new one. Connecting is retried until it succeeds, for any error, at most a
+///   second apart; a step that waits for it fails with the cause. A connection that was passed to
+///   [`open`](Redis::open) has to be replaced by its owner, and the error says so.
 /// - **Cancel safe.** A step whose future is dropped takes place completely or not at all.
 /// - **Uses the server's clock**, so hosts may differ.
 ///
@@ -115,8 +115,8 @@ struct Shared {
 }
 
 impl Redis {
-    /// Opens the ledger with its own connection, at `redis://user:password@host:port/database`. It
-    /// is replaced when it breaks and when its server cannot serve.
+    /// Opens the ledger with its own connection, at `redis://user:password@host:port/database`. The
+    /// connection is replaced when it breaks and when its server cannot serve.
     ///
     /// # Errors
     /// When the URL is invalid; when host, port, password or database are wrong, with the cause;
@@ -150,7 +150,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         Redis::options().open(connection).await
     }
 
-    /// By its hash, or in full if the server does not know it yet.
+    /// Runs a script by its hash, or in full if the server does not know it yet.
     async fn run<T: FromRedisValue>(
         &self,
         script: &Loaded,
@@ -311,7 +311,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Redis<C> {
         .await
     }
 
-    /// The length keeps different pairs of names apart.
+    /// The length prevents that two pairs of names have the same key.
     fn key(&self, key: &EventKey) -> String {
         let (prefix, endpoint, event_id) = (&*self.shared.prefix, key.endpoint(), key.event_id());
         let mut text = String::with_capacity(prefix.len() + endpoint.len() + event_id.len() + 6);

@@ -1,15 +1,15 @@
 //! The ledger in a SQLite file: survives restarts, keeps dead letters, shared by the processes of
 //! one host.
 //!
-//! Every step goes to one task, the [writer], which holds the only connection. SQLite allows one
-//! writer at a time anyway; steps in our [queue] run in order, whereas connections that wait for
-//! each other poll. Steps that wait together are committed together and share one flush of the disk
-//! (group commit). A step that fails does not affect the others, and a step runs to its end even if
-//! its caller has gone away. The same task lends its connection to handlers that write in a
+//! Every step goes to one task, the [writer], which holds the only connection. SQLite allows only
+//! one writer at a time. Steps in the [queue] run in order, whereas several connections would have
+//! to poll for the lock. Steps that wait together are committed together and share one flush of the
+//! disk (group commit). A failed step does not affect the others, and a step runs to its end even
+//! if its caller no longer waits. The same task lends its connection to handlers that write in a
 //! [transaction].
 //!
-//! The operations are in [steps], their SQL in [statements], the tables in [schema], the [file] in
-//! its own module.
+//! The operations are in [steps], their SQL in [statements], the tables in [schema]. [file] opens
+//! and watches the file.
 
 mod failure;
 mod file;
@@ -78,8 +78,8 @@ use crate::ledger::{
 /// tables. They are created and migrated when the file is opened. A file that a later version of
 /// this crate has migrated is refused.
 ///
-/// Leases and pauses use the host's clock. If it is set back, those that would become too long
-/// start again, and none lasts longer than requested.
+/// Leases and pauses use the host's clock. If that clock is set back, a lease or pause that would
+/// become longer than requested is restarted.
 ///
 /// The store runs on the tokio runtime in which it was opened. When that runtime ends, every
 /// further step fails.
@@ -175,8 +175,9 @@ impl Sqlite {
     /// dead letter.
     ///
     /// A worker has to handle it. An endpoint that is handled inline has no worker: the event waits
-    /// until one runs (`docs/dead-letters.md`) or AuthPI delivers it again. The receiver's health
-    /// and `authpi_inbox_depth` show it.
+    /// until one runs or AuthPI delivers it again. The
+    /// [guide](https://docs.rs/authpi-sdk/latest/authpi_sdk/guide/dead_letters/) shows how to run
+    /// one. The receiver's health and `authpi_inbox_depth` show it.
     ///
     /// # Errors
     /// When the store fails.
@@ -212,8 +213,8 @@ impl Sqlite {
     /// Closes the file, for all clones, after the steps that were requested before. Every further
     /// step fails.
     ///
-    /// This is not necessary, but afterwards the file is complete without its `-wal` file (if no
-    /// other process has it open).
+    /// This is optional. Afterwards, the file is complete without its `-wal` file, if no other
+    /// process has it open.
     pub async fn close(&self) {
         // An error means that it is already closed.
         let _ = self.requests.send(Request::new(Wanted::Close)).await;
@@ -397,7 +398,7 @@ impl Inbox for Sqlite {
             if let Some(next) = self.ask(STEP, look).await? {
                 return Ok(next);
             }
-            // In batches, so that others can run in between.
+            // In batches, so that other steps can run in between.
             while self
                 .ask(
                     STEP,
